@@ -1,0 +1,43 @@
+# Everything on a fresh machine with only Python 3.11+ and make: `make demo`, then `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SETUP  := setup.cfg pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench notebooks clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit("mltrigger needs Python 3.11 or newer; call make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: $(SETUP) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo            ## the main job: scanned pages through OCR and a classifier, embedded
+	$(BIN)/mltrigger demo
+
+test: $(VENV)/.installed-test            ## unit, contract and notebook tests
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed-lint $(VENV)/.installed-test            ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-lint            ## let ruff rewrite what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
+	$(BIN)/python -m benchmarks
+
+notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run the notebooks and save their outputs
+	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
+
+clean:            ## remove the environment and what runs leave behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

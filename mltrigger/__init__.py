@@ -1,0 +1,116 @@
+"""mltrigger: event-driven model serving, Jupyter-first.
+
+::
+
+    import mltrigger as mt
+
+    @mt.model("ocr", version="1.0.0")
+    def read_page(document):
+        ...
+
+    sub = mt.subscribe("documents", read_page)   # delivers in the background of this kernel
+    run = mt.fire("documents", pages)            # publish, wait for every subscriber
+    run.results()                                # DataFrame: one row per sample and subscriber
+
+The functions of the module use the default bus: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working directory. It is
+opened by the first of them; ``mt.connect(url)`` opens another one, with the same methods.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from mltrigger._version import __version__
+
+if TYPE_CHECKING:
+    from mltrigger.brokers.base import Depth, Receipt
+    from mltrigger.bus import EventBus
+    from mltrigger.errors import (
+        Closed,
+        EventTooLarge,
+        InvalidEvent,
+        InvalidModel,
+        InvalidName,
+        InvalidPolicy,
+        MltriggerError,
+        NameTaken,
+        NotEncodable,
+        NotFound,
+        Reject,
+        Retry,
+        StoreError,
+        VersionConflict,
+    )  # fmt: skip
+    from mltrigger.events import Event
+    from mltrigger.models.describe import Model, model
+    from mltrigger.models.version import ModelVersion
+    from mltrigger.policy import DeliveryPolicy
+    from mltrigger.run import Run
+    from mltrigger.subscription import Subscription
+    from mltrigger.urls import connect
+
+# A library never prints: whoever wants the log configures the logger "mltrigger".
+logging.getLogger("mltrigger").addHandler(logging.NullHandler())
+
+_HOME = {
+    "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
+    "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidModel": "errors", "InvalidName": "errors", "InvalidPolicy": "errors",
+    "MltriggerError": "errors", "Model": "models.describe", "ModelVersion": "models.version", "NameTaken": "errors",
+    "NotEncodable": "errors", "NotFound": "errors", "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run",
+    "StoreError": "errors", "Subscription": "subscription", "VersionConflict": "errors", "connect": "urls",
+    "model": "models.describe",
+}  # fmt: skip
+# ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
+_OF_THE_BUS = (
+    "alias", "fire", "invocations", "latency", "publish", "publish_batch", "register", "subscribe", "subscriptions", "topic", "topics",
+    "trace", "unsubscribe",
+)  # fmt: skip
+
+__all__ = [
+    "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidModel", "InvalidName",
+    "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "Receipt", "Reject", "Retry",
+    "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "close", "connect", "default_bus", "fire",
+    "invocations", "latency", "model", "publish", "publish_batch", "register", "subscribe", "subscriptions", "topic", "topics", "trace",
+    "unsubscribe",
+]  # fmt: skip
+
+_default: EventBus | None = None
+_guard = threading.Lock()
+
+
+def default_bus() -> EventBus:
+    """Return the bus behind the functions of this module; opened at the first call."""
+    global _default  # the one state of the module, and what it is for
+    with _guard:
+        if _default is None or _default.closed:
+            from mltrigger.urls import connect as open_bus
+
+            _default = open_bus()
+        return _default
+
+
+def close() -> None:
+    """Close the default bus, if it is open; the next function that needs it opens it again."""
+    global _default
+    with _guard:
+        bus, _default = _default, None
+    if bus is not None:
+        bus.close()
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names when they are first used: importing the package stays free."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _OF_THE_BUS:
+        return getattr(default_bus(), name)
+    raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,139 @@
+"""The seam: what a broker promises. One contract test suite is bound to every implementation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from mltrigger.events import Event
+from mltrigger.policy import DeliveryPolicy
+
+Verdict = Literal["ack", "retry", "dead_letter", "release"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SubscriptionSpec:
+    """One subscription as the registry keeps it: topic, selector and delivery policy, under a name.
+
+    ``emit`` names the topic that outputs go on to; ``id`` is the registry's number.
+    """
+
+    name: str
+    topic: str
+    selector: str
+    policy: DeliveryPolicy = dataclasses.field(default_factory=DeliveryPolicy)
+    emit: str | None = None
+    id: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Receipt:
+    """What publishing one event did.
+
+    ``duplicate`` says that the event (same topic, source and id) was published before: nothing was added.
+    ``seq`` is its place in the archive; ``subscriptions`` are the names that it was delivered to.
+    """
+
+    event_id: str
+    seq: int
+    duplicate: bool
+    subscriptions: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One lease of one event for one subscription; no two are equal. Times are microseconds since 1970.
+
+    ``attempt`` rises with every claim and fences the lease: whoever holds an older one changes nothing. ``failures`` counts
+    what the model failed, ``abandoned`` the attempts that never ended.
+    """
+
+    event: Event
+    seq: int
+    subscription_id: int
+    attempt: int
+    failures: int
+    abandoned: int
+    published_us: int
+    visible_us: int
+    received_us: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settlement:
+    """What shall become of one delivery.
+
+    ``ack``: done. ``retry``: visible again after ``delay_s``; ``failed`` says whether that was the model's failure. ``release``:
+    visible again now, nothing happened. ``dead_letter``: kept apart with ``reason`` and the last error.
+    """
+
+    delivery: Delivery
+    verdict: Verdict
+    delay_s: float = 0.0
+    failed: bool = True
+    reason: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Depth:
+    """How many events of a subscription are where; ``oldest_s`` is the age of the oldest one that is not settled."""
+
+    visible: int
+    delayed: int
+    in_flight: int
+    dead: int
+    oldest_s: float | None
+
+
+class Unit(Protocol):
+    """A unit of work: one transaction of the log's database."""
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call *action* once the unit is durable; never if it is rolled back."""
+
+
+class Broker(Protocol):
+    """Keeps events until they are settled. Every method may be called from any thread.
+
+    A broker that does not answer raises :class:`~mltrigger.errors.StoreError`; repeating the call is safe.
+    """
+
+    def publish(self, topic: str, events: Sequence[Event], unit: Any = None) -> list[Receipt]:
+        """Make the *events* and one delivery for each subscription of *topic* durable, all or nothing.
+
+        Repeating it with the same ids adds nothing. Without a *unit* it is durable on return, else when the unit commits.
+        """
+
+    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
+        """Deliver what is published on the subscription's topic from now on; idempotent.
+
+        With *from_start* a new binding also gets every event of the topic that is in the archive.
+        """
+
+    def unbind(self, name: str) -> None:
+        """Deliver no more to the subscription *name* and forget what it had not settled; idempotent."""
+
+    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Any = None) -> None:
+        """Deliver archived events to one subscription only (replay, redrive)."""
+
+    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+        """Lease up to *max_events*, waiting at most *wait_s* seconds for the first one.
+
+        Each is hidden from other listeners for the policy's lease; one whose lease ran out comes again with a higher attempt.
+        """
+
+    def wake(self, subscription: SubscriptionSpec) -> None:
+        """End a :meth:`receive` that is waiting in this process."""
+
+    def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
+        """Hold the leases for *lease_s* seconds from now; return those that were already lost."""
+
+    def settle(self, settlements: Sequence[Settlement], unit: Any = None) -> list[Delivery]:
+        """Settle deliveries whose lease is still held, fenced by attempt; return those whose lease was lost (nothing changed)."""
+
+    def depth(self, subscription: SubscriptionSpec) -> Depth:
+        """Count what is waiting, delayed, in flight and dead."""

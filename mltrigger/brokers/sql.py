@@ -1,0 +1,338 @@
+"""The SQL broker: events, queues and dead letters in the store's own database, so that record, hand-on and ack are one commit."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mltrigger.brokers.base import Delivery, Depth, Receipt, Settlement, SubscriptionSpec
+from mltrigger.brokers.wake import Wakeup
+from mltrigger.clock import Clock
+from mltrigger.errors import NotFound
+from mltrigger.events import Event, decode_data, encode_data, new_trace, restored
+from mltrigger.policy import MAX_ABANDONED
+from mltrigger.store.log import Unit, record_abandoned
+from mltrigger.store.registry import ensure_topic
+from mltrigger.store.transaction import Row, Store, Transaction
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Most bytes of data an event may have (``max_event_bytes``); larger objects belong in a folder or a bucket."""
+SWEEP_US = 1_000_000
+"""How often at most a listener looks for leases that ran out."""
+
+_INSERT_EVENT = """
+INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema, traceparent, extensions, data,
+  published_us)
+VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema, :traceparent, :extensions, :data,
+  :published_us)
+ON CONFLICT (id, source, topic_id) DO NOTHING
+"""
+_INSERT_READY = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON CONFLICT DO NOTHING
+"""
+_SELECT_READY = """
+SELECT r.seq, r.visible_us, r.attempt, r.failures, r.abandoned, e.published_us, e.id, e.source, e.type, e.time, e.subject,
+  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data
+FROM ready r JOIN event e ON e.seq = r.seq
+WHERE r.subscription_id = :s AND r.visible_us <= :now ORDER BY r.visible_us, r.seq LIMIT :n
+"""
+_DELETE_READY = "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
+_INSERT_LEASE = """
+INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id)
+VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :now, :until_us, :worker_id)
+"""
+_SELECT_HELD = "SELECT seq, attempt FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
+_DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
+_EXTEND_LEASE = "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
+_SELECT_EXPIRED = """
+SELECT subscription_id, seq, attempt, visible_us, received_us, worker_id, failures, abandoned FROM lease
+WHERE subscription_id = :s AND until_us <= :now
+"""
+_INSERT_DEAD = """
+INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
+VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
+"""
+_BOUND = "SELECT id, name FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
+
+
+class SqlBroker:
+    """A broker in a SQL store: one SQLite file for a laptop, its memory for a test.
+
+    Parameters
+    ----------
+    store : Store
+        The database.
+    clock : Clock
+        Decides when leases run out and delays end.
+    wakeup : Wakeup
+        Tells waiting listeners, here and in other processes, that there is something.
+    worker_id : callable
+        The number of this process, asked for at the first claim.
+    """
+
+    def __init__(self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]) -> None:
+        self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
+        self._swept: dict[int, int] = {}
+
+    # -- publish --------------------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, events: Sequence[Event], unit: Unit | None = None) -> list[Receipt]:
+        """Make *events* and their deliveries durable; see :class:`~mltrigger.brokers.base.Broker`."""
+        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
+        with self._within(unit) as transaction:
+            found = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": topic})
+            if not found:
+                known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
+                raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
+            topic_id, now_us = found[0][0], self._clock.now_us()
+            base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
+            rows = [_event_row(*e, base + i, topic_id, now_us) for i, e in enumerate(encoded, 1)]
+            added = transaction.execute_many(_INSERT_EVENT, rows)
+            seqs = self._seqs(transaction, rows, base) if added < len(rows) else {r["seq"]: r["seq"] for r in rows}
+            bound = transaction.query(_BOUND, {"t": topic_id})
+            fresh = [seq for mine, seq in seqs.items() if seq == mine]
+            transaction.execute_many(_INSERT_READY, [_ready(s, now_us, seq) for s, _ in bound for seq in fresh])
+            if fresh and bound:
+                transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s, _ in bound]))
+        names = tuple(name for _, name in bound)
+        return [Receipt(row["id"], seqs[row["seq"]], seqs[row["seq"]] != row["seq"], names) for row in rows]
+
+    @staticmethod
+    def _seqs(transaction: Transaction, rows: Sequence[dict[str, Any]], base: int) -> dict[int, int]:
+        """Return wanted seq -> seq in the archive, where some of *rows* were there before."""
+        inserted = {seq for (seq,) in transaction.query("SELECT seq FROM event WHERE seq > :base", {"base": base})}
+        sql = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
+        return {r["seq"]: r["seq"] if r["seq"] in inserted else transaction.query(sql, r)[0][0] for r in rows}
+
+    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None) -> None:
+        """Deliver archived events to one subscription only."""
+        with self._within(unit) as transaction:
+            now_us = self._clock.now_us()
+            transaction.execute_many(_INSERT_READY, [_ready(subscription.id, now_us, seq) for seq in seqs])
+            transaction.after_commit(functools.partial(self.wake, subscription))
+
+    # -- bind -----------------------------------------------------------------------------------------------------------------
+
+    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
+        """Deliver what is published from now on, or *from_start* everything in the archive; idempotent."""
+        with self._store.transaction() as transaction:
+            now_us = self._clock.now_us()
+            emit = ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None
+            row = {
+                "name": subscription.name, "selector": subscription.selector, "policy": subscription.policy.to_json(), "emit": emit,
+                "topic_id": ensure_topic(transaction, subscription.topic, now_us), "now": now_us,
+            }  # fmt: skip
+            known = transaction.query("SELECT id, bound FROM subscription WHERE name = :name", row)
+            if known:
+                transaction.execute(
+                    "UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy, emit_topic_id = :emit, "
+                    "bound = 1 WHERE name = :name",
+                    row,
+                )
+            else:
+                transaction.execute(
+                    "INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, since_seq, created_us, bound) "
+                    "VALUES (:name, :topic_id, :selector, :emit, :policy, (SELECT coalesce(max(seq), 0) FROM event), :now, 1)",
+                    row,
+                )
+            if from_start and not known:
+                transaction.execute(
+                    "INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned) "
+                    "SELECT s.id, :now, e.seq, 0, 0, 0 FROM event e JOIN subscription s ON s.topic_id = e.topic_id WHERE s.name = :name",
+                    row,
+                )
+
+    def unbind(self, name: str) -> None:
+        """Deliver no more to *name*, and forget what it had not settled; its log stays."""
+        with self._store.transaction() as transaction:
+            for (number,) in transaction.query("SELECT id FROM subscription WHERE name = :name", {"name": name}):
+                transaction.execute("DELETE FROM ready WHERE subscription_id = :s", {"s": number})
+                transaction.execute("DELETE FROM lease WHERE subscription_id = :s", {"s": number})
+                transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", {"s": number})
+
+    # -- receive --------------------------------------------------------------------------------------------------------------
+
+    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+        """Lease up to *max_events*; woken by a publisher, or by time when a delay or a lease ends."""
+        key = f"ready:{subscription.id}"
+        seen = self._wakeup.generation(key)
+        deliveries = self._claim(subscription, max_events)
+        if not deliveries and wait_s > 0:
+            self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s, self._due_s(subscription)))
+            deliveries = self._claim(subscription, max_events)
+        return deliveries
+
+    def wake(self, subscription: SubscriptionSpec) -> None:
+        """End a receive that is waiting in this process."""
+        self._wakeup.notify_here(f"ready:{subscription.id}")
+
+    def _claim(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
+        now_us, worker_id = self._clock.now_us(), self._worker_id()
+        if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
+            self._swept[subscription.id] = now_us
+            self._sweep(subscription, now_us)
+        lease_us = int(subscription.policy.lease * 1e6)
+        # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
+        with self._store.transaction(durable=False) as transaction:
+            rows = transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events})
+            leases = [
+                {"s": subscription.id, "seq": r[0], "visible_us": r[1], "attempt": r[2] + 1, "failures": r[3], "abandoned": r[4],
+                 "now": now_us, "until_us": now_us + lease_us, "worker_id": worker_id}
+                for r in rows
+            ]  # fmt: skip
+            transaction.execute_many(_DELETE_READY, leases)
+            transaction.execute_many(_INSERT_LEASE, leases)
+        return [_delivery(row, subscription.id, now_us) for row in rows]
+
+    def _sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
+        """Put events back whose lease ran out; one that killed its worker too often is dead."""
+        at = {"s": subscription.id, "now": now_us}
+        if not self._store.read(_SELECT_EXPIRED + " LIMIT 1", at):
+            return
+        with self._store.transaction() as transaction:
+            rows = transaction.query(_SELECT_EXPIRED, at)
+            keys = [{"s": r[0], "seq": r[1], "attempt": r[2]} for r in rows]
+            transaction.execute_many(_DELETE_LEASE, keys)
+            again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
+            dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
+            transaction.execute_many(_INSERT_READY, [_ready(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
+            transaction.execute_many(_INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
+            record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
+            record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
+            if dead:
+                transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+
+    def _due_s(self, subscription: SubscriptionSpec) -> float:
+        """Return the seconds until the next delayed event or the end of the next lease."""
+        rows = self._store.read(
+            "SELECT min(v) FROM (SELECT min(visible_us) AS v FROM ready WHERE subscription_id = :s "
+            "UNION ALL SELECT min(until_us) FROM lease WHERE subscription_id = :s) AS next",
+            {"s": subscription.id},
+        )
+        due_us = rows[0][0]
+        return float("inf") if due_us is None else max(0.001, (due_us - self._clock.now_us()) / 1e6)
+
+    # -- settle ---------------------------------------------------------------------------------------------------------------
+
+    def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
+        """Hold the leases for *lease_s* from now; return those that were already lost."""
+        until_us = self._clock.now_us() + int(lease_s * 1e6)
+        with self._store.transaction(durable=False) as transaction:
+            rows = [{"until_us": until_us, "s": d.subscription_id, "seq": d.seq, "attempt": d.attempt} for d in deliveries]
+            if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
+                return []
+            return self._lost(transaction, deliveries)
+
+    def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
+        """Settle what is still held; return what was not: nothing was changed for it."""
+        if not settlements:
+            return []
+        with self._within(unit) as transaction:
+            lost = self._lost(transaction, [s.delivery for s in settlements])
+            held = [s for s in settlements if s.delivery not in lost] if lost else settlements
+            now_us = self._clock.now_us()
+            keys = [{"s": s.delivery.subscription_id, "seq": s.delivery.seq, "attempt": s.delivery.attempt} for s in held]
+            transaction.execute_many(_DELETE_LEASE, keys)
+            back = [s for s in held if s.verdict in ("retry", "release")]
+            transaction.execute_many(_INSERT_READY, [_again(s, now_us) for s in back])
+            transaction.execute_many(_INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
+            keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
+            transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
+        return lost
+
+    @staticmethod
+    def _lost(transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        held: set[tuple[int, int, int]] = set()
+        for s in {d.subscription_id for d in deliveries}:
+            seqs = [d.seq for d in deliveries if d.subscription_id == s]
+            held |= {(s, *row) for row in transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})}
+        return [d for d in deliveries if (d.subscription_id, d.seq, d.attempt) not in held]
+
+    def depth(self, subscription: SubscriptionSpec) -> Depth:
+        """Count what is waiting, delayed, in flight and dead."""
+        at = {"s": subscription.id, "now": self._clock.now_us()}
+        visible, delayed, in_flight, dead, oldest_us = self._store.read(
+            "SELECT (SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us <= :now), "
+            "(SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us > :now), "
+            "(SELECT count(*) FROM lease WHERE subscription_id = :s), "
+            "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s), "
+            "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM ready "
+            "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open))",
+            at,
+        )[0]
+        return Depth(visible, delayed, in_flight, dead, None if oldest_us is None else (at["now"] - oldest_us) / 1e6)
+
+    @contextlib.contextmanager
+    def _within(self, unit: Unit | None) -> Iterator[Transaction]:
+        """Write inside *unit* when it is a transaction of this very store, else in an own one."""
+        if unit is not None and unit.transaction.store is self._store:
+            yield unit.transaction
+        else:
+            with self._store.transaction() as transaction:
+                yield transaction
+
+
+def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> dict[str, Any]:
+    others = {n: v for n, v in event.extensions.items() if n != "traceparent"} if event.extensions else None
+    return {
+        "seq": seq, "topic_id": topic_id, "id": event.id, "source": event.source, "type": event.type, "time": event.time.isoformat(),
+        "subject": event.subject, "datacontenttype": media_type, "dataschema": event.dataschema,
+        "traceparent": event.traceparent or new_trace(), "extensions": json.dumps(others) if others else None,
+        "data": data, "published_us": now_us,
+    }  # fmt: skip
+
+
+def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
+    (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
+     extensions, data) = row  # fmt: skip
+    event = restored(
+        {
+            "data": decode_data(data, media_type),
+            "type": type_,
+            "source": source,
+            "id": id_,
+            "time": datetime.fromisoformat(time) if not time.endswith("+00:00") else datetime.fromisoformat(time[:-6]).replace(tzinfo=UTC),
+            "subject": subject,
+            "datacontenttype": media_type,
+            "dataschema": schema,
+            "extensions": {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent},
+            "_opener": None,
+        }
+    )
+    return Delivery(event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us)
+
+
+def _ready(subscription_id: int, visible_us: int, seq: int, attempt: int = 0, failures: int = 0, abandoned: int = 0) -> dict[str, int]:
+    return {
+        "subscription_id": subscription_id, "visible_us": visible_us, "seq": seq, "attempt": attempt, "failures": failures,
+        "abandoned": abandoned,
+    }  # fmt: skip
+
+
+def _again(settlement: Settlement, now_us: int) -> dict[str, int]:
+    d = settlement.delivery
+    if settlement.verdict == "release":
+        return _ready(d.subscription_id, d.visible_us, d.seq, d.attempt, d.failures, d.abandoned)
+    visible_us = now_us + int(settlement.delay_s * 1e6)
+    return _ready(d.subscription_id, visible_us, d.seq, d.attempt, d.failures + settlement.failed, d.abandoned)
+
+
+def _dead(settlement: Settlement, now_us: int) -> dict[str, Any]:
+    d = settlement.delivery
+    return {
+        "s": d.subscription_id, "seq": d.seq, "attempt": d.attempt, "reason": settlement.reason or "model_error",
+        "error_type": settlement.error_type, "error": settlement.error, "traceback": settlement.traceback, "now": now_us,
+    }  # fmt: skip
+
+
+def _worker_died(row: Row, now_us: int) -> dict[str, Any]:
+    error = f"{MAX_ABANDONED} attempts began and never ended: the event may kill the process that works on it"
+    return {
+        "s": row[0], "seq": row[1], "attempt": row[2], "reason": "worker_died", "error_type": None, "error": error, "traceback": None,
+        "now": now_us,
+    }  # fmt: skip

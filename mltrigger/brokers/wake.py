@@ -1,0 +1,173 @@
+"""Wake-ups: who waits for events or outcomes hears of them at once, in this process and in the others of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import socket
+import stat
+import tempfile
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+_DATAGRAM = 4096
+
+
+class Wakeup:
+    """Wake-ups within one process. A key is what one waits for, such as ``ready:3`` or ``done``."""
+
+    poll_s = 1.0
+    """How long to wait at most before looking again: wake-ups may be lost, looking is what is promised."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._keys: dict[str, tuple[threading.Condition, list[int]]] = {}
+
+    def generation(self, key: str) -> int:
+        """Return a number that rises with every wake-up of *key*; take it before looking, pass it to :meth:`wait` after."""
+        return self._slot(key)[1][0]
+
+    def wait(self, key: str, seen: int, timeout_s: float) -> bool:
+        """Wait until *key* was woken since *seen*, at most *timeout_s*; say whether it was."""
+        condition, generation = self._slot(key)
+        with condition:
+            return condition.wait_for(lambda: generation[0] != seen, timeout_s)
+
+    def notify(self, keys: Iterable[str]) -> None:
+        """Wake who waits for one of *keys*, wherever; never blocks, never raises."""
+        for key in keys:
+            self.notify_here(key)
+
+    def notify_here(self, key: str) -> None:
+        """Wake who waits for *key* in this process."""
+        condition, generation = self._slot(key)
+        with condition:
+            generation[0] += 1
+            condition.notify_all()
+
+    def close(self) -> None:
+        """Wake everybody, for good."""
+        for key in list(self._keys):
+            self.notify_here(key)
+
+    def _slot(self, key: str) -> tuple[threading.Condition, list[int]]:
+        slot = self._keys.get(key)
+        if slot is None:
+            with self._guard:
+                slot = self._keys.setdefault(key, (threading.Condition(), [0]))
+        return slot
+
+
+class SocketWakeup(Wakeup):
+    """Wake-ups across the processes of one machine: a datagram to each socket in a private folder that belongs to the store.
+
+    Parameters
+    ----------
+    location : str
+        The store's path; processes with the same one wake each other.
+    """
+
+    def __init__(self, location: str) -> None:
+        super().__init__()
+        self._folder = _folder(location)
+        self._socket: socket.socket | None = None
+        self._path: Path | None = None
+        self._sender = _datagram_socket()
+        if self._folder is None or self._sender is None:
+            self.poll_s = 0.05  # no such sockets here: look more often
+
+    def wait(self, key: str, seen: int, timeout_s: float) -> bool:
+        """Wait as :meth:`Wakeup.wait`; the first wait opens this process's own socket."""
+        self._listen()
+        return super().wait(key, seen, timeout_s)
+
+    def generation(self, key: str) -> int:
+        """Return as :meth:`Wakeup.generation`."""
+        self._listen()
+        return super().generation(key)
+
+    def notify(self, keys: Iterable[str]) -> None:
+        """Wake who waits for one of *keys* here and in the other processes."""
+        keys = list(keys)
+        super().notify(keys)
+        if self._folder is None or self._sender is None or not keys:
+            return
+        message = " ".join(keys).encode()[:_DATAGRAM]
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self._folder):  # noqa: PTH208 - a hot path
+                if self._path is None or name != self._path.name:
+                    self._send(message, self._folder / name)
+
+    def close(self) -> None:
+        """Wake everybody, and remove this process's socket."""
+        super().close()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        for end in (self._socket, self._sender):
+            if end is not None:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def _send(self, message: bytes, path: Path) -> None:
+        try:
+            assert self._sender is not None  # noqa: S101 - for the type checker
+            self._sender.sendto(message, socket.MSG_DONTWAIT, str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)  # left by a process that died
+        except OSError:
+            return  # its buffer is full: it has enough to wake up for
+
+    def _listen(self) -> None:
+        if self._socket is not None or self._folder is None or self._sender is None:
+            return
+        with self._guard:
+            if self._socket is not None:
+                return
+            own = _datagram_socket()
+            path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
+            try:
+                assert own is not None  # noqa: S101
+                own.bind(str(path))
+            except OSError:
+                self._folder, self.poll_s = None, 0.05
+                return
+            self._socket, self._path = own, path
+        threading.Thread(target=self._hear, args=(own,), name="mltrigger-wakeup", daemon=True).start()
+
+    def _hear(self, own: socket.socket) -> None:
+        while True:
+            try:
+                message = own.recv(_DATAGRAM)
+            except OSError:
+                return
+            if not message:
+                return  # shut down
+            for key in message.decode(errors="replace").split():
+                if key in self._keys:  # what nobody waits for here
+                    self.notify_here(key)
+
+
+def _datagram_socket() -> socket.socket | None:
+    family = getattr(socket, "AF_UNIX", None)
+    return None if family is None else socket.socket(family, socket.SOCK_DGRAM)
+
+
+def _folder(location: str) -> Path | None:
+    """Return the private folder of the sockets of the store at *location*; ``None`` when it cannot be trusted or made."""
+    if not hasattr(os, "getuid"):
+        return None
+    base = Path(tempfile.gettempdir()) / f"mltrigger-{os.getuid()}"
+    folder = base / hashlib.blake2b(location.encode(), digest_size=8).hexdigest()
+    try:
+        for path in (base, folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+            status = path.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+                return None  # somebody else made it first
+    except OSError:
+        return None
+    return folder

@@ -1,0 +1,421 @@
+"""EventBus: the facade that a notebook holds. It puts the parts together and keeps the promises of the words."""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from mltrigger import frames, views
+from mltrigger.brokers.base import Receipt, SubscriptionSpec
+from mltrigger.brokers.sql import SqlBroker
+from mltrigger.brokers.wake import Wakeup
+from mltrigger.clock import Clock
+from mltrigger.errors import Closed, InvalidModel, NameTaken, NotFound
+from mltrigger.events import Event, as_event
+from mltrigger.keeper import Keeper
+from mltrigger.listener import DRAIN_S, Listener
+from mltrigger.models.describe import Model, as_model
+from mltrigger.models.resolver import Resolver
+from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.names import check_model_name, check_name
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.render import card
+from mltrigger.run import Run
+from mltrigger.sources import FolderSource, Watcher, is_source
+from mltrigger.store.log import Log
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Store
+from mltrigger.subscription import Subscription
+from mltrigger.workers import ThreadWorkers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIRE_TIMEOUT_S = 60.0
+_EXIT_DRAIN_S = 1.5
+"""A kernel that is shut down has about 2.5 s between SIGTERM and SIGKILL; what does not end in time is released."""
+
+
+class EventBus:
+    """Topics, models and subscriptions in one store; made by :func:`mltrigger.connect`.
+
+    Parameters
+    ----------
+    store, clock, wakeup
+        The parts: where everything is kept, what time it is, who is told.
+    """
+
+    def __init__(self, store: Store, clock: Clock, wakeup: Wakeup) -> None:
+        self.store, self.clock, self.wakeup = store, clock, wakeup
+        self._worker_id = 0
+        self.registry = Registry(store, clock)
+        self.log = Log(store, clock, lambda: self._worker_id)
+        self.broker = SqlBroker(store, clock, wakeup, lambda: self._worker_id)
+        self._resolver = Resolver(self.registry.resolve, clock)
+        self._workers = ThreadWorkers()
+        self._listeners: dict[str, Listener] = {}
+        self._keeper = Keeper(self._seen)
+        self._watcher = Watcher(self.broker.publish)
+        self._sources: dict[str, FolderSource] = {}
+        self._guard = threading.RLock()
+        self._closed = False
+        atexit.register(self._at_exit)
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return f"EventBus({self.store.description!r}, closed)"
+        topics, subscriptions = len(self.registry.topics()), len(self.registry.subscriptions())
+        return (
+            f"EventBus({self.store.description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._listeners)} listening here)"
+        )
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("topics", len(self.registry.topics())),
+            ("subscriptions", len(self.registry.subscriptions())),
+            ("listening here", len(self._listeners)),
+        ]
+        return card(f"EventBus {self.store.description}", facts)
+
+    def __enter__(self) -> EventBus:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._closed
+
+    def close(self, drain_s: float = DRAIN_S) -> None:
+        """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent."""
+        if self._closed:
+            return
+        self._watcher.stop()
+        names = list(self._listeners)
+        for name in names:
+            self._listeners[name].begin_stop()
+        for name in names:
+            self.stop_listening(name, drain_s)
+        self._closed = True
+        self._keeper.stop()
+        self._workers.close()
+        self.wakeup.close()
+        self.store.close()
+        atexit.unregister(self._at_exit)
+
+    # -- models ---------------------------------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        model: Any,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        batch: bool | None = None,
+        method: str | None = None,
+    ) -> ModelVersion:
+        """Register one version of a model and return it; the same code again is the same version.
+
+        Raises
+        ------
+        VersionConflict
+            When the version exists with other code.
+        InvalidModel
+            When *model* cannot be called with one argument and has no ``predict``.
+        """
+        self._check()
+        described = as_model(model, name=name, version=version, batch=batch, method=method)
+        found = self.registry.register(described.describe())
+        self._resolver.hold(found, described)
+        return found
+
+    def alias(self, model: str, alias: str, version: str) -> None:
+        """Let ``model@alias`` mean *version* from now on."""
+        self._check()
+        self.registry.set_alias(check_model_name(model), check_model_name(alias), version)
+        self._resolver.forget()
+
+    # -- subscribe ------------------------------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        source: str,
+        model: Any = None,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        batch: bool | None = None,
+        emit: str | None = None,
+        start: str | None = None,
+        listen: bool = True,
+        **policy: Any,
+    ) -> Any:
+        """Deliver the events of *source* to *model*; the same name again finds its subscription and rebinds it.
+
+        Parameters
+        ----------
+        source : str
+            A topic, made if need be, or the URL of a folder, ``file:///scans/*.png``: every file there, and every new one, is an event.
+        model
+            A callable, an object with ``predict``, what ``mt.model`` made of them, or a selector such as ``"ocr:1.0"``. Left out, a
+            decorator is returned.
+        name : str, optional
+            The subscription's name; default: the model's.
+        version, batch
+            As for ``mt.model``.
+        emit : str, optional
+            A topic on which every output is published, in the same commit that records it; ``None`` outputs are not.
+        start : {"latest", "earliest"}, optional
+            Whether a new subscription begins with the next event or with the oldest one in the archive. Default: ``earliest`` for a
+            folder, ``latest`` for a topic.
+        listen : bool
+            Whether to deliver in this process.
+        **policy
+            Settings of :class:`~mltrigger.policy.DeliveryPolicy`: ``timeout_s``, ``max_attempts``, ``batch_size``, …
+
+        Returns
+        -------
+        Subscription
+        """
+        self._check()
+        options = {
+            "name": name,
+            "version": version,
+            "batch": batch,
+            "emit": emit,
+            "start": start,
+            "listen": listen,
+            **policy,
+        }
+        if model is None:
+            return lambda target: self.subscribe(source, target, **options)
+        if start not in (None, "latest", "earliest"):
+            raise NotFound.of("start", str(start), ["latest", "earliest"])
+        settings = DeliveryPolicy.of(policy)
+        selector = self._selector(model, version, batch)
+        wanted = check_name("subscription", name or Selector.parse(selector).name.replace(".", "-"))
+        emit = check_name("topic", emit) if emit is not None else None
+        with self._guard:
+            topic = self._topic_of(source)
+            before = self.registry.subscription(wanted)
+            if before is not None and before.topic != topic:
+                raise NameTaken(f"subscription {wanted!r} listens to {before.topic!r}; pass name='…' for a second one, or unsubscribe it")
+            spec = SubscriptionSpec(wanted, topic, selector, settings, emit)
+            self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
+            bound = self.registry.subscription(wanted) or spec
+            if listen:
+                self.listen(bound)
+            if topic in self._sources:
+                self._watcher.watch(topic, self._sources[topic])
+        note = f"was {before.selector}" if before is not None and before.selector != selector else ""
+        return Subscription(self, bound, note)
+
+    def subscription(self, name: str) -> Subscription:
+        """Return the subscription *name*; a wrong name lists the near ones."""
+        spec = self.registry.subscription(name)
+        if spec is None:
+            raise NotFound.of("subscription", name, [s.name for s in self.registry.subscriptions()])
+        return Subscription(self, spec)
+
+    def unsubscribe(self, name: str) -> None:
+        """Stop listening here, and forget the subscription and what it had not settled; its log stays. Idempotent."""
+        self.stop_listening(name, DRAIN_S)
+        self.broker.unbind(name)
+
+    def _selector(self, model: Any, version: str | None, batch: bool | None) -> str:
+        if isinstance(model, str):
+            if version is not None or batch is not None:
+                raise InvalidModel(f"{model!r} selects a registered version: leave version and batch out, or hand over the model itself")
+            return str(self._checked(Selector.parse(model)))
+        if isinstance(model, ModelVersion):
+            return str(model)
+        return str(self.register(model, version=version, batch=batch))
+
+    def _checked(self, selector: Selector) -> Selector:
+        self.registry.resolve(selector)
+        return selector
+
+    def _topic_of(self, source: str) -> str:
+        if not is_source(source):
+            return check_name("topic", source)
+        folder = FolderSource(source)
+        topic = self.registry.source_topic(folder.url, folder.topic_name)
+        self._sources.setdefault(topic, folder)
+        return topic
+
+    # -- listen ---------------------------------------------------------------------------------------------------------------
+
+    def listen(self, spec: SubscriptionSpec) -> None:
+        """Deliver *spec* in this process; a listener with another policy or selector is replaced, its calls may end."""
+        self._check()
+        with self._guard:
+            if self._worker_id == 0:
+                self._worker_id = self.registry.join()
+            running = self._listeners.get(spec.name)
+            if running is not None and running.spec == spec and running.state != "stopped":
+                return
+            if running is not None:
+                self._workers.submit(running.stop)  # in the background: the keeper goes on holding its leases
+            self._sources.update(
+                {t: FolderSource(u) for t, u in self.registry.sources().items() if t == spec.topic and t not in self._sources}
+            )
+            folder = self._sources.get(spec.topic)
+            listener = Listener(
+                spec,
+                self._resolver.of(spec.selector),
+                broker=self.broker,
+                log=self.log,
+                clock=self.clock,
+                workers=self._workers,
+                prepare=folder.prepare if folder else lambda event: event,
+            )
+            self._listeners[spec.name] = listener
+            self._keeper.watch(listener)
+            self.registry.listening(spec.id, self._worker_id, on=True)
+            listener.start()
+
+    def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
+        """Deliver the subscription no more in this process; idempotent."""
+        with self._guard:
+            listener = self._listeners.pop(name, None)
+        if listener is not None:
+            listener.stop(drain_s)
+            self._keeper.forget(listener)
+            self.registry.listening(listener.spec.id, self._worker_id, on=False)
+
+    def listener_state(self, name: str) -> str:
+        """Return the state of the subscription's listener in this process."""
+        listener = self._listeners.get(name)
+        return listener.state if listener is not None else "stopped"
+
+    def model_of(self, spec: SubscriptionSpec) -> Model:
+        """Return the model that *spec* calls now."""
+        return self._resolver.of(spec.selector)()[1].model
+
+    # -- publish --------------------------------------------------------------------------------------------------------------
+
+    def topic(self, name: str) -> str:
+        """Make topic *name* exist, before anybody subscribes; idempotent."""
+        self._check()
+        self.registry.topic(check_name("topic", name))
+        return name
+
+    def publish(self, topic: str, data: Any, **attributes: Any) -> Receipt:
+        """Publish one event and return its receipt when it is durable.
+
+        Parameters
+        ----------
+        topic : str
+            An existing topic; a wrong name lists the near ones.
+        data
+            The data, or a whole :class:`~mltrigger.Event`.
+        **attributes
+            ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
+        """
+        event = dataclasses.replace(data, **attributes) if isinstance(data, Event) else Event(data, **attributes)
+        return self.publish_batch(topic, [event])[0]
+
+    def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
+        """Publish many samples in one commit, all or nothing; each is data or an Event."""
+        self._check()
+        return self.broker.publish(topic, [as_event(s) for s in samples])
+
+    def fire(self, topic: str, samples: Any, *, timeout_s: float = FIRE_TIMEOUT_S, progress: bool = True) -> Run:
+        """Publish *samples* and wait until every subscription of *topic* has ended them, wherever its listener runs.
+
+        Parameters
+        ----------
+        samples
+            An iterable of data or Events, a DataFrame (each row is an object), or one mapping, text or Event.
+        timeout_s : float
+            How long to wait; then the run is returned with what is there, and a warning says what is not.
+        progress : bool
+            Whether to show a progress bar.
+        """
+        run = Run(topic, self.publish_batch(topic, _samples(samples)), self.log, self.wakeup)
+        self._warn_if_nobody_listens(topic, {name for r in run.receipts for name in r.subscriptions})
+        return run.wait(timeout_s, progress)
+
+    def _warn_if_nobody_listens(self, topic: str, names: set[str]) -> None:
+        live = self.registry.live_listeners()
+        silent = [s.name for s in self.registry.subscriptions() if s.name in names and s.id not in live]
+        if not names:
+            warnings.warn(f"topic {topic!r} has no subscription: the events are kept, and nobody runs", stacklevel=3)
+        if silent:
+            warnings.warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts", stacklevel=3)
+
+    # -- frames ---------------------------------------------------------------------------------------------------------------
+
+    def invocations(
+        self,
+        subscription: str | None = None,
+        *,
+        limit: int | None = None,
+        since: datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return every attempt of all subscriptions or one, as one row each, oldest first; see ``Subscription.invocations``."""
+        self._check()
+        number = self.subscription(subscription)._spec.id if subscription is not None else None  # one facade
+        return views.invocations(self.log, number, limit, since, columns)
+
+    def latency(self) -> pd.DataFrame:
+        """Return the latency quantiles of all subscriptions together, per stage and version; see ``Subscription.latency``."""
+        return frames.latency(self.invocations(columns=["version", "queue_ms", "model_ms", "total_ms"]))
+
+    def events(self, topic: str | None = None, *, limit: int | None = None, since: datetime | None = None) -> pd.DataFrame:
+        """Return the archive of published events, oldest first."""
+        self._check()
+        if topic is not None and topic not in self.registry.topics():
+            raise NotFound.of("topic", topic, self.registry.topics())
+        return views.events(self.log, topic, limit, since)
+
+    def models(self) -> pd.DataFrame:
+        """Return every registered model version."""
+        self._check()
+        return views.models(self.registry)
+
+    def subscriptions(self) -> pd.DataFrame:
+        """Return every subscription, with its selector, what it resolves to, and how much it has done."""
+        self._check()
+        return views.subscriptions(self.registry, self.log, self.broker)
+
+    def topics(self) -> pd.DataFrame:
+        """Return every topic, with how many events and subscriptions it has, and what it watches."""
+        self._check()
+        return views.topics(self.store, self._sources)
+
+    def trace(self, event_id: str) -> pd.DataFrame:
+        """Return what the event with this id caused, through all models: one row an attempt, from the first cause down."""
+        self._check()
+        return views.trace(self.log, event_id)
+
+    def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
+        """Return outcome -> number of attempts of one subscription."""
+        return self.log.tallies().get(spec.id, {}) if not self._closed else {}
+
+    def _seen(self) -> None:
+        if self._worker_id:
+            self.registry.seen(self._worker_id)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("this bus is closed: mt.connect(…) opens another one")
+
+    def _at_exit(self) -> None:
+        self.close(drain_s=_EXIT_DRAIN_S)
+
+
+def _samples(samples: Any) -> list[Any]:
+    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
+        return list(samples.to_dict(orient="records"))
+    if isinstance(samples, (Event, Mapping, str, bytes)) or not isinstance(samples, Iterable):
+        return [samples]
+    return list(samples)

@@ -1,0 +1,89 @@
+"""What a model prints, kept with its invocation instead of landing in whichever cell runs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+MAX_STDOUT = 64 * 1024
+"""Characters of printed text that are kept an attempt; the rest is counted."""
+
+_thread = threading.local()
+_guard = threading.Lock()
+
+
+class Captured:
+    """The text that one thread printed since the last :meth:`take`."""
+
+    __slots__ = ("_parts", "_room", "_spilt")
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._parts: list[str] = []
+        self._room = MAX_STDOUT
+        self._spilt = 0
+
+    def write(self, text: str) -> None:
+        """Keep *text* as far as there is room."""
+        kept = text[: self._room]
+        if kept:
+            self._parts.append(kept)
+            self._room -= len(kept)
+        self._spilt += len(text) - len(kept)
+
+    def take(self) -> str | None:
+        """Return the text and forget it; ``None`` when nothing was printed."""
+        if not self._parts:
+            return None
+        text = "".join(self._parts).encode("utf-8", "backslashreplace").decode()
+        if self._spilt:
+            text += f"… ({self._spilt:,} more characters)"
+        self._reset()
+        return text
+
+
+class _Stream:
+    """Stands for ``sys.stdout`` or ``sys.stderr``: a thread that captures writes to its own buffer, all others as before."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def write(self, text: str) -> int:
+        captured = getattr(_thread, "captured", None)
+        if captured is None:
+            return int(self._original.write(text) or 0)
+        captured.write(str(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        if getattr(_thread, "captured", None) is None:
+            self._original.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+@contextlib.contextmanager
+def captured() -> Iterator[Captured]:
+    """Capture what this thread prints to stdout and stderr inside the block."""
+    for name in ("stdout", "stderr"):
+        # Looked at every time: a test runner or a notebook may have put another stream there since.
+        if not isinstance(getattr(sys, name), _Stream):
+            with _guard:
+                current = getattr(sys, name)
+                if current is not None and not isinstance(current, _Stream):
+                    setattr(sys, name, _Stream(current))
+    _thread.captured = text = Captured()
+    try:
+        yield text
+    finally:
+        _thread.captured = None

@@ -1,0 +1,230 @@
+"""JSON in and out, without the silent losses of the defaults.
+
+What JSON cannot say is tagged as MongoDB's Extended JSON v2 does (https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/):
+a NaN is written ``{"$numberDouble": "NaN"}``, bytes ``{"$binary": {"base64": "…", "subType": "00"}}`` and a Decimal
+``{"$numberDecimal": "1.10"}``; :func:`loads` turns them back. What has a natural JSON form loses only its Python type: numpy
+scalars and arrays, pandas frames (records) and series (list), datetimes (ISO 8601), dataclasses and pydantic models (objects),
+tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``, ``NaT``) are ``null``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import inspect
+import json
+import math
+import pathlib
+import sys
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from mltrigger.errors import InvalidEvent, NotEncodable
+
+MAX_DEPTH = 100
+"""Levels of nesting that are accepted in either direction; deeper values break other people's parsers."""
+
+
+def dumps(value: Any) -> str:
+    """Return *value* as compact JSON text.
+
+    Raises
+    ------
+    NotEncodable
+        With the path of the part that has no JSON form, for example ``$.model: a function``.
+    """
+    try:
+        # The fast way: plain JSON values, in C. Whatever it cannot take goes through _plain, which also names the culprit.
+        text = _STRICT(value)
+    except (TypeError, ValueError, RecursionError):
+        text = _STRICT(_plain(value, "$", 0))
+    if text.count("[") + text.count("{") > MAX_DEPTH:
+        _plain(value, "$", 0)  # counts the levels; the fast way has its own, larger limit
+    if "\\ud" in text and _has_lone_surrogate(value):
+        raise NotEncodable("$: text with a lone surrogate, which has no UTF-8 form; clean it with str.encode(errors='replace')")
+    return text
+
+
+def loads(text: str | bytes) -> Any:
+    """Return the value of JSON *text*, strictly: RFC 8259 numbers only, UTF-8 only, at most ``MAX_DEPTH`` levels.
+
+    Raises
+    ------
+    InvalidEvent
+        Whose ``reason`` attribute is the reason code: ``malformed_json``, ``non_finite_number``, ``number_out_of_range``,
+        ``nesting_too_deep``, ``invalid_unicode`` or ``unsupported_encoding``.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _invalid("unsupported_encoding", f"data is not UTF-8 (byte {error.start})") from error
+    try:
+        value = _DECODE(text)
+    except json.JSONDecodeError as error:
+        raise _invalid("malformed_json", f"data is not JSON: {error.msg} at character {error.pos}") from error
+    except RecursionError as error:
+        raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels") from error
+    except _Number as error:
+        raise _invalid("non_finite_number", f"data holds {error}, which is not a JSON number (RFC 8259)") from error
+    except ValueError as error:
+        raise _invalid("number_out_of_range", f"data holds a number that Python refuses: {error}") from error
+    if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
+        raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels")
+    if "\\u" in text and _has_lone_surrogate(value):
+        raise _invalid("invalid_unicode", "data holds a lone surrogate, which has no UTF-8 form")
+    return value
+
+
+class _Number(Exception):  # internal signal
+    """A literal or an overflow that is no JSON number."""
+
+
+def _refuse(literal: str) -> float:
+    raise _Number(literal)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _Number(text[:40])
+    return value
+
+
+def _untag(value: dict[str, Any]) -> Any:
+    if len(value) != 1:
+        return value
+    if (text := value.get("$numberDouble")) in ("NaN", "Infinity", "-Infinity"):
+        return float(text)
+    try:
+        if isinstance(number := value.get("$numberDecimal"), str):
+            return decimal.Decimal(number)
+        if isinstance(binary := value.get("$binary"), dict) and isinstance(binary.get("base64"), str):
+            return base64.b64decode(binary["base64"], validate=True)
+    except (binascii.Error, decimal.InvalidOperation):
+        return value  # only looks like a tag: somebody else's data
+    return value
+
+
+_STRICT = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=True).encode
+_DECODE = json.JSONDecoder(object_hook=_untag, parse_constant=_refuse, parse_float=_finite).decode
+
+
+def _invalid(reason: str, message: str) -> InvalidEvent:
+    return InvalidEvent(message, reason)
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    """Return *value* with only JSON's own types, or raise NotEncodable naming *path*."""
+    if depth > MAX_DEPTH:
+        raise NotEncodable(f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)")
+    if value is None or isinstance(value, (bool, str)):
+        return value if not isinstance(value, enum.Enum) else _plain(value.value, path, depth)
+    if isinstance(value, int) and not isinstance(value, enum.Enum):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$numberDouble": _float_name(value)}
+    if isinstance(value, Mapping):
+        return {_key(k, path): _plain(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
+    return _plain(_converted(value, path), path, depth + 1)
+
+
+def _converted(value: Any, path: str) -> Any:
+    """Return one step from *value* towards JSON's own types."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"$binary": {"base64": base64.b64encode(bytes(value)).decode(), "subType": "00"}}
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return None if value != value else value.isoformat()  # NaT is not equal to itself
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return {"$numberDecimal": str(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (uuid.UUID, pathlib.PurePath)):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if callable(dump := getattr(value, "model_dump", None)) and not isinstance(value, type):
+        return dump(mode="python")  # pydantic
+    return _scientific(value, path)
+
+
+def _scientific(value: Any, path: str) -> Any:
+    """Convert numpy and pandas values without importing either: a value of theirs means that they are loaded."""
+    if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)):
+        if isinstance(value, (np.datetime64, np.timedelta64)):
+            return None if np.isnat(value) else str(value)
+        return value.tolist()
+    if (pd := sys.modules.get("pandas")) is not None:
+        if value is pd.NA or value is pd.NaT:
+            return None
+        if isinstance(value, pd.DataFrame):
+            return value.to_dict(orient="records")
+        if isinstance(value, (pd.Series, pd.Index)) or hasattr(value, "__pandas_priority__"):
+            return value.tolist()
+        if isinstance(value, (pd.Period, pd.Interval)):
+            return str(value)
+    raise NotEncodable(f"{path}: {_what(value)} has no JSON form; return plain values, numpy, pandas, dataclasses or pydantic models")
+
+
+def _what(value: Any) -> str:
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns about it later, from nowhere in particular
+        return "a coroutine (the model is async and was not awaited)"
+    if inspect.isgenerator(value):
+        return "a generator (return list(…) instead)"
+    return f"a value of type {type(value).__qualname__!r}"
+
+
+def _key(key: Any, path: str) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, (bool, type(None))) or not hasattr(key, "__index__"):
+        raise NotEncodable(f"{path}: a key of type {type(key).__qualname__!r}; JSON objects have text keys")
+    return str(int(key))
+
+
+def _float_name(value: float) -> str:
+    return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
+
+
+def _children(value: Any) -> Any:
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    level = [value]
+    while level:
+        if any(isinstance(v, str) and not _encodable(v) for v in level):
+            return True
+        level = [child for parent in level for child in _children(parent)]
+    return False
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,119 @@
+"""Every error that mltrigger raises, and the two signals that a model raises on purpose.
+
+::
+
+    MltriggerError
+    ├── InvalidEvent (ValueError)         an event that cannot be published as it is
+    │   └── EventTooLarge
+    ├── NotEncodable (TypeError)          a value that has no JSON form; names the part
+    ├── InvalidPolicy (ValueError)        a delivery setting that makes no sense
+    ├── InvalidName (ValueError)          a name with characters that some broker refuses
+    ├── InvalidModel (TypeError)          something that cannot be called as a model
+    ├── NotFound (LookupError)            a wrong name; lists the near ones
+    ├── VersionConflict (ValueError)      other code under a released version
+    ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
+    ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
+    └── Closed (RuntimeError)             the bus was closed
+
+    Retry, Reject                         signals: raised inside a model, never logged as errors
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MltriggerError(Exception):
+    """Base of every error of this package."""
+
+
+class InvalidEvent(MltriggerError, ValueError):
+    """An event that breaks the CloudEvents 1.0 rules; the message lists every problem at once.
+
+    Attributes
+    ----------
+    reason : str
+        A stable reason code, such as ``malformed_json`` or ``too_large``.
+    """
+
+    def __init__(self, message: str, reason: str = "invalid_event") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class EventTooLarge(InvalidEvent):
+    """An event whose data exceeds the named limit of the broker."""
+
+
+class NotEncodable(MltriggerError, TypeError):
+    """A value without a JSON form; the message names the path to the part, such as ``$.scores[3]``."""
+
+
+class InvalidPolicy(MltriggerError, ValueError):
+    """A delivery setting that is out of range or contradicts another."""
+
+
+class InvalidName(MltriggerError, ValueError):
+    """A topic, subscription or model name with characters that some broker refuses."""
+
+
+class InvalidModel(MltriggerError, TypeError):
+    """An object that cannot serve as a model: not callable, no ``predict``, or a wrong signature."""
+
+
+class NotFound(MltriggerError, LookupError):
+    """A name that does not exist here; the message lists the near ones."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> NotFound:
+        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when they are few."""
+        names = sorted(set(known))
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+        if near:
+            hint = f"did you mean {' or '.join(map(repr, near))}?"
+        elif names:
+            shown = ", ".join(map(repr, names[:10]))
+            hint = f"known: {shown}{', …' if len(names) > 10 else ''}"
+        else:
+            hint = "there is none yet"
+        return cls(f"no {kind} {name!r}; {hint}{'; ' + advice if advice else ''}")
+
+
+class VersionConflict(MltriggerError, ValueError):
+    """Other code under a version that is already registered; released versions are immutable."""
+
+
+class NameTaken(MltriggerError, ValueError):
+    """A subscription of that name exists and listens to another topic."""
+
+
+class StoreError(MltriggerError, RuntimeError):
+    """The database cannot be used or did not answer: what, which file, and what to do."""
+
+
+class Closed(MltriggerError, RuntimeError):
+    """The bus was closed; connect again."""
+
+
+class Retry(Exception):  # a signal, not an error
+    """Raised by a model on purpose: try this event again after *delay_s* seconds.
+
+    Parameters
+    ----------
+    delay_s : float, optional
+        Seconds until the next attempt; by default the policy's backoff decides.
+    reason : str, optional
+        Shown in the invocation frame.
+    """
+
+    def __init__(self, delay_s: float | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.delay_s = delay_s
+
+
+class Reject(Exception):  # a signal, not an error
+    """Raised by a model on purpose: this event can never succeed; dead-letter it at once, with *reason*."""
+
+    def __init__(self, reason: str = "rejected by the model") -> None:
+        super().__init__(reason)

@@ -1,0 +1,335 @@
+"""Event: an immutable fact, as CloudEvents 1.0 defines it (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import time as _time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+from mltrigger import codec
+from mltrigger.errors import EventTooLarge, InvalidEvent
+from mltrigger.render import card, short
+
+DEFAULT_TYPE = "mltrigger.event"
+DEFAULT_SOURCE = "mltrigger"
+MAX_HOPS = 16
+"""How many times an event may cause another before the chain is taken for a loop (the limit of AWS Lambda's loop detection)."""
+
+_EXTENSION = re.compile(r"[a-z0-9]{1,60}")
+_RESERVED = frozenset({"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "data_base64"})
+# RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at large.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(;.*)?", re.ASCII)
+# https://www.w3.org/TR/trace-context-1/#traceparent-header
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=True)
+class Event:
+    """An immutable fact with an identity (``source`` + ``id``) and data.
+
+    ``Event(data)`` is enough; what is left out is filled in.
+
+    Parameters
+    ----------
+    data
+        Anything with a JSON form (see :mod:`mltrigger.codec`), or ``bytes`` with their *datacontenttype*.
+    type, source, subject : str
+        What happened, where, and to what. *source* is a URI reference.
+    id : str, optional
+        Unique within *source*; a repeat is recognised by it and never processed twice. Default: a new UUIDv7.
+    time : datetime, optional
+        When it happened; timezone-aware. Default: now. Never used to decide a delivery.
+    extensions : mapping
+        Further CloudEvents attributes: lower-case letters and digits to ``str``, ``bool`` or 32-bit ``int``.
+
+    Raises
+    ------
+    InvalidEvent
+        With every problem at once.
+    """
+
+    data: Any = dataclasses.field(default=None, kw_only=False)
+    type: str = DEFAULT_TYPE
+    source: str = DEFAULT_SOURCE
+    id: str = None  # type: ignore[assignment]  # filled in below: always a str afterwards
+    time: datetime = None  # type: ignore[assignment]  # likewise
+    subject: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
+    _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.id is None:
+            object.__setattr__(self, "id", new_id())
+        if self.time is None:
+            object.__setattr__(self, "time", datetime.now(UTC))
+        if not _plainly_fine(self) and (problems := list(_problems(self))):
+            raise InvalidEvent("invalid event: " + "; ".join(problems))
+
+    def __repr__(self) -> str:
+        subject = f", subject={short(self.subject)!r}" if self.subject else ""
+        return f"Event({short(self.type)!r}{subject}, data={short(self.data)})"
+
+    def _repr_html_(self) -> str:
+        facts = [("source", self.source), ("subject", self.subject or "–"), ("data", short(self.data, 200))]
+        return card(f"Event {self.type}", facts)
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that this event travels in, if it has been published."""
+        value = self.extensions.get("traceparent")
+        return value if isinstance(value, str) else None
+
+    @property
+    def hops(self) -> int:
+        """How many events caused one another before this one."""
+        return int(self.extensions.get("hops", 0))
+
+    def open(self) -> BinaryIO:
+        """Open the object that this event announces, for reading, from the event's own source only.
+
+        Raises
+        ------
+        InvalidEvent
+            When the event comes from a source without objects (a plain topic).
+        FileNotFoundError
+            When the object has gone since.
+        """
+        if self._opener is None:
+            raise InvalidEvent(
+                "this event announces no object; only events of a file or bucket source can be opened",
+                "nothing_to_open",
+            )
+        return self._opener()
+
+    def emitted(self, data: Any, *, by: str, type: str) -> Event:  # noqa: A002 - the CloudEvents name
+        """Return the event that subscription *by* makes of this one; the same cause gives the same id every time."""
+        return Event(
+            data=data,
+            id=derived_id(self, by),
+            type=type,
+            source=f"{DEFAULT_SOURCE}/{by}",
+            subject=self.subject,
+            extensions={
+                **({"traceparent": child_span(self.traceparent)} if self.traceparent else {}),
+                "causationid": self.id,
+                "hops": self.hops + 1,
+            },
+        )
+
+    def to_json(self) -> str:
+        """Return the event in CloudEvents' JSON format, structured mode."""
+        from cloudevents.core.formats.json import JSONFormat
+
+        return JSONFormat().write(self.to_cloudevent()).decode()
+
+    def to_cloudevent(self) -> Any:
+        """Return the event as the ``CloudEvent`` of the ``cloudevents`` SDK."""
+        from cloudevents.core.v1.event import CloudEvent
+
+        optional = {"subject": self.subject, "dataschema": self.dataschema, "datacontenttype": self.datacontenttype}
+        attributes = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "time": self.time,
+            **{name: value for name, value in optional.items() if value is not None},
+            **self.extensions,
+        }
+        raw = isinstance(self.data, bytes)
+        return CloudEvent(attributes, self.data if raw else _json_tree(self.data))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Event:
+        """Return the event of CloudEvents JSON *text*, in structured mode.
+
+        Stricter than the SDK, which invents a missing ``id`` (that would hide repeats) and accepts a missing ``specversion``,
+        times without seconds and media types without a slash.
+        """
+        given = codec.loads(text)
+        if not isinstance(given, dict):
+            raise InvalidEvent("a CloudEvent is a JSON object", "not_cloudevent")
+        return cls.from_attributes(given)
+
+    @classmethod
+    def from_attributes(cls, given: Mapping[str, Any]) -> Event:
+        """Return the event of the JSON members *given*, or raise InvalidEvent listing every problem."""
+        problems = list(_structural_problems(given))
+        if problems:
+            raise InvalidEvent("not a CloudEvent: " + "; ".join(problems), "not_cloudevent")
+        known = {n: given[n] for n in ("id", "source", "type", "subject", "datacontenttype", "dataschema") if n in given}
+        data = _base64(given["data_base64"]) if "data_base64" in given else given.get("data")
+        extensions = {n: v for n, v in given.items() if n not in _RESERVED}
+        when = parse_time(given["time"]) if "time" in given else None
+        try:
+            return cls(data=data, time=when, extensions=extensions, **known)  # type: ignore[arg-type]
+        except InvalidEvent as error:
+            raise InvalidEvent(str(error), "not_cloudevent") from error
+
+
+def as_event(sample: Any) -> Event:
+    """Return *sample* itself when it is an Event, else an Event with *sample* as its data."""
+    return sample if isinstance(sample, Event) else Event(sample)
+
+
+def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
+    """Return the event's data as bytes, with their media type; ``None`` stands for JSON.
+
+    Raises
+    ------
+    NotEncodable
+        When a part of the data has no JSON form.
+    EventTooLarge
+        When there are more than *limit* bytes.
+    """
+    media_type: str | None
+    if isinstance(event.data, (bytes, bytearray)):
+        raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
+    else:
+        raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
+        if media_type is not None and "json" not in media_type:
+            raise InvalidEvent(f"data of media type {media_type!r} must be given as bytes, not {type(event.data).__name__}")
+    if len(raw) > limit:
+        raise EventTooLarge(
+            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and publish its name",
+            "too_large",
+        )
+    return raw, media_type
+
+
+def decode_data(raw: bytes, media_type: str | None) -> Any:
+    """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
+    return codec.loads(raw) if media_type is None or "json" in media_type else raw
+
+
+def restored(fields: dict[str, Any]) -> Event:
+    """Return an Event of *fields* that were checked when they were stored; skips the checks."""
+    event = object.__new__(Event)
+    for name, value in fields.items():
+        object.__setattr__(event, name, value)
+    return event
+
+
+def new_id() -> str:
+    """Return a UUID version 7 (RFC 9562): ordered by time, so that indexes grow at one end."""
+    value = (_time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
+    text = f"{value & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62):032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def derived_id(cause: Event, subscription: str) -> str:
+    """Return the id of the event that *subscription* emits for *cause*: a function of both, so that a repeat is recognised."""
+    return hashlib.blake2b(f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16).hexdigest()
+
+
+def new_trace() -> str:
+    """Return a new, sampled ``traceparent``."""
+    random = os.urandom(24).hex()
+    return f"00-{random[:32]}-{random[32:]}-01"
+
+
+def child_span(traceparent: str) -> str:
+    """Return *traceparent* with a new span of the same trace."""
+    return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
+
+
+def parse_time(text: Any) -> datetime:
+    """Return the instant of RFC 3339 *text*; a leap second becomes the last microsecond before it."""
+    if not isinstance(text, str) or not (match := _RFC3339.fullmatch(text)):
+        raise InvalidEvent(f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent")
+    if match[1] == "60":
+        text = f"{text[:17]}59.999999{match[3]}"
+    try:
+        return datetime.fromisoformat(text.upper())
+    except ValueError as error:
+        raise InvalidEvent(f"time {text!r}: {error}", "not_cloudevent") from error
+
+
+def _plainly_fine(event: Event) -> bool:
+    """Return whether nothing unusual was given: most events need no closer look, and publishing is a hot path."""
+    return (
+        event.subject is event.datacontenttype is event.dataschema is None
+        and not event.extensions
+        and event.source.__class__ is event.type.__class__ is event.id.__class__ is str
+        and 0 < len(event.id) < 1024
+        and 0 < len(event.source) < 1024
+        and 0 < len(event.type) < 1024
+        and f"{event.id}{event.source}{event.type}".isprintable()
+        and not any(text.isspace() for text in (event.id, event.source, event.type))
+        and event.time.__class__ is datetime
+        and event.time.tzinfo is UTC
+    )
+
+
+def _problems(event: Event) -> Iterable[str]:
+    for name in ("id", "source", "type"):
+        value = getattr(event, name)
+        if not isinstance(value, str) or not value.strip():
+            yield f"{name} must be a non-empty str, got {short(value)}"
+        elif len(value) > 1024 or not value.isprintable():
+            yield f"{name} must have at most 1,024 printable characters"
+    for name in ("subject", "datacontenttype", "dataschema"):
+        value = getattr(event, name)
+        if value is not None and (not isinstance(value, str) or not value):
+            yield f"{name} must be a non-empty str or left out, got {short(value)}"
+    if isinstance(event.datacontenttype, str) and not _MEDIA_TYPE.fullmatch(event.datacontenttype):
+        yield f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such as application/json"
+    if not isinstance(event.time, datetime):
+        yield f"time must be a datetime, got {short(event.time)}"
+    elif event.time.utcoffset() is None:
+        yield f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or datetime.now(UTC)"
+    if event.extensions:
+        yield from _extension_problems(event.extensions)
+
+
+def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
+    if not isinstance(extensions, Mapping):
+        yield f"extensions must be a mapping, got {type(extensions).__name__}"
+        return
+    for name, value in extensions.items():
+        if not isinstance(name, str) or not _EXTENSION.fullmatch(name) or name in _RESERVED:
+            yield f"extension name {short(name)} must be lower-case letters and digits, and none of CloudEvents' own"
+        elif not isinstance(value, (str, bool, int)) or (isinstance(value, int) and not -(2**31) <= value < 2**31):
+            yield f"extension {name} must be a str, bool or 32-bit int, got {short(value)}"
+        elif name == "traceparent" and not (isinstance(value, str) and _TRACEPARENT.fullmatch(value)):
+            yield f"extension traceparent {short(value)} is not a W3C trace context"
+        elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            yield f"extension hops must be a count, got {short(value)}"
+
+
+def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:
+    if given.get("specversion") != "1.0":
+        yield f"specversion must be '1.0', got {short(given.get('specversion'))}"
+    for name in ("id", "source", "type"):
+        if name not in given:
+            yield f"{name} is missing"
+    if "data" in given and "data_base64" in given:
+        yield "data and data_base64 exclude each other"
+    for name in ("id", "source", "type", "subject", "datacontenttype", "dataschema", "time"):
+        if name in given and not isinstance(given[name], str):
+            yield f"{name} must be text, got {short(given[name])}"
+
+
+def _base64(text: Any) -> bytes:
+    import base64
+    import binascii
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise InvalidEvent(f"data_base64 is not base64: {error}", "not_cloudevent") from error
+
+
+def _json_tree(data: Any) -> Any:
+    """Return *data* as plain JSON values, tags included: what a reader in another language sees."""
+    import json
+
+    return json.loads(codec.dumps(data))

@@ -1,0 +1,83 @@
+"""DataFrames: fixed columns and dtypes, also when there are no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import pandas as pd
+
+from mltrigger.store.log import OUTCOMES, ROLES
+
+TIME = "datetime64[us, UTC]"
+_OUTCOME = pd.CategoricalDtype([*OUTCOMES, "open"])
+
+INVOCATIONS: dict[str, Any] = {
+    "event_id": "str", "source": "str", "type": "str", "topic": "str", "subscription": "str", "model": "str", "version": "str",
+    "role": pd.CategoricalDtype(list(ROLES)), "attempt": "Int64", "outcome": _OUTCOME, "reason": "str",
+    "published_at": TIME, "received_at": TIME, "started_at": TIME, "finished_at": TIME, "settled_at": TIME,
+    "queue_ms": "float64", "model_ms": "float64", "total_ms": "float64", "batch_size": "Int64", "worker": "str", "trace_id": "str",
+    "output": "str", "error_type": "str", "error": "str", "stdout": "str",
+}  # fmt: skip
+EVENTS: dict[str, Any] = {
+    "event_id": "str", "source": "str", "type": "str", "topic": "str", "subject": "str", "time": "str", "published_at": TIME,
+    "trace_id": "str", "causation_id": "str", "hops": "Int64", "datacontenttype": "str", "data": "str",
+}  # fmt: skip
+MODELS: dict[str, Any] = {
+    "model": "str", "version": "str", "aliases": "str", "kind": "str", "digest": "str", "portable": "bool", "description": "str",
+    "registered_at": TIME,
+}  # fmt: skip
+SUBSCRIPTIONS: dict[str, Any] = {
+    "subscription": "str", "topic": "str", "selector": "str", "version": "str", "emit": "str", "listeners": "Int64", "visible": "Int64",
+    "delayed": "Int64", "in_flight": "Int64", "succeeded": "Int64", "failed": "Int64", "dead": "Int64",
+}  # fmt: skip
+TOPICS: dict[str, Any] = {
+    "topic": "str",
+    "events": "Int64",
+    "subscriptions": "Int64",
+    "watches": "str",
+    "newest_at": TIME,
+}
+LATENCY: dict[str, Any] = {
+    "stage": pd.CategoricalDtype(["queue", "model", "total"], ordered=True), "version": "str", "count": "Int64",
+    "p50_ms": "float64", "p95_ms": "float64", "p99_ms": "float64", "max_ms": "float64",
+}  # fmt: skip
+DEAD_LETTERS: dict[str, Any] = {
+    "event_id": "str", "source": "str", "type": "str", "subject": "str", "reason": "str", "attempts": "Int64", "error_type": "str",
+    "error": "str", "traceback": "str", "dead_at": TIME, "data": "str",
+}  # fmt: skip
+TRACE: dict[str, Any] = {
+    "hop": "Int64", "topic": "str", "subject": "str", "subscription": "str", "model": "str", "version": "str", "attempt": "Int64",
+    "outcome": _OUTCOME, "queue_ms": "float64", "model_ms": "float64", "total_ms": "float64", "published_at": TIME, "event_id": "str",
+    "causation_id": "str",
+}  # fmt: skip
+RESULTS: dict[str, Any] = {
+    "sample": "Int64", "subscription": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
+}  # fmt: skip
+
+
+def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
+    """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as microseconds since 1970."""
+    columns = list(schema)
+    table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
+    return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)
+
+
+def _typed(values: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
+    if dtype == TIME:
+        whole = values.astype("Int64")
+        return pd.to_datetime(whole, unit="us", utc=True).astype(TIME)
+    if dtype == "float64":
+        return pd.to_numeric(values).astype("float64")
+    typed: Any = values
+    return cast("pd.Series[Any]", typed.astype(dtype))
+
+
+def latency(times: pd.DataFrame) -> pd.DataFrame:
+    """Return count and quantiles per stage and version of an invocation frame's ``version`` and ``*_ms`` columns."""
+    rows = []
+    for stage in ("queue", "model", "total"):
+        for version, values in times.dropna(subset=["model_ms"]).groupby("version", sort=True)[f"{stage}_ms"]:
+            p50, p95, p99 = (float(values.quantile(q)) for q in (0.5, 0.95, 0.99))
+            rows.append((stage, version, len(values), p50, p95, p99, float(values.max())))
+    return frame(rows, LATENCY)

@@ -1,0 +1,1 @@
+"""Models: what can be subscribed, how versions are told apart, and how each kind is called."""

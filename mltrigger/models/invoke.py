@@ -1,0 +1,157 @@
+"""How a model is called: one event or a batch in, one Result an event out, whatever the model does."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import traceback as tracebacks
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mltrigger import codec
+from mltrigger.errors import EventTooLarge, NotEncodable, Reject, Retry
+from mltrigger.events import Event
+from mltrigger.models.describe import Model
+
+MAX_OUTPUT_BYTES = 16 * 1024 * 1024
+MAX_TEXT = 16 * 1024
+"""Characters of an error message or a traceback that are kept."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What one call of a model made of one event.
+
+    ``output`` is JSON text, ``None`` when the call failed. ``permanent`` failures are not tried again; ``delay_s`` is what the
+    model asked for with ``mt.Retry``; ``counts`` is false when the attempt shall not count.
+    """
+
+    output: str | None = None
+    value: Any = None
+    reason: str | None = None
+    error_type: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    permanent: bool = False
+    delay_s: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the model answered and the answer can be kept."""
+        return self.error_type is None
+
+
+class Invoker:
+    """Calls one model; never raises.
+
+    Parameters
+    ----------
+    model : Model
+        What to call. A fitted object gets a DataFrame for a batch of objects (one row an event), and the plain list of the data for
+        anything else.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.batches = model.kind != "callable"
+        self._input: Callable[[Event], Any] = (lambda event: event) if model.wants_event else (lambda event: event.data)
+        self._call: Callable[[Any], Any] = (
+            functools.partial(_predict, getattr(model.target, model.method)) if model.kind == "predictor" else model.target
+        )
+
+    def one(self, event: Event) -> Result:
+        """Call the model with one event."""
+        if self.batches:
+            return self.many([event])[0]
+        try:
+            return _encoded(self._call(self._input(event)))
+        except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
+            return failure(error)
+
+    def many(self, events: Sequence[Event]) -> list[Result]:
+        """Call the model with a batch; when the call as a whole fails, halve it, so that one bad event fails alone."""
+        try:
+            outputs = _one_each(self._call([self._input(event) for event in events]), len(events))
+        except BaseException as error:
+            if len(events) == 1 or isinstance(error, _WrongLength):
+                return [failure(error)] * len(events)
+            middle = len(events) // 2
+            return self.many(events[:middle]) + self.many(events[middle:])
+        return [failure(o) if isinstance(o, BaseException) else _encoded_safely(o) for o in outputs]
+
+
+class _WrongLength(ValueError):
+    """A batch model that returned more or fewer outputs than it was given inputs."""
+
+
+def failure(error: BaseException) -> Result:
+    """Return the Result of *error*, its text and traceback bounded."""
+    text = _text_of(error)
+    lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
+    lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if f.filename != __file__])
+    for frame in lines.stack:
+        frame.filename = frame.filename.rpartition("/")[2]  # a traceback is shown in notebooks: no absolute path
+    trace = _bounded("".join(lines.format())) if text is not None else None
+    reason, permanent, delay_s = "model_error", False, None
+    if isinstance(error, Retry):
+        reason, delay_s = "retry", error.delay_s
+    elif isinstance(error, Reject):
+        reason, permanent = "rejected", True
+    elif isinstance(error, NotEncodable):
+        reason, permanent = "result_not_serialisable", True
+    elif isinstance(error, EventTooLarge):
+        reason, permanent = "result_too_large", True
+    elif isinstance(error, _WrongLength):
+        reason, permanent = "bad_batch_result", True
+    name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"
+    message = _bounded(text) if text is not None else f"<unprintable {name}>"
+    return Result(reason=reason, error_type=name[:200], error=message, traceback=trace, permanent=permanent, delay_s=delay_s)
+
+
+def _encoded(value: Any) -> Result:
+    text = codec.dumps(value)
+    if len(text) > MAX_OUTPUT_BYTES:
+        raise EventTooLarge(f"the output has {len(text):,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}")
+    return Result(output=text, value=value)
+
+
+def _encoded_safely(value: Any) -> Result:
+    try:
+        return _encoded(value)
+    except BaseException as error:  # a hostile __iter__ or property of the value
+        return failure(error)
+
+
+def _one_each(outputs: Any, count: int) -> Sequence[Any]:
+    """Return *outputs* as a sequence of *count*, one an event; a DataFrame gives its rows, an array its first axis."""
+    if hasattr(outputs, "to_dict") and hasattr(outputs, "columns"):
+        outputs = outputs.to_dict(orient="records")
+    elif hasattr(outputs, "tolist"):
+        outputs = outputs.tolist()
+    if isinstance(outputs, (str, bytes, Mapping)) or inspect.isgenerator(outputs) or not hasattr(outputs, "__len__"):
+        raise _WrongLength(f"a batch model returns a list with one output an event, not {type(outputs).__name__}")
+    if len(outputs) != count:
+        raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(outputs)} outputs came out")
+    return list(outputs)
+
+
+def _predict(method: Callable[[Any], Any], rows: list[Any]) -> Any:
+    """Call a predictor: objects become a DataFrame, one row an event, as scikit-learn's column transformers want it."""
+    if all(isinstance(row, Mapping) for row in rows):
+        import pandas as pd
+
+        return method(pd.DataFrame.from_records(rows))
+    return method(rows)
+
+
+def _text_of(error: BaseException) -> str | None:
+    try:
+        return str(error)
+    except BaseException:  # a hostile __str__
+        return None
+
+
+def _bounded(text: str) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text) - MAX_TEXT:,} more characters)"

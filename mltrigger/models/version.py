@@ -1,0 +1,120 @@
+"""ModelVersion and the selectors that find one.
+
+A version is a semantic version 2.0.0 (https://semver.org). It is immutable: its digest says which code it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from semver import Version
+
+from mltrigger.errors import InvalidModel, NotFound
+from mltrigger.names import check_model_name
+
+Kind = Literal["callable", "batch", "predictor"]
+BUILD = "0.0.0"
+"""Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable version of a model, as the registry keeps it.
+
+    ``digest`` is the hash of its source (and, for a fitted object, of its state); ``import_path`` says where other processes find
+    it, ``None`` when it lives in a notebook only; ``id`` is the registry's own number.
+    """
+
+    name: str
+    version: str
+    kind: Kind
+    digest: str
+    import_path: str | None = None
+    description: str | None = None
+    created_us: int = 0
+    id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.version}"
+
+    @property
+    def is_build(self) -> bool:
+        """Whether this is an unreleased build."""
+        return self.version.startswith(BUILD + "+")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Selector:
+    """Which version of a model is meant: ``ocr:1.0.0``, ``ocr:1.0``, ``ocr:1``, ``ocr:latest``, ``ocr@champion``, or a build."""
+
+    name: str
+    version: str | None = None
+    alias: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.alias}" if self.alias else f"{self.name}:{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Return the selector of *text*; a name alone means ``latest``.
+
+        Raises
+        ------
+        NotFound
+            When the text follows none of the forms above; the message names them.
+        """
+        if "@" in text:
+            name, _, alias = text.partition("@")
+            return cls(check_model_name(name), alias=check_model_name(alias))
+        name, _, version = text.partition(":")
+        check_model_name(name)
+        version = version or "latest"
+        parts = version.split(".")
+        partial = len(parts) < 3 and all(p.isdecimal() for p in parts)
+        if version != "latest" and not partial and not Version.is_valid(version):
+            raise NotFound(
+                f"no selector {text!r}: write {name}:1.0.0 (exact), {name}:1.0 (newest patch), {name}:1, {name}:latest, "
+                f"{name}@alias or {name}:0.0.0+<hash> (a build)"
+            )
+        return cls(name, version=version)
+
+    def choose(self, versions: Iterable[ModelVersion], aliases: Mapping[str, str]) -> ModelVersion:
+        """Return the one of *versions* that is meant now; *aliases* maps the model's aliases to versions.
+
+        ``latest`` and the partial forms mean the highest release by semver precedence, pre-releases and builds aside; a
+        model with builds only answers ``latest`` with its newest build.
+        """
+        known = {v.version: v for v in versions}
+        if not known:
+            raise NotFound(f"no model {self.name!r}; bus.models() lists what is registered")
+        wanted = self.version
+        if self.alias is not None:
+            if self.alias not in aliases:
+                raise NotFound.of("alias", f"{self.name}@{self.alias}", [f"{self.name}@{a}" for a in aliases])
+            wanted = aliases[self.alias]
+        if wanted in known:
+            return known[wanted]
+        if chosen := self._newest(known.values(), wanted or ""):
+            return chosen
+        raise NotFound.of("model version", str(self), [str(v) for v in known.values()])
+
+    @staticmethod
+    def _newest(versions: Iterable[ModelVersion], wanted: str) -> ModelVersion | None:
+        released = {v: Version.parse(v.version) for v in versions if not v.is_build}
+        prefix = "" if wanted == "latest" else wanted + "."
+        matching = {v: s for v, s in released.items() if s.prerelease is None and f"{s}.".startswith(prefix)}
+        if matching:
+            return max(matching, key=lambda v: matching[v])
+        builds = [v for v in versions if v.is_build]
+        return max(builds, key=lambda v: (v.created_us, v.id)) if wanted == "latest" and builds else None
+
+
+def check_version(text: str) -> str:
+    """Return *text*, or raise InvalidModel when it is not a full semantic version."""
+    if not isinstance(text, str) or not Version.is_valid(text):
+        raise InvalidModel(f"version {text!r} is not a semantic version such as '1.0.0' (https://semver.org)")
+    if text.startswith(BUILD + "+"):
+        raise InvalidModel(f"version {text!r} is kept for builds; leave the version out and the build gets its own")
+    return text

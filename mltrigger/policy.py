@@ -1,0 +1,103 @@
+"""DeliveryPolicy: how one subscription is delivered, and the arithmetic of its retries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mltrigger.errors import InvalidPolicy, NotFound
+
+BACKOFF_BASE_S = 1.0
+BACKOFF_CAP_S = 900.0
+MAX_ABANDONED = 3
+"""Attempts without an end after which an event is taken for one that kills its worker (reason ``worker_died``)."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeliveryPolicy:
+    """How events reach the model of one subscription.
+
+    Parameters
+    ----------
+    timeout_s : float
+        Longest run of one call of the model; then the attempt has failed with reason ``timeout``.
+    lease_s : float, optional
+        How long a received event stays hidden from other listeners; a heartbeat extends it every third of it. An event of a dead
+        listener comes back after at most this time. Default: twice the timeout.
+    max_attempts : int
+        Failures of the model after which the event is dead. Abandoned and interrupted attempts do not count.
+    batch_size : int, optional
+        Most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
+    batch_window_s : float
+        How long to wait for a batch to fill; 0 takes what is there.
+    max_concurrency : int
+        Calls of the model at the same time in one listener. The default 1 is safe for models that are not thread-safe.
+    """
+
+    timeout_s: float = 60.0
+    lease_s: float | None = None
+    max_attempts: int = 5
+    batch_size: int | None = None
+    batch_window_s: float = 0.0
+    max_concurrency: int = 1
+
+    def __post_init__(self) -> None:
+        if problems := list(self._problems()):
+            raise InvalidPolicy("invalid delivery policy: " + "; ".join(problems))
+
+    def _problems(self) -> list[str]:
+        ranges: list[tuple[str, float | None, float, float]] = [
+            ("timeout_s", self.timeout_s, 0.001, 12 * 3600),
+            ("lease_s", self.lease_s, 0.05, 12 * 3600),
+            ("batch_window_s", self.batch_window_s, 0, 300),
+            ("max_attempts", self.max_attempts, 1, 1000),
+            ("batch_size", self.batch_size, 1, 10_000),
+            ("max_concurrency", self.max_concurrency, 1, 1000),
+        ]
+        found = []
+        for name, value, low, high in ranges:
+            if value is None:
+                continue
+            whole = not name.endswith("_s")
+            kinds: tuple[type, ...] = (int,) if whole else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or math.isnan(value):
+                found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
+        if not found and self.lease < self.batch_window_s:
+            found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")
+        return found
+
+    @property
+    def lease(self) -> float:
+        """The lease in seconds: as given, else twice the timeout."""
+        return self.lease_s if self.lease_s is not None else 2 * self.timeout_s
+
+    def to_json(self) -> str:
+        """Return the policy as JSON text, for the registry."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> DeliveryPolicy:
+        """Return the policy of :meth:`to_json`; settings of a newer release are ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in json.loads(text).items() if name in known})
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> DeliveryPolicy:
+        """Return a policy with *settings*; a wrong name lists the near ones."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise NotFound.of("delivery setting", name, known)
+        return cls(**settings)
+
+
+def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
+    """Return the seconds to wait after the *failures*-th failure: exponential with full jitter, base 1 s, cap 900 s.
+
+    See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: full jitter does the least work in the least time.
+    """
+    return uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(failures - 1, 30)))

@@ -1,0 +1,56 @@
+"""Text and HTML for the notebook: the one place where anything becomes HTML.
+
+Every value passes :func:`esc`. Nothing here knows a broker or a frame; the rooms above build their cards with it.
+"""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_STYLE = (
+    "border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;"
+    "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
+)
+
+
+def esc(value: Any) -> str:
+    """Return *value* as HTML text: markup escaped, control and bidirectional characters made visible."""
+    return html.escape(visible(str(value)), quote=True)
+
+
+def visible(text: str) -> str:
+    """Return *text* with control, format and surrogate characters written as ``\\xNN`` or ``\\uNNNN``; newlines stay."""
+    if text.isprintable():
+        return text
+    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in text)
+
+
+def short(value: Any, limit: int = 60) -> str:
+    """Return *value* as one line of at most *limit* characters, whatever its ``repr`` does."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except BaseException:  # a hostile __repr__ may raise anything
+        text = f"<unprintable {type(value).__name__}>"
+    text = visible(" ".join(text[: 4 * limit].split()))
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
+    """Return a small HTML card: a title, name and value pairs, and optionally a table made by :func:`table_html`."""
+    items = "".join(
+        f'<tr><th scope="row" style="text-align:left;font-weight:normal;opacity:.7;padding-right:1em">{esc(name)}</th>'
+        f'<td style="text-align:left">{esc(value)}</td></tr>'
+        for name, value in facts
+    )
+    return f'<div style="{_STYLE}"><strong>{esc(title)}</strong><table style="margin:.3em 0 0 0">{items}</table>{table}</div>'
+
+
+def table_html(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
+    """Return an HTML table with header scopes, every cell escaped."""
+    head = "".join(f'<th scope="col" style="text-align:left">{esc(c)}</th>' for c in columns)
+    body = "".join("<tr>" + "".join(f'<td style="text-align:left">{esc(v)}</td>' for v in row) + "</tr>" for row in rows)
+    title = f'<caption style="text-align:left">{esc(caption)}</caption>' if caption else ""
+    return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

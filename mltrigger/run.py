@@ -1,0 +1,176 @@
+"""Run: samples that were fired, and what every subscriber made of them."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mltrigger import codec, views
+from mltrigger.brokers.base import Receipt
+from mltrigger.frames import RESULTS, frame
+from mltrigger.render import card
+from mltrigger.store.log import FINAL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mltrigger.brokers.wake import Wakeup
+    from mltrigger.store.log import Log
+
+_LOOK_S = 0.05
+"""How often at most the log is read while waiting; the wake-up comes as soon as something was recorded."""
+_COLUMNS = ("row", "seq", "subscription", "model", "version", "outcome", "reason", "error_type", "error", "output")
+
+
+class Run:
+    """The samples of one ``fire``, aligned with their results.
+
+    Parameters
+    ----------
+    topic : str
+        Where they were published.
+    receipts : sequence of Receipt
+        One a sample, in their order.
+    """
+
+    def __init__(self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup) -> None:
+        self.topic = topic
+        self.receipts = tuple(receipts)
+        self._log, self._wakeup = log, wakeup
+        self._final: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._read_to = 0
+        self._expected = [(i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.receipts)
+
+    def __repr__(self) -> str:
+        self._look()
+        counts = [f"{n} {outcome}" for outcome, n in self._counts().items() if n]
+        samples = f"{len(self)} sample{'s' if len(self) != 1 else ''}"
+        return f"Run({self.topic!r}: {samples}, {', '.join(counts) or 'no subscription'})"
+
+    def _repr_html_(self) -> str:
+        self._look()
+        return card(f"Run on {self.topic}", [("samples", len(self)), *[(o, n) for o, n in self._counts().items() if n]])
+
+    @property
+    def open(self) -> int:
+        """How many of the expected outcomes are not there yet."""
+        return len(self._expected) - len(self._final)
+
+    def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
+        """Wait until every subscriber has ended every sample, at most *timeout_s*; then say what is missing. Returns the run itself."""
+        end = time.monotonic() + timeout_s
+        with _bar(len(self._expected), self.topic, progress) as advance:
+            while True:
+                seen = self._wakeup.generation("done")
+                advance(self._look())
+                left = end - time.monotonic()
+                if not self.open or left <= 0:
+                    break
+                if self._wakeup.wait("done", seen, min(left, self._wakeup.poll_s)):
+                    time.sleep(min(_LOOK_S, left) if self.open > 1 else 0)  # many outcomes arrive together: read them together
+        if self.open:
+            message = f"{self.open} of {len(self._expected)} outcomes are still open after {timeout_s:g} s: {self._who_is_open()}"
+            warnings.warn(f"{message}; run.wait() goes on waiting, run.results() has what is there", stacklevel=2)
+        return self
+
+    def results(self) -> pd.DataFrame:
+        """Return one row per sample and subscriber, the samples in their order.
+
+        Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome`` (``open`` when there is none yet), ``reason``,
+        ``error``; then the output: its keys as columns where it is an object, else ``output``. A key that is the name of one of the
+        columns before is written ``output_<key>``. Times are in :meth:`invocations`.
+        """
+        import pandas as pd
+
+        self._look()
+        rows: list[tuple[Any, ...]] = []
+        outputs: list[dict[str, Any]] = []
+        for i, seq, name in self._expected:
+            found = self._final.get((seq, name))
+            if found is None:
+                rows.append((i, name, None, None, "open", None, None))
+                outputs.append({})
+                continue
+            _, _, _, model, version, outcome, reason, error_type, error, output = found
+            text = f"{error_type}: {error}" if error_type else error
+            rows.append((i, name, model, version, outcome, reason, text))
+            outputs.append(_expanded(output))
+        table = frame(rows, RESULTS)
+        expanded = pd.DataFrame({key: _column([o.get(key) for o in outputs]) for key in _keys(outputs)}, index=table.index)
+        if not len(expanded.columns):
+            expanded = pd.DataFrame({"output": pd.Series(dtype=object, index=table.index)})
+        return pd.concat([table, expanded], axis="columns")
+
+    def invocations(self) -> pd.DataFrame:
+        """Return every attempt on these samples, with the columns of ``sub.invocations()``."""
+        seqs = [r.seq for r in self.receipts] or [0]
+        table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
+        return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)
+
+    def _look(self) -> int:
+        """Read outcomes that are new; return how many."""
+        if not self._expected or not self.open:
+            return 0
+        before, wanted = len(self._final), {(seq, name) for _, seq, name in self._expected}
+        seqs = (min(s for s, _ in wanted), max(s for s, _ in wanted))
+        for row in self._log.invocations(_COLUMNS, seqs=seqs, after_row=self._read_to, outcomes=FINAL, running=False):
+            self._read_to = max(self._read_to, row[0])
+            if (row[1], row[2]) in wanted:
+                self._final[row[1], row[2]] = row
+        return len(self._final) - before
+
+    def _counts(self) -> dict[str, int]:
+        counts: dict[str, int] = {outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL}
+        return {**counts, "open": self.open}
+
+    def _who_is_open(self) -> str:
+        names = [name for _, seq, name in self._expected if (seq, name) not in self._final]
+        return ", ".join(f"{names.count(name)} of {name!r}" for name in dict.fromkeys(names))
+
+
+def _expanded(output: str | None) -> dict[str, Any]:
+    """Return the columns of one output."""
+    if output is None:
+        return {}
+    value = codec.loads(output)
+    if not isinstance(value, dict):
+        return {"output": value}
+    return {f"output_{key}" if key in RESULTS else key: v for key, v in value.items()}
+
+
+def _keys(outputs: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for output in outputs for key in output))
+
+
+def _column(values: list[Any]) -> Any:
+    """Return one column of outputs; whole numbers stay whole where some rows have none."""
+    import pandas as pd
+
+    given = [v for v in values if v is not None]
+    if given and len(given) < len(values) and all(type(v) is int and -(2**63) <= v < 2**63 for v in given):
+        return pd.array(values, dtype="Int64")
+    return values
+
+
+class _bar:  # noqa: N801 - a context manager that reads like a function
+    """A tqdm progress bar, or nothing."""
+
+    def __init__(self, total: int, label: str, shown: bool) -> None:
+        self._bar: Any = None
+        if shown and total:
+            from tqdm.auto import tqdm
+
+            self._bar = tqdm(total=total, desc=label, unit="outcome", leave=False)
+
+    def __enter__(self) -> Callable[[int], object]:
+        return (lambda n: self._bar.update(n) if n else None) if self._bar is not None else (lambda n: None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,290 @@
+"""The log: what happened. One row an attempt, written in the same transaction as its settlement."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from mltrigger.brokers.base import Delivery
+from mltrigger.clock import Clock
+from mltrigger.models.invoke import Result
+from mltrigger.store.transaction import Row, Store, Transaction
+
+Outcome = Literal["succeeded", "failed", "dead", "skipped", "abandoned", "interrupted", "stale", "running"]
+OUTCOMES: tuple[Outcome, ...] = (
+    "succeeded",
+    "failed",
+    "dead",
+    "skipped",
+    "abandoned",
+    "interrupted",
+    "stale",
+    "running",
+)
+"""What became of an attempt. ``succeeded``, ``dead`` and ``skipped`` are final; ``failed`` is tried again; ``abandoned`` never ended;
+``interrupted`` was stopped on purpose; ``stale`` ended after its lease was lost; ``running`` is under way."""
+FINAL: tuple[Outcome, ...] = ("succeeded", "dead", "skipped")
+ROLES = ("live", "shadow", "canary", "replay")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Invocation:
+    """One attempt of one model version on one delivery, as it is recorded."""
+
+    delivery: Delivery
+    outcome: Outcome
+    model_version_id: int | None
+    result: Result
+    started_us: int | None
+    finished_us: int | None
+    batch_size: int
+    reason: str | None = None
+    stdout: str | None = None
+    role: str = "live"
+
+
+_RECORD = """
+INSERT INTO invocation (seq, subscription_id, attempt, model_version_id, role, outcome, reason, visible_us, received_us, started_us,
+  finished_us, settled_us, batch_size, worker_id, output, error_type, error, traceback, stdout)
+VALUES (:seq, :subscription_id, :attempt, :model_version_id, :role, :outcome, :reason, :visible_us, :received_us, :started_us,
+  :finished_us, :settled_us, :batch_size, :worker_id, :output, :error_type, :error, :traceback, :stdout)
+ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
+  started_us = excluded.started_us, finished_us = excluded.finished_us, output = excluded.output, error_type = excluded.error_type,
+  error = excluded.error, traceback = excluded.traceback, stdout = excluded.stdout
+WHERE invocation.outcome = 'abandoned'
+"""
+
+_TALLY = """
+INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:subscription_id, :worker_id, :outcome, :n)
+ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n
+"""
+
+_FROM = """
+FROM invocation i JOIN event e ON e.seq = i.seq JOIN topic t ON t.id = e.topic_id JOIN subscription s ON s.id = i.subscription_id
+LEFT JOIN model_version m ON m.id = i.model_version_id
+"""
+
+_COLUMNS = {
+    "event_id": "e.id",
+    "source": "e.source",
+    "type": "e.type",
+    "topic": "t.name",
+    "subscription": "s.name",
+    "model": "m.name",
+    "version": "m.version",
+    "role": "i.role",
+    "attempt": "i.attempt",
+    "outcome": "i.outcome",
+    "reason": "i.reason",
+    "published_at": "e.published_us",
+    "received_at": "i.received_us",
+    "started_at": "i.started_us",
+    "finished_at": "i.finished_us",
+    "settled_at": "i.settled_us",
+    "queue_ms": "(i.started_us - i.visible_us) / 1000.0",
+    "model_ms": "(i.finished_us - i.started_us) / 1000.0",
+    "total_ms": "(i.finished_us - e.published_us) / 1000.0",
+    "batch_size": "i.batch_size",
+    "worker": "i.worker_id",
+    "trace_id": "substr(e.traceparent, 4, 32)",
+    "output": "i.output",
+    "error_type": "i.error_type",
+    "error": "i.error",
+    "stdout": "i.stdout",
+    # not in the frame, for the rooms above
+    "seq": "i.seq",
+    "row": "i.id",
+}
+
+# An attempt under way is its lease; it has the columns of an invocation as far as they exist yet.
+_LEASES = """
+(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id, 'live' AS role, 'running' AS outcome, NULL AS reason,
+  visible_us, received_us, NULL AS started_us, NULL AS finished_us, NULL AS settled_us, NULL AS batch_size, worker_id,
+  NULL AS output, NULL AS error_type, NULL AS error, NULL AS stdout FROM lease)
+"""
+
+
+class Unit:
+    """The log's unit of work: record, hand on and settle in one commit."""
+
+    __slots__ = ("_clock", "_worker_id", "transaction")
+
+    def __init__(self, transaction: Transaction, clock: Clock, worker_id: Callable[[], int]) -> None:
+        self.transaction = transaction
+        self._clock = clock
+        self._worker_id = worker_id
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call *action* once the unit is durable."""
+        self.transaction.after_commit(action)
+
+    def record(self, invocations: Sequence[Invocation]) -> None:
+        """Write one row an attempt. An attempt that was taken for abandoned and ended after all is corrected in place."""
+        settled_us, worker_id = self._clock.now_us(), self._worker_id()
+        self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
+        counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
+        self.transaction.execute_many(
+            _TALLY,
+            [{"subscription_id": s, "worker_id": worker_id, "outcome": o, "n": n} for (s, o), n in counts.items()],
+        )
+
+
+class Log:
+    """What happened: written through units, read as rows."""
+
+    def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
+        self._store = store
+        self._clock = clock
+        self._worker_id = worker_id
+
+    @contextlib.contextmanager
+    def unit(self) -> Iterator[Unit]:
+        """Begin a unit of work; it is durable when the block ends, or undone when it raises."""
+        with self._store.transaction() as transaction:
+            yield Unit(transaction, self._clock, self._worker_id)
+
+    def invocations(
+        self,
+        columns: Sequence[str],
+        *,
+        subscription_id: int | None = None,
+        seqs: tuple[int, int] | None = None,
+        since_us: int | None = None,
+        after_row: int = 0,
+        limit: int | None = None,
+        outcomes: Sequence[str] | None = None,
+        running: bool = True,
+    ) -> list[Row]:
+        """Return rows of *columns*, oldest first; with *limit* the newest ones. Attempts under way come last."""
+        conditions = {
+            "i.subscription_id = :subscription_id": subscription_id,
+            "i.seq BETWEEN :low AND :high": seqs,
+            "i.received_us >= :since_us": since_us,
+        }
+        where = [text for text, value in conditions.items() if value is not None]
+        if outcomes is not None:
+            where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
+        low, high = seqs or (0, 0)
+        parameters = {
+            "subscription_id": subscription_id, "low": low, "high": high, "since_us": since_us, "row": after_row, "limit": limit or 0,
+        }  # fmt: skip
+        select = "SELECT " + ", ".join(_COLUMNS[c] for c in columns)
+        rows: list[Row] = []
+        if running:
+            condition = f" WHERE {' AND '.join(where)}" if where else ""
+            rows = self._store.read(
+                f"{select} {_FROM.replace('invocation i', _LEASES + ' i')}{condition} ORDER BY i.received_us",
+                parameters,
+            )
+        condition = f" WHERE {' AND '.join([*where, 'i.id > :row'])}"
+        order = " ORDER BY i.id DESC LIMIT :limit" if limit is not None else " ORDER BY i.id"
+        ended = self._store.read(f"{select} {_FROM}{condition}{order}", parameters)
+        if limit is None:
+            return ended + rows
+        return (ended[::-1] + rows)[-limit:] if limit else []
+
+    def tallies(self) -> dict[int, dict[str, int]]:
+        """Return subscription id -> outcome -> how many attempts were recorded with it; its cost does not grow with the log."""
+        counts: dict[int, dict[str, int]] = {}
+        for subscription_id, outcome, n in self._store.read(
+            "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
+        ):
+            counts.setdefault(subscription_id, {})[outcome] = int(n)
+        return {s: {o: c[o] for o in OUTCOMES if o in c} for s, c in counts.items()}
+
+    def events(self, topic: str | None = None, since_us: int | None = None, limit: int | None = None) -> list[Row]:
+        """Return (id, source, type, topic, subject, time, published_us, trace_id, media type, data, extensions), oldest first."""
+        where = [text for text, value in {"t.name = :topic": topic, "e.published_us >= :since_us": since_us}.items() if value is not None]
+        rows = self._store.read(
+            "SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us, substr(e.traceparent, 4, 32), e.datacontenttype, "
+            "e.data, e.extensions FROM event e JOIN topic t ON t.id = e.topic_id"
+            + (f" WHERE {' AND '.join(where)}" if where else "")
+            + (" ORDER BY e.seq DESC LIMIT :limit" if limit is not None else " ORDER BY e.seq"),
+            {"topic": topic, "since_us": since_us, "limit": limit},
+        )
+        return rows[::-1] if limit is not None else rows
+
+    def find(self, event_id: str) -> list[Row]:
+        """Return (seq, id, source, type, topic, published_us, extensions) of every event with that id."""
+        return self._store.read(
+            "SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions FROM event e JOIN topic t ON t.id = e.topic_id "
+            "WHERE e.id = :id ORDER BY e.seq",
+            {"id": event_id},
+        )
+
+    def subject(self, seq: int) -> str | None:
+        """Return the subject of one event."""
+        rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})
+        return rows[0][0] if rows else None
+
+    def dead_letters(self, subscription_id: int) -> list[Row]:
+        """Return (event id, source, type, subject, reason, attempts, error type, error, traceback, dead_us, media type, data)."""
+        return self._store.read(
+            "SELECT e.id, e.source, e.type, e.subject, d.reason, d.attempt, d.error_type, d.error, d.traceback, d.dead_us, "
+            "e.datacontenttype, e.data FROM dead_letter d JOIN event e ON e.seq = d.seq "
+            "WHERE d.subscription_id = :s ORDER BY d.dead_us, d.seq",
+            {"s": subscription_id},
+        )
+
+
+def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: str, now_us: int) -> None:
+    """Record attempts that never ended, from the leases they left: (subscription_id, seq, attempt, visible, received, worker)."""
+    fields = ("subscription_id", "seq", "attempt", "visible_us", "received_us", "worker_id")
+    blank = dict.fromkeys(
+        (
+            "model_version_id",
+            "started_us",
+            "finished_us",
+            "batch_size",
+            "output",
+            "error_type",
+            "error",
+            "traceback",
+            "stdout",
+        )
+    )
+    reason = "lease_expired" if outcome == "abandoned" else "worker_died"
+    transaction.execute_many(
+        _RECORD,
+        [
+            {
+                **blank,
+                **dict(zip(fields, row, strict=True)),
+                "role": "live",
+                "outcome": outcome,
+                "reason": reason,
+                "settled_us": now_us,
+            }
+            for row in rows
+        ],
+    )
+    counts = Counter((row[0], row[5]) for row in rows)
+    transaction.execute_many(_TALLY, [{"subscription_id": s, "worker_id": w, "outcome": outcome, "n": n} for (s, w), n in counts.items()])
+
+
+def _row(invocation: Invocation, settled_us: int, worker_id: int) -> dict[str, Any]:
+    delivery, result = invocation.delivery, invocation.result
+    return {
+        "seq": delivery.seq,
+        "subscription_id": delivery.subscription_id,
+        "attempt": delivery.attempt,
+        "model_version_id": invocation.model_version_id,
+        "role": invocation.role,
+        "outcome": invocation.outcome,
+        "reason": invocation.reason,
+        "visible_us": delivery.visible_us,
+        "received_us": delivery.received_us,
+        "started_us": invocation.started_us,
+        "finished_us": invocation.finished_us,
+        "settled_us": settled_us,
+        "batch_size": invocation.batch_size,
+        "worker_id": worker_id,
+        "output": result.output,
+        "error_type": result.error_type,
+        "error": result.error,
+        "traceback": result.traceback,
+        "stdout": invocation.stdout,
+    }

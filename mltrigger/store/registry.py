@@ -1,0 +1,175 @@
+"""The registry: what exists. Topics, model versions, aliases, subscriptions, sources, and who is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.errors import NotFound, VersionConflict
+from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.store.transaction import Row, Store, Transaction
+
+ALIVE_US = 15_000_000
+"""A worker that was not seen for this long is taken for gone."""
+
+_SPECS = """
+SELECT s.name, t.name, s.selector, s.policy, e.name, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
+LEFT JOIN topic e ON e.id = s.emit_topic_id WHERE s.bound = 1
+"""
+_VERSIONS = "SELECT name, version, kind, digest, import_path, description, created_us, id FROM model_version"
+
+
+class Registry:
+    """What exists, for every process that shares the store."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+
+    # -- topics and sources ---------------------------------------------------------------------------------------------------
+
+    def topic(self, name: str) -> None:
+        """Make topic *name* exist; idempotent."""
+        with self._store.transaction() as transaction:
+            ensure_topic(transaction, name, self._clock.now_us())
+
+    def topics(self) -> list[str]:
+        """Return the names of all topics, in the order in which they were made."""
+        return [name for (name,) in self._store.read("SELECT name FROM topic ORDER BY id")]
+
+    def source_topic(self, url: str, wanted: str) -> str:
+        """Return the topic that events of source *url* are published to: *wanted*, or with a number when that one is taken."""
+        with self._store.transaction() as transaction:
+            found = transaction.query("SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url", {"url": url})
+            if found:
+                return str(found[0][0])
+            taken = {name for (name,) in transaction.query("SELECT name FROM topic", {})}
+            numbered = (f"{wanted}-{n}" for n in range(2, len(taken) + 3))
+            name = next(n for n in (wanted, *numbered) if n not in taken)
+            topic_id = ensure_topic(transaction, name, self._clock.now_us())
+            transaction.execute("INSERT INTO source (url, topic_id) VALUES (:url, :topic_id)", {"url": url, "topic_id": topic_id})
+            return name
+
+    def sources(self) -> dict[str, str]:
+        """Return topic -> URL of every source."""
+        return dict(self._store.read("SELECT t.name, s.url FROM source s JOIN topic t ON t.id = s.topic_id"))
+
+    # -- models ---------------------------------------------------------------------------------------------------------------
+
+    def register(self, version: ModelVersion) -> ModelVersion:
+        """Add *version*; the same code again is the same version.
+
+        Raises
+        ------
+        VersionConflict
+            When the version exists with other code.
+        """
+        with self._store.transaction() as transaction:
+            key = {"name": version.name, "version": version.version}
+            rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
+            if not rows:
+                transaction.execute(
+                    "INSERT INTO model_version (name, version, kind, digest, import_path, description, created_us) "
+                    "VALUES (:name, :version, :kind, :digest, :import_path, :description, :created_us)",
+                    {**key, "kind": version.kind, "digest": version.digest, "import_path": version.import_path,
+                     "description": version.description, "created_us": self._clock.now_us()},
+                )  # fmt: skip
+                rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
+            found = ModelVersion(*rows[0])
+        if (found.digest, found.kind) != (version.digest, version.kind):
+            raise VersionConflict(
+                f"model {version} is registered with other code ({found.kind} {found.digest}, now {version.kind} {version.digest}); a "
+                f"released version is immutable: give the new code a new version, or leave the version out while you are writing it"
+            )
+        return found
+
+    def versions(self, name: str | None = None) -> list[ModelVersion]:
+        """Return the registered versions, of *name* or of all models, oldest first."""
+        where = " WHERE name = :name" if name is not None else ""
+        return [ModelVersion(*row) for row in self._store.read(f"{_VERSIONS}{where} ORDER BY id", {"name": name})]
+
+    def aliases(self, name: str | None = None) -> dict[tuple[str, str], str]:
+        """Return (model, alias) -> version."""
+        where = " WHERE name = :name" if name is not None else ""
+        return {(m, a): v for m, a, v in self._store.read(f"SELECT name, alias, version FROM model_alias{where}", {"name": name})}
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point *alias* of model *name* to *version*, which must exist."""
+        Selector(name, version=version).choose([v for v in self.versions(name) if v.version == version] or self.versions(name), {})
+        with self._store.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO model_alias (name, alias, version) VALUES (:name, :alias, :version) "
+                "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version",
+                {"name": name, "alias": alias, "version": version},
+            )
+
+    def resolve(self, selector: Selector) -> ModelVersion:
+        """Return the version that *selector* means now."""
+        versions = self.versions(selector.name)
+        if not versions:
+            raise NotFound.of("model", selector.name, [v.name for v in self.versions()], "bus.models() lists what is registered")
+        aliases = {alias: version for (_, alias), version in self.aliases(selector.name).items()}
+        return selector.choose(versions, aliases)
+
+    # -- subscriptions --------------------------------------------------------------------------------------------------------
+
+    def subscriptions(self) -> list[SubscriptionSpec]:
+        """Return the bound subscriptions, oldest first."""
+        return [_spec(row) for row in self._store.read(_SPECS + " ORDER BY s.id")]
+
+    def subscription(self, name: str) -> SubscriptionSpec | None:
+        """Return the bound subscription *name*, ``None`` when there is none."""
+        rows = self._store.read(_SPECS + " AND s.name = :name", {"name": name})
+        return _spec(rows[0]) if rows else None
+
+    # -- who is alive ---------------------------------------------------------------------------------------------------------
+
+    def join(self) -> int:
+        """Return a new worker number for this process."""
+        now_us = self._clock.now_us()
+        with self._store.transaction() as transaction:
+            return int(
+                transaction.query("INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id", {"now": now_us})[0][0]
+            )
+
+    def seen(self, worker_id: int) -> None:
+        """Say that this process is alive."""
+        with self._store.transaction(durable=False) as transaction:
+            transaction.execute("UPDATE worker SET seen_us = :now WHERE id = :id", {"now": self._clock.now_us(), "id": worker_id})
+
+    def listening(self, subscription_id: int, worker_id: int, on: bool) -> None:
+        """Say that this process listens, or no longer listens, for a subscription."""
+        sql = (
+            "INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w) ON CONFLICT DO NOTHING"
+            if on
+            else "DELETE FROM listener WHERE subscription_id = :s AND worker_id = :w"
+        )
+        with self._store.transaction(durable=False) as transaction:
+            transaction.execute(sql, {"s": subscription_id, "w": worker_id})
+
+    def live_listeners(self) -> dict[int, int]:
+        """Return subscription id -> how many processes listen for it now."""
+        rows = self._store.read(
+            "SELECT l.subscription_id, count(*) FROM listener l JOIN worker w ON w.id = l.worker_id WHERE w.seen_us > :then GROUP BY 1",
+            {"then": self._clock.now_us() - ALIVE_US},
+        )
+        return {subscription_id: int(n) for subscription_id, n in rows}
+
+
+def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
+    """Return the id of topic *name*, made now if need be."""
+    transaction.execute(
+        "INSERT INTO topic (name, created_us) VALUES (:name, :now) ON CONFLICT (name) DO NOTHING",
+        {"name": name, "now": now_us},
+    )
+    return int(transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})[0][0])
+
+
+def _spec(row: Row | Sequence[object]) -> SubscriptionSpec:
+    name, topic, selector, policy, emit, number = row
+    return SubscriptionSpec(
+        name=str(name), topic=str(topic), selector=str(selector), policy=DeliveryPolicy.from_json(str(policy)),
+        emit=None if emit is None else str(emit), id=int(str(number)),
+    )  # fmt: skip

@@ -1,0 +1,227 @@
+"""The SQL schema, and its migrations from the first day.
+
+One schema for SQLite and PostgreSQL. Times are microseconds since 1970 in 64-bit integers: exact, small, and the same on both.
+The queue is two narrow tables whose primary key is their only index: what waits is in ``ready`` in the order it falls due,
+what is leased in ``lease``. The payload is written once, in ``event``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import sqlalchemy as sa
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+
+from mltrigger.errors import StoreError
+
+metadata = MetaData()
+
+# In SQLite only INTEGER PRIMARY KEY is the row itself; BIGINT would cost a second index.
+_Key = BigInteger().with_variant(Integer, "sqlite")
+
+schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+
+topic = Table(
+    "topic",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("created_us", BigInteger, nullable=False),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("seq", _Key, primary_key=True, autoincrement=False),
+    Column("topic_id", BigInteger, ForeignKey("topic.id"), nullable=False),
+    Column("id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("time", Text, nullable=False),
+    Column("subject", Text),
+    Column("datacontenttype", Text),
+    Column("dataschema", Text),
+    Column("traceparent", Text, nullable=False),
+    # The other extension attributes as a JSON object; NULL for none, which is the rule.
+    Column("extensions", Text),
+    Column("data", LargeBinary, nullable=False),
+    Column("published_us", BigInteger, nullable=False),
+    # The id first: ids are ordered by time, so the index grows at one end; and a trace looks events up by id alone.
+    UniqueConstraint("id", "source", "topic_id", name="event_identity"),
+)
+
+model_version = Table(
+    "model_version",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("import_path", Text),
+    Column("description", Text),
+    Column("created_us", BigInteger, nullable=False),
+    UniqueConstraint("name", "version", name="model_version_identity"),
+)
+
+model_alias = Table(
+    "model_alias",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version", Text, nullable=False),
+)
+
+subscription = Table(
+    "subscription",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("topic_id", BigInteger, ForeignKey("topic.id"), nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("emit_topic_id", BigInteger, ForeignKey("topic.id")),
+    Column("policy", Text, nullable=False),
+    # The newest event when the subscription was made: what it holds from.
+    Column("since_seq", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("bound", Integer, nullable=False),
+)
+
+source = Table(
+    "source",
+    metadata,
+    Column("url", Text, primary_key=True),
+    Column("topic_id", BigInteger, ForeignKey("topic.id"), nullable=False),
+)
+
+ready = Table(
+    "ready",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("visible_us", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("abandoned", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("abandoned", Integer, nullable=False),
+    Column("visible_us", BigInteger, nullable=False),
+    Column("received_us", BigInteger, nullable=False),
+    Column("until_us", BigInteger, nullable=False),
+    Column("worker_id", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("error_type", Text),
+    Column("error", Text),
+    Column("traceback", Text),
+    Column("dead_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+invocation = Table(
+    "invocation",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("subscription_id", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("model_version_id", BigInteger),
+    Column("role", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text),
+    Column("visible_us", BigInteger, nullable=False),
+    Column("received_us", BigInteger, nullable=False),
+    Column("started_us", BigInteger),
+    Column("finished_us", BigInteger),
+    Column("settled_us", BigInteger, nullable=False),
+    Column("batch_size", Integer),
+    Column("worker_id", BigInteger, nullable=False),
+    Column("output", Text),
+    Column("error_type", Text),
+    Column("error", Text),
+    Column("traceback", Text),
+    Column("stdout", Text),
+    # One row an attempt; the newest events are written last, so this index grows at one end too.
+    UniqueConstraint("seq", "subscription_id", "attempt", name="invocation_identity"),
+)
+
+tally = Table(
+    "tally",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    # Part of the key so that the workers of a team never wait for one another's counters.
+    Column("worker_id", BigInteger, primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("started_us", BigInteger, nullable=False),
+    Column("seen_us", BigInteger, nullable=False),
+)
+
+listener = Table(
+    "listener",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("worker_id", BigInteger, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = ()
+"""Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
+created as ``metadata`` says and starts at the newest version."""
+
+
+def migrate(connection: sa.Connection, migrations: tuple[Callable[[sa.Connection], None], ...] = MIGRATIONS) -> None:
+    """Bring the database behind *connection* to the newest version, inside the caller's transaction.
+
+    Raises
+    ------
+    StoreError
+        When the database was written by a newer release, or is not one of ours.
+    """
+    newest = 1 + len(migrations)
+    found = _found_version(connection)
+    if found is None:
+        metadata.create_all(connection)
+        connection.execute(schema_version.insert().values(version=newest))
+        return
+    if found > newest:
+        raise StoreError(f"the store has schema version {found}, this release knows up to {newest}: upgrade mltrigger; nothing was changed")
+    for step in migrations[found - 1 :]:
+        step(connection)
+    if found < newest:
+        connection.execute(schema_version.update().values(version=newest))
+
+
+def _found_version(connection: sa.Connection) -> int | None:
+    """Return the schema version, ``None`` for an empty database."""
+    names = sa.inspect(connection).get_table_names()
+    if not names:
+        return None
+    if "schema_version" not in names:
+        raise StoreError("the database holds other tables and no mltrigger schema: name another file; nothing was changed")
+    return int(connection.execute(sa.select(schema_version.c.version)).scalar_one())

@@ -1,0 +1,307 @@
+"""SQLite as a store: one write connection per process, group commit, safe files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from mltrigger.errors import Closed, StoreError
+from mltrigger.store.schema import migrate
+from mltrigger.store.transaction import Row, Transaction
+
+BUSY_S = 30.0
+"""How long a writer waits for another process before it gives up with StoreError."""
+CHECKPOINT_CHANGES = 20_000
+"""Changed rows after which this process moves the write-ahead log into the database."""
+_GROUP = 64
+_HEADER = b"SQLite format 3\x00"
+
+
+class SqliteStore:
+    """A SQLite database, in a file or in memory.
+
+    Writers of this process share one connection and, when they come at the same time, one commit (group commit): each runs in a
+    savepoint of the same transaction and returns when the commit has reached the disk.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file, created with mode 0600; ``None`` keeps everything in memory.
+    durability : {"full", "normal"}
+        ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a crash of the process, not a
+        power cut: the user's choice.
+    """
+
+    def __init__(self, path: Path | None = None, durability: str = "full", sleep: Callable[[float], None] = time.sleep) -> None:
+        if durability not in ("full", "normal"):
+            raise StoreError(f"durability must be 'full' or 'normal', got {durability!r}")
+        self.description = "memory" if path is None else path.name
+        self.location = None if path is None else str(path.resolve())
+        self._pid, self._sleep, self._closed = os.getpid(), sleep, False
+        self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
+        self._level = ""
+        self._lock = threading.Lock()
+        self._counter = threading.Lock()
+        self._waiting = 0
+        self._cohort: _Cohort | None = None
+        self._checkpoint_at = CHECKPOINT_CHANGES
+        if path is not None:
+            _prepare_file(path)
+        self._engine = _engine(path, readers=False)
+        self._readers = _engine(path, readers=True) if path is not None else None
+        self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._raw: sqlite3.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]
+        try:
+            self._prepare_schema()
+        except sqlite3.DatabaseError as error:
+            self.close()
+            raise StoreError(
+                f"{self.description} is not a usable SQLite database: {error}; name another file, nothing was changed"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def transaction(self, durable: bool = True) -> Iterator[Transaction]:
+        """Begin a write transaction; see :class:`~mltrigger.store.transaction.Store`."""
+        cohort = self._join(durable)
+        transaction = Transaction(self, self._raw)
+        try:
+            yield transaction
+        except BaseException as error:
+            self._undo(cohort)
+            if isinstance(error, sqlite3.Error):
+                raise self._failed(error) from error
+            raise
+        self._finish(cohort)
+        transaction.committed()
+
+    def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """Return the rows of *sql*; a reader sees the last commit and waits for nobody."""
+        self._check()
+        try:
+            if self._readers is None:  # in memory there is one connection only
+                with self._lock:
+                    return self._raw.execute(sql, parameters or {}).fetchall()
+            with self._readers.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                rows: list[Row] = driver.execute(sql, parameters or {}).fetchall()
+                return rows
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
+    def close(self) -> None:
+        """Close the connections; the last one of all processes removes the write-ahead log."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        with self._lock:
+            self._closed = True
+            self._connection.close()
+            self._engine.dispose()
+            if self._readers is not None:
+                self._readers.dispose()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Closed("this bus is closed: mt.connect(…) opens another one")
+        if os.getpid() != self._pid:
+            raise StoreError("this bus was opened before a fork; SQLite connections must not be shared: call mt.connect(…) in the child")
+
+    def _failed(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"store {self.description}: {error}")
+
+    # -- group commit ---------------------------------------------------------------------------------------------------------
+
+    def _join(self, durable: bool) -> _Cohort:
+        """Return with the write lock held, inside a transaction: an own one, or a savepoint of the one that is open."""
+        self._check()
+        with self._counter:
+            self._waiting += 1
+        try:
+            self._lock.acquire()
+        finally:
+            with self._counter:
+                self._waiting -= 1
+        try:
+            self._check()
+            if self._cohort is None:
+                self._begin(durable)
+                self._cohort = _Cohort(durable)
+            else:
+                self._raw.execute("SAVEPOINT member")
+        except BaseException as error:
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise self._failed(error) from error
+            raise
+        return self._cohort
+
+    def _begin(self, durable: bool) -> None:
+        if self._level != self._levels[durable]:
+            self._level = self._levels[durable]
+            self._raw.execute(f"PRAGMA synchronous={self._level}")
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                self._raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                self._sleep(random.uniform(0.001, 0.05))
+            else:
+                return
+
+    def _finish(self, cohort: _Cohort) -> None:
+        """Make the work durable: commit, or leave that to a writer who is waiting to add to the same transaction."""
+        try:
+            if cohort.size:
+                self._raw.execute("RELEASE member")
+            cohort.size += 1
+            if not cohort.durable or self._waiting == 0 or cohort.size >= _GROUP:
+                self._commit(cohort)
+        finally:
+            self._lock.release()
+        if not cohort.done.wait(0.005):
+            with self._lock:  # nobody came after all
+                if not cohort.done.is_set():
+                    self._commit(cohort)
+        if cohort.error is not None:
+            raise StoreError(f"store {self.description}: commit failed: {cohort.error}") from cohort.error
+
+    def _undo(self, cohort: _Cohort) -> None:
+        """Roll back this writer only, if there are others in the transaction."""
+        try:
+            if not self._raw.in_transaction:  # SQLite itself rolled everything back: disk full, I/O error
+                self._end(cohort, sqlite3.OperationalError("the transaction was rolled back"))
+            elif cohort.size == 0:
+                self._raw.execute("ROLLBACK")
+                self._end(cohort)
+            else:
+                self._raw.execute("ROLLBACK TO member")
+                self._raw.execute("RELEASE member")
+                if self._waiting == 0:
+                    self._commit(cohort)
+        finally:
+            self._lock.release()
+
+    def _commit(self, cohort: _Cohort) -> None:
+        try:
+            self._raw.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._raw.in_transaction:
+                self._raw.execute("ROLLBACK")
+            self._end(cohort, error)
+            return
+        self._end(cohort)
+        if self._raw.total_changes >= self._checkpoint_at:
+            self._checkpoint()
+
+    def _end(self, cohort: _Cohort, error: sqlite3.Error | None = None) -> None:
+        self._cohort = None
+        cohort.error = error
+        cohort.done.set()
+
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the database, if no other process is doing so.
+
+        SQLite 3.7.0 to 3.51.2 can corrupt a database when several processes checkpoint at once
+        (https://sqlite.org/wal.html, "The WAL-reset bug"), so its own checkpoints are off and ours hold a file lock.
+        """
+        self._checkpoint_at = self._raw.total_changes + CHECKPOINT_CHANGES
+        if self.location is not None:
+            with _file_lock(Path(self.location + "-checkpoint")) as held, contextlib.suppress(sqlite3.Error):
+                if held:
+                    self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def _prepare_schema(self) -> None:
+        # A read transaction first: most of the time the schema is there, and a second process need not wait for the lock.
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            migrate(self._connection)
+        except BaseException:
+            self._raw.execute("ROLLBACK")
+            raise
+        self._raw.execute("COMMIT")
+
+
+class _Cohort:
+    """The writers that share one commit."""
+
+    __slots__ = ("done", "durable", "error", "size")
+
+    def __init__(self, durable: bool) -> None:
+        self.durable = durable
+        self.size = 0
+        self.done = threading.Event()
+        self.error: sqlite3.Error | None = None
+
+
+def _engine(path: Path | None, readers: bool) -> sa.Engine:
+    options: dict[str, Any] = (
+        {"poolclass": StaticPool} if path is None or not readers else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 12}
+    )
+    url = sa.URL.create("sqlite", database=":memory:" if path is None else str(path))
+    arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 5.0, "cached_statements": 256}
+    engine = sa.create_engine(url, connect_args=arguments, **options)
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        if path is not None:
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
+        connection.execute("PRAGMA cache_size=-32768")
+        if readers:
+            connection.execute("PRAGMA query_only=1")
+
+    return engine
+
+
+def _prepare_file(path: Path) -> None:
+    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
+    if not path.parent.is_dir():
+        raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror}); a symbolic link is refused") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"store {path.name!r} is not a regular file")
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
+        head = file.read(16)
+        if head and head != _HEADER:
+            raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path) -> Iterator[bool]:
+    """Try to hold the lock of *path* (never wait); say whether it is held. The kernel releases it when the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is the user's care
+        yield True
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)

@@ -1,0 +1,76 @@
+"""Transaction: the unit of work. What a store hands out, and what broker, registry and log write through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+Row = tuple[Any, ...]
+
+
+class Cursor(Protocol):
+    """The part of a DB-API cursor that is used here."""
+
+    rowcount: int
+
+    def fetchall(self) -> list[Any]: ...  # noqa: D102 - DB-API
+
+
+class Driver(Protocol):
+    """The part of a DB-API connection that is used here."""
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any: ...  # noqa: D102 - DB-API
+    def executemany(self, sql: str, parameters: Any, /) -> Any: ...  # noqa: D102 - DB-API
+
+
+class Transaction:
+    """One transaction of the store's database; becomes durable when its ``with`` block ends, or never.
+
+    Statements are plain SQL with ``:named`` parameters, in the words that SQLite and PostgreSQL share.
+    """
+
+    __slots__ = ("_driver", "_hooks", "store")
+
+    def __init__(self, store: Store, driver: Driver) -> None:
+        self.store = store
+        self._driver = driver
+        self._hooks: list[Callable[[], None]] = []
+
+    def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return the rows of *sql*."""
+        rows: list[Row] = self._driver.execute(sql, parameters).fetchall()
+        return rows
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        """Run *sql* once; return the number of rows it changed."""
+        return int(self._driver.execute(sql, parameters).rowcount)
+
+    def execute_many(self, sql: str, rows: Sequence[Mapping[str, Any] | Row]) -> int:
+        """Run *sql* for each of *rows*; return the number of rows it changed in all."""
+        return int(self._driver.executemany(sql, rows).rowcount) if rows else 0
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call *action* once the transaction is durable; never if it is rolled back."""
+        self._hooks.append(action)
+
+    def committed(self) -> None:
+        """Run what was asked for after the commit."""
+        for hook in self._hooks:
+            hook()
+
+
+class Store(Protocol):
+    """A database with the schema of :mod:`mltrigger.store.schema`."""
+
+    description: str
+    location: str | None
+
+    def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
+        """Begin a transaction that may write; with ``durable=False`` a power cut may undo it, a crash of the process not."""
+
+    def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """Return the rows of *sql* as of now, without waiting for writers."""
+
+    def close(self) -> None:
+        """Release files and connections; idempotent."""

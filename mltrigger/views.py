@@ -1,0 +1,169 @@
+"""From rows of the store to the frames of :mod:`mltrigger.frames`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from mltrigger import frames
+from mltrigger.brokers.base import Broker
+from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id
+from mltrigger.models.version import Selector
+from mltrigger.render import short
+from mltrigger.sources import FolderSource
+from mltrigger.store.log import Log
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Row, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def invocations(
+    log: Log,
+    subscription_id: int | None = None,
+    limit: int | None = None,
+    since: datetime | None = None,
+    columns: Sequence[str] | None = None,
+    seqs: tuple[int, int] | None = None,
+) -> pd.DataFrame:
+    """Return every attempt as one row; only *columns* are read."""
+    known = list(frames.INVOCATIONS)
+    for name in columns or ():
+        if name not in known:
+            raise NotFound.of("column", name, known)
+    wanted = list(columns) if columns is not None else known
+    rows = log.invocations(wanted, subscription_id=subscription_id, since_us=_us(since), limit=limit, seqs=seqs)
+    return _named_workers(frames.frame(rows, {name: frames.INVOCATIONS[name] for name in wanted}))
+
+
+def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:
+    """Return the archive of published events."""
+    rows = []
+    for id_, source, type_, on, subject, time, published_us, trace_id, media_type, data, extensions in log.events(topic, _us(since), limit):
+        others = json.loads(extensions) if extensions else {}
+        rows.append(
+            (id_, source, type_, on, subject, time, published_us, trace_id, others.get("causationid"), others.get("hops", 0), media_type,
+             data_text(data, media_type))
+        )  # fmt: skip
+    return frames.frame(rows, frames.EVENTS)
+
+
+def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
+    """Return the dead events of one subscription."""
+    rows = [(*row[:-2], data_text(row[-1], row[-2])) for row in log.dead_letters(subscription_id)]
+    return frames.frame(rows, frames.DEAD_LETTERS)
+
+
+def models(registry: Registry) -> pd.DataFrame:
+    """Return every registered model version."""
+    aliases: dict[tuple[str, str], list[str]] = {}
+    for (name, alias), version in registry.aliases().items():
+        aliases.setdefault((name, version), []).append(alias)
+    rows = [
+        (v.name, v.version, ", ".join(sorted(aliases.get((v.name, v.version), []))), v.kind, v.digest, v.import_path is not None,
+         v.description, v.created_us)
+        for v in registry.versions()
+    ]  # fmt: skip
+    return frames.frame(rows, frames.MODELS)
+
+
+def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
+    """Return every subscription and how much it has done."""
+    tallies, live, rows = log.tallies(), registry.live_listeners(), []
+    for spec in registry.subscriptions():
+        depth, counts = broker.depth(spec), tallies.get(spec.id, {})
+        rows.append(
+            (spec.name, spec.topic, spec.selector, _resolved(registry, spec.selector), spec.emit, live.get(spec.id, 0), depth.visible,
+             depth.delayed, depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
+        )  # fmt: skip
+    return frames.frame(rows, frames.SUBSCRIPTIONS)
+
+
+def topics(store: Store, sources: Mapping[str, FolderSource]) -> pd.DataFrame:
+    """Return every topic."""
+    rows = store.read(
+        "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), "
+        "(SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), "
+        "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
+    )
+    watched = {topic: f"{source.folder.name}/{source.pattern}" for topic, source in sources.items()}
+    return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in rows], frames.TOPICS)
+
+
+def trace(log: Log, event_id: str) -> pd.DataFrame:
+    """Return what one event caused, from its first cause down, one row an attempt."""
+    found = log.find(event_id)
+    if not found:
+        raise NotFound(f"no event {event_id!r}; bus.events() lists what was published")
+    rows: list[Row] = []
+    for root in _roots(log, found):
+        _descend(log, root, 0, rows)
+    return frames.frame(rows, frames.TRACE)
+
+
+def data_text(raw: bytes, media_type: str | None) -> str:
+    """Return an event's data for a frame: JSON as it is, other bytes shortened."""
+    if media_type is None or "json" in media_type:
+        return raw.decode()
+    return short(decode_data(raw, media_type))
+
+
+_ATTEMPT = ["subscription", "model", "version", "attempt", "outcome", "queue_ms", "model_ms", "total_ms"]
+
+
+def _roots(log: Log, found: list[Row]) -> list[Row]:
+    """Return the first causes of the events *found*; what is no longer in the archive ends the way up."""
+    for _ in range(64):
+        causes = [cause for row in found if (cause := _extension(row, "causationid"))]
+        above = [row for cause in causes for row in log.find(cause)]
+        if not above:
+            return found
+        found = above
+    raise InvalidEvent("events that cause each other in a circle")
+
+
+def _descend(log: Log, event: Row, hop: int, rows: list[Row]) -> None:
+    seq, id_, source, _, topic, published_us, _ = event
+    attempts = log.invocations(_ATTEMPT, seqs=(seq, seq))
+    subject = log.subject(seq)
+    for attempt in attempts or [(None,) * len(_ATTEMPT)]:
+        name, model, version, number, outcome, queue_ms, model_ms, total_ms = attempt
+        rows.append(
+            (hop, topic, subject, name, model, version, number, outcome, queue_ms, model_ms, total_ms, published_us, id_,
+             _extension(event, "causationid"))
+        )  # fmt: skip
+    # A child's id is a function of its cause and the subscription that emitted it, so it is found without an index of causes.
+    cause = Event(id=id_, source=source)
+    for name in dict.fromkeys(a[0] for a in attempts):
+        for child in log.find(derived_id(cause, name)):
+            if child[2] == f"{DEFAULT_SOURCE}/{name}":
+                _descend(log, child, hop + 1, rows)
+
+
+def _extension(event: Row, name: str) -> Any:
+    return json.loads(event[6]).get(name) if event[6] else None
+
+
+def _resolved(registry: Registry, selector: str) -> str | None:
+    try:
+        return registry.resolve(Selector.parse(selector)).version
+    except NotFound:
+        return None
+
+
+def _named_workers(table: pd.DataFrame) -> pd.DataFrame:
+    if "worker" in table:
+        table["worker"] = ("worker-" + table["worker"]).astype("str")
+    return table
+
+
+def _us(at: datetime | None) -> int | None:
+    if at is None:
+        return None
+    if at.utcoffset() is None:
+        raise InvalidEvent(f"since={at.isoformat()} is naive; give its zone, for example datetime.now(UTC)")
+    return int(at.timestamp() * 1e6)
