@@ -15,23 +15,22 @@ from mltrigger.brokers.base import Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
+from mltrigger.engine import Engine
 from mltrigger.errors import Closed, InvalidModel, NameTaken, NotFound
 from mltrigger.events import Event, as_event
-from mltrigger.keeper import Keeper
-from mltrigger.listener import DRAIN_S, Listener
+from mltrigger.listener import DRAIN_S
 from mltrigger.models.describe import Model, as_model
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.names import check_model_name, check_name
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
-from mltrigger.run import Run
-from mltrigger.sources import FolderSource, Watcher, is_source
+from mltrigger.run import Run, wait_until_idle
+from mltrigger.sources import FolderSource, is_source
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.subscription import Subscription
-from mltrigger.workers import ThreadWorkers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,36 +50,29 @@ class EventBus:
     """
 
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup) -> None:
-        self.store, self.clock, self.wakeup = store, clock, wakeup
-        self._worker_id = 0
+        self.wakeup = wakeup
+        self._store, self._closed = store, False
         self.registry = Registry(store, clock)
-        self.log = Log(store, clock, lambda: self._worker_id)
-        self.broker = SqlBroker(store, clock, wakeup, lambda: self._worker_id)
+        self.log = Log(store, clock, self._worker_id)
+        self.broker = SqlBroker(store, clock, wakeup, self._worker_id)
         self._resolver = Resolver(self.registry.resolve, clock)
-        self._workers = ThreadWorkers()
-        self._listeners: dict[str, Listener] = {}
-        self._keeper = Keeper(self._seen)
-        self._watcher = Watcher(self.broker.publish)
-        self._sources: dict[str, FolderSource] = {}
-        self._guard = threading.RLock()
-        self._closed = False
+        self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock)
+        self._guard = threading.Lock()
         atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
         if self._closed:
-            return f"EventBus({self.store.description!r}, closed)"
+            return f"EventBus({self._store.description!r}, closed)"
         topics, subscriptions = len(self.registry.topics()), len(self.registry.subscriptions())
-        return (
-            f"EventBus({self.store.description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._listeners)} listening here)"
-        )
+        return f"EventBus({self._store.description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._engine)} listening here)"
 
     def _repr_html_(self) -> str:
         facts = [
             ("topics", len(self.registry.topics())),
             ("subscriptions", len(self.registry.subscriptions())),
-            ("listening here", len(self._listeners)),
+            ("listening here", len(self._engine)),
         ]
-        return card(f"EventBus {self.store.description}", facts)
+        return card(f"EventBus {self._store.description}", facts)
 
     def __enter__(self) -> EventBus:
         return self
@@ -97,17 +89,10 @@ class EventBus:
         """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent."""
         if self._closed:
             return
-        self._watcher.stop()
-        names = list(self._listeners)
-        for name in names:
-            self._listeners[name].begin_stop()
-        for name in names:
-            self.stop_listening(name, drain_s)
+        self._engine.close(drain_s)
         self._closed = True
-        self._keeper.stop()
-        self._workers.close()
         self.wakeup.close()
-        self.store.close()
+        self._store.close()
         atexit.unregister(self._at_exit)
 
     # -- models ---------------------------------------------------------------------------------------------------------------
@@ -212,8 +197,6 @@ class EventBus:
             bound = self.registry.subscription(wanted) or spec
             if listen:
                 self.listen(bound)
-            if topic in self._sources:
-                self._watcher.watch(topic, self._sources[topic])
         note = f"was {before.selector}" if before is not None and before.selector != selector else ""
         return Subscription(self, bound, note)
 
@@ -246,54 +229,23 @@ class EventBus:
         if not is_source(source):
             return check_name("topic", source)
         folder = FolderSource(source)
-        topic = self.registry.source_topic(folder.url, folder.topic_name)
-        self._sources.setdefault(topic, folder)
-        return topic
+        return self.registry.source_topic(folder.url, folder.topic_name)
 
     # -- listen ---------------------------------------------------------------------------------------------------------------
 
     def listen(self, spec: SubscriptionSpec) -> None:
-        """Deliver *spec* in this process; a listener with another policy or selector is replaced, its calls may end."""
+        """Deliver *spec* in this process; idempotent."""
         self._check()
-        with self._guard:
-            if self._worker_id == 0:
-                self._worker_id = self.registry.join()
-            running = self._listeners.get(spec.name)
-            if running is not None and running.spec == spec and running.state != "stopped":
-                return
-            if running is not None:
-                self._workers.submit(running.stop)  # in the background: the keeper goes on holding its leases
-            self._sources.update(
-                {t: FolderSource(u) for t, u in self.registry.sources().items() if t == spec.topic and t not in self._sources}
-            )
-            folder = self._sources.get(spec.topic)
-            listener = Listener(
-                spec,
-                self._resolver.of(spec.selector),
-                broker=self.broker,
-                log=self.log,
-                clock=self.clock,
-                workers=self._workers,
-                prepare=folder.prepare if folder else lambda event: event,
-            )
-            self._listeners[spec.name] = listener
-            self._keeper.watch(listener)
-            self.registry.listening(spec.id, self._worker_id, on=True)
-            listener.start()
+        url = self.registry.sources().get(spec.topic)
+        self._engine.listen(spec, FolderSource(url) if url is not None else None)
 
     def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Deliver the subscription no more in this process; idempotent."""
-        with self._guard:
-            listener = self._listeners.pop(name, None)
-        if listener is not None:
-            listener.stop(drain_s)
-            self._keeper.forget(listener)
-            self.registry.listening(listener.spec.id, self._worker_id, on=False)
+        self._engine.stop(name, drain_s)
 
     def listener_state(self, name: str) -> str:
         """Return the state of the subscription's listener in this process."""
-        listener = self._listeners.get(name)
-        return listener.state if listener is not None else "stopped"
+        return self._engine.state(name)
 
     def model_of(self, spec: SubscriptionSpec) -> Model:
         """Return the model that *spec* calls now."""
@@ -343,6 +295,14 @@ class EventBus:
         self._warn_if_nobody_listens(topic, {name for r in run.receipts for name in r.subscriptions})
         return run.wait(timeout_s, progress)
 
+    def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
+        """Wait until nothing is left to do: watched folders looked at, every event ended by every subscription and all it caused.
+
+        Returns whether that was reached within *timeout_s* seconds.
+        """
+        self._check()
+        return wait_until_idle(self.log, self.wakeup, self._engine.watcher, timeout_s, progress)
+
     def _warn_if_nobody_listens(self, topic: str, names: set[str]) -> None:
         live = self.registry.live_listeners()
         silent = [s.name for s in self.registry.subscriptions() if s.name in names and s.id not in live]
@@ -390,7 +350,7 @@ class EventBus:
     def topics(self) -> pd.DataFrame:
         """Return every topic, with how many events and subscriptions it has, and what it watches."""
         self._check()
-        return views.topics(self.store, self._sources)
+        return views.topics(self._store, self.registry.sources())
 
     def trace(self, event_id: str) -> pd.DataFrame:
         """Return what the event with this id caused, through all models: one row an attempt, from the first cause down."""
@@ -401,9 +361,8 @@ class EventBus:
         """Return outcome -> number of attempts of one subscription."""
         return self.log.tallies().get(spec.id, {}) if not self._closed else {}
 
-    def _seen(self) -> None:
-        if self._worker_id:
-            self.registry.seen(self._worker_id)
+    def _worker_id(self) -> int:
+        return self._engine.worker_id
 
     def _check(self) -> None:
         if self._closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -48,8 +48,8 @@ DEAD_LETTERS: dict[str, Any] = {
 }  # fmt: skip
 TRACE: dict[str, Any] = {
     "hop": "Int64", "topic": "str", "subject": "str", "subscription": "str", "model": "str", "version": "str", "attempt": "Int64",
-    "outcome": _OUTCOME, "queue_ms": "float64", "model_ms": "float64", "total_ms": "float64", "published_at": TIME, "event_id": "str",
-    "causation_id": "str",
+    "outcome": _OUTCOME, "queue_ms": "float64", "model_ms": "float64", "total_ms": "float64", "output": "str", "published_at": TIME,
+    "event_id": "str", "causation_id": "str",
 }  # fmt: skip
 RESULTS: dict[str, Any] = {
     "sample": "Int64", "subscription": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
@@ -63,14 +63,10 @@ def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFr
     return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)
 
 
-def _typed(values: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
+def _typed(values: Any, dtype: Any) -> Any:
     if dtype == TIME:
-        whole = values.astype("Int64")
-        return pd.to_datetime(whole, unit="us", utc=True).astype(TIME)
-    if dtype == "float64":
-        return pd.to_numeric(values).astype("float64")
-    typed: Any = values
-    return cast("pd.Series[Any]", typed.astype(dtype))
+        return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
+    return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype)
 
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.brokers.wake import Wakeup
+    from mltrigger.sources import Watcher
     from mltrigger.store.log import Log
 
 _LOOK_S = 0.05
@@ -144,6 +145,24 @@ def _expanded(output: str | None) -> dict[str, Any]:
     return {f"output_{key}" if key in RESULTS else key: v for key, v in value.items()}
 
 
+def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float, progress: bool) -> bool:
+    """Wait until watched folders hold nothing new and no delivery is open; return whether that was reached in time."""
+    end = time.monotonic() + timeout_s
+    shown = 0
+    with _bar(None, "waiting", progress) as advance:
+        while True:
+            seen = wakeup.generation("done")
+            settled = watcher.settled()
+            ended, open_ = log.progress()
+            advance(ended - shown if shown else 0)
+            shown = ended
+            left = end - time.monotonic()
+            if (settled and not open_) or left <= 0:
+                return settled and not open_
+            wakeup.wait("done", seen, min(left, 0.2))
+            time.sleep(min(_LOOK_S, left))
+
+
 def _keys(outputs: Sequence[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(key for output in outputs for key in output))
 
@@ -161,9 +180,9 @@ def _column(values: list[Any]) -> Any:
 class _bar:  # noqa: N801 - a context manager that reads like a function
     """A tqdm progress bar, or nothing."""
 
-    def __init__(self, total: int, label: str, shown: bool) -> None:
+    def __init__(self, total: int | None, label: str, shown: bool) -> None:
         self._bar: Any = None
-        if shown and total:
+        if shown and total != 0:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit="outcome", leave=False)

@@ -58,6 +58,7 @@ class FolderSource:
             raise InvalidName(f"source folder {folder.name!r} does not exist: create it, then subscribe")
         self.folder = folder.resolve()
         self.pattern = pattern
+        self.settled = False
         self._seen: dict[str, tuple[int, int]] = {}
         self._looked = (-1, 0.0)
 
@@ -89,6 +90,7 @@ class FolderSource:
                     continue
                 events.append(self._event(entry.name, found, topic))
         self._looked = (-1 if unsettled else changed_ns, now_s)
+        self.settled = not unsettled
         return events
 
     def taken(self, events: Sequence[Event]) -> None:
@@ -156,6 +158,7 @@ class Watcher:
     def __init__(self, publish: Callable[[str, Sequence[Event]], object]) -> None:
         self._publish = publish
         self._sources: dict[str, FolderSource] = {}
+        self._guard = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -166,15 +169,18 @@ class Watcher:
             self._thread = threading.Thread(target=self._loop, name="mltrigger-watcher", daemon=True)
             self._thread.start()
 
-    def look(self) -> int:
-        """Publish what is new now; return how many events."""
-        count = 0
-        for topic, source in list(self._sources.items()):
-            if events := source.look(topic):
-                self._publish(topic, events)
-                source.taken(events)
-                count += len(events)
-        return count
+    def look(self) -> None:
+        """Publish what is new now."""
+        with self._guard:
+            for topic, source in list(self._sources.items()):
+                if events := source.look(topic):
+                    self._publish(topic, events)
+                    source.taken(events)
+
+    def settled(self) -> bool:
+        """Look now; return whether everything that is there has been published."""
+        self.look()
+        return all(source.settled for source in self._sources.values())
 
     def stop(self) -> None:
         """Look no more."""

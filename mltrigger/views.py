@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id
 from mltrigger.models.version import Selector
 from mltrigger.render import short
-from mltrigger.sources import FolderSource
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row, Store
@@ -83,14 +83,14 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     return frames.frame(rows, frames.SUBSCRIPTIONS)
 
 
-def topics(store: Store, sources: Mapping[str, FolderSource]) -> pd.DataFrame:
-    """Return every topic."""
+def topics(store: Store, sources: Mapping[str, str]) -> pd.DataFrame:
+    """Return every topic; *sources* maps topics to the URLs that they watch, of which the folder's name is shown."""
     rows = store.read(
         "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), "
         "(SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), "
         "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
     )
-    watched = {topic: f"{source.folder.name}/{source.pattern}" for topic, source in sources.items()}
+    watched = {topic: "/".join(urllib.parse.unquote(url).split("/")[-2:]) for topic, url in sources.items()}
     return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in rows], frames.TOPICS)
 
 
@@ -112,7 +112,7 @@ def data_text(raw: bytes, media_type: str | None) -> str:
     return short(decode_data(raw, media_type))
 
 
-_ATTEMPT = ["subscription", "model", "version", "attempt", "outcome", "queue_ms", "model_ms", "total_ms"]
+_ATTEMPT = ["subscription", "model", "version", "attempt", "outcome", "queue_ms", "model_ms", "total_ms", "output"]
 
 
 def _roots(log: Log, found: list[Row]) -> list[Row]:
@@ -131,9 +131,9 @@ def _descend(log: Log, event: Row, hop: int, rows: list[Row]) -> None:
     attempts = log.invocations(_ATTEMPT, seqs=(seq, seq))
     subject = log.subject(seq)
     for attempt in attempts or [(None,) * len(_ATTEMPT)]:
-        name, model, version, number, outcome, queue_ms, model_ms, total_ms = attempt
+        name, model, version, number, outcome, queue_ms, model_ms, total_ms, output = attempt
         rows.append(
-            (hop, topic, subject, name, model, version, number, outcome, queue_ms, model_ms, total_ms, published_us, id_,
+            (hop, topic, subject, name, model, version, number, outcome, queue_ms, model_ms, total_ms, output, published_us, id_,
              _extension(event, "causationid"))
         )  # fmt: skip
     # A child's id is a function of its cause and the subscription that emitted it, so it is found without an index of causes.

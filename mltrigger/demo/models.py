@@ -27,8 +27,9 @@ PAGE_PIXELS_MAX = 25_000_000
 PAGE_FORMATS = ("PNG", "JPEG", "TIFF")
 """The only formats tried: some others of Pillow start a program to decode."""
 
-ENLARGE = 1.25
-"""How much `enhance` enlarges a page."""
+SMOOTHING_PX = 0.6
+CUTOFF_PERCENT = 1
+"""`enhance`: the radius of its smoothing, and the share of darkest and of lightest pixels that it ignores."""
 
 ENGINE_SETTINGS: dict[str, Any] = {
     # Its log names the absolute paths of the weights.
@@ -173,12 +174,12 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def enhance(image: "Image") -> "Image":
-    """Return *image* stretched from black to white and a little enlarged."""
-    from PIL import Image, ImageOps
+    """Return *image* in grey, smoothed a little and its contrast stretched from black to white."""
+    from PIL import ImageFilter, ImageOps
 
-    stretched = ImageOps.autocontrast(image.convert("L"), cutoff=1)
-    larger = (round(image.width * ENLARGE), round(image.height * ENLARGE))
-    return stretched.resize(larger, Image.Resampling.BICUBIC)
+    # Smoothed first, or the stretch would strengthen the grain of the paper along with the print.
+    smooth = image.convert("L").filter(ImageFilter.GaussianBlur(SMOOTHING_PX))
+    return ImageOps.autocontrast(smooth, cutoff=CUTOFF_PERCENT)
 
 
 def fragments(boxes: Any, texts: Sequence[str] | None, scores: Sequence[float] | None) -> list[Fragment]:

@@ -10,7 +10,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from mltrigger.errors import InvalidModel
 from mltrigger.events import Event
@@ -83,6 +83,16 @@ class Model:
             import_path=import_path(self.target),
             description=first_line[:200] or None,
         )
+
+
+@overload
+def model(
+    target: str | None = None, *, name: str | None = None, version: str | None = None, batch: bool = False, method: str = "predict"
+) -> Callable[[Any], Model]: ...
+
+
+@overload
+def model(target: Any, *, name: str | None = None, version: str | None = None, batch: bool = False, method: str = "predict") -> Model: ...
 
 
 def model(

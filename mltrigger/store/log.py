@@ -215,6 +215,13 @@ class Log:
             {"id": event_id},
         )
 
+    def progress(self) -> tuple[int, int]:
+        """Return how many attempts were recorded in all, and how many deliveries are open."""
+        rows = self._store.read(
+            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM ready) + (SELECT count(*) FROM lease)"
+        )
+        return int(rows[0][0]), int(rows[0][1])
+
     def subject(self, seq: int) -> str | None:
         """Return the subject of one event."""
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})

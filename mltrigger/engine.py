@@ -1,0 +1,97 @@
+"""The engine: everything of a bus that runs in this process. Listeners, the keeper of their leases, the watcher of folders."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mltrigger.brokers.base import Broker, SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.keeper import Keeper
+from mltrigger.listener import Listener
+from mltrigger.sources import FolderSource, Watcher
+from mltrigger.store.log import Log
+from mltrigger.store.registry import Registry
+from mltrigger.workers import ThreadWorkers
+
+if TYPE_CHECKING:
+    from mltrigger.events import Event
+    from mltrigger.listener import Resolve
+
+
+class Engine:
+    """Starts and stops what delivers here.
+
+    Parameters
+    ----------
+    resolve : callable
+        Takes a selector and returns a function that finds the model version it means, and how to call it.
+    broker, log, registry, clock
+        The parts that listeners work with.
+    """
+
+    def __init__(self, resolve: Callable[[str], Resolve], *, broker: Broker, log: Log, registry: Registry, clock: Clock) -> None:
+        self.worker_id = 0
+        self.watcher = Watcher(broker.publish)
+        self._registry = registry
+        self._resolve = resolve
+        self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
+        self._workers = ThreadWorkers()
+        self._keeper = Keeper(lambda: registry.seen(self.worker_id))
+        self._listeners: dict[str, Listener] = {}
+        self._guard = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many subscriptions are delivered here."""
+        return len(self._listeners)
+
+    def state(self, name: str) -> str:
+        """Return the state of the listener of subscription *name*; ``stopped`` when there is none."""
+        listener = self._listeners.get(name)
+        return listener.state if listener is not None else "stopped"
+
+    def listen(self, spec: SubscriptionSpec, folder: FolderSource | None = None) -> None:
+        """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""
+        with self._guard:
+            running = self._listeners.get(spec.name)
+            if running is None or running.spec != spec:
+                if self.worker_id == 0:
+                    self.worker_id = self._registry.join()
+                if running is not None:
+                    self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
+                self._listeners[spec.name] = self._started(spec, folder)
+        if folder is not None:
+            self.watcher.watch(spec.topic, folder)
+
+    def stop(self, name: str, drain_s: float) -> None:
+        """Deliver subscription *name* here no more; idempotent."""
+        with self._guard:
+            listener = self._listeners.pop(name, None)
+        if listener is not None:
+            listener.stop(drain_s)
+            self._keeper.forget(listener)
+            self._registry.listening(listener.spec.id, self.worker_id, on=False)
+
+    def close(self, drain_s: float) -> None:
+        """Stop everything: all listeners stop receiving first, then each may drain."""
+        self.watcher.stop()
+        for listener in list(self._listeners.values()):
+            listener.begin_stop()
+        for name in list(self._listeners):
+            self.stop(name, drain_s)
+        self._keeper.stop()
+        self._workers.close()
+
+    def _started(self, spec: SubscriptionSpec, folder: FolderSource | None) -> Listener:
+        prepare = folder.prepare if folder is not None else _unchanged
+        listener = self._make(spec, self._resolve(spec.selector), workers=self._workers, prepare=prepare)
+        self._keeper.watch(listener)
+        self._registry.listening(spec.id, self.worker_id, on=True)
+        listener.start()
+        return listener
+
+
+def _unchanged(event: Event) -> Event:
+    return event
