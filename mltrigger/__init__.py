@@ -74,7 +74,7 @@ __all__ = [
     "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "Receipt", "Reject", "Retry",
     "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "close", "connect", "default_bus", "fire",
     "invocations", "latency", "model", "publish", "publish_batch", "register", "subscribe", "subscriptions", "topic", "topics", "trace",
-    "unsubscribe",
+    "unsubscribe", "use",
 ]  # fmt: skip
 
 _default: EventBus | None = None
@@ -90,6 +90,18 @@ def default_bus() -> EventBus:
 
             _default = open_bus()
         return _default
+
+
+def use(url: str | None = None) -> EventBus:
+    """Make the bus at *url* the one behind the functions of this module, and return it; the one before is closed."""
+    global _default
+    from mltrigger.urls import connect as open_bus
+
+    bus = open_bus(url)
+    close()
+    with _guard:
+        _default = bus
+    return bus
 
 
 def close() -> None:

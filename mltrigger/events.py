@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import random
 import re
 import time as _time
 from collections.abc import Callable, Iterable, Mapping
@@ -207,22 +208,50 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:
     """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
-    return codec.loads(raw) if media_type is None or "json" in media_type else raw
+    return codec.loads_own(raw) if media_type is None or "json" in media_type else raw
 
 
-def restored(fields: dict[str, Any]) -> Event:
-    """Return an Event of *fields* that were checked when they were stored; skips the checks."""
-    event = object.__new__(Event)
-    for name, value in fields.items():
-        object.__setattr__(event, name, value)
+def restored(
+    data: Any, type: str, source: str, id: str, time: str, subject: str | None, datacontenttype: str | None, dataschema: str | None,  # noqa: A002
+    extensions: Mapping[str, str | bool | int],
+) -> Event:  # fmt: skip
+    """Return an Event of attributes that were checked when they were stored; skips the checks."""
+    event = _new(Event)
+    _set_data(event, data)
+    _set_type(event, type)
+    _set_source(event, source)
+    _set_id(event, id)
+    _set_time(event, datetime.fromisoformat(time))
+    _set_subject(event, subject)
+    _set_datacontenttype(event, datacontenttype)
+    _set_dataschema(event, dataschema)
+    _set_extensions(event, extensions)
+    _set_opener(event, None)
     return event
+
+
+_new = object.__new__
+# The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
+_set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions, _set_opener = (
+    getattr(Event, field.name).__set__ for field in dataclasses.fields(Event)
+)
+
+# Ids must be unique, not secret: a generator that the system seeded saves a system call each.
+_random = random.Random()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:
     """Return a UUID version 7 (RFC 9562): ordered by time, so that indexes grow at one end."""
-    value = (_time.time_ns() // 1_000_000 << 80) | int.from_bytes(os.urandom(10), "big")
-    text = f"{value & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62):032x}"
+    bits = _random.getrandbits(74)
+    text = f"{_time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def new_trace() -> str:
+    """Return a new, sampled ``traceparent``."""
+    return f"00-{_random.getrandbits(128) or 1:032x}-{_random.getrandbits(64) or 1:016x}-01"
 
 
 def derived_id(cause: Event, subscription: str) -> str:
@@ -230,15 +259,9 @@ def derived_id(cause: Event, subscription: str) -> str:
     return hashlib.blake2b(f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16).hexdigest()
 
 
-def new_trace() -> str:
-    """Return a new, sampled ``traceparent``."""
-    random = os.urandom(24).hex()
-    return f"00-{random[:32]}-{random[32:]}-01"
-
-
 def child_span(traceparent: str) -> str:
     """Return *traceparent* with a new span of the same trace."""
-    return f"{traceparent[:36]}{os.urandom(8).hex()}{traceparent[52:]}"
+    return f"{traceparent[:36]}{_random.getrandbits(64) or 1:016x}{traceparent[52:]}"
 
 
 def parse_time(text: Any) -> datetime:

@@ -54,6 +54,9 @@ TRACE: dict[str, Any] = {
 RESULTS: dict[str, Any] = {
     "sample": "Int64", "subscription": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
 }  # fmt: skip
+ENDED: dict[str, Any] = {
+    "subject": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
+}  # fmt: skip
 
 
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
@@ -67,6 +70,14 @@ def _typed(values: Any, dtype: Any) -> Any:
     if dtype == TIME:
         return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
     return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype)
+
+
+def values(given: list[Any]) -> Any:
+    """Return one column of outputs; whole numbers stay whole where some rows have none, and no rows are a column of objects."""
+    there = [v for v in given if v is not None]
+    if there and len(there) < len(given) and all(type(v) is int and -(2**63) <= v < 2**63 for v in there):
+        return pd.array(given, dtype="Int64")
+    return given if there else pd.Series(given, dtype=object)
 
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import codec, views
+from mltrigger import views
 from mltrigger.brokers.base import Receipt
-from mltrigger.frames import RESULTS, frame
+from mltrigger.frames import RESULTS
 from mltrigger.render import card
 from mltrigger.store.log import FINAL
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mltrigger.brokers.wake import Wakeup
     from mltrigger.sources import Watcher
     from mltrigger.store.log import Log
+    from mltrigger.store.transaction import Row
 
 _LOOK_S = 0.05
 """How often at most the log is read while waiting; the wake-up comes as soon as something was recorded."""
@@ -66,10 +67,11 @@ class Run:
     def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
         """Wait until every subscriber has ended every sample, at most *timeout_s*; then say what is missing. Returns the run itself."""
         end = time.monotonic() + timeout_s
-        with _bar(len(self._expected), self.topic, progress) as advance:
+        with _Bar(len(self._expected), self.topic, progress and bool(self._expected)) as bar:
             while True:
                 seen = self._wakeup.generation("done")
-                advance(self._look())
+                self._look()
+                bar.show(len(self._final), len(self._expected))
                 left = end - time.monotonic()
                 if not self.open or left <= 0:
                     break
@@ -87,26 +89,12 @@ class Run:
         ``error``; then the output: its keys as columns where it is an object, else ``output``. A key that is the name of one of the
         columns before is written ``output_<key>``. Times are in :meth:`invocations`.
         """
-        import pandas as pd
-
         self._look()
-        rows: list[tuple[Any, ...]] = []
-        outputs: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for i, seq, name in self._expected:
             found = self._final.get((seq, name))
-            if found is None:
-                rows.append((i, name, None, None, "open", None, None))
-                outputs.append({})
-                continue
-            _, _, _, model, version, outcome, reason, error_type, error, output = found
-            text = f"{error_type}: {error}" if error_type else error
-            rows.append((i, name, model, version, outcome, reason, text))
-            outputs.append(_expanded(output))
-        table = frame(rows, RESULTS)
-        expanded = pd.DataFrame({key: _column([o.get(key) for o in outputs]) for key in _keys(outputs)}, index=table.index)
-        if not len(expanded.columns):
-            expanded = pd.DataFrame({"output": pd.Series(dtype=object, index=table.index)})
-        return pd.concat([table, expanded], axis="columns")
+            rows.append((i, name, *found[3:]) if found is not None else (i, name, None, None, "open", None, None, None, None))
+        return views.expanded(rows, RESULTS)
 
     def invocations(self) -> pd.DataFrame:
         """Return every attempt on these samples, with the columns of ``sub.invocations()``."""
@@ -114,17 +102,16 @@ class Run:
         table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
         return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)
 
-    def _look(self) -> int:
-        """Read outcomes that are new; return how many."""
+    def _look(self) -> None:
+        """Read outcomes that are new."""
         if not self._expected or not self.open:
-            return 0
-        before, wanted = len(self._final), {(seq, name) for _, seq, name in self._expected}
+            return
+        wanted = {(seq, name) for _, seq, name in self._expected}
         seqs = (min(s for s, _ in wanted), max(s for s, _ in wanted))
         for row in self._log.invocations(_COLUMNS, seqs=seqs, after_row=self._read_to, outcomes=FINAL, running=False):
             self._read_to = max(self._read_to, row[0])
             if (row[1], row[2]) in wanted:
                 self._final[row[1], row[2]] = row
-        return len(self._final) - before
 
     def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL}
@@ -135,27 +122,17 @@ class Run:
         return ", ".join(f"{names.count(name)} of {name!r}" for name in dict.fromkeys(names))
 
 
-def _expanded(output: str | None) -> dict[str, Any]:
-    """Return the columns of one output."""
-    if output is None:
-        return {}
-    value = codec.loads(output)
-    if not isinstance(value, dict):
-        return {"output": value}
-    return {f"output_{key}" if key in RESULTS else key: v for key, v in value.items()}
-
-
 def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float, progress: bool) -> bool:
     """Wait until watched folders hold nothing new and no delivery is open; return whether that was reached in time."""
     end = time.monotonic() + timeout_s
-    shown = 0
-    with _bar(None, "waiting", progress) as advance:
+    first: int | None = None
+    with _Bar(0, "waiting", progress) as bar:
         while True:
             seen = wakeup.generation("done")
             settled = watcher.settled()
             ended, open_ = log.progress()
-            advance(ended - shown if shown else 0)
-            shown = ended
+            first = ended if first is None else first
+            bar.show(ended - first, ended - first + open_)
             left = end - time.monotonic()
             if (settled and not open_) or left <= 0:
                 return settled and not open_
@@ -163,33 +140,25 @@ def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float
             time.sleep(min(_LOOK_S, left))
 
 
-def _keys(outputs: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(key for output in outputs for key in output))
+class _Bar:
+    """A tqdm progress bar, or nothing; with a *total* of 0 the total is told as it becomes known."""
 
-
-def _column(values: list[Any]) -> Any:
-    """Return one column of outputs; whole numbers stay whole where some rows have none."""
-    import pandas as pd
-
-    given = [v for v in values if v is not None]
-    if given and len(given) < len(values) and all(type(v) is int and -(2**63) <= v < 2**63 for v in given):
-        return pd.array(values, dtype="Int64")
-    return values
-
-
-class _bar:  # noqa: N801 - a context manager that reads like a function
-    """A tqdm progress bar, or nothing."""
-
-    def __init__(self, total: int | None, label: str, shown: bool) -> None:
+    def __init__(self, total: int, label: str, shown: bool) -> None:
         self._bar: Any = None
-        if shown and total != 0:
+        if shown:
             from tqdm.auto import tqdm
 
             self._bar = tqdm(total=total, desc=label, unit="outcome", leave=False)
 
-    def __enter__(self) -> Callable[[int], object]:
-        return (lambda n: self._bar.update(n) if n else None) if self._bar is not None else (lambda n: None)
+    def __enter__(self) -> _Bar:
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def show(self, done: int, total: int) -> None:
+        if self._bar is not None and (done != self._bar.n or total != self._bar.total):
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+            self._bar.refresh()

@@ -94,6 +94,12 @@ class Subscription:
         """
         return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
 
+    def results(self, limit: int | None = None) -> pd.DataFrame:
+        """Return one row per event that has ended, oldest first: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, and
+        the output expanded as in ``run.results()``. With *limit* only the newest so many.
+        """  # noqa: D205
+        return views.results(self._bus.log, self._spec.id, limit)
+
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and version."""
         times = self.invocations(since=since, columns=["version", "queue_ms", "model_ms", "total_ms"])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import frames
+from mltrigger import codec, frames
 from mltrigger.brokers.base import Broker
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id
 from mltrigger.models.version import Selector
 from mltrigger.render import short
-from mltrigger.store.log import Log
+from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row, Store
 
@@ -38,6 +38,38 @@ def invocations(
     wanted = list(columns) if columns is not None else known
     rows = log.invocations(wanted, subscription_id=subscription_id, since_us=_us(since), limit=limit, seqs=seqs)
     return _named_workers(frames.frame(rows, {name: frames.INVOCATIONS[name] for name in wanted}))
+
+
+_ENDED = ("model", "version", "outcome", "reason", "error_type", "error", "output")
+
+
+def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
+    """Return one row per event of a subscription that has ended, the output expanded."""
+    rows = log.invocations(("subject", *_ENDED), subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False)
+    return expanded(rows, frames.ENDED)
+
+
+def expanded(rows: Iterable[Row], schema: Mapping[str, Any]) -> pd.DataFrame:
+    """Return rows of *schema* that have ``error_type`` before their error and the JSON output at their end, the output as columns.
+
+    The keys of outputs that are objects become columns (``output_<key>`` where a column of *schema* has that name); all others stand in
+    ``output``.
+    """
+    import pandas as pd
+
+    rows = list(rows)
+    table = frames.frame([(*r[:-3], f"{r[-3]}: {r[-2]}" if r[-3] else r[-2]) for r in rows], schema)
+    outputs = [_as_columns(r[-1], schema) for r in rows]
+    keys = list(dict.fromkeys(key for output in outputs for key in output)) or ["output"]
+    columns = {key: frames.values([output.get(key) for output in outputs]) for key in keys}
+    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis="columns")
+
+
+def _as_columns(output: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
+    value = codec.loads(output) if output is not None else {}
+    if not isinstance(value, dict):
+        return {"output": value}
+    return {f"output_{key}" if key in schema else key: v for key, v in value.items()}
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:

@@ -6,8 +6,6 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 from mltrigger.brokers.base import Delivery, Depth, Receipt, Settlement, SubscriptionSpec
 from mltrigger.brokers.wake import Wakeup
@@ -44,7 +42,7 @@ WHERE r.subscription_id = :s AND r.visible_us <= :now ORDER BY r.visible_us, r.s
 _DELETE_READY = "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
 _INSERT_LEASE = """
 INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id)
-VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :now, :until_us, :worker_id)
+VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id)
 """
 _SELECT_HELD = "SELECT seq, attempt FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
 _DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
@@ -57,6 +55,7 @@ _INSERT_DEAD = """
 INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
 VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
 """
+_Encoded = tuple[Event, bytes, str | None]
 _BOUND = "SELECT id, name FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 
 
@@ -91,29 +90,31 @@ class SqlBroker:
                 raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
             topic_id, now_us = found[0][0], self._clock.now_us()
             base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
-            rows = [_event_row(*e, base + i, topic_id, now_us) for i, e in enumerate(encoded, 1)]
+            rows = [_event_row(*e, seq, topic_id, now_us) for seq, e in enumerate(encoded, base + 1)]
             added = transaction.execute_many(_INSERT_EVENT, rows)
-            seqs = self._seqs(transaction, rows, base) if added < len(rows) else {r["seq"]: r["seq"] for r in rows}
+            wanted = range(base + 1, base + 1 + len(rows))
+            seqs = list(wanted) if added == len(rows) else self._seqs(transaction, encoded, base, topic_id)
+            fresh = wanted if added == len(rows) else [mine for mine, seq in zip(wanted, seqs, strict=True) if seq == mine]
             bound = transaction.query(_BOUND, {"t": topic_id})
-            fresh = [seq for mine, seq in seqs.items() if seq == mine]
-            transaction.execute_many(_INSERT_READY, [_ready(s, now_us, seq) for s, _ in bound for seq in fresh])
+            transaction.execute_many(_INSERT_READY, [(s, now_us, seq, 0, 0, 0) for s, _ in bound for seq in fresh])
             if fresh and bound:
                 transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s, _ in bound]))
         names = tuple(name for _, name in bound)
-        return [Receipt(row["id"], seqs[row["seq"]], seqs[row["seq"]] != row["seq"], names) for row in rows]
+        return [Receipt(e[0].id, seq, seq != mine, names) for e, seq, mine in zip(encoded, seqs, wanted, strict=True)]
 
     @staticmethod
-    def _seqs(transaction: Transaction, rows: Sequence[dict[str, Any]], base: int) -> dict[int, int]:
-        """Return wanted seq -> seq in the archive, where some of *rows* were there before."""
-        inserted = {seq for (seq,) in transaction.query("SELECT seq FROM event WHERE seq > :base", {"base": base})}
+    def _seqs(transaction: Transaction, encoded: Sequence[_Encoded], base: int, topic_id: int) -> list[int]:
+        """Return the place of each event in the archive, where some of them were there before."""
         sql = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
-        return {r["seq"]: r["seq"] if r["seq"] in inserted else transaction.query(sql, r)[0][0] for r in rows}
+        found = [transaction.query(sql, {"id": e.id, "source": e.source, "topic_id": topic_id})[0][0] for e, _, _ in encoded]
+        # Twice within one call: only the first one was added.
+        return [seq if seq <= base or found.index(seq) == i else -seq for i, seq in enumerate(found)]
 
     def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None) -> None:
         """Deliver archived events to one subscription only."""
         with self._within(unit) as transaction:
             now_us = self._clock.now_us()
-            transaction.execute_many(_INSERT_READY, [_ready(subscription.id, now_us, seq) for seq in seqs])
+            transaction.execute_many(_INSERT_READY, [(subscription.id, now_us, seq, 0, 0, 0) for seq in seqs])
             transaction.after_commit(functools.partial(self.wake, subscription))
 
     # -- bind -----------------------------------------------------------------------------------------------------------------
@@ -180,12 +181,9 @@ class SqlBroker:
         # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
         with self._store.transaction(durable=False) as transaction:
             rows = transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events})
-            leases = [
-                {"s": subscription.id, "seq": r[0], "visible_us": r[1], "attempt": r[2] + 1, "failures": r[3], "abandoned": r[4],
-                 "now": now_us, "until_us": now_us + lease_us, "worker_id": worker_id}
-                for r in rows
-            ]  # fmt: skip
-            transaction.execute_many(_DELETE_READY, leases)
+            transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
+            until_us = now_us + lease_us
+            leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id) for r in rows]
             transaction.execute_many(_INSERT_LEASE, leases)
         return [_delivery(row, subscription.id, now_us) for row in rows]
 
@@ -196,11 +194,10 @@ class SqlBroker:
             return
         with self._store.transaction() as transaction:
             rows = transaction.query(_SELECT_EXPIRED, at)
-            keys = [{"s": r[0], "seq": r[1], "attempt": r[2]} for r in rows]
-            transaction.execute_many(_DELETE_LEASE, keys)
+            transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
             again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
             dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
-            transaction.execute_many(_INSERT_READY, [_ready(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
+            transaction.execute_many(_INSERT_READY, [(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
             transaction.execute_many(_INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
             record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
@@ -223,7 +220,7 @@ class SqlBroker:
         """Hold the leases for *lease_s* from now; return those that were already lost."""
         until_us = self._clock.now_us() + int(lease_s * 1e6)
         with self._store.transaction(durable=False) as transaction:
-            rows = [{"until_us": until_us, "s": d.subscription_id, "seq": d.seq, "attempt": d.attempt} for d in deliveries]
+            rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
                 return []
             return self._lost(transaction, deliveries)
@@ -236,8 +233,7 @@ class SqlBroker:
             lost = self._lost(transaction, [s.delivery for s in settlements])
             held = [s for s in settlements if s.delivery not in lost] if lost else settlements
             now_us = self._clock.now_us()
-            keys = [{"s": s.delivery.subscription_id, "seq": s.delivery.seq, "attempt": s.delivery.attempt} for s in held]
-            transaction.execute_many(_DELETE_LEASE, keys)
+            transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
             back = [s for s in held if s.verdict in ("retry", "release")]
             transaction.execute_many(_INSERT_READY, [_again(s, now_us) for s in back])
             transaction.execute_many(_INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
@@ -277,62 +273,35 @@ class SqlBroker:
                 yield transaction
 
 
-def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> dict[str, Any]:
+def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> Row:
     others = {n: v for n, v in event.extensions.items() if n != "traceparent"} if event.extensions else None
-    return {
-        "seq": seq, "topic_id": topic_id, "id": event.id, "source": event.source, "type": event.type, "time": event.time.isoformat(),
-        "subject": event.subject, "datacontenttype": media_type, "dataschema": event.dataschema,
-        "traceparent": event.traceparent or new_trace(), "extensions": json.dumps(others) if others else None,
-        "data": data, "published_us": now_us,
-    }  # fmt: skip
+    return (
+        seq, topic_id, event.id, event.source, event.type, event.time.isoformat(), event.subject, media_type, event.dataschema,
+        event.traceparent or new_trace(), json.dumps(others) if others else None, data, now_us,
+    )  # fmt: skip
 
 
 def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
      extensions, data) = row  # fmt: skip
-    event = restored(
-        {
-            "data": decode_data(data, media_type),
-            "type": type_,
-            "source": source,
-            "id": id_,
-            "time": datetime.fromisoformat(time) if not time.endswith("+00:00") else datetime.fromisoformat(time[:-6]).replace(tzinfo=UTC),
-            "subject": subject,
-            "datacontenttype": media_type,
-            "dataschema": schema,
-            "extensions": {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent},
-            "_opener": None,
-        }
-    )
+    others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
+    event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
     return Delivery(event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us)
 
 
-def _ready(subscription_id: int, visible_us: int, seq: int, attempt: int = 0, failures: int = 0, abandoned: int = 0) -> dict[str, int]:
-    return {
-        "subscription_id": subscription_id, "visible_us": visible_us, "seq": seq, "attempt": attempt, "failures": failures,
-        "abandoned": abandoned,
-    }  # fmt: skip
-
-
-def _again(settlement: Settlement, now_us: int) -> dict[str, int]:
+def _again(settlement: Settlement, now_us: int) -> Row:
     d = settlement.delivery
     if settlement.verdict == "release":
-        return _ready(d.subscription_id, d.visible_us, d.seq, d.attempt, d.failures, d.abandoned)
+        return (d.subscription_id, d.visible_us, d.seq, d.attempt, d.failures, d.abandoned)
     visible_us = now_us + int(settlement.delay_s * 1e6)
-    return _ready(d.subscription_id, visible_us, d.seq, d.attempt, d.failures + settlement.failed, d.abandoned)
+    return (d.subscription_id, visible_us, d.seq, d.attempt, d.failures + settlement.failed, d.abandoned)
 
 
-def _dead(settlement: Settlement, now_us: int) -> dict[str, Any]:
-    d = settlement.delivery
-    return {
-        "s": d.subscription_id, "seq": d.seq, "attempt": d.attempt, "reason": settlement.reason or "model_error",
-        "error_type": settlement.error_type, "error": settlement.error, "traceback": settlement.traceback, "now": now_us,
-    }  # fmt: skip
+def _dead(settlement: Settlement, now_us: int) -> Row:
+    d, s = settlement.delivery, settlement
+    return (d.subscription_id, d.seq, d.attempt, s.reason or "model_error", s.error_type, s.error, s.traceback, now_us)
 
 
-def _worker_died(row: Row, now_us: int) -> dict[str, Any]:
+def _worker_died(row: Row, now_us: int) -> Row:
     error = f"{MAX_ABANDONED} attempts began and never ended: the event may kill the process that works on it"
-    return {
-        "s": row[0], "seq": row[1], "attempt": row[2], "reason": "worker_died", "error_type": None, "error": error, "traceback": None,
-        "now": now_us,
-    }  # fmt: skip
+    return (row[0], row[1], row[2], "worker_died", None, error, None, now_us)

@@ -69,7 +69,7 @@ class Fragment:
 
 
 class PageReader:
-    """Reads pages with one OCR engine, loaded at the first page (1 to 2 s, 500 MB) and shared by all threads.
+    """Reads pages with one OCR engine, loaded at the first page (seconds, 250 MB) and shared by all threads.
 
     The engine is not made for calls at the same time, so a page waits for the page before it.
     """
@@ -124,7 +124,8 @@ def read_page(page: PageSource) -> PageText:
     -------
     PageText
         ``text`` (lines from top to bottom), ``lines`` (how many) and ``confidence`` (the mean score of the pieces of
-        text, rounded to 3 digits). A page without text gives ``""``, 0 and 0.0.
+        text, rounded to 3 digits; text that was not found does not lower it). A page without text gives ``""``, 0
+        and 0.0.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def read_page_enhanced(page: PageSource) -> PageText:
 def open_page(page: PageSource) -> "Image":
     """Return *page* in grey, decoded in full; raise `PageRefused` before decoding one with too many pixels."""
     if isinstance(page, str | os.PathLike):
-        with open(page, "rb") as file:
+        with Path(page).open("rb") as file:
             return _decoded(file)
     if isinstance(page, bytes | bytearray | memoryview):
         return _decoded(io.BytesIO(page))
@@ -154,7 +155,7 @@ def open_page(page: PageSource) -> "Image":
 
 
 def _decoded(file: BinaryIO) -> "Image":
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file, formats=PAGE_FORMATS) as image:
@@ -162,7 +163,7 @@ def _decoded(file: BinaryIO) -> "Image":
             return image.convert("L")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PageRefused(f"the page has more than {PAGE_PIXELS_MAX} pixels; send a smaller scan") from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise PageRefused(f"the page is not an image in one of the formats {', '.join(PAGE_FORMATS)}") from error
     except (OSError, SyntaxError) as error:
         raise PageRefused(f"the page is a broken image: {error}") from error

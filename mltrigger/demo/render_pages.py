@@ -119,7 +119,7 @@ class Scan:
     last_ink: int = 46
     paper: int = 236
     blur_px: float = 0.5
-    noise: float = 5.0
+    noise: float = 4.2
     grey_step: int = 17
 
 
@@ -130,7 +130,18 @@ SCANS: dict[str, Scan] = {
     "letter-0306.png": Scan(306, "DejaVuSerif.ttf", 24, (720, 500), 0.4, ink=70, last_ink=62, paper=240),
     "receipt-1183.png": Scan(1183, "DejaVuSansMono.ttf", 24, (700, 500), 0.9, ink=58, last_ink=84, paper=232),
     # Thermal paper that has faded: at its end, the ink is nearly as light as the paper.
-    "receipt-2291.png": Scan(2291, "DejaVuSansMono.ttf", 24, (700, 500), -0.7, ink=204, last_ink=228, paper=232, noise=0.9, grey_step=4),
+    "receipt-2291.png": Scan(
+        2291,
+        "DejaVuSansMono.ttf",
+        24,
+        (700, 500),
+        -0.7,
+        ink=204,
+        last_ink=228,
+        paper=232,
+        noise=0.85,
+        grey_step=4,
+    ),
 }
 
 MARGIN_PX = 48

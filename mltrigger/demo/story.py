@@ -26,7 +26,7 @@ def ocr_1_0(document: mt.Event) -> dict[str, object]:
 
 @mt.model("ocr", version="1.1.0")
 def ocr_1_1(document: mt.Event) -> dict[str, object]:
-    """Read a scanned page after contrast was restored and it was enlarged."""
+    """Read a scanned page after its contrast was restored."""
     with document.open() as page:
         return dict(read_page_enhanced(page))
 

@@ -1,16 +1,16 @@
-"""What the document type classifier learns from: short invented texts, none of them from a page of the demonstration."""
+"""What the document type classifier learns from: short invented texts, none of them from a shipped page."""
 
 TRAINING_TEXTS: dict[str, tuple[str, ...]] = {
     "invoice": (
-        "Invoice number 10233. Bill to: Stonebridge Bakery. Flour delivery. Net amount 310.00. VAT 59.00. Total due 369.00",
+        "Invoice number 10233. Bill to: Stonebridge Bakery. Flour. Net amount 310.00. VAT 59.00. Total due 369.00",
         "Tax invoice. Customer number 5519. Consulting, 16 hours. Amount payable within 14 days by bank transfer",
         "Invoice date 3 October 2025. Order reference PO 4410. Unit price, quantity, subtotal, sales tax, balance due",
         "Your invoice for February. Web hosting, 12 months. Net 96.00, VAT 18.24. Payment terms: 30 days net",
-        "Invoice to Ridgeway School. Printer toner and paper, 8 boxes. Subtotal 212.40. Please pay to the account below",
+        "Invoice to Ridgeway School. Chairs and tables, 8 pcs. Subtotal 212.40. Please pay to the account below",
         "Pro forma invoice. Shipment of spare parts, 40 pcs. Customer: Delta Marine Ltd. Due date 12 August",
         "Invoice no. 77. Repair of heating pump, labour and parts. Tax 20 %. Amount due. IBAN and account number below",
         "Billing statement. Invoice issued for order 9921. Late payment surcharge applies after the due date",
-        "Bill to: City Library. Translation of brochure. Net amount, tax, total due in EUR. Payment within 10 days",
+        "Bill to: City Library. Printing of brochures. Net amount, tax, total due in EUR. Payment within 10 days",
     ),
     "receipt": (
         "Corner Grocery. Milk 1.29, bread 2.49, butter 3.19. Total 6.97. Cash 10.00. Change 3.03. Thank you",
@@ -39,11 +39,11 @@ TRAINING_TEXTS: dict[str, tuple[str, ...]] = {
         "This contract is made between the Supplier and the Buyer. The parties agree as follows. Governing law",
         "Employment contract. The employee shall begin work on 1 September. Notice period: four weeks",
         "Non-disclosure agreement. The receiving party shall keep all information confidential. Signed by both parties",
-        "Licence agreement. The licensor grants the licensee a right of use. Either party may terminate in writing",
+        "Licence agreement. The licensor grants the licensee a right of use. Termination requires written notice",
         "Clause 7. Liability of the contractor is limited. Clause 8. Amendments to this agreement must be in writing",
         "Purchase agreement. The seller transfers title to the vehicle described in the annex. Place, date, signature",
-        "Maintenance contract. The provider shall carry out the services listed in Annex B for a term of one year",
-        "Loan agreement between the parties named above. Termination, jurisdiction and governing law. Signed in duplicate",
+        "Maintenance contract. The provider shall carry out the services of Annex B for a term of one year",
+        "Loan agreement between the parties named above. Termination, jurisdiction and governing law. Two copies",
     ),
 }
 """Document type -> texts of that type."""

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.clock import Clock
@@ -95,6 +95,7 @@ _COLUMNS = {
     "error": "i.error",
     "stdout": "i.stdout",
     # not in the frame, for the rooms above
+    "subject": "e.subject",
     "seq": "i.seq",
     "row": "i.id",
 }
@@ -126,10 +127,7 @@ class Unit:
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
-        self.transaction.execute_many(
-            _TALLY,
-            [{"subscription_id": s, "worker_id": worker_id, "outcome": o, "n": n} for (s, o), n in counts.items()],
-        )
+        self.transaction.execute_many(_TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()])
 
 
 class Log:
@@ -237,61 +235,25 @@ class Log:
         )
 
 
-def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: str, now_us: int) -> None:
+def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int) -> None:
     """Record attempts that never ended, from the leases they left: (subscription_id, seq, attempt, visible, received, worker)."""
-    fields = ("subscription_id", "seq", "attempt", "visible_us", "received_us", "worker_id")
-    blank = dict.fromkeys(
-        (
-            "model_version_id",
-            "started_us",
-            "finished_us",
-            "batch_size",
-            "output",
-            "error_type",
-            "error",
-            "traceback",
-            "stdout",
-        )
-    )
     reason = "lease_expired" if outcome == "abandoned" else "worker_died"
     transaction.execute_many(
         _RECORD,
         [
-            {
-                **blank,
-                **dict(zip(fields, row, strict=True)),
-                "role": "live",
-                "outcome": outcome,
-                "reason": reason,
-                "settled_us": now_us,
-            }
-            for row in rows
+            (seq, subscription_id, attempt, None, "live", outcome, reason, visible_us, received_us, None, None, now_us, None, worker_id,
+             None, None, None, None, None)
+            for subscription_id, seq, attempt, visible_us, received_us, worker_id in rows
         ],
-    )
+    )  # fmt: skip
     counts = Counter((row[0], row[5]) for row in rows)
-    transaction.execute_many(_TALLY, [{"subscription_id": s, "worker_id": w, "outcome": outcome, "n": n} for (s, w), n in counts.items()])
+    transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
 
 
-def _row(invocation: Invocation, settled_us: int, worker_id: int) -> dict[str, Any]:
+def _row(invocation: Invocation, settled_us: int, worker_id: int) -> Row:
     delivery, result = invocation.delivery, invocation.result
-    return {
-        "seq": delivery.seq,
-        "subscription_id": delivery.subscription_id,
-        "attempt": delivery.attempt,
-        "model_version_id": invocation.model_version_id,
-        "role": invocation.role,
-        "outcome": invocation.outcome,
-        "reason": invocation.reason,
-        "visible_us": delivery.visible_us,
-        "received_us": delivery.received_us,
-        "started_us": invocation.started_us,
-        "finished_us": invocation.finished_us,
-        "settled_us": settled_us,
-        "batch_size": invocation.batch_size,
-        "worker_id": worker_id,
-        "output": result.output,
-        "error_type": result.error_type,
-        "error": result.error,
-        "traceback": result.traceback,
-        "stdout": invocation.stdout,
-    }
+    return (
+        delivery.seq, delivery.subscription_id, delivery.attempt, invocation.model_version_id, invocation.role, invocation.outcome,
+        invocation.reason, delivery.visible_us, delivery.received_us, invocation.started_us, invocation.finished_us, settled_us,
+        invocation.batch_size, worker_id, result.output, result.error_type, result.error, result.traceback, invocation.stdout,
+    )  # fmt: skip

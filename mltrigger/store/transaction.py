@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -46,9 +48,12 @@ class Transaction:
         """Run *sql* once; return the number of rows it changed."""
         return int(self._driver.execute(sql, parameters).rowcount)
 
-    def execute_many(self, sql: str, rows: Sequence[Mapping[str, Any] | Row]) -> int:
-        """Run *sql* for each of *rows*; return the number of rows it changed in all."""
-        return int(self._driver.executemany(sql, rows).rowcount) if rows else 0
+    def execute_many(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run *sql* for each of *rows*, values in the order in which their names stand in it; return the number of rows it changed.
+
+        Tuples, because binding 19 values by name costs as much as inserting them.
+        """
+        return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call *action* once the transaction is durable; never if it is rolled back."""
@@ -58,6 +63,12 @@ class Transaction:
         """Run what was asked for after the commit."""
         for hook in self._hooks:
             hook()
+
+
+@functools.cache
+def positional(sql: str) -> str:
+    """Return *sql* with ``?`` for every ``:name``."""
+    return re.sub(r"(?<![:\w]):[a-z_]+", "?", sql)
 
 
 class Store(Protocol):

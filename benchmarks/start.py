@@ -1,0 +1,127 @@
+"""What a notebook's first cells cost: the import, the first subscribe, and the frames."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import mltrigger as mt
+from benchmarks.growth import fill_log
+from benchmarks.harness import Options, scratch, url
+from benchmarks.report import Report, Table, Target
+
+_FIRST_CELL = """
+import time
+started = time.perf_counter()
+import mltrigger as mt
+
+@mt.model("ocr", version="1.0.0")
+def read_page(document):
+    return {"text": document}
+
+sub = mt.subscribe("documents", read_page)
+subscribed = time.perf_counter()
+run = mt.fire("documents", ["page"], progress=False)
+fired = time.perf_counter()
+frame = run.results()
+print(subscribed - started, fired - subscribed, time.perf_counter() - fired)
+"""
+
+
+def run(options: Options) -> Report:
+    """Measure processes from outside, then frames in this one."""
+    report = Report("start", "import, first subscribe, frames")
+    with scratch() as folder:
+        python = _Python(folder)
+        _import(report, python, options.size(10, 5))
+        _first_cell(report, python, folder, options.size(10, 3))
+        _frames(report, folder / "log.db", options)
+    return report
+
+
+class _Python:
+    """Fresh interpreters that find mltrigger and keep their bytecode, as an installed package does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        source = str(Path(mt.__file__).resolve().parents[1])
+        known = {name: value for name, value in os.environ.items() if name not in ("PYTHONDONTWRITEBYTECODE", "MLTRIGGER_URL")}
+        path = os.pathsep.join(p for p in (source, known.get("PYTHONPATH")) if p)
+        self._environment = {**known, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+
+    def run(self, *arguments: str, folder: Path | None = None) -> tuple[float, str]:
+        """Run Python; return the seconds it took, and what it printed."""
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=folder or self._folder, env=self._environment, check=True, capture_output=True, text=True
+        )
+        return time.perf_counter() - started, done.stdout
+
+
+def _import(report: Report, python: _Python, times: int) -> None:
+    """Time ``import mltrigger`` against an interpreter that imports nothing, in turn."""
+    programs = {"bare Python": "pass", "import mltrigger": "import mltrigger", "mltrigger.connect": "import mltrigger; mltrigger.connect"}
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for n in range(times + 1):
+        for name, program in programs.items():
+            seconds, _ = python.run("-c", program)
+            if n:  # the first round compiles
+                taken[name].append(seconds * 1e3)
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    bare = medians["bare Python"]
+    rows = [(name, f"{min(taken[name]):.0f}", f"{median:.0f}", f"{median - bare:+.0f}") for name, median in medians.items()]
+    report.tables.append(Table(f"Processes, milliseconds, {times} each", ("program", "best", "median", "over bare"), rows))
+    over = medians["import mltrigger"] - bare
+    report.targets.append(Target("import mltrigger over bare Python", "< 50 ms", f"{over:.0f} ms", over < 50))
+
+
+def _first_cell(report: Report, python: _Python, folder: Path, times: int) -> None:
+    """Time the first cells of a notebook, each in a fresh process with a fresh file."""
+    script = folder / "cell.py"
+    script.write_text(_FIRST_CELL)
+    found = []
+    for n in range(times + 1):
+        place = folder / f"notebook-{n}"
+        place.mkdir()
+        _, printed = python.run(str(script), folder=place)
+        found.append([float(word) for word in printed.split()])
+    medians = [statistics.median(values) for values in zip(*found[1:], strict=True)]
+    names = ("import and first subscribe", "first fire of one event", "first results() (imports pandas)")
+    rows = [(name, f"{seconds:.3f}") for name, seconds in zip(names, medians, strict=True)]
+    report.tables.append(Table(f"Fresh process and fresh file, seconds, median of {times}", ("cell", "s"), rows))
+    report.targets.append(Target("first subscribe, with the import", "< 1.5 s", f"{medians[0]:.2f} s", medians[0] < 1.5))
+
+
+def _frames(report: Report, path: Path, options: Options) -> None:
+    """Time the frames over a long log."""
+    size = 1_000_000 if options.long else options.size(100_000, 10_000)
+    fill_log(path, size)
+    with mt.connect(url(path)) as bus:
+        sub = bus.subscription("measured")
+        reads: dict[str, Callable[[], object]] = {
+            "invocations()": sub.invocations,
+            "invocations(columns=[outcome, model_ms])": lambda: sub.invocations(columns=["outcome", "model_ms"]),
+            "latency()": sub.latency,
+            "invocations(limit=100)": lambda: sub.invocations(limit=100),
+            "repr of the subscription": lambda: repr(sub),
+        }
+        assert len(sub.invocations()) == size, "the frame does not have every invocation"
+        found = {name: statistics.median(_seconds(read) for _ in range(3)) for name, read in reads.items()}
+    rows = [(name, f"{seconds * 1e3:.1f}") for name, seconds in found.items()]
+    report.tables.append(Table(f"Frames over {size:,} invocations, milliseconds, median of 3", ("call", "ms"), rows))
+    scaled = found["invocations()"] * 1_000_000 / size
+    measured = f"{scaled:.1f} s" + ("" if size == 1_000_000 else f" (from {size:,})")
+    report.targets.append(Target("a million invocations as a frame, without Arrow", "< 5 s", measured, scaled < 5))
+    newest = found["invocations(limit=100)"]
+    report.notes.append(f"The frame of the newest 100 takes {newest / found['invocations()']:.1%} of the time of all: limit goes down to SQL.")
+
+
+def _seconds(read: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    read()
+    return time.perf_counter() - started

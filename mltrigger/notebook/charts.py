@@ -1,0 +1,166 @@
+"""Charts as inline SVG: plain functions from numbers to text, readable in light and dark pages (``currentColor``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+
+from mltrigger.render import esc
+
+BINS = 24
+WIDE = 30.0
+"""From this ratio of the largest to the smallest value on, the axis is logarithmic."""
+_LEAST_MS = 0.001
+"""The clock counts microseconds: what took less is drawn here on a logarithmic axis."""
+
+_WIDTH, _HEIGHT = 440, 168
+_LEFT, _RIGHT, _TOP, _BOTTOM = 10, 430, 38, 142
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Histogram:
+    """Milliseconds counted in bins of equal width on their axis; places on the axis run from 0 (left end) to 1 (right end).
+
+    ``ticks`` and ``marks`` are (place, label). ``label`` says in words what the picture shows.
+    """
+
+    counts: tuple[int, ...]
+    ticks: tuple[tuple[float, str], ...]
+    marks: tuple[tuple[float, str], ...]
+    logarithmic: bool
+    label: str
+
+
+def ms(value: float) -> str:
+    """Return a duration as text; the one format for them: ``12.34 ms``."""
+    return f"{value:.2f} ms"
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """Return the *q* quantile of sorted values, interpolated between neighbours as pandas does."""
+    at = q * (len(ordered) - 1)
+    low = math.floor(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+def histogram(values: Iterable[float | None], title: str = "latency histogram") -> Histogram:
+    """Count milliseconds in bins; missing values are left out, and no value at all gives bins of nothing."""
+    ordered = sorted(max(float(v), 0.0) for v in values if v is not None and math.isfinite(v))
+    if not ordered:
+        return Histogram((0,) * BINS, (), (), False, f"{title}: no values yet")
+    logarithmic = ordered[-1] > WIDE * max(ordered[0], _LEAST_MS)
+    axis = _log_axis(ordered[0], ordered[-1]) if logarithmic else _linear_axis(ordered[0], ordered[-1])
+    counts = [0] * BINS
+    for value in ordered:
+        counts[min(int(axis.place(value) * BINS), BINS - 1)] += 1
+    median, p99 = quantile(ordered, 0.5), quantile(ordered, 0.99)
+    size = f"{len(ordered):,} value{'s' if len(ordered) != 1 else ''}"
+    return Histogram(
+        counts=tuple(counts),
+        ticks=tuple((axis.place(tick), f"{tick:,g}") for tick in axis.ticks),
+        marks=((axis.place(median), f"p50 {ms(median)}"), (axis.place(p99), f"p99 {ms(p99)}")),
+        logarithmic=logarithmic,
+        label=f"{title}: {size}, median {ms(median)}, p99 {ms(p99)}",
+    )
+
+
+def histogram_svg(values: Iterable[float | None], title: str = "latency histogram") -> str:
+    """Return the histogram of milliseconds as an SVG element with an accessible name (count, median, p99)."""
+    found = histogram(values, title)
+    body = "".join([*_bars(found.counts), *_ticks(found), *_marks(found)])
+    if not found.marks:
+        body += f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT / 2:g}" text-anchor="middle" opacity=".6">no values yet</text>'
+    return (
+        f'<svg role="img" aria-label="{esc(found.label)}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
+        f'width="{_WIDTH}" height="{_HEIGHT}" style="max-width:100%;height:auto" fill="currentColor" stroke="none" '
+        f'font-family="var(--jp-ui-font-family,sans-serif)" font-size="11">{body}'
+        f'<path d="M{_LEFT} {_BOTTOM + 0.5}H{_RIGHT}" stroke="currentColor" stroke-opacity=".4"/></svg>'
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Axis:
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+    logarithmic: bool
+
+    def place(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log10(low), math.log10(high), math.log10(max(value, low))
+        return round(min(max((value - low) / (high - low), 0.0), 1.0), 4)
+
+
+def _linear_axis(least: float, most: float) -> _Axis:
+    """Return an axis with three to six round ticks around the values; one value alone stands in its middle."""
+    step = _nice((most - least or most / 2 or 1.0) / 4)
+    low, high = math.floor(least / step), math.ceil(most / step)
+    if low == high:
+        low, high = max(low - 1, 0), high + 1
+    return _Axis(low * step, high * step, tuple(round(i * step, 9) for i in range(low, high + 1)), False)
+
+
+def _log_axis(least: float, most: float) -> _Axis:
+    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with at most about seven ticks."""
+    steps = [
+        mantissa * 10.0**power
+        for power in range(math.floor(math.log10(max(least, _LEAST_MS))), math.floor(math.log10(most)) + 2)
+        for mantissa in (1, 2, 5)
+    ]
+    low = max(s for s in steps if s <= max(least, _LEAST_MS))
+    high = min(s for s in steps if s >= most)
+    inside = [s for s in steps if low <= s <= high]
+    tens = [s for s in inside if math.isclose(math.log10(s), round(math.log10(s)))]
+    ticks = inside if len(inside) <= 7 else tens[:: -(-len(tens) // 7)]
+    return _Axis(low, high, tuple(float(f"{t:.3g}") for t in ticks), True)
+
+
+def _nice(step: float) -> float:
+    """Return the smallest 1, 2 or 5 times a power of ten that is at least *step*."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
+
+
+def _x(place: float) -> float:
+    return round(_LEFT + place * (_RIGHT - _LEFT), 1)
+
+
+def _bars(counts: Sequence[int]) -> list[str]:
+    most, width = max(counts) or 1, (_RIGHT - _LEFT) / len(counts)
+    bars = []
+    for i, count in enumerate(counts):
+        height = round(max(count / most * (_BOTTOM - _TOP), 1.5), 1) if count else 0
+        if height:
+            bars.append(
+                f'<rect x="{_x(i / len(counts)) + 0.5:g}" y="{_BOTTOM - height:g}" width="{width - 1:.1f}" height="{height:g}" '
+                f'fill-opacity=".55"/>'
+            )
+    return bars
+
+
+def _ticks(found: Histogram) -> list[str]:
+    texts = [f'<text x="{_x(at):g}" y="{_BOTTOM + 16}" text-anchor="{_anchor(at)}">{esc(label)}</text>' for at, label in found.ticks]
+    if texts:
+        scale = "ms, logarithmic" if found.logarithmic else "ms"
+        texts.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 1}" text-anchor="end" opacity=".7" font-size="10">{scale}</text>')
+    return texts
+
+
+def _marks(found: Histogram) -> list[str]:
+    """Draw the quantiles as lines with their text on two levels, so that they never cover each other."""
+    drawn = []
+    for level, (at, label) in enumerate(found.marks):
+        x, y = _x(at), 11 + 14 * level
+        left = at < 0.5
+        drawn.append(
+            f'<path d="M{x:g} {y - 8}V{_BOTTOM}" stroke="currentColor" stroke-opacity=".8" stroke-dasharray="3 2"/>'
+            f'<text x="{x + (4 if left else -4):g}" y="{y}" text-anchor="{"start" if left else "end"}">{esc(label)}</text>'
+        )
+    return drawn
+
+
+def _anchor(place: float) -> str:
+    return "start" if place < 0.02 else "end" if place > 0.98 else "middle"

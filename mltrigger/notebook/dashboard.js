@@ -1,0 +1,231 @@
+// The front end of Dashboard: builds its elements once, then patches text and attributes in place.
+// Data becomes text nodes and numbers only, never markup; nothing is loaded from anywhere.
+
+const TILES = [
+  // [key, label, what it means, always shown]
+  ["succeeded", "succeeded", "The model answered, and the answer is recorded", true],
+  ["failed", "failed", "Attempts that failed and are tried again", true],
+  ["dead", "dead", "Events that were given up: sub.dead_letters()", true],
+  ["skipped", "skipped", "Events that were not for the model", false],
+  ["abandoned", "abandoned", "Attempts that never ended: their worker died", false],
+  ["interrupted", "interrupted", "Attempts that were stopped on purpose", false],
+  ["stale", "stale", "Attempts that ended after their lease was lost", false],
+  ["waiting", "waiting", "Events that wait for a listener, or for their next attempt", true],
+  ["in_flight", "in flight", "Events that are leased to a listener now", true],
+];
+const LATENCY = ["stage", "version", "count", "p50", "p95", "p99", "max"];
+const NEWEST = ["event", "version", "outcome", "output", "model ms", "total ms"];
+const SVG = { width: 440, height: 168, left: 10, right: 430, top: 38, bottom: 142 };
+const ANNOUNCE_MS = 2000;
+
+const grouped = new Intl.NumberFormat("en-US");
+const timed = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const whole = (n) => (n == null ? "0" : grouped.format(n));
+const ms = (n) => (n == null ? "–" : timed.format(n));
+
+function add(parent, tag, attributes = {}, text = "") {
+  const svg = tag === "svg" || parent?.namespaceURI === "http://www.w3.org/2000/svg";
+  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  if (text) node.textContent = text;
+  parent?.append(node);
+  return node;
+}
+
+function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function mark(node, name, value) {
+  if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value);
+}
+
+function show(node, shown) {
+  if (node.hidden === shown) node.hidden = !shown;
+}
+
+// -- the parts: each returns a function that patches it ------------------------------------------------------------------
+
+function header(root, fire) {
+  const head = add(root, "div", { class: "mtd-head" });
+  const names = add(head, "div", { class: "mtd-names" });
+  const title = add(names, "div", { class: "mtd-title" });
+  const route = add(names, "div", { class: "mtd-route" });
+  const pill = add(head, "span", { class: "mtd-pill" });
+  const button = add(head, "button", { type: "button", class: "mtd-button" }, "Fire sample event");
+  button.addEventListener("click", fire);
+  const notice = add(root, "div", { class: "mtd-notice", role: "alert" });
+  return (state) => {
+    put(title, state.title);
+    put(route, `${state.topic} → ${state.selector}`);
+    put(pill, state.state);
+    mark(pill, "data-live", state.state.startsWith("listening") ? "yes" : "no");
+    mark(button, "title", state.button.title);
+    if (button.disabled === state.button.enabled) button.disabled = !state.button.enabled;
+    put(notice, state.notice);
+    show(notice, Boolean(state.notice));
+  };
+}
+
+function tiles(root) {
+  const list = add(root, "dl", { class: "mtd-tiles" });
+  // Read out at most every two seconds: at five changes a second nobody could follow.
+  const spoken = add(root, "p", { class: "mtd-spoken", role: "status", "aria-live": "polite" });
+  const shown = TILES.map(([key, label, title, always]) => {
+    const tile = add(list, "div", { class: "mtd-tile", "data-key": key, title });
+    add(tile, "dt", {}, label);
+    return { key, label, always, tile, value: add(tile, "dd") };
+  });
+  let timer = null;
+  const patch = (state) => {
+    const values = { ...state.counts, waiting: state.depth.waiting, in_flight: state.depth.in_flight };
+    for (const { key, always, tile, value } of shown) {
+      put(value, whole(values[key]));
+      mark(tile, "data-zero", values[key] ? "no" : "yes");
+      show(tile, always || Boolean(values[key]));
+    }
+    if (timer === null) {
+      timer = setTimeout(() => {
+        timer = null;
+        const said = shown.filter(({ tile }) => !tile.hidden).map(({ label, value }) => `${value.textContent} ${label}`);
+        put(spoken, said.join(", "));
+      }, spoken.textContent ? ANNOUNCE_MS : 0);
+    }
+  };
+  patch.stop = () => clearTimeout(timer);
+  return patch;
+}
+
+function histogram(root) {
+  const figure = add(root, "figure", { class: "mtd-figure" });
+  add(figure, "figcaption", {}, "Model time");
+  const svg = add(figure, "svg", { role: "img", viewBox: `0 0 ${SVG.width} ${SVG.height}` });
+  const bars = add(svg, "g", { class: "mtd-bars" });
+  const axis = add(svg, "g", { class: "mtd-axis" });
+  const marks = add(svg, "g", { class: "mtd-marks" });
+  add(axis, "path", { d: `M${SVG.left} ${SVG.bottom + 0.5}H${SVG.right}` });
+  const scale = add(axis, "text", { x: SVG.right, y: SVG.height - 1, "text-anchor": "end", class: "mtd-scale" });
+  const empty = add(svg, "text", { x: SVG.width / 2, y: SVG.height / 2, "text-anchor": "middle", class: "mtd-scale" }, "no values yet");
+  const x = (place) => SVG.left + place * (SVG.right - SVG.left);
+  const pool = (parent, make) => {
+    const nodes = [];
+    return (items, patch) => {
+      while (nodes.length < items.length) nodes.push(make(parent));
+      nodes.forEach((node, i) => {
+        mark(node.root, "display", i < items.length ? "inline" : "none");
+        if (i < items.length) patch(node, items[i], i);
+      });
+    };
+  };
+  const drawBars = pool(bars, (parent) => ({ root: add(parent, "rect", { y: -SVG.bottom, rx: 1 }) }));
+  const drawTicks = pool(axis, (parent) => ({ root: add(parent, "text", { y: SVG.bottom + 16 }) }));
+  const drawMarks = pool(marks, (parent) => {
+    const group = add(parent, "g");
+    return { root: group, line: add(group, "path"), text: add(group, "text") };
+  });
+  return ({ histogram: found }) => {
+    mark(svg, "aria-label", found.label);
+    const most = Math.max(1, ...found.counts);
+    const width = (SVG.right - SVG.left) / found.counts.length;
+    drawBars(found.counts, ({ root: bar }, count, i) => {
+      mark(bar, "x", (SVG.left + i * width + 0.75).toFixed(2));
+      mark(bar, "width", (width - 1.5).toFixed(2));
+      mark(bar, "height", SVG.bottom - SVG.top);
+      const part = count ? Math.max(count / most, 0.02) : 0;
+      const style = `transform: translateY(${SVG.bottom}px) scaleY(${part.toFixed(4)}) translateY(${SVG.top}px)`;
+      mark(bar, "style", style);
+    });
+    drawTicks(found.ticks, ({ root: text }, [place, label]) => {
+      mark(text, "x", x(place).toFixed(1));
+      mark(text, "text-anchor", place < 0.02 ? "start" : place > 0.98 ? "end" : "middle");
+      put(text, label);
+    });
+    drawMarks(found.marks, ({ line, text }, [place, label], level) => {
+      const y = 11 + 14 * level;
+      mark(line, "d", `M${x(place).toFixed(1)} ${y - 8}V${SVG.bottom}`);
+      mark(text, "x", (x(place) + (place < 0.5 ? 5 : -5)).toFixed(1));
+      mark(text, "y", y);
+      mark(text, "text-anchor", place < 0.5 ? "start" : "end");
+      put(text, label);
+    });
+    put(scale, found.marks.length ? (found.logarithmic ? "ms, logarithmic" : "ms") : "");
+    mark(empty, "display", found.marks.length ? "none" : "inline");
+  };
+}
+
+function table(root, kind, caption, heads, note, rowHead, patchRow) {
+  const frame = add(root, "div", { class: `mtd-table mtd-${kind}` });
+  const grid = add(frame, "table");
+  add(grid, "caption", {}, caption);
+  const row = add(add(grid, "thead"), "tr");
+  for (const head of heads) add(row, "th", { scope: "col", "data-head": head }, head);
+  const body = add(grid, "tbody");
+  const empty = add(frame, "div", { class: "mtd-empty" }, note);
+  const rows = [];
+  return (items) => {
+    while (rows.length < items.length) {
+      const line = add(body, "tr");
+      const cells = heads.map((head, i) =>
+        add(line, i === rowHead ? "th" : "td", { ...(i === rowHead ? { scope: "row" } : {}), "data-head": head }));
+      rows.push({ line, cells });
+    }
+    rows.forEach(({ line, cells }, i) => {
+      show(line, i < items.length);
+      if (i < items.length) patchRow(cells, items[i], items[i - 1], line);
+    });
+    show(empty, !items.length);
+  };
+}
+
+function latencyRow(cells, item, before, line) {
+  const first = item.stage !== before?.stage;
+  mark(line, "data-first", first ? "yes" : "no");
+  const texts = [item.stage, item.version, whole(item.count), ...[item.p50_ms, item.p95_ms, item.p99_ms, item.max_ms].map(ms)];
+  texts.forEach((text, i) => put(cells[i], text));
+}
+
+function newestRow(cells, item) {
+  const [event, version, outcome, output, model, total] = cells;
+  const word = outcome.firstChild ?? add(outcome, "span", { class: "mtd-outcome" });
+  const again = outcome.children[1] ?? add(outcome, "span", { class: "mtd-again" });
+  put(event, item.event);
+  put(version, item.version);
+  put(word, item.outcome);
+  mark(word, "data-key", item.outcome);
+  put(again, item.attempt > 1 ? `attempt ${item.attempt}` : "");
+  put(output, item.error || item.output);
+  mark(output, "data-error", item.error ? "yes" : "no");
+  put(model, ms(item.model_ms));
+  put(total, ms(item.total_ms));
+  mark(event, "title", item.event);
+  mark(output, "title", item.error || item.output);
+}
+
+function render({ model, el }) {
+  const root = add(null, "section", { class: "mltrigger-dashboard", "aria-label": "mltrigger dashboard" });
+  const patchHeader = header(root, () => model.send({ type: "fire" }));
+  const patchTiles = tiles(root);
+  const middle = add(root, "div", { class: "mtd-middle" });
+  const patchHistogram = histogram(middle);
+  const patchLatency = table(
+    middle, "latency", "Latency in milliseconds, newest 500 attempts", LATENCY, "No attempt has ended yet.", 0, latencyRow);
+  const patchNewest = table(root, "newest", "Newest attempts", NEWEST, "Nothing was delivered yet.", 0, newestRow);
+  const patch = () => {
+    const state = model.get("state");
+    mark(root, "aria-label", `Dashboard of subscription ${state.title}`);
+    patchHeader(state);
+    patchTiles(state);
+    patchHistogram(state);
+    patchLatency(state.latency);
+    patchNewest(state.newest);
+  };
+  patch();
+  el.append(root);
+  model.on("change:state", patch);
+  return () => {
+    model.off("change:state", patch);
+    patchTiles.stop();
+  };
+}
+
+export default { render };

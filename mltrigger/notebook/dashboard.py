@@ -1,0 +1,206 @@
+"""Dashboard: one subscription, live. A widget over :func:`~mltrigger.notebook.snapshot.snapshot`."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from mltrigger.errors import Closed, NotFound
+from mltrigger.events import Event, decode_data, new_id
+from mltrigger.notebook.charts import histogram_svg, ms
+from mltrigger.notebook.snapshot import NEWEST, newest, snapshot
+from mltrigger.render import card, short, table_html
+
+if TYPE_CHECKING:
+    from mltrigger.brokers.wake import Wakeup
+    from mltrigger.subscription import Subscription
+
+__all__ = ["Dashboard", "snapshot"]
+
+RATE_HZ = 5.0
+"""How often at most the widget changes; the last state wins."""
+_SHARE = 0.1
+"""How much of the time looking may take at most: where it is slow, it is done less often."""
+_POLL_S = 1.0
+_HERE = Path(__file__).parent
+
+
+class Dashboard(anywidget.AnyWidget):
+    """A live view of one subscription: counts by outcome, latency, newest attempts, and a button that fires a sample.
+
+    A thread follows what is recorded, in this process and in others, until the widget or the bus is closed. It prints nothing.
+    Where no front end runs, ``text/html`` says what can be said without times: see :meth:`to_html`.
+
+    Parameters
+    ----------
+    subscription : Subscription
+        What to show.
+    sample : optional
+        What the button publishes: data, or an :class:`~mltrigger.Event`, which gets a new id and time every time. Default: the data
+        of the topic's newest event again.
+    """
+
+    _esm = _HERE / "dashboard.js"
+    _css = _HERE / "dashboard.css"
+    state = traitlets.Dict(help="What is shown, as JSON values: a snapshot, and what the button may do.").tag(sync=True)
+
+    def __init__(self, subscription: Subscription, sample: Any = None) -> None:
+        self._subscription, self._sample = subscription, sample
+        self._bus = subscription._bus  # the parts behind the handle: this is its view
+        self._stopped, self._guard = threading.Event(), threading.RLock()
+        self._found, self._notice, self._outage = snapshot(subscription), "", ""
+        super().__init__(state=self._shown())
+        self.on_msg(self._heard)
+        arguments = (weakref.ref(self), self._bus.wakeup, self._stopped)
+        threading.Thread(target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True).start()
+
+    def __repr__(self) -> str:
+        return f"Dashboard({self._subscription.name!r} on {self._subscription.topic!r})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the live view, and beside it what readers without a kernel see."""
+        bundle = super()._repr_mimebundle_(**kwargs) or {"text/plain": repr(self)}
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        return {**data, "text/html": self.to_html()}, metadata
+
+    def close(self) -> None:
+        """Remove the widget from the page, and follow no more; idempotent."""
+        if (stopped := getattr(self, "_stopped", None)) is not None:
+            stopped.set()
+            self._bus.wakeup.notify_here("done")
+        super().close()
+
+    def refresh(self) -> bool:
+        """Look again now, and show what has changed; say whether there will be anything new to see."""
+        with self._guard:
+            try:
+                self._found, self._outage = snapshot(self._subscription, self._found), ""
+            except Closed:
+                self._found = {**self._found, "state": "bus closed"}
+                self._outage = ""
+            except Exception as error:  # an outage of ours: shown, and over when it is over
+                self._outage = _message("cannot read the log", error)
+            self._show()
+            return bool(self._found["state"] != "bus closed")
+
+    def to_html(self, times: bool = False) -> str:
+        """Return the dashboard as it is now as HTML without scripts, every text escaped.
+
+        Parameters
+        ----------
+        times : bool
+            Whether to add what is never twice the same: the state, what waits, the latency table and its histogram. Left out, a
+            notebook that fires the same samples at the same model, waits for them and runs again shows the same: counts by outcome,
+            and the newest events in the order of publishing, not of ending. That is what is saved beside the widget.
+        """
+        self.refresh()
+        found, tables = self._found, ""
+        facts: list[tuple[str, Any]] = [("topic", found["topic"]), ("model", found["selector"]), *found["counts"].items()]
+        if not found["counts"]:
+            facts.append(("attempts", "none yet"))
+        if times:
+            facts += [("state", found["state"]), ("waiting", found["depth"]["waiting"]), ("in flight", found["depth"]["in_flight"])]
+            tables = histogram_svg(self._model_times(), "model time histogram") + _latency_html(found["latency"])
+        return card(f"Dashboard {found['title']}", facts, tables + _newest_html(self._newest(), times))
+
+    # -- what the front end says ----------------------------------------------------------------------------------------------
+
+    def _heard(self, _: Any, content: Any, __: Any) -> None:
+        if isinstance(content, dict) and content.get("type") == "fire":
+            self.fire_sample()
+
+    def fire_sample(self) -> None:
+        """Publish the sample, without waiting for what becomes of it: what the button does. A failure is shown in the widget."""
+        try:
+            self._bus.publish_batch(self._subscription.topic, [self._sample_event()])
+            self._notice = ""
+        except Exception as error:
+            self._notice = _message("the sample was not published", error)
+        self.refresh()
+
+    def _sample_event(self) -> Event:
+        if isinstance(self._sample, Event):
+            # The same id again would be a duplicate, and rightly ignored.
+            fields = {"data", "type", "source", "subject", "datacontenttype", "dataschema", "extensions"}
+            return Event(**{name: getattr(self._sample, name) for name in fields}, id=new_id(), time=datetime.now(UTC))
+        if self._sample is not None:
+            return Event(self._sample)
+        rows = self._bus.log.events(self._subscription.topic, limit=1)
+        if not rows:
+            raise NotFound(f"topic {self._subscription.topic!r} has no event to repeat; sub.dashboard(sample) gives one")
+        _, _, type_, _, subject, _, _, _, media_type, raw, _ = rows[0]
+        return Event(decode_data(raw, media_type), type=type_, subject=subject, datacontenttype=media_type)
+
+    # -- what it shows --------------------------------------------------------------------------------------------------------
+
+    def _shown(self) -> dict[str, Any]:
+        return {**self._found, "notice": self._notice or self._outage, "button": self._button()}
+
+    def _show(self) -> None:
+        shown = self._shown()
+        if shown != self.state:
+            self.state = shown
+
+    def _button(self) -> dict[str, Any]:
+        found = self._found
+        if found["state"] in ("bus closed", "unsubscribed"):
+            return {"enabled": False, "title": f"Nothing to fire at: {found['state']}"}
+        if self._sample is not None:
+            return {"enabled": True, "title": f"Publish the sample on {found['topic']}"}
+        if found["repeatable"]:
+            return {"enabled": True, "title": f"Publish the data of the newest event of {found['topic']} once more"}
+        return {"enabled": False, "title": f"{found['topic']} has no event to repeat yet: fire one, or call sub.dashboard(sample)"}
+
+    def _newest(self) -> list[dict[str, Any]]:
+        """Return the attempts on the newest events, in the order of publishing; those of the last look when the bus is closed."""
+        rows: list[dict[str, Any]] = self._found["newest"]
+        with contextlib.suppress(Exception):
+            rows = newest(self._bus, self._subscription._spec, 5 * NEWEST)
+        return sorted(rows, key=lambda row: (row["seq"], row["attempt"]), reverse=True)[:NEWEST]
+
+    def _model_times(self) -> list[float]:
+        with contextlib.suppress(Exception):
+            return list(self._subscription.invocations(500, columns=["model_ms"])["model_ms"])
+        return []
+
+
+def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.Event) -> None:
+    """Refresh the widget whenever something ended, until it is closed or gone, or the bus is closed."""
+    while True:
+        seen, began = wakeup.generation("done"), time.monotonic()
+        dashboard = widget()
+        if dashboard is None or not dashboard.refresh():
+            return
+        del dashboard  # hold nothing while waiting: a widget that nobody has any more may go
+        spent_s = time.monotonic() - began
+        if stopped.wait(max(1 / RATE_HZ, spent_s / _SHARE)):
+            return
+        wakeup.wait("done", seen, min(_POLL_S, wakeup.poll_s))
+        if stopped.is_set():
+            return
+
+
+def _message(what: str, error: Exception) -> str:
+    return short(f"{what}: {type(error).__name__}: {error}", 300)
+
+
+def _latency_html(rows: list[dict[str, Any]]) -> str:
+    columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
+    cells = [(row["stage"], row["version"], row["count"], *(ms(row[name]) for name in columns)) for row in rows]
+    return table_html(["stage", "version", "count", "p50", "p95", "p99", "max"], cells, "latency")
+
+
+def _newest_html(rows: list[dict[str, Any]], times: bool) -> str:
+    columns = ["event", "version", "outcome", "output", "error"] if rows else []
+    timed = ["model_ms", "total_ms"] if times and rows else []
+    cells = [[*(row[c] for c in columns), *("–" if row[t] is None else ms(row[t]) for t in timed)] for row in rows]
+    heads = [*columns, *(t.removesuffix("_ms") for t in timed)]
+    return table_html(heads, cells, "newest events") if rows else ""

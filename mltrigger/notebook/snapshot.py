@@ -1,0 +1,166 @@
+"""snapshot: what a dashboard shows of one subscription now, as plain JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.errors import Closed
+from mltrigger.notebook.charts import histogram, quantile
+from mltrigger.render import short
+
+if TYPE_CHECKING:
+    from mltrigger.brokers.base import SubscriptionSpec
+    from mltrigger.bus import EventBus
+    from mltrigger.subscription import Subscription
+
+WINDOW = 500
+"""Latency is that of the newest so many attempts: looking costs the same however long the log is."""
+NEWEST = 10
+_HINT, _TEXT, _ERROR = 60, 90, 160
+_PEEK = 400
+_STAGES = ("queue", "model", "total")
+_ROW = ("seq", "attempt", "version", "outcome", "reason", "model_ms", "total_ms", "output", "error_type", "error")
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
+
+
+def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return what there is to show of *subscription* now, as JSON values; every text is short and without control characters.
+
+    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` by outcome, ``depth``, ``latency`` (one row
+    a stage and version, in milliseconds), ``histogram`` of the model's time, ``newest`` attempts, newest first, and ``repeatable``:
+    whether the topic has an event whose data could be published again.
+
+    Parameters
+    ----------
+    subscription : Subscription
+        Of whatever model and topic.
+    previous : mapping, optional
+        The snapshot before: where nothing has ended since and nothing runs, its rows are taken over instead of read.
+
+    Raises
+    ------
+    Closed
+        When the bus was closed.
+    """
+    bus = subscription._bus  # the parts behind the handle: this is its view
+    spec = bus.registry.subscription(subscription.name)
+    bound = spec or subscription._spec
+    # Counts before rows: what ends in between is counted in the next snapshot, which then reads the rows again.
+    counts, depth = bus.tally(bound), bus.broker.depth(bound)
+    shown: dict[str, Any] = {
+        "title": short(bound.name),
+        "topic": short(bound.topic),
+        "selector": short(bound.selector),
+        "state": _state(bus, spec),
+        "counts": counts,
+        "depth": {"waiting": depth.visible + depth.delayed, "delayed": depth.delayed, "in_flight": depth.in_flight, "dead": depth.dead},
+    }
+    if previous is not None and _same_rows(previous, shown):
+        shown |= {name: previous[name] for name in ("latency", "histogram", "newest")}
+    else:
+        shown |= _times(bus, bound) | {"newest": newest(bus, bound)}
+    shown["repeatable"] = bool(
+        (previous and previous["repeatable"]) or shown["newest"] or depth.visible or bus.log.events(bound.topic, limit=1)
+    )
+    if bus.closed:  # while we looked: the counts may be those of a closed bus
+        raise Closed("this bus is closed: mt.connect(…) opens another one")
+    return shown
+
+
+def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST) -> list[dict[str, Any]]:
+    """Return the newest attempts of one subscription as short rows, newest first; what is under way comes before them."""
+    rows = bus.log.invocations(_ROW, subscription_id=spec.id, limit=limit)[::-1]
+    hints = _hints(bus, {row[0] for row in rows})
+    return [
+        {
+            "seq": seq,
+            "attempt": attempt,
+            "event": hints.get(seq, ""),
+            "version": short(version or ""),
+            "outcome": outcome,
+            "model_ms": _rounded(model_ms),
+            "total_ms": _rounded(total_ms),
+            "output": "" if output is None else _json_hint(output[:_PEEK], _TEXT),
+            "error": short(": ".join(part for part in (error_type, error or reason) if part), _ERROR),
+        }
+        for seq, attempt, version, outcome, reason, model_ms, total_ms, output, error_type, error in rows
+    ]
+
+
+def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
+    if spec is None:
+        return "unsubscribed"
+    here = bus.listener_state(spec.name)
+    return "listening elsewhere" if here == "stopped" and bus.registry.live_listeners().get(spec.id) else here
+
+
+def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Say whether the rows must be the same: nothing has been recorded meanwhile, and nothing is or was under way."""
+    idle = not previous["depth"]["in_flight"] and not now["depth"]["in_flight"]
+    return idle and previous["counts"] == now["counts"] and previous["title"] == now["title"]
+
+
+def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
+    columns = ("version", *(f"{stage}_ms" for stage in _STAGES))
+    rows = bus.log.invocations(columns, subscription_id=spec.id, limit=WINDOW, running=False)
+    ran = [row for row in rows if row[2] is not None]  # the model was called
+    latency = [
+        {"stage": stage, "version": version, **_quantiles(row[i] for row in ran if row[0] == version)}
+        for i, stage in enumerate(_STAGES, 1)
+        for version in sorted({row[0] for row in ran})
+    ]
+    found = histogram((row[2] for row in ran), "model time histogram")
+    return {"latency": latency, "histogram": _listed(dataclasses.asdict(found))}
+
+
+def _quantiles(values: Iterable[float]) -> dict[str, Any]:
+    """Return what ``sub.latency()`` says of these values, rounded; the frame itself takes too long for several times a second."""
+    ordered = sorted(values)
+    marks = {f"p{q}_ms": round(quantile(ordered, q / 100), 3) for q in (50, 95, 99)}
+    return {"count": len(ordered), **marks, "max_ms": round(ordered[-1], 3)}
+
+
+def _hints(bus: EventBus, seqs: Iterable[int]) -> dict[int, str]:
+    """Return seq -> the subject of an event, or the beginning of its data."""
+    named = {f"s{i}": seq for i, seq in enumerate(seqs)}
+    if not named:
+        return {}
+    rows = bus._store.read(
+        f"SELECT seq, subject, datacontenttype, length(data), substr(data, 1, {_PEEK}) FROM event "
+        f"WHERE seq IN ({', '.join(f':{name}' for name in named)})",
+        named,
+    )
+    return {seq: _hint(*rest) for seq, *rest in rows}
+
+
+def _hint(subject: str | None, media_type: str | None, size: int, head: bytes) -> str:
+    if subject:
+        return short(subject, _HINT)
+    if media_type is not None and "json" not in media_type:
+        return short(f"{media_type}, {size:,} bytes", _HINT)
+    return _json_hint(bytes(head).decode(errors="ignore"), _HINT)
+
+
+def _json_hint(head: str, limit: int) -> str:
+    """Return JSON text, which may be cut off, as people write it: a text without quotes, letters instead of escapes."""
+    try:
+        value = json.loads(head)
+    except ValueError:
+        pairs = _ESCAPE.sub(lambda found: chr(int(found[1], 16)), head)
+        return short(pairs.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), limit)
+    return short(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), limit)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _listed(value: Any) -> Any:
+    """Return *value* with lists for tuples: what comes back from JSON is equal to it."""
+    if isinstance(value, Mapping):
+        return {key: _listed(part) for key, part in value.items()}
+    return [_listed(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -1,0 +1,99 @@
+"""What the tests share: simulated time, buses that close themselves, and waiting that has a deadline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+import mltrigger as mt
+from mltrigger.testing import SimulatedClock
+
+T = TypeVar("T")
+
+
+def wait_until(look: Callable[[], T], timeout_s: float = 20.0) -> T:
+    """Return what *look* returns as soon as it is true; fail when *timeout_s* have passed before."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"still not so after {timeout_s:g} s: {found!r}"
+        time.sleep(0.002)
+    return found
+
+
+def is_settled(sub: mt.Subscription) -> bool:
+    """Whether *sub* has nothing left to do."""
+    depth = sub.depth()
+    return not (depth.visible or depth.delayed or depth.in_flight)
+
+
+def settle(bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription) -> None:
+    """Let *sub* work until nothing is left. Time passes only while nothing runs, so that nothing ever times out."""
+    spec = bus.registry.subscription(sub.name)
+
+    def look() -> bool:
+        depth = sub.depth()
+        if depth.delayed and not depth.visible and not depth.in_flight:
+            clock.advance(s=1)
+            bus.broker.wake(spec)
+        return not (depth.visible or depth.delayed or depth.in_flight)
+
+    wait_until(look)
+
+
+def outcomes(sub: mt.Subscription) -> list[str]:
+    """Return the outcomes of all attempts, oldest first."""
+    return list(sub.invocations(columns=["outcome"])["outcome"])
+
+
+class Gate:
+    """A model waits here until the test opens it; it opens by itself at the end, so that no thread is left behind."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def wait(self) -> None:
+        self.reached.set()
+        assert self._opened.wait(60), "nobody opened the gate"
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def clock() -> SimulatedClock:
+    return SimulatedClock()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of each embedded broker in turn."""
+    return "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'bus.db'}"
+
+
+@pytest.fixture
+def bus(url: str, clock: SimulatedClock, gate: Gate) -> Iterator[mt.EventBus]:
+    """A bus on which time stands still until the test advances *clock*."""
+    with mt.connect(url, clock=clock) as bus:
+        yield bus
+        gate.open()
+
+
+@pytest.fixture
+def live_bus(url: str, gate: Gate) -> Iterator[mt.EventBus]:
+    """A bus in real time."""
+    with mt.connect(url) as bus:
+        yield bus
+        gate.open()

@@ -1,0 +1,949 @@
+"""The promise of brokers/base.py, sentence by sentence, on every broker. A new broker is one line in ``BROKERS``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+import mltrigger as mt
+from mltrigger.brokers.base import Broker, Delivery, Depth, Settlement, SubscriptionSpec
+from mltrigger.brokers.sql import MAX_EVENT_BYTES, SqlBroker
+from mltrigger.brokers.wake import SocketWakeup, Wakeup
+from mltrigger.models.invoke import Result
+from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
+from mltrigger.store.log import Invocation, Log
+from mltrigger.store.registry import Registry
+from mltrigger.store.sqlite import SqliteStore
+from mltrigger.testing import SimulatedClock
+
+LEASE_S = 30.0
+
+
+@dataclasses.dataclass
+class Side:
+    """A broker, and what is needed to look at it from outside.
+
+    ``another`` opens the same queues a second time, as another process would; ``close`` releases everything.
+    """
+
+    broker: Broker
+    log: Log
+    registry: Registry
+    clock: SimulatedClock
+    another: Callable[[], Side]
+    close: Callable[[], None]
+    max_event_bytes: int = MAX_EVENT_BYTES
+
+    def bind(self, name: str = "reader", topic: str = "documents", *, from_start: bool = False, **policy: float) -> SubscriptionSpec:
+        """Bind a subscription and return it as the registry knows it."""
+        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}))
+        self.broker.bind(spec, from_start)
+        found = self.registry.subscription(name)
+        assert found is not None
+        return found
+
+    def publish(self, *data: object, topic: str = "documents") -> list[str]:
+        """Publish events whose id is their data; return the ids."""
+        self.broker.publish(topic, [mt.Event(d, id=str(d)) for d in data])
+        return [str(d) for d in data]
+
+    def receive(self, spec: SubscriptionSpec, most: int = 100) -> list[Delivery]:
+        return self.broker.receive(spec, most)
+
+    def ids(self, spec: SubscriptionSpec, most: int = 100) -> list[str]:
+        """Receive, and return the ids only."""
+        return [d.event.id for d in self.receive(spec, most)]
+
+    def settle(self, delivery: Delivery, verdict: str, **details: object) -> list[Delivery]:
+        return self.broker.settle([Settlement(delivery, verdict, **details)])  # type: ignore[arg-type]
+
+    def attempts(self, spec: SubscriptionSpec) -> list[tuple[int, str, str | None]]:
+        """Return (attempt, outcome, reason) of what has ended, oldest first."""
+        return self.log.invocations(["attempt", "outcome", "reason"], subscription_id=spec.id, running=False)  # type: ignore[return-value]
+
+
+def _sql(store: SqliteStore, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]) -> Side:
+    registry = Registry(store, clock)
+    worker_id = registry.join()
+
+    def close() -> None:
+        wakeup.close()
+        store.close()
+
+    broker = SqlBroker(store, clock, wakeup, lambda: worker_id)
+    return Side(broker, Log(store, clock, lambda: worker_id), registry, clock, another, close)
+
+
+def memory(_folder: Path, clock: SimulatedClock) -> Side:
+    store, wakeup = SqliteStore(None), Wakeup()
+
+    def another() -> Side:
+        return _sql(store, clock, wakeup, another)
+
+    return another()
+
+
+def sqlite(folder: Path, clock: SimulatedClock) -> Side:
+    def another() -> Side:
+        store = SqliteStore(folder / "bus.db")
+        return _sql(store, clock, SocketWakeup(store.location or ""), another)
+
+    return another()
+
+
+BROKERS: dict[str, Callable[[Path, SimulatedClock], Side]] = {"memory": memory, "sqlite": sqlite}
+
+
+@pytest.fixture(params=BROKERS)
+def side(request: pytest.FixtureRequest, tmp_path: Path, clock: SimulatedClock) -> Iterator[Side]:
+    side = BROKERS[request.param](tmp_path, clock)
+    yield side
+    side.close()
+
+
+@pytest.fixture
+def other(side: Side) -> Iterator[Side]:
+    """The same queues, opened a second time."""
+    other = side.another()
+    yield other
+    other.close()
+
+
+# -- publish ------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_published_is_there_for_everybody_who_opens_the_broker(side: Side, other: Side) -> None:
+    spec = side.bind()
+
+    side.publish("a", "b")
+
+    assert other.ids(spec) == ["a", "b"]
+
+
+def test_event_arrives_as_it_was_published(side: Side) -> None:
+    spec = side.bind()
+    at = datetime(2026, 11, 23, 9, 30, 0, 125, tzinfo=timezone(timedelta(hours=-8)))
+    sent = mt.Event(
+        {"pages": [1, 2.5, None, True, "ü"]},
+        id="a-1",
+        type="document.scanned",
+        source="scanner/7",
+        subject="letter.png",
+        time=at,
+        datacontenttype="application/json",
+        dataschema="https://example.com/schema",
+        extensions={"tenant": "north", "priority": 3, "urgent": True},
+    )
+
+    side.broker.publish("documents", [sent])
+    (delivery,) = side.receive(spec)
+
+    got = delivery.event
+    assert (got.data, got.id, got.type, got.source, got.subject) == (sent.data, "a-1", "document.scanned", "scanner/7", "letter.png")
+    assert (got.datacontenttype, got.dataschema) == ("application/json", "https://example.com/schema")
+    assert got.time == at
+    assert {name: got.extensions[name] for name in sent.extensions} == sent.extensions
+
+
+@pytest.mark.parametrize("data", [None, "", 0, [], {}, "ü\x00", b"", b"\x00\xff", {"a": {"b": [1]}}], ids=repr)
+def test_data_of_every_kind_arrives_unchanged(side: Side, data: object) -> None:
+    spec = side.bind()
+
+    side.broker.publish("documents", [mt.Event(data)])
+    (delivery,) = side.receive(spec)
+
+    assert delivery.event.data == data
+    assert type(delivery.event.data) is type(data)
+
+
+def test_not_a_number_arrives_as_not_a_number(side: Side) -> None:
+    spec = side.bind()
+
+    side.broker.publish("documents", [mt.Event({"score": math.nan})])
+
+    assert math.isnan(side.receive(spec)[0].event.data["score"])
+
+
+def test_published_event_travels_in_a_trace_and_keeps_the_one_it_came_with(side: Side) -> None:
+    spec = side.bind()
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+    side.broker.publish("documents", [mt.Event(1, id="new"), mt.Event(2, id="traced", extensions={"traceparent": given})])
+    traces = {d.event.id: d.event.traceparent for d in side.receive(spec)}
+
+    assert traces["traced"] == given
+    assert traces["new"] is not None
+    assert traces["new"] != given
+
+
+def test_receipts_come_in_the_order_of_the_events_and_name_the_subscriptions(side: Side) -> None:
+    side.bind("first")
+    side.bind("second")
+
+    receipts = side.broker.publish("documents", [mt.Event(i, id=str(i)) for i in range(3)])
+
+    assert [r.event_id for r in receipts] == ["0", "1", "2"]
+    assert receipts[0].seq < receipts[1].seq < receipts[2].seq
+    assert not any(r.duplicate for r in receipts)
+    assert {r.subscriptions for r in receipts} == {("first", "second")}
+
+
+def test_publishing_the_same_ids_again_adds_nothing(side: Side) -> None:
+    spec = side.bind()
+    events = [mt.Event(i, id=str(i)) for i in range(3)]
+    first = side.broker.publish("documents", events)
+
+    again = side.broker.publish("documents", events)
+
+    assert [r.duplicate for r in again] == [True, True, True]
+    assert [r.seq for r in again] == [r.seq for r in first]
+    assert side.ids(spec) == ["0", "1", "2"]
+
+
+def test_publishing_an_event_again_that_was_processed_does_not_deliver_it_again(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.settle(side.receive(spec)[0], "ack")
+
+    side.publish("a")
+
+    assert side.receive(spec) == []
+
+
+def test_batch_that_repeats_some_ids_adds_only_the_others(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "c")
+
+    receipts = side.broker.publish("documents", [mt.Event(i, id=i) for i in ("a", "b", "c", "d")])
+
+    assert [r.duplicate for r in receipts] == [True, False, True, False]
+    assert sorted(side.ids(spec)) == ["a", "b", "c", "d"]
+
+
+def test_id_that_occurs_twice_in_one_batch_is_delivered_once_with_the_first_data(side: Side) -> None:
+    spec = side.bind()
+
+    receipts = side.broker.publish("documents", [mt.Event("first", id="a"), mt.Event("b", id="b"), mt.Event("second", id="a")])
+
+    assert [r.duplicate for r in receipts] == [False, False, True]
+    assert receipts[2].seq == receipts[0].seq
+    assert [(d.event.id, d.event.data) for d in side.receive(spec)] == [("a", "first"), ("b", "b")]
+
+
+def test_same_id_from_another_source_or_on_another_topic_is_another_event(side: Side) -> None:
+    documents, pages = side.bind("d", "documents"), side.bind("p", "pages")
+
+    side.broker.publish("documents", [mt.Event(1, id="a", source="x"), mt.Event(2, id="a", source="y")])
+    side.broker.publish("pages", [mt.Event(3, id="a", source="x")])
+
+    assert [d.event.data for d in side.receive(documents)] == [1, 2]
+    assert [d.event.data for d in side.receive(pages)] == [3]
+
+
+def test_duplicate_receipt_names_only_the_subscriptions_that_the_event_was_delivered_to(side: Side) -> None:
+    side.bind("early")
+    side.publish("a")
+    late = side.bind("late")
+
+    (receipt,) = side.broker.publish("documents", [mt.Event("a", id="a")])
+
+    assert side.receive(late) == []
+    assert receipt.subscriptions == ("early",)
+
+
+def test_batch_with_one_event_that_cannot_be_published_publishes_nothing(side: Side) -> None:
+    spec = side.bind()
+
+    with pytest.raises(mt.NotEncodable):
+        side.broker.publish("documents", [mt.Event(1), mt.Event(object()), mt.Event(3)])
+
+    assert side.receive(spec) == []
+    assert side.log.events("documents") == []
+
+
+def test_publish_that_failed_can_be_repeated_with_the_same_ids(side: Side) -> None:
+    spec = side.bind()
+    with pytest.raises(mt.NotEncodable):
+        side.broker.publish("documents", [mt.Event(1, id="a"), mt.Event(object(), id="b")])
+
+    receipts = side.broker.publish("documents", [mt.Event(1, id="a"), mt.Event(2, id="b")])
+
+    assert [r.duplicate for r in receipts] == [False, False]
+    assert side.ids(spec) == ["a", "b"]
+
+
+def test_publishing_nothing_is_nothing(side: Side) -> None:
+    side.bind()
+
+    assert side.broker.publish("documents", []) == []
+
+
+def test_unknown_topic_is_refused_with_the_near_names(side: Side) -> None:
+    side.bind(topic="documents")
+
+    with pytest.raises(mt.NotFound, match=r"no topic 'document'; did you mean 'documents'\?"):
+        side.broker.publish("document", [mt.Event(1)])
+
+
+def test_topic_without_a_subscription_keeps_its_events(side: Side) -> None:
+    side.registry.topic("documents")
+
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+
+    assert receipt.subscriptions == ()
+    assert side.ids(side.bind(from_start=True)) == ["a"]
+
+
+def test_subscriptions_of_one_topic_never_know_of_each_other(side: Side) -> None:
+    one, two = side.bind("one"), side.bind("two")
+    side.publish("a", "b")
+
+    for delivery in side.receive(one):
+        side.settle(delivery, "ack")
+
+    assert side.broker.depth(one) == Depth(0, 0, 0, 0, None)
+    assert side.ids(two) == ["a", "b"]
+
+
+def test_event_reaches_the_subscriptions_of_its_topic_only(side: Side) -> None:
+    documents, pages = side.bind("d", "documents"), side.bind("p", "pages")
+
+    side.publish("a", topic="documents")
+
+    assert side.receive(pages) == []
+    assert side.ids(documents) == ["a"]
+
+
+def test_event_published_in_a_unit_is_there_when_the_unit_commits(side: Side, other: Side) -> None:
+    spec = side.bind()
+
+    with side.log.unit() as unit:
+        receipts = side.broker.publish("documents", [mt.Event(1, id="a")], unit)
+
+    assert [r.event_id for r in receipts] == ["a"]
+    assert other.ids(spec) == ["a"]
+
+
+def test_event_as_large_as_allowed_is_delivered_and_one_byte_more_is_refused(side: Side) -> None:
+    spec = side.bind()
+    most = b"x" * side.max_event_bytes
+
+    with pytest.raises(mt.EventTooLarge, match="max_event_bytes") as refused:
+        side.broker.publish("documents", [mt.Event(1), mt.Event(most + b"x")])
+    side.broker.publish("documents", [mt.Event(most)])
+    (delivery,) = side.receive(spec)
+
+    assert refused.value.reason == "too_large"
+    assert delivery.event.data == most
+
+
+# -- bind ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_new_subscription_gets_what_is_published_from_now_on(side: Side) -> None:
+    side.registry.topic("documents")
+    side.publish("before")
+
+    spec = side.bind()
+    side.publish("after")
+
+    assert side.ids(spec) == ["after"]
+
+
+def test_binding_again_changes_nothing_and_keeps_the_queue(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    side.settle(side.receive(spec, 1)[0], "retry", delay_s=0)
+    leased = side.receive(spec, 1)
+
+    again = side.bind()
+    side.publish("c")
+
+    assert again.id == spec.id
+    assert side.broker.depth(again).in_flight == 1
+    rest = side.receive(again)
+    assert sorted(d.event.id for d in leased + rest) == ["a", "b", "c"]
+    assert sorted(d.failures for d in leased + rest) == [0, 0, 1]
+
+
+def test_rebinding_to_another_version_and_policy_keeps_the_queue(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+
+    side.broker.bind(dataclasses.replace(spec, selector="ocr:2.0.0", policy=DeliveryPolicy(max_attempts=7)))
+
+    rebound = side.registry.subscription(spec.name)
+    assert rebound is not None
+    assert (rebound.id, rebound.selector, rebound.policy.max_attempts) == (spec.id, "ocr:2.0.0", 7)
+    assert side.ids(rebound) == ["a"]
+
+
+def test_new_subscription_from_the_start_gets_the_archive_too(side: Side) -> None:
+    side.registry.topic("documents")
+    side.registry.topic("pages")
+    side.publish("a", "b")
+    side.publish("elsewhere", topic="pages")
+
+    spec = side.bind(from_start=True)
+    side.publish("c")
+
+    assert side.ids(spec) == ["a", "b", "c"]
+
+
+def test_binding_from_the_start_again_does_not_repeat_the_archive(side: Side) -> None:
+    side.registry.topic("documents")
+    side.publish("a")
+    spec = side.bind(from_start=True)
+    side.settle(side.receive(spec)[0], "ack")
+
+    side.bind(from_start=True)
+
+    assert side.receive(spec) == []
+
+
+def test_unbound_subscription_gets_nothing_and_forgets_what_was_open(side: Side) -> None:
+    spec = side.bind()
+    side.publish("waiting", "leased")
+    (leased,) = side.receive(spec, 1)
+
+    side.broker.unbind(spec.name)
+    side.publish("later")
+
+    assert side.receive(spec) == []
+    assert side.settle(leased, "ack") == [leased]
+    assert side.registry.subscription(spec.name) is None
+    assert side.broker.publish("documents", [mt.Event(1)])[0].subscriptions == ()
+
+
+def test_unbinding_twice_or_a_name_that_never_was_is_nothing(side: Side) -> None:
+    spec = side.bind()
+    other = side.bind("other")
+    side.publish("a")
+
+    side.broker.unbind(spec.name)
+    side.broker.unbind(spec.name)
+    side.broker.unbind("nobody")
+
+    assert side.ids(other) == ["a"]
+
+
+def test_subscription_that_is_bound_again_gets_what_is_published_from_then_on(side: Side) -> None:
+    spec = side.bind()
+    side.publish("forgotten")
+    side.broker.unbind(spec.name)
+
+    again = side.bind()
+    side.publish("new")
+
+    assert side.ids(again) == ["new"]
+
+
+# -- send ---------------------------------------------------------------------------------------------------------------------
+
+
+def archived(side: Side, *ids: str) -> list[int]:
+    """Publish before anybody listens; return the places in the archive."""
+    side.registry.topic("documents")
+    return [r.seq for r in side.broker.publish("documents", [mt.Event(i, id=i) for i in ids])]
+
+
+def test_event_that_is_sent_reaches_one_subscription_only(side: Side) -> None:
+    seqs = archived(side, "a", "b")
+    one, two = side.bind("one"), side.bind("two")
+
+    side.broker.send(one, seqs[:1])
+
+    assert side.ids(one) == ["a"]
+    assert side.receive(two) == []
+
+
+def test_event_sent_in_a_unit_that_raises_is_not_sent(side: Side) -> None:
+    seqs = archived(side, "a")
+    spec = side.bind()
+
+    with pytest.raises(ZeroDivisionError), side.log.unit() as unit:
+        side.broker.send(spec, seqs, unit)
+        raise ZeroDivisionError
+
+    assert side.receive(spec) == []
+
+
+def test_sending_an_event_that_still_waits_does_not_block_the_subscription(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    side.clock.advance(s=1)
+
+    side.broker.send(spec, [receipt.seq])
+
+    assert "a" in side.ids(spec)
+    side.publish("b")
+    assert "b" in side.ids(spec)
+
+
+def test_sending_an_event_that_is_in_flight_does_not_block_the_subscription(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    (leased,) = side.receive(spec)
+
+    side.broker.send(spec, [receipt.seq])
+    side.publish("b")
+
+    assert "b" in side.ids(spec)
+    assert side.settle(leased, "ack") == []
+
+
+def test_attempt_goes_on_rising_when_an_event_is_sent_again(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    (first,) = side.receive(spec)
+    _record_and_settle(side, first, "succeeded", "ack")
+
+    side.broker.send(spec, [receipt.seq])
+    (again,) = side.receive(spec)
+
+    assert again.attempt > first.attempt
+    assert side.settle(first, "ack") == [first]  # fenced
+    _record_and_settle(side, again, "succeeded", "ack")
+    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["succeeded", "succeeded"]
+
+
+# -- receive ------------------------------------------------------------------------------------------------------------------
+
+
+def test_delivery_says_when_and_for_the_how_manieth_time(side: Side) -> None:
+    spec = side.bind()
+    published_us = side.clock.now_us()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1)])
+    side.clock.advance(s=2)
+
+    (delivery,) = side.receive(spec)
+
+    assert (delivery.seq, delivery.subscription_id) == (receipt.seq, spec.id)
+    assert (delivery.attempt, delivery.failures, delivery.abandoned) == (1, 0, 0)
+    assert (delivery.published_us, delivery.visible_us, delivery.received_us) == (published_us, published_us, published_us + 2_000_000)
+
+
+def test_oldest_events_come_first_and_never_more_than_asked_for(side: Side) -> None:
+    spec = side.bind()
+    for i in range(5):
+        side.publish(i)
+        side.clock.advance(s=1)
+
+    assert [side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2)] == [["0", "1"], ["2", "3"], ["4"], []]
+
+
+def test_lease_hides_an_event_from_everybody(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.receive(spec)
+
+    side.clock.advance(s=LEASE_S - 1)
+
+    assert side.receive(spec) == []
+    assert other.receive(spec) == []
+
+
+def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+
+    assert second.event == first.event
+    assert second.attempt > first.attempt
+    assert (second.failures, second.abandoned) == (0, 1)
+
+
+def test_attempt_that_never_ended_leaves_an_abandoned_row(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.receive(spec)
+
+    side.clock.advance(s=LEASE_S + 1)
+    side.receive(spec)
+
+    assert side.attempts(spec) == [(1, "abandoned", "lease_expired")]
+
+
+def test_event_that_was_abandoned_too_often_is_dead(side: Side) -> None:
+    spec = side.bind()
+    side.publish("killer", "harmless")
+    for _ in range(MAX_ABANDONED):
+        killer = next(d for d in side.receive(spec) if d.event.id == "killer")
+        for delivery in side.broker.extend([killer], LEASE_S):
+            pytest.fail(f"lost {delivery}")
+        side.clock.advance(s=LEASE_S + 1)
+        if killer.attempt == 1:
+            side.clock.advance(s=0)
+
+    rest = side.receive(spec)
+
+    assert [d.event.id for d in rest] == []
+    assert side.broker.depth(spec).dead == 2
+    assert [a for a in side.attempts(spec) if a[1] == "dead"] == [(MAX_ABANDONED, "dead", "worker_died")] * 2
+    assert {row[4] for row in side.log.dead_letters(spec.id)} == {"worker_died"}
+
+
+def test_receive_without_events_returns_at_once_or_after_the_wait(side: Side) -> None:
+    spec = side.bind()
+
+    began = time.monotonic()
+    assert side.broker.receive(spec, 10) == []
+    assert side.broker.receive(spec, 10, wait_s=0.05) == []
+
+    assert time.monotonic() - began < 5
+
+
+def test_waiting_receive_returns_when_something_is_published(side: Side, other: Side) -> None:
+    spec = side.bind()
+    with Waiting(side, spec) as waiting:
+        other.publish("a")
+
+    assert [d.event.id for d in waiting.received] == ["a"]
+
+
+def test_waiting_receive_returns_when_something_is_released(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (held,) = side.receive(spec)
+    with Waiting(side, spec) as waiting:
+        side.settle(held, "release")
+
+    assert [d.event.id for d in waiting.received] == ["a"]
+
+
+def test_wake_ends_a_waiting_receive(side: Side) -> None:
+    spec = side.bind()
+    with Waiting(side, spec, once=True) as waiting:
+        wait_until(lambda: side.broker.wake(spec) or not waiting.is_alive())
+
+    assert waiting.received == []
+
+
+class Waiting(threading.Thread):
+    """Receives in a thread of its own until there is something; ``once`` gives up with the first receive."""
+
+    def __init__(self, side: Side, spec: SubscriptionSpec, once: bool = False) -> None:
+        super().__init__(daemon=True)
+        self._side, self._spec, self._once = side, spec, once
+        self.received: list[Delivery] = []
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 20
+        while not self.received and time.monotonic() < deadline:
+            self.received = self._side.broker.receive(self._spec, 10, wait_s=20)
+            if self._once:
+                return
+
+    def __enter__(self) -> Waiting:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.join(timeout=30)
+        assert not self.is_alive()
+
+
+def test_two_brokers_never_lease_the_same_event_at_once(side: Side, other: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish(*range(400))
+    received: list[str] = []
+    start = threading.Barrier(4)
+
+    def drain(mine: Side) -> None:
+        start.wait()
+        while deliveries := mine.receive(spec, 7):
+            received.extend(d.event.id for d in deliveries)
+            assert mine.broker.settle([Settlement(d, "ack") for d in deliveries]) == []
+
+    threads = [threading.Thread(target=drain, args=(mine,)) for mine in (side, side, other, other)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    assert sorted(received, key=int) == [str(i) for i in range(400)]
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+# -- extend -------------------------------------------------------------------------------------------------------------------
+
+
+def test_extended_lease_holds_from_now(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    held = side.receive(spec)
+    side.clock.advance(s=LEASE_S - 1)
+
+    assert side.broker.extend(held, LEASE_S) == []
+    side.clock.advance(s=LEASE_S - 1)
+
+    assert other.receive(spec) == []
+    assert side.settle(held[0], "ack") == []
+
+
+def test_extend_says_which_leases_were_lost(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("lost", "kept")
+    lost, kept = side.receive(spec)
+    side.broker.extend([kept], 10 * LEASE_S)
+    side.clock.advance(s=LEASE_S + 1)
+    (taken,) = other.receive(spec)
+
+    assert side.broker.extend([lost, kept], LEASE_S) == [lost]
+    side.clock.advance(s=LEASE_S + 1)
+
+    # The extension of the old lease has not prolonged the new one.
+    assert [d.event.id for d in other.receive(spec)] == ["lost", "kept"]
+    assert taken.event.id == "lost"
+
+
+def test_extending_nothing_is_nothing(side: Side) -> None:
+    assert side.broker.extend([], 1.0) == []
+
+
+# -- settle -------------------------------------------------------------------------------------------------------------------
+
+
+def test_acked_event_never_comes_again(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (delivery,) = side.receive(spec)
+
+    assert side.settle(delivery, "ack") == []
+    side.clock.advance(s=10 * LEASE_S)
+
+    assert side.receive(spec) == []
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+def test_retry_returns_after_its_delay_and_counts_a_failure(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+
+    side.settle(first, "retry", delay_s=20)
+
+    side.clock.advance(s=19.9)
+    assert side.receive(spec) == []
+    side.clock.advance(s=0.1)
+    (second,) = side.receive(spec)
+    assert second.attempt > first.attempt
+    assert (second.failures, second.abandoned) == (1, 0)
+    assert second.visible_us == first.received_us + 20_000_000
+
+
+def test_retry_that_is_not_the_models_fault_counts_no_failure(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+
+    side.settle(side.receive(spec)[0], "retry", failed=False)
+
+    assert side.receive(spec)[0].failures == 0
+
+
+def test_released_event_is_visible_at_once_as_if_nothing_had_happened(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    (first,) = side.receive(spec, 1)
+
+    side.settle(first, "release")
+    (second,) = side.receive(spec, 1)
+
+    assert second.event == first.event  # not behind the others
+    assert second.attempt > first.attempt
+    assert (second.failures, second.abandoned) == (0, 0)
+    assert side.attempts(spec) == []
+
+
+def test_dead_letter_is_kept_apart_with_its_reason_and_last_error(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (delivery,) = side.receive(spec)
+
+    side.settle(delivery, "dead_letter", reason="rejected", error_type="Reject", error="blank page", traceback="Traceback …")
+
+    side.clock.advance(s=10 * LEASE_S)
+    assert side.receive(spec) == []
+    assert side.broker.depth(spec).dead == 1
+    (row,) = side.log.dead_letters(spec.id)
+    assert (row[0], *row[4:9]) == ("a", "rejected", 1, "Reject", "blank page", "Traceback …")
+    assert row[11] == b'"a"'
+
+
+def test_settlements_of_one_call_stand_or_fall_alone(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("lost", "acked", "again", "dead")
+    lost, acked, again, dead = side.receive(spec)
+    side.broker.extend([acked, again, dead], 10 * LEASE_S)
+    side.clock.advance(s=LEASE_S + 1)
+    other.receive(spec)
+
+    settled = side.broker.settle(
+        [Settlement(lost, "dead_letter"), Settlement(acked, "ack"), Settlement(again, "retry"), Settlement(dead, "dead_letter")]
+    )
+
+    assert settled == [lost]
+    assert side.ids(spec) == ["again"]
+    assert [row[0] for row in side.log.dead_letters(spec.id)] == ["dead"]
+
+
+def test_settling_nothing_is_nothing(side: Side) -> None:
+    assert side.broker.settle([]) == []
+
+
+def test_settling_twice_changes_nothing_the_second_time(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (delivery,) = side.receive(spec)
+    side.settle(delivery, "ack")
+
+    assert side.settle(delivery, "retry") == [delivery]
+
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+@pytest.mark.parametrize("verdict", ["ack", "retry", "dead_letter", "release"])
+def test_whoever_lost_the_lease_changes_nothing(side: Side, other: Side, verdict: str) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (stale,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (current,) = other.receive(spec)
+    before = side.broker.depth(spec)
+
+    assert side.settle(stale, verdict) == [stale]
+
+    assert side.broker.depth(spec) == before
+    assert side.receive(spec) == []
+    assert other.settle(current, "ack") == []
+
+
+def test_event_put_back_after_its_lease_ran_out_is_lost_to_its_first_holder(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (stale,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (current,) = other.receive(spec)
+    other.settle(current, "release")
+
+    assert side.settle(stale, "ack") == [stale]
+
+    assert side.ids(spec) == ["a"]
+
+
+# -- unit of work -------------------------------------------------------------------------------------------------------------
+
+
+def _record_and_settle(side: Side, delivery: Delivery, outcome: str, verdict: str) -> None:
+    with side.log.unit() as unit:
+        side.broker.settle([Settlement(delivery, verdict)], unit)  # type: ignore[arg-type]
+        unit.record([_invocation(side, delivery, outcome)])
+
+
+def _invocation(side: Side, delivery: Delivery, outcome: str) -> Invocation:
+    now_us = side.clock.now_us()
+    return Invocation(delivery, outcome, None, Result(output="1"), now_us, now_us, 1)  # type: ignore[arg-type]
+
+
+def test_record_hand_on_and_settle_take_effect_together(side: Side, other: Side) -> None:
+    source, sink = side.bind("source", "documents"), side.bind("sink", "pages")
+    side.publish("a")
+    (delivery,) = side.receive(source)
+
+    with side.log.unit() as unit:
+        side.broker.settle([Settlement(delivery, "ack")], unit)
+        unit.record([_invocation(side, delivery, "succeeded")])
+        side.broker.publish("pages", [mt.Event("page", id="page")], unit)
+
+    assert other.broker.depth(source) == Depth(0, 0, 0, 0, None)
+    assert other.attempts(source) == [(1, "succeeded", None)]
+    assert other.ids(sink) == ["page"]
+
+
+@pytest.mark.parametrize("verdict", ["ack", "retry", "dead_letter", "release"])
+def test_unit_that_raises_undoes_record_hand_on_and_settle(side: Side, other: Side, verdict: str) -> None:
+    source, sink = side.bind("source", "documents"), side.bind("sink", "pages")
+    side.publish("a")
+    (delivery,) = side.receive(source)
+    before = side.broker.depth(source)
+
+    with pytest.raises(ZeroDivisionError), side.log.unit() as unit:
+        side.broker.settle([Settlement(delivery, verdict)], unit)  # type: ignore[arg-type]
+        unit.record([_invocation(side, delivery, "succeeded")])
+        side.broker.publish("pages", [mt.Event("page", id="page")], unit)
+        raise ZeroDivisionError
+
+    assert other.broker.depth(source) == before
+    assert other.attempts(source) == []
+    assert other.receive(sink) == []
+    assert side.log.tallies() == {}
+    assert side.settle(delivery, "ack") == []  # the lease is still held
+
+
+def test_what_shall_follow_the_commit_happens_once_and_never_after_a_failure(side: Side) -> None:
+    done: list[str] = []
+
+    with side.log.unit() as unit:
+        unit.after_commit(lambda: done.append("committed"))
+        assert done == []
+    with pytest.raises(ZeroDivisionError), side.log.unit() as unit:
+        unit.after_commit(lambda: done.append("undone"))
+        raise ZeroDivisionError
+
+    assert done == ["committed"]
+
+
+# -- depth --------------------------------------------------------------------------------------------------------------------
+
+
+def test_depth_counts_every_event_where_it_is(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("in flight", "delayed", "dead", "acked")
+    side.clock.advance(s=5)
+    _, delayed, dead, acked = side.receive(spec)
+    side.settle(delayed, "retry", delay_s=100)
+    side.settle(dead, "dead_letter")
+    side.settle(acked, "ack")
+    side.publish("visible", "visible too")
+    side.clock.advance(s=1)
+
+    assert side.broker.depth(spec) == Depth(visible=2, delayed=1, in_flight=1, dead=1, oldest_s=6.0)
+
+
+def test_depth_of_a_subscription_without_events_is_zero(side: Side) -> None:
+    spec = side.bind()
+
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+def test_dead_and_settled_events_have_no_age(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.settle(side.receive(spec)[0], "dead_letter")
+    side.clock.advance(s=60)
+
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 1, None)
+
+
+def test_events_sent_published_and_settled_always_add_up(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish(*range(30))
+    verdicts = ["ack", "retry", "dead_letter", "release"]
+    for i, delivery in enumerate(side.receive(spec, 20)):
+        side.settle(delivery, verdicts[i % 4], delay_s=60.0)
+
+    depth = side.broker.depth(spec)
+
+    assert depth.visible + depth.delayed + depth.in_flight + depth.dead + 5 == 30  # five were acked
+    assert datetime.fromtimestamp(side.clock.now_us() / 1e6, UTC).year == 2026  # simulated time is what they are counted by
