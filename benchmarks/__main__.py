@@ -28,24 +28,30 @@ def main() -> int:
     print("\n".join([*machine.text(), ""]))
     reports, failed = [], []
     for name in asked.only or list(PARTS):
+        began = time.perf_counter()
         try:
             reports.append(PARTS[name](options))
-            print(reports[-1].text(), flush=True)
+            print(f"{reports[-1].text()}  ({_since(began)})\n", flush=True)
         except Exception:
             failed.append(name)
-            print(f"== {name} failed\n{traceback.format_exc()}", flush=True)
-    print(f"{time.perf_counter() - started:.0f} s in all" + (f"; failed: {', '.join(failed)}" if failed else ""))
+            print(f"== {name} failed, after {_since(began)}\n{traceback.format_exc()}", flush=True)
+    print(f"{_since(started)} in all" + (f"; failed: {', '.join(failed)}" if failed else ""))
     if asked.write and not failed:
         RESULTS.write_text(_markdown(machine, reports))
         print(f"written: {RESULTS.name}")
     return 1 if failed else 0
 
 
+def _since(started: float) -> str:
+    return f"{time.perf_counter() - started:.0f} s"
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="mltrigger against its limit and its peers, in the same run")
     parser.add_argument("--quick", action="store_true", help="small sizes: under a minute, for a smoke test; the figures are noisy")
     parser.add_argument("--long", action="store_true", help="also a log of 1,000,000 rows: some minutes more")
-    parser.add_argument("--only", metavar="NAME", action="append", choices=list(PARTS), help=f"one part (may be repeated): {', '.join(PARTS)}")
+    names = ", ".join(PARTS)
+    parser.add_argument("--only", metavar="NAME", action="append", choices=list(PARTS), help=f"one part (may be repeated): {names}")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} when all parts succeeded")
     asked = parser.parse_args()
     if asked.write and asked.only:

@@ -173,7 +173,7 @@ def _report(found: dict[str, Times], idle: dict[int, float], seconds: float) -> 
         p50, p99 = quantile(found[name], 0.5), quantile(found[name], 0.99)
         report.targets.append(Target(f"{name}, p50", f"< {limit:g} ms", f"{p50:.2f} ms", p50 < limit))
         report.targets.append(Target(f"{name}, p99", "< 10 ms", f"{p99:.2f} ms", p99 < 10))
-    report.targets += [Target(f"idle CPU, {n} listeners" if n > 1 else "idle CPU, 1 listener", "< 1 %", f"{c:.2f} %", c < 1) for n, c in idle.items()]
+    report.targets += [Target(f"idle CPU, listeners: {n}", "< 1 %", f"{cpu:.2f} %", cpu < 1) for n, cpu in idle.items()]
     report.notes += [
         "One event of 300 bytes every 10 to 30 ms. From just before the call of publish (with encoding and the durable commit) to the "
         f"first line of the model, by the monotonic clock that all processes share; the first {WARM} of each round are left out.",

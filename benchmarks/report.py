@@ -19,7 +19,8 @@ class Table:
         widths = [max(len(row[i]) for row in [self.columns, *self.rows]) for i in range(len(self.columns))]
 
         def line(cells: Sequence[str]) -> str:
-            return "  " + "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))).rstrip()
+            first, *others = [(c, w) for c, w in zip(cells, widths, strict=True)]
+            return "  ".join(["  " + first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]).rstrip()
 
         return [self.title, line(self.columns), "  " + "-" * (sum(widths) + 2 * len(widths) - 2), *map(line, self.rows)]
 

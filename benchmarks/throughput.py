@@ -44,7 +44,7 @@ def _publish(folder: Path, count: int, publish: Callable[[mt.EventBus, list[Any]
     """Publish *count* events to one subscription that nobody listens for; then the same rows bare, *size* a commit."""
     samples = payloads(count)
     with mt.connect(url(folder / "ours.db")) as bus:
-        bus.subscribe("documents", Counted(count).one, name="reader", listen=False)
+        bus.subscribe("documents", Counted().one, name="reader", listen=False)
         bus.publish("documents", "warm")
         started = time.perf_counter()
         publish(bus, samples)
@@ -77,7 +77,7 @@ def _from_threads(bus: mt.EventBus, samples: list[Any]) -> None:
 
 def _consume(folder: Path, count: int, *, batch: bool = False, **policy: Any) -> Pair:
     """Consume a backlog of *count* events; then the same claims and outcomes bare."""
-    model = Counted(count)
+    model = Counted()
     with mt.connect(url(folder / "ours.db")) as bus:
         called = model.many if batch else model.one
         sub = bus.subscribe("documents", mt.model("noop", batch=batch)(called), name="noop", listen=False, **policy)

@@ -67,6 +67,8 @@ class EventBus:
         return f"EventBus({self._store.description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._engine)} listening here)"
 
     def _repr_html_(self) -> str:
+        if self._closed:
+            return card(f"EventBus {self._store.description}", [("state", "closed")])
         facts = [
             ("topics", len(self.registry.topics())),
             ("subscriptions", len(self.registry.subscriptions())),

@@ -95,9 +95,10 @@ class Subscription:
         return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
-        """Return one row per event that has ended, oldest first: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, and
-        the output expanded as in ``run.results()``. With *limit* only the newest so many.
-        """  # noqa: D205
+        """Return one row per event that has ended, oldest first; with *limit* only the newest so many.
+
+        Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the output as in ``run.results()``.
+        """
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:

@@ -89,15 +89,15 @@ def _results(bus: EventBus) -> pd.DataFrame:
         trace = bus.trace(event_id).dropna(subset=["output"])
         outputs = {name: json.loads(output) for name, output in zip(trace["subscription"], trace["output"], strict=True)}
         if len(outputs) == 3:
-            first, second = outputs["ocr"], outputs["ocr-next"]
+            before, after = (outputs[name]["text"].splitlines() for name in ("ocr", "ocr-next"))
             rows.append(
                 {
                     "document": subject,
                     "type": outputs["document-type"],
-                    "confidence 1.0.0": first["confidence"],
-                    "confidence 1.1.0": second["confidence"],
-                    "lines": f"{first['lines']} / {second['lines']}",
-                    "last line, as 1.1.0 read it": second["text"].rpartition("\n")[2],
+                    "first line": after[0],
+                    "lines 1.0.0": len(before),
+                    "lines 1.1.0": len(after),
+                    "only 1.1.0 read": "; ".join(line for line in after if line not in before) or "-",
                 }
             )
     return pd.DataFrame(rows)

@@ -132,7 +132,7 @@ def as_model(target: Any, **described: Any) -> Model:
         raise InvalidModel(f"{target.__name__} is a class; hand over an instance of it")
     if not callable(target) and not hasattr(target, given.get("method", "predict")):
         raise InvalidModel(f"{type(target).__name__} cannot serve as a model: hand over a callable or an object with predict()")
-    return Model(target=target, **{"name": default_name(target), **given})
+    return Model(target=target, **({} if "name" in given else {"name": default_name(target)}), **given)
 
 
 def default_name(target: Any) -> str:

@@ -15,21 +15,10 @@ import tokenize
 import types
 from typing import Any
 
-_NOISE = {
-    tokenize.COMMENT,
-    tokenize.NL,
-    tokenize.NEWLINE,
-    tokenize.INDENT,
-    tokenize.DEDENT,
-    tokenize.ENDMARKER,
-    tokenize.ENCODING,
-}
-
-
 def digest_of(target: Any) -> str:
     """Return 12 hexadecimal digits for the code of *target* and, for a fitted object, its state.
 
-    Comments, blank lines, line breaks and decorators do not count. What a function finds in its globals does not count either:
+    Comments, white space and decorators do not count. What a function finds in its globals does not count either:
     a version is a promise of its author.
     """
     return hashlib.sha256(_fingerprint(target)).hexdigest()[:12]
@@ -49,20 +38,27 @@ def _fingerprint(target: Any) -> bytes:
 
 def _source(code: Any) -> bytes:
     try:
-        text = textwrap.dedent(inspect.getsource(code))
-        return " ".join(_tokens(text)).encode()
+        return _without_comments(textwrap.dedent(inspect.getsource(code))).encode()
     except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed at a prompt, made by exec, or in C
         if isinstance(code, types.FunctionType):
             return _bytecode(code.__code__)
         return f"{code.__module__}.{code.__qualname__}".encode()
 
 
-def _tokens(text: str) -> list[str]:
+def _without_comments(text: str) -> str:
+    """Return *text* from its ``def`` on, with comments cut out and every run of white space as one blank.
+
+    The text itself, not its tokens: those differ from one Python release to the next, and a digest must not.
+    """
+    lines = text.splitlines(keepends=True)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column] + "\n"
     start = 1
     with contextlib.suppress(SyntaxError, IndexError):  # a lambda in the middle of an expression is not a statement
-        start = ast.parse(text).body[0].lineno
-    lines = text.splitlines(keepends=True)[start - 1 :]
-    return [t.string for t in tokenize.generate_tokens(io.StringIO("".join(lines)).readline) if t.type not in _NOISE]
+        start = ast.parse(text).body[0].lineno  # decorators stand above it
+    return " ".join("".join(lines[start - 1 :]).split())
 
 
 def _bytecode(code: types.CodeType) -> bytes:

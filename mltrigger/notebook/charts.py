@@ -14,8 +14,9 @@ WIDE = 30.0
 _LEAST_MS = 0.001
 """The clock counts microseconds: what took less is drawn here on a logarithmic axis."""
 
-_WIDTH, _HEIGHT = 440, 168
-_LEFT, _RIGHT, _TOP, _BOTTOM = 10, 430, 38, 142
+_TICKS = 9
+_WIDTH, _HEIGHT = 440, 176
+_LEFT, _RIGHT, _TOP, _BOTTOM = 2, 438, 38, 142
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def _linear_axis(least: float, most: float) -> _Axis:
 
 
 def _log_axis(least: float, most: float) -> _Axis:
-    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with at most about seven ticks."""
+    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with few enough ticks to read them."""
     steps = [
         mantissa * 10.0**power
         for power in range(math.floor(math.log10(max(least, _LEAST_MS))), math.floor(math.log10(most)) + 2)
@@ -114,7 +115,7 @@ def _log_axis(least: float, most: float) -> _Axis:
     high = min(s for s in steps if s >= most)
     inside = [s for s in steps if low <= s <= high]
     tens = [s for s in inside if math.isclose(math.log10(s), round(math.log10(s)))]
-    ticks = inside if len(inside) <= 7 else tens[:: -(-len(tens) // 7)]
+    ticks = inside if len(inside) <= _TICKS else tens[:: -(-len(tens) // _TICKS)]
     return _Axis(low, high, tuple(float(f"{t:.3g}") for t in ticks), True)
 
 

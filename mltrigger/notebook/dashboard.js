@@ -15,7 +15,7 @@ const TILES = [
 ];
 const LATENCY = ["stage", "version", "count", "p50", "p95", "p99", "max"];
 const NEWEST = ["event", "version", "outcome", "output", "model ms", "total ms"];
-const SVG = { width: 440, height: 168, left: 10, right: 430, top: 38, bottom: 142 };
+const SVG = { width: 440, height: 162, left: 2, right: 438, top: 38, bottom: 142 };
 const ANNOUNCE_MS = 2000;
 
 const grouped = new Intl.NumberFormat("en-US");
@@ -98,14 +98,14 @@ function tiles(root) {
 
 function histogram(root) {
   const figure = add(root, "figure", { class: "mtd-figure" });
-  add(figure, "figcaption", {}, "Model time");
+  const caption = add(figure, "figcaption", {}, "Model time ");
+  const unit = add(caption, "span", { class: "mtd-unit" });
   const svg = add(figure, "svg", { role: "img", viewBox: `0 0 ${SVG.width} ${SVG.height}` });
   const bars = add(svg, "g", { class: "mtd-bars" });
   const axis = add(svg, "g", { class: "mtd-axis" });
   const marks = add(svg, "g", { class: "mtd-marks" });
   add(axis, "path", { d: `M${SVG.left} ${SVG.bottom + 0.5}H${SVG.right}` });
-  const scale = add(axis, "text", { x: SVG.right, y: SVG.height - 1, "text-anchor": "end", class: "mtd-scale" });
-  const empty = add(svg, "text", { x: SVG.width / 2, y: SVG.height / 2, "text-anchor": "middle", class: "mtd-scale" }, "no values yet");
+  const empty = add(svg, "text", { x: SVG.width / 2, y: SVG.height / 2, "text-anchor": "middle", class: "mtd-none" }, "no values yet");
   const x = (place) => SVG.left + place * (SVG.right - SVG.left);
   const pool = (parent, make) => {
     const nodes = [];
@@ -148,7 +148,7 @@ function histogram(root) {
       mark(text, "text-anchor", place < 0.5 ? "start" : "end");
       put(text, label);
     });
-    put(scale, found.marks.length ? (found.logarithmic ? "ms, logarithmic" : "ms") : "");
+    put(unit, found.logarithmic ? "in milliseconds, logarithmic axis" : "in milliseconds");
     mark(empty, "display", found.marks.length ? "none" : "inline");
   };
 }
