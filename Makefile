@@ -37,7 +37,7 @@ bench: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## the embedd
 	$(BIN)/python -m benchmarks
 
 notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run the notebooks and save their outputs
-	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace $$n || exit 1; done
+	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $$n || exit 1; done
 
 clean:            ## remove the environment and what runs leave behind
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -49,9 +49,11 @@ class FolderSource:
     """
 
     def __init__(self, url: str) -> None:
-        parts = urllib.parse.urlsplit(url)
-        path = Path(urllib.parse.unquote(parts.path))
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost") or not path.name:
+        # Not urlsplit: in a pattern "?" stands for one character, and "#" is good in a file name.
+        scheme, _, rest = url.partition(":")
+        host, slash, absolute = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+        path = Path(urllib.parse.unquote(slash + absolute))
+        if scheme != "file" or host not in ("", "localhost") or not path.name:
             raise InvalidName(f"source {url[:100]!r} must be file:///folder/pattern, for example file:///scans/*.png")
         folder, pattern = (path, "*") if url.endswith("/") or path.is_dir() else (path.parent, path.name)
         if not folder.is_dir():
@@ -65,7 +67,7 @@ class FolderSource:
     @property
     def url(self) -> str:
         """The canonical URL, for the registry; it holds an absolute path and is never shown."""
-        return f"{self.folder.as_uri()}/{urllib.parse.quote(self.pattern, safe='*?[]')}"
+        return f"{self.folder.as_uri()}/{urllib.parse.quote(self.pattern, safe='*?[]!')}"
 
     @property
     def topic_name(self) -> str:

@@ -953,7 +953,7 @@ def test_subscribing_with_another_version_rebinds_and_says_what_it_was(bus: mt.E
 
     sub = bus.subscribe("documents", version_of("1.1.0"))
 
-    assert "Subscription('documents' -> ocr:1.1.0 (was ocr:1.0.0), listening, no events yet)" == repr(sub)
+    assert repr(sub) == "Subscription('documents' -> ocr:1.1.0 (was ocr:1.0.0), listening, no events yet)"
     assert fired(bus) == "1.1.0"
     assert len(bus.subscriptions()) == 1
 

@@ -15,6 +15,7 @@ import tokenize
 import types
 from typing import Any
 
+
 def digest_of(target: Any) -> str:
     """Return 12 hexadecimal digits for the code of *target* and, for a fitted object, its state.
 

@@ -14,7 +14,7 @@ const TILES = [
   ["in_flight", "in flight", "Events that are leased to a listener now", true],
 ];
 const LATENCY = ["stage", "version", "count", "p50", "p95", "p99", "max"];
-const NEWEST = ["event", "version", "outcome", "output", "model ms", "total ms"];
+const NEWEST = ["event", "version", "outcome", "output or error", "model ms", "total ms"];
 const SVG = { width: 440, height: 162, left: 2, right: 438, top: 38, bottom: 142 };
 const ANNOUNCE_MS = 2000;
 

@@ -226,8 +226,7 @@ class SqliteStore:
                     self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _prepare_schema(self) -> None:
-        # A read transaction first: most of the time the schema is there, and a second process need not wait for the lock.
-        self._raw.execute("BEGIN IMMEDIATE")
+        self._begin(durable=True)
         try:
             migrate(self._connection)
         except BaseException:

@@ -1,0 +1,103 @@
+"""The charts: numbers in, accessible SVG out."""
+
+from __future__ import annotations
+
+import math
+import xml.etree.ElementTree as ET
+
+import pandas as pd
+import pytest
+
+from mltrigger.notebook.charts import BINS, histogram, histogram_svg, ms, quantile
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_svg_has_a_role_and_a_name_with_count_median_and_p99():
+    svg = ET.fromstring(histogram_svg([1.0, 2.0, 3.0], "latency"))
+    assert svg.get("role") == "img"
+    assert svg.get("aria-label") == "latency: 3 values, median 2.00 ms, p99 2.98 ms"
+
+
+def test_svg_takes_the_colour_of_the_page():
+    text = histogram_svg([1.0, 2.0, 300.0])
+    assert 'fill="currentColor"' in text
+    assert "#" not in text
+
+
+def test_title_is_escaped():
+    text = histogram_svg([1.0], "<img src=x onerror=alert(1)>\"'")
+    assert "<img" not in text
+    assert ET.fromstring(text).get("aria-label").startswith("<img src=x onerror=alert(1)>\"'")
+
+
+@pytest.mark.parametrize("values", [[], [None], [math.nan, math.inf]])
+def test_no_value_is_said_in_words(values):
+    svg = ET.fromstring(histogram_svg(values))
+    assert svg.get("aria-label").endswith("no values yet")
+    assert not svg.findall(f"{SVG}rect")
+    assert [t.text for t in svg.findall(f"{SVG}text")] == ["no values yet"]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.004, 3.2, 1.0, 999.0, 1e7])
+def test_one_value_stands_inside_its_axis(value):
+    found = histogram([value])
+    assert sum(found.counts) == 1
+    assert 0 <= found.marks[0][0] <= 1
+    assert len(found.ticks) >= 2
+    assert found.label.startswith("latency histogram: 1 value, ")
+
+
+def test_values_that_are_all_equal_share_one_bin():
+    assert sorted(histogram([5.0] * 40).counts)[-2:] == [0, 40]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[1, 2, 3], [0, 0, 900], [0.002, 0.5, 12_000], list(range(1, 1000)), [1e-9, 1e9], [0.3, 1.1], [-1.0, 2.0], [17.0, 17.5, 529.9]],
+)
+def test_every_value_is_counted_and_every_place_is_on_the_axis(values):
+    found = histogram(values)
+    assert len(found.counts) == BINS
+    assert sum(found.counts) == len(values)
+    places = [place for place, _ in (*found.ticks, *found.marks)]
+    assert all(0 <= place <= 1 for place in places)
+    assert 2 <= len(found.ticks) <= 10
+    assert [p for p, _ in found.ticks] == sorted(p for p, _ in found.ticks)
+    assert len({label for _, label in found.ticks}) == len(found.ticks)
+
+
+def test_a_wide_range_is_drawn_on_a_logarithmic_axis_and_a_narrow_one_is_not():
+    assert histogram([1.0, 10.0, 1000.0]).logarithmic
+    assert not histogram([10.0, 11.0, 40.0]).logarithmic
+    wide = histogram([1.0] * 10 + [1000.0])
+    assert [label for _, label in wide.ticks] == ["1", "10", "100", "1,000"]
+    assert wide.counts[0] == 10
+    assert wide.counts[-1] == 1
+
+
+def test_ticks_are_round_and_cover_the_values():
+    found = histogram([3.1, 4.7, 9.2])
+    labels = [float(label) for _, label in found.ticks]
+    assert labels[0] <= 3.1
+    assert labels[-1] >= 9.2
+    assert found.ticks[0][0] == 0.0
+    assert found.ticks[-1][0] == 1.0
+
+
+def test_bars_stay_inside_the_picture():
+    svg = ET.fromstring(histogram_svg([0.5, 1.0, 1.1, 60.0]))
+    width, height = (float(v) for v in svg.get("viewBox").split()[2:])
+    for bar in svg.findall(f"{SVG}rect"):
+        assert 0 <= float(bar.get("x")) <= width - float(bar.get("width")) + 0.2
+        assert 0 <= float(bar.get("y")) <= height - float(bar.get("height"))
+
+
+@pytest.mark.parametrize("q", [0.0, 0.5, 0.95, 0.99, 1.0])
+@pytest.mark.parametrize("values", [[4.0], [1.0, 2.0], [0.5, 9.0, 3.0, 3.0, 120.0]])
+def test_quantile_is_that_of_pandas(values, q):
+    assert quantile(sorted(values), q) == pytest.approx(pd.Series(values).quantile(q))
+
+
+def test_durations_have_one_format():
+    assert ms(12.3456) == "12.35 ms"
