@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Clock(Protocol):
@@ -28,10 +25,8 @@ class SystemClock:
 
     def now_us(self) -> int:
         """Return microseconds since 1970-01-01 UTC."""
-        self._offset_ns = max(self._offset_ns, time.time_ns() - time.monotonic_ns())
-        return (time.monotonic_ns() + self._offset_ns) // 1000
-
-
-def to_datetime(us: int) -> datetime:
-    """Return the aware UTC datetime of *us* microseconds since 1970."""
-    return _EPOCH + timedelta(microseconds=us)
+        monotonic_ns = time.monotonic_ns()
+        offset_ns = time.time_ns() - monotonic_ns
+        if offset_ns > self._offset_ns:
+            self._offset_ns = offset_ns
+        return (monotonic_ns + self._offset_ns) // 1000

@@ -23,6 +23,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MAX_DELAY_S = 14 * 24 * 3600
+"""The longest delay of a retry: as long as SQS keeps a message."""
+
 
 class MltriggerError(Exception):
     """Base of every error of this package."""
@@ -109,6 +112,8 @@ class Retry(Exception):  # a signal, not an error
 
     def __init__(self, delay_s: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
+        if delay_s is not None and not 0 <= delay_s <= MAX_DELAY_S:
+            raise ValueError(f"delay_s must be from 0 to {MAX_DELAY_S} seconds (14 days), got {delay_s!r}")
         self.delay_s = delay_s
 
 

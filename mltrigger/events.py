@@ -230,6 +230,15 @@ def restored(
     return event
 
 
+def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
+    """Return a copy of *event* whose :meth:`Event.open` calls *opener*."""
+    copy = _new(Event)
+    for field in dataclasses.fields(Event):
+        object.__setattr__(copy, field.name, getattr(event, field.name))
+    _set_opener(copy, opener)
+    return copy
+
+
 _new = object.__new__
 # The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
 _set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions, _set_opener = (

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mltrigger.brokers.base import Broker, Delivery, Settlement, SubscriptionSpec
+from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
-from mltrigger.errors import Closed, MltriggerError, NotFound
+from mltrigger.errors import Closed, NotFound
 from mltrigger.events import MAX_HOPS, Event
-from mltrigger.models.invoke import Invoker, Result, failure
+from mltrigger.models.invoke import Invoker, Result
 from mltrigger.models.version import ModelVersion
-from mltrigger.policy import backoff_s
-from mltrigger.store.log import Invocation, Log
+from mltrigger.recorder import LOOP, Ended, Recorder
+from mltrigger.store.log import Log
 from mltrigger.work import Work
 from mltrigger.workers import ThreadWorkers
 
@@ -25,26 +25,14 @@ logger = logging.getLogger("mltrigger")
 
 DRAIN_S = 25.0
 """How long ``stop()`` waits for calls that run."""
-RUN_AHEAD_S = 0.005
+RUN_AHEAD_S = 0.01
 """A slot leases as many events as it will start within this time, measured; one, as long as nothing is known."""
-_MOST_AHEAD = 64
+_MOST_AHEAD = 100
+_HOLD_S = 0.25
 _POLL_S = 1.0
 
 State = Literal["stopped", "listening", "waiting for the model", "waiting for the store"]
 Resolve = Callable[[], tuple[ModelVersion, Invoker]]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ended:
-    """One attempt that ended, ready to be recorded and settled."""
-
-    delivery: Delivery
-    result: Result
-    started_us: int | None = None
-    finished_us: int | None = None
-    batch_size: int = 1
-    stdout: str | None = None
-    emitted: Event | None = None
 
 
 class Listener:
@@ -79,17 +67,11 @@ class Listener:
         self.spec = spec
         self.state: State = "stopped"
         self.leftover = 0
-        self._resolve, self._broker, self._log, self._clock, self._workers, self._uniform = (
-            resolve,
-            broker,
-            log,
-            clock,
-            workers,
-            uniform,
-        )
+        self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
         self._prepare = prepare
+        self._recorder = Recorder(spec, broker, log, clock, uniform)
         self._changed = threading.Condition()
-        self._active: set[Work] = set()
+        self._active: set[Work[Ended]] = set()
         self._stopping = threading.Event()
         self._mean_s: float | None = None
         self._thread = threading.Thread(target=self._receive, name=f"mltrigger-{spec.name}", daemon=True)
@@ -117,8 +99,9 @@ class Listener:
             self._changed.wait_for(lambda: not self._active, timeout=drain_s)
             left = list(self._active)
         for work in left:
-            if (open_ := work.close()) is not None:
-                self._interrupt(work, open_)
+            if (remains := work.close()) is not None:
+                self._recorder.record(remains.answers)
+                self._recorder.interrupt(remains, work.version)
                 self._finished(work)
         self.state = "stopped"
 
@@ -126,7 +109,7 @@ class Listener:
     def in_flight(self) -> int:
         """How many events are leased here."""
         with self._changed:
-            return sum(len(work.deliveries) for work in self._active)
+            return sum(len(work) for work in self._active)
 
     # -- receive --------------------------------------------------------------------------------------------------------------
 
@@ -156,14 +139,13 @@ class Listener:
             deliveries += self._fill(free * size - len(deliveries))
         lots = _lots(deliveries, free, size, invoker.batches)
         for lot in lots[:free]:
-            work = Work(lot, version, invoker, self._clock.now_us())
+            work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
             if self._stopping.is_set():
                 work.stop_after_current()
             with self._changed:
                 self._active.add(work)
             self._workers.submit(lambda work=work: self._run(work))  # type: ignore[misc]
-        if rest := [d for lot in lots[free:] for d in lot]:
-            self._broker.settle([Settlement(d, "release") for d in rest])
+        self._recorder.release([d for lot in lots[free:] for d in lot])
 
     def _free_slots(self) -> int:
         """Wait for a free slot; return how many there are, 0 when stopping."""
@@ -190,132 +172,58 @@ class Listener:
 
     # -- invoke ---------------------------------------------------------------------------------------------------------------
 
-    def _run(self, work: Work) -> None:
-        """Run one lot in a worker thread, and record it; never raises."""
-        ended: list[Ended] = []
-        with captured() as printed:
-            if work.invoker.batches:
-                ended = self._call_batch(work, printed)
-            else:
-                while (delivery := work.begin(self._clock.now_us())) is not None:
-                    ended.append(self._call_one(work, delivery, printed))
-                    if work.recorded_us + RUN_AHEAD_S * 1e6 < self._clock.now_us():  # a slow one: do not hold the others back
-                        self._settle(work, ended)
-                        ended = []
-        self._settle(work, ended)
-        if (unstarted := work.close()) is not None:
-            if unstarted:
-                self._patiently(lambda: self._broker.settle([Settlement(d, "release") for d in unstarted]))
+    def _run(self, work: Work[Ended]) -> None:
+        """Run one lot in a worker thread, record it, release what was not begun; never raises."""
+        try:
+            with captured() as printed:
+                call = self._call_batch if work.invoker.batches else self._call_each
+                call(work, printed)
+        except Exception:  # a defect of ours must not cost the slot
+            logger.exception("subscription %s: a lot failed outside the model", self.spec.name)
+        self._settle(work)
+        if (remains := work.close()) is not None:
+            self._recorder.release([*remains.called, *remains.unbegun])
             self._finished(work)
 
-    def _call_one(self, work: Work, delivery: Delivery, printed: Captured) -> Ended:
-        if self._loops(delivery):
-            return Ended(delivery, _LOOP)
-        started_us = self._clock.now_us()
-        result = work.invoker.one(self._prepare(delivery.event))
-        finished_us = self._clock.now_us()
-        spent_s = (finished_us - started_us) / 1e6
-        self._mean_s = spent_s if self._mean_s is None else 0.8 * self._mean_s + 0.2 * spent_s
-        return self._ended(delivery, result, started_us, finished_us, 1, printed.take())
+    def _call_each(self, work: Work[Ended], printed: Captured) -> None:
+        now_us = self._clock.now_us()
+        hold_us = RUN_AHEAD_S * 1e6
+        while begun := work.begin(1, now_us):
+            delivery = begun[0]
+            result = LOOP if self._loops(delivery) else work.invoker.one(self._prepare(delivery.event))
+            started_us, now_us = now_us, self._clock.now_us()
+            spent_s = (now_us - started_us) / 1e6
+            self._mean_s = spent_s if self._mean_s is None else 0.8 * self._mean_s + 0.2 * spent_s
+            work.answered([self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())])
+            if now_us - work.taken_us > hold_us:  # do not hold back what is done; nor spend more on recording than on running
+                self._settle(work)
+                started_us, now_us = now_us, self._clock.now_us()
+                hold_us = max(RUN_AHEAD_S * 1e6, 4 * (now_us - started_us))
 
-    def _call_batch(self, work: Work, printed: Captured) -> list[Ended]:
-        batch = work.begin_all(self._clock.now_us())
-        called = [d for d in batch if not self._loops(d)]
+    def _call_batch(self, work: Work[Ended], printed: Captured) -> None:
         started_us = self._clock.now_us()
+        batch = work.begin(len(work), started_us)
+        called = [d for d in batch if not self._loops(d)]
         results = work.invoker.many([self._prepare(d.event) for d in called]) if called else []
-        finished_us, text = self._clock.now_us(), printed.take()
-        ended = [
-            self._ended(d, r, started_us, finished_us, len(called), None if i else text)  # printed once, kept with the first
-            for i, (d, r) in enumerate(zip(called, results, strict=True))
-        ]
-        return ended + [Ended(d, _LOOP) for d in batch if self._loops(d)]
+        now_us, text = self._clock.now_us(), printed.take()
+        of = dict(zip(called, results, strict=True))
+        work.answered(
+            [
+                # What a batch prints cannot be told apart: it is kept with the first event.
+                self._recorder.ended(d, of.get(d, LOOP), work.version, started_us, now_us, len(called), None if i else text)
+                for i, d in enumerate(batch)
+            ]
+        )
 
     def _loops(self, delivery: Delivery) -> bool:
         return self.spec.emit is not None and delivery.event.hops >= MAX_HOPS
 
-    def _ended(self, delivery: Delivery, result: Result, started_us: int, finished_us: int, size: int, text: str | None) -> Ended:
-        emitted = None
-        if self.spec.emit is not None and result.ok and result.value is not None:
-            try:
-                emitted = delivery.event.emitted(result.value, by=self.spec.name, type="mltrigger.output")
-            except MltriggerError as error:
-                result = failure(error)
-        return Ended(delivery, result, started_us, finished_us, size, text, emitted)
+    def _settle(self, work: Work[Ended]) -> None:
+        if answers := work.take(self._clock.now_us()):
+            self._recorder.record(answers)
+            work.settled([a.settlement.delivery for a in answers])
 
-    # -- record and settle ----------------------------------------------------------------------------------------------------
-
-    def _settle(self, work: Work, ended: Sequence[Ended]) -> None:
-        if ended and work.end(len(ended)):
-            self._patiently(lambda: self._record(ended, work.version))
-            work.recorded(self._clock.now_us())
-
-    def _record(self, ended: Sequence[Ended], version: ModelVersion) -> None:
-        """Record, hand on and settle in one unit of work. What lost its lease meanwhile only leaves a ``stale`` row."""
-        settlements = [self._verdict(e) for e in ended]
-        with self._log.unit() as unit:
-            # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
-            lost = self._broker.settle(settlements, unit)
-            held = [e for e in ended if e.delivery not in lost] if lost else ended
-            unit.record([_invocation(e, s, version, e.delivery in lost) for e, s in zip(ended, settlements, strict=True)])
-            emitted = [e.emitted for e in held if e.emitted is not None]
-            if emitted and self.spec.emit is not None:
-                self._broker.publish(self.spec.emit, emitted, unit)
-
-    def _verdict(self, ended: Ended) -> Settlement:
-        delivery, result = ended.delivery, ended.result
-        if result.ok:
-            return Settlement(delivery, "ack")
-        if result.permanent or delivery.failures + 1 >= self.spec.policy.max_attempts:
-            return Settlement(
-                delivery,
-                "dead_letter",
-                reason=result.reason,
-                error_type=result.error_type,
-                error=result.error,
-                traceback=result.traceback,
-            )
-        delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.failures + 1, self._uniform)
-        return Settlement(delivery, "retry", delay_s=delay_s)
-
-    def _interrupt(self, work: Work, open_: Sequence[Delivery]) -> None:
-        """Release what a stop or the end of the process cut off; it is nobody's failure."""
-        begun = [d for d in open_ if work.has_begun(d)]
-        now_us = self._clock.now_us()
-        cut = Result(reason="stopped")
-        with self._log.unit() as unit:
-            lost = self._broker.settle([Settlement(d, "release") for d in open_], unit)
-            rows = [
-                Invocation(
-                    d,
-                    "stale" if d in lost else "interrupted",
-                    work.version.id,
-                    cut,
-                    work.started_us,
-                    now_us,
-                    len(begun),
-                    "stopped",
-                )
-                for d in begun
-            ]
-            unit.record(rows)
-
-    def _patiently(self, action: Callable[[], object]) -> None:
-        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure."""
-        pause_s = 0.0
-        while True:
-            try:
-                action()
-            except Closed:
-                return
-            except Exception:
-                logger.exception("subscription %s: recording failed; trying again", self.spec.name)
-                self.state = "waiting for the store"
-                pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
-                threading.Event().wait(pause_s)
-            else:
-                return
-
-    def _finished(self, work: Work) -> None:
+    def _finished(self, work: Work[Ended]) -> None:
         with self._changed:
             self._active.discard(work)
             self._changed.notify_all()
@@ -328,41 +236,35 @@ class Listener:
             active = list(self._active)
         now_us = self._clock.now_us()
         for work in active:
-            if work.running_s(now_us) > self.spec.policy.timeout_s:
+            running_s = work.running_s(now_us)
+            if running_s > self.spec.policy.timeout_s:
                 self._time_out(work)
-            elif now_us - work.extended_us >= self.spec.policy.lease / 3 * 1e6:
+                continue
+            if now_us - work.extended_us >= self.spec.policy.lease / 3 * 1e6:
                 work.extended_us = now_us
                 self._broker.extend(work.leased(), self.spec.policy.lease)
+            if work.waiting and running_s > _HOLD_S:  # a slow call must not hold back the answers before it
+                self._workers.submit(functools.partial(self._settle, work))
         return bool(active)
 
-    def _time_out(self, work: Work) -> None:
+    def _time_out(self, work: Work[Ended]) -> None:
         """Record a call that did not end in time; its slot is free again, its thread stays behind."""
-        started_us, size = work.started_us, work.calling
-        open_ = work.close()
-        if open_ is None:
+        remains = work.close()
+        if remains is None:
             return
         self.leftover += 1
         seconds = self.spec.policy.timeout_s
         message = f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer will be ignored"
         result = Result(reason="timeout", error_type="TimeoutError", error=message)
-        now_us = self._clock.now_us()
-        late = [Ended(d, result, started_us, now_us, size) for d in open_ if work.has_begun(d)]
-        rest = [Settlement(d, "release") for d in open_ if not work.has_begun(d)]
+        now_us, size = self._clock.now_us(), len(remains.called)
+        late = [self._recorder.ended(d, result, work.version, remains.started_us, now_us, size) for d in remains.called]
 
         def record() -> None:
-            self._patiently(lambda: self._record(late, work.version))
-            self._patiently(lambda: self._broker.settle(rest))
+            self._recorder.record([*remains.answers, *late])
+            self._recorder.release(remains.unbegun)
             self._finished(work)
 
         self._workers.submit(record)  # not here: other leases are waiting for this thread
-
-
-_LOOP = Result(
-    reason="recursion_limit",
-    error_type="RecursionError",
-    error=f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds itself through emit=",
-    permanent=True,
-)
 
 
 def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) -> list[list[Delivery]]:
@@ -371,18 +273,3 @@ def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) 
     rest = [d for d in deliveries if not d.abandoned]
     share = size if batches else max(1, min(size, -(-len(rest) // slots)))
     return alone + [rest[i : i + share] for i in range(0, len(rest), share)]
-
-
-def _invocation(ended: Ended, settlement: Settlement, version: ModelVersion, stale: bool) -> Invocation:
-    outcome = {"ack": "succeeded", "retry": "failed", "dead_letter": "dead"}[settlement.verdict]
-    return Invocation(
-        ended.delivery,
-        "stale" if stale else outcome,  # type: ignore[arg-type]
-        version.id,
-        ended.result,
-        ended.started_us,
-        ended.finished_us,
-        ended.batch_size,
-        ended.result.reason,
-        ended.stdout,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fnmatch
 import functools
 import hashlib
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mltrigger.errors import InvalidEvent, InvalidName, MltriggerError
-from mltrigger.events import Event
+from mltrigger.events import Event, with_opener
 
 logger = logging.getLogger("mltrigger")
 
@@ -119,7 +118,7 @@ class FolderSource:
 
     def prepare(self, event: Event) -> Event:
         """Return *event* with :meth:`~mltrigger.events.Event.open` bound to this folder."""
-        return dataclasses.replace(event, _opener=functools.partial(self.open, event))
+        return with_opener(event, functools.partial(self.open, event))
 
     def _file(self, entry: os.DirEntry[str]) -> os.stat_result | None:
         if not fnmatch.fnmatchcase(entry.name, self.pattern) or entry.name.startswith("."):

@@ -2,90 +2,103 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.models.invoke import Invoker
 from mltrigger.models.version import ModelVersion
 
+Answer = TypeVar("Answer")
 
-class Work:
-    """A lot under way. Whoever closes it (its runner at the end, or the watcher after a timeout) settles what is open; once."""
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Remains(Generic[Answer]):
+    """What a closed work leaves: answers nobody has recorded, deliveries the model was being called with, and those it was not."""
+
+    answers: Sequence[Answer]
+    called: Sequence[Delivery]
+    unbegun: Sequence[Delivery]
+    started_us: int | None
+
+
+class Work(Generic[Answer]):
+    """A lot under way. Whoever closes it (its runner at the end, or the watcher after a timeout) settles what remains; once."""
 
     def __init__(self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Invoker, now_us: int) -> None:
-        self.deliveries = list(deliveries)
         self.version = version
         self.invoker = invoker
-        self.extended_us = self.recorded_us = now_us
+        self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
+        self._deliveries = list(deliveries)
         self._begun = 0  # the model was called with these
-        self._ended = 0  # the model has answered for these, or was given up
-        self._recorded = 0  # these are settled: their lease need not be held any longer
+        self._ended = 0  # it has answered for these
+        self._answers: list[Answer] = []
+        self._unsettled = {d.seq: d for d in deliveries}
         self._closed = False
         self._stop = False
         self._lock = threading.Lock()
 
-    def begin(self, now_us: int) -> Delivery | None:
-        """Return the next delivery to call the model with; ``None`` at the end, or when the work was closed or stopped."""
-        with self._lock:
-            if self._closed or self._stop or self._begun == len(self.deliveries):
-                self.started_us = None
-                return None
-            self._begun += 1
-            self.started_us = now_us
-            return self.deliveries[self._begun - 1]
+    def __len__(self) -> int:
+        """Return how many deliveries are not settled."""
+        return len(self._unsettled)
 
-    def begin_all(self, now_us: int) -> list[Delivery]:
-        """Return all deliveries, for one call."""
+    def begin(self, count: int, now_us: int) -> Sequence[Delivery]:
+        """Return the next *count* deliveries to call the model with; none at the end, or when the work was closed or stopped."""
         with self._lock:
             if self._closed or self._stop:
-                return []
-            self._begun = len(self.deliveries)
-            self.started_us = now_us
-            return self.deliveries
+                return ()
+            called = self._deliveries[self._begun : self._begun + count]
+            self._begun += len(called)
+            self.started_us = now_us if called else None
+            return called
 
-    def end(self, count: int) -> bool:
-        """Claim the next *count* deliveries for recording; ``False`` when somebody else has closed the work meanwhile."""
+    def answered(self, answers: Sequence[Answer]) -> None:
+        """Keep *answers* of the current call until they are recorded; forget them when the work was closed meanwhile."""
         with self._lock:
-            if self._closed:
-                return False
-            self._ended += count
-            self.started_us = None
-            return True
+            if not self._closed:
+                self._answers += answers
+                self._ended += len(answers)
+                self.started_us = None
 
-    def recorded(self, now_us: int) -> None:
-        """Say that everything that ended is settled."""
+    def take(self, now_us: int) -> list[Answer]:
+        """Return the answers that nobody has taken for recording yet."""
         with self._lock:
-            self._recorded = self._ended
-            self.recorded_us = now_us
+            answers, self._answers = self._answers, []
+            self.taken_us = now_us
+            return answers
 
-    def close(self) -> list[Delivery] | None:
-        """Close the work and return what has not ended; ``None`` when it was closed before."""
+    def settled(self, deliveries: Sequence[Delivery]) -> None:
+        """Say that *deliveries* are settled; their leases need not be held any longer."""
         with self._lock:
-            if self._closed:
-                return None
-            self._closed = True
-            return self.deliveries[self._ended :]
+            for delivery in deliveries:
+                self._unsettled.pop(delivery.seq, None)
+
+    def leased(self) -> list[Delivery]:
+        """Return what is not settled: its lease must be held, also while its outcome waits for the store."""
+        with self._lock:
+            return list(self._unsettled.values())
 
     def stop_after_current(self) -> None:
         """Begin nothing more."""
         with self._lock:
             self._stop = True
 
-    def has_begun(self, delivery: Delivery) -> bool:
-        """Whether the model was called with *delivery*."""
-        return any(d is delivery for d in self.deliveries[: self._begun])
-
-    def leased(self) -> list[Delivery]:
-        """Return what is not settled: its lease must be held, also while its outcome waits for the store."""
+    def close(self) -> Remains[Answer] | None:
+        """Close the work and return what remains; ``None`` when it was closed before."""
         with self._lock:
-            return self.deliveries[self._recorded :]
+            if self._closed:
+                return None
+            self._closed = True
+            answers, self._answers = self._answers, []
+            return Remains(answers, self._deliveries[self._ended : self._begun], self._deliveries[self._begun :], self.started_us)
 
     @property
-    def calling(self) -> int:
-        """How many events the current call has."""
-        return self._begun - self._ended
+    def waiting(self) -> bool:
+        """Whether there are answers that nobody has taken."""
+        return bool(self._answers)
 
     def running_s(self, now_us: int) -> float:
         """Return for how many seconds the current call has been running; 0 between calls."""

@@ -367,7 +367,7 @@ def test_an_integer_beyond_what_python_writes_is_not_encodable(value: Any) -> No
 
 class BadRepr:
     def __repr__(self) -> str:
-        raise SystemExit("repr")
+        raise GeneratorExit("repr")
 
 
 class BadProperty:

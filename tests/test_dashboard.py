@@ -10,7 +10,6 @@ import threading
 import time
 import weakref
 
-import comm
 import pytest
 from ipywidgets.widgets import widget as ipywidgets_registry
 
@@ -38,6 +37,11 @@ def followers():
 def message(widget, content):
     """Hand over what the front end sends."""
     widget._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+
+
+def views(widget, count):
+    """Say, as the front end does, how many views of the widget there are."""
+    widget._handle_msg({"content": {"data": {"method": "update", "state": {"_view_count": count}}}, "buffers": []})
 
 
 @pytest.fixture
@@ -159,6 +163,26 @@ def test_snapshot_shows_what_waits_and_what_runs(bus):
     assert found["newest"][0]["model_ms"] is None
 
 
+def test_what_is_leased_ahead_does_not_push_out_what_has_ended(bus):
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(page):
+        if page == "slow":
+            begun.set()
+            go.wait(10)
+        return page
+
+    sub = bus.subscribe("documents", mt.model("slow", version="1.0.0")(slow))
+    fire(sub, *range(12))
+    bus.publish_batch("documents", ["slow", *range(12, 40)])
+    assert begun.wait(10)
+    outcomes = [row["outcome"] for row in snapshot(sub)["newest"]]
+    go.set()
+    assert len(outcomes) == NEWEST
+    assert 1 <= outcomes.count("running") <= 3
+    assert outcomes[-1] == "succeeded"
+
+
 def test_state_is_said_in_words(bus, sub):
     assert snapshot(sub)["state"] == "listening"
     sub.stop()
@@ -177,7 +201,10 @@ def test_a_listener_in_another_process_is_seen(bus, sub):
 
 
 def test_selector_is_the_one_that_is_bound_now(bus, sub):
-    bus.subscribe("documents", mt.model("echo", version="1.1.0")(lambda page: page), name="pages")
+    def shout(page):
+        return page
+
+    bus.subscribe("documents", mt.model("echo", version="1.1.0")(shout), name="pages")
     assert snapshot(sub)["selector"] == "echo:1.1.0"
 
 
@@ -245,11 +272,11 @@ def test_hostile_text_is_never_markup_in_html(bus, times):
 
 
 def test_front_end_never_makes_markup_of_data_and_loads_nothing():
-    script = str(Dashboard._esm)
+    script = Dashboard._esm
     for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "fetch(", "https://"):
         assert forbidden not in script
-    assert "@import" not in str(Dashboard._css)
-    assert "url(" not in str(Dashboard._css)
+    assert "@import" not in Dashboard._css
+    assert "url(" not in Dashboard._css
 
 
 def test_the_package_does_not_load_the_widget():
@@ -314,10 +341,31 @@ def test_a_widget_that_nobody_holds_goes_and_its_thread_too(sub):
     shown = sub.dashboard()
     gone = weakref.ref(shown)
     ipywidgets_registry._instances.pop(shown.model_id)  # what ipywidgets and its channel hold until close()
-    comm.get_comm_manager().unregister_comm(shown.comm)
+    shown.comm.on_msg(None)
     del shown
     until(lambda: gc.collect() is not None and gone() is None)
     until(lambda: not followers())
+
+
+def test_the_thread_rests_while_no_view_is_shown(bus, sub, monkeypatch):
+    looks = []
+    shown = sub.dashboard()
+    original = shown.refresh
+    monkeypatch.setattr(shown, "refresh", lambda: looks.append(1) or original())
+    views(shown, 1)
+    fire(sub, "one")
+    until(lambda: shown.state["counts"] == {"succeeded": 1} and not shown.state["depth"]["in_flight"])
+    views(shown, 0)
+    time.sleep(0.3)  # a look that had begun
+    looks.clear()
+    fire(sub, "two")
+    time.sleep(0.5)
+    assert looks == []
+    views(shown, 1)
+    until(lambda: shown.state["counts"] == {"succeeded": 2})
+    views(shown, 0)
+    bus.close()
+    until(lambda: shown.state["state"] == "bus closed")
 
 
 def test_an_outage_of_the_store_is_shown_and_passes(bus, sub, monkeypatch):

@@ -31,6 +31,10 @@ def double(n: float) -> float:
     return 2 * n
 
 
+def write(n: float) -> str:
+    return str(n)
+
+
 def fire(bus: mt.EventBus, topic: str, samples: Any, **options: Any) -> mt.Run:
     return bus.fire(topic, samples, progress=False, **options)
 
@@ -49,7 +53,7 @@ def test_results_have_one_row_a_sample_in_the_order_of_the_samples(bus: mt.Event
 
 def test_each_sample_has_a_row_for_every_subscriber(bus: mt.EventBus) -> None:
     bus.subscribe("numbers", mt.model(double, version="1.0.0"))
-    bus.subscribe("numbers", mt.model(str, name="write", version="2.0.0"))
+    bus.subscribe("numbers", mt.model(write, version="2.0.0"))
 
     results = fire(bus, "numbers", [1, 2]).results()
 
@@ -153,7 +157,7 @@ def test_event_that_was_published_before_a_subscription_is_not_waited_for_there(
     bus.subscribe("numbers", double)
     event = mt.Event(1, id="a")
     fire(bus, "numbers", event)
-    bus.subscribe("numbers", mt.model(str, name="late"))
+    bus.subscribe("numbers", mt.model(write, name="late"))
 
     run = fire(bus, "numbers", event, timeout_s=5)
 
@@ -172,7 +176,7 @@ def test_event_that_was_published_before_a_subscription_is_not_waited_for_there(
         (7, [7]),
         (None, [None]),
         ([1, "a", None], [1, "a", None]),
-        (({"n": n} for n in range(2)), [{"n": 0}, {"n": 1}]),
+        (lambda: ({"n": n} for n in range(2)), [{"n": 0}, {"n": 1}]),
         (mt.Event("whole event"), ["whole event"]),
         ([mt.Event("a"), "b"], ["a", "b"]),
         (range(2), [0, 1]),
@@ -191,7 +195,7 @@ def test_samples_may_come_as(bus: mt.EventBus, samples: Any, seen: list[Any]) ->
     got: list[Any] = []
     bus.subscribe("anything", mt.model(lambda value: got.append(value), name="keeps"))
 
-    run = fire(bus, "anything", samples)
+    run = fire(bus, "anything", samples() if callable(samples) else samples)
 
     assert got == seen
     assert len(run) == len(seen)
@@ -294,7 +298,7 @@ def test_interrupted_wait_leaves_the_listeners_alone(bus: mt.EventBus) -> None:
 
 def test_fire_warns_at_once_when_nobody_listens(bus: mt.EventBus) -> None:
     bus.subscribe("numbers", double, listen=False)
-    bus.subscribe("numbers", mt.model(str, name="write"))
+    bus.subscribe("numbers", write)
 
     with pytest.warns(UserWarning) as caught:
         run = fire(bus, "numbers", 1, timeout_s=0)
@@ -308,8 +312,10 @@ def test_stopped_subscription_is_not_taken_for_a_live_one(bus: mt.EventBus) -> N
     sub = bus.subscribe("numbers", double)
     sub.stop()
 
-    with pytest.warns(UserWarning, match="no live listener for 'double'"):
+    with pytest.warns(UserWarning) as caught:
         fire(bus, "numbers", 1, timeout_s=0)
+
+    assert "no live listener for 'double'" in str(caught[0].message)
 
 
 def test_fire_warns_when_the_topic_has_no_subscription_and_does_not_wait(bus: mt.EventBus) -> None:

@@ -286,9 +286,9 @@ def test_event_of_a_plain_topic_opens_nothing() -> None:
 # -- on a bus -----------------------------------------------------------------------------------------------------------------
 
 
-def put_now(folder: Path, name: str, content: bytes = b"page") -> Path:
+def put_now(folder: Path, name: str, content: bytes = b"page", age_s: float = 10) -> Path:
     """Move a file into the folder whole, as a scanner should."""
-    return put(folder, name, content, modified_s=time.time() - 10)
+    return put(folder.parent, f"{name}.part", content, modified_s=time.time() - age_s).replace(folder / name)
 
 
 def read(event: mt.Event) -> str:
@@ -355,7 +355,7 @@ def test_replaced_file_is_handled_again(bus: mt.EventBus, scans: Path) -> None:
     sub = bus.subscribe(f"file://{scans}/*.png", read)
     handled(sub, 1)
 
-    put(scans, "a.png", b"second", modified_s=time.time() - 5)
+    put_now(scans, "a.png", b"second", age_s=5)
     handled(sub, 2)
 
     assert list(sub.invocations()["output"]) == ['"first"', '"second"']

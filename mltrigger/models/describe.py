@@ -132,7 +132,9 @@ def as_model(target: Any, **described: Any) -> Model:
         raise InvalidModel(f"{target.__name__} is a class; hand over an instance of it")
     if not callable(target) and not hasattr(target, given.get("method", "predict")):
         raise InvalidModel(f"{type(target).__name__} cannot serve as a model: hand over a callable or an object with predict()")
-    return Model(target=target, **({} if "name" in given else {"name": default_name(target)}), **given)
+    if "name" not in given:
+        given["name"] = default_name(target)
+    return Model(target=target, **given)
 
 
 def default_name(target: Any) -> str:

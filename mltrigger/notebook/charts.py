@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from mltrigger.render import esc
 
 BINS = 24
-WIDE = 30.0
+WIDE = 10.0
 """From this ratio of the largest to the smallest value on, the axis is logarithmic."""
 _LEAST_MS = 0.001
 """The clock counts microseconds: what took less is drawn here on a logarithmic axis."""

@@ -36,7 +36,8 @@ _HERE = Path(__file__).parent
 class Dashboard(anywidget.AnyWidget):
     """A live view of one subscription: counts by outcome, latency, newest attempts, and a button that fires a sample.
 
-    A thread follows what is recorded, in this process and in others, until the widget or the bus is closed. It prints nothing.
+    A thread follows what is recorded, in this process and in others, until the widget or the bus is closed; it rests while the front
+    end shows no view of it (its cell ran again). It prints nothing.
     Where no front end runs, ``text/html`` says what can be said without times: see :meth:`to_html`.
 
     Parameters
@@ -48,8 +49,9 @@ class Dashboard(anywidget.AnyWidget):
         of the topic's newest event again.
     """
 
-    _esm = _HERE / "dashboard.js"
-    _css = _HERE / "dashboard.css"
+    # As text, not as a path: for a path anywidget keeps every widget alive, to load the file again when it changes.
+    _esm = (_HERE / "dashboard.js").read_text("utf-8")
+    _css = (_HERE / "dashboard.css").read_text("utf-8")
     state = traitlets.Dict(help="What is shown, as JSON values: a snapshot, and what the button may do.").tag(sync=True)
 
     def __init__(self, subscription: Subscription, sample: Any = None) -> None:
@@ -57,8 +59,10 @@ class Dashboard(anywidget.AnyWidget):
         self._bus = subscription._bus  # the parts behind the handle: this is its view
         self._stopped, self._guard = threading.Event(), threading.RLock()
         self._found, self._notice, self._outage = snapshot(subscription), "", ""
-        super().__init__(state=self._shown())
+        self._was_viewed = False
+        super().__init__(state=self._shown(), _view_count=0)  # 0, not None: asks the front end to count its views
         self.on_msg(self._heard)
+        self.observe(self._viewed, "_view_count")
         arguments = (weakref.ref(self), self._bus.wakeup, self._stopped)
         threading.Thread(target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True).start()
 
@@ -111,7 +115,17 @@ class Dashboard(anywidget.AnyWidget):
             tables = histogram_svg(self._model_times(), "model time histogram") + _latency_html(found["latency"])
         return card(f"Dashboard {found['title']}", facts, tables + _newest_html(self._newest(), times))
 
+    def follow(self) -> bool:
+        """Refresh, unless nobody looks; return as :meth:`refresh`. A front end that never counted its views is taken for looking."""
+        unseen = self._was_viewed and not self._view_count and not self._bus.closed
+        return unseen or self.refresh()
+
     # -- what the front end says ----------------------------------------------------------------------------------------------
+
+    def _viewed(self, change: Any) -> None:
+        if change["new"]:
+            self._was_viewed = True
+            self._bus.wakeup.notify_here("done")  # the thread may have rested
 
     def _heard(self, _: Any, content: Any, __: Any) -> None:
         if isinstance(content, dict) and content.get("type") == "fire":
@@ -177,7 +191,7 @@ def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.E
     while True:
         seen, began = wakeup.generation("done"), time.monotonic()
         dashboard = widget()
-        if dashboard is None or not dashboard.refresh():
+        if dashboard is None or not dashboard.follow():
             return
         del dashboard  # hold nothing while waiting: a widget that nobody has any more may go
         spent_s = time.monotonic() - began

@@ -22,6 +22,7 @@ WINDOW = 500
 NEWEST = 10
 _HINT, _TEXT, _ERROR = 60, 90, 160
 _PEEK = 400
+_RUNNING, _LEASED = 3, 64
 _STAGES = ("queue", "model", "total")
 _ROW = ("seq", "attempt", "version", "outcome", "reason", "model_ms", "total_ms", "output", "error_type", "error")
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
@@ -62,7 +63,7 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
     if previous is not None and _same_rows(previous, shown):
         shown |= {name: previous[name] for name in ("latency", "histogram", "newest")}
     else:
-        shown |= _times(bus, bound) | {"newest": newest(bus, bound)}
+        shown |= _times(bus, bound) | {"newest": newest(bus, bound, in_flight=depth.in_flight)}
     shown["repeatable"] = bool(
         (previous and previous["repeatable"]) or shown["newest"] or depth.visible or bus.log.events(bound.topic, limit=1)
     )
@@ -71,9 +72,15 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
     return shown
 
 
-def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST) -> list[dict[str, Any]]:
-    """Return the newest attempts of one subscription as short rows, newest first; what is under way comes before them."""
-    rows = bus.log.invocations(_ROW, subscription_id=spec.id, limit=limit)[::-1]
+def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight: int = 0) -> list[dict[str, Any]]:
+    """Return the newest attempts of one subscription as short rows, newest first.
+
+    Of *in_flight* attempts under way a few are shown before them; a fast model leases many more than it runs.
+    """
+    some = in_flight if in_flight <= _LEASED else 0
+    found = bus.log.invocations(_ROW, subscription_id=spec.id, limit=limit + some, running=some > 0)
+    under_way = [row for row in found if row[3] == "running"][:_RUNNING]
+    rows = (under_way[::-1] + [row for row in found[::-1] if row[3] != "running"])[:limit]
     hints = _hints(bus, {row[0] for row in rows})
     return [
         {

@@ -1,0 +1,157 @@
+"""The recorder: what becomes of an attempt, and the one unit of work that records it, hands its output on and settles it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import random
+import threading
+from collections.abc import Callable, Sequence
+
+from mltrigger.brokers.base import Broker, Delivery, Settlement, SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.errors import Closed, MltriggerError
+from mltrigger.events import MAX_HOPS, Event
+from mltrigger.models.invoke import Result, failure
+from mltrigger.models.version import ModelVersion
+from mltrigger.policy import backoff_s
+from mltrigger.store.log import Invocation, Log, Outcome
+from mltrigger.work import Remains
+
+logger = logging.getLogger("mltrigger")
+
+OUTPUT_TYPE = "mltrigger.output"
+
+LOOP = Result(
+    reason="recursion_limit",
+    error_type="RecursionError",
+    error=f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds itself through emit=",
+    permanent=True,
+)
+"""What an event gets that would go round once more; the model is not called."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ended:
+    """One attempt that ended: its row, what shall become of the delivery, and the event that it emits."""
+
+    invocation: Invocation
+    settlement: Settlement
+    emitted: Event | None = None
+
+
+class Recorder:
+    """Records and settles the attempts of one subscription.
+
+    Parameters
+    ----------
+    spec : SubscriptionSpec
+        Whose policy decides.
+    broker, log, clock
+        The parts.
+    uniform : callable
+        Chance, for the backoff.
+    """
+
+    def __init__(
+        self,
+        spec: SubscriptionSpec,
+        broker: Broker,
+        log: Log,
+        clock: Clock,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._spec, self._broker, self._log, self._clock, self._uniform = spec, broker, log, clock, uniform
+
+    def ended(
+        self,
+        delivery: Delivery,
+        result: Result,
+        version: ModelVersion,
+        started_us: int | None,
+        finished_us: int,
+        batch_size: int,
+        stdout: str | None = None,
+    ) -> Ended:
+        """Return what becomes of one attempt with *result*."""
+        emitted = None
+        if self._spec.emit is not None and result.ok and result.value is not None:
+            try:
+                emitted = delivery.event.emitted(result.value, by=self._spec.name, type=OUTPUT_TYPE)
+            except MltriggerError as error:
+                result = failure(error)
+        outcome, settlement = self._verdict(delivery, result)
+        times: tuple[int | None, int | None] = (started_us, finished_us) if result is not LOOP else (None, None)
+        row = Invocation(delivery, outcome, version.id, result, times[0], times[1], batch_size, result.reason, stdout)
+        return Ended(row, settlement, emitted)
+
+    def record(self, ended: Sequence[Ended]) -> None:
+        """Record, hand on and settle in one commit; patiently. What lost its lease meanwhile only leaves a ``stale`` row."""
+        if ended:
+            self._patiently(lambda: self._record(ended))
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Make deliveries that were not begun visible again; patiently."""
+        if deliveries:
+            self._patiently(lambda: self._broker.settle([Settlement(d, "release") for d in deliveries]))
+
+    def interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
+        """Release what a stop or the end of the process cut off, the call under way as ``interrupted``; it is nobody's failure."""
+        now_us, size = self._clock.now_us(), len(remains.called)
+        with self._log.unit() as unit:
+            lost = self._broker.settle([Settlement(d, "release") for d in [*remains.called, *remains.unbegun]], unit)
+            unit.record(
+                [
+                    Invocation(d, _or_stale("interrupted", d, lost), version.id, Result(), remains.started_us, now_us, size, "stopped")
+                    for d in remains.called
+                ]
+            )
+
+    def _record(self, ended: Sequence[Ended]) -> None:
+        with self._log.unit() as unit:
+            # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
+            lost = self._broker.settle([e.settlement for e in ended], unit)
+            if lost:
+                rows = [
+                    dataclasses.replace(e.invocation, outcome=_or_stale(e.invocation.outcome, e.invocation.delivery, lost)) for e in ended
+                ]
+            else:
+                rows = [e.invocation for e in ended]
+            unit.record(rows)
+            emitted = [e.emitted for e in ended if e.emitted is not None and e.invocation.delivery not in lost]
+            if emitted and self._spec.emit is not None:
+                self._broker.publish(self._spec.emit, emitted, unit)
+
+    def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
+        if result.ok:
+            return "succeeded", Settlement(delivery, "ack")
+        if result.permanent or delivery.failures + 1 >= self._spec.policy.max_attempts:
+            return "dead", Settlement(
+                delivery,
+                "dead_letter",
+                reason=result.reason,
+                error_type=result.error_type,
+                error=result.error,
+                traceback=result.traceback,
+            )
+        delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.failures + 1, self._uniform)
+        return "failed", Settlement(delivery, "retry", delay_s=delay_s)
+
+    def _patiently(self, action: Callable[[], object]) -> None:
+        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure."""
+        pause_s = 0.0
+        while True:
+            try:
+                action()
+            except Closed:
+                return
+            except Exception:
+                logger.exception("subscription %s: recording failed; trying again", self._spec.name)
+                pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
+                threading.Event().wait(pause_s)
+            else:
+                return
+
+
+def _or_stale(outcome: Outcome, delivery: Delivery, lost: Sequence[Delivery]) -> Outcome:
+    return "stale" if delivery in lost else outcome
