@@ -65,6 +65,7 @@ class Event:
     dataschema: str | None = None
     extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
     _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
+    _encoded: bytes | None = dataclasses.field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.id is None:
@@ -110,9 +111,13 @@ class Event:
             )
         return self._opener()
 
-    def emitted(self, data: Any, *, by: str, type: str) -> Event:  # noqa: A002 - the CloudEvents name
-        """Return the event that subscription *by* makes of this one; the same cause gives the same id every time."""
+    def emitted(self, data: Any, *, by: str, type: str, encoded: bytes | None = None) -> Event:  # noqa: A002 - the CloudEvents name
+        """Return the event that subscription *by* makes of this one; the same cause gives the same id every time.
+
+        With *encoded*, the JSON of the data as it was when the model returned it, that is what will be published.
+        """
         return Event(
+            _encoded=encoded,
             data=data,
             id=derived_id(self, by),
             type=type,
@@ -192,7 +197,9 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
         When there are more than *limit* bytes.
     """
     media_type: str | None
-    if isinstance(event.data, (bytes, bytearray)):
+    if event._encoded is not None:
+        raw, media_type = event._encoded, event.datacontenttype
+    elif isinstance(event.data, (bytes, bytearray)):
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
     else:
         raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
@@ -227,6 +234,7 @@ def restored(
     _set_dataschema(event, dataschema)
     _set_extensions(event, extensions)
     _set_opener(event, None)
+    _set_encoded(event, None)
     return event
 
 
@@ -241,9 +249,10 @@ def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
 
 _new = object.__new__
 # The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
-_set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions, _set_opener = (
-    getattr(Event, field.name).__set__ for field in dataclasses.fields(Event)
-)
+(
+    _set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions,
+    _set_opener, _set_encoded,
+) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))  # fmt: skip
 
 # Ids must be unique, not secret: a generator that the system seeded saves a system call each.
 _random = random.Random()

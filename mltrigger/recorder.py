@@ -75,9 +75,10 @@ class Recorder:
     ) -> Ended:
         """Return what becomes of one attempt with *result*."""
         emitted = None
-        if self._spec.emit is not None and result.ok and result.value is not None:
+        if self._spec.emit is not None and result.output is not None and result.output != "null":
             try:
-                emitted = delivery.event.emitted(result.value, by=self._spec.name, type=OUTPUT_TYPE)
+                encoded = result.output.encode()  # now: a model may return the same object again, changed
+                emitted = delivery.event.emitted(None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded)
             except MltriggerError as error:
                 result = failure(error)
         outcome, settlement = self._verdict(delivery, result)

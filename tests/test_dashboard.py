@@ -428,6 +428,13 @@ def test_without_anything_to_publish_the_button_is_off_and_says_why(bus, sub):
     until(lambda: shown.state["button"]["enabled"])
 
 
+def test_an_event_from_before_the_subscription_can_be_repeated(bus):
+    bus.topic("documents")
+    bus.publish("documents", "early")
+    shown = bus.subscribe("documents", mt.model("echo", version="1.0.0")(echo)).dashboard()
+    assert shown.state["button"] == {"enabled": True, "title": "Publish the data of the newest event of documents once more"}
+
+
 def test_a_message_that_cannot_be_honoured_is_shown_and_goes_with_the_next_that_can(bus, sub):
     shown = sub.dashboard()
     message(shown, {"type": "fire"})

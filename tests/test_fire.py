@@ -287,10 +287,29 @@ def test_results_are_read_again_without_waiting(bus: mt.EventBus, gate: Gate) ->
     wait_until(lambda: list(run.results()["outcome"]) == ["succeeded"])
 
 
-def test_interrupted_wait_leaves_the_listeners_alone(bus: mt.EventBus) -> None:
+def test_bus_waits_until_everything_that_an_event_caused_has_ended(bus: mt.EventBus) -> None:
+    bus.subscribe("numbers", double, emit="doubled")
+    bus.subscribe("doubled", write, emit="texts")
+    last = bus.subscribe("texts", mt.model(lambda text: text * 2, name="twice"))
+    bus.publish_batch("numbers", [1, 2])
+
+    assert bus.wait(20, progress=False)
+
+    assert sorted(last.invocations()["output"]) == ['"22"', '"44"']
+
+
+def test_bus_waits_no_longer_than_it_is_told(bus: mt.EventBus, gate: Gate) -> None:
+    bus.subscribe("numbers", mt.model(lambda _: gate.wait(), name="waits"))
+    bus.publish("numbers", 1)
+
+    assert not bus.wait(0.05, progress=False)
+
+
+def test_samples_that_fail_while_they_are_made_publish_nothing(bus: mt.EventBus) -> None:
     bus.subscribe("numbers", double)
+
     with pytest.raises(ZeroDivisionError):
-        bus.fire("numbers", (1 // (2 - n) for n in range(5)), progress=False)  # the cell fails before anything is published
+        bus.fire("numbers", (1 // (2 - n) for n in range(5)), progress=False)
 
     assert bus.events("numbers").empty
     assert list(fire(bus, "numbers", 1).results()["output"]) == [2]

@@ -377,6 +377,20 @@ def test_second_subscription_of_the_same_folder_gets_all_files(bus: mt.EventBus,
     assert subjects(bus) == ["a.png", "b.png"]
 
 
+def test_two_processes_that_watch_the_same_folder_handle_each_file_once(bus: mt.EventBus, file: Path, scans: Path) -> None:
+    url = f"file://{scans}/*.png"
+    with mt.connect(f"sqlite:///{file}") as other:
+        subs = [bus.subscribe(url, read), other.subscribe(url, read)]
+        for name in ("a.png", "b.png", "c.png"):
+            put_now(scans, name)
+        handled(subs[0], 3)
+        put_now(scans, "last.png")
+        handled(subs[0], 4)
+
+    assert sorted(subjects(bus)) == ["a.png", "b.png", "c.png", "last.png"]
+    assert len(bus.invocations()) == 4
+
+
 def test_start_latest_leaves_out_what_is_in_the_archive(bus: mt.EventBus, scans: Path) -> None:
     put_now(scans, "a.png", b"A")
     url = f"file://{scans}/*.png"

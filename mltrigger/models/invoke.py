@@ -28,7 +28,6 @@ class Result:
     """
 
     output: str | None = None
-    value: Any = None
     reason: str | None = None
     error_type: str | None = None
     error: str | None = None
@@ -113,7 +112,7 @@ def _encoded(value: Any) -> Result:
     text = codec.dumps(value)
     if len(text) > MAX_OUTPUT_BYTES:
         raise EventTooLarge(f"the output has {len(text):,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}")
-    return Result(output=text, value=value)
+    return Result(output=text)
 
 
 def _encoded_safely(value: Any) -> Result:

@@ -64,9 +64,7 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
         shown |= {name: previous[name] for name in ("latency", "histogram", "newest")}
     else:
         shown |= _times(bus, bound) | {"newest": newest(bus, bound, in_flight=depth.in_flight)}
-    shown["repeatable"] = bool(
-        (previous and previous["repeatable"]) or shown["newest"] or depth.visible or bus.log.events(bound.topic, limit=1)
-    )
+    shown["repeatable"] = bool(shown["newest"] or depth.visible or (previous["repeatable"] if previous else _has_event(bus, bound.topic)))
     if bus.closed:  # while we looked: the counts may be those of a closed bus
         raise Closed("this bus is closed: mt.connect(…) opens another one")
     return shown
@@ -103,6 +101,11 @@ def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
         return "unsubscribed"
     here = bus.listener_state(spec.name)
     return "listening elsewhere" if here == "stopped" and bus.registry.live_listeners().get(spec.id) else here
+
+
+def _has_event(bus: EventBus, topic: str) -> bool:
+    """Say whether the topic has an event; asked once, because it is a long search for a topic without one on a busy bus."""
+    return bool(bus.log.events(topic, limit=1))
 
 
 def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
