@@ -41,6 +41,7 @@ class Engine:
         self._workers = ThreadWorkers()
         self._keeper = Keeper(lambda: registry.seen(self.worker_id))
         self._listeners: dict[str, Listener] = {}
+        self._retired: list[Listener] = []
         self._guard = threading.Lock()
 
     def __len__(self) -> int:
@@ -60,6 +61,7 @@ class Engine:
                 if self.worker_id == 0:
                     self.worker_id = self._registry.join()
                 if running is not None:
+                    self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                     self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
                 self._listeners[spec.name] = self._started(spec, folder)
         if folder is not None:
@@ -79,6 +81,8 @@ class Engine:
         self.watcher.stop()
         for listener in list(self._listeners.values()):
             listener.begin_stop()
+        for listener in self._retired:
+            listener.stop(drain_s)
         for name in list(self._listeners):
             self.stop(name, drain_s)
         self._keeper.stop()

@@ -131,12 +131,19 @@ class Listener:
         free = self._free_slots()
         if not free:
             return
-        version, invoker = self._resolve()
+        _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
         self.state = "listening"
         size = self._lot(invoker)
         deliveries = self._broker.receive(self.spec, free * size, _POLL_S)
-        if deliveries and self.spec.policy.batch_window_s and invoker.batches:
+        if not deliveries:
+            return
+        if self.spec.policy.batch_window_s and invoker.batches:
             deliveries += self._fill(free * size - len(deliveries))
+        try:
+            version, invoker = self._resolve()  # and now, for the version: an alias may have moved while nothing came
+        except BaseException:
+            self._recorder.release(deliveries)
+            raise
         lots = _lots(deliveries, free, size, invoker.batches)
         for lot in lots[:free]:
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())

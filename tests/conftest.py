@@ -105,11 +105,3 @@ def bus(url: str, clock: SimulatedClock, gate: Gate) -> Iterator[mt.EventBus]:
     with mt.connect(url, clock=clock) as bus:
         yield bus
         gate.open()
-
-
-@pytest.fixture
-def live_bus(url: str, gate: Gate) -> Iterator[mt.EventBus]:
-    """A bus in real time."""
-    with mt.connect(url) as bus:
-        yield bus
-        gate.open()

@@ -273,6 +273,7 @@ def test_hostile_text_is_never_markup_in_html(bus, times):
 
 def test_front_end_never_makes_markup_of_data_and_loads_nothing():
     script = Dashboard._esm
+    assert f"newest {WINDOW} attempts" in script
     for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "fetch(", "https://"):
         assert forbidden not in script
     assert "@import" not in Dashboard._css

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import sqlite3
 import sys
 import threading
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,13 @@ def test_success_is_one_row_with_output_version_and_times(bus: mt.EventBus, cloc
     bus.publish("texts", "two words", type="text.written", source="pen", id="t-1")
 
     row = last(done(sub))
-    assert (row["event_id"], row["source"], row["type"], row["topic"], row["subscription"]) == ("t-1", "pen", "text.written", "texts", "count")
+    assert (row["event_id"], row["source"], row["type"], row["topic"], row["subscription"]) == (
+        "t-1",
+        "pen",
+        "text.written",
+        "texts",
+        "count",
+    )
     assert (row["model"], row["version"], row["role"], row["attempt"], row["outcome"]) == ("count", "1.2.0", "live", 1, "succeeded")
     assert row["output"] == '{"words":2}'
     assert (row["queue_ms"], row["model_ms"], row["total_ms"], row["batch_size"]) == (0.0, 250.0, 250.0, 1)

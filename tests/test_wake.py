@@ -74,9 +74,8 @@ def test_wake_up_that_was_seen_is_not_heard_again() -> None:
 def test_close_wakes_everybody() -> None:
     wakeup = Wakeup()
     woken: list[bool] = []
-    threads = [
-        threading.Thread(target=lambda k=key, seen=wakeup.generation(key): woken.append(wakeup.wait(k, seen, LONG_S))) for key in "abc"
-    ]
+    waiting = {key: wakeup.generation(key) for key in "abc"}
+    threads = [threading.Thread(target=lambda k=k, seen=seen: woken.append(wakeup.wait(k, seen, LONG_S))) for k, seen in waiting.items()]
     for thread in threads:
         thread.start()
 

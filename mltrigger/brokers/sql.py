@@ -55,7 +55,13 @@ _INSERT_DEAD = """
 INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
 VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
 """
-_Encoded = tuple[Event, bytes, str | None]
+_SELECT_SEQ = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
+_DELIVERED = """
+SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
+UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
+"""
+_OPEN = "SELECT seq FROM ready WHERE subscription_id = :s UNION ALL SELECT seq FROM lease WHERE subscription_id = :s"
+_LAST_ATTEMPT = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
 _BOUND = "SELECT id, name FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 
 
@@ -92,30 +98,43 @@ class SqlBroker:
             base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
             rows = [_event_row(*e, seq, topic_id, now_us) for seq, e in enumerate(encoded, base + 1)]
             added = transaction.execute_many(_INSERT_EVENT, rows)
-            wanted = range(base + 1, base + 1 + len(rows))
-            seqs = list(wanted) if added == len(rows) else self._seqs(transaction, encoded, base, topic_id)
-            fresh = wanted if added == len(rows) else [mine for mine, seq in zip(wanted, seqs, strict=True) if seq == mine]
             bound = transaction.query(_BOUND, {"t": topic_id})
+            names = tuple(name for _, name in bound)
+            if added == len(rows):
+                receipts = [Receipt(row[2], row[0], False, names) for row in rows]
+            else:
+                receipts = self._receipts(transaction, events, base, topic_id, bound)
+            fresh = [r.seq for r in receipts if not r.duplicate]
             transaction.execute_many(_INSERT_READY, [(s, now_us, seq, 0, 0, 0) for s, _ in bound for seq in fresh])
             if fresh and bound:
                 transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s, _ in bound]))
-        names = tuple(name for _, name in bound)
-        return [Receipt(e[0].id, seq, seq != mine, names) for e, seq, mine in zip(encoded, seqs, wanted, strict=True)]
+        return receipts
 
     @staticmethod
-    def _seqs(transaction: Transaction, encoded: Sequence[_Encoded], base: int, topic_id: int) -> list[int]:
-        """Return the place of each event in the archive, where some of them were there before."""
-        sql = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
-        found = [transaction.query(sql, {"id": e.id, "source": e.source, "topic_id": topic_id})[0][0] for e, _, _ in encoded]
-        # Twice within one call: only the first one was added.
-        return [seq if seq <= base or found.index(seq) == i else -seq for i, seq in enumerate(found)]
+    def _receipts(transaction: Transaction, events: Sequence[Event], base: int, topic_id: int, bound: Sequence[Row]) -> list[Receipt]:
+        """Return the receipts of *events*, where some were there before, or stand twice among them."""
+        receipts: list[Receipt] = []
+        seen: set[int] = set()
+        for event in events:
+            seq = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0][0]
+            duplicate = seq <= base or seq in seen
+            mine = [name for s, name in bound if seq > base or transaction.query(_DELIVERED, {"s": s, "seq": seq})]
+            receipts.append(Receipt(event.id, seq, duplicate, tuple(mine)))
+            seen.add(seq)
+        return receipts
 
     def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None) -> None:
-        """Deliver archived events to one subscription only."""
+        """Deliver archived events to one subscription only; those that it has open already stay as they are."""
         with self._within(unit) as transaction:
-            now_us = self._clock.now_us()
-            transaction.execute_many(_INSERT_READY, [(subscription.id, now_us, seq, 0, 0, 0) for seq in seqs])
-            transaction.after_commit(functools.partial(self.wake, subscription))
+            of = {"s": subscription.id}
+            waiting = {seq for (seq,) in transaction.query(_OPEN, of)}
+            rows = []
+            for seq in dict.fromkeys(seqs):
+                if seq not in waiting:
+                    last = transaction.query(_LAST_ATTEMPT, {**of, "seq": seq})[0][0]
+                    rows.append((subscription.id, self._clock.now_us(), seq, last, 0, 0))
+            transaction.execute_many(_INSERT_READY, rows)
+            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
 
     # -- bind -----------------------------------------------------------------------------------------------------------------
 

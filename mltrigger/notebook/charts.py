@@ -69,7 +69,11 @@ def histogram(values: Iterable[float | None], title: str = "latency histogram") 
 
 def histogram_svg(values: Iterable[float | None], title: str = "latency histogram") -> str:
     """Return the histogram of milliseconds as an SVG element with an accessible name (count, median, p99)."""
-    found = histogram(values, title)
+    return drawn(histogram(values, title))
+
+
+def drawn(found: Histogram) -> str:
+    """Return a counted histogram as :func:`histogram_svg` draws it."""
     body = "".join([*_bars(found.counts), *_ticks(found), *_marks(found)])
     if not found.marks:
         body += f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT / 2:g}" text-anchor="middle" opacity=".6">no values yet</text>'
@@ -146,7 +150,7 @@ def _ticks(found: Histogram) -> list[str]:
     texts = [f'<text x="{_x(at):g}" y="{_BOTTOM + 16}" text-anchor="{_anchor(at)}">{esc(label)}</text>' for at, label in found.ticks]
     if texts:
         scale = "ms, logarithmic" if found.logarithmic else "ms"
-        texts.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 1}" text-anchor="end" opacity=".7" font-size="10">{scale}</text>')
+        texts.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 4}" text-anchor="end" opacity=".7" font-size="10">{scale}</text>')
     return texts
 
 

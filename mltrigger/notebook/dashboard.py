@@ -15,7 +15,7 @@ import traitlets
 
 from mltrigger.errors import Closed, NotFound
 from mltrigger.events import Event, decode_data, new_id
-from mltrigger.notebook.charts import histogram_svg, ms
+from mltrigger.notebook.charts import Histogram, drawn, ms
 from mltrigger.notebook.snapshot import NEWEST, newest, snapshot
 from mltrigger.render import card, short, table_html
 
@@ -112,7 +112,7 @@ class Dashboard(anywidget.AnyWidget):
             facts.append(("attempts", "none yet"))
         if times:
             facts += [("state", found["state"]), ("waiting", found["depth"]["waiting"]), ("in flight", found["depth"]["in_flight"])]
-            tables = histogram_svg(self._model_times(), "model time histogram") + _latency_html(found["latency"])
+            tables = drawn(Histogram(**found["histogram"])) + _latency_html(found["latency"])
         return card(f"Dashboard {found['title']}", facts, tables + _newest_html(self._newest(), times))
 
     def follow(self) -> bool:
@@ -179,11 +179,6 @@ class Dashboard(anywidget.AnyWidget):
         with contextlib.suppress(Exception):
             rows = newest(self._bus, self._subscription._spec, 5 * NEWEST)
         return sorted(rows, key=lambda row: (row["seq"], row["attempt"]), reverse=True)[:NEWEST]
-
-    def _model_times(self) -> list[float]:
-        with contextlib.suppress(Exception):
-            return list(self._subscription.invocations(500, columns=["model_ms"])["model_ms"])
-        return []
 
 
 def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.Event) -> None:
