@@ -18,6 +18,7 @@ opened by the first of them; ``mt.connect(url)`` opens another one, with the sam
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import threading
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from mltrigger._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mltrigger.brokers.base import Depth, Receipt
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
@@ -113,6 +116,23 @@ def close() -> None:
         bus.close()
 
 
+def _of_the_default_bus(name: str) -> Callable[..., Any]:
+    """Return the bus's method as a function with its signature and documentation; only calling it opens the default bus."""
+    import inspect
+
+    from mltrigger.bus import EventBus
+
+    method = getattr(EventBus, name)
+
+    @functools.wraps(method)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return getattr(default_bus(), name)(*args, **kwargs)
+
+    signature = inspect.signature(method)
+    function.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    return function
+
+
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used: importing the package stays free."""
     if name in _HOME:
@@ -120,7 +140,9 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value
         return value
     if name in _OF_THE_BUS:
-        return getattr(default_bus(), name)
+        function = _of_the_default_bus(name)
+        globals()[name] = function
+        return function
     raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
 
 

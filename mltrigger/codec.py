@@ -10,7 +10,6 @@ tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA`
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import datetime as dt
 import decimal
@@ -36,18 +35,27 @@ def dumps(value: Any) -> str:
     Raises
     ------
     NotEncodable
-        With the path of the part that has no JSON form, for example ``$.model: a function``.
+        With the path of the part that has no JSON form, for example ``$.model: a value of type 'function'``.
     """
     try:
         # The fast way: plain JSON values, in C. Whatever it cannot take goes through _plain, which also names the culprit.
         text = _STRICT(value)
-    except (TypeError, ValueError, RecursionError):
-        text = _STRICT(_plain(value, "$", 0))
-    if text.count("[") + text.count("{") > MAX_DEPTH:
-        _plain(value, "$", 0)  # counts the levels; the fast way has its own, larger limit
-    if not text.isascii() and not _encodable(text):
-        raise NotEncodable("$: text with a lone surrogate, which has no UTF-8 form; clean it with str.encode(errors='replace')")
+    except Exception:  # a hostile value may raise anything while it is read
+        return _carefully(value)
+    if text.count("[") + text.count("{") > MAX_DEPTH or not (text.isascii() or encodable(text)):
+        return _carefully(value)
     return text
+
+
+def _carefully(value: Any) -> str:
+    try:
+        return _STRICT(_plain(value, "$", 0))
+    except NotEncodable:
+        raise
+    except RecursionError as error:
+        raise NotEncodable("$: a value whose conversion never ends") from error
+    except Exception as error:
+        raise NotEncodable(f"$: reading the value failed with {type(error).__name__}") from error
 
 
 def loads(text: str | bytes) -> Any:
@@ -76,7 +84,7 @@ def loads(text: str | bytes) -> Any:
         raise _invalid("number_out_of_range", f"data holds a number that Python refuses: {error}") from error
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
         raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels")
-    if "\\u" in text and _has_lone_surrogate(value):
+    if not encodable(text) or ("\\u" in text and _has_lone_surrogate(value)):
         raise _invalid("invalid_unicode", "data holds a lone surrogate, which has no UTF-8 form")
     return value
 
@@ -110,9 +118,10 @@ def _untag(value: dict[str, Any]) -> Any:
     try:
         if isinstance(number := value.get("$numberDecimal"), str):
             return decimal.Decimal(number)
-        if isinstance(binary := value.get("$binary"), dict) and isinstance(binary.get("base64"), str):
+        binary = value.get("$binary")
+        if isinstance(binary, dict) and len(binary) == 2 and binary.get("subType") == "00" and isinstance(binary.get("base64"), str):
             return base64.b64decode(binary["base64"], validate=True)
-    except (binascii.Error, decimal.InvalidOperation):
+    except (ValueError, decimal.InvalidOperation):
         return value  # only looks like a tag: somebody else's data
     return value
 
@@ -138,19 +147,29 @@ def _invalid(reason: str, message: str) -> InvalidEvent:
 
 def _plain(value: Any, path: str, depth: int) -> Any:
     """Return *value* with only JSON's own types, or raise NotEncodable naming *path*."""
-    if depth > MAX_DEPTH:
-        raise NotEncodable(f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)")
-    if value is None or isinstance(value, (bool, str)):
-        return value if not isinstance(value, enum.Enum) else _plain(value.value, path, depth)
-    if isinstance(value, int) and not isinstance(value, enum.Enum):
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, path, depth)
+    if isinstance(value, str):
+        return _text(value, path)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"$numberDouble": _float_name(value)}
+    if not isinstance(value, (Mapping, list, tuple)):
+        return _plain(_converted(value, path), path, depth)
+    if depth >= MAX_DEPTH:
+        raise NotEncodable(f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)")
     if isinstance(value, Mapping):
         return {_key(k, path): _plain(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
-    return _plain(_converted(value, path), path, depth + 1)
+    return [_plain(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
+
+
+def _text(value: str, path: str) -> str:
+    if not encodable(value):
+        raise NotEncodable(f"{path}: text with a lone surrogate, which has no UTF-8 form; clean it with str.encode(errors='replace')")
+    return str(value)
 
 
 def _converted(value: Any, path: str) -> Any:
@@ -163,8 +182,6 @@ def _converted(value: Any, path: str) -> Any:
         return value.total_seconds()
     if isinstance(value, decimal.Decimal):
         return {"$numberDecimal": str(value)}
-    if isinstance(value, enum.Enum):
-        return value.value
     if isinstance(value, (uuid.UUID, pathlib.PurePath)):
         return str(value)
     if isinstance(value, (set, frozenset)):
@@ -179,9 +196,10 @@ def _converted(value: Any, path: str) -> Any:
 def _scientific(value: Any, path: str) -> Any:
     """Convert numpy and pandas values without importing either: a value of theirs means that they are loaded."""
     if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)):
-        if isinstance(value, (np.datetime64, np.timedelta64)):
-            return None if np.isnat(value) else str(value)
-        return value.tolist()
+        if value.dtype.kind in "Mm":  # .tolist() would make a bare number of nanoseconds
+            text = np.asarray(value).astype(str)
+            return np.where(np.isnat(value), None, text).tolist() if value.ndim else None if np.isnat(value) else str(text)
+        return float(value) if isinstance(value, np.longdouble) else value.tolist()
     if (pd := sys.modules.get("pandas")) is not None:
         if value is pd.NA or value is pd.NaT:
             return None
@@ -204,9 +222,12 @@ def _what(value: Any) -> str:
 
 
 def _key(key: Any, path: str) -> str:
+    """Return *key* as JSON's encoder writes it; text, numbers, truth values and None have a text form."""
     if isinstance(key, str):
-        return key
-    if isinstance(key, (bool, type(None))) or not hasattr(key, "__index__"):
+        return _text(key, path)
+    if key is None or isinstance(key, (bool, float)):
+        return _STRICT(key)
+    if isinstance(key, enum.Enum) or not hasattr(key, "__index__"):
         raise NotEncodable(f"{path}: a key of type {type(key).__qualname__!r}; JSON objects have text keys")
     return str(int(key))
 
@@ -223,7 +244,7 @@ def _children(value: Any) -> Any:
 
 def _too_deep(value: Any) -> bool:
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH):
         level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
         if not level:
             return False
@@ -233,13 +254,14 @@ def _too_deep(value: Any) -> bool:
 def _has_lone_surrogate(value: Any) -> bool:
     level = [value]
     while level:
-        if any(isinstance(v, str) and not _encodable(v) for v in level):
+        if any(isinstance(v, str) and not encodable(v) for v in level):
             return True
         level = [child for parent in level for child in _children(parent)]
     return False
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Whether *text* has a UTF-8 form; a lone surrogate has none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

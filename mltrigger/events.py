@@ -25,7 +25,8 @@ _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 _RESERVED = frozenset({"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "data_base64"})
 # RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at large.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+\s*(;.*)?", re.ASCII)
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ \t]*(;[ -~]*)?", re.ASCII)
+_JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
 # https://www.w3.org/TR/trace-context-1/#traceparent-header
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -168,6 +169,7 @@ class Event:
     @classmethod
     def from_attributes(cls, given: Mapping[str, Any]) -> Event:
         """Return the event of the JSON members *given*, or raise InvalidEvent listing every problem."""
+        given = {name: value for name, value in given.items() if value is not None or name == "data"}  # null means unset
         problems = list(_structural_problems(given))
         if problems:
             raise InvalidEvent("not a CloudEvent: " + "; ".join(problems), "not_cloudevent")
@@ -201,9 +203,11 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
         raw, media_type = event._encoded, event.datacontenttype
     elif isinstance(event.data, (bytes, bytearray)):
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
+        if is_json(media_type):
+            codec.loads(raw)  # it says so: then it must be, before it is kept
     else:
         raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
-        if media_type is not None and "json" not in media_type:
+        if not is_json(media_type):
             raise InvalidEvent(f"data of media type {media_type!r} must be given as bytes, not {type(event.data).__name__}")
     if len(raw) > limit:
         raise EventTooLarge(
@@ -215,7 +219,12 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:
     """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
-    return codec.loads_own(raw) if media_type is None or "json" in media_type else raw
+    return codec.loads_own(raw) if is_json(media_type) else raw
+
+
+def is_json(media_type: str | None) -> bool:
+    """Whether data of *media_type* is one JSON document: nothing said, ``application/json``, ``…+json``; not lines of JSON."""
+    return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
 
 
 def restored(
@@ -298,6 +307,7 @@ def _plainly_fine(event: Event) -> bool:
     """Return whether nothing unusual was given: most events need no closer look, and publishing is a hot path."""
     return (
         event.subject is event.datacontenttype is event.dataschema is None
+        and event.extensions.__class__ is dict
         and not event.extensions
         and event.source.__class__ is event.type.__class__ is event.id.__class__ is str
         and 0 < len(event.id) < 1024
@@ -321,13 +331,15 @@ def _problems(event: Event) -> Iterable[str]:
         value = getattr(event, name)
         if value is not None and (not isinstance(value, str) or not value):
             yield f"{name} must be a non-empty str or left out, got {short(value)}"
+        elif value is not None and not codec.encodable(value):
+            yield f"{name} holds a lone surrogate, which has no UTF-8 form"
     if isinstance(event.datacontenttype, str) and not _MEDIA_TYPE.fullmatch(event.datacontenttype):
         yield f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such as application/json"
-    if not isinstance(event.time, datetime):
+    if not isinstance(event.time, datetime) or event.time != event.time:  # NaT is a datetime, and not equal to itself
         yield f"time must be a datetime, got {short(event.time)}"
     elif event.time.utcoffset() is None:
         yield f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or datetime.now(UTC)"
-    if event.extensions:
+    if event.extensions or not isinstance(event.extensions, Mapping):
         yield from _extension_problems(event.extensions)
 
 
@@ -340,6 +352,8 @@ def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
             yield f"extension name {short(name)} must be lower-case letters and digits, and none of CloudEvents' own"
         elif not isinstance(value, (str, bool, int)) or (isinstance(value, int) and not -(2**31) <= value < 2**31):
             yield f"extension {name} must be a str, bool or 32-bit int, got {short(value)}"
+        elif isinstance(value, str) and not codec.encodable(value):
+            yield f"extension {name} holds a lone surrogate, which has no UTF-8 form"
         elif name == "traceparent" and not (isinstance(value, str) and _TRACEPARENT.fullmatch(value)):
             yield f"extension traceparent {short(value)} is not a W3C trace context"
         elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):

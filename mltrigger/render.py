@@ -6,10 +6,12 @@ Every value passes :func:`esc`. Nothing here knows a broker or a frame; the room
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _STYLE = (
     "border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;"
     "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
@@ -34,7 +36,7 @@ def short(value: Any, limit: int = 60) -> str:
         text = value if isinstance(value, str) else repr(value)
     except BaseException:  # a hostile __repr__ may raise anything
         text = f"<unprintable {type(value).__name__}>"
-    text = visible(" ".join(text[: 4 * limit].split()))
+    text = visible(" ".join(_ADDRESS.sub("", text[: 4 * limit]).split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

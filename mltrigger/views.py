@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger import codec, frames
 from mltrigger.brokers.base import Broker
 from mltrigger.errors import InvalidEvent, NotFound
-from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id
+from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, is_json
 from mltrigger.models.version import Selector
 from mltrigger.render import short
 from mltrigger.store.log import FINAL, Log
@@ -139,7 +139,7 @@ def trace(log: Log, event_id: str) -> pd.DataFrame:
 
 def data_text(raw: bytes, media_type: str | None) -> str:
     """Return an event's data for a frame: JSON as it is, other bytes shortened."""
-    if media_type is None or "json" in media_type:
+    if is_json(media_type):
         return raw.decode()
     return short(decode_data(raw, media_type))
 

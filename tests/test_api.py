@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import json
 import os
@@ -100,24 +99,6 @@ def test_every_public_name_has_a_docstring(here: Path, monkeypatch: pytest.Monke
         bare += [n for n, v in {name: value, **documented}.items() if not inspect.getdoc(v)]
 
     assert bare == []
-
-
-def test_every_module_class_and_function_without_an_underscore_has_a_docstring() -> None:
-    def bare(node: ast.AST, where: str) -> Iterator[str]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and not child.name.startswith("_"):
-                if ast.get_docstring(child) is None:
-                    yield f"{where}.{child.name}"
-                if isinstance(child, ast.ClassDef):
-                    yield from bare(child, f"{where}.{child.name}")
-
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        found += [path.name] if ast.get_docstring(tree) is None and path.name != "_version.py" else []
-        found += bare(tree, path.stem)
-
-    assert found == []
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error_and_opens_nothing(here: Path) -> None:
@@ -322,7 +303,7 @@ def test_a_wrong_name_is_answered_with_the_near_ones(furnished: mt.EventBus, ask
     assert isinstance(caught.value, LookupError)
 
 
-@pytest.mark.parametrize("url", ["", "memory", "memory://x", "sqlite://", "sqlite:///", "sqllite:///x.db", "mysql://host/db", "/tmp/x.db"])
+@pytest.mark.parametrize("url", ["", "memory://x", "sqlite://", "sqlite:///", "sqllite:///x.db", "mysql://host/db", "/tmp/x.db"])
 def test_a_url_without_a_broker_is_answered_with_the_known_forms(here: Path, url: str) -> None:
     if not url:
         with mt.connect(url) as bus:  # as if it was left out

@@ -8,6 +8,7 @@ import math
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -1074,6 +1075,17 @@ def test_stopped_subscription_keeps_collecting_and_starts_again(bus: mt.EventBus
 
     assert data(done(sub), "output") == ['"A"', '"B"']
     assert sub.state == "listening"
+
+
+def test_stopping_a_subscription_that_has_only_just_started_takes_no_second(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", mt.model(str.upper, name="shout"))
+    began = time.monotonic()
+
+    for _ in range(6):
+        sub.start()
+        sub.stop()
+
+    assert time.monotonic() - began < 3  # one poll of a second each, if the wake-up came too early to be heard
 
 
 def test_closing_the_bus_waits_for_the_running_call(file: Path, gate: Gate) -> None:

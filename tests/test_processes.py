@@ -396,6 +396,40 @@ def test_processes_that_publish_the_same_events_add_each_once(bus: mt.EventBus, 
     assert len(bus.events("numbers")) == 50
 
 
+def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room_again(bus: mt.EventBus, file: Path, start: Start) -> None:
+    program = start("""
+        import os, resource, signal, sys, threading
+        import mltrigger as mt
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        bus = mt.connect(sys.argv[1])
+        bus.topic("texts")
+        log = sys.argv[1].removeprefix("sqlite:///") + "-wal"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(log) + 300_000, resource.RLIM_INFINITY))
+        published, refused = [], []
+
+        def publish():
+            for _ in range(30):
+                try:
+                    published.append(bus.publish("texts", "y" * 5_000).event_id)
+                except mt.StoreError:
+                    refused.append(1)
+
+        threads = [threading.Thread(target=publish) for _ in range(3)]
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+        assert published and refused
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        published.append(bus.publish("texts", "again").event_id)
+        assert set(bus.events("texts")["event_id"]) == set(published), "what was refused is not there, the rest is"
+        bus.close()
+        print("fine")
+    """)
+
+    assert program.ends() == "fine\n"
+    assert len(bus.events("texts")) > 1
+    assert ledger(file, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_listeners_of_two_processes_share_the_work(bus: mt.EventBus, start: Start) -> None:
     workers = [start(SQUARE), start(SQUARE)]
     for worker in workers:

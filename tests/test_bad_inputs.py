@@ -1,0 +1,424 @@
+"""Malformed and hostile inputs, through the public bus. Numbers (BI-…) are those of the project's catalogue of bad inputs.
+
+After each of them the listener is alive and the next good event passes, and what was published is what ended or is open.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+import mltrigger as mt
+from mltrigger.brokers import sql
+
+HOSTILE = "<img src=x onerror=alert(1)>\x1b[2J\u202e"
+PATIENCE_S = 15.0
+
+
+def echo(data: Any) -> Any:
+    return data
+
+
+@pytest.fixture
+def memory_bus() -> Iterator[mt.EventBus]:
+    with mt.connect("memory://") as bus:
+        yield bus
+
+
+@pytest.fixture
+def sub(memory_bus: mt.EventBus) -> mt.Subscription:
+    sub: mt.Subscription = memory_bus.subscribe("pages", echo, max_attempts=1)
+    return sub
+
+
+def assert_the_next_good_event_passes(bus: mt.EventBus, sub: mt.Subscription) -> None:
+    before = len(bus.events())
+    run = bus.fire(sub.topic, ["good"], timeout_s=PATIENCE_S, progress=False)
+
+    assert run.results()["outcome"].tolist() == ["succeeded"]
+    assert sub.state == "listening"
+    assert len(bus.events()) == before + 1
+    depth, done = sub.depth(), sub.invocations()["outcome"]
+    assert len(bus.events(sub.topic)) == done.isin(["succeeded", "dead", "skipped"]).sum() + depth.visible + depth.delayed + depth.in_flight
+
+
+def circular() -> Any:
+    value: dict[str, Any] = {}
+    value["self"] = value
+    return value
+
+
+def coroutine() -> Any:
+    async def answer() -> None: ...
+
+    return answer()
+
+
+def nested(levels: int) -> Any:
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+# -- refused at publish: nothing is stored ----------------------------------------------------------------------------------------
+
+JSON = {"datacontenttype": "application/json"}
+Publish = Callable[[mt.EventBus], object]
+
+
+@pytest.mark.parametrize(
+    ("publish", "error", "says"),
+    [
+        pytest.param(lambda bus: bus.publish("pages", lambda: 0), mt.NotEncodable, r"\$: .*function", id="a function"),
+        pytest.param(lambda bus: bus.publish("pages", {"a": [object()]}), mt.NotEncodable, r"\$\.a\[0\]", id="an object"),
+        pytest.param(lambda bus: bus.publish("pages", (x for x in "ab")), mt.NotEncodable, "generator", id="a generator"),
+        pytest.param(lambda bus: bus.publish("pages", coroutine()), mt.NotEncodable, "coroutine", id="a coroutine"),
+        pytest.param(lambda bus: bus.publish("pages", circular()), mt.NotEncodable, "contains itself", id="a circle"),
+        pytest.param(lambda bus: bus.publish("pages", nested(900)), mt.NotEncodable, "100 levels", id="BI-012 900 levels"),
+        pytest.param(lambda bus: bus.publish("pages", nested(20_000)), mt.NotEncodable, "100 levels", id="BI-011 20,000 levels"),
+        pytest.param(lambda bus: bus.publish("pages", {(1, 2): 3}), mt.NotEncodable, "key", id="a key without text"),
+        pytest.param(lambda bus: bus.publish("pages", "a\ud800"), mt.NotEncodable, "surrogate", id="BI-014 lone surrogate"),
+        pytest.param(lambda bus: bus.publish("pages", 10**5000), mt.NotEncodable, "", id="BI-010 5,000 digits"),
+        pytest.param(lambda bus: bus.publish("pages", 1, subject="\ud800"), mt.InvalidEvent, "subject", id="surrogate in the subject"),
+        pytest.param(lambda bus: bus.publish("pages", 1, time=datetime(2026, 1, 1)), mt.InvalidEvent, "naive", id="a naive time"),
+        pytest.param(lambda bus: bus.publish("pages", 1, time="2026-01-01"), mt.InvalidEvent, "time", id="a time that is text"),
+        pytest.param(lambda bus: bus.publish("pages", 1, id=""), mt.InvalidEvent, "id must", id="an empty id"),
+        pytest.param(lambda bus: bus.publish("pages", 1, id=5), mt.InvalidEvent, "id must", id="an id that is a number"),
+        pytest.param(lambda bus: bus.publish("pages", 1, source=" "), mt.InvalidEvent, "source must", id="an empty source"),
+        pytest.param(lambda bus: bus.publish("pages", 1, extensions={"A": 1}), mt.InvalidEvent, "extension", id="a bad extension"),
+        pytest.param(lambda bus: bus.publish("pages", 1, extensions=None), mt.InvalidEvent, "extensions", id="no extensions"),
+        pytest.param(lambda bus: bus.publish("pages", b"a", datacontenttype="xyz"), mt.InvalidEvent, "media type", id="a bad media type"),
+        pytest.param(lambda bus: bus.publish("pages", {"a": 1}, datacontenttype="image/png"), mt.InvalidEvent, "bytes", id="no bytes"),
+        pytest.param(lambda bus: bus.publish("pagse", 1), mt.NotFound, "'pages'", id="BI-089 unknown topic"),
+        pytest.param(lambda bus: bus.publish_batch("pages", [1, 2, object()]), mt.NotEncodable, "object", id="one of three"),
+        pytest.param(lambda bus: bus.fire("pages", [1, object()], progress=False), mt.NotEncodable, "object", id="one of two fired"),
+    ],
+)
+def test_an_event_that_cannot_be_kept_is_refused_and_nothing_is_stored(
+    memory_bus: mt.EventBus, sub: mt.Subscription, publish: Publish, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        publish(memory_bus)
+
+    assert re.search(says, str(caught.value))
+    assert len(str(caught.value)) < 1000
+    assert len(memory_bus.events()) == 0
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        pytest.param(b"  \n\t ", "malformed_json", id="BI-002 whitespace only"),
+        pytest.param(b"hello", "malformed_json", id="BI-005 plain text"),
+        pytest.param(b'{"x": NaN}', "non_finite_number", id="BI-007 NaN"),
+        pytest.param(b'{"x": 1e999}', "non_finite_number", id="BI-008 overflow"),
+        pytest.param(b"1" * 5000, "number_out_of_range", id="BI-010 5,000 digits"),
+        pytest.param(b"[" * 100_000 + b"]" * 100_000, "nesting_too_deep", id="BI-011 100,000 levels"),
+        pytest.param(b"[" * 900 + b"]" * 900, "nesting_too_deep", id="BI-012 900 levels"),
+        pytest.param(b'"\\ud800"', "invalid_unicode", id="BI-014 lone surrogate"),
+        pytest.param("{}".encode("utf-16"), "unsupported_encoding", id="BI-017 UTF-16"),
+        pytest.param(b'{"a": 1}\n{"a": 2}', "malformed_json", id="two documents"),
+    ],
+)
+def test_bytes_that_say_they_are_json_and_are_not_never_reach_the_model(
+    memory_bus: mt.EventBus, sub: mt.Subscription, raw: bytes, reason: str
+) -> None:
+    with pytest.raises(mt.InvalidEvent) as caught:
+        memory_bus.publish("pages", raw, datacontenttype="application/json")
+
+    assert caught.value.reason == reason
+    assert len(memory_bus.events()) == 0
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_an_event_above_the_limit_is_refused_and_one_at_it_passes(
+    memory_bus: mt.EventBus, sub: mt.Subscription, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BI-020, BI-022, BI-025."""
+    monkeypatch.setattr(sql, "MAX_EVENT_BYTES", 100)
+
+    for data in ("x" * 99, "é" * 50, b"x" * 101, {"a": "x" * 100}):
+        with pytest.raises(mt.EventTooLarge, match=r"data has 1\d\d bytes; max_event_bytes is 100") as caught:
+            memory_bus.publish("pages", data)
+        assert caught.value.reason == "too_large"
+    with pytest.raises(mt.EventTooLarge):
+        memory_bus.publish_batch("pages", ["small", "x" * 99])
+    assert len(memory_bus.events()) == 0
+
+    run = memory_bus.fire("pages", ["x" * 98, "é" * 49, b"x" * 100], timeout_s=PATIENCE_S, progress=False)
+    assert run.results()["outcome"].tolist() == ["succeeded"] * 3
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+# -- refused at subscribe ---------------------------------------------------------------------------------------------------------
+
+
+async def asynchronous(data: Any) -> Any: ...
+def without_argument() -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("subscribe", "error", "says"),
+    [
+        pytest.param(lambda bus: bus.subscribe("scans", "ocr:1.0.0"), mt.NotFound, "no model 'ocr'", id="unknown model"),
+        pytest.param(lambda bus: bus.subscribe("scans", "echo:1.0.0"), mt.NotFound, "no model version 'echo:1.0.0'", id="unknown version"),
+        pytest.param(lambda bus: bus.subscribe("scans", "echo@champion"), mt.NotFound, "no alias", id="unknown alias"),
+        pytest.param(lambda bus: bus.subscribe("scans", "echo:v1"), mt.NotFound, "no selector", id="no selector"),
+        pytest.param(lambda bus: bus.subscribe("scans", without_argument), mt.InvalidModel, "one argument", id="BI-111 no argument"),
+        pytest.param(lambda bus: bus.subscribe("scans", asynchronous), mt.InvalidModel, "async", id="BI-111 async"),
+        pytest.param(lambda bus: bus.subscribe("scans", lambda x: x), mt.InvalidModel, "lambda", id="a lambda"),
+        pytest.param(lambda bus: bus.subscribe("scans", 5), mt.InvalidModel, "int", id="a number"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, version="1"), mt.InvalidModel, "semantic version", id="half a version"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, max_attempts=0), mt.InvalidPolicy, "max_attempts", id="no attempts"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, max_attempts=None), mt.InvalidPolicy, "max_attempts", id="attempts None"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, timeout_s=math.nan), mt.InvalidPolicy, "timeout_s", id="timeout NaN"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, attempts=3), mt.NotFound, "'max_attempts'", id="unknown setting"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, start="yesterday"), mt.NotFound, "'latest'", id="unknown start"),
+        pytest.param(lambda bus: bus.subscribe("s c a n s", len), mt.InvalidName, "topic name", id="a bad topic"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, name="a b"), mt.InvalidName, "subscription name", id="a bad name"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, emit="a b"), mt.InvalidName, "topic name", id="a bad topic to emit to"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, name="echo"), mt.NameTaken, "'pages'", id="a name that is taken"),
+        pytest.param(lambda bus: bus.subscribe("file:///no/such/folder/*", len), mt.InvalidName, "folder", id="no folder"),
+    ],
+)
+def test_a_subscription_that_cannot_be_is_refused_and_is_not_there(
+    memory_bus: mt.EventBus, sub: mt.Subscription, subscribe: Publish, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        subscribe(memory_bus)
+
+    assert says in str(caught.value)
+    assert memory_bus.topics()["topic"].tolist() == ["pages"]
+    assert memory_bus.subscriptions()["subscription"].tolist() == ["echo"]
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_other_code_under_a_released_version_is_refused_and_the_first_goes_on(memory_bus: mt.EventBus) -> None:
+    def answer(data: Any) -> int:
+        return 1
+
+    def other(data: Any) -> int:
+        return 2
+
+    memory_bus.subscribe("pages", answer, version="1.0.0")
+    with pytest.raises(mt.VersionConflict, match=r"answer:1\.0\.0 .*immutable"):
+        memory_bus.subscribe("pages", mt.model(other, name="answer"), version="1.0.0")
+
+    assert memory_bus.fire("pages", [0], timeout_s=PATIENCE_S, progress=False).results()["output"].tolist() == [1]
+
+
+def test_a_question_about_an_unknown_column_is_answered_with_the_near_ones(memory_bus: mt.EventBus, sub: mt.Subscription) -> None:
+    for ask in (sub.invocations, memory_bus.invocations):
+        with pytest.raises(mt.NotFound, match="no column 'eror'; did you mean 'error'"):
+            ask(columns=["outcome", "eror"])
+    with pytest.raises(mt.NotFound, match="no column"):
+        sub.invocations(columns=["output; DROP TABLE event"])
+    with pytest.raises(mt.NotFound, match="no event 'nothing'"):
+        memory_bus.trace("nothing")
+
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+# -- unusual, and delivered -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        2**63,
+        -(2**64),
+        int("1" * 4300),
+        math.inf,
+        b"\x00\xff",
+        "a\x00b\x1b\ufffe",
+        HOSTILE,
+        "",
+        None,
+        {"$numberDouble": "about 5"},
+        nested(90),
+        {"": {"": ""}},
+        "'; DROP TABLE event; --",
+    ],
+    ids=["2**63", "-2**64", "BI-009 4,300 digits", "inf", "bytes", "BI-019 control characters", "markup", "empty", "None", "like a tag",
+         "90 levels", "empty keys", "SQL"],
+)  # fmt: skip
+def test_unusual_data_arrives_as_it_was_given(memory_bus: mt.EventBus, data: Any) -> None:
+    seen: list[Any] = []
+
+    def keep(given: Any) -> Any:
+        seen.append(given)
+        return given
+
+    sub = memory_bus.subscribe("pages", keep)
+    run = memory_bus.fire("pages", [mt.Event(data)], timeout_s=PATIENCE_S, progress=False)
+
+    assert seen == [data]
+    assert run.results()["outcome"].tolist() == ["succeeded"]
+    assert len(memory_bus.events()) == 1
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+@pytest.mark.parametrize(
+    "time", [datetime(2999, 1, 1, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC), datetime(1970, 1, 1, tzinfo=UTC)], ids=str
+)
+def test_the_time_of_an_event_decides_nothing(memory_bus: mt.EventBus, sub: mt.Subscription, time: datetime) -> None:
+    """BI-056."""
+    before = datetime.now(UTC)
+    memory_bus.fire("pages", [mt.Event(1, time=time)], timeout_s=PATIENCE_S, progress=False)
+    row = sub.invocations().iloc[0]
+
+    assert before - timedelta(seconds=1) <= row["published_at"].to_pydatetime() <= datetime.now(UTC) + timedelta(seconds=1)
+    assert row["outcome"] == "succeeded"
+    assert 0 <= row["queue_ms"] < 60_000
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_the_same_id_from_another_source_is_another_event(memory_bus: mt.EventBus, sub: mt.Subscription) -> None:
+    """BI-054."""
+    run = memory_bus.fire("pages", [mt.Event(1, id="7"), mt.Event(2, id="7", source="other")], timeout_s=PATIENCE_S, progress=False)
+
+    assert run.results()["output"].tolist() == [1, 2]
+    assert [r.duplicate for r in run.receipts] == [False, False]
+
+
+def test_the_same_id_from_the_same_source_is_the_first_event_again(memory_bus: mt.EventBus, sub: mt.Subscription) -> None:
+    """BI-055: the first one is kept, and the receipt says so."""
+    memory_bus.fire("pages", [mt.Event("first", id="7")], timeout_s=PATIENCE_S, progress=False)
+    again = memory_bus.fire("pages", [mt.Event("second", id="7")], timeout_s=PATIENCE_S, progress=False)
+
+    assert again.receipts[0].duplicate
+    assert again.results()["output"].tolist() == ["first"]
+    assert memory_bus.events()["data"].tolist() == ['"first"']
+    assert len(sub.invocations()) == 1
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_markup_is_only_text_wherever_it_is_shown(memory_bus: mt.EventBus) -> None:
+    """BI-128."""
+
+    def shout(data: Any) -> Any:
+        print(HOSTILE)
+        if data == "fail":
+            raise ValueError(HOSTILE)
+        return {HOSTILE: HOSTILE}
+
+    sub = memory_bus.subscribe("pages", shout, max_attempts=1)
+    events = [mt.Event(HOSTILE, subject=HOSTILE), mt.Event("fail", subject=HOSTILE)]
+    run = memory_bus.fire("pages", events, timeout_s=PATIENCE_S, progress=False)
+
+    shown = [o._repr_html_() for o in (memory_bus, sub, run, events[0])]
+    shown += [t._repr_html_() for t in (run.results(), sub.invocations(), sub.dead_letters(), memory_bus.events(), sub.results())]
+    assert [text for text in shown if "<img" in text] == []
+    assert [text for text in map(repr, (memory_bus, sub, run, events[0])) if "\x1b" in text or "\u202e" in text] == []
+
+
+# -- what a model does with it ----------------------------------------------------------------------------------------------------
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise GeneratorExit("str")
+
+
+class UnprintableAnswer:
+    def __repr__(self) -> str:
+        raise GeneratorExit("repr")
+
+
+def raises(error: Callable[[], BaseException]) -> Any:
+    raise error()
+
+
+@pytest.mark.parametrize(
+    ("behave", "reason"),
+    [
+        pytest.param(lambda: raises(lambda: ValueError("x")), "model_error", id="BI-090 an exception"),
+        pytest.param(lambda: raises(lambda: SystemExit(1)), "model_error", id="SystemExit"),
+        pytest.param(lambda: raises(KeyboardInterrupt), "model_error", id="KeyboardInterrupt"),
+        pytest.param(lambda: raises(Unprintable), "model_error", id="BI-101 an unprintable exception"),
+        pytest.param(lambda: raises(lambda: ValueError("x" * 5_000_000)), "model_error", id="a huge message"),
+        pytest.param(lambda: raises(lambda: mt.Reject("no page")), "rejected", id="Reject"),
+        pytest.param(lambda: raises(lambda: mt.Retry("soon")), "model_error", id="Retry with a text as its delay"),  # type: ignore[arg-type]
+        pytest.param(lambda: raises(lambda: mt.Retry(math.inf)), "model_error", id="Retry after for ever"),
+        pytest.param(lambda: raises(lambda: mt.Retry(math.nan)), "model_error", id="Retry after NaN"),
+        pytest.param(lambda: print, "result_not_serialisable", id="BI-100 a function"),
+        pytest.param(UnprintableAnswer, "result_not_serialisable", id="BI-101 an unprintable answer"),
+        pytest.param(circular, "result_not_serialisable", id="BI-103 a circle"),
+        pytest.param(lambda: "\ud800", "result_not_serialisable", id="a lone surrogate"),
+        pytest.param(lambda: 10**5000, "result_not_serialisable", id="5,000 digits"),
+        pytest.param(coroutine, "result_not_serialisable", id="a coroutine"),
+    ],
+)
+def test_a_model_that_misbehaves_leaves_a_dead_letter_with_its_reason(
+    memory_bus: mt.EventBus, behave: Callable[[], Any], reason: str
+) -> None:
+    def model(data: Any) -> Any:
+        return behave() if data == "bad" else data
+
+    sub = memory_bus.subscribe("pages", model, max_attempts=1)
+    # No warning about an open outcome: the event has ended when fire returns.
+    run = memory_bus.fire("pages", ["bad", "good"], timeout_s=PATIENCE_S, progress=False)
+    dead = sub.dead_letters()
+
+    assert run.results()["outcome"].tolist() == ["dead", "succeeded"]
+    assert dead[["reason", "data"]].values.tolist() == [[reason, '"bad"']]
+    assert dead["error"].str.len().max() < 20_000
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+@pytest.mark.parametrize("value", [math.nan, {"p": [-math.inf]}, b"\x00", (1, {2})], ids=["NaN", "infinity", "bytes", "set"])
+def test_an_answer_that_json_does_not_know_is_kept_with_a_tag(memory_bus: mt.EventBus, value: Any) -> None:
+    """BI-099, BI-102."""
+
+    def model(data: Any) -> Any:
+        return value if data == "odd" else data
+
+    sub = memory_bus.subscribe("pages", model)
+    run = memory_bus.fire("pages", ["odd"], timeout_s=PATIENCE_S, progress=False)
+
+    assert run.results()["outcome"].tolist() == ["succeeded"]
+    assert not re.search(r"(?<!\")\b(NaN|Infinity)\b(?!\")", sub.invocations()["output"][0].replace("-Infinity", "Infinity"))
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_a_model_that_floods_its_output_is_cut_short(memory_bus: mt.EventBus) -> None:
+    """BI-105."""
+
+    def model(data: Any) -> Any:
+        if data == "loud":
+            print("x" * 10_000_000)
+        return data
+
+    sub = memory_bus.subscribe("pages", model)
+    memory_bus.fire("pages", ["loud"], timeout_s=PATIENCE_S, progress=False)
+
+    assert len(sub.invocations()["stdout"][0]) < 70_000
+    assert sub.invocations()["stdout"][0].endswith("more characters)")
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+def test_a_model_cannot_change_what_another_one_gets(memory_bus: mt.EventBus) -> None:
+    seen: list[Any] = []
+
+    def greedy(data: dict[str, Any]) -> None:
+        data.clear()
+        os.environ.pop("MLTRIGGER_NOTHING", None)
+
+    def modest(data: dict[str, Any]) -> None:
+        seen.append(data)
+
+    memory_bus.subscribe("pages", greedy)
+    memory_bus.subscribe("pages", modest)
+    given = {"page": 1}
+    memory_bus.fire("pages", [given, given], timeout_s=PATIENCE_S, progress=False)
+
+    assert seen == [{"page": 1}, {"page": 1}]
+    assert given == {"page": 1}
