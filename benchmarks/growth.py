@@ -30,7 +30,7 @@ def run(options: Options) -> Report:
             _fill_queues(path, size)
         for size, path in logged.items():
             fill_log(path, size)
-        rounds, batches = options.repetitions, options.size(20, 6)
+        rounds, batches = min(5, options.repetitions), options.size(20, 6)
         waited = _measured(waiting, rounds, batches, ahead=True)
         recorded = _measured(logged, rounds, batches, ahead=False)
     return _report(waited, recorded)

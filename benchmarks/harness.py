@@ -29,7 +29,7 @@ class Options:
 
     def __init__(self, quick: bool = False, long: bool = False) -> None:
         self.quick, self.long = quick, long
-        self.repetitions = 3 if quick else 5
+        self.repetitions = 2 if quick else 5
 
     def size(self, full: int, quick: int) -> int:
         """Return the size of a measurement."""

@@ -39,7 +39,7 @@ def run(options: Options) -> Report:
     """Measure everybody in turn; twice, so that no one has the quiet half."""
     count, rounds = options.size(300, 60), options.size(2, 1)
     cases: dict[str, Callable[[Path], Times]] = {_HERE: lambda f: _ours_here(f, count), _ACROSS: lambda f: _ours_across(f, count)}
-    peers = max(50, count // 2)
+    peers = count // 2
     if version_of("huey") != "not installed":
         cases["huey, in process, defaults (polls from 100 ms)"] = lambda f: _huey_here(f, peers)
         cases["huey, in process, polls each ms"] = lambda f: _huey_here(f, peers, initial_delay=0.001, max_delay=0.001)

@@ -23,7 +23,7 @@ MODEL_BATCH = 500
 
 def run(options: Options) -> Report:
     """Measure every case in turn, as often as asked; each pair is measured back to back."""
-    few, many = options.size(3_000, 400), options.size(40_000, 3_000)
+    few, many = options.size(2_000, 300), options.size(20_000, 3_000)
     cases: dict[str, Callable[[Path], Pair]] = {
         "publish_batch of 1,000": lambda f: _publish(f, many, _in_batches(1_000), 1_000),
         "publish_batch of 100": lambda f: _publish(f, many // 2, _in_batches(100), 100),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -50,7 +49,7 @@ class DeliveryPolicy:
             raise InvalidPolicy("invalid delivery policy: " + "; ".join(problems))
 
     def _problems(self) -> list[str]:
-        ranges: list[tuple[str, float | None, float, float]] = [
+        ranges: list[tuple[str, Any, float, float]] = [
             ("timeout_s", self.timeout_s, 0.001, 12 * 3600),
             ("lease_s", self.lease_s, 0.05, 12 * 3600),
             ("batch_window_s", self.batch_window_s, 0, 300),
@@ -59,12 +58,13 @@ class DeliveryPolicy:
             ("max_concurrency", self.max_concurrency, 1, 1000),
         ]
         found = []
+        value: Any
         for name, value, low, high in ranges:
-            if value is None:
+            if value is None and name in ("lease_s", "batch_size"):
                 continue
             whole = not name.endswith("_s")
             kinds: tuple[type, ...] = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high or math.isnan(value):
+            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
                 found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
         if not found and self.lease < self.batch_window_s:
             found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")

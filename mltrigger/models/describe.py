@@ -8,6 +8,7 @@ import functools
 import importlib
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Callable
 from typing import Any, overload
@@ -47,8 +48,9 @@ class Model:
         check_model_name(self.name)
         if self.version is not None:
             check_version(self.version)
-        if self.kind != "predictor":
-            _check_signature(self.target, self.name)
+        if not callable(function := getattr(self.target, self.method) if self.kind == "predictor" else self.target):
+            raise InvalidModel(f"model {self.name!r}: its {self.method} is not a method; hand over an object with predict()")
+        _check_signature(function, f"{self.name}.{self.method}" if self.kind == "predictor" else self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model directly, without an event."""
@@ -169,10 +171,10 @@ def load(path: str) -> Model:
 
 
 def _check_signature(target: Any, name: str) -> None:
-    function = target if inspect.isroutine(target) else getattr(target, "__call__", target)  # noqa: B004 - its signature
-    if inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function):
+    function = _underlying(target)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise InvalidModel(f"model {name!r} is async; hand over a plain function (call asyncio.run inside it)")
-    if inspect.isgeneratorfunction(target) or inspect.isgeneratorfunction(function):
+    if inspect.isgeneratorfunction(function):
         raise InvalidModel(f"model {name!r} is a generator function; return list(…) instead of yielding")
     try:
         inspect.signature(target).bind(object())
@@ -182,26 +184,26 @@ def _check_signature(target: Any, name: str) -> None:
         return
 
 
+def _underlying(target: Any) -> Any:
+    """Return the function that a call of *target* ends in."""
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target if inspect.isroutine(target) or isinstance(target, type) else type(target).__call__
+
+
 def _wants_event(target: Any) -> bool:
-    function: Callable[..., Any] = target
-    if not inspect.isroutine(target) and not isinstance(target, (type, functools.partial)):
-        function = type(target).__call__
+    """Whether the first argument that a call fills is annotated as Event, or as a sequence of them."""
     try:
-        hints = typing.get_type_hints(function.func if isinstance(function, functools.partial) else function)
-    except Exception:  # an annotation that cannot be evaluated is somebody else's type
-        hints = dict(getattr(function, "__annotations__", {}))
-    for name in inspect.signature(target).parameters if _has_signature(target) else ():
-        hint = hints.get(name)
-        if hint in (Event, "Event", "mt.Event", "mltrigger.Event"):
-            return True
-        sequence = typing.get_origin(hint) in (list, collections.abc.Sequence, collections.abc.Iterable)
-        return sequence and typing.get_args(hint)[:1] == (Event,)
-    return False
-
-
-def _has_signature(target: Any) -> bool:
-    try:
-        inspect.signature(target)
-    except (TypeError, ValueError):
+        first = next(iter(inspect.signature(target).parameters.values()))
+    except (TypeError, ValueError, StopIteration):
         return False
-    return True
+    function = inspect.unwrap(_underlying(target))
+    hint: Any = getattr(function, "__annotations__", {}).get(first.name, first.annotation)
+    # Looked up alone: another annotation of the same function may name what does not exist here.
+    alone = types.SimpleNamespace(__annotations__={"x": hint}, __globals__=getattr(function, "__globals__", {}))
+    try:
+        hint = typing.get_type_hints(alone)["x"]
+    except Exception:
+        hint = Event if isinstance(hint, str) and hint.rpartition(".")[2] == "Event" else None
+    sequence = typing.get_origin(hint) in (list, collections.abc.Sequence, collections.abc.Iterable)
+    return hint is Event or (sequence and typing.get_args(hint)[:1] in ((Event,), ("Event",)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,6 +40,9 @@ class Result:
     def ok(self) -> bool:
         """Whether the model answered and the answer can be kept."""
         return self.error_type is None
+
+
+_FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
 
 
 class Invoker:
@@ -87,11 +91,7 @@ class _WrongLength(ValueError):
 def failure(error: BaseException) -> Result:
     """Return the Result of *error*, its text and traceback bounded."""
     text = _text_of(error)
-    lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
-    lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if f.filename != __file__])
-    for frame in lines.stack:
-        frame.filename = frame.filename.rpartition("/")[2]  # a traceback is shown in notebooks: no absolute path
-    trace = _bounded("".join(lines.format())) if text is not None else None
+    trace = _traceback_of(error) if text is not None else None
     reason, permanent, delay_s = "model_error", False, None
     if isinstance(error, Retry):
         reason, delay_s = "retry", error.delay_s
@@ -110,8 +110,8 @@ def failure(error: BaseException) -> Result:
 
 def _encoded(value: Any) -> Result:
     text = codec.dumps(value)
-    if len(text) > MAX_OUTPUT_BYTES:
-        raise EventTooLarge(f"the output has {len(text):,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}")
+    if len(text) * 4 > MAX_OUTPUT_BYTES and (size := len(text.encode())) > MAX_OUTPUT_BYTES:
+        raise EventTooLarge(f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}")
     return Result(output=text)
 
 
@@ -128,11 +128,12 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
         outputs = outputs.to_dict(orient="records")
     elif hasattr(outputs, "tolist"):
         outputs = outputs.tolist()
-    if isinstance(outputs, (str, bytes, Mapping)) or inspect.isgenerator(outputs) or not hasattr(outputs, "__len__"):
+    if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or inspect.isgenerator(outputs) or not hasattr(outputs, "__len__"):
         raise _WrongLength(f"a batch model returns a list with one output an event, not {type(outputs).__name__}")
-    if len(outputs) != count:
-        raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(outputs)} outputs came out")
-    return list(outputs)
+    answers: list[Any] = list(outputs)
+    if len(answers) != count:
+        raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(answers)} outputs came out")
+    return answers
 
 
 def _predict(method: Callable[[Any], Any], rows: list[Any]) -> Any:
@@ -142,6 +143,16 @@ def _predict(method: Callable[[Any], Any], rows: list[Any]) -> Any:
 
         return method(pd.DataFrame.from_records(rows))
     return method(rows)
+
+
+def _traceback_of(error: BaseException) -> str | None:
+    """Return the traceback as text, from the model on; without absolute paths, since it is shown in notebooks."""
+    try:
+        lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
+        lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if f.filename != __file__])
+        return _bounded(_FOLDER.sub('File "', "".join(lines.format())))
+    except BaseException:  # a hostile __notes__ or __cause__
+        return None
 
 
 def _text_of(error: BaseException) -> str | None:
