@@ -156,8 +156,8 @@ def _report(found: dict[str, list[Rates]], most: Most) -> Report:
     report.notes += [
         "x: mltrigger with one event a call over the row; where nobody waits for the disk (huey with fsync=False), mltrigger with "
         "?durability=normal over the row. mltrigger records an invocation row for each event, whatever the durability.",
-        f"300 bytes of JSON; as many events as {most.seconds:g} s of publishing allow, at most {most.events:,}; {len(found[SINGLE])} repetitions in turn. The "
-        "first row publishes in batches of 500, which no peer here can, and calls a batch model.",
+        f"300 bytes of JSON; as many events as {most.seconds:g} s of publishing allow, at most {most.events:,}; {len(found[SINGLE])} "
+        "repetitions in turn. The first row publishes in batches of 500, which no peer here can, and calls a batch model.",
         "huey: SqliteHuey, store_none=True so that each result is stored; it deletes a task before it runs, so a kill loses what was "
         "running. fsync=False is PRAGMA synchronous=OFF; the default leaves SQLite's own, FULL in common builds. loop: its worker's "
         "dequeue and execute without polling; consumer: with threads, default polling.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import os
 import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.engine import Engine
-from mltrigger.errors import Closed, InvalidModel, NameTaken, NotFound
+from mltrigger.errors import Closed, InvalidModel, NameTaken, NotFound, warn
 from mltrigger.events import Event, as_event
 from mltrigger.listener import DRAIN_S
 from mltrigger.models.describe import Model, as_model
@@ -51,7 +51,7 @@ class EventBus:
 
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup) -> None:
         self.wakeup = wakeup
-        self._store, self._closed = store, False
+        self._store, self._closed, self._pid = store, False, os.getpid()
         self.registry = Registry(store, clock)
         self.log = Log(store, clock, self._worker_id)
         self.broker = SqlBroker(store, clock, wakeup, self._worker_id)
@@ -90,6 +90,9 @@ class EventBus:
     def close(self, drain_s: float = DRAIN_S) -> None:
         """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent."""
         if self._closed:
+            return
+        if os.getpid() != self._pid:
+            self._closed = True  # a fork's copy: everything belongs to the parent
             return
         self._engine.close(drain_s)
         self._closed = True
@@ -294,7 +297,8 @@ class EventBus:
             Whether to show a progress bar.
         """
         run = Run(topic, self.publish_batch(topic, _samples(samples)), self.log, self.wakeup)
-        self._warn_if_nobody_listens(topic, {name for r in run.receipts for name in r.subscriptions})
+        if len(run):
+            self._warn_if_nobody_listens(topic, {name for r in run.receipts for name in r.subscriptions})
         return run.wait(timeout_s, progress)
 
     def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
@@ -309,9 +313,9 @@ class EventBus:
         live = self.registry.live_listeners()
         silent = [s.name for s in self.registry.subscriptions() if s.name in names and s.id not in live]
         if not names:
-            warnings.warn(f"topic {topic!r} has no subscription: the events are kept, and nobody runs", stacklevel=3)
+            warn(f"topic {topic!r} has no subscription: the events are kept, and nobody runs")
         if silent:
-            warnings.warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts", stacklevel=3)
+            warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
 
     # -- frames ---------------------------------------------------------------------------------------------------------------
 

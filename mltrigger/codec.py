@@ -209,7 +209,7 @@ def _scientific(value: Any, path: str) -> Any:
             return value.tolist()
         if isinstance(value, (pd.Period, pd.Interval)):
             return str(value)
-    raise NotEncodable(f"{path}: {_what(value)} has no JSON form; return plain values, numpy, pandas, dataclasses or pydantic models")
+    raise NotEncodable(f"{path}: {_what(value)} has no JSON form; use plain values, numpy, pandas, dataclasses or pydantic models")
 
 
 def _what(value: Any) -> str:

@@ -21,10 +21,20 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import warnings
 from collections.abc import Iterable
 
 MAX_DELAY_S = 14 * 24 * 3600
 """The longest delay of a retry: as long as SQS keeps a message."""
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's code that called into this package, however deep we are."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
 
 
 class MltriggerError(Exception):

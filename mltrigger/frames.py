@@ -82,9 +82,13 @@ def values(given: list[Any]) -> Any:
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:
     """Return count and quantiles per stage and version of an invocation frame's ``version`` and ``*_ms`` columns."""
-    rows = []
-    for stage in ("queue", "model", "total"):
-        for version, values in times.dropna(subset=["model_ms"]).groupby("version", sort=True)[f"{stage}_ms"]:
-            p50, p95, p99 = (float(values.quantile(q)) for q in (0.5, 0.95, 0.99))
-            rows.append((stage, version, len(values), p50, p95, p99, float(values.max())))
+    stages, quantiles = ("queue", "model", "total"), (0.5, 0.95, 0.99)
+    done = times.dropna(subset=["model_ms"])
+    groups = done.groupby("version", sort=True)[[f"{stage}_ms" for stage in stages]]
+    counts, most, found = groups.size(), groups.max(), groups.quantile(pd.Series(quantiles))
+    rows = [
+        (stage, v, counts[v], *(found.loc[(v, q), f"{stage}_ms"] for q in quantiles), most.loc[v, f"{stage}_ms"])
+        for stage in stages
+        for v in counts.index
+    ]
     return frame(rows, LATENCY)

@@ -58,13 +58,11 @@ class DeliveryPolicy:
             ("max_concurrency", self.max_concurrency, 1, 1000),
         ]
         found = []
-        value: Any
         for name, value, low, high in ranges:
             if value is None and name in ("lease_s", "batch_size"):
                 continue
             whole = not name.endswith("_s")
-            kinds: tuple[type, ...] = (int,) if whole else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            if not _within(value, int if whole else (int, float), low, high):
                 found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
         if not found and self.lease < self.batch_window_s:
             found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")
@@ -93,6 +91,10 @@ class DeliveryPolicy:
             if name not in known:
                 raise NotFound.of("delivery setting", name, known)
         return cls(**settings)
+
+
+def _within(value: Any, kinds: Any, low: float, high: float) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
 
 
 def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:

@@ -52,7 +52,9 @@ def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
 
 def table_html(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     """Return an HTML table with header scopes, every cell escaped."""
-    head = "".join(f'<th scope="col" style="text-align:left">{esc(c)}</th>' for c in columns)
-    body = "".join("<tr>" + "".join(f'<td style="text-align:left">{esc(v)}</td>' for v in row) + "</tr>" for row in rows)
+    head = "".join(f'<th scope="col" style="text-align:left;padding:.15em .8em .15em 0">{esc(c)}</th>' for c in columns)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left;padding:.15em .8em .15em 0">{esc(v)}</td>' for v in row) + "</tr>" for row in rows
+    )
     title = f'<caption style="text-align:left">{esc(caption)}</caption>' if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger import views
 from mltrigger.brokers.base import Receipt
+from mltrigger.errors import warn
 from mltrigger.frames import RESULTS
 from mltrigger.render import card
 from mltrigger.store.log import FINAL
@@ -44,6 +44,7 @@ class Run:
         self._final: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._read_to = 0
         self._expected = [(i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions]
+        self._wanted = {(seq, name) for _, seq, name in self._expected}  # fewer, when a sample was fired twice
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -62,24 +63,24 @@ class Run:
     @property
     def open(self) -> int:
         """How many of the expected outcomes are not there yet."""
-        return len(self._expected) - len(self._final)
+        return len(self._wanted) - len(self._final)
 
     def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
         """Wait until every subscriber has ended every sample, at most *timeout_s*; then say what is missing. Returns the run itself."""
         end = time.monotonic() + timeout_s
-        with _Bar(len(self._expected), self.topic, progress and bool(self._expected)) as bar:
+        with _Bar(len(self._wanted), self.topic, progress and bool(self._wanted)) as bar:
             while True:
                 seen = self._wakeup.generation("done")
                 self._look()
-                bar.show(len(self._final), len(self._expected))
+                bar.show(len(self._final), len(self._wanted))
                 left = end - time.monotonic()
                 if not self.open or left <= 0:
                     break
                 if self._wakeup.wait("done", seen, min(left, self._wakeup.poll_s)):
                     time.sleep(min(_LOOK_S, left) if self.open > 1 else 0)  # many outcomes arrive together: read them together
         if self.open:
-            message = f"{self.open} of {len(self._expected)} outcomes are still open after {timeout_s:g} s: {self._who_is_open()}"
-            warnings.warn(f"{message}; run.wait() goes on waiting, run.results() has what is there", stacklevel=2)
+            message = f"{self.open} of {len(self._wanted)} outcomes are still open after {timeout_s:g} s: {self._who_is_open()}"
+            warn(f"{message}; run.wait() goes on waiting, run.results() has what is there")
         return self
 
     def results(self) -> pd.DataFrame:
@@ -106,11 +107,10 @@ class Run:
         """Read outcomes that are new."""
         if not self._expected or not self.open:
             return
-        wanted = {(seq, name) for _, seq, name in self._expected}
-        seqs = (min(s for s, _ in wanted), max(s for s, _ in wanted))
+        seqs = (min(s for s, _ in self._wanted), max(s for s, _ in self._wanted))
         for row in self._log.invocations(_COLUMNS, seqs=seqs, after_row=self._read_to, outcomes=FINAL, running=False):
             self._read_to = max(self._read_to, row[0])
-            if (row[1], row[2]) in wanted:
+            if (row[1], row[2]) in self._wanted:
                 self._final[row[1], row[2]] = row
 
     def _counts(self) -> dict[str, int]:
@@ -118,7 +118,7 @@ class Run:
         return {**counts, "open": self.open}
 
     def _who_is_open(self) -> str:
-        names = [name for _, seq, name in self._expected if (seq, name) not in self._final]
+        names = sorted(name for seq, name in self._wanted if (seq, name) not in self._final)
         return ", ".join(f"{names.count(name)} of {name!r}" for name in dict.fromkeys(names))
 
 

@@ -102,7 +102,7 @@ class FolderSource:
     def open(self, event: Event) -> BinaryIO:
         """Open the file that *event* announces: by its name inside this folder, never through a link, never elsewhere."""
         name = event.subject or ""
-        if not name or name in (".", "..") or "/" in name or "\\" in name or "\x00" in name:
+        if not name or name.startswith(".") or "/" in name or "\\" in name or "\x00" in name:
             raise InvalidEvent(f"event subject {name[:100]!r} is not the name of a file in the watched folder", "nothing_to_open")
         if not fnmatch.fnmatchcase(name, self.pattern):
             raise InvalidEvent(f"file {name[:100]!r} does not match {self.pattern!r}, which this source announces", "nothing_to_open")

@@ -79,6 +79,10 @@ def clock() -> SimulatedClock:
     return SimulatedClock()
 
 
+in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
+"""For a test with many parameters whose claim has nothing to do with the broker."""
+
+
 @pytest.fixture(scope="session")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store without content; a copy of it is ready in an eighth of the time that a new one takes."""

@@ -446,6 +446,19 @@ def test_subscription_that_is_bound_again_gets_what_is_published_from_then_on(si
     assert side.ids(again) == ["new"]
 
 
+def test_subscription_that_is_bound_again_from_the_start_gets_what_it_has_not_ended(side: Side) -> None:
+    spec = side.bind()
+    side.publish("ended", "leased", "waiting")
+    ended, _leased = side.receive(spec, 2)
+    _record_and_settle(side, ended, "succeeded", "ack")
+    side.broker.unbind(spec.name)
+    side.publish("while it was away")
+
+    again = side.bind(from_start=True)
+
+    assert side.ids(again) == ["leased", "waiting", "while it was away"]
+
+
 # -- send ---------------------------------------------------------------------------------------------------------------------
 
 

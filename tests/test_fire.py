@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Gate, outcomes, settle, wait_until
+from conftest import Gate, in_memory, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
@@ -167,6 +167,7 @@ def test_event_that_was_published_before_a_subscription_is_not_waited_for_there(
 # -- what can be fired --------------------------------------------------------------------------------------------------------
 
 
+@in_memory
 @pytest.mark.parametrize(
     ("samples", "seen"),
     [

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import Gate, is_settled, outcomes, settle, wait_until
+from conftest import Gate, in_memory, is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.brokers.base import Depth
@@ -161,6 +161,7 @@ def test_rejected_event_is_dead_at_once(bus: mt.EventBus) -> None:
     assert len(sub.invocations()) == 1
 
 
+@in_memory
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt("stop"), GeneratorExit("x"), MemoryError()], ids=repr)
 def test_model_that_tries_to_end_the_process_only_fails(bus: mt.EventBus, raised: BaseException) -> None:
     def ends(wanted: str) -> str:
@@ -501,6 +502,7 @@ def returns_itself(_: object) -> object:
     return value
 
 
+@in_memory
 @pytest.mark.parametrize(
     ("model", "named"),
     [
@@ -569,6 +571,7 @@ def test_batch_model_that_asks_for_events_gets_events(bus: mt.EventBus) -> None:
     assert by_event(sub, "output") == ['"0"', '"1"']
 
 
+@in_memory
 @pytest.mark.parametrize("answer", [[1, 2], [1, 2, 3, 4], "abc", {"a": 1, "b": 2, "c": 3}, 7, None], ids=repr)
 def test_batch_answer_of_the_wrong_length_is_dead_for_every_event_of_the_batch(bus: mt.EventBus, answer: object) -> None:
     def wrong(_: list[int]) -> object:

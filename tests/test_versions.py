@@ -44,7 +44,7 @@ def test_every_form_of_selector_finds_its_version(selector: str, expected: str) 
     assert chosen(selector, *RELEASES, champion="1.0.2") == expected
 
 
-@pytest.mark.parametrize("order", itertools.permutations(["1.0.2", "1.0.10", "1.0.9"]))
+@pytest.mark.parametrize("order", list(itertools.permutations(["1.0.2", "1.0.10", "1.0.9"])))
 def test_the_newest_patch_is_the_highest_and_not_the_last_registered(order: tuple[str, ...]) -> None:
     assert chosen("ocr:1.0", *order) == "1.0.10"
 

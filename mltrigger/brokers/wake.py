@@ -75,6 +75,7 @@ class SocketWakeup(Wakeup):
         self._folder = _folder(location)
         self._socket: socket.socket | None = None
         self._path: Path | None = None
+        self._pid = os.getpid()
         self._sender = _datagram_socket()
         if self._folder is None or self._sender is None:
             self.poll_s = 0.05  # no such sockets here: look more often
@@ -104,6 +105,8 @@ class SocketWakeup(Wakeup):
     def close(self) -> None:
         """Wake everybody, and remove this process's socket."""
         super().close()
+        if os.getpid() != self._pid:
+            return  # a fork's copy: the socket is the parent's
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         for end in (self._socket, self._sender):
@@ -133,6 +136,8 @@ class SocketWakeup(Wakeup):
                 assert own is not None  # noqa: S101
                 own.bind(str(path))
             except OSError:
+                if own is not None:
+                    own.close()
                 self._folder, self.poll_s = None, 0.05
                 return
             self._socket, self._path = own, path

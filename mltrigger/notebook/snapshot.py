@@ -136,14 +136,8 @@ def _quantiles(values: Iterable[float]) -> dict[str, Any]:
 
 def _hints(bus: EventBus, seqs: Iterable[int]) -> dict[int, str]:
     """Return seq -> the subject of an event, or the beginning of its data."""
-    named = {f"s{i}": seq for i, seq in enumerate(seqs)}
-    if not named:
-        return {}
-    rows = bus._store.read(
-        f"SELECT seq, subject, datacontenttype, length(data), substr(data, 1, {_PEEK}) FROM event "
-        f"WHERE seq IN ({', '.join(f':{name}' for name in named)})",
-        named,
-    )
+    wanted = list(seqs)
+    rows = bus.log.heads(wanted, _PEEK) if wanted else []
     return {seq: _hint(*rest) for seq, *rest in rows}
 
 

@@ -220,6 +220,15 @@ class Log:
         )
         return int(rows[0][0]), int(rows[0][1])
 
+    def heads(self, seqs: Sequence[int], size: int) -> list[Row]:
+        """Return (seq, subject, media type, bytes of data, first *size* bytes) of these events."""
+        named = {f"s{i}": seq for i, seq in enumerate(seqs)}
+        return self._store.read(
+            "SELECT seq, subject, datacontenttype, length(data), substr(data, 1, :size) FROM event "
+            f"WHERE seq IN ({', '.join(f':{name}' for name in named)})",
+            {**named, "size": size},
+        )
+
     def subject(self, seq: int) -> str | None:
         """Return the subject of one event."""
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})

@@ -204,17 +204,23 @@ def migrate(connection: sa.Connection, migrations: tuple[Callable[[sa.Connection
         When the database was written by a newer release, or is not one of ours.
     """
     newest = 1 + len(migrations)
-    found = _found_version(connection)
+    found = check(connection, newest)
     if found is None:
         metadata.create_all(connection)
         connection.execute(schema_version.insert().values(version=newest))
         return
-    if found > newest:
-        raise StoreError(f"the store has schema version {found}, this release knows up to {newest}: upgrade mltrigger; nothing was changed")
     for step in migrations[found - 1 :]:
         step(connection)
     if found < newest:
         connection.execute(schema_version.update().values(version=newest))
+
+
+def check(connection: sa.Connection, newest: int = 1 + len(MIGRATIONS)) -> int | None:
+    """Return the schema version, ``None`` for an empty database; raise StoreError when it is not one of ours, or newer than *newest*."""
+    found = _found_version(connection)
+    if found is not None and found > newest:
+        raise StoreError(f"the store has schema version {found}, this release knows up to {newest}: upgrade mltrigger; nothing was changed")
+    return found
 
 
 def _found_version(connection: sa.Connection) -> int | None:

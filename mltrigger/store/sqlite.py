@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store.schema import migrate
+from mltrigger.store.schema import check, migrate
 from mltrigger.store.transaction import Row, Transaction
 
 BUSY_S = 30.0
@@ -281,9 +281,32 @@ def _prepare_file(path: Path) -> None:
             raise StoreError(f"store {path.name!r} is not a regular file")
         if hasattr(os, "getuid") and status.st_uid != os.getuid():
             raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
-        head = file.read(16)
-        if head and head != _HEADER:
-            raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
+        head = file.read(100)
+    if head:
+        _check_content(path, head, status.st_size)
+
+
+def _check_content(path: Path, head: bytes, size: int) -> None:
+    """Refuse what is no store of ours before anything is written, be it only the journal mode.
+
+    The header is that of https://sqlite.org/fileformat2.html#the_database_header.
+    """
+    page_size = int.from_bytes(head[16:18], "big")
+    pages = int.from_bytes(head[28:32], "big")
+    if not head.startswith(_HEADER) or len(head) < 100:
+        raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
+    if pages * (65536 if page_size == 1 else page_size) > size:
+        raise StoreError(f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only=1")
+            check(connection)
+    except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
+        reason = getattr(error, "orig", error)
+        raise StoreError(f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing was changed") from None
+    except StoreError as error:
+        raise StoreError(f"{path.name!r}: {error}") from None
 
 
 @contextlib.contextmanager
