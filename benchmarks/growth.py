@@ -30,9 +30,8 @@ def run(options: Options) -> Report:
             _fill_queues(path, size)
         for size, path in logged.items():
             fill_log(path, size)
-        rounds, batches = min(5, options.repetitions), options.size(20, 6)
-        waited = _measured(waiting, rounds, batches, ahead=True)
-        recorded = _measured(logged, rounds, batches, ahead=False)
+        waited = _measured(waiting, options, ahead=True)
+        recorded = _measured(logged, options, ahead=False)
     return _report(waited, recorded)
 
 
@@ -64,12 +63,12 @@ def _chunks(size: int) -> Iterator[list[dict[str, Any]]]:
         yield payloads(min(1_000, size - i))
 
 
-def _measured(files: dict[int, Path], rounds: int, batches: int, ahead: bool) -> dict[int, tuple[float, float]]:
+def _measured(files: dict[int, Path], options: Options, ahead: bool) -> dict[int, tuple[float, float]]:
     """Return size -> (publish, consume) in microseconds an event: medians over all rounds."""
     found: dict[int, Costs] = {size: ([], []) for size in files}
-    for _ in range(rounds):
+    for _ in options.rounds(15):
         for size, path in files.items():
-            published, consumed = _costs(path, batches, ahead)
+            published, consumed = _costs(path, options.size(20, 6), ahead)
             found[size][0].extend(published)
             found[size][1].extend(consumed)
     return {size: (statistics.median(p), statistics.median(c)) for size, (p, c) in found.items()}

@@ -31,9 +31,33 @@ class Options:
         self.quick, self.long = quick, long
         self.repetitions = 2 if quick else 5
 
+    def rounds(self, budget_s: float) -> Iterator[int]:
+        """Count the repetitions; on a slow machine, those after the third are left out once *budget_s* is over."""
+        started = time.perf_counter()
+        for n in range(self.repetitions):
+            if n < 3 or time.perf_counter() - started < budget_s:
+                yield n
+
     def size(self, full: int, quick: int) -> int:
         """Return the size of a measurement."""
         return quick if self.quick else full
+
+
+class Most:
+    """How many events to send one at a time, and how long at most: a slow disk shall not make a slow benchmark."""
+
+    def __init__(self, events: int, seconds: float) -> None:
+        self.events, self.seconds = events, seconds
+
+    def send(self, send: Callable[[Any], object]) -> tuple[int, float]:
+        """Send events one at a time; return how many there were, and how many seconds they took."""
+        samples, started, sent = payloads(self.events), time.perf_counter(), 0
+        for sample in samples:
+            send(sample)
+            sent += 1
+            if time.perf_counter() - started > self.seconds:
+                break
+        return sent, time.perf_counter() - started
 
 
 def payload(n: int) -> dict[str, Any]:
@@ -150,7 +174,7 @@ def facts(options: Options) -> Table:
         ("mltrigger", mt.__version__),
         *[(name, version_of(name)) for name in packages],
         ("sizes", "quick: smaller and noisier than a full run" if options.quick else "long" if options.long else "full"),
-        ("repetitions", f"{options.repetitions} of each pair, interleaved A B A B; medians, ratios pairwise"),
+        ("repetitions", f"{options.repetitions} (3 on a slow machine) of each pair, interleaved A B A B; medians, ratios pairwise"),
     ]
     return Table("Machine and versions", ("fact", "value"), rows)
 

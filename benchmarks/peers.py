@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import itertools
 import signal
 import statistics
 import time
@@ -13,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import mltrigger as mt
-from benchmarks.harness import Counted, Options, consume, payloads, scratch, until, url, version_of
+from benchmarks.harness import Counted, Most, Options, consume, payloads, scratch, until, url, version_of
 from benchmarks.report import Report, Table, Target, median_ratio, number, spread
 
 Rates = tuple[float, float]
@@ -36,9 +34,10 @@ def run(options: Options) -> Report:
         **_peers(),
     }
     found: dict[str, list[Rates]] = {name: [] for name in cases}
-    for _, (name, case) in itertools.product(range(min(3, options.repetitions)), cases.items()):
-        with scratch() as folder:
-            found[name].append(case(folder, most))
+    for _ in options.rounds(0):
+        for name, case in cases.items():
+            with scratch() as folder:
+                found[name].append(case(folder, most))
     return _report(found, most)
 
 
@@ -55,24 +54,6 @@ def _peers() -> dict[str, Callable[[Path, Most], Rates]]:
     return peers
 
 
-@dataclasses.dataclass(frozen=True)
-class Most:
-    """How many events to publish, and how long at most to publish them: a slow disk shall not make a slow benchmark."""
-
-    events: int
-    seconds: float
-
-    def publish(self, send: Callable[[Any], object]) -> tuple[int, float]:
-        """Send events one at a time; return how many there were, and how many a second."""
-        samples, started, sent = payloads(self.events), time.perf_counter(), 0
-        for sample in samples:
-            send(sample)
-            sent += 1
-            if (taken := time.perf_counter() - started) > self.seconds:
-                break
-        return sent, sent / taken
-
-
 def _ours(folder: Path, most: Most, *, batch: bool = False, durability: str = "full", **policy: Any) -> Rates:
     model = Counted()
     called = model.many if batch else model.one
@@ -82,10 +63,10 @@ def _ours(folder: Path, most: Most, *, batch: bool = False, durability: str = "f
             started, count = time.perf_counter(), most.events
             for i in range(0, count, 500):
                 bus.publish_batch("documents", payloads(min(500, count - i)))
-            published = count / (time.perf_counter() - started)
+            published_s = time.perf_counter() - started
         else:
-            count, published = most.publish(lambda sample: bus.publish("documents", sample))
-        return published, count / consume(bus, sub, count)
+            count, published_s = most.send(lambda sample: bus.publish("documents", sample))
+        return count / published_s, count / consume(bus, sub, count)
 
 
 def _huey(folder: Path, most: Most, *, workers: int, fsync: bool | None = True) -> Rates:
@@ -93,7 +74,7 @@ def _huey(folder: Path, most: Most, *, workers: int, fsync: bool | None = True) 
     from huey import SqliteHuey
 
     huey = SqliteHuey(filename=str(folder / "huey.db"), fsync=fsync, store_none=True)
-    count, published = most.publish(huey.task()(Counted().one))
+    count, published_s = most.send(huey.task()(Counted().one))
     started = time.perf_counter()
     if workers:
         with consumer(huey, workers):
@@ -105,7 +86,7 @@ def _huey(folder: Path, most: Most, *, workers: int, fsync: bool | None = True) 
         consumed_s = time.perf_counter() - started
     assert huey.storage.result_store_size() == count, "huey did not record every result"
     huey.storage.close()
-    return published, count / consumed_s
+    return count / published_s, count / consumed_s
 
 
 @contextlib.contextmanager
@@ -128,7 +109,7 @@ def _persist_queue(folder: Path, most: Most) -> Rates:
 
     queue = SQLiteAckQueue(str(folder), multithreading=True)
     model = Counted()
-    count, published = most.publish(queue.put)
+    count, published_s = most.send(queue.put)
     started = time.perf_counter()
     for _ in range(count):
         found = queue.get(block=False, raw=True)
@@ -137,7 +118,7 @@ def _persist_queue(folder: Path, most: Most) -> Rates:
     consumed_s = time.perf_counter() - started
     assert queue.acked_count() == count, "persist-queue did not ack every item"
     queue.close()
-    return published, count / consumed_s
+    return count / published_s, count / consumed_s
 
 
 def _report(found: dict[str, list[Rates]], most: Most) -> Report:

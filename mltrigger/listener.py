@@ -30,6 +30,7 @@ RUN_AHEAD_S = 0.01
 _MOST_AHEAD = 100
 _HOLD_S = 0.25
 _POLL_S = 1.0
+_NUDGE_S = 0.02
 
 State = Literal["stopped", "listening", "waiting for the model", "waiting for the store"]
 Resolve = Callable[[], tuple[ModelVersion, Invoker]]
@@ -93,8 +94,11 @@ class Listener:
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """Receive no more; release what has not begun, wait *drain_s* for what runs, then release that marked ``interrupted``."""
         self.begin_stop()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
-            self._thread.join(timeout=max(drain_s, 5.0))
+        for _ in range(int(max(drain_s, 5.0) / _NUDGE_S)):
+            if not self._thread.is_alive() or threading.current_thread() is self._thread:
+                break
+            self._thread.join(timeout=_NUDGE_S)
+            self._broker.wake(self.spec)  # again: the first one may have come just before it began to wait
         with self._changed:
             self._changed.wait_for(lambda: not self._active, timeout=drain_s)
             left = list(self._active)

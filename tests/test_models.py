@@ -447,6 +447,25 @@ def test_a_class_in_a_notebook_changes_its_digest_with_its_code() -> None:
     assert digest(source) != digest(source.replace("+ 1", "+ 2"))
 
 
+@pytest.mark.parametrize(
+    "decorator",
+    [
+        pytest.param("@functools.cache\n", id="cache"),
+        pytest.param("@functools.lru_cache(maxsize=9)\n", id="lru_cache"),
+        pytest.param("@plain\n", id="a decorator without functools.wraps"),
+        pytest.param("@kept\n", id="a decorator with functools.wraps"),
+    ],
+)
+def test_code_behind_a_decorator_counts(decorator: str) -> None:
+    source = (
+        "def plain(f):\n    return lambda x: f(x)\n"
+        "def kept(f):\n    @functools.wraps(f)\n    def inner(x):\n        return f(x)\n    return inner\n"
+        f"{decorator}def f(x):\n    return x + 1\n"
+    )
+    assert digest(source) == digest(source)
+    assert digest(source) != digest(source.replace("x + 1", "x + 2"))
+
+
 def typed(source: str) -> Any:
     """Return ``f`` as a prompt defines it: without its source."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -487,6 +506,23 @@ def test_an_object_that_cannot_be_pickled_has_the_digest_of_its_code() -> None:
     assert digest_of(first) == digest_of(second) != digest_of(Called())
 
 
+def test_a_state_too_deep_to_look_at_does_not_stand_in_the_way() -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    predictor = Predictor()
+    predictor.seen = deep
+
+    assert digest_of(predictor) == digest_of(predictor) != digest_of(Called())
+
+
+def test_a_state_that_contains_itself_has_a_digest() -> None:
+    predictor = Predictor()
+    predictor.seen = [predictor]
+
+    assert digest_of(predictor) == digest_of(predictor) != digest_of(Predictor())
+
+
 def test_builtins_have_digests() -> None:
     assert digest_of(len) == digest_of(len) != digest_of(abs)
 
@@ -505,6 +541,36 @@ def test_a_classifier_that_is_fitted_again_with_the_same_data_is_the_same_versio
 
 def test_a_classifier_that_is_fitted_with_other_data_is_another_version() -> None:
     assert digest_of(fitted()) != digest_of(fitted(["an order", "a letter", "order no 2", "dear letter"]))
+
+
+def searched() -> Any:
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.naive_bayes import GaussianNB
+
+    return GridSearchCV(GaussianNB(), {"var_smoothing": [1e-9, 1e-8]}, cv=2)
+
+
+def neighbours() -> Any:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(2)
+
+
+def forest() -> Any:
+    from sklearn.ensemble import RandomForestClassifier
+
+    return RandomForestClassifier(3, random_state=0)
+
+
+@pytest.mark.parametrize("make", [searched, neighbours, forest])
+def test_neither_fitting_again_nor_answering_makes_another_version(make: Callable[[], Any]) -> None:
+    x, y = np.random.default_rng(0).random((40, 3)), np.arange(40) % 2
+    first, second = make().fit(x, y), make().fit(x, y)
+    before = digest_of(first)
+    first.predict(x)
+
+    assert digest_of(second) == before, "fitted again with the same data"
+    assert digest_of(first) == before, "after an answer: a cell that runs again would meet a conflict"
 
 
 MODULE = """

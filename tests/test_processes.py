@@ -92,8 +92,16 @@ class Program:
     def died(self) -> str:
         """Wait until it has ended; return what else it printed."""
         text = self._out.read()
-        self._socket.close()
+        self.close()
         return text
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def kill(self) -> None:
         """End it as a power cut would."""
@@ -102,6 +110,7 @@ class Program:
 
     def close(self) -> None:
         """Let go of it: its stdin ends, and so does it."""
+        self._out.close()
         self._socket.close()
 
 
@@ -360,24 +369,28 @@ def test_process_that_has_ended_is_not_taken_for_a_live_listener(bus: mt.EventBu
 
 def test_processes_that_open_a_new_file_at_the_same_time_share_it(tmp_path: Path, start: Start) -> None:
     program = """
-        import sys
+        import os, sys
+        from pathlib import Path
         import mltrigger as mt
-        for line in sys.stdin:
-            with mt.connect(line.strip()) as bus:
-                bus.subscribe("numbers", mt.model(abs, name="abs"), listen=False)
+        folder, number, rounds = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+        for i in range(rounds):
+            while not os.path.exists(folder / f"go-{i}"):
+                pass  # no pause: they shall come at the same instant
+            with mt.connect(f"sqlite:///{folder}/new-{i}.db") as bus:
+                bus.topic("numbers")
                 bus.publish_batch("numbers", range(3))
-            print("done", flush=True)
+            (folder / f"done-{i}-{number}").touch()
     """
-    processes = [start(program) for _ in range(4)]
-    for i in range(10):
-        for process in processes:
-            process.tell(f"sqlite:///{tmp_path}/new-{i}.db")
-        for process in processes:
-            process.says("done")
+    rounds = 30
+    processes = [start(program, str(tmp_path), str(number), str(rounds)) for number in range(3)]
+    for i in range(rounds):
+        (tmp_path / f"go-{i}").touch()
+        wait_until(lambda i=i: len(list(tmp_path.glob(f"done-{i}-*"))) == 3 or any(not p.is_alive() for p in processes))
 
-        with mt.connect(f"sqlite:///{tmp_path}/new-{i}.db") as bus:
-            assert (len(bus.events()), len(bus.subscriptions()), len(bus.models())) == (12, 1, 1)
-        assert ledger(tmp_path / f"new-{i}.db", "PRAGMA integrity_check") == [("ok",)]
+    assert [process.ends() for process in processes] == ["", "", ""]
+    counts = "SELECT (SELECT count(*) FROM topic), (SELECT count(*) FROM event), (SELECT count(*) FROM schema_version)"
+    assert {ledger(tmp_path / f"new-{i}.db", counts)[0] for i in range(rounds)} == {(1, 9, 1)}
+    assert {ledger(tmp_path / f"new-{i}.db", "PRAGMA integrity_check")[0] for i in range(rounds)} == {("ok",)}
 
 
 def test_processes_that_publish_the_same_events_add_each_once(bus: mt.EventBus, start: Start) -> None:

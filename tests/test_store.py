@@ -557,6 +557,23 @@ def test_only_one_process_at_a_time_moves_the_write_ahead_log(store: SqliteStore
     assert len(topics(store)) == 2 * CHECKPOINT_CHANGES + 2
 
 
+def test_store_whose_process_died_while_it_moved_the_write_ahead_log_has_everything(store: SqliteStore, file: Path, tmp_path: Path) -> None:
+    with store.transaction() as transaction:
+        transaction.execute(MANY_TOPICS, {"n": 5_000, "prefix": "t"})
+    before, log = file.read_bytes(), Path(f"{file}-wal").read_bytes()
+    store.close()  # moves the log
+    after = file.read_bytes()
+    crashed = tmp_path / "crashed.db"
+    crashed.write_bytes(after[:4096] + before[4096:])  # the first page was written, the others were not
+    Path(f"{crashed}-wal").write_bytes(log)
+
+    again = SqliteStore(crashed)
+
+    assert len(topics(again)) == 5_000
+    assert again.read("PRAGMA integrity_check") == [("ok",)]
+    again.close()
+
+
 # -- reopened -----------------------------------------------------------------------------------------------------------------
 
 

@@ -61,6 +61,12 @@ SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s UNION ALL SEL
 UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
 """
 _OPEN = "SELECT seq FROM ready WHERE subscription_id = :s UNION ALL SELECT seq FROM lease WHERE subscription_id = :s"
+_READY_FROM_START = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+SELECT s.id, :now, e.seq, (SELECT coalesce(max(attempt), 0) FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = s.id), 0, 0
+FROM event e JOIN subscription s ON s.topic_id = e.topic_id WHERE s.name = :name AND NOT EXISTS (
+  SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = s.id AND i.outcome IN ('succeeded', 'dead', 'skipped'))
+"""
 _LAST_ATTEMPT = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
 _BOUND = "SELECT id, name FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 
@@ -160,12 +166,8 @@ class SqlBroker:
                     "VALUES (:name, :topic_id, :selector, :emit, :policy, (SELECT coalesce(max(seq), 0) FROM event), :now, 1)",
                     row,
                 )
-            if from_start and not known:
-                transaction.execute(
-                    "INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned) "
-                    "SELECT s.id, :now, e.seq, 0, 0, 0 FROM event e JOIN subscription s ON s.topic_id = e.topic_id WHERE s.name = :name",
-                    row,
-                )
+            if from_start and not (known and known[0][1]):
+                transaction.execute(_READY_FROM_START, row)
 
     def unbind(self, name: str) -> None:
         """Deliver no more to *name*, and forget what it had not settled; its log stays."""

@@ -58,8 +58,8 @@ class SqliteStore:
         self._checkpoint_at = CHECKPOINT_CHANGES
         if path is not None:
             _prepare_file(path)
-        self._engine = _engine(path, readers=False)
-        self._readers = _engine(path, readers=True) if path is not None else None
+        self._engine = _engine(path, readers=False, sleep=sleep)
+        self._readers = _engine(path, readers=True, sleep=sleep) if path is not None else None
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._raw: sqlite3.Connection = self._connection.connection.driver_connection  # type: ignore[assignment]
         try:
@@ -152,16 +152,7 @@ class SqliteStore:
         if self._level != self._levels[durable]:
             self._level = self._levels[durable]
             self._raw.execute(f"PRAGMA synchronous={self._level}")
-        deadline = time.monotonic() + BUSY_S
-        while True:
-            try:
-                self._raw.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                self._sleep(random.uniform(0.001, 0.05))
-            else:
-                return
+        _patiently(self._raw, "BEGIN IMMEDIATE", self._sleep)
 
     def _finish(self, cohort: _Cohort) -> None:
         """Make the work durable: commit, or leave that to a writer who is waiting to add to the same transaction."""
@@ -247,7 +238,21 @@ class _Cohort:
         self.error: sqlite3.Error | None = None
 
 
-def _engine(path: Path | None, readers: bool) -> sa.Engine:
+def _patiently(connection: Any, sql: str, sleep: Callable[[float], None]) -> None:
+    """Run *sql*, waiting for other processes up to ``BUSY_S``; SQLite's own wait does not cover a change of the journal mode."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            connection.execute(sql)
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            sleep(random.uniform(0.001, 0.05))
+        else:
+            return
+
+
+def _engine(path: Path | None, readers: bool, sleep: Callable[[float], None]) -> sa.Engine:
     options: dict[str, Any] = (
         {"poolclass": StaticPool} if path is None or not readers else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 12}
     )
@@ -257,8 +262,8 @@ def _engine(path: Path | None, readers: bool) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        if path is not None:
-            connection.execute("PRAGMA journal_mode=WAL")
+        if path is not None and not readers:
+            _patiently(connection, "PRAGMA journal_mode=WAL", sleep)
         connection.execute("PRAGMA wal_autocheckpoint=0")
         connection.execute("PRAGMA cache_size=-32768")
         if readers:
