@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import frames, views
 from mltrigger.brokers.base import Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
@@ -189,14 +188,17 @@ class EventBus:
         if start not in (None, "latest", "earliest"):
             raise NotFound.of("start", str(start), ["latest", "earliest"])
         settings = DeliveryPolicy.of(policy)
-        selector = self._selector(model, version, batch)
-        wanted = check_name("subscription", name or Selector.parse(selector).name.replace(".", "-"))
+        if not isinstance(model, (str, ModelVersion)):
+            model, version, batch = as_model(model, version=version, batch=batch), None, None
+        default = self._checked(Selector.parse(model)).name if isinstance(model, str) else model.name
+        wanted = check_name("subscription", name or default.replace(".", "-"))
         emit = check_name("topic", emit) if emit is not None else None
         with self._guard:
             topic = self._topic_of(source)
             before = self.registry.subscription(wanted)
             if before is not None and before.topic != topic:
                 raise NameTaken(f"subscription {wanted!r} listens to {before.topic!r}; pass name='…' for a second one, or unsubscribe it")
+            selector = self._selector(model, version, batch)  # last, because it registers the version
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
             bound = self.registry.subscription(wanted) or spec
@@ -330,10 +332,14 @@ class EventBus:
         """Return every attempt of all subscriptions or one, as one row each, oldest first; see ``Subscription.invocations``."""
         self._check()
         number = self.subscription(subscription)._spec.id if subscription is not None else None  # one facade
+        from mltrigger import views
+
         return views.invocations(self.log, number, limit, since, columns)
 
     def latency(self) -> pd.DataFrame:
         """Return the latency quantiles of all subscriptions together, per stage and version; see ``Subscription.latency``."""
+        from mltrigger import frames
+
         return frames.latency(self.invocations(columns=["version", "queue_ms", "model_ms", "total_ms"]))
 
     def events(self, topic: str | None = None, *, limit: int | None = None, since: datetime | None = None) -> pd.DataFrame:
@@ -341,26 +347,36 @@ class EventBus:
         self._check()
         if topic is not None and topic not in self.registry.topics():
             raise NotFound.of("topic", topic, self.registry.topics())
+        from mltrigger import views
+
         return views.events(self.log, topic, limit, since)
 
     def models(self) -> pd.DataFrame:
         """Return every registered model version."""
         self._check()
+        from mltrigger import views
+
         return views.models(self.registry)
 
     def subscriptions(self) -> pd.DataFrame:
         """Return every subscription, with its selector, what it resolves to, and how much it has done."""
         self._check()
+        from mltrigger import views
+
         return views.subscriptions(self.registry, self.log, self.broker)
 
     def topics(self) -> pd.DataFrame:
         """Return every topic, with how many events and subscriptions it has, and what it watches."""
         self._check()
-        return views.topics(self._store, self.registry.sources())
+        from mltrigger import views
+
+        return views.topics(self.registry)
 
     def trace(self, event_id: str) -> pd.DataFrame:
         """Return what the event with this id caused, through all models: one row an attempt, from the first cause down."""
         self._check()
+        from mltrigger import views
+
         return views.trace(self.log, event_id)
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:

@@ -51,7 +51,9 @@ class Engine:
     def state(self, name: str) -> str:
         """Return the state of the listener of subscription *name*; ``stopped`` when there is none."""
         listener = self._listeners.get(name)
-        return listener.state if listener is not None else "stopped"
+        if listener is None:
+            return "stopped"
+        return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
 
     def listen(self, spec: SubscriptionSpec, folder: FolderSource | None = None) -> None:
         """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""

@@ -185,7 +185,18 @@ class Event:
 
 def as_event(sample: Any) -> Event:
     """Return *sample* itself when it is an Event, else an Event with *sample* as its data."""
-    return sample if isinstance(sample, Event) else Event(sample)
+    if isinstance(sample, Event):
+        return sample
+    event = _new(Event)  # nothing but data was given: nothing to check
+    _set_data(event, sample)
+    _set_type(event, DEFAULT_TYPE)
+    _set_source(event, DEFAULT_SOURCE)
+    _set_id(event, new_id())
+    _set_time(event, datetime.now(UTC))
+    for leave_out in (_set_subject, _set_datacontenttype, _set_dataschema, _set_opener, _set_encoded):
+        leave_out(event, None)
+    _set_extensions(event, {})
+    return event
 
 
 def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
@@ -207,7 +218,9 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
             codec.loads(raw)  # it says so: then it must be, before it is kept
     else:
         raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
-        if not is_json(media_type):
+        if not is_json(media_type) and isinstance(event.data, str):
+            raw = event.data.encode()
+        elif not is_json(media_type):
             raise InvalidEvent(f"data of media type {media_type!r} must be given as bytes, not {type(event.data).__name__}")
     if len(raw) > limit:
         raise EventTooLarge(
@@ -278,7 +291,8 @@ def new_id() -> str:
 
 def new_trace() -> str:
     """Return a new, sampled ``traceparent``."""
-    return f"00-{_random.getrandbits(128) or 1:032x}-{_random.getrandbits(64) or 1:016x}-01"
+    text = f"{_random.getrandbits(192) | 1 << 64 | 1:048x}"  # neither part may be all zeros
+    return f"00-{text[:32]}-{text[32:]}-01"
 
 
 def derived_id(cause: Event, subscription: str) -> str:

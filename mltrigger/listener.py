@@ -27,7 +27,7 @@ DRAIN_S = 25.0
 """How long ``stop()`` waits for calls that run."""
 RUN_AHEAD_S = 0.01
 """A slot leases as many events as it will start within this time, measured; one, as long as nothing is known."""
-_MOST_AHEAD = 100
+_MOST_AHEAD = 256
 _HOLD_S = 0.25
 _POLL_S = 1.0
 _NUDGE_S = 0.02
@@ -203,13 +203,17 @@ class Listener:
             delivery = begun[0]
             result = LOOP if self._loops(delivery) else work.invoker.one(self._prepare(delivery.event))
             started_us, now_us = now_us, self._clock.now_us()
-            spent_s = (now_us - started_us) / 1e6
-            self._mean_s = spent_s if self._mean_s is None else 0.8 * self._mean_s + 0.2 * spent_s
+            self._learn((now_us - started_us) / 1e6)
             work.answered([self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())])
             if now_us - work.taken_us > hold_us:  # do not hold back what is done; nor spend more on recording than on running
                 self._settle(work)
                 started_us, now_us = now_us, self._clock.now_us()
                 hold_us = max(RUN_AHEAD_S * 1e6, 4 * (now_us - started_us))
+
+    def _learn(self, spent_s: float) -> None:
+        """Follow the model's run time; a single stall of the process counts as ten times the usual, not as what it took."""
+        mean_s = self._mean_s
+        self._mean_s = spent_s if mean_s is None else 0.8 * mean_s + 0.2 * min(spent_s, 10 * mean_s + 1e-5)
 
     def _call_batch(self, work: Work[Ended], printed: Captured) -> None:
         started_us = self._clock.now_us()

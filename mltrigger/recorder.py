@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
 import threading
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from mltrigger.brokers.base import Broker, Delivery, Settlement, SubscriptionSpec
 from mltrigger.clock import Clock
@@ -31,8 +31,7 @@ LOOP = Result(
 """What an event gets that would go round once more; the model is not called."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """One attempt that ended: its row, what shall become of the delivery, and the event that it emits."""
 
     invocation: Invocation
@@ -113,9 +112,7 @@ class Recorder:
             # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
             lost = self._broker.settle([e.settlement for e in ended], unit)
             if lost:
-                rows = [
-                    dataclasses.replace(e.invocation, outcome=_or_stale(e.invocation.outcome, e.invocation.delivery, lost)) for e in ended
-                ]
+                rows = [e.invocation._replace(outcome=_or_stale(e.invocation.outcome, e.invocation.delivery, lost)) for e in ended]
             else:
                 rows = [e.invocation for e in ended]
             unit.record(rows)

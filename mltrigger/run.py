@@ -6,10 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import views
 from mltrigger.brokers.base import Receipt
 from mltrigger.errors import warn
-from mltrigger.frames import RESULTS
 from mltrigger.render import card
 from mltrigger.store.log import FINAL
 
@@ -95,11 +93,15 @@ class Run:
         for i, seq, name in self._expected:
             found = self._final.get((seq, name))
             rows.append((i, name, *found[3:]) if found is not None else (i, name, None, None, "open", None, None, None, None))
-        return views.expanded(rows, RESULTS)
+        from mltrigger import frames, views
+
+        return views.expanded(rows, frames.RESULTS)
 
     def invocations(self) -> pd.DataFrame:
         """Return every attempt on these samples, with the columns of ``sub.invocations()``."""
         seqs = [r.seq for r in self.receipts] or [0]
+        from mltrigger import views
+
         table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
         return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)
 

@@ -121,7 +121,7 @@ class FolderSource:
         return with_opener(event, functools.partial(self.open, event))
 
     def _file(self, entry: os.DirEntry[str]) -> os.stat_result | None:
-        if not fnmatch.fnmatchcase(entry.name, self.pattern) or entry.name.startswith("."):
+        if not fnmatch.fnmatchcase(entry.name, self.pattern) or entry.name.startswith(".") or not _openable(entry.name):
             return None
         with contextlib.suppress(OSError):  # gone since the folder was read
             found = entry.stat(follow_symlinks=False)
@@ -140,6 +140,11 @@ class FolderSource:
             subject=shown,
             time=datetime.fromtimestamp(found.st_mtime, UTC),
         )
+
+
+def _openable(name: str) -> bool:
+    """Whether an event can carry the name back: no backslash, and UTF-8."""
+    return "\\" not in name and _shown(name) == name
 
 
 def _shown(name: str) -> str:

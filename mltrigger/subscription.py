@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import frames, views
 from mltrigger.brokers.base import Depth, SubscriptionSpec
 from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
@@ -99,11 +98,15 @@ class Subscription:
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the output as in ``run.results()``.
         """
+        from mltrigger import views
+
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and version."""
         times = self.invocations(since=since, columns=["version", "queue_ms", "model_ms", "total_ms"])
+        from mltrigger import frames
+
         return frames.latency(times)
 
     def depth(self) -> Depth:
@@ -112,6 +115,8 @@ class Subscription:
 
     def dead_letters(self) -> pd.DataFrame:
         """Return what could not be processed: one row a dead event, with its reason, last error and data."""
+        from mltrigger import views
+
         return views.dead_letters(self._bus.log, self._spec.id)
 
     def dashboard(self, sample: Any = None) -> Dashboard:

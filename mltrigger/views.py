@@ -16,7 +16,7 @@ from mltrigger.models.version import Selector
 from mltrigger.render import short
 from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
-from mltrigger.store.transaction import Row, Store
+from mltrigger.store.transaction import Row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,15 +115,10 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     return frames.frame(rows, frames.SUBSCRIPTIONS)
 
 
-def topics(store: Store, sources: Mapping[str, str]) -> pd.DataFrame:
-    """Return every topic; *sources* maps topics to the URLs that they watch, of which the folder's name is shown."""
-    rows = store.read(
-        "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), "
-        "(SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), "
-        "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
-    )
-    watched = {topic: "/".join(urllib.parse.unquote(url).split("/")[-2:]) for topic, url in sources.items()}
-    return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in rows], frames.TOPICS)
+def topics(registry: Registry) -> pd.DataFrame:
+    """Return every topic; of the URL that it watches only the folder's name is shown."""
+    watched = {topic: "/".join(urllib.parse.unquote(url).split("/")[-2:]) for topic, url in registry.sources().items()}
+    return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in registry.topic_counts()], frames.TOPICS)
 
 
 def trace(log: Log, event_id: str) -> pd.DataFrame:

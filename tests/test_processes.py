@@ -378,10 +378,10 @@ def test_processes_that_open_a_new_file_at_the_same_time_share_it(tmp_path: Path
                 pass  # no pause: they shall come at the same instant
             with mt.connect(f"sqlite:///{folder}/new-{i}.db") as bus:
                 bus.topic("numbers")
-                bus.publish_batch("numbers", range(3))
+                bus.publish("numbers", 1)
             (folder / f"done-{i}-{number}").touch()
     """
-    rounds = 30
+    rounds = 12
     processes = [start(program, str(tmp_path), str(number), str(rounds)) for number in range(3)]
     for i in range(rounds):
         (tmp_path / f"go-{i}").touch()
@@ -389,7 +389,7 @@ def test_processes_that_open_a_new_file_at_the_same_time_share_it(tmp_path: Path
 
     assert [process.ends() for process in processes] == ["", "", ""]
     counts = "SELECT (SELECT count(*) FROM topic), (SELECT count(*) FROM event), (SELECT count(*) FROM schema_version)"
-    assert {ledger(tmp_path / f"new-{i}.db", counts)[0] for i in range(rounds)} == {(1, 9, 1)}
+    assert {ledger(tmp_path / f"new-{i}.db", counts)[0] for i in range(rounds)} == {(1, 3, 1)}
     assert {ledger(tmp_path / f"new-{i}.db", "PRAGMA integrity_check")[0] for i in range(rounds)} == {("ok",)}
 
 

@@ -57,7 +57,8 @@ VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON C
 """
 _SELECT_SEQ = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
 _DELIVERED = """
-SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
+SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
+UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
 UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
 """
 _OPEN = "SELECT seq FROM ready WHERE subscription_id = :s UNION ALL SELECT seq FROM lease WHERE subscription_id = :s"
@@ -185,8 +186,10 @@ class SqlBroker:
         seen = self._wakeup.generation(key)
         deliveries = self._claim(subscription, max_events)
         if not deliveries and wait_s > 0:
-            self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s, self._due_s(subscription)))
-            deliveries = self._claim(subscription, max_events)
+            longest_s, due_s = min(wait_s, self._wakeup.poll_s), self._due_s(subscription)
+            woken = self._wakeup.wait(key, seen, min(longest_s, due_s))
+            if woken or due_s <= longest_s:  # else nothing has come, and the next call looks again
+                deliveries = self._claim(subscription, max_events)
         return deliveries
 
     def wake(self, subscription: SubscriptionSpec) -> None:

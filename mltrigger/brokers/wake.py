@@ -75,6 +75,7 @@ class SocketWakeup(Wakeup):
         self._folder = _folder(location)
         self._socket: socket.socket | None = None
         self._path: Path | None = None
+        self._listed: tuple[int, list[str]] = (-1, [])
         self._pid = os.getpid()
         self._sender = _datagram_socket()
         if self._folder is None or self._sender is None:
@@ -98,9 +99,8 @@ class SocketWakeup(Wakeup):
             return
         message = " ".join(keys).encode()[:_DATAGRAM]
         with contextlib.suppress(OSError):
-            for name in os.listdir(self._folder):  # noqa: PTH208 - a hot path
-                if self._path is None or name != self._path.name:
-                    self._send(message, self._folder / name)
+            for path in self._others(self._folder):
+                self._send(message, path)
 
     def close(self) -> None:
         """Wake everybody, and remove this process's socket."""
@@ -115,12 +115,20 @@ class SocketWakeup(Wakeup):
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
 
-    def _send(self, message: bytes, path: Path) -> None:
+    def _others(self, folder: Path) -> list[str]:
+        """Return the sockets of the other processes; read again when the folder has changed."""
+        changed_ns = os.stat(folder).st_mtime_ns  # noqa: PTH116 - at every commit
+        if changed_ns != self._listed[0]:
+            own = self._path.name if self._path is not None else None
+            self._listed = (changed_ns, [str(folder / name) for name in os.listdir(folder) if name != own])  # noqa: PTH208
+        return self._listed[1]
+
+    def _send(self, message: bytes, path: str) -> None:
         try:
             assert self._sender is not None  # noqa: S101 - for the type checker
-            self._sender.sendto(message, socket.MSG_DONTWAIT, str(path))
+            self._sender.sendto(message, socket.MSG_DONTWAIT, path)
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # left by a process that died
+            Path(path).unlink(missing_ok=True)  # left by a process that died
         except OSError:
             return  # its buffer is full: it has enough to wake up for
 

@@ -18,8 +18,9 @@ from typing import Any
 _NOISE = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER, tokenize.ENCODING}
 _START, _END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | set(site.getsitepackages()))
-# In the state of fitted scikit-learn objects although they say nothing about what was learnt: a release, and an address.
-_SKIPPED_STATE = frozenset({"_sklearn_version", "_stop_words_id"})
+# In the state of fitted scikit-learn objects although they say nothing about what was learnt: a release, an address, timings, and
+# search trees that count their own calls (the data that they are built from stands beside them).
+_SKIPPED_STATE = frozenset({"_sklearn_version", "_stop_words_id", "cv_results_", "refit_time_", "_tree"})
 
 
 def digest_of(target: Any) -> str:
@@ -28,7 +29,10 @@ def digest_of(target: Any) -> str:
     Comments, layout and decorators do not count. What a function finds in its globals does not count either: a version is a promise
     of its author. Of a library's classes only the name counts, so that an upgrade does not make another model of the same weights.
     """
-    return _digest(target, {}).hex()[:12]
+    try:
+        return _digest(target, {}).hex()[:12]
+    except RecursionError:  # a state nested too deep to look at
+        return _digest(type(target), {}).hex()[:12]
 
 
 def _digest(value: Any, seen: dict[int, int]) -> bytes:
@@ -38,6 +42,8 @@ def _digest(value: Any, seen: dict[int, int]) -> bytes:
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return _hashed(type(value).__qualname__, repr(value))
     seen = {**seen, id(value): len(seen)}
+    if not isinstance(value, types.FunctionType) and not isinstance(value, type) and hasattr(value, "__wrapped__"):
+        value = inspect.unwrap(value)  # functools.cache and its like
     if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type, functools.partial, types.CodeType)):
         return _code(value, seen)
     if isinstance(value, types.ModuleType):
@@ -92,11 +98,21 @@ def _code(value: Any, seen: dict[int, int]) -> bytes:
 
 
 def _function(function: types.FunctionType, seen: dict[int, int]) -> bytes:
+    # What a decorator closed over is code as well; other contents of a closure change with use.
+    closed_over = [cell.cell_contents for cell in function.__closure__ or () if _is_code(cell)]
+    inner = [_digest(code, seen) for code in closed_over]
     try:
-        return _hashed("source", "\x00".join(_tokens(textwrap.dedent(inspect.getsource(function)))))
+        return _hashed("source", "\x00".join(_tokens(textwrap.dedent(inspect.getsource(function)))), *inner)
     except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed at a prompt, or made by exec
         defaults = (function.__defaults__, function.__kwdefaults__, inspect.getfullargspec(function)[:5:4])
-        return _hashed("function", _digest(function.__code__, seen), _digest(defaults, seen))
+        return _hashed("function", _digest(function.__code__, seen), _digest(defaults, seen), *inner)
+
+
+def _is_code(cell: types.CellType) -> bool:
+    try:
+        return isinstance(cell.cell_contents, (types.FunctionType, types.MethodType, functools.partial))
+    except ValueError:  # an empty cell
+        return False
 
 
 def _tokens(text: str) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import re
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mltrigger import codec
 from mltrigger.errors import EventTooLarge, NotEncodable, Reject, Retry
@@ -20,8 +19,7 @@ MAX_TEXT = 16 * 1024
 """Characters of an error message or a traceback that are kept."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What one call of a model made of one event.
 
     ``output`` is JSON text, ``None`` when the call failed. ``permanent`` failures are not tried again; ``delay_s`` is what the

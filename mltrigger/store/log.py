@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.clock import Clock
@@ -30,8 +29,7 @@ FINAL: tuple[Outcome, ...] = ("succeeded", "dead", "skipped")
 ROLES = ("live", "shadow", "canary", "replay")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(NamedTuple):
     """One attempt of one model version on one delivery, as it is recorded."""
 
     delivery: Delivery

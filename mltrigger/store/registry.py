@@ -39,6 +39,14 @@ class Registry:
         """Return the names of all topics, in the order in which they were made."""
         return [name for (name,) in self._store.read("SELECT name FROM topic ORDER BY id")]
 
+    def topic_counts(self) -> list[Row]:
+        """Return (name, events, subscriptions, published_us of the newest event) of every topic."""
+        return self._store.read(
+            "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), "
+            "(SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), "
+            "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
+        )
+
     def source_topic(self, url: str, wanted: str) -> str:
         """Return the topic that events of source *url* are published to: *wanted*, or with a number when that one is taken."""
         with self._store.transaction() as transaction:

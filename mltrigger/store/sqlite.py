@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.pool import NullPool, QueuePool, StaticPool
+from sqlalchemy.pool import QueuePool, StaticPool
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store.schema import check, migrate
+from mltrigger.store.files import file_lock, prepare_file
+from mltrigger.store.schema import migrate
 from mltrigger.store.transaction import Row, Transaction
 
 BUSY_S = 30.0
@@ -25,7 +25,6 @@ BUSY_S = 30.0
 CHECKPOINT_CHANGES = 20_000
 """Changed rows after which this process moves the write-ahead log into the database."""
 _GROUP = 64
-_HEADER = b"SQLite format 3\x00"
 
 
 class SqliteStore:
@@ -57,7 +56,7 @@ class SqliteStore:
         self._cohort: _Cohort | None = None
         self._checkpoint_at = CHECKPOINT_CHANGES
         if path is not None:
-            _prepare_file(path)
+            prepare_file(path)
         self._engine = _engine(path, readers=False, sleep=sleep)
         self._readers = _engine(path, readers=True, sleep=sleep) if path is not None else None
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -162,11 +161,13 @@ class SqliteStore:
             cohort.size += 1
             if not cohort.durable or self._waiting == 0 or cohort.size >= _GROUP:
                 self._commit(cohort)
+            else:
+                cohort.leave_open()
         finally:
             self._lock.release()
-        if not cohort.done.wait(0.005):
+        if not cohort.ended and not cohort.wait(0.005):
             with self._lock:  # nobody came after all
-                if not cohort.done.is_set():
+                if not cohort.ended:
                     self._commit(cohort)
         if cohort.error is not None:
             raise StoreError(f"store {self.description}: commit failed: {cohort.error}") from cohort.error
@@ -201,8 +202,7 @@ class SqliteStore:
 
     def _end(self, cohort: _Cohort, error: sqlite3.Error | None = None) -> None:
         self._cohort = None
-        cohort.error = error
-        cohort.done.set()
+        cohort.end(error)
 
     def _checkpoint(self) -> None:
         """Move the write-ahead log into the database, if no other process is doing so.
@@ -212,7 +212,7 @@ class SqliteStore:
         """
         self._checkpoint_at = self._raw.total_changes + CHECKPOINT_CHANGES
         if self.location is not None:
-            with _file_lock(Path(self.location + "-checkpoint")) as held, contextlib.suppress(sqlite3.Error):
+            with file_lock(Path(self.location + "-checkpoint")) as held, contextlib.suppress(sqlite3.Error):
                 if held:
                     self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
@@ -227,15 +227,28 @@ class SqliteStore:
 
 
 class _Cohort:
-    """The writers that share one commit."""
+    """The writers that share one commit. Most are alone, and need no event to wait for."""
 
-    __slots__ = ("done", "durable", "error", "size")
+    __slots__ = ("_done", "durable", "ended", "error", "size")
 
     def __init__(self, durable: bool) -> None:
         self.durable = durable
         self.size = 0
-        self.done = threading.Event()
+        self.ended = False
         self.error: sqlite3.Error | None = None
+        self._done: threading.Event | None = None
+
+    def leave_open(self) -> None:
+        """Leave the commit to a writer who is waiting; called with the write lock held, like :meth:`end`."""
+        self._done = self._done or threading.Event()
+
+    def end(self, error: sqlite3.Error | None) -> None:
+        self.error, self.ended = error, True
+        if self._done is not None:
+            self._done.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._done is not None and self._done.wait(timeout_s)
 
 
 def _patiently(connection: Any, sql: str, sleep: Callable[[float], None]) -> None:
@@ -270,65 +283,3 @@ def _engine(path: Path | None, readers: bool, sleep: Callable[[float], None]) ->
             connection.execute("PRAGMA query_only=1")
 
     return engine
-
-
-def _prepare_file(path: Path) -> None:
-    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
-    if not path.parent.is_dir():
-        raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-    except OSError as error:
-        raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror}); a symbolic link is refused") from error
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise StoreError(f"store {path.name!r} is not a regular file")
-        if hasattr(os, "getuid") and status.st_uid != os.getuid():
-            raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
-        head = file.read(100)
-    if head:
-        _check_content(path, head, status.st_size)
-
-
-def _check_content(path: Path, head: bytes, size: int) -> None:
-    """Refuse what is no store of ours before anything is written, be it only the journal mode.
-
-    The header is that of https://sqlite.org/fileformat2.html#the_database_header.
-    """
-    page_size = int.from_bytes(head[16:18], "big")
-    pages = int.from_bytes(head[28:32], "big")
-    if not head.startswith(_HEADER) or len(head) < 100:
-        raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
-    if pages * (65536 if page_size == 1 else page_size) > size:
-        raise StoreError(f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed")
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only=1")
-            check(connection)
-    except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
-        reason = getattr(error, "orig", error)
-        raise StoreError(f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing was changed") from None
-    except StoreError as error:
-        raise StoreError(f"{path.name!r}: {error}") from None
-
-
-@contextlib.contextmanager
-def _file_lock(path: Path) -> Iterator[bool]:
-    """Try to hold the lock of *path* (never wait); say whether it is held. The kernel releases it when the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: one process at a time is the user's care
-        yield True
-        return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)

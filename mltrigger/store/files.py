@@ -1,0 +1,83 @@
+"""The files of a SQLite store: made safely, looked at before they are touched, locked across processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from mltrigger.errors import StoreError
+from mltrigger.store.schema import check
+
+_HEADER = b"SQLite format 3\x00"
+
+
+def prepare_file(path: Path) -> None:
+    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
+    if not path.parent.is_dir():
+        raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    except OSError as error:
+        raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror}); a symbolic link is refused") from error
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise StoreError(f"store {path.name!r} is not a regular file")
+        if hasattr(os, "getuid") and status.st_uid != os.getuid():
+            raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
+        head = file.read(100)
+    if head:
+        _check_content(path, head)
+
+
+def _check_content(path: Path, head: bytes) -> None:
+    """Refuse what is no store of ours before anything is written, be it only the journal mode.
+
+    The header is that of https://sqlite.org/fileformat2.html#the_database_header.
+    """
+    page_size = int.from_bytes(head[16:18], "big")
+    pages = int.from_bytes(head[28:32], "big")
+    if not head.startswith(_HEADER) or len(head) < 100:
+        raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
+    wal = path.with_name(path.name + "-wal")
+    recovers = wal.exists() and wal.stat().st_size > 0  # a process died while it moved the log in: SQLite will do it again
+    # The size is asked for after: a checkpoint that was under way has ended by then.
+    if not recovers and pages * (65536 if page_size == 1 else page_size) > path.stat().st_size:
+        raise StoreError(f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed")
+    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA query_only=1")
+            check(connection)
+    except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
+        reason = getattr(error, "orig", error)
+        raise StoreError(f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing was changed") from None
+    except StoreError as error:
+        raise StoreError(f"{path.name!r}: {error}") from None
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[bool]:
+    """Try to hold the lock of *path* (never wait); say whether it is held. The kernel releases it when the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: one process at a time is the user's care
+        yield True
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(handle)
