@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging
 import threading
-from typing import TYPE_CHECKING, Any
 
 from mltrigger._version import __version__
 
+TYPE_CHECKING = False  # typing's own, without the time that importing typing takes
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from mltrigger.brokers.base import Depth, Receipt
     from mltrigger.bus import EventBus
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
     from mltrigger.run import Run
     from mltrigger.subscription import Subscription
     from mltrigger.urls import connect
-
-# A library never prints: whoever wants the log configures the logger "mltrigger".
-logging.getLogger("mltrigger").addHandler(logging.NullHandler())
 
 _HOME = {
     "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",

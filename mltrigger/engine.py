@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ from mltrigger.workers import ThreadWorkers
 if TYPE_CHECKING:
     from mltrigger.events import Event
     from mltrigger.listener import Resolve
+
+# A library never prints: whoever wants the log of the background configures the logger "mltrigger".
+logging.getLogger("mltrigger").addHandler(logging.NullHandler())
 
 
 class Engine:

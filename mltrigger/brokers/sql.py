@@ -90,6 +90,7 @@ class SqlBroker:
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
         self._swept: dict[int, int] = {}
+        self._idle: set[int] = set()
 
     # -- publish --------------------------------------------------------------------------------------------------------------
 
@@ -184,12 +185,16 @@ class SqlBroker:
         """Lease up to *max_events*; woken by a publisher, or by time when a delay or a lease ends."""
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
-        deliveries = self._claim(subscription, max_events)
+        # Where nothing was found last time, a look at what falls due next is cheaper than a claim that finds nothing again.
+        due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
+        deliveries = self._claim(subscription, max_events) if due_s <= 0 else []
         if not deliveries and wait_s > 0:
-            longest_s, due_s = min(wait_s, self._wakeup.poll_s), self._due_s(subscription)
-            woken = self._wakeup.wait(key, seen, min(longest_s, due_s))
+            longest_s = min(wait_s, self._wakeup.poll_s)
+            due_s = due_s if due_s > 0 else self._due_s(subscription)
+            woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
             if woken or due_s <= longest_s:  # else nothing has come, and the next call looks again
                 deliveries = self._claim(subscription, max_events)
+        (self._idle.discard if deliveries else self._idle.add)(subscription.id)
         return deliveries
 
     def wake(self, subscription: SubscriptionSpec) -> None:
@@ -229,14 +234,14 @@ class SqlBroker:
                 transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
-        """Return the seconds until the next delayed event or the end of the next lease."""
+        """Return the seconds until the next delayed event or the end of the next lease; not above 0 when something is due."""
         rows = self._store.read(
             "SELECT min(v) FROM (SELECT min(visible_us) AS v FROM ready WHERE subscription_id = :s "
             "UNION ALL SELECT min(until_us) FROM lease WHERE subscription_id = :s) AS next",
             {"s": subscription.id},
         )
         due_us = rows[0][0]
-        return float("inf") if due_us is None else max(0.001, (due_us - self._clock.now_us()) / 1e6)
+        return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
 
     # -- settle ---------------------------------------------------------------------------------------------------------------
 
