@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import functools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -174,17 +175,9 @@ class EventBus:
         Subscription
         """
         self._check()
-        options = {
-            "name": name,
-            "version": version,
-            "batch": batch,
-            "emit": emit,
-            "start": start,
-            "listen": listen,
-            **policy,
-        }
         if model is None:
-            return lambda target: self.subscribe(source, target, **options)
+            options = {"name": name, "version": version, "batch": batch, "emit": emit, "start": start, "listen": listen, **policy}
+            return functools.partial(self.subscribe, source, **options)
         if start not in (None, "latest", "earliest"):
             raise NotFound.of("start", str(start), ["latest", "earliest"])
         settings = DeliveryPolicy.of(policy)

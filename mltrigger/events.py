@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-import random
 import re
-import time as _time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from mltrigger import codec
 from mltrigger.errors import EventTooLarge, InvalidEvent
+from mltrigger.identity import child_span, new_id
 from mltrigger.render import card, short
 
 DEFAULT_TYPE = "mltrigger.event"
@@ -276,33 +274,10 @@ _new = object.__new__
     _set_opener, _set_encoded,
 ) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))  # fmt: skip
 
-# Ids must be unique, not secret: a generator that the system seeded saves a system call each.
-_random = random.Random()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_random.seed)
-
-
-def new_id() -> str:
-    """Return a UUID version 7 (RFC 9562): ordered by time, so that indexes grow at one end."""
-    bits = _random.getrandbits(74)
-    text = f"{_time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def new_trace() -> str:
-    """Return a new, sampled ``traceparent``."""
-    text = f"{_random.getrandbits(192) | 1 << 64 | 1:048x}"  # neither part may be all zeros
-    return f"00-{text[:32]}-{text[32:]}-01"
-
 
 def derived_id(cause: Event, subscription: str) -> str:
     """Return the id of the event that *subscription* emits for *cause*: a function of both, so that a repeat is recognised."""
     return hashlib.blake2b(f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16).hexdigest()
-
-
-def child_span(traceparent: str) -> str:
-    """Return *traceparent* with a new span of the same trace."""
-    return f"{traceparent[:36]}{_random.getrandbits(64) or 1:016x}{traceparent[52:]}"
 
 
 def parse_time(text: Any) -> datetime:

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "mltrigger"
 LEVELS = [
     {"errors", "clock", "render", "capture", "workers", "_version"},
     {"names", "codec"},
+    {"identity"},
     {"events"},
     {"envelopes", "filters", "policy", "models", "sources"},
     {"brokers.base"},

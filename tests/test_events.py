@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from mltrigger import events
+from mltrigger import events, identity
 from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable
 from mltrigger.events import Event
 
@@ -221,7 +221,7 @@ def test_an_event_of_a_plain_topic_has_nothing_to_open() -> None:
 
 def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
     before_ms = time.time_ns() // 1_000_000
-    made = uuid.UUID(events.new_id())
+    made = uuid.UUID(identity.new_id())
     after_ms = time.time_ns() // 1_000_000
 
     assert (made.version, made.variant) == (7, uuid.RFC_4122)
@@ -231,21 +231,21 @@ def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
 def test_ids_of_later_milliseconds_sort_after_earlier_ones() -> None:
     made: list[str] = []
     while len({i[:13] for i in made}) < 4:  # a few milliseconds
-        made.append(events.new_id())
+        made.append(identity.new_id())
 
     firsts = {i[:13]: i for i in reversed(made)}
     assert list(firsts.values()) == sorted(firsts.values(), reverse=True)
 
 
 def test_ids_do_not_repeat() -> None:
-    assert len({events.new_id() for _ in range(20_000)}) == 20_000
+    assert len({identity.new_id() for _ in range(20_000)}) == 20_000
 
 
 def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
     program = (
-        "import os\nfrom mltrigger import events\nevents.new_id()\nread, write = os.pipe()\n"
-        "if os.fork() == 0:\n    os.write(write, events.new_id()[14:].encode() + events.new_trace().encode()); os._exit(0)\n"
-        "child = os.read(read, 200).decode()\nos.wait()\nprint(child != events.new_id()[14:] + events.new_trace())"
+        "import os\nfrom mltrigger import events\nidentity.new_id()\nread, write = os.pipe()\n"
+        "if os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() + identity.new_trace().encode()); os._exit(0)\n"
+        "child = os.read(read, 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
     )
     found = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
 
@@ -281,16 +281,16 @@ def test_an_output_of_an_untraced_event_has_no_trace() -> None:
 
 
 def test_a_child_span_is_a_valid_context_of_the_same_trace() -> None:
-    child = events.child_span(TRACE)
+    child = identity.child_span(TRACE)
 
     assert (child[:36], child[52:]) == (TRACE[:36], TRACE[52:])
-    assert child != events.child_span(TRACE)
+    assert child != identity.child_span(TRACE)
     assert Event(1, extensions={"traceparent": child}).traceparent == child
 
 
 def test_a_new_trace_is_a_valid_context() -> None:
-    assert Event(1, extensions={"traceparent": events.new_trace()}).traceparent is not None
-    assert events.new_trace() != events.new_trace()
+    assert Event(1, extensions={"traceparent": identity.new_trace()}).traceparent is not None
+    assert identity.new_trace() != identity.new_trace()
 
 
 def test_as_event_keeps_an_event_and_wraps_anything_else() -> None:

@@ -11,7 +11,8 @@ from mltrigger.brokers.base import Delivery, Depth, Receipt, Settlement, Subscri
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
-from mltrigger.events import Event, decode_data, encode_data, new_trace, restored
+from mltrigger.events import Event, decode_data, encode_data, restored
+from mltrigger.identity import new_trace
 from mltrigger.policy import MAX_ABANDONED
 from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.registry import ensure_topic

@@ -14,7 +14,8 @@ import anywidget
 import traitlets
 
 from mltrigger.errors import Closed, NotFound
-from mltrigger.events import Event, decode_data, new_id
+from mltrigger.events import Event, decode_data
+from mltrigger.identity import new_id
 from mltrigger.notebook.charts import Histogram, drawn, ms
 from mltrigger.notebook.snapshot import NEWEST, newest, snapshot
 from mltrigger.render import card, short, table_html
