@@ -243,7 +243,7 @@ def test_ids_do_not_repeat() -> None:
 
 def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
     program = (
-        "import os\nfrom mltrigger import events\nidentity.new_id()\nread, write = os.pipe()\n"
+        "import os\nfrom mltrigger import identity\nidentity.new_id()\nread, write = os.pipe()\n"
         "if os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() + identity.new_trace().encode()); os._exit(0)\n"
         "child = os.read(read, 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
     )
