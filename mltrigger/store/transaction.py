@@ -11,14 +11,6 @@ from typing import Any, Protocol
 Row = tuple[Any, ...]
 
 
-class Cursor(Protocol):
-    """The part of a DB-API cursor that is used here."""
-
-    rowcount: int
-
-    def fetchall(self) -> list[Any]: ...  # noqa: D102 - DB-API
-
-
 class Driver(Protocol):
     """The part of a DB-API connection that is used here."""
 
