@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Closed,
         EventTooLarge,
         InvalidEvent,
+        InvalidFilter,
         InvalidModel,
         InvalidName,
         InvalidPolicy,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         NameTaken,
         NotEncodable,
         NotFound,
+        ObjectMissing,
         Reject,
         Retry,
         StoreError,
@@ -57,24 +59,24 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
-    "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidModel": "errors", "InvalidName": "errors", "InvalidPolicy": "errors",
-    "MltriggerError": "errors", "Model": "models.describe", "ModelVersion": "models.version", "NameTaken": "errors",
-    "NotEncodable": "errors", "NotFound": "errors", "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run",
-    "StoreError": "errors", "Subscription": "subscription", "VersionConflict": "errors", "connect": "urls",
-    "model": "models.describe",
+    "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidFilter": "errors", "InvalidModel": "errors", "InvalidName": "errors",
+    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelVersion": "models.version",
+    "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors", "Receipt": "brokers.base",
+    "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors", "Subscription": "subscription",
+    "VersionConflict": "errors", "connect": "urls", "model": "models.describe",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
-    "alias", "fire", "invocations", "latency", "publish", "publish_batch", "register", "subscribe", "subscriptions", "topic", "topics",
-    "trace", "unsubscribe",
+    "alias", "audit", "doctor", "explain", "fire", "invocations", "latency", "prune", "publish", "publish_batch", "register", "retain",
+    "subscribe", "subscriptions", "topic", "topics", "trace", "unsubscribe",
 )  # fmt: skip
 
 __all__ = [
-    "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidModel", "InvalidName",
-    "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "Receipt", "Reject", "Retry",
-    "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "close", "connect", "default_bus", "fire",
-    "invocations", "latency", "model", "publish", "publish_batch", "register", "subscribe", "subscriptions", "topic", "topics", "trace",
-    "unsubscribe", "use",
+    "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
+    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "ObjectMissing",
+    "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "audit", "close",
+    "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "prune", "publish", "publish_batch",
+    "register", "retain", "subscribe", "subscriptions", "topic", "topics", "trace", "unsubscribe", "use",
 ]  # fmt: skip
 
 _default: EventBus | None = None

@@ -8,18 +8,21 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mltrigger.brokers.base import Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
+from mltrigger.deadletters import UNCHANGED, Trial, try_out
 from mltrigger.engine import Engine
-from mltrigger.errors import Closed, InvalidModel, NameTaken, NotFound, warn
+from mltrigger.errors import InvalidModel, NameTaken, NotFound, warn
 from mltrigger.events import Event, as_event
+from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.listener import DRAIN_S
+from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model
+from mltrigger.models.invoke import Invoker
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.names import check_model_name, check_name
@@ -27,20 +30,24 @@ from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, wait_until_idle
 from mltrigger.sources import FolderSource, is_source
-from mltrigger.store.log import Log
+from mltrigger.store.log import DeadLetter, Log
 from mltrigger.store.registry import Registry
+from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
 from mltrigger.subscription import Subscription
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIRE_TIMEOUT_S = 60.0
 _EXIT_DRAIN_S = 1.5
 """A kernel that is shut down has about 2.5 s between SIGTERM and SIGKILL; what does not end in time is released."""
 
 
-class EventBus:
+_SCOPES: dict[str, Scope] = {
+    "attributes": "MessageAttributes", "body": "MessageBody", "MessageAttributes": "MessageAttributes", "MessageBody": "MessageBody",
+}  # fmt: skip
+"""The scopes of a filter, under our words and those of SNS."""
+
+
+class EventBus(Lookup):
     """Topics, models and subscriptions in one store; made by :func:`mltrigger.connect`.
 
     Parameters
@@ -50,13 +57,14 @@ class EventBus:
     """
 
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup) -> None:
+        registry = Registry(store, clock)
+        registry.follow_clock()
+        broker = SqlBroker(store, clock, wakeup, self._worker_id)
+        super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock)
         self.wakeup = wakeup
-        self._store, self._closed, self._pid = store, False, os.getpid()
-        self.registry = Registry(store, clock)
-        self.log = Log(store, clock, self._worker_id)
-        self.broker = SqlBroker(store, clock, wakeup, self._worker_id)
+        self._pid = os.getpid()
         self._resolver = Resolver(self.registry.resolve, clock)
-        self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock)
+        self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
         self._guard = threading.Lock()
         atexit.register(self._at_exit)
 
@@ -143,6 +151,8 @@ class EventBus:
         version: str | None = None,
         batch: bool | None = None,
         emit: str | None = None,
+        filter: Mapping[str, Any] | str | None = None,  # noqa: A002 - the word of SNS
+        filter_scope: str = "attributes",
         start: str | None = None,
         listen: bool = True,
         **policy: Any,
@@ -162,6 +172,10 @@ class EventBus:
             As for ``mt.model``.
         emit : str, optional
             A topic on which every output is published, in the same commit that records it; ``None`` outputs are not.
+        filter : mapping or str, optional
+            A filter policy of Amazon SNS: which events are delivered. Default: all. ``bus.explain`` says why one was or was not.
+        filter_scope : {"attributes", "body"}
+            What the filter looks at: the event's attributes (type, source, subject, extensions), or its data.
         start : {"latest", "earliest"}, optional
             Whether a new subscription begins with the next event or with the oldest one in the archive. Default: ``earliest`` for a
             folder, ``latest`` for a topic.
@@ -176,11 +190,12 @@ class EventBus:
         """
         self._check()
         if model is None:
-            options = {"name": name, "version": version, "batch": batch, "emit": emit, "start": start, "listen": listen, **policy}
+            options = {"name": name, "version": version, "batch": batch, "emit": emit, "filter": filter,
+                       "filter_scope": filter_scope, "start": start, "listen": listen, **policy}  # fmt: skip
             return functools.partial(self.subscribe, source, **options)
         if start not in (None, "latest", "earliest"):
             raise NotFound.of("start", str(start), ["latest", "earliest"])
-        settings = DeliveryPolicy.of(policy)
+        settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
         if not isinstance(model, (str, ModelVersion)):
             model, version, batch = as_model(model, version=version, batch=batch), None, None
         default = self._checked(Selector.parse(model)).name if isinstance(model, str) else model.name
@@ -192,7 +207,7 @@ class EventBus:
             if before is not None and before.topic != topic:
                 raise NameTaken(f"subscription {wanted!r} listens to {before.topic!r}; pass name='…' for a second one, or unsubscribe it")
             selector = self._selector(model, version, batch)  # last, because it registers the version
-            spec = SubscriptionSpec(wanted, topic, selector, settings, emit)
+            spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
             bound = self.registry.subscription(wanted) or spec
             if listen:
@@ -202,13 +217,10 @@ class EventBus:
 
     def subscription(self, name: str) -> Subscription:
         """Return the subscription *name*; a wrong name lists the near ones."""
-        spec = self.registry.subscription(name)
-        if spec is None:
-            raise NotFound.of("subscription", name, [s.name for s in self.registry.subscriptions()])
-        return Subscription(self, spec)
+        return Subscription(self, self.spec(name))
 
     def unsubscribe(self, name: str) -> None:
-        """Stop listening here, and forget the subscription and what it had not settled; its log stays. Idempotent."""
+        """Stop listening here, and end the subscription: what it had not settled ends as ``skipped``; its log stays. Idempotent."""
         self.stop_listening(name, DRAIN_S)
         self.broker.unbind(name)
 
@@ -244,12 +256,49 @@ class EventBus:
         self._engine.stop(name, drain_s)
 
     def listener_state(self, name: str) -> str:
-        """Return the state of the subscription's listener in this process."""
-        return self._engine.state(name)
+        """Return the state of the subscription's listener in this process; ``paused`` when it is so everywhere."""
+        spec = None if self._closed else self.registry.subscription(name)
+        return "paused" if spec is not None and spec.id in self.registry.paused() else self._engine.state(name)
+
+    # -- keep -----------------------------------------------------------------------------------------------------------------
+
+    def retain(self, *, max_age_s: float | None = None, max_events: int | None = None) -> Retention:
+        """Agree how long events and their log rows are kept; listeners of every process hold to it once a minute.
+
+        Without arguments everything is kept, which is the default. What is open or a dead letter never goes by itself. The id of an
+        event that went is forgotten with it: a repeat would be a new event.
+        """
+        self._check()
+        retention = Retention(max_age_s, max_events)
+        self.registry.set_setting("retention", dataclasses.asdict(retention))
+        return retention
+
+    def prune(self) -> Pruned:
+        """Let go now what :meth:`retain` agreed on; return how many events and invocations went, and how many old ones are held."""
+        self._check()
+        return prune(self._store, self._clock, Retention(**(self.registry.setting("retention") or {})))
 
     def model_of(self, spec: SubscriptionSpec) -> Model:
         """Return the model that *spec* calls now."""
         return self._resolver.of(spec.selector)()[1].model
+
+    def try_out(self, spec: SubscriptionSpec, letters: Sequence[DeadLetter], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
+        """Call a version of the model with dead letters, in this thread; nothing is recorded or settled. See ``sub.dry_run``."""
+        found, invoker = self._chosen(spec, version)
+        url = self.registry.sources().get(spec.topic)
+        prepare = FolderSource(url).prepare if url is not None else _unchanged
+        return try_out(self.log, letters, found, invoker, prepare, self._clock, data)
+
+    def _chosen(self, spec: SubscriptionSpec, version: Any) -> tuple[ModelVersion, Invoker]:
+        if version is None:
+            return self._resolver.of(spec.selector)()
+        if isinstance(version, str):
+            own = Selector.parse(spec.selector).name
+            return self._resolver.of(version if ":" in version or "@" in version else f"{own}:{version}")()
+        if isinstance(version, ModelVersion):
+            return self._resolver.of(str(version))()
+        model = as_model(version)
+        return model.describe(), Invoker(model)  # not registered: only tried
 
     # -- publish --------------------------------------------------------------------------------------------------------------
 
@@ -312,79 +361,25 @@ class EventBus:
         if silent:
             warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
 
-    # -- frames ---------------------------------------------------------------------------------------------------------------
-
-    def invocations(
-        self,
-        subscription: str | None = None,
-        *,
-        limit: int | None = None,
-        since: datetime | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> pd.DataFrame:
-        """Return every attempt of all subscriptions or one, as one row each, oldest first; see ``Subscription.invocations``."""
-        self._check()
-        number = self.subscription(subscription)._spec.id if subscription is not None else None  # one facade
-        from mltrigger import views
-
-        return views.invocations(self.log, number, limit, since, columns)
-
-    def latency(self) -> pd.DataFrame:
-        """Return the latency quantiles of all subscriptions together, per stage and version; see ``Subscription.latency``."""
-        from mltrigger import frames
-
-        return frames.latency(self.invocations(columns=["version", "queue_ms", "model_ms", "total_ms"]))
-
-    def events(self, topic: str | None = None, *, limit: int | None = None, since: datetime | None = None) -> pd.DataFrame:
-        """Return the archive of published events, oldest first."""
-        self._check()
-        if topic is not None and topic not in self.registry.topics():
-            raise NotFound.of("topic", topic, self.registry.topics())
-        from mltrigger import views
-
-        return views.events(self.log, topic, limit, since)
-
-    def models(self) -> pd.DataFrame:
-        """Return every registered model version."""
-        self._check()
-        from mltrigger import views
-
-        return views.models(self.registry)
-
-    def subscriptions(self) -> pd.DataFrame:
-        """Return every subscription, with its selector, what it resolves to, and how much it has done."""
-        self._check()
-        from mltrigger import views
-
-        return views.subscriptions(self.registry, self.log, self.broker)
-
-    def topics(self) -> pd.DataFrame:
-        """Return every topic, with how many events and subscriptions it has, and what it watches."""
-        self._check()
-        from mltrigger import views
-
-        return views.topics(self.registry)
-
-    def trace(self, event_id: str) -> pd.DataFrame:
-        """Return what the event with this id caused, through all models: one row an attempt, from the first cause down."""
-        self._check()
-        from mltrigger import views
-
-        return views.trace(self.log, event_id)
-
-    def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
-        """Return outcome -> number of attempts of one subscription."""
-        return self.log.tallies().get(spec.id, {}) if not self._closed else {}
+    def _tidy(self) -> None:
+        if self.registry.setting("retention") is not None:
+            self.prune()
 
     def _worker_id(self) -> int:
         return self._engine.worker_id
 
-    def _check(self) -> None:
-        if self._closed:
-            raise Closed("this bus is closed: mt.connect(…) opens another one")
-
     def _at_exit(self) -> None:
         self.close(drain_s=_EXIT_DRAIN_S)
+
+
+def _unchanged(event: Event) -> Event:
+    return event
+
+
+def _filter(policy: Mapping[str, Any] | str | None, scope: str) -> FilterPolicy | None:
+    if scope not in _SCOPES:
+        raise NotFound.of("filter_scope", str(scope), list(_SCOPES))
+    return None if policy is None else FilterPolicy.parse(policy, _SCOPES[scope])
 
 
 def _samples(samples: Any) -> list[Any]:

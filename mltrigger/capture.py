@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from mltrigger.redact import redacted
+
 MAX_STDOUT = 64 * 1024
 """Characters of printed text that are kept an attempt; the rest is counted."""
 
@@ -44,7 +46,7 @@ class Captured:
         if self._spilt:
             text += f"… ({self._spilt:,} more characters)"
         self._reset()
-        return text
+        return redacted(text)
 
 
 class _Stream:

@@ -1,4 +1,4 @@
-"""The command line: ``mltrigger demo | tutorial | publish``."""
+"""The command line: ``mltrigger demo | tutorial | publish | worker | doctor``."""
 
 from __future__ import annotations
 
@@ -68,6 +68,39 @@ def publish(given: argparse.Namespace) -> int:
     return 0
 
 
+def worker(given: argparse.Namespace) -> int:
+    """Deliver subscriptions whose models can be imported, until SIGTERM; 0 when it has drained."""
+    from mltrigger.listener import DRAIN_S
+    from mltrigger.urls import connect
+    from mltrigger.worker import Worker, say, stop_on_signals
+
+    sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
+    bus = connect(given.url)
+    work = Worker(bus, given.subscription or (), say)
+    stop_on_signals(work)
+    say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
+    work.run(until_idle=given.until_idle)
+    say("draining")
+    bus.close(DRAIN_S if given.drain_s is None else given.drain_s)
+    say("done")
+    return 0
+
+
+def doctor(given: argparse.Namespace) -> int:
+    """Print what to change and why; 1 when something is an error."""
+    from mltrigger.urls import connect
+
+    with connect(given.url) as bus:
+        found = bus.doctor(given.subscription)
+        balance = bus.audit()
+    for severity, about, check, finding, advice in found.itertuples(index=False):
+        print(f"{severity!s:8}{about}: {check}: {finding}" + (f"\n        -> {advice}" if advice else ""))
+    wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
+    for name, missing, double, events in wrong.itertuples(index=False):
+        print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
+    return int(bool(len(wrong)) or "error" in set(found["severity"]))
+
+
 def copy_notebooks(folder: Path) -> Path:
     """Copy the notebooks to *folder*, so that running them changes no installed file; what is there already stays. Return it."""
     checkout = Path(__file__).parent.parent / "notebooks"
@@ -116,6 +149,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
     one.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
     one.add_argument("--create", action="store_true", help="make the topic if it does not exist")
+    many = commands.add_parser("worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM")
+    many.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    many.add_argument("--subscription", action="append", metavar="NAME", help="take only this one (may be repeated)")
+    many.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
+    many.add_argument("--drain-s", type=float, help="longest wait for running calls at the end (default: 25)")
+    many.set_defaults(run=worker)
+
+    look = commands.add_parser("doctor", help="what to change and why, from what was measured")
+    look.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    look.add_argument("--subscription", metavar="NAME", help="only about this one")
+    look.set_defaults(run=doctor)
+
     for name, meaning in (("type", "what happened"), ("subject", "to what"), ("source", "where"), ("id", "a repeat changes nothing")):
         one.add_argument(f"--{name}", help=f"{meaning} (CloudEvents {name})")
     one.set_defaults(run=publish)

@@ -21,6 +21,7 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
+        self.boot = _boot_id()
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def now_us(self) -> int:
@@ -30,3 +31,21 @@ class SystemClock:
         if offset_ns > self._offset_ns:
             self._offset_ns = offset_ns
         return (monotonic_ns + self._offset_ns) // 1000
+
+    @property
+    def offset_us(self) -> int:
+        """How far this clock is ahead of the monotonic one, which all processes of the machine share until it boots again."""
+        return self._offset_ns // 1000
+
+    def follow(self, offset_us: int) -> None:
+        """Be at least *offset_us* ahead of the monotonic clock, as another process of the same boot was."""
+        self._offset_ns = max(self._offset_ns, offset_us * 1000)
+
+
+def _boot_id() -> str:
+    """Return what tells one boot of the machine from the next; empty where the system does not say."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib would cost its import here
+            return file.read().strip()
+    except OSError:
+        return ""

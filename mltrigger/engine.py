@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
-from mltrigger.keeper import Keeper
+from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import Listener
+from mltrigger.redact import LogFilter
 from mltrigger.sources import FolderSource, Watcher
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 # A library never prints: whoever wants the log of the background configures the logger "mltrigger".
 logging.getLogger("mltrigger").addHandler(logging.NullHandler())
+logging.getLogger("mltrigger").addFilter(LogFilter())
+
+PRUNE_S = 60.0
+"""How often a process that listens looks for what the retention lets go."""
 
 
 class Engine:
@@ -34,16 +39,27 @@ class Engine:
         Takes a selector and returns a function that finds the model version it means, and how to call it.
     broker, log, registry, clock
         The parts that listeners work with.
+    tidy : callable
+        Lets go of what the retention allows; called once a minute while something listens here.
     """
 
-    def __init__(self, resolve: Callable[[str], Resolve], *, broker: Broker, log: Log, registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self,
+        resolve: Callable[[str], Resolve],
+        *,
+        broker: Broker,
+        log: Log,
+        registry: Registry,
+        clock: Clock,
+        tidy: Callable[[], object],
+    ) -> None:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish)
         self._registry = registry
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
-        self._keeper = Keeper(lambda: registry.seen(self.worker_id))
+        self._keeper = Keeper([Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(PRUNE_S, tidy)])
         self._listeners: dict[str, Listener] = {}
         self._retired: list[Listener] = []
         self._guard = threading.Lock()

@@ -7,11 +7,13 @@
     │   └── EventTooLarge
     ├── NotEncodable (TypeError)          a value that has no JSON form; names the part
     ├── InvalidPolicy (ValueError)        a delivery setting that makes no sense
+    ├── InvalidFilter (ValueError)        a filter policy that SNS would refuse; lists every problem
     ├── InvalidName (ValueError)          a name with characters that some broker refuses
     ├── InvalidModel (TypeError)          something that cannot be called as a model
     ├── NotFound (LookupError)            a wrong name; lists the near ones
     ├── VersionConflict (ValueError)      other code under a released version
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
+    ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
     └── Closed (RuntimeError)             the bus was closed
 
@@ -67,6 +69,18 @@ class InvalidPolicy(MltriggerError, ValueError):
     """A delivery setting that is out of range or contradicts another."""
 
 
+class InvalidFilter(MltriggerError, ValueError):
+    """A filter policy that breaks the rules of SNS; the message lists every problem at once, each with its path.
+
+    Attributes
+    ----------
+    reason : str
+        The stable reason code, ``bad_filter_policy``.
+    """
+
+    reason = "bad_filter_policy"
+
+
 class InvalidName(MltriggerError, ValueError):
     """A topic, subscription or model name with characters that some broker refuses."""
 
@@ -99,6 +113,10 @@ class VersionConflict(MltriggerError, ValueError):
 
 class NameTaken(MltriggerError, ValueError):
     """A subscription of that name exists and listens to another topic."""
+
+
+class ObjectMissing(MltriggerError, FileNotFoundError):
+    """The object that an event announces is not there (any more)."""
 
 
 class StoreError(MltriggerError, RuntimeError):

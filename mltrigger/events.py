@@ -228,6 +228,13 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
     return raw, media_type
 
 
+def attributes_of(event: Event) -> dict[str, Any]:
+    """Return the context attributes by name: what a filter on attributes sees, and what travels as message attributes."""
+    own = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject, "time": event.time.isoformat(),
+           "datacontenttype": event.datacontenttype, "dataschema": event.dataschema}  # fmt: skip
+    return {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
+
+
 def decode_data(raw: bytes, media_type: str | None) -> Any:
     """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
     return codec.loads_own(raw) if is_json(media_type) else raw

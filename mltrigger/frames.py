@@ -28,8 +28,8 @@ MODELS: dict[str, Any] = {
     "registered_at": TIME,
 }  # fmt: skip
 SUBSCRIPTIONS: dict[str, Any] = {
-    "subscription": "str", "topic": "str", "selector": "str", "version": "str", "emit": "str", "listeners": "Int64", "visible": "Int64",
-    "delayed": "Int64", "in_flight": "Int64", "succeeded": "Int64", "failed": "Int64", "dead": "Int64",
+    "subscription": "str", "topic": "str", "selector": "str", "version": "str", "emit": "str", "filter": "str", "listeners": "Int64",
+    "portable": "boolean", "paused": "bool", "visible": "Int64", "delayed": "Int64", "in_flight": "Int64", "succeeded": "Int64", "failed": "Int64", "dead": "Int64",
 }  # fmt: skip
 TOPICS: dict[str, Any] = {
     "topic": "str",
@@ -43,8 +43,25 @@ LATENCY: dict[str, Any] = {
     "p50_ms": "float64", "p95_ms": "float64", "p99_ms": "float64", "max_ms": "float64",
 }  # fmt: skip
 DEAD_LETTERS: dict[str, Any] = {
-    "event_id": "str", "source": "str", "type": "str", "subject": "str", "reason": "str", "attempts": "Int64", "error_type": "str",
-    "error": "str", "traceback": "str", "dead_at": TIME, "data": "str",
+    "event_id": "str", "source": "str", "type": "str", "subject": "str", "reason": "str", "attempts": "Int64", "redriven": "Int64",
+    "model": "str", "version": "str", "error_type": "str", "error": "str", "traceback": "str", "dead_at": TIME, "data": "str",
+    "raw": "object",
+}  # fmt: skip
+DRY_RUN: dict[str, Any] = {
+    "event_id": "str", "subject": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "model_ms": "float64",
+    "stdout": "str", "error": "str",
+}  # fmt: skip
+SKIPPED: dict[str, Any] = {
+    "event_id": "str", "source": "str", "type": "str", "subject": "str", "reason": "str", "detail": "str", "published_at": TIME,
+}  # fmt: skip
+AUDIT: dict[str, Any] = {
+    "topic": "str", "subscription": "str", "published": "Int64", "filtered": "Int64", "sent": "Int64", "succeeded": "Int64",
+    "dead": "Int64", "skipped": "Int64", "open": "Int64", "missing": "Int64", "double": "Int64", "balanced": "bool", "events": "str",
+}  # fmt: skip
+EXPLAIN: dict[str, Any] = {"step": "str", "ok": "boolean", "detail": "str"}
+DOCTOR: dict[str, Any] = {
+    "severity": pd.CategoricalDtype(["error", "warning", "info", "ok"], ordered=True), "about": "str", "check": "str", "finding": "str",
+    "advice": "str",
 }  # fmt: skip
 TRACE: dict[str, Any] = {
     "hop": "Int64", "topic": "str", "subject": "str", "subscription": "str", "model": "str", "version": "str", "attempt": "Int64",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from mltrigger.listener import Listener
 
@@ -15,17 +15,43 @@ SEEN_S = 5.0
 _IDLE_S = 0.5
 
 
+class Chore:
+    """Something to do every *every_s* seconds, beginning after the first of them.
+
+    Parameters
+    ----------
+    every_s : float
+        Seconds between two times.
+    do : callable
+        What to do; an error is logged, and it is tried again the next time.
+    """
+
+    def __init__(self, every_s: float, do: Callable[[], object]) -> None:
+        self._every_s, self._do = every_s, do
+        self._due_s = time.monotonic() + every_s
+
+    def do_if_due(self) -> None:
+        """Do it, if it is time."""
+        now_s = time.monotonic()
+        if now_s >= self._due_s:
+            self._due_s = now_s + self._every_s
+            try:
+                self._do()
+            except Exception:
+                logger.exception("the store did not answer")
+
+
 class Keeper:
     """Calls ``tick`` of every listener, often enough for the shortest lease and timeout among them.
 
     Parameters
     ----------
-    seen : callable
-        Says that this process is alive; called every ``SEEN_S`` seconds.
+    chores : sequence of Chore
+        What else has to be done from time to time: saying that this process is alive.
     """
 
-    def __init__(self, seen: Callable[[], None]) -> None:
-        self._seen = seen
+    def __init__(self, chores: Sequence[Chore]) -> None:
+        self._chores = chores
         self._listeners: list[Listener] = []
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,7 +74,6 @@ class Keeper:
             self._thread.join(timeout=5.0)
 
     def _loop(self) -> None:
-        seen_at = time.monotonic()
         while not self._stop.wait(self._pause_s()):
             for listener in list(self._listeners):
                 try:
@@ -57,12 +82,8 @@ class Keeper:
                         self.forget(listener)
                 except Exception:
                     logger.exception("keeping the leases of %s failed; trying again", listener.spec.name)
-            if time.monotonic() - seen_at > SEEN_S:
-                seen_at = time.monotonic()
-                try:
-                    self._seen()
-                except Exception:
-                    logger.exception("the store did not answer")
+            for chore in self._chores:
+                chore.do_if_due()
 
     def _pause_s(self) -> float:
         shortest = [min(li.spec.policy.lease / 6, li.spec.policy.timeout_s / 4) for li in self._listeners]

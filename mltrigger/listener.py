@@ -16,6 +16,7 @@ from mltrigger.errors import Closed, NotFound
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Invoker, Result
 from mltrigger.models.version import ModelVersion
+from mltrigger.pace import Pace
 from mltrigger.recorder import LOOP, Ended, Recorder
 from mltrigger.store.log import Log
 from mltrigger.work import Work
@@ -75,6 +76,7 @@ class Listener:
         self._active: set[Work[Ended]] = set()
         self._stopping = threading.Event()
         self._mean_s: float | None = None
+        self._pace = Pace(spec.policy.max_rate_per_s)
         self._thread = threading.Thread(target=self._receive, name=f"mltrigger-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -138,11 +140,16 @@ class Listener:
         _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
         self.state = "listening"
         size = self._lot(invoker)
-        deliveries = self._broker.receive(self.spec, free * size, _POLL_S)
+        most = min(free * size, self._pace.room(self._clock.now_us()))
+        if not most:
+            self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
+            return
+        deliveries = self._young(self._broker.receive(self.spec, most, _POLL_S))
         if not deliveries:
             return
         if self.spec.policy.batch_window_s and invoker.batches:
-            deliveries += self._fill(free * size - len(deliveries))
+            deliveries += self._young(self._fill(most - len(deliveries)))
+        self._pace.spend(len(deliveries), self._clock.now_us())
         try:
             version, invoker = self._resolve()  # and now, for the version: an alias may have moved while nothing came
         except BaseException:
@@ -157,6 +164,15 @@ class Listener:
                 self._active.add(work)
             self._workers.submit(lambda work=work: self._run(work))  # type: ignore[misc]
         self._recorder.release([d for lot in lots[free:] for d in lot])
+
+    def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """End what is older than the policy's ``max_age_s``; return the others."""
+        max_age_s = self.spec.policy.max_age_s
+        if max_age_s is None:
+            return deliveries
+        expired = [d for d in deliveries if d.received_us - d.published_us > max_age_s * 1e6]
+        self._recorder.skip(expired, "expired")
+        return [d for d in deliveries if d not in expired] if expired else deliveries
 
     def _free_slots(self) -> int:
         """Wait for a free slot; return how many there are, 0 when stopping."""
@@ -252,7 +268,7 @@ class Listener:
         now_us = self._clock.now_us()
         for work in active:
             running_s = work.running_s(now_us)
-            if running_s > self.spec.policy.timeout_s:
+            if running_s > self.spec.policy.timeout_s + work.invoker.grace_s:
                 self._time_out(work)
                 continue
             if now_us - work.extended_us >= self.spec.policy.lease / 3 * 1e6:

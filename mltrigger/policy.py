@@ -6,14 +6,15 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
-from mltrigger.errors import InvalidPolicy, NotFound
+from mltrigger.errors import MAX_DELAY_S, InvalidPolicy, NotFound
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
 """Attempts without an end after which an event is taken for one that kills its worker (reason ``worker_died``)."""
+Isolation = Literal["thread", "process"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,6 +36,15 @@ class DeliveryPolicy:
         How long to wait for a batch to fill; 0 takes what is there.
     max_concurrency : int
         Calls of the model at the same time in one listener. The default 1 is safe for models that are not thread-safe.
+    max_rate_per_s : float, optional
+        Most events that one listener begins a second, on average; at most one second's worth at once.
+    max_age_s : float, optional
+        An event that is older when its turn comes is not given to the model: it ends as ``skipped``, reason ``expired``.
+    isolation : {"thread", "process"}
+        Where the model runs. In a thread of this process a call that takes too long cannot be stopped: it is recorded, its slot is
+        replaced, the leftover is counted. In a process of its own it is killed, with all that it started.
+    memory_limit_mb : int, optional
+        Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs ``isolation="process"``.
     """
 
     timeout_s: float = 60.0
@@ -43,6 +53,10 @@ class DeliveryPolicy:
     batch_size: int | None = None
     batch_window_s: float = 0.0
     max_concurrency: int = 1
+    max_rate_per_s: float | None = None
+    max_age_s: float | None = None
+    isolation: Isolation = "thread"
+    memory_limit_mb: int | None = None
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -56,16 +70,24 @@ class DeliveryPolicy:
             ("max_attempts", self.max_attempts, 1, 1000),
             ("batch_size", self.batch_size, 1, 10_000),
             ("max_concurrency", self.max_concurrency, 1, 1000),
+            ("max_rate_per_s", self.max_rate_per_s, 0.001, 1e6),
+            ("max_age_s", self.max_age_s, 0.001, MAX_DELAY_S),
+            ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
         ]
+        optional = {field.name for field in dataclasses.fields(self) if field.default is None}
         found = []
         for name, value, low, high in ranges:
-            if value is None and name in ("lease_s", "batch_size"):
+            if value is None and name in optional:
                 continue
             whole = not name.endswith("_s")
             if not _within(value, int if whole else (int, float), low, high):
                 found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
         if not found and self.lease < self.batch_window_s:
             found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")
+        if self.isolation not in get_args(Isolation):
+            found.append(f"isolation must be 'thread' or 'process', got {self.isolation!r}")
+        elif self.memory_limit_mb is not None and self.isolation != "process":
+            found.append("memory_limit_mb needs isolation='process': threads share their memory")
         return found
 
     @property
@@ -103,3 +125,8 @@ def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.u
     See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: full jitter does the least work in the least time.
     """
     return uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(failures - 1, 30)))
+
+
+def retry_budget_s(max_attempts: int) -> float:
+    """Return the longest time that the retries of one event may wait in all: the sum of the backoff's upper bounds."""
+    return sum(backoff_s(failures, lambda _, high: high) for failures in range(1, max_attempts))

@@ -14,7 +14,7 @@ from mltrigger.errors import Closed, MltriggerError
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.version import ModelVersion
-from mltrigger.policy import backoff_s
+from mltrigger.policy import MAX_ABANDONED, backoff_s
 from mltrigger.store.log import Invocation, Log, Outcome
 from mltrigger.work import Remains
 
@@ -74,6 +74,8 @@ class Recorder:
     ) -> Ended:
         """Return what becomes of one attempt with *result*."""
         emitted = None
+        if self._spec.emit is not None and result.degraded:  # a description is no answer to hand on
+            result = result._replace(output=None, error_type="NotEncodable", permanent=True, degraded=False)
         if self._spec.emit is not None and result.output is not None and result.output != "null":
             try:
                 encoded = result.output.encode()  # now: a model may return the same object again, changed
@@ -89,6 +91,11 @@ class Recorder:
         """Record, hand on and settle in one commit; patiently. What lost its lease meanwhile only leaves a ``stale`` row."""
         if ended:
             self._patiently(lambda: self._record(ended))
+
+    def skip(self, deliveries: Sequence[Delivery], reason: str) -> None:
+        """End deliveries without calling the model, in one commit; patiently."""
+        rows = [Invocation(d, "skipped", None, Result(), None, None, 0, reason) for d in deliveries]
+        self.record([Ended(row, Settlement(row.delivery, "ack")) for row in rows])
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Make deliveries that were not begun visible again; patiently."""
@@ -123,7 +130,10 @@ class Recorder:
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
         if result.ok:
             return "succeeded", Settlement(delivery, "ack")
-        if result.permanent or delivery.failures + 1 >= self._spec.policy.max_attempts:
+        died = result.reason == "worker_died"
+        if result.permanent or (
+            delivery.abandoned + 1 >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts
+        ):
             return "dead", Settlement(
                 delivery,
                 "dead_letter",
@@ -133,7 +143,7 @@ class Recorder:
                 traceback=result.traceback,
             )
         delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.failures + 1, self._uniform)
-        return "failed", Settlement(delivery, "retry", delay_s=delay_s)
+        return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="death" if died else "failure")
 
     def _patiently(self, action: Callable[[], object]) -> None:
         """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure."""

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from mltrigger.errors import InvalidEvent, InvalidName, MltriggerError
+from mltrigger.errors import InvalidEvent, InvalidName, MltriggerError, ObjectMissing
 from mltrigger.events import Event, with_opener
 
 logger = logging.getLogger("mltrigger")
@@ -109,6 +109,8 @@ class FolderSource:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
         try:
             handle = os.open(self.folder / name, flags)
+        except FileNotFoundError as error:
+            raise ObjectMissing(error.errno, f"{error.strerror}: {name!r} in the watched folder") from None
         except OSError as error:
             raise type(error)(error.errno, f"{error.strerror}: {name!r} in the watched folder") from None
         if not stat.S_ISREG(os.fstat(handle).st_mode):

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Depth, SubscriptionSpec
+from mltrigger.deadletters import UNCHANGED, choose, redrive
+from mltrigger.filters import FilterPolicy
 from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
@@ -51,8 +53,13 @@ class Subscription:
         return self._spec.policy
 
     @property
+    def filter(self) -> FilterPolicy | None:
+        """Which events are delivered; ``None`` for all."""
+        return self._spec.filter
+
+    @property
     def state(self) -> str:
-        """``listening``, ``stopped``, or what delivery in this process waits for."""
+        """``listening``, ``stopped``, ``paused``, or what delivery in this process waits for."""
         return self._bus.listener_state(self.name)
 
     def __repr__(self) -> str:
@@ -68,6 +75,7 @@ class Subscription:
             ("topic", self.topic),
             ("model", f"{self.selector}{f' ({self._note})' if self._note else ''}"),
             ("emits to", self._spec.emit or "–"),
+            *([("filter", self._spec.filter.to_json())] if self._spec.filter else []),
             ("state", self.state),
             *counts.items(),
         ]
@@ -113,11 +121,74 @@ class Subscription:
         """Return how many events are visible, delayed, in flight and dead now."""
         return self._bus.broker.depth(self._spec)
 
+    def skipped(self, limit: int | None = None) -> pd.DataFrame:
+        """Return the events of the topic that the model was not called with, and why, oldest first; with *limit* the newest ones.
+
+        ``reason`` is ``filtered`` (``detail`` names the clause), ``duplicate`` (the id was published before), ``expired`` or
+        ``unsubscribed``. What a filter keeps out is found in the archive when this is asked; it costs nothing before.
+        """
+        return self._bus.skipped(self.name, limit)
+
+    def explain(self, event: Any) -> pd.DataFrame:
+        """Return why an event did or did not fire here; see ``bus.explain``."""
+        return self._bus.explain(event, self.name)
+
+    def doctor(self) -> pd.DataFrame:
+        """Return what to change about this subscription, and why; see ``bus.doctor``."""
+        return self._bus.doctor(self.name)
+
+    # -- dead letters ---------------------------------------------------------------------------------------------------------
+
     def dead_letters(self) -> pd.DataFrame:
-        """Return what could not be processed: one row a dead event, with its reason, last error and data."""
+        """Return what could not be processed and waits for somebody: one row a dead event.
+
+        With its reason, last error and traceback, the attempts and the version of the last one, its data as text and, in ``raw``, as
+        bytes; ``redriven`` says how often it was sent again before.
+        """
         from mltrigger import views
 
         return views.dead_letters(self._bus.log, self._spec.id)
+
+    def dry_run(self, events: Any = None, *, version: Any = None, data: Any = UNCHANGED) -> pd.DataFrame:
+        """Call the model with dead letters here and now; nothing is recorded, settled or handed on.
+
+        Parameters
+        ----------
+        events
+            An event id, several, or a frame of dead letters; default: all of them.
+        version
+            Which version to try: ``"1.1.0"``, a selector, or a model that was never registered. Default: what would be called now.
+        data
+            Other data to call it with.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``, ``error``, then the output.
+        """
+        trials = self._bus.try_out(self._spec, choose(self._bus.log, self._spec, events), version, data)
+        from mltrigger import views
+
+        return views.dry_run(trials)
+
+    def redrive(self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None) -> int:
+        """Deliver dead letters again, under their own ids, with no failures counted; return how many.
+
+        Parameters
+        ----------
+        events
+            An event id, several, or a frame of dead letters; default: all of them.
+        data
+            Corrected data for one event. The archive keeps what was published; only this subscription gets the correction.
+        rate_per_s : float, optional
+            How many a second become visible, so that a backlog does not bury what is new.
+        """
+        return redrive(self._bus.broker, self._spec, choose(self._bus.log, self._spec, events), data, rate_per_s)
+
+    def discard(self, events: Any, reason: str) -> int:
+        """Put dead letters away for good: they stay ``dead`` in the log, with the *reason*, and are listed no more; return how many."""
+        chosen = choose(self._bus.log, self._spec, events)
+        return len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
 
     def dashboard(self, sample: Any = None) -> Dashboard:
         """Return a live widget: counts by outcome, latency, newest invocations, and a button that fires *sample*.
@@ -143,6 +214,14 @@ class Subscription:
         self._bus.listen(self._spec)
         return self
 
+    def pause(self) -> None:
+        """Deliver no more, in any process, until :meth:`resume`; events wait. What runs may end."""
+        self._bus.broker.pause(self.name)
+
+    def resume(self) -> None:
+        """Deliver again what :meth:`pause` held back; idempotent."""
+        self._bus.broker.pause(self.name, False)
+
     def unsubscribe(self) -> None:
-        """Stop, and forget the subscription and what it had not settled; its log stays."""
+        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log stays."""
         self._bus.unsubscribe(self.name)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger import codec, frames
 from mltrigger.brokers.base import Broker
+from mltrigger.deadletters import Trial
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, is_json
-from mltrigger.models.version import Selector
+from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.render import short
 from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
@@ -85,9 +86,19 @@ def events(log: Log, topic: str | None, limit: int | None, since: datetime | Non
 
 
 def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
-    """Return the dead events of one subscription."""
-    rows = [(*row[:-2], data_text(row[-1], row[-2])) for row in log.dead_letters(subscription_id)]
+    """Return the dead events of one subscription that wait for somebody; ``raw`` are the bytes that ``data`` shows as text."""
+    rows = [(*d[1:-2], data_text(d.data, d.media_type), bytes(d.data)) for d in log.dead_letters(subscription_id)]
     return frames.frame(rows, frames.DEAD_LETTERS)
+
+
+def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
+    """Return what a model made of events in a dry run, the output expanded; ``failed`` says that the attempt would have."""
+    rows = [
+        (t.event_id, t.subject, t.version.name, t.version.version, "succeeded" if t.result.ok else "failed", t.result.reason, t.model_ms,
+         t.stdout, t.result.error_type, t.result.error, t.result.output)
+        for t in trials
+    ]  # fmt: skip
+    return expanded(rows, frames.DRY_RUN)
 
 
 def models(registry: Registry) -> pd.DataFrame:
@@ -105,12 +116,13 @@ def models(registry: Registry) -> pd.DataFrame:
 
 def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     """Return every subscription and how much it has done."""
-    tallies, live, rows = log.tallies(), registry.live_listeners(), []
+    tallies, live, paused, rows = log.tallies(), registry.live_listeners(), registry.paused(), []
     for spec in registry.subscriptions():
-        depth, counts = broker.depth(spec), tallies.get(spec.id, {})
+        depth, counts, version = broker.depth(spec), tallies.get(spec.id, {}), _resolved(registry, spec.selector)
         rows.append(
-            (spec.name, spec.topic, spec.selector, _resolved(registry, spec.selector), spec.emit, live.get(spec.id, 0), depth.visible,
-             depth.delayed, depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
+            (spec.name, spec.topic, spec.selector, version and version.version, spec.emit, spec.filter and spec.filter.to_json(),
+             live.get(spec.id, 0), version and version.import_path is not None, spec.id in paused, depth.visible, depth.delayed,
+             depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
         )  # fmt: skip
     return frames.frame(rows, frames.SUBSCRIPTIONS)
 
@@ -175,9 +187,9 @@ def _extension(event: Row, name: str) -> Any:
     return json.loads(event[6]).get(name) if event[6] else None
 
 
-def _resolved(registry: Registry, selector: str) -> str | None:
+def _resolved(registry: Registry, selector: str) -> ModelVersion | None:
     try:
-        return registry.resolve(Selector.parse(selector)).version
+        return registry.resolve(Selector.parse(selector))
     except NotFound:
         return None
 

@@ -14,9 +14,10 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Broker, Delivery, Depth, Settlement, SubscriptionSpec
+from mltrigger.brokers.base import Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
 from mltrigger.brokers.sql import MAX_EVENT_BYTES, SqlBroker
 from mltrigger.brokers.wake import SocketWakeup, Wakeup
+from mltrigger.filters import FilterPolicy
 from mltrigger.models.invoke import Result
 from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
 from mltrigger.store.log import Invocation, Log
@@ -42,9 +43,17 @@ class Side:
     close: Callable[[], None]
     max_event_bytes: int = MAX_EVENT_BYTES
 
-    def bind(self, name: str = "reader", topic: str = "documents", *, from_start: bool = False, **policy: float) -> SubscriptionSpec:
+    def bind(
+        self,
+        name: str = "reader",
+        topic: str = "documents",
+        *,
+        from_start: bool = False,
+        filter: FilterPolicy | None = None,  # noqa: A002
+        **policy: float,
+    ) -> SubscriptionSpec:
         """Bind a subscription and return it as the registry knows it."""
-        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}))
+        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}), filter=filter)
         self.broker.bind(spec, from_start)
         found = self.registry.subscription(name)
         assert found is not None
@@ -409,7 +418,7 @@ def test_binding_from_the_start_again_does_not_repeat_the_archive(side: Side) ->
     assert side.receive(spec) == []
 
 
-def test_unbound_subscription_gets_nothing_and_forgets_what_was_open(side: Side) -> None:
+def test_unbound_subscription_gets_nothing_and_ends_what_was_open(side: Side) -> None:
     spec = side.bind()
     side.publish("waiting", "leased")
     (leased,) = side.receive(spec, 1)
@@ -513,19 +522,120 @@ def test_sending_an_event_that_is_in_flight_does_not_block_the_subscription(side
     assert side.settle(leased, "ack") == []
 
 
-def test_attempt_goes_on_rising_when_an_event_is_sent_again(side: Side) -> None:
+def test_event_that_is_sent_again_after_it_died_begins_anew_and_its_attempts_go_on(side: Side) -> None:
     spec = side.bind()
     (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
     (first,) = side.receive(spec)
-    _record_and_settle(side, first, "succeeded", "ack")
+    _record_and_settle(side, first, "dead", "dead_letter")
+    assert [d.event_id for d in side.log.dead_letters(spec.id)] == ["a"]
 
-    side.broker.send(spec, [receipt.seq])
+    assert side.broker.send(spec, [receipt.seq]) == [receipt.seq]
     (again,) = side.receive(spec)
 
-    assert again.attempt > first.attempt
+    assert (again.attempt, again.failures, again.abandoned) == (first.attempt + 1, 0, 0)
+    assert again.event.extensions["redrive"] == 1
+    assert side.log.dead_letters(spec.id) == []
     assert side.settle(first, "ack") == [first]  # fenced
     _record_and_settle(side, again, "succeeded", "ack")
-    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["succeeded", "succeeded"]
+    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["failed", "succeeded"]  # one final outcome
+
+
+def test_event_that_succeeded_is_not_sent_again(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    _record_and_settle(side, side.receive(spec)[0], "succeeded", "ack")
+
+    assert side.broker.send(spec, [receipt.seq]) == []
+    assert side.receive(spec) == []
+    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["succeeded"]
+
+
+def test_events_are_sent_again_at_a_rate(side: Side) -> None:
+    spec = side.bind()
+    seqs = [r.seq for r in side.broker.publish("documents", [mt.Event(i, id=str(i)) for i in range(5)])]
+    for delivery in side.receive(spec):
+        _record_and_settle(side, delivery, "dead", "dead_letter")
+
+    side.broker.send(spec, seqs, sending=Sending(rate_per_s=2.0))
+
+    assert len(side.receive(spec)) == 1
+    side.clock.advance(s=1.0)
+    assert len(side.receive(spec)) == 2
+    side.clock.advance(s=1.0)
+    assert len(side.receive(spec)) == 2
+
+
+def test_event_is_sent_again_with_other_data_to_one_subscription_only(side: Side) -> None:
+    spec, other = side.bind("one"), side.bind("two")
+    (receipt,) = side.broker.publish("documents", [mt.Event({"page": None}, id="a")])
+    _record_and_settle(side, side.receive(spec)[0], "dead", "dead_letter")
+
+    side.broker.send(spec, [receipt.seq], sending=Sending(data=b'{"page": 1}'))
+
+    assert [d.event.data for d in side.receive(spec)] == [{"page": 1}]
+    assert [d.event.data for d in side.receive(other)] == [{"page": None}]
+
+
+def test_discarded_dead_letter_stays_dead_and_is_listed_no_more(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
+    _record_and_settle(side, side.receive(spec)[0], "dead", "dead_letter")
+
+    assert side.broker.discard(spec, [receipt.seq], "a test page") == [receipt.seq]
+
+    assert side.broker.discard(spec, [receipt.seq], "again") == []
+    assert side.log.dead_letters(spec.id) == []
+    assert side.broker.depth(spec).dead == 0
+    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["dead"]
+
+
+def test_paused_subscription_leases_nothing_until_it_is_resumed(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.broker.pause(spec.name)
+
+    assert side.receive(spec) == other.receive(spec) == []
+    assert side.broker.depth(spec).visible == 1
+
+    side.broker.pause(spec.name, False)
+    assert other.ids(spec) == ["a"]
+
+
+def test_lease_of_a_paused_subscription_runs_out_all_the_same(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.receive(spec)
+    side.broker.pause(spec.name)
+
+    side.clock.advance(s=LEASE_S + 1)
+    side.receive(spec)
+
+    assert side.broker.depth(spec) == Depth(visible=1, delayed=0, in_flight=0, dead=0, oldest_s=pytest.approx(LEASE_S + 1))
+
+
+def test_filter_decides_at_publish_and_receipts_say_so(side: Side) -> None:
+    cheap = side.bind("cheap", filter=FilterPolicy.parse({"price": [{"numeric": ["<", 10]}]}, "MessageBody"))
+    invoices = side.bind("invoices", filter=FilterPolicy.parse({"type": ["invoice"]}))
+    everything = side.bind("everything")
+
+    receipts = side.broker.publish(
+        "documents",
+        [mt.Event({"price": 5}, id="a"), mt.Event({"price": 50}, id="b", type="invoice"), mt.Event(b"\xff", id="c", type="invoice")],
+    )
+
+    assert [r.subscriptions for r in receipts] == [("cheap", "everything"), ("invoices", "everything"), ("invoices", "everything")]
+    assert side.ids(cheap) == ["a"]
+    assert side.ids(invoices) == ["b", "c"]
+    assert side.ids(everything) == ["a", "b", "c"]
+
+
+def test_new_subscription_from_the_start_gets_what_passes_its_filter(side: Side) -> None:
+    side.bind("first")
+    side.broker.publish("documents", [mt.Event({"page": page}, id=str(page)) for page in range(4)])
+
+    spec = side.bind("second", from_start=True, filter=FilterPolicy.parse({"page": [{"numeric": [">=", 2]}]}, "MessageBody"))
+
+    assert side.ids(spec) == ["2", "3"]
 
 
 # -- receive ------------------------------------------------------------------------------------------------------------------
@@ -600,7 +710,7 @@ def test_event_that_was_abandoned_too_often_is_dead_because_its_worker_died(side
 
     assert side.broker.depth(spec) == Depth(0, 0, 0, 1, None)
     assert side.attempts(spec) == [(1, "abandoned", "lease_expired"), (2, "abandoned", "lease_expired"), (3, "dead", "worker_died")]
-    assert [(row[0], row[4]) for row in side.log.dead_letters(spec.id)] == [("killer", "worker_died")]
+    assert [(d.event_id, d.reason) for d in side.log.dead_letters(spec.id)] == [("killer", "worker_died")]
 
 
 def test_events_that_were_not_abandoned_stay_alive_beside_one_that_was(side: Side) -> None:
@@ -767,7 +877,7 @@ def test_retry_that_is_not_the_models_fault_counts_no_failure(side: Side) -> Non
     spec = side.bind()
     side.publish("a")
 
-    side.settle(side.receive(spec)[0], "retry", failed=False)
+    side.settle(side.receive(spec)[0], "retry", counts="nothing")
 
     assert side.receive(spec)[0].failures == 0
 
@@ -796,9 +906,10 @@ def test_dead_letter_is_kept_apart_with_its_reason_and_last_error(side: Side) ->
     side.clock.advance(s=10 * LEASE_S)
     assert side.receive(spec) == []
     assert side.broker.depth(spec).dead == 1
-    (row,) = side.log.dead_letters(spec.id)
-    assert (row[0], *row[4:9]) == ("a", "rejected", 1, "Reject", "blank page", "Traceback …")
-    assert row[11] == b'"a"'
+    (letter,) = side.log.dead_letters(spec.id)
+    assert (letter.event_id, letter.reason, letter.attempts) == ("a", "rejected", 1)
+    assert (letter.error_type, letter.error, letter.traceback) == ("Reject", "blank page", "Traceback …")
+    assert letter.data == b'"a"'
 
 
 def test_settlements_of_one_call_stand_or_fall_alone(side: Side, other: Side) -> None:
@@ -815,7 +926,7 @@ def test_settlements_of_one_call_stand_or_fall_alone(side: Side, other: Side) ->
 
     assert settled == [lost]
     assert side.ids(spec) == ["again"]
-    assert [row[0] for row in side.log.dead_letters(spec.id)] == ["dead"]
+    assert [d.event_id for d in side.log.dead_letters(spec.id)] == ["dead"]
 
 
 def test_settling_nothing_is_nothing(side: Side) -> None:

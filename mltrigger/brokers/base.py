@@ -7,16 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from mltrigger.events import Event
+from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 
 Verdict = Literal["ack", "retry", "dead_letter", "release"]
+Count = Literal["failure", "death", "nothing"]
+"""What a retry is counted as: the model failed, its process died, or it is nobody's fault."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SubscriptionSpec:
-    """One subscription as the registry keeps it: topic, selector and delivery policy, under a name.
+    """One subscription as the registry keeps it: topic, filter, selector and delivery policy, under a name.
 
-    ``emit`` names the topic that outputs go on to; ``id`` is the registry's number.
+    ``emit`` names the topic that outputs go on to; ``filter`` decides which events are delivered, all without one; ``id`` is the
+    registry's number.
     """
 
     name: str
@@ -24,6 +28,7 @@ class SubscriptionSpec:
     selector: str
     policy: DeliveryPolicy = dataclasses.field(default_factory=DeliveryPolicy)
     emit: str | None = None
+    filter: FilterPolicy | None = None
     id: int = 0
 
 
@@ -64,14 +69,14 @@ class Delivery:
 class Settlement(NamedTuple):
     """What shall become of one delivery.
 
-    ``ack``: done. ``retry``: visible again after ``delay_s``; ``failed`` says whether that was the model's failure. ``release``:
-    visible again now, nothing happened. ``dead_letter``: kept apart with ``reason`` and the last error.
+    ``ack``: done. ``retry``: visible again after ``delay_s``, and counted as ``counts`` says. ``release``: visible again now, nothing
+    happened. ``dead_letter``: kept apart with ``reason`` and the last error.
     """
 
     delivery: Delivery
     verdict: Verdict
     delay_s: float = 0.0
-    failed: bool = True
+    counts: Count = "failure"
     reason: str | None = None
     error_type: str | None = None
     error: str | None = None
@@ -80,13 +85,27 @@ class Settlement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Depth:
-    """How many events of a subscription are where; ``oldest_s`` is the age of the oldest one that is not settled."""
+    """How many events of a subscription are where; ``oldest_s`` is the age of the oldest one that is not settled.
+
+    ``dead`` are the dead letters that wait for somebody: those that were redriven or discarded are not among them.
+    """
 
     visible: int
     delayed: int
     in_flight: int
     dead: int
     oldest_s: float | None
+
+
+class Sending(NamedTuple):
+    """How events are sent again: at most ``rate_per_s`` of them a second, with other data in place of the archive's."""
+
+    rate_per_s: float | None = None
+    data: bytes | None = None
+    media_type: str | None = None
+
+
+AT_ONCE = Sending()
 
 
 class Unit(Protocol):
@@ -103,7 +122,7 @@ class Broker(Protocol):
     """
 
     def publish(self, topic: str, events: Sequence[Event], unit: Any = None) -> list[Receipt]:
-        """Make the *events* and one delivery for each subscription of *topic* durable, all or nothing.
+        """Make the *events* and one delivery for each subscription of *topic* whose filter matches durable, all or nothing.
 
         Repeating it with the same ids adds nothing. Without a *unit* it is durable on return, else when the unit commits.
         """
@@ -111,14 +130,24 @@ class Broker(Protocol):
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
         """Deliver what is published on the subscription's topic from now on; idempotent.
 
-        With *from_start* a new binding also gets every event of the topic that is in the archive.
+        With *from_start* a new binding also gets every event of the topic that is in the archive and passes the filter.
         """
 
     def unbind(self, name: str) -> None:
-        """Deliver no more to the subscription *name* and forget what it had not settled; idempotent."""
+        """Deliver no more to the subscription *name*; what it had not settled ends as ``skipped``, ``unsubscribed``. Idempotent."""
 
-    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Any = None) -> None:
-        """Deliver archived events to one subscription only (replay, redrive)."""
+    def pause(self, name: str, paused: bool = True) -> None:
+        """Lease nothing more of the subscription *name* to anybody, until it is called with ``False``; what is leased may end."""
+
+    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Any = None, sending: Sending = AT_ONCE) -> list[int]:
+        """Deliver archived events to one subscription only, its dead letters and what it skipped among them: redrive.
+
+        What is open already stays as it is, and so does what has succeeded: there is one final outcome for each. The others begin
+        anew, with no failures counted and the attempts going on. Returns the seqs that were sent.
+        """
+
+    def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
+        """Put dead letters away for good, with the *reason*: they stay ``dead`` and are listed no more. Returns their seqs."""
 
     def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
         """Lease up to *max_events*, waiting at most *wait_s* seconds for the first one.

@@ -7,15 +7,14 @@ import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 
-from mltrigger.brokers.base import Delivery, Depth, Receipt, Settlement, SubscriptionSpec
+from mltrigger.brokers import binding, publishing
+from mltrigger.brokers.base import AT_ONCE, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.publishing import INSERT_READY
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
-from mltrigger.errors import NotFound
 from mltrigger.events import Event, decode_data, encode_data, restored
-from mltrigger.identity import new_trace
 from mltrigger.policy import MAX_ABANDONED
 from mltrigger.store.log import Unit, record_abandoned
-from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Row, Store, Transaction
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -23,22 +22,16 @@ MAX_EVENT_BYTES = 16 * 1024 * 1024
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
 
-_INSERT_EVENT = """
-INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema, traceparent, extensions, data,
-  published_us)
-VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema, :traceparent, :extensions, :data,
-  :published_us)
-ON CONFLICT (id, source, topic_id) DO NOTHING
-"""
-_INSERT_READY = """
-INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
-VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON CONFLICT DO NOTHING
-"""
 _SELECT_READY = """
 SELECT r.seq, r.visible_us, r.attempt, r.failures, r.abandoned, e.published_us, e.id, e.source, e.type, e.time, e.subject,
-  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data
-FROM ready r JOIN event e ON e.seq = r.seq
-WHERE r.subscription_id = :s AND r.visible_us <= :now ORDER BY r.visible_us, r.seq LIMIT :n
+  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data, a.times, a.data, a.datacontenttype
+FROM ready r JOIN event e ON e.seq = r.seq LEFT JOIN resent a ON a.subscription_id = r.subscription_id AND a.seq = r.seq
+WHERE r.subscription_id = :s AND r.visible_us <= :now AND (SELECT paused FROM subscription WHERE id = :s) = 0
+ORDER BY r.visible_us, r.seq LIMIT :n
+"""
+_DUE = """
+SELECT (SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND (SELECT paused FROM subscription WHERE id = :s) = 0),
+  (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
 """
 _DELETE_READY = "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
 _INSERT_LEASE = """
@@ -56,21 +49,6 @@ _INSERT_DEAD = """
 INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
 VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
 """
-_SELECT_SEQ = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
-_DELIVERED = """
-SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
-UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
-UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
-"""
-_OPEN = "SELECT seq FROM ready WHERE subscription_id = :s UNION ALL SELECT seq FROM lease WHERE subscription_id = :s"
-_READY_FROM_START = """
-INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
-SELECT s.id, :now, e.seq, (SELECT coalesce(max(attempt), 0) FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = s.id), 0, 0
-FROM event e JOIN subscription s ON s.topic_id = e.topic_id WHERE s.name = :name AND NOT EXISTS (
-  SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = s.id AND i.outcome IN ('succeeded', 'dead', 'skipped'))
-"""
-_LAST_ATTEMPT = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
-_BOUND = "SELECT id, name FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 
 
 class SqlBroker:
@@ -99,86 +77,42 @@ class SqlBroker:
         """Make *events* and their deliveries durable; see :class:`~mltrigger.brokers.base.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
         with self._within(unit) as transaction:
-            found = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": topic})
-            if not found:
-                known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
-                raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
-            topic_id, now_us = found[0][0], self._clock.now_us()
-            base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
-            rows = [_event_row(*e, seq, topic_id, now_us) for seq, e in enumerate(encoded, base + 1)]
-            added = transaction.execute_many(_INSERT_EVENT, rows)
-            bound = transaction.query(_BOUND, {"t": topic_id})
-            names = tuple(name for _, name in bound)
-            if added == len(rows):
-                receipts = [Receipt(row[2], row[0], False, names) for row in rows]
-            else:
-                receipts = self._receipts(transaction, events, base, topic_id, bound)
-            fresh = [r.seq for r in receipts if not r.duplicate]
-            transaction.execute_many(_INSERT_READY, [(s, now_us, seq, 0, 0, 0) for s, _ in bound for seq in fresh])
-            if fresh and bound:
-                transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s, _ in bound]))
-        return receipts
+            published = publishing.publish(transaction, topic, encoded, self._clock.now_us())
+            if published.woken:
+                transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken]))
+        return published.receipts
 
-    @staticmethod
-    def _receipts(transaction: Transaction, events: Sequence[Event], base: int, topic_id: int, bound: Sequence[Row]) -> list[Receipt]:
-        """Return the receipts of *events*, where some were there before, or stand twice among them."""
-        receipts: list[Receipt] = []
-        seen: set[int] = set()
-        for event in events:
-            seq = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0][0]
-            duplicate = seq <= base or seq in seen
-            mine = [name for s, name in bound if seq > base or transaction.query(_DELIVERED, {"s": s, "seq": seq})]
-            receipts.append(Receipt(event.id, seq, duplicate, tuple(mine)))
-            seen.add(seq)
-        return receipts
-
-    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None) -> None:
-        """Deliver archived events to one subscription only; those that it has open already stay as they are."""
+    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None, sending: Sending = AT_ONCE) -> list[int]:
+        """Deliver archived events to one subscription only; those that it has open, or that succeeded, stay as they are."""
         with self._within(unit) as transaction:
-            of = {"s": subscription.id}
-            waiting = {seq for (seq,) in transaction.query(_OPEN, of)}
-            rows = []
-            for seq in dict.fromkeys(seqs):
-                if seq not in waiting:
-                    last = transaction.query(_LAST_ATTEMPT, {**of, "seq": seq})[0][0]
-                    rows.append((subscription.id, self._clock.now_us(), seq, last, 0, 0))
-            transaction.execute_many(_INSERT_READY, rows)
+            sent = binding.send(transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us())
             transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
+        return sent
+
+    def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
+        """Put dead letters away for good."""
+        with self._store.transaction() as transaction:
+            return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
 
     # -- bind -----------------------------------------------------------------------------------------------------------------
 
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
         """Deliver what is published from now on, or *from_start* everything in the archive; idempotent."""
         with self._store.transaction() as transaction:
-            now_us = self._clock.now_us()
-            emit = ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None
-            row = {
-                "name": subscription.name, "selector": subscription.selector, "policy": subscription.policy.to_json(), "emit": emit,
-                "topic_id": ensure_topic(transaction, subscription.topic, now_us), "now": now_us,
-            }  # fmt: skip
-            known = transaction.query("SELECT id, bound FROM subscription WHERE name = :name", row)
-            if known:
-                transaction.execute(
-                    "UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy, emit_topic_id = :emit, "
-                    "bound = 1 WHERE name = :name",
-                    row,
-                )
-            else:
-                transaction.execute(
-                    "INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, since_seq, created_us, bound) "
-                    "VALUES (:name, :topic_id, :selector, :emit, :policy, (SELECT coalesce(max(seq), 0) FROM event), :now, 1)",
-                    row,
-                )
-            if from_start and not (known and known[0][1]):
-                transaction.execute(_READY_FROM_START, row)
+            binding.bind(transaction, subscription, from_start, self._worker_id(), self._clock.now_us())
 
     def unbind(self, name: str) -> None:
-        """Deliver no more to *name*, and forget what it had not settled; its log stays."""
+        """Deliver no more to *name*; what was open ends as skipped."""
         with self._store.transaction() as transaction:
-            for (number,) in transaction.query("SELECT id FROM subscription WHERE name = :name", {"name": name}):
-                transaction.execute("DELETE FROM ready WHERE subscription_id = :s", {"s": number})
-                transaction.execute("DELETE FROM lease WHERE subscription_id = :s", {"s": number})
-                transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", {"s": number})
+            if binding.unbind(transaction, name, self._worker_id(), self._clock.now_us()):
+                transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+
+    def pause(self, name: str, paused: bool = True) -> None:
+        """Lease nothing more of *name*, or go on."""
+        with self._store.transaction() as transaction:
+            transaction.execute("UPDATE subscription SET paused = :p WHERE name = :name", {"name": name, "p": int(paused)})
+            woken = transaction.query("SELECT id FROM subscription WHERE name = :name", {"name": name})
+            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{number}" for (number,) in woken]))
 
     # -- receive --------------------------------------------------------------------------------------------------------------
 
@@ -227,7 +161,7 @@ class SqlBroker:
             transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
             again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
             dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
-            transaction.execute_many(_INSERT_READY, [(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
+            transaction.execute_many(INSERT_READY, [(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
             transaction.execute_many(_INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
             record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
@@ -235,13 +169,11 @@ class SqlBroker:
                 transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
-        """Return the seconds until the next delayed event or the end of the next lease; not above 0 when something is due."""
-        rows = self._store.read(
-            "SELECT min(v) FROM (SELECT min(visible_us) AS v FROM ready WHERE subscription_id = :s "
-            "UNION ALL SELECT min(until_us) FROM lease WHERE subscription_id = :s) AS next",
-            {"s": subscription.id},
-        )
-        due_us = rows[0][0]
+        """Return the seconds until the next delayed event or the next look at leases; not above 0 when something is due."""
+        visible_us, until_us = self._store.read(_DUE, {"s": subscription.id})[0]
+        if until_us is not None:  # not before the next sweep, which is what would find it
+            until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
+        due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
         return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
 
     # -- settle ---------------------------------------------------------------------------------------------------------------
@@ -265,7 +197,7 @@ class SqlBroker:
             now_us = self._clock.now_us()
             transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
             back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(_INSERT_READY, [_again(s, now_us) for s in back])
+            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back])
             transaction.execute_many(_INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
             keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
             transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
@@ -286,7 +218,7 @@ class SqlBroker:
             "SELECT (SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us <= :now), "
             "(SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us > :now), "
             "(SELECT count(*) FROM lease WHERE subscription_id = :s), "
-            "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s), "
+            "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), "
             "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM ready "
             "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open))",
             at,
@@ -303,18 +235,14 @@ class SqlBroker:
                 yield transaction
 
 
-def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> Row:
-    others = {n: v for n, v in event.extensions.items() if n != "traceparent"} if event.extensions else None
-    return (
-        seq, topic_id, event.id, event.source, event.type, event.time.isoformat(), event.subject, media_type, event.dataschema,
-        event.traceparent or new_trace(), json.dumps(others) if others else None, data, now_us,
-    )  # fmt: skip
-
-
 def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
-     extensions, data) = row  # fmt: skip
+     extensions, data, times, other_data, other_type) = row  # fmt: skip
     others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
+    if times:
+        others["redrive"] = times
+        if other_data is not None:
+            data, media_type = other_data, other_type
     event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
     return Delivery(event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us)
 
@@ -324,7 +252,8 @@ def _again(settlement: Settlement, now_us: int) -> Row:
     if settlement.verdict == "release":
         return (d.subscription_id, d.visible_us, d.seq, d.attempt, d.failures, d.abandoned)
     visible_us = now_us + int(settlement.delay_s * 1e6)
-    return (d.subscription_id, visible_us, d.seq, d.attempt, d.failures + settlement.failed, d.abandoned)
+    failures, deaths = d.failures + (settlement.counts == "failure"), d.abandoned + (settlement.counts == "death")
+    return (d.subscription_id, visible_us, d.seq, d.attempt, failures, deaths)
 
 
 def _dead(settlement: Settlement, now_us: int) -> Row:

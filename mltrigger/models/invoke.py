@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import re
 import traceback as tracebacks
@@ -10,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger import codec
-from mltrigger.errors import EventTooLarge, NotEncodable, Reject, Retry
+from mltrigger.errors import ObjectMissing, Reject, Retry
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
+from mltrigger.redact import redacted
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_TEXT = 16 * 1024
@@ -22,8 +24,9 @@ MAX_TEXT = 16 * 1024
 class Result(NamedTuple):
     """What one call of a model made of one event.
 
-    ``output`` is JSON text, ``None`` when the call failed. ``permanent`` failures are not tried again; ``delay_s`` is what the
-    model asked for with ``mt.Retry``; ``counts`` is false when the attempt shall not count.
+    ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it only describes what the model answered, which
+    could not be kept: ``reason`` says why. ``permanent`` failures are not tried again; ``delay_s`` is what the model asked for with
+    ``mt.Retry``.
     """
 
     output: str | None = None
@@ -33,6 +36,7 @@ class Result(NamedTuple):
     traceback: str | None = None
     permanent: bool = False
     delay_s: float | None = None
+    degraded: bool = False
 
     @property
     def ok(self) -> bool:
@@ -40,6 +44,8 @@ class Result(NamedTuple):
         return self.error_type is None
 
 
+_SHOWN = 1000
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
 
 
@@ -52,6 +58,9 @@ class Invoker:
         What to call. A fitted object gets a DataFrame for a batch of objects (one row an event), and the plain list of the data for
         anything else.
     """
+
+    grace_s = 0.0
+    """How much longer than its timeout a call is waited for: where a call is stopped from inside, that takes a moment."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -66,7 +75,7 @@ class Invoker:
         if self.batches:
             return self.many([event])[0]
         try:
-            return _encoded(self._call(self._input(event)))
+            return encoded(self._call(self._input(event)))
         except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
             return failure(error)
 
@@ -79,7 +88,7 @@ class Invoker:
                 return [failure(error)] * len(events)
             middle = len(events) // 2
             return self.many(events[:middle]) + self.many(events[middle:])
-        return [failure(o) if isinstance(o, BaseException) else _encoded_safely(o) for o in outputs]
+        return [failure(o) if isinstance(o, BaseException) else encoded(o) for o in outputs]
 
 
 class _WrongLength(ValueError):
@@ -95,29 +104,30 @@ def failure(error: BaseException) -> Result:
         reason, delay_s = "retry", error.delay_s
     elif isinstance(error, Reject):
         reason, permanent = "rejected", True
-    elif isinstance(error, NotEncodable):
-        reason, permanent = "result_not_serialisable", True
-    elif isinstance(error, EventTooLarge):
-        reason, permanent = "result_too_large", True
+    elif isinstance(error, ObjectMissing):
+        reason = "object_missing"
     elif isinstance(error, _WrongLength):
         reason, permanent = "bad_batch_result", True
     name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"
-    message = _bounded(text) if text is not None else f"<unprintable {name}>"
+    message = redacted(_bounded(text)) if text is not None else f"<unprintable {name}>"
     return Result(reason=reason, error_type=name[:200], error=message, traceback=trace, permanent=permanent, delay_s=delay_s)
 
 
-def _encoded(value: Any) -> Result:
-    text = codec.dumps(value)
-    if len(text) * 4 > MAX_OUTPUT_BYTES and (size := len(text.encode())) > MAX_OUTPUT_BYTES:
-        raise EventTooLarge(f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}")
-    return Result(output=text)
+def encoded(value: Any) -> Result:
+    """Return the Result of what a model answered: its JSON, or a description of it that can be kept; never raises.
 
-
-def _encoded_safely(value: Any) -> Result:
+    The model has run and running it again would give the same: an answer that cannot be kept is not worth a retry.
+    """
     try:
-        return _encoded(value)
-    except BaseException as error:  # a hostile __iter__ or property of the value
-        return failure(error)
+        text = codec.dumps(value)
+        if len(text) * 4 <= MAX_OUTPUT_BYTES or (size := len(raw := text.encode())) <= MAX_OUTPUT_BYTES:
+            return Result(output=text)
+        described = {"truncated": text[:_SHOWN], "bytes": size, "sha256": hashlib.sha256(raw).hexdigest()}
+        reason, error = "result_too_large", f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}"
+    except BaseException as problem:  # a hostile __iter__, __repr__ or property of the value
+        described = {"repr": _repr_of(value), "type": type(value).__qualname__[:200]}
+        reason, error = "result_not_serialisable", _text_of(problem) or type(problem).__qualname__
+    return Result(output=codec.dumps(described), reason=reason, error=redacted(_bounded(error)), degraded=True)
 
 
 def _one_each(outputs: Any, count: int) -> Sequence[Any]:
@@ -148,9 +158,17 @@ def _traceback_of(error: BaseException) -> str | None:
     try:
         lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
         lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if f.filename != __file__])
-        return _bounded(_FOLDER.sub('File "', "".join(lines.format())))
+        return redacted(_bounded(_FOLDER.sub('File "', "".join(lines.format()))))
     except BaseException:  # a hostile __notes__ or __cause__
         return None
+
+
+def _repr_of(value: Any) -> str:
+    try:
+        text = repr(value)
+    except BaseException:
+        return f"<unprintable {type(value).__qualname__[:200]}>"
+    return _ADDRESS.sub("", redacted(_bounded(text)[:_SHOWN]))
 
 
 def _text_of(error: BaseException) -> str | None:

@@ -22,6 +22,10 @@ def prepare_file(path: Path) -> None:
     """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
     if not path.parent.is_dir():
         raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")
+    if (kind := network_filesystem(path)) in _REFUSED:
+        raise StoreError(
+            f"store {path.name!r} lies on a network file system ({kind}), where SQLite loses writes: name a file on a local disk"
+        )
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError as error:
@@ -81,3 +85,25 @@ def file_lock(path: Path) -> Iterator[bool]:
             yield True
     finally:
         os.close(handle)
+
+
+_REFUSED = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs")
+_NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs", "lustre")
+
+
+def network_filesystem(path: Path, mounts: str = "/proc/mounts") -> str | None:
+    """Return the kind of network file system that *path* lies on, ``None`` for a local one or where the system does not say.
+
+    SQLite's write-ahead log needs shared memory, which a network does not have (https://sqlite.org/wal.html, "Overview", 2).
+    """
+    try:
+        lines = Path(mounts).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    found = ("", "")
+    for line in lines:
+        _, mounted, kind, *_ = line.split(" ")
+        mounted = mounted.encode().decode("unicode_escape") if "\\" in mounted else mounted  # a blank is written \040
+        if path.resolve().is_relative_to(mounted) and len(mounted) >= len(found[0]):
+            found = (mounted, kind)
+    return found[1] if found[1].startswith(_NETWORK) else None

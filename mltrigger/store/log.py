@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.clock import Clock
+from mltrigger.events import Event, restored
 from mltrigger.models.invoke import Result
 from mltrigger.store.transaction import Row, Store, Transaction
 
@@ -42,6 +44,27 @@ class Invocation(NamedTuple):
     reason: str | None = None
     stdout: str | None = None
     role: str = "live"
+
+
+class DeadLetter(NamedTuple):
+    """A dead event that waits for somebody: why, with which data, after how many attempts, and sent again how often before."""
+
+    seq: int
+    event_id: str
+    source: str
+    type: str
+    subject: str | None
+    reason: str
+    attempts: int
+    redriven: int
+    model: str | None
+    version: str | None
+    error_type: str | None
+    error: str | None
+    traceback: str | None
+    dead_us: int
+    media_type: str | None
+    data: bytes
 
 
 _RECORD = """
@@ -104,6 +127,24 @@ _LEASES = """
   visible_us, received_us, NULL AS started_us, NULL AS finished_us, NULL AS settled_us, NULL AS batch_size, worker_id,
   NULL AS output, NULL AS error_type, NULL AS error, NULL AS stdout FROM lease)
 """
+
+
+ARCHIVED = "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data"
+
+
+class Archived(NamedTuple):
+    """An event of the archive, its data not decoded: as bytes, with their media type."""
+
+    event: Event
+    raw: bytes
+    media_type: str | None
+
+
+def archived(row: Row) -> Archived:
+    """Return the event of a row with the columns ``ARCHIVED``."""
+    _, type_, source, id_, time, subject, media_type, schema, traceparent, extensions, data = row
+    others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
+    return Archived(restored(None, type_, source, id_, time, subject, media_type, schema, others), bytes(data), media_type)
 
 
 class Unit:
@@ -227,19 +268,28 @@ class Log:
             {**named, "size": size},
         )
 
+    def archived(self, seq: int) -> Archived:
+        """Return one event of the archive."""
+        return archived(self._store.read(f"SELECT {ARCHIVED} FROM event e WHERE e.seq = :seq", {"seq": seq})[0])
+
     def subject(self, seq: int) -> str | None:
         """Return the subject of one event."""
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})
         return rows[0][0] if rows else None
 
-    def dead_letters(self, subscription_id: int) -> list[Row]:
-        """Return (event id, source, type, subject, reason, attempts, error type, error, traceback, dead_us, media type, data)."""
-        return self._store.read(
-            "SELECT e.id, e.source, e.type, e.subject, d.reason, d.attempt, d.error_type, d.error, d.traceback, d.dead_us, "
-            "e.datacontenttype, e.data FROM dead_letter d JOIN event e ON e.seq = d.seq "
-            "WHERE d.subscription_id = :s ORDER BY d.dead_us, d.seq",
+    def dead_letters(self, subscription_id: int) -> list[DeadLetter]:
+        """Return what waits for somebody, oldest first."""
+        rows = self._store.read(
+            "SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt, coalesce(a.times, 0), m.name, m.version, d.error_type, "
+            "d.error, d.traceback, d.dead_us, CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END, "
+            "coalesce(a.data, e.data) FROM dead_letter d JOIN event e ON e.seq = d.seq "
+            "LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq "
+            "LEFT JOIN invocation i ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt = d.attempt "
+            "LEFT JOIN model_version m ON m.id = i.model_version_id "
+            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq",
             {"s": subscription_id},
         )
+        return [DeadLetter(*row) for row in rows]
 
 
 def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int) -> None:

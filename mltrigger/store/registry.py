@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
 
 from mltrigger.brokers.base import SubscriptionSpec
-from mltrigger.clock import Clock
+from mltrigger.clock import Clock, SystemClock
 from mltrigger.errors import NotFound, VersionConflict
+from mltrigger.filters import FilterPolicy
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.transaction import Row, Store, Transaction
 
 ALIVE_US = 15_000_000
 """A worker that was not seen for this long is taken for gone."""
+_CLOCK_STEP_US = 1_000_000
 
 _SPECS = """
-SELECT s.name, t.name, s.selector, s.policy, e.name, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
+SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
 LEFT JOIN topic e ON e.id = s.emit_topic_id WHERE s.bound = 1
 """
 _VERSIONS = "SELECT name, version, kind, digest, import_path, description, created_us, id FROM model_version"
@@ -132,12 +137,44 @@ class Registry:
         rows = self._store.read(_SPECS + " AND s.name = :name", {"name": name})
         return _spec(rows[0]) if rows else None
 
-    # -- who is alive ---------------------------------------------------------------------------------------------------------
+    def paused(self) -> set[int]:
+        """Return the ids of the subscriptions that are paused."""
+        return {number for (number,) in self._store.read("SELECT id FROM subscription WHERE paused = 1")}
+
+    # -- settings -------------------------------------------------------------------------------------------------------------
+
+    def setting(self, name: str) -> Any:
+        """Return a setting of the bus, ``None`` when it was never set."""
+        rows = self._store.read("SELECT value FROM setting WHERE name = :name", {"name": name})
+        return json.loads(rows[0][0]) if rows else None
+
+    def set_setting(self, name: str, value: Mapping[str, Any]) -> None:
+        """Keep a setting of the bus, for every process that shares the store."""
+        with self._store.transaction() as transaction:
+            _set(transaction, name, value)
+
+    # -- who is alive, and what time it is ------------------------------------------------------------------------------------
+
+    def follow_clock(self) -> None:
+        """Take over the time of the processes before us: a wall clock that was set back meanwhile must not make leases longer."""
+        clock, kept = self._clock, self.setting("clock")
+        if isinstance(clock, SystemClock) and kept is not None and kept["boot"] == clock.boot:
+            clock.follow(kept["offset_us"])
+
+    def _keep_clock(self, transaction: Transaction) -> None:
+        """Leave the time for the processes after us, when it has moved against the machine's own."""
+        if isinstance(self._clock, SystemClock) and self._clock.boot:
+            mine: dict[str, Any] = {"boot": self._clock.boot, "offset_us": self._clock.offset_us}
+            rows = transaction.query("SELECT value FROM setting WHERE name = 'clock'", {})
+            kept: dict[str, Any] = json.loads(rows[0][0]) if rows else {"boot": "", "offset_us": 0}
+            if kept["boot"] != mine["boot"] or mine["offset_us"] > kept["offset_us"] + _CLOCK_STEP_US:
+                _set(transaction, "clock", mine)
 
     def join(self) -> int:
         """Return a new worker number for this process."""
         now_us = self._clock.now_us()
         with self._store.transaction() as transaction:
+            self._keep_clock(transaction)
             return int(
                 transaction.query("INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id", {"now": now_us})[0][0]
             )
@@ -145,6 +182,7 @@ class Registry:
     def seen(self, worker_id: int) -> None:
         """Say that this process is alive."""
         with self._store.transaction(durable=False) as transaction:
+            self._keep_clock(transaction)
             transaction.execute("UPDATE worker SET seen_us = :now WHERE id = :id", {"now": self._clock.now_us(), "id": worker_id})
 
     def listening(self, subscription_id: int, worker_id: int, on: bool) -> None:
@@ -175,9 +213,19 @@ def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
     return int(transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})[0][0])
 
 
-def _spec(row: Row | Sequence[object]) -> SubscriptionSpec:
-    name, topic, selector, policy, emit, number = row
-    return SubscriptionSpec(
-        name=str(name), topic=str(topic), selector=str(selector), policy=DeliveryPolicy.from_json(str(policy)),
-        emit=None if emit is None else str(emit), id=int(str(number)),
-    )  # fmt: skip
+def _set(transaction: Transaction, name: str, value: Mapping[str, Any]) -> None:
+    transaction.execute(
+        "INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        {"name": name, "value": json.dumps(value)},
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def filter_of(text: str | None, scope: Any) -> FilterPolicy | None:
+    """Return the filter that a row holds; compiled once in a process."""
+    return None if text is None else FilterPolicy.parse(text, scope)
+
+
+def _spec(row: Row) -> SubscriptionSpec:
+    name, topic, selector, policy, emit, filter_text, scope, number = row
+    return SubscriptionSpec(name, topic, selector, DeliveryPolicy.from_json(policy), emit, filter_of(filter_text, scope), number)

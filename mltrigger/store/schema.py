@@ -81,10 +81,26 @@ subscription = Table(
     Column("selector", Text, nullable=False),
     Column("emit_topic_id", BigInteger, ForeignKey("topic.id")),
     Column("policy", Text, nullable=False),
-    # The newest event when the subscription was made: what it holds from.
-    Column("since_seq", BigInteger, nullable=False),
     Column("created_us", BigInteger, nullable=False),
     Column("bound", Integer, nullable=False),
+    Column("paused", Integer, nullable=False, server_default="0"),
+    # The filter policy as canonical JSON, and its scope; NULL lets everything pass.
+    Column("filter", Text),
+    Column("filter_scope", Text),
+)
+
+# Which events a subscription had a right to: each revision holds for the events after from_seq, until the next one.
+# What a filter keeps out is not written anywhere else.
+revision = Table(
+    "revision",
+    metadata,
+    Column("id", _Key, primary_key=True),
+    Column("subscription_id", BigInteger, ForeignKey("subscription.id"), nullable=False),
+    Column("from_seq", BigInteger, nullable=False),
+    Column("bound", Integer, nullable=False),
+    Column("filter", Text),
+    Column("filter_scope", Text),
+    Column("made_us", BigInteger, nullable=False),
 )
 
 source = Table(
@@ -132,7 +148,33 @@ dead_letter = Table(
     Column("error", Text),
     Column("traceback", Text),
     Column("dead_us", BigInteger, nullable=False),
+    Column("discarded_us", BigInteger),
+    Column("discard_reason", Text),
     sqlite_with_rowid=False,
+)
+
+# Events that were sent to a subscription again, and the data that one of them was given in place of the archive's.
+resent = Table(
+    "resent",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("times", Integer, nullable=False),
+    Column("resent_us", BigInteger, nullable=False),
+    Column("data", LargeBinary),
+    Column("datacontenttype", Text),
+    sqlite_with_rowid=False,
+)
+
+# Events that were published again under the same id: nothing was delivered, but it is said.
+repeat = Table(
+    "repeat",
+    metadata,
+    Column("seq", _Key, primary_key=True, autoincrement=False),
+    Column("times", Integer, nullable=False),
+    # How often the data were not those of the first time.
+    Column("differing", Integer, nullable=False),
+    Column("repeated_us", BigInteger, nullable=False),
 )
 
 invocation = Table(
@@ -190,7 +232,39 @@ listener = Table(
 )
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = ()
+setting = Table(
+    "setting",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+
+# Not made from the tables above: those will change again, and a step must not. Version 1 existed on SQLite only.
+_FILTERS_REDRIVE_RETENTION = """
+CREATE TABLE revision (id INTEGER NOT NULL PRIMARY KEY, subscription_id BIGINT NOT NULL REFERENCES subscription (id),
+  from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT, filter_scope TEXT, made_us BIGINT NOT NULL);
+CREATE TABLE resent (subscription_id BIGINT NOT NULL, seq BIGINT NOT NULL, times INTEGER NOT NULL, resent_us BIGINT NOT NULL, data BLOB,
+  datacontenttype TEXT, PRIMARY KEY (subscription_id, seq)) WITHOUT ROWID;
+CREATE TABLE repeat (seq INTEGER NOT NULL PRIMARY KEY, times INTEGER NOT NULL, differing INTEGER NOT NULL, repeated_us BIGINT NOT NULL);
+CREATE TABLE setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
+ALTER TABLE subscription ADD COLUMN paused INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE subscription ADD COLUMN filter TEXT;
+ALTER TABLE subscription ADD COLUMN filter_scope TEXT;
+ALTER TABLE dead_letter ADD COLUMN discarded_us BIGINT;
+ALTER TABLE dead_letter ADD COLUMN discard_reason TEXT;
+INSERT INTO revision (subscription_id, from_seq, bound, made_us) SELECT id, since_seq, bound, created_us FROM subscription;
+ALTER TABLE subscription DROP COLUMN since_seq
+"""
+
+
+def _filters_redrive_and_retention(connection: sa.Connection) -> None:
+    """Version 2: filters with their revisions, pausing, redrive, discarding, repeats, settings."""
+    for statement in _FILTERS_REDRIVE_RETENTION.split(";"):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_filters_redrive_and_retention,)
 """Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
 created as ``metadata`` says and starts at the newest version."""
 

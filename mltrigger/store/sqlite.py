@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store.files import file_lock, prepare_file
 from mltrigger.store.schema import migrate
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import Reader, Row, Transaction
 
 BUSY_S = 30.0
 """How long a writer waits for another process before it gives up with StoreError."""
@@ -51,6 +51,7 @@ class SqliteStore:
         self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
         self._level = ""
         self._lock = threading.Lock()
+        self._owner: int | None = None
         self._counter = threading.Lock()
         self._waiting = 0
         self._cohort: _Cohort | None = None
@@ -101,6 +102,25 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Begin a look at one moment; see :class:`~mltrigger.store.transaction.Store`."""
+        self._check()
+        try:
+            if self._readers is None:
+                with self._lock:
+                    yield Transaction(self, self._raw)
+                return
+            with self._readers.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("BEGIN")
+                try:
+                    yield Transaction(self, driver)
+                finally:
+                    driver.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def close(self) -> None:
         """Close the connections; the last one of all processes removes the write-ahead log."""
         if self._closed or os.getpid() != self._pid:
@@ -126,6 +146,8 @@ class SqliteStore:
     def _join(self, durable: bool) -> _Cohort:
         """Return with the write lock held, inside a transaction: an own one, or a savepoint of the one that is open."""
         self._check()
+        if self._owner == threading.get_ident():
+            raise RuntimeError("a transaction inside a transaction of the same thread would wait for itself for ever: pass the unit on")
         with self._counter:
             self._waiting += 1
         try:
@@ -145,6 +167,7 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error):
                 raise self._failed(error) from error
             raise
+        self._owner = threading.get_ident()
         return self._cohort
 
     def _begin(self, durable: bool) -> None:
@@ -164,6 +187,7 @@ class SqliteStore:
             else:
                 cohort.leave_open()
         finally:
+            self._owner = None
             self._lock.release()
         if not cohort.ended and not cohort.wait(0.005):
             with self._lock:  # nobody came after all
@@ -186,6 +210,7 @@ class SqliteStore:
                 if self._waiting == 0:
                     self._commit(cohort)
         finally:
+            self._owner = None
             self._lock.release()
 
     def _commit(self, cohort: _Cohort) -> None:

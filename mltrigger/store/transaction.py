@@ -18,6 +18,13 @@ class Driver(Protocol):
     def executemany(self, sql: str, parameters: Any, /) -> Any: ...  # noqa: D102 - DB-API
 
 
+class Reader(Protocol):
+    """Something that can be asked."""
+
+    def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return the rows of *sql*."""
+
+
 class Transaction:
     """One transaction of the store's database; becomes durable when its ``with`` block ends, or never.
 
@@ -74,6 +81,9 @@ class Store(Protocol):
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
+
+    def snapshot(self) -> AbstractContextManager[Reader]:
+        """Begin a look at one moment: every query in the block sees the same state. Nothing else of the store may be used inside."""
 
     def close(self) -> None:
         """Release files and connections; idempotent."""

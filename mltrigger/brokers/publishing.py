@@ -1,0 +1,131 @@
+"""Publishing in a SQL store: the event once in the archive, and one narrow row for each subscription whose filter it passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mltrigger.brokers.base import Receipt
+from mltrigger.errors import NotFound, warn
+from mltrigger.events import Event, attributes_of, is_json
+from mltrigger.filters import FilterPolicy
+from mltrigger.identity import new_trace
+from mltrigger.store.registry import filter_of
+from mltrigger.store.transaction import Row, Transaction
+
+Encoded = tuple[Event, bytes, str | None]
+"""An event, its data as bytes, and their media type; ``None`` stands for JSON."""
+
+_INSERT_EVENT = """
+INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema, traceparent, extensions, data,
+  published_us)
+VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema, :traceparent, :extensions, :data,
+  :published_us)
+ON CONFLICT (id, source, topic_id) DO NOTHING
+"""
+INSERT_READY = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON CONFLICT DO NOTHING
+"""
+_SELECT_SEQ = "SELECT seq, data FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
+_DELIVERED = """
+SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
+UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
+UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
+"""
+_BOUND = "SELECT id, name, filter, filter_scope FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
+_REPEATED = """
+INSERT INTO repeat (seq, times, differing, repeated_us) VALUES (:seq, 1, :differing, :now)
+ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1, differing = repeat.differing + excluded.differing,
+  repeated_us = excluded.repeated_us
+"""
+
+
+class Published(NamedTuple):
+    """What a publish did: a receipt an event, and the subscriptions that have something to do now."""
+
+    receipts: list[Receipt]
+    woken: frozenset[int]
+
+
+class _Bound(NamedTuple):
+    """A subscription of the topic, and its filter if it has one."""
+
+    id: int
+    name: str
+    policy: FilterPolicy | None
+
+
+def publish(transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int) -> Published:
+    """Write *encoded* events and their deliveries."""
+    found = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": topic})
+    if not found:
+        known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
+        raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
+    topic_id = found[0][0]
+    base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
+    rows = [_event_row(*e, seq, topic_id, now_us) for seq, e in enumerate(encoded, base + 1)]
+    added = transaction.execute_many(_INSERT_EVENT, rows)
+    bound = [_Bound(row[0], row[1], filter_of(row[2], row[3])) for row in transaction.query(_BOUND, {"t": topic_id})]
+    to_whom = _matching(bound, encoded)
+    if added == len(rows):
+        receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
+        ready = [(b.id, now_us, row[0], 0, 0, 0) for row, to in zip(rows, to_whom, strict=True) for b in to]
+    else:
+        receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us)
+        fresh = {r.seq: to for r, to in zip(receipts, to_whom, strict=True) if not r.duplicate}
+        ready = [(b.id, now_us, seq, 0, 0, 0) for seq, to in fresh.items() for b in to]
+    transaction.execute_many(INSERT_READY, ready)
+    return Published(receipts, frozenset(row[0] for row in ready))
+
+
+def passes(policy: FilterPolicy | None, event: Event, raw: bytes, media_type: str | None) -> bool:
+    """Whether a subscription with this filter gets the event."""
+    if policy is None:
+        return True
+    if policy.scope == "MessageAttributes":
+        return policy.matches_attributes(attributes_of(event))
+    return policy.matches_body(body_of(raw, media_type))
+
+
+def body_of(raw: bytes, media_type: str | None) -> Any:
+    """Return the data as a subscriber in another language would read it: plain JSON; ``None`` for what is not JSON, which never matches."""
+    return json.loads(raw) if is_json(media_type) else None
+
+
+def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Sequence[_Bound]]:
+    """Return for each event the subscriptions that get it."""
+    if all(b.policy is None for b in bound):
+        return [bound] * len(encoded)
+    return [[b for b in bound if passes(b.policy, *e)] for e in encoded]
+
+
+def _receipts(
+    transaction: Transaction, encoded: Sequence[Encoded], to_whom: Sequence[Sequence[_Bound]], bound: Sequence[_Bound], base: int,
+    topic_id: int, now_us: int,
+) -> list[Receipt]:  # fmt: skip
+    """Return the receipts of events of which some were there before, or stand twice among them; note the repeats."""
+    receipts: list[Receipt] = []
+    seen: set[int] = set()
+    for (event, raw, _), to in zip(encoded, to_whom, strict=True):
+        seq, kept = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0]
+        duplicate = seq <= base or seq in seen
+        if seq <= base:
+            to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
+        if duplicate:
+            differs = bytes(kept) != raw
+            transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
+            if differs:
+                warn(f"event {event.id!r} was published before with other data: the first stays, this one is not delivered")
+        receipts.append(Receipt(event.id, seq, duplicate, tuple([b.name for b in to])))
+        seen.add(seq)
+    return receipts
+
+
+def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> Row:
+    others = {n: v for n, v in event.extensions.items() if n != "traceparent"} if event.extensions else None
+    return (
+        seq, topic_id, event.id, event.source, event.type, event.time.isoformat(), event.subject, media_type, event.dataschema,
+        event.traceparent or new_trace(), json.dumps(others) if others else None, data, now_us,
+    )  # fmt: skip

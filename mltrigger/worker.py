@@ -1,0 +1,107 @@
+"""A worker: a process that delivers every subscription whose model it can import, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Collection
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.errors import MltriggerError, NotFound, StoreError
+from mltrigger.redact import one_line
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
+
+LOOK_S = 1.0
+"""How often the registry is asked for subscriptions that are new, changed or gone."""
+
+
+class Worker:
+    """Takes subscriptions whose models are portable, and lets go of those that were unsubscribed.
+
+    Parameters
+    ----------
+    bus : EventBus
+        Whose subscriptions.
+    only : collection of str
+        Names to take; empty means all.
+    say : callable
+        What is told to whoever started the worker, a line at a time.
+    """
+
+    def __init__(self, bus: EventBus, only: Collection[str] = (), say: Callable[[str], None] = print) -> None:
+        self._bus, self._only = bus, frozenset(only)
+        self._say = say
+        self._taken: dict[str, SubscriptionSpec] = {}
+        self._left: dict[str, str] = {}
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Let :meth:`run` return; may be called from a signal handler."""
+        self._stop.set()
+
+    def run(self, until_idle: bool = False) -> None:
+        """Deliver until :meth:`stop`, or until nothing is open any more."""
+        while not self._stop.is_set():
+            try:
+                self.look()
+                if until_idle and self._bus.wait(LOOK_S, progress=False):
+                    return
+            except StoreError as error:
+                self._say(one_line(f"the store does not answer, trying again: {error}"))
+            self._stop.wait(LOOK_S)
+
+    def look(self) -> None:
+        """Take what is new or was changed, let go of what is gone."""
+        specs = {s.name: s for s in self._bus.registry.subscriptions() if not self._only or s.name in self._only}
+        for name in sorted(self._only - specs.keys() - self._left.keys()):
+            self._leave(name, "there is no such subscription yet")
+        for name in sorted(self._taken.keys() - specs.keys()):
+            del self._taken[name]
+            self._bus.stop_listening(name)
+            self._say(f"{name}: let go, it was unsubscribed")
+        for name, spec in specs.items():
+            if self._taken.get(name) != spec:
+                self._take(spec)
+
+    def _take(self, spec: SubscriptionSpec) -> None:
+        try:
+            self._bus.model_of(spec)
+            self._bus.listen(spec)
+        except NotFound as error:
+            self._leave(spec.name, str(error))
+        except MltriggerError as error:
+            self._leave(spec.name, f"{type(error).__name__}: {error}")
+        else:
+            self._taken[spec.name] = spec
+            self._left.pop(spec.name, None)
+            self._say(f"{spec.name}: {spec.topic} -> {spec.selector}{f' -> {spec.emit}' if spec.emit else ''}")
+
+    def _leave(self, name: str, why: str) -> None:
+        if self._left.get(name) != why:
+            self._left[name] = why
+            self._say(one_line(f"{name}: left to others: {why}"))
+
+
+def stop_on_signals(worker: Worker) -> None:
+    """Let SIGTERM and SIGINT end *worker* in order: it drains. A second one ends the process at once."""
+
+    def stop(signum: int, _: FrameType | None) -> None:
+        signal.signal(signum, signal.SIG_DFL)
+        worker.stop()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, stop)
+
+
+def say(line: str) -> None:
+    """Write *line* for whoever started the worker; a reader who has gone must not end it."""
+    try:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return
