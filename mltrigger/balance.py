@@ -67,7 +67,7 @@ def audit(store: Store) -> list[Balance]:
     """Return one balance a subscription, of those that were unsubscribed too; all of the same moment."""
     with store.snapshot() as reader:
         ended: dict[tuple[int, str], int] = {(s, outcome): n for s, outcome, n in reader.query(_ENDED, {})}
-        open_: dict[int, int] = {s: n for s, n in reader.query(_OPEN, {})}
+        open_: dict[int, int] = {row[0]: row[1] for row in reader.query(_OPEN, {})}
         double: dict[int, list[int]] = {}
         for seq, s in reader.query(_DOUBLE, {}):
             double.setdefault(s, []).append(seq)

@@ -21,8 +21,9 @@ from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.listener import DRAIN_S
 from mltrigger.lookup import Lookup
-from mltrigger.models.describe import Model, as_model
+from mltrigger.models.describe import Model, as_model, import_path
 from mltrigger.models.invoke import Invoker
+from mltrigger.models.portable import check_portable
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.names import check_model_name, check_name
@@ -198,6 +199,8 @@ class EventBus(Lookup):
         settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
         if not isinstance(model, (str, ModelVersion)):
             model, version, batch = as_model(model, version=version, batch=batch), None, None
+            if settings.isolation == "process":
+                check_portable(model, import_path(model.target))
         default = self._checked(Selector.parse(model)).name if isinstance(model, str) else model.name
         wanted = check_name("subscription", name or default.replace(".", "-"))
         emit = check_name("topic", emit) if emit is not None else None

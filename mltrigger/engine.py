@@ -6,12 +6,13 @@ import functools
 import logging
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import Listener
+from mltrigger.models.placement import Isolated
 from mltrigger.redact import LogFilter
 from mltrigger.sources import FolderSource, Watcher
 from mltrigger.store.log import Log
@@ -112,7 +113,13 @@ class Engine:
 
     def _started(self, spec: SubscriptionSpec, folder: FolderSource | None) -> Listener:
         prepare = folder.prepare if folder is not None else _unchanged
-        listener = self._make(spec, self._resolve(spec.selector), workers=self._workers, prepare=prepare)
+        resolve = self._resolve(spec.selector)
+        options: dict[str, Any] = {"workers": self._workers, "prepare": prepare}
+        if spec.policy.isolation == "process":
+            isolated = Isolated(resolve, spec.policy)
+            listener = self._make(spec, isolated, close=isolated.close, **options)
+        else:
+            listener = self._make(spec, resolve, **options)
         self._keeper.watch(listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()

@@ -207,7 +207,7 @@ def _agreed(spec: SubscriptionSpec, retention: Retention) -> Iterator[Finding]:
     for what, limit_s in (("max_age_s", policy.max_age_s), ("the retention", retention.max_age_s), ("SQS' 14 days", SQS_DEAD_LETTERS_S)):
         if limit_s is not None and budget_s > limit_s:
             yield Finding(
-                "warning", name, "retry budget", f"{policy.max_attempts} attempts may take {budget_s:.0f} s, {what} ends at {limit_s:.0f} s",
+                "warning", name, "retry budget", f"{policy.max_attempts} attempts may take {budget_s:.0f} s, {what}: {limit_s:.0f} s",
                 "lower max_attempts, or keep events longer: the last retries would never happen",
             )  # fmt: skip
     if retention.max_age_s is not None and policy.max_age_s is not None and retention.max_age_s < policy.max_age_s:

@@ -14,7 +14,7 @@ from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, NotFound
 from mltrigger.events import MAX_HOPS, Event
-from mltrigger.models.invoke import Invoker, Result
+from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.pace import Pace
 from mltrigger.recorder import LOOP, Ended, Recorder
@@ -34,7 +34,7 @@ _POLL_S = 1.0
 _NUDGE_S = 0.02
 
 State = Literal["stopped", "listening", "waiting for the model", "waiting for the store"]
-Resolve = Callable[[], tuple[ModelVersion, Invoker]]
+Resolve = Callable[[], tuple[ModelVersion, Caller]]
 
 
 class Listener:
@@ -50,6 +50,8 @@ class Listener:
         The parts.
     prepare : callable
         What to do with an event before the model sees it: a source attaches how to open its object.
+    close : callable
+        Ends what calling the model needs; called when nothing runs any more.
     uniform : callable
         Chance, for the backoff.
     """
@@ -64,13 +66,14 @@ class Listener:
         clock: Clock,
         workers: ThreadWorkers,
         prepare: Callable[[Event], Event] = lambda event: event,
+        close: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.spec = spec
         self.state: State = "stopped"
         self.leftover = 0
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
-        self._prepare = prepare
+        self._prepare, self._close = prepare, close
         self._recorder = Recorder(spec, broker, log, clock, uniform)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
@@ -109,6 +112,7 @@ class Listener:
                 self._recorder.record(remains.answers)
                 self._recorder.interrupt(remains, work.version)
                 self._finished(work)
+        self._close()
         self.state = "stopped"
 
     @property
@@ -181,7 +185,7 @@ class Listener:
             self._changed.wait_for(lambda: len(self._active) < most or self._stopping.is_set())
             return 0 if self._stopping.is_set() else most - len(self._active)
 
-    def _lot(self, invoker: Invoker) -> int:
+    def _lot(self, invoker: Caller) -> int:
         """Return how many events one slot takes at a time."""
         if invoker.batches:
             return self.spec.policy.batch_size or 32

@@ -130,6 +130,8 @@ class Recorder:
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
         if result.ok:
             return "succeeded", Settlement(delivery, "ack")
+        if result.reason == "stopped":  # by us: nobody's failure
+            return "interrupted", Settlement(delivery, "release")
         died = result.reason == "worker_died"
         if result.permanent or (
             delivery.abandoned + 1 >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from mltrigger.brokers.base import Delivery
-from mltrigger.models.invoke import Invoker
+from mltrigger.models.invoke import Caller
 from mltrigger.models.version import ModelVersion
 
 Answer = TypeVar("Answer")
@@ -27,7 +27,7 @@ class Remains(Generic[Answer]):
 class Work(Generic[Answer]):
     """A lot under way. Whoever closes it (its runner at the end, or the watcher after a timeout) settles what remains; once."""
 
-    def __init__(self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Invoker, now_us: int) -> None:
+    def __init__(self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Caller, now_us: int) -> None:
         self.version = version
         self.invoker = invoker
         self.extended_us = self.taken_us = now_us

@@ -49,11 +49,11 @@ class Side:
         topic: str = "documents",
         *,
         from_start: bool = False,
-        filter: FilterPolicy | None = None,  # noqa: A002
+        passing: FilterPolicy | None = None,
         **policy: float,
     ) -> SubscriptionSpec:
         """Bind a subscription and return it as the registry knows it."""
-        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}), filter=filter)
+        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}), filter=passing)
         self.broker.bind(spec, from_start)
         found = self.registry.subscription(name)
         assert found is not None
@@ -614,8 +614,8 @@ def test_lease_of_a_paused_subscription_runs_out_all_the_same(side: Side) -> Non
 
 
 def test_filter_decides_at_publish_and_receipts_say_so(side: Side) -> None:
-    cheap = side.bind("cheap", filter=FilterPolicy.parse({"price": [{"numeric": ["<", 10]}]}, "MessageBody"))
-    invoices = side.bind("invoices", filter=FilterPolicy.parse({"type": ["invoice"]}))
+    cheap = side.bind("cheap", passing=FilterPolicy.parse({"price": [{"numeric": ["<", 10]}]}, "MessageBody"))
+    invoices = side.bind("invoices", passing=FilterPolicy.parse({"type": ["invoice"]}))
     everything = side.bind("everything")
 
     receipts = side.broker.publish(
@@ -633,7 +633,7 @@ def test_new_subscription_from_the_start_gets_what_passes_its_filter(side: Side)
     side.bind("first")
     side.broker.publish("documents", [mt.Event({"page": page}, id=str(page)) for page in range(4)])
 
-    spec = side.bind("second", from_start=True, filter=FilterPolicy.parse({"page": [{"numeric": [">=", 2]}]}, "MessageBody"))
+    spec = side.bind("second", from_start=True, passing=FilterPolicy.parse({"page": [{"numeric": [">=", 2]}]}, "MessageBody"))
 
     assert side.ids(spec) == ["2", "3"]
 

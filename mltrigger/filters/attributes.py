@@ -15,8 +15,8 @@ def from_message_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str,
 
     Both spellings are read: ``Type`` and ``Value`` (in notifications), ``DataType`` and ``StringValue`` (in API calls). A ``Number``
     becomes a number, the JSON text of a ``String.Array`` a list, and ``Binary`` is left out, because SNS ignores it for filtering
-    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). A value that is not what its type says
-    stays the text that it is.
+    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). One value where an array should be counts as
+    the array of it; a value that is not what its type says stays the text that it is.
     """
     plain = {}
     for name, attribute in given.items():
@@ -39,7 +39,7 @@ def _array(text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return value if isinstance(value, list) else text
+    return text if isinstance(value, dict) else value
 
 
 def _number(text: str) -> int | float | str:

@@ -11,7 +11,7 @@ import json
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from decimal import Decimal
+from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
 from mltrigger.errors import NotFound
@@ -20,7 +20,14 @@ from mltrigger.render import short
 Test = Callable[[Any], bool]
 """Does this value, a string, number, bool or None of the event, satisfy the condition? Never raises."""
 
-COMPARISONS: dict[str, Callable[[Decimal, Decimal], bool]] = {
+DECIMALS = 6
+"""Digits after the point that AWS compares: five are promised, event-ruler's README says six."""
+MAX_DIGITS = 30
+"""Digits up to which a number is written out, or is made an int; beyond it is mostly zeros."""
+_STEP = Decimal(1).scaleb(-DECIMALS)
+_CUT = Context(prec=10**6, rounding=ROUND_DOWN)
+
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
@@ -43,13 +50,13 @@ def compile_condition(condition: Any) -> Test:
         return lambda value: value is condition
     if isinstance(condition, str):
         return lambda value: isinstance(value, str) and value == condition
-    if (number := exact(condition)) is not None:
-        return lambda value: exact(value) == number
-    raise BadCondition(f"a condition is a string, a number, true, false, null or an operator, got {short(condition)}")
+    if (number := comparable(condition)) is not None:
+        return lambda value: comparable(value) == number
+    raise BadCondition(f"a condition is a string, a number, true, false, null or an operator, got {shown(condition)}")
 
 
 def exact(value: Any) -> Decimal | None:
-    """Return the number *value* without rounding, so that 300, 300.0 and 3e2 are one; ``None`` for what is no finite number."""
+    """Return the number *value* as it is written, so that 300, 300.0 and 3e2 are one; ``None`` for what is no finite number."""
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -57,6 +64,17 @@ def exact(value: Any) -> Decimal | None:
     if isinstance(value, Decimal):
         return value if value.is_finite() else None
     return Decimal(value) if isinstance(value, int) else None
+
+
+def comparable(value: Any) -> int | Decimal | None:
+    """Return the number *value* as AWS compares it: exact, and cut after ``DECIMALS`` digits; whole numbers as the faster int."""
+    if type(value) is int:
+        return value
+    number = exact(value)
+    if number is None or number.adjusted() > MAX_DIGITS:
+        return number
+    whole = int(number)
+    return whole if whole == number else number.quantize(_STEP, context=_CUT)
 
 
 def numbers(condition: Any) -> Iterator[Decimal]:
@@ -80,10 +98,15 @@ def canonical(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
     if not number:
         return "0"
-    if abs(number.adjusted()) > 30:  # written out, it would be nothing but zeros
+    if abs(number.adjusted()) > MAX_DIGITS:
         return str(number)
     plain = format(number, "f")
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
+
+
+def shown(value: Any) -> str:
+    """Return *value* on one short line, a string in quotes."""
+    return short(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value)
 
 
 # -- the operators ----------------------------------------------------------------------------------------------------------------
@@ -100,7 +123,7 @@ def _single(condition: Mapping[Any, Any], known: Mapping[str, Any]) -> tuple[str
 
 def _string(name: str, operand: Any) -> str:
     if not isinstance(operand, str):
-        raise BadCondition(f"{name} takes a string, got {short(operand)}")
+        raise BadCondition(f"{name} takes a string, got {shown(operand)}")
     return operand
 
 
@@ -150,11 +173,11 @@ def _literals(pattern: str) -> list[str]:
         if character == "\\":
             character = next(characters, "")
             if character not in ("*", "\\"):
-                raise BadCondition(f"wildcard takes a backslash only before '*' or another backslash, got {short(pattern)}")
+                raise BadCondition(f"wildcard takes a backslash only before '*' or another backslash, got {shown(pattern)}")
         pieces[-1].append(character)
     literals = ["".join(piece) for piece in pieces]
     if "" in literals[1:-1]:
-        raise BadCondition(f"wildcard takes no two '*' in a row, got {short(pattern)}; one of them says the same")
+        raise BadCondition(f"wildcard takes no two '*' in a row, got {shown(pattern)}; one of them says the same")
     return literals
 
 
@@ -167,27 +190,27 @@ def _anything_but(operand: Any) -> Test:
     values = operand if isinstance(operand, (list, tuple)) else [operand]
     kinds = {str if isinstance(v, str) else Decimal if exact(v) is not None else None for v in values}
     if name and (kinds != {str} or "" in values):
-        raise BadCondition(f"anything-but with {name} takes a string that is not empty, or a list of them, got {short(operand)}")
+        raise BadCondition(f"anything-but with {name} takes a string that is not empty, or a list of them, got {shown(operand)}")
     if kinds not in ({str}, {Decimal}):
-        raise BadCondition(f"anything-but takes strings or numbers, one or a list of one kind, got {short(operand)}")
+        raise BadCondition(f"anything-but takes strings or numbers, one or a list of one kind, got {shown(operand)}")
     kept_out = [read(value) for value in values]
     return lambda value: not any(test(value) for test in kept_out)
 
 
 def _numeric(operand: Any) -> Test:
     if not isinstance(operand, (list, tuple)) or len(operand) not in (2, 4) or not all(isinstance(s, str) for s in operand[::2]):
-        raise BadCondition(f'numeric takes [comparison, number], or a range such as [">", 0, "<=", 5], got {short(operand)}')
-    signs, bounds = operand[::2], [number for part in operand[1::2] if (number := exact(part)) is not None]
+        raise BadCondition(f'numeric takes [comparison, number], or a range such as [">", 0, "<=", 5], got {shown(operand)}')
+    signs, bounds = operand[::2], [number for part in operand[1::2] if (number := comparable(part)) is not None]
     if wrong := [sign for sign in signs if sign not in COMPARISONS]:
-        raise BadCondition(f"numeric knows {', '.join(COMPARISONS)}, got {short(wrong[0])}")
+        raise BadCondition(f"numeric knows {', '.join(COMPARISONS)}, got {shown(wrong[0])}")
     if len(bounds) != len(signs):
-        raise BadCondition(f"numeric compares with numbers, got {short(operand)}")
+        raise BadCondition(f"numeric compares with numbers, got {shown(operand)}")
     if len(signs) == 2 and not (signs[0] in (">", ">=") and signs[1] in ("<", "<=") and bounds[0] < bounds[1]):
-        raise BadCondition(f"a numeric range starts with > or >=, ends with < or <= and has its lower end first, got {short(operand)}")
+        raise BadCondition(f"a numeric range starts with > or >=, ends with < or <= and has its lower end first, got {shown(operand)}")
     checks = [(COMPARISONS[sign], bound) for sign, bound in zip(signs, bounds, strict=True)]
 
     def test(value: Any) -> bool:
-        number = exact(value)
+        number = comparable(value)
         return number is not None and all(compare(number, bound) for compare, bound in checks)
 
     return test
@@ -197,7 +220,7 @@ def _cidr(operand: Any) -> Test:
     try:
         network = ipaddress.ip_network(_string("cidr", operand), strict=False)
     except ValueError as error:
-        raise BadCondition(f"cidr takes an address or a range such as 10.0.0.0/24 or 2001:db8::/32, got {short(operand)}") from error
+        raise BadCondition(f"cidr takes an address or a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}") from error
 
     def test(value: Any) -> bool:
         try:
@@ -210,7 +233,7 @@ def _cidr(operand: Any) -> Test:
 
 def _exists(operand: Any) -> Test:
     if not isinstance(operand, bool):
-        raise BadCondition(f"exists takes true or false, got {short(operand)}")
+        raise BadCondition(f"exists takes true or false, got {shown(operand)}")
     # "The key must have a non-null and non-empty value."
     return (lambda value: value is not None and not (isinstance(value, str) and not value)) if operand else absent
 

@@ -2,20 +2,17 @@
 
 A path is flat, as in the engine of AWS: ``a.b`` is what stands under ``{"a": {"b": …}}`` and under ``{"a.b": …}``. Arrays are seen
 through: a field holds when it holds in one element. Fields inside the objects of one array must hold in the same element (section
-"JSON Array Matching" of https://github.com/aws/event-ruler).
+"JSON Array Matching" of https://github.com/aws/event-ruler); only a field that an event spells in both ways at once is free of that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mltrigger.codec import MAX_DEPTH
-from mltrigger.filters.conditions import Test, absent
-from mltrigger.render import short
+from mltrigger.filters.conditions import Test, absent, shown
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,13 +37,9 @@ class Clause:
     ok: bool
 
 
-class State(enum.IntEnum):
-    """How fields fare in a part of an event."""
-
-    FAILED = 0
-    ABSENT = 1
-    """None of them is there, and none of them has to be."""
-    MATCHED = 2
+# How fields fare in a part of an event, from worst to best. Plain numbers: this is on the way of every event to every subscription.
+FAILED, ABSENT, MATCHED = 0, 1, 2
+"""``ABSENT``: none of the fields is there, and none has to be."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,11 +51,11 @@ class Field:
     condition: str
     tests: tuple[Test, ...]
     combinations: int
+    unset: int = dataclasses.field(init=False)
+    """How the field fares where nothing stands."""
 
-    @property
-    def unset(self) -> State:
-        """How the field fares where nothing stands."""
-        return State.ABSENT if absent in self.tests else State.FAILED
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unset", ABSENT if absent in self.tests else FAILED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -76,70 +69,75 @@ class Or:
 
 def holds(fields: Iterable[Field], event: Mapping[str, Any]) -> bool:
     """Return whether all *fields* hold in *event* at once; takes time in proportion to the event and to the fields."""
-    return _solve([(field.path, field) for field in fields], event, 0) is not State.FAILED
+    return _within([(field.path, field) for field in fields], event, 0) != FAILED
 
 
-def _solve(wanted: Sequence[tuple[str | None, Field]], value: Any, depth: int) -> State:
-    """Return how the fields fare in *value*; each comes with the rest of its path, ``None`` for a field that is reached here."""
+def _within(wanted: Sequence[tuple[str, Field]], value: Any, depth: int) -> int:
+    """Return how the fields fare together inside *value*; each comes with the rest of its path."""
     if depth > MAX_DEPTH:
-        return State.FAILED
-    if isinstance(value, (list, tuple)) and value:
-        return _one([_solve(wanted, element, depth + 1) for element in value])
-    if isinstance(value, (list, tuple)):
-        return _all([field.unset for _, field in wanted])
+        return FAILED
     if isinstance(value, Mapping):
-        return _solve_object(wanted, value, depth)
-    return _all([_test(field, value) if rest is None else field.unset for rest, field in wanted])
+        return _within_object(wanted, value, depth)
+    if isinstance(value, (list, tuple)) and value:
+        return _best([_within(wanted, element, depth + 1) for element in value])
+    return min(field.unset for _, field in wanted)
 
 
-def _solve_object(wanted: Sequence[tuple[str | None, Field]], value: Mapping[str, Any], depth: int) -> State:
-    states, together = [], dict[str, list[tuple[str | None, Field]]]()
+def _within_object(wanted: Sequence[tuple[str, Field]], value: Mapping[str, Any], depth: int) -> int:
+    states: list[int] = []
+    together: dict[str, list[tuple[str, Field]]] = {}
     for rest, field in wanted:
-        ways = [(key, rest) for key, rest in _splits(rest) if key in value]
-        if not ways:
-            states.append(field.unset)
-        elif len(ways) == 1 and ways[0][1] is not None:  # deeper, where an array may bind it to its neighbours
-            together.setdefault(ways[0][0], []).append((ways[0][1], field))
-        else:
-            states.append(_one([_solve([(rest, field)], value[key], depth + 1) for key, rest in ways]))
-    states += [_solve(fields, value[key], depth + 1) for key, fields in together.items()]
-    return _all(states)
+        here = [_at(field, value[rest], depth + 1)] if rest in value else []
+        deeper = [(key, tail) for key, tail in _splits(rest) if key in value] if "." in rest else []
+        if len(deeper) == 1 and not here:  # an array down there may bind the field to its neighbours
+            together.setdefault(deeper[0][0], []).append((deeper[0][1], field))
+            continue
+        here += [_within([(tail, field)], value[key], depth + 1) for key, tail in deeper]
+        states.append(_best(here) if here else field.unset)
+        if states[-1] == FAILED:
+            return FAILED
+    states += [_within(fields, value[key], depth + 1) for key, fields in together.items()]
+    return FAILED if FAILED in states else max(states)
 
 
-def _splits(path: str | None) -> Iterator[tuple[str, str | None]]:
-    """Yield each key that *path* may begin with, and the rest: ``a.b`` is the key ``a.b``, or ``b`` under ``a``."""
-    if path is None:
-        return
-    yield path, None
+def _at(field: Field, value: Any, depth: int) -> int:
+    """Return how the field fares with what stands at its path."""
+    if depth > MAX_DEPTH:
+        return FAILED
+    if isinstance(value, (list, tuple)) and value:
+        return _best([_at(field, element, depth + 1) for element in value])
+    if isinstance(value, (list, tuple, Mapping)):  # empty, or no leaf: for the engine of AWS nothing stands here
+        return field.unset
+    for test in field.tests:
+        if test(value):
+            return MATCHED
+    return FAILED
+
+
+def _best(states: Collection[int]) -> int:
+    """One element that matches is enough; what must be absent has to be so in all of them."""
+    return MATCHED if MATCHED in states else min(states)
+
+
+def _splits(path: str) -> Iterator[tuple[str, str]]:
+    """Yield each key that *path* may go on with, and the rest: ``a.b.c`` is ``b.c`` under ``a``, or ``c`` under ``a.b``."""
     dot = path.find(".")
     while dot >= 0:
         yield path[:dot], path[dot + 1 :]
         dot = path.find(".", dot + 1)
 
 
-def _test(field: Field, value: Any) -> State:
-    return State.MATCHED if any(test(value) for test in field.tests) else State.FAILED
-
-
-def _all(states: Collection[State]) -> State:
-    return State.FAILED if State.FAILED in states else max(states)
-
-
-def _one(states: Collection[State]) -> State:
-    """One element that matches is enough; what must be absent has to be so in all of them."""
-    return State.MATCHED if State.MATCHED in states else min(states)
-
-
 def explain(parts: Iterable[Field | Or], event: Mapping[str, Any], kept: Collection[Field]) -> tuple[bool, list[Clause]]:
     """Return whether every part holds by itself, and the clauses that say so; *kept* are the fields known to hold together."""
-    verdicts, clauses = [], list[Clause]()
+    verdicts: list[bool] = []
+    clauses: list[Clause] = []
     for part in parts:
         if isinstance(part, Field):
             ok = part in kept or holds([part], event)
             clauses.append(Clause(part.name, part.condition, _found(part.path, event), ok))
         else:
             branches = [explain(branch, event, kept) for branch in part.branches]
-            holding = [str(number) for number, (holds_, _) in enumerate(branches) if holds_]
+            holding = [str(number) for number, (whole, _) in enumerate(branches) if whole]
             ok = bool(holding)
             clauses.append(Clause(part.name, part.condition, f"branch {', '.join(holding)} holds" if ok else "no branch holds", ok))
             clauses += [clause for _, inner in branches for clause in inner]
@@ -151,19 +149,16 @@ def _found(path: str, event: Mapping[str, Any]) -> str:
     values = list(_standing(path, event, 0))
     if not values:
         return "nothing"
-    value = values[0] if len(values) == 1 else values
-    return short(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value)
+    return shown(values[0] if len(values) == 1 else values)
 
 
-def _standing(rest: str | None, value: Any, depth: int) -> Iterator[Any]:
-    if rest is None:
-        yield value
-    elif depth > MAX_DEPTH:
-        return
-    elif isinstance(value, (list, tuple)):
+def _standing(rest: str, value: Any, depth: int) -> Iterator[Any]:
+    if isinstance(value, (list, tuple)) and depth <= MAX_DEPTH:
         for element in value:
             yield from _standing(rest, element, depth + 1)
-    elif isinstance(value, Mapping):
-        for key, deeper in _splits(rest):
+    elif isinstance(value, Mapping) and depth <= MAX_DEPTH:
+        if rest in value:
+            yield value[rest]
+        for key, tail in _splits(rest):
             if key in value:
-                yield from _standing(deeper, value[key], depth + 1)
+                yield from _standing(tail, value[key], depth + 1)

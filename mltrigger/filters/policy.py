@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from mltrigger.codec import MAX_DEPTH, encodable
 from mltrigger.errors import InvalidFilter
-from mltrigger.filters.conditions import COMPARISONS, OPERATORS, BadCondition, canonical, compile_condition, numbers
+from mltrigger.filters.conditions import COMPARISONS, OPERATORS, BadCondition, canonical, compile_condition, numbers, shown
 from mltrigger.filters.match import Clause, Field, Or, explain, holds
 from mltrigger.render import short
 
@@ -24,6 +24,8 @@ MAX_KEYS = 5
 MAX_COMBINATIONS = 150
 """The product, over all fields, of the conditions and the level of nesting; the branches of an ``$or`` are added up."""
 MAX_POLICY_BYTES = 256 * 1024
+MAX_FIELDS = 10_000
+"""Keys of the whole policy, nested ones and those of branches included; our own limit, against mappings that contain themselves."""
 MAX_NUMBER = 10**9
 """The largest number, of either sign, that SNS promises to compare."""
 MAX_DECIMALS = 5
@@ -47,7 +49,7 @@ class FilterPolicy:
     scope : str
         ``MessageAttributes``, or ``MessageBody`` for the JSON of the event's data.
     warnings : tuple of str
-        What SNS refuses and the embedded engine takes: numbers beyond ±1e9, or with more than five decimals.
+        What SNS refuses and the embedded engine takes: numbers beyond ±1e9, or with more than five decimals (six are compared).
 
     Examples
     --------
@@ -133,6 +135,7 @@ class _Reader:
         self.scope = scope
         self.problems: list[str] = []
         self.warnings: list[str] = []
+        self.keys = 0
 
     def read(self, rules: Mapping[str, Any], path: str, name: str, level: int) -> tuple[Field | Or, ...]:
         """Return the parts of one object; *path* and *name* are what comes before its keys, in the event and in messages."""
@@ -141,7 +144,9 @@ class _Reader:
         return tuple(part for key, value in rules.items() for part in self._read(key, value, path, name, level))
 
     def _read(self, key: Any, value: Any, path: str, before: str, level: int) -> Sequence[Field | Or]:
-        name = f"{before}{key}"
+        name, self.keys = f"{before}{key}", self.keys + 1
+        if self.keys > MAX_FIELDS:
+            raise InvalidFilter(f"invalid filter policy: more than {MAX_FIELDS} keys in all")
         if not isinstance(key, str):
             self.problems.append(f"{before}{short(key)}: a key is a string")
         elif name.count(".") > MAX_DEPTH:
@@ -152,7 +157,7 @@ class _Reader:
         elif isinstance(value, (list, tuple)):
             return [self._field(value, path + key, name, level)]
         elif not isinstance(value, Mapping):
-            self.problems.append(f"{name}: takes a list of conditions, got {short(value)}; write [{short(value)}]")
+            self.problems.append(f"{name}: takes a list of conditions, got {shown(value)}; write [{shown(value)}]")
         elif self.scope == "MessageAttributes":
             self.problems.append(f'{name}: attributes are flat, a nested policy needs the scope "MessageBody"')
         else:

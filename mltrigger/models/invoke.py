@@ -8,7 +8,7 @@ import inspect
 import re
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
 from mltrigger.errors import ObjectMissing, Reject, Retry
@@ -44,6 +44,24 @@ class Result(NamedTuple):
         return self.error_type is None
 
 
+class Caller(Protocol):
+    """How a model is called; never raises. In a thread: :class:`Invoker`; in processes of its own: ``ProcessInvoker``.
+
+    ``batches`` says whether the model takes several events at once; ``grace_s`` how much longer than its timeout a call is waited for:
+    where a call is stopped from inside, that takes a moment.
+    """
+
+    model: Model
+    batches: bool
+    grace_s: float
+
+    def one(self, event: Event) -> Result:
+        """Call the model with one event."""
+
+    def many(self, events: Sequence[Event]) -> list[Result]:
+        """Call the model with a batch; one bad event fails alone."""
+
+
 _SHOWN = 1000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
@@ -59,11 +77,9 @@ class Invoker:
         anything else.
     """
 
-    grace_s = 0.0
-    """How much longer than its timeout a call is waited for: where a call is stopped from inside, that takes a moment."""
-
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.grace_s = 0.0
         self.batches = model.kind != "callable"
         self._input: Callable[[Event], Any] = (lambda event: event) if model.wants_event else (lambda event: event.data)
         self._call: Callable[[Any], Any] = (
