@@ -1,0 +1,216 @@
+"""What runs in the process of an isolated model: one call after the other, until the parent is gone.
+
+Over the lines of :mod:`mltrigger.models.peer`, the parent says
+
+- ``{"load": {…}}`` once, with ``name``, ``version``, ``batch``, ``method`` and ``wants_event`` as in
+  :class:`~mltrigger.models.describe.Model`; an ``import_path``, or the descriptor of a ``file`` with the pickled target; the
+  ``memory_limit_mb``; and the descriptor of a ``lifeline``, a pipe that ends with the parent. Answer: ``{"ready": true}``, or
+  ``{"failed": result}``.
+- ``{"call": [event, …]}``; answer: ``{"results": [result, …]}``, one an event. An event is an object of CloudEvents attributes
+  with ``extensions`` as an object of their own, ``data`` as a text that holds its JSON, and ``opens``: whether it can be opened.
+  A result has the fields of :class:`~mltrigger.models.invoke.Result` that are set; ``output`` is a text that holds its JSON.
+
+Data and outputs are JSON within JSON, in the extended form of :mod:`mltrigger.codec`: this way they arrive as they were written.
+
+While a call runs, the child may ask for the object of the call's n-th event: ``{"open": n}`` in the place of an answer. The parent
+replies ``{}`` with the open file attached, or ``{"error": "…", "errno": 2}``; the call goes on.
+
+The model runs in the main thread (signals and ``asyncio.run`` work there), stdin is empty for it, and stdout is stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import mmap
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO, NoReturn
+
+from mltrigger import codec
+from mltrigger.errors import InvalidEvent
+from mltrigger.events import Event, restored, with_opener
+from mltrigger.models.describe import Model, load
+from mltrigger.models.invoke import Invoker, Result, failure
+
+_CHUNK = 64 * 1024
+_LOOK_MS = 2000
+
+
+def main() -> None:
+    """Serve one model; does not return while the parent lives."""
+    channel = Channel()
+    threading.Thread(target=channel.watch, args=(os.getppid(),), name="mltrigger-parent", daemon=True).start()
+    wanted = channel.receive()["load"]
+    _hang_on(wanted["lifeline"])
+    try:
+        _limit_memory(wanted["memory_limit_mb"])
+        invoker = Invoker(_model(wanted))
+    except BaseException as error:  # whatever a module does while it is imported
+        _flush()
+        channel.send({"failed": _fields(failure(error))})
+    else:
+        _flush()
+        channel.send({"ready": True})
+        _serve(channel, invoker)
+    channel.receive()  # until the parent hangs up
+
+
+def _serve(channel: Channel, invoker: Invoker) -> NoReturn:
+    process = os.getpid()
+    while True:
+        given = channel.receive()["call"]
+        events = [_event(e, functools.partial(channel.open, channel.turn, number)) for number, e in enumerate(given)]
+        results = invoker.many(events) if invoker.batches else [invoker.one(event) for event in events]
+        if os.getpid() != process:
+            os._exit(0)  # the copy that os.fork() made in the model came back as well; only the original answers
+        _flush()
+        channel.send({"results": [_fields(result) for result in results]})
+
+
+class Channel:
+    """The two ends that the parent listens at; taken away from the model, whose prints must not come between."""
+
+    def __init__(self) -> None:
+        self.turn = 0
+        self._guard = threading.Lock()
+        self._process = os.getpid()
+        self._in, self._out = socket.socket(fileno=os.dup(0)), os.dup(1)
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(2, 1)
+        os.close(null)
+        for stream in (sys.stdout, sys.stderr):
+            # By lines: what was printed before a crash is kept.
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)  # type: ignore[union-attr]
+        os.write(self._out, b"\n")  # whatever the start of the interpreter printed ends here
+
+    def watch(self, parent: int) -> None:
+        """Wait until the parent is gone, also while the model runs; then end the whole group."""
+        poll = select.poll()
+        poll.register(self._in, 0)  # nothing but the end of the connection
+        while not poll.poll(_LOOK_MS) and os.getppid() == parent:
+            pass
+        _end()
+
+    def receive(self) -> dict[str, Any]:
+        """Return the next request."""
+        line = bytearray()
+        while not line.endswith(b"\n"):
+            chunk = self._in.recv(_CHUNK)
+            if not chunk:
+                _end()
+            line += chunk
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Answer; from now on the events of this turn cannot be opened."""
+        with self._guard:
+            self.turn += 1
+            self._write(message)
+
+    def open(self, turn: int, number: int) -> BinaryIO:
+        """Return the object of the event *number* of this *turn*; the parent opens it, by the rules of its source."""
+        if os.getpid() != self._process:
+            raise InvalidEvent("an event cannot be opened in a process that the model made; open it before", "nothing_to_open")
+        with self._guard:
+            if turn != self.turn:
+                raise InvalidEvent("an event can be opened only while the model is called with it", "nothing_to_open")
+            try:
+                self._write({"open": number})
+                reply, files = self._receive_file()
+            except BaseException:  # from a signal handler of the model: the reply would be taken for the next request
+                _end()
+        if not files:
+            raise OSError(reply["errno"], reply["error"]) if reply.get("errno") else InvalidEvent(reply["error"], "nothing_to_open")
+        os.set_inheritable(files[0], False)
+        return os.fdopen(files[0], "rb")
+
+    def _receive_file(self) -> tuple[dict[str, Any], list[int]]:
+        line, files = bytearray(), []
+        while not line.endswith(b"\n"):
+            part, handles, *_ = socket.recv_fds(self._in, _CHUNK, 1)
+            line += part or _end()
+            files += handles
+        return json.loads(line), files
+
+    def _write(self, message: dict[str, Any]) -> None:
+        rest = memoryview(json.dumps(message).encode() + b"\n")
+        while rest:
+            rest = rest[os.write(self._out, rest) :]
+
+
+def _event(given: dict[str, Any], opener: Callable[[], BinaryIO]) -> Event:
+    opens, data = given.pop("opens", False), codec.loads_own(given.pop("data").encode())
+    event = restored(data, **given)
+    return with_opener(event, opener) if opens else event
+
+
+def _fields(result: Result) -> dict[str, Any]:
+    return {name: value for name, value in zip(Result._fields, result, strict=True) if value is not None and value is not False}
+
+
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
+class _Sent(Model):
+    """A model as the parent knows it: the annotations of a pickled function may name what did not travel with it."""
+
+    takes_event: bool = False
+
+    @property
+    def wants_event(self) -> bool:
+        return self.takes_event
+
+
+def _model(wanted: dict[str, Any]) -> Model:
+    target = load(wanted["import_path"]).target if wanted["import_path"] else _unpacked(wanted["file"])
+    described = {name: wanted[name] for name in ("name", "version", "batch", "method")}
+    return _Sent(target, **described, takes_event=wanted["wants_event"])
+
+
+def _unpacked(file: int) -> Any:
+    """Return the model that the parent pickled; the only thing that is ever unpickled, and nobody else can have written it."""
+    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:  # not read(): all children share one position in the file
+        os.close(file)
+        return pickle.loads(content)  # noqa: S301
+
+
+def _hang_on(lifeline: int) -> None:
+    """Let the kernel kill the group when the parent is gone: it needs no interpreter lock, which a regular expression may hold for ever.
+
+    Only Linux can; elsewhere it is :meth:`Channel.watch` alone.
+    """
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _limit_memory(limit_mb: int | None) -> None:
+    if limit_mb is not None:
+        import resource
+
+        limit, (_, hard) = limit_mb * 1024 * 1024, resource.getrlimit(resource.RLIMIT_AS)
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a model may have closed or replaced it
+            stream.flush()
+
+
+def _end() -> NoReturn:
+    """End this process and all of its group at once."""
+    with contextlib.suppress(OSError):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)  # it was not the leader of a group

@@ -1,0 +1,91 @@
+"""Models that can be sent to another process, and the reason when one cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from mltrigger.errors import InvalidModel
+from mltrigger.models.describe import Model
+
+
+def check_portable(model: Model, import_path: str | None) -> None:
+    """Check that *model* can be called in another process: found at its *import_path*, or else sent with cloudpickle.
+
+    Raises
+    ------
+    InvalidModel
+        With what could not be pickled, and what to do about it; and where processes cannot be killed as a group (Windows).
+    """
+    if sys.platform == "win32":
+        raise InvalidModel("isolation='process' needs Linux or macOS; use isolation='thread'")
+    if not sys.executable:
+        raise InvalidModel("isolation='process' needs a Python to start, and this one is embedded; use isolation='thread'")
+    if import_path is None:
+        _dump(model, _Nowhere())
+
+
+def packed(model: Model) -> BinaryIO:
+    """Return an open file, without a name, that holds the pickled target of *model*; see :func:`check_portable`."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.TemporaryFile())  # no name: nobody else can write into it
+        _dump(model, file)
+        file.flush()
+        stack.pop_all()
+    return file
+
+
+def _dump(model: Model, file: Any) -> None:
+    import cloudpickle
+
+    try:
+        cloudpickle.dump(model.target, file)
+    except OSError:  # the disk is full; that says nothing about the model
+        raise
+    except Exception as error:
+        culprit = _culprit(model.target)
+        raise InvalidModel(
+            f"model {model.name!r} cannot be sent to another process: {culprit}{error}. Make that inside of the function, move the model "
+            "into a module that can be imported, or use isolation='thread'"
+        ) from error
+
+
+def _culprit(target: Any) -> str:
+    for name, value in _parts(target):
+        try:
+            _dump_alone(value)
+        except Exception:
+            return f"{name!r} is a {type(value).__qualname__}; "
+    return ""
+
+
+def _parts(target: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what *target* takes along, by name: variables of a function, arguments of a partial, attributes of an object."""
+    if isinstance(target, functools.partial):
+        yield from [(f"argument {number}", value) for number, value in enumerate(target.args)]
+        yield from target.keywords.items()
+        yield from _parts(target.func)
+    elif inspect.isfunction(target):
+        used = inspect.getclosurevars(target)
+        yield from {**used.nonlocals, **used.globals}.items()
+    else:
+        state = getattr(getattr(target, "__self__", target), "__dict__", {})
+        yield from state.items() if isinstance(state, Mapping) else ()
+
+
+def _dump_alone(value: Any) -> None:
+    import cloudpickle
+
+    cloudpickle.dump(value, _Nowhere())
+
+
+class _Nowhere:
+    """A file that keeps nothing: whether something can be pickled costs no memory."""
+
+    def write(self, data: Any) -> int:
+        return len(data)
