@@ -295,12 +295,12 @@ class EventBus(Lookup):
     def _chosen(self, spec: SubscriptionSpec, version: Any) -> tuple[ModelVersion, Invoker]:
         if version is None:
             return self._resolver.of(spec.selector)()
+        own = Selector.parse(spec.selector).name
         if isinstance(version, str):
-            own = Selector.parse(spec.selector).name
             return self._resolver.of(version if ":" in version or "@" in version else f"{own}:{version}")()
         if isinstance(version, ModelVersion):
             return self._resolver.of(str(version))()
-        model = as_model(version)
+        model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
         return model.describe(), Invoker(model)  # not registered: only tried
 
     # -- publish --------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
@@ -72,17 +73,17 @@ def worker(given: argparse.Namespace) -> int:
     """Deliver subscriptions whose models can be imported, until SIGTERM; 0 when it has drained."""
     from mltrigger.listener import DRAIN_S
     from mltrigger.urls import connect
-    from mltrigger.worker import Worker, say, stop_on_signals
+    from mltrigger.worker import Worker, stop_on_signals
 
     sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
     bus = connect(given.url)
-    work = Worker(bus, given.subscription or (), say)
+    work = Worker(bus, given.subscription or (), _say)
     stop_on_signals(work)
-    say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
+    _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
     work.run(until_idle=given.until_idle)
-    say("draining")
+    _say("draining")
     bus.close(DRAIN_S if given.drain_s is None else given.drain_s)
-    say("done")
+    _say("done")
     return 0
 
 
@@ -113,6 +114,11 @@ def copy_notebooks(folder: Path) -> Path:
         if not (folder / notebook.name).exists():
             shutil.copy(notebook, folder / notebook.name)
     return folder
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # a reader who has gone must not end the worker
+        print(line, flush=True)
 
 
 def _json(text: str) -> object:

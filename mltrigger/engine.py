@@ -116,7 +116,7 @@ class Engine:
         resolve = self._resolve(spec.selector)
         options: dict[str, Any] = {"workers": self._workers, "prepare": prepare}
         if spec.policy.isolation == "process":
-            isolated = Isolated(resolve, spec.policy)
+            isolated = Isolated(resolve, spec.policy.timeout_s, spec.policy.memory_limit_mb)
             listener = self._make(spec, isolated, close=isolated.close, **options)
         else:
             listener = self._make(spec, resolve, **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 from collections.abc import Callable, Collection
 from types import FrameType
@@ -33,7 +32,7 @@ class Worker:
         What is told to whoever started the worker, a line at a time.
     """
 
-    def __init__(self, bus: EventBus, only: Collection[str] = (), say: Callable[[str], None] = print) -> None:
+    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None]) -> None:
         self._bus, self._only = bus, frozenset(only)
         self._say = say
         self._taken: dict[str, SubscriptionSpec] = {}
@@ -96,12 +95,3 @@ def stop_on_signals(worker: Worker) -> None:
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
-
-
-def say(line: str) -> None:
-    """Write *line* for whoever started the worker; a reader who has gone must not end it."""
-    try:
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except (OSError, ValueError):
-        return

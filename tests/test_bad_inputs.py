@@ -349,12 +349,6 @@ def raises(error: Callable[[], BaseException]) -> Any:
         pytest.param(lambda: raises(lambda: mt.Retry("soon")), "model_error", id="Retry with a text as its delay"),  # type: ignore[arg-type]
         pytest.param(lambda: raises(lambda: mt.Retry(math.inf)), "model_error", id="Retry after for ever"),
         pytest.param(lambda: raises(lambda: mt.Retry(math.nan)), "model_error", id="Retry after NaN"),
-        pytest.param(lambda: print, "result_not_serialisable", id="BI-100 a function"),
-        pytest.param(UnprintableAnswer, "result_not_serialisable", id="BI-101 an unprintable answer"),
-        pytest.param(circular, "result_not_serialisable", id="BI-103 a circle"),
-        pytest.param(lambda: "\ud800", "result_not_serialisable", id="a lone surrogate"),
-        pytest.param(lambda: 10**5000, "result_not_serialisable", id="5,000 digits"),
-        pytest.param(coroutine, "result_not_serialisable", id="a coroutine"),
     ],
 )
 def test_a_model_that_misbehaves_leaves_a_dead_letter_with_its_reason(
@@ -371,6 +365,33 @@ def test_a_model_that_misbehaves_leaves_a_dead_letter_with_its_reason(
     assert run.results()["outcome"].tolist() == ["dead", "succeeded"]
     assert dead[["reason", "data"]].values.tolist() == [[reason, '"bad"']]
     assert dead["error"].str.len().max() < 20_000
+    assert_the_next_good_event_passes(memory_bus, sub)
+
+
+@pytest.mark.parametrize(
+    ("behave", "reason"),
+    [
+        pytest.param(lambda: print, "result_not_serialisable", id="BI-100 a function"),
+        pytest.param(UnprintableAnswer, "result_not_serialisable", id="BI-101 an unprintable answer"),
+        pytest.param(circular, "result_not_serialisable", id="BI-103 a circle"),
+        pytest.param(lambda: "\ud800", "result_not_serialisable", id="a lone surrogate"),
+        pytest.param(lambda: 10**5000, "result_not_serialisable", id="5,000 digits"),
+        pytest.param(coroutine, "result_not_serialisable", id="a coroutine"),
+    ],
+)
+def test_an_answer_that_cannot_be_kept_is_described_and_never_handed_on(
+    memory_bus: mt.EventBus, behave: Callable[[], Any], reason: str
+) -> None:
+    def model(data: Any) -> Any:
+        return behave() if data == "bad" else data
+
+    sub = memory_bus.subscribe("pages", model)
+    hands_on = memory_bus.subscribe("pages", model, name="hands-on", emit="next")
+    run = memory_bus.fire("pages", ["bad"], timeout_s=PATIENCE_S, progress=False)
+
+    assert run.results()[["outcome", "reason"]].values.tolist() == [["succeeded", reason], ["dead", reason]]
+    assert len(memory_bus.events("next")) == 0
+    hands_on.unsubscribe()
     assert_the_next_good_event_passes(memory_bus, sub)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import hashlib
 import inspect
 import itertools
 import json
@@ -849,18 +850,28 @@ def test_reject_is_a_signal_with_a_reason() -> None:
 @pytest.mark.parametrize(
     "value", [print, object(), (x for x in ()), 1j, {"deep": [object()]}], ids=["function", "object", "generator", "complex", "deep"]
 )
-def test_an_answer_that_nothing_can_serialise_is_final(value: Any) -> None:
-    """BI-100: trying again cannot help."""
-    assert outcome(invoker(returning(value)).one(Event(1))) == ("result_not_serialisable", True)
-    assert outcome(invoker(returning([value]), batch=True).many([Event(1)])[0]) == ("result_not_serialisable", True)
+def test_an_answer_that_nothing_can_serialise_is_described(value: Any) -> None:
+    """BI-100: the model has run, and trying again cannot help."""
+    for result in (invoker(returning(value)).one(Event(1)), invoker(returning([value]), batch=True).many([Event(1)])[0]):
+        assert (result.ok, result.degraded, result.reason) == (True, True, "result_not_serialisable")
+        described = json.loads(result.output or "")
+        assert described["type"] == type(value).__qualname__
+        assert "0x" not in described["repr"]
 
 
-def test_an_answer_that_contains_itself_is_final() -> None:
+def degraded(result: Result) -> tuple[bool, str | None]:
+    return result.ok and result.degraded, result.reason
+
+
+def test_an_answer_that_contains_itself_is_described() -> None:
     """BI-103."""
     value: dict[str, Any] = {}
     value["self"] = value
 
-    assert outcome(invoker(returning(value)).one(Event(1))) == ("result_not_serialisable", True)
+    result = invoker(returning(value)).one(Event(1))
+
+    assert degraded(result) == (True, "result_not_serialisable")
+    assert json.loads(result.output or "")["repr"] == "{'self': {...}}"
 
 
 class BadAnswer:
@@ -884,27 +895,31 @@ class BadAnswer:
         raise Silly("iter")
 
 
-def test_an_answer_that_defends_itself_is_final() -> None:
+def test_an_answer_that_defends_itself_is_described() -> None:
     """BI-101."""
-    assert outcome(invoker(returning(BadAnswer())).one(Event(1))) == ("result_not_serialisable", True)
-    assert outcome(invoker(returning([BadAnswer()]), batch=True).many([Event(1)])[0]) == ("result_not_serialisable", True)
+    result = invoker(returning(BadAnswer())).one(Event(1))
+    assert degraded(result) == (True, "result_not_serialisable")
+    assert json.loads(result.output or "")["repr"] == "<unprintable BadAnswer>"
+    assert degraded(invoker(returning([BadAnswer()]), batch=True).many([Event(1)])[0]) == (True, "result_not_serialisable")
     assert not invoker(returning(BadAnswer()), batch=True).many([Event(1)])[0].ok
 
 
-def test_an_answer_above_the_limit_is_final(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_above_the_limit_is_kept_shortened_with_its_size_and_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """BI-104."""
     monkeypatch.setattr(invoke, "MAX_OUTPUT_BYTES", 100)
 
     assert invoker(returning("x" * 98)).one(Event(1)).ok
     result = invoker(returning("x" * 99)).one(Event(1))
-    assert outcome(result) == ("result_too_large", True)
+    assert degraded(result) == (True, "result_too_large")
     assert "101 bytes" in (result.error or "")
+    raw = b'"' + b"x" * 99 + b'"'
+    assert json.loads(result.output or "") == {"truncated": raw.decode(), "bytes": 101, "sha256": hashlib.sha256(raw).hexdigest()}
 
 
 def test_the_limit_of_an_answer_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(invoke, "MAX_OUTPUT_BYTES", 100)
 
-    assert outcome(invoker(returning("é" * 60)).one(Event(1))) == ("result_too_large", True)
+    assert degraded(invoker(returning("é" * 60)).one(Event(1))) == (True, "result_too_large")
 
 
 def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
@@ -915,7 +930,7 @@ def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert outcome(invoker(answers).one(Event(1))) == ("result_not_serialisable", True)
+        assert degraded(invoker(answers).one(Event(1))) == (True, "result_not_serialisable")
 
 
 # -- many events ------------------------------------------------------------------------------------------------------------------
@@ -993,8 +1008,10 @@ def test_an_exception_in_the_place_of_an_answer_fails_that_event() -> None:
     assert results[1].permanent
 
 
-def test_one_answer_that_nothing_can_serialise_fails_alone() -> None:
-    assert outputs(invoker(lambda xs: [xs[0], print, xs[2]], batch=True).many(batch_of(1, 2, 3))) == [1, "result_not_serialisable", 3]
+def test_one_answer_that_nothing_can_serialise_is_described_alone() -> None:
+    results = invoker(lambda xs: [xs[0], print, xs[2]], batch=True).many(batch_of(1, 2, 3))
+
+    assert [result.degraded for result in results] == [False, True, False]
 
 
 class LyingList(list[Any]):

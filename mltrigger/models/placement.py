@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from mltrigger.models.invoke import Caller
 from mltrigger.models.process import ProcessInvoker
 from mltrigger.models.version import ModelVersion
-from mltrigger.policy import DeliveryPolicy
 
 
 class Isolated:
@@ -20,12 +20,13 @@ class Isolated:
     ----------
     resolve : callable
         Returns the model version that is meant now, and how it is called in a thread.
-    policy : DeliveryPolicy
-        Timeout and memory limit.
+    timeout_s, memory_limit_mb
+        See :class:`~mltrigger.models.process.ProcessInvoker`.
     """
 
-    def __init__(self, resolve: Callable[[], tuple[ModelVersion, Caller]], policy: DeliveryPolicy) -> None:
-        self._resolve, self._policy = resolve, policy
+    def __init__(self, resolve: Callable[[], tuple[ModelVersion, Caller]], timeout_s: float, memory_limit_mb: int | None) -> None:
+        self._resolve = resolve
+        self._limits: dict[str, Any] = {"timeout_s": timeout_s, "memory_limit_mb": memory_limit_mb}
         self._now: tuple[Caller, ProcessInvoker] | None = None
         self._before: list[ProcessInvoker] = []
         self._guard = threading.Lock()
@@ -40,11 +41,7 @@ class Isolated:
             if self._now is None or self._now[0] is not invoker:
                 if self._now is not None:
                     self._before.append(self._now[1])
-                policy = self._policy
-                isolated = ProcessInvoker(
-                    invoker.model, import_path=version.import_path, timeout_s=policy.timeout_s, memory_limit_mb=policy.memory_limit_mb
-                )
-                self._now = (invoker, isolated)
+                self._now = (invoker, ProcessInvoker(invoker.model, import_path=version.import_path, **self._limits))
             return version, self._now[1]
 
     def close(self) -> None:
