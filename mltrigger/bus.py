@@ -14,7 +14,7 @@ from mltrigger.brokers.base import Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
-from mltrigger.deadletters import UNCHANGED, Trial, try_out
+from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
 from mltrigger.errors import InvalidModel, NameTaken, NotFound, warn
 from mltrigger.events import Event, as_event
@@ -31,7 +31,7 @@ from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, wait_until_idle
 from mltrigger.sources import FolderSource, is_source
-from mltrigger.store.log import DeadLetter, Log
+from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
@@ -285,12 +285,12 @@ class EventBus(Lookup):
         """Return the model that *spec* calls now."""
         return self._resolver.of(spec.selector)()[1].model
 
-    def try_out(self, spec: SubscriptionSpec, letters: Sequence[DeadLetter], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
+    def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
         """Call a version of the model with dead letters, in this thread; nothing is recorded or settled. See ``sub.dry_run``."""
         found, invoker = self._chosen(spec, version)
         url = self.registry.sources().get(spec.topic)
         prepare = FolderSource(url).prepare if url is not None else _unchanged
-        return try_out(self.log, letters, found, invoker, prepare, self._clock, data)
+        return try_out(map(prepare, events_of(self.log, spec, keys, data)), found, invoker, self._clock)
 
     def _chosen(self, spec: SubscriptionSpec, version: Any) -> tuple[ModelVersion, Invoker]:
         if version is None:

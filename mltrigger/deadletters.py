@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.brokers.base import Broker, Sending, SubscriptionSpec
 from mltrigger.capture import captured
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidEvent, NotFound
-from mltrigger.events import Event, decode_data, encode_data
+from mltrigger.events import Event, decode_data, encode_data, with_data
 from mltrigger.models.invoke import Invoker, Result
 from mltrigger.models.version import ModelVersion
-from mltrigger.store.log import DeadLetter, Log
+from mltrigger.store.log import DeadKey, Log
 
 MAX_DATA_BYTES = 16 * 1024 * 1024
-Prepare = Callable[[Event], Event]
+_BATCH = 1_000
+"""Events that are sent again in one commit: others write in between."""
 UNCHANGED: Any = object()
 """Stands for the data that the event has."""
 
@@ -31,7 +32,7 @@ class Trial(NamedTuple):
     stdout: str | None
 
 
-def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadLetter]:
+def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
     """Return the dead letters that *events* names: an id, several, a frame with a column ``event_id``; ``None`` means all.
 
     Raises
@@ -39,27 +40,33 @@ def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadLetter]:
     NotFound
         When an id is not among the dead letters; lists the near ones.
     """
-    letters = log.dead_letters(spec.id)
+    keys = log.dead_keys(spec.id)
     if events is None:
-        return letters
-    wanted = _wanted(events)
-    chosen: list[DeadLetter] = []
-    for id_, source in wanted:
-        found = [d for d in letters if d.event_id == id_ and source in (None, d.source)]
+        return keys
+    by_id: dict[str, list[DeadKey]] = {}
+    for key in keys:
+        by_id.setdefault(key.event_id, []).append(key)
+    chosen: list[DeadKey] = []
+    for id_, source in _wanted(events):
+        found = [key for key in by_id.get(id_, ()) if source in (None, key.source)]
         if not found:
-            raise NotFound.of(f"dead letter of {spec.name!r}", id_, [d.event_id for d in letters])
+            raise NotFound.of(f"dead letter of {spec.name!r}", id_, by_id)
         chosen += found
     return chosen
 
 
-def try_out(
-    log: Log, letters: Sequence[DeadLetter], version: ModelVersion, invoker: Invoker, prepare: Prepare, clock: Clock, data: Any
-) -> list[Trial]:
-    """Call the model with each of *letters* in this thread, without recording or settling anything."""
+def events_of(log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any) -> Iterator[Event]:
+    """Yield the events of dead letters, with the data that the model would get, or with *data*."""
+    for key in keys:
+        for letter in log.dead_letters(spec.id, key.seq):
+            given = decode_data(letter.data, letter.media_type) if data is UNCHANGED else data
+            yield with_data(log.archived(key.seq).event, given)
+
+
+def try_out(events: Iterable[Event], version: ModelVersion, invoker: Invoker, clock: Clock) -> list[Trial]:
+    """Call the model with each of *events* in this thread, without recording or settling anything."""
     trials = []
-    for letter in letters:
-        known = log.archived(letter.seq).event
-        event = prepare(_with_data(known, decode_data(letter.data, letter.media_type) if data is UNCHANGED else data))
+    for event in events:
         started_us = clock.now_us()
         with captured() as printed:
             result = invoker.one(event)
@@ -67,16 +74,20 @@ def try_out(
     return trials
 
 
-def redrive(broker: Broker, spec: SubscriptionSpec, letters: Sequence[DeadLetter], data: Any, rate_per_s: float | None) -> int:
-    """Send *letters* to their subscription again, with other *data* when there is one of them; return how many were sent."""
+def redrive(broker: Broker, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any, rate_per_s: float | None) -> int:
+    """Send dead letters to their subscription again, with other *data* when there is one of them; return how many were sent."""
     if rate_per_s is not None and not rate_per_s > 0:
         raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
     if data is UNCHANGED:
-        return len(broker.send(spec, [d.seq for d in letters], sending=Sending(rate_per_s)))
-    if len(letters) != 1:
-        raise InvalidEvent(f"data= corrects one event, and {len(letters)} were chosen: name its event_id")
+        sent = 0
+        for first in range(0, len(keys), _BATCH):
+            delay_s = sent / rate_per_s if rate_per_s else 0.0
+            sent += len(broker.send(spec, [key.seq for key in keys[first : first + _BATCH]], sending=Sending(rate_per_s, delay_s)))
+        return sent
+    if len(keys) != 1:
+        raise InvalidEvent(f"data= corrects one event, and {len(keys)} were chosen: name its event_id")
     raw, media_type = encode_data(Event(data), MAX_DATA_BYTES)
-    return len(broker.send(spec, [letters[0].seq], sending=Sending(rate_per_s, raw, media_type)))
+    return len(broker.send(spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)))
 
 
 def _wanted(events: Any) -> list[tuple[str, str | None]]:
@@ -88,10 +99,3 @@ def _wanted(events: Any) -> list[tuple[str, str | None]]:
         sources: Iterable[Any] = events["source"] if "source" in events.columns else [None] * len(events)
         return list(zip(events["event_id"], sources, strict=True))
     return [(str(id_), None) for id_ in events]
-
-
-def _with_data(event: Event, data: Any) -> Event:
-    return Event(
-        data=data, type=event.type, source=event.source, id=event.id, time=event.time, subject=event.subject, dataschema=event.dataschema,
-        datacontenttype=event.datacontenttype, extensions=event.extensions,
-    )  # fmt: skip

@@ -267,10 +267,22 @@ def restored(
 
 def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
     """Return a copy of *event* whose :meth:`Event.open` calls *opener*."""
+    copy = _copy(event)
+    _set_opener(copy, opener)
+    return copy
+
+
+def with_data(event: Event, data: Any) -> Event:
+    """Return a copy of *event* with other data."""
+    copy = _copy(event)
+    _set_data(copy, data)
+    return copy
+
+
+def _copy(event: Event) -> Event:
     copy = _new(Event)
     for field in dataclasses.fields(Event):
         object.__setattr__(copy, field.name, getattr(event, field.name))
-    _set_opener(copy, opener)
     return copy
 
 

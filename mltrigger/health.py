@@ -94,13 +94,13 @@ class Doctor:
             return
         if self._registry.live_listeners().get(spec.id):
             return
-        waits = f"{_count(depth.visible + depth.delayed, 'event')} wait" if depth.visible + depth.delayed else "nothing waits yet"
+        waits = f"{_count(depth.visible + depth.delayed, 'event')} waiting" if depth.visible + depth.delayed else "nothing waits yet"
         severity: Severity = "error" if depth.visible else "warning"
         yield Finding(severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version))
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():
-            yield Finding("warning", spec.name, "paused", f"paused; {_count(depth.visible, 'event')} wait", "sub.resume() delivers them")
+            yield Finding("warning", spec.name, "paused", f"paused; {_count(depth.visible, 'event')} waiting", "sub.resume() delivers them")
         age_s = spec.policy.max_age_s
         if age_s is not None and depth.oldest_s is not None and depth.oldest_s > age_s / 2:
             yield Finding(

@@ -156,7 +156,7 @@ def test_doctor_on_the_command_line_says_what_waits_and_fails_for_errors(home: P
         bus.publish("numbers", 1)
 
     assert main(["doctor", "--url", "sqlite:///bus.db"]) == 1
-    assert "error   double: listener: no live listener; 1 event wait" in capsys.readouterr().out
+    assert "error   double: listener: no live listener; 1 event waiting" in capsys.readouterr().out
 
 
 # -- a process for the model ---------------------------------------------------------------------------------------------------

@@ -114,16 +114,18 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
 
 def send(transaction: Transaction, number: int, seqs: Sequence[int], sending: Sending, worker_id: int, now_us: int) -> list[int]:
     """Make archived events ready again for subscription *number*; return those that were neither open nor succeeded."""
-    waiting = {row[0] for row in transaction.query(_OPEN, {"s": number})}
+    waiting: set[int] | None = None
     sent: list[int] = []
     for seq in dict.fromkeys(seqs):
         of = {"s": number, "seq": seq, "now": now_us, "data": sending.data, "media_type": sending.media_type, "worker_id": worker_id}
         final = [outcome for (outcome,) in transaction.query(_FINAL, of)]
-        if seq in waiting or "succeeded" in final:
+        if not final and waiting is None:
+            waiting = {row[0] for row in transaction.query(_OPEN, {"s": number})}
+        if "succeeded" in final or (not final and waiting is not None and seq in waiting):
             continue
         last = transaction.query(_LAST_ATTEMPT, of)[0][0]
-        delay_us = int(len(sent) / sending.rate_per_s * 1e6) if sending.rate_per_s else 0
-        transaction.execute_many(INSERT_READY, [(number, now_us + delay_us, seq, last, 0, 0)])
+        delay_s = sending.delay_s + (len(sent) / sending.rate_per_s if sending.rate_per_s else 0)
+        transaction.execute_many(INSERT_READY, [(number, now_us + int(delay_s * 1e6), seq, last, 0, 0)])
         if final:
             transaction.execute(_REOPEN, of)
             transaction.execute("DELETE FROM dead_letter WHERE subscription_id = :s AND seq = :seq", of)

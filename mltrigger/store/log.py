@@ -46,6 +46,14 @@ class Invocation(NamedTuple):
     role: str = "live"
 
 
+class DeadKey(NamedTuple):
+    """Which event a dead letter is about."""
+
+    seq: int
+    event_id: str
+    source: str
+
+
 class DeadLetter(NamedTuple):
     """A dead event that waits for somebody: why, with which data, after how many attempts, and sent again how often before."""
 
@@ -277,8 +285,17 @@ class Log:
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})
         return rows[0][0] if rows else None
 
-    def dead_letters(self, subscription_id: int) -> list[DeadLetter]:
-        """Return what waits for somebody, oldest first."""
+    def dead_keys(self, subscription_id: int) -> list[DeadKey]:
+        """Return which events wait for somebody, oldest first, without their data."""
+        rows = self._store.read(
+            "SELECT d.seq, e.id, e.source FROM dead_letter d JOIN event e ON e.seq = d.seq "
+            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq",
+            {"s": subscription_id},
+        )
+        return [DeadKey(*row) for row in rows]
+
+    def dead_letters(self, subscription_id: int, seq: int | None = None) -> list[DeadLetter]:
+        """Return what waits for somebody, or one of them, oldest first."""
         rows = self._store.read(
             "SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt, coalesce(a.times, 0), m.name, m.version, d.error_type, "
             "d.error, d.traceback, d.dead_us, CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END, "
@@ -286,8 +303,10 @@ class Log:
             "LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq "
             "LEFT JOIN invocation i ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt = d.attempt "
             "LEFT JOIN model_version m ON m.id = i.model_version_id "
-            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq",
-            {"s": subscription_id},
+            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL"
+            + (" AND d.seq = :seq" if seq is not None else "")
+            + " ORDER BY d.dead_us, d.seq",
+            {"s": subscription_id, "seq": seq},
         )
         return [DeadLetter(*row) for row in rows]
 
