@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.keeper import SEEN_S, Chore, Keeper
-from mltrigger.listener import Listener
+from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.models.placement import Isolated
 from mltrigger.redact import LogFilter
 from mltrigger.sources import FolderSource, Watcher
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
     from mltrigger.events import Event
     from mltrigger.listener import Resolve
 
+logger = logging.getLogger("mltrigger")
+
 # A library never prints: whoever wants the log of the background configures the logger "mltrigger".
 logging.getLogger("mltrigger").addHandler(logging.NullHandler())
 logging.getLogger("mltrigger").addFilter(LogFilter())
 
+FOLLOW_S = 1.0
+"""How often listeners look whether their subscription was changed or ended by another process."""
 PRUNE_S = 60.0
 """How often a process that listens looks for what the retention lets go."""
 
@@ -60,8 +64,9 @@ class Engine:
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
-        self._keeper = Keeper([Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(PRUNE_S, tidy)])
+        self._keeper = Keeper([Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(FOLLOW_S, self._follow), Chore(PRUNE_S, tidy)])
         self._listeners: dict[str, Listener] = {}
+        self._folders: dict[str, FolderSource | None] = {}
         self._retired: list[Listener] = []
         self._guard = threading.Lock()
 
@@ -86,7 +91,7 @@ class Engine:
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                     self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
-                self._listeners[spec.name] = self._started(spec, folder)
+                self._listeners[spec.name], self._folders[spec.name] = self._started(spec, folder), folder
         if folder is not None:
             self.watcher.watch(spec.topic, folder)
 
@@ -98,6 +103,24 @@ class Engine:
             listener.stop(drain_s)
             self._keeper.forget(listener)
             self._registry.listening(listener.spec.id, self.worker_id, on=False)
+
+    def _follow(self) -> None:
+        """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
+        known = {spec.name: spec for spec in self._registry.subscriptions()}
+        for name, listener in list(self._listeners.items()):
+            spec = known.get(name)
+            # Not here: stopping waits for calls, and the leases of others are waiting for this thread.
+            if spec is None:
+                self._workers.submit(functools.partial(self._quietly, self.stop, name, DRAIN_S))
+            elif spec != listener.spec:
+                self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._folders[name]))
+
+    @staticmethod
+    def _quietly(action: Callable[..., None], *given: Any) -> None:
+        try:
+            action(*given)
+        except Exception:
+            logger.exception("following the registry failed; trying again")
 
     def close(self, drain_s: float) -> None:
         """Stop everything: all listeners stop receiving first, then each may drain."""

@@ -243,6 +243,24 @@ def test_memory_limit_needs_a_process() -> None:
         bus.subscribe("numbers", abs, memory_limit_mb=512)
 
 
+# -- several processes, one subscription ----------------------------------------------------------------------------------------
+
+
+def test_listener_follows_what_another_process_agrees_on(file: Path) -> None:
+    def one(n: int) -> str:
+        return "one"
+
+    with mt.connect(f"sqlite:///{file}") as here, mt.connect(f"sqlite:///{file}") as there:
+        sub = here.subscribe("numbers", one, name="reader", version="1.0.0")
+        there.subscribe("numbers", mt.model(lambda n: "two", name="two", version="1.0.0"), name="reader")
+        wait_until(lambda: sub.state == "waiting for the model")
+        table = there.fire("numbers", range(3), progress=False).results()
+        assert table["output"].tolist() == ["two"] * 3
+
+        there.unsubscribe("reader")
+        wait_until(lambda: sub.state == "stopped")
+
+
 # -- time ------------------------------------------------------------------------------------------------------------------------
 
 
