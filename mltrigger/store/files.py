@@ -6,6 +6,8 @@ import contextlib
 import os
 import sqlite3
 import stat
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +20,42 @@ from mltrigger.store.schema import check
 _HEADER = b"SQLite format 3\x00"
 
 
-def prepare_file(path: Path) -> None:
+File = tuple[int, int]
+"""Which file it is, by whatever name: device and inode."""
+
+# A process that closes any handle of a file loses all POSIX locks it has on it (https://sqlite.org/howtocorrupt.html, 2.2): other
+# processes would take a store that is open here for closed, and remove its write-ahead log. Hence this one thing of the process.
+_open_here: Counter[File] = Counter()
+_guard = threading.Lock()
+
+
+def open_file(path: Path) -> File:
+    """Create the file, or check the one that is there, unless it is open here already; to be given back with :func:`release_file`."""
+    with _guard:
+        if _which(path) not in _open_here:
+            _prepare(path)
+        file = _which(path)
+        _open_here[file] += 1
+        return file
+
+
+def release_file(file: File) -> None:
+    """Say that a store of this process has closed its connections to *file*."""
+    with _guard:
+        _open_here[file] -= 1
+        if not _open_here[file]:
+            del _open_here[file]
+
+
+def _which(path: Path) -> File:
+    try:
+        status = path.lstat()
+    except OSError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def _prepare(path: Path) -> None:
     """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
     if not path.parent.is_dir():
         raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store.files import file_lock, prepare_file
+from mltrigger.store.files import file_lock, open_file, release_file
 from mltrigger.store.schema import migrate
 from mltrigger.store.transaction import Reader, Row, Transaction
 
@@ -56,8 +56,7 @@ class SqliteStore:
         self._waiting = 0
         self._cohort: _Cohort | None = None
         self._checkpoint_at = CHECKPOINT_CHANGES
-        if path is not None:
-            prepare_file(path)
+        self._file = open_file(path) if path is not None else None
         self._engine = _engine(path, readers=False, sleep=sleep)
         self._readers = _engine(path, readers=True, sleep=sleep) if path is not None else None
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -131,6 +130,8 @@ class SqliteStore:
             self._engine.dispose()
             if self._readers is not None:
                 self._readers.dispose()
+            if self._file is not None:
+                release_file(self._file)
 
     def _check(self) -> None:
         if self._closed:
