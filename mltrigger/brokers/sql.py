@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from mltrigger.brokers import binding, publishing
@@ -137,13 +138,21 @@ class SqlBroker:
         self._wakeup.notify_here(f"ready:{subscription.id}")
 
     def _claim(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
-        now_us, worker_id = self._clock.now_us(), self._worker_id()
-        if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
-            self._swept[subscription.id] = now_us
-            self._sweep(subscription, now_us)
-        lease_us = int(subscription.policy.lease * 1e6)
+        asked_s, now_us = time.monotonic(), self._clock.now_us()
+        try:
+            if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
+                self._swept[subscription.id] = now_us
+                self._sweep(subscription, now_us)
+            return self._lease(subscription, max_events)
+        finally:
+            if _waited(asked_s):  # leases ran out that nobody could extend: let those who hold them come first
+                self._swept[subscription.id] = self._clock.now_us()
+
+    def _lease(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
+        lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
         # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
         with self._store.transaction(durable=False) as transaction:
+            now_us = self._clock.now_us()  # here, after the wait for the store: or the lease might be over as it begins
             rows = transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events})
             transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
             until_us = now_us + lease_us
@@ -156,7 +165,10 @@ class SqlBroker:
         at = {"s": subscription.id, "now": now_us}
         if not self._store.read(_SELECT_EXPIRED + " LIMIT 1", at):
             return
+        asked_s = time.monotonic()
         with self._store.transaction() as transaction:
+            if _waited(asked_s):
+                return
             rows = transaction.query(_SELECT_EXPIRED, at)
             transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
             again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
@@ -180,8 +192,8 @@ class SqlBroker:
 
     def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
         """Hold the leases for *lease_s* from now; return those that were already lost."""
-        until_us = self._clock.now_us() + int(lease_s * 1e6)
         with self._store.transaction(durable=False) as transaction:
+            until_us = self._clock.now_us() + int(lease_s * 1e6)  # here: it may have waited for the store
             rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
                 return []
@@ -233,6 +245,11 @@ class SqlBroker:
         else:
             with self._store.transaction() as transaction:
                 yield transaction
+
+
+def _waited(since_s: float) -> bool:
+    """Whether the store did not answer for so long, since the monotonic time *since_s*, that leases ran out meanwhile."""
+    return time.monotonic() - since_s > SWEEP_US / 1e6
 
 
 def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
