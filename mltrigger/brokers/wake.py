@@ -138,7 +138,10 @@ class SocketWakeup(Wakeup):
         with self._guard:
             if self._socket is not None:
                 return
-            own = _datagram_socket()
+            try:
+                own = _datagram_socket()
+            except OSError:
+                return  # no file handle is free: the next wait tries again
             path = self._folder / f"{os.getpid()}-{secrets.token_hex(4)}"
             try:
                 assert own is not None  # noqa: S101

@@ -18,7 +18,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store.files import file_lock, open_file, release_file
 from mltrigger.store.schema import migrate
-from mltrigger.store.transaction import Reader, Row, Transaction
+from mltrigger.store.transaction import Row, Transaction
 
 BUSY_S = 30.0
 """How long a writer waits for another process before it gives up with StoreError."""
@@ -51,9 +51,7 @@ class SqliteStore:
         self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
         self._level = ""
         self._lock = threading.Lock()
-        self._owner: int | None = None
-        self._counter = threading.Lock()
-        self._waiting = 0
+        self._waiting: set[Transaction] = set()
         self._cohort: _Cohort | None = None
         self._checkpoint_at = CHECKPOINT_CHANGES
         self._file = open_file(path) if path is not None else None
@@ -75,16 +73,26 @@ class SqliteStore:
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Transaction]:
         """Begin a write transaction; see :class:`~mltrigger.store.transaction.Store`."""
-        cohort = self._join(durable)
         transaction = Transaction(self, self._raw)
+        self._check()
         try:
-            yield transaction
-        except BaseException as error:
-            self._undo(cohort)
-            if isinstance(error, sqlite3.Error):
-                raise self._failed(error) from error
-            raise
-        self._finish(cohort)
+            # Ctrl-C may come between any two steps: what is held is let go of by ``with``, ``except`` and ``finally``, never by a line.
+            self._waiting.add(transaction)
+            with self._lock:
+                self._waiting.discard(transaction)
+                self._check()
+                try:
+                    cohort = self._join(durable)
+                    yield transaction
+                    self._leave(cohort)
+                except BaseException:
+                    self._undo()
+                    raise
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+        finally:
+            self._waiting.discard(transaction)
+        self._await(cohort)
         transaction.committed()
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
@@ -98,26 +106,7 @@ class SqliteStore:
                 driver: Any = connection.connection.driver_connection
                 rows: list[Row] = driver.execute(sql, parameters or {}).fetchall()
                 return rows
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-
-    @contextlib.contextmanager
-    def snapshot(self) -> Iterator[Reader]:
-        """Begin a look at one moment; see :class:`~mltrigger.store.transaction.Store`."""
-        self._check()
-        try:
-            if self._readers is None:
-                with self._lock:
-                    yield Transaction(self, self._raw)
-                return
-            with self._readers.connect() as connection:
-                driver: Any = connection.connection.driver_connection
-                driver.execute("BEGIN")
-                try:
-                    yield Transaction(self, driver)
-                finally:
-                    driver.execute("ROLLBACK")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
             raise self._failed(error) from error
 
     def close(self) -> None:
@@ -139,36 +128,18 @@ class SqliteStore:
         if os.getpid() != self._pid:
             raise StoreError("this bus was opened before a fork; SQLite connections must not be shared: call mt.connect(…) in the child")
 
-    def _failed(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(f"store {self.description}: {error}")
+    def _failed(self, error: Exception) -> StoreError:
+        return StoreError(f"store {self.description}: {getattr(error, 'orig', error)}")
 
     # -- group commit ---------------------------------------------------------------------------------------------------------
 
     def _join(self, durable: bool) -> _Cohort:
-        """Return with the write lock held, inside a transaction: an own one, or a savepoint of the one that is open."""
-        self._check()
-        if self._owner == threading.get_ident():
-            raise RuntimeError("a transaction inside a transaction of the same thread would wait for itself for ever: pass the unit on")
-        with self._counter:
-            self._waiting += 1
-        try:
-            self._lock.acquire()
-        finally:
-            with self._counter:
-                self._waiting -= 1
-        try:
-            self._check()
-            if self._cohort is None:
-                self._begin(durable)
-                self._cohort = _Cohort(durable)
-            else:
-                self._raw.execute("SAVEPOINT member")
-        except BaseException as error:
-            self._lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise self._failed(error) from error
-            raise
-        self._owner = threading.get_ident()
+        """Be inside a transaction: an own one, or a savepoint of the one that is open. The write lock is held, as in all that follows."""
+        if self._cohort is None:
+            self._begin(durable)
+            self._cohort = _Cohort(durable)
+        else:
+            self._raw.execute("SAVEPOINT member")
         return self._cohort
 
     def _begin(self, durable: bool) -> None:
@@ -177,42 +148,44 @@ class SqliteStore:
             self._raw.execute(f"PRAGMA synchronous={self._level}")
         _patiently(self._raw, "BEGIN IMMEDIATE", self._sleep)
 
-    def _finish(self, cohort: _Cohort) -> None:
-        """Make the work durable: commit, or leave that to a writer who is waiting to add to the same transaction."""
+    def _leave(self, cohort: _Cohort) -> None:
+        """Commit, or leave that to a writer who is waiting to add to the same transaction."""
+        if cohort.size:
+            self._raw.execute("RELEASE member")
+        cohort.size += 1
+        if not cohort.durable or not self._waiting or cohort.size >= _GROUP:
+            self._commit(cohort)
+        else:
+            cohort.leave_open()
+
+    def _await(self, cohort: _Cohort) -> None:
+        """Return when *cohort* is durable; the write lock is not held."""
         try:
-            if cohort.size:
-                self._raw.execute("RELEASE member")
-            cohort.size += 1
-            if not cohort.durable or self._waiting == 0 or cohort.size >= _GROUP:
-                self._commit(cohort)
-            else:
-                cohort.leave_open()
+            cohort.wait(0.005)
         finally:
-            self._owner = None
-            self._lock.release()
-        if not cohort.ended and not cohort.wait(0.005):
-            with self._lock:  # nobody came after all
-                if not cohort.ended:
-                    self._commit(cohort)
+            if not cohort.ended:
+                with self._lock:  # nobody came after all
+                    if not cohort.ended:
+                        self._commit(cohort)
         if cohort.error is not None:
             raise StoreError(f"store {self.description}: commit failed: {cohort.error}") from cohort.error
 
-    def _undo(self, cohort: _Cohort) -> None:
+    def _undo(self) -> None:
         """Roll back this writer only, if there are others in the transaction."""
-        try:
-            if not self._raw.in_transaction:  # SQLite itself rolled everything back: disk full, I/O error
+        cohort = self._cohort
+        if not self._raw.in_transaction:
+            if cohort is not None:  # SQLite itself rolled everything back: disk full, I/O error
                 self._end(cohort, sqlite3.OperationalError("the transaction was rolled back"))
-            elif cohort.size == 0:
-                self._raw.execute("ROLLBACK")
+        elif cohort is None or cohort.size == 0:
+            self._raw.execute("ROLLBACK")
+            if cohort is not None:
                 self._end(cohort)
-            else:
+        else:
+            with contextlib.suppress(sqlite3.OperationalError):  # Ctrl-C before the savepoint was there, or after its work was taken in
                 self._raw.execute("ROLLBACK TO member")
                 self._raw.execute("RELEASE member")
-                if self._waiting == 0:
-                    self._commit(cohort)
-        finally:
-            self._owner = None
-            self._lock.release()
+            if not self._waiting:
+                self._commit(cohort)
 
     def _commit(self, cohort: _Cohort) -> None:
         try:
@@ -222,6 +195,10 @@ class SqliteStore:
                 self._raw.execute("ROLLBACK")
             self._end(cohort, error)
             return
+        except BaseException:
+            if not self._raw.in_transaction:  # Ctrl-C, held back while the disk was waited for
+                self._end(cohort)
+            raise
         self._end(cohort)
         if self._raw.total_changes >= self._checkpoint_at:
             self._checkpoint()
@@ -238,7 +215,8 @@ class SqliteStore:
         """
         self._checkpoint_at = self._raw.total_changes + CHECKPOINT_CHANGES
         if self.location is not None:
-            with file_lock(Path(self.location + "-checkpoint")) as held, contextlib.suppress(sqlite3.Error):
+            # What was committed is safe without it: no handle left, or no room, is no reason to fail.
+            with contextlib.suppress(sqlite3.Error, OSError), file_lock(Path(self.location + "-checkpoint")) as held:
                 if held:
                     self._raw.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
@@ -273,8 +251,9 @@ class _Cohort:
         if self._done is not None:
             self._done.set()
 
-    def wait(self, timeout_s: float) -> bool:
-        return self._done is not None and self._done.wait(timeout_s)
+    def wait(self, timeout_s: float) -> None:
+        if self._done is not None:
+            self._done.wait(timeout_s)
 
 
 def _patiently(connection: Any, sql: str, sleep: Callable[[float], None]) -> None:
@@ -296,7 +275,8 @@ def _engine(path: Path | None, readers: bool, sleep: Callable[[float], None]) ->
         {"poolclass": StaticPool} if path is None or not readers else {"poolclass": QueuePool, "pool_size": 4, "max_overflow": 12}
     )
     url = sa.URL.create("sqlite", database=":memory:" if path is None else str(path))
-    arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 5.0, "cached_statements": 256}
+    # A writer waits in short steps, between which Ctrl-C and the end of the process are noticed.
+    arguments = {"check_same_thread": False, "isolation_level": None, "timeout": 5.0 if readers else 0.1, "cached_statements": 256}
     engine = sa.create_engine(url, connect_args=arguments, **options)
 
     @sa.event.listens_for(engine, "connect")
