@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import os
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ from mltrigger.store.transaction import Store
 from mltrigger.subscription import Subscription
 
 FIRE_TIMEOUT_S = 60.0
+_LAST_WORD_S = 0.5
+"""How long, after what runs had its time, the store may take to hear what is released."""
 _EXIT_DRAIN_S = 1.5
 """A kernel that is shut down has about 2.5 s between SIGTERM and SIGKILL; what does not end in time is released."""
 
@@ -97,12 +100,16 @@ class EventBus(Lookup):
         return self._closed
 
     def close(self, drain_s: float = DRAIN_S) -> None:
-        """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent."""
+        """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent.
+
+        It returns even when the store does not answer: what could not be recorded then is delivered again.
+        """
         if self._closed:
             return
         if os.getpid() != self._pid:
             self._closed = True  # a fork's copy: everything belongs to the parent
             return
+        self._store.give_up(time.monotonic() + drain_s + _LAST_WORD_S)
         self._engine.close(drain_s)
         self._closed = True
         self.wakeup.close()

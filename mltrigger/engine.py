@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.errors import StoreError
 from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.models.placement import Isolated
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("mltrigger")
 
 # A library never prints: whoever wants the log of the background configures the logger "mltrigger".
-logging.getLogger("mltrigger").addHandler(logging.NullHandler())
-logging.getLogger("mltrigger").addFilter(LogFilter())
+logger.addHandler(logging.NullHandler())
+logger.addFilter(LogFilter())
 
 FOLLOW_S = 1.0
 """How often listeners look whether their subscription was changed or ended by another process."""
@@ -102,7 +104,10 @@ class Engine:
         if listener is not None:
             listener.stop(drain_s)
             self._keeper.forget(listener)
-            self._registry.listening(listener.spec.id, self.worker_id, on=False)
+            try:
+                self._registry.listening(listener.spec.id, self.worker_id, on=False)
+            except StoreError:  # it has stopped all the same; the store will notice when this process is gone
+                logger.warning("subscription %s: the store did not answer when it was stopped", name)
 
     def _follow(self) -> None:
         """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
@@ -123,14 +128,15 @@ class Engine:
             logger.exception("following the registry failed; trying again")
 
     def close(self, drain_s: float) -> None:
-        """Stop everything: all listeners stop receiving first, then each may drain."""
+        """Stop everything: all listeners stop receiving first, then they drain, all of them within *drain_s*."""
+        end = time.monotonic() + drain_s
         self.watcher.stop()
         for listener in list(self._listeners.values()):
             listener.begin_stop()
         for listener in self._retired:
-            listener.stop(drain_s)
+            listener.stop(max(0.0, end - time.monotonic()))
         for name in list(self._listeners):
-            self.stop(name, drain_s)
+            self.stop(name, max(0.0, end - time.monotonic()))
         self._keeper.stop()
         self._workers.close()
 

@@ -6,6 +6,7 @@ import functools
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -98,14 +99,16 @@ class Listener:
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """Receive no more; release what has not begun, wait *drain_s* for what runs, then release that marked ``interrupted``."""
+        end = time.monotonic() + drain_s
         self.begin_stop()
+        self._recorder.give_up(end)
         for _ in range(int(max(drain_s, 5.0) / _NUDGE_S)):
             if not self._thread.is_alive() or threading.current_thread() is self._thread:
                 break
             self._thread.join(timeout=_NUDGE_S)
             self._broker.wake(self.spec)  # again: the first one may have come just before it began to wait
         with self._changed:
-            self._changed.wait_for(lambda: not self._active, timeout=drain_s)
+            self._changed.wait_for(lambda: not self._active, timeout=max(0.0, end - time.monotonic()))
             left = list(self._active)
         for work in left:
             if (remains := work.close()) is not None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -21,6 +23,7 @@ from mltrigger.work import Remains
 logger = logging.getLogger("mltrigger")
 
 OUTPUT_TYPE = "mltrigger.output"
+_HURRY_S = 0.2
 
 LOOP = Result(
     reason="recursion_limit",
@@ -61,6 +64,13 @@ class Recorder:
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._spec, self._broker, self._log, self._clock, self._uniform = spec, broker, log, clock, uniform
+        self._give_up_s = math.inf
+        self._hurry = threading.Event()
+
+    def give_up(self, at_s: float) -> None:
+        """Try nothing again after the monotonic time *at_s*: what is not recorded by then comes again when its lease is over."""
+        self._give_up_s = at_s
+        self._hurry.set()
 
     def ended(
         self,
@@ -104,6 +114,10 @@ class Recorder:
 
     def interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
         """Release what a stop or the end of the process cut off, the call under way as ``interrupted``; it is nobody's failure."""
+        if remains.called or remains.unbegun:
+            self._patiently(lambda: self._interrupt(remains, version))
+
+    def _interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
         now_us, size = self._clock.now_us(), len(remains.called)
         with self._log.unit() as unit:
             lost = self._broker.settle([Settlement(d, "release") for d in [*remains.called, *remains.unbegun]], unit)
@@ -148,17 +162,23 @@ class Recorder:
         return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="death" if died else "failure")
 
     def _patiently(self, action: Callable[[], object]) -> None:
-        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure."""
+        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure.
+
+        Only one who waits for the end, see :meth:`give_up`, makes it leave the event to whoever gets it next.
+        """
         pause_s = 0.0
         while True:
             try:
                 action()
-            except Closed:
-                return
-            except Exception:
+            except Exception as error:
+                if isinstance(error, Closed) or time.monotonic() >= self._give_up_s:
+                    logger.warning("subscription %s: stopped before the store answered (%s); events come again", self._spec.name, error)
+                    return
                 logger.exception("subscription %s: recording failed; trying again", self._spec.name)
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
-                threading.Event().wait(pause_s)
+                if self._hurry.wait(pause_s):
+                    pause_s = 0.0
+                    time.sleep(_HURRY_S)
             else:
                 return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import sqlite3
@@ -18,7 +19,7 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store.files import file_lock, open_file, release_file
 from mltrigger.store.schema import migrate
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import Reader, Row, Transaction
 
 BUSY_S = 30.0
 """How long a writer waits for another process before it gives up with StoreError."""
@@ -52,6 +53,8 @@ class SqliteStore:
         self._level = ""
         self._lock = threading.Lock()
         self._waiting: set[Transaction] = set()
+        self._give_up_s = math.inf
+        self._silent = False
         self._cohort: _Cohort | None = None
         self._checkpoint_at = CHECKPOINT_CHANGES
         self._file = open_file(path) if path is not None else None
@@ -109,10 +112,34 @@ class SqliteStore:
         except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
             raise self._failed(error) from error
 
+    def give_up(self, at_s: float) -> None:
+        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
+        self._give_up_s = at_s
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Begin a look at one moment; see :class:`~mltrigger.store.transaction.Store`."""
+        self._check()
+        try:
+            if self._readers is None:
+                with self._lock:
+                    yield Transaction(self, self._raw)
+                return
+            with self._readers.connect() as connection:
+                driver: Any = connection.connection.driver_connection
+                driver.execute("BEGIN")
+                try:
+                    yield Transaction(self, driver)
+                finally:
+                    driver.execute("ROLLBACK")
+        except (sqlite3.Error, sa.exc.SQLAlchemyError) as error:
+            raise self._failed(error) from error
+
     def close(self) -> None:
         """Close the connections; the last one of all processes removes the write-ahead log."""
         if self._closed or os.getpid() != self._pid:
             return
+        self.give_up(min(self._give_up_s, time.monotonic()))
         with self._lock:
             self._closed = True
             self._connection.close()
@@ -143,10 +170,16 @@ class SqliteStore:
         return self._cohort
 
     def _begin(self, durable: bool) -> None:
+        if self._silent:
+            raise sqlite3.OperationalError("database is locked, and about to be closed here")
         if self._level != self._levels[durable]:
             self._level = self._levels[durable]
             self._raw.execute(f"PRAGMA synchronous={self._level}")
-        _patiently(self._raw, "BEGIN IMMEDIATE", self._sleep)
+        try:
+            _patiently(self._raw, "BEGIN IMMEDIATE", self._sleep, lambda: self._give_up_s)
+        except sqlite3.OperationalError:
+            self._silent = time.monotonic() > self._give_up_s  # one that waited in vain speaks for all who come after
+            raise
 
     def _leave(self, cohort: _Cohort) -> None:
         """Commit, or leave that to a writer who is waiting to add to the same transaction."""
@@ -256,14 +289,17 @@ class _Cohort:
             self._done.wait(timeout_s)
 
 
-def _patiently(connection: Any, sql: str, sleep: Callable[[float], None]) -> None:
-    """Run *sql*, waiting for other processes up to ``BUSY_S``; SQLite's own wait does not cover a change of the journal mode."""
+def _patiently(connection: Any, sql: str, sleep: Callable[[float], None], give_up_s: Callable[[], float] = lambda: math.inf) -> None:
+    """Run *sql*, waiting for other processes up to ``BUSY_S``; SQLite's own wait does not cover a change of the journal mode.
+
+    It waits no longer than until the monotonic time that *give_up_s* returns, which may change meanwhile.
+    """
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
             connection.execute(sql)
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
+            if "locked" not in str(error) or time.monotonic() > min(deadline, give_up_s()):
                 raise
             sleep(random.uniform(0.001, 0.05))
         else:

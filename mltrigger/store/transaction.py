@@ -85,5 +85,8 @@ class Store(Protocol):
     def snapshot(self) -> AbstractContextManager[Reader]:
         """Begin a look at one moment: every query in the block sees the same state. Nothing else of the store may be used inside."""
 
+    def give_up(self, at_s: float) -> None:
+        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
+
     def close(self) -> None:
         """Release files and connections; idempotent."""
