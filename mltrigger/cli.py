@@ -71,14 +71,15 @@ def publish(given: argparse.Namespace) -> int:
 
 def worker(given: argparse.Namespace) -> int:
     """Deliver subscriptions whose models can be imported, until SIGTERM; 0 when it has drained."""
+    from mltrigger.worker import Worker, stop_on_signals
+
+    stopping = stop_on_signals()  # before what takes its time
     from mltrigger.listener import DRAIN_S
     from mltrigger.urls import connect
-    from mltrigger.worker import Worker, stop_on_signals
 
     sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
     bus = connect(given.url)
-    work = Worker(bus, given.subscription or (), _say)
-    stop_on_signals(work)
+    work = Worker(bus, given.subscription or (), _say, stopping)
     _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
     work.run(until_idle=given.until_idle)
     _say("draining")

@@ -30,29 +30,27 @@ class Worker:
         Names to take; empty means all.
     say : callable
         What is told to whoever started the worker, a line at a time.
+    stopping : threading.Event
+        Ends :meth:`run` when somebody sets it.
     """
 
-    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None]) -> None:
+    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None], stopping: threading.Event) -> None:
         self._bus, self._only = bus, frozenset(only)
         self._say = say
         self._taken: dict[str, SubscriptionSpec] = {}
         self._left: dict[str, str] = {}
-        self._stop = threading.Event()
-
-    def stop(self) -> None:
-        """Let :meth:`run` return; may be called from a signal handler."""
-        self._stop.set()
+        self._stopping = stopping
 
     def run(self, until_idle: bool = False) -> None:
-        """Deliver until :meth:`stop`, or until nothing is open any more."""
-        while not self._stop.is_set():
+        """Deliver until somebody stops it, or until nothing is open any more."""
+        while not self._stopping.is_set():
             try:
                 self.look()
                 if until_idle and self._bus.wait(LOOK_S, progress=False):
                     return
             except StoreError as error:
                 self._say(one_line(f"the store does not answer, trying again: {error}"))
-            self._stop.wait(LOOK_S)
+            self._stopping.wait(LOOK_S)
 
     def look(self) -> None:
         """Take what is new or was changed, let go of what is gone."""
@@ -86,12 +84,14 @@ class Worker:
             self._say(one_line(f"{name}: left to others: {why}"))
 
 
-def stop_on_signals(worker: Worker) -> None:
-    """Let SIGTERM and SIGINT end *worker* in order: it drains. A second one ends the process at once."""
+def stop_on_signals() -> threading.Event:
+    """Return an event that SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at once."""
+    stopping = threading.Event()
 
     def stop(signum: int, _: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_DFL)
-        worker.stop()
+        stopping.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, stop)
+    return stopping

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,7 +50,12 @@ def home(tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 def start(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mltrigger", "worker", "--url", "sqlite:///bus.db", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": _path()})
+    worker = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": _path()}
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline().startswith("worker on ")
+    return worker
 
 
 def _path() -> str:
@@ -109,7 +115,7 @@ def test_worker_notices_what_is_subscribed_changed_and_unsubscribed(home: Path) 
 
     said: list[str] = []
     with mt.connect("sqlite:///bus.db") as bus, mt.connect("sqlite:///bus.db") as other:
-        worker = Worker(other, (), said.append)
+        worker = Worker(other, (), said.append, threading.Event())
         worker.look()
         bus.subscribe("numbers", some_models.double, listen=False)
         worker.look()
@@ -224,8 +230,6 @@ def test_memory_limit_makes_a_greedy_call_fail_alone() -> None:
 
 
 def test_model_that_cannot_be_sent_to_a_process_is_refused_at_subscribe() -> None:
-    import threading
-
     lock = threading.Lock()
 
     def locked(n: int) -> int:

@@ -52,6 +52,7 @@ class SqliteStore:
         self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
         self._level = ""
         self._lock = threading.Lock()
+        self._owner: int | None = None
         self._waiting: set[Transaction] = set()
         self._give_up_s = math.inf
         self._silent = False
@@ -78,6 +79,8 @@ class SqliteStore:
         """Begin a write transaction; see :class:`~mltrigger.store.transaction.Store`."""
         transaction = Transaction(self, self._raw)
         self._check()
+        if self._owner == threading.get_ident():
+            raise RuntimeError("a transaction inside one of the same thread would wait for itself for ever: pass the unit on")
         try:
             # Ctrl-C may come between any two steps: what is held is let go of by ``with``, ``except`` and ``finally``, never by a line.
             self._waiting.add(transaction)
@@ -85,12 +88,15 @@ class SqliteStore:
                 self._waiting.discard(transaction)
                 self._check()
                 try:
+                    self._owner = threading.get_ident()
                     cohort = self._join(durable)
                     yield transaction
                     self._leave(cohort)
                 except BaseException:
                     self._undo()
                     raise
+                finally:
+                    self._owner = None
         except sqlite3.Error as error:
             raise self._failed(error) from error
         finally:
