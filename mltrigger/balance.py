@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mltrigger.brokers.publishing import passes
+from mltrigger.brokers.publishing import Seen
 from mltrigger.store.log import ARCHIVED, archived
 from mltrigger.store.revisions import History, Period, histories
 from mltrigger.store.transaction import Reader, Row, Store
@@ -83,7 +83,7 @@ def _balance(reader: Reader, history: History, ended: dict[tuple[int, str], int]
         published += reader.query(_COUNT, _of(history, period))[0][0]
         left = unaccounted(reader, history, period)
         nowhere += len(left)
-        missing += [row[0] for row in left if passes(period.filter, *archived(row[:-1]))]
+        missing += [row[0] for row in left if Seen(*archived(row[:-1])).passes(period.filter)]
     filtered = nowhere - len(missing)
     succeeded, dead, skipped = (ended.get((history.id, outcome), 0) for outcome in ("succeeded", "dead", "skipped"))
     somewhere = reader.query(_ANYWHERE, {"s": history.id})[0][0]

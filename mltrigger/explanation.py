@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mltrigger.balance import unaccounted
-from mltrigger.brokers.publishing import body_of, passes
+from mltrigger.brokers.publishing import Seen
 from mltrigger.brokers.sql import MAX_EVENT_BYTES
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
-from mltrigger.events import Event, attributes_of, encode_data
+from mltrigger.events import Event, encode_data
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.log import ARCHIVED, archived
 from mltrigger.store.registry import ALIVE_US
@@ -73,8 +73,8 @@ def skipped(store: Store, subscription: str, limit: int | None) -> list[Row]:
         for period in history.periods:
             if period.bound and period.filter is not None:
                 for row in unaccounted(reader, history, period):
-                    event, raw, media_type = archived(row[:-1])
-                    clauses = [s for s in _filter(period.filter, event, raw, media_type) if s.ok is False]
+                    event = archived(row[:-1]).event
+                    clauses = [s for s in _filter(period.filter, Seen(*archived(row[:-1]))) if s.ok is False]
                     detail = "; ".join(f"{s.step}: {s.detail}" for s in clauses)
                     rows.append((row[0], event.id, event.source, event.type, event.subject, "filtered", detail, row[-1]))
     rows.sort(key=lambda row: row[0])
@@ -86,19 +86,19 @@ def _repeated(times: int, differing: int) -> str:
 
 
 def _before(reader: Reader, history: History, event: Event, now_us: int) -> Iterator[Step]:
-    raw, media_type = encode_data(event, MAX_EVENT_BYTES)
+    seen = Seen(event, *encode_data(event, MAX_EVENT_BYTES))
     period = history.periods[-1]
     yield Step("published", None, f"not yet; what would happen on {history.topic!r}")
     yield Step("subscribed", period.bound, "yes" if period.bound else "unsubscribed")
-    yield from _filter(period.filter, event, raw, media_type)
-    due = period.bound and passes(period.filter, event, raw, media_type)
+    yield from _filter(period.filter, seen)
+    due = period.bound and seen.passes(period.filter)
     if due:
         yield from _delivering(reader, history, now_us)
     yield Step("outcome", due, "would be delivered" if due else "would not be delivered")
 
 
 def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[Step]:
-    event, raw, media_type = archived(row[:-2])
+    seen = Seen(*archived(row[:-2]))
     seq, published_us, topic = row[0], row[-2], row[-1]
     of = {"seq": seq, "s": history.id}
     yield Step("published", True, f"on {topic!r} at {_time(published_us)}, number {seq} of the archive")
@@ -112,8 +112,8 @@ def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[
             "subscribed", bound, "when it was published" if bound else "not when it was published: it had not begun, or was unsubscribed"
         )
         if period is not None and bound:
-            yield from _filter(period.filter, event, raw, media_type)
-            due = passes(period.filter, event, raw, media_type)
+            yield from _filter(period.filter, seen)
+            due = seen.passes(period.filter)
     yield from _sent_again(reader, of)
     attempts = reader.query(_ATTEMPTS, of)
     yield from (_attempt(*attempt) for attempt in attempts)
@@ -136,22 +136,20 @@ def _outcome(attempts: list[tuple[str, str | None]], is_open: bool, due: bool, s
     return Step("outcome", False, "skipped: filtered" if subscribed else "never due to this subscription")
 
 
-def _filter(policy: FilterPolicy | None, event: Event, raw: bytes, media_type: str | None) -> Iterator[Step]:
+def _filter(policy: FilterPolicy | None, seen: Seen) -> Iterator[Step]:
     if policy is None:
         yield Step("filter", True, "none: every event of the topic is delivered")
         return
-    body = body_of(raw, media_type)
-    if policy.scope == "MessageBody" and body is None:
+    if policy.scope == "MessageBody" and seen.body is None:
         yield Step("filter", False, "not_json: the filter looks at the body, which is not JSON")
         return
-    for clause in policy.explain(attributes_of(event), body):
+    for clause in policy.explain(seen.attributes, seen.body):
         yield Step(f"filter {clause.path}", clause.ok, f"{clause.condition}, found {clause.found}")
-    if (
-        policy.scope == "MessageAttributes"
-        and isinstance(body, dict)
-        and (named := json.loads(policy.to_json()).keys() & body.keys() - attributes_of(event).keys())
-    ):
-        yield Step("filter", None, f"{', '.join(sorted(named))} is in the body, and this filter looks at attributes: filter_scope='body'")
+    if policy.scope == "MessageAttributes" and isinstance(seen.body, dict):
+        elsewhere = json.loads(policy.to_json()).keys() & seen.body.keys() - seen.attributes.keys()
+        if elsewhere:
+            named = ", ".join(sorted(elsewhere))
+            yield Step("filter", None, f"{named} is in the body, and this filter looks at attributes: filter_scope='body'")
 
 
 def _repeats(reader: Reader, of: dict[str, int]) -> Iterator[Step]:

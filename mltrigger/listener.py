@@ -13,7 +13,7 @@ from typing import Literal
 from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
-from mltrigger.errors import Closed, NotFound
+from mltrigger.errors import Closed, InvalidModel, NotFound
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
@@ -132,7 +132,7 @@ class Listener:
             try:
                 self._receive_once()
                 pause_s = 0.0
-            except NotFound:
+            except (NotFound, InvalidModel):
                 self.state, pause_s = "waiting for the model", 1.0
             except Closed:
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mltrigger.brokers.base import Sending, SubscriptionSpec
-from mltrigger.brokers.publishing import INSERT_READY, passes
+from mltrigger.brokers.publishing import INSERT_READY, Seen
 from mltrigger.store.log import ARCHIVED, archived
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Transaction
@@ -89,7 +89,7 @@ def bind(transaction: Transaction, subscription: SubscriptionSpec, from_start: b
             transaction.execute(_READY_FROM_START, row)
         else:
             found = transaction.query(f"SELECT {ARCHIVED} {_NOT_ENDED}", row)
-            some = [(now_us, subscription.name, f[0]) for f in found if passes(policy, *archived(f))]
+            some = [(now_us, subscription.name, f[0]) for f in found if Seen(*archived(f)).passes(policy)]
             transaction.execute_many(f"{_READY_FROM_START} AND e.seq = :seq", some)
         if known:
             reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, of := {"s": known[0][0], "worker_id": worker_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -80,25 +81,40 @@ def publish(transaction: Transaction, topic: str, encoded: Sequence[Encoded], no
     return Published(receipts, frozenset(row[0] for row in ready))
 
 
-def passes(policy: FilterPolicy | None, event: Event, raw: bytes, media_type: str | None) -> bool:
-    """Whether a subscription with this filter gets the event."""
-    if policy is None:
-        return True
-    if policy.scope == "MessageAttributes":
-        return policy.matches_attributes(attributes_of(event))
-    return policy.matches_body(body_of(raw, media_type))
+class Seen:
+    """An event as filters see it: taken apart once, and only if one of them asks.
 
+    Parameters
+    ----------
+    event, raw, media_type
+        The event, its data as bytes, and their media type.
+    """
 
-def body_of(raw: bytes, media_type: str | None) -> Any:
-    """Return the data as a subscriber in another language would read it: plain JSON; ``None`` for what is not JSON, which never matches."""
-    return json.loads(raw) if is_json(media_type) else None
+    def __init__(self, event: Event, raw: bytes, media_type: str | None) -> None:
+        self._event, self._raw, self._media_type = event, raw, media_type
+
+    @functools.cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The context attributes by name."""
+        return attributes_of(self._event)
+
+    @functools.cached_property
+    def body(self) -> Any:
+        """The data as a subscriber in another language would read it: plain JSON; ``None`` for what is not JSON, which never matches."""
+        return json.loads(self._raw) if is_json(self._media_type) else None
+
+    def passes(self, policy: FilterPolicy | None) -> bool:
+        """Whether a subscription with this filter gets the event."""
+        if policy is None:
+            return True
+        return policy.matches_attributes(self.attributes) if policy.scope == "MessageAttributes" else policy.matches_body(self.body)
 
 
 def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Sequence[_Bound]]:
     """Return for each event the subscriptions that get it."""
     if all(b.policy is None for b in bound):
         return [bound] * len(encoded)
-    return [[b for b in bound if passes(b.policy, *e)] for e in encoded]
+    return [[b for b in bound if seen.passes(b.policy)] for seen in (Seen(*e) for e in encoded)]
 
 
 def _receipts(
