@@ -142,6 +142,8 @@ def __getattr__(name: str) -> Any:
         function = _of_the_default_bus(name)
         globals()[name] = function
         return function
+    if name == "testing":
+        return importlib.import_module("mltrigger.testing")
     raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
 
 

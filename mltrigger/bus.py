@@ -69,6 +69,8 @@ class EventBus(Lookup):
         self._pid = os.getpid()
         self._resolver = Resolver(self.registry.resolve, clock)
         self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
+        if (tell := getattr(clock, "tell", None)) is not None:
+            tell(self._engine.wake)
         self._guard = threading.Lock()
         atexit.register(self._at_exit)
 

@@ -62,7 +62,7 @@ class Engine:
     ) -> None:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish)
-        self._registry = registry
+        self._registry, self._broker = registry, broker
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
@@ -108,6 +108,11 @@ class Engine:
                 self._registry.listening(listener.spec.id, self.worker_id, on=False)
             except StoreError:  # it has stopped all the same; the store will notice when this process is gone
                 logger.warning("subscription %s: the store did not answer when it was stopped", name)
+
+    def wake(self) -> None:
+        """Let every listener here look again: time has passed that nobody waited for."""
+        for listener in list(self._listeners.values()):
+            self._broker.wake(listener.spec)
 
     def _follow(self) -> None:
         """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""

@@ -1,8 +1,14 @@
-"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for."""
+"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for; models that fail on purpose."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
 
 _START_US = 1_790_000_000_000_000
 
@@ -10,11 +16,13 @@ _START_US = 1_790_000_000_000_000
 class SimulatedClock:
     """A clock that stands still until it is told to advance.
 
-    Pass it to ``mt.connect("memory://", clock=…)``: leases expire and delays end when the test says so, in no time at all.
+    Pass it to ``mt.connect("memory://", clock=…)``: backoff, leases, dead letters and retention of 14 days pass when the test says so, in
+    no time at all, through the same code. :func:`settle` tells it for you.
     """
 
     def __init__(self, start_us: int = _START_US) -> None:
         self._now_us = start_us
+        self._told: list[Callable[[], None]] = []
         self._guard = threading.Lock()
 
     def now_us(self) -> int:
@@ -22,6 +30,66 @@ class SimulatedClock:
         return self._now_us
 
     def advance(self, s: float) -> None:
-        """Let *s* seconds pass."""
+        """Let *s* seconds pass; whoever waits for a moment looks again."""
         with self._guard:
             self._now_us += int(s * 1e6)
+        for told in list(self._told):
+            told()
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call *told* whenever time has passed; a bus asks for this."""
+        self._told.append(told)
+
+
+class Failing:
+    """A model that fails a number of times, and then answers with what it was given.
+
+    Parameters
+    ----------
+    times : int
+        How many calls fail.
+    error : Exception
+        What they raise; ``mt.Retry`` and ``mt.Reject`` are signals, everything else is a failure.
+    """
+
+    __name__ = "failing"
+
+    def __init__(self, times: int = 1, error: Exception | None = None) -> None:
+        self.calls = 0
+        self._times, self._error = times, error or ValueError("failing on purpose")
+
+    def __call__(self, data: Any) -> Any:
+        """Fail, or return *data*."""
+        self.calls += 1
+        if self.calls <= self._times:
+            raise self._error
+        return data
+
+
+def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> None:
+    """Let *bus* work until every subscription that is delivered has nothing left to do; time passes only while nothing runs.
+
+    Parameters
+    ----------
+    bus, clock
+        The bus that was connected with this clock.
+    timeout_s : float
+        Real seconds after which it is taken for stuck.
+
+    Raises
+    ------
+    TimeoutError
+        When something is still open then; the message says where.
+    """
+    end_s = time.monotonic() + timeout_s
+    while True:
+        depths = {
+            spec.name: bus.broker.depth(spec) for spec in bus.registry.subscriptions() if bus.listener_state(spec.name) == "listening"
+        }
+        if not any(d.visible or d.delayed or d.in_flight for d in depths.values()):
+            return
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"still open after {timeout_s:g} s: " + ", ".join(f"{name}: {depth}" for name, depth in depths.items()))
+        if not any(d.visible or d.in_flight for d in depths.values()):
+            clock.advance(s=min(d.next_s for d in depths.values() if d.next_s is not None))
+        time.sleep(0.001)

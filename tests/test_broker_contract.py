@@ -1049,7 +1049,7 @@ def test_depth_counts_every_event_where_it_is(side: Side) -> None:
     side.publish("visible", "visible too")
     side.clock.advance(s=1)
 
-    assert side.broker.depth(spec) == Depth(visible=2, delayed=1, in_flight=1, dead=1, oldest_s=6.0)
+    assert side.broker.depth(spec) == Depth(visible=2, delayed=1, in_flight=1, dead=1, oldest_s=6.0, next_s=99.0)
 
 
 def test_depth_of_a_subscription_without_events_is_zero(side: Side) -> None:

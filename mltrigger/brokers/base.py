@@ -85,8 +85,9 @@ class Settlement(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Depth:
-    """How many events of a subscription are where; ``oldest_s`` is the age of the oldest one that is not settled.
+    """How many events of a subscription are where.
 
+    ``oldest_s`` is the age of the oldest one that is not settled, ``next_s`` the time until the first of the delayed ones is visible.
     ``dead`` are the dead letters that wait for somebody: those that were redriven or discarded are not among them.
     """
 
@@ -95,6 +96,7 @@ class Depth:
     in_flight: int
     dead: int
     oldest_s: float | None
+    next_s: float | None = None
 
 
 class Sending(NamedTuple):

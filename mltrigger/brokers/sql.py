@@ -226,16 +226,18 @@ class SqlBroker:
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
-        visible, delayed, in_flight, dead, oldest_us = self._store.read(
+        visible, delayed, in_flight, dead, oldest_us, next_us = self._store.read(
             "SELECT (SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us <= :now), "
             "(SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us > :now), "
             "(SELECT count(*) FROM lease WHERE subscription_id = :s), "
             "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), "
             "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM ready "
-            "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open))",
+            "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open)), "
+            "(SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND visible_us > :now)",
             at,
         )[0]
-        return Depth(visible, delayed, in_flight, dead, None if oldest_us is None else (at["now"] - oldest_us) / 1e6)
+        oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
+        return Depth(visible, delayed, in_flight, dead, oldest_s, None if next_us is None else (next_us - at["now"]) / 1e6)
 
     @contextlib.contextmanager
     def _within(self, unit: Unit | None) -> Iterator[Transaction]:
