@@ -123,10 +123,11 @@ def _receipts(
 ) -> list[Receipt]:  # fmt: skip
     """Return the receipts of events of which some were there before, or stand twice among them; note the repeats."""
     receipts: list[Receipt] = []
-    seen: set[int] = set()
+    seen: dict[int, Sequence[_Bound]] = {}
     for (event, raw, _), to in zip(encoded, to_whom, strict=True):
         seq, kept = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0]
         duplicate = seq <= base or seq in seen
+        to = seen.setdefault(seq, to)  # the first of them is what was delivered, whatever the others hold
         if seq <= base:
             to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate:
@@ -135,7 +136,6 @@ def _receipts(
             if differs:
                 warn(f"event {event.id!r} was published before with other data: the first stays, this one is not delivered")
         receipts.append(Receipt(event.id, seq, duplicate, tuple([b.name for b in to])))
-        seen.add(seq)
     return receipts
 
 
