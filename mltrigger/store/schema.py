@@ -253,13 +253,20 @@ ALTER TABLE subscription ADD COLUMN filter TEXT;
 ALTER TABLE subscription ADD COLUMN filter_scope TEXT;
 ALTER TABLE dead_letter ADD COLUMN discarded_us BIGINT;
 ALTER TABLE dead_letter ADD COLUMN discard_reason TEXT;
-INSERT INTO revision (subscription_id, from_seq, bound, made_us) SELECT id, since_seq, bound, created_us FROM subscription;
+INSERT INTO revision (subscription_id, from_seq, bound, made_us) SELECT id, coalesce((SELECT max(seq) FROM (
+  SELECT seq FROM event WHERE topic_id = s.topic_id AND seq > s.since_seq
+  EXCEPT SELECT seq FROM invocation WHERE subscription_id = s.id AND outcome IN ('succeeded', 'dead', 'skipped')
+  EXCEPT SELECT seq FROM ready WHERE subscription_id = s.id EXCEPT SELECT seq FROM lease WHERE subscription_id = s.id
+)), since_seq), bound, created_us FROM subscription s;
 ALTER TABLE subscription DROP COLUMN since_seq
 """
 
 
 def _filters_redrive_and_retention(connection: sa.Connection) -> None:
-    """Version 2: filters with their revisions, pausing, redrive, discarding, repeats, settings."""
+    """Version 2: filters with their revisions, pausing, redrive, discarding, repeats, settings.
+
+    Version 1 forgot what was open when a subscription was ended: one that was begun again has its right from after those events on.
+    """
     for statement in _FILTERS_REDRIVE_RETENTION.split(";"):
         connection.exec_driver_sql(statement)
 
