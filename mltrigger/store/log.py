@@ -86,6 +86,12 @@ ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET outcome = excluded.out
 WHERE invocation.outcome = 'abandoned'
 """
 
+# What an attempt that lost its lease finds: nothing when its event was pruned, else the outcome that was written for it, if any.
+_EARLIER = """
+SELECT i.outcome FROM event e LEFT JOIN invocation i ON i.seq = e.seq AND i.subscription_id = :s AND i.attempt = :attempt
+WHERE e.seq = :seq
+"""
+
 _TALLY = """
 INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:subscription_id, :worker_id, :outcome, :n)
 ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n
@@ -172,9 +178,23 @@ class Unit:
     def record(self, invocations: Sequence[Invocation]) -> None:
         """Write one row an attempt. An attempt that was taken for abandoned and ended after all is corrected in place."""
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
-        self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
+        late = [i for i in invocations if i.outcome == "stale"]
+        if late:
+            pruned = [i for i in late if not self._count_late(i.delivery, counts)]
+            invocations = [i for i in invocations if i not in pruned]
+        self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
         self.transaction.execute_many(_TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()])
+
+    def _count_late(self, delivery: Delivery, counts: Counter[tuple[int, Outcome]]) -> bool:
+        """Count a stale attempt once, whatever was written for it before; return whether its event is still there."""
+        s = delivery.subscription_id
+        earlier = self.transaction.query(_EARLIER, {"s": s, "seq": delivery.seq, "attempt": delivery.attempt})
+        if earlier == [("abandoned",)]:
+            counts[s, "abandoned"] -= 1
+        elif earlier != [(None,)]:
+            counts[s, "stale"] -= 1
+        return bool(earlier)
 
 
 class Log:
