@@ -10,7 +10,7 @@ from mltrigger.store.log import ARCHIVED, archived
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Transaction
 
-_KNOWN = "SELECT id, bound, filter, filter_scope FROM subscription WHERE name = :name"
+_KNOWN = "SELECT id, bound, filter, filter_scope, topic_id FROM subscription WHERE name = :name"
 _UPDATE = """
 UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy, emit_topic_id = :emit, filter = :filter,
   filter_scope = :scope, bound = 1 WHERE name = :name
@@ -82,7 +82,9 @@ def bind(transaction: Transaction, subscription: SubscriptionSpec, from_start: b
     known = transaction.query(_KNOWN, row)
     transaction.execute(_UPDATE if known else _INSERT, row)
     newly = not (known and known[0][1])
-    if newly or known[0][2:] != (row["filter"], row["scope"]):
+    if known and known[0][4] != row["topic_id"]:  # it had a right to events of another topic; what became of them counts as sent
+        transaction.execute("DELETE FROM revision WHERE subscription_id = :s", {"s": known[0][0]})
+    if newly or known[0][2:4] != (row["filter"], row["scope"]):
         transaction.execute(_REVISE, {**row, "from_start": int(newly and from_start)})
     if newly and from_start:
         if policy is None:
@@ -114,6 +116,8 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
 
 def send(transaction: Transaction, number: int, seqs: Sequence[int], sending: Sending, worker_id: int, now_us: int) -> list[int]:
     """Make archived events ready again for subscription *number*; return those that were neither open nor succeeded."""
+    if not transaction.query("SELECT 1 FROM subscription WHERE id = :s AND bound = 1", {"s": number}):
+        return []  # somebody unsubscribed it meanwhile: nobody would receive them, and a new binding would find them twice
     waiting: set[int] | None = None
     sent: list[int] = []
     for seq in dict.fromkeys(seqs):
