@@ -13,7 +13,7 @@ from mltrigger.store.transaction import Transaction
 _KNOWN = "SELECT id, bound, filter, filter_scope, topic_id FROM subscription WHERE name = :name"
 _UPDATE = """
 UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy, emit_topic_id = :emit, filter = :filter,
-  filter_scope = :scope, bound = 1 WHERE name = :name
+  filter_scope = :scope, paused = CASE WHEN bound = 1 THEN paused ELSE 0 END, bound = 1 WHERE name = :name
 """
 _INSERT = """
 INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filter, filter_scope, created_us, bound)

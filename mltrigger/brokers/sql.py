@@ -153,7 +153,7 @@ class SqlBroker:
         # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
         with self._store.transaction(durable=False) as transaction:
             now_us = self._clock.now_us()  # here, after the wait for the store: or the lease might be over as it begins
-            rows = transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events})
+            rows = _together(transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}))
             transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
             until_us = now_us + lease_us
             leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id) for r in rows]
@@ -247,6 +247,12 @@ class SqlBroker:
         else:
             with self._store.transaction() as transaction:
                 yield transaction
+
+
+def _together(rows: list[Row]) -> list[Row]:
+    """Return those of *rows*, oldest first, that are leased together: what was abandoned before is leased alone, so that it harms nobody."""
+    suspect = next((i for i, row in enumerate(rows) if row[4]), None)
+    return rows if suspect is None else rows[: max(1, suspect)]
 
 
 def _waited(since_s: float) -> bool:
