@@ -14,6 +14,7 @@ from pathlib import Path
 from mltrigger import codec
 from mltrigger._version import __version__
 from mltrigger.errors import InvalidEvent, MltriggerError
+from mltrigger.redact import one_line, redacted
 
 TUTORIAL_FOLDER = "mltrigger-tutorial"
 
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(given.run(given))
     except MltriggerError as error:
-        print(f"mltrigger: {error}", file=sys.stderr)
+        print(f"mltrigger: {one_line(redacted(str(error)))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -96,7 +97,7 @@ def doctor(given: argparse.Namespace) -> int:
         found = bus.doctor(given.subscription)
         balance = bus.audit()
     for severity, about, check, finding, advice in found.itertuples(index=False):
-        print(f"{severity!s:8}{about}: {check}: {finding}" + (f"\n        -> {advice}" if advice else ""))
+        print(one_line(f"{severity!s:8}{about}: {check}: {finding}") + (f"\n        -> {one_line(advice)}" if advice else ""))
     wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
     for name, missing, double, events in wrong.itertuples(index=False):
         print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
@@ -119,7 +120,7 @@ def copy_notebooks(folder: Path) -> Path:
 
 def _say(line: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # a reader who has gone must not end the worker
-        print(line, flush=True)
+        print(one_line(line), flush=True)
 
 
 def _json(text: str) -> object:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from mltrigger.redact import harmless
 from mltrigger.store.log import OUTCOMES, ROLES
 
 TIME = "datetime64[us, UTC]"
@@ -76,11 +77,22 @@ ENDED: dict[str, Any] = {
     "subject": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
 }  # fmt: skip
 
+_FOREIGN = frozenset(
+    {"subject", "data", "output", "error_type", "error", "traceback", "stdout", "detail", "description", "finding", "advice"}
+)
+"""Columns with text of publishers and models. JSON stays the same JSON; bytes are in ``raw`` as they came."""
+
 
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as microseconds since 1970."""
+    """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as microseconds since 1970.
+
+    What came from outside as text is written so that showing it can move no cursor and turn no line around.
+    """
     columns = list(schema)
     table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
+    for name in _FOREIGN.intersection(columns):
+        if not "".join(text for text in table[name] if isinstance(text, str)).isprintable():
+            table[name] = [harmless(text) if isinstance(text, str) else text for text in table[name]]
     return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)
 
 
