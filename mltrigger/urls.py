@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import urllib.parse
 from pathlib import Path
 
@@ -47,7 +48,9 @@ def connect(url: str | None = None, *, clock: Clock | None = None) -> EventBus:
             raise NotFound.of("option in the URL", name, ["durability"])
     if scheme == "memory" and not path:
         return EventBus(SqliteStore(None), clock or SystemClock(), Wakeup())
-    if scheme == "sqlite" and len(path) > 1:
+    if scheme == "sqlite" and path.startswith("/") and len(path) > 1:
         store = SqliteStore(Path(path[1:]), options.get("durability", "full"))
         return EventBus(store, clock or SystemClock(), SocketWakeup(store.location or ""))
-    raise StoreError(f"no broker for a URL that begins with {scheme[:20]!r}; known forms: {', '.join(_SCHEMES)}")
+    # Without a scheme it may be anything, a password included: it is not repeated.
+    begins = f"a URL that begins with {scheme!r}" if "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme) else "that URL"
+    raise StoreError(f"no broker for {begins}; known forms: {', '.join(_SCHEMES)}")
