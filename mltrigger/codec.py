@@ -89,6 +89,18 @@ def loads(text: str | bytes) -> Any:
     return value
 
 
+def repeated_key(raw: bytes) -> str | None:
+    """Return a key that stands twice in one object of JSON that :func:`loads` accepts; ``None`` when there is none."""
+    repeated: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        if len(pairs) != len(keys := {key for key, _ in pairs}):
+            repeated.append(next(key for key in keys if sum(key == other for other, _ in pairs) > 1))
+
+    json.loads(raw, object_pairs_hook=look)
+    return repeated[0] if repeated else None
+
+
 def loads_own(raw: bytes) -> Any:
     """Return the value of JSON that :func:`dumps` wrote: strict when it was written, so there is nothing to check but the tags."""
     text = raw.decode()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from mltrigger import codec
-from mltrigger.errors import EventTooLarge, InvalidEvent
+from mltrigger.errors import EventTooLarge, InvalidEvent, warn
 from mltrigger.identity import child_span, new_id
 from mltrigger.render import card, short
 
@@ -214,6 +214,8 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
         if is_json(media_type):
             codec.loads(raw)  # it says so: then it must be, before it is kept
+            if (key := codec.repeated_key(raw)) is not None:
+                warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
     else:
         raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
         if not is_json(media_type) and isinstance(event.data, str):

@@ -203,6 +203,8 @@ def _named_workers(table: pd.DataFrame) -> pd.DataFrame:
 def _us(at: datetime | None) -> int | None:
     if at is None:
         return None
+    if not isinstance(at, datetime):
+        raise InvalidEvent(f"since must be a datetime, got {short(at)}")
     if at.utcoffset() is None:
         raise InvalidEvent(f"since={at.isoformat()} is naive; give its zone, for example datetime.now(UTC)")
     return int(at.timestamp() * 1e6)

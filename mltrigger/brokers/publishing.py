@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -134,9 +135,16 @@ def _receipts(
             differs = bytes(kept) != raw
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
             if differs:
-                warn(f"event {event.id!r} was published before with other data: the first stays, this one is not delivered")
+                warn(
+                    f"event {event.id!r} was published before with other data: the first stays (sha256 {_hash(bytes(kept))}…), this one "
+                    f"is not delivered ({_hash(raw)}…)"
+                )
         receipts.append(Receipt(event.id, seq, duplicate, tuple([b.name for b in to])))
     return receipts
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]
 
 
 def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> Row:
