@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         VersionConflict,
     )  # fmt: skip
     from mltrigger.events import Event
+    from mltrigger.export import to_csv
     from mltrigger.models.describe import Model, model
     from mltrigger.models.version import ModelVersion
     from mltrigger.policy import DeliveryPolicy
@@ -63,7 +64,7 @@ _HOME = {
     "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelVersion": "models.version",
     "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors", "Receipt": "brokers.base",
     "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors", "Subscription": "subscription",
-    "VersionConflict": "errors", "connect": "urls", "model": "models.describe",
+    "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
@@ -76,7 +77,7 @@ __all__ = [
     "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "ObjectMissing",
     "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "audit", "close",
     "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "prune", "publish", "publish_batch",
-    "register", "retain", "subscribe", "subscriptions", "topic", "topics", "trace", "unsubscribe", "use",
+    "register", "retain", "subscribe", "subscriptions", "to_csv", "topic", "topics", "trace", "unsubscribe", "use",
 ]  # fmt: skip
 
 _default: EventBus | None = None

@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "render", "redact", "workers", "pace", "_version"},
+    {"errors", "clock", "render", "redact", "workers", "pace", "export", "_version"},
     {"names", "codec", "capture"},
     {"identity"},
     {"events"},
