@@ -78,7 +78,7 @@ ENDED: dict[str, Any] = {
 }  # fmt: skip
 
 _FOREIGN = frozenset(
-    {"subject", "data", "output", "error_type", "error", "traceback", "stdout", "detail", "description", "finding", "advice"}
+    {"subject", "data", "output", "error_type", "error", "traceback", "stdout", "detail", "description", "filter", "finding", "advice"}
 )
 """Columns with text of publishers and models. JSON stays the same JSON; bytes are in ``raw`` as they came."""
 

@@ -146,6 +146,7 @@ class SocketWakeup(Wakeup):
             try:
                 assert own is not None  # noqa: S101
                 own.bind(str(path))
+                path.chmod(0o600)
             except OSError:
                 if own is not None:
                     own.close()
