@@ -155,7 +155,8 @@ class Broker(Protocol):
     def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
         """Lease up to *max_events*, waiting at most *wait_s* seconds for the first one.
 
-        Each is hidden from other listeners for the policy's lease; one whose lease ran out comes again with a higher attempt.
+        Each is hidden from other listeners for the policy's lease; one whose lease ran out comes again with a higher attempt, and may come
+        alone.
         """
 
     def wake(self, subscription: SubscriptionSpec) -> None:

@@ -250,7 +250,7 @@ class SqlBroker:
 
 
 def _together(rows: list[Row]) -> list[Row]:
-    """Return those of *rows*, oldest first, that are leased together: what was abandoned before is leased alone, so that it harms nobody."""
+    """Return those of *rows*, oldest first, that are leased together; alone what was abandoned before, so that it harms nobody."""
     suspect = next((i for i, row in enumerate(rows) if row[4]), None)
     return rows if suspect is None else rows[: max(1, suspect)]
 
