@@ -691,6 +691,18 @@ def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(side: Side,
     assert (second.failures, second.abandoned) == (0, 1)
 
 
+def test_event_whose_lease_ran_out_comes_before_those_that_were_published_after_it(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    side.receive(spec)
+    side.clock.advance(s=1)
+    side.publish("b")
+
+    side.clock.advance(s=LEASE_S + 1)
+
+    assert other.ids(spec, 1) == ["a"]
+
+
 def test_attempt_that_never_ended_leaves_an_abandoned_row(side: Side) -> None:
     spec = side.bind()
     side.publish("a")

@@ -173,7 +173,8 @@ class SqlBroker:
             transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
             again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
             dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
-            transaction.execute_many(INSERT_READY, [(r[0], now_us, r[1], r[2], r[6], r[7] + 1) for r in again])
+            # In its old place: behind all that came meanwhile it would wait for the whole backlog once more.
+            transaction.execute_many(INSERT_READY, [(r[0], r[3], r[1], r[2], r[6], r[7] + 1) for r in again])
             transaction.execute_many(_INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
             record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
