@@ -542,6 +542,24 @@ def test_write_ahead_log_moves_into_the_file_by_and_by(store: SqliteStore, file:
     assert file.stat().st_size > before + 20 * CHECKPOINT_CHANGES
 
 
+def test_write_ahead_log_that_others_let_grow_moves_at_the_first_commit(
+    store: SqliteStore, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of processes that are killed again and again, none may ever make enough changes itself."""
+    with store.transaction() as transaction:
+        transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES // 2, "prefix": "t"})
+    before = file.stat().st_size
+    monkeypatch.setattr("mltrigger.store.sqlite.LOG_BYTES", 100_000)
+
+    second = SqliteStore(file)
+    with second.transaction() as transaction:
+        transaction.execute(MANY_TOPICS, {"n": 1, "prefix": "u"})
+    after = file.stat().st_size
+    second.close()
+
+    assert after > before + 10 * CHECKPOINT_CHANGES
+
+
 def test_only_one_process_at_a_time_moves_the_write_ahead_log(store: SqliteStore, file: Path) -> None:
     before = file.stat().st_size
     with Path(f"{file}-checkpoint").open("w") as lock:

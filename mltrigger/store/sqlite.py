@@ -25,6 +25,8 @@ BUSY_S = 30.0
 """How long a writer waits for another process before it gives up with StoreError."""
 CHECKPOINT_CHANGES = 20_000
 """Changed rows after which this process moves the write-ahead log into the database."""
+LOG_BYTES = 64 * 1024 * 1024
+"""Size of the write-ahead log above which a process that opens the store moves it into the database at its first commit."""
 _GROUP = 64
 
 
@@ -57,8 +59,9 @@ class SqliteStore:
         self._give_up_s = math.inf
         self._silent = False
         self._cohort: _Cohort | None = None
-        self._checkpoint_at = CHECKPOINT_CHANGES
         self._file = open_file(path) if path is not None else None
+        # What others left behind counts too: processes that never live long enough would let the log grow without end.
+        self._checkpoint_at = CHECKPOINT_CHANGES if _log_bytes(path) < LOG_BYTES else 0
         self._engine = _engine(path, readers=False, sleep=sleep)
         self._readers = _engine(path, readers=True, sleep=sleep) if path is not None else None
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
@@ -293,6 +296,14 @@ class _Cohort:
     def wait(self, timeout_s: float) -> None:
         if self._done is not None:
             self._done.wait(timeout_s)
+
+
+def _log_bytes(path: Path | None) -> int:
+    """Return the size of the write-ahead log; 0 where there is none."""
+    try:
+        return 0 if path is None else os.stat(f"{path}-wal").st_size  # noqa: PTH116 - the path with an ending of SQLite's own
+    except OSError:
+        return 0
 
 
 def _patiently(connection: Any, sql: str, sleep: Callable[[float], None], give_up_s: Callable[[], float] = lambda: math.inf) -> None:
