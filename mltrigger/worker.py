@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import signal
-import threading
 from collections.abc import Callable, Collection
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -19,6 +20,28 @@ LOOK_S = 1.0
 """How often the registry is asked for subscriptions that are new, changed or gone."""
 
 
+class Stop:
+    """What ends a worker. Unlike an Event it may be set by a signal handler that interrupts its own wait, at any point of it."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Let the worker end."""
+        self._is_set = True
+        self._wake.put(None)
+
+    def is_set(self) -> bool:
+        """Whether the worker shall end."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is set, at most *timeout_s*."""
+        with contextlib.suppress(queue.Empty):
+            self._wake.get(timeout=timeout_s)
+
+
 class Worker:
     """Takes subscriptions whose models are portable, and lets go of those that were unsubscribed.
 
@@ -30,11 +53,11 @@ class Worker:
         Names to take; empty means all.
     say : callable
         What is told to whoever started the worker, a line at a time.
-    stopping : threading.Event
+    stopping : Stop
         Ends :meth:`run` when somebody sets it.
     """
 
-    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None], stopping: threading.Event) -> None:
+    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None], stopping: Stop) -> None:
         self._bus, self._only = bus, frozenset(only)
         self._say = say
         self._taken: dict[str, SubscriptionSpec] = {}
@@ -84,9 +107,9 @@ class Worker:
             self._say(one_line(f"{name}: left to others: {why}"))
 
 
-def stop_on_signals() -> threading.Event:
-    """Return an event that SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at once."""
-    stopping = threading.Event()
+def stop_on_signals() -> Stop:
+    """Return what SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at once."""
+    stopping = Stop()
 
     def stop(signum: int, _: FrameType | None) -> None:
         signal.signal(signum, signal.SIG_DFL)
