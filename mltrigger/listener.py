@@ -274,6 +274,8 @@ class Listener:
             active = list(self._active)
         now_us = self._clock.now_us()
         for work in active:
+            if now_us - work.extended_us >= self.spec.policy.lease * 1e6:
+                work.restart(now_us)  # this process was stopped or starved: that time is nobody's failure
             running_s = work.running_s(now_us)
             if running_s > self.spec.policy.timeout_s + work.invoker.grace_s:
                 self._time_out(work)

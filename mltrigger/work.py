@@ -55,6 +55,12 @@ class Work(Generic[Answer]):
             self.started_us = now_us if called else None
             return called
 
+    def restart(self, now_us: int) -> None:
+        """Count the run time of the current call from now on."""
+        with self._lock:
+            if self.started_us is not None:
+                self.started_us = now_us
+
     def answered(self, answers: Sequence[Answer]) -> None:
         """Keep *answers* of the current call until they are recorded; forget them when the work was closed meanwhile."""
         with self._lock:

@@ -342,6 +342,28 @@ def test_listener_counts_the_calls_that_it_left_behind(parts: mt.EventBus, clock
     listener.stop(drain_s=0)
 
 
+def test_time_in_which_the_whole_process_was_stopped_is_not_a_timeout_of_the_model(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
+    def waits(_: object) -> str:
+        gate.wait()
+        return "answer"
+
+    listener = listener_of(parts, clock, waits, timeout_s=30, lease_s=60)
+    parts.publish("documents", 1)
+    listener.start()
+    assert gate.reached.wait(20)
+
+    clock.advance(s=90)  # nobody held the lease meanwhile: the keeper did not run either
+    assert listener.tick()
+    gate.open()
+    done(parts.subscription("waits"))
+
+    assert outcomes(parts.subscription("waits")) == ["succeeded"]
+    assert listener.leftover == 0
+    listener.stop()
+
+
 def test_heartbeat_holds_the_lease_of_every_event_that_is_not_settled(parts: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
     def waits(wanted: str) -> str:
         if wanted == "wait":
