@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,7 @@ def worker(given: argparse.Namespace) -> int:
     from mltrigger.listener import DRAIN_S
     from mltrigger.urls import connect
 
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
     bus = connect(given.url)
     work = Worker(bus, given.subscription or (), _say, stopping)

@@ -82,7 +82,7 @@ def redrive(broker: Broker, spec: SubscriptionSpec, keys: Sequence[DeadKey], dat
         sent = 0
         for first in range(0, len(keys), _BATCH):
             delay_s = sent / rate_per_s if rate_per_s else 0.0
-            sent += len(broker.send(spec, [key.seq for key in keys[first : first + _BATCH]], sending=Sending(rate_per_s, delay_s)))
+            sent += len(broker.send(spec, [key.seq for key in keys[first : first + _BATCH]], sending=Sending(rate_per_s, delay_s=delay_s)))
         return sent
     if len(keys) != 1:
         raise InvalidEvent(f"data= corrects one event, and {len(keys)} were chosen: name its event_id")

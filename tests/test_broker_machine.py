@@ -325,7 +325,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 place.abandoned += 1
                 died = place.abandoned >= MAX_ABANDONED
                 self.rows[seq, spec.id, place.attempt] = "dead" if died else "abandoned"
-                place.state, place.visible_us = "dead" if died else "ready", now_us
+                place.state = "dead" if died else "ready"  # in its old place
 
     @rule(w=st.integers(0, 1), lease_s=st.sampled_from([1.0, LEASE_S, 5 * LEASE_S]), data=st.data())
     @precondition(lambda self: any(worker.held for worker in self.workers))

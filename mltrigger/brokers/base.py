@@ -103,9 +103,9 @@ class Sending(NamedTuple):
     """How events are sent again: at most ``rate_per_s`` of them a second, the first after ``delay_s``, with other ``data`` if given."""
 
     rate_per_s: float | None = None
-    delay_s: float = 0.0
     data: bytes | None = None
     media_type: str | None = None
+    delay_s: float = 0.0
 
 
 AT_ONCE = Sending()

@@ -17,6 +17,8 @@ from mltrigger.store.transaction import Row, Store, Transaction
 
 ALIVE_US = 15_000_000
 """A worker that was not seen for this long is taken for gone."""
+_FORGOTTEN_US = 86_400_000_000
+_FORGET_DEAD = "DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :then)"
 _CLOCK_STEP_US = 1_000_000
 
 _SPECS = """
@@ -175,6 +177,7 @@ class Registry:
         now_us = self._clock.now_us()
         with self._store.transaction() as transaction:
             self._keep_clock(transaction)
+            transaction.execute(_FORGET_DEAD, {"then": now_us - _FORGOTTEN_US})
             return int(
                 transaction.query("INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id", {"now": now_us})[0][0]
             )
