@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SETUP  := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench notebooks clean
+.PHONY: help demo test lint format bench storm notebooks clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ format: $(VENV)/.installed-lint            ## let ruff rewrite what it can
 
 bench: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
 	$(BIN)/python -m benchmarks
+
+storm: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## end workers at random moments, beside huey: nothing may be lost or recorded twice
+	$(BIN)/python -m benchmarks.storm --seeds 5
 
 notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run the notebooks and save their outputs
 	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $$n || exit 1; done

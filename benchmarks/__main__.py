@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks import growth, latency, peers, start, throughput
 from benchmarks.harness import Options, facts, quiet
-from benchmarks.report import Report, Table, targets_table
+from benchmarks.report import Report, Table, kept, targets_table
 
 PARTS: dict[str, Callable[[Options], Report]] = {
     "throughput": throughput.run, "peers": peers.run, "latency": latency.run, "growth": growth.run, "start": start.run,
@@ -37,7 +37,7 @@ def main() -> int:
             print(f"== {name} failed, after {_since(began)}\n{traceback.format_exc()}", flush=True)
     print(f"{_since(started)} in all" + (f"; failed: {', '.join(failed)}" if failed else ""))
     if asked.write and not failed:
-        RESULTS.write_text(_markdown(machine, reports))
+        RESULTS.write_text(kept(RESULTS.read_text() if RESULTS.exists() else "", _markdown(machine, reports)))
         print(f"written: {RESULTS.name}")
     return 1 if failed else 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -66,6 +67,25 @@ class Report:
 
     def _tables(self) -> list[Table]:
         return [*self.tables, *([targets_table(self.targets)] if self.targets else [])]
+
+
+def kept(old: str, new: str) -> str:
+    """Return *new* with those sections of *old* appended that it does not have: other commands wrote them."""
+    named = _sections(new)
+    return "\n".join([new.rstrip("\n") + "\n", *[text for name, text in _sections(old).items() if name not in named]])
+
+
+def replaced(old: str, report: Report) -> str:
+    """Return *old* with the section of *report* in place of its former one, or at the end."""
+    head, *_ = re.split(r"^(?=## )", old, maxsplit=1, flags=re.MULTILINE)
+    sections = {**_sections(old), report.name: report.markdown()}
+    return "\n".join(text.rstrip("\n") + "\n" for text in [head, *sections.values()] if text.strip())
+
+
+def _sections(text: str) -> dict[str, str]:
+    """Return name -> text of the sections of a Markdown file: each begins with ``## name: title``."""
+    found = re.split(r"^(?=## )", text, flags=re.MULTILINE)[1:]
+    return {section[3:].partition("\n")[0].partition(":")[0]: section for section in found}
 
 
 def targets_table(targets: Sequence[Target]) -> Table:

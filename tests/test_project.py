@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TARGETS = ["help", "demo", "test", "lint", "bench"]
+TARGETS = ["help", "demo", "test", "lint", "bench", "storm"]
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")

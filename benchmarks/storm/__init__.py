@@ -1,0 +1,1 @@
+"""The kill storm: processes die at random moments, and the ledger says what became of every event."""
