@@ -83,6 +83,28 @@ _FOREIGN = frozenset(
 """Columns with text of publishers and models. JSON stays the same JSON; bytes are in ``raw`` as they came."""
 
 
+class Sentences(pd.DataFrame):
+    """A frame whose text is shown whole: what is cut off after 50 characters, as pandas does it, explains nothing."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+    def __repr__(self) -> str:
+        with pd.option_context("display.max_colwidth", None, "display.max_columns", None, "display.width", 1000):
+            return super().__repr__()
+
+    def _repr_html_(self) -> str | None:
+        with pd.option_context("display.max_colwidth", None):
+            html: str | None = super()._repr_html_()  # type: ignore[misc]  # the stubs do not know it
+            return html
+
+
+def sentences(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
+    """Return *rows* as :func:`frame` does, shown whole."""
+    return Sentences(frame(rows, schema))
+
+
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
     """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as microseconds since 1970.
 

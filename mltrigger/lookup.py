@@ -138,14 +138,14 @@ class Lookup:
         what = event.event_id if isinstance(event, Receipt) else event if isinstance(event, (str, Event)) else as_event(event)
         from mltrigger import frames
 
-        return frames.frame(explain(self._store, self._clock, what, subscription), frames.EXPLAIN)
+        return frames.sentences(explain(self._store, self._clock, what, subscription), frames.EXPLAIN)
 
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
         """Return the events that were not given to the model of a subscription, and why; see ``Subscription.skipped``."""
         self.spec(subscription)
         from mltrigger import frames
 
-        return frames.frame(skipped(self._store, subscription, limit), frames.SKIPPED)
+        return frames.sentences(skipped(self._store, subscription, limit), frames.SKIPPED)
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:
         """Return what to change and why, from measured run times and the policies: ``severity``, ``about``, ``check``, ``finding``,
@@ -154,7 +154,7 @@ class Lookup:
         found = self._doctor.bus() if subscription is None else self._doctor.subscription(self.spec(subscription))
         from mltrigger import frames
 
-        return frames.frame(found, frames.DOCTOR)
+        return frames.sentences(found, frames.DOCTOR)
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
         """Return outcome -> number of attempts of one subscription."""
