@@ -508,6 +508,6 @@ class FileMachine(BrokerMachine):
 
 
 TestMemory = BrokerMachine.TestCase
-TestMemory.settings = settings(max_examples=200, stateful_step_count=50, deadline=None, derandomize=True, database=None)
+TestMemory.settings = settings(max_examples=120, stateful_step_count=50, deadline=None, derandomize=True, database=None)
 TestFile = FileMachine.TestCase
 TestFile.settings = settings(max_examples=10, stateful_step_count=50, deadline=None, derandomize=True, database=None)

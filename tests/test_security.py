@@ -34,7 +34,7 @@ from mltrigger.models import child
 from mltrigger.redact import harmless, one_line, redacted
 from mltrigger.store import files, sqlite
 from mltrigger.store.transaction import Transaction
-from mltrigger.worker import Worker
+from mltrigger.worker import Stop, Worker
 
 PACKAGE = Path(mt.__file__).parent
 MARKUP = "<img src=x onerror=alert(1)></script></td>\"'"
@@ -161,7 +161,7 @@ def test_a_hostile_text_is_only_text_in_every_view(
     event = mt.Event(HOSTILE, type=PRINTABLE, source=PRINTABLE, subject=HOSTILE, extensions={"note": HOSTILE})
     dashboard = sub.dashboard(sample=event)
     bundle = dashboard._repr_mimebundle_()[0]
-    Worker(bus, (), cli._say).look()
+    Worker(bus, (), cli._say, Stop()).look()
     for command in (
         ["doctor"],
         ["publish", "pages", "--text", HOSTILE, "--subject", HOSTILE],
