@@ -24,6 +24,7 @@ from mltrigger.listener import DRAIN_S
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model, import_path
 from mltrigger.models.invoke import Invoker
+from mltrigger.models.placement import Isolated
 from mltrigger.models.portable import check_portable
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.version import ModelVersion, Selector
@@ -272,6 +273,11 @@ class EventBus(Lookup):
         spec = None if self._closed else self.registry.subscription(name)
         return "paused" if spec is not None and spec.id in self.registry.paused() else self._engine.state(name)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a model is being called in this process."""
+        return self._engine.busy
+
     # -- keep -----------------------------------------------------------------------------------------------------------------
 
     def retain(self, *, max_age_s: float | None = None, max_events: int | None = None) -> Retention:
@@ -295,11 +301,18 @@ class EventBus(Lookup):
         return self._resolver.of(spec.selector)()[1].model
 
     def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
-        """Call a version of the model with dead letters, in this thread; nothing is recorded or settled. See ``sub.dry_run``."""
+        """Call a version of the model with dead letters, where the policy says; nothing is recorded or settled. See ``sub.dry_run``."""
         found, invoker = self._chosen(spec, version)
         url = self.registry.sources().get(spec.topic)
         prepare = FolderSource(url).prepare if url is not None else _unchanged
-        return try_out(map(prepare, events_of(self.log, spec, keys, data)), found, invoker, self._clock)
+        events = map(prepare, events_of(self.log, spec, keys, data))
+        if spec.policy.isolation == "thread":
+            return try_out(events, found, invoker, self._clock)
+        isolated = Isolated(lambda: (found, invoker), spec.policy.timeout_s, spec.policy.memory_limit_mb)
+        try:
+            return try_out(events, *isolated(), self._clock)
+        finally:
+            isolated.close()
 
     def _chosen(self, spec: SubscriptionSpec, version: Any) -> tuple[ModelVersion, Invoker]:
         if version is None:
@@ -366,12 +379,16 @@ class EventBus(Lookup):
         return wait_until_idle(self.log, self.wakeup, self._engine.watcher, timeout_s, progress)
 
     def _warn_if_nobody_listens(self, topic: str, names: set[str]) -> None:
-        live = self.registry.live_listeners()
-        silent = [s.name for s in self.registry.subscriptions() if s.name in names and s.id not in live]
-        if not names:
+        live, paused = self.registry.live_listeners(), self.registry.paused()
+        known = [s for s in self.registry.subscriptions() if s.topic == topic]
+        if not known:
             warn(f"topic {topic!r} has no subscription: the events are kept, and nobody runs")
-        if silent:
+        elif not names:
+            warn(f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped() says why")
+        if silent := [s.name for s in known if s.name in names and s.id not in live]:
             warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
+        if held := [s.name for s in known if s.name in names and s.id in paused]:
+            warn(f"{', '.join(map(repr, held))} is paused: its events wait until sub.resume()")
 
     def _tidy(self) -> None:
         if self.registry.setting("retention") is not None:

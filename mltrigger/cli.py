@@ -93,9 +93,9 @@ def worker(given: argparse.Namespace) -> int:
 
 def doctor(given: argparse.Namespace) -> int:
     """Print what to change and why; 1 when something is an error."""
-    from mltrigger.urls import connect
+    from mltrigger.urls import connect, existing
 
-    with connect(given.url) as bus:
+    with connect(existing(given.url)) as bus:
         found = bus.doctor(given.subscription)
         balance = bus.audit()
     for severity, about, check, finding, advice in found.itertuples(index=False):

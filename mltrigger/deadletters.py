@@ -10,7 +10,7 @@ from mltrigger.capture import captured
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import Event, decode_data, encode_data, with_data
-from mltrigger.models.invoke import Invoker, Result
+from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.store.log import DeadKey, Log
 
@@ -63,7 +63,7 @@ def events_of(log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: A
             yield with_data(log.archived(key.seq).event, given)
 
 
-def try_out(events: Iterable[Event], version: ModelVersion, invoker: Invoker, clock: Clock) -> list[Trial]:
+def try_out(events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock) -> list[Trial]:
     """Call the model with each of *events* in this thread, without recording or settling anything."""
     trials = []
     for event in events:

@@ -62,7 +62,8 @@ class Engine:
     ) -> None:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish)
-        self._registry, self._broker = registry, broker
+        self._registry, self._broker, self._let_go_of = registry, broker, tidy
+        self._tidying = threading.Lock()
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
@@ -75,6 +76,11 @@ class Engine:
     def __len__(self) -> int:
         """Return how many subscriptions are delivered here."""
         return len(self._listeners)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a model is being called here."""
+        return any(listener.in_flight for listener in [*self._listeners.values(), *self._retired])
 
     def state(self, name: str) -> str:
         """Return the state of the listener of subscription *name*; ``stopped`` when there is none."""
@@ -102,12 +108,15 @@ class Engine:
         with self._guard:
             listener = self._listeners.pop(name, None)
         if listener is not None:
-            listener.stop(drain_s)
-            self._keeper.forget(listener)
-            try:
-                self._registry.listening(listener.spec.id, self.worker_id, on=False)
-            except StoreError:  # it has stopped all the same; the store will notice when this process is gone
-                logger.warning("subscription %s: the store did not answer when it was stopped", name)
+            self._end(listener, drain_s)
+
+    def _end(self, listener: Listener, drain_s: float) -> None:
+        listener.stop(drain_s)
+        self._keeper.forget(listener)
+        try:
+            self._registry.listening(listener.spec.id, self.worker_id, on=False)
+        except StoreError:  # it has stopped all the same; the store will notice when this process is gone
+            logger.warning("subscription %s: the store did not answer when it was stopped", listener.spec.name)
 
     def wake(self) -> None:
         """Let every listener here look again: time has passed that nobody waited for."""
@@ -121,16 +130,33 @@ class Engine:
             spec = known.get(name)
             # Not here: stopping waits for calls, and the leases of others are waiting for this thread.
             if spec is None:
-                self._workers.submit(functools.partial(self._quietly, self.stop, name, DRAIN_S))
+                self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
                 self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._folders[name]))
+
+    def _let_go(self, name: str) -> None:
+        with self._guard:
+            # Asked again, where nobody can begin to listen meanwhile: it may have been subscribed anew.
+            listener = self._listeners.pop(name, None) if self._registry.subscription(name) is None else None
+        if listener is not None:
+            self._end(listener, DRAIN_S)
+
+    def _tidy(self) -> None:
+        def tidy() -> None:
+            if self._tidying.acquire(blocking=False):
+                try:
+                    self._let_go_of()
+                finally:
+                    self._tidying.release()
+
+        self._workers.submit(functools.partial(self._quietly, tidy))  # it may take long, and leases are waiting for this thread
 
     @staticmethod
     def _quietly(action: Callable[..., None], *given: Any) -> None:
         try:
             action(*given)
         except Exception:
-            logger.exception("following the registry failed; trying again")
+            logger.exception("a chore of the background failed; trying again")
 
     def close(self, drain_s: float) -> None:
         """Stop everything: all listeners stop receiving first, then they drain, all of them within *drain_s*."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from mltrigger.balance import unaccounted
+from mltrigger.balance import kept_out
+from mltrigger.brokers.base import Receipt
 from mltrigger.brokers.publishing import Seen
 from mltrigger.brokers.sql import MAX_EVENT_BYTES
 from mltrigger.clock import Clock
@@ -28,7 +29,9 @@ class Step(NamedTuple):
     detail: str
 
 
-_EVENT = f"SELECT {ARCHIVED}, e.published_us, t.name FROM event e JOIN topic t ON t.id = e.topic_id WHERE e.id = :id ORDER BY e.seq"
+_EVENT = (
+    f"SELECT {ARCHIVED}, e.topic_id, e.published_us, t.name FROM event e JOIN topic t ON t.id = e.topic_id WHERE e.id = :id ORDER BY e.seq"
+)
 _ATTEMPTS = """
 SELECT i.attempt, i.outcome, i.reason, i.error_type, i.error, m.name, m.version FROM invocation i
 LEFT JOIN model_version m ON m.id = i.model_version_id WHERE i.seq = :seq AND i.subscription_id = :s ORDER BY i.attempt
@@ -38,28 +41,36 @@ SELECT e.seq, e.id, e.source, e.type, e.subject, i.reason, e.published_us FROM i
 WHERE i.subscription_id = :s AND i.outcome = 'skipped'
 """
 _DUPLICATES = """
-SELECT e.seq, e.id, e.source, e.type, e.subject, p.times, p.differing, e.published_us FROM repeat p JOIN event e ON e.seq = p.seq
-WHERE e.topic_id = :t
+SELECT e.seq, e.id, e.source, e.type, e.subject, p.times, p.differing, e.published_us
+FROM repeat p JOIN event e ON e.seq = p.seq WHERE EXISTS (
+  SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s UNION ALL
+  SELECT 1 FROM lease l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
+  SELECT 1 FROM ready r WHERE r.seq = e.seq AND r.subscription_id = :s)
 """
 _FINAL = ("succeeded", "dead", "skipped")
 
 
-def explain(store: Store, clock: Clock, event: Event | str, subscription: str) -> list[Step]:
-    """Return what happened to *event* (an id), or what would happen to it (an Event that was not published), at *subscription*."""
+def explain(store: Store, clock: Clock, event: Event | Receipt | str, subscription: str) -> list[Step]:
+    """Return what happened to *event* (an id, a receipt), or what would happen to it (an Event that was not published)."""
     with store.snapshot() as reader:
         found = histories(reader, subscription)
         if not found:
             raise NotFound.of("subscription", subscription, [h.name for h in histories(reader)])
         history = found[0]
-        id_ = event if isinstance(event, str) else event.id
+        id_ = event if isinstance(event, str) else event.event_id if isinstance(event, Receipt) else event.id
         rows = reader.query(_EVENT, {"id": id_})
-        if not isinstance(event, str):
+        if isinstance(event, Receipt):
+            rows = [row for row in rows if row[0] == event.seq]
+        elif isinstance(event, Event):
             rows = [row for row in rows if row[2] == event.source]
         if rows:
-            row = next((r for r in rows if r[-1] == history.topic), rows[0])
-            return list(_after(reader, history, row, clock.now_us()))
-        if isinstance(event, str):
-            raise NotFound(f"no event {event!r}; bus.events() lists what was published, and an Event says what would happen to it")
+            mine = [row for row in rows if row[-1] == history.topic] or rows
+            others = (
+                [Step("also", None, f"{len(mine) - 1} more events have this id: a receipt, or an Event, says which")] if mine[1:] else []
+            )
+            return others + list(_after(reader, history, mine[0], clock.now_us()))
+        if not isinstance(event, Event):
+            raise NotFound(f"no event {id_!r}; bus.events() lists what was published, and an Event says what would happen to it")
         return list(_before(reader, history, event, clock.now_us()))
 
 
@@ -67,16 +78,12 @@ def skipped(store: Store, subscription: str, limit: int | None) -> list[Row]:
     """Return (event id, source, type, subject, reason, detail, published_us) of what the model was not called with, oldest first."""
     with store.snapshot() as reader:
         history = histories(reader, subscription)[0]
-        of = {"s": history.id, "t": history.topic_id}
-        rows = [(*row[:6], None, row[6]) for row in reader.query(_SKIPPED, of)]
-        rows += [(*row[:5], "duplicate", _repeated(*row[5:7]), row[7]) for row in reader.query(_DUPLICATES, of)]
-        for period in history.periods:
-            if period.bound and period.filter is not None:
-                for row in unaccounted(reader, history, period):
-                    event = archived(row[:-1]).event
-                    clauses = [s for s in _filter(period.filter, Seen(*archived(row[:-1]))) if s.ok is False]
-                    detail = "; ".join(f"{s.step}: {s.detail}" for s in clauses)
-                    rows.append((row[0], event.id, event.source, event.type, event.subject, "filtered", detail, row[-1]))
+        rows = [(*row[:6], None, row[6]) for row in reader.query(_SKIPPED, {"s": history.id})]
+        rows += [(*row[:5], "duplicate", _repeated(*row[5:7]), row[7]) for row in reader.query(_DUPLICATES, {"s": history.id})]
+        for row, published_us, period in kept_out(reader, history) if any(p.filter for p in history.periods) else ():
+            event, clauses = archived(row).event, _filter(period.filter, Seen(*archived(row)))
+            detail = "; ".join(f"{s.step}: {s.detail}" for s in clauses if s.ok is False)
+            rows.append((row[0], event.id, event.source, event.type, event.subject, "filtered", detail, published_us))
     rows.sort(key=lambda row: row[0])
     return [row[1:] for row in (rows if limit is None else rows[-limit:] if limit else [])]
 
@@ -98,22 +105,17 @@ def _before(reader: Reader, history: History, event: Event, now_us: int) -> Iter
 
 
 def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[Step]:
-    seen = Seen(*archived(row[:-2]))
-    seq, published_us, topic = row[0], row[-2], row[-1]
+    seen = Seen(*archived(row[:-3]))
+    seq, topic_id, published_us, topic = row[0], *row[-3:]
     of = {"seq": seq, "s": history.id}
     yield Step("published", True, f"on {topic!r} at {_time(published_us)}, number {seq} of the archive")
     yield Step("topic", topic == history.topic, f"the subscription listens to {history.topic!r}")
     yield from _repeats(reader, of)
-    period = history.at(seq) if topic == history.topic else None
-    due = False
-    if topic == history.topic:
-        bound = period is not None and period.bound
-        yield Step(
-            "subscribed", bound, "when it was published" if bound else "not when it was published: it had not begun, or was unsubscribed"
-        )
-        if period is not None and bound:
-            yield from _filter(period.filter, seen)
-            due = seen.passes(period.filter)
+    periods = history.at(seq, topic_id)
+    due = [p for p in periods if seen.passes(p.filter)]
+    yield Step("subscribed", bool(periods), "when it was published" if periods else "not when it was published: not yet, or no longer")
+    if periods:
+        yield from _filter((due or periods)[0].filter, seen)
     yield from _sent_again(reader, of)
     attempts = reader.query(_ATTEMPTS, of)
     yield from (_attempt(*attempt) for attempt in attempts)
@@ -121,7 +123,7 @@ def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[
     yield from state
     if state and state[-1].step == "open":
         yield from _delivering(reader, history, now_us)
-    yield _outcome([(a[1], a[2]) for a in attempts], bool(state and state[-1].step == "open"), due, bool(period and period.bound))
+    yield _outcome([(a[1], a[2]) for a in attempts], bool(state and state[-1].step == "open"), bool(due), bool(periods))
 
 
 def _outcome(attempts: list[tuple[str, str | None]], is_open: bool, due: bool, subscribed: bool) -> Step:

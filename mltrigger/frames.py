@@ -58,7 +58,8 @@ SKIPPED: dict[str, Any] = {
 }  # fmt: skip
 AUDIT: dict[str, Any] = {
     "topic": "str", "subscription": "str", "published": "Int64", "filtered": "Int64", "sent": "Int64", "succeeded": "Int64",
-    "dead": "Int64", "skipped": "Int64", "open": "Int64", "missing": "Int64", "double": "Int64", "balanced": "bool", "events": "str",
+    "dead": "Int64", "skipped": "Int64", "open": "Int64", "missing": "Int64", "double": "Int64",
+    "surplus": "Int64", "balanced": "bool", "events": "str",
 }  # fmt: skip
 EXPLAIN: dict[str, Any] = {"step": "str", "ok": "boolean", "detail": "str"}
 DOCTOR: dict[str, Any] = {

@@ -117,10 +117,7 @@ class Doctor:
     def _troubles(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         counts = self._log.tallies().get(spec.id, {})
         if depth.dead:
-            reasons: dict[str, int] = {}
-            for letter in self._log.dead_letters(spec.id):
-                reasons[letter.reason] = reasons.get(letter.reason, 0) + 1
-            shown = ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])[:3])
+            shown = ", ".join(f"{n} {reason}" for reason, n in list(self._log.dead_reasons(spec.id).items())[:3])
             yield Finding(
                 "warning", spec.name, "dead letters", f"{_count(depth.dead, 'dead letter')}: {shown}",
                 "sub.dead_letters() shows them; sub.dry_run(), then sub.redrive() or sub.discard()",

@@ -13,7 +13,7 @@ from typing import Literal
 from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
-from mltrigger.errors import Closed, InvalidModel, NotFound
+from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
@@ -163,21 +163,35 @@ class Listener:
             self._recorder.release(deliveries)
             raise
         lots = _lots(deliveries, free, size, invoker.batches)
-        for lot in lots[:free]:
-            work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
-            if self._stopping.is_set():
-                work.stop_after_current()
-            with self._changed:
-                self._active.add(work)
-            self._workers.submit(lambda work=work: self._run(work))  # type: ignore[misc]
-        self._recorder.release([d for lot in lots[free:] for d in lot])
+        begun = 0
+        try:
+            for lot in lots[:free]:
+                begun += 1
+                work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
+                if self._stopping.is_set():
+                    work.stop_after_current()
+                with self._changed:
+                    self._active.add(work)
+                self._submit(functools.partial(self._run, work), work)
+        finally:
+            self._recorder.release([d for lot in lots[begun:] for d in lot])
+
+    def _submit(self, call: Callable[[], None], work: Work[Ended]) -> None:
+        """Run *call* in a thread; when no thread can be started, give *work* back and its slot free."""
+        try:
+            self._workers.submit(call)
+        except RuntimeError:
+            if (remains := work.close()) is not None:
+                self._recorder.release([*remains.called, *remains.unbegun])
+            self._finished(work)
+            raise
 
     def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
         """End what is older than the policy's ``max_age_s``; return the others."""
         max_age_s = self.spec.policy.max_age_s
         if max_age_s is None:
             return deliveries
-        expired = [d for d in deliveries if d.received_us - d.published_us > max_age_s * 1e6]
+        expired = [d for d in deliveries if d.received_us - d.since_us > max_age_s * 1e6]
         self._recorder.skip(expired, "expired")
         return [d for d in deliveries if d not in expired] if expired else deliveries
 
@@ -201,7 +215,10 @@ class Listener:
         end_us = self._clock.now_us() + int(self.spec.policy.batch_window_s * 1e6)
         more: list[Delivery] = []
         while len(more) < room and not self._stopping.is_set() and (left_us := end_us - self._clock.now_us()) > 0:
-            more += self._broker.receive(self.spec, room - len(more), left_us / 1e6)
+            try:
+                more += self._broker.receive(self.spec, room - len(more), left_us / 1e6)
+            except MltriggerError:  # what is leased already must not be lost sight of; the next receive tells of the outage
+                break
         return more
 
     # -- invoke ---------------------------------------------------------------------------------------------------------------
@@ -304,7 +321,7 @@ class Listener:
             self._recorder.release(remains.unbegun)
             self._finished(work)
 
-        self._workers.submit(record)  # not here: other leases are waiting for this thread
+        self._submit(record, work)  # not here: other leases are waiting for this thread
 
 
 def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) -> list[list[Delivery]]:

@@ -115,9 +115,10 @@ class Lookup:
     def audit(self) -> pd.DataFrame:
         """Return the balance of every subscription, those that were unsubscribed too: what was due to it, and what is there.
 
-        Columns: ``topic``, ``subscription``, ``published`` (while it was subscribed), ``filtered``, ``sent`` (beside that: replays, the
-        archive), ``succeeded``, ``dead``, ``skipped``, ``open``, ``missing``, ``double``, ``balanced``, ``events`` (the ids of what is
-        missing or double). Always: published - filtered + sent = succeeded + dead + skipped + open.
+        Columns: ``topic``, ``subscription``, ``published`` (while it was subscribed), ``filtered``, ``sent`` (beside that, on request),
+        ``succeeded``, ``dead``, ``skipped``, ``open``, ``missing``, ``double``, ``surplus`` (neither due nor asked for), ``balanced``,
+        ``events`` (the ids of what is missing, double or surplus). Always: published - filtered + sent = succeeded + dead + skipped + open.
+        Where a filter was set, each event of the archive is looked at.
         """
         self._check()
         from mltrigger import frames
@@ -135,7 +136,7 @@ class Lookup:
             Whose view is asked for.
         """
         self._check()
-        what = event.event_id if isinstance(event, Receipt) else event if isinstance(event, (str, Event)) else as_event(event)
+        what = event if isinstance(event, (Receipt, Event, str)) else as_event(event)
         from mltrigger import frames
 
         return frames.sentences(explain(self._store, self._clock, what, subscription), frames.EXPLAIN)

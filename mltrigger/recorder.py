@@ -24,6 +24,10 @@ logger = logging.getLogger("mltrigger")
 
 OUTPUT_TYPE = "mltrigger.output"
 _HURRY_S = 0.2
+_OUTAGE_STEP = 4
+"""After an outage a delivery waits as long as after this many failures: up to eight seconds."""
+
+_UNKEPT = {"result_not_serialisable": "NotEncodable", "result_too_large": "EventTooLarge"}
 
 LOOP = Result(
     reason="recursion_limit",
@@ -85,7 +89,7 @@ class Recorder:
         """Return what becomes of one attempt with *result*."""
         emitted = None
         if self._spec.emit is not None and result.degraded:  # a description is no answer to hand on
-            result = result._replace(output=None, error_type="NotEncodable", permanent=True, degraded=False)
+            result = result._replace(output=None, error_type=_UNKEPT.get(result.reason or "", "ValueError"), permanent=True, degraded=False)
         if self._spec.emit is not None and result.output is not None and result.output != "null":
             try:
                 encoded = result.output.encode()  # now: a model may return the same object again, changed
@@ -146,6 +150,8 @@ class Recorder:
             return "succeeded", Settlement(delivery, "ack")
         if result.reason == "stopped":  # by us: nobody's failure
             return "interrupted", Settlement(delivery, "release")
+        if result.reason == "no_process":  # this machine could not start one: an outage of ours
+            return "interrupted", Settlement(delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing")
         died = result.reason == "worker_died"
         if result.permanent or (
             delivery.abandoned + 1 >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts

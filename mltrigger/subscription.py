@@ -183,6 +183,7 @@ class Subscription:
         rate_per_s : float, optional
             How many a second become visible, so that a backlog does not bury what is new.
         """
+        self._bus.spec(self.name)  # or it was unsubscribed, and nobody would receive them
         return redrive(self._bus.broker, self._spec, choose(self._bus.log, self._spec, events), data, rate_per_s)
 
     def discard(self, events: Any, reason: str) -> int:
@@ -211,7 +212,7 @@ class Subscription:
 
     def start(self) -> Subscription:
         """Deliver in this process (again); idempotent."""
-        self._bus.listen(self._spec)
+        self._bus.listen(self._bus.spec(self.name))  # as it is now: somebody may have bound it anew
         return self
 
     def pause(self) -> None:

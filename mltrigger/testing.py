@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
 
+_STILL_S = 0.05
+_STEP_S = 0.1
 _START_US = 1_790_000_000_000_000
 
 
@@ -82,14 +84,19 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
         When something is still open then; the message says where.
     """
     end_s = time.monotonic() + timeout_s
+    before, since_s = None, time.monotonic()
     while True:
-        depths = {
-            spec.name: bus.broker.depth(spec) for spec in bus.registry.subscriptions() if bus.listener_state(spec.name) == "listening"
-        }
-        if not any(d.visible or d.delayed or d.in_flight for d in depths.values()):
+        now = [(spec.name, bus.broker.depth(spec)) for spec in bus.registry.subscriptions() if bus.listener_state(spec.name) != "stopped"]
+        state = (bus.log.progress(), [(name, d.visible, d.delayed, d.in_flight) for name, d in now])
+        if not any(d.visible or d.delayed or d.in_flight for _, d in now) and state == before:  # twice: one may hand on to another
             return
         if time.monotonic() > end_s:
-            raise TimeoutError(f"still open after {timeout_s:g} s: " + ", ".join(f"{name}: {depth}" for name, depth in depths.items()))
-        if not any(d.visible or d.in_flight for d in depths.values()):
-            clock.advance(s=min(d.next_s for d in depths.values() if d.next_s is not None))
+            raise TimeoutError(f"still open after {timeout_s:g} s: " + ", ".join(f"{name}: {depth}" for name, depth in now))
+        if state != before:
+            before, since_s = state, time.monotonic()
+        elif not any(d.visible or d.in_flight for _, d in now):
+            clock.advance(s=min(d.next_s for _, d in now if d.next_s is not None))
+        elif not bus.busy and time.monotonic() - since_s > _STILL_S:  # a rate limit or a batch window waits for this very clock
+            clock.advance(s=_STEP_S)
+            since_s = time.monotonic()
         time.sleep(0.001)

@@ -54,3 +54,11 @@ def connect(url: str | None = None, *, clock: Clock | None = None) -> EventBus:
     # Without a scheme it may be anything, a password included: it is not repeated.
     begins = f"a URL that begins with {scheme!r}" if "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme) else "that URL"
     raise StoreError(f"no broker for {begins}; known forms: {', '.join(_SCHEMES)}")
+
+
+def existing(url: str | None) -> str | None:
+    """Return *url*, or raise StoreError when it names a file that is not there: who only looks must not make one."""
+    _, _, path = (url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL).partition(":///")
+    if path and not Path(path.partition("?")[0]).exists():
+        raise StoreError(f"there is no store {Path(path.partition('?')[0]).name!r} here: name another one with --url")
+    return url

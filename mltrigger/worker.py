@@ -69,7 +69,7 @@ class Worker:
         while not self._stopping.is_set():
             try:
                 self.look()
-                if until_idle and self._bus.wait(LOOK_S, progress=False):
+                if until_idle and self._idle():
                     return
             except StoreError as error:
                 self._say(one_line(f"the store does not answer, trying again: {error}"))
@@ -87,6 +87,16 @@ class Worker:
         for name, spec in specs.items():
             if self._taken.get(name) != spec:
                 self._take(spec)
+            else:
+                self._bus.listen(spec)  # it may have been unsubscribed and subscribed again since the last look
+
+    def _idle(self) -> bool:
+        """Whether nothing is left to do for what was taken; twice, because one may hand on to another."""
+        return all(self._done() for _ in range(2))
+
+    def _done(self) -> bool:
+        depths = [self._bus.broker.depth(spec) for spec in self._taken.values()]
+        return not any(depth.visible or depth.delayed or depth.in_flight for depth in depths)
 
     def _take(self, spec: SubscriptionSpec) -> None:
         try:

@@ -445,17 +445,25 @@ def test_only_the_killer_of_a_batch_fails(isolate: Isolate) -> None:
     assert [r.output or r.reason for r in results] == ["0", "10", "worker_died", "30"]
 
 
-def test_a_batch_is_repeated_within_its_own_time(isolate: Isolate) -> None:
+def test_neighbours_of_the_cause_of_a_crash_have_their_own_time(isolate: Isolate) -> None:
     def model(rows: list[int]) -> list[int]:
-        if len(rows) > 1:
+        if 9 in rows:
             os._exit(9)
-        time.sleep(1e6 if rows[0] else 0)
+        time.sleep(1e6 if rows[0] == 5 else 0.8)
         return rows
 
-    results = isolate(model, batch=True, timeout_s=1.5).many([Event(0), Event(1), Event(0)])
+    results = isolate(model, batch=True, timeout_s=1.5).many([Event(9), Event(1), Event(5), Event(2), Event(3)])
 
-    assert [r.reason for r in results] == [None, "timeout", "timeout"]
-    assert "not begun" in (results[2].error or "")
+    assert [r.reason for r in results] == ["worker_died", None, "timeout", None, None]
+
+
+def test_a_machine_that_starts_no_process_is_nobodys_failure(isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_more(*_: Any, **__: Any) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("subprocess.Popen", no_more)
+
+    assert isolate(lambda data: data).one(Event()).reason == "no_process"
 
 
 def test_a_process_that_died_between_two_calls_is_replaced(isolate: Isolate) -> None:

@@ -52,7 +52,8 @@ class Delivery:
     """One lease of one event for one subscription; no two are equal. Times are microseconds since 1970. Not to be changed.
 
     ``attempt`` rises with every claim and fences the lease: whoever holds an older one changes nothing. ``failures`` counts
-    what the model failed, ``abandoned`` the attempts that never ended.
+    what the model failed, ``abandoned`` the attempts that never ended. Its age counts from ``since_us``: when it was published, or sent
+    again.
     """
 
     event: Event
@@ -64,6 +65,7 @@ class Delivery:
     published_us: int
     visible_us: int
     received_us: int
+    since_us: int = 0
 
 
 class Settlement(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from mltrigger.brokers.base import Sending, SubscriptionSpec
 from mltrigger.brokers.publishing import INSERT_READY, Seen
+from mltrigger.errors import NameTaken
 from mltrigger.store.log import ARCHIVED, archived
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Transaction
@@ -20,8 +21,9 @@ INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filte
 VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1)
 """
 _REVISE = """
-INSERT INTO revision (subscription_id, from_seq, bound, filter, filter_scope, made_us)
-SELECT id, CASE WHEN :from_start = 1 THEN 0 ELSE (SELECT coalesce(max(seq), 0) FROM event) END, bound, filter, filter_scope, :now
+INSERT INTO revision (subscription_id, topic_id, made_seq, from_seq, bound, filter, filter_scope, made_us)
+SELECT id, topic_id, (SELECT coalesce(max(seq), 0) FROM event),
+  CASE WHEN :from_start = 1 THEN 0 ELSE (SELECT coalesce(max(seq), 0) FROM event) END, bound, filter, filter_scope, :now
 FROM subscription WHERE name = :name
 """
 _NOT_ENDED = """
@@ -54,6 +56,10 @@ ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + ex
 """
 _LAST_ATTEMPT = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
 _FINAL = "SELECT outcome FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')"
+_LISTED = """
+SELECT (SELECT count(*) FROM dead_letter d WHERE d.subscription_id = :s AND d.seq = :seq AND d.discarded_us IS NULL)
+FROM event WHERE seq = :seq
+"""
 # The outcome is taken back: what was dead was only a failure, what was skipped only stopped. The reason and the error stay.
 _REOPEN = """
 UPDATE invocation SET outcome = CASE outcome WHEN 'dead' THEN 'failed' ELSE 'interrupted' END
@@ -80,10 +86,10 @@ def bind(transaction: Transaction, subscription: SubscriptionSpec, from_start: b
         "emit": ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None, "scope": policy and policy.scope,
     }  # fmt: skip
     known = transaction.query(_KNOWN, row)
+    if known and known[0][1] and known[0][4] != row["topic_id"]:
+        raise NameTaken(f"subscription {subscription.name!r} listens to another topic: pass name='…' for a second one, or unsubscribe it")
     transaction.execute(_UPDATE if known else _INSERT, row)
     newly = not (known and known[0][1])
-    if known and known[0][4] != row["topic_id"]:  # it had a right to events of another topic; what became of them counts as sent
-        transaction.execute("DELETE FROM revision WHERE subscription_id = :s", {"s": known[0][0]})
     if newly or known[0][2:4] != (row["filter"], row["scope"]):
         transaction.execute(_REVISE, {**row, "from_start": int(newly and from_start)})
     if newly and from_start:
@@ -125,6 +131,9 @@ def send(transaction: Transaction, number: int, seqs: Sequence[int], sending: Se
         final = [outcome for (outcome,) in transaction.query(_FINAL, of)]
         if not final and waiting is None:
             waiting = {row[0] for row in transaction.query(_OPEN, {"s": number})}
+        listed = transaction.query(_LISTED, of)
+        if not listed or ("dead" in final and not listed[0][0]):
+            continue  # somebody discarded it meanwhile, and it may even have been let go
         if "succeeded" in final or (not final and waiting is not None and seq in waiting):
             continue
         last = transaction.query(_LAST_ATTEMPT, of)[0][0]

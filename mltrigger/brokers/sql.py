@@ -25,7 +25,7 @@ SWEEP_US = 1_000_000
 
 _SELECT_READY = """
 SELECT r.seq, r.visible_us, r.attempt, r.failures, r.abandoned, e.published_us, e.id, e.source, e.type, e.time, e.subject,
-  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data, a.times, a.data, a.datacontenttype
+  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data, a.times, a.resent_us, a.data, a.datacontenttype
 FROM ready r JOIN event e ON e.seq = r.seq LEFT JOIN resent a ON a.subscription_id = r.subscription_id AND a.seq = r.seq
 WHERE r.subscription_id = :s AND r.visible_us <= :now AND (SELECT paused FROM subscription WHERE id = :s) = 0
 ORDER BY r.visible_us, r.seq LIMIT :n
@@ -263,14 +263,16 @@ def _waited(since_s: float) -> bool:
 
 def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
-     extensions, data, times, other_data, other_type) = row  # fmt: skip
+     extensions, data, times, resent_us, other_data, other_type) = row  # fmt: skip
     others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
     if times:
         others["redrive"] = times
         if other_data is not None:
             data, media_type = other_data, other_type
     event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
-    return Delivery(event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us)
+    return Delivery(
+        event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us, resent_us or published_us
+    )
 
 
 def _again(settlement: Settlement, now_us: int) -> Row:

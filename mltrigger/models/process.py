@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import sys
 import threading
@@ -20,7 +21,6 @@ from mltrigger.models.peer import Died, TimedOut
 from mltrigger.models.portable import packed
 
 START_TIMEOUT_S = 120.0
-_SLACK_S = 10.0
 _STOPPED = Result(reason="stopped", error_type="Closed", error="the model's processes were stopped")
 
 
@@ -37,8 +37,8 @@ class ProcessInvoker:
     import_path : str, optional
         ``package.module:attribute``, where the children find it; without one it is sent with cloudpickle.
     timeout_s : float
-        Longest run of one call; then the process is killed, and every process that it has started. For a batch it holds for the
-        batch as a whole, with its repetitions.
+        Longest run of one call; then the process is killed, and every process that it has started. A batch is one call; when it killed its
+        process, each event of it is another one.
     memory_limit_mb : int, optional
         Most address space of a child (``RLIMIT_AS``), libraries included; beyond it the model gets a MemoryError.
     max_calls : int
@@ -64,7 +64,7 @@ class ProcessInvoker:
     ) -> None:
         self.model = model
         self.batches = model.kind != "callable"
-        self.grace_s = start_timeout_s + _SLACK_S
+        self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
         self._file = packed(model) if import_path is None else None
         self._make = functools.partial(ModelProcess, model, import_path, self._file, memory_limit_mb)
@@ -84,7 +84,7 @@ class ProcessInvoker:
         time_left = self._time()
         results = self._ask(events, time_left) if events else []
         if len(events) > 1 and results[0].reason == "worker_died":
-            return [self._ask([event], time_left)[0] for event in events]
+            return [self._ask([event], self._time())[0] for event in events]  # each in its own time: none shall pay for the cause
         return results
 
     @property
@@ -114,8 +114,6 @@ class ProcessInvoker:
             request = [sent(event) for event in events]
         except Exception as error:  # never published: what came through a broker has a JSON form
             return [failure(error)._replace(reason="invalid_event")] * len(events)
-        if time_left.answering.left_s <= 0:
-            return [self._late("not begun")] * len(events)
         child = self._take(time_left)
         if isinstance(child, Result):
             return [child] * len(events)
@@ -123,7 +121,7 @@ class ProcessInvoker:
             with time_left.answering as deadline:
                 results = child.call(request, events, deadline)
         except TimedOut:
-            results = [self._late("no answer")] * len(events)
+            results = [self._late()] * len(events)
         except Died as died:
             results = [Result(reason="worker_died", error_type="ProcessDied", error=f"the model's process {died}")] * len(events)
         except BaseException:  # an interrupt, in the main thread
@@ -135,8 +133,8 @@ class ProcessInvoker:
             return results
         return self._lost(child, results)
 
-    def _late(self, what: str) -> Result:
-        error = f"{what} within timeout_s = {self._timeout_s:g}; its process was stopped"
+    def _late(self) -> Result:
+        error = f"no answer within timeout_s = {self._timeout_s:g}; its process was stopped"
         return Result(reason="timeout", error_type="TimeoutError", error=error)
 
     def _take(self, time_left: _Time) -> ModelProcess | Result:
@@ -158,7 +156,7 @@ class ProcessInvoker:
             try:
                 child = self._make()
             except (OSError, ValueError) as error:  # no more processes; or the file was closed a moment ago
-                return _STOPPED if self._closed else failure(error)._replace(reason="model_unavailable")
+                return _STOPPED if self._closed else failure(error)._replace(reason="no_process")
             with self._guard:
                 self._all.add(child)
             if self._closed:  # after it was added: whoever closes either sees the child, or is seen here
@@ -215,7 +213,7 @@ class _Allowance:
 
 
 class _Time(NamedTuple):
-    """What one call may take; a batch shares it with its repetitions."""
+    """What one call may take, and what starting a process for it."""
 
     starting: _Allowance
     answering: _Allowance

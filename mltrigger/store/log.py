@@ -305,6 +305,17 @@ class Log:
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})
         return rows[0][0] if rows else None
 
+    def dead_reasons(self, subscription_id: int) -> dict[str, int]:
+        """Return reason -> how many dead letters wait for somebody, the most frequent first."""
+        return {
+            reason: int(n)
+            for reason, n in self._store.read(
+                "SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL GROUP BY reason "
+                "ORDER BY count(*) DESC, reason",
+                {"s": subscription_id},
+            )
+        }
+
     def dead_keys(self, subscription_id: int) -> list[DeadKey]:
         """Return which events wait for somebody, oldest first, without their data."""
         rows = self._store.read(

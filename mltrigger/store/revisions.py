@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,48 +9,65 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Reader
 
+_REVISIONS = "SELECT topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE subscription_id = :s ORDER BY id"
+END = 2**62
+"""Beyond every event."""
+
 
 class Period(NamedTuple):
-    """The events after ``low`` up to ``high`` were the subscription's if it was ``bound`` and they pass ``filter``."""
+    """The events of a topic after ``low`` up to ``high`` were the subscription's if it was ``bound`` and they pass ``filter``."""
 
+    topic_id: int
     low: int
-    high: float
+    high: int
     bound: bool
     filter: FilterPolicy | None
 
 
 class History(NamedTuple):
-    """A subscription that exists or did, and its periods, oldest first; they cover everything since it was made."""
+    """A subscription that exists or did, and its periods, oldest first.
+
+    They follow one another; only one that began with the archive overlaps those before it. An event was due if one of them says so.
+    ``since`` is the newest event when the first of them was made.
+    """
 
     id: int
     name: str
-    topic_id: int
     topic: str
+    since: int
     periods: Sequence[Period]
 
-    def at(self, seq: int) -> Period | None:
-        """Return the period of one event, ``None`` when the subscription was made after it."""
-        return next((p for p in self.periods if p.low < seq <= p.high), None)
+    def at(self, seq: int, topic_id: int) -> list[Period]:
+        """Return the periods of one event in which the subscription was bound, the newest first."""
+        return [p for p in reversed(self.periods) if p.bound and p.topic_id == topic_id and p.low < seq <= p.high]
+
+    def ranges(self) -> list[tuple[int, int, int]]:
+        """Return (topic, low, high) of all events that were published while it was bound; none of them overlap."""
+        found: list[tuple[int, int, int]] = []
+        for topic_id, low, high in sorted((p.topic_id, p.low, p.high) for p in self.periods if p.bound and p.low < p.high):
+            if found and found[-1][0] == topic_id and low <= found[-1][2]:
+                found[-1] = (topic_id, found[-1][1], max(high, found[-1][2]))
+            else:
+                found.append((topic_id, low, high))
+        return found
 
 
 def histories(reader: Reader, name: str | None = None) -> list[History]:
     """Return the history of subscription *name*, or of all."""
     found = reader.query(
-        "SELECT s.id, s.name, t.id, t.name FROM subscription s JOIN topic t ON t.id = s.topic_id "
+        "SELECT s.id, s.name, t.name FROM subscription s JOIN topic t ON t.id = s.topic_id "
         + ("WHERE s.name = :name " if name is not None else "")
         + "ORDER BY t.id, s.id",
         {"name": name},
     )
-    return [History(id_, own, topic_id, topic, _periods(reader, id_)) for id_, own, topic_id, topic in found]
+    return [_history(reader, *row) for row in found]
 
 
-def _periods(reader: Reader, subscription_id: int) -> list[Period]:
-    periods: list[Period] = []
-    rows = reader.query(
-        "SELECT from_seq, bound, filter, filter_scope FROM revision WHERE subscription_id = :s ORDER BY id", {"s": subscription_id}
-    )
-    for from_seq, bound, text, scope in rows:
-        # A later revision holds from its event on; one from the start takes the place of all before it.
-        periods = [p._replace(high=min(p.high, from_seq)) for p in periods if p.low < from_seq]
-        periods.append(Period(from_seq, math.inf, bool(bound), filter_of(text, scope)))
-    return periods
+def _history(reader: Reader, number: int, name: str, topic: str) -> History:
+    rows = reader.query(_REVISIONS, {"s": number})
+    ends = [*(row[1] for row in rows[1:]), END]
+    periods = [
+        Period(topic_id, low, end, bool(bound), filter_of(text, scope))
+        for (topic_id, _, low, bound, text, scope), end in zip(rows, ends, strict=True)
+    ]
+    return History(number, name, topic, rows[0][1] if rows else 0, periods)

@@ -89,13 +89,16 @@ subscription = Table(
     Column("filter_scope", Text),
 )
 
-# Which events a subscription had a right to: each revision holds for the events after from_seq, until the next one.
+# Which events a subscription had a right to: each revision holds for the events after from_seq, up to the made_seq of the next one.
 # What a filter keeps out is not written anywhere else.
 revision = Table(
     "revision",
     metadata,
     Column("id", _Key, primary_key=True),
     Column("subscription_id", BigInteger, ForeignKey("subscription.id"), nullable=False),
+    Column("topic_id", BigInteger, ForeignKey("topic.id"), nullable=False),
+    # The newest event when it was made; and 0 instead where a new binding asked for the archive as well.
+    Column("made_seq", BigInteger, nullable=False),
     Column("from_seq", BigInteger, nullable=False),
     Column("bound", Integer, nullable=False),
     Column("filter", Text),
@@ -243,7 +246,8 @@ setting = Table(
 # Not made from the tables above: those will change again, and a step must not. Version 1 existed on SQLite only.
 _FILTERS_REDRIVE_RETENTION = """
 CREATE TABLE revision (id INTEGER NOT NULL PRIMARY KEY, subscription_id BIGINT NOT NULL REFERENCES subscription (id),
-  from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT, filter_scope TEXT, made_us BIGINT NOT NULL);
+  topic_id BIGINT NOT NULL REFERENCES topic (id), made_seq BIGINT NOT NULL, from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT,
+  filter_scope TEXT, made_us BIGINT NOT NULL);
 CREATE TABLE resent (subscription_id BIGINT NOT NULL, seq BIGINT NOT NULL, times INTEGER NOT NULL, resent_us BIGINT NOT NULL, data BLOB,
   datacontenttype TEXT, PRIMARY KEY (subscription_id, seq)) WITHOUT ROWID;
 CREATE TABLE repeat (seq INTEGER NOT NULL PRIMARY KEY, times INTEGER NOT NULL, differing INTEGER NOT NULL, repeated_us BIGINT NOT NULL);
@@ -253,11 +257,13 @@ ALTER TABLE subscription ADD COLUMN filter TEXT;
 ALTER TABLE subscription ADD COLUMN filter_scope TEXT;
 ALTER TABLE dead_letter ADD COLUMN discarded_us BIGINT;
 ALTER TABLE dead_letter ADD COLUMN discard_reason TEXT;
-INSERT INTO revision (subscription_id, from_seq, bound, made_us) SELECT id, coalesce((SELECT max(seq) FROM (
+INSERT INTO revision (subscription_id, topic_id, made_seq, from_seq, bound, made_us)
+SELECT id, topic_id, 0, coalesce((SELECT max(seq) FROM (
   SELECT seq FROM event WHERE topic_id = s.topic_id AND seq > s.since_seq
   EXCEPT SELECT seq FROM invocation WHERE subscription_id = s.id AND outcome IN ('succeeded', 'dead', 'skipped')
   EXCEPT SELECT seq FROM ready WHERE subscription_id = s.id EXCEPT SELECT seq FROM lease WHERE subscription_id = s.id
 )), since_seq), bound, created_us FROM subscription s;
+UPDATE revision SET made_seq = from_seq;
 ALTER TABLE subscription DROP COLUMN since_seq
 """
 
