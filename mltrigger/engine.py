@@ -67,7 +67,9 @@ class Engine:
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
-        self._keeper = Keeper([Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(FOLLOW_S, self._follow), Chore(PRUNE_S, tidy)])
+        self._keeper = Keeper(
+            [Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(FOLLOW_S, self._follow), Chore(PRUNE_S, self._tidy)]
+        )
         self._listeners: dict[str, Listener] = {}
         self._folders: dict[str, FolderSource | None] = {}
         self._retired: list[Listener] = []

@@ -119,7 +119,9 @@ class Bound:
     bound: bool = True
     paused: bool = False
     places: dict[int, Place] = dataclasses.field(default_factory=dict)
-    filtered: set[int] = dataclasses.field(default_factory=set)
+    offered: set[int] = dataclasses.field(default_factory=set)
+    due: set[int] = dataclasses.field(default_factory=set)
+    """What was published while it was bound; what of it passed the filter then, or a later one that began with the archive."""
     resent: dict[int, tuple[int, int | None]] = dataclasses.field(default_factory=dict)
     """Event -> how often it was sent again, and with which other data."""
 
@@ -214,11 +216,16 @@ class BrokerMachine(RuleBasedStateMachine):
 
     def offer(self, sub: Bound, seq: int, worker: Worker) -> bool:
         """The event is due to *sub*, and passes its filter or not."""
-        passed = self.archive[seq].passes(sub.filter_name)
+        passed = self.passes(sub, seq)
         if passed:
             sub.places[seq] = Place("ready", worker.now_us)
-        else:
-            sub.filtered.add(seq)
+        return passed
+
+    def passes(self, sub: Bound, seq: int) -> bool:
+        passed = self.archive[seq].passes(sub.filter_name)
+        sub.offered.add(seq)
+        if passed:
+            sub.due.add(seq)
         return passed
 
     # -- bind -----------------------------------------------------------------------------------------------------------------
@@ -244,22 +251,17 @@ class BrokerMachine(RuleBasedStateMachine):
         assert (spec.topic, spec.filter) == (topic, FILTERS[filter_name])
         if sub is None:
             sub = self.subs[name] = Bound(spec, filter_name)
-        if sub.spec.topic != topic:
-            sub.filtered.clear()
         sub.spec, sub.filter_name, sub.bound = spec, filter_name, True
         sub.paused = sub.paused and not newly
         if newly and from_start:
             self.begin_from_start(sub, worker)
 
     def begin_from_start(self, sub: Bound, worker: Worker) -> None:
-        sub.filtered.clear()
-        for seq, archived in self.archive.items():
+        for seq in self.of_topic(sub):
             place = sub.places.get(seq)
-            if archived.topic != sub.spec.topic or (place is not None and (place.state, place.reason) != ("skipped", "unsubscribed")):
-                continue
             if place is None:
                 self.offer(sub, seq, worker)
-            elif archived.passes(sub.filter_name):
+            elif self.passes(sub, seq) and (place.state, place.reason) == ("skipped", "unsubscribed"):
                 attempt = max(a for q, s, a in self.rows if (q, s) == (seq, sub.spec.id))
                 self.reopen(sub, seq)
                 sub.places[seq] = Place("ready", worker.now_us, attempt, highest=place.highest)
@@ -398,7 +400,6 @@ class BrokerMachine(RuleBasedStateMachine):
             highest = sub.places[seq].highest if seq in sub.places else 0
             self.reopen(sub, seq)
             sub.places[seq] = Place("ready", worker.now_us + (int(i / rate * 1e6) if rate else 0), attempt, highest=highest)
-            sub.filtered.discard(seq)
             times, before = sub.resent.get(seq, (0, None))
             sub.resent[seq] = (times + 1, before if n is None else n)
 
@@ -442,7 +443,8 @@ class BrokerMachine(RuleBasedStateMachine):
             del self.archive[seq]
             for sub in self.subs.values():
                 sub.places.pop(seq, None)
-                sub.filtered.discard(seq)
+                sub.offered.discard(seq)
+                sub.due.discard(seq)
                 sub.resent.pop(seq, None)
 
     # -- what holds after every step --------------------------------------------------------------------------------------------
@@ -489,10 +491,11 @@ class BrokerMachine(RuleBasedStateMachine):
         for b in balances:
             sub = self.subs[b.subscription]
             states = Counter(place.state for place in sub.places.values())
-            assert (b.balanced, b.missing, b.double, b.events) == (True, 0, 0, None), b
+            assert (b.balanced, b.missing, b.double, b.surplus, b.events) == (True, 0, 0, 0, None), b
             assert (b.succeeded, b.dead, b.skipped) == (states["succeeded"], states["dead"], states["skipped"])
             assert b.open == states["ready"] + states["leased"]
-            assert b.filtered == len(sub.filtered), b
+            assert (b.published, b.filtered) == (len(sub.offered), len(sub.offered - sub.due)), b
+            assert b.sent == len(sub.places.keys() - sub.due), b
 
     def tallies_count_every_attempt_once(self) -> None:
         expected = Counter({(s, outcome): n for (s, outcome), n in self.pruned.items()})

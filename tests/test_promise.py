@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -383,3 +386,177 @@ def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
         dies.discard(dies.dead_letters(), "seen")
         assert bus.prune().events == 1
     assert time.monotonic() - started < 60
+
+
+# -- what must not happen ----------------------------------------------------------------------------------------------------------
+
+
+def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+    monkeypatch.setattr("mltrigger.engine.PRUNE_S", 0.05)
+    begun = threading.Event()
+
+    def prune(self: mt.EventBus) -> None:
+        begun.set()
+        gate.wait()
+
+    monkeypatch.setattr(mt.EventBus, "prune", prune)
+    with mt.connect(f"sqlite:///{file}") as bus, mt.connect(f"sqlite:///{file}") as other:
+        bus.retain(max_events=1000)
+
+        def slow(n: int) -> None:
+            assert begun.wait(20)
+            time.sleep(1.5)
+
+        sub = bus.subscribe("numbers", slow, lease_s=0.6, timeout_s=30)
+        bus.publish("numbers", 1)
+        spec = other.registry.subscription("slow")
+
+        def ended() -> bool:
+            other.broker.receive(spec, 1)  # somebody else looks for what a dead worker left
+            return is_settled(sub)
+
+        wait_until(ended)
+        assert list(sub.invocations()["outcome"]) == ["succeeded"]
+        gate.open()
+
+
+def test_age_of_a_redriven_event_counts_from_its_redrive(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    failing = mt.testing.Failing(times=1, error=mt.Reject("first"))
+    sub = bus.subscribe("numbers", failing, max_age_s=3600)
+    bus.publish("numbers", 7)
+    wait_until(lambda: is_settled(sub))
+    clock.advance(s=86400)
+
+    assert sub.redrive() == 1
+    wait_until(lambda: is_settled(sub))
+
+    assert sub.results()["output"].tolist() == [7]
+
+
+def test_audit_sees_what_was_never_due(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", abs, filter={"subject": ["a"]})
+    receipt = bus.publish("numbers", 1, id="x", subject="b")
+    with bus._store.transaction() as transaction:
+        row = {"s": sub._spec.id, "seq": receipt.seq}
+        transaction.execute("INSERT INTO ready VALUES (:s, 0, :seq, 0, 0, 0)", row)
+
+    found = balance(bus, sub.name)
+
+    assert (found["surplus"], found["balanced"], found["events"]) == (1, False, "x")
+
+
+def test_event_that_was_sent_on_request_is_no_surplus(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", abs, filter={"subject": ["a"]})
+    receipt = bus.publish("numbers", 1, subject="b")
+    bus.broker.send(sub._spec, [receipt.seq])
+    wait_until(lambda: is_settled(sub) and len(sub.results()))
+
+    assert [balance(bus, sub.name)[k] for k in ("filtered", "sent", "succeeded", "surplus", "balanced")] == [1, 1, 1, 0, True]
+
+
+def test_what_was_let_go_meanwhile_is_not_sent(bus: mt.EventBus) -> None:
+    def rejects(n: int) -> None:
+        raise mt.Reject("no")
+
+    sub = bus.subscribe("numbers", rejects)
+    seq = bus.publish("numbers", 1).seq
+    wait_until(lambda: len(sub.dead_letters()))
+    sub.discard(sub.dead_letters(), "seen")
+    assert bus.broker.send(sub._spec, [seq]) == []
+    bus.publish("numbers", 2)
+    wait_until(lambda: is_settled(sub))
+    bus.retain(max_events=1)
+    bus.prune()
+
+    assert bus.broker.send(sub._spec, [seq]) == []
+    assert sub.depth().visible == 0
+
+
+def test_name_of_a_subscription_cannot_be_taken_to_another_topic(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", abs, listen=False)
+    bus.topic("others")
+
+    with pytest.raises(mt.NameTaken, match="another topic"):
+        bus.broker.bind(dataclasses.replace(sub._spec, topic="others"))
+    assert sub.topic == "numbers"
+    assert bus.audit()["balanced"].all()
+
+
+def test_store_that_fails_while_a_batch_fills_costs_no_event(
+    bus: mt.EventBus, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def double(numbers: list[int]) -> list[int]:
+        return [2 * n for n in numbers]
+
+    sub = bus.subscribe("numbers", double, batch=True, batch_window_s=5, batch_size=4, listen=False)
+    bus.publish("numbers", 1)
+    receive, calls = bus.broker.receive, []
+
+    def failing(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise mt.StoreError("locked")
+        return receive(*given)
+
+    monkeypatch.setattr(bus.broker, "receive", failing)
+    sub.start()
+    wait_until(lambda: len(sub.results()))
+
+    assert list(sub.invocations()["outcome"]) == ["succeeded"]
+
+
+def test_fire_says_why_nobody_runs(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", abs, filter={"subject": ["a"]})
+    with pytest.warns(UserWarning, match="no event passed the filter of 'abs'"):
+        bus.fire("numbers", [1], progress=False)
+    sub.pause()
+    with pytest.warns(UserWarning) as said:
+        bus.fire("numbers", [mt.Event(1, subject="a")], progress=False, timeout_s=0.01)
+    assert "'abs' is paused" in str(said[0].message)
+
+
+def test_receipt_says_which_of_several_events_with_one_id_is_meant(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", abs, listen=False, filter={"source": ["b"]})
+    first, second = bus.publish("numbers", 1, id="1", source="a"), bus.publish("numbers", 2, id="1", source="b")
+
+    assert details(sub.explain(first))["outcome"] == "skipped: filtered"
+    assert details(sub.explain(second))["outcome"] == "open"
+    assert "1 more events have this id" in details(sub.explain("1"))["also"]
+
+
+def test_duplicates_of_others_are_not_listed(bus: mt.EventBus) -> None:
+    bus.topic("numbers")
+    for _ in range(2):
+        bus.publish("numbers", 1, id="before")
+    sub = bus.subscribe("numbers", abs, listen=False)
+    for _ in range(2):
+        bus.publish("numbers", 1, id="mine")
+
+    assert list(sub.skipped()["event_id"]) == ["mine"]
+
+
+def test_dry_run_of_an_isolated_model_does_not_harm_this_process(clock: SimulatedClock) -> None:
+    def crashes(n: int) -> None:
+        os._exit(3)
+
+    with mt.connect("memory://", clock=clock) as bus:
+        sub = bus.subscribe("numbers", crashes, isolation="process")
+        bus.publish("numbers", 1)
+        mt.testing.settle(bus, clock)
+
+        assert list(sub.dry_run()["reason"]) == ["worker_died"]
+
+
+@pytest.mark.parametrize("policy", [{"max_rate_per_s": 1}, {"batch_window_s": 5, "batch": True}], ids=["rate", "window"])
+def test_settle_lets_time_pass_for_whoever_waits_for_it(policy: dict[str, Any]) -> None:
+    clock = mt.testing.SimulatedClock()
+    with mt.connect("memory://", clock=clock) as bus:
+        sub = bus.subscribe("numbers", each, **policy)
+        bus.publish_batch("numbers", range(3))
+        mt.testing.settle(bus, clock)
+
+        assert len(sub.results()) == 3
+
+
+def each(numbers: Any) -> Any:
+    return numbers

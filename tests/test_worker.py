@@ -129,6 +129,41 @@ def test_worker_notices_what_is_subscribed_changed_and_unsubscribed(home: Path) 
     assert said == ["double: numbers -> double:1.0.0"] * 2 + ["double: let go, it was unsubscribed"]
 
 
+def test_worker_listens_again_to_what_was_subscribed_anew_between_two_looks(home: Path) -> None:
+    import some_models
+
+    with mt.connect("sqlite:///bus.db") as bus, mt.connect("sqlite:///bus.db") as other:
+        bus.subscribe("numbers", some_models.double, listen=False)
+        worker = Worker(other, (), [].append, threading.Event())
+        worker.look()
+        bus.unsubscribe("double")
+        other._engine._let_go("double")  # the engine sees the gap, the worker does not
+        bus.subscribe("numbers", some_models.double, listen=False)
+        worker.look()
+
+        assert other.listener_state("double") == "listening"
+
+
+def test_worker_until_idle_waits_for_nobody_elses_events(home: Path) -> None:
+    import some_models
+
+    with mt.connect("sqlite:///bus.db") as bus, mt.connect("sqlite:///bus.db") as other:
+        mine = bus.subscribe("numbers", some_models.double, name="mine", listen=False)
+        bus.subscribe("numbers", some_models.double, name="others", listen=False).pause()
+        bus.publish_batch("numbers", range(3))
+
+        Worker(other, ("mine",), [].append, threading.Event()).run(until_idle=True)
+
+        assert len(mine.results()) == 3
+
+
+def test_doctor_on_the_command_line_makes_no_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--url", "sqlite:///typo.db"]) == 1
+
+    assert "there is no store 'typo.db'" in capsys.readouterr().err
+    assert not (home / "typo.db").exists()
+
+
 def test_worker_takes_only_what_it_was_asked_for_and_ends_when_idle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import some_models
 
