@@ -112,10 +112,9 @@ def _filtering(reader: Reader, history: History) -> _Due:
     published = due = 0
     missing: list[int] = []
     undue: list[int] = []
-    for row, periods, placed in _each(reader, history):
-        seen = Seen(*archived(row))
+    for row, _, periods, placed in _each(reader, history):
         published += 1
-        if any(seen.passes(p.filter) for p in periods):
+        if _passed(row, periods):
             due += 1
             if not placed:
                 missing.append(row[0])
@@ -126,18 +125,24 @@ def _filtering(reader: Reader, history: History) -> _Due:
 
 def kept_out(reader: Reader, history: History) -> Iterator[tuple[Row, int, Period]]:
     """Yield what filters kept out: an event's ``ARCHIVED`` columns, when it was published, and the newest period that decided."""
-    for row, periods, placed in _each(reader, history, published=True):
-        if not placed and not any(Seen(*archived(row[:-1])).passes(p.filter) for p in periods):
-            yield row[:-1], row[-1], periods[0]
+    for row, published_us, periods, placed in _each(reader, history):
+        if not placed and not _passed(row, periods):
+            yield row, published_us, periods[0]
 
 
-def _each(reader: Reader, history: History, published: bool = False) -> Iterator[tuple[Row, list[Period], bool]]:
-    """Yield each event that was published while the subscription was bound, the periods that decide, and whether it has a place."""
+def _passed(row: Row, periods: list[Period]) -> bool:
+    seen = Seen(*archived(row))
+    return any(seen.passes(p.filter) for p in periods)
+
+
+def _each(reader: Reader, history: History) -> Iterator[tuple[Row, int, list[Period], bool]]:
+    """Yield the ``ARCHIVED`` columns of each event that was published while the subscription was bound, when that was, the periods that
+    decide, and whether it has a place."""  # noqa: D205, D209 - one sentence
     for topic_id, low, high in history.ranges():
         after = low
         while rows := reader.query(_EACH, {"s": history.id, "t": topic_id, "low": after, "high": high}):
             for row in rows:
-                yield row[:-1] if published else row[:-2], history.at(row[0], topic_id), bool(row[-1])
+                yield row[:-2], row[-2], history.at(row[0], topic_id), bool(row[-1])
             after = rows[-1][0]
 
 

@@ -17,13 +17,12 @@ from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
-from mltrigger.errors import InvalidModel, NameTaken, NotFound, warn
+from mltrigger.errors import InvalidModel, NameTaken, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.listener import DRAIN_S
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model, import_path
-from mltrigger.models.invoke import Invoker
 from mltrigger.models.placement import Isolated
 from mltrigger.models.portable import check_portable
 from mltrigger.models.resolver import Resolver
@@ -31,8 +30,8 @@ from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.names import check_model_name, check_name
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
-from mltrigger.run import Run, wait_until_idle
-from mltrigger.sources import FolderSource, is_source
+from mltrigger.run import Run, samples_of, wait_until_idle, warn_if_nobody_runs
+from mltrigger.sources import FolderSource, is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
@@ -256,13 +255,16 @@ class EventBus(Lookup):
         folder = FolderSource(source)
         return self.registry.source_topic(folder.url, folder.topic_name)
 
+    def _folder_of(self, spec: SubscriptionSpec) -> FolderSource | None:
+        url = self.registry.sources().get(spec.topic)
+        return FolderSource(url) if url is not None else None
+
     # -- listen ---------------------------------------------------------------------------------------------------------------
 
     def listen(self, spec: SubscriptionSpec) -> None:
         """Deliver *spec* in this process; idempotent."""
         self._check()
-        url = self.registry.sources().get(spec.topic)
-        self._engine.listen(spec, FolderSource(url) if url is not None else None)
+        self._engine.listen(spec, self._folder_of(spec))
 
     def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Deliver the subscription no more in this process; idempotent."""
@@ -302,10 +304,8 @@ class EventBus(Lookup):
 
     def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
         """Call a version of the model with dead letters, where the policy says; nothing is recorded or settled. See ``sub.dry_run``."""
-        found, invoker = self._chosen(spec, version)
-        url = self.registry.sources().get(spec.topic)
-        prepare = FolderSource(url).prepare if url is not None else _unchanged
-        events = map(prepare, events_of(self.log, spec, keys, data))
+        found, invoker = self._resolver.chosen(spec.selector, version)
+        events = map(prepared_by(self._folder_of(spec)), events_of(self.log, spec, keys, data))
         if spec.policy.isolation == "thread":
             return try_out(events, found, invoker, self._clock)
         isolated = Isolated(lambda: (found, invoker), spec.policy.timeout_s, spec.policy.memory_limit_mb)
@@ -313,17 +313,6 @@ class EventBus(Lookup):
             return try_out(events, *isolated(), self._clock)
         finally:
             isolated.close()
-
-    def _chosen(self, spec: SubscriptionSpec, version: Any) -> tuple[ModelVersion, Invoker]:
-        if version is None:
-            return self._resolver.of(spec.selector)()
-        own = Selector.parse(spec.selector).name
-        if isinstance(version, str):
-            return self._resolver.of(version if ":" in version or "@" in version else f"{own}:{version}")()
-        if isinstance(version, ModelVersion):
-            return self._resolver.of(str(version))()
-        model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
-        return model.describe(), Invoker(model)  # not registered: only tried
 
     # -- publish --------------------------------------------------------------------------------------------------------------
 
@@ -365,9 +354,9 @@ class EventBus(Lookup):
         progress : bool
             Whether to show a progress bar.
         """
-        run = Run(topic, self.publish_batch(topic, _samples(samples)), self.log, self.wakeup)
+        run = Run(topic, self.publish_batch(topic, samples_of(samples)), self.log, self.wakeup)
         if len(run):
-            self._warn_if_nobody_listens(topic, {name for r in run.receipts for name in r.subscriptions})
+            warn_if_nobody_runs(self.registry, run)
         return run.wait(timeout_s, progress)
 
     def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
@@ -377,18 +366,6 @@ class EventBus(Lookup):
         """
         self._check()
         return wait_until_idle(self.log, self.wakeup, self._engine.watcher, timeout_s, progress)
-
-    def _warn_if_nobody_listens(self, topic: str, names: set[str]) -> None:
-        live, paused = self.registry.live_listeners(), self.registry.paused()
-        known = [s for s in self.registry.subscriptions() if s.topic == topic]
-        if not known:
-            warn(f"topic {topic!r} has no subscription: the events are kept, and nobody runs")
-        elif not names:
-            warn(f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped() says why")
-        if silent := [s.name for s in known if s.name in names and s.id not in live]:
-            warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
-        if held := [s.name for s in known if s.name in names and s.id in paused]:
-            warn(f"{', '.join(map(repr, held))} is paused: its events wait until sub.resume()")
 
     def _tidy(self) -> None:
         if self.registry.setting("retention") is not None:
@@ -401,19 +378,7 @@ class EventBus(Lookup):
         self.close(drain_s=_EXIT_DRAIN_S)
 
 
-def _unchanged(event: Event) -> Event:
-    return event
-
-
 def _filter(policy: Mapping[str, Any] | str | None, scope: str) -> FilterPolicy | None:
     if scope not in _SCOPES:
         raise NotFound.of("filter_scope", str(scope), list(_SCOPES))
     return None if policy is None else FilterPolicy.parse(policy, _SCOPES[scope])
-
-
-def _samples(samples: Any) -> list[Any]:
-    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
-        return list(samples.to_dict(orient="records"))
-    if isinstance(samples, (Event, Mapping, str, bytes)) or not isinstance(samples, Iterable):
-        return [samples]
-    return list(samples)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from mltrigger.brokers.base import Broker, Sending, SubscriptionSpec
+from mltrigger.brokers.base import MAX_EVENT_BYTES, Broker, Sending, SubscriptionSpec
 from mltrigger.capture import captured
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidEvent, NotFound
@@ -14,7 +14,6 @@ from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.store.log import DeadKey, Log
 
-MAX_DATA_BYTES = 16 * 1024 * 1024
 _BATCH = 1_000
 """Events that are sent again in one commit: others write in between."""
 UNCHANGED: Any = object()
@@ -86,7 +85,7 @@ def redrive(broker: Broker, spec: SubscriptionSpec, keys: Sequence[DeadKey], dat
         return sent
     if len(keys) != 1:
         raise InvalidEvent(f"data= corrects one event, and {len(keys)} were chosen: name its event_id")
-    raw, media_type = encode_data(Event(data), MAX_DATA_BYTES)
+    raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
     return len(broker.send(spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)))
 
 

@@ -16,13 +16,12 @@ from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.models.placement import Isolated
 from mltrigger.redact import LogFilter
-from mltrigger.sources import FolderSource, Watcher
+from mltrigger.sources import FolderSource, Watcher, prepared_by
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.workers import ThreadWorkers
 
 if TYPE_CHECKING:
-    from mltrigger.events import Event
     from mltrigger.listener import Resolve
 
 logger = logging.getLogger("mltrigger")
@@ -174,9 +173,8 @@ class Engine:
         self._workers.close()
 
     def _started(self, spec: SubscriptionSpec, folder: FolderSource | None) -> Listener:
-        prepare = folder.prepare if folder is not None else _unchanged
         resolve = self._resolve(spec.selector)
-        options: dict[str, Any] = {"workers": self._workers, "prepare": prepare}
+        options: dict[str, Any] = {"workers": self._workers, "prepare": prepared_by(folder)}
         if spec.policy.isolation == "process":
             isolated = Isolated(resolve, spec.policy.timeout_s, spec.policy.memory_limit_mb)
             listener = self._make(spec, isolated, close=isolated.close, **options)
@@ -186,7 +184,3 @@ class Engine:
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
         return listener
-
-
-def _unchanged(event: Event) -> Event:
-    return event

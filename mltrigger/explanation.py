@@ -8,14 +8,13 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from mltrigger.balance import kept_out
-from mltrigger.brokers.base import Receipt
+from mltrigger.brokers.base import MAX_EVENT_BYTES, Receipt
 from mltrigger.brokers.publishing import Seen
-from mltrigger.brokers.sql import MAX_EVENT_BYTES
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.events import Event, encode_data
 from mltrigger.filters import FilterPolicy
-from mltrigger.store.log import ARCHIVED, archived
+from mltrigger.store.log import ARCHIVED, FINAL, archived
 from mltrigger.store.registry import ALIVE_US
 from mltrigger.store.revisions import History, histories
 from mltrigger.store.transaction import Reader, Row, Store
@@ -47,7 +46,6 @@ FROM repeat p JOIN event e ON e.seq = p.seq WHERE EXISTS (
   SELECT 1 FROM lease l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
   SELECT 1 FROM ready r WHERE r.seq = e.seq AND r.subscription_id = :s)
 """
-_FINAL = ("succeeded", "dead", "skipped")
 
 
 def explain(store: Store, clock: Clock, event: Event | Receipt | str, subscription: str) -> list[Step]:
@@ -66,7 +64,9 @@ def explain(store: Store, clock: Clock, event: Event | Receipt | str, subscripti
         if rows:
             mine = [row for row in rows if row[-1] == history.topic] or rows
             others = (
-                [Step("also", None, f"{len(mine) - 1} more events have this id: a receipt, or an Event, says which")] if mine[1:] else []
+                [Step("also", None, f"the first of {len(mine)} events with this id: a receipt, or an Event, says which is meant")]
+                if mine[1:]
+                else []
             )
             return others + list(_after(reader, history, mine[0], clock.now_us()))
         if not isinstance(event, Event):
@@ -127,7 +127,7 @@ def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[
 
 
 def _outcome(attempts: list[tuple[str, str | None]], is_open: bool, due: bool, subscribed: bool) -> Step:
-    final = [(outcome, reason) for outcome, reason in attempts if outcome in _FINAL]
+    final = [(outcome, reason) for outcome, reason in attempts if outcome in FINAL]
     if final:
         outcome, reason = final[-1]
         return Step("outcome", outcome == "succeeded", outcome + (f": {reason}" if reason else ""))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Receipt
 from mltrigger.errors import warn
+from mltrigger.events import Event
 from mltrigger.render import card
 from mltrigger.store.log import FINAL
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mltrigger.brokers.wake import Wakeup
     from mltrigger.sources import Watcher
     from mltrigger.store.log import Log
+    from mltrigger.store.registry import Registry
     from mltrigger.store.transaction import Row
 
 _LOOK_S = 0.05
@@ -140,6 +142,30 @@ def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float
                 return settled and not open_
             wakeup.wait("done", seen, min(left, 0.2))
             time.sleep(min(_LOOK_S, left))
+
+
+def samples_of(samples: Any) -> list[Any]:
+    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each of several."""
+    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
+        return list(samples.to_dict(orient="records"))
+    if isinstance(samples, (Event, Mapping, str, bytes)) or not isinstance(samples, Iterable):
+        return [samples]
+    return list(samples)
+
+
+def warn_if_nobody_runs(registry: Registry, run: Run) -> None:
+    """Warn now, rather than when the time is over, when a subscription of the run's topic has nobody who delivers."""
+    names = {name for receipt in run.receipts for name in receipt.subscriptions}
+    live, paused = registry.live_listeners(), registry.paused()
+    known = [s for s in registry.subscriptions() if s.topic == run.topic]
+    if not known:
+        warn(f"topic {run.topic!r} has no subscription: the events are kept, and nobody runs")
+    elif not names:
+        warn(f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped() says why")
+    if silent := [s.name for s in known if s.name in names and s.id not in live]:
+        warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
+    if held := [s.name for s in known if s.name in names and s.id in paused]:
+        warn(f"{', '.join(map(repr, held))} is paused: its events wait until sub.resume()")
 
 
 class _Bar:

@@ -35,6 +35,11 @@ def is_source(name: str) -> bool:
     return name.startswith("file:")
 
 
+def prepared_by(folder: FolderSource | None) -> Callable[[Event], Event]:
+    """Return what makes an event ready for a model: of *folder*, or of no folder, where there is nothing to do."""
+    return folder.prepare if folder is not None else lambda event: event
+
+
 class FolderSource:
     """The files of one folder whose names match a pattern, each an event; once, also across restarts.
 

@@ -37,7 +37,7 @@ from conftest import settle, wait_until
 
 import mltrigger as mt
 from mltrigger import clock as clocks
-from mltrigger.brokers import sql
+from mltrigger.brokers.base import MAX_EVENT_BYTES
 from mltrigger.models.invoke import MAX_OUTPUT_BYTES, Result
 from mltrigger.recorder import Recorder
 from mltrigger.store import files
@@ -789,13 +789,13 @@ APPLIED: dict[str, Way] = {
     "BI-013": Delivered(lambda: [mt.Event(b'{"a":1,"a":2}', datacontenttype=JSON)], lambda: [{"a": 2}], warns="'a' twice in one object"),
     "BI-014": RefusedAtPublish(raw(b'"\\ud800"', b'{"\\udfff": 1}')),
     "BI-017": RefusedAtPublish(raw("{}".encode("utf-16"), "{}".encode("utf-32"), b'"\xff"')),
-    "BI-020": Delivered(lambda: [b"x" * sql.MAX_EVENT_BYTES, "x" * (sql.MAX_EVENT_BYTES - 2)], model=len),
-    "BI-022": RefusedAtPublish((lambda bench: bench.bus.publish("pages", "\u00e9" * (sql.MAX_EVENT_BYTES // 2)),), mt.EventTooLarge),
+    "BI-020": Delivered(lambda: [b"x" * MAX_EVENT_BYTES, "x" * (MAX_EVENT_BYTES - 2)], model=len),
+    "BI-022": RefusedAtPublish((lambda bench: bench.bus.publish("pages", "\u00e9" * (MAX_EVENT_BYTES // 2)),), mt.EventTooLarge),
     "BI-023": Delivered(lambda: ["x" * 120 * 1024] * 10, lambda: ["x" * 120 * 1024] * 10),
     "BI-025": RefusedAtPublish(
         (
             lambda bench: bench.bus.publish("pages", "x" * (64 * MIB)),
-            lambda bench: bench.bus.publish_batch("pages", ["small", b"x" * (sql.MAX_EVENT_BYTES + 1)]),
+            lambda bench: bench.bus.publish_batch("pages", ["small", b"x" * (MAX_EVENT_BYTES + 1)]),
         ),
         mt.EventTooLarge,
     ),

@@ -14,8 +14,8 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
-from mltrigger.brokers.sql import MAX_EVENT_BYTES, SqlBroker
+from mltrigger.brokers.base import MAX_EVENT_BYTES, Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import SocketWakeup, Wakeup
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.invoke import Result

@@ -43,7 +43,6 @@ class Verdict:
     per_s: float = 0.0
     recovered: int = 0
     locked: int = 0
-    unattributed: int = 0
     recovery_s: float = 0.0
     served_s: float = 0.0
     drain_s: float = 0.0
@@ -132,8 +131,6 @@ def _recovery(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, en
                     back = f"given back after {(back_us[0] - end.at_us) / 1e6:.2f} s, " if back_us else ""
                     found.details.append(f"slow recovery from signal {end.signum}: {back}begun after {(again_us - end.at_us) / 1e6:.2f} s")
     found.locked = len(_locked(connection, ends))
-    known = {worker for end in ends for *_, worker in end.held}
-    found.unattributed = len(known - pids.keys())
 
 
 def _up(connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]) -> list[tuple[int, int]]:

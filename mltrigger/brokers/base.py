@@ -10,6 +10,9 @@ from mltrigger.events import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""Most bytes of data an event may have; larger objects belong in a folder or a bucket."""
+
 Verdict = Literal["ack", "retry", "dead_letter", "release"]
 Count = Literal["failure", "death", "nothing"]
 """What a retry is counted as: the model failed, its process died, or it is nobody's fault."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from mltrigger.brokers import binding, publishing
-from mltrigger.brokers.base import AT_ONCE, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
 from mltrigger.brokers.publishing import INSERT_READY
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
@@ -18,8 +18,6 @@ from mltrigger.policy import MAX_ABANDONED
 from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.transaction import Row, Store, Transaction
 
-MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""Most bytes of data an event may have (``max_event_bytes``); larger objects belong in a folder or a bucket."""
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
 

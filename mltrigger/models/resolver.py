@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
-from mltrigger.models.describe import Model, load
+from mltrigger.models.describe import Model, as_model, load
 from mltrigger.models.invoke import Invoker
 from mltrigger.models.version import ModelVersion, Selector
 
@@ -57,6 +58,22 @@ class Resolver:
             return answer[1], answer[2]
 
         return resolve
+
+    def chosen(self, selector: str, version: Any = None) -> tuple[ModelVersion, Invoker]:
+        """Return the version to try for the model of *selector*, and its invoker.
+
+        *version* is ``"1.1.0"``, another selector, a registered version, or a model, which is not registered by this; without it the one
+        that *selector* means now.
+        """
+        own = Selector.parse(selector).name
+        if version is None:
+            return self.of(selector)()
+        if isinstance(version, str):
+            return self.of(version if ":" in version or "@" in version else f"{own}:{version}")()
+        if isinstance(version, ModelVersion):
+            return self.of(str(version))()
+        model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
+        return model.describe(), Invoker(model)
 
     def _answer(self, selector: Selector, before: tuple[int, ModelVersion, Invoker] | None) -> tuple[int, ModelVersion, Invoker]:
         version = self._choose(selector)
