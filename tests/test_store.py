@@ -265,6 +265,45 @@ def test_migration_that_fails_leaves_the_version_and_the_data_as_they_were(file:
     store.close()
 
 
+OLD = Path(__file__).parent / "data"
+
+
+def restored(file: Path, version: int) -> Path:
+    """Write the store of an earlier version to *file*."""
+    with sqlite3.connect(file) as connection:
+        connection.executescript((OLD / f"schema-{version}.sql").read_text())
+    connection.close()
+    return file
+
+
+def shape(store: SqliteStore) -> dict[str, set[tuple[str, str, int, int]]]:
+    """Return table -> its columns: name, type, whether it may be empty, place in the key."""
+    tables = [name for (name,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {t: {(c[1], c[2].upper(), c[3], c[5]) for c in store.read(f"PRAGMA table_info({t})")} for t in tables}
+
+
+@pytest.mark.parametrize("version", range(1, 1 + len(schema.MIGRATIONS)))
+def test_store_of_an_earlier_version_becomes_what_a_new_one_is(version: int, tmp_path: Path) -> None:
+    new, old = SqliteStore(tmp_path / "new.db"), SqliteStore(restored(tmp_path / "old.db", version))
+
+    with contextlib.closing(new), contextlib.closing(old):
+        assert shape(old) == shape(new)
+        assert old.read("PRAGMA foreign_key_check") == []
+        assert old.read("SELECT version FROM schema_version") == new.read("SELECT version FROM schema_version")
+
+
+def test_subscriptions_of_version_2_keep_what_they_had_a_right_to(tmp_path: Path) -> None:
+    with mt.connect(f"sqlite:///{restored(tmp_path / 'old.db', 2)}") as bus:
+        found = bus.audit().set_index("subscription")
+        filtered = bus.skipped("filtered")
+
+        columns = ["published", "filtered", "sent", "succeeded", "dead", "open", "surplus", "balanced"]
+        assert found.loc["length", columns].tolist() == [6, 0, 0, 4, 1, 1, 0, True]
+        assert found.loc["filtered", columns].tolist() == [6, 2, 0, 2, 1, 1, 0, True]
+        assert found.loc["again", columns].tolist() == [7, 3, 0, 3, 0, 1, 0, True]
+        assert list(filtered["event_id"]) == ["e2", "e4"]
+
+
 # -- transactions -------------------------------------------------------------------------------------------------------------
 
 

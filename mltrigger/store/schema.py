@@ -243,11 +243,10 @@ setting = Table(
 )
 
 
-# Not made from the tables above: those will change again, and a step must not. Version 1 existed on SQLite only.
+# Not made from the tables above: those will change again, and a step must not. Versions 1 and 2 existed on SQLite only.
 _FILTERS_REDRIVE_RETENTION = """
 CREATE TABLE revision (id INTEGER NOT NULL PRIMARY KEY, subscription_id BIGINT NOT NULL REFERENCES subscription (id),
-  topic_id BIGINT NOT NULL REFERENCES topic (id), made_seq BIGINT NOT NULL, from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT,
-  filter_scope TEXT, made_us BIGINT NOT NULL);
+  from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT, filter_scope TEXT, made_us BIGINT NOT NULL);
 CREATE TABLE resent (subscription_id BIGINT NOT NULL, seq BIGINT NOT NULL, times INTEGER NOT NULL, resent_us BIGINT NOT NULL, data BLOB,
   datacontenttype TEXT, PRIMARY KEY (subscription_id, seq)) WITHOUT ROWID;
 CREATE TABLE repeat (seq INTEGER NOT NULL PRIMARY KEY, times INTEGER NOT NULL, differing INTEGER NOT NULL, repeated_us BIGINT NOT NULL);
@@ -257,13 +256,12 @@ ALTER TABLE subscription ADD COLUMN filter TEXT;
 ALTER TABLE subscription ADD COLUMN filter_scope TEXT;
 ALTER TABLE dead_letter ADD COLUMN discarded_us BIGINT;
 ALTER TABLE dead_letter ADD COLUMN discard_reason TEXT;
-INSERT INTO revision (subscription_id, topic_id, made_seq, from_seq, bound, made_us)
-SELECT id, topic_id, 0, coalesce((SELECT max(seq) FROM (
+INSERT INTO revision (subscription_id, from_seq, bound, made_us)
+SELECT id, coalesce((SELECT max(seq) FROM (
   SELECT seq FROM event WHERE topic_id = s.topic_id AND seq > s.since_seq
   EXCEPT SELECT seq FROM invocation WHERE subscription_id = s.id AND outcome IN ('succeeded', 'dead', 'skipped')
   EXCEPT SELECT seq FROM ready WHERE subscription_id = s.id EXCEPT SELECT seq FROM lease WHERE subscription_id = s.id
 )), since_seq), bound, created_us FROM subscription s;
-UPDATE revision SET made_seq = from_seq;
 ALTER TABLE subscription DROP COLUMN since_seq
 """
 
@@ -277,7 +275,25 @@ def _filters_redrive_and_retention(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_filters_redrive_and_retention,)
+_PLACES_OF_REVISIONS = """
+CREATE TABLE placed (id INTEGER NOT NULL PRIMARY KEY, subscription_id BIGINT NOT NULL REFERENCES subscription (id),
+  topic_id BIGINT NOT NULL REFERENCES topic (id), made_seq BIGINT NOT NULL, from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT,
+  filter_scope TEXT, made_us BIGINT NOT NULL);
+INSERT INTO placed SELECT r.id, r.subscription_id, s.topic_id,
+  CASE WHEN r.from_seq > 0 THEN r.from_seq ELSE (SELECT coalesce(max(seq), 0) FROM event WHERE published_us <= r.made_us) END,
+  r.from_seq, r.bound, r.filter, r.filter_scope, r.made_us FROM revision r JOIN subscription s ON s.id = r.subscription_id;
+DROP TABLE revision;
+ALTER TABLE placed RENAME TO revision
+"""
+
+
+def _places_of_revisions(connection: sa.Connection) -> None:
+    """Version 3: a revision says on which topic, and where in the archive it was made, also when it began with the oldest event."""
+    for statement in _PLACES_OF_REVISIONS.split(";"):
+        connection.exec_driver_sql(statement)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_filters_redrive_and_retention, _places_of_revisions)
 """Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
 created as ``metadata`` says and starts at the newest version."""
 
