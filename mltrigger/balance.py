@@ -20,23 +20,24 @@ _COUNT = f"SELECT count(*) FROM event e WHERE {_MINE}"
 _PLACED = f"""
 (EXISTS (SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s AND i.outcome IN {_FINAL})
 OR EXISTS (SELECT 1 FROM lease l WHERE l.subscription_id = :s AND l.seq = e.seq)
-OR e.seq IN (SELECT r.seq FROM ready r WHERE r.subscription_id = :s))
+OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
 """
 _NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} AND NOT {_PLACED} ORDER BY e.seq"
 _EACH = f"SELECT {ARCHIVED}, e.published_us, {_PLACED} FROM event e WHERE {_MINE} ORDER BY e.seq LIMIT {_BATCH}"
 _ENDED = f"SELECT subscription_id, outcome, count(*) FROM invocation WHERE outcome IN {_FINAL} GROUP BY subscription_id, outcome"
-_OPEN = (
-    "SELECT subscription_id, count(*) FROM (SELECT subscription_id FROM ready UNION ALL SELECT subscription_id FROM lease) AS o GROUP BY 1"
-)
+_OPEN = """
+SELECT subscription_id, count(*) FROM (SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
+GROUP BY subscription_id
+"""
 _DOUBLE = f"""
 SELECT seq, subscription_id FROM (
   SELECT seq, subscription_id FROM invocation WHERE outcome IN {_FINAL}
-  UNION ALL SELECT seq, subscription_id FROM ready UNION ALL SELECT seq, subscription_id FROM lease) AS found
+  UNION ALL SELECT seq, subscription_id FROM waiting UNION ALL SELECT seq, subscription_id FROM lease) AS found
 GROUP BY seq, subscription_id HAVING count(*) > 1
 """
 _ANYWHERE = f"""
 SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN {_FINAL}
-UNION SELECT seq FROM ready WHERE subscription_id = :s UNION SELECT seq FROM lease WHERE subscription_id = :s
+UNION SELECT seq FROM waiting WHERE subscription_id = :s UNION SELECT seq FROM lease WHERE subscription_id = :s
 """
 _TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_ANYWHERE})"
 _ASKED_FOR = "SELECT seq FROM resent WHERE subscription_id = :s"

@@ -44,7 +44,7 @@ SELECT e.seq, e.id, e.source, e.type, e.subject, p.times, p.differing, e.publish
 FROM repeat p JOIN event e ON e.seq = p.seq WHERE EXISTS (
   SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s UNION ALL
   SELECT 1 FROM lease l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
-  SELECT 1 FROM ready r WHERE r.seq = e.seq AND r.subscription_id = :s)
+  SELECT 1 FROM waiting r WHERE r.seq = e.seq AND r.subscription_id = :s)
 """
 
 
@@ -163,6 +163,9 @@ def _sent_again(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
     for times, resent_us, changed in reader.query(
         "SELECT times, resent_us, data IS NOT NULL FROM resent WHERE subscription_id = :s AND seq = :seq", of
     ):
+        if not times:
+            yield Step("arrived", None, "in the queue of this subscription, without an identity that others could know it by")
+            continue
         yield Step("redrive", None, f"sent again {times} times, last at {_time(resent_us)}{', with other data' if changed else ''}")
 
 
@@ -181,7 +184,7 @@ def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:
     ):
         put_away = f"discarded at {_time(discarded_us)}: {why}" if discarded_us else "waiting to be redriven or discarded"
         yield Step("dead letter", None, f"{reason} at {_time(dead_us)}, {put_away}")
-    for (visible_us,) in reader.query("SELECT visible_us FROM ready WHERE subscription_id = :s AND seq = :seq", of):
+    for (visible_us,) in reader.query("SELECT visible_us FROM waiting WHERE subscription_id = :s AND seq = :seq", of):
         yield Step("open", None, "visible" if visible_us <= now_us else f"delayed until {_time(visible_us)}")
     for attempt, worker, until_us in reader.query(
         "SELECT attempt, worker_id, until_us FROM lease WHERE subscription_id = :s AND seq = :seq", of

@@ -41,7 +41,7 @@ UPDATE invocation SET outcome = 'interrupted' WHERE subscription_id = :s AND out
 AND seq IN (SELECT seq FROM ready WHERE subscription_id = :s)
 """
 _OPEN = """
-SELECT seq, attempt + 1 AS attempt, visible_us, NULL AS received_us, NULL AS worker_id FROM ready WHERE subscription_id = :s
+SELECT seq, attempt + 1 AS attempt, visible_us, NULL AS received_us, NULL AS worker_id FROM waiting WHERE subscription_id = :s
 UNION ALL SELECT seq, attempt, visible_us, received_us, worker_id FROM lease WHERE subscription_id = :s
 """
 _SKIP_OPEN = f"""
@@ -114,6 +114,7 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
     skipped = transaction.execute(_SKIP_OPEN, of)
     transaction.execute(_TALLY, {**of, "outcome": "skipped", "n": skipped})
     transaction.execute("DELETE FROM ready WHERE subscription_id = :s", of)
+    transaction.execute("DELETE FROM awaited WHERE subscription_id = :s", of)
     transaction.execute("DELETE FROM lease WHERE subscription_id = :s", of)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
     transaction.execute(_REVISE, {"name": name, "now": now_us, "from_start": 0})

@@ -30,11 +30,13 @@ INSERT_READY = """
 INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
 VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON CONFLICT DO NOTHING
 """
+INSERT_AWAITED = INSERT_READY.replace("ready", "awaited")
+"""For subscriptions whose events a queue outside carries."""
 _SELECT_SEQ = "SELECT seq, data FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
 _DELIVERED = """
 SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
 UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
-UNION ALL SELECT 1 FROM ready WHERE subscription_id = :s AND seq = :seq LIMIT 1
+UNION ALL SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq LIMIT 1
 """
 _BOUND = "SELECT id, name, filter, filter_scope FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 _REPEATED = """
@@ -59,15 +61,22 @@ class _Bound(NamedTuple):
     policy: FilterPolicy | None
 
 
-def publish(transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int) -> Published:
-    """Write *encoded* events and their deliveries."""
+def publish(
+    transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int, insert: str = INSERT_READY,
+    arrived_us: Sequence[int] | None = None,
+) -> Published:  # fmt: skip
+    """Write *encoded* events and their deliveries, by *insert*.
+
+    Events that were published elsewhere and have *arrived* say when that was; one that is there already is no news then.
+    """
     found = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": topic})
     if not found:
         known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
         raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
     topic_id = found[0][0]
     base = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})[0][0]
-    rows = [_event_row(*e, seq, topic_id, now_us) for seq, e in enumerate(encoded, base + 1)]
+    at_us = arrived_us or [now_us] * len(encoded)
+    rows = [_event_row(*e, seq, topic_id, at_us[i]) for i, (seq, e) in enumerate(enumerate(encoded, base + 1))]
     added = transaction.execute_many(_INSERT_EVENT, rows)
     bound = [_Bound(row[0], row[1], filter_of(row[2], row[3])) for row in transaction.query(_BOUND, {"t": topic_id})]
     to_whom = _matching(bound, encoded)
@@ -75,10 +84,10 @@ def publish(transaction: Transaction, topic: str, encoded: Sequence[Encoded], no
         receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
         ready = [(b.id, now_us, row[0], 0, 0, 0) for row, to in zip(rows, to_whom, strict=True) for b in to]
     else:
-        receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us)
+        receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None)
         fresh = {r.seq: to for r, to in zip(receipts, to_whom, strict=True) if not r.duplicate}
         ready = [(b.id, now_us, seq, 0, 0, 0) for seq, to in fresh.items() for b in to]
-    transaction.execute_many(INSERT_READY, ready)
+    transaction.execute_many(insert, ready)
     return Published(receipts, frozenset(row[0] for row in ready))
 
 
@@ -120,7 +129,7 @@ def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Seque
 
 def _receipts(
     transaction: Transaction, encoded: Sequence[Encoded], to_whom: Sequence[Sequence[_Bound]], bound: Sequence[_Bound], base: int,
-    topic_id: int, now_us: int,
+    topic_id: int, now_us: int, repeats: bool,
 ) -> list[Receipt]:  # fmt: skip
     """Return the receipts of events of which some were there before, or stand twice among them; note the repeats."""
     receipts: list[Receipt] = []
@@ -131,7 +140,7 @@ def _receipts(
         to = seen.setdefault(seq, to)  # the first of them is what was delivered, whatever the others hold
         if seq <= base:
             to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
-        if duplicate:
+        if duplicate and repeats:
             differs = bytes(kept) != raw
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
             if differs:

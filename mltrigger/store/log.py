@@ -283,9 +283,18 @@ class Log:
     def progress(self) -> tuple[int, int]:
         """Return how many attempts were recorded in all, and how many deliveries are open."""
         rows = self._store.read(
-            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM ready) + (SELECT count(*) FROM lease)"
+            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease)"
         )
         return int(rows[0][0]), int(rows[0][1])
+
+    def ended(self, subscription_id: int, seqs: Sequence[int]) -> set[int]:
+        """Return which of the events have an outcome of that subscription."""
+        among = ", ".join(str(int(seq)) for seq in seqs)
+        rows = self._store.read(
+            f"SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped') AND seq IN ({among})",
+            {"s": subscription_id},
+        )
+        return {seq for (seq,) in rows}
 
     def heads(self, seqs: Sequence[int], size: int) -> list[Row]:
         """Return (seq, subject, media type, bytes of data, first *size* bytes) of these events."""
@@ -340,6 +349,20 @@ class Log:
             {"s": subscription_id, "seq": seq},
         )
         return [DeadLetter(*row) for row in rows]
+
+
+def record_uncalled(transaction: Transaction, rows: Sequence[Row], outcome: Outcome) -> None:
+    """Record deliveries that ended before any model was called: (subscription_id, seq, attempt, now, worker, reason, error)."""
+    transaction.execute_many(
+        _RECORD,
+        [
+            (seq, s, attempt, None, "live", outcome, reason, now_us, now_us, None, None, now_us, None, worker_id, None, None, error, None,
+             None)
+            for s, seq, attempt, now_us, worker_id, reason, error in rows
+        ],
+    )  # fmt: skip
+    counts = Counter((row[0], row[4]) for row in rows)
+    transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
 
 
 def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int) -> None:

@@ -17,8 +17,9 @@ _BATCH = 2_000
 
 _OLDEST = "SELECT seq, published_us FROM event WHERE seq > :after ORDER BY seq LIMIT :n"
 _HELD = """
-SELECT seq FROM ready WHERE seq BETWEEN :low AND :high UNION SELECT seq FROM lease WHERE seq BETWEEN :low AND :high
+SELECT seq FROM waiting WHERE seq BETWEEN :low AND :high UNION SELECT seq FROM lease WHERE seq BETWEEN :low AND :high
 UNION SELECT seq FROM dead_letter WHERE seq BETWEEN :low AND :high AND discarded_us IS NULL
+UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
 # The newest event stays in any case: the next one takes the number after it.
 _SURPLUS = "SELECT seq FROM event ORDER BY seq DESC LIMIT 1 OFFSET :n"

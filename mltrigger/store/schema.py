@@ -2,7 +2,8 @@
 
 One schema for SQLite and PostgreSQL. Times are microseconds since 1970 in 64-bit integers: exact, small, and the same on both.
 The queue is two narrow tables whose primary key is their only index: what waits is in ``ready`` in the order it falls due,
-what is leased in ``lease``. The payload is written once, in ``event``.
+what is leased in ``lease``. The payload is written once, in ``event``. Where a queue outside this database carries the events, what
+waits there is in ``awaited``; the view ``waiting`` has both.
 """
 
 from __future__ import annotations
@@ -137,7 +138,30 @@ lease = Table(
     Column("received_us", BigInteger, nullable=False),
     Column("until_us", BigInteger, nullable=False),
     Column("worker_id", BigInteger, nullable=False),
+    # Whether a message of a queue outside stands behind it: without that message nobody may lease it again.
+    Column("outside", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
+)
+
+# As ready, for deliveries that a queue outside this database carries: nobody leases them before their message has come.
+awaited = Table(
+    "awaited",
+    metadata,
+    Column("subscription_id", BigInteger, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("visible_us", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("abandoned", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Events that are published here and of which the service outside has not said yet that it has them.
+unsent = Table(
+    "unsent",
+    metadata,
+    Column("seq", _Key, primary_key=True, autoincrement=False),
+    Column("since_us", BigInteger, nullable=False),
 )
 
 dead_letter = Table(
@@ -293,7 +317,30 @@ def _places_of_revisions(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_filters_redrive_and_retention, _places_of_revisions)
+_WAITING = """
+CREATE VIEW waiting AS SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM ready
+UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM awaited
+"""
+_QUEUES_OUTSIDE = """
+ALTER TABLE lease ADD COLUMN outside INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE awaited (subscription_id BIGINT NOT NULL, seq BIGINT NOT NULL, visible_us BIGINT NOT NULL, attempt INTEGER NOT NULL,
+  failures INTEGER NOT NULL, abandoned INTEGER NOT NULL, PRIMARY KEY (subscription_id, seq)) WITHOUT ROWID;
+CREATE TABLE unsent (seq INTEGER NOT NULL PRIMARY KEY, since_us BIGINT NOT NULL)
+"""
+
+
+def _queues_outside(connection: sa.Connection) -> None:
+    """Version 4: deliveries that a queue outside carries, and events that are on their way to it."""
+    for statement in _QUEUES_OUTSIDE.split(";"):
+        connection.exec_driver_sql(statement)
+    connection.exec_driver_sql(_WAITING)
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
+    _filters_redrive_and_retention,
+    _places_of_revisions,
+    _queues_outside,
+)
 """Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
 created as ``metadata`` says and starts at the newest version."""
 
@@ -310,6 +357,7 @@ def migrate(connection: sa.Connection, migrations: tuple[Callable[[sa.Connection
     found = check(connection, newest)
     if found is None:
         metadata.create_all(connection)
+        connection.exec_driver_sql(_WAITING)
         connection.execute(schema_version.insert().values(version=newest))
         return
     for step in migrations[found - 1 :]:
