@@ -1,4 +1,4 @@
-"""The command line: ``mltrigger demo | tutorial | publish | worker | doctor``."""
+"""The command line: ``mltrigger demo | tutorial | publish | worker | doctor | aws``."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mltrigger import codec
 from mltrigger._version import __version__
+from mltrigger.aws.commands import add_commands
 from mltrigger.errors import InvalidEvent, MltriggerError
 from mltrigger.redact import one_line, redacted
 
@@ -86,7 +87,8 @@ def worker(given: argparse.Namespace) -> int:
     _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
     work.run(until_idle=given.until_idle)
     _say("draining")
-    bus.close(DRAIN_S if given.drain_s is None else given.drain_s)
+    drain_s = DRAIN_S if given.drain_s is None else given.drain_s
+    bus.close(drain_s, polls_s=drain_s)
     _say("done")
     return 0
 
@@ -104,6 +106,12 @@ def doctor(given: argparse.Namespace) -> int:
     for name, missing, double, events in wrong.itertuples(index=False):
         print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
     return int(bool(len(wrong)) or "error" in set(found["severity"]))
+
+
+def aws(given: argparse.Namespace) -> int:
+    """Print a policy document or a template for AWS; asks nobody."""
+    print(given.text(given))
+    return 0
 
 
 def copy_notebooks(folder: Path) -> Path:
@@ -174,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, meaning in (("type", "what happened"), ("subject", "to what"), ("source", "where"), ("id", "a repeat changes nothing")):
         one.add_argument(f"--{name}", help=f"{meaning} (CloudEvents {name})")
     one.set_defaults(run=publish)
+    add_commands(commands, aws)
     return parser
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from emulators import Emulator, moto_server
 
 import mltrigger as mt
 from mltrigger.store.sqlite import SqliteStore
@@ -77,6 +78,20 @@ def gate() -> Iterator[Gate]:
 @pytest.fixture
 def clock() -> SimulatedClock:
     return SimulatedClock()
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[Emulator]:
+    """An emulator of AWS, started when the first test needs it."""
+    with moto_server() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator(aws_server: Emulator) -> Iterator[Emulator]:
+    """The emulator, its time set right again after the test."""
+    yield aws_server
+    aws_server.ahead_s = lambda: 0.0
 
 
 in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)

@@ -1,0 +1,34 @@
+"""What a bus on AWS needs beside :func:`mltrigger.connect`: a Lambda handler, policy documents, a CloudFormation template.
+
+``lambda_handler(subscription)`` runs a subscription inside AWS Lambda; :mod:`~mltrigger.aws.policies` and
+:mod:`~mltrigger.aws.template` return documents for whoever administers the account. Everything is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+TYPE_CHECKING = False  # as in the package itself: importing typing takes time
+if TYPE_CHECKING:
+    from typing import Any
+
+_HOME = {"lambda_handler": "function"}
+_ROOMS = ("policies", "template")
+
+__all__ = ["lambda_handler", "policies", "template"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names when they are first used."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"mltrigger.aws.{_HOME[name]}"), name)
+    elif name in _ROOMS:
+        value = importlib.import_module(f"mltrigger.aws.{name}")
+    else:
+        raise AttributeError(f"module 'mltrigger.aws' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,149 @@
+"""The one place that imports boto3: sessions, an assumed role, and clients that are made when they are first used."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import urllib.parse
+from typing import Any
+
+from mltrigger._version import __version__
+from mltrigger.aws.faults import explained
+
+_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws)$")
+_ROLE_SESSION = "mltrigger"
+
+
+class Clients:
+    """The clients of one account and region; each is made at its first use, and may be used from any thread.
+
+    Parameters
+    ----------
+    session : boto3.Session
+        Whose credentials are used.
+    region : str
+        Where, for example ``eu-west-1``.
+    endpoint_url : str, optional
+        Another address than AWS': an emulator's. Without it ``AWS_ENDPOINT_URL`` and ``AWS_ENDPOINT_URL_SQS`` (and so on) decide, which
+        boto3 reads.
+    """
+
+    def __init__(self, session: Any, region: str, endpoint_url: str | None = None) -> None:
+        self.region = region
+        self._session, self._endpoint_url = session, endpoint_url
+        self._guard = threading.Lock()
+        self._made: dict[str, Any] = {}
+
+    def _client(self, service: str) -> Any:
+        with self._guard:  # making one is not safe from several threads, using it is
+            if service not in self._made:
+                try:
+                    self._made[service] = make_client(self._session, service, self.region, self._endpoint_url)
+                except Exception as error:
+                    raise explained(error, f"{service}:client", self.region) from error
+            return self._made[service]
+
+    @property
+    def sns(self) -> Any:
+        """Amazon SNS."""
+        return self._client("sns")
+
+    @property
+    def sqs(self) -> Any:
+        """Amazon SQS."""
+        return self._client("sqs")
+
+    @property
+    def s3(self) -> Any:
+        """Amazon S3."""
+        return self._client("s3")
+
+    @property
+    def sts(self) -> Any:
+        """AWS STS."""
+        return self._client("sts")
+
+    @property
+    def iam(self) -> Any:
+        """AWS IAM."""
+        return self._client("iam")
+
+    @functools.cached_property
+    def account(self) -> str:
+        """The number of the account whose credentials these are."""
+        return self._identity["Account"]
+
+    @functools.cached_property
+    def partition(self) -> str:
+        """``aws``, ``aws-cn`` or ``aws-us-gov``."""
+        return self._identity["Arn"].split(":")[1]
+
+    @functools.cached_property
+    def endpoint(self) -> bool:
+        """Whether these are clients of something else than AWS: an emulator."""
+        host = urllib.parse.urlsplit(self.sqs.meta.endpoint_url).hostname or ""
+        return _AWS_HOST.search(host) is None
+
+    @functools.cached_property
+    def _identity(self) -> dict[str, str]:
+        try:
+            identity: dict[str, str] = self.sts.get_caller_identity()
+        except Exception as error:
+            raise explained(error, "sts:GetCallerIdentity", self.region) from error
+        return identity
+
+
+def make_client(session: Any, service: str, region: str, endpoint_url: str | None) -> Any:
+    """Return a client of *service* with our time limits and retries."""
+    from botocore.config import Config
+
+    config = Config(
+        # The "standard" mode tries again what may be tried again, with jitter, and gives up when everything fails.
+        retries={"mode": "standard", "total_max_attempts": 4},
+        connect_timeout=5,
+        read_timeout=40,  # a long poll takes up to 20 s
+        max_pool_connections=32,
+        tcp_keepalive=True,
+        user_agent_extra=f"mltrigger/{__version__}",
+    )
+    return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
+
+
+def open_session(
+    region: str,
+    *,
+    session: Any = None,
+    profile: str | None = None,
+    role_arn: str | None = None,
+    external_id: str | None = None,
+    endpoint_url: str | None = None,
+) -> Any:
+    """Return a boto3 session: *session* itself, else one with boto3's own credential chain; with *role_arn* one that assumes the role.
+
+    The credentials of an assumed role are renewed before they expire, by whichever call comes then.
+    """
+    import boto3
+
+    try:
+        found = session if session is not None else boto3.Session(profile_name=profile, region_name=region)
+    except Exception as error:
+        raise explained(error, "boto3:Session", profile or region) from error
+    return found if role_arn is None else _assumed(found, region, role_arn, external_id, endpoint_url)
+
+
+def _assumed(session: Any, region: str, role_arn: str, external_id: str | None, endpoint_url: str | None) -> Any:
+    import boto3
+    import botocore.session
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
+    def sts(_: str, **given: Any) -> Any:  # the fetcher names the service and the source's credentials
+        source = boto3.Session(given["aws_access_key_id"], given["aws_secret_access_key"], given["aws_session_token"], region)
+        return make_client(source, "sts", region, endpoint_url)
+
+    extra = {"RoleSessionName": _ROLE_SESSION, **({"ExternalId": external_id} if external_id is not None else {})}
+    fetcher = AssumeRoleCredentialFetcher(sts, session.get_credentials(), role_arn, extra_args=extra)
+    renewed: Any = botocore.session.Session()
+    # As botocore's own provider for roles in the configuration does it; there is no public way for a role that is named in code.
+    renewed._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
+    return boto3.Session(botocore_session=renewed, region_name=region)

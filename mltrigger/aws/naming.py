@@ -1,0 +1,322 @@
+"""What things on AWS are called: ARNs, queue URLs, S3 sources, and the names of our own topics and queues. Nothing here asks AWS."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+from mltrigger.errors import InvalidName
+from mltrigger.render import short
+
+Kind = Literal["s3", "sqs", "sns"]
+
+FIFO = ".fifo"
+DEAD = "dead"
+"""What the name of a dead-letter queue ends with."""
+# https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
+MAX_TOPIC = 256
+MAX_QUEUE = 80
+MAX_KEY_BYTES = 1024
+"""Bytes of an object key in UTF-8; as many characters has a value of a filter rule."""
+MAX_SOURCE_NAME = 80
+
+_ARN = re.compile(r"arn:(aws[a-z0-9-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):(.+)", re.ASCII | re.DOTALL)
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.fifo)?", re.ASCII)
+_REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+", re.ASCII)
+_URL = re.compile(r"(https?)://([^/?#@\s]+)(/[^?#\s]*)?/(\d{12})/([^/?#\s]+)", re.ASCII)
+_AWS_HOST = re.compile(
+    r"(?:sqs(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|api\.aws)"
+    r"|(?P<legacy>[a-z0-9-]+)\.queue\.amazonaws\.com(?:\.cn)?|queue\.amazonaws\.com)",
+    re.ASCII,
+)
+_PARTITIONS = {
+    "cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc",
+    "us-iso-": "aws-iso", "us-isob-": "aws-iso-b", "eu-isoe-": "aws-iso-e", "us-isof-": "aws-iso-f",
+}  # fmt: skip
+
+
+class Arn(NamedTuple):
+    """An Amazon Resource Name in its parts; ``str()`` puts them together again.
+
+    https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html
+    """
+
+    partition: str
+    service: str
+    region: str
+    account: str
+    resource: str
+
+    @classmethod
+    def parse(cls, text: str) -> Arn:
+        """Return the parts of *text*; raise InvalidName when it is no ARN, or one of a queue or topic whose name cannot be."""
+        found = _ARN.fullmatch(text) if isinstance(text, str) else None
+        if found is None:
+            raise InvalidName(f"{short(text)} is no ARN: arn:partition:service:region:account:resource, for example {_EXAMPLE}")
+        arn = cls(*found.groups())
+        if arn.service in ("sqs", "sns"):
+            if not arn.region or not arn.account:
+                raise InvalidName(f"ARN {short(text)} names no {'account' if arn.region else 'region'}; for example {_EXAMPLE}")
+            check_aws_name("queue" if arn.service == "sqs" else "topic", arn.resource)
+        return arn
+
+    def __str__(self) -> str:
+        return f"arn:{self.partition}:{self.service}:{self.region}:{self.account}:{self.resource}"
+
+    @property
+    def fifo(self) -> bool:
+        """Whether the queue or topic of this name is FIFO."""
+        return self.resource.endswith(FIFO)
+
+
+_EXAMPLE = "arn:aws:sqs:eu-west-1:123456789012:orders"
+
+
+def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
+    """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most at the end; 80 or 256 in all."""
+    limit = MAX_QUEUE if kind == "queue" else MAX_TOPIC
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > limit:
+        raise InvalidName(
+            f"{kind} name {short(name)} must be 1 to {limit} letters, digits, '-' or '_', with '.fifo' at most at its end; "
+            f"it has {len(str(name))} characters"
+        )
+    return name
+
+
+def partition_of(region: str) -> str:
+    """Return the partition of *region*: ``aws``, ``aws-cn``, ``aws-us-gov`` and so on."""
+    return next((partition for start, partition in _PARTITIONS.items() if region.startswith(start)), "aws")
+
+
+# -- our own topics and queues ----------------------------------------------------------------------------------------------------
+
+
+def topic_name(prefix: str, topic: str) -> str:
+    """Return the name of the SNS topic behind *topic* of the bus *prefix*; FIFO when *topic* ends in ``.fifo``."""
+    return _named("topic", (prefix, topic), MAX_TOPIC)
+
+
+def queue_name(prefix: str, topic: str, subscription: str) -> str:
+    """Return the name of the SQS queue of *subscription*; FIFO when *topic* is."""
+    return _named("queue", (prefix, topic, subscription), MAX_QUEUE)
+
+
+def dead_name(prefix: str, topic: str, subscription: str) -> str:
+    """Return the name of the dead-letter queue of *subscription*; FIFO when *topic* is, as SQS demands."""
+    return _named("queue", (prefix, topic, subscription, DEAD), MAX_QUEUE)
+
+
+def check_prefix(prefix: str) -> str:
+    """Return *prefix*, or raise InvalidName: it begins the name of everything that belongs to a bus, and has to leave room for the rest."""
+    if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", prefix):
+        raise InvalidName(f"prefix {short(prefix)} must be 1 to 40 letters, digits, '-' or '_': it begins the names of topics and queues")
+    return prefix
+
+
+def shortened(name: str, limit: int, seed: str | None = None) -> str:
+    """Return *name*, or when it is longer than *limit* its beginning and a hash of *seed*, so that different ones stay different."""
+    if len(name) <= limit:
+        return name
+    digest = hashlib.sha256((name if seed is None else seed).encode()).hexdigest()[:12]
+    return f"{name[: limit - 13].rstrip('-_')}-{digest}"
+
+
+def _named(kind: Literal["queue", "topic"], parts: tuple[str, ...], limit: int) -> str:
+    topic = parts[1]
+    suffix = FIFO if topic.endswith(FIFO) else ""
+    plain = [part.removesuffix(FIFO) if part is topic else part for part in parts]
+    if not all(plain):
+        raise InvalidName(f"{kind} name made of {short(parts)} needs a prefix, a topic and, for a queue, a subscription")
+    ending = f"-{DEAD}" if len(parts) == 4 else ""
+    # The hash is one of queue and dead-letter queue, so that a person sees that they belong together.
+    whole = "-".join(plain[:3])
+    name = shortened(whole, limit - len(suffix) - (len(f"-{DEAD}") if len(parts) > 2 else 0), json.dumps(plain[:3]))
+    return check_aws_name(kind, name + ending + suffix)
+
+
+# -- sources ----------------------------------------------------------------------------------------------------------------------
+
+
+def aws_kind(source: str) -> Kind | None:
+    """Return what service the *source* of a subscription belongs to, ``None`` for a topic's name or the URL of something else.
+
+    ``s3://…``, ARNs of queues and topics, and URLs of queues: those of AWS, and of an emulator when they have a port and end in an
+    account and a name. Whether the rest of it is right is said by those who read it.
+    """
+    if not isinstance(source, str):
+        return None
+    if source.startswith("s3://"):
+        return "s3"
+    if service := re.match(r"arn:aws[a-z0-9-]*:(sqs|sns):", source):
+        return "sqs" if service[1] == "sqs" else "sns"
+    found = _URL.fullmatch(source)
+    if found and (_AWS_HOST.fullmatch(found[2]) or re.fullmatch(r".+:\d{1,5}", found[2])):
+        return "sqs"
+    return None
+
+
+def queue_arn(source: str, region: str) -> Arn:
+    """Return the ARN of the queue that *source* names, an ARN or URL; *region* is where it is when the URL does not say so."""
+    if source.startswith("arn:"):
+        arn = Arn.parse(source)
+        if arn.service != "sqs":
+            raise InvalidName(f"{short(source)} is the ARN of something in {arn.service}, not of a queue; for example {_EXAMPLE}")
+        return arn
+    found = _URL.fullmatch(source)
+    if found is None:
+        raise InvalidName(f"queue URL {short(source)} must be https://sqs.region.amazonaws.com/account/name, account with 12 digits")
+    host = _AWS_HOST.fullmatch(found[2])
+    if host:  # the oldest form names no region: it is that of the first one
+        region = host["region"] or host["legacy"] or "us-east-1"
+    elif named := re.match(r"sqs\.([a-z0-9-]+)\.", found[2]) or re.fullmatch(r"/queue/([a-z0-9-]+)", found[3] or ""):
+        region = named[1] if _REGION.fullmatch(named[1]) else region
+    return Arn(partition_of(region), "sqs", region, found[4], check_aws_name("queue", found[5]))
+
+
+def queue_url(arn: Arn) -> str:
+    """Return the URL of a queue on AWS; an emulator is asked for its own."""
+    domain = "amazonaws.com.cn" if arn.partition == "aws-cn" else "amazonaws.com"
+    return f"https://sqs.{arn.region}.{domain}/{arn.account}/{arn.resource}"
+
+
+def source_url(source: str, region: str) -> str:
+    """Return one canonical spelling of *source* on AWS for the registry: the S3 URL, or the ARN of the queue or topic."""
+    kind = aws_kind(source)
+    if kind == "s3":
+        return S3Source.parse(source).url
+    return str(queue_arn(source, region) if kind == "sqs" else Arn.parse(source))
+
+
+def source_topic_name(source: str, region: str) -> str:
+    """Return the name of the bus's topic for *source* on AWS: what can be read of it, and a hash, so that no two sources share one."""
+    if aws_kind(source) == "s3":
+        return S3Source.parse(source).topic_name
+    arn = Arn.parse(source_url(source, region))
+    return _slug(arn.resource.removesuffix(FIFO), str(arn))
+
+
+def _slug(text: str, seed: str) -> str:
+    plain = re.sub(r"([^A-Za-z0-9_]|-)+", "-", text).strip("-_")[: MAX_SOURCE_NAME - 9].strip("-_")
+    return f"{plain}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
+
+
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
+_BUCKET_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
+_BUCKET_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
+
+
+def check_bucket(name: str) -> str:
+    """Return *name*, or raise InvalidName: the rules for buckets that can announce their objects."""
+    problem = None
+    if not _BUCKET.fullmatch(name):
+        problem = f"has 3 to 63 lower-case letters, digits, '.' and '-', a letter or digit first and last; it has {len(name)} characters"
+    elif ".." in name or ".-" in name or "-." in name:
+        problem = "has no two dots in a row, nor '-' beside a dot"
+    elif re.fullmatch(r"\d+\.\d+\.\d+\.\d+", name):
+        problem = "is not formed like an IP address"
+    elif start := next((s for s in _BUCKET_STARTS if name.startswith(s)), None):
+        problem = f"does not begin with {start!r}, which S3 keeps for itself"
+    elif end := next((e for e in _BUCKET_ENDS if name.endswith(e)), None):
+        problem = f"does not end in {end!r}: such names are of access points and of buckets that announce nothing"
+    if problem:
+        raise InvalidName(f"bucket name {short(name)}: the name of a bucket {problem}")
+    return name
+
+
+class S3Source(NamedTuple):
+    """The objects of a bucket whose keys match a pattern: ``s3://bucket/prefix/*.png``.
+
+    ``*`` stands for any characters, ``/`` among them, so that ``scans/*.png`` means the whole tree below ``scans/``, as the prefix and
+    suffix of S3 do; ``?`` for one, ``[ab]`` and ``[!ab]`` for one of several, as in :mod:`fnmatch`; ``[*]`` is a star. Case counts. The
+    key is written as it is, not percent-encoded, as in the AWS command line. Without a pattern, or with a ``/`` at the end, it is
+    everything below.
+
+    Attributes
+    ----------
+    bucket, pattern : str
+    prefix, suffix : str
+        The part of the pattern that S3 itself can filter by, possibly empty; whatever matches the pattern passes it.
+    """
+
+    bucket: str
+    pattern: str
+    prefix: str
+    suffix: str
+
+    @classmethod
+    def parse(cls, url: str) -> S3Source:
+        """Return what *url* means; raise InvalidName with what is wrong with it."""
+        if not isinstance(url, str) or not url.startswith("s3://"):
+            raise InvalidName(f"source {short(url)} must be s3://bucket/pattern, for example s3://scans/incoming/*.png")
+        bucket, _, pattern = url[len("s3://") :].partition("/")
+        check_bucket(bucket)
+        pattern = pattern + "*" if not pattern or pattern.endswith("/") else pattern
+        try:
+            size = len(pattern.encode())
+        except UnicodeEncodeError:
+            raise InvalidName("the pattern of an s3:// source has half of a surrogate pair, which no key can have") from None
+        if size > MAX_KEY_BYTES:
+            raise InvalidName(f"pattern {short(pattern)} has {size} bytes; the key of an object has at most {MAX_KEY_BYTES}")
+        head, tail = _ends(pattern)
+        return cls(bucket, pattern, _plain_head(head), _plain_tail(tail))
+
+    @property
+    def url(self) -> str:
+        """The canonical URL, for the registry: the same for sources that mean the same pattern."""
+        return f"s3://{self.bucket}/{self.pattern}"
+
+    @property
+    def topic_name(self) -> str:
+        """The name for the topic of this source: bucket, prefix and suffix as far as a name can have them, and a hash of the URL."""
+        return _slug(f"{self.bucket}-{self.prefix}-{self.suffix}", self.url)
+
+    def matches(self, key: str) -> bool:
+        """Return whether the object of this *key* (decoded, as ``event.data["key"]``) is one of the source."""
+        return fnmatch.fnmatchcase(key, self.pattern)
+
+    def tester(self) -> Callable[[str], bool]:
+        """Return :meth:`matches` with the pattern made ready, for many keys."""
+        match = re.compile(fnmatch.translate(self.pattern)).match
+        return lambda key: match(key) is not None
+
+
+def _ends(pattern: str) -> tuple[str, str]:
+    """Return what stands before the first and after the last wildcard of *pattern*; all and nothing when there is none."""
+    first, last, at = None, 0, 0
+    while at < len(pattern):
+        end = at + 1 if pattern[at] in "*?" else _class_end(pattern, at) if pattern[at] == "[" else 0
+        if end:
+            first, last = at if first is None else first, end
+        at = end or at + 1
+    return (pattern, "") if first is None else (pattern[:first], pattern[last:])
+
+
+def _class_end(pattern: str, at: int) -> int:
+    """Return where the ``[…]`` that begins at *at* has ended, 0 when it is not one: as :func:`fnmatch.translate` reads it."""
+    inner = at + 1
+    inner += pattern.startswith("!", inner)
+    inner += pattern.startswith("]", inner)
+    return pattern.find("]", inner) + 1
+
+
+# "If your prefix or suffix contains a space, you must replace it with the + character"; other special characters are to be
+# percent-encoded (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html). Emulators compare the text.
+# We leave such characters and what lies behind them to `matches`: what S3 then announces too much is sorted out, and nothing is lost.
+_HEAD = re.compile(r"[A-Za-z0-9/!_.'()-]*", re.ASCII)
+_TAIL = re.compile(r"[A-Za-z0-9/!_.'()-]*\Z", re.ASCII)
+
+
+def _plain_head(text: str) -> str:
+    found = _HEAD.match(text)
+    return found[0] if found else ""
+
+
+def _plain_tail(text: str) -> str:
+    found = _TAIL.search(text)
+    return found[0] if found else ""
