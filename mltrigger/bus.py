@@ -8,10 +8,10 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mltrigger.brokers.base import Receipt, SubscriptionSpec
+from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
@@ -20,27 +20,33 @@ from mltrigger.engine import Engine
 from mltrigger.errors import InvalidModel, NameTaken, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
-from mltrigger.listener import DRAIN_S
+from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model, import_path
 from mltrigger.models.placement import Isolated
 from mltrigger.models.portable import check_portable
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.version import ModelVersion, Selector
-from mltrigger.names import check_model_name, check_name
+from mltrigger.names import check_model_name, check_name, check_topic
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, samples_of, wait_until_idle, warn_if_nobody_runs
-from mltrigger.sources import FolderSource, is_source, prepared_by
+from mltrigger.sources import FolderSource, Source, is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
 from mltrigger.subscription import Subscription
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+BrokerOf = Callable[[Registry, Callable[[], int]], Broker]
 FIRE_TIMEOUT_S = 60.0
 _LAST_WORD_S = 0.5
 """How long, after what runs had its time, the store may take to hear what is released."""
+POLLS_S = 0.5
+"""Somebody who closes a bus in a notebook does not wait for a long poll; a worker does."""
 _EXIT_DRAIN_S = 1.5
 """A kernel that is shut down has about 2.5 s between SIGTERM and SIGKILL; what does not end in time is released."""
 
@@ -58,12 +64,19 @@ class EventBus(Lookup):
     ----------
     store, clock, wakeup
         The parts: where everything is kept, what time it is, who is told.
+    broker_of : callable, optional
+        Makes the broker, of the registry and a function that returns this process's number. Default: one in the store itself.
+    description : str, optional
+        What the bus is called in a repr; default: what the store is called.
     """
 
-    def __init__(self, store: Store, clock: Clock, wakeup: Wakeup) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, wakeup: Wakeup, broker_of: BrokerOf | None = None, description: str | None = None
+    ) -> None:
         registry = Registry(store, clock)
         registry.follow_clock()
-        broker = SqlBroker(store, clock, wakeup, self._worker_id)
+        broker = broker_of(registry, self._worker_id) if broker_of else SqlBroker(store, clock, wakeup, self._worker_id)
+        self._description = description or store.description
         super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock)
         self.wakeup = wakeup
         self._pid = os.getpid()
@@ -76,19 +89,19 @@ class EventBus(Lookup):
 
     def __repr__(self) -> str:
         if self._closed:
-            return f"EventBus({self._store.description!r}, closed)"
+            return f"EventBus({self._description!r}, closed)"
         topics, subscriptions = len(self.registry.topics()), len(self.registry.subscriptions())
-        return f"EventBus({self._store.description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._engine)} listening here)"
+        return f"EventBus({self._description!r}: {topics} topics, {subscriptions} subscriptions, {len(self._engine)} listening here)"
 
     def _repr_html_(self) -> str:
         if self._closed:
-            return card(f"EventBus {self._store.description}", [("state", "closed")])
+            return card(f"EventBus {self._description}", [("state", "closed")])
         facts = [
             ("topics", len(self.registry.topics())),
             ("subscriptions", len(self.registry.subscriptions())),
             ("listening here", len(self._engine)),
         ]
-        return card(f"EventBus {self._store.description}", facts)
+        return card(f"EventBus {self._description}", facts)
 
     def __enter__(self) -> EventBus:
         return self
@@ -101,10 +114,11 @@ class EventBus(Lookup):
         """Whether :meth:`close` was called."""
         return self._closed
 
-    def close(self, drain_s: float = DRAIN_S) -> None:
+    def close(self, drain_s: float = DRAIN_S, polls_s: float = POLLS_S) -> None:
         """Stop listening, let what runs end within *drain_s* seconds, release the rest; idempotent.
 
-        It returns even when the store does not answer: what could not be recorded then is delivered again.
+        It returns even when the store does not answer: what could not be recorded then is delivered again. Long polls of a queue outside
+        that are under way go on for as long as this process does, and give back what they bring; *polls_s* is how long to wait for that.
         """
         if self._closed:
             return
@@ -113,6 +127,7 @@ class EventBus(Lookup):
             return
         self._store.give_up(time.monotonic() + drain_s + _LAST_WORD_S)
         self._engine.close(drain_s)
+        self.broker.close(_LAST_WORD_S, polls_s)
         self._closed = True
         self.wakeup.close()
         self._store.close()
@@ -212,7 +227,7 @@ class EventBus(Lookup):
                 check_portable(model, import_path(model.target))
         default = self._checked(Selector.parse(model)).name if isinstance(model, str) else model.name
         wanted = check_name("subscription", name or default.replace(".", "-"))
-        emit = check_name("topic", emit) if emit is not None else None
+        emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:
             topic = self._topic_of(source)
             before = self.registry.subscription(wanted)
@@ -231,10 +246,40 @@ class EventBus(Lookup):
         """Return the subscription *name*; a wrong name lists the near ones."""
         return Subscription(self, self.spec(name))
 
-    def unsubscribe(self, name: str) -> None:
-        """Stop listening here, and end the subscription: what it had not settled ends as ``skipped``; its log stays. Idempotent."""
+    def unsubscribe(self, name: str, delete: bool = False) -> None:
+        """Stop listening here, and end the subscription: what it had not settled ends as ``skipped``; its log stays. Idempotent.
+
+        With *delete* what subscribing made outside goes as well: on AWS its queues, and the topic if it was the last one there.
+        """
         self.stop_listening(name, DRAIN_S)
-        self.broker.unbind(name)
+        self.broker.unbind(name, delete)
+
+    def plan(self, source: str | None = None, *, name: str | None = None, filter: Any = None, filter_scope: str = "attributes",  # noqa: A002
+             **policy: Any) -> pd.DataFrame:  # fmt: skip
+        """Return what subscribing would create or change outside, and change nothing: one row a setting.
+
+        Columns: ``subscription``, ``action`` (``create``, ``change`` or ``keep``), ``kind``, ``name``, ``setting``, ``now``, ``wanted``.
+        Empty where nothing is outside.
+
+        Parameters
+        ----------
+        source, name, filter, filter_scope, **policy
+            As for :meth:`subscribe`; without a *source*, all subscriptions that there are.
+        """
+        self._check()
+        specs = self.registry.subscriptions()
+        if source is not None:
+            located = self.broker.locate(source)
+            topic = located[1] if located else check_topic(source, self.broker.ordered)
+            wanted = check_name("subscription", name or "model")
+            specs = [SubscriptionSpec(wanted, topic, "", DeliveryPolicy.of(policy), None, _filter(filter, filter_scope))]
+            rows = [(wanted, *change) for change in self.broker.plan(specs[0], located[0] if located else None)]
+        else:
+            sources = self.registry.sources()
+            rows = [(s.name, *change) for s in specs for change in self.broker.plan(s, sources.get(s.topic))]
+        from mltrigger import frames
+
+        return frames.frame(rows, frames.PLAN)
 
     def _selector(self, model: Any, version: str | None, batch: bool | None) -> str:
         if isinstance(model, str):
@@ -250,21 +295,29 @@ class EventBus(Lookup):
         return selector
 
     def _topic_of(self, source: str) -> str:
-        if not is_source(source):
-            return check_name("topic", source)
-        folder = FolderSource(source)
-        return self.registry.source_topic(folder.url, folder.topic_name)
+        if is_source(source):
+            folder = FolderSource(source)
+            return self.registry.source_topic(folder.url, folder.topic_name)
+        located = self.broker.locate(source)
+        return check_topic(source, self.broker.ordered) if located is None else self.registry.source_topic(*located)
 
-    def _folder_of(self, spec: SubscriptionSpec) -> FolderSource | None:
+    def _source_of(self, spec: SubscriptionSpec) -> Source | None:
         url = self.registry.sources().get(spec.topic)
-        return FolderSource(url) if url is not None else None
+        if url is None:
+            return None
+        return FolderSource(url) if is_source(url) else self.broker.source(url, spec.policy)
 
     # -- listen ---------------------------------------------------------------------------------------------------------------
 
     def listen(self, spec: SubscriptionSpec) -> None:
         """Deliver *spec* in this process; idempotent."""
         self._check()
-        self._engine.listen(spec, self._folder_of(spec))
+        self._engine.listen(spec, self._source_of(spec))
+
+    def borrowed_listener(self, spec: SubscriptionSpec) -> Listener:
+        """Return a listener for *spec* that does not receive: a function behind a queue hands it what has come."""
+        self._check()
+        return self._engine.borrowed(spec, self._source_of(spec))
 
     def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Deliver the subscription no more in this process; idempotent."""
@@ -305,7 +358,7 @@ class EventBus(Lookup):
     def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
         """Call a version of the model with dead letters, where the policy says; nothing is recorded or settled. See ``sub.dry_run``."""
         found, invoker = self._resolver.chosen(spec.selector, version)
-        events = map(prepared_by(self._folder_of(spec)), events_of(self.log, spec, keys, data))
+        events = map(prepared_by(self._source_of(spec)), events_of(self.log, spec, keys, data))
         if spec.policy.isolation == "thread":
             return try_out(events, found, invoker, self._clock)
         isolated = Isolated(lambda: (found, invoker), spec.policy.timeout_s, spec.policy.memory_limit_mb)
@@ -319,7 +372,7 @@ class EventBus(Lookup):
     def topic(self, name: str) -> str:
         """Make topic *name* exist, before anybody subscribes; idempotent."""
         self._check()
-        self.registry.topic(check_name("topic", name))
+        self.broker.topic(check_topic(name, self.broker.ordered))
         return name
 
     def publish(self, topic: str, data: Any, **attributes: Any) -> Receipt:

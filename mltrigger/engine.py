@@ -16,7 +16,7 @@ from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.models.placement import Isolated
 from mltrigger.redact import LogFilter
-from mltrigger.sources import FolderSource, Watcher, prepared_by
+from mltrigger.sources import FolderSource, Source, Watcher, prepared_by
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.workers import ThreadWorkers
@@ -32,6 +32,8 @@ logger.addFilter(LogFilter())
 
 FOLLOW_S = 1.0
 """How often listeners look whether their subscription was changed or ended by another process."""
+UPKEEP_S = 2.0
+"""How often the broker gets the time for what is due beside deliveries."""
 PRUNE_S = 60.0
 """How often a process that listens looks for what the retention lets go."""
 
@@ -61,16 +63,20 @@ class Engine:
     ) -> None:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish)
-        self._registry, self._broker, self._let_go_of = registry, broker, tidy
-        self._tidying = threading.Lock()
+        self._registry, self._broker = registry, broker
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
         self._keeper = Keeper(
-            [Chore(SEEN_S, lambda: registry.seen(self.worker_id)), Chore(FOLLOW_S, self._follow), Chore(PRUNE_S, self._tidy)]
+            [
+                Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
+                Chore(FOLLOW_S, self._follow),
+                Chore(UPKEEP_S, functools.partial(self._beside, threading.Lock(), broker.upkeep)),
+                Chore(PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
+            ]
         )
         self._listeners: dict[str, Listener] = {}
-        self._folders: dict[str, FolderSource | None] = {}
+        self._sources: dict[str, Source | None] = {}
         self._retired: list[Listener] = []
         self._guard = threading.Lock()
 
@@ -90,7 +96,7 @@ class Engine:
             return "stopped"
         return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
 
-    def listen(self, spec: SubscriptionSpec, folder: FolderSource | None = None) -> None:
+    def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
         """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""
         with self._guard:
             running = self._listeners.get(spec.name)
@@ -100,9 +106,16 @@ class Engine:
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                     self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
-                self._listeners[spec.name], self._folders[spec.name] = self._started(spec, folder), folder
-        if folder is not None:
-            self.watcher.watch(spec.topic, folder)
+                self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
+        if isinstance(source, FolderSource):
+            self.watcher.watch(spec.topic, source)
+
+    def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        """Return a listener that is never started: somebody else receives for it, and calls ``process``."""
+        with self._guard:
+            if self.worker_id == 0:
+                self.worker_id = self._registry.join()
+        return self._listener(spec, source)
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more; idempotent."""
@@ -133,7 +146,7 @@ class Engine:
             if spec is None:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
-                self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._folders[name]))
+                self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._sources[name]))
 
     def _let_go(self, name: str) -> None:
         with self._guard:
@@ -142,15 +155,17 @@ class Engine:
         if listener is not None:
             self._end(listener, DRAIN_S)
 
-    def _tidy(self) -> None:
-        def tidy() -> None:
-            if self._tidying.acquire(blocking=False):
-                try:
-                    self._let_go_of()
-                finally:
-                    self._tidying.release()
+    def _beside(self, guard: threading.Lock, action: Callable[[], object]) -> None:
+        """Do *action* in a thread, unless it is still under way: it may take long, and leases are waiting for this thread."""
 
-        self._workers.submit(functools.partial(self._quietly, tidy))  # it may take long, and leases are waiting for this thread
+        def do() -> None:
+            if guard.acquire(blocking=False):
+                try:
+                    action()
+                finally:
+                    guard.release()
+
+        self._workers.submit(functools.partial(self._quietly, do))
 
     @staticmethod
     def _quietly(action: Callable[..., None], *given: Any) -> None:
@@ -172,15 +187,17 @@ class Engine:
         self._keeper.stop()
         self._workers.close()
 
-    def _started(self, spec: SubscriptionSpec, folder: FolderSource | None) -> Listener:
-        resolve = self._resolve(spec.selector)
-        options: dict[str, Any] = {"workers": self._workers, "prepare": prepared_by(folder)}
-        if spec.policy.isolation == "process":
-            isolated = Isolated(resolve, spec.policy.timeout_s, spec.policy.memory_limit_mb)
-            listener = self._make(spec, isolated, close=isolated.close, **options)
-        else:
-            listener = self._make(spec, resolve, **options)
+    def _started(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        listener = self._listener(spec, source)
         self._keeper.watch(listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
         return listener
+
+    def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        resolve = self._resolve(spec.selector)
+        options: dict[str, Any] = {"workers": self._workers, "prepare": prepared_by(source)}
+        if spec.policy.isolation == "process":
+            isolated = Isolated(resolve, spec.policy.timeout_s, spec.policy.memory_limit_mb)
+            return self._make(spec, isolated, close=isolated.close, **options)
+        return self._make(spec, resolve, **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 from mltrigger import codec
 from mltrigger.errors import EventTooLarge, InvalidEvent, warn
-from mltrigger.identity import child_span, new_id
+from mltrigger.identity import child_span, new_id, new_trace
 from mltrigger.render import card, short
 
 DEFAULT_TYPE = "mltrigger.event"
@@ -19,6 +20,9 @@ DEFAULT_SOURCE = "mltrigger"
 MAX_HOPS = 16
 """How many times an event may cause another before the chain is taken for a loop (the limit of AWS Lambda's loop detection)."""
 
+MESSAGE_ATTRIBUTES = "messageattributes"
+"""The extension that holds, as a JSON object, the message attributes of a publisher who knows nothing of CloudEvents: under their own
+names, which extensions may not have, so that a filter sees them."""
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 _RESERVED = frozenset({"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "data_base64"})
 # RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at large.
@@ -213,6 +217,7 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
     elif isinstance(event.data, (bytes, bytearray)):
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
         if is_json(media_type):
+            raw = raw.strip(b" \t\r\n")
             codec.loads(raw)  # it says so: then it must be, before it is kept
             if (key := codec.repeated_key(raw)) is not None:
                 warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
@@ -234,7 +239,9 @@ def attributes_of(event: Event) -> dict[str, Any]:
     """Return the context attributes by name: what a filter on attributes sees, and what travels as message attributes."""
     own = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject, "time": event.time.isoformat(),
            "datacontenttype": event.datacontenttype, "dataschema": event.dataschema}  # fmt: skip
-    return {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
+    named = {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
+    foreign = named.pop(MESSAGE_ATTRIBUTES, None)
+    return named if foreign is None else {**named, **json.loads(str(foreign))}
 
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:
@@ -265,6 +272,15 @@ def restored(
     _set_opener(event, None)
     _set_encoded(event, None)
     return event
+
+
+def traced(event: Event) -> Event:
+    """Return *event* as it is when it travels in a trace, else a copy that begins one."""
+    if event.traceparent:
+        return event
+    copy = _copy(event)
+    _set_extensions(copy, {**event.extensions, "traceparent": new_trace()})
+    return copy
 
 
 def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:

@@ -61,6 +61,10 @@ AUDIT: dict[str, Any] = {
     "dead": "Int64", "skipped": "Int64", "open": "Int64", "missing": "Int64", "double": "Int64",
     "surplus": "Int64", "balanced": "bool", "events": "str",
 }  # fmt: skip
+PLAN: dict[str, Any] = {
+    "subscription": "str", "action": pd.CategoricalDtype(["create", "change", "keep"]), "kind": "str", "name": "str", "setting": "str",
+    "now": "str", "wanted": "str",
+}  # fmt: skip
 EXPLAIN: dict[str, Any] = {"step": "str", "ok": "boolean", "detail": "str"}
 DOCTOR: dict[str, Any] = {
     "severity": pd.CategoricalDtype(["error", "warning", "info", "ok"], ordered=True), "about": "str", "check": "str", "finding": "str",

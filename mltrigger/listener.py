@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
@@ -18,7 +19,7 @@ from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.pace import Pace
-from mltrigger.recorder import LOOP, Ended, Recorder
+from mltrigger.recorder import LOOP, OUT_OF_ORDER, Ended, Recorder
 from mltrigger.store.log import Log
 from mltrigger.work import Work
 from mltrigger.workers import ThreadWorkers
@@ -107,6 +108,7 @@ class Listener:
                 break
             self._thread.join(timeout=_NUDGE_S)
             self._broker.wake(self.spec)  # again: the first one may have come just before it began to wait
+        self._broker.leave(self.spec)
         with self._changed:
             self._changed.wait_for(lambda: not self._active, timeout=max(0.0, end - time.monotonic()))
             left = list(self._active)
@@ -117,6 +119,20 @@ class Listener:
                 self._finished(work)
         self._close()
         self.state = "stopped"
+
+    def process(self, deliveries: Sequence[Delivery], until_s: float = math.inf) -> None:
+        """Call the model with deliveries that somebody else has received, in this thread, and settle them; for a listener never started.
+
+        What has not begun at the monotonic time *until_s* is released.
+        """
+        version, invoker = self._resolve()
+        for lot in _lots(deliveries, 1, self._lot(invoker) if invoker.batches else len(deliveries), invoker.batches):
+            work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
+            timer = threading.Timer(min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())), work.stop_after_current)
+            timer.daemon = True
+            timer.start()
+            self._run(work)
+            timer.cancel()
 
     @property
     def in_flight(self) -> int:
@@ -239,12 +255,16 @@ class Listener:
     def _call_each(self, work: Work[Ended], printed: Captured) -> None:
         now_us = self._clock.now_us()
         hold_us = RUN_AHEAD_S * 1e6
+        behind: set[str] = set()
         while begun := work.begin(1, now_us):
             delivery = begun[0]
-            result = LOOP if self._loops(delivery) else work.invoker.one(self._prepare(delivery.event))
+            result = self._refused(delivery, behind) or work.invoker.one(self._prepare(delivery.event))
             started_us, now_us = now_us, self._clock.now_us()
             self._learn((now_us - started_us) / 1e6)
-            work.answered([self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())])
+            ended = self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())
+            if delivery.group is not None and not ended.is_final:
+                behind.add(delivery.group)
+            work.answered([ended])
             if now_us - work.taken_us > hold_us:  # do not hold back what is done; nor spend more on recording than on running
                 self._settle(work)
                 started_us, now_us = now_us, self._clock.now_us()
@@ -262,13 +282,21 @@ class Listener:
         results = work.invoker.many([self._prepare(d.event) for d in called]) if called else []
         now_us, text = self._clock.now_us(), printed.take()
         of = dict(zip(called, results, strict=True))
-        work.answered(
-            [
-                # What a batch prints cannot be told apart: it is kept with the first event.
-                self._recorder.ended(d, of.get(d, LOOP), work.version, started_us, now_us, len(called), None if i else text)
-                for i, d in enumerate(batch)
-            ]
-        )
+        answers, behind = [], set[str]()
+        for i, d in enumerate(batch):
+            result = OUT_OF_ORDER if d.group in behind else of.get(d, LOOP)
+            # What a batch prints cannot be told apart: it is kept with the first event.
+            ended = self._recorder.ended(d, result, work.version, started_us, now_us, len(called), None if i else text)
+            if d.group is not None and not ended.is_final:
+                behind.add(d.group)
+            answers.append(ended)
+        work.answered(answers)
+
+    def _refused(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
+        """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""
+        if delivery.group is not None and delivery.group in behind:
+            return OUT_OF_ORDER
+        return LOOP if self._loops(delivery) else None
 
     def _loops(self, delivery: Delivery) -> bool:
         return self.spec.emit is not None and delivery.event.hops >= MAX_HOPS
@@ -328,5 +356,18 @@ def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) 
     """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned before, so that it harms nobody else."""
     alone = [[d] for d in deliveries if d.abandoned]
     rest = [d for d in deliveries if not d.abandoned]
+    if any(d.group is not None for d in deliveries):
+        return _grouped(deliveries, slots)
     share = size if batches else max(1, min(size, -(-len(rest) // slots)))
     return alone + [rest[i : i + share] for i in range(0, len(rest), share)]
+
+
+def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[list[Delivery]]:
+    """Share *deliveries* out over *slots* so that those of one group stay together, in their order."""
+    groups: dict[str | None, list[Delivery]] = {}
+    for d in deliveries:
+        groups.setdefault(d.group, []).append(d)
+    lots: list[list[Delivery]] = [[] for _ in range(min(slots, len(groups)))]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(lots, key=len).extend(group)
+    return lots

@@ -15,6 +15,8 @@ BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
 """Attempts without an end after which an event is taken for one that kills its worker (reason ``worker_died``)."""
 Isolation = Literal["thread", "process"]
+Ack = Literal["completed", "accepted"]
+Input = Literal["json", "text"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,6 +47,15 @@ class DeliveryPolicy:
         replaced, the leftover is counted. In a process of its own it is killed, with all that it started.
     memory_limit_mb : int, optional
         Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs ``isolation="process"``.
+    ack : {"completed", "accepted"}
+        When a queue outside is told that it need not keep an event any more: when its outcome is durable in the log, or as soon as the
+        event itself is. With ``accepted`` the log alone answers for it from then on, and nobody else can take it over.
+    input : {"json", "text"}
+        What the messages of a queue outside hold when they do not say. What is not JSON is dead, or delivered as ``str``.
+    unwrap : int
+        How many notifications of SNS around a message are taken off; 0 leaves them.
+    max_object_mb : int
+        Largest object that ``event.open()`` opens, in MiB; a larger one is dead, ``object_too_large``.
     """
 
     timeout_s: float = 60.0
@@ -57,6 +68,10 @@ class DeliveryPolicy:
     max_age_s: float | None = None
     isolation: Isolation = "thread"
     memory_limit_mb: int | None = None
+    ack: Ack = "completed"
+    input: Input = "json"
+    unwrap: int = 1
+    max_object_mb: int = 1024
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -73,6 +88,8 @@ class DeliveryPolicy:
             ("max_rate_per_s", self.max_rate_per_s, 0.001, 1e6),
             ("max_age_s", self.max_age_s, 0.001, MAX_DELAY_S),
             ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
+            ("unwrap", self.unwrap, 0, 5),
+            ("max_object_mb", self.max_object_mb, 1, 5 << 20),
         ]
         optional = {field.name for field in dataclasses.fields(self) if field.default is None}
         found = []
@@ -84,9 +101,10 @@ class DeliveryPolicy:
                 found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
         if not found and self.lease < self.batch_window_s:
             found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")
-        if self.isolation not in get_args(Isolation):
-            found.append(f"isolation must be 'thread' or 'process', got {self.isolation!r}")
-        elif self.memory_limit_mb is not None and self.isolation != "process":
+        for name, value, choice in (("isolation", self.isolation, Isolation), ("ack", self.ack, Ack), ("input", self.input, Input)):
+            if value not in get_args(choice):
+                found.append(f"{name} must be {' or '.join(map(repr, get_args(choice)))}, got {value!r}")
+        if self.memory_limit_mb is not None and self.isolation == "thread":
             found.append("memory_limit_mb needs isolation='process': threads share their memory")
         return found
 

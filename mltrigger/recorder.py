@@ -38,12 +38,21 @@ LOOP = Result(
 """What an event gets that would go round once more; the model is not called."""
 
 
+OUT_OF_ORDER = Result(reason="group_order")
+"""What an event gets whose group keeps its order, when one before it has to be tried again first; the model's answer does not count."""
+
+
 class Ended(NamedTuple):
     """One attempt that ended: its row, what shall become of the delivery, and the event that it emits."""
 
     invocation: Invocation
     settlement: Settlement
     emitted: Event | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the delivery does not come again."""
+        return self.settlement.verdict in ("ack", "dead_letter")
 
 
 class Recorder:
@@ -97,7 +106,8 @@ class Recorder:
             except MltriggerError as error:
                 result = failure(error)
         outcome, settlement = self._verdict(delivery, result)
-        times: tuple[int | None, int | None] = (started_us, finished_us) if result is not LOOP else (None, None)
+        called = result is not LOOP and result is not OUT_OF_ORDER
+        times: tuple[int | None, int | None] = (started_us, finished_us) if called else (None, None)
         row = Invocation(delivery, outcome, version.id, result, times[0], times[1], batch_size, result.reason, stdout)
         return Ended(row, settlement, emitted)
 
@@ -148,7 +158,7 @@ class Recorder:
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
         if result.ok:
             return "succeeded", Settlement(delivery, "ack")
-        if result.reason == "stopped":  # by us: nobody's failure
+        if result.reason in ("stopped", OUT_OF_ORDER.reason):  # by us: nobody's failure
             return "interrupted", Settlement(delivery, "release")
         if result.reason == "no_process":  # this machine could not start one: an outage of ours
             return "interrupted", Settlement(delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing")

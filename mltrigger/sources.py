@@ -16,7 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from mltrigger.errors import InvalidEvent, InvalidName, MltriggerError, ObjectMissing
 from mltrigger.events import Event, with_opener
@@ -35,9 +35,16 @@ def is_source(name: str) -> bool:
     return name.startswith("file:")
 
 
-def prepared_by(folder: FolderSource | None) -> Callable[[Event], Event]:
-    """Return what makes an event ready for a model: of *folder*, or of no folder, where there is nothing to do."""
-    return folder.prepare if folder is not None else lambda event: event
+class Source(Protocol):
+    """Something that exists and becomes events: a folder, a bucket."""
+
+    def prepare(self, event: Event) -> Event:
+        """Return *event* ready for a model: bound to how its object is opened."""
+
+
+def prepared_by(source: Source | None) -> Callable[[Event], Event]:
+    """Return what makes an event ready for a model: of *source*, or of none, where there is nothing to do."""
+    return source.prepare if source is not None else lambda event: event
 
 
 class FolderSource:

@@ -15,10 +15,12 @@ PACKAGE = Path(__file__).parent.parent / "mltrigger"
 LEVELS = [
     {"errors", "clock", "render", "redact", "workers", "pace", "export", "_version"},
     {"names", "codec", "capture"},
+    {"aws.faults", "aws.limits", "aws.naming"},
     {"identity"},
     {"events"},
-    {"envelopes", "filters", "policy", "models", "sources"},
-    {"brokers.base"},
+    {"envelopes", "filters", "policy", "models", "sources", "aws.clients", "aws.policies", "aws.wire"},
+    {"brokers.base", "aws.objects"},
+    {"aws"},
     {"store"},
     {"brokers"},
     {"work", "frames", "balance", "deadletters", "health"},
@@ -27,7 +29,7 @@ LEVELS = [
     {"keeper"},
     {"engine", "subscription"},
     {"bus"},
-    {"urls", "worker"},
+    {"urls", "worker", "aws.function"},
     {"notebook", "testing"},
     {"demo"},
     {"cli"},
@@ -39,7 +41,7 @@ EXCEPTIONS = {
     # The method of a subscription that opens its widget; loaded when somebody calls it.
     ("subscription", "notebook.dashboard", "dashboard"),
 }
-BOTO3 = {"brokers/aws.py", "models/aws.py"}
+BOTO3 = {"aws/clients.py"}
 MAX_FILE_LINES = 450
 MAX_FUNCTION_LINES = 60
 
@@ -212,8 +214,8 @@ LOADERS = {
 
 UNPICKLED = {"models/child.py": "pickle.loads"}
 """A model of a notebook, in the process that isolates it: what the user of the calling process handed over, never what came in an event."""
-PRINTING = ("cli.py", "demo/", "models/process.py")
-"""The third hands on what a model printed in its own process."""
+PRINTING = ("cli.py", "demo/", "models/process.py", "aws/objects.py")
+"""The third hands on what a model printed in its own process; the last one prints into what is recorded of the attempt that opens."""
 
 
 def called(*names: str, ends: str = "\n") -> list[str]:

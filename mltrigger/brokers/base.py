@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from mltrigger.events import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.sources import Source
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Most bytes of data an event may have; larger objects belong in a folder or a bucket."""
@@ -56,7 +57,7 @@ class Delivery:
 
     ``attempt`` rises with every claim and fences the lease: whoever holds an older one changes nothing. ``failures`` counts
     what the model failed, ``abandoned`` the attempts that never ended. Its age counts from ``since_us``: when it was published, or sent
-    again.
+    again. ``message`` is what stands for it in a queue outside, if one carries it. Those of one ``group`` are processed in order.
     """
 
     event: Event
@@ -69,6 +70,8 @@ class Delivery:
     visible_us: int
     received_us: int
     since_us: int = 0
+    message: object | None = None
+    group: str | None = None
 
 
 class Settlement(NamedTuple):
@@ -129,6 +132,18 @@ class Broker(Protocol):
     A broker that does not answer raises :class:`~mltrigger.errors.StoreError`; repeating the call is safe.
     """
 
+    ordered: bool
+    """Whether topics whose name ends in ``.fifo`` keep the order of each group."""
+
+    def topic(self, name: str) -> None:
+        """Make topic *name* exist; idempotent."""
+
+    def locate(self, source: str) -> tuple[str, str] | None:
+        """Return the canonical URL of a *source* outside and a name for its topic; ``None`` when *source* is the name of a topic.
+
+        Raises InvalidName when it is none, or cannot be listened to from here.
+        """
+
     def publish(self, topic: str, events: Sequence[Event], unit: Any = None) -> list[Receipt]:
         """Make the *events* and one delivery for each subscription of *topic* whose filter matches durable, all or nothing.
 
@@ -141,8 +156,17 @@ class Broker(Protocol):
         With *from_start* a new binding also gets every event of the topic that is in the archive and passes the filter.
         """
 
-    def unbind(self, name: str) -> None:
-        """Deliver no more to the subscription *name*; what it had not settled ends as ``skipped``, ``unsubscribed``. Idempotent."""
+    def unbind(self, name: str, delete: bool = False) -> None:
+        """Deliver no more to the subscription *name*; what it had not settled ends as ``skipped``, ``unsubscribed``. Idempotent.
+
+        With *delete* what :meth:`bind` made for it outside, such as a queue, goes as well.
+        """
+
+    def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
+        """Return what :meth:`bind` would create or change outside, as rows of the frame ``PLAN``; nothing is changed."""
+
+    def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
+        """Return what makes events of the source at *url* ready for a model."""
 
     def pause(self, name: str, paused: bool = True) -> None:
         """Lease nothing more of the subscription *name* to anybody, until it is called with ``False``; what is leased may end."""
@@ -166,6 +190,15 @@ class Broker(Protocol):
 
     def wake(self, subscription: SubscriptionSpec) -> None:
         """End a :meth:`receive` that is waiting in this process."""
+
+    def leave(self, subscription: SubscriptionSpec) -> None:
+        """Nobody here receives for the subscription any more: give back what is on its way. Returns at once; idempotent."""
+
+    def upkeep(self) -> None:
+        """Do what is due beside deliveries; called every few seconds while something is delivered in this process."""
+
+    def close(self, drain_s: float, polls_s: float) -> None:
+        """Tell the service what it does not know yet, within *drain_s* seconds, wait *polls_s* for polls, and let go of everything."""
 
     def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
         """Hold the leases for *lease_s* seconds from now; return those that were already lost."""

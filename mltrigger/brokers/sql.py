@@ -7,15 +7,20 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from mltrigger.brokers import binding, publishing
 from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
-from mltrigger.brokers.publishing import INSERT_READY
+from mltrigger.brokers.publishing import INSERT_AWAITED, INSERT_READY
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
+from mltrigger.errors import InvalidName
 from mltrigger.events import Event, decode_data, encode_data, restored
-from mltrigger.policy import MAX_ABANDONED
+from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
+from mltrigger.render import short
+from mltrigger.sources import Source
 from mltrigger.store.log import Unit, record_abandoned
+from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Row, Store, Transaction
 
 SWEEP_US = 1_000_000
@@ -33,18 +38,18 @@ SELECT (SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND (SELECT
   (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
 """
 _DELETE_READY = "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
-_INSERT_LEASE = """
-INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id)
-VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id)
+INSERT_LEASE = """
+INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id, outside)
+VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id, :outside)
 """
 _SELECT_HELD = "SELECT seq, attempt FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
 _DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
 _EXTEND_LEASE = "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
 _SELECT_EXPIRED = """
-SELECT subscription_id, seq, attempt, visible_us, received_us, worker_id, failures, abandoned FROM lease
+SELECT subscription_id, seq, attempt, visible_us, received_us, worker_id, failures, abandoned, outside FROM lease
 WHERE subscription_id = :s AND until_us <= :now
 """
-_INSERT_DEAD = """
+INSERT_DEAD = """
 INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
 VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
 """
@@ -65,6 +70,8 @@ class SqlBroker:
         The number of this process, asked for at the first claim.
     """
 
+    ordered = False
+
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
         self._swept: dict[int, int] = {}
@@ -75,7 +82,7 @@ class SqlBroker:
     def publish(self, topic: str, events: Sequence[Event], unit: Unit | None = None) -> list[Receipt]:
         """Make *events* and their deliveries durable; see :class:`~mltrigger.brokers.base.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
-        with self._within(unit) as transaction:
+        with self.within(unit) as transaction:
             published = publishing.publish(transaction, topic, encoded, self._clock.now_us())
             if published.woken:
                 transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken]))
@@ -83,7 +90,7 @@ class SqlBroker:
 
     def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None, sending: Sending = AT_ONCE) -> list[int]:
         """Deliver archived events to one subscription only; those that it has open, or that succeeded, stay as they are."""
-        with self._within(unit) as transaction:
+        with self.within(unit) as transaction:
             sent = binding.send(transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us())
             transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
         return sent
@@ -93,6 +100,20 @@ class SqlBroker:
         with self._store.transaction() as transaction:
             return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
 
+    def topic(self, name: str) -> None:
+        """Make topic *name* exist; idempotent."""
+        with self._store.transaction() as transaction:
+            ensure_topic(transaction, name, self._clock.now_us())
+
+    def locate(self, source: str) -> tuple[str, str] | None:
+        """Return ``None`` for a topic; nothing outside can be listened to from here."""
+        if "://" in source or source.startswith("arn:"):
+            raise InvalidName(
+                f"{short(source)} is listened to from a bus on AWS: bus = mt.connect('aws://region/prefix'), then bus.subscribe(…); "
+                f"here a source is the name of a topic or a folder, file:///scans/*.png"
+            )
+        return None
+
     # -- bind -----------------------------------------------------------------------------------------------------------------
 
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
@@ -100,7 +121,15 @@ class SqlBroker:
         with self._store.transaction() as transaction:
             binding.bind(transaction, subscription, from_start, self._worker_id(), self._clock.now_us())
 
-    def unbind(self, name: str) -> None:
+    def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
+        """Nothing has to be created outside."""
+        return []
+
+    def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
+        """Nothing outside is a source here."""
+        return None
+
+    def unbind(self, name: str, delete: bool = False) -> None:
         """Deliver no more to *name*; what was open ends as skipped."""
         with self._store.transaction() as transaction:
             if binding.unbind(transaction, name, self._worker_id(), self._clock.now_us()):
@@ -135,12 +164,21 @@ class SqlBroker:
         """End a receive that is waiting in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")
 
+    def leave(self, subscription: SubscriptionSpec) -> None:
+        """Nothing is ever on its way here."""
+
+    def upkeep(self) -> None:
+        """Nothing is due here."""
+
+    def close(self, drain_s: float, polls_s: float) -> None:
+        """Nothing is held here."""
+
     def _claim(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
         asked_s, now_us = time.monotonic(), self._clock.now_us()
         try:
             if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
                 self._swept[subscription.id] = now_us
-                self._sweep(subscription, now_us)
+                self.sweep(subscription, now_us)
             return self._lease(subscription, max_events)
         finally:
             if _waited(asked_s):  # leases ran out that nobody could extend: let those who hold them come first
@@ -154,11 +192,11 @@ class SqlBroker:
             rows = _together(transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}))
             transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
             until_us = now_us + lease_us
-            leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id) for r in rows]
-            transaction.execute_many(_INSERT_LEASE, leases)
-        return [_delivery(row, subscription.id, now_us) for row in rows]
+            leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id, 0) for r in rows]
+            transaction.execute_many(INSERT_LEASE, leases)
+        return [delivery(row, subscription.id, now_us) for row in rows]
 
-    def _sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
+    def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
         """Put events back whose lease ran out; one that killed its worker too often is dead."""
         at = {"s": subscription.id, "now": now_us}
         if not self._store.read(_SELECT_EXPIRED + " LIMIT 1", at):
@@ -172,8 +210,10 @@ class SqlBroker:
             again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
             dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
             # In its old place: behind all that came meanwhile it would wait for the whole backlog once more.
-            transaction.execute_many(INSERT_READY, [(r[0], r[3], r[1], r[2], r[6], r[7] + 1) for r in again])
-            transaction.execute_many(_INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
+            for insert, outside in ((INSERT_READY, 0), (INSERT_AWAITED, 1)):
+                rows_back = [(r[0], r[3], r[1], r[2], r[6], r[7] + 1) for r in again if r[8] == outside]
+                transaction.execute_many(insert, rows_back)
+            transaction.execute_many(INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
             record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
             if dead:
@@ -202,14 +242,15 @@ class SqlBroker:
         """Settle what is still held; return what was not: nothing was changed for it."""
         if not settlements:
             return []
-        with self._within(unit) as transaction:
+        with self.within(unit) as transaction:
             lost = self._lost(transaction, [s.delivery for s in settlements])
             held = [s for s in settlements if s.delivery not in lost] if lost else settlements
             now_us = self._clock.now_us()
             transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
             back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back])
-            transaction.execute_many(_INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
+            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back if s.delivery.message is None])
+            transaction.execute_many(INSERT_AWAITED, [_again(s, now_us) for s in back if s.delivery.message is not None])
+            transaction.execute_many(INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
             keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
             transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
         return lost
@@ -226,20 +267,20 @@ class SqlBroker:
         """Count what is waiting, delayed, in flight and dead."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
         visible, delayed, in_flight, dead, oldest_us, next_us = self._store.read(
-            "SELECT (SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us <= :now), "
-            "(SELECT count(*) FROM ready WHERE subscription_id = :s AND visible_us > :now), "
+            "SELECT (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <= :now), "
+            "(SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us > :now), "
             "(SELECT count(*) FROM lease WHERE subscription_id = :s), "
             "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), "
-            "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM ready "
+            "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM waiting "
             "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open)), "
-            "(SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND visible_us > :now)",
+            "(SELECT min(visible_us) FROM waiting WHERE subscription_id = :s AND visible_us > :now)",
             at,
         )[0]
         oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
         return Depth(visible, delayed, in_flight, dead, oldest_s, None if next_us is None else (next_us - at["now"]) / 1e6)
 
     @contextlib.contextmanager
-    def _within(self, unit: Unit | None) -> Iterator[Transaction]:
+    def within(self, unit: Unit | None) -> Iterator[Transaction]:
         """Write inside *unit* when it is a transaction of this very store, else in an own one."""
         if unit is not None and unit.transaction.store is self._store:
             yield unit.transaction
@@ -259,7 +300,8 @@ def _waited(since_s: float) -> bool:
     return time.monotonic() - since_s > SWEEP_US / 1e6
 
 
-def _delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
+def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
+    """Return the delivery of a row with the columns of a claim, leased at *now_us*."""
     (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
      extensions, data, times, resent_us, other_data, other_type) = row  # fmt: skip
     others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}

@@ -1,0 +1,370 @@
+"""The broker on Amazon SNS and SQS: a message stays in its queue until its outcome is durable in the log, then it is deleted.
+
+The log keeps what it keeps for every broker: the archive, attempts, leases, dead letters, and what is expected. SNS and SQS carry the
+events. What is published is written down first and sent after the commit (a transactional outbox); what comes is looked up before it is
+leased, so that a repeat finds its outcome and is deleted without running the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mltrigger.aws.faults import MISSING, THROTTLED, code_of, explained
+from mltrigger.aws.naming import S3Source, aws_kind, source_topic_name, source_url
+from mltrigger.aws.objects import BucketSource
+from mltrigger.aws.resources import Resources
+from mltrigger.brokers import publishing
+from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.inbox import Taken
+from mltrigger.brokers.inlet import Message, Raw
+from mltrigger.brokers.intake import Intake
+from mltrigger.brokers.outbox import Outbox, Outgoing, Target
+from mltrigger.brokers.payloads import Payloads
+from mltrigger.brokers.publishing import INSERT_AWAITED
+from mltrigger.brokers.settler import HIDE_CAP_S, Settler
+from mltrigger.brokers.sql import SqlBroker
+from mltrigger.brokers.wake import Wakeup
+from mltrigger.clock import Clock
+from mltrigger.errors import InvalidName, MltriggerError, NameTaken
+from mltrigger.events import Event, encode_data, traced
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.render import short
+from mltrigger.sources import Source
+from mltrigger.store.log import Unit
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Store
+from mltrigger.workers import ThreadWorkers
+
+logger = logging.getLogger("mltrigger")
+
+BURY_EVERY_S = 60.0
+"""How often a process that listens looks into the dead-letter queues for what SQS moved there."""
+LEASE_S, LEASE_FACTOR = 30.0, 6
+_EXTEND_S = 1.0
+"""How long the thread that keeps leases waits for SQS to have heard of it."""
+_COUNT_S = 1.0
+
+
+class AwsBroker:
+    """A broker on SNS and SQS, with a log in a SQL store.
+
+    Parameters
+    ----------
+    clients : Clients
+        SNS, SQS, S3.
+    resources : Resources
+        Finds and makes topics and queues.
+    store, registry, clock, wakeup, worker_id
+        As for :class:`~mltrigger.brokers.sql.SqlBroker`: the log's database.
+    bucket : str, optional
+        Where bodies beyond SNS' limit go.
+    """
+
+    ordered = True
+
+    def __init__(
+        self,
+        clients: Any,
+        resources: Resources,
+        store: Store,
+        registry: Registry,
+        clock: Clock,
+        wakeup: Wakeup,
+        worker_id: Callable[[], int],
+        bucket: str | None = None,
+    ) -> None:
+        self._clients, self._resources, self._store, self._registry = clients, resources, store, registry
+        self._clock, self._wakeup, self._worker_id = clock, wakeup, worker_id
+        self._sql = SqlBroker(store, clock, wakeup, worker_id)
+        self._payloads = Payloads(clients, bucket)
+        self._outbox = Outbox(clients, store, clock, self._target, self._make, self._payloads)
+        self._settler = Settler(lambda: clients.sqs, clock)
+        self._workers = ThreadWorkers()
+        self._intake = Intake(
+            clients, resources, store=store, registry=registry, clock=clock, worker_id=worker_id, payloads=self._payloads,
+            settler=self._settler, arrived=lambda number: wakeup.notify_here(f"ready:{number}"),
+        )  # fmt: skip
+        self._targets: dict[str, Target] = {}
+        self._counted: dict[int, tuple[float, int]] = {}
+        self._buried_s = time.monotonic()
+
+    # -- publish --------------------------------------------------------------------------------------------------------------
+
+    def publish(self, topic: str, events: Sequence[Event], unit: Unit | None = None) -> list[Receipt]:
+        """Write events and what is expected of them into the log, then send them; see :class:`~mltrigger.brokers.base.Broker`.
+
+        Without a *unit* they are on SNS on return. With one they are sent when it commits; what is refused then is sent again later.
+        """
+        if not events:
+            return []
+        if topic not in self._registry.topics():
+            self._discover(topic)
+        target = self._target(topic)
+        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
+        messages = [self._outbox.message(e, target) for e in encoded]
+        with self._sql.within(unit) as transaction:
+            published = publishing.publish(transaction, topic, encoded, self._clock.now_us(), INSERT_AWAITED)
+            unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in published.receipts])
+            outgoing = {
+                r.seq: Outgoing(r.seq, m)
+                for r, m in zip(published.receipts, messages, strict=True)
+                if not r.duplicate or r.seq in unconfirmed
+            }
+            self._outbox.add(transaction, list(outgoing))
+            if unit is not None:
+                transaction.after_commit(functools.partial(self._send_quietly, topic, list(outgoing.values())))
+        if unit is None:
+            self._outbox.send(topic, list(outgoing.values()))
+        return published.receipts
+
+    def _send_quietly(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
+        try:
+            self._outbox.send(topic, outgoing)
+        except MltriggerError as error:  # the outcome is recorded; what it caused is on its way, and sent again
+            logger.warning("events wait to be sent: %s", error)
+
+    def _discover(self, topic: str) -> None:
+        """Take a topic into the registry that others have made; raise NotFound when there is none."""
+        self._targets[topic] = Target(self._resources.find_topic(topic), None)
+        self._registry.topic(topic)
+
+    def _target(self, topic: str) -> Target:
+        """Return where the events of *topic* go; nothing is asked of AWS."""
+        if topic not in self._targets:
+            source = self._registry.sources().get(topic)
+            if source is not None and aws_kind(source) == "sqs":
+                self._targets[topic] = Target(None, self._resources.queue_url(source))
+            else:
+                self._targets[topic] = Target(self._resources.topic_arn(topic, source), None)
+        return self._targets[topic]
+
+    def _make(self, topic: str) -> Target:
+        arn = self._resources.ensure_topic(topic, self._registry.sources().get(topic))
+        self._targets[topic] = Target(arn, None)
+        return self._targets[topic]
+
+    # -- bind -----------------------------------------------------------------------------------------------------------------
+
+    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
+        """Make topic and queue as far as they are not there, then bind in the log; idempotent."""
+        subscription = with_lease(subscription)
+        source = self._registry.sources().get(subscription.topic)
+        others = [s.name for s in self._registry.subscriptions() if s.topic == subscription.topic and s.name != subscription.name]
+        if source is not None and aws_kind(source) == "sqs" and others:
+            raise NameTaken(
+                f"{others[0]!r} listens to this queue already, and each message goes to one listener only: unsubscribe it, or let the "
+                f"queue's owner publish to a topic, which any number of subscriptions can have"
+            )
+        place = self._resources.ensure(subscription, source)
+        self._payloads.let_expire()
+        self._sql.bind(subscription, from_start)
+        found = self._registry.subscription(subscription.name)
+        if found is not None:
+            self._intake.moved(found.id, place)
+
+    def unbind(self, name: str, delete: bool = False) -> None:
+        """Deliver no more to *name*; with *delete* what was made for it on AWS goes as well."""
+        spec = self._registry.subscription(name)
+        if spec is not None:
+            source = self._registry.sources().get(spec.topic)
+            self._intake.leave(spec.id)
+            if delete:
+                last = not any(s.topic == spec.topic and s.name != name for s in self._registry.subscriptions())
+                self._settler.flush(_EXTEND_S)
+                self._resources.delete(spec, source, last=last)
+                if last:
+                    self._targets.pop(spec.topic, None)
+            else:
+                self._resources.remove(spec, source)
+        self._sql.unbind(name)
+
+    def pause(self, name: str, paused: bool = True) -> None:
+        """Lease nothing more of *name*, or go on."""
+        self._sql.pause(name, paused)
+
+    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None, sending: Sending = AT_ONCE) -> list[int]:
+        """Deliver archived events to one subscription only: out of the log, which needs no right to send to its queue."""
+        return self._sql.send(subscription, seqs, unit, sending)
+
+    def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
+        """Put dead letters away for good."""
+        return self._sql.discard(subscription, seqs, reason)
+
+    # -- receive --------------------------------------------------------------------------------------------------------------
+
+    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+        """Lease what the log has ready (what was sent again), else what the queue has; long polls go on between two calls."""
+        key = f"ready:{subscription.id}"
+        seen = self._wakeup.generation(key)
+        if ready := self._sql.receive(subscription, max_events):
+            return ready
+        if subscription.id in self._registry.paused():
+            self._intake.leave(subscription.id)
+            self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s))
+            return []
+        inlet = self._intake.inlet(subscription)
+        if wait_s <= 0:
+            self._settler.flush(_EXTEND_S)  # what is done with shall not be what this finds
+            return self._intake.taken(subscription, inlet.poll_now(max_events))
+        deliveries = self._intake.taken(subscription, inlet.take(max_events))
+        if deliveries:
+            inlet.want(max_events - len(deliveries))  # while these are worked on, the next ones are on their way
+            return deliveries
+        inlet.want(max_events)
+        if self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s)):
+            return self._sql.receive(subscription, max_events) or self._intake.taken(subscription, inlet.take(max_events))
+        return []
+
+    def accept(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> Taken:
+        """Lease messages that somebody else has received and will settle: a Lambda function's."""
+        return self._intake.lease(subscription, [self._intake.arrived(subscription, r) for r in received])
+
+    def wake(self, subscription: SubscriptionSpec) -> None:
+        """End a receive that is waiting in this process; its poll goes on."""
+        self._sql.wake(subscription)
+
+    def leave(self, subscription: SubscriptionSpec) -> None:
+        """Give back what polls bring from now on."""
+        self._intake.leave(subscription.id)
+
+    # -- settle ---------------------------------------------------------------------------------------------------------------
+
+    def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
+        """Hold the leases in the log and in SQS; return those that were already lost."""
+        now_us = self._clock.now_us()
+        lost = self._sql.extend(deliveries, lease_s)
+        hidden = [(d.message, now_us + int(lease_s * 1e6)) for d in deliveries if isinstance(d.message, Message) and d not in lost]
+        if hidden:
+            said = threading.Event()
+
+            def say() -> None:
+                try:
+                    self._settler.hide(list(dict(hidden).items()))
+                finally:
+                    said.set()
+
+            self._workers.submit(say)  # the leases of others wait for this thread: it must not wait for a service that does not answer
+            said.wait(_EXTEND_S)
+        return lost
+
+    def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
+        """Settle in the log; SQS is told after the commit."""
+        if not settlements:
+            return []
+        with self._sql.within(unit) as transaction:
+            lost = self._sql.settle(settlements, unit or Unit(transaction, self._clock, self._worker_id))
+            held = [s for s in settlements if s.delivery not in lost] if lost else list(settlements)
+            transaction.after_commit(functools.partial(self._tell, held, self._clock.now_us()))
+        return lost
+
+    def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
+        """Tell SQS what was committed: messages whose deliveries all ended are deleted, the others come again when it is time."""
+        hidden = []
+        for s in settlements:
+            key, message = (s.delivery.subscription_id, s.delivery.seq), s.delivery.message
+            self._intake.settled(key)
+            if not isinstance(message, Message):
+                continue
+            again_us = {"retry": now_us + int(s.delay_s * 1e6), "release": 0}.get(s.verdict)
+            if message.settled(key, again_us):
+                if message.again_us is None:
+                    self._settler.delete(message)
+                else:
+                    hidden.append((message, message.again_us))
+        if hidden:
+            self._settler.hide(hidden)
+
+    # -- look -----------------------------------------------------------------------------------------------------------------
+
+    def depth(self, subscription: SubscriptionSpec) -> Depth:
+        """Count what the log knows of; what others have published and nobody has received yet is added from SQS' own count."""
+        self._settler.flush(_EXTEND_S)
+        depth = self._sql.depth(subscription)
+        waiting = self._count(subscription)
+        known = depth.visible + depth.delayed
+        return Depth(
+            max(depth.visible, waiting) if waiting > known else depth.visible, depth.delayed, depth.in_flight, depth.dead, depth.oldest_s,
+            depth.next_s,
+        )  # fmt: skip
+
+    def _count(self, subscription: SubscriptionSpec) -> int:
+        """Return SQS' approximate number of visible messages, of a moment ago at most; 0 when it does not say."""
+        now_s = time.monotonic()
+        counted = self._counted.get(subscription.id)
+        if counted is None or now_s - counted[0] > _COUNT_S:
+            try:
+                answer = self._clients.sqs.get_queue_attributes(
+                    QueueUrl=self._intake.place(subscription).queue_url, AttributeNames=["ApproximateNumberOfMessages"]
+                )
+                counted = (now_s, int(answer["Attributes"]["ApproximateNumberOfMessages"]))
+            except Exception as error:
+                if code_of(error) not in THROTTLED | MISSING:
+                    logger.warning("the depth of a queue is not known: %s", explained(error, "sqs:GetQueueAttributes", subscription.name))
+                counted = (now_s, 0)
+            self._counted[subscription.id] = counted
+        return counted[1]
+
+    # -- keep -----------------------------------------------------------------------------------------------------------------
+
+    def topic(self, name: str) -> None:
+        """Make topic *name* exist; idempotent."""
+        self._registry.topic(name)
+        self._make(name)
+
+    def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
+        """Return what :meth:`bind` would create or change on AWS; nothing is changed."""
+        return self._resources.plan(with_lease(subscription), source)
+
+    def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
+        """Return how the objects of a bucket are opened; queues and topics of others announce none."""
+        return BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20) if aws_kind(url) == "s3" else None
+
+    def locate(self, source: str) -> tuple[str, str] | None:
+        """Return the canonical URL or ARN of a source on AWS, and a name for its topic; ``None`` for a topic of the bus."""
+        if aws_kind(source) is None:
+            if "://" in source or source.startswith("arn:"):
+                raise InvalidName(
+                    f"{short(source)} is no source: s3://bucket/prefix/*.png, or the ARN of a topic or queue, or a queue's URL"
+                )
+            return None
+        return source_url(source, self._clients.region), source_topic_name(source, self._clients.region)
+
+    def upkeep(self) -> None:
+        """Send what was not confirmed; from time to time, fetch what SQS moved to dead-letter queues."""
+        self._outbox.flush()
+        if time.monotonic() - self._buried_s >= BURY_EVERY_S:
+            self._buried_s = time.monotonic()
+            for spec in self._registry.subscriptions():
+                if self._intake.is_listening(spec.id):
+                    self.bury(spec)
+
+    def bury(self, subscription: SubscriptionSpec) -> int:
+        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""
+        return self._intake.bury(subscription)
+
+    def close(self, drain_s: float, polls_s: float) -> None:
+        """Give back what polls bring, and let SQS hear within *drain_s* seconds what it does not know yet."""
+        for spec in self._registry.subscriptions():
+            self._intake.leave(spec.id)
+        self._settler.flush(drain_s)
+        self._intake.close(polls_s)
+        self._settler.stop()
+        self._workers.close()
+
+
+def with_lease(subscription: SubscriptionSpec) -> SubscriptionSpec:
+    """Return *subscription* with a lease: where none was asked for, six times the timeout, as AWS advises for a function behind a queue.
+
+    https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
+    """
+    policy = subscription.policy
+    if policy.lease_s is not None:
+        return subscription
+    lease_s = min(HIDE_CAP_S, max(LEASE_S, LEASE_FACTOR * policy.timeout_s + policy.batch_window_s))
+    return dataclasses.replace(subscription, policy=dataclasses.replace(policy, lease_s=float(lease_s)))

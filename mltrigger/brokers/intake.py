@@ -1,0 +1,198 @@
+"""What comes in: polls, what is understood of what they bring, and the leases that come of it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mltrigger.aws.faults import explained
+from mltrigger.aws.naming import S3Source, aws_kind
+from mltrigger.aws.resources import Place, Resources
+from mltrigger.brokers.base import Delivery, SubscriptionSpec
+from mltrigger.brokers.inbox import Arrived, Lease, Taken, bury, take_in
+from mltrigger.brokers.inlet import MOST_A_CALL, Inlet, Message, Raw, raw
+from mltrigger.brokers.payloads import Payloads
+from mltrigger.brokers.settler import HIDE_CAP_S, Settler
+from mltrigger.clock import Clock
+from mltrigger.envelopes import Ignored, Unreadable
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Store
+from mltrigger.workers import ThreadWorkers
+
+Key = tuple[int, int]
+"""A delivery: its subscription and its place in the archive."""
+
+_BURY_S = 60.0
+_MOVED = "received more often than maxReceiveCount allows: SQS moved it to the dead-letter queue"
+
+
+class Intake:
+    """Receives for the subscriptions of one process.
+
+    Parameters
+    ----------
+    clients, resources
+        SQS, and where queues are.
+    store, registry, clock, worker_id
+        The log's database, what exists, what time it is, and the number of this process.
+    payloads : Payloads
+        Understands messages.
+    settler : Settler
+        Tells SQS what is done with.
+    arrived : callable
+        Called with a subscription's number when something has come for it.
+    """
+
+    def __init__(
+        self,
+        clients: Any,
+        resources: Resources,
+        *,
+        store: Store,
+        registry: Registry,
+        clock: Clock,
+        worker_id: Callable[[], int],
+        payloads: Payloads,
+        settler: Settler,
+        arrived: Callable[[int], None],
+    ) -> None:
+        self._clients, self._resources, self._payloads, self._settler = clients, resources, payloads, settler
+        self._store, self._registry, self._clock, self._worker_id = store, registry, clock, worker_id
+        self._told = arrived
+        self._workers = ThreadWorkers()
+        self._guard = threading.Lock()
+        self._places: dict[int, Place] = {}
+        self._inlets: dict[int, Inlet] = {}
+        self._held: dict[Key, Message] = {}
+
+    # -- where ----------------------------------------------------------------------------------------------------------------
+
+    def place(self, subscription: SubscriptionSpec) -> Place:
+        """Return where the messages of a subscription are; AWS is asked once."""
+        if subscription.id not in self._places:
+            self._places[subscription.id] = self._resources.find(subscription, self._registry.sources().get(subscription.topic))
+        return self._places[subscription.id]
+
+    def moved(self, subscription_id: int, place: Place) -> None:
+        """Take *place* for where the messages of a subscription are from now on."""
+        self._places[subscription_id] = place
+
+    def is_listening(self, subscription_id: int) -> bool:
+        """Whether this process has received for the subscription."""
+        return subscription_id in self._inlets
+
+    def inlet(self, subscription: SubscriptionSpec) -> Inlet:
+        """Return the polls of a subscription."""
+        with self._guard:
+            if subscription.id not in self._inlets:
+                self._inlets[subscription.id] = Inlet(
+                    functools.partial(self._poll, subscription),
+                    self._give_back,
+                    functools.partial(self._told, subscription.id),
+                    self._workers,
+                )
+            return self._inlets[subscription.id]
+
+    def leave(self, subscription_id: int) -> None:
+        """Give back what polls bring from now on."""
+        inlet = self._inlets.get(subscription_id)
+        if inlet is not None:
+            inlet.leave()
+
+    def close(self, polls_s: float) -> None:
+        """Wait at most *polls_s* for the polls under way; what they bring is given back."""
+        end_s = time.monotonic() + polls_s
+        for inlet in list(self._inlets.values()):
+            inlet.wait_until_landed(max(0.0, end_s - time.monotonic()))
+        self._workers.close()
+
+    # -- receive --------------------------------------------------------------------------------------------------------------
+
+    def _poll(self, subscription: SubscriptionSpec, most: int, wait_s: int) -> list[Raw]:
+        """Ask SQS once, for as long a lease as the subscription has now."""
+        spec = self._registry.subscription(subscription.name) or subscription
+        return self._received(self.place(spec).queue_url, most, wait_s, spec.policy.lease)
+
+    def _received(self, queue_url: str, most: int, wait_s: int, lease_s: float) -> list[Raw]:
+        asked_us = self._clock.now_us()
+        try:
+            answer = self._clients.sqs.receive_message(
+                QueueUrl=queue_url, MaxNumberOfMessages=min(most, MOST_A_CALL), WaitTimeSeconds=wait_s,
+                VisibilityTimeout=min(HIDE_CAP_S, max(1, math.ceil(lease_s))), MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
+            )  # fmt: skip
+        except Exception as error:
+            raise explained(error, "sqs:ReceiveMessage", queue_url.rpartition("/")[2]) from error
+        return [raw(m, queue_url, asked_us) for m in answer.get("Messages", ())]
+
+    def _give_back(self, unwanted: Sequence[Raw]) -> None:
+        if unwanted:
+            self._settler.hide([(r.message, 0) for r in unwanted])
+
+    def taken(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Delivery]:
+        """Lease what was received, in one transaction of the log; what is done with already is deleted."""
+        if not received:
+            return []
+        try:
+            taken = self.lease(subscription, [self.arrived(subscription, r) for r in received])
+        except BaseException:
+            self._give_back(received)
+            raise
+        for message in taken.done:
+            self._settler.delete(message)
+        self._put_off(taken.early)
+        return taken.deliveries
+
+    def lease(self, subscription: SubscriptionSpec, arrived: Sequence[Arrived]) -> Taken:
+        """Lease what has arrived, as far as there is neither an outcome for it nor somebody at work on it."""
+        accepted = subscription.policy.ack == "accepted"
+        # What lets a message be deleted must not be lost at a power cut; a lease may be.
+        durable = accepted or any(isinstance(item, (Unreadable, Ignored)) for a in arrived for item in a.items)
+        with self._store.transaction(durable=durable) as transaction:
+            now_us = self._clock.now_us()
+            until_us = min(a.message.received_us for a in arrived) + int(subscription.policy.lease * 1e6)
+            taken = take_in(transaction, subscription, arrived, Lease(now_us, until_us, self._worker_id(), accepted))
+        for delivery in taken.deliveries:
+            if isinstance(delivery.message, Message):
+                self._held[subscription.id, delivery.seq] = delivery.message
+        return taken
+
+    def settled(self, key: Key) -> None:
+        """Hold the message of a delivery no longer."""
+        self._held.pop(key, None)
+
+    def _put_off(self, early: Sequence[tuple[Message, int, Key]]) -> None:
+        """Hide what comes too early; where this process is at work on it, the new receipt is the one that counts."""
+        for message, _, key in early:
+            if (held := self._held.get(key)) is not None and held.queue == message.queue:
+                held.handle, held.received_us = message.handle, message.received_us
+        if early:
+            self._settler.hide([(message, at_us) for message, at_us, _ in early])
+
+    def arrived(self, subscription: SubscriptionSpec, received: Raw) -> Arrived:
+        """Return what a message holds for a subscription."""
+        place = self.place(subscription)
+        url = self._registry.sources().get(subscription.topic, "")
+        source = S3Source.parse(url) if aws_kind(url) == "s3" else None
+        items = self._payloads.understand(received, place.queue_arn, subscription.policy, source)
+        sent_us = received.sent_us or self._clock.now_us()
+        return Arrived(received.message, received.message_id, items, sent_us, alone=not place.owned)
+
+    # -- the dead-letter queue ------------------------------------------------------------------------------------------------
+
+    def bury(self, subscription: SubscriptionSpec) -> int:
+        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""
+        place, total = self.place(subscription), 0
+        while place.dead_url is not None and (received := self._received(place.dead_url, MOST_A_CALL, 0, _BURY_S)):
+            arrived = [self.arrived(subscription, r) for r in received]
+            with self._store.transaction() as transaction:
+                now_us = self._clock.now_us()
+                bury(transaction, subscription, arrived, Lease(now_us, now_us, self._worker_id()), _MOVED)
+            for r in received:
+                self._settler.delete(r.message)
+            total += len(received)
+        return total
