@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import boto3
 import pytest
-from emulators import Emulator, moto_server
+from emulators import Account, Emulator, Faults, aws_emulator
 
 import mltrigger as mt
 from mltrigger.store.sqlite import SqliteStore
@@ -83,7 +84,7 @@ def clock() -> SimulatedClock:
 @pytest.fixture(scope="session")
 def aws_server() -> Iterator[Emulator]:
     """An emulator of AWS, started when the first test needs it."""
-    with moto_server() as emulator:
+    with aws_emulator() as emulator:
         yield emulator
 
 
@@ -92,6 +93,36 @@ def emulator(aws_server: Emulator) -> Iterator[Emulator]:
     """The emulator, its time set right again after the test."""
     yield aws_server
     aws_server.ahead_s = lambda: 0.0
+
+
+@pytest.fixture(scope="session")
+def aws_sessions(aws_server: Emulator) -> tuple[boto3.Session, boto3.Session, Faults]:
+    """Sessions for all tests of the bus, one as it is and one whose answers can be spoilt.
+
+    To read the descriptions of the services takes longer than most of these tests.
+    """
+    faults, hooked = Faults(), aws_server.session()
+    hooked.events.register("before-send", faults)
+    return aws_server.session(), hooked, faults
+
+
+@pytest.fixture
+def aws(emulator: Emulator, aws_sessions: tuple[boto3.Session, boto3.Session, Faults]) -> Iterator[Account]:
+    """What the test has of AWS."""
+    aws_sessions[2].clear()
+    account = Account(emulator, *aws_sessions)
+    yield account
+    account.close()
+
+
+@pytest.fixture
+def aws_clock(emulator: Emulator, clock: SimulatedClock) -> SimulatedClock:
+    """A clock that the emulator follows."""
+    if not emulator.movable:
+        pytest.skip("the time of this emulator cannot be moved")
+    start_us = clock.now_us()
+    emulator.ahead_s = lambda: (clock.now_us() - start_us) / 1e6
+    return clock
 
 
 in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)

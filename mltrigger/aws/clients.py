@@ -10,6 +10,7 @@ from typing import Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.faults import explained
+from mltrigger.aws.lean import LeanSqs
 
 _AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws)$")
 _ROLE_SESSION = "mltrigger"
@@ -54,6 +55,21 @@ class Clients:
         """Amazon SQS."""
         return self._client("sqs")
 
+    @functools.cached_property
+    def lean_sqs(self) -> LeanSqs:
+        """Amazon SQS, for the calls that are made for every ten events."""
+        from botocore.httpsession import get_cert_path
+
+        trusted = self._session._session.get_config_variable("ca_bundle")  # what botocore asks when it makes a client
+        return LeanSqs(self.sqs, self._keys, str(trusted or get_cert_path(True)))
+
+    def _keys(self) -> tuple[str, str, str | None] | None:
+        credentials = self._session.get_credentials()
+        if credentials is None:
+            return None
+        keys = credentials.get_frozen_credentials()  # renewed when they are about to expire
+        return keys.access_key, keys.secret_key, keys.token
+
     @property
     def s3(self) -> Any:
         """Amazon S3."""
@@ -68,6 +84,11 @@ class Clients:
     def iam(self) -> Any:
         """AWS IAM."""
         return self._client("iam")
+
+    @property
+    def cloudformation(self) -> Any:
+        """AWS CloudFormation."""
+        return self._client("cloudformation")
 
     @functools.cached_property
     def account(self) -> str:
@@ -130,6 +151,13 @@ def open_session(
     except Exception as error:
         raise explained(error, "boto3:Session", profile or region) from error
     return found if role_arn is None else _assumed(found, region, role_arn, external_id, endpoint_url)
+
+
+def emulator_session(region: str) -> Any:
+    """Return a session whose credentials no account has, so that what is meant for an emulator is refused by AWS."""
+    import boto3
+
+    return boto3.Session("testing", "testing", region_name=region)
 
 
 def _assumed(session: Any, region: str, role_arn: str, external_id: str | None, endpoint_url: str | None) -> Any:
