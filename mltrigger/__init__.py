@@ -95,12 +95,15 @@ def default_bus() -> EventBus:
         return _default
 
 
-def use(url: str | None = None) -> EventBus:
-    """Make the bus at *url* the one behind the functions of this module, and return it; the one before is closed."""
+def use(url: str | None = None, **aws: Any) -> EventBus:
+    """Make the bus at *url* the one behind the functions of this module, and return it; the one before is closed.
+
+    *aws*: the options of :func:`connect` for a bus on AWS.
+    """
     global _default
     from mltrigger.urls import connect as open_bus
 
-    bus = open_bus(url)
+    bus = open_bus(url, **aws)
     close()
     with _guard:
         _default = bus
@@ -143,8 +146,8 @@ def __getattr__(name: str) -> Any:
         function = _of_the_default_bus(name)
         globals()[name] = function
         return function
-    if name == "testing":
-        return importlib.import_module("mltrigger.testing")
+    if name in ("aws", "testing"):
+        return importlib.import_module(f"mltrigger.{name}")
     raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
 
 

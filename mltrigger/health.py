@@ -8,11 +8,11 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from mltrigger.brokers.base import Broker, Depth, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
+from mltrigger.findings import SEVERITIES, Finding, Severity
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.policy import retry_budget_s
 from mltrigger.store.files import network_filesystem
@@ -20,9 +20,6 @@ from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention
 from mltrigger.store.transaction import Store
-
-Severity = Literal["ok", "info", "warning", "error"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info", "ok")
 
 LOOKED_AT = 1_000
 """Newest invocations whose run times are taken for what is usual."""
@@ -39,16 +36,6 @@ _MANY_BYTES = 1 << 30
 _FULL = 0.8
 
 
-class Finding(NamedTuple):
-    """One thing the doctor found: how bad, about what, and what to do now."""
-
-    severity: Severity
-    about: str
-    check: str
-    finding: str
-    advice: str
-
-
 class Doctor:
     """Looks at a bus; changes nothing.
 
@@ -63,7 +50,7 @@ class Doctor:
 
     def bus(self) -> list[Finding]:
         """Return what there is to say about the store and all subscriptions, the worst first."""
-        found = [*_sqlite(), *_files(self._store.location), *self._clocks(), *self._archive(), *_descriptors()]
+        found = [*_sqlite(), *_files(self._store.location), *self._clocks(), *self._archive(), *_descriptors(), *self._broker.findings()]
         for spec in self._registry.subscriptions():
             found += self._subscription(spec)
         return _sorted(found, "bus")
@@ -80,6 +67,7 @@ class Doctor:
             *_times(spec, self._run_times_s(spec)),
             *_agreed(spec, self._retention()),
             *self._troubles(spec, depth),
+            *self._broker.findings(spec, depth),
         ]
 
     # -- who delivers ---------------------------------------------------------------------------------------------------------

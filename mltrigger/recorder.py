@@ -156,9 +156,9 @@ class Recorder:
                 self._broker.publish(self._spec.emit, emitted, unit)
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
-        if result.ok:
+        if result.ok and result is not OUT_OF_ORDER:
             return "succeeded", Settlement(delivery, "ack")
-        if result.reason in ("stopped", OUT_OF_ORDER.reason):  # by us: nobody's failure
+        if result is OUT_OF_ORDER or result.reason == "stopped":  # by us: nobody's failure
             return "interrupted", Settlement(delivery, "release")
         if result.reason == "no_process":  # this machine could not start one: an outage of ours
             return "interrupted", Settlement(delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing")

@@ -223,6 +223,9 @@ class Subscription:
         """Deliver again what :meth:`pause` held back; idempotent."""
         self._bus.broker.pause(self.name, False)
 
-    def unsubscribe(self) -> None:
-        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log stays."""
-        self._bus.unsubscribe(self.name)
+    def unsubscribe(self, delete: bool = False) -> None:
+        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log stays.
+
+        With *delete* what subscribing made outside, such as a queue, goes as well.
+        """
+        self._bus.unsubscribe(self.name, delete)

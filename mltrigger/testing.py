@@ -1,4 +1,4 @@
-"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for; models that fail on purpose."""
+"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for; models that fail; AWS here."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mltrigger.aws.emulator import AwsEmulator
     from mltrigger.bus import EventBus
 
 _STILL_S = 0.05
@@ -100,3 +101,19 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
             clock.advance(s=_STEP_S)
             since_s = time.monotonic()
         time.sleep(0.001)
+
+
+def aws_emulator() -> AwsEmulator:
+    """Start AWS on this machine: an emulator on a free port of 127.0.0.1, to try a bus on AWS without an account.
+
+    ::
+
+        with mltrigger.testing.aws_emulator() as emulator:
+            bus = mt.connect("aws://eu-west-1/acme", endpoint_url=emulator.url, session=emulator.session())
+
+    It is moto's server (``pip install 'mltrigger[test]'``), a process that ends with this one. It accepts things that AWS refuses; what
+    AWS would refuse of a bus is refused by the bus, before anything is sent.
+    """
+    from mltrigger.aws.emulator import AwsEmulator
+
+    return AwsEmulator()

@@ -34,8 +34,8 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     clock : Clock, optional
         What time it is; tests pass ``mltrigger.testing.SimulatedClock()``.
     **aws
-        For ``aws://`` only. ``log``: the URL of the store for registry and log (default ``sqlite:///mltrigger.db``; who shares the work
-        shares the log). ``profile`` or ``session``: whose credentials, else boto3's own chain. ``role_arn``, ``external_id``: a role to
+        For ``aws://`` only. ``log``: the URL of the store for registry and log (default ``$MLTRIGGER_LOG``, else
+        ``sqlite:///mltrigger.db``; who shares the work shares the log). ``profile`` or ``session``: whose credentials, else boto3's own chain. ``role_arn``, ``external_id``: a role to
         assume, renewed before it expires. ``endpoint_url``: another address than AWS'. ``bucket``: where events beyond 256 KiB go.
 
     Returns
@@ -88,7 +88,7 @@ def _connect_aws(where: str, clock: Clock, *, log: str | None = None, bucket: st
     endpoint_url = credentials.get("endpoint_url")
     clients = Clients(open_session(region, **credentials), region, endpoint_url)
     resources = Resources(clients, prefix, offloads=bucket is not None)
-    scheme, _, path = (log or DEFAULT_URL).partition("://")
+    scheme, _, path = (log or _default_log()).partition("://")
     if scheme == "memory":
         store, wakeup = SqliteStore(None), Wakeup()
     elif scheme == "sqlite" and path.startswith("/") and len(path) > 1:
@@ -102,9 +102,14 @@ def _connect_aws(where: str, clock: Clock, *, log: str | None = None, bucket: st
     return EventBus(store, clock, wakeup, broker_of, f"aws://{region}/{prefix}")
 
 
+def _default_log() -> str:
+    return os.environ.get("MLTRIGGER_LOG") or DEFAULT_URL
+
+
 def existing(url: str | None) -> str | None:
     """Return *url*, or raise StoreError when it names a file that is not there: who only looks must not make one."""
-    _, _, path = (url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL).partition(":///")
+    named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
+    _, _, path = (_default_log() if named.startswith("aws://") else named).partition(":///")
     if path and not Path(path.partition("?")[0]).exists():
         raise StoreError(f"there is no store {Path(path.partition('?')[0]).name!r} here: name another one with --url")
     return url

@@ -148,6 +148,8 @@ def data_text(raw: bytes, media_type: str | None) -> str:
     """Return an event's data for a frame: JSON as it is, other bytes shortened."""
     if is_json(media_type):
         return raw.decode()
+    if (media_type or "").startswith("text/"):
+        return short(raw.decode("utf-8", "backslashreplace"))
     return short(decode_data(raw, media_type))
 
 

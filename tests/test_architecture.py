@@ -13,9 +13,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "render", "redact", "workers", "pace", "export", "_version"},
+    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "_version"},
     {"names", "codec", "capture"},
-    {"aws.faults", "aws.limits", "aws.naming"},
+    {"aws.faults", "aws.lean", "aws.limits", "aws.naming"},
     {"identity"},
     {"events"},
     {"envelopes", "filters", "policy", "models", "sources", "aws.clients", "aws.policies", "aws.wire"},

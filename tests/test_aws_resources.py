@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from botocore.awsrequest import AWSResponse
+from emulators import ACCOUNT, REGION, Emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,21 +31,14 @@ from mltrigger.errors import InvalidName, NameTaken, NotFound
 from mltrigger.events import attributes_of, encode_data
 from mltrigger.filters import FilterPolicy, from_message_attributes
 from mltrigger.policy import DeliveryPolicy
-from tests.emulators import ACCOUNT, REGION, Emulator, moto_server
 
 QUEUE_ARN = f"arn:aws:sqs:{REGION}:{ACCOUNT}:orders"
 TOPIC_ARN = f"arn:aws:sns:{REGION}:{ACCOUNT}:orders"
 
 
 @pytest.fixture(scope="session")
-def emulator() -> Iterator[Emulator]:
-    with moto_server() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def clients(emulator: Emulator) -> Clients:
-    return Clients(emulator.session(), REGION, emulator.url)  # making them takes longer than most of these tests
+def clients(aws_server: Emulator) -> Clients:
+    return Clients(aws_server.session(), REGION, aws_server.url)  # making them takes longer than most of these tests
 
 
 _numbers = itertools.count(1)
@@ -55,7 +49,7 @@ class Aws:
 
     def __init__(self, emulator: Emulator, clients: Clients) -> None:
         self.emulator, self.clients = emulator, clients
-        self.prefix = f"acme{next(_numbers)}"
+        self.prefix = f"res{next(_numbers)}"
         self.pauses: list[float] = []
         self.resources = self.bus()
 
@@ -101,7 +95,8 @@ class Aws:
     def names(self) -> list[str]:
         """Return everything there is of this bus."""
         queues = self.clients.sqs.list_queues(QueueNamePrefix=self.prefix + "-").get("QueueUrls", [])
-        topics = [each["TopicArn"] for each in self.clients.sns.list_topics()["Topics"]]
+        pages = self.clients.sns.get_paginator("list_topics").paginate()
+        topics = [each["TopicArn"] for page in pages for each in page["Topics"]]
         return sorted([*(url.rpartition("/")[2] for url in queues), *(arn for arn in topics if f":{self.prefix}-" in arn)])
 
 
@@ -1016,7 +1011,7 @@ def test_what_is_not_tagged_as_ours_is_not_deleted(aws: Aws):
     aws.clients.sqs.untag_queue(QueueUrl=place.dead_url, TagKeys=["mltrigger:bus"])
     aws.clients.sns.untag_resource(ResourceArn=place.topic_arn, TagKeys=["mltrigger:bus"])
     aws.resources.delete(spec(), last=True)
-    assert aws.names() == [f"{aws.prefix}-documents-reader-dead", place.topic_arn]
+    assert aws.names() == [place.topic_arn, f"{aws.prefix}-documents-reader-dead"]
 
 
 def test_a_source_whose_bucket_has_gone_can_be_deleted(aws: Aws):

@@ -15,7 +15,6 @@ from conftest import wait_until
 from emulators import REGION, Emulator
 
 import mltrigger as mt
-from mltrigger.aws.clients import Clients
 from mltrigger.aws.resources import Resources
 from mltrigger.brokers.aws import AwsBroker
 from mltrigger.brokers.base import MAX_EVENT_BYTES, Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
@@ -130,9 +129,8 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
         wakeup = SocketWakeup(store.location or "")
         registry = Registry(store, clock)
         worker_id = registry.join()
-        clients = Clients(emulator.session(), REGION, emulator.url)
-        resources = Resources(clients, prefix)
-        broker = AwsBroker(clients, resources, store, registry, clock, wakeup, lambda: worker_id, f"{prefix}-payloads")
+        resources = Resources(emulator.clients, prefix)
+        broker = AwsBroker(emulator.clients, resources, store, registry, clock, wakeup, lambda: worker_id, f"{prefix}-payloads")
 
         def close() -> None:
             broker.close(2.0, 0.0)

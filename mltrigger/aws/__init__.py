@@ -1,7 +1,8 @@
 """What a bus on AWS needs beside :func:`mltrigger.connect`: a Lambda handler, policy documents, a CloudFormation template.
 
 ``lambda_handler(subscription)`` runs a subscription inside AWS Lambda; :mod:`~mltrigger.aws.policies` and
-:mod:`~mltrigger.aws.template` return documents for whoever administers the account. Everything is loaded when it is first used.
+:mod:`~mltrigger.aws.template` return documents for whoever administers the account, and ``apply(clients, stack, template)`` of
+:mod:`~mltrigger.aws.stack` makes the stack of a template. Everything is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ TYPE_CHECKING = False  # as in the package itself: importing typing takes time
 if TYPE_CHECKING:
     from typing import Any
 
-_HOME = {"lambda_handler": "function"}
+_HOME = {"apply": "stack", "lambda_handler": "function"}
 _ROOMS = ("policies", "template")
 
-__all__ = ["lambda_handler", "policies", "template"]
+__all__ = ["apply", "lambda_handler", "policies", "template"]
 
 
 def __getattr__(name: str) -> Any:

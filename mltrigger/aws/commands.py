@@ -1,8 +1,9 @@
-"""``mltrigger aws template | policies``: their options, and the text that each prints. Nothing here asks AWS or needs credentials."""
+"""``mltrigger aws template | policies | apply``: their options, and the text that each prints. Only ``apply`` asks AWS."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,16 @@ subscriptions, is deployed through a bucket of yours (--s3-bucket of the AWS com
 CloudFormation itself, what `mltrigger aws policies --role administrator` prints, and iam:CreateRole, GetRole, TagRole and PutRolePolicy.
 """
 
+_APPLY_HELP = """\
+Make the CloudFormation stack of a bus, or update it, wait until that is done, and print its outputs. Calling it again changes nothing.
+
+  mltrigger aws apply --stack acme --prefix acme --topic documents=reader,archiver --region eu-west-1
+
+The template is the one that `mltrigger aws template` prints for the same options; --parameter sets a parameter of it, such as
+LeaseSeconds=600. When making the stack fails, nothing of it is left; when an update fails, it is what it was. A stack of another bus is
+refused, and so is an update that would delete queues or topics, unless --replace is given. Credentials are those that boto3 finds.
+"""
+
 _POLICIES_HELP = """\
 Print the policy document of one role, which allows what this role needs and nothing else.
 
@@ -49,13 +60,13 @@ From one account to another, the owner of the queue makes a role with the polici
 
 def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
     """Add ``aws`` to the *commands* of the command line; *run* prints what ``given.text(given)`` returns."""
-    aws = commands.add_parser("aws", help="policy documents and a CloudFormation template for a bus on AWS")
-    kinds = aws.add_subparsers(required=True, metavar="document")
-    for name, about, add, text in (
-        ("template", "a CloudFormation template of a bus", _add_template, template_text),
-        ("policies", "the least-privilege policy document of a role", _add_policies, policies_text),
+    aws = commands.add_parser("aws", help="policy documents and a CloudFormation template for a bus on AWS, and its stack")
+    kinds = aws.add_subparsers(required=True, metavar="command")
+    for name, about, described, add, text in (
+        ("template", "a CloudFormation template of a bus", _TEMPLATE_HELP, _add_template, template_text),
+        ("policies", "the least-privilege policy document of a role", _POLICIES_HELP, _add_policies, policies_text),
+        ("apply", "make or update the CloudFormation stack of a bus", _APPLY_HELP, _add_apply, apply_text),
     ):
-        described = _TEMPLATE_HELP if name == "template" else _POLICIES_HELP
         parser = kinds.add_parser(name, help=about, description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
         add(parser)
         parser.set_defaults(run=run, text=text)
@@ -63,7 +74,36 @@ def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> Non
 
 def template_text(given: argparse.Namespace) -> str:
     """Return the template that the options describe, as JSON."""
-    from mltrigger.aws.template import template, to_json
+    from mltrigger.aws.template import to_json
+
+    return to_json(_template(given))
+
+
+def apply_text(given: argparse.Namespace) -> str:
+    """Make or update the stack that the options describe; return what was done, and its outputs, one a line."""
+    region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region:
+        raise MltriggerError("in which region? --region eu-west-1, or AWS_REGION")
+    parameters = {}
+    for text in given.parameter or ():
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InvalidName(f"--parameter {text!r} must be a name and a value, such as LeaseSeconds=600")
+        parameters[name] = value
+    document = _template(given)
+    from mltrigger.aws.clients import Clients, open_session
+    from mltrigger.aws.stack import apply
+
+    clients = Clients(open_session(region, profile=given.profile), region)
+    made = apply(
+        clients, given.stack, document, parameters=parameters, bucket=given.bucket, replace=given.replace, timeout_s=given.timeout_s,
+        say=given.say,
+    )  # fmt: skip
+    return "\n".join([f"stack {made.name} {made.action}", *(f"{name} = {value}" for name, value in sorted(made.outputs.items()))])
+
+
+def _template(given: argparse.Namespace) -> dict[str, Any]:
+    from mltrigger.aws.template import template
 
     topics: dict[str, list[str]] = {}
     for text in given.topic or ["documents=reader"]:
@@ -72,17 +112,15 @@ def template_text(given: argparse.Namespace) -> str:
             raise InvalidName(f"--topic {text!r} must be a topic and its subscriptions, such as documents=reader,archiver")
         topics.setdefault(topic, []).extend(names.split(","))
     chosen = {name: value for name in ("lease_s", "max_receive_count") if (value := getattr(given, name)) is not None}
-    return to_json(
-        template(
-            given.prefix,
-            topics,
-            **chosen,
-            trusted_account=given.trusted_account,
-            external_id=given.external_id,
-            payload_bucket=given.payload_bucket,
-            create_buckets=given.create_buckets,
-            keep_dead_letters=not given.delete_dead_letters,
-        )
+    return template(
+        given.prefix,
+        topics,
+        **chosen,
+        trusted_account=given.trusted_account,
+        external_id=given.external_id,
+        payload_bucket=given.payload_bucket,
+        create_buckets=given.create_buckets,
+        keep_dead_letters=not given.delete_dead_letters,
     )
 
 
@@ -195,3 +233,14 @@ def _add_template(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--payload-bucket", help="existing bucket for bodies beyond the limit")
     parser.add_argument("--create-buckets", action="store_true", help="make the buckets of s3:// topics too, with their notification")
     parser.add_argument("--delete-dead-letters", action="store_true", help="delete the dead letters together with the stack")
+
+
+def _add_apply(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stack", required=True, help="name of the stack")
+    parser.add_argument("--region", help="where (default: $AWS_REGION, else $AWS_DEFAULT_REGION)")
+    parser.add_argument("--profile", help="whose credentials, else boto3's own chain")
+    parser.add_argument("--parameter", action="append", metavar="NAME=VALUE", help="a parameter of the template (may be repeated)")
+    parser.add_argument("--bucket", help="where a template above 51,200 bytes is put for CloudFormation to read it")
+    parser.add_argument("--replace", action="store_true", help="let an update delete queues and topics that the options name no more")
+    parser.add_argument("--timeout-s", type=float, default=900.0, help="how long to wait (default: 900)")
+    _add_template(parser)

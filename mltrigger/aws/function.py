@@ -12,6 +12,8 @@ from mltrigger.errors import InvalidEvent, InvalidModel
 from mltrigger.render import short
 
 if TYPE_CHECKING:
+    from mltrigger.brokers.base import SubscriptionSpec
+    from mltrigger.listener import Listener
     from mltrigger.subscription import Subscription
 
 Response = dict[str, list[dict[str, str]]]
@@ -42,19 +44,30 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
     Parameters
     ----------
     subscription : Subscription
-        Of a bus on AWS, made with ``listen=False``. Functions that share the work share the log: name one that all of them reach, as
-        ``log=`` of :func:`mltrigger.connect`.
+        Of a bus on AWS, made with ``listen=False``. A log in ``/tmp`` is that of one execution environment: repeats and attempts are known
+        within it, and dead letters stay there until it is gone (``sub.dead_letters()`` in the handler, or ``emit=``, tells others). SQLite
+        needs a local disk; a shared file system is none.
 
     Examples
     --------
     ::
 
-        bus = mt.connect("aws://eu-west-1/acme", log="sqlite:////mnt/efs/acme.db")
+        bus = mt.connect("aws://eu-west-1/acme", log="sqlite:////tmp/acme.db")
         handler = mltrigger.aws.lambda_handler(bus.subscribe("documents", read_page, listen=False))
     """
     bus, broker = subscription._bus, subscription._bus.broker
     if not isinstance(broker, AwsBroker):
         raise InvalidModel("lambda_handler needs a subscription of a bus on AWS: bus = mt.connect('aws://region/prefix', log=…)")
+
+    listeners: dict[SubscriptionSpec, Listener] = {}  # one, as long as nobody binds the subscription anew
+
+    def listener(spec: SubscriptionSpec) -> Listener:
+        if spec not in listeners:
+            for old in listeners.values():
+                old.stop(0.0)
+            listeners.clear()
+            listeners[spec] = bus.borrowed_listener(spec)
+        return listeners[spec]
 
     def handle(event: Mapping[str, Any], context: Any = None) -> Response:
         now_us = time.time_ns() // 1000
@@ -63,7 +76,7 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
         if not received:
             return {"batchItemFailures": []}
         taken = broker.accept(spec, received)
-        bus.borrowed_listener(spec).process(taken.deliveries, time.monotonic() + _left_s(context))
+        listener(spec).process(taken.deliveries, time.monotonic() + _left_s(context))
         ended = bus.log.ended(spec.id, [d.seq for d in taken.deliveries])
         again = {id(d.message) for d in taken.deliveries if d.seq not in ended} | {id(message) for message, *_ in taken.early}
         return {"batchItemFailures": [{"itemIdentifier": r.message_id} for r in received if id(r.message) in again]}

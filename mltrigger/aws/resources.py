@@ -20,6 +20,8 @@ from mltrigger.errors import InvalidName, NotFound
 
 Source = Literal["topic", "s3", "sns", "sqs"]
 _NO_HANDLE = "mltrigger-preflight"
+_PAGES = 10
+"""Most calls, of a hundred topics each, for the names in an error message."""
 _BEYOND = 11
 """More messages than a receive may ask for."""
 
@@ -320,9 +322,14 @@ class Resources:
         return [name for name in names if not name.removesuffix(FIFO).endswith(f"-{naming.DEAD}")]
 
     def _topics(self) -> list[str]:
-        """Return the topics of the bus, among the first hundred of the account; none when they may not be listed."""
-        found = self._listed(self._clients.sns, "list_topics")
-        names = [each["TopicArn"].rpartition(":")[2] for each in found.get("Topics", ())]
+        """Return the topics of the bus, among the first of the account; none when they may not be listed."""
+        names: list[str] = []
+        page: dict[str, Any] = {"NextToken": None}
+        for _ in range(_PAGES):
+            if "NextToken" not in page:
+                break
+            page = self._listed(self._clients.sns, "list_topics", **({"NextToken": page["NextToken"]} if page["NextToken"] else {}))
+            names += [each["TopicArn"].rpartition(":")[2] for each in page.get("Topics", ())]
         return [name.removeprefix(f"{self.prefix}-") for name in names if name.startswith(f"{self.prefix}-")]
 
     def _listed(self, client: Any, operation: str, **given: str) -> dict[str, Any]:

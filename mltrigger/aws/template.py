@@ -23,7 +23,8 @@ from mltrigger.policy import DeliveryPolicy
 
 MAX_RESOURCES, MAX_OUTPUTS = 500, 200
 """https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html"""
-LEASE_S = max(queues.MIN_LEASE_S, math.ceil(DeliveryPolicy().lease))
+LEASE_S = max(queues.MIN_LEASE_S, math.ceil(6 * DeliveryPolicy().timeout_s))
+"""What the broker chooses where no lease is asked for: six times the timeout, as AWS advises."""
 MAX_RECEIVE_COUNT = DeliveryPolicy().max_attempts + queues.SPARE_RECEIVES
 
 Template = dict[str, Any]

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mltrigger.aws import health
 from mltrigger.aws.faults import MISSING, THROTTLED, code_of, explained
 from mltrigger.aws.naming import S3Source, aws_kind, source_topic_name, source_url
 from mltrigger.aws.objects import BucketSource
@@ -31,8 +32,9 @@ from mltrigger.brokers.settler import HIDE_CAP_S, Settler
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidName, MltriggerError, NameTaken
+from mltrigger.errors import InvalidName, NameTaken
 from mltrigger.events import Event, encode_data, traced
+from mltrigger.findings import Finding
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
@@ -84,7 +86,7 @@ class AwsBroker:
         self._sql = SqlBroker(store, clock, wakeup, worker_id)
         self._payloads = Payloads(clients, bucket)
         self._outbox = Outbox(clients, store, clock, self._target, self._make, self._payloads)
-        self._settler = Settler(lambda: clients.sqs, clock)
+        self._settler = Settler(lambda: clients.lean_sqs, clock)
         self._workers = ThreadWorkers()
         self._intake = Intake(
             clients, resources, store=store, registry=registry, clock=clock, worker_id=worker_id, payloads=self._payloads,
@@ -118,16 +120,11 @@ class AwsBroker:
             }
             self._outbox.add(transaction, list(outgoing))
             if unit is not None:
-                transaction.after_commit(functools.partial(self._send_quietly, topic, list(outgoing.values())))
+                transaction.after_commit(functools.partial(self._outbox.send_soon, topic, list(outgoing.values())))
         if unit is None:
             self._outbox.send(topic, list(outgoing.values()))
+            self._outbox.flush_at_times()  # who only publishes has nobody else who would
         return published.receipts
-
-    def _send_quietly(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
-        try:
-            self._outbox.send(topic, outgoing)
-        except MltriggerError as error:  # the outcome is recorded; what it caused is on its way, and sent again
-            logger.warning("events wait to be sent: %s", error)
 
     def _discover(self, topic: str) -> None:
         """Take a topic into the registry that others have made; raise NotFound when there is none."""
@@ -265,7 +262,7 @@ class AwsBroker:
 
     def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
         """Tell SQS what was committed: messages whose deliveries all ended are deleted, the others come again when it is time."""
-        hidden = []
+        done, hidden = [], []
         for s in settlements:
             key, message = (s.delivery.subscription_id, s.delivery.seq), s.delivery.message
             self._intake.settled(key)
@@ -274,9 +271,10 @@ class AwsBroker:
             again_us = {"retry": now_us + int(s.delay_s * 1e6), "release": 0}.get(s.verdict)
             if message.settled(key, again_us):
                 if message.again_us is None:
-                    self._settler.delete(message)
+                    done.append(message)
                 else:
                     hidden.append((message, message.again_us))
+        self._settler.delete(done)
         if hidden:
             self._settler.hide(hidden)
 
@@ -284,9 +282,8 @@ class AwsBroker:
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what the log knows of; what others have published and nobody has received yet is added from SQS' own count."""
-        self._settler.flush(_EXTEND_S)
         depth = self._sql.depth(subscription)
-        waiting = self._count(subscription)
+        waiting = 0 if self._settler.busy else self._count(subscription)  # what is about to be deleted must not count
         known = depth.visible + depth.delayed
         return Depth(
             max(depth.visible, waiting) if waiting > known else depth.visible, depth.delayed, depth.in_flight, depth.dead, depth.oldest_s,
@@ -321,6 +318,15 @@ class AwsBroker:
         """Return what :meth:`bind` would create or change on AWS; nothing is changed."""
         return self._resources.plan(with_lease(subscription), source)
 
+    def findings(self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None) -> list[Finding]:
+        """Return what there is to say about what is on AWS; it is only read."""
+        if subscription is None:
+            waiting = self._outbox.waiting()
+            return [*health.account_findings(self._clients, time.time()), *([health.unsent_finding(*waiting)] if waiting else [])]
+        source, listening = self._registry.sources().get(subscription.topic), subscription.id in self._registry.live_listeners()
+        known = depth or self.depth(subscription)
+        return health.findings(self._clients, self._resources, with_lease(subscription), source, known, listening=listening)
+
     def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
         """Return how the objects of a bucket are opened; queues and topics of others announce none."""
         return BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20) if aws_kind(url) == "s3" else None
@@ -350,9 +356,11 @@ class AwsBroker:
 
     def close(self, drain_s: float, polls_s: float) -> None:
         """Give back what polls bring, and let SQS hear within *drain_s* seconds what it does not know yet."""
-        for spec in self._registry.subscriptions():
-            self._intake.leave(spec.id)
-        self._settler.flush(drain_s)
+        self._intake.leave_all()
+        end_s = time.monotonic() + drain_s
+        self._outbox.drain(drain_s)
+        self._outbox.stop()
+        self._settler.flush(max(0.0, end_s - time.monotonic()))
         self._intake.close(polls_s)
         self._settler.stop()
         self._workers.close()

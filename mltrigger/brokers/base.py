@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from mltrigger.events import Event
 from mltrigger.filters import FilterPolicy
+from mltrigger.findings import Finding
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.sources import Source
 
@@ -164,6 +165,9 @@ class Broker(Protocol):
 
     def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
         """Return what :meth:`bind` would create or change outside, as rows of the frame ``PLAN``; nothing is changed."""
+
+    def findings(self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None) -> list[Finding]:
+        """Return what there is to say about what the bus, or one subscription of which *depth* is known, has outside; changes nothing."""
 
     def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
         """Return what makes events of the source at *url* ready for a model."""

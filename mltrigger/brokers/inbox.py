@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mltrigger.aws.wire import GROUP
@@ -49,15 +49,17 @@ _LAST = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE subscription_id 
 
 
 class Arrived(NamedTuple):
-    """A message, what was understood of it, and when it was sent.
+    """A message, and when it was sent.
 
-    ``alone`` says that no other subscription has a queue for the same events: where there are others, what brings no identity of its own
-    cannot be told to be what came to them.
+    ``identity`` are source and id of the event that it says it is, if it says so outside of its body; ``read`` returns what it holds, which
+    is not needed of what is in the archive already. ``alone`` says that no other subscription has a queue for the same events: where there
+    are others, what brings no identity of its own cannot be told to be what came to them.
     """
 
     message: Message
     message_id: str
-    items: Sequence[Item]
+    identity: tuple[str, str] | None
+    read: Callable[[], Sequence[Item]]
     sent_us: int
     alone: bool
 
@@ -84,9 +86,8 @@ _NOTHING = Taken([], [], [])
 
 def take_in(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease) -> Taken:
     """Lease what has *arrived* for a subscription, as far as the log has neither an outcome for it nor somebody at work on it."""
-    found = [_Found(a.message, *event) for a in arrived for event in _events(transaction, spec, a, lease)]
-    seqs = _archive(transaction, spec, found, lease.now_us)
-    taken = _lease(transaction, spec, [(f.message, seq) for f, seq in zip(found, seqs, strict=True)], lease) if found else _NOTHING
+    seqs = _seqs(transaction, spec, arrived, lease)
+    taken = _lease(transaction, spec, seqs, lease) if seqs else _NOTHING
     for message, _, key in taken.early:
         message.holds(key)  # so that it is not deleted when other events of the same message end
     held = {id(d.message) for d in taken.deliveries} | {id(m) for m, *_ in taken.early}
@@ -95,9 +96,28 @@ def take_in(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[
 
 def bury(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease, error: str) -> None:
     """Make dead letters of what SQS moved to the dead-letter queue, as far as there is no outcome yet."""
-    found = [_Found(a.message, *event) for a in arrived for event in _events(transaction, spec, a, lease)]
-    for seq in _archive(transaction, spec, found, lease.now_us):
+    for _, seq in _seqs(transaction, spec, arrived, lease):
         _end(transaction, spec, seq, "dead", "worker_died", error, lease)
+
+
+def _seqs(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease) -> list[tuple[Message, int]]:
+    """Return the places in the archive of what has arrived, put there as far as it was not; end at once what is no event."""
+    topic_id = ensure_topic(transaction, spec.topic, lease.now_us)
+    known: list[tuple[Message, int]] = []
+    found: list[_Found] = []
+    for a in arrived:
+        rows = transaction.query(_KNOWN, {"source": a.identity[0], "id": a.identity[1], "t": topic_id}) if a.identity else []
+        if rows:
+            known.append((a.message, rows[0][0]))
+        else:
+            found += [_Found(a.message, *event) for event in _events(transaction, spec, a, lease)]
+    seqs = _archive(transaction, spec, found, lease.now_us)
+    for f, seq in zip(found, seqs, strict=True):
+        if not f.shared and not Seen(*f.encoded).passes(spec.filter):
+            _end_filtered(transaction, spec, seq, lease)
+    place = {id(a.message): i for i, a in enumerate(arrived)}
+    # As they have arrived: a group keeps its order, whoever published what of it.
+    return sorted([*known, *((f.message, seq) for f, seq in zip(found, seqs, strict=True))], key=lambda each: place[id(each[0])])
 
 
 class _Found(NamedTuple):
@@ -112,7 +132,7 @@ class _Found(NamedTuple):
 def _events(transaction: Transaction, spec: SubscriptionSpec, arrived: Arrived, lease: Lease) -> list[tuple[Encoded, bool, int]]:
     """Return the events of one message, whether they are shared, and when they were sent; end at once what is no event."""
     events, sent_us = [], min(arrived.sent_us, lease.now_us)
-    for item in arrived.items:
+    for item in arrived.read():
         found = _encoded(item) if isinstance(item, Event) else item
         if isinstance(found, (Unreadable, Ignored)):
             _end_unread(transaction, spec, found, arrived, sent_us, lease)
@@ -195,6 +215,13 @@ def _lease(transaction: Transaction, spec: SubscriptionSpec, events: Sequence[tu
             d.message = message
             message.holds((spec.id, d.seq))
     return Taken(deliveries, [], early)
+
+
+def _end_filtered(transaction: Transaction, spec: SubscriptionSpec, seq: int, lease: Lease) -> None:
+    """Write down that the filter kept out an event that no other subscription knows of: the archive of the topic does not tell."""
+    of = {"s": spec.id, "seq": seq}
+    if not any(transaction.query(f"SELECT 1 FROM {place} WHERE subscription_id = :s AND seq = :seq", of) for place in _PLACES):
+        _end(transaction, spec, seq, "skipped", "filtered", None, lease)
 
 
 def _group(event: Event) -> str | None:

@@ -18,7 +18,7 @@ from mltrigger.brokers.inlet import MOST_A_CALL, Inlet, Message, Raw, raw
 from mltrigger.brokers.payloads import Payloads
 from mltrigger.brokers.settler import HIDE_CAP_S, Settler
 from mltrigger.clock import Clock
-from mltrigger.envelopes import Ignored, Unreadable
+from mltrigger.envelopes import Item
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.workers import ThreadWorkers
@@ -68,6 +68,8 @@ class Intake:
         self._places: dict[int, Place] = {}
         self._inlets: dict[int, Inlet] = {}
         self._held: dict[Key, Message] = {}
+        self._buckets: dict[str, S3Source | None] = {}
+        self._leases_s: dict[int, float] = {}
 
     # -- where ----------------------------------------------------------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Intake:
 
     def inlet(self, subscription: SubscriptionSpec) -> Inlet:
         """Return the polls of a subscription."""
+        self._leases_s[subscription.id] = subscription.policy.lease
         with self._guard:
             if subscription.id not in self._inlets:
                 self._inlets[subscription.id] = Inlet(
@@ -103,6 +106,11 @@ class Intake:
         if inlet is not None:
             inlet.leave()
 
+    def leave_all(self) -> None:
+        """Give back what the polls of all subscriptions bring from now on."""
+        for inlet in list(self._inlets.values()):
+            inlet.leave()
+
     def close(self, polls_s: float) -> None:
         """Wait at most *polls_s* for the polls under way; what they bring is given back."""
         end_s = time.monotonic() + polls_s
@@ -114,13 +122,12 @@ class Intake:
 
     def _poll(self, subscription: SubscriptionSpec, most: int, wait_s: int) -> list[Raw]:
         """Ask SQS once, for as long a lease as the subscription has now."""
-        spec = self._registry.subscription(subscription.name) or subscription
-        return self._received(self.place(spec).queue_url, most, wait_s, spec.policy.lease)
+        return self._received(self.place(subscription).queue_url, most, wait_s, self._leases_s[subscription.id])
 
     def _received(self, queue_url: str, most: int, wait_s: int, lease_s: float) -> list[Raw]:
         asked_us = self._clock.now_us()
         try:
-            answer = self._clients.sqs.receive_message(
+            answer = self._clients.lean_sqs.receive_message(
                 QueueUrl=queue_url, MaxNumberOfMessages=min(most, MOST_A_CALL), WaitTimeSeconds=wait_s,
                 VisibilityTimeout=min(HIDE_CAP_S, max(1, math.ceil(lease_s))), MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
@@ -135,6 +142,7 @@ class Intake:
 
     def taken(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Delivery]:
         """Lease what was received, in one transaction of the log; what is done with already is deleted."""
+        received = self._young(subscription, received)
         if not received:
             return []
         try:
@@ -142,16 +150,23 @@ class Intake:
         except BaseException:
             self._give_back(received)
             raise
-        for message in taken.done:
-            self._settler.delete(message)
+        self._settler.delete(taken.done)
         self._put_off(taken.early)
         return taken.deliveries
+
+    def _young(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Raw]:
+        """Give back what has waited here for so long that its lease is about to end before it begins; return the others."""
+        after_us = self._clock.now_us() - int(subscription.policy.lease * 1e6 / 2)
+        young = [r for r in received if r.message.received_us > after_us]
+        if len(young) != len(received):
+            self._give_back([r for r in received if r.message.received_us <= after_us])
+        return young
 
     def lease(self, subscription: SubscriptionSpec, arrived: Sequence[Arrived]) -> Taken:
         """Lease what has arrived, as far as there is neither an outcome for it nor somebody at work on it."""
         accepted = subscription.policy.ack == "accepted"
         # What lets a message be deleted must not be lost at a power cut; a lease may be.
-        durable = accepted or any(isinstance(item, (Unreadable, Ignored)) for a in arrived for item in a.items)
+        durable = accepted or any(a.identity is None for a in arrived)
         with self._store.transaction(durable=durable) as transaction:
             now_us = self._clock.now_us()
             until_us = min(a.message.received_us for a in arrived) + int(subscription.policy.lease * 1e6)
@@ -176,11 +191,21 @@ class Intake:
     def arrived(self, subscription: SubscriptionSpec, received: Raw) -> Arrived:
         """Return what a message holds for a subscription."""
         place = self.place(subscription)
-        url = self._registry.sources().get(subscription.topic, "")
-        source = S3Source.parse(url) if aws_kind(url) == "s3" else None
-        items = self._payloads.understand(received, place.queue_arn, subscription.policy, source)
+        identity = self._payloads.identity(received)
+        understand = functools.partial(
+            self._payloads.understand, received, place.queue_arn, subscription.policy, self._bucket_of(subscription)
+        )
+        # S3 and what is read are waited for here, not inside a transaction; what says what it is may never have to be read at all.
+        read = understand if identity else functools.partial(_as_it_is, understand())
         sent_us = received.sent_us or self._clock.now_us()
-        return Arrived(received.message, received.message_id, items, sent_us, alone=not place.owned)
+        return Arrived(received.message, received.message_id, identity, read, sent_us, alone=not place.owned)
+
+    def _bucket_of(self, subscription: SubscriptionSpec) -> S3Source | None:
+        """Return the source of a subscription if it is a bucket; it never changes."""
+        if subscription.topic not in self._buckets:
+            url = self._registry.sources().get(subscription.topic, "")
+            self._buckets[subscription.topic] = S3Source.parse(url) if aws_kind(url) == "s3" else None
+        return self._buckets[subscription.topic]
 
     # -- the dead-letter queue ------------------------------------------------------------------------------------------------
 
@@ -192,7 +217,10 @@ class Intake:
             with self._store.transaction() as transaction:
                 now_us = self._clock.now_us()
                 bury(transaction, subscription, arrived, Lease(now_us, now_us, self._worker_id()), _MOVED)
-            for r in received:
-                self._settler.delete(r.message)
+            self._settler.delete([r.message for r in received])
             total += len(received)
         return total
+
+
+def _as_it_is(items: Sequence[Item]) -> Sequence[Item]:
+    return items

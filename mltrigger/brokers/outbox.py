@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ logger = logging.getLogger("mltrigger")
 
 AGAIN_US = 5_000_000
 """What was not confirmed for so long is sent again: whoever began to send it has gone, or was refused."""
+LINGER_S = 0.02
+"""How long what a model's output causes waits for others to be sent with it: their cause is recorded already."""
 _MOST = 500
 
 _ADD = "INSERT INTO unsent (seq, since_us) VALUES (:seq, :since_us) ON CONFLICT DO NOTHING"
@@ -29,6 +33,7 @@ _LEFT = f"""
 SELECT t.name, {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id WHERE u.since_us <= :then
 ORDER BY u.seq LIMIT {_MOST}
 """
+_WAITING = "SELECT count(*), min(e.published_us) FROM unsent u JOIN event e ON e.seq = u.seq"
 _AMONG = "SELECT seq FROM unsent WHERE seq IN ({seqs})"
 
 
@@ -84,6 +89,13 @@ class Outbox:
     ) -> None:
         self._clients, self._store, self._clock = clients, store, clock
         self._target_of, self._make, self._payloads = target_of, make, payloads
+        self._pending: dict[str, list[Outgoing]] = {}
+        self._flushed_s = time.monotonic()
+        self._sending = False
+        self._hurry = False
+        self._stopped = False
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
 
     def message(self, encoded: Encoded, target: Target) -> Message:
         """Return the message of an event, checked against what AWS takes; raise InvalidEvent or EventTooLarge."""
@@ -101,6 +113,11 @@ class Outbox:
     def unconfirmed(self, transaction: Transaction, seqs: Sequence[int]) -> set[int]:
         """Return which of these events nobody has confirmed yet."""
         return {seq for (seq,) in transaction.query(_AMONG.format(seqs=", ".join(map(str, seqs))), {})}
+
+    def waiting(self) -> tuple[int, float] | None:
+        """Return how many events nobody has confirmed, and the age of the oldest in seconds; ``None`` when there is none."""
+        count, oldest_us = self._store.read(_WAITING, {})[0]
+        return (count, (self._clock.now_us() - oldest_us) / 1e6) if count else None
 
     def send(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
         """Send events now.
@@ -127,9 +144,60 @@ class Outbox:
                 next(iter(refused.values())),
             )
 
+    def send_soon(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
+        """Send events in the background, ten a call; what is refused is sent again later."""
+        if not outgoing:
+            return
+        with self._changed:
+            self._pending.setdefault(topic, []).extend(outgoing)
+            if self._thread is None and not self._stopped:
+                self._thread = threading.Thread(target=self._loop, name="mltrigger-sender", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Send what waits without lingering; return whether nothing is left within *timeout_s*."""
+        with self._changed:
+            self._hurry = True
+            self._changed.notify_all()
+            done = self._changed.wait_for(lambda: not self._pending and not self._sending, timeout_s)
+            self._hurry = False
+            return done
+
+    def stop(self) -> None:
+        """End the thread; what it has not sent stays in the log, and whoever opens it next sends it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._stopped)
+                if self._stopped:
+                    return
+                self._changed.wait_for(self._is_full, LINGER_S)
+                pending, self._pending, self._sending = self._pending, {}, True
+            for topic, outgoing in pending.items():
+                try:
+                    self.send(topic, outgoing)
+                except Exception as error:  # the outcome that caused them is recorded; they are in the outbox, and sent again
+                    logger.warning("events wait to be sent: %s", error)
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+
+    def _is_full(self) -> bool:
+        return self._hurry or self._stopped or any(len(waiting) >= limits.BATCH_ENTRIES.high for waiting in self._pending.values())
+
+    def flush_at_times(self) -> None:
+        """Do :meth:`flush`, unless it was done a moment ago; what is refused again is nobody's error here."""
+        if time.monotonic() - self._flushed_s > AGAIN_US / 1e6:
+            self.flush()
+
     def flush(self) -> int:
         """Send again what was not confirmed in time; return how many events were. What is refused again stays for the next time."""
-        now_us = self._clock.now_us()
+        now_us, self._flushed_s = self._clock.now_us(), time.monotonic()
         rows = self._store.read(_LEFT, {"then": now_us - AGAIN_US})
         if not rows:
             return 0

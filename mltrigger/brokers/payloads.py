@@ -13,7 +13,7 @@ from mltrigger.aws import limits
 from mltrigger.aws.faults import MISSING, code_of, explained
 from mltrigger.aws.naming import S3Source
 from mltrigger.aws.policies import PAYLOADS
-from mltrigger.aws.wire import Message, pointer, read_pointer
+from mltrigger.aws.wire import POINTER_SIZES, Message, pointer, read_pointer
 from mltrigger.brokers.base import MAX_EVENT_BYTES
 from mltrigger.brokers.inlet import Raw
 from mltrigger.envelopes import MESSAGE_TYPE, Arrival, Item, Unreadable, message_attributes, understand, unwrapped
@@ -57,6 +57,17 @@ class Payloads:
         except Exception as error:
             raise explained(error, "s3:PutObject", self.bucket) from error
         return small
+
+    @staticmethod
+    def identity(received: Raw) -> tuple[str, str] | None:
+        """Return source and id of an event in our own format whose body is in the message itself; ``None`` for all others."""
+        attributes = received.attributes
+        if "ce-specversion" not in attributes or not attributes.keys().isdisjoint(POINTER_SIZES):
+            return None
+        source, id_ = attributes.get("ce-source", {}), attributes.get("ce-id", {})
+        if not (source.get("StringValue") and id_.get("StringValue")):
+            return None
+        return source["StringValue"], id_["StringValue"]
 
     def understand(self, received: Raw, origin: str, policy: DeliveryPolicy, source: S3Source | None) -> list[Item]:
         """Return the events of a message; of a *source* in a bucket, only those whose key matches its pattern.

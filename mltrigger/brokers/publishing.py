@@ -67,7 +67,8 @@ def publish(
 ) -> Published:  # fmt: skip
     """Write *encoded* events and their deliveries, by *insert*.
 
-    Events that were published elsewhere and have *arrived* say when that was; one that is there already is no news then.
+    Events that were published elsewhere and have *arrived* say when that was, and have waited since; one that is there already is no news
+    then.
     """
     found = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": topic})
     if not found:
@@ -82,11 +83,11 @@ def publish(
     to_whom = _matching(bound, encoded)
     if added == len(rows):
         receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
-        ready = [(b.id, now_us, row[0], 0, 0, 0) for row, to in zip(rows, to_whom, strict=True) for b in to]
+        ready = [(b.id, since_us, row[0], 0, 0, 0) for row, to, since_us in zip(rows, to_whom, at_us, strict=True) for b in to]
     else:
         receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None)
-        fresh = {r.seq: to for r, to in zip(receipts, to_whom, strict=True) if not r.duplicate}
-        ready = [(b.id, now_us, seq, 0, 0, 0) for seq, to in fresh.items() for b in to]
+        fresh = {r.seq: (to, since_us) for r, to, since_us in zip(receipts, to_whom, at_us, strict=True) if not r.duplicate}
+        ready = [(b.id, since_us, seq, 0, 0, 0) for seq, (to, since_us) in fresh.items() for b in to]
     transaction.execute_many(insert, ready)
     return Published(receipts, frozenset(row[0] for row in ready))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from mltrigger.aws.faults import STALE_HANDLE, code_of
 from mltrigger.brokers.inlet import MOST_A_CALL, Message
 from mltrigger.clock import Clock
+from mltrigger.names import FIFO
 
 logger = logging.getLogger("mltrigger")
 
@@ -56,11 +57,12 @@ class Settler:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def delete(self, message: Message) -> None:
-        """Delete *message*, in good company: at once in a batch of ten, after ``LINGER_S`` alone."""
-        # A message of an ordered group holds back the ones behind it.
-        linger_s = 0.0 if message.queue.endswith(".fifo") else LINGER_S
-        self._add(_Entry("delete", message, 0, time.monotonic() + linger_s))
+    def delete(self, messages: Sequence[Message]) -> None:
+        """Delete messages, in good company: at once in batches of ten, what is left over after ``LINGER_S``."""
+        if messages:
+            # A message of an ordered group holds back the ones behind it.
+            due_s = time.monotonic() + (0.0 if messages[0].queue.endswith(FIFO) else LINGER_S)
+            self._add([_Entry("delete", message, 0, due_s) for message in messages])
 
     def hide(self, hidden: Sequence[tuple[Message, int]]) -> None:
         """Let each message be visible again at its time, or now when that has passed; returns when SQS knows, or it is tried again soon."""
@@ -68,8 +70,12 @@ class Settler:
         for queue in dict.fromkeys(e.message.queue for e in entries):
             mine = [e for e in entries if e.message.queue == queue]
             for first in range(0, len(mine), MOST_A_CALL):
-                for entry in self._send(mine[first : first + MOST_A_CALL]):
-                    self._add(entry)
+                self._add(self._send(mine[first : first + MOST_A_CALL]))
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is something that SQS has not been told yet."""
+        return bool(self._entries or self._busy)
 
     def flush(self, timeout_s: float) -> bool:
         """Send what is there without lingering; return whether all was said within *timeout_s*."""
@@ -86,13 +92,16 @@ class Settler:
             self._stopped = True
             self._changed.notify_all()
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entries: Sequence[_Entry]) -> None:
+        if not entries:
+            return
         with self._changed:
-            self._entries.append(entry)
+            alone = not self._entries
+            self._entries += entries
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._loop, name="mltrigger-settler", daemon=True)
                 self._thread.start()
-            if entry.tries or len(self._entries) == 1 or len(self._entries) >= MOST_A_CALL:
+            if alone or entries[0].tries or len(self._entries) >= MOST_A_CALL or entries[0].due_s <= time.monotonic():
                 self._changed.notify_all()
 
     def _loop(self) -> None:

@@ -16,6 +16,7 @@ from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidName
 from mltrigger.events import Event, decode_data, encode_data, restored
+from mltrigger.findings import Finding
 from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
@@ -123,6 +124,10 @@ class SqlBroker:
 
     def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
         """Nothing has to be created outside."""
+        return []
+
+    def findings(self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None) -> list[Finding]:
+        """Nothing is outside."""
         return []
 
     def source(self, url: str, policy: DeliveryPolicy) -> Source | None:

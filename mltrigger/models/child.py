@@ -13,7 +13,7 @@ Over the lines of :mod:`mltrigger.models.peer`, the parent says
 Data and outputs are JSON within JSON, in the extended form of :mod:`mltrigger.codec`: this way they arrive as they were written.
 
 While a call runs, the child may ask for the object of the call's n-th event: ``{"open": n}`` in the place of an answer. The parent
-replies ``{}`` with the open file attached, or ``{"error": "…", "errno": 2}``; the call goes on.
+replies ``{}`` with the open file attached, or ``{"error": "…", "reason": "object_missing", "errno": 2}``; the call goes on.
 
 The model runs in the main thread (signals and ``asyncio.run`` work there), stdin is empty for it, and stdout is stderr.
 """
@@ -37,7 +37,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
 from mltrigger import codec
-from mltrigger.errors import InvalidEvent
+from mltrigger.errors import InvalidEvent, ObjectMissing
 from mltrigger.events import Event, restored, with_opener
 from mltrigger.models.describe import Model, load
 from mltrigger.models.invoke import Invoker, Result, failure
@@ -131,7 +131,7 @@ class Channel:
             except BaseException:  # from a signal handler of the model: the reply would be taken for the next request
                 _end()
         if not files:
-            raise OSError(reply["errno"], reply["error"]) if reply.get("errno") else InvalidEvent(reply["error"], "nothing_to_open")
+            raise _refusal(reply)
         os.set_inheritable(files[0], False)
         return os.fdopen(files[0], "rb")
 
@@ -147,6 +147,14 @@ class Channel:
         rest = memoryview(json.dumps(message).encode() + b"\n")
         while rest:
             rest = rest[os.write(self._out, rest) :]
+
+
+def _refusal(reply: dict[str, Any]) -> Exception:
+    """Return what the parent's attempt to open an object raised."""
+    if reply.get("errno"):
+        kind = ObjectMissing if reply.get("reason") == "object_missing" else OSError
+        return kind(reply["errno"], reply["error"])
+    return InvalidEvent(reply["error"], "object_too_large" if reply.get("reason") == "object_too_large" else "nothing_to_open")
 
 
 def _event(given: dict[str, Any], opener: Callable[[], BinaryIO]) -> Event:

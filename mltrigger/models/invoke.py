@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
-from mltrigger.errors import ObjectMissing, Reject, Retry
+from mltrigger.errors import InvalidEvent, ObjectMissing, Reject, Retry
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.redact import redacted
@@ -122,6 +122,8 @@ def failure(error: BaseException) -> Result:
         reason, permanent = "rejected", True
     elif isinstance(error, ObjectMissing):
         reason = "object_missing"
+    elif isinstance(error, InvalidEvent) and error.reason == "object_too_large":
+        reason, permanent = error.reason, True
     elif isinstance(error, _WrongLength):
         reason, permanent = "bad_batch_result", True
     name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"

@@ -80,9 +80,10 @@ class ModelProcess(Peer):
         except (TimedOut, Died):
             raise
         except Exception as error:
-            refusal: dict[str, Any] = {"error": failure(error).error}
+            failed = failure(error)
+            refusal: dict[str, Any] = {"error": failed.error, "reason": failed.reason}
             if isinstance(error, OSError):
-                refusal = {"error": error.strerror or refusal["error"], "errno": error.errno or errno.EIO}
+                refusal |= {"error": error.strerror or failed.error, "errno": error.errno or errno.EIO}
             return self.ask(refusal, deadline)
 
 

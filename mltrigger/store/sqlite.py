@@ -112,6 +112,8 @@ class SqliteStore:
         self._check()
         try:
             if self._readers is None:  # in memory there is one connection only
+                if self._owner == threading.get_ident():  # a look from inside a transaction must not wait for its end
+                    return self._raw.execute(sql, parameters or {}).fetchall()
                 with self._lock:
                     return self._raw.execute(sql, parameters or {}).fetchall()
             with self._readers.connect() as connection:
