@@ -91,7 +91,7 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
 
     publisher = Publisher(publish, environment, folder, strikes, chance)
     try:
-        _strike(crowd, sizes.signals(chance), 2 * sizes.events, book, chance)
+        strike(crowd, sizes.signals(chance), 2 * sizes.events, book, chance)
         _drain(crowd, book, lambda: open_in(path) if publisher.done else 1)
         stuck = open_in(path)
         leftovers = left_in(path) if stuck else []
@@ -122,7 +122,7 @@ def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
     started = time.monotonic()
     crowd = Crowd(arguments, environment, 1, folder)
     try:
-        _strike(crowd, [signal.SIGKILL] * sizes.kills, sizes.events, book, chance)
+        strike(crowd, [signal.SIGKILL] * sizes.kills, sizes.events, book, chance)
         stuck = _drain(crowd, book, queue.pending_count)
         seconds = time.monotonic() - started
         crowd.close(signal.SIGINT, DRAIN_S)  # its graceful end
@@ -132,23 +132,23 @@ def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
     return Storm(path, book, crowd.ends, stuck, seconds, crowd.printed("out"), crowd.printed("err"))
 
 
-def _strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: random.Random) -> None:
+def strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: random.Random) -> None:
     """End processes, spread over the *calls* of the models that are expected: so there is always work that an end interrupts."""
     for i, signum in enumerate(signals):
         due = (i + chance.random()) / len(signals) * 0.95 * calls
-        if not _watch(crowd, book, lambda due=due: ledger.length(book) / 2 >= due, _HUNG_S):  # type: ignore[misc]
+        if not watch(crowd, book, lambda due=due: ledger.length(book) / 2 >= due, _HUNG_S):  # type: ignore[misc]
             return  # nobody works any more: judged as stuck
         time.sleep(chance.uniform(0.0, 0.02))
-        _watch(crowd, book, lambda signum=signum: crowd.strike(signum, chance, STOP_S), _HUNG_S)  # type: ignore[misc]
+        watch(crowd, book, lambda signum=signum: crowd.strike(signum, chance, STOP_S), _HUNG_S)  # type: ignore[misc]
 
 
 def _drain(crowd: Crowd, book: Path, left: Callable[[], int]) -> int:
     """Wait until nothing is *left*, or nothing was begun for longer than a lease; return what is left."""
-    _watch(crowd, book, lambda: not left(), _QUIET_S, pause_s=0.05)  # the quiet counts while everybody is up
+    watch(crowd, book, lambda: not left(), _QUIET_S, pause_s=0.05)  # the quiet counts while everybody is up
     return left()
 
 
-def _watch(crowd: Crowd, book: Path, done: Callable[[], bool], quiet_s: float, pause_s: float = _LOOK_S) -> bool:
+def watch(crowd: Crowd, book: Path, done: Callable[[], bool], quiet_s: float, pause_s: float = _LOOK_S) -> bool:
     """Keep the crowd at its number until *done*, or until the ledger has been quiet for so long; say which."""
     lines, wrote = ledger.length(book), time.monotonic()
     moved = wrote
