@@ -1,0 +1,64 @@
+"""AWS on this machine, as it is shipped to users: started in one line, gone with whoever started it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from conftest import wait_until
+
+import mltrigger as mt
+
+ROOT = Path(__file__).parent.parent
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+
+
+def test_a_bus_runs_on_it_without_an_account() -> None:
+    with mt.testing.aws_emulator() as emulator:
+        aws = {"endpoint_url": emulator.url, "session": emulator.session(), "log": "memory://"}
+        with mt.connect(f"aws://{emulator.region}/acme", **aws) as bus:
+            bus.subscribe("words", mt.model(len, name="length", version="1.0.0"))
+
+            run = bus.fire("words", ["hello"], progress=False)
+
+            assert list(run.results()["output"]) == [5]
+        assert emulator.url.startswith("http://127.0.0.1:")  # nobody else on the network reaches it
+        assert repr(emulator) == "AwsEmulator('eu-west-1', running)"
+    assert repr(emulator) == "AwsEmulator('eu-west-1', closed)"
+    assert not answers(emulator.url)
+    emulator.close()
+
+
+def test_it_ends_with_a_process_that_is_killed() -> None:
+    program = "import os, signal, mltrigger as mt; print(mt.testing.aws_emulator().url, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+    assert done.returncode < 0
+    url = done.stdout.strip()
+    wait_until(lambda: not answers(url))
+
+
+def test_without_moto_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "moto.py").write_text("raise ModuleNotFoundError(\"No module named 'moto'\")")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    with pytest.raises(mt.MltriggerError, match=r"No module named 'moto'.*pip install 'mltrigger\[test\]'"):
+        mt.testing.aws_emulator()
