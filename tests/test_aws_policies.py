@@ -25,6 +25,7 @@ from mltrigger.aws.policies import Scope
 from mltrigger.aws.resources import Resources
 from mltrigger.aws.template import template, to_json
 from mltrigger.brokers import payloads
+from mltrigger.brokers.aws import with_lease
 from mltrigger.brokers.base import SubscriptionSpec
 from mltrigger.cli import main
 from mltrigger.errors import InvalidName, InvalidPolicy, MltriggerError, NotFound
@@ -604,7 +605,7 @@ def test_subscribe_has_nothing_to_change_on_a_stack(emulator: Emulator) -> None:
 
     ids = deployed(emulator, template("planned", topics))
 
-    specs = [SubscriptionSpec(name, topic, "ocr:latest") for topic, names in topics.items() for name in names]
+    specs = [with_lease(SubscriptionSpec(name, topic, "ocr:latest")) for topic, names in topics.items() for name in names]
     assert [change for spec in specs for change in found.plan(spec) if change.action != "keep"] == []
     place = found.find(specs[0])
     assert (place.queue_url, place.topic_arn) == (ids["QueueDocumentsReader"], ids["TopicDocuments"])
@@ -619,7 +620,7 @@ def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: E
     s3.create_bucket(Bucket="planned-scans", CreateBucketConfiguration={"LocationConstraint": REGION})
     deployed(emulator, template("bucket", {source: ["ocr"]}))
 
-    changes = found.plan(SubscriptionSpec("ocr", called, "ocr:latest"), source)
+    changes = found.plan(with_lease(SubscriptionSpec("ocr", called, "ocr:latest")), source)
     assert {change.kind for change in changes if change.action != "keep"} == {"bucket notification"}
 
 
