@@ -24,7 +24,6 @@ from mltrigger.aws.commands import ROLES
 from mltrigger.aws.policies import Scope
 from mltrigger.aws.resources import Resources
 from mltrigger.aws.template import template, to_json
-from mltrigger.brokers import payloads
 from mltrigger.brokers.aws import with_lease
 from mltrigger.brokers.base import SubscriptionSpec
 from mltrigger.cli import main
@@ -231,10 +230,6 @@ def test_listening_to_a_foreign_queue_takes_exactly_four_actions() -> None:
         {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"}
     ]
     assert [statement["Resource"] for statement in statements(document)] == [[QUEUE]]
-
-
-def test_the_payloads_lie_where_the_policies_allow_them() -> None:
-    assert payloads.FOLDER == policies.PAYLOADS
 
 
 def test_a_key_is_used_only_when_one_is_given_and_only_through_the_services() -> None:
