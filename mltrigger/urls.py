@@ -35,8 +35,9 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
         What time it is; tests pass ``mltrigger.testing.SimulatedClock()``.
     **aws
         For ``aws://`` only. ``log``: the URL of the store for registry and log (default ``$MLTRIGGER_LOG``, else
-        ``sqlite:///mltrigger.db``; who shares the work shares the log). ``profile`` or ``session``: whose credentials, else boto3's own chain. ``role_arn``, ``external_id``: a role to
-        assume, renewed before it expires. ``endpoint_url``: another address than AWS'. ``bucket``: where events beyond 256 KiB go.
+        ``sqlite:///mltrigger.db``; who shares the work shares the log). ``profile`` or ``session``: whose credentials, else boto3's own
+        chain. ``role_arn``, ``external_id``: a role to assume, renewed before it expires. ``endpoint_url``: another address than AWS'.
+        ``bucket``: where events beyond 256 KiB go.
 
     Returns
     -------
