@@ -100,8 +100,8 @@ class NotFound(MltriggerError, LookupError):
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"
         elif names:
-            shown = ", ".join(map(repr, names[:10]))
-            hint = f"known: {shown}{', …' if len(names) > 10 else ''}"
+            shown = ", ".join(map(repr, names[:16]))
+            hint = f"known: {shown}{', …' if len(names) > 16 else ''}"
         else:
             hint = "there is none yet"
         return cls(f"no {kind} {name!r}; {hint}{'; ' + advice if advice else ''}")

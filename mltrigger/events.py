@@ -128,6 +128,7 @@ class Event:
             subject=self.subject,
             extensions={
                 **({"traceparent": child_span(self.traceparent)} if self.traceparent else {}),
+                **({"partitionkey": self.extensions["partitionkey"]} if "partitionkey" in self.extensions else {}),
                 "causationid": self.id,
                 "hops": self.hops + 1,
             },

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from mltrigger.brokers.base import Broker, Delivery, Settlement, SubscriptionSpec
 from mltrigger.clock import Clock
-from mltrigger.errors import Closed, MltriggerError
+from mltrigger.errors import Closed, InvalidEvent, MltriggerError
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.version import ModelVersion
@@ -103,8 +103,11 @@ class Recorder:
             try:
                 encoded = result.output.encode()  # now: a model may return the same object again, changed
                 emitted = delivery.event.emitted(None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded)
+                self._broker.check(self._spec.emit, emitted)
+            except InvalidEvent as error:  # the same output would be refused again
+                emitted, result = None, failure(error)._replace(reason=error.reason, permanent=True)
             except MltriggerError as error:
-                result = failure(error)
+                emitted, result = None, failure(error)
         outcome, settlement = self._verdict(delivery, result)
         called = result is not LOOP and result is not OUT_OF_ORDER
         times: tuple[int | None, int | None] = (started_us, finished_us) if called else (None, None)

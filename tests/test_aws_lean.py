@@ -214,7 +214,7 @@ def ok(body: bytes, *headers: bytes) -> bytes:
         b"",
         b"HTTP/1.1 200 OK\r\nConnection: close\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\nConnection: close\r\n\r\n{}",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n{}\r\n0\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n{}",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n",
@@ -233,6 +233,21 @@ def test_answer_that_is_unusual_is_left_to_boto3(answer: bytes, scripted: Callab
 
     assert lean.receive_message(QueueUrl="q") == {"Messages": ["from boto3"]}
     assert usual == ["receive_message"]
+
+
+def test_answer_in_chunks_is_read(scripted: Callable[..., Any]) -> None:
+    lean, server, usual = scripted(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1;x=y\r\n}\r\n0\r\n\r\n", ok(b"{}"))
+
+    assert [lean.receive_message(QueueUrl="q") for _ in range(2)] == [{}, {}]
+    assert (len(server.requests), len(lean._idle), usual) == (2, 1, [])
+
+
+def test_server_whose_answer_was_not_understood_is_left_to_boto3_for_good(scripted: Callable[..., Any]) -> None:
+    """What it handed out is hidden now: once is enough."""
+    lean, server, usual = scripted(ok(b"<html>"), ok(b"{}"))
+
+    assert [lean.receive_message(QueueUrl="q") for _ in range(3)] == [{"Messages": ["from boto3"]}] * 3
+    assert (len(server.requests), len(usual)) == (1, 3)
 
 
 def test_connection_is_used_again(scripted: Callable[..., Any]) -> None:

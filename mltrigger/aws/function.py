@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.brokers.aws import AwsBroker
 from mltrigger.brokers.inlet import Message, Raw
 from mltrigger.errors import InvalidEvent, InvalidModel
+from mltrigger.names import FIFO
 from mltrigger.render import short
 
 if TYPE_CHECKING:
@@ -19,16 +20,6 @@ if TYPE_CHECKING:
 Response = dict[str, list[dict[str, str]]]
 _SPARE_S = 2.0
 """Before the function's time is over, nothing more is begun: what has run must be recorded."""
-
-
-class _Lent(Message):
-    """A message that Lambda deletes or returns: SQS is told nothing by us."""
-
-    __slots__ = ()
-
-    def settled(self, key: tuple[int, int], again_us: int | None) -> bool:
-        super().settled(key, again_us)
-        return False
 
 
 def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], Any], Response]:
@@ -55,6 +46,8 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
         bus = mt.connect("aws://eu-west-1/acme", log="sqlite:////tmp/acme.db")
         handler = mltrigger.aws.lambda_handler(bus.subscribe("documents", read_page, listen=False))
     """
+    if subscription.policy.ack == "accepted":
+        raise InvalidModel("in a Lambda function only what has ended may be gone from the queue: subscribe with ack='completed'")
     bus, broker = subscription._bus, subscription._bus.broker
     if not isinstance(broker, AwsBroker):
         raise InvalidModel("lambda_handler needs a subscription of a bus on AWS: bus = mt.connect('aws://region/prefix', log=…)")
@@ -70,15 +63,18 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
         return listeners[spec]
 
     def handle(event: Mapping[str, Any], context: Any = None) -> Response:
-        now_us = time.time_ns() // 1000
+        now_us = bus.log.now_us()
         spec = bus.spec(subscription.name)
         received = [_raw(record, now_us) for record in _records(event)]
         if not received:
             return {"batchItemFailures": []}
         taken = broker.accept(spec, received)
         listener(spec).process(taken.deliveries, time.monotonic() + _left_s(context))
+        broker.tell_all(_left_s(context) if context is not None else _SPARE_S)  # afterwards nothing here runs any more
         ended = bus.log.ended(spec.id, [d.seq for d in taken.deliveries])
-        again = {id(d.message) for d in taken.deliveries if d.seq not in ended} | {id(message) for message, *_ in taken.early}
+        again = {id(d.message) for d in taken.deliveries if d.message is not None and d.seq not in ended} | {
+            id(message) for message, *_ in taken.early
+        }
         return {"batchItemFailures": [{"itemIdentifier": r.message_id} for r in received if id(r.message) in again]}
 
     return handle
@@ -97,10 +93,12 @@ def _raw(record: Mapping[str, Any], now_us: int) -> Raw:
     """Return a record as a message; Lambda writes the names of its members small."""
     system = record.get("attributes", {})
     sent = system.get("SentTimestamp")
-    message = _Lent(str(record.get("eventSourceARN", "")), str(record.get("receiptHandle", "")), now_us)
+    queue, group = str(record.get("eventSourceARN", "")), system.get("MessageGroupId")
+    ordered = group if queue.endswith(FIFO) else None
+    message = Message(queue, str(record.get("receiptHandle", "")), now_us, now_us, ordered, lent=True)
     return Raw(
         message, str(record.get("body", "")), record.get("messageAttributes") or {}, str(record["messageId"]),
-        int(sent) * 1000 if sent else None, system.get("MessageGroupId"),
+        int(sent) * 1000 if sent else None, group,
     )  # fmt: skip
 
 

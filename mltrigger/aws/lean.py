@@ -22,7 +22,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +42,10 @@ _CONTENT_TYPE = "application/x-amz-json-1.0"
 
 class _Unusual(Exception):  # internal signal
     """Something that boto3 shall see to."""
+
+
+class _Unreadable(Exception):  # internal signal
+    """An answer that says that the call was carried out, and cannot be read."""
 
 
 class LeanSqs:
@@ -66,6 +70,7 @@ class LeanSqs:
         self._netloc = endpoint.netloc
         self._idle: deque[_Connection] = deque(maxlen=_IDLE)
         self._plain: tuple[float, bool] = (0.0, False)
+        self._usable = True
 
     def receive_message(self, **given: Any) -> dict[str, Any]:
         """As the client's ``receive_message``."""
@@ -83,12 +88,22 @@ class LeanSqs:
         if not self._is_plain():
             return usual(**given)
         try:
-            return _decoded(self._request(action, json.dumps(given).encode()))
+            raw = self._request(action, json.dumps(given).encode())
+        except _Unreadable:
+            self._usable = False  # it was carried out, and nobody knows what it brought: never again
+            return usual(**given)
         except (_Unusual, OSError, ValueError):
+            return usual(**given)
+        try:
+            return _decoded(raw)
+        except (_Unusual, ValueError):
+            self._usable = False
             return usual(**given)
 
     def _is_plain(self) -> bool:
         """Whether nothing is configured or hooked that only boto3 knows how to honour."""
+        if not self._usable:
+            return False
         now_s = time.monotonic()
         if now_s - self._plain[0] > _LOOK_S:
             self._plain = (now_s, not _proxied(self._host, self._tls) and not self._is_hooked())
@@ -151,30 +166,51 @@ class _Connection:
         status = self._file.readline(_LINE)
         if not status.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
             raise _Unusual
-        length, stays = None, status.startswith(b"HTTP/1.1")
+        try:
+            return self._body(status.startswith(b"HTTP/1.1"))
+        except ValueError as error:
+            raise _Unreadable from error
+
+    def _body(self, stays: bool) -> tuple[bytes, bool]:
+        length, chunked = None, False
         while (line := self._file.readline(_LINE)) not in (b"\r\n", b"\n"):
             name, colon, value = line.partition(b":")
             if not colon or not line.endswith(b"\n"):
-                raise _Unusual
-            name = name.lower()
+                raise _Unreadable
+            name, value = name.lower(), value.strip().lower()
             if name == b"content-length":
                 length = int(value)
             elif name == b"connection":
-                stays = value.strip().lower() != b"close"
-            elif name in (b"transfer-encoding", b"content-encoding"):
-                raise _Unusual
-        if length is None or not 0 <= length <= _MOST_BYTES:
-            raise _Unusual
-        body = self._file.read(length)
-        if len(body) != length:
-            raise _Unusual
+                stays = value != b"close"
+            elif name == b"transfer-encoding":
+                chunked = value == b"chunked"
+            elif name == b"content-encoding":
+                raise _Unreadable
+        body = b"".join(self._chunks()) if chunked else self._file.read(_allowed(length))
+        if not chunked and len(body) != length:
+            raise _Unreadable
         return body, stays
+
+    def _chunks(self) -> Iterator[bytes]:
+        while size := _allowed(int(self._file.readline(_LINE).partition(b";")[0], 16)):
+            chunk = self._file.read(size)
+            if len(chunk) != size or self._file.readline(_LINE) not in (b"\r\n", b"\n"):
+                raise _Unreadable
+            yield chunk
+        while self._file.readline(_LINE) not in (b"\r\n", b"\n", b""):
+            pass
 
     def close(self) -> None:
         """Close the connection; never raises."""
         with contextlib.suppress(OSError):
             self._file.close()
             self._socket.close()
+
+
+def _allowed(length: int | None) -> int:
+    if length is None or not 0 <= length <= _MOST_BYTES:
+        raise _Unreadable
+    return length
 
 
 def signed(

@@ -25,7 +25,7 @@ DEAD_RETENTION_S = 14 * 24 * 3600
 MAX_MESSAGE_BYTES = 1024 * 1024
 POLL_S = 20
 MIN_LEASE_S, MAX_LEASE_S = 30, 12 * 3600
-SPARE_RECEIVES = 15
+SPARE_RECEIVES = 500
 """Receives beyond our own attempts after which SQS takes a message away: the net for events that kill their worker uncounted."""
 MAX_RECEIVES = 1000
 

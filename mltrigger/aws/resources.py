@@ -352,7 +352,7 @@ def _refused_as_meant(code: str) -> bool:
 
 
 def _kind(source: str | None) -> Source:
-    if source is None:
+    if source is None or source.startswith("file:"):  # a folder is published on a topic of the bus
         return "topic"
     kind = naming.aws_kind(source)
     if kind is None:

@@ -10,46 +10,49 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mltrigger.aws import health
-from mltrigger.aws.faults import MISSING, THROTTLED, code_of, explained
+from mltrigger.aws.faults import MISSING, THROTTLED, AwsError, code_of, explained
 from mltrigger.aws.naming import S3Source, aws_kind, source_topic_name, source_url
 from mltrigger.aws.objects import BucketSource
 from mltrigger.aws.resources import Resources
 from mltrigger.brokers import publishing
 from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
-from mltrigger.brokers.inbox import Taken
+from mltrigger.brokers.inbox import READY_OF_AWAITED, Taken
 from mltrigger.brokers.inlet import Message, Raw
 from mltrigger.brokers.intake import Intake
 from mltrigger.brokers.outbox import Outbox, Outgoing, Target
 from mltrigger.brokers.payloads import Payloads
-from mltrigger.brokers.publishing import INSERT_AWAITED
 from mltrigger.brokers.settler import HIDE_CAP_S, Settler
-from mltrigger.brokers.sql import SqlBroker
+from mltrigger.brokers.sql import SqlBroker, comes_again
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidName, NameTaken
+from mltrigger.errors import InvalidName, InvalidPolicy, NameTaken, StoreError
 from mltrigger.events import Event, encode_data, traced
 from mltrigger.findings import Finding
+from mltrigger.names import FIFO
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
 from mltrigger.store.log import Unit
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
-from mltrigger.workers import ThreadWorkers
 
 logger = logging.getLogger("mltrigger")
 
 BURY_EVERY_S = 60.0
 """How often a process that listens looks into the dead-letter queues for what SQS moved there."""
 LEASE_S, LEASE_FACTOR = 30.0, 6
+OVERDUE_US = 20 * 60 * 1_000_000
+"""How long after its time a message may come: longer than SNS takes to apply a filter (15 minutes)."""
+_OVERDUE = """
+SELECT seq FROM awaited WHERE subscription_id = :s AND visible_us <= :then AND seq NOT IN (SELECT seq FROM unsent) ORDER BY seq LIMIT :n
+"""
 _EXTEND_S = 1.0
-"""How long the thread that keeps leases waits for SQS to have heard of it."""
+"""How long to wait for SQS to have heard of something."""
 _COUNT_S = 1.0
 
 
@@ -87,7 +90,6 @@ class AwsBroker:
         self._payloads = Payloads(clients, bucket)
         self._outbox = Outbox(clients, store, clock, self._target, self._make, self._payloads)
         self._settler = Settler(lambda: clients.lean_sqs, clock)
-        self._workers = ThreadWorkers()
         self._intake = Intake(
             clients, resources, store=store, registry=registry, clock=clock, worker_id=worker_id, payloads=self._payloads,
             settler=self._settler, arrived=lambda number: wakeup.notify_here(f"ready:{number}"),
@@ -105,13 +107,13 @@ class AwsBroker:
         """
         if not events:
             return []
-        if topic not in self._registry.topics():
+        if topic not in self._targets and topic not in self._registry.topics():
             self._discover(topic)
         target = self._target(topic)
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
         messages = [self._outbox.message(e, target) for e in encoded]
         with self._sql.within(unit) as transaction:
-            published = publishing.publish(transaction, topic, encoded, self._clock.now_us(), INSERT_AWAITED)
+            published = publishing.publish(transaction, topic, encoded, self._clock.now_us(), carried=True)
             unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in published.receipts])
             outgoing = {
                 r.seq: Outgoing(r.seq, m)
@@ -125,6 +127,10 @@ class AwsBroker:
             self._outbox.send(topic, list(outgoing.values()))
             self._outbox.flush_at_times()  # who only publishes has nobody else who would
         return published.receipts
+
+    def check(self, topic: str, event: Event) -> None:
+        """Raise InvalidEvent when AWS would refuse *event* on *topic*."""
+        self._outbox.message((event, *encode_data(event, MAX_EVENT_BYTES)), self._target(topic))
 
     def _discover(self, topic: str) -> None:
         """Take a topic into the registry that others have made; raise NotFound when there is none."""
@@ -150,6 +156,7 @@ class AwsBroker:
 
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
         """Make topic and queue as far as they are not there, then bind in the log; idempotent."""
+        self._own_log()
         subscription = with_lease(subscription)
         source = self._registry.sources().get(subscription.topic)
         others = [s.name for s in self._registry.subscriptions() if s.topic == subscription.topic and s.name != subscription.name]
@@ -158,19 +165,32 @@ class AwsBroker:
                 f"{others[0]!r} listens to this queue already, and each message goes to one listener only: unsubscribe it, or let the "
                 f"queue's owner publish to a topic, which any number of subscriptions can have"
             )
+        if subscription.topic.endswith(FIFO) and subscription.policy.ack == "accepted":
+            raise InvalidPolicy("ack='accepted' gives an event up before it has run: the order of its group would be lost on a FIFO topic")
         place = self._resources.ensure(subscription, source)
+        if not place.owned and (missing := self._resources.preflight(place.queue_url)):
+            raise AwsError("; ".join(m.message for m in missing), "AccessDenied")
         self._payloads.let_expire()
-        self._sql.bind(subscription, from_start)
+        self._sql.bind(subscription, from_start, outside=True)
         found = self._registry.subscription(subscription.name)
         if found is not None:
-            self._intake.moved(found.id, place)
+            self._intake.made(found, place)
+
+    def _own_log(self) -> None:
+        """See to it that the log belongs to this bus: what is expected of queues is expected of these."""
+        mine = {"bus": f"{self._clients.region}/{self._resources.prefix}"}
+        kept = self._registry.setting("aws")
+        if kept is None:
+            self._registry.set_setting("aws", mine)
+        elif kept != mine:
+            raise StoreError(f"the log belongs to the bus aws://{kept['bus']}: name another one for this bus, log='sqlite:///other.db'")
 
     def unbind(self, name: str, delete: bool = False) -> None:
         """Deliver no more to *name*; with *delete* what was made for it on AWS goes as well."""
         spec = self._registry.subscription(name)
         if spec is not None:
             source = self._registry.sources().get(spec.topic)
-            self._intake.leave(spec.id)
+            self._intake.forget(spec)
             if delete:
                 last = not any(s.topic == spec.topic and s.name != name for s in self._registry.subscriptions())
                 self._settler.flush(_EXTEND_S)
@@ -202,9 +222,11 @@ class AwsBroker:
         if ready := self._sql.receive(subscription, max_events):
             return ready
         if subscription.id in self._registry.paused():
-            self._intake.leave(subscription.id)
+            self._intake.leave(subscription)
             self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s))
             return []
+        if subscription.emit is not None:
+            self._target(subscription.emit)  # now: inside a unit nobody should have to ask AWS
         inlet = self._intake.inlet(subscription)
         if wait_s <= 0:
             self._settler.flush(_EXTEND_S)  # what is done with shall not be what this finds
@@ -219,8 +241,19 @@ class AwsBroker:
         return []
 
     def accept(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> Taken:
-        """Lease messages that somebody else has received and will settle: a Lambda function's."""
-        return self._intake.lease(subscription, [self._intake.arrived(subscription, r) for r in received])
+        """Lease messages that somebody else has received and will settle, a Lambda function's; and what the log has ready.
+
+        Nobody else may ever sweep or deliver for such a subscription.
+        """
+        ready = self._sql.receive(subscription, max(1, len(received)))
+        taken = self._intake.lease(subscription, [self._intake.arrived(subscription, r) for r in received])
+        return taken._replace(deliveries=[*ready, *taken.deliveries])
+
+    def tell_all(self, timeout_s: float) -> None:
+        """Send what waits to be sent, before this process is frozen."""
+        if not self._outbox.drain(timeout_s):
+            logger.warning("events wait to be sent: the next invocation sends them")
+        self._outbox.flush_at_times()
 
     def wake(self, subscription: SubscriptionSpec) -> None:
         """End a receive that is waiting in this process; its poll goes on."""
@@ -228,7 +261,7 @@ class AwsBroker:
 
     def leave(self, subscription: SubscriptionSpec) -> None:
         """Give back what polls bring from now on."""
-        self._intake.leave(subscription.id)
+        self._intake.leave(subscription)
 
     # -- settle ---------------------------------------------------------------------------------------------------------------
 
@@ -237,17 +270,7 @@ class AwsBroker:
         now_us = self._clock.now_us()
         lost = self._sql.extend(deliveries, lease_s)
         hidden = [(d.message, now_us + int(lease_s * 1e6)) for d in deliveries if isinstance(d.message, Message) and d not in lost]
-        if hidden:
-            said = threading.Event()
-
-            def say() -> None:
-                try:
-                    self._settler.hide(list(dict(hidden).items()))
-                finally:
-                    said.set()
-
-            self._workers.submit(say)  # the leases of others wait for this thread: it must not wait for a service that does not answer
-            said.wait(_EXTEND_S)
+        self._settler.hide(hidden, wait_s=0.0)  # the leases of others wait for this thread
         return lost
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
@@ -257,26 +280,25 @@ class AwsBroker:
         with self._sql.within(unit) as transaction:
             lost = self._sql.settle(settlements, unit or Unit(transaction, self._clock, self._worker_id))
             held = [s for s in settlements if s.delivery not in lost] if lost else list(settlements)
+            self._intake.settled(lost)
             transaction.after_commit(functools.partial(self._tell, held, self._clock.now_us()))
         return lost
 
     def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
-        """Tell SQS what was committed: messages whose deliveries all ended are deleted, the others come again when it is time."""
-        done, hidden = [], []
+        """Tell SQS what was committed: a message whose delivery ended is deleted, the others come again when it is time."""
+        self._intake.settled([s.delivery for s in settlements])
+        done: list[Message] = []
+        again: list[tuple[Message, int]] = []
         for s in settlements:
-            key, message = (s.delivery.subscription_id, s.delivery.seq), s.delivery.message
-            self._intake.settled(key)
-            if not isinstance(message, Message):
+            message = s.delivery.message
+            if not isinstance(message, Message) or message.lent:
                 continue
-            again_us = {"retry": now_us + int(s.delay_s * 1e6), "release": 0}.get(s.verdict)
-            if message.settled(key, again_us):
-                if message.again_us is None:
-                    done.append(message)
-                else:
-                    hidden.append((message, message.again_us))
+            if s.verdict in ("ack", "dead_letter") or not comes_again(s):
+                done.append(message)
+            else:
+                again.append((message, now_us + int(s.delay_s * 1e6) if s.verdict == "retry" else 0))
         self._settler.delete(done)
-        if hidden:
-            self._settler.hide(hidden)
+        self._settler.hide(again)
 
     # -- look -----------------------------------------------------------------------------------------------------------------
 
@@ -347,8 +369,25 @@ class AwsBroker:
         if time.monotonic() - self._buried_s >= BURY_EVERY_S:
             self._buried_s = time.monotonic()
             for spec in self._registry.subscriptions():
-                if self._intake.is_listening(spec.id):
+                if self._intake.is_listening(spec):
                     self.bury(spec)
+                    self._reconcile(spec)
+
+    def _reconcile(self, subscription: SubscriptionSpec) -> None:
+        """Deliver out of the log what should have come long ago, and is not in the queue: SNS takes minutes to learn of a filter, a queue
+        may be purged, a message may expire. Should its message come after all, it is recognised."""  # noqa: D205, D209 - one sentence
+        due = {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1_000}
+        if not self._store.read(_OVERDUE, due) or self._count(subscription):
+            return
+        with self._store.transaction() as transaction:
+            seqs = [seq for (seq,) in transaction.query(_OVERDUE, due)]
+            for seq in seqs:
+                transaction.execute(READY_OF_AWAITED + " AND seq = :seq", {"s": subscription.id, "seq": seq})
+                transaction.execute("DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq", {"s": subscription.id, "seq": seq})
+            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
+        logger.warning(
+            "subscription %s: %d events were overdue in its queue and are delivered out of the log", subscription.name, len(seqs)
+        )
 
     def bury(self, subscription: SubscriptionSpec) -> int:
         """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""
@@ -363,7 +402,6 @@ class AwsBroker:
         self._settler.flush(max(0.0, end_s - time.monotonic()))
         self._intake.close(polls_s)
         self._settler.stop()
-        self._workers.close()
 
 
 def with_lease(subscription: SubscriptionSpec) -> SubscriptionSpec:

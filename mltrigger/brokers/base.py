@@ -151,6 +151,9 @@ class Broker(Protocol):
         Repeating it with the same ids adds nothing. Without a *unit* it is durable on return, else when the unit commits.
         """
 
+    def check(self, topic: str, event: Event) -> None:
+        """Raise InvalidEvent when :meth:`publish` would refuse *event*: what is emitted must be known to be good before it is recorded."""
+
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
         """Deliver what is published on the subscription's topic from now on; idempotent.
 

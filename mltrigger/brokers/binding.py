@@ -14,11 +14,12 @@ from mltrigger.store.transaction import Transaction
 _KNOWN = "SELECT id, bound, filter, filter_scope, topic_id FROM subscription WHERE name = :name"
 _UPDATE = """
 UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy, emit_topic_id = :emit, filter = :filter,
-  filter_scope = :scope, paused = CASE WHEN bound = 1 THEN paused ELSE 0 END, bound = 1 WHERE name = :name
+  filter_scope = :scope, outside = CASE WHEN :outside = 1 THEN 1 ELSE outside END,
+  paused = CASE WHEN bound = 1 THEN paused ELSE 0 END, bound = 1 WHERE name = :name
 """
 _INSERT = """
-INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filter, filter_scope, created_us, bound)
-VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1)
+INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filter, filter_scope, created_us, bound, outside)
+VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1, :outside)
 """
 _REVISE = """
 INSERT INTO revision (subscription_id, topic_id, made_seq, from_seq, bound, filter, filter_scope, made_us)
@@ -77,13 +78,16 @@ WHERE subscription_id = :s AND seq = :seq AND discarded_us IS NULL
 """
 
 
-def bind(transaction: Transaction, subscription: SubscriptionSpec, from_start: bool, worker_id: int, now_us: int) -> None:
-    """Write the subscription, and a revision when what it has a right to changes."""
+def bind(
+    transaction: Transaction, subscription: SubscriptionSpec, from_start: bool, worker_id: int, now_us: int, outside: bool = False
+) -> None:  # fmt: skip
+    """Write the subscription, and a revision when what it has a right to changes; *outside* says that it has a queue elsewhere."""
     policy = subscription.filter
     row = {
         "name": subscription.name, "selector": subscription.selector, "policy": subscription.policy.to_json(), "now": now_us,
         "topic_id": ensure_topic(transaction, subscription.topic, now_us), "filter": policy and policy.to_json(),
         "emit": ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None, "scope": policy and policy.scope,
+        "outside": int(outside),
     }  # fmt: skip
     known = transaction.query(_KNOWN, row)
     if known and known[0][1] and known[0][4] != row["topic_id"]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from mltrigger.aws.wire import GROUP
 from mltrigger.brokers import publishing
 from mltrigger.brokers.base import MAX_EVENT_BYTES, Delivery, SubscriptionSpec
 from mltrigger.brokers.inlet import Message
@@ -14,7 +14,6 @@ from mltrigger.brokers.sql import INSERT_DEAD, INSERT_LEASE, delivery
 from mltrigger.envelopes import Ignored, Item, Unreadable
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.events import Event, encode_data
-from mltrigger.names import FIFO
 from mltrigger.store.log import ARCHIVED, Outcome, archived, record_uncalled
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Row, Transaction
@@ -43,6 +42,11 @@ _CLAIMED = "DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq"
 _KNOWN = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :t"
 _SENT = """
 INSERT INTO resent (subscription_id, seq, times, resent_us) VALUES (:s, :seq, 0, :now) ON CONFLICT (subscription_id, seq) DO NOTHING
+"""
+_TAKES = "SELECT 1 FROM subscription WHERE id = :s AND bound = 1 AND paused = 0"
+READY_OF_AWAITED = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM awaited WHERE subscription_id = :s
 """
 _PLACES = ("ready", "awaited", "lease")
 _LAST = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE subscription_id = :s AND seq = :seq"
@@ -73,31 +77,51 @@ class Lease(NamedTuple):
     accepted: bool = False
 
 
+class Early(NamedTuple):
+    """A message that comes before its time: when that is, and the delivery that it stands for, if there is one."""
+
+    message: Message
+    at_us: int
+    key: tuple[int, int] | None
+
+
 class Taken(NamedTuple):
-    """What became of messages: deliveries that are leased now; messages that are done with; those that come too early, with their time."""
+    """What became of messages: deliveries that are leased now, messages that are done with, and those that come too early.
+
+    ``moved`` says that the log has taken something over, which must be durable before its message is deleted.
+    """
 
     deliveries: list[Delivery]
     done: list[Message]
-    early: list[tuple[Message, int, tuple[int, int]]]
+    early: list[Early]
+    moved: bool = False
 
 
-_NOTHING = Taken([], [], [])
+_LATER_US = 5_000_000
+"""When a message is looked at again that nobody may lease now."""
 
 
 def take_in(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease) -> Taken:
     """Lease what has *arrived* for a subscription, as far as the log has neither an outcome for it nor somebody at work on it."""
+    if not transaction.query(_TAKES, {"s": spec.id}):  # somebody unsubscribed or paused it while the poll was under way
+        return Taken([], [], [Early(a.message, lease.now_us + _LATER_US, None) for a in arrived])
     seqs = _seqs(transaction, spec, arrived, lease)
-    taken = _lease(transaction, spec, seqs, lease) if seqs else _NOTHING
-    for message, _, key in taken.early:
-        message.holds(key)  # so that it is not deleted when other events of the same message end
-    held = {id(d.message) for d in taken.deliveries} | {id(m) for m, *_ in taken.early}
-    return taken._replace(done=[a.message for a in arrived if id(a.message) not in held])
+    taken = _lease(transaction, spec, seqs, lease) if seqs else Taken([], [], [])
+    held = {id(d.message) for d in taken.deliveries} | {id(e.message) for e in taken.early}
+    unread = len({id(message) for message, _ in seqs}) < len(arrived)
+    return taken._replace(done=[a.message for a in arrived if id(a.message) not in held], moved=taken.moved or unread)
 
 
-def bury(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease, error: str) -> None:
-    """Make dead letters of what SQS moved to the dead-letter queue, as far as there is no outcome yet."""
-    for _, seq in _seqs(transaction, spec, arrived, lease):
-        _end(transaction, spec, seq, "dead", "worker_died", error, lease)
+def bury(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease, error: str) -> list[Message]:
+    """Make dead letters of what SQS moved to the dead-letter queue, as far as there is no outcome yet; return what is done with.
+
+    What somebody is still at work on stays there.
+    """
+    open_: set[int] = set()
+    for message, seq in _seqs(transaction, spec, arrived, lease):
+        if not _end(transaction, spec, seq, "dead", "worker_died", error, lease):
+            open_.add(id(message))
+    return [a.message for a in arrived if id(a.message) not in open_]
 
 
 def _seqs(transaction: Transaction, spec: SubscriptionSpec, arrived: Sequence[Arrived], lease: Lease) -> list[tuple[Message, int]]:
@@ -171,7 +195,7 @@ def _archive(transaction: Transaction, spec: SubscriptionSpec, found: Sequence[_
                 new.append((i, f))
         if new:
             published = publishing.publish(
-                transaction, topic, [f.encoded for _, f in new], now_us, INSERT_AWAITED, [f.sent_us for _, f in new]
+                transaction, topic, [f.encoded for _, f in new], now_us, carried=True, arrived_us=[f.sent_us for _, f in new]
             )
             for (i, f), receipt in zip(new, published.receipts, strict=True):
                 seqs[i] = receipt.seq
@@ -190,18 +214,23 @@ def _lease(transaction: Transaction, spec: SubscriptionSpec, events: Sequence[tu
     strays = [seq for seq in dict.fromkeys(seqs) if seq not in final and seq not in leased and seq not in ready and seq not in awaited]
     awaited |= _adopt(transaction, spec, strays, lease.now_us) if strays else {}
     claimed: dict[int, Message] = {}
-    early: list[tuple[Message, int, tuple[int, int]]] = []
+    early: list[Early] = []
+    several = {n for n, count in Counter(id(message) for message, _ in events).items() if count > 1}
+    taken_over = [seq for message, seq in events if id(message) in several and seq in awaited]
+    behind: dict[str, int] = {}
     for message, seq in events:
-        key = (spec.id, seq)
-        if seq in leased:
-            early.append((message, leased[seq], key))
-        elif seq in claimed:
-            if claimed[seq] is not message:  # the same event came twice at once: the second copy waits for what becomes of the first
-                early.append((message, lease.until_us, key))
-        elif seq in awaited and awaited[seq] > lease.now_us + _EARLY_US:
-            early.append((message, awaited[seq], key))
+        if id(message) in several:
+            continue
+        at_us = _not_before(seq, message, leased, claimed, awaited, lease)
+        if message.group is not None and message.group in behind:  # the order of a group: nothing overtakes what has to wait
+            at_us = max(at_us or 0, behind[message.group])
+        if at_us is not None:
+            early.append(Early(message, at_us, (spec.id, seq)))
+            if message.group is not None:
+                behind[message.group] = at_us
         elif seq in awaited:
             claimed[seq] = message
+    _take_over(transaction, spec, taken_over)
     rows = transaction.query(_CLAIM.format(seqs=", ".join(map(str, claimed))), of) if claimed else []
     order = {seq: i for i, seq in enumerate(claimed)}
     rows.sort(key=lambda row: order[row[0]])
@@ -209,12 +238,30 @@ def _lease(transaction: Transaction, spec: SubscriptionSpec, events: Sequence[tu
     transaction.execute_many(INSERT_LEASE, [_lease_row(row, spec, lease) for row in rows])
     deliveries = [delivery(row, spec.id, lease.now_us) for row in rows]
     for d in deliveries:
-        message = claimed[d.seq]
-        d.group = _group(d.event) if message.queue.endswith(FIFO) else None
+        d.group = claimed[d.seq].group
         if not lease.accepted:
-            d.message = message
-            message.holds((spec.id, d.seq))
-    return Taken(deliveries, [], early)
+            d.message = claimed[d.seq]
+    return Taken(deliveries, [], early, bool(taken_over))
+
+
+def _not_before(
+    seq: int, message: Message, leased: Mapping[int, int], claimed: Mapping[int, Message], awaited: Mapping[int, int], lease: Lease
+) -> int | None:  # fmt: skip
+    """Return when the message should come again, if it is too early for it now."""
+    if seq in leased:
+        return leased[seq]
+    if seq in claimed and claimed[seq] is not message:  # the same event came twice at once: the copy waits for what becomes of the first
+        return lease.until_us
+    if seq in awaited and awaited[seq] > lease.now_us + _EARLY_US:
+        return awaited[seq]
+    return None
+
+
+def _take_over(transaction: Transaction, spec: SubscriptionSpec, seqs: Sequence[int]) -> None:
+    """Let the log deliver what one message holds together with others: SQS can neither lease nor repeat them one by one."""
+    for seq in dict.fromkeys(seqs):
+        transaction.execute(READY_OF_AWAITED + " AND seq = :seq", {"s": spec.id, "seq": seq})
+        transaction.execute(_CLAIMED, {"subscription_id": spec.id, "s": spec.id, "seq": seq})
 
 
 def _end_filtered(transaction: Transaction, spec: SubscriptionSpec, seq: int, lease: Lease) -> None:
@@ -222,11 +269,6 @@ def _end_filtered(transaction: Transaction, spec: SubscriptionSpec, seq: int, le
     of = {"s": spec.id, "seq": seq}
     if not any(transaction.query(f"SELECT 1 FROM {place} WHERE subscription_id = :s AND seq = :seq", of) for place in _PLACES):
         _end(transaction, spec, seq, "skipped", "filtered", None, lease)
-
-
-def _group(event: Event) -> str | None:
-    value = event.extensions.get(GROUP)
-    return None if value is None else str(value)
 
 
 def _lease_row(row: Row, spec: SubscriptionSpec, lease: Lease) -> Row:
@@ -259,15 +301,16 @@ def _end_unread(
 
 def _end(
     transaction: Transaction, spec: SubscriptionSpec, seq: int, outcome: Outcome, reason: str, error: str | None, lease: Lease
-) -> None:
-    """Give the event an outcome without calling the model, if it has none and nobody is at work on it."""
+) -> bool:
+    """Give the event an outcome without calling the model, if nobody is at work on it; return whether it has one now."""
     of = {"s": spec.id, "seq": seq, "now": lease.now_us}
     busy = transaction.query("SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq AND until_us > :now", of)
     if busy or transaction.query(_FINAL.format(seqs=str(seq)), of):
-        return
+        return not busy
     for place in _PLACES:
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", of)
     attempt = transaction.query(_LAST, of)[0][0] + 1
     if outcome == "dead":
         transaction.execute_many(INSERT_DEAD, [(spec.id, seq, attempt, reason, None, error, None, lease.now_us)])
     record_uncalled(transaction, [(spec.id, seq, attempt, lease.now_us, lease.worker_id, reason, error)], outcome)
+    return True

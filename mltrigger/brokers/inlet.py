@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mltrigger.names import FIFO
 from mltrigger.workers import ThreadWorkers
 
 logger = logging.getLogger("mltrigger")
@@ -22,45 +23,31 @@ MOST_POLLS = 8
 
 
 class Message:
-    """One received message, and which of the deliveries that came of it are still open.
-
-    It is deleted when the last of them is settled for good; while one waits to be tried again, it is hidden for as long.
+    """One received message. It stands for one delivery; several events of one message are in the log's own care at once.
 
     Parameters
     ----------
     queue : str
         The URL of its queue.
     handle : str
-        The receipt handle of this receive.
-    received_us : int
-        When it was asked for; SQS counts its twelve hours from there.
+        The receipt handle of the newest receive.
+    asked_us, received_us : int
+        When it was asked for, from which SQS may count its twelve hours, and when it came, from which its lease counts.
+    group : str, optional
+        The group whose order a FIFO queue keeps.
+    lent : bool
+        Whether somebody else settles it: a Lambda function's service.
     """
 
-    __slots__ = ("_again_us", "_guard", "_open", "handle", "queue", "received_us")
+    __slots__ = ("asked_us", "group", "handle", "lent", "queue", "received_us")
 
-    def __init__(self, queue: str, handle: str, received_us: int) -> None:
-        self.queue, self.handle, self.received_us = queue, handle, received_us
-        self._open: set[tuple[int, int]] = set()
-        self._again_us: int | None = None
-        self._guard = threading.Lock()
+    def __init__(self, queue: str, handle: str, asked_us: int, received_us: int, group: str | None = None, lent: bool = False) -> None:
+        self.queue, self.handle, self.group, self.lent = queue, handle, group, lent
+        self.asked_us, self.received_us = asked_us, received_us
 
-    def holds(self, key: tuple[int, int]) -> None:
-        """Count the delivery *key* (subscription, seq) as open."""
-        with self._guard:
-            self._open.add(key)
-
-    def settled(self, key: tuple[int, int], again_us: int | None) -> bool:
-        """Count *key* as settled, to be tried again at *again_us* or never; return whether it was the last one."""
-        with self._guard:
-            self._open.discard(key)
-            if again_us is not None:
-                self._again_us = again_us if self._again_us is None else min(self._again_us, again_us)
-            return not self._open
-
-    @property
-    def again_us(self) -> int | None:
-        """When the first of its deliveries is tried again; ``None`` when all ended for good."""
-        return self._again_us
+    def received_again(self, newer: Message) -> None:
+        """Go on with the handle of a newer receive of the same message: the old one settles nothing any more."""
+        self.handle, self.asked_us, self.received_us = newer.handle, newer.asked_us, newer.received_us
 
 
 class Raw(NamedTuple):
@@ -74,13 +61,15 @@ class Raw(NamedTuple):
     group: str | None
 
 
-def raw(given: Mapping[str, Any], queue: str, asked_us: int) -> Raw:
-    """Return a message of ``ReceiveMessage``, asked for at *asked_us*."""
+def raw(given: Mapping[str, Any], queue: str, asked_us: int, received_us: int) -> Raw:
+    """Return a message of ``ReceiveMessage``."""
     system = given.get("Attributes", {})
     sent = system.get("SentTimestamp")
+    group = system.get("MessageGroupId")
+    ordered = group if queue.endswith(FIFO) else None
     return Raw(
-        Message(queue, given["ReceiptHandle"], asked_us), given.get("Body", ""), given.get("MessageAttributes", {}), given["MessageId"],
-        int(sent) * 1000 if sent else None, system.get("MessageGroupId"),
+        Message(queue, given["ReceiptHandle"], asked_us, received_us, ordered), given.get("Body", ""), given.get("MessageAttributes", {}),
+        given["MessageId"], int(sent) * 1000 if sent else None, group,
     )  # fmt: skip
 
 

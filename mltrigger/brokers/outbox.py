@@ -14,9 +14,9 @@ from mltrigger.aws.wire import Message, batches, entries, to_message
 from mltrigger.brokers.payloads import Payloads
 from mltrigger.brokers.publishing import Encoded
 from mltrigger.clock import Clock
-from mltrigger.errors import EventTooLarge
+from mltrigger.errors import EventTooLarge, InvalidEvent, MltriggerError
 from mltrigger.store.log import ARCHIVED, archived
-from mltrigger.store.transaction import Store, Transaction
+from mltrigger.store.transaction import Row, Store, Transaction
 
 logger = logging.getLogger("mltrigger")
 
@@ -34,6 +34,10 @@ SELECT t.name, {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic
 ORDER BY u.seq LIMIT {_MOST}
 """
 _WAITING = "SELECT count(*), min(e.published_us) FROM unsent u JOIN event e ON e.seq = u.seq"
+_EARLIER = f"""
+SELECT {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id WHERE t.name = :topic AND u.seq < :seq
+ORDER BY u.seq LIMIT {_MOST}
+"""
 _AMONG = "SELECT seq FROM unsent WHERE seq IN ({seqs})"
 
 
@@ -130,19 +134,56 @@ class Outbox:
         if not outgoing:
             return
         target = self._target_of(topic)
-        messages = [self._payloads.kept(o.message, target.limit) for o in outgoing]
+        if target.fifo:
+            outgoing = [*self._before(topic, outgoing[0].seq, target), *outgoing]  # nothing overtakes what waits to be sent again
+        messages, problem = self._small(outgoing, target)
         refused: dict[int, str] = {}
-        for group in batches(messages, target.limit):
-            found = self._call(topic, target, messages, group)
-            self._confirm([outgoing[i].seq for i in group if i not in found])
-            refused |= found
-        if refused:
-            codes = ", ".join(sorted(set(refused.values())))
+        began_s = time.monotonic()
+        for group in batches(list(messages.values()), target.limit):
+            places = [list(messages)[i] for i in group]
+            if time.monotonic() - began_s > AGAIN_US / 2e6:  # or somebody takes what is not sent yet for left behind
+                began_s = time.monotonic()
+                self._mark([o.seq for o in outgoing])
+            try:
+                found = self._call(topic, target, [messages[i] for i in places])
+            except AwsError as error:
+                problem, found = error, dict.fromkeys(range(len(places)), error.code)
+            self._confirm([outgoing[place].seq for i, place in enumerate(places) if i not in found])
+            refused |= {places[i]: code for i, code in found.items()}
+            if refused and target.fifo:
+                refused |= dict.fromkeys([place for place in messages if place > max(refused)], "not sent, to keep the order")
+                break
+        left = len(refused) + len(outgoing) - len(messages)
+        if left:
+            codes = ", ".join(sorted({*refused.values(), *([problem.code] if problem else [])}))
             raise AwsError(
-                f"{len(refused)} of {len(outgoing)} events on {topic!r} were not taken ({codes}): they are kept and sent again; "
-                f"publishing them again with the same ids is safe",
-                next(iter(refused.values())),
-            )
+                f"{left} of {len(outgoing)} events on {topic!r} were not taken ({codes}): they are kept and sent again; publishing them "
+                f"again with the same ids is safe{f'. {problem}' if problem else ''}",
+                problem.code if problem else next(iter(refused.values())),
+            ) from problem
+
+    def _small(self, outgoing: Sequence[Outgoing], target: Target) -> tuple[dict[int, Message], AwsError | None]:
+        """Return the messages by their place, large bodies put into the bucket; without those that could not be, and why."""
+        messages: dict[int, Message] = {}
+        problem: AwsError | None = None
+        for place, one in enumerate(outgoing):
+            try:
+                messages[place] = self._payloads.kept(one.message, target.limit)
+            except AwsError as error:
+                problem = error
+                if target.fifo:
+                    break
+        return messages, problem
+
+    def _before(self, topic: str, seq: int, target: Target) -> list[Outgoing]:
+        rows = self._store.read(_EARLIER, {"topic": topic, "seq": seq})
+        return [Outgoing(row[0], self.message(archived(row), target)) for row in rows]
+
+    def _mark(self, seqs: Sequence[int]) -> None:
+        """Say that these are being sent now."""
+        now_us = self._clock.now_us()
+        with self._store.transaction(durable=False) as transaction:
+            transaction.execute_many(_TRIED, [(now_us, seq) for seq in seqs])
 
     def send_soon(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
         """Send events in the background, ten a call; what is refused is sent again later."""
@@ -193,7 +234,10 @@ class Outbox:
     def flush_at_times(self) -> None:
         """Do :meth:`flush`, unless it was done a moment ago; what is refused again is nobody's error here."""
         if time.monotonic() - self._flushed_s > AGAIN_US / 1e6:
-            self.flush()
+            try:
+                self.flush()
+            except MltriggerError as error:
+                logger.warning("events wait to be sent: %s", error)
 
     def flush(self) -> int:
         """Send again what was not confirmed in time; return how many events were. What is refused again stays for the next time."""
@@ -201,36 +245,46 @@ class Outbox:
         rows = self._store.read(_LEFT, {"then": now_us - AGAIN_US})
         if not rows:
             return 0
-        with self._store.transaction(durable=False) as transaction:  # so that other processes leave them to us for a while
-            transaction.execute_many(_TRIED, [(now_us, row[1]) for row in rows])
+        self._mark([row[1] for row in rows])  # so that other processes leave them to us for a while
         sent = 0
         for topic in dict.fromkeys(row[0] for row in rows):
-            mine = [row[1:] for row in rows if row[0] == topic]
-            target = self._target_of(topic)
-            outgoing = [Outgoing(row[0], self.message(archived(row), target)) for row in mine]
             try:
-                self.send(topic, outgoing)
-                sent += len(outgoing)
-            except AwsError as error:
+                sent += self._send_again(topic, [row[1:] for row in rows if row[0] == topic])
+            except MltriggerError as error:
                 logger.warning("events wait to be sent: %s", error)
         return sent
 
-    def _call(self, topic: str, target: Target, messages: Sequence[Message], group: Sequence[int]) -> dict[int, str]:
-        """Make one call; return the indexes that were refused, with the code."""
+    def _send_again(self, topic: str, rows: Sequence[Row]) -> int:
+        target = self._target_of(topic)
+        outgoing = []
+        for row in rows:
+            try:
+                outgoing.append(Outgoing(row[0], self.message(archived(row), target)))
+            except InvalidEvent as error:  # too large since the bus has no bucket any more: it must not hold the others back
+                logger.warning("event %s waits to be sent: %s", row[3], error)
+        self.send(topic, outgoing)
+        return len(outgoing)
+
+    def _call(self, topic: str, target: Target, messages: Sequence[Message]) -> dict[int, str]:
+        """Make one call; return the places that were refused, with the code."""
         try:
-            answer = self._sent(target, messages, group)
+            answer = self._sent(target, messages)
         except Exception as error:
+            action = "sns:Publish" if target.topic_arn else "sqs:SendMessage"
             if code_of(error) not in MISSING or target.topic_arn is None:
-                raise explained(error, "sns:Publish" if target.topic_arn else "sqs:SendMessage", topic) from error
-            answer = self._sent(self._make(topic), messages, group)  # a topic of ours that nobody has subscribed to yet
+                raise explained(error, action, topic) from error
+            try:
+                answer = self._sent(self._make(topic), messages)  # a topic of ours that nobody has subscribed to yet
+            except Exception as again:
+                raise explained(again, action, topic) from again
         return {int(f["Id"]): str(f.get("Code", "")) for f in answer.get("Failed", ())}
 
-    def _sent(self, target: Target, messages: Sequence[Message], group: Sequence[int]) -> dict[str, Any]:
+    def _sent(self, target: Target, messages: Sequence[Message]) -> dict[str, Any]:
         answer: dict[str, Any]
         if target.topic_arn:
-            answer = self._clients.sns.publish_batch(TopicArn=target.topic_arn, PublishBatchRequestEntries=entries(messages, "sns", group))
+            answer = self._clients.sns.publish_batch(TopicArn=target.topic_arn, PublishBatchRequestEntries=entries(messages, "sns"))
         else:
-            answer = self._clients.sqs.send_message_batch(QueueUrl=target.queue_url, Entries=entries(messages, "sqs", group))
+            answer = self._clients.sqs.send_message_batch(QueueUrl=target.queue_url, Entries=entries(messages, "sqs"))
         return answer
 
     def _confirm(self, seqs: Sequence[int]) -> None:

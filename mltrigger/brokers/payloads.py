@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 from typing import Any
 
 from mltrigger.aws import limits
@@ -25,6 +26,7 @@ logger = logging.getLogger("mltrigger")
 
 EXPIRE_DAYS = 15
 """Longer than a queue keeps a message: then nobody can ask for the body any more."""
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _RULE = "mltrigger-payloads"
 _MOST_BYTES = 2 * MAX_EVENT_BYTES
 """A body may be longer than the data: base64, and what JSON escapes."""
@@ -90,6 +92,11 @@ class Payloads:
 
     def _fetched(self, bucket: str, key: str) -> str | tuple[str, str]:
         """Return the body that lies there, or a reason and a message why it is not to be had."""
+        if bucket == self.bucket and not (key.startswith(PAYLOADS) or _UUID.fullmatch(key)):
+            return (
+                "untrusted_key",
+                f"a body lies below {PAYLOADS} or under a UUID, as the extended clients write it; {key[:100]!r} is neither",
+            )
         if bucket != self.bucket:
             return "untrusted_bucket", f"the body lies in bucket {bucket!r}; mt.connect(…, bucket={bucket!r}) would allow to read it there"
         try:
@@ -139,7 +146,7 @@ def _with_attributes(item: Item, arrival: Arrival) -> Item:
     given = from_message_attributes(message_attributes(arrival))
     if not given:
         return item
-    return dataclasses.replace(item, extensions={**item.extensions, MESSAGE_ATTRIBUTES: json.dumps(given, ensure_ascii=False)})
+    return dataclasses.replace(item, extensions={**item.extensions, MESSAGE_ATTRIBUTES: json.dumps(given)})
 
 
 def _announced(event: Event, source: S3Source) -> bool:

@@ -38,7 +38,7 @@ SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome I
 UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
 UNION ALL SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq LIMIT 1
 """
-_BOUND = "SELECT id, name, filter, filter_scope FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
+_BOUND = "SELECT id, name, filter, filter_scope, outside FROM subscription WHERE topic_id = :t AND bound = 1 ORDER BY id"
 _REPEATED = """
 INSERT INTO repeat (seq, times, differing, repeated_us) VALUES (:seq, 1, :differing, :now)
 ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1, differing = repeat.differing + excluded.differing,
@@ -59,13 +59,14 @@ class _Bound(NamedTuple):
     id: int
     name: str
     policy: FilterPolicy | None
+    outside: bool
 
 
 def publish(
-    transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int, insert: str = INSERT_READY,
+    transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int, carried: bool = False,
     arrived_us: Sequence[int] | None = None,
 ) -> Published:  # fmt: skip
-    """Write *encoded* events and their deliveries, by *insert*.
+    """Write *encoded* events and their deliveries; those that a queue outside has *carried*, or will, are awaited.
 
     Events that were published elsewhere and have *arrived* say when that was, and have waited since; one that is there already is no news
     then.
@@ -79,7 +80,9 @@ def publish(
     at_us = arrived_us or [now_us] * len(encoded)
     rows = [_event_row(*e, seq, topic_id, at_us[i]) for i, (seq, e) in enumerate(enumerate(encoded, base + 1))]
     added = transaction.execute_many(_INSERT_EVENT, rows)
-    bound = [_Bound(row[0], row[1], filter_of(row[2], row[3])) for row in transaction.query(_BOUND, {"t": topic_id})]
+    bound = [
+        _Bound(row[0], row[1], filter_of(row[2], row[3]), carried and bool(row[4])) for row in transaction.query(_BOUND, {"t": topic_id})
+    ]
     to_whom = _matching(bound, encoded)
     if added == len(rows):
         receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
@@ -88,7 +91,12 @@ def publish(
         receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None)
         fresh = {r.seq: (to, since_us) for r, to, since_us in zip(receipts, to_whom, at_us, strict=True) if not r.duplicate}
         ready = [(b.id, since_us, seq, 0, 0, 0) for seq, (to, since_us) in fresh.items() for b in to]
-    transaction.execute_many(insert, ready)
+    if not carried:
+        transaction.execute_many(INSERT_READY, ready)
+    else:
+        outside = {b.id for b in bound if b.outside}
+        transaction.execute_many(INSERT_AWAITED, [row for row in ready if row[0] in outside])
+        transaction.execute_many(INSERT_READY, [row for row in ready if row[0] not in outside])
     return Published(receipts, frozenset(row[0] for row in ready))
 
 

@@ -21,6 +21,8 @@ LINGER_S = 0.5
 HIDE_CAP_S = 12 * 3600
 """No message is hidden for longer than this since it was received, in all
 (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html)."""
+SAID_S = 1.0
+"""How long somebody waits for SQS to have heard of a change; longer, and it is said in the background."""
 _PAUSE_S = (0.1, 0.4, 1.6, 5.0, 20.0)
 """How long to wait after the first, second … failure of one entry; then it is let go, and the message comes again."""
 
@@ -51,7 +53,7 @@ class Settler:
     def __init__(self, sqs: Callable[[], Any], clock: Clock) -> None:
         self._sqs, self._clock = sqs, clock
         self._entries: list[_Entry] = []
-        self._busy = 0
+        self._saying: list[_Entry] = []
         self._hurry = False
         self._stopped = False
         self._changed = threading.Condition()
@@ -64,27 +66,30 @@ class Settler:
             due_s = time.monotonic() + (0.0 if messages[0].queue.endswith(FIFO) else LINGER_S)
             self._add([_Entry("delete", message, 0, due_s) for message in messages])
 
-    def hide(self, hidden: Sequence[tuple[Message, int]]) -> None:
-        """Let each message be visible again at its time, or now when that has passed; returns when SQS knows, or it is tried again soon."""
+    def hide(self, hidden: Sequence[tuple[Message, int]], wait_s: float = SAID_S) -> None:
+        """Let each message be visible again at its time, or now when that has passed; return when SQS knows, or after *wait_s*."""
+        if not hidden:
+            return
         entries = [_Entry("hide", message, until_us, 0.0) for message, until_us in hidden]
-        for queue in dict.fromkeys(e.message.queue for e in entries):
-            mine = [e for e in entries if e.message.queue == queue]
-            for first in range(0, len(mine), MOST_A_CALL):
-                self._add(self._send(mine[first : first + MOST_A_CALL]))
+        self._add(entries)
+        if wait_s > 0:
+            mine = set(map(id, entries))
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or mine.isdisjoint(map(id, [*self._entries, *self._saying])), wait_s)
 
     @property
     def busy(self) -> bool:
         """Whether there is something that SQS has not been told yet."""
-        return bool(self._entries or self._busy)
+        return bool(self._entries or self._saying)
 
     def flush(self, timeout_s: float) -> bool:
         """Send what is there without lingering; return whether all was said within *timeout_s*."""
         with self._changed:
-            if not self._entries and not self._busy:
+            if not self.busy:
                 return True
             self._hurry = True
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._entries and not self._busy, timeout_s)
+            return self._changed.wait_for(lambda: not self.busy, timeout_s)
 
     def stop(self) -> None:
         """End the thread; what was not said by then, SQS finds out when the lease is over."""
@@ -114,7 +119,7 @@ class Settler:
                         self._hurry = False
                         self._changed.notify_all()
                     self._changed.wait(self._pause_s())
-                self._busy += 1
+                self._saying = batch
             failed: list[_Entry] = []
             try:
                 failed = self._send(batch)
@@ -122,7 +127,7 @@ class Settler:
                 logger.exception("telling SQS what became of messages failed; they come again and are recognised")
             finally:
                 with self._changed:
-                    self._busy -= 1
+                    self._saying = []
                     self._entries += failed
                     self._changed.notify_all()
 

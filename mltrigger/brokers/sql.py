@@ -24,6 +24,8 @@ from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Row, Store, Transaction
 
+FAR_S = 3_600.0
+"""The longest that an event waits for its next attempt in a queue outside."""
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
 
@@ -101,6 +103,9 @@ class SqlBroker:
         with self._store.transaction() as transaction:
             return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
 
+    def check(self, topic: str, event: Event) -> None:
+        """Every event that could be made can be published here."""
+
     def topic(self, name: str) -> None:
         """Make topic *name* exist; idempotent."""
         with self._store.transaction() as transaction:
@@ -117,10 +122,13 @@ class SqlBroker:
 
     # -- bind -----------------------------------------------------------------------------------------------------------------
 
-    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
-        """Deliver what is published from now on, or *from_start* everything in the archive; idempotent."""
+    def bind(self, subscription: SubscriptionSpec, from_start: bool = False, outside: bool = False) -> None:
+        """Deliver what is published from now on, or *from_start* everything in the archive; idempotent.
+
+        *outside* says that it has a queue elsewhere too.
+        """
         with self._store.transaction() as transaction:
-            binding.bind(transaction, subscription, from_start, self._worker_id(), self._clock.now_us())
+            binding.bind(transaction, subscription, from_start, self._worker_id(), self._clock.now_us(), outside)
 
     def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
         """Nothing has to be created outside."""
@@ -253,8 +261,8 @@ class SqlBroker:
             now_us = self._clock.now_us()
             transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
             back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back if s.delivery.message is None])
-            transaction.execute_many(INSERT_AWAITED, [_again(s, now_us) for s in back if s.delivery.message is not None])
+            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back if not comes_again(s)])
+            transaction.execute_many(INSERT_AWAITED, [_again(s, now_us) for s in back if comes_again(s)])
             transaction.execute_many(INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
             keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
             transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
@@ -292,6 +300,11 @@ class SqlBroker:
         else:
             with self._store.transaction() as transaction:
                 yield transaction
+
+
+def comes_again(settlement: Settlement) -> bool:
+    """Whether the message of a delivery that is tried again brings it: one far in the future is kept here, where nothing expires."""
+    return settlement.delivery.message is not None and settlement.delay_s <= FAR_S
 
 
 def _together(rows: list[Row]) -> list[Row]:

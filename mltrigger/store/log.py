@@ -205,6 +205,10 @@ class Log:
         self._clock = clock
         self._worker_id = worker_id
 
+    def now_us(self) -> int:
+        """Return the time that the log's times are told in."""
+        return self._clock.now_us()
+
     @contextlib.contextmanager
     def unit(self) -> Iterator[Unit]:
         """Begin a unit of work; it is durable when the block ends, or undone when it raises."""

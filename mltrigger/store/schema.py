@@ -88,6 +88,8 @@ subscription = Table(
     # The filter policy as canonical JSON, and its scope; NULL lets everything pass.
     Column("filter", Text),
     Column("filter_scope", Text),
+    # Whether it has a queue outside this database.
+    Column("outside", Integer, nullable=False, server_default="0"),
 )
 
 # Which events a subscription had a right to: each revision holds for the events after from_seq, up to the made_seq of the next one.
@@ -323,6 +325,7 @@ UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned 
 """
 _QUEUES_OUTSIDE = """
 ALTER TABLE lease ADD COLUMN outside INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE subscription ADD COLUMN outside INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE awaited (subscription_id BIGINT NOT NULL, seq BIGINT NOT NULL, visible_us BIGINT NOT NULL, attempt INTEGER NOT NULL,
   failures INTEGER NOT NULL, abandoned INTEGER NOT NULL, PRIMARY KEY (subscription_id, seq)) WITHOUT ROWID;
 CREATE TABLE unsent (seq INTEGER NOT NULL PRIMARY KEY, since_us BIGINT NOT NULL)
