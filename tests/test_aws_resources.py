@@ -429,7 +429,7 @@ def test_a_subscription_gets_topic_queue_and_dead_letter_queue(aws: Aws):
     assert queue["MaximumMessageSize"] == "1048576"
     assert queue["ReceiveMessageWaitTimeSeconds"] == "20"
     assert queue["SqsManagedSseEnabled"] == "true"
-    assert json.loads(queue["RedrivePolicy"]) == {"deadLetterTargetArn": place.dead_arn, "maxReceiveCount": 22}
+    assert json.loads(queue["RedrivePolicy"]) == {"deadLetterTargetArn": place.dead_arn, "maxReceiveCount": 507}
     assert place.dead_url is not None
     assert aws.attributes(place.dead_url)["MessageRetentionPeriod"] == str(14 * 86_400)
     for url in (place.queue_url, place.dead_url):

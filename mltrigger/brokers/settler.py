@@ -71,6 +71,12 @@ class Settler:
         if not hidden:
             return
         entries = [_Entry("hide", message, until_us, 0.0) for message, until_us in hidden]
+        if self._stopped:  # closed; a poll has landed all the same, in a thread that nobody waits for
+            for queue in dict.fromkeys(e.message.queue for e in entries):
+                mine_there = [e for e in entries if e.message.queue == queue]
+                for first in range(0, len(mine_there), MOST_A_CALL):
+                    self._send(mine_there[first : first + MOST_A_CALL])
+            return
         self._add(entries)
         if wait_s > 0:
             mine = set(map(id, entries))
