@@ -612,6 +612,11 @@ def test_a_call_may_be_exactly_full() -> None:
     assert batches([Message("x" * 4, {}), Message("x" * 6, {}), Message("x", {})], 10) == [[0, 1], [2]]
 
 
+def test_no_call_carries_two_of_one_ordered_group() -> None:
+    """One entry may be refused alone: what is behind it must not have gone with the same call."""
+    assert batches([Message("x", {}, group) for group in "abacca"], 100) == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_a_message_that_no_call_can_carry_is_named() -> None:
     with pytest.raises(EventTooLarge, match="message 1 has 11 bytes"):
         batches([Message("x", {}), Message("x" * 11, {})], 10)

@@ -270,6 +270,8 @@ def _says_size(attribute: Mapping[str, Any]) -> bool:
 def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
     """Return the indexes of *messages*, in order, in groups that one call can carry: at most 10, and *limit* bytes together.
 
+    No two of a call are of one ordered group: a call may take some entries and refuse others, and what is behind must not overtake.
+
     Raises
     ------
     EventTooLarge
@@ -280,7 +282,8 @@ def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
     for index, message in enumerate(messages):
         size = message.size
         limits.check_size(size, limit, f"message {index}")
-        if not groups or len(groups[-1]) == limits.BATCH_ENTRIES.high or total + size > limit:
+        behind = groups and message.group is not None and any(messages[i].group == message.group for i in groups[-1])
+        if not groups or behind or len(groups[-1]) == limits.BATCH_ENTRIES.high or total + size > limit:
             groups.append([])
             total = 0
         groups[-1].append(index)

@@ -151,7 +151,7 @@ class Outbox:
             self._confirm([outgoing[place].seq for i, place in enumerate(places) if i not in found])
             refused |= {places[i]: code for i, code in found.items()}
             if refused and target.fifo:
-                refused |= dict.fromkeys([place for place in messages if place > max(refused)], "not sent, to keep the order")
+                refused |= dict.fromkeys([place for place in messages if place > places[-1]], "not sent, to keep the order")
                 break
         left = len(refused) + len(outgoing) - len(messages)
         if left:
@@ -177,7 +177,12 @@ class Outbox:
 
     def _before(self, topic: str, seq: int, target: Target) -> list[Outgoing]:
         rows = self._store.read(_EARLIER, {"topic": topic, "seq": seq})
-        return [Outgoing(row[0], self.message(archived(row), target)) for row in rows]
+        try:
+            return [Outgoing(row[0], self.message(archived(row), target)) for row in rows]
+        except InvalidEvent as error:  # it is another event that is too large, since the bus has no bucket any more
+            raise AwsError(
+                f"events on {topic!r} are kept, to keep the order, until one before them can be sent: {error}", error.reason
+            ) from error
 
     def _mark(self, seqs: Sequence[int]) -> None:
         """Say that these are being sent now."""
