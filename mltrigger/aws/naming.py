@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from mltrigger.aws import limits
 from mltrigger.errors import InvalidName
 from mltrigger.render import short
 
@@ -17,16 +18,13 @@ Kind = Literal["s3", "sqs", "sns"]
 FIFO = ".fifo"
 DEAD = "dead"
 """What the name of a dead-letter queue ends with."""
-# https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html
-# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html
-MAX_TOPIC = 256
-MAX_QUEUE = 80
-MAX_KEY_BYTES = 1024
+MAX_TOPIC = limits.TOPIC_NAME.high
+MAX_QUEUE = limits.QUEUE_NAME.high
+MAX_KEY_BYTES = limits.OBJECT_KEY.high
 """Bytes of an object key in UTF-8; as many characters has a value of a filter rule."""
 MAX_SOURCE_NAME = 80
 
 _ARN = re.compile(r"arn:(aws[a-z0-9-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):(.+)", re.ASCII | re.DOTALL)
-_NAME = re.compile(r"[A-Za-z0-9_-]+(\.fifo)?", re.ASCII)
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+", re.ASCII)
 _URL = re.compile(r"(https?)://([^/?#@\s]+)(/[^?#\s]*)?/(\d{12})/([^/?#\s]+)", re.ASCII)
 _AWS_HOST = re.compile(
@@ -79,13 +77,7 @@ _EXAMPLE = "arn:aws:sqs:eu-west-1:123456789012:orders"
 
 def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
     """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most at the end; 80 or 256 in all."""
-    limit = MAX_QUEUE if kind == "queue" else MAX_TOPIC
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > limit:
-        raise InvalidName(
-            f"{kind} name {short(name)} must be 1 to {limit} letters, digits, '-' or '_', with '.fifo' at most at its end; "
-            f"it has {len(str(name))} characters"
-        )
-    return name
+    return limits.check_queue_name(name) if kind == "queue" else limits.check_topic_name(name)
 
 
 def partition_of(region: str) -> str:
@@ -205,30 +197,6 @@ def _slug(text: str, seed: str) -> str:
     return f"{plain}-{hashlib.sha256(seed.encode()).hexdigest()[:8]}"
 
 
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
-_BUCKET_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
-_BUCKET_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
-
-
-def check_bucket(name: str) -> str:
-    """Return *name*, or raise InvalidName: the rules for buckets that can announce their objects."""
-    problem = None
-    if not _BUCKET.fullmatch(name):
-        problem = f"has 3 to 63 lower-case letters, digits, '.' and '-', a letter or digit first and last; it has {len(name)} characters"
-    elif ".." in name or ".-" in name or "-." in name:
-        problem = "has no two dots in a row, nor '-' beside a dot"
-    elif re.fullmatch(r"\d+\.\d+\.\d+\.\d+", name):
-        problem = "is not formed like an IP address"
-    elif start := next((s for s in _BUCKET_STARTS if name.startswith(s)), None):
-        problem = f"does not begin with {start!r}, which S3 keeps for itself"
-    elif end := next((e for e in _BUCKET_ENDS if name.endswith(e)), None):
-        problem = f"does not end in {end!r}: such names are of access points and of buckets that announce nothing"
-    if problem:
-        raise InvalidName(f"bucket name {short(name)}: the name of a bucket {problem}")
-    return name
-
-
 class S3Source(NamedTuple):
     """The objects of a bucket whose keys match a pattern: ``s3://bucket/prefix/*.png``.
 
@@ -255,7 +223,7 @@ class S3Source(NamedTuple):
         if not isinstance(url, str) or not url.startswith("s3://"):
             raise InvalidName(f"source {short(url)} must be s3://bucket/pattern, for example s3://scans/incoming/*.png")
         bucket, _, pattern = url[len("s3://") :].partition("/")
-        check_bucket(bucket)
+        limits.check_bucket_name(bucket)
         pattern = pattern + "*" if not pattern or pattern.endswith("/") else pattern
         try:
             size = len(pattern.encode())

@@ -191,5 +191,5 @@ class Settler:
 def visibility_s(message: Message, until_us: int, now_us: int) -> int:
     """Return the seconds from now for which SQS shall hide *message*; never beyond its twelve hours."""
     wanted = math.ceil(max(0, until_us - now_us) / 1e6)
-    left = HIDE_CAP_S - math.ceil((now_us - message.received_us) / 1e6) - 1
+    left = HIDE_CAP_S - math.ceil((now_us - message.asked_us) / 1e6) - 1
     return max(0, min(wanted, left))

@@ -161,7 +161,7 @@ def test_nothing_is_hidden_for_more_than_twelve_hours_since_it_was_received(live
     time.sleep(3)
     now_us = int(time.time() * 1e6)
 
-    wanted = visibility_s(Message(queue, handle, asked_us), now_us + 10**12, now_us)
+    wanted = visibility_s(Message(queue, handle, asked_us, asked_us), now_us + 10**12, now_us)
 
     assert HIDE_CAP_S - 10 < wanted < HIDE_CAP_S
     assert hidden(live, queue, handle, HIDE_CAP_S) in STALE_HANDLE
