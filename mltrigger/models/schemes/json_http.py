@@ -1,0 +1,320 @@
+"""Models behind plain HTTP: any JSON endpoint. KServe's first protocol and MLflow's scoring server are its neighbours."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure, NotEncodable
+from mltrigger.events import Event, encode_data, is_json
+from mltrigger.models.address import Address
+from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.http import (
+    Answer,
+    Http,
+    HttpEndpoint,
+    base_url,
+    checked_http,
+    cloudevent_headers,
+    default_name,
+    default_version,
+)  # fmt: skip
+from mltrigger.models.schemes.plain import base64_object, base64_text, one_each, plain, plain_text
+from mltrigger.render import short
+
+ENVELOPES = ("binary", "structured", "none")
+_UNLIMITED = 1 << 60
+_COMPANIONS = frozenset(
+    {"error", "message", "detail", "details", "code", "status", "statuscode", "errorcode", "type", "timestamp", "path", "requestid",
+     "traceid", "traceback", "trace", "success", "ok", "reason", "title", "param", "object"}
+)  # fmt: skip
+"""What stands beside an error without being an answer."""
+_KSERVE = re.compile(r"((?:/[^/:?]+)*/models/[^/:?]+(?:/versions/[^/:?]+)?)(:[A-Za-z]+)?")
+
+
+class JsonHttp(Scheme):
+    """``http(s)://host/path``: the data of one event are POSTed, the JSON of the answer is the output.
+
+    The body is JSON as :mod:`mltrigger.codec` writes it, with NaN, bytes and decimals as MongoDB's Extended JSON; data of another media
+    type, bytes or text, are sent as they are. An answer without a body (204) is ``None``. The event travels along as a CloudEvent
+    (``ce-id`` …) and with its ``traceparent``.
+
+    Options
+    -------
+    headers : dict
+        A value ``env:NAME`` or ``Bearer env:NAME`` is read from the environment at each request; a secret must be one.
+    batch : bool
+        Whether a request has the JSON list of several events' data, and the answer one output for each.
+    envelope : str
+        ``binary`` (default): CloudEvents' attributes as headers; a batch has none. ``structured``: the whole event as
+        ``application/cloudevents+json`` (a batch as ``application/cloudevents-batch+json``). ``none``.
+    answer : str
+        Which part of the answer is the output, as a dotted path: ``predictions.0.label``. With ``batch``: which part is the list.
+    error_field : str
+        An answer 200 with an error in it is an error. By default: an object whose ``error`` is a text or an object that is not empty, with
+        nothing beside it but what goes with errors (``message``, ``code``, ``status``, ``detail`` …). Given by name: an object in which
+        this field is anything but empty, zero or false. ``""``: nothing is taken for an error.
+    max_answer_mb, connect_timeout_s
+        Longest answer (16 MiB), and longest wait for a connection (5 s, within the timeout of a call).
+    """
+
+    def describe(self, address: Address) -> Description:
+        """See :meth:`Scheme.describe`."""
+        url, options = _checked(address, "", batch=bool, envelope=str, answer=str, error_field=str)
+        if options.get("envelope", "binary") not in ENVELOPES:
+            raise InvalidModel(f"model {short(url)!r}: option envelope must be one of {', '.join(ENVELOPES)}; got {options['envelope']!r}")
+        if "answer" in options and not all(options["answer"].split(".")):
+            raise InvalidModel(
+                f"model {short(url)!r}: option answer must be a path such as 'predictions.0.label', got {options['answer']!r}"
+            )
+        return _description(url, "JSON over HTTP")
+
+    def open(self, address: Address, setting: Setting) -> Endpoint:
+        """See :meth:`Scheme.open`."""
+        options = address.options
+        return _JsonEndpoint(Http.of(base_url(address), setting, options), options)
+
+
+class KServe(Scheme):
+    """``kserve+http(s)://host/v1/models/NAME:predict``: the first protocol of KServe, and TensorFlow Serving's.
+
+    The events' data are the ``instances``, one call for a batch; the ``predictions`` are the outputs. Without a verb the address means
+    ``:predict``. Bytes are sent as ``{"b64": …}``; a NaN is refused, since the protocol has none.
+
+    Options
+    -------
+    batch : bool
+        Whether several events are one call; so it is by default.
+    headers, max_answer_mb, connect_timeout_s
+        As for :class:`JsonHttp`.
+    """
+
+    def describe(self, address: Address) -> Description:
+        """See :meth:`Scheme.describe`."""
+        url, _ = _checked(address, "kserve+", batch=bool)
+        self._url(url)
+        return _description(url, "KServe v1")
+
+    def open(self, address: Address, setting: Setting) -> Endpoint:
+        """See :meth:`Scheme.open`."""
+        options = address.options
+        return _KServeEndpoint(Http.of(self._url(base_url(address, "kserve+")), setting, options), options)
+
+    def _url(self, url: str) -> str:
+        parts = urllib.parse.urlsplit(url)
+        if (found := _KSERVE.fullmatch(parts.path)) is None:
+            raise InvalidModel(f"model {short(url)!r}: write kserve+{parts.scheme}://{parts.netloc}/v1/models/NAME:predict")
+        return urllib.parse.urlunsplit(parts._replace(path=found[1] + (found[2] or ":predict")))
+
+
+class MlflowServer(Scheme):
+    """``mlflow+http(s)://host/invocations``: the scoring server of ``mlflow models serve``.
+
+    Records are sent as ``dataframe_split``, one row an event, other data as ``inputs``; the ``predictions`` are the outputs. Events of a
+    batch with different columns are different calls, so that none gets a column that it has not. NaN is ``null``, as pandas writes it;
+    bytes are base64.
+
+    Options
+    -------
+    params : dict
+        Sent with every call, as ``params`` of the model's signature.
+    batch : bool
+        Whether several events are one call; so it is by default.
+    headers, max_answer_mb, connect_timeout_s
+        As for :class:`JsonHttp`.
+    """
+
+    def describe(self, address: Address) -> Description:
+        """See :meth:`Scheme.describe`."""
+        url, _ = _checked(address, "mlflow+", params=dict, batch=bool)
+        return _description(url, "MLflow scoring server")
+
+    def open(self, address: Address, setting: Setting) -> Endpoint:
+        """See :meth:`Scheme.open`."""
+        parts = urllib.parse.urlsplit(base_url(address, "mlflow+"))
+        url = urllib.parse.urlunsplit(parts._replace(path=parts.path if parts.path.strip("/") else "/invocations"))
+        return _MlflowEndpoint(Http.of(url, setting, address.options), address.options)
+
+
+def _checked(address: Address, prefix: str, **own: type) -> tuple[str, dict[str, Any]]:
+    return base_url(address, prefix), checked_http(address, **own)
+
+
+def _description(url: str, what: str) -> Description:
+    return Description(default_name(url), default_version(url), about=f"{what}: {url.partition('?')[0]}"[:200])
+
+
+class _JsonEndpoint(HttpEndpoint):
+    def __init__(self, http: Http, options: Mapping[str, Any]) -> None:
+        super().__init__(http)
+        self.batches = options.get("batch", False)
+        self._envelope = options.get("envelope", "binary")
+        self._path = options["answer"].split(".") if options.get("answer") else []
+        self._error_field: str | None = options.get("error_field")
+
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        if not self.batches:
+            return [self._one(events[0])] if len(events) == 1 else [_in_place(self._one, event) for event in events]
+        bodies = [_in_place(self._part, event) for event in events]
+        good = [body for body in bodies if isinstance(body, bytes)]
+        if not good:
+            return bodies
+        kind = "application/cloudevents-batch+json" if self._envelope == "structured" else "application/json"
+        answer = self.http.post("", b"[" + b",".join(good) + b"]", {"Content-Type": kind})
+        outputs = iter(one_each(answer, self._output(answer), len(good), "outputs"))
+        return [_in_place(self._item, answer, next(outputs)) if isinstance(body, bytes) else body for body in bodies]
+
+    def _one(self, event: Event) -> Any:
+        trace = {"traceparent": event.traceparent} if event.traceparent else {}
+        if self._envelope == "structured":
+            return self._output(self.http.post("", _structured(event), {**trace, "Content-Type": "application/cloudevents+json"}))
+        raw, kind = _raw(event)
+        headers = cloudevent_headers(event) if self._envelope == "binary" else trace
+        return self._output(self.http.post("", raw, {**headers, "Content-Type": kind}))
+
+    def _part(self, event: Event) -> bytes:
+        """Return what stands for *event* in the list of a batch."""
+        if self._envelope == "structured":
+            return _structured(event)
+        raw, kind = _raw(event)
+        if not is_json(kind):
+            raise ModelFailure(f"data of media type {kind} cannot be part of a JSON list", reason="invalid_input", permanent=True)
+        return raw
+
+    def _output(self, answer: Answer) -> Any:
+        if not answer.body.strip():
+            return None
+        value = answer.json()
+        self._refuse_error(answer, value)
+        for depth, step in enumerate(self._path):
+            value = _inside(answer, value, step, ".".join(self._path[: depth + 1]))
+        return value
+
+    def _item(self, answer: Answer, value: Any) -> Any:
+        self._refuse_error(answer, value)
+        return value
+
+    def _refuse_error(self, answer: Answer, value: Any) -> None:
+        if (said := error_in(value, self._error_field)) is not None:
+            raise _said_error(answer, said)
+
+
+class _KServeEndpoint(HttpEndpoint):
+    def __init__(self, http: Http, options: Mapping[str, Any]) -> None:
+        super().__init__(http)
+        self.batches = options.get("batch", True)
+
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        parts = [_in_place(lambda event: plain_text(event.data, binary=base64_object), event) for event in events]
+        good = [part for part in parts if isinstance(part, bytes)]
+        if not good:
+            return parts
+        answer = self.http.post("", b'{"instances":[' + b",".join(good) + b"]}")
+        outputs = iter(_predictions(answer, len(good)))
+        return [next(outputs) if isinstance(part, bytes) else part for part in parts]
+
+
+class _MlflowEndpoint(HttpEndpoint):
+    def __init__(self, http: Http, options: Mapping[str, Any]) -> None:
+        super().__init__(http)
+        self.batches = options.get("batch", True)
+        self._params = {"params": options["params"]} if options.get("params") else {}
+
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        rows = [_in_place(lambda event: plain(event.data, binary=base64_text, nan_is_null=True), event) for event in events]
+        outputs: list[Any] = list(rows)
+        for numbers in _alike(rows):
+            try:
+                answers = self._call([rows[number] for number in numbers])
+            except ModelFailure as failure:
+                if failure.whole or len(numbers) > 1:
+                    raise
+                answers = [failure]
+            for number, answer in zip(numbers, answers, strict=True):
+                outputs[number] = answer
+        return outputs
+
+    def _call(self, rows: Sequence[Any]) -> Sequence[Any]:
+        """Return the predictions for *rows*, all records with the same columns, or none of them a record."""
+        body: dict[str, Any] = {"inputs": rows}
+        if isinstance(rows[0], dict):
+            columns = list(rows[0])
+            body = {"dataframe_split": {"columns": columns, "data": [[row[name] for name in columns] for row in rows]}}
+        answer = self.http.post("", json.dumps({**body, **self._params}, ensure_ascii=False, separators=(",", ":")).encode())
+        return _predictions(answer, len(rows))
+
+
+def _alike(rows: Sequence[Any]) -> Iterator[list[int]]:
+    """Yield the numbers of the *rows* that can be one table, or one array; what is an exception is in none."""
+    groups: dict[tuple[str, ...] | None, list[int]] = {}
+    for number, row in enumerate(rows):
+        if not isinstance(row, BaseException):
+            groups.setdefault(tuple(sorted(row)) if isinstance(row, dict) else None, []).append(number)
+    yield from groups.values()
+
+
+def _predictions(answer: Answer, count: int) -> Sequence[Any]:
+    value = answer.json()
+    if not isinstance(value, dict) or "predictions" not in value:
+        said = error_in(value, None)
+        raise answer.failure("without predictions") if said is None else _said_error(answer, said)
+    predictions = value["predictions"]
+    if count == 1 and not isinstance(predictions, list):
+        return [predictions]
+    return one_each(answer, predictions, count, "predictions")
+
+
+def error_in(value: Any, field: str | None) -> Any:
+    """Return the error that an answer with status 200 holds, ``None`` when it holds none; the rule is that of :class:`JsonHttp`."""
+    if not isinstance(value, dict) or field == "":
+        return None
+    if field is not None:
+        return value.get(field) or None
+    error = value.get("error")
+    alone = all(re.sub(r"[^a-z]", "", name.lower()) in _COMPANIONS for name in value)
+    return error if error and isinstance(error, (str, dict)) and alone else None
+
+
+def _said_error(answer: Answer, said: Any) -> ModelFailure:
+    if isinstance(said, dict):
+        said = said.get("message") or said
+    return answer.failure(f"with an error: {short(said, 200)}")
+
+
+def _inside(answer: Answer, value: Any, step: str, path: str) -> Any:
+    if isinstance(value, dict) and step in value:
+        return value[step]
+    if isinstance(value, list) and step.isdecimal() and int(step[:9]) < len(value):
+        return value[int(step)]
+    known = f"; there is {', '.join(map(repr, list(value)[:8]))}" if isinstance(value, dict) else ""
+    raise answer.failure(f"without {short(path)!r}, where the option answer looks{short(known, 200)}")
+
+
+def _raw(event: Event) -> tuple[bytes, str]:
+    """Return the data of *event* as bytes, and their media type."""
+    try:
+        raw, kind = encode_data(event, _UNLIMITED)
+    except (InvalidEvent, NotEncodable) as error:
+        raise ModelFailure(f"the data cannot be sent: {error}", reason="invalid_input", permanent=True) from error
+    kind = kind or "application/json"
+    return raw, kind if kind.isascii() and kind.isprintable() else "application/octet-stream"
+
+
+def _structured(event: Event) -> bytes:
+    try:
+        return event.to_json().encode()
+    except (InvalidEvent, NotEncodable, ValueError) as error:
+        raise ModelFailure(f"the event has no JSON form: {error}", reason="invalid_input", permanent=True) from error
+
+
+def _in_place(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what *function* returns, or the failure of this event alone; what fails all of them is raised."""
+    try:
+        return function(*arguments)
+    except ModelFailure as failure:
+        if failure.whole:
+            raise
+        return failure

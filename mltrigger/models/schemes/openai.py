@@ -1,0 +1,249 @@
+"""Servers that speak OpenAI's protocol: vLLM, llama.cpp, Ollama, and others."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import os
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure
+from mltrigger.events import Event
+from mltrigger.models.address import Address
+from mltrigger.models.schemes.answers import MAX_RETRY_AFTER_S
+from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.http import Answer, Http, HttpEndpoint, base_url, checked_http, default_name
+from mltrigger.models.schemes.plain import one_each
+from mltrigger.models.schemes.targets import default_name_of
+from mltrigger.models.schemes.templates import Template
+from mltrigger.render import short
+
+PREFIX = "openai+"
+TASKS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+API_KEY_ENV = "OPENAI_API_KEY"
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_SET_HERE = {
+    "model": "option model", "messages": "option messages", "prompt": "option prompt", "input": "option prompt",
+    "stream": "nothing: answers are read whole", "n": "nothing: one output an event", "encoding_format": "nothing: numbers are read",
+}  # fmt: skip
+"""What a request has that ``params`` must not change, and what says it instead."""
+
+
+class OpenAI(Scheme):
+    """``openai+http(s)://host/v1``: one model of a server that speaks OpenAI's protocol.
+
+    The output of chat and completions is an object: ``text`` (or ``answer``, see *json*), ``finish_reason``, ``model``, ``prompt_tokens``,
+    ``completion_tokens`` and ``total_tokens``. An answer cut off (``length``) or withheld (``content_filter``) is an output like any other:
+    the column says so. Embeddings are ``embedding``, ``model`` and ``prompt_tokens``; several events are one call, of which the server
+    says only the sum: then ``prompt_tokens`` is ``None``, and ``batch_prompt_tokens`` the sum. Answers are not streamed.
+
+    Options
+    -------
+    model : str
+        The model of the server; required.
+    prompt : str
+        A :class:`~mltrigger.models.schemes.templates.Template` over the data, by default ``{data}``: the user's message, the prompt of a
+        completion, or the text that is embedded.
+    system : str
+        A template: the system's message of a chat.
+    messages : list of {"role": …, "content": …}
+        All messages of a chat, with templates as contents, instead of *prompt* and *system*.
+    task : str
+        ``chat`` (default), ``completions`` or ``embeddings``.
+    params : dict
+        More members of the request: ``temperature``, ``max_tokens``, ``seed``, ``dimensions`` …
+    json : bool
+        Whether the model is asked for a JSON object (``response_format``), which the output then has under ``answer``. One that is cut off
+        or withheld is ``None``, with its ``text``; anything else that is no JSON is a failure, ``invalid_output``.
+    batch : bool
+        Whether the embeddings of several events are one call; so it is by default.
+    api_key_env : str
+        The environment variable with the key, sent as ``Authorization: Bearer …``. By default ``OPENAI_API_KEY`` if that is set when the
+        model is opened, but never in clear text to another machine: for plain ``http://`` beyond this one, name it.
+    headers, max_answer_mb, connect_timeout_s
+        As for :class:`~mltrigger.models.schemes.json_http.JsonHttp`.
+    """
+
+    def describe(self, address: Address) -> Description:
+        """See :meth:`Scheme.describe`."""
+        url, options = _url(address), _options(address)
+        _request(options, short(address.text))
+        name = default_name_of(options["model"].rpartition("/")[2]) or default_name(url)
+        return Description(name, about=f"{options['model']} at {url.partition('?')[0]}"[:200])
+
+    def open(self, address: Address, setting: Setting) -> Endpoint:
+        """See :meth:`Scheme.open`."""
+        options = address.options
+        base, task = _url(address), options.get("task", "chat")
+        parts = urllib.parse.urlsplit(base)
+        url = urllib.parse.urlunsplit(parts._replace(path=parts.path.rstrip("/") + TASKS[task]))
+        http = Http.of(url, setting, {**options, "headers": {**_key(options, parts), **options.get("headers", {})}})
+        request = _request(options, short(address.text))
+        return _Embeddings(http, request, options) if task == "embeddings" else _Completion(http, request, options)
+
+
+def _url(address: Address) -> str:
+    url = base_url(address, PREFIX)
+    parts = urllib.parse.urlsplit(url)
+    if end := next((end for end in TASKS.values() if parts.path.rstrip("/").endswith(end)), None):
+        raise InvalidModel(f"model {short(url)!r}: write the address up to /v1; {end} comes from the option task")
+    return url if parts.path.strip("/") else urllib.parse.urlunsplit(parts._replace(path="/v1"))
+
+
+def _options(address: Address) -> dict[str, Any]:
+    """Return the options of *address*, each sensible and none against another."""
+    options = checked_http(
+        address, model=str, prompt=str, system=str, messages=list, task=str, params=dict, json=bool, batch=bool, api_key_env=str
+    )  # fmt: skip
+    shown, task = f"model {short(address.text)!r}", options.get("task", "chat")
+    if not options.get("model"):
+        raise InvalidModel(f"{shown}: option model is missing: which of the server's models, such as model='qwen2.5'")
+    if task not in TASKS:
+        raise InvalidModel(f"{shown}: option task must be one of {', '.join(TASKS)}; got {task!r}")
+    if not _VARIABLE.fullmatch(options.get("api_key_env", API_KEY_ENV)):
+        raise InvalidModel(f"{shown}: option api_key_env must be the name of an environment variable, never the key itself")
+    if "messages" in options and ("prompt" in options or "system" in options):
+        raise InvalidModel(f"{shown}: option messages has all messages; leave out prompt and system")
+    if task != "chat" and (wrong := next((name for name in ("messages", "system", "json") if name in options), None)):
+        raise InvalidModel(f"{shown}: option {wrong} is for chats; task is {task!r}")
+    if options.get("batch") and task != "embeddings":
+        raise InvalidModel(f"{shown}: option batch is for embeddings; a server answers one prompt at a time, several calls at once")
+    for name in options.get("params", {}):
+        if name in _SET_HERE or (name == "response_format" and options.get("json")):
+            raise InvalidModel(f"{shown}: params must not hold {name!r}; what says it is {_SET_HERE.get(name, 'option json')}")
+    return options
+
+
+def _key(options: Mapping[str, Any], parts: urllib.parse.SplitResult) -> dict[str, str]:
+    """Return the header with the key, named and not read; empty when there is none to send."""
+    named = options.get("api_key_env")
+    if any(name.lower() == "authorization" for name in options.get("headers", {})):
+        return {}
+    if named is None and (not os.environ.get(API_KEY_ENV, "").strip() or not (parts.scheme == "https" or _is_here(parts.hostname or ""))):
+        return {}
+    return {"Authorization": f"Bearer env:{named or API_KEY_ENV}"}
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _request(options: Mapping[str, Any], about: str) -> Callable[[Event], dict[str, Any]]:
+    """Return what makes the request for an event; the templates are read now."""
+    task, fixed = options.get("task", "chat"), {"model": options["model"], **options.get("params", {})}
+    prompt = Template(options.get("prompt", "{data}"), f"option prompt of {about}")
+    if task != "chat":
+        member = "prompt" if task == "completions" else "input"
+        return lambda event: {**fixed, member: prompt.fill(event.data)}
+    if options.get("json"):
+        fixed["response_format"] = {"type": "json_object"}
+    messages = _messages(options, about) or [("user", prompt)]
+    if "system" in options:
+        messages.insert(0, ("system", Template(options["system"], f"option system of {about}")))
+    return lambda event: {**fixed, "messages": [{"role": role, "content": text.fill(event.data)} for role, text in messages]}
+
+
+def _messages(options: Mapping[str, Any], about: str) -> list[tuple[str, Template]]:
+    messages = []
+    for number, message in enumerate(options.get("messages", [])):
+        where = f"option messages[{number}] of {about}"
+        if not isinstance(message, dict) or set(message) != {"role", "content"} or not all(isinstance(v, str) for v in message.values()):
+            raise InvalidModel(f"{where} must be {{'role': 'user', 'content': 'a template'}}, got {short(message)}")
+        messages.append((message["role"], Template(message["content"], where)))
+    if "messages" in options and not messages:
+        raise InvalidModel(f"option messages of {about} is empty")
+    return messages
+
+
+class _OpenAIEndpoint(HttpEndpoint):
+    def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]]) -> None:
+        super().__init__(http)
+        self._request = request
+
+    def post(self, body: Mapping[str, Any]) -> tuple[Answer, dict[str, Any]]:
+        """Return the server's answer, an object without an error."""
+        try:
+            answer = self.http.post("", body)
+        except ModelFailure as failure:
+            if failure.throttled and "insufficient_quota" in (failure.detail or ""):
+                failure.delay_s = MAX_RETRY_AFTER_S  # heals when somebody pays, and is no event's fault
+            raise
+        value = answer.json()
+        if not isinstance(value, dict) or value.get("error") or value.get("object") == "error":
+            raise answer.failure(f"with an error: {_said(value)}")
+        return answer, value
+
+
+class _Completion(_OpenAIEndpoint):
+    def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]) -> None:
+        super().__init__(http, request)
+        self._json = options.get("json", False)
+
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        return [self._output(*self.post(self._request(event))) for event in events]
+
+    def _output(self, answer: Answer, value: dict[str, Any]) -> dict[str, Any]:
+        choices = value.get("choices")
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
+            raise answer.failure("without choices")
+        message = choice.get("message")
+        said = message if isinstance(message, dict) else {"content": choice.get("text")}
+        reason, text = choice.get("finish_reason"), said.get("content")
+        output = self._answer(answer, text, reason) if self._json else {"text": text}
+        if said.get("refusal"):
+            output["refusal"] = said["refusal"]
+        return {**output, "finish_reason": reason, "model": value.get("model"), **_tokens(value)}
+
+    def _answer(self, answer: Answer, text: Any, reason: Any) -> dict[str, Any]:
+        try:
+            return {"answer": dataclasses.replace(answer, body=text.encode()).json()}
+        except (ModelFailure, AttributeError, UnicodeEncodeError, InvalidEvent) as error:
+            if reason in ("length", "content_filter") or text is None:
+                return {"answer": None, "text": text}
+            raise answer.failure("with a text, where the model was asked for JSON", reason="invalid_output") from error
+
+
+class _Embeddings(_OpenAIEndpoint):
+    def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]) -> None:
+        super().__init__(http, request)
+        self.batches = options.get("batch", True)
+
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        requests = [self._attempt(event) for event in events]
+        good = [request for request in requests if isinstance(request, dict)]
+        if not good:
+            return requests
+        answer, value = self.post({**good[0], "input": [request["input"] for request in good]})
+        found = one_each(answer, value.get("data"), len(good), "embeddings")
+        if not all(isinstance(item, dict) and isinstance(item.get("embedding"), list) for item in found):
+            raise answer.failure("without embeddings")
+        if all(isinstance(item.get("index"), int) for item in found):
+            found = sorted(found, key=lambda item: int(item["index"]))
+        tokens = _tokens(value)["prompt_tokens"]
+        counted = {"prompt_tokens": tokens} if len(good) == 1 else {"prompt_tokens": None, "batch_prompt_tokens": tokens}
+        outputs = iter([{"embedding": item["embedding"], "model": value.get("model"), **counted} for item in found])
+        return [next(outputs) if isinstance(request, dict) else request for request in requests]
+
+    def _attempt(self, event: Event) -> dict[str, Any] | ModelFailure:
+        try:
+            return self._request(event)
+        except ModelFailure as failure:
+            return failure
+
+
+def _tokens(value: Mapping[str, Any]) -> dict[str, Any]:
+    usage = value.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    return {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+
+
+def _said(value: Any) -> str:
+    error = value.get("error") or value if isinstance(value, dict) else value
+    return short(error.get("message") or error if isinstance(error, dict) else error, 200)
