@@ -9,7 +9,7 @@ import urllib.parse
 from typing import Any
 
 from mltrigger._version import __version__
-from mltrigger.aws.faults import explained
+from mltrigger.aws.faults import AwsError, explained
 from mltrigger.aws.lean import LeanSqs
 
 _AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws)$")
@@ -40,10 +40,13 @@ class Clients:
         with self._guard:  # making one is not safe from several threads, using it is
             if service not in self._made:
                 try:
-                    self._made[service] = make_client(self._session, service, self.region, self._endpoint_url)
+                    self._made[service] = self._new(service)
                 except Exception as error:
                     raise explained(error, f"{service}:client", self.region) from error
             return self._made[service]
+
+    def _new(self, service: str) -> Any:
+        return make_client(self._session, service, self.region, self._endpoint_url)
 
     @property
     def sns(self) -> Any:
@@ -115,16 +118,83 @@ class Clients:
         return identity
 
 
-def make_client(session: Any, service: str, region: str, endpoint_url: str | None) -> Any:
+class ModelClients(Clients):
+    """The clients that models are called with. A call of a model is made once: what becomes of it afterwards its subscription decides.
+
+    Parameters
+    ----------
+    session, region, endpoint_url
+        As for :class:`Clients`.
+    read_timeout_s : float
+        How long a model may be silent before it answers.
+    connections : int
+        Calls at the same time.
+    """
+
+    _MODELS = frozenset({"lambda", "sagemaker-runtime"})
+
+    def __init__(self, session: Any, region: str, endpoint_url: str | None, *, read_timeout_s: float, connections: int) -> None:
+        super().__init__(session, region, endpoint_url)
+        self._read_timeout_s, self._connections = read_timeout_s, connections
+
+    @property
+    def lambda_(self) -> Any:
+        """AWS Lambda."""
+        return self._client("lambda")
+
+    @property
+    def sagemaker(self) -> Any:
+        """The runtime of Amazon SageMaker: what calls endpoints."""
+        return self._client("sagemaker-runtime")
+
+    def _new(self, service: str) -> Any:
+        if service not in self._MODELS:
+            return super()._new(service)
+        given: dict[str, Any] = {"attempts": 1, "read_timeout_s": self._read_timeout_s, "connections": self._connections}
+        return make_client(self._session, service, self.region, self._endpoint_url, **given)
+
+
+def model_clients(
+    region: str | None,
+    *,
+    profile: str | None = None,
+    role_arn: str | None = None,
+    external_id: str | None = None,
+    endpoint_url: str | None = None,
+    read_timeout_s: float = 60.0,
+    connections: int = 10,
+) -> ModelClients:
+    """Return the clients to call models with, by boto3's own credential chain; without a *region*, in the one that it finds.
+
+    Raises
+    ------
+    AwsError
+        When there is no such profile, or no region.
+    """
+    region = region or _usual_region(profile)
+    session = open_session(region, profile=profile, role_arn=role_arn, external_id=external_id, endpoint_url=endpoint_url)
+    return ModelClients(session, region, endpoint_url, read_timeout_s=read_timeout_s, connections=connections)
+
+
+def make_client(
+    session: Any,
+    service: str,
+    region: str,
+    endpoint_url: str | None,
+    *,
+    attempts: int = 4,
+    read_timeout_s: float = 40.0,  # a long poll takes up to 20 s
+    connections: int = 32,
+) -> Any:
     """Return a client of *service* with our time limits and retries."""
     from botocore.config import Config
 
     config = Config(
         # The "standard" mode tries again what may be tried again, with jitter, and gives up when everything fails.
-        retries={"mode": "standard", "total_max_attempts": 4},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=5,
-        read_timeout=40,  # a long poll takes up to 20 s
-        max_pool_connections=32,
+        read_timeout=read_timeout_s,
+        max_pool_connections=connections,
         tcp_keepalive=True,
         user_agent_extra=f"mltrigger/{__version__}",
     )
@@ -151,6 +221,18 @@ def open_session(
     except Exception as error:
         raise explained(error, "boto3:Session", profile or region) from error
     return found if role_arn is None else _assumed(found, region, role_arn, external_id, endpoint_url)
+
+
+def _usual_region(profile: str | None) -> str:
+    import boto3
+
+    try:
+        region = boto3.Session(profile_name=profile).region_name
+    except Exception as error:
+        raise explained(error, "boto3:Session", profile or "default") from error
+    if region is None:
+        raise AwsError("no region: name one (eu-west-1), or set AWS_DEFAULT_REGION, or the region of the profile", "NoRegionError")
+    return str(region)
 
 
 def emulator_session(region: str) -> Any:
