@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import abc
 import importlib
-import sys
 import itertools
 import json
+import sys
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
