@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         InvalidName,
         InvalidPolicy,
         MltriggerError,
+        ModelFailure,
         NameTaken,
         NotEncodable,
         NotFound,
@@ -61,10 +62,10 @@ if TYPE_CHECKING:
 _HOME = {
     "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
     "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidFilter": "errors", "InvalidModel": "errors", "InvalidName": "errors",
-    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelVersion": "models.version",
-    "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors", "Receipt": "brokers.base",
-    "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors", "Subscription": "subscription",
-    "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
+    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelFailure": "errors",
+    "ModelVersion": "models.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
+    "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
+    "Subscription": "subscription", "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
@@ -74,10 +75,10 @@ _OF_THE_BUS = (
 
 __all__ = [
     "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
-    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelVersion", "NameTaken", "NotEncodable", "NotFound", "ObjectMissing",
-    "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias", "audit", "close",
-    "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "prune", "publish", "publish_batch",
-    "register", "retain", "subscribe", "subscriptions", "to_csv", "topic", "topics", "trace", "unsubscribe", "use",
+    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable", "NotFound",
+    "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias",
+    "audit", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "prune", "publish",
+    "publish_batch", "register", "retain", "subscribe", "subscriptions", "to_csv", "topic", "topics", "trace", "unsubscribe", "use",
 ]  # fmt: skip
 
 _default: EventBus | None = None

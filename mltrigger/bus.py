@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
+from mltrigger.catalog import Catalog
 from mltrigger.clock import Clock
 from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
-from mltrigger.errors import InvalidModel, NameTaken, NotFound
+from mltrigger.errors import NameTaken, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
-from mltrigger.models.describe import Model, as_model, import_path
-from mltrigger.models.placement import Isolated
+from mltrigger.models.describe import Model, as_model
+from mltrigger.models.placement import Executing, Placement
 from mltrigger.models.portable import check_portable
-from mltrigger.models.resolver import Resolver
-from mltrigger.models.version import ModelVersion, Selector
-from mltrigger.names import check_model_name, check_name, check_topic
+from mltrigger.models.version import ModelVersion
+from mltrigger.names import check_name, check_topic
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, samples_of, wait_until_idle, warn_if_nobody_runs
@@ -80,7 +80,8 @@ class EventBus(Lookup):
         super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock)
         self.wakeup = wakeup
         self._pid = os.getpid()
-        self._resolver = Resolver(self.registry.resolve, clock)
+        self._catalog = Catalog(self.registry, clock)
+        self._resolver = self._catalog.resolver
         self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
@@ -135,16 +136,13 @@ class EventBus(Lookup):
 
     # -- models ---------------------------------------------------------------------------------------------------------------
 
-    def register(
-        self,
-        model: Any,
-        *,
-        name: str | None = None,
-        version: str | None = None,
-        batch: bool | None = None,
-        method: str | None = None,
-    ) -> ModelVersion:
+    def register(self, model: Any, /, *, name: str | None = None, version: str | None = None, **described: Any) -> ModelVersion:
         """Register one version of a model and return it; the same code again is the same version.
+
+        Parameters
+        ----------
+        model, name, version, **described
+            As for ``mt.model``.
 
         Raises
         ------
@@ -154,16 +152,12 @@ class EventBus(Lookup):
             When *model* cannot be called with one argument and has no ``predict``.
         """
         self._check()
-        described = as_model(model, name=name, version=version, batch=batch, method=method)
-        found = self.registry.register(described.describe())
-        self._resolver.hold(found, described)
-        return found
+        return self._catalog.register(as_model(model, name=name, version=version, **described))[0]
 
     def alias(self, model: str, alias: str, version: str) -> None:
         """Let ``model@alias`` mean *version* from now on."""
         self._check()
-        self.registry.set_alias(check_model_name(model), check_model_name(alias), version)
-        self._resolver.forget()
+        self._catalog.alias(model, alias, version)
 
     # -- subscribe ------------------------------------------------------------------------------------------------------------
 
@@ -174,7 +168,8 @@ class EventBus(Lookup):
         *,
         name: str | None = None,
         version: str | None = None,
-        batch: bool | None = None,
+        batch: bool | str | None = None,
+        executor: Executing | None = None,
         emit: str | None = None,
         filter: Mapping[str, Any] | str | None = None,  # noqa: A002 - the word of SNS
         filter_scope: str = "attributes",
@@ -189,12 +184,14 @@ class EventBus(Lookup):
         source : str
             A topic, made if need be, or the URL of a folder, ``file:///scans/*.png``: every file there, and every new one, is an event.
         model
-            A callable, an object with ``predict``, what ``mt.model`` made of them, or a selector such as ``"ocr:1.0"``. Left out, a
-            decorator is returned.
+            A callable, an object with ``predict``, what ``mt.model`` made of them, where one is (an import path or an address), or a
+            selector such as ``"ocr:1.0"``. Left out, a decorator is returned.
         name : str, optional
             The subscription's name; default: the model's.
         version, batch
-            As for ``mt.model``.
+            As for ``mt.model``; ``batch="adaptive"`` learns from measured run times how many events a call takes best.
+        executor : concurrent.futures.Executor, or a callable that makes one, optional
+            Where the model runs when this process delivers: processes, or Dask's ``client.get_executor()``.
         emit : str, optional
             A topic on which every output is published, in the same commit that records it; ``None`` outputs are not.
         filter : mapping or str, optional
@@ -215,29 +212,29 @@ class EventBus(Lookup):
         """
         self._check()
         if model is None:
-            options = {"name": name, "version": version, "batch": batch, "emit": emit, "filter": filter,
+            options = {"name": name, "version": version, "batch": batch, "executor": executor, "emit": emit, "filter": filter,
                        "filter_scope": filter_scope, "start": start, "listen": listen, **policy}  # fmt: skip
             return functools.partial(self.subscribe, source, **options)
         if start not in (None, "latest", "earliest"):
             raise NotFound.of("start", str(start), ["latest", "earliest"])
+        if batch == "adaptive":
+            policy = {"adaptive": True, **policy}
         settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
-        if not isinstance(model, (str, ModelVersion)):
-            model, version, batch = as_model(model, version=version, batch=batch), None, None
-            if settings.isolation == "process":
-                check_portable(model, import_path(model.target))
-        default = self._checked(Selector.parse(model)).name if isinstance(model, str) else model.name
-        wanted = check_name("subscription", name or default.replace(".", "-"))
+        handed = self._catalog.understood(model, version, batch)
+        if settings.isolation == "process" and isinstance(handed, Model):
+            check_portable(handed, handed.import_path)
+        wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:
             topic = self._topic_of(source)
             before = self.registry.subscription(wanted)
             if before is not None and before.topic != topic:
                 raise NameTaken(f"subscription {wanted!r} listens to {before.topic!r}; pass name='…' for a second one, or unsubscribe it")
-            selector = self._selector(model, version, batch)  # last, because it registers the version
+            selector = self._catalog.selector(handed)  # last, because it registers the version
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
             bound = self.registry.subscription(wanted) or spec
-            if listen:
+            if self._engine.place(bound.name, executor) or listen:
                 self.listen(bound)
         note = f"was {before.selector}" if before is not None and before.selector != selector else ""
         return Subscription(self, bound, note)
@@ -280,19 +277,6 @@ class EventBus(Lookup):
         from mltrigger import frames
 
         return frames.frame(rows, frames.PLAN)
-
-    def _selector(self, model: Any, version: str | None, batch: bool | None) -> str:
-        if isinstance(model, str):
-            if version is not None or batch is not None:
-                raise InvalidModel(f"{model!r} selects a registered version: leave version and batch out, or hand over the model itself")
-            return str(self._checked(Selector.parse(model)))
-        if isinstance(model, ModelVersion):
-            return str(model)
-        return str(self.register(model, version=version, batch=batch))
-
-    def _checked(self, selector: Selector) -> Selector:
-        self.registry.resolve(selector)
-        return selector
 
     def _topic_of(self, source: str) -> str:
         if is_source(source):
@@ -353,19 +337,17 @@ class EventBus(Lookup):
 
     def model_of(self, spec: SubscriptionSpec) -> Model:
         """Return the model that *spec* calls now."""
-        return self._resolver.of(spec.selector)()[1].model
+        return self._resolver.of(spec.selector)()[1]
 
     def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
         """Call a version of the model with dead letters, where the policy says; nothing is recorded or settled. See ``sub.dry_run``."""
-        found, invoker = self._resolver.chosen(spec.selector, version)
+        chosen = self._resolver.chosen(spec.selector, version)
         events = map(prepared_by(self._source_of(spec)), events_of(self.log, spec, keys, data))
-        if spec.policy.isolation == "thread":
-            return try_out(events, found, invoker, self._clock)
-        isolated = Isolated(lambda: (found, invoker), spec.policy.timeout_s, spec.policy.memory_limit_mb)
+        placed = Placement(lambda: chosen, spec.policy)
         try:
-            return try_out(events, *isolated(), self._clock)
+            return try_out(events, *placed(), self._clock)
         finally:
-            isolated.close()
+            placed.close()
 
     # -- publish --------------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from mltrigger.redact import redacted
 MAX_STDOUT = 64 * 1024
 """Characters of printed text that are kept an attempt; the rest is counted."""
 
-_thread = threading.local()
+# Each thread has a context of its own; a coroutine runs in a copy of the context of the thread that waits for it.
+_current: contextvars.ContextVar[Captured | None] = contextvars.ContextVar("mltrigger_captured", default=None)
 _guard = threading.Lock()
 
 
 class Captured:
-    """The text that one thread printed since the last :meth:`take`."""
+    """The text that one thread, or its coroutine, printed since the last :meth:`take`."""
 
     __slots__ = ("_parts", "_room", "_spilt")
 
@@ -50,13 +52,13 @@ class Captured:
 
 
 class _Stream:
-    """Stands for ``sys.stdout`` or ``sys.stderr``: a thread that captures writes to its own buffer, all others as before."""
+    """Stands for ``sys.stdout`` or ``sys.stderr``: who captures writes to a buffer of its own, all others as before."""
 
     def __init__(self, original: Any) -> None:
         self._original = original
 
     def write(self, text: str) -> int:
-        captured = getattr(_thread, "captured", None)
+        captured = _current.get()
         if captured is None:
             return int(self._original.write(text) or 0)
         captured.write(str(text))
@@ -67,7 +69,7 @@ class _Stream:
             self.write(line)
 
     def flush(self) -> None:
-        if getattr(_thread, "captured", None) is None:
+        if _current.get() is None:
             self._original.flush()
 
     def __getattr__(self, name: str) -> Any:
@@ -84,8 +86,16 @@ def captured() -> Iterator[Captured]:
                 current = getattr(sys, name)
                 if current is not None and not isinstance(current, _Stream):
                     setattr(sys, name, _Stream(current))
-    _thread.captured = text = Captured()
+    text = Captured()
+    token = _current.set(text)
     try:
         yield text
     finally:
-        _thread.captured = None
+        _current.reset(token)
+
+
+def echo(text: str) -> None:
+    """Print *text*, which a model printed elsewhere, in this thread, where the listener captures it."""
+    if text and sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):  # a closed stream, or one with another encoding
+            sys.stdout.write(text)

@@ -7,22 +7,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
 from mltrigger.keeper import SEEN_S, Chore, Keeper
 from mltrigger.listener import DRAIN_S, Listener
-from mltrigger.models.placement import Isolated
+from mltrigger.models.describe import Model
+from mltrigger.models.placement import Executing, Placement
+from mltrigger.models.version import ModelVersion
 from mltrigger.redact import LogFilter
 from mltrigger.sources import FolderSource, Source, Watcher, prepared_by
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.workers import ThreadWorkers
-
-if TYPE_CHECKING:
-    from mltrigger.listener import Resolve
 
 logger = logging.getLogger("mltrigger")
 
@@ -36,6 +35,7 @@ UPKEEP_S = 2.0
 """How often the broker gets the time for what is due beside deliveries."""
 PRUNE_S = 60.0
 """How often a process that listens looks for what the retention lets go."""
+_WHY = 300
 
 
 class Engine:
@@ -44,7 +44,7 @@ class Engine:
     Parameters
     ----------
     resolve : callable
-        Takes a selector and returns a function that finds the model version it means, and how to call it.
+        Takes a selector and returns a function that finds the model version it means, and the model.
     broker, log, registry, clock
         The parts that listeners work with.
     tidy : callable
@@ -53,7 +53,7 @@ class Engine:
 
     def __init__(
         self,
-        resolve: Callable[[str], Resolve],
+        resolve: Callable[[str], Callable[[], tuple[ModelVersion, Model]]],
         *,
         broker: Broker,
         log: Log,
@@ -77,6 +77,7 @@ class Engine:
         )
         self._listeners: dict[str, Listener] = {}
         self._sources: dict[str, Source | None] = {}
+        self._executors: dict[str, Executing] = {}
         self._retired: list[Listener] = []
         self._guard = threading.Lock()
 
@@ -94,6 +95,8 @@ class Engine:
         listener = self._listeners.get(name)
         if listener is None:
             return "stopped"
+        if listener.state == "waiting for the model":
+            return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
 
     def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
@@ -109,6 +112,23 @@ class Engine:
                 self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
         if isinstance(source, FolderSource):
             self.watcher.watch(spec.topic, source)
+
+    def place(self, name: str, executor: Executing | None) -> bool:
+        """Let the model of subscription *name* run in *executor* when it is delivered here, ``None``: in this process.
+
+        Return whether a listener was ended by this, which placed its calls elsewhere: it has to be started anew.
+        """
+        with self._guard:
+            if executor is self._executors.get(name):
+                return False
+            self._executors.pop(name, None)
+            if executor is not None:
+                self._executors[name] = executor
+            running = self._listeners.pop(name, None)
+            if running is not None:
+                self._retired.append(running)
+                self._workers.submit(running.stop)
+            return running is not None
 
     def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
         """Return a listener that is never started: somebody else receives for it, and calls ``process``."""
@@ -195,9 +215,5 @@ class Engine:
         return listener
 
     def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
-        resolve = self._resolve(spec.selector)
-        options: dict[str, Any] = {"workers": self._workers, "prepare": prepared_by(source)}
-        if spec.policy.isolation == "process":
-            isolated = Isolated(resolve, spec.policy.timeout_s, spec.policy.memory_limit_mb)
-            return self._make(spec, isolated, close=isolated.close, **options)
-        return self._make(spec, resolve, **options)
+        placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
+        return self._make(spec, placed, close=placed.close, workers=self._workers, prepare=prepared_by(source))

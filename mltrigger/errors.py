@@ -17,7 +17,7 @@
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
     └── Closed (RuntimeError)             the bus was closed
 
-    Retry, Reject                         signals: raised inside a model, never logged as errors
+    Retry, Reject, ModelFailure           signals: raised inside a model, never logged as errors
 """
 
 from __future__ import annotations
@@ -150,3 +150,44 @@ class Reject(Exception):  # a signal, not an error
 
     def __init__(self, reason: str = "rejected by the model") -> None:
         super().__init__(reason)
+
+
+class ModelFailure(Exception):  # a signal, not an error
+    """Raised where a model is called that is not Python here: what its server, its program or its format said, in our words.
+
+    Parameters
+    ----------
+    message : str
+        What failed, for people; bounded and without secrets when it is recorded.
+    reason : str
+        A stable reason code, such as ``model_http_error`` or ``invalid_input``.
+    permanent : bool
+        Whether trying again is of no use: the event is dead at once.
+    delay_s : float, optional
+        Seconds after which it may be tried again, when the other side said so.
+    throttled : bool
+        Whether this only says "not now": no attempt is spent, and the listener holds back.
+    whole : bool
+        Whether the call failed as a whole, whichever events were in it: a batch is not split to find the bad one.
+    kind : str, optional
+        What to show as the error's type, such as ``HTTP 503``.
+    detail : str, optional
+        More to keep: the end of stderr, a remote traceback, the beginning of an answer. Shown where tracebacks are.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str = "model_error",
+        permanent: bool = False,
+        delay_s: float | None = None,
+        throttled: bool = False,
+        whole: bool = False,
+        kind: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason, self.permanent, self.throttled, self.whole = reason, permanent, throttled, whole
+        self.delay_s = None if delay_s is None else min(max(0.0, delay_s), float(MAX_DELAY_S))
+        self.kind, self.detail = kind, detail

@@ -25,8 +25,8 @@ EVENTS: dict[str, Any] = {
     "trace_id": "str", "causation_id": "str", "hops": "Int64", "datacontenttype": "str", "data": "str",
 }  # fmt: skip
 MODELS: dict[str, Any] = {
-    "model": "str", "version": "str", "aliases": "str", "kind": "str", "digest": "str", "portable": "bool", "description": "str",
-    "registered_at": TIME,
+    "model": "str", "version": "str", "aliases": "str", "kind": "str", "digest": "str", "portable": "bool", "takes": "str", "gives": "str",
+    "address": "str", "description": "str", "registered_at": TIME,
 }  # fmt: skip
 SUBSCRIPTIONS: dict[str, Any] = {
     "subscription": "str", "topic": "str", "selector": "str", "version": "str", "emit": "str", "filter": "str", "listeners": "Int64",

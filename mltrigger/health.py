@@ -145,7 +145,7 @@ class Doctor:
 
 
 def _where(spec: SubscriptionSpec, version: ModelVersion) -> str:
-    if version.import_path is None:
+    if not version.portable:
         return f"{version} lives in a notebook only: run its cell again there, or move it into a module that `mltrigger worker` can import"
     return f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process of its own"
 

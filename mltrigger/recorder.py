@@ -165,6 +165,9 @@ class Recorder:
             return "interrupted", Settlement(delivery, "release")
         if result.reason == "no_process":  # this machine could not start one: an outage of ours
             return "interrupted", Settlement(delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing")
+        if result.throttled:  # "not now" says nothing about the event
+            delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.attempt, self._uniform)
+            return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="nothing")
         died = result.reason == "worker_died"
         if result.permanent or (
             delivery.abandoned + 1 >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts

@@ -13,6 +13,7 @@ from mltrigger.brokers.base import Broker
 from mltrigger.deadletters import Trial
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, is_json
+from mltrigger.models.mismatch import outline
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.render import short
 from mltrigger.store.log import FINAL, Log
@@ -107,11 +108,15 @@ def models(registry: Registry) -> pd.DataFrame:
     for (name, alias), version in registry.aliases().items():
         aliases.setdefault((name, version), []).append(alias)
     rows = [
-        (v.name, v.version, ", ".join(sorted(aliases.get((v.name, v.version), []))), v.kind, v.digest, v.import_path is not None,
-         v.description, v.created_us)
+        (v.name, v.version, ", ".join(sorted(aliases.get((v.name, v.version), []))), v.kind, v.digest, v.portable,
+         _schema(v.input_schema), _schema(v.output_schema), v.address, v.description, v.created_us)
         for v in registry.versions()
     ]  # fmt: skip
     return frames.frame(rows, frames.MODELS)
+
+
+def _schema(text: str | None) -> str | None:
+    return None if text is None else outline(json.loads(text))
 
 
 def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
@@ -121,7 +126,7 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
         depth, counts, version = broker.depth(spec), tallies.get(spec.id, {}), _resolved(registry, spec.selector)
         rows.append(
             (spec.name, spec.topic, spec.selector, version and version.version, spec.emit, spec.filter and spec.filter.to_json(),
-             live.get(spec.id, 0), version and version.import_path is not None, spec.id in paused, depth.visible, depth.delayed,
+             live.get(spec.id, 0), version and version.portable, spec.id in paused, depth.visible, depth.delayed,
              depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
         )  # fmt: skip
     return frames.frame(rows, frames.SUBSCRIPTIONS)

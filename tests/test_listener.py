@@ -492,17 +492,12 @@ def test_megabytes_of_print_are_cut_and_counted(bus: mt.EventBus) -> None:
 # -- results that cannot be kept ----------------------------------------------------------------------------------------------
 
 
-def test_generator_function_and_coroutine_function_are_refused_when_they_are_handed_over(bus: mt.EventBus) -> None:
+def test_generator_function_is_refused_when_it_is_handed_over(bus: mt.EventBus) -> None:
     def yields(_: object) -> Iterator[int]:
         yield 1
 
-    async def later(_: object) -> int:
-        return 1
-
     with pytest.raises(mt.InvalidModel, match=r"'yields' is a generator function; return list"):
         bus.subscribe("documents", yields)
-    with pytest.raises(mt.InvalidModel, match=r"'later' is async"):
-        bus.subscribe("documents", later)
     assert bus.models().empty
 
 
@@ -1189,7 +1184,7 @@ def test_model_that_lives_elsewhere_is_waited_for(file: Path) -> None:
             sub = elsewhere.subscribe("documents", "ocr:1.0.0")
             elsewhere.publish("documents", 1)
 
-            wait_until(lambda: sub.state == "waiting for the model")
+            wait_until(lambda: sub.state.startswith("waiting for the model"))
             assert sub.depth().visible == 1  # not leased by somebody who cannot work on it
             elsewhere.register(version_of("1.0.0"))
 

@@ -2,10 +2,9 @@
 
 Over the lines of :mod:`mltrigger.models.peer`, the parent says
 
-- ``{"load": {…}}`` once, with ``name``, ``version``, ``batch``, ``method`` and ``wants_event`` as in
-  :class:`~mltrigger.models.describe.Model`; an ``import_path``, or the descriptor of a ``file`` with the pickled target; the
-  ``memory_limit_mb``; and the descriptor of a ``lifeline``, a pipe that ends with the parent. Answer: ``{"ready": true}``, or
-  ``{"failed": result}``.
+- ``{"load": {…}}`` once, with what :func:`mltrigger.models.parcel.description` says of the model: an ``import_path``, or else the
+  descriptor of a ``file`` with its pickled contents; the ``memory_limit_mb``; and the descriptor of a ``lifeline``, a pipe that ends
+  with the parent. Answer: ``{"ready": true}``, or ``{"failed": result}``.
 - ``{"call": [event, …]}``; answer: ``{"results": [result, …]}``, one an event. An event is an object of CloudEvents attributes
   with ``extensions`` as an object of their own, ``data`` as a text that holds its JSON, and ``opens``: whether it can be opened.
   A result has the fields of :class:`~mltrigger.models.invoke.Result` that are set; ``output`` is a text that holds its JSON.
@@ -21,7 +20,6 @@ The model runs in the main thread (signals and ``asyncio.run`` work there), stdi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import functools
 import json
@@ -33,17 +31,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any, BinaryIO, NoReturn
 
-from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ObjectMissing
-from mltrigger.events import Event, restored, with_opener
-from mltrigger.models.describe import Model, load
-from mltrigger.models.invoke import Invoker, Result, failure
+from mltrigger.models import parcel
+from mltrigger.models.invoke import Caller, failure
+from mltrigger.models.placement import called
+from mltrigger.models.schemes import Setting
 
 _CHUNK = 64 * 1024
 _LOOK_MS = 2000
+_FOREVER_S = 30 * 24 * 3600.0
 
 
 def main() -> None:
@@ -54,10 +52,11 @@ def main() -> None:
     _hang_on(wanted["lifeline"])
     try:
         _limit_memory(wanted["memory_limit_mb"])
-        invoker = Invoker(_model(wanted))
+        model = parcel.unpacked(wanted, lambda: _unpacked(wanted["file"]))
+        invoker = called(model, Setting(_FOREVER_S))  # the parent ends what takes too long
     except BaseException as error:  # whatever a module does while it is imported
         _flush()
-        channel.send({"failed": _fields(failure(error))})
+        channel.send({"failed": parcel.fields(failure(error))})
     else:
         _flush()
         channel.send({"ready": True})
@@ -65,16 +64,16 @@ def main() -> None:
     channel.receive()  # until the parent hangs up
 
 
-def _serve(channel: Channel, invoker: Invoker) -> NoReturn:
+def _serve(channel: Channel, invoker: Caller) -> NoReturn:
     process = os.getpid()
     while True:
         given = channel.receive()["call"]
-        events = [_event(e, functools.partial(channel.open, channel.turn, number)) for number, e in enumerate(given)]
+        events = [parcel.received(e, functools.partial(channel.open, channel.turn, number)) for number, e in enumerate(given)]
         results = invoker.many(events) if invoker.batches else [invoker.one(event) for event in events]
         if os.getpid() != process:
             os._exit(0)  # the copy that os.fork() made in the model came back as well; only the original answers
         _flush()
-        channel.send({"results": [_fields(result) for result in results]})
+        channel.send({"results": [parcel.fields(result) for result in results]})
 
 
 class Channel:
@@ -157,38 +156,12 @@ def _refusal(reply: dict[str, Any]) -> Exception:
     return InvalidEvent(reply["error"], "object_too_large" if reply.get("reason") == "object_too_large" else "nothing_to_open")
 
 
-def _event(given: dict[str, Any], opener: Callable[[], BinaryIO]) -> Event:
-    opens, data = given.pop("opens", False), codec.loads_own(given.pop("data").encode())
-    event = restored(data, **given)
-    return with_opener(event, opener) if opens else event
-
-
-def _fields(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in zip(Result._fields, result, strict=True) if value is not None and value is not False}
-
-
-@dataclasses.dataclass(frozen=True, slots=True, repr=False)
-class _Sent(Model):
-    """A model as the parent knows it: the annotations of a pickled function may name what did not travel with it."""
-
-    takes_event: bool = False
-
-    @property
-    def wants_event(self) -> bool:
-        return self.takes_event
-
-
-def _model(wanted: dict[str, Any]) -> Model:
-    target = load(wanted["import_path"]).target if wanted["import_path"] else _unpacked(wanted["file"])
-    described = {name: wanted[name] for name in ("name", "version", "batch", "method")}
-    return _Sent(target, **described, takes_event=wanted["wants_event"])
-
-
-def _unpacked(file: int) -> Any:
+def _unpacked(file: int) -> tuple[Any, Any, Any]:
     """Return the model that the parent pickled; the only thing that is ever unpickled, and nobody else can have written it."""
     with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as content:  # not read(): all children share one position in the file
         os.close(file)
-        return pickle.loads(content)  # noqa: S301
+        contents: tuple[Any, Any, Any] = pickle.loads(content)  # noqa: S301
+        return contents
 
 
 def _hang_on(lifeline: int) -> None:

@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
-import collections.abc
 import dataclasses
 import functools
 import importlib
 import inspect
+import json
+import re
 import sys
-import types
-import typing
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, overload
 
-from mltrigger.errors import InvalidModel
+from mltrigger.errors import InvalidModel, NotFound
 from mltrigger.events import Event
+from mltrigger.models import schema as schemas
+from mltrigger.models.address import Address
 from mltrigger.models.digest import digest_of
-from mltrigger.models.version import BUILD, Kind, ModelVersion, check_version
+from mltrigger.models.schemes import Description, Setting, is_address, scheme_of
+from mltrigger.models.signature import check_signature, is_async, of_class, wants_event
+from mltrigger.models.version import BUILD, ModelVersion, check_version
 from mltrigger.names import check_model_name
+
+_IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_METHODS = ("predict", "predict_proba", "transform")
+_FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "path")
+
+
+class Once:
+    """Makes the object of a class once in a process, and warms it up; whoever comes meanwhile waits."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._made: list[Any] = []
+
+    def get(self, target: Any) -> Any:
+        """Return *target*, or its one instance when it is a class, after its ``warm_up()``."""
+        with self._guard:
+            if not self._made:
+                made = target() if isinstance(target, type) else target
+                if callable(warm_up := getattr(made, "warm_up", None)) and not inspect.isroutine(made) and _needs_nothing(warm_up):
+                    warm_up()
+                self._made.append(made)
+            return self._made[0]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Model:
-    """A callable or a predictor with a name and, once released, a version. It can still be called like what it wraps.
+    """Something that can be called with events, with a name and, once released, a version. It can still be called directly.
 
     Parameters
     ----------
     target
-        A callable, or an object with the method named *method*.
+        A callable, an ``async def`` function, an object with the method named *method*, a class whose objects are one of these (made
+        once in each process that calls it, when it begins to listen), or an :class:`~mltrigger.models.address.Address`. An object's
+        ``warm_up()``, if it has one, is called once before its first event.
     name : str
         The model's name; versions are counted under it.
     version : str, optional
@@ -36,6 +64,11 @@ class Model:
         Whether a callable takes a list and returns a list of the same length, an exception in the place of what failed.
     method : str
         The method of a predictor to call with a batch.
+    input_schema, output_schema
+        What an event's data and an output must look like: a pydantic model, a dataclass, a TypedDict or a JSON Schema. What does not is
+        dead at once, and the dead letter names the field. Default: what the type hints say.
+    path : str, optional
+        ``package.module:attribute``, where other processes find the target; by default it is looked for.
     """
 
     target: Any
@@ -43,100 +76,223 @@ class Model:
     version: str | None = None
     batch: bool = False
     method: str = "predict"
+    input_schema: Any = None
+    output_schema: Any = None
+    path: str | None = dataclasses.field(default=None, compare=False)
+    _once: Once = dataclasses.field(default_factory=Once, compare=False)
 
     def __post_init__(self) -> None:
         check_model_name(self.name)
         if self.version is not None:
             check_version(self.version)
-        if not callable(function := getattr(self.target, self.method) if self.kind == "predictor" else self.target):
+        if isinstance(self.target, Address):
+            return
+        if isinstance(self.target, type):
+            _check_class(self.target, self.name)
+        if not callable(function := self.function):
             raise InvalidModel(f"model {self.name!r}: its {self.method} is not a method; hand over an object with predict()")
-        _check_signature(function, f"{self.name}.{self.method}" if self.kind == "predictor" else self.name)
+        if self._predicts and is_async(function):
+            raise InvalidModel(f"model {self.name!r}: its {self.method} is async; give the class an async __call__() instead")
+        check_signature(function, f"{self.name}.{self.method}" if self.kind == "predictor" else self.name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model directly, without an event."""
-        function = getattr(self.target, self.method) if self.kind == "predictor" else self.target
-        return function(*args, **kwargs)
+        """Call the model directly, without a bus; a model at an address takes the data, or a whole event."""
+        if isinstance(self.target, Address):
+            return self._asked(*args, **kwargs)
+        target = self.loaded()
+        return (getattr(target, self.method) if self.kind == "predictor" else target)(*args, **kwargs)
 
     def __repr__(self) -> str:
         batch = ", batch=True" if self.batch else ""
         return f"Model('{self.name}:{self.version or 'build'}'{batch})"
 
     @property
-    def kind(self) -> Kind:
-        """How the target is called."""
-        if not callable(self.target) or (hasattr(self.target, self.method) and not inspect.isroutine(self.target)):
+    def kind(self) -> str:
+        """How the target is called: ``callable``, ``batch``, ``predictor``, ``async``, or the scheme of its address."""
+        if isinstance(self.target, Address):
+            return self.target.scheme
+        if self._predicts:
             return "predictor"
+        if is_async(self.function):
+            return "async"
         return "batch" if self.batch else "callable"
+
+    @property
+    def batches(self) -> bool:
+        """Whether a call takes a list; what an address takes, only its endpoint can tell."""
+        return self.kind in ("batch", "predictor") or (self.batch and self.kind == "async")
+
+    @property
+    def function(self) -> Any:
+        """What is called, to be looked at; of a class, a method of an object that need not exist yet."""
+        if isinstance(self.target, type):
+            return of_class(self.target, self.method if self._predicts else "__call__")
+        return getattr(self.target, self.method) if self._predicts else self.target
+
+    @property
+    def _predicts(self) -> bool:
+        if isinstance(self.target, type):
+            return hasattr(self.target, self.method)
+        return not callable(self.target) or (hasattr(self.target, self.method) and not inspect.isroutine(self.target))
 
     @property
     def wants_event(self) -> bool:
         """Whether the callable's argument is annotated as Event (or a list of them)."""
-        return self.kind != "predictor" and _wants_event(self.target)
+        return not isinstance(self.target, Address) and self.kind != "predictor" and wants_event(self.function)
+
+    @property
+    def import_path(self) -> str | None:
+        """``package.module:attribute`` when another process would find the same target there, else ``None``."""
+        return self.path or import_path(self.target)
+
+    def loaded(self) -> Any:
+        """Return the object to call: of a class the one instance of this process, made and warmed up by the first who asks."""
+        return self._once.get(self.target)
+
+    def schemas(self) -> tuple[schemas.Schema | None, schemas.Schema | None]:
+        """Return the schemas of input and output: given, else read off the type hints."""
+        hinted: tuple[schemas.Schema | None, schemas.Schema | None] = (None, None)
+        if not isinstance(self.target, Address) and self.kind != "predictor":
+            hinted = schemas.inferred(self.function, self.batch)
+        given = (self.input_schema, self.output_schema)
+        return tuple(schemas.schema_of(own) if own is not None else hint for own, hint in zip(given, hinted, strict=True))  # type: ignore[return-value]
 
     def describe(self) -> ModelVersion:
-        """Return the version that the registry keeps; reads the source to find its digest."""
+        """Return the version that the registry keeps; reads the source, or the file, to find its digest."""
+        takes, gives = (None if schema is None else json.dumps(schema.json, sort_keys=True) for schema in self.schemas())
+        if isinstance(self.target, Address):
+            return dataclasses.replace(_described(self, self.target), input_schema=takes, output_schema=gives)
         digest = digest_of(self.target)
+        called_by = {name: value for name, value in (("batch", self.batch), ("method", self.method)) if value not in (False, "predict")}
         first_line = (inspect.getdoc(self.target) or "").partition("\n")[0] if self.kind != "predictor" else ""
         return ModelVersion(
             name=self.name,
             version=self.version or f"{BUILD}+{digest}",
             kind=self.kind,
             digest=digest,
-            import_path=import_path(self.target),
+            import_path=self.import_path,
             description=first_line[:200] or None,
+            options=json.dumps(called_by, sort_keys=True) if called_by else None,
+            input_schema=takes,
+            output_schema=gives,
         )
 
+    def _asked(self, data: Any) -> Any:
+        event = data if isinstance(data, Event) else Event(data)
+        scheme = scheme_of(self.target)
+        endpoint = scheme.open(scheme.pin(self.target), Setting())
+        try:
+            (output,) = endpoint.call([event])
+        finally:
+            endpoint.close()
+        if isinstance(output, BaseException):
+            raise output
+        return output
+
+
+def _described(model: Model, address: Address) -> ModelVersion:
+    found = scheme_of(address).describe(address)
+    digest = address.digest(found.content)
+    return ModelVersion(
+        name=model.name,
+        version=model.version or f"{BUILD}+{digest}",
+        kind=model.kind,
+        digest=digest,
+        description=found.about,
+        address=address.text,
+        options=address.given,
+    )
+
 
 @overload
 def model(
-    target: str | None = None, *, name: str | None = None, version: str | None = None, batch: bool = False, method: str = "predict"
-) -> Callable[[Any], Model]: ...
+    target: str | None = None, *, name: str | None = None, version: str | None = None, batch: bool | None = None,
+    method: str | None = None, input_schema: Any = None, output_schema: Any = None,
+) -> Callable[[Any], Model]: ...  # fmt: skip
 
 
 @overload
-def model(target: Any, *, name: str | None = None, version: str | None = None, batch: bool = False, method: str = "predict") -> Model: ...
+def model(target: Any, *, name: str | None = None, version: str | None = None, **described: Any) -> Model: ...
 
 
-def model(
-    target: Any = None,
-    *,
-    name: str | None = None,
-    version: str | None = None,
-    batch: bool = False,
-    method: str = "predict",
-) -> Any:
+def model(target: Any = None, *, name: str | None = None, version: str | None = None, **described: Any) -> Any:
     """Describe a model: as a decorator, ``@mt.model("ocr", version="1.0.0")``, or as a call, ``mt.model(pipeline, name="doc-type")``.
 
-    Nothing is registered and no file is opened; ``mt.subscribe`` and ``mt.register`` do that.
+    Nothing is registered and no file or connection is opened; ``mt.subscribe`` and ``mt.register`` do that.
 
     Parameters
     ----------
     target
-        The name (as a decorator), or the callable or predictor itself.
-    name, version, batch, method
+        The name (as a decorator), or the callable, predictor or class itself; or where it is: ``"package.module:attribute"``, or an
+        address such as ``"oip+http://host/v2/models/ocr"``.
+    name, version, batch, method, input_schema, output_schema
         See :class:`Model`.
+    **described
+        Further options, for an address, are those of its scheme.
 
     Returns
     -------
     Model, or a decorator that returns one
     """
-    if target is None or isinstance(target, str):
-        return lambda function: as_model(function, name=target or name, version=version, batch=batch or None, method=method)
-    return as_model(target, name=name, version=version, batch=batch or None, method=method)
+    if target is None or (isinstance(target, str) and ":" not in target):
+        return lambda function: as_model(function, name=target or name, version=version, **described)
+    return as_model(target, name=name, version=version, **described)
 
 
 def as_model(target: Any, **described: Any) -> Model:
-    """Return *target* as a Model; *described* are the fields that the user gave, and win."""
+    """Return *target* as a Model; *described* are the fields that the user gave, and win; for an address, its options too."""
     given = {name: value for name, value in described.items() if value is not None}
+    if isinstance(target, str) and is_address(target):
+        return _at_address(target, given)
+    if given.get("batch") is False:
+        del given["batch"]
+    if isinstance(target, str):
+        target, given = _imported(target), {"path": target, **given}
+    for name in given:
+        if name not in _FIELDS:
+            raise NotFound.of("setting of a model", name, _FIELDS)
     if isinstance(target, Model):
         return dataclasses.replace(target, **given)
-    if isinstance(target, type):
-        raise InvalidModel(f"{target.__name__} is a class; hand over an instance of it")
+    if "method" not in given and (not callable(target) or isinstance(target, type)):
+        given["method"] = next((method for method in _METHODS if hasattr(target, method)), "predict")
     if not callable(target) and not hasattr(target, given.get("method", "predict")):
-        raise InvalidModel(f"{type(target).__name__} cannot serve as a model: hand over a callable or an object with predict()")
+        raise InvalidModel(
+            f"{type(target).__name__} cannot serve as a model: hand over a callable or an object with predict(), or where one is: "
+            "'package.module:attribute', or an address such as 'oip+http://host/v2/models/ocr'"
+        )
     if "name" not in given:
         given["name"] = default_name(target)
     return Model(target=target, **given)
+
+
+def names_model(text: str) -> bool:
+    """Whether *text* is an address or an import path, rather than a selector of something registered."""
+    return is_address(text) or (_IMPORT_PATH.fullmatch(text) is not None and text.rpartition(":")[2] != "latest")
+
+
+def _at_address(text: str, given: Mapping[str, Any]) -> Model:
+    own = {name: value for name, value in given.items() if name in ("name", "version", "input_schema", "output_schema")}
+    address = Address.of(text, {name: value for name, value in given.items() if name not in own})
+    found: Description = scheme_of(address).describe(address)
+    if found.alias is not None and "version" in own:
+        raise InvalidModel(f"{text!r} follows an alias, which means another version tomorrow: leave the version out")
+    own.setdefault("name", found.name)
+    own.setdefault("version", found.version)
+    own.setdefault("input_schema", found.input_schema)
+    own.setdefault("output_schema", found.output_schema)
+    return Model(target=address, **own)
+
+
+def _imported(path: str) -> Any:
+    if not _IMPORT_PATH.fullmatch(path):
+        raise NotFound(
+            f"no model {path[:200]!r}: write 'package.module:attribute', or an address such as 'http://host/score', "
+            "'oip+http://host/v2/models/ocr', 'command:./score', 'onnx:model.onnx', 'models:/churn@champion'"
+        )
+    try:
+        return load(path)
+    except (ImportError, AttributeError) as error:
+        raise NotFound(f"no model {path!r}: {error}") from error
 
 
 def default_name(target: Any) -> str:
@@ -167,43 +323,25 @@ def load(path: str) -> Model:
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    return as_model(found)
+    return dataclasses.replace(as_model(found), path=path)
 
 
-def _check_signature(target: Any, name: str) -> None:
-    function = _underlying(target)
-    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidModel(f"model {name!r} is async; hand over a plain function (call asyncio.run inside it)")
-    if inspect.isgeneratorfunction(function):
-        raise InvalidModel(f"model {name!r} is a generator function; return list(…) instead of yielding")
+def _check_class(kind: type, name: str) -> None:
+    if not any("__call__" in vars(base) for base in kind.__mro__) and not any(hasattr(kind, method) for method in _METHODS):
+        raise InvalidModel(f"model {name!r}: objects of {kind.__name__} cannot be called; give the class a predict() or a __call__()")
     try:
-        inspect.signature(target).bind(object())
+        inspect.signature(kind).bind()
     except TypeError as error:
-        raise InvalidModel(f"model {name!r} must take one argument, the event's data: {error}") from error
-    except ValueError:  # some builtins have no signature to look at
+        raise InvalidModel(
+            f"model {name!r}: {kind.__name__} cannot be made without arguments ({error}); hand over an instance of it"
+        ) from error
+    except ValueError:
         return
 
 
-def _underlying(target: Any) -> Any:
-    """Return the function that a call of *target* ends in."""
-    while isinstance(target, functools.partial):
-        target = target.func
-    return target if inspect.isroutine(target) or isinstance(target, type) else type(target).__call__
-
-
-def _wants_event(target: Any) -> bool:
-    """Whether the first argument that a call fills is annotated as Event, or as a sequence of them."""
+def _needs_nothing(method: Any) -> bool:
     try:
-        first = next(iter(inspect.signature(target).parameters.values()))
-    except (TypeError, ValueError, StopIteration):
+        inspect.signature(method).bind()
+    except (TypeError, ValueError):
         return False
-    function = inspect.unwrap(_underlying(target))
-    hint: Any = getattr(function, "__annotations__", {}).get(first.name, first.annotation)
-    # Looked up alone: another annotation of the same function may name what does not exist here.
-    alone = types.SimpleNamespace(__annotations__={"x": hint}, __globals__=getattr(function, "__globals__", {}))
-    try:
-        hint = typing.get_type_hints(alone)["x"]
-    except Exception:
-        hint = Event if isinstance(hint, str) and hint.rpartition(".")[2] == "Event" else None
-    sequence = typing.get_origin(hint) in (list, collections.abc.Sequence, collections.abc.Iterable)
-    return hint is Event or (sequence and typing.get_args(hint)[:1] in ((Event,), ("Event",)))
+    return True

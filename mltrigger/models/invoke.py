@@ -5,15 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
 import re
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
-from mltrigger.errors import InvalidEvent, ObjectMissing, Reject, Retry
+from mltrigger.errors import InvalidEvent, ModelFailure, ObjectMissing, Reject, Retry
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
+from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
@@ -26,7 +28,7 @@ class Result(NamedTuple):
 
     ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it only describes what the model answered, which
     could not be kept: ``reason`` says why. ``permanent`` failures are not tried again; ``delay_s`` is what the model asked for with
-    ``mt.Retry``.
+    ``mt.Retry``, or its server with ``Retry-After``; ``throttled`` ones only mean "not now", and spend no attempt.
     """
 
     output: str | None = None
@@ -37,6 +39,7 @@ class Result(NamedTuple):
     permanent: bool = False
     delay_s: float | None = None
     degraded: bool = False
+    throttled: bool = False
 
     @property
     def ok(self) -> bool:
@@ -45,14 +48,15 @@ class Result(NamedTuple):
 
 
 class Caller(Protocol):
-    """How a model is called; never raises. In a thread: :class:`Invoker`; in processes of its own: ``ProcessInvoker``.
+    """How a model is called by one listener; never raises. In a thread: :class:`Invoker`; elsewhere ``ProcessInvoker`` and its like.
 
-    ``batches`` says whether the model takes several events at once; ``grace_s`` how much longer than its timeout a call is waited for:
-    where a call is stopped from inside, that takes a moment.
+    ``batches`` says whether the model takes several events at once; ``concurrency`` how many calls at the same time it is made for;
+    ``grace_s`` how much longer than its timeout a call is waited for: where a call is stopped from inside, that takes a moment.
     """
 
     model: Model
     batches: bool
+    concurrency: int
     grace_s: float
 
     def one(self, event: Event) -> Result:
@@ -61,50 +65,99 @@ class Caller(Protocol):
     def many(self, events: Sequence[Event]) -> list[Result]:
         """Call the model with a batch; one bad event fails alone."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way that closing would cut off."""
+
+    def close(self) -> None:
+        """Let go of what calling needs; idempotent."""
+
 
 _SHOWN = 1000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_BETWEEN = (__file__, "asynchronous.py", f"concurrent{os.sep}futures{os.sep}_base.py")
+"""Files between the caller and the model: their frames say nothing about it."""
 _FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
 
 
 class Invoker:
-    """Calls one model; never raises.
+    """Calls one model in this thread; never raises.
 
     Parameters
     ----------
     model : Model
-        What to call. A fitted object gets a DataFrame for a batch of objects (one row an event), and the plain list of the data for
-        anything else.
+        What to call: Python here. A fitted object gets a DataFrame for a batch of objects (one row an event), and the plain list of the
+        data for anything else. An object of a class is made now.
     """
+
+    concurrency = 1
+    grace_s = 0.0
+    busy = False
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.grace_s = 0.0
-        self.batches = model.kind != "callable"
-        self._input: Callable[[Event], Any] = (lambda event: event) if model.wants_event else (lambda event: event.data)
-        self._call: Callable[[Any], Any] = (
-            functools.partial(_predict, getattr(model.target, model.method)) if model.kind == "predictor" else model.target
-        )
+        self.batches = model.batches
+        self._takes, self._gives = model.schemas()
+        self._call, self._input = self._parts(model)
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
         if self.batches:
             return self.many([event])[0]
         try:
-            return encoded(self._call(self._input(event)))
+            return self._encoded(self._call(self._checked(event)))
         except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
             return failure(error)
 
     def many(self, events: Sequence[Event]) -> list[Result]:
         """Call the model with a batch; when the call as a whole fails, halve it, so that one bad event fails alone."""
+        inputs: list[Any] = []
+        refused: dict[int, Result] = {}
+        for number, event in enumerate(events):
+            try:
+                inputs.append(self._checked(event))
+            except BaseException as error:
+                refused[number] = failure(error)
+        results = self._halved(inputs) if inputs else []
+        for number, result in refused.items():  # in ascending order, so that each lands where its event was
+            results.insert(number, result)
+        return results
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
+        """Return what is called, and what of an event it is called with."""
+        target = model.loaded()
+        call = functools.partial(_predict, getattr(target, model.method)) if model.kind == "predictor" else target
+        return call, _event if model.wants_event else _data
+
+    def _checked(self, event: Event) -> Any:
+        if self._takes is None:
+            return self._input(event)
+        accepted = self._takes.accept(event.data)
+        return accepted if self._input is _data else self._input(event)
+
+    def _encoded(self, value: Any) -> Result:
+        return encoded(value) if self._gives is None else _conforming(value, self._gives)
+
+    def _halved(self, inputs: Sequence[Any]) -> list[Result]:
         try:
-            outputs = _one_each(self._call([self._input(event) for event in events]), len(events))
+            outputs = _one_each(self._call(inputs), len(inputs))
         except BaseException as error:
-            if len(events) == 1 or isinstance(error, _WrongLength):
-                return [failure(error)] * len(events)
-            middle = len(events) // 2
-            return self.many(events[:middle]) + self.many(events[middle:])
-        return [failure(o) if isinstance(o, BaseException) else encoded(o) for o in outputs]
+            if len(inputs) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
+                return [failure(error)] * len(inputs)
+            middle = len(inputs) // 2
+            return self._halved(inputs[:middle]) + self._halved(inputs[middle:])
+        return [failure(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
+
+
+def _event(event: Event) -> Any:
+    return event
+
+
+def _data(event: Event) -> Any:
+    return event.data
 
 
 class _WrongLength(ValueError):
@@ -114,6 +167,8 @@ class _WrongLength(ValueError):
 def failure(error: BaseException) -> Result:
     """Return the Result of *error*, its text and traceback bounded."""
     text = _text_of(error)
+    if isinstance(error, ModelFailure):
+        return _reported(error, text)
     trace = _traceback_of(error) if text is not None else None
     reason, permanent, delay_s = "model_error", False, None
     if isinstance(error, Retry):
@@ -129,6 +184,22 @@ def failure(error: BaseException) -> Result:
     name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"
     message = redacted(_bounded(text)) if text is not None else f"<unprintable {name}>"
     return Result(reason=reason, error_type=name[:200], error=message, traceback=trace, permanent=permanent, delay_s=delay_s)
+
+
+def _reported(error: ModelFailure, text: str | None) -> Result:
+    """Return the Result of what was said elsewhere: our own stack says nothing about it."""
+    message, detail = redacted(_bounded(text or "")), error.detail and redacted(_bounded(_FOLDER.sub('File "', error.detail)))
+    kind = (error.kind or type(error).__qualname__)[:200]
+    return Result(None, error.reason, kind, message, detail or None, error.permanent, error.delay_s, throttled=error.throttled)
+
+
+def _conforming(value: Any, schema: Schema) -> Result:
+    """Return the Result of *value*, whose JSON form must be what *schema* says of outputs."""
+    try:
+        schema.accept_output(value)
+    except BaseException as error:
+        return failure(error)
+    return encoded(value)
 
 
 def encoded(value: Any) -> Result:
@@ -175,7 +246,7 @@ def _traceback_of(error: BaseException) -> str | None:
     """Return the traceback as text, from the model on; without absolute paths, since it is shown in notebooks."""
     try:
         lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
-        lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if f.filename != __file__])
+        lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if not f.filename.endswith(_BETWEEN)])
         return redacted(_bounded(_FOLDER.sub('File "', "".join(lines.format()))))
     except BaseException:  # a hostile __notes__ or __cause__
         return None

@@ -13,10 +13,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO
 
-from mltrigger import codec
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Result, failure
+from mltrigger.models.parcel import description
 from mltrigger.models.peer import Died, Peer, TimedOut
 
 # Not "-m": this way the child imports from where this process does, also when that is no installed package, and its environment
@@ -51,8 +51,7 @@ class ModelProcess(Peer):
         finally:
             os.close(lifeline)
         self.calls = 0
-        described = {name: getattr(model, name) for name in ("name", "version", "batch", "method", "wants_event")}
-        self._load = {**described, "import_path": import_path, **handles, "memory_limit_mb": memory_limit_mb}
+        self._load = {**description(model, import_path), **handles, "memory_limit_mb": memory_limit_mb}
 
     def load(self, deadline: float) -> Result | None:
         """Load the model; return why it cannot, if so. Raises what :meth:`Peer.ask` raises."""
@@ -60,7 +59,7 @@ class ModelProcess(Peer):
         return Result(**answer["failed"]) if "failed" in answer else None
 
     def call(self, request: list[dict[str, Any]], events: Sequence[Event], deadline: float) -> list[Result]:
-        """Call the model with *request*, the :func:`sent` form of *events*, and open those that it asks for."""
+        """Call the model with *request*, the :func:`~mltrigger.models.parcel.sent` form of *events*, and open those that it asks for."""
         self.calls += 1
         answer = self.ask({"call": request}, deadline)
         while "open" in answer:
@@ -85,22 +84,6 @@ class ModelProcess(Peer):
             if isinstance(error, OSError):
                 refusal |= {"error": error.strerror or failed.error, "errno": error.errno or errno.EIO}
             return self.ask(refusal, deadline)
-
-
-def sent(event: Event) -> dict[str, Any]:
-    """Return *event* as it is sent; :mod:`mltrigger.models.child` tells the form."""
-    return {
-        "data": codec.dumps(event.data),
-        "type": event.type,
-        "source": event.source,
-        "id": event.id,
-        "time": event.time.isoformat(),
-        "subject": event.subject,
-        "datacontenttype": event.datacontenttype,
-        "dataschema": event.dataschema,
-        "extensions": dict(event.extensions),
-        "opens": event._opener is not None,
-    }
 
 
 @contextlib.contextmanager

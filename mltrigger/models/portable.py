@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from mltrigger.errors import InvalidModel
 from mltrigger.models.describe import Model
+from mltrigger.models.parcel import contents
 
 
 def check_portable(model: Model, import_path: str | None) -> None:
@@ -44,7 +45,7 @@ def _dump(model: Model, file: Any) -> None:
     import cloudpickle
 
     try:
-        cloudpickle.dump(model.target, file)
+        cloudpickle.dump(contents(model), file)
     except OSError:  # the disk is full; that says nothing about the model
         raise
     except Exception as error:

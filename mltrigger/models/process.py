@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 import os
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Sequence
 from typing import BinaryIO, NamedTuple
 
+from mltrigger.capture import echo
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Result, failure
-from mltrigger.models.isolated import ModelProcess, sent
+from mltrigger.models.isolated import ModelProcess
+from mltrigger.models.parcel import sent
 from mltrigger.models.peer import Died, TimedOut
 from mltrigger.models.portable import packed
 
@@ -63,7 +63,8 @@ class ProcessInvoker:
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self.model = model
-        self.batches = model.kind != "callable"
+        self.batches = model.batches
+        self.concurrency = 1
         self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
         self._file = packed(model) if import_path is None else None
@@ -128,7 +129,7 @@ class ProcessInvoker:
             self._drop(child)
             raise
         else:
-            _print(child.printed())
+            echo(child.printed())
             self._give_back(child)
             return results
         return self._lost(child, results)
@@ -187,7 +188,7 @@ class ProcessInvoker:
     def _lost(self, child: ModelProcess, results: list[Result]) -> list[Result]:
         """End *child* after *results*, its last words first; they are nobody's failure when it was we who killed it."""
         child.kill()
-        _print(child.printed())
+        echo(child.printed())
         self._drop(child)
         return [_STOPPED] * len(results) if self._closed else results
 
@@ -217,13 +218,6 @@ class _Time(NamedTuple):
 
     starting: _Allowance
     answering: _Allowance
-
-
-def _print(text: str) -> None:
-    """Print *text* in this thread, where the listener captures it."""
-    if text and sys.stdout is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed stream, or one with another encoding
-            sys.stdout.write(text)
 
 
 def _close(children: set[ModelProcess], file: BinaryIO | None, process: int) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
-from mltrigger.models.describe import Model, as_model, load
-from mltrigger.models.invoke import Invoker
+from mltrigger.models.address import Address
+from mltrigger.models.describe import Model, as_model, load, names_model
 from mltrigger.models.version import ModelVersion, Selector
 
 FRESH_US = 1_000_000
@@ -28,7 +30,7 @@ class Resolver:
     def __init__(self, choose: Callable[[Selector], ModelVersion], clock: Clock) -> None:
         self._choose, self._clock = choose, clock
         self._held: dict[tuple[str, str], Model] = {}
-        self._answers: dict[str, tuple[int, ModelVersion, Invoker]] = {}
+        self._answers: dict[str, tuple[int, ModelVersion, Model]] = {}
         self._guard = threading.Lock()
 
     def hold(self, version: ModelVersion, model: Model) -> None:
@@ -42,14 +44,14 @@ class Resolver:
         with self._guard:
             self._answers.clear()
 
-    def of(self, selector: str) -> Callable[[], tuple[ModelVersion, Invoker]]:
-        """Return a function that returns the version *selector* means now, and its invoker.
+    def of(self, selector: str) -> Callable[[], tuple[ModelVersion, Model]]:
+        """Return a function that returns the version *selector* means now, and the model.
 
         That function raises NotFound while the model cannot be called in this process.
         """
         parsed = Selector.parse(selector)
 
-        def resolve() -> tuple[ModelVersion, Invoker]:
+        def resolve() -> tuple[ModelVersion, Model]:
             answer = self._answers.get(selector)
             if answer is None or self._clock.now_us() - answer[0] > FRESH_US:
                 answer = self._answer(parsed, answer)
@@ -59,38 +61,53 @@ class Resolver:
 
         return resolve
 
-    def chosen(self, selector: str, version: Any = None) -> tuple[ModelVersion, Invoker]:
-        """Return the version to try for the model of *selector*, and its invoker.
+    def chosen(self, selector: str, version: Any = None) -> tuple[ModelVersion, Model]:
+        """Return the version to try for the model of *selector*, and the model.
 
-        *version* is ``"1.1.0"``, another selector, a registered version, or a model, which is not registered by this; without it the one
-        that *selector* means now.
+        *version* is ``"1.1.0"``, another selector, a registered version, or a model or its address, which is not registered by this;
+        without it the one that *selector* means now.
         """
         own = Selector.parse(selector).name
         if version is None:
             return self.of(selector)()
-        if isinstance(version, str):
+        if isinstance(version, str) and not names_model(version):
             return self.of(version if ":" in version or "@" in version else f"{own}:{version}")()
         if isinstance(version, ModelVersion):
             return self.of(str(version))()
         model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
-        return model.describe(), Invoker(model)
+        return model.describe(), model
 
-    def _answer(self, selector: Selector, before: tuple[int, ModelVersion, Invoker] | None) -> tuple[int, ModelVersion, Invoker]:
+    def _answer(self, selector: Selector, before: tuple[int, ModelVersion, Model] | None) -> tuple[int, ModelVersion, Model]:
         version = self._choose(selector)
         if before is not None and before[1] == version:
             return self._clock.now_us(), version, before[2]
-        return self._clock.now_us(), version, Invoker(self._model(version))
+        return self._clock.now_us(), version, self._model(version)
 
     def _model(self, version: ModelVersion) -> Model:
-        if (held := self._held.get((version.name, version.version))) is not None:
+        with self._guard:
+            held = self._held.get((version.name, version.version))
+        if held is not None:
             return held
-        if version.import_path is None:
+        if version.import_path is None and version.address is None:
             raise NotFound(f"model {version} lives in another notebook; run the cell that defines it here, or move it into a module")
+        model = _found(version)
+        with self._guard:  # two listeners may look for it at once: both get the one, with the one object of its class
+            return self._held.setdefault((version.name, version.version), model)
+
+
+def _found(version: ModelVersion) -> Model:
+    """Return the model that *version* was registered with, from where the registry says that it is."""
+    options = version.options or "{}"
+    if version.address is not None:
+        model, where = Model(Address(version.address, options), version.name), version.address
+    else:
+        where = version.import_path or ""
         try:
-            model = load(version.import_path)
+            model = as_model(load(where), **json.loads(options))
         except (ImportError, AttributeError) as error:
-            raise NotFound(f"model {version} cannot be imported from {version.import_path}: {error}") from error
-        if model.describe().digest != version.digest:
-            raise NotFound(f"model {version}: {version.import_path} holds other code now; register it under a new version")
-        self._held[version.name, version.version] = model
-        return model
+            raise NotFound(f"model {version} cannot be imported from {where}: {error}") from error
+    if model.describe().digest != version.digest:
+        raise NotFound(f"model {version}: {where} holds other code now; register it under a new version")
+    kept = (version.input_schema, version.output_schema)
+    takes, gives = (own or (json.loads(text) if text else None) for own, text in zip(model.schemas(), kept, strict=True))
+    return dataclasses.replace(model, input_schema=takes, output_schema=gives)

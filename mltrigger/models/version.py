@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Literal
 
 from semver import Version
 
 from mltrigger.errors import InvalidModel, NotFound
 from mltrigger.names import check_model_name
 
-Kind = Literal["callable", "batch", "predictor"]
 BUILD = "0.0.0"
 """Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
 
@@ -23,21 +21,32 @@ BUILD = "0.0.0"
 class ModelVersion:
     """One immutable version of a model, as the registry keeps it.
 
-    ``digest`` is the hash of its source (and, for a fitted object, of its state); ``import_path`` says where other processes find
-    it, ``None`` when it lives in a notebook only; ``id`` is the registry's own number.
+    ``kind`` says how it is called: ``callable``, ``batch``, ``predictor``, ``async``, or the scheme of its address. ``digest`` is the hash
+    of its source (and, for a fitted object, of its state), or of its address and options. ``import_path`` says where other processes find
+    it, ``address`` where it runs; neither is there when it lives in a notebook only. ``options`` and the schemas are JSON texts. ``id`` is
+    the registry's own number.
     """
 
     name: str
     version: str
-    kind: Kind
+    kind: str
     digest: str
     import_path: str | None = None
     description: str | None = None
     created_us: int = 0
     id: int = 0
+    address: str | None = None
+    options: str | None = None
+    input_schema: str | None = None
+    output_schema: str | None = None
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def portable(self) -> bool:
+        """Whether any process that shares the store can call it."""
+        return self.import_path is not None or self.address is not None
 
     @property
     def is_build(self) -> bool:

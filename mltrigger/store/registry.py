@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
@@ -25,7 +26,12 @@ _SPECS = """
 SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
 LEFT JOIN topic e ON e.id = s.emit_topic_id WHERE s.bound = 1
 """
-_VERSIONS = "SELECT name, version, kind, digest, import_path, description, created_us, id FROM model_version"
+_COLUMNS = "name, version, kind, digest, import_path, description, created_us, id, address, options, input_schema, output_schema"
+_VERSIONS = f"SELECT {_COLUMNS} FROM model_version"
+_REGISTER = """
+INSERT INTO model_version (name, version, kind, digest, import_path, description, created_us, address, options, input_schema, output_schema)
+VALUES (:name, :version, :kind, :digest, :import_path, :description, :created_us, :address, :options, :input_schema, :output_schema)
+"""
 
 
 class Registry:
@@ -85,12 +91,7 @@ class Registry:
             key = {"name": version.name, "version": version.version}
             rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             if not rows:
-                transaction.execute(
-                    "INSERT INTO model_version (name, version, kind, digest, import_path, description, created_us) "
-                    "VALUES (:name, :version, :kind, :digest, :import_path, :description, :created_us)",
-                    {**key, "kind": version.kind, "digest": version.digest, "import_path": version.import_path,
-                     "description": version.description, "created_us": self._clock.now_us()},
-                )  # fmt: skip
+                transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
                 rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             found = ModelVersion(*rows[0])
         if (found.digest, found.kind) != (version.digest, version.kind):
@@ -110,15 +111,21 @@ class Registry:
         where = " WHERE name = :name" if name is not None else ""
         return {(m, a): v for m, a, v in self._store.read(f"SELECT name, alias, version FROM model_alias{where}", {"name": name})}
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point *alias* of model *name* to *version*, which must exist."""
+    def set_alias(self, name: str, alias: str, version: str, follows: str | None = None) -> None:
+        """Point *alias* of model *name* to *version*, which must exist; *follows* says which alias elsewhere it repeats."""
         Selector(name, version=version).choose([v for v in self.versions(name) if v.version == version] or self.versions(name), {})
         with self._store.transaction() as transaction:
             transaction.execute(
-                "INSERT INTO model_alias (name, alias, version) VALUES (:name, :alias, :version) "
-                "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version",
-                {"name": name, "alias": alias, "version": version},
+                "INSERT INTO model_alias (name, alias, version, follows) VALUES (:name, :alias, :version, :follows) "
+                "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version, follows = excluded.follows",
+                {"name": name, "alias": alias, "version": version, "follows": follows},
             )
+
+    def followed(self, selector: Selector) -> str | None:
+        """Return what alias elsewhere the alias of *selector* follows, ``None`` when it is our own, or none."""
+        key = {"name": selector.name, "alias": selector.alias}
+        rows = self._store.read("SELECT follows FROM model_alias WHERE name = :name AND alias = :alias", key)
+        return rows[0][0] if rows else None
 
     def resolve(self, selector: Selector) -> ModelVersion:
         """Return the version that *selector* means now."""

@@ -62,6 +62,12 @@ model_version = Table(
     Column("import_path", Text),
     Column("description", Text),
     Column("created_us", BigInteger, nullable=False),
+    # Where it runs, when it is no Python here; and the options of that, as JSON. Never a secret.
+    Column("address", Text),
+    Column("options", Text),
+    # JSON Schemas.
+    Column("input_schema", Text),
+    Column("output_schema", Text),
     UniqueConstraint("name", "version", name="model_version_identity"),
 )
 
@@ -71,6 +77,8 @@ model_alias = Table(
     Column("name", Text, primary_key=True),
     Column("alias", Text, primary_key=True),
     Column("version", Text, nullable=False),
+    # The address, with its options, of an alias elsewhere that this one follows, as JSON; NULL when it was set here.
+    Column("follows", Text),
 )
 
 subscription = Table(
@@ -339,10 +347,26 @@ def _queues_outside(connection: sa.Connection) -> None:
     connection.exec_driver_sql(_WAITING)
 
 
+_ADDRESSES = """
+ALTER TABLE model_version ADD COLUMN address TEXT;
+ALTER TABLE model_version ADD COLUMN options TEXT;
+ALTER TABLE model_version ADD COLUMN input_schema TEXT;
+ALTER TABLE model_version ADD COLUMN output_schema TEXT;
+ALTER TABLE model_alias ADD COLUMN follows TEXT
+"""
+
+
+def _addresses_and_schemas(connection: sa.Connection) -> None:
+    """Version 5: models that run elsewhere, what goes in and out of them, and aliases that follow others."""
+    for statement in _ADDRESSES.split(";"):
+        connection.exec_driver_sql(statement)
+
+
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
     _filters_redrive_and_retention,
     _places_of_revisions,
     _queues_outside,
+    _addresses_and_schemas,
 )
 """Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
 created as ``metadata`` says and starts at the newest version."""

@@ -1,0 +1,120 @@
+"""The catalog: registers models, and finds the one that a selector means, also where an alias elsewhere decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+from mltrigger.clock import Clock
+from mltrigger.errors import InvalidModel
+from mltrigger.models.address import Address
+from mltrigger.models.describe import Model, as_model, names_model
+from mltrigger.models.resolver import Resolver
+from mltrigger.models.schemes import is_address, scheme_of
+from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.names import check_model_name
+from mltrigger.store.registry import Registry
+
+logger = logging.getLogger("mltrigger")
+
+AGAIN_US = 30_000_000
+"""How long a registry that did not answer is left alone: asking it may take seconds, in which nothing is received."""
+
+
+class Catalog:
+    """The models of one bus, as this process sees them.
+
+    Parameters
+    ----------
+    registry, clock
+        The parts.
+    """
+
+    def __init__(self, registry: Registry, clock: Clock) -> None:
+        self._registry, self._clock = registry, clock
+        self._ask_us: dict[str, int] = {}
+        self.resolver = Resolver(self._choose, clock)
+
+    def understood(self, model: Any, version: str | None, batch: bool | str | None) -> Model | Selector:
+        """Return what was handed over to be subscribed: a model, not registered yet, or a selector of one that is.
+
+        Parameters
+        ----------
+        model
+            Anything that ``mt.model`` takes, a selector, or a registered version.
+        version, batch
+            As for ``mt.model``; or ``batch="adaptive"``, for Python that takes lists, and for endpoints, which know by themselves.
+        """
+        if isinstance(model, ModelVersion) or (isinstance(model, str) and not names_model(model)):
+            if version is not None or batch not in (None, "adaptive"):
+                raise InvalidModel(
+                    f"{str(model)!r} selects a registered version: leave version and batch out, or hand over the model itself"
+                )
+            selector = Selector.parse(str(model))
+            self._registry.resolve(selector)
+            return selector
+        if batch == "adaptive":
+            elsewhere = is_address(model) if isinstance(model, str) else isinstance(getattr(model, "target", None), Address)
+            batch = None if elsewhere else True
+        return as_model(model, version=version, batch=batch)
+
+    def selector(self, handed: Model | Selector) -> str:
+        """Return the selector of what was :meth:`understood`; a model is registered by this."""
+        return str(handed) if isinstance(handed, Selector) else self.register(handed)[1]
+
+    def register(self, model: Model) -> tuple[ModelVersion, str]:
+        """Register one version of *model*; return it, and the selector that means what the user handed over.
+
+        Of an address that follows an alias, that is the version it means now, and a selector that goes on following it.
+
+        Raises
+        ------
+        VersionConflict
+            When the version exists with other code.
+        """
+        address = model.target if isinstance(model.target, Address) else None
+        alias = scheme_of(address).describe(address).alias if address is not None else None
+        if address is None or alias is None:
+            found = self._kept(model)
+            return found, str(found)
+        found = self._kept(dataclasses.replace(model, target=scheme_of(address).pin(address), version=None))
+        self._registry.set_alias(found.name, check_model_name(alias), found.version, json.dumps([address.text, address.given]))
+        self.resolver.forget()
+        return found, f"{found.name}@{alias}"
+
+    def alias(self, model: str, alias: str, version: str) -> None:
+        """Let ``model@alias`` mean *version* from now on."""
+        self._registry.set_alias(check_model_name(model), check_model_name(alias), version)
+        self.resolver.forget()
+
+    def _kept(self, model: Model) -> ModelVersion:
+        """Register *model*, with the version and the schemas that its address tells when the user did not."""
+        if isinstance(model.target, Address):
+            scheme = scheme_of(model.target)
+            takes, gives = scheme.schemas(model.target)
+            told: dict[str, Any] = {"input_schema": takes, "output_schema": gives, "version": scheme.describe(model.target).version}
+            model = dataclasses.replace(model, **{name: value for name, value in told.items() if getattr(model, name) is None})
+        found = self._registry.register(model.describe())
+        self.resolver.hold(found, model)
+        return found
+
+    def _choose(self, selector: Selector) -> ModelVersion:
+        """Return the version that *selector* means now; the last one known while the registry of a followed alias does not answer."""
+        known = self._registry.resolve(selector)
+        follows = self._registry.followed(selector) if selector.alias is not None else None
+        if follows is None or self._clock.now_us() < self._ask_us.get(follows, 0):
+            return known
+        address = Address(*json.loads(follows))
+        try:
+            meant = scheme_of(address).pin(address)
+            if (meant.text, meant.given) == (known.address, known.options):
+                return known
+            found = self._kept(Model(meant, selector.name))
+            self._registry.set_alias(selector.name, selector.alias or "", found.version, follows)
+        except Exception as error:  # an outage of theirs; what was meant a moment ago goes on
+            self._ask_us[follows] = self._clock.now_us() + AGAIN_US
+            logger.warning("model %s: cannot ask what the alias means, going on with %s: %s", selector, known.version, type(error).__name__)
+            return known
+        return found

@@ -1,0 +1,121 @@
+"""The protocol of a scheme: how models at addresses of one kind are described, and called.
+
+A package adds a scheme with an entry point of the group ``mltrigger.models`` whose name is the scheme and whose value is a
+:class:`Scheme`, as a class or an object::
+
+    [options.entry_points]
+    mltrigger.models =
+        grpc = my_package.grpc_models:GrpcScheme
+
+From then on ``mt.subscribe("documents", "grpc://host/ocr")`` works, with versions, batches, timeouts, retries and frames as for any other
+model. What a scheme has to do is small: check an address, and open an :class:`Endpoint` for it, whose ``call`` answers for events.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mltrigger.events import Event
+from mltrigger.models.address import Address
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Description:
+    """What can be said of an address without asking anybody else.
+
+    Parameters
+    ----------
+    name : str
+        What the model is called unless the user says otherwise.
+    version : str, optional
+        A semantic version, when the address itself names one (``…/versions/2`` is ``2.0.0``).
+    content : str
+        A fingerprint of what lies behind the address, where that is a file here: its SHA-256. A version is immutable; other content is
+        another version.
+    about : str, optional
+        One line for ``bus.models()``.
+    input_schema, output_schema : mapping, optional
+        JSON Schemas of one event's data and of one output, when the format tells them.
+    alias : str, optional
+        The alias that the address follows, when it means another version tomorrow; see :meth:`Scheme.pin`.
+    """
+
+    name: str
+    version: str | None = None
+    content: str = ""
+    about: str | None = None
+    input_schema: Mapping[str, Any] | None = None
+    output_schema: Mapping[str, Any] | None = None
+    alias: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Setting:
+    """What a listener agreed on that an endpoint has to know.
+
+    Parameters
+    ----------
+    timeout_s : float
+        Longest run of one call. An endpoint gives up by then and raises ``TimeoutError`` or a ``ModelFailure`` with reason ``timeout``, so
+        that nothing stays behind; what it does not notice, the listener does.
+    concurrency : int
+        Calls at the same time: ``call`` is called from this many threads.
+    """
+
+    timeout_s: float = 60.0
+    concurrency: int = 1
+
+
+class Endpoint(abc.ABC):
+    """An open connection to one model; used from several threads at once."""
+
+    batches: bool = False
+    """Whether one call may have several events."""
+    concurrency: int = 1
+    """Calls at the same time when the subscription does not say; more than 1 for servers that take them."""
+
+    @abc.abstractmethod
+    def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        """Return one output an event, in their order; an exception in the place of what failed alone.
+
+        Outputs need a JSON form (:mod:`mltrigger.codec`). What it raises fails all *events*: a :class:`~mltrigger.errors.ModelFailure` says
+        how; after anything else a batch is split, until the bad event is alone. What it prints is kept with the invocation.
+        """
+
+    def warm_up(self) -> None:  # noqa: B027 - optional
+        """Prepare the first call: connect, load, ask for metadata. Called once, before anything is received; may raise."""
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Let go of everything; idempotent. No call is under way."""
+
+
+class Scheme(abc.ABC):
+    """One kind of address. It holds no state; everything is in the address."""
+
+    @abc.abstractmethod
+    def describe(self, address: Address) -> Description:
+        """Check *address* and its options, and return what they say. Asks no server; may read files.
+
+        Raises
+        ------
+        InvalidModel, NotFound
+            With what is wrong, and a form that would be right.
+        """
+
+    @abc.abstractmethod
+    def open(self, address: Address, setting: Setting) -> Endpoint:
+        """Return an endpoint for *address*; connecting can wait for ``warm_up`` or the first call."""
+
+    def pin(self, address: Address) -> Address:
+        """Return the address of the version that *address* means now; itself, unless its description has an ``alias``."""
+        return address
+
+    def schemas(self, address: Address) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Return JSON Schemas of one event's data and of one output, ``None`` for what nobody knows; may ask the server.
+
+        Called once, when the model is registered, and only for what the user gave no schema for.
+        """
+        return None, None
