@@ -1,0 +1,100 @@
+"""What runs in the worker of an executor: a model that is loaded once, and called for as long as the worker lives.
+
+See :mod:`mltrigger.models.executor` for the other side.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import pickle
+import socket
+import threading
+from typing import Any
+
+from mltrigger.capture import captured
+from mltrigger.errors import InvalidModel
+from mltrigger.events import Event
+from mltrigger.models import parcel
+from mltrigger.models.digest import digest_of
+from mltrigger.models.invoke import Caller, failure
+from mltrigger.models.placement import called
+from mltrigger.models.schemes import Setting
+
+CONCURRENCY = 4
+"""Calls at the same time when an executor does not say how many workers it has."""
+HOLD_S = 15.0
+"""How long a listener holds back when the workers cannot load the model."""
+
+_MOST_HELD = 8
+# What a worker has loaded, by key. The only state that this package keeps in a module: an executor gives its workers no
+# other place to keep a model in from one call to the next.
+_held: dict[str, Caller] = {}
+_loading = threading.Lock()
+
+
+def run(key: str, ticket: str, contents: bytes | None, events: str, objects: list[bytes | None] | None, turn: str) -> dict[str, Any]:
+    """Call the model that has this *key* in this process; never raises.
+
+    Parameters
+    ----------
+    key, ticket
+        Which model, and what is to be known of it to call it, as JSON.
+    contents
+        The model, pickled, or nothing if it can be imported; ``None`` when the call is only for a worker that has it.
+    events, objects
+        The events, as one JSON list of what :func:`~mltrigger.models.parcel.sent` returns, and the contents of those that can be opened.
+    turn
+        Makes each call another one: Dask takes two with equal arguments for the same.
+
+    Returns
+    -------
+    dict
+        Which ``worker`` this is; and that the model is ``missing``, or why it could not be loaded (``failed``), or the ``results``, one an
+        event, and what was ``printed``.
+    """
+    del turn
+    worker = {"worker": f"{socket.gethostname()}:{os.getpid()}"}
+    caller = _held.get(key)
+    if caller is None and contents is None:
+        return {**worker, "missing": True}
+    with captured() as printed:
+        try:
+            caller = caller or _loaded(key, json.loads(ticket), contents or b"")
+        except BaseException as error:  # whatever a module does while it is imported
+            failed = failure(error)._replace(reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S)
+            return {**worker, "failed": parcel.fields(failed), "printed": printed.take()}
+        given = json.loads(events)
+        opened = objects or [None] * len(given)
+        arrived = [
+            parcel.received(event, functools.partial(io.BytesIO, content or b"")) for event, content in zip(given, opened, strict=True)
+        ]
+        return {**worker, "results": _results(caller, arrived), "printed": printed.take()}
+
+
+def in_thread(caller: Caller, events: list[Event]) -> dict[str, Any]:
+    """Call a model that lives in this process, in a thread of the executor."""
+    with captured() as printed:
+        return {"results": _results(caller, events), "printed": printed.take()}
+
+
+def _results(caller: Caller, events: list[Event]) -> list[dict[str, Any]]:
+    results = caller.many(events) if caller.batches else [caller.one(event) for event in events]
+    return [parcel.fields(result) for result in results]
+
+
+def _loaded(key: str, ticket: dict[str, Any], contents: bytes) -> Caller:
+    """Return how the model is called here, loaded by the first who asks."""
+    with _loading:
+        if (caller := _held.get(key)) is None:
+            # The only bytes that are unpickled: the model that the user of the calling process handed over, never what came in an event.
+            model = parcel.unpacked(ticket, lambda: pickle.loads(contents))  # noqa: S301
+            if ticket["digest"] not in (None, digest_of(model.target)):
+                path = ticket["import_path"]
+                raise InvalidModel(f"{path} holds other code on this worker than where it was registered; bring it the same version")
+            for old in [old for old, caller in _held.items() if not caller.busy][: max(0, len(_held) + 1 - _MOST_HELD)]:
+                _held.pop(old).close()
+            _held[key] = caller = called(model, Setting(ticket["timeout_s"], CONCURRENCY))
+        return caller
