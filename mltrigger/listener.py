@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
+from mltrigger.batching import AdaptiveBatch
 from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
@@ -31,6 +32,10 @@ DRAIN_S = 25.0
 RUN_AHEAD_S = 0.01
 """A slot leases as many events as it will start within this time, measured; one, as long as nothing is known."""
 _MOST_AHEAD = 256
+_USUAL_BATCH, _MOST_IN_BATCH = 32, 1024
+_MOST_HELD_S = 60.0
+"""A server that asks for a pause is asked again after this time at the latest."""
+_WAITS_FOR_MODEL_S = 15.0
 _HOLD_S = 0.25
 _POLL_S = 1.0
 _NUDGE_S = 0.02
@@ -81,6 +86,10 @@ class Listener:
         self._active: set[Work[Ended]] = set()
         self._stopping = threading.Event()
         self._mean_s: float | None = None
+        policy = spec.policy
+        self._batch = AdaptiveBatch(policy.batch_budget_s, policy.batch_size or _MOST_IN_BATCH) if policy.adaptive else None
+        self._slots = policy.max_concurrency or 1
+        self.why = ""
         self._pace = Pace(spec.policy.max_rate_per_s)
         self._thread = threading.Thread(target=self._receive, name=f"mltrigger-{spec.name}", daemon=True)
 
@@ -148,8 +157,9 @@ class Listener:
             try:
                 self._receive_once()
                 pause_s = 0.0
-            except (NotFound, InvalidModel):
-                self.state, pause_s = "waiting for the model", 1.0
+            except (NotFound, InvalidModel) as error:
+                self.why = str(error)  # first: whoever reads the state may want the reason
+                self.state, pause_s = "waiting for the model", min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
             except Closed:
                 return
             except Exception:
@@ -162,6 +172,7 @@ class Listener:
             return
         _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
         self.state = "listening"
+        self._slots = self.spec.policy.max_concurrency or invoker.concurrency
         size = self._lot(invoker)
         most = min(free * size, self._pace.room(self._clock.now_us()))
         if not most:
@@ -213,15 +224,17 @@ class Listener:
 
     def _free_slots(self) -> int:
         """Wait for a free slot; return how many there are, 0 when stopping."""
-        most = self.spec.policy.max_concurrency
         with self._changed:
-            self._changed.wait_for(lambda: len(self._active) < most or self._stopping.is_set())
-            return 0 if self._stopping.is_set() else most - len(self._active)
+            self._changed.wait_for(lambda: len(self._active) < self._slots or self._stopping.is_set())
+            return 0 if self._stopping.is_set() else self._slots - len(self._active)
 
     def _lot(self, invoker: Caller) -> int:
-        """Return how many events one slot takes at a time."""
+        """Return how many events one slot takes at a time: unless the policy says it, what a quarter of the timeout is enough for."""
         if invoker.batches:
-            return self.spec.policy.batch_size or 32
+            if self._batch is not None:
+                return self._batch.size()
+            fitting = _USUAL_BATCH if self._mean_s is None else int(self.spec.policy.timeout_s / 4 / max(self._mean_s, 1e-6))
+            return self.spec.policy.batch_size or max(1, min(_USUAL_BATCH, fitting))
         if self._mean_s is None:
             return 1
         return max(1, min(_MOST_AHEAD, int(RUN_AHEAD_S / max(self._mean_s, 1e-6))))
@@ -241,13 +254,21 @@ class Listener:
 
     def _run(self, work: Work[Ended]) -> None:
         """Run one lot in a worker thread, record it, release what was not begun; never raises."""
+        count, finished_us = 0, self._clock.now_us()
         try:
             with captured() as printed:
-                call = self._call_batch if work.invoker.batches else self._call_each
-                call(work, printed)
+                if work.invoker.batches:
+                    count, finished_us = self._call_batch(work, printed)
+                else:
+                    self._call_each(work, printed)
         except Exception:  # a defect of ours must not cost the slot
             logger.exception("subscription %s: a lot failed outside the model", self.spec.name)
         self._settle(work)
+        if count:
+            spent_s = (finished_us - work.called_us) / 1e6
+            self._learn(spent_s / count)
+            if self._batch is not None:
+                self._batch.learn(count, spent_s, (self._clock.now_us() - finished_us) / 1e6)
         if (remains := work.close()) is not None:
             self._recorder.release([*remains.called, *remains.unbegun])
             self._finished(work)
@@ -261,6 +282,7 @@ class Listener:
             result = self._refused(delivery, behind) or work.invoker.one(self._prepare(delivery.event))
             started_us, now_us = now_us, self._clock.now_us()
             self._learn((now_us - started_us) / 1e6)
+            self._heed(result, now_us)
             ended = self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())
             if delivery.group is not None and not ended.is_final:
                 behind.add(delivery.group)
@@ -275,12 +297,20 @@ class Listener:
         mean_s = self._mean_s
         self._mean_s = spent_s if mean_s is None else 0.8 * mean_s + 0.2 * min(spent_s, 10 * mean_s + 1e-5)
 
-    def _call_batch(self, work: Work[Ended], printed: Captured) -> None:
+    def _heed(self, result: Result, now_us: int) -> None:
+        """Begin nothing for as long as the model's server asks."""
+        if result.throttled and result.delay_s:
+            self._pace.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
+
+    def _call_batch(self, work: Work[Ended], printed: Captured) -> tuple[int, int]:
+        """Call the model with all of *work*; return how many events one good call had, 0 without one, and when the model had answered."""
         started_us = self._clock.now_us()
         batch = work.begin(len(work), started_us)
         called = [d for d in batch if not self._loops(d)]
         results = work.invoker.many([self._prepare(d.event) for d in called]) if called else []
         now_us, text = self._clock.now_us(), printed.take()
+        for result in results:
+            self._heed(result, now_us)
         of = dict(zip(called, results, strict=True))
         answers, behind = [], set[str]()
         for i, d in enumerate(batch):
@@ -291,6 +321,8 @@ class Listener:
                 behind.add(d.group)
             answers.append(ended)
         work.answered(answers)
+        # A batch that was split, to find the bad event, says nothing about how long one takes.
+        return len(called) if all(r.ok for r in results) else 0, now_us
 
     def _refused(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
         """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""
@@ -342,6 +374,8 @@ class Listener:
         message = f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer will be ignored"
         result = Result(reason="timeout", error_type="TimeoutError", error=message)
         now_us, size = self._clock.now_us(), len(remains.called)
+        if self._batch is not None:
+            self._batch.learn(size, seconds)
         late = [self._recorder.ended(d, result, work.version, remains.started_us, now_us, size) for d in remains.called]
 
         def record() -> None:

@@ -36,8 +36,14 @@ class DeliveryPolicy:
         Most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
     batch_window_s : float
         How long to wait for a batch to fill; 0 takes what is there.
-    max_concurrency : int
-        Calls of the model at the same time in one listener. The default 1 is safe for models that are not thread-safe.
+    adaptive : bool
+        Whether the number of events a call is learnt from measured run times: the one with the highest throughput whose calls take at most
+        ``batch_budget_s``; ``batch_size`` is the most then. For models that take batches; ``batch="adaptive"`` sets it.
+    batch_budget_s : float
+        How long a call of an adaptive batch may take.
+    max_concurrency : int, optional
+        Calls of the model at the same time in one listener. Default: what the model is made for: 1 for Python, which may not be
+        thread-safe; 64 for ``async def``; 8 for servers.
     max_rate_per_s : float, optional
         Most events that one listener begins a second, on average; at most one second's worth at once.
     max_age_s : float, optional
@@ -63,7 +69,9 @@ class DeliveryPolicy:
     max_attempts: int = 5
     batch_size: int | None = None
     batch_window_s: float = 0.0
-    max_concurrency: int = 1
+    adaptive: bool = False
+    batch_budget_s: float = 0.25
+    max_concurrency: int | None = None
     max_rate_per_s: float | None = None
     max_age_s: float | None = None
     isolation: Isolation = "thread"
@@ -82,6 +90,7 @@ class DeliveryPolicy:
             ("timeout_s", self.timeout_s, 0.001, 12 * 3600),
             ("lease_s", self.lease_s, 0.05, 12 * 3600),
             ("batch_window_s", self.batch_window_s, 0, 300),
+            ("batch_budget_s", self.batch_budget_s, 0.001, 3600),
             ("max_attempts", self.max_attempts, 1, 1000),
             ("batch_size", self.batch_size, 1, 10_000),
             ("max_concurrency", self.max_concurrency, 1, 1000),

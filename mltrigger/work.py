@@ -32,6 +32,7 @@ class Work(Generic[Answer]):
         self.invoker = invoker
         self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
+        self.called_us = now_us  # as started_us, and kept when the call has ended
         self._deliveries = list(deliveries)
         self._begun = 0  # the model was called with these
         self._ended = 0  # it has answered for these
@@ -53,6 +54,7 @@ class Work(Generic[Answer]):
             called = self._deliveries[self._begun : self._begun + count]
             self._begun += len(called)
             self.started_us = now_us if called else None
+            self.called_us = now_us
             return called
 
     def restart(self, now_us: int) -> None:
