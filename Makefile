@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 SETUP  := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-aws storm storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test lint format bench bench-models bench-aws storm storm-aws notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,10 @@ format: $(VENV)/.installed-lint            ## let ruff rewrite what it can
 
 bench: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
 	$(BIN)/python -m benchmarks
+
+# MLSERVER=…/bin/mlserver of an environment with mlserver and mlserver-sklearn: then MLServer is measured beside it.
+bench-models: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## models in batches against calling them directly
+	$(BIN)/python -m benchmarks.models $(if $(MLSERVER),--mlserver $(MLSERVER))
 
 bench-aws: $(VENV)/.installed-bench            ## mltrigger on SQS against a bare boto3 loop and Celery; needs Node 20 for its server
 	$(BIN)/python -m benchmarks.aws
