@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
@@ -25,7 +26,7 @@ from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model
 from mltrigger.models.placement import Executing, Placement
-from mltrigger.models.portable import check_portable
+from mltrigger.models.portable import check_portable, check_sendable
 from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
 from mltrigger.policy import DeliveryPolicy
@@ -223,6 +224,8 @@ class EventBus(Lookup):
         handed = self._catalog.understood(model, version, batch)
         if settings.isolation == "process" and isinstance(handed, Model):
             check_portable(handed, handed.import_path)
+        if executor is not None and not isinstance(executor, ThreadPoolExecutor) and isinstance(handed, Model):
+            check_sendable(handed, handed.import_path)
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:

@@ -321,6 +321,15 @@ def test_a_schema_given_by_hand_holds_in_another_process(tmp_path: Path, module:
     assert found.set_index("outcome").loc["dead", "reason"] == "invalid_input"
 
 
+def test_a_dataclass_of_a_notebook_travels_to_the_process_that_isolates_the_model(bus: mt.EventBus) -> None:
+    code = "import dataclasses\n@dataclasses.dataclass\nclass Ticket:\n    number: int\n    text: str = ''\n"
+    here: dict[str, Any] = {"__name__": "__main__"}
+    exec(code + "def number_of(ticket: Ticket):\n    return [type(ticket).__name__, ticket.number]", here)  # as a cell does
+    bus.subscribe("tickets", mt.model(here["number_of"], name="numbers", input_schema=here["Ticket"]), isolation="process")
+
+    assert outputs(bus, "tickets", [{"number": 3}, {"text": "none"}]) == [["Ticket", 3], "dead: invalid_input"]
+
+
 # -- schemes of other packages -----------------------------------------------------------------------------------------------------
 
 _PACKAGE = """

@@ -26,7 +26,6 @@ from mltrigger.models.schemes.mlflow import MlflowRegistry
 from mltrigger.models.schemes.mlflow_signature import Signature, outputs
 from mltrigger.testing import SimulatedClock
 
-pytest.importorskip("mlflow")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
 CHURN = pd.DataFrame({"age": [20.0, 30.0, 60.0, 70.0], "visits": [9, 8, 1, 0]})

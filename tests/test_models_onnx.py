@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound, VersionConflict
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import Description, Endpoint, Setting, scheme_of
-
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-from onnx import TensorProto, helper  # noqa: E402 - when it is there
 
 Value = tuple[str, int, Sequence[int | str | None]]
 

@@ -80,11 +80,12 @@ def test_python_is_the_same_everywhere() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     """A library that is only used on request comes with an extra."""
-    spelled = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "sqlalchemy": "SQLAlchemy"}
-    extras = [r for name in ("demo", "tutorial") for r in requirements_of_extra(name)]
+    spelled = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "sqlalchemy": "SQLAlchemy", "mlflow": "mlflow-skinny"}
+    extras = [r for name in ("demo", "mlflow", "onnx", "schema", "tutorial") for r in requirements_of_extra(name)]
     declared = {canonicalize_name(r.name) for r in [*requirements("options", "install_requires"), *extras]}
-    # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with ipywidgets, botocore with boto3.
-    declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore"}
+    # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with ipywidgets, botocore with boto3,
+    # pydantic-core with pydantic.
+    declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core"}
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
     assert found <= declared

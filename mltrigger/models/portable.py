@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import functools
 import inspect
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 from mltrigger.errors import InvalidModel
 from mltrigger.models.describe import Model
@@ -27,6 +29,11 @@ def check_portable(model: Model, import_path: str | None) -> None:
         raise InvalidModel("isolation='process' needs Linux or macOS; use isolation='thread'")
     if not sys.executable:
         raise InvalidModel("isolation='process' needs a Python to start, and this one is embedded; use isolation='thread'")
+    check_sendable(model, import_path)
+
+
+def check_sendable(model: Model, import_path: str | None) -> None:
+    """Check that *model* can be sent at all: found at its *import_path* there, or else pickled; raises InvalidModel as above."""
     if import_path is None:
         _dump(model, _Nowhere())
 
@@ -42,17 +49,15 @@ def packed(model: Model) -> BinaryIO:
 
 
 def _dump(model: Model, file: Any) -> None:
-    import cloudpickle
-
     try:
-        cloudpickle.dump(contents(model), file)
+        _pickle(contents(model), file)
     except OSError:  # the disk is full; that says nothing about the model
         raise
     except Exception as error:
         culprit = _culprit(model.target)
         raise InvalidModel(
             f"model {model.name!r} cannot be sent to another process: {culprit}{error}. Make that inside of the function, move the model "
-            "into a module that can be imported, or use isolation='thread'"
+            "into a module that can be imported, or let it run in a thread of this process"
         ) from error
 
 
@@ -80,9 +85,19 @@ def _parts(target: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _dump_alone(value: Any) -> None:
+    _pickle(value, _Nowhere())
+
+
+def _pickle(value: Any, file: Any) -> None:
     import cloudpickle
 
-    cloudpickle.dump(value, _Nowhere())
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        # "No default", in the fields of a dataclass of a notebook, is told by being that very object: a copy of it would be a default.
+        dispatch_table: ClassVar[Any] = collections.ChainMap(
+            {type(dataclasses.MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table
+        )
+
+    Pickler(file).dump(value)
 
 
 class _Nowhere:

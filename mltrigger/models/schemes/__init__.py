@@ -15,10 +15,11 @@ __all__ = ["Description", "Endpoint", "Scheme", "Setting", "is_address", "scheme
 
 GROUP = "mltrigger.models"
 OWN = {
-    "oip+http": "oip:OpenInference", "oip+https": "oip:OpenInference", "kserve+http": "json_http:KServe", "kserve+https": "json_http:KServe",
-    "mlflow+http": "json_http:MlflowServer", "mlflow+https": "json_http:MlflowServer", "http": "json_http:JsonHttp",
-    "https": "json_http:JsonHttp", "openai+http": "openai:OpenAI", "openai+https": "openai:OpenAI", "models": "mlflow:MlflowRegistry",
-    "arn": "aws:AwsArn", "sagemaker": "aws:SageMaker", "command": "command:Command", "onnx": "onnx:Onnx",
+    "oip+http": "oip:OpenInference", "oip+https": "oip:OpenInference", "kserve+http": "json_http:KServe",
+    "kserve+https": "json_http:KServe", "mlflow+http": "json_http:MlflowServer", "mlflow+https": "json_http:MlflowServer",
+    "http": "json_http:JsonHttp", "https": "json_http:JsonHttp", "openai+http": "openai:OpenAI", "openai+https": "openai:OpenAI",
+    "models": "mlflow:MlflowRegistry", "arn": "aws:AwsArn", "sagemaker": "aws:SageMaker", "command": "command:Command",
+    "onnx": "onnx:Onnx",
 }  # fmt: skip
 """Scheme -> module of this room and class."""
 _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)

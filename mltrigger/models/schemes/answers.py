@@ -17,8 +17,8 @@ an answer that is no JSON                 model_http_error  no         no       
 too late                                  timeout           no         no           yes
 ========================================  ================  =========  ===========  =======
 
-Servers answer 500 also to an input that a model does not like, and say no more: a batch that is answered so is split, or one bad event would
-take its neighbours with it.
+Servers answer 500 also to an input that a model does not like, and say no more: a batch that is answered so is split, or one bad event
+would take its neighbours with it.
 """
 
 from __future__ import annotations
