@@ -189,6 +189,7 @@ def test_another_name_is_refused_with_the_right_form(text: str, advice: str) -> 
         ("sagemaker://e?region=eu-west-1", {"region": "us-east-1"}, "two regions, eu-west-1 and us-east-1"),
         ("sagemaker://e", {"mode": "batch"}, "mode must be 'realtime' or 'async'"),
         ("sagemaker://e", {"accept": "text\r\nX-Evil: 1"}, "accept must be 1 to 1,024 printable ASCII characters"),
+        ("sagemaker://e", {"custom_attributes": "token=hunter4711"}, "option custom_attributes holds a password, a key or a token"),
         ("sagemaker://e", {"bucket": "s3://b-1/in"}, "bucket and output are for mode='async'"),
         ("sagemaker://e", {"mode": "async", "bucket": "https://b"}, "bucket must be s3://BUCKET"),
         ("sagemaker://e/blue", {"mode": "async"}, "takes no variant"),

@@ -25,6 +25,7 @@ from mltrigger.capture import MAX_STDOUT, captured
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import Description, Endpoint, Setting, scheme_of
+from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.testing import SimulatedClock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
@@ -380,9 +381,9 @@ def test_more_lines_than_were_asked_for_fail_the_event_that_caused_them(opened: 
     endpoint = opened(answering("print(data, flush=False)\nif data == 3: print(33, flush=False)\nsys.stdout.flush()"))
     ask(endpoint, *range(50, 60))  # from now on several lines wait at once
 
-    outputs = ask(endpoint, *range(6))
+    outputs = ask(endpoint, *range(4))  # both lines come at once, and nothing after them
 
-    assert told(outputs) == [0, 1, 2, "bad_answer", 4, 5]
+    assert told(outputs) == [0, 1, 2, "bad_answer"]
     assert "wrote more lines than it was asked for" in str(outputs[3])
 
 
@@ -517,8 +518,9 @@ def test_a_line_without_its_end_is_no_answer(opened: Open) -> None:
 
 
 def test_a_program_may_end_in_good_order_after_any_answer(opened: Open) -> None:
-    endpoint = opened(answer_of("data = line = [data, os.getpid()]; answer = data"))
+    text = answer_of("data = line = [data, os.getpid()]; answer = data")
     Path("program.py").write_text(Path("program.py").read_text() + "    if data[0] % 3 == 0: break\n")
+    endpoint = opened(text)
 
     outputs = [*ask(endpoint, *range(1, 11)), *ask(endpoint, 11)]
 
@@ -557,6 +559,47 @@ def test_a_program_that_has_gone_is_nobodys_failure(opened: Open, folder: Path) 
     assert (failure.reason, str(failure)) == ("no_process", "the program 'score.sh' could not be started: No such file or directory")
     with pytest.raises(ModelFailure, match="could not be started"):
         endpoint.warm_up()
+
+
+@pytest.mark.parametrize("mode", ["each", "lines"])
+def test_a_file_that_was_edited_never_runs_as_the_version_that_was_registered(opened: Open, mode: str) -> None:
+    text = script("score.sh", "read -r line; echo 1\n")
+    endpoint = opened(text, mode=mode)
+    assert ask(endpoint, None) == [1]
+
+    script("score.sh", "read -r line; echo 22\n")
+
+    wait_until(lambda: failed(endpoint).reason == "model_unavailable", timeout_s=30)  # when the process before has ended
+    for _ in range(2):
+        failure = failed(endpoint)
+        assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == ("model_unavailable", False, True, True)
+        assert failure.delay_s == HOLD_S
+        assert "'sh': score.sh has changed since the version was registered; register it under a new version" in str(failure)
+    script("score.sh", "read -r line; echo 1\n")
+    assert ask(endpoint, None) == [1]
+
+
+def test_a_file_that_is_written_anew_as_it_was_runs_on(opened: Open) -> None:
+    endpoint = opened(script("score.sh", "read -r line; echo 1\n"), mode="each")
+    os.utime("score.sh", ns=(1, 1))
+
+    assert ask(endpoint, None) == [1]
+
+
+def test_a_file_that_the_program_makes_is_no_other_version(opened: Open) -> None:
+    endpoint = opened(script("score.sh", 'read -r line; echo "$line" >> "$1"; echo 1\n') + " made.log", mode="each")
+
+    assert ask(endpoint, 5, 6) == [1, 1]
+    assert Path("made.log").read_text() == "5\n6\n"
+
+
+def test_a_process_that_runs_goes_on_with_what_it_has_read(opened: Open) -> None:
+    endpoint = opened(answer_of("answer = 1"))
+    assert ask(endpoint, None) == [1]
+
+    answer_of("answer = 2")
+
+    assert ask(endpoint, None) == [1]
 
 
 def test_a_file_that_is_no_program_says_what_is_missing(opened: Open) -> None:
@@ -753,8 +796,9 @@ def test_files_can_be_named_that_are_no_arguments(folder: Path) -> None:
 
 
 def test_closing_lets_idle_programs_end_by_themselves(opened: Open) -> None:
-    endpoint = opened(answer_of("answer = os.getpid()"))
+    text = answer_of("answer = os.getpid()")
     Path("program.py").write_text(Path("program.py").read_text() + "time.sleep(0.05)\nopen('tidied', 'w').close()\n")
+    endpoint = opened(text)
     (pid,) = ask(endpoint, None)
 
     endpoint.close()
@@ -766,8 +810,9 @@ def test_closing_lets_idle_programs_end_by_themselves(opened: Open) -> None:
 
 
 def test_closing_kills_what_does_not_end(opened: Open) -> None:
-    endpoint = opened(answer_of("answer = os.getpid()"))
+    text = answer_of("answer = os.getpid()")
     Path("program.py").write_text(Path("program.py").read_text() + "while True: time.sleep(1000)\n")
+    endpoint = opened(text)
     (pid,) = ask(endpoint, None)
     endpoint.close()
 
@@ -924,7 +969,7 @@ def test_a_worker_finds_the_program_and_notices_that_it_changed(folder: Path, bl
         Path("program.py").write_text(Path("program.py").read_text() + "# changed\n")
         bus.publish("numbers", 11)
         with running(worker, environment) as said:
-            line = wait_until(lambda: next((text for text in said if "other code" in text), None), timeout_s=60)
+            line = wait_until(lambda: next((text for text in said if "not what was registered" in text), None), timeout_s=60)
         assert "command:" in line
         assert sub.depth().visible == 1
 
@@ -937,6 +982,8 @@ def running(command: list[str], environment: dict[str, str]) -> Iterator[list[st
         assert worker.stdout is not None
         reader = threading.Thread(target=lambda: said.extend(worker.stdout or ()))
         reader.start()
-        yield said
-        worker.send_signal(signal.SIGTERM)
-        reader.join(60)
+        try:
+            yield said
+        finally:
+            worker.send_signal(signal.SIGTERM)
+            reader.join(60)

@@ -32,7 +32,7 @@ from mltrigger.events import Event
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import Endpoint, Setting, scheme_of
 from mltrigger.models.schemes.answers import EXCERPT, retry_after_s
-from mltrigger.models.schemes.base import Description
+from mltrigger.models.schemes.base import HOLD_S, Description
 from mltrigger.models.schemes.http import Http
 from mltrigger.testing import SimulatedClock
 
@@ -84,6 +84,7 @@ def verdict(failure: ModelFailure) -> tuple[str, bool, bool, bool]:
 BROKEN = ("model_http_error", False, False, True)
 BROKE_ON_IT = ("model_http_error", False, False, False)  # perhaps on one event of a batch only
 REJECTED = ("model_rejected", True, False, False)
+UNAVAILABLE = ("model_unavailable", False, True, True)
 THROTTLED = ("throttled", False, True, True)
 LATE = ("timeout", False, False, True)
 INVALID = ("invalid_input", True, False, False)
@@ -123,6 +124,10 @@ def test_the_address_gives_the_model_its_name_and_where_it_says_one_its_version(
         ("http://host/x?full=1&X-Amz-Signature=4711", "X-Amz-Signature"),
         ("http://host/x?accessToken=4711", "accessToken"),
         ("http://host/x?sig=4711", "sig"),
+        ("https://app.azurewebsites.net/api/score?code=4711", "code"),
+        ("https://host/x?Code=4711", "Code"),
+        ("http://host/x?a=sk-4711aaaaaaaaaaaaaaaaaaaa", "secret"),
+        ("http://host/sk-4711aaaaaaaaaaaaaaaaaaaa/x", "stored"),
         ("http://host/x#top", "#"),
         ("http:///x", "host"),
         ("http://host:99999/x", "URL"),
@@ -143,9 +148,60 @@ def test_an_address_with_a_secret_or_without_sense_is_refused_with_advice(text: 
     assert "pw" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["http://host/monkey?monkey=1&keyboard=2&tokenizer=3", "http://host/x?page=2&design=a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host/monkey?monkey=1&keyboard=2&tokenizer=3", "http://host/x?page=2&design=a", "http://host/x?country_code=de&zipcode=1",
+        "http://secret:8080/x", "kserve+http://token:8080/v1/models/password:predict", "https://host/api-key/score",
+    ],
+)  # fmt: skip
 def test_a_parameter_that_only_resembles_a_secret_is_fine(text: str) -> None:
     assert described(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "where"),
+    [
+        ("mlflow+http://host", {"params": {"password": "hunter4711"}}, "params.password"),
+        ("mlflow+http://host", {"params": {"deep": [{"apiKey": "hunter4711"}]}}, "params.deep[0].apiKey"),
+        ("mlflow+http://host", {"params": {"password": 4711}}, "params.password"),
+        ("mlflow+http://host", {"params": {"note": "password=hunter4711"}}, "params.note"),
+        ("mlflow+http://host", {"params": {"list": ["x", "sk-4711aaaaaaaaaaaaaaaaaaaa"]}}, "params.list[1]"),
+        ("mlflow+http://host", {"params": {"token=abc4711": 1}}, "params.token=***"),
+        ("http://host", {"answer": "password=hunter4711"}, "answer"),
+        ("oip+http://host/v2/models/x", {"outputs": ["secret=hunter4711"]}, "outputs[0]"),
+        ("openai+http://host", {"model": "m", "params": {"api_key": "hunter4711"}}, "params.api_key"),
+        ("openai+http://host", {"model": "m", "params": {"extra": {"auth": "hunter4711"}}}, "params.extra.auth"),
+        ("openai+http://host", {"model": "m", "system": "use password=hunter4711 for {text}"}, "system"),
+    ],
+)
+def test_a_secret_in_an_option_is_refused_and_not_repeated(text: str, options: dict[str, Any], where: str) -> None:
+    with pytest.raises(InvalidModel, match=re.escape(f"at {where}, and it would be stored")) as caught:
+        described(text, **options)
+
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("openai+http://host", {"model": "m", "params": {"max_tokens": 9, "stop_token_ids": [1, 2], "eos_token_id": 2, "seed": 4711}}),
+        ("openai+http://host", {"model": "m", "params": {"prompt_cache_key": "ocr", "token": None}}),
+        ("openai+http://host", {"model": "m", "prompt": "Is this token: {token} a password: {text}?", "api_key_env": "MODEL_KEY"}),
+        ("openai+http://host", {"model": "m", "params": {"response_format": {"schema": {"password": {"type": "string"}}}}}),
+        ("oip+http://host/v2/models/x", {"columns": ["password", "token"], "headers": {"X-Api-Key": "env:MODEL_KEY"}}),
+        ("http://host", {"headers": {"Authorization": "Bearer env:MODEL_TOKEN"}, "error_field": "token"}),
+    ],
+)
+def test_an_option_that_only_resembles_a_secret_is_fine(text: str, options: dict[str, Any]) -> None:
+    assert described(text, **options)
+
+
+def test_a_secret_is_refused_in_a_header_of_any_name() -> None:
+    with pytest.raises(InvalidModel, match="env:MODEL_SECRET") as caught:
+        described("http://host/x", headers={"X-Forwarded": "password=hunter4711"})
+
+    assert "4711" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key", "x-access-token", "Proxy-Authorization", "APIKEY", "X-Secret"])
@@ -384,7 +440,7 @@ def test_netrc_is_not_read_and_no_cookie_is_kept(tmp_path: Path, monkeypatch: py
     ("status", "headers", "expected"),
     [
         *[(status, {}, REJECTED) for status in (400, 402, 403, 404, 409, 410, 413, 415, 422, 431, 451, 499)],
-        *[(status, {}, ("model_rejected", True, False, True)) for status in (401, 405, 407)],
+        *[(status, {}, UNAVAILABLE) for status in (401, 405, 407)],
         *[(status, {}, BROKEN) for status in (408, 425, 501, 502, 503, 504, 529, 599, 600, 999)],
         (429, {}, THROTTLED),
         (429, {"Retry-After": "7"}, THROTTLED),
@@ -401,10 +457,30 @@ def test_every_status_has_one_meaning(status: int, headers: dict[str, str], expe
 
     assert verdict(failure) == expected
     assert failure.kind == f"HTTP {status}"
-    assert failure.delay_s == (7 if headers.get("Retry-After") == "7" and failure.throttled else None)
+    delay_s = HOLD_S if expected == UNAVAILABLE else 7 if headers.get("Retry-After") == "7" and failure.throttled else None
+    assert failure.delay_s == delay_s
     if status not in (304,):
         assert "told why" in str(failure)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "options"),
+    [
+        ("kserve+", "/v1/models/m", {}),
+        ("mlflow+", "/invocations", {}),
+        ("openai+", "/v1", {"model": "m"}),
+        ("oip+", "/v2/models/m", {"inputs": [{"name": "x", "datatype": "FP64", "shape": [-1]}]}),
+    ],
+)
+@pytest.mark.parametrize("status", [401, 403, 404, 405, 407])
+def test_where_a_protocol_says_the_path_no_event_is_at_fault_for_it(prefix: str, path: str, options: dict[str, Any], status: int) -> None:
+    with ModelServer(Reply(status, {"error": "told why"})) as server:
+        failure = failed(f"{prefix}{server.url}{path}", **options)
+
+    assert verdict(failure) == UNAVAILABLE
+    assert (failure.kind, failure.delay_s) == (f"HTTP {status}", HOLD_S)
+    assert "told why" in str(failure)
 
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from model_servers import ModelServer, Reply
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
@@ -250,6 +251,25 @@ def test_a_registry_that_says_nothing_is_not_waited_for_as_long_as_mlflow_would(
         MlflowRegistry().pin(Address.of("models:/churn@champion", {"tracking_uri": f"http://127.0.0.1:{silent.getsockname()[1]}"}))
 
     assert caught.value.reason == "model_unavailable"
+
+
+def test_a_registry_that_sends_our_token_back_does_not_bring_it_into_the_error(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "verysecret4711")
+    with (
+        ModelServer(lambda r: Reply(400, {"error_code": "BAD_REQUEST", "message": f"no {r.header('authorization')}"})) as server,
+        pytest.raises(ModelFailure, match=r"no Bearer \*\*\*") as caught,
+    ):
+        MlflowRegistry().pin(Address.of("models:/churn@champion", {"tracking_uri": server.url}))
+
+    assert "4711" not in str(caught.value)
+
+
+@pytest.mark.parametrize("params", [{"password": "hunter4711"}, {"more": {"apiKey": "hunter4711"}}])
+def test_a_secret_among_the_params_is_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidModel, match=r"option params holds a password, a key or a token") as caught:
+        described("models:/churn/3", params=params)
+
+    assert "4711" not in str(caught.value)
 
 
 # -- calls -------------------------------------------------------------------------------------------------------------------------

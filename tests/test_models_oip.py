@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from model_servers import ModelServer, Request
 from oip_server import OipServer, Refused, Served, iris
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import Endpoint, Setting, scheme_of
-from mltrigger.models.schemes.base import Description
+from mltrigger.models.schemes.answers import Answer
+from mltrigger.models.schemes.base import HOLD_S, Description
 from mltrigger.models.schemes.datatypes import DATATYPES
 from mltrigger.models.schemes.tensors import Layout, Tensor, outputs
 from mltrigger.testing import SimulatedClock
@@ -74,6 +76,10 @@ def opened(server: OipServer, model: Served | str, **options: Any) -> Iterator[E
 def call(server: OipServer, model: Served | str, *data: Any, **options: Any) -> list[Any]:
     with opened(server, model, **options) as endpoint:
         return list(endpoint.call([mt.Event(each) for each in data]))
+
+
+def answered_with(value: Any, count: int | None) -> list[dict[str, Any]]:
+    return outputs(Answer(200, {}, json.dumps(value).encode(), "POST http://host/infer"), count)
 
 
 def refusal(answer: Any) -> str:
@@ -221,7 +227,7 @@ def test_bytes_are_sent_where_the_content_type_of_a_tensor_is_base64_and_come_ba
 
     assert server.bodies()[0]["inputs"][0] == {**page, "shape": [1], "data": ["iVBORw=="]}
     assert answer == {"page": "iVBORw=="}  # this server does not say what its outputs are
-    answered = outputs({"outputs": [{**page, "shape": [2], "data": ["iVBORw==", "no base64"]}]}, 2)
+    answered = answered_with({"outputs": [{**page, "shape": [2], "data": ["iVBORw==", "no base64"]}]}, 2)
     assert answered == [{"page": b"\x89PNG"}, {"page": "no base64"}]
 
 
@@ -395,11 +401,11 @@ def test_an_output_of_one_element_is_a_scalar_and_others_are_nested() -> None:
         ]
     }
 
-    assert outputs(answer, 2) == [
+    assert answered_with(answer, 2) == [
         {"a": 1, "b": 1, "c": [1, 2], "d": [[1], [2]], "e": []},
         {"a": 2, "b": 2, "c": [3, 4], "d": [[3], [4]], "e": []},
     ]
-    assert outputs({"outputs": [{**tensor("a", "INT64", 2, 2), "data": [1, 2, 3, 4]}]}, None) == [{"a": [[1, 2], [3, 4]]}]
+    assert answered_with({"outputs": [{**tensor("a", "INT64", 2, 2), "data": [1, 2, 3, 4]}]}, None) == [{"a": [[1, 2], [3, 4]]}]
 
 
 def test_null_in_an_output_of_floating_point_numbers_is_nan(server: OipServer) -> None:
@@ -427,15 +433,15 @@ def test_only_the_outputs_that_were_asked_for_come_back(server: OipServer) -> No
         ([1, 2], r"without outputs: \[1, 2\]", "model_http_error"),
         ({"outputs": "none"}, "without outputs", "model_http_error"),
         ({"outputs": [7]}, "no output", "model_http_error"),
-        ({"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]}, "has 1 values", "model_http_error"),
-        ({"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]}, r"has 1 values and the shape \[2\]", "model_http_error"),
+        ({"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]}, "with 1 values", "model_http_error"),
+        ({"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]}, r"with 1 values in output 'y' of the shape \[2\]", "model_http_error"),
         ({"outputs": [{**tensor("y", "INT64", 3), "data": [1, 2, 3]}]}, r"shape \[3\] for 2 events", "bad_batch_result"),
         ({"outputs": [{**tensor("y", "INT64", -1), "data": [1]}]}, r"shape \[-1\] for 2 events", "bad_batch_result"),
     ],
 )
 def test_an_answer_that_is_none_is_an_error_although_its_status_is_200(answer: Any, problem: str, reason: str) -> None:
     with pytest.raises(ModelFailure, match=problem) as caught:
-        outputs(answer, 2)
+        answered_with(answer, 2)
 
     assert caught.value.reason == reason
 
@@ -511,7 +517,37 @@ def test_a_model_that_is_not_there_is_no_events_doing(server: OipServer, model: 
     with opened(server, model) as endpoint, pytest.raises(ModelFailure, match="not found") as caught:
         endpoint.call([mt.Event([1, 2])])
 
-    assert (caught.value.reason, caught.value.permanent, caught.value.whole) == ("model_unavailable", False, True)
+    failure = caught.value
+    assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == ("model_unavailable", False, True, True)
+    assert failure.delay_s == HOLD_S
+
+
+@pytest.mark.parametrize(
+    ("metadata", "answer"),
+    [
+        ({"inputs": [tensor("x")]}, {"error": "no KEY"}),
+        ({"inputs": [tensor("x")]}, {"outputs": ["KEY"]}),
+        ({"inputs": [tensor("x")]}, {"outputs": [{**tensor("KEY", "FP64", 3), "data": [1]}]}),
+        ({"inputs": [tensor("x")]}, {"outputs": [{**tensor("KEY", "FP64", 1), "data": [1, 2]}]}),
+        ({"inputs": [{"name": "KEY"}]}, {}),
+    ],
+)
+def test_a_server_that_sends_our_key_back_does_not_bring_it_into_the_error(
+    metadata: Any, answer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLT_KEY", "verysecret4711")
+
+    def tell(request: Request) -> Any:
+        value = metadata if request.method == "GET" else answer
+        return json.loads(json.dumps(value).replace("KEY", request.header("x-api-key") or ""))
+
+    with ModelServer(tell) as server:
+        address = Address.of(f"oip+{server.url}/v2/models/m", {"headers": {"X-Api-Key": "env:MLT_KEY"}})
+        with contextlib.closing(scheme_of(address).open(address, Setting(10.0))) as endpoint, pytest.raises(ModelFailure) as caught:
+            endpoint.call([mt.Event(1)])
+
+    assert "***" in f"{caught.value} {caught.value.detail}"
+    assert "4711" not in f"{caught.value} {caught.value.detail}"
 
 
 def test_a_server_that_is_gone_is_an_outage(server: OipServer) -> None:

@@ -5,12 +5,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mltrigger.errors import InvalidModel, NotFound
+from mltrigger.redact import redacted
 
 _SHOWN = 200
+_SECRET_WORDS = frozenset(
+    {"token", "key", "apikey", "password", "passwd", "pwd", "signature", "sig", "secret", "credential", "credentials", "auth",
+     "authorization", "cookie", "bearer", "jwt", "session"}
+)  # fmt: skip
+_NO_SECRETS = frozenset({"prompt_cache_key"})
+"""Members of requests that are called like a secret, and are none."""
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_FIELD = re.compile(r"\{[^\W\d][\w.-]*\}")
+"""A field of a template: what it stands for is in the event."""
+_OTHERWISE = frozenset({"env", "headers", "tracking_uri", "registry_uri", "endpoint_url"})
+"""Options that are checked where they are read: what is right there needs other words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
@@ -63,9 +77,10 @@ class Address:
         NotFound
             For a name that the scheme does not know.
         InvalidModel
-            For a value of another type.
+            For a value of another type; for a secret in the address or in an option, since both are stored.
         """
         options = self.options
+        shown = redacted(self.text)[:_SHOWN]
         for name, value in options.items():
             if name not in known:
                 raise NotFound.of(f"option of {self.scheme}: models", name, known)
@@ -73,10 +88,46 @@ class Address:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
-                raise InvalidModel(f"model {self.text[:_SHOWN]!r}: option {name} must be {wanted}, got {value!r}")
+                raise InvalidModel(f"model {shown!r}: option {name} must be {wanted}, got {value!r}")
+        self._refuse_secrets(options, shown)
         return options
 
     def digest(self, content: str = "") -> str:
         """Return 12 hexadecimal digits for the address, its options and, where it can be seen, the *content* behind it."""
         parts = json.dumps([self.text, self.options, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+    def _refuse_secrets(self, options: Mapping[str, Any], shown: str) -> None:
+        advice = "and it would be stored; have it read from an environment variable where the model is called"
+        # In pieces: a host or a model may well be called secret or token, with a port or a verb behind it.
+        if any(looks_secret(piece) for piece in re.split(r"[/:?&=\s]", urllib.parse.unquote(self.text))):
+            raise InvalidModel(f"model {shown!r}: the address holds a key or a token, {advice}")
+        for option, value in options.items():
+            if option not in _OTHERWISE and (found := next(_secrets(option, value), None)) is not None:
+                raise InvalidModel(f"model {shown!r}: option {option} holds a password, a key or a token at {found}, {advice}")
+
+
+def is_secret(name: str) -> bool:
+    """Whether a header, parameter or member called *name* is likely to hold a secret: ``X-Api-Key``, ``sig``, ``accessToken``."""
+    return not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORD.findall(name)) or "apikey" in name.lower()
+
+
+def looks_secret(text: str) -> bool:
+    """Whether *text* holds something of a secret's form, or ``password=…``; fields of a template are none."""
+    text = _FIELD.sub("None", text)
+    return redacted(text) != text
+
+
+def _secrets(where: str, value: Any) -> Iterator[str]:
+    """Yield the paths at which *value*, which stands at *where*, holds what is likely to be a secret."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            named = isinstance(inner, str) and is_secret(name) and name not in _NO_SECRETS
+            if (named and inner) or looks_secret(name) or (not isinstance(inner, (Mapping, list)) and looks_secret(f"{name}={inner}")):
+                yield f"{where}.{redacted(name)[:_SHOWN]}"
+            yield from _secrets(f"{where}.{name}", inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _secrets(f"{where}[{number}]", inner)
+    elif isinstance(value, str) and looks_secret(value):
+        yield where

@@ -8,7 +8,8 @@ what                                      reason            permanent  throttled
 500                                       model_http_error  no         no           no
 408, 425, 501 to 599                      model_http_error  no         no           yes
 429; 503 with ``Retry-After``             throttled         no         yes          yes
-401, 405, 407                             model_rejected    yes        no           yes
+401, 405, 407; 403 and 404 but for        model_unavailable no         yes          yes
+plain ``http(s)://``
 other 4xx                                 model_rejected    yes        no           no
 3xx                                       redirect_refused  yes        no           yes
 no name, no connection, TLS, reset,       model_http_error  no         no           yes
@@ -16,6 +17,10 @@ broken or too large answers
 an answer that is no JSON                 model_http_error  no         no           no
 too late                                  timeout           no         no           yes
 ========================================  ================  =========  ===========  =======
+
+401, 403, 405, 407 and 404 are about the address, the token or a model that is not loaded: the same for every event, so no attempt is spent,
+and the listener looks again after 30 s. Plain JSON endpoints answer 404 also for what an event names, and firewalls refuse one body
+with 403: there both are about the event.
 
 Servers answer 500 also to an input that a model does not like, and say no more: a batch that is answered so is split, or one bad event
 would take its neighbours with it.
@@ -34,6 +39,7 @@ from typing import Any
 
 from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure
+from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.redact import HIDDEN
 from mltrigger.render import short
 
@@ -41,6 +47,8 @@ MAX_RETRY_AFTER_S = 3600.0
 EXCERPT = 500
 """Characters of an answer that an error keeps."""
 _NOT_BY_THE_EVENT = frozenset({401, 405, 407})
+_BY_THE_ADDRESS = frozenset({403, 404})
+"""Not by the event either, where the protocol says what stands in a path."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,8 +87,18 @@ class Answer:
         return ModelFailure(text, reason=reason, permanent=permanent, whole=whole, kind=f"HTTP {self.status}", detail=detail or None)
 
 
-def refused(where: str, status: int, headers: Mapping[str, str], body: bytes) -> ModelFailure:
-    """Return what an answer means that is no 2xx; *where* is the request as an error may show it, *body* the beginning of the answer."""
+def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = True) -> ModelFailure:
+    """Return what an answer means that is no 2xx.
+
+    Parameters
+    ----------
+    where : str
+        The request, as an error may show it.
+    status, headers, body
+        The answer; of its body the beginning.
+    any_json : bool
+        Whether it is of any JSON endpoint, rather than of a protocol in which no event changes what 403 and 404 are about.
+    """
     said = _said(body)
     text = f"{where} answered {status}{_phrase(status)}{f': {said}' if said else ''}"
     kind, detail = f"HTTP {status}", excerpt(body) or None
@@ -91,8 +109,12 @@ def refused(where: str, status: int, headers: Mapping[str, str], body: bytes) ->
         text = f"{text}; redirects are not followed: register the address where the model is"
         return ModelFailure(text, reason="redirect_refused", permanent=True, whole=True, kind=kind, detail=detail)
     if 400 <= status < 500 and status not in (408, 425):
-        whole = status in _NOT_BY_THE_EVENT
-        return ModelFailure(text, reason="model_rejected", permanent=True, whole=whole, kind=kind, detail=detail)
+        if status in _NOT_BY_THE_EVENT or (status in _BY_THE_ADDRESS and not any_json):
+            return ModelFailure(
+                text, reason="model_unavailable", throttled=True, delay_s=HOLD_S if delay_s is None else delay_s, whole=True, kind=kind,
+                detail=detail,
+            )  # fmt: skip
+        return ModelFailure(text, reason="model_rejected", permanent=True, kind=kind, detail=detail)
     return ModelFailure(text, reason="model_http_error", whole=status != http.HTTPStatus.INTERNAL_SERVER_ERROR, kind=kind, detail=detail)
 
 

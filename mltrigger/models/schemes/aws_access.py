@@ -19,13 +19,12 @@ from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.events import Event, encode_data, is_json
 from mltrigger.models.address import Address
 from mltrigger.models.schemes.answers import Answer, retry_after_s
+from mltrigger.models.schemes.base import HOLD_S
 
 OPTIONS: dict[str, type | tuple[type, ...]] = {"profile": str, "role_arn": str, "external_id": str, "endpoint_url": str}
 """The options that every model on AWS takes: who calls it, and an emulator's address in the place of AWS'."""
 CONCURRENCY = 8
 """Calls at the same time when the subscription does not say."""
-HOLD_S = 30.0
-"""How long a listener holds back when no call can work."""
 
 _ROLE = re.compile(r"arn:aws[a-zA-Z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")

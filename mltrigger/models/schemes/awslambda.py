@@ -16,7 +16,7 @@ from mltrigger.events import Event, is_json
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import aws_access
 from mltrigger.models.schemes.aws_access import Access, failure_of, listed, sent, status_of, unusable, value_of, within
-from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.base import HOLD_S, Description, Endpoint, Scheme, Setting
 
 MAX_PAYLOAD = 6 * 1024 * 1024
 """What a synchronous invocation takes: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
@@ -185,7 +185,7 @@ def _failed(raw: bytes) -> Exception:
     if kind == "Runtime.MarshalError":
         return ModelFailure(message, reason="result_not_serialisable", permanent=True, **given)
     if area == "Runtime" and name in _BROKEN:
-        return ModelFailure(message, reason="model_unavailable", throttled=True, delay_s=aws_access.HOLD_S, **given)
+        return ModelFailure(message, reason="model_unavailable", throttled=True, delay_s=HOLD_S, **given)
     if area in ("Runtime", "Extension") and name in _DEAD:
         return ModelFailure(message, reason="worker_died", **given)
     return ModelFailure(message, **given)

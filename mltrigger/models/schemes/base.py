@@ -21,6 +21,9 @@ from typing import Any
 from mltrigger.events import Event
 from mltrigger.models.address import Address
 
+HOLD_S = 30.0
+"""How long a listener holds back when no call can work, whichever the event; then it looks again."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:

@@ -13,7 +13,8 @@ The words are split as a shell would, but no shell runs, and nothing of an event
     its stdin ends, and may end by itself after any answer: then it is started again. Several lines may wait for it at once. The time
     that it needs to start is part of its first call.
 ``mode="each"``
-    One process an event. Its stdin is one document and ends; its stdout, once it has ended, is the answer.
+    One process an event. Its stdin is one document and ends; its stdout, once it has ended, is the answer. Nothing is batched:
+    ``batch_size`` and ``batch="adaptive"`` of the subscription change nothing.
 
 ``input`` is ``"data"``, the event's data as JSON in the form of :mod:`mltrigger.codec`; ``"event"``, the whole event as a CloudEvent in
 JSON; ``"text"`` or ``"bytes"``, the data as they are. ``output`` is ``"json"``, ``"text"`` (without the line break at its end) or
@@ -35,7 +36,11 @@ no JSON, no UTF-8, more lines than asked for      bad_answer            the proc
 more than ``max_answer_mb``                       result_too_large      dead
 data that ``input`` cannot send                   invalid_input         dead
 not started, or not come to                       no_process            comes again, nobody's failure
+a file of the version is another one now          model_unavailable     comes again, nobody's failure
 ================================================  ====================  ====================================================
+
+Before a process is started, the files that belong to the version are looked at: other content is another version, and never runs as this
+one. A process that runs already goes on with what it has read.
 
 When a process dies with several lines before it, or answers nonsense, a new one is asked for each alone: only the cause fails.
 """
@@ -55,8 +60,8 @@ from mltrigger.events import Event
 from mltrigger.models.address import Address
 from mltrigger.models.peer import Died, TimedOut
 from mltrigger.models.schemes import command_answers as answers_of
-from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
-from mltrigger.models.schemes.command_line import CommandLine
+from mltrigger.models.schemes.base import HOLD_S, Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.command_line import CommandLine, digest_of, stamp_of
 from mltrigger.models.schemes.programs import OutOfStep, Program, TooLarge, say_goodbye
 
 _EARLY_S = 0.25
@@ -98,6 +103,7 @@ class CommandEndpoint(Endpoint):
         self._all: set[Program] = set()
         self._guard = threading.Lock()
         self._closed = False
+        self._files = _Files(line)
         # Not at exit: there the end of the pipes ends the programs.
         weakref.finalize(self, _end, self._all, os.getpid()).atexit = False
 
@@ -238,6 +244,7 @@ class CommandEndpoint(Endpoint):
     def _started(self) -> Program | ModelFailure:
         line = self._line
         try:
+            self._files.check()
             environment = line.environment(os.environ)
             program = Program(line.arguments, cwd=line.cwd, env=environment, most_bytes=line.most_bytes)
         except ModelFailure as failed:
@@ -263,6 +270,32 @@ class CommandEndpoint(Endpoint):
         program.close()
         with self._guard:
             self._all.discard(program)
+
+
+class _Files:
+    """The files of a version as they were when its endpoint was opened."""
+
+    def __init__(self, line: CommandLine) -> None:
+        self._line = line
+        # The stamp before the content: what is written meanwhile is looked at again.
+        self._known = {path: (stamp_of(path), digest_of(path)) for path in line.paths()}
+
+    def check(self) -> None:
+        """Raise ModelFailure when their content is another one now; a file that was only written anew is the same."""
+        changed = []
+        for path, (stamp, digest) in self._known.items():
+            if (now := stamp_of(path)) == stamp:
+                continue
+            if now is not None and digest_of(path) == digest:
+                self._known[path] = (now, digest)
+            else:
+                changed.append(path.name)
+        if changed and not self._line.program_is_gone():  # which its start tells better
+            raise ModelFailure(
+                f"the program {self._line.program!r}: {', '.join(changed)[:200]} has changed since the version was registered; register it "
+                "under a new version, or name with files=[…] what belongs to it",
+                reason="model_unavailable", throttled=True, delay_s=HOLD_S, whole=True, kind="Changed",
+            )  # fmt: skip
 
 
 class _Turn:

@@ -77,6 +77,11 @@ class CommandLine:
     @classmethod
     def of(cls, address: Address) -> CommandLine:
         """Return what *address* says, or raise InvalidModel or NotFound."""
+        if redacted(address.text) != address.text:
+            raise InvalidModel(
+                "a command: model has a password, a key or a token among its arguments, where everybody can read it; "
+                "have the program read an environment variable and name that with env=['…']"
+            )
         options = address.checked(**_OPTIONS)
         for name, known in _CHOICES.items():
             if name in options and options[name] not in known:
@@ -85,11 +90,6 @@ class CommandLine:
         for name, what in (("input", line.input), ("output", line.output)):
             if what == "bytes" and line.mode == "lines":
                 raise InvalidModel(f"{_model(address)}: {name}='bytes' needs mode='each': bytes may hold line breaks")
-        if redacted(address.text) != address.text:
-            raise InvalidModel(
-                "a command: model has a password, a key or a token among its arguments, where everybody can read it; "
-                "have the program read an environment variable and name that with env=['…']"
-            )
         return line
 
     @property
@@ -150,6 +150,17 @@ class CommandLine:
         for count, (given, path) in enumerate(self._files(), 1):  # noqa: B007 - how many there were
             found.update(f"{given}\0{_digest(path)}\0".encode("utf-8", "surrogateescape"))
         return found.hexdigest() if count else ""
+
+    def program_is_gone(self) -> bool:
+        """Whether the program, named by a path, is not there: then its start says so."""
+        return "/" in self.arguments[0] and not _is_file(Path(self.cwd or ".") / self.arguments[0])
+
+    def paths(self) -> list[Path]:
+        """Return these files; none when one that is named is not there, which is told elsewhere."""
+        try:
+            return [path for _, path in self._files()]
+        except InvalidModel:
+            return []
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         folder = Path(self.cwd or ".")
@@ -233,6 +244,23 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # an argument that cannot be the name of a file
         return False
+
+
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Return when the file was written, in nanoseconds, and its size; ``None`` when it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def digest_of(path: Path) -> str | None:
+    """Return the SHA-256 of the file, of a very large one its size; ``None`` when it cannot be read."""
+    try:
+        return _digest(path)
+    except InvalidModel:
+        return None
 
 
 def _digest(path: Path) -> str:

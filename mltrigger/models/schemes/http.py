@@ -65,6 +65,8 @@ class Http:
         Longest body, after decompression.
     connect_timeout_s : float
         Longest wait for one connection, within ``timeout_s``.
+    any_json : bool
+        Whether 403 and 404 may be about an event: see :func:`~mltrigger.models.schemes.answers.refused`.
     """
 
     def __init__(
@@ -75,8 +77,9 @@ class Http:
         headers: Mapping[str, str] | None = None,
         max_answer_bytes: int = 16 * 1024 * 1024,
         connect_timeout_s: float = CONNECT_S,
+        any_json: bool = False,
     ) -> None:
-        self.url = url
+        self.url, self._any_json = url, any_json
         parts = urllib.parse.urlsplit(url)
         self._origin, self._path = f"{parts.scheme}://{parts.netloc}", urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         self._timeout_s, self._connect_s = setting.timeout_s, min(connect_timeout_s, setting.timeout_s)
@@ -88,7 +91,7 @@ class Http:
         self._opened: tuple[HTTPConnectionPool, str] | None = None
 
     @classmethod
-    def of(cls, url: str, setting: Setting, options: Mapping[str, Any]) -> Http:
+    def of(cls, url: str, setting: Setting, options: Mapping[str, Any], *, any_json: bool = False) -> Http:
         """Return one for *url* with the *options* that :func:`checked_http` returned."""
         return cls(
             url,
@@ -96,6 +99,7 @@ class Http:
             headers=options.get("headers"),
             max_answer_bytes=options.get("max_answer_mb", 16) * 1024 * 1024,
             connect_timeout_s=options.get("connect_timeout_s", CONNECT_S),
+            any_json=any_json,
         )
 
     def get(self, url: str = "", headers: Mapping[str, str] | None = None) -> Answer:
@@ -199,7 +203,7 @@ class Http:
         """Return the answer when it is one, read to its end; its connection goes back to the pool only then."""
         try:
             if not 200 <= response.status < 300:
-                raise refused(where, response.status, response.headers, _beginning(response))
+                raise refused(where, response.status, response.headers, _beginning(response), any_json=self._any_json)
             return Answer(response.status, response.headers, self._body(response, where), where, secrets)
         finally:
             if not response.closed:

@@ -75,7 +75,7 @@ class JsonHttp(Scheme):
     def open(self, address: Address, setting: Setting) -> Endpoint:
         """See :meth:`Scheme.open`."""
         options = address.options
-        return _JsonEndpoint(Http.of(base_url(address), setting, options), options)
+        return _JsonEndpoint(Http.of(base_url(address), setting, options, any_json=True), options)
 
 
 class KServe(Scheme):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import tempfile
 import threading
@@ -14,15 +15,16 @@ from typing import Any, NamedTuple
 
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.events import Event
-from mltrigger.models.address import Address
+from mltrigger.models.address import Address, is_secret
+from mltrigger.models.schemes.answers import masked
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.mlflow_signature import Signature, outputs
-from mltrigger.models.schemes.targets import is_secret
 from mltrigger.render import short
 
 ANSWER_S = 10.0
 """Longest wait for a registry that is asked what an alias means; MLflow itself tries again for minutes."""
 _FORM = re.compile(r"models:/(?P<name>[^/:@?#]+)(?:/(?P<version>[1-9]\d{0,17})|/(?P<latest>latest)|@(?P<alias>[\w.-]+))", re.ASCII | re.I)
+_CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 _INVALID = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
 _ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "INVALID_PARAMETER_VALUE"})
 
@@ -35,6 +37,10 @@ class MlflowRegistry(Scheme):
 
     Version 3 is ``3.0.0``. An alias, and ``latest`` (the highest version that is ready), mean another version tomorrow: they are looked
     up when events come, and the version that ran is recorded. Stages, which MLflow has given up, are refused.
+
+    **Name the registry with** ``registry_uri`` **or** ``tracking_uri`` **where there is more than one.** Without them each process asks the
+    one that its own ``MLFLOW_TRACKING_URI`` and ``MLFLOW_REGISTRY_URI`` name; which one that is belongs neither to the address nor to the
+    digest of the version, so a worker with other variables runs another model as the same ``3.0.0``, and nothing notices.
 
     The model is loaded once and called through ``mlflow.pyfunc``, a batch in one call. A model with a signature of columns gets a
     DataFrame of one row an event, converted exactly: 3 is a double and 1.5 no long; what is missing from an optional column is null, and
@@ -261,7 +267,7 @@ def _files(address: Address, folder: str, part: str = "") -> Path:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=options.get("tracking_uri")))
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise NotFound(f"no model {address.text!r} in MLflow's registry: {short(str(error), 200)}") from error
+            raise NotFound(f"no model {address.text!r} in MLflow's registry: {short(_masked(error), 200)}") from error
         raise _unavailable(address, error) from error
 
 
@@ -296,9 +302,14 @@ def _answered(address: Address, ask: Callable[[], int]) -> int:
 
 def _unavailable(address: Address, problem: object) -> ModelFailure:
     return ModelFailure(
-        f"MLflow's registry cannot be asked for {address.text!r}: {short(problem, 500)}",
+        f"MLflow's registry cannot be asked for {address.text!r}: {short(_masked(problem), 500)}",
         reason="model_unavailable", whole=True, kind=type(problem).__name__ if isinstance(problem, Exception) else "Timeout",
     )  # fmt: skip
+
+
+def _masked(problem: object) -> str:
+    """Return *problem* without MLflow's own credentials: a server may send them back."""
+    return masked(str(problem), [secret for name in _CREDENTIALS if (secret := os.environ.get(name, "").strip())])
 
 
 def _tried(signature: Signature, event: Event) -> Any:

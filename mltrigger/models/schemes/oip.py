@@ -16,7 +16,8 @@ from mltrigger.errors import InvalidModel, InvalidName, ModelFailure
 from mltrigger.events import Event
 from mltrigger.models.address import Address
 from mltrigger.models.schemes import tensors
-from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.answers import masked
+from mltrigger.models.schemes.base import HOLD_S, Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.http import Http, HttpEndpoint, base_url, checked_http, default_name, default_version
 from mltrigger.models.schemes.tensors import Layout, Part, Tensor
 from mltrigger.names import check_model_name
@@ -138,7 +139,7 @@ class OipEndpoint(HttpEndpoint):
             if not refused or self._refreshed(layout) is None:
                 raise
             return self.call(events)  # once: the server is not asked again so soon
-        return tensors.outputs(answer.json(), len(events) if layout.batches else None)
+        return tensors.outputs(answer, len(events) if layout.batches else None)
 
     def _known(self) -> Layout:
         if (layout := self._layout) is None:
@@ -166,20 +167,22 @@ class OipEndpoint(HttpEndpoint):
 
     def _told(self) -> Layout:
         """Return what the options or the server say of the inputs."""
-        inputs = self._inputs
+        inputs, answer = self._inputs, None
         if inputs is None:
             try:
-                told = self.http.get().json()
+                answer = self.http.get()
+                told = answer.json()
             except ModelFailure as failure:
                 if failure.reason == "model_rejected":  # not there, not there yet, or not for us: that is no event's doing
-                    failure.reason, failure.permanent = "model_unavailable", False
+                    failure.reason, failure.permanent, failure.throttled, failure.delay_s = "model_unavailable", False, True, HOLD_S
                 failure.whole = True
                 raise
             inputs = told.get("inputs") if isinstance(told, Mapping) else None
         try:
             return _layout(inputs, self._columns, self._batched, self._nulls)
         except InvalidModel as error:
-            raise ModelFailure(f"{self.http.url}: {error}", reason="model_unavailable", whole=True, kind="InvalidModel") from error
+            text = masked(f"{self.http.url}: {error}", answer.secrets if answer is not None else ())
+            raise ModelFailure(text, reason="model_unavailable", whole=True, kind="InvalidModel") from error
 
 
 def _layout(inputs: Any, columns: tuple[str, ...] | None, batched: bool, nulls: bool) -> Layout:

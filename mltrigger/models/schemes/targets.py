@@ -9,15 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure
-from mltrigger.models.address import Address
+from mltrigger.models.address import Address, is_secret, looks_secret
+from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.names import check_model_name
 
 http_options: dict[str, type | tuple[type, ...]] = {"headers": dict, "max_answer_mb": int, "connect_timeout_s": (int, float)}
 """The options that every HTTP scheme takes, and their types: ``address.checked(**http_options, …)``."""
 
 MAX_ANSWER_MB = 1024
-HOLD_S = 60.0
-"""How long to wait before looking again whether a variable is set."""
 _SHOWN = 200
 # https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -26,11 +25,8 @@ _OURS = frozenset(
     {"connection", "content-length", "expect", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "accept-encoding"}
 )
 """Headers that say where a request ends and whom it is for; whoever could set them could send a second one."""
-_SECRET_WORDS = frozenset(
-    {"token", "key", "apikey", "password", "passwd", "pwd", "signature", "sig", "secret", "credential", "credentials", "auth",
-     "authorization", "cookie", "bearer", "jwt", "session"}
-)  # fmt: skip
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_SECRET_PARAMETERS = frozenset({"code"})
+"""Secrets by their whole name only: the key of an Azure function."""
 _VERSION = re.compile(r"/versions/(\d{1,9}(?:\.\d{1,9}){0,2})(?=[/:]|$)")
 _GENERIC = re.compile(r"|v\d+(\.\d+)*|\d+(\.\d+)*|api|invocations|predict|predictions|infer|inference|score|model|models|versions", re.I)
 
@@ -61,8 +57,8 @@ def base_url(address: Address, prefix: str = "") -> str:
         )
     if parts.fragment or text.endswith("#"):
         raise InvalidModel(f"model {shown!r}: what stands behind # never reaches a server; leave it out")
-    for name, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
-        if is_secret(name):
+    for name, value in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
+        if is_secret(name) or name.lower() in _SECRET_PARAMETERS or looks_secret(value):
             raise InvalidModel(
                 f"model {shown!r}: query parameter {name!r} looks like a secret, and an address is stored; "
                 "send it as a header from an environment variable: headers={'X-Api-Key': 'env:MODEL_KEY'}"
@@ -98,16 +94,11 @@ def check_headers(headers: Mapping[Any, Any], shown: str) -> None:
             raise InvalidModel(f"model {shown!r}: header {name} is set by the connection itself; leave it out")
         if not isinstance(value, str) or not value.isascii() or not value.isprintable():
             raise InvalidModel(f"model {shown!r}: header {name} must be printable ASCII text, or 'env:NAME'")
-        if is_secret(name) and not _ENVIRONMENT.fullmatch(value):
+        if (is_secret(name) or looks_secret(value)) and not _ENVIRONMENT.fullmatch(value):
             raise InvalidModel(
                 f"model {shown!r}: header {name} holds a secret, and options are stored; put it into an environment variable "
                 f"and name that: headers={{{name!r}: 'env:MODEL_SECRET'}} (or 'Bearer env:MODEL_SECRET')"
             )
-
-
-def is_secret(name: str) -> bool:
-    """Whether a header or parameter called *name* is likely to hold a secret: ``X-Api-Key``, ``sig``, ``accessToken``."""
-    return not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORD.findall(name)) or "apikey" in name.lower()
 
 
 def from_environment(name: str, value: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.models.schemes import datatypes
+from mltrigger.models.schemes.answers import Answer
 from mltrigger.render import short
 
 _PLAIN = {bool, int, float, str}
@@ -147,15 +148,15 @@ class Layout:
         return shape, _converted(tensor, values, self.nulls, names, shape)
 
 
-def outputs(answer: Any, count: int | None) -> list[dict[str, Any]]:
+def outputs(answer: Answer, count: int | None) -> list[dict[str, Any]]:
     """Return for each event what the model says of it, name -> value; a value of one element is a scalar, others are nested lists.
 
     In a tensor of floating-point numbers null is NaN, which JSON does not have; text of the content type ``base64`` is bytes.
 
     Parameters
     ----------
-    answer
-        The JSON of the answer.
+    answer : Answer
+        Of the server; what it says is in errors without the secrets that were sent.
     count : int, optional
         How many events the first dimension counts; ``None`` when the tensors are those of one event.
 
@@ -164,22 +165,21 @@ def outputs(answer: Any, count: int | None) -> list[dict[str, Any]]:
     ModelFailure
         When it holds no tensors, or other numbers of values than it says.
     """
-    tensors = answer.get("outputs") if isinstance(answer, Mapping) else None
+    value = answer.json()
+    tensors = value.get("outputs") if isinstance(value, Mapping) else None
     if not isinstance(tensors, list):
-        said = answer.get("error", answer) if isinstance(answer, Mapping) else answer
-        raise ModelFailure(f"the server answered without outputs: {short(said, 200)}", reason="model_http_error")
+        said = value.get("error", value) if isinstance(value, Mapping) else value
+        raise answer.failure(f"without outputs: {short(said, 200)}")
     found: list[dict[str, Any]] = [{} for _ in range(1 if count is None else count)]
     for given in tensors:
         try:
             tensor, data = Tensor.of(given), given.get("data")
         except InvalidModel as error:
-            raise ModelFailure(f"the server answered with something that is no output: {error}", reason="model_http_error") from None
+            raise answer.failure(f"with something that is no output: {error}") from None
         if count is not None and tensor.shape[:1] != (count,):
-            raise ModelFailure(
-                f"output {tensor.name!r} has the shape {list(tensor.shape)} for {count} events; a batch model answers one row an event",
-                reason="bad_batch_result", permanent=True, whole=True,
-            )  # fmt: skip
-        rows = _rows(tensor, data, count)
+            problem = f"output {tensor.name!r} of the shape {list(tensor.shape)} for {count} events; a batch model answers one row an event"
+            raise answer.failure(f"with {problem}", reason="bad_batch_result", permanent=True, whole=True)
+        rows = _rows(answer, tensor, data, count)
         for event, row in zip(found, rows, strict=True):
             event[tensor.name] = row
     return found
@@ -196,14 +196,12 @@ def _field(data: Mapping[Any, Any], name: str) -> Any:
     return data[name]
 
 
-def _rows(tensor: Tensor, data: Any, count: int | None) -> list[Any]:
+def _rows(answer: Answer, tensor: Tensor, data: Any, count: int | None) -> list[Any]:
     _, values = _flat(data, tensor.name, regular=False)
     shape = tensor.shape if count is None else tensor.shape[1:]
     size = math.prod(shape)
     if len(values) != math.prod(tensor.shape):
-        raise ModelFailure(
-            f"output {tensor.name!r} has {len(values):,} values and the shape {list(tensor.shape)}", reason="model_http_error", whole=True
-        )
+        raise answer.failure(f"with {len(values):,} values in output {tensor.name!r} of the shape {list(tensor.shape)}", whole=True)
     if tensor.is_float:
         values = [math.nan if value is None else value for value in values]
     elif tensor.datatype == "BYTES" and tensor.content_type == "base64":
