@@ -244,6 +244,54 @@ def test_a_coroutine_function_runs_there(invoke: Invoke, pool: ProcessPoolExecut
     assert answer(invoke(model, pool).one(Event(1))) == 1
 
 
+def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_named(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.models.executor._MOST_BYTES", 2**20)
+
+    def model(event: mt.Event) -> int:
+        return len(event.open().read())
+
+    invoker = invoke(model, Elsewhere())
+    fits, refused = (invoker.one(with_opener(Event(), lambda size=size: io.BytesIO(bytes(size)))) for size in (2**20, 2**20 + 1))
+
+    assert (answer(fits), refused.reason, refused.permanent) == (2**20, "object_too_large", True)
+    assert "more than 1 MiB" in (refused.error or "") and "isolation='process'" in (refused.error or "")
+
+
+def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
+    with ThreadPoolExecutor(1) as threads:
+        for executor in (threads, pool):
+            lines, each = (invoke("command:cat", executor, mode=mode) for mode in ("lines", "each"))
+
+            assert (lines.batches, each.batches) == (True, False)
+            assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(range(5))
+            assert [answer(result) for result in each.many([Event(n) for n in range(2)])] == [0, 1]
+
+
+def test_a_worker_that_makes_room_drops_no_model_that_is_being_called(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.models.executed._MOST_HELD", 1)
+    begun, gate = tmp_path / "begun", tmp_path / "gate"
+
+    async def slow(data: Any) -> Any:
+        import asyncio
+
+        begun.touch()
+        while not gate.exists():
+            await asyncio.sleep(0.01)
+        return data
+
+    with ThreadPoolExecutor(1) as asking:
+        waiting = asking.submit(invoke(slow, Elsewhere()).one, Event(1))
+        wait_until(begun.exists)
+        other = invoke(lambda data: data, Elsewhere()).one(Event(2))
+        gate.touch()
+
+        assert (answer(waiting.result()), answer(other)) == (1, 2)
+
+
 # -- what cannot be sent or loaded -----------------------------------------------------------------------------------------------------
 
 
@@ -284,6 +332,35 @@ def test_other_code_on_a_worker_is_not_run(invoke: Invoke, tmp_path: Path, monke
 
     assert (result.reason, result.throttled, result.permanent) == ("model_unavailable", True, False)
     assert "moving_model:score holds other code on this worker" in (result.error or "")
+
+
+def test_other_files_behind_an_address_are_not_run(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker begins in another folder, where a file has the same name."""
+    for folder, text in (("here", "cat"), ("there", "sed s/1/2/"), ("same", "cat")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "score.sh").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    invoker = invoke("command:sh score.sh", Elsewhere(), mode="each")
+    monkeypatch.chdir(tmp_path / "there")
+    refused = invoker.one(Event(1))
+    monkeypatch.chdir(tmp_path / "same")
+
+    assert (refused.reason, refused.throttled, refused.permanent) == ("model_unavailable", True, False)
+    assert "command:sh score.sh holds other content" in (refused.error or "")
+    assert answer(invoker.one(Event(1))) == 1
+
+
+def test_a_schema_that_was_given_makes_objects_there_although_the_model_is_imported(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "plain_module", module := types.ModuleType("plain_module"))
+    exec("def kind(page):\n    return type(page).__name__\n", vars(module))
+    executor = Elsewhere()
+
+    for schema, expected in ((page_schema(), "Page"), ({"type": "object"}, "dict"), (None, "dict")):
+        invoker = invoke(module.kind, executor, path="plain_module:kind", input_schema=schema)
+
+        assert answer(invoker.one(Event({"n": 1}))) == expected
 
 
 def test_a_model_that_cannot_be_loaded_there_blames_no_event(invoke: Invoke) -> None:
@@ -379,7 +456,35 @@ def test_what_takes_too_long_is_given_up(invoke: Invoke) -> None:
         late, behind = invoker.one(Event(1)), invoker.one(Event(2))
         gate.set()
 
-    assert (late.reason, behind.reason, begun) == ("timeout", "timeout", [1])  # what had not begun was cancelled
+    assert (late.reason, behind.reason, begun) == (
+        "timeout",
+        "no_process",
+        [1],
+    )  # what had not begun was cancelled, and is nobody's failure
+
+
+def test_who_waits_for_the_worker_of_somebody_else_has_not_been_too_slow(invoke: Invoke) -> None:
+    gate, begun = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as threads, ThreadPoolExecutor(1) as asking:
+        slow = asking.submit(invoke(lambda data: begun.set() or gate.wait(30), threads).one, Event(1))
+        assert begun.wait(10)
+
+        result = invoke(lambda data: data, threads, timeout_s=0.05).one(Event(2))
+        gate.set()
+
+        assert answer(slow.result()) is True
+    assert (result.reason, result.permanent) == ("no_process", False)
+    assert "no worker of the executor was free within 0.05 s" in (result.error or "")
+
+
+def test_of_an_executor_that_cancels_anything_nobody_knows_whether_it_had_begun(invoke: Invoke) -> None:
+    class LikeDask(Elsewhere):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            return Future()
+
+    invoker = invoke(lambda data: data, LikeDask(), timeout_s=0.05)
+
+    assert invoker.one(Event(1)).reason == "timeout"
 
 
 def test_loading_does_not_count_as_running(invoke: Invoke, pool: ProcessPoolExecutor) -> None:

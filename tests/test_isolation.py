@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import pytest
 from conftest import wait_until
 
@@ -246,8 +248,92 @@ def test_a_model_that_cannot_be_loaded_is_unavailable(
         result = invoker.one(Event())
 
     assert (result.reason, result.error_type, result.error, result.permanent) == ("model_unavailable", error_type, error, False)
+    assert (result.throttled, result.delay_s) == (True, 15.0)  # no event is the cause: they wait for the model, as those of a thread do
     # How far the endless one comes within its time is the machine's affair.
     assert printed.take() in ("loading\n", None if error_type == "TimeoutError" else "")
+
+
+def test_a_server_that_is_not_there_spends_no_attempt(isolate: Isolate) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        model = as_model(f"oip+http://127.0.0.1:{taken.getsockname()[1]}/v2/models/ocr")
+        result = isolate(model).one(Event({"x": 1}))
+
+    assert (result.reason, result.throttled, result.permanent) == ("model_unavailable", True, False)
+
+
+def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "late_model.py").write_text("def probe(data): return data\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("mltrigger.models.process.HOLD_S", 0.05)
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", "late_model:probe", isolation="process", max_attempts=1, listen=False)
+        (tmp_path / "late_model.py").write_text("raise KeyError('weights')\n")
+        sub.start()
+        bus.publish("numbers", 1)
+        wait_until(lambda: len(sub.invocations()) > 1)
+        (tmp_path / "late_model.py").write_text("def probe(data): return data\n")
+        assert bus.wait(30, progress=False)
+        reasons, outcomes = sub.invocations()["reason"].dropna(), sub.results()["outcome"]
+
+    assert (set(reasons), outcomes.tolist()) == ({"model_unavailable"}, ["succeeded"])
+
+
+def test_a_model_at_an_address_takes_batches(isolate: Isolate) -> None:
+    lines, each = isolate(as_model("command:cat")), isolate(as_model("command:cat", mode="each"))
+
+    assert (lines.batches, each.batches) == (True, False)
+    assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(range(5))
+
+
+def test_other_files_behind_an_address_are_not_run(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is started later begins where this one is by then."""
+    for folder, text in (("here", "cat"), ("there", "sed s/1/2/")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "score.sh").write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    invoker = isolate(as_model("command:sh score.sh", mode="each"), max_calls=1)
+    first = invoker.one(Event(1))
+    monkeypatch.chdir(tmp_path / "there")
+    refused = invoker.one(Event(1))
+
+    assert (answer(first), refused.reason, refused.throttled) == (1, "model_unavailable", True)
+    assert "command:sh score.sh holds other content" in (refused.error or "")
+
+
+KINDS = """
+import pydantic
+
+class Page(pydantic.BaseModel):
+    n: int
+
+def plain(page): return type(page).__name__
+def hinted(page: Page | None): return type(page).__name__
+"""
+
+
+def page_schema() -> type[pydantic.BaseModel]:
+    class Local(pydantic.BaseModel):
+        n: int
+
+    return Local
+
+
+def test_a_schema_that_was_given_makes_objects_there_although_the_model_is_imported(
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "page_kinds.py").write_text(KINDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    import page_kinds  # type: ignore[import-not-found]
+
+    def kind(function: str, schema: Any) -> Any:
+        model = as_model(f"page_kinds:{function}", input_schema=schema)
+        return answer(isolate(model, import_path=model.import_path).one(Event({"n": 1})))
+
+    given = (page_kinds.Page, page_schema(), page_kinds.Page | None, {"type": "object"})
+    assert [kind("plain", schema) for schema in given] == ["Page", "Local", "Page", "dict"]
+    hints, _ = as_model("page_kinds:hinted").schemas()  # as another process has it, which found the model by its path
+    assert kind("hinted", hints) == "Page"
 
 
 def test_starting_does_not_count_as_running(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -746,3 +832,17 @@ def test_an_interrupt_of_the_terminal_does_not_reach_the_model(isolate: Isolate)
     pid, group, session = answer(invoker.one(Event()))
 
     assert pid == group == session
+
+
+def test_the_search_for_a_bad_event_has_the_time_that_its_calls_need(isolate: Any) -> None:
+    """Each call costs 0.3 s, whatever is in it; finding the bad one of four takes five of them."""
+
+    def slow(numbers: list[int]) -> list[int]:
+        time.sleep(0.3)
+        if -1 in numbers:
+            raise ValueError("negative")
+        return numbers
+
+    invoker = isolate(slow, batch=True, timeout_s=1.0)
+
+    assert [result.output or result.error for result in invoker.many([Event(n) for n in (0, 1, -1, 3)])] == ["0", "1", "negative", "3"]

@@ -347,24 +347,29 @@ def test_pickled_bytes_are_bytes_wherever_they_come_from(memory_bus: mt.EventBus
 
 
 def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() -> None:
-    """One call in the package; its argument is the content of a file that only ``load`` names, and only ``portable`` writes."""
+    """Two calls in the package; each unpickles what came with the request to load a model, which nobody but the parent writes."""
     calls = [
         (path.relative_to(PACKAGE).as_posix(), ast.unparse(node))
-        for path in PACKAGE.rglob("*.py")
+        for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
         and re.search(r"pickle\.(load|Unpickler)|\b(joblib|marshal|shelve|dill|torch)\.", ast.unparse(node.func))
     ]
-    tree = ast.parse((PACKAGE / "models" / "child.py").read_text())
-    functions = {f.name: ast.unparse(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
-    callers = {name for name, text in functions.items() if re.search(r"\b_unpacked\(", text) and name != "_unpacked"}
+    functions, elsewhere = functions_of("child"), functions_of("executed")
 
-    assert calls == [("models/child.py", "pickle.loads(content)")]
-    assert callers == {"_model"}
-    assert {name for name, text in functions.items() if re.search(r"\b_model\(", text) and name != "_model"} == {"main"}
+    assert calls == [("models/child.py", "pickle.loads(content)"), ("models/executed.py", "pickle.loads(contents)")]
+    assert {name for name, text in functions.items() if re.search(r"\b_unpacked\(", text) and name != "_unpacked"} == {"main"}
     assert "channel.receive()['load']" in functions["main"]  # the first message, which the parent writes before there is any event
-    assert "_model" not in functions["_serve"] + functions["_event"]
+    assert "_unpacked" not in functions["_serve"]
     assert "_unpacked" in vars(child)
+    assert {name for name, text in elsewhere.items() if re.search(r"\bpickle\.loads\(", text)} == {"_loaded"}
+    assert {name for name, text in elsewhere.items() if re.search(r"\b_loaded\(", text) and name != "_loaded"} == {"run"}
+    assert "_loaded(key, json.loads(ticket), contents or b'')" in elsewhere["run"]  # what an event is, it gets as JSON beside that
+
+
+def functions_of(module: str) -> dict[str, str]:
+    tree = ast.parse((PACKAGE / "models" / f"{module}.py").read_text())
+    return {f.name: ast.unparse(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -38,20 +39,17 @@ class AsyncInvoker(Invoker):
         self._guard = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._waiting = 0
+        self._closed = False
         super().__init__(model)
 
-    @property
-    def busy(self) -> bool:  # type: ignore[override]
-        """Whether a coroutine is under way."""
-        return self._waiting > 0
-
     def close(self) -> None:
-        """Cancel what is under way and end the loop; idempotent."""
+        """Cancel what is under way and end the loop; idempotent. Later calls give a Result with reason ``stopped``."""
         with self._guard:
+            self._closed = True
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
         if loop is not None and thread is not None:
-            loop.call_soon_threadsafe(loop.stop)
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(loop.stop)
             if thread is not threading.current_thread():
                 thread.join(_END_S)
 
@@ -62,42 +60,53 @@ class AsyncInvoker(Invoker):
     def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
         """Run *answer* on the loop, in a copy of this thread's context: what it prints is captured where this thread's is."""
         with self._guard:
+            if self._closed:
+                answer.close()
+                raise _Ours("the event loop of the model was closed", reason="stopped", kind="Closed", whole=True)
             loop = self._loop or self._started()
-            self._waiting += 1
-        future = asyncio.run_coroutine_threadsafe(self._limited(answer), loop)
+            future = asyncio.run_coroutine_threadsafe(self._limited(answer), loop)
         try:
-            return future.result(self._timeout_s + self.grace_s / 2)
+            value, error = future.result(self._timeout_s + self.grace_s / 2)
         except concurrent.futures.CancelledError:
+            if self._closed:
+                raise _Ours("the event loop of the model was closed", reason="stopped", kind="Closed", whole=True) from None
             raise ModelFailure("the coroutine was cancelled", kind="CancelledError", whole=True) from None
         except concurrent.futures.TimeoutError:
-            if future.done():  # its own, raised by the model
-                raise
             future.cancel()
             raise ModelFailure(
                 f"no answer within timeout_s = {self._timeout_s:g}; something blocks the event loop instead of awaiting",
                 reason="timeout", kind="TimeoutError", whole=True,
             ) from None  # fmt: skip
-        finally:
-            with self._guard:
-                self._waiting -= 1
+        if error is not None:
+            raise error
+        return value
 
-    async def _limited(self, answer: Coroutine[Any, Any, Any]) -> Any:
+    async def _limited(self, answer: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+        """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for everybody."""
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
-                return await answer
-        except TimeoutError:
+                return await answer, None
+        except asyncio.CancelledError:
+            raise
+        except TimeoutError as error:
             if not limit.expired():
-                raise
-            raise ModelFailure(
+                return None, error
+            return None, ModelFailure(
                 f"no answer within timeout_s = {self._timeout_s:g}; the coroutine was cancelled",
                 reason="timeout", kind="TimeoutError", whole=True,
-            ) from None  # fmt: skip
+            )  # fmt: skip
+        except BaseException as error:
+            return None, error
 
     def _started(self) -> asyncio.AbstractEventLoop:
         self._loop = loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_serve, args=(loop,), name="mltrigger-async", daemon=True)
         self._thread.start()
         return loop
+
+
+class _Ours(ModelFailure):
+    """Said by us, so that it may bear one of our own reasons."""
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

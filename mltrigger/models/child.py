@@ -12,7 +12,8 @@ Over the lines of :mod:`mltrigger.models.peer`, the parent says
 Data and outputs are JSON within JSON, in the extended form of :mod:`mltrigger.codec`: this way they arrive as they were written.
 
 While a call runs, the child may ask for the object of the call's n-th event: ``{"open": n}`` in the place of an answer. The parent
-replies ``{}`` with the open file attached, or ``{"error": "…", "reason": "object_missing", "errno": 2}``; the call goes on.
+replies ``{}`` with the open file attached, or ``{"error": "…", "reason": "object_missing", "errno": 2}``; the call goes on. With
+``{"again": true}`` it says that the model is called once more, with a part of the batch; the parent replies ``{}`` and waits anew.
 
 The model runs in the main thread (signals and ``asyncio.run`` work there), stdin is empty for it, and stdout is stderr.
 """
@@ -69,7 +70,7 @@ def _serve(channel: Channel, invoker: Caller) -> NoReturn:
     while True:
         given = channel.receive()["call"]
         events = [parcel.received(e, functools.partial(channel.open, channel.turn, number)) for number, e in enumerate(given)]
-        results = invoker.many(events) if invoker.batches else [invoker.one(event) for event in events]
+        results = invoker.many(events, channel.again) if invoker.batches else [invoker.one(event) for event in events]
         if os.getpid() != process:
             os._exit(0)  # the copy that os.fork() made in the model came back as well; only the original answers
         _flush()
@@ -116,6 +117,15 @@ class Channel:
         with self._guard:
             self.turn += 1
             self._write(message)
+
+    def again(self) -> None:
+        """Say that the model is called once more, to find the bad event of a batch: it may take as long as the first time."""
+        with self._guard:
+            try:
+                self._write({"again": True})
+                self.receive()
+            except BaseException:  # from a signal handler of the model: the reply would be taken for the next request
+                _end()
 
     def open(self, turn: int, number: int) -> BinaryIO:
         """Return the object of the event *number* of this *turn*; the parent opens it, by the rules of its source."""

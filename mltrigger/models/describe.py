@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib
 import inspect
 import json
@@ -83,12 +84,16 @@ class Model:
 
     def __post_init__(self) -> None:
         check_model_name(self.name)
+        if not isinstance(self.batch, bool):
+            raise InvalidModel(f"model {self.name!r}: batch={self.batch!r}: write True or False")
         if self.version is not None:
             check_version(self.version)
         if isinstance(self.target, Address):
             return
         if isinstance(self.target, type):
             _check_class(self.target, self.name)
+        if is_async(getattr(self.target, "warm_up", None)):
+            raise InvalidModel(f"model {self.name!r}: its warm_up is async; a coroutine prepares what it needs in its first call")
         if not callable(function := self.function):
             raise InvalidModel(f"model {self.name!r}: its {self.method} is not a method; hand over an object with predict()")
         if self._predicts and is_async(function):
@@ -164,15 +169,18 @@ class Model:
             return dataclasses.replace(_described(self, self.target), input_schema=takes, output_schema=gives)
         digest = digest_of(self.target)
         called_by = {name: value for name, value in (("batch", self.batch), ("method", self.method)) if value not in (False, "predict")}
+        if self.input_schema is not None or self.output_schema is not None:
+            called_by["schemas"] = hashlib.sha256(f"{takes}{gives}".encode()).hexdigest()[:12]
+        options = json.dumps(called_by, sort_keys=True)
         first_line = (inspect.getdoc(self.target) or "").partition("\n")[0] if self.kind != "predictor" else ""
         return ModelVersion(
             name=self.name,
-            version=self.version or f"{BUILD}+{digest}",
+            version=self.version or f"{BUILD}+{_build(digest, options)}",
             kind=self.kind,
             digest=digest,
             import_path=self.import_path,
             description=first_line[:200] or None,
-            options=json.dumps(called_by, sort_keys=True) if called_by else None,
+            options=options,
             input_schema=takes,
             output_schema=gives,
         )
@@ -188,6 +196,11 @@ class Model:
         if isinstance(output, BaseException):
             raise output
         return output
+
+
+def _build(digest: str, options: str) -> str:
+    """Return the build of code with *digest* that is called as *options* say."""
+    return digest if options == "{}" else hashlib.sha256((digest + options).encode()).hexdigest()[:12]
 
 
 def _described(model: Model, address: Address) -> ModelVersion:
@@ -293,6 +306,8 @@ def _imported(path: str) -> Any:
         return load(path)
     except (ImportError, AttributeError) as error:
         raise NotFound(f"no model {path!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module does while it is imported
+        raise InvalidModel(f"no model {path!r}: importing it failed with {type(error).__name__}: {error}") from error
 
 
 def default_name(target: Any) -> str:

@@ -15,10 +15,8 @@ import threading
 from typing import Any
 
 from mltrigger.capture import captured
-from mltrigger.errors import InvalidModel
 from mltrigger.events import Event
 from mltrigger.models import parcel
-from mltrigger.models.digest import digest_of
 from mltrigger.models.invoke import Caller, failure
 from mltrigger.models.placement import called
 from mltrigger.models.schemes import Setting
@@ -26,13 +24,22 @@ from mltrigger.models.schemes import Setting
 CONCURRENCY = 4
 """Calls at the same time when an executor does not say how many workers it has."""
 HOLD_S = 15.0
-"""How long a listener holds back when the workers cannot load the model."""
+"""How long a listener holds back when the workers, or its processes, cannot load the model."""
 
 _MOST_HELD = 8
+
+
+class _Held:
+    """A model that was loaded, and how many calls of it are under way."""
+
+    def __init__(self, caller: Caller) -> None:
+        self.caller, self.calls = caller, 0
+
+
 # What a worker has loaded, by key. The only state that this package keeps in a module: an executor gives its workers no
 # other place to keep a model in from one call to the next.
-_held: dict[str, Caller] = {}
-_loading = threading.Lock()
+_held: dict[str, _Held] = {}
+_loading, _counting = threading.Lock(), threading.Lock()
 
 
 def run(key: str, ticket: str, contents: bytes | None, events: str, objects: list[bytes | None] | None, turn: str) -> dict[str, Any]:
@@ -57,21 +64,25 @@ def run(key: str, ticket: str, contents: bytes | None, events: str, objects: lis
     """
     del turn
     worker = {"worker": f"{socket.gethostname()}:{os.getpid()}"}
-    caller = _held.get(key)
-    if caller is None and contents is None:
+    held = _taken(key)
+    if held is None and contents is None:
         return {**worker, "missing": True}
     with captured() as printed:
         try:
-            caller = caller or _loaded(key, json.loads(ticket), contents or b"")
+            held = held or _loaded(key, json.loads(ticket), contents or b"")
         except BaseException as error:  # whatever a module does while it is imported
             failed = failure(error)._replace(reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S)
             return {**worker, "failed": parcel.fields(failed), "printed": printed.take()}
-        given = json.loads(events)
-        opened = objects or [None] * len(given)
-        arrived = [
-            parcel.received(event, functools.partial(io.BytesIO, content or b"")) for event, content in zip(given, opened, strict=True)
-        ]
-        return {**worker, "results": _results(caller, arrived), "printed": printed.take()}
+        try:
+            given = json.loads(events)
+            opened = objects or [None] * len(given)
+            arrived = [
+                parcel.received(event, functools.partial(io.BytesIO, content or b"")) for event, content in zip(given, opened, strict=True)
+            ]
+            return {**worker, "results": _results(held.caller, arrived), "printed": printed.take()}
+        finally:
+            with _counting:
+                held.calls -= 1
 
 
 def in_thread(caller: Caller, events: list[Event]) -> dict[str, Any]:
@@ -85,16 +96,27 @@ def _results(caller: Caller, events: list[Event]) -> list[dict[str, Any]]:
     return [parcel.fields(result) for result in results]
 
 
-def _loaded(key: str, ticket: dict[str, Any], contents: bytes) -> Caller:
-    """Return how the model is called here, loaded by the first who asks."""
+def _taken(key: str) -> _Held | None:
+    """Return what is held under *key*, with a call more under way."""
+    with _counting:
+        held = _held.get(key)
+        if held is not None:
+            held.calls += 1
+        return held
+
+
+def _loaded(key: str, ticket: dict[str, Any], contents: bytes) -> _Held:
+    """Return how the model is called here, loaded by the first who asks, with a call more under way."""
     with _loading:
-        if (caller := _held.get(key)) is None:
+        if (held := _taken(key)) is None:
             # The only bytes that are unpickled: the model that the user of the calling process handed over, never what came in an event.
             model = parcel.unpacked(ticket, lambda: pickle.loads(contents))  # noqa: S301
-            if ticket["digest"] not in (None, digest_of(model.target)):
-                path = ticket["import_path"]
-                raise InvalidModel(f"{path} holds other code on this worker than where it was registered; bring it the same version")
-            for old in [old for old, caller in _held.items() if not caller.busy][: max(0, len(_held) + 1 - _MOST_HELD)]:
-                _held.pop(old).close()
-            _held[key] = caller = called(model, Setting(ticket["timeout_s"], CONCURRENCY))
-        return caller
+            with _counting:
+                idle = [old for old, held in _held.items() if not held.calls]
+                dropped = [_held.pop(old) for old in idle[: max(0, len(_held) + 1 - _MOST_HELD)]]
+            for old in dropped:
+                old.caller.close()
+            held = _Held(called(model, Setting(ticket["timeout_s"], CONCURRENCY)))
+            with _counting:
+                _held[key], held.calls = held, 1
+        return held

@@ -15,16 +15,16 @@ import math
 import threading
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
-from typing import Any
+from typing import Any, BinaryIO
 
 from mltrigger.capture import echo
-from mltrigger.errors import Closed
+from mltrigger.errors import Closed, InvalidEvent
 from mltrigger.events import Event
 from mltrigger.models import parcel
 from mltrigger.models.describe import Model
-from mltrigger.models.digest import digest_of
+from mltrigger.models.describe import import_path as path_of
 from mltrigger.models.executed import CONCURRENCY, in_thread, run
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.placement import called
@@ -38,6 +38,10 @@ _DIED = frozenset({"KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "No
 """What Dask and Ray raise when workers ended under a call."""
 _CHANCES = 16
 """Calls that take the model along because one worker lacks it; by then it has got one of them, or is gone."""
+_MOST_BYTES = 64 * 1024 * 1024
+"""Largest object of an event that travels with its call: it is in the memory of both sides, and of what lies between, as a whole."""
+_TELLING = (ThreadPoolExecutor, ProcessPoolExecutor)
+"""Executors that cancel only what has not begun; Dask and Ray cancel anything."""
 _STOPPED = Result(reason="stopped", error_type="Closed", error="the executor of the model was shut down")
 
 
@@ -60,7 +64,8 @@ class ExecutorInvoker:
         Where. Processes should not be forked from a process with threads: ``ProcessPoolExecutor(4, get_context("forkserver"))``.
     timeout_s : float
         Longest wait for one call, a worker that is free included: ask for no more calls at once than there are workers. An executor cannot
-        stop what runs: after a timeout its worker is busy until the model returns. (``isolation="process"`` kills, and so does Ray.)
+        stop what runs: after a timeout its worker is busy until the model returns. (``isolation="process"`` kills, and so does Ray.) What
+        a pool of the standard library did not begin by then is an outage, not the model's timeout.
     start_timeout_s : float
         How much longer a call may take in which a worker loads the model.
 
@@ -78,15 +83,17 @@ class ExecutorInvoker:
         timeout_s: float,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
-        self.model, self.batches = model, model.batches
+        self.model = model
         self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._source, self._turns = Source(executor), Turns()
         first = self._source.get()
         self.concurrency = _workers(first)
         self._here = called(model, Setting(timeout_s, self.concurrency)) if isinstance(first, ThreadPoolExecutor) else None
-        self._contents = b"" if import_path or self._here else _pickled(model)
-        self._ticket = "" if self._here else _ticket(model, import_path, timeout_s)
+        self.batches = self._here.batches if self._here else parcel.takes_batches(model, Setting(timeout_s, self.concurrency))
+        path = parcel.path_there(model, import_path)
+        self._contents = b"" if path or self._here else _pickled(model)
+        self._ticket = "" if self._here else _ticket(model, path, timeout_s)
         self._key = hashlib.sha256(self._contents + self._ticket.encode()).hexdigest()
         # Nobody can choose the worker of a call: what one lacks travels with all calls, until one of them was its.
         self._lacking: dict[str, int] = {}
@@ -96,11 +103,11 @@ class ExecutorInvoker:
         """Call the model with one event."""
         return self._asked([event])[0]
 
-    def many(self, events: Sequence[Event]) -> list[Result]:
+    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
         """Call the model with a batch, as ``Invoker.many`` does. After its worker died each event is tried alone: only its cause fails."""
         results = self._asked(events) if events else []
         if len(events) > 1 and any(result.reason == "worker_died" for result in results):
-            return [self._asked([event], alone=True)[0] for event in events]
+            return [self._alone(event, again) for event in events]
         return results
 
     @property
@@ -113,6 +120,10 @@ class ExecutorInvoker:
         self._source.close()
         if self._here is not None:
             self._here.close()
+
+    def _alone(self, event: Event, again: Callable[[], None]) -> Result:
+        again()
+        return self._asked([event], alone=True)[0]
 
     def _asked(self, events: Sequence[Event], alone: bool = False) -> list[Result]:
         """Call the model with those of *events* that can be sent; the others have failed alone."""
@@ -133,7 +144,7 @@ class ExecutorInvoker:
         content = None
         if self.model.wants_event and event._opener is not None:
             with event.open() as source:
-                content = source.read()
+                content = _content(source)
         return json.dumps({**parcel.sent(event), "opens": content is not None}), content
 
     def _tried(self, events: list[Any], alone: bool) -> list[Result]:
@@ -185,10 +196,10 @@ class ExecutorInvoker:
             raise _NoAnswerError(_STOPPED if self._source.closed else self._outage("cancelled", error)) from error
         except BaseException as error:
             if not future.done():
-                future.cancel()
+                never_begun = future.cancel() and isinstance(executor, _TELLING)
                 if not isinstance(error, TimeoutError):
                     raise  # an interrupt, in the main thread
-                raise _NoAnswerError(_late(wait_s)) from None
+                raise _NoAnswerError(_late(wait_s, not never_begun)) from None
             raise self._ended(executor, error) from error
 
     def _submitted(self, function: Callable[..., dict[str, Any]], *given: Any) -> tuple[Executor, Future[dict[str, Any]]]:
@@ -233,9 +244,27 @@ class _NoAnswerError(Exception):
         self.result, self.doubtful = result, doubtful
 
 
-def _late(wait_s: float) -> Result:
-    error = f"no answer within {wait_s:g} s; whether its worker goes on is up to the executor"
-    return Result(reason="timeout", error_type="TimeoutError", error=error)
+def _late(wait_s: float, may_run: bool) -> Result:
+    if may_run:
+        error = f"no answer within {wait_s:g} s; whether its worker goes on is up to the executor"
+        return Result(reason="timeout", error_type="TimeoutError", error=error)
+    error = f"no worker of the executor was free within {wait_s:g} s: give it more workers, or ask for fewer calls at once"
+    return Result(reason="no_process", error_type="TimeoutError", error=error)  # it was never called: nobody's failure
+
+
+def _content(source: BinaryIO) -> bytes:
+    """Return all of *source*; raises InvalidEvent when that is more than may travel."""
+    found = bytearray()
+    while len(found) <= _MOST_BYTES and (part := source.read(_MOST_BYTES + 1 - len(found))):
+        found += part
+    if len(found) > _MOST_BYTES:
+        most = f"{_MOST_BYTES // 1024**2} MiB"
+        raise InvalidEvent(
+            f"the object has more than {most}, the most that is sent to a worker with its call; isolation='process' instead of an "
+            "executor opens it on this machine, at any size",
+            "object_too_large",
+        )
+    return bytes(found)
 
 
 def _pickled(model: Model) -> bytes:
@@ -246,8 +275,10 @@ def _pickled(model: Model) -> bytes:
 
 def _ticket(model: Model, import_path: str | None, timeout_s: float) -> str:
     """Return what every call says of the model, as JSON; as text, since Dask looks into everything that is not."""
-    digest = digest_of(model.target) if import_path else None
-    return json.dumps({**parcel.description(model, import_path), "timeout_s": timeout_s, "digest": digest}, sort_keys=True)
+    described = parcel.description(model, import_path)
+    if import_path or path_of(model.target):  # also what is pickled may be found by its name there, by pickle
+        described["digest"] = parcel.content_digest(model)
+    return json.dumps({**described, "timeout_s": timeout_s}, sort_keys=True)
 
 
 def _workers(executor: Executor) -> int:

@@ -62,17 +62,16 @@ class Caller(Protocol):
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
 
-    def many(self, events: Sequence[Event]) -> list[Result]:
-        """Call the model with a batch; one bad event fails alone."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way that closing would cut off."""
+    def many(self, events: Sequence[Event], again: Callable[[], None] = ...) -> list[Result]:
+        """Call the model with a batch; one bad event fails alone. *again* is told when the model is called once more to find it."""
 
     def close(self) -> None:
         """Let go of what calling needs; idempotent."""
 
 
+OUR_REASONS = frozenset({"stopped", "no_process", "worker_died", "group_order"})
+"""What only we may say of an attempt: it decides whether it counts."""
+_KINDS = {"invalid_input": "InvalidInput", "invalid_output": "InvalidOutput"}
 _SHOWN = 1000
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _BETWEEN = (__file__, "asynchronous.py", f"concurrent{os.sep}futures{os.sep}_base.py")
@@ -92,7 +91,8 @@ class Invoker:
 
     concurrency = 1
     grace_s = 0.0
-    busy = False
+    _ours = False
+    """Whether what it calls is ours, and may bear our own reasons."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -107,10 +107,13 @@ class Invoker:
         try:
             return self._encoded(self._call(self._checked(event)))
         except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
-            return failure(error)
+            return self._failed(error)
 
-    def many(self, events: Sequence[Event]) -> list[Result]:
-        """Call the model with a batch; when the call as a whole fails, halve it, so that one bad event fails alone."""
+    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
+        """Call the model with a batch; when the call as a whole fails, halve it, so that one bad event fails alone.
+
+        Each of these calls may take as long as one may: *again* is told before it.
+        """
         inputs: list[Any] = []
         refused: dict[int, Result] = {}
         for number, event in enumerate(events):
@@ -118,7 +121,7 @@ class Invoker:
                 inputs.append(self._checked(event))
             except BaseException as error:
                 refused[number] = failure(error)
-        results = self._halved(inputs) if inputs else []
+        results = self._halved(inputs, again) if inputs else []
         for number, result in refused.items():  # in ascending order, so that each lands where its event was
             results.insert(number, result)
         return results
@@ -136,20 +139,29 @@ class Invoker:
         if self._takes is None:
             return self._input(event)
         accepted = self._takes.accept(event.data)
-        return accepted if self._input is _data else self._input(event)
+        # What wants the whole event gets that; and a predictor gets records, which become a DataFrame.
+        return accepted if self._input is _data and self.model.kind != "predictor" else self._input(event)
 
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else _conforming(value, self._gives)
 
-    def _halved(self, inputs: Sequence[Any]) -> list[Result]:
+    def _failed(self, error: BaseException) -> Result:
+        result = failure(error)
+        return result._replace(reason="model_error") if result.reason in OUR_REASONS and not self._ours else result
+
+    def _once_more(self, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
+        again()
+        return self._halved(inputs, again)
+
+    def _halved(self, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
         try:
             outputs = _one_each(self._call(inputs), len(inputs))
         except BaseException as error:
             if len(inputs) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
-                return [failure(error)] * len(inputs)
+                return [self._failed(error)] * len(inputs)
             middle = len(inputs) // 2
-            return self._halved(inputs[:middle]) + self._halved(inputs[middle:])
-        return [failure(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
+            return [result for half in (inputs[:middle], inputs[middle:]) for result in self._once_more(half, again)]
+        return [self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
 
 
 def _event(event: Event) -> Any:
@@ -189,7 +201,7 @@ def failure(error: BaseException) -> Result:
 def _reported(error: ModelFailure, text: str | None) -> Result:
     """Return the Result of what was said elsewhere: our own stack says nothing about it."""
     message, detail = redacted(_bounded(text or "")), error.detail and redacted(_bounded(_FOLDER.sub('File "', error.detail)))
-    kind = (error.kind or type(error).__qualname__)[:200]
+    kind = (error.kind or _KINDS.get(error.reason) or type(error).__qualname__)[:200]
     return Result(None, error.reason, kind, message, detail or None, error.permanent, error.delay_s, throttled=error.throttled)
 
 
@@ -234,12 +246,27 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
 
 
 def _predict(method: Callable[[Any], Any], rows: list[Any]) -> Any:
-    """Call a predictor: objects become a DataFrame, one row an event, as scikit-learn's column transformers want it."""
+    """Call a predictor: objects become a DataFrame, one row an event, as scikit-learn's column transformers want it.
+
+    Columns are in the order of the fit, where the predictor knows it (``feature_names_in_``), whatever the order of keys in the events.
+    """
     if all(isinstance(row, Mapping) for row in rows):
         import pandas as pd
 
-        return method(pd.DataFrame.from_records(rows))
+        frame = pd.DataFrame.from_records(rows)
+        fitted = _fitted_with(method)
+        if fitted is not None and list(frame.columns) != fitted:
+            frame = frame[[name for name in fitted if name in frame.columns]]
+        return method(frame)
     return method(rows)
+
+
+def _fitted_with(method: Callable[[Any], Any]) -> list[str] | None:
+    """Return the names of the columns that the predictor was fitted with, as scikit-learn keeps them."""
+    try:
+        return [str(name) for name in method.__self__.feature_names_in_]  # type: ignore[attr-defined]
+    except Exception:  # not fitted, fitted without names, no method, or a property that raises
+        return None
 
 
 def _traceback_of(error: BaseException) -> str | None:

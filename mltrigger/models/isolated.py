@@ -10,13 +10,11 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 from mltrigger.events import Event
-from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Result, failure
-from mltrigger.models.parcel import description
 from mltrigger.models.peer import Died, Peer, TimedOut
 
 # Not "-m": this way the child imports from where this process does, also when that is no installed package, and its environment
@@ -25,21 +23,19 @@ _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; del sys.argv[1:]; from mltri
 
 
 class ModelProcess(Peer):
-    """A process for *model*; it has it after :meth:`load`.
+    """A process for one model; it has it after :meth:`load`.
 
     Parameters
     ----------
-    model : Model
-        What it will be called with.
-    import_path : str, optional
-        Where it finds the model.
+    described : dict
+        What :func:`~mltrigger.models.parcel.description` said of the model when its invoker was made.
     file : file, optional
-        Or else, the pickled model.
+        The pickled model, unless it is imported.
     memory_limit_mb : int, optional
         Most address space.
     """
 
-    def __init__(self, model: Model, import_path: str | None, file: BinaryIO | None, memory_limit_mb: int | None) -> None:
+    def __init__(self, described: dict[str, Any], file: BinaryIO | None, memory_limit_mb: int | None) -> None:
         lifeline, ours = os.pipe()  # nothing is ever written to it; it ends with this process
         self._lifeline = os.fdopen(ours, "wb", buffering=0)
         handles = {"lifeline": lifeline} if file is None else {"lifeline": lifeline, "file": file.fileno()}
@@ -51,19 +47,26 @@ class ModelProcess(Peer):
         finally:
             os.close(lifeline)
         self.calls = 0
-        self._load = {**description(model, import_path), **handles, "memory_limit_mb": memory_limit_mb}
+        self._load = {**described, **handles, "memory_limit_mb": memory_limit_mb}
 
     def load(self, deadline: float) -> Result | None:
         """Load the model; return why it cannot, if so. Raises what :meth:`Peer.ask` raises."""
         answer = self.ask({"load": self._load}, deadline)
         return Result(**answer["failed"]) if "failed" in answer else None
 
-    def call(self, request: list[dict[str, Any]], events: Sequence[Event], deadline: float) -> list[Result]:
-        """Call the model with *request*, the :func:`~mltrigger.models.parcel.sent` form of *events*, and open those that it asks for."""
+    def call(self, request: list[dict[str, Any]], events: Sequence[Event], deadline: float, again: Callable[[], float]) -> list[Result]:
+        """Call the model with *request*, the :func:`~mltrigger.models.parcel.sent` form of *events*, and open those that it asks for.
+
+        *again* is told when the child calls the model once more, to find a bad event, and returns the deadline of that.
+        """
         self.calls += 1
         answer = self.ask({"call": request}, deadline)
-        while "open" in answer:
-            answer = self._open(events[answer["open"]], deadline)
+        while "results" not in answer:
+            if "again" in answer:
+                deadline = again()
+                answer = self.ask({}, deadline)
+            else:
+                answer = self._open(events[answer["open"]], deadline)
         return [Result(**fields) for fields in answer["results"]]
 
     def close(self) -> None:

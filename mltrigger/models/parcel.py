@@ -2,46 +2,119 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+import pkgutil
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 from mltrigger import codec
+from mltrigger.errors import InvalidModel
 from mltrigger.events import Event, restored, with_opener
+from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, load
+from mltrigger.models.describe import import_path as path_of
+from mltrigger.models.digest import digest_of
 from mltrigger.models.invoke import Result
-from mltrigger.models.schema import schema_of
+from mltrigger.models.schema import _Class, schema_of
+from mltrigger.models.schemes import Setting, scheme_of
 
 _DESCRIBED = ("name", "version", "batch", "method", "wants_event")
+_SCHEMAS = ("input_schema", "output_schema")
 
 
 def contents(model: Model) -> tuple[Any, Any, Any]:
     """Return what is pickled of a model that cannot be imported there."""
-    return model.target, model.input_schema, model.output_schema
+    return model.target, _type(model.input_schema), _type(model.output_schema)
+
+
+def path_there(model: Model, import_path: str | None) -> str | None:
+    """Return *import_path* when all of *model* can be found from there, ``None`` when it has to be pickled.
+
+    Not all of it can when a schema is a class of a notebook or a function: its JSON Schema alone would hand over plain data.
+    """
+    if import_path is None or any(_way(model, name, import_path) is None for name in _SCHEMAS):
+        return None
+    return import_path
 
 
 def description(model: Model, import_path: str | None) -> dict[str, Any]:
-    """Return what is said about *model* beside its contents, in JSON."""
-    given = {"input_schema": model.input_schema, "output_schema": model.output_schema}
-    documents = {name: None if schema is None else json.loads(json.dumps(schema_of(schema).json)) for name, schema in given.items()}
-    return {**{name: getattr(model, name) for name in _DESCRIBED}, **documents, "import_path": import_path}
+    """Return what is said about *model* beside its contents, in JSON; *import_path* is what :func:`path_there` returns."""
+    schemas = {name: _way(model, name, import_path) if import_path else None for name in _SCHEMAS}
+    digest = content_digest(model) if isinstance(model.target, Address) else None
+    return {**{name: getattr(model, name) for name in _DESCRIBED}, **schemas, "import_path": import_path, "digest": digest}
 
 
 def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, Any]]) -> Model:
-    """Return the model of a :func:`description`, imported where it says so, else from its *contents*."""
+    """Return the model of a :func:`description`, imported where it says so, else from its *contents*.
+
+    Raises
+    ------
+    InvalidModel
+        When other code or other files are here than the ``digest`` tells.
+    """
     if described["import_path"]:
         found = load(described["import_path"])
-        parts = (
-            found.target,
-            found.input_schema or described["input_schema"],
-            found.output_schema or described["output_schema"],
-        )
+        parts = (found.target, *(_arrived(described[name], getattr(found, name)) for name in _SCHEMAS))
     else:
         parts = contents()
     target, takes, gives = parts
     known = {name: described[name] for name in ("name", "version", "batch", "method")}
-    return _Sent(target, **known, input_schema=takes, output_schema=gives, takes_event=described["wants_event"])
+    model = _Sent(target, **known, input_schema=takes, output_schema=gives, takes_event=described["wants_event"])
+    if described["digest"] not in (None, content_digest(model)):
+        if isinstance(target, Address):
+            raise InvalidModel(f"{target.text[:200]} holds other content where it is called than where it was registered; bring the same "
+                               "files there, or register them under a new version")  # fmt: skip
+        path = described["import_path"] or path_of(target)
+        raise InvalidModel(f"{path} holds other code on this worker than where it was registered; bring it the same version")
+    return model
+
+
+def content_digest(model: Model) -> str:
+    """Return the digest of what *model* is in this process: its code and state, or the files at its address."""
+    if isinstance(model.target, Address):
+        return model.target.digest(scheme_of(model.target).describe(model.target).content)
+    return digest_of(model.target)
+
+
+def takes_batches(model: Model, setting: Setting) -> bool:
+    """Return whether one call of *model* may have several events, also when it is at an address; connects to nothing."""
+    if not isinstance(model.target, Address):
+        return model.batches
+    try:
+        endpoint = scheme_of(model.target).open(model.target, setting)
+    except Exception:  # what it needs may be installed only there; whether it is, that process says when it loads the model
+        return False
+    with contextlib.closing(endpoint):
+        return endpoint.batches
+
+
+def _way(model: Model, name: str, import_path: str) -> dict[str, Any] | None:
+    """Return how a schema of a model with an *import_path* gets there, ``None`` when it has to be pickled."""
+    given = getattr(model, name)
+    if given is None:
+        return {}
+    schema, wanted = schema_of(given), _type(given)
+    if not (isinstance(schema, _Class) and schema._hint.own):  # plain data are handed over, here as well as there
+        return {"document": json.loads(json.dumps(schema.json))}
+    if path := path_of(wanted):
+        return {"class": path}
+    with contextlib.suppress(Exception):  # what cannot be imported here says so where it is called
+        own = dataclasses.replace(load(import_path), batch=model.batch, method=model.method).schemas()[_SCHEMAS.index(name)]
+        if own is not None and _type(own) == wanted:
+            return {}
+    return None
+
+
+def _arrived(way: Mapping[str, Any], own: Any) -> Any:
+    """Return the schema that was sent in this *way*; the imported model's *own* when that is the one."""
+    return pkgutil.resolve_name(way["class"]) if "class" in way else way.get("document", own)
+
+
+def _type(schema: Any) -> Any:
+    """Return the class or type that *schema* was made of, which can be pickled; its checks cannot."""
+    return schema._hint.type if isinstance(schema, _Class) else schema
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)

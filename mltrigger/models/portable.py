@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from mltrigger.errors import InvalidModel
 from mltrigger.models.describe import Model
-from mltrigger.models.parcel import contents
+from mltrigger.models.parcel import contents, path_there
 
 
 def check_portable(model: Model, import_path: str | None) -> None:
@@ -34,7 +34,7 @@ def check_portable(model: Model, import_path: str | None) -> None:
 
 def check_sendable(model: Model, import_path: str | None) -> None:
     """Check that *model* can be sent at all: found at its *import_path* there, or else pickled; raises InvalidModel as above."""
-    if import_path is None:
+    if path_there(model, import_path) is None:
         _dump(model, _Nowhere())
 
 
@@ -57,7 +57,7 @@ def _dump(model: Model, file: Any) -> None:
         culprit = _culprit(model.target)
         raise InvalidModel(
             f"model {model.name!r} cannot be sent to another process: {culprit}{error}. Make that inside of the function, move the model "
-            "into a module that can be imported, or let it run in a thread of this process"
+            "into a module that can be imported, or let it run here: isolation='thread', no executor"
         ) from error
 
 

@@ -8,17 +8,19 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
 from mltrigger.capture import echo
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
+from mltrigger.models.executed import HOLD_S
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.isolated import ModelProcess
-from mltrigger.models.parcel import sent
+from mltrigger.models.parcel import description, path_there, sent, takes_batches
 from mltrigger.models.peer import Died, TimedOut
 from mltrigger.models.portable import packed
+from mltrigger.models.schemes import Setting
 
 START_TIMEOUT_S = 120.0
 _STOPPED = Result(reason="stopped", error_type="Closed", error="the model's processes were stopped")
@@ -35,7 +37,8 @@ class ProcessInvoker:
     model : Model
         What to call.
     import_path : str, optional
-        ``package.module:attribute``, where the children find it; without one it is sent with cloudpickle.
+        ``package.module:attribute``, where the children find it; without one it is sent with cloudpickle. So it is when its schema is a
+        class that cannot be imported.
     timeout_s : float
         Longest run of one call; then the process is killed, and every process that it has started. A batch is one call; when it killed its
         process, each event of it is another one.
@@ -44,7 +47,8 @@ class ProcessInvoker:
     max_calls : int
         Calls after which a child is replaced, so that what leaks is bounded.
     start_timeout_s : float
-        Longest time to start a child and load the model; it does not count as the model's run.
+        Longest time to start a child and load the model; it does not count as the model's run. A model that cannot be loaded is waited
+        for: that spends no attempt.
 
     Raises
     ------
@@ -63,12 +67,14 @@ class ProcessInvoker:
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self.model = model
-        self.batches = model.batches
+        self.batches = takes_batches(model, Setting(timeout_s))
         self.concurrency = 1
         self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
-        self._file = packed(model) if import_path is None else None
-        self._make = functools.partial(ModelProcess, model, import_path, self._file, memory_limit_mb)
+        path = path_there(model, import_path)
+        described = description(model, path)  # once: what a file holds later is another version
+        self._file = packed(model) if path is None else None
+        self._make = functools.partial(ModelProcess, described, self._file, memory_limit_mb)
         self._idle: list[ModelProcess] = []
         self._all: set[ModelProcess] = set()
         self._guard = threading.Lock()
@@ -80,12 +86,12 @@ class ProcessInvoker:
         """Call the model with one event."""
         return self._ask([event], self._time())[0]
 
-    def many(self, events: Sequence[Event]) -> list[Result]:
+    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
         """Call the model with a batch, as ``Invoker.many`` does. After a crash each event is tried alone, so that only its cause fails."""
         time_left = self._time()
-        results = self._ask(events, time_left) if events else []
+        results = self._ask(events, time_left, again) if events else []
         if len(events) > 1 and results[0].reason == "worker_died":
-            return [self._ask([event], self._time())[0] for event in events]  # each in its own time: none shall pay for the cause
+            return [self._alone(event, again) for event in events]
         return results
 
     @property
@@ -107,20 +113,29 @@ class ProcessInvoker:
         for child in idle:
             self._drop(child)
 
+    def _alone(self, event: Event, again: Callable[[], None]) -> Result:
+        again()
+        return self._ask([event], self._time())[0]  # in its own time: none shall pay for the cause
+
     def _time(self) -> _Time:
         return _Time(_Allowance(self._start_timeout_s), _Allowance(self._timeout_s))
 
-    def _ask(self, events: Sequence[Event], time_left: _Time) -> list[Result]:
+    def _ask(self, events: Sequence[Event], time_left: _Time, again: Callable[[], None] = lambda: None) -> list[Result]:
         try:
             request = [sent(event) for event in events]
         except Exception as error:  # never published: what came through a broker has a JSON form
             return [failure(error)._replace(reason="invalid_event")] * len(events)
+
+        def renewed() -> float:
+            again()
+            return time.monotonic() + self._timeout_s
+
         child = self._take(time_left)
         if isinstance(child, Result):
             return [child] * len(events)
         try:
             with time_left.answering as deadline:
-                results = child.call(request, events, deadline)
+                results = child.call(request, events, deadline, renewed)
         except TimedOut:
             results = [self._late()] * len(events)
         except Died as died:
@@ -163,7 +178,10 @@ class ProcessInvoker:
             if self._closed:  # after it was added: whoever closes either sees the child, or is seen here
                 return self._lost(child, [_STOPPED])[0]
             refused = self._loaded(child, deadline)
-        return child if refused is None else self._lost(child, [refused._replace(reason="model_unavailable", permanent=False)])[0]
+        if refused is None:
+            return child
+        waiting = refused._replace(reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S)  # it says nothing of events
+        return self._lost(child, [waiting])[0]
 
     def _loaded(self, child: ModelProcess, deadline: float) -> Result | None:
         """Let *child* load the model; return what went wrong."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from mltrigger.errors import InvalidModel
@@ -12,7 +10,7 @@ from mltrigger.events import Event
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Invoker
-from mltrigger.models.schemes import Endpoint, Setting, scheme_of
+from mltrigger.models.schemes import Setting, scheme_of
 
 
 class RemoteInvoker(Invoker):
@@ -32,12 +30,11 @@ class RemoteInvoker(Invoker):
     """
 
     grace_s = 2.0
+    _ours = True
 
     def __init__(self, model: Model, setting: Setting) -> None:
         if not isinstance(model.target, Address):
             raise InvalidModel(f"model {model.name!r} has no address")
-        self._guard = threading.Lock()
-        self._calls = 0
         self._endpoint = scheme_of(model.target).open(model.target, setting)
         try:
             self._endpoint.warm_up()
@@ -48,39 +45,19 @@ class RemoteInvoker(Invoker):
         self.batches = self._endpoint.batches
         self.concurrency = self._endpoint.concurrency
 
-    @property
-    def busy(self) -> bool:  # type: ignore[override]
-        """Whether a call is under way."""
-        return self._calls > 0
-
     def close(self) -> None:
         """Close the endpoint; idempotent."""
         self._endpoint.close()
 
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
         endpoint = self._endpoint
-        return (self._many if endpoint.batches else self._alone), _event
-
-    def _many(self, events: Sequence[Event]) -> Sequence[Any]:
-        with self._called() as endpoint:
-            return endpoint.call(events)
+        return (endpoint.call if endpoint.batches else self._alone), _event
 
     def _alone(self, event: Event) -> Any:
-        with self._called() as endpoint:
-            (output,) = endpoint.call([event])
+        (output,) = self._endpoint.call([event])
         if isinstance(output, BaseException):
             raise output
         return output
-
-    @contextlib.contextmanager
-    def _called(self) -> Iterator[Endpoint]:
-        with self._guard:
-            self._calls += 1
-        try:
-            yield self._endpoint
-        finally:
-            with self._guard:
-                self._calls -= 1
 
 
 def _event(event: Event) -> Any:

@@ -12,6 +12,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, as_model, load, names_model
+from mltrigger.models.schema import Schema
 from mltrigger.models.version import ModelVersion, Selector
 
 FRESH_US = 1_000_000
@@ -35,8 +36,12 @@ class Resolver:
 
     def hold(self, version: ModelVersion, model: Model) -> None:
         """Keep *model* as what *version* is called with here; a cell that runs again hands over a new object."""
+        key = version.name, version.version
         with self._guard:
-            self._held[version.name, version.version] = model
+            before = self._held.get(key)
+            if before is not None and before.target is model.target:  # its one object, if it is a class, goes on
+                model = dataclasses.replace(model, _once=before._once)
+            self._held[key] = model
             self._answers.clear()
 
     def forget(self) -> None:
@@ -103,11 +108,24 @@ def _found(version: ModelVersion) -> Model:
     else:
         where = version.import_path or ""
         try:
-            model = as_model(load(where), **json.loads(options))
-        except (ImportError, AttributeError) as error:
-            raise NotFound(f"model {version} cannot be imported from {where}: {error}") from error
+            called_by = {name: value for name, value in json.loads(options).items() if name != "schemas"}
+            model = as_model(load(where), **called_by)
+        except (Exception, SystemExit) as error:  # whatever a module does while it is imported
+            raise NotFound(f"model {version} cannot be imported from {where}: {type(error).__name__}: {error}") from error
     if model.describe().digest != version.digest:
+        if version.address is not None:
+            raise NotFound(
+                f"model {version}: what {where!r} names is not here, or not what was registered (files are looked for from the folder of "
+                "this process); start it where it was registered, or register a new version"
+            )
         raise NotFound(f"model {version}: {where} holds other code now; register it under a new version")
     kept = (version.input_schema, version.output_schema)
-    takes, gives = (own or (json.loads(text) if text else None) for own, text in zip(model.schemas(), kept, strict=True))
+    takes, gives = (_agreed(own, text) for own, text in zip(model.schemas(), kept, strict=True))
     return dataclasses.replace(model, input_schema=takes, output_schema=gives)
+
+
+def _agreed(own: Schema | None, kept: str | None) -> Any:
+    """Return the schema that was registered: the code's own, whose objects the model gets, where it is the same."""
+    if kept is None or (own is not None and json.loads(json.dumps(own.json)) == json.loads(kept)):
+        return own
+    return json.loads(kept)
