@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
@@ -25,8 +24,7 @@ from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model
-from mltrigger.models.placement import Executing, Placement
-from mltrigger.models.portable import check_portable, check_sendable
+from mltrigger.models.placement import Executing, Placement, check_placement
 from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
 from mltrigger.policy import DeliveryPolicy
@@ -78,7 +76,7 @@ class EventBus(Lookup):
         registry.follow_clock()
         broker = broker_of(registry, self._worker_id) if broker_of else SqlBroker(store, clock, wakeup, self._worker_id)
         self._description = description or store.description
-        super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock)
+        super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock, lambda name: self._engine.state(name))
         self.wakeup = wakeup
         self._pid = os.getpid()
         self._catalog = Catalog(self.registry, clock)
@@ -222,10 +220,7 @@ class EventBus(Lookup):
             policy = {"adaptive": True, **policy}
         settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
         handed = self._catalog.understood(model, version, batch)
-        if settings.isolation == "process" and isinstance(handed, Model):
-            check_portable(handed, handed.import_path)
-        if executor is not None and not isinstance(executor, ThreadPoolExecutor) and isinstance(handed, Model):
-            check_sendable(handed, handed.import_path)
+        check_placement(handed if isinstance(handed, Model) else None, settings, executor)
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:
@@ -392,7 +387,7 @@ class EventBus(Lookup):
         progress : bool
             Whether to show a progress bar.
         """
-        run = Run(topic, self.publish_batch(topic, samples_of(samples)), self.log, self.wakeup)
+        run = Run(topic, self.publish_batch(topic, samples_of(samples)), self.log, self.wakeup, self.listener_state)
         if len(run):
             warn_if_nobody_runs(self.registry, run)
         return run.wait(timeout_s, progress)

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidModel
+from mltrigger.errors import InvalidModel, NotFound, VersionConflict
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, as_model, names_model
 from mltrigger.models.resolver import Resolver
@@ -45,9 +45,9 @@ class Catalog:
         model
             Anything that ``mt.model`` takes, a selector, or a registered version.
         version, batch
-            As for ``mt.model``; or ``batch="adaptive"``, for Python that takes lists, and for endpoints, which know by themselves.
+            As for ``mt.model``; or ``batch="adaptive"``, for a model that takes lists.
         """
-        if isinstance(model, ModelVersion) or (isinstance(model, str) and not names_model(model)):
+        if isinstance(model, ModelVersion) or (isinstance(model, str) and self._selects(model)):
             if version is not None or batch not in (None, "adaptive"):
                 raise InvalidModel(
                     f"{str(model)!r} selects a registered version: leave version and batch out, or hand over the model itself"
@@ -55,10 +55,19 @@ class Catalog:
             selector = Selector.parse(str(model))
             self._registry.resolve(selector)
             return selector
-        if batch == "adaptive":
-            elsewhere = is_address(model) if isinstance(model, str) else isinstance(getattr(model, "target", None), Address)
-            batch = None if elsewhere else True
-        return as_model(model, version=version, batch=batch)
+        if batch not in (None, True, False, "adaptive"):
+            raise InvalidModel(f"batch={batch!r}: write True, False or 'adaptive'; batch_size says how many events a call has at most")
+        handed = as_model(model, version=version, batch=None if batch == "adaptive" else batch)
+        if batch == "adaptive" and not handed.batches and not isinstance(handed.target, Address):
+            raise InvalidModel(
+                f"model {handed.name!r} takes one event: batch='adaptive' needs an object with predict(), or a function that takes a list: "
+                "mt.model(function, batch=True)"
+            )
+        return handed
+
+    def _selects(self, text: str) -> bool:
+        """Whether *text* is a selector; ``ocr:v1`` may be an import path, but not where there is a model ``ocr``."""
+        return not names_model(text) or (not is_address(text) and bool(self._registry.versions(text.partition(":")[0])))
 
     def selector(self, handed: Model | Selector) -> str:
         """Return the selector of what was :meth:`understood`; a model is registered by this."""
@@ -80,7 +89,9 @@ class Catalog:
             found = self._kept(model)
             return found, str(found)
         found = self._kept(dataclasses.replace(model, target=scheme_of(address).pin(address), version=None))
-        self._registry.set_alias(found.name, check_model_name(alias), found.version, json.dumps([address.text, address.given]))
+        takes, gives = (None if schema is None else dict(schema.json) for schema in model.schemas())
+        follows = json.dumps([address.text, address.given, takes, gives], sort_keys=True)
+        self._registry.set_alias(found.name, check_model_name(alias), found.version, follows)
         self.resolver.forget()
         return found, f"{found.name}@{alias}"
 
@@ -106,15 +117,21 @@ class Catalog:
         follows = self._registry.followed(selector) if selector.alias is not None else None
         if follows is None or self._clock.now_us() < self._ask_us.get(follows, 0):
             return known
-        address = Address(*json.loads(follows))
+        text, given, takes, gives = json.loads(follows)
+        address = Address(text, given)
         try:
             meant = scheme_of(address).pin(address)
-            if (meant.text, meant.given) == (known.address, known.options):
-                return known
-            found = self._kept(Model(meant, selector.name))
-            self._registry.set_alias(selector.name, selector.alias or "", found.version, follows)
+        except NotFound:
+            raise
         except Exception as error:  # an outage of theirs; what was meant a moment ago goes on
             self._ask_us[follows] = self._clock.now_us() + AGAIN_US
-            logger.warning("model %s: cannot ask what the alias means, going on with %s: %s", selector, known.version, type(error).__name__)
+            logger.warning("model %s: cannot ask what the alias means, going on with %s: %s", selector, known.version, error)
             return known
+        if (meant.text, meant.given) == (known.address, known.options):
+            return known
+        try:
+            found = self._kept(Model(meant, selector.name, input_schema=takes, output_schema=gives))
+        except VersionConflict as error:
+            raise InvalidModel(f"model {selector} means {meant.text} now, and that cannot be registered: {error}") from error
+        self._registry.follow(selector.name, selector.alias or "", found.version, follows)
         return found

@@ -126,7 +126,7 @@ class Engine:
                 self._executors[name] = executor
             running = self._listeners.pop(name, None)
             if running is not None:
-                self._retired.append(running)
+                self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                 self._workers.submit(running.stop)
             return running is not None
 
@@ -216,4 +216,4 @@ class Engine:
 
     def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
         placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
-        return self._make(spec, placed, close=placed.close, workers=self._workers, prepare=prepared_by(source))
+        return self._make(spec, placed, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source))

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mltrigger.brokers.base import Broker, Depth, SubscriptionSpec
@@ -43,10 +43,14 @@ class Doctor:
     ----------
     store, registry, log, broker, clock
         The parts of the bus.
+    here : callable
+        Returns what the listener of a subscription is doing in this process.
     """
 
-    def __init__(self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock) -> None:
-        self._store, self._registry, self._log, self._broker, self._clock = store, registry, log, broker, clock
+    def __init__(
+        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped"
+    ) -> None:
+        self._store, self._registry, self._log, self._broker, self._clock, self._here = store, registry, log, broker, clock, here
 
     def bus(self) -> list[Finding]:
         """Return what there is to say about the store and all subscriptions, the worst first."""
@@ -80,11 +84,27 @@ class Doctor:
                 "error", spec.name, "model", f"{spec.selector} means no version now: {error}", "register it, or rebind the subscription"
             )
             return
+        yield from self._called(spec, depth)
         if self._registry.live_listeners().get(spec.id):
             return
         waits = f"{_count(depth.visible + depth.delayed, 'event')} waiting" if depth.visible + depth.delayed else "nothing waits yet"
         severity: Severity = "error" if depth.visible else "warning"
         yield Finding(severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version))
+
+    def _called(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
+        """Say why the model cannot be called, in this process or where it was to run."""
+        state, _, why = self._here(spec.name).partition(": ")
+        if state == "waiting for the model":
+            yield Finding(
+                "error", spec.name, "model", f"it cannot be called here: {why}; {_count(depth.visible, 'event')} waiting",
+                "repair it: it is tried again by itself; or sub.pause(), or unsubscribe it",
+            )  # fmt: skip
+        newest = self._log.invocations(("reason", "error"), subscription_id=spec.id, limit=1, running=False)
+        if newest and newest[0][0] == "no_process":
+            yield Finding(
+                "error", spec.name, "executor", f"what runs the model takes no calls: {newest[0][1]}",
+                "executor=lambda: ProcessPoolExecutor(2), a callable, is asked for a new one when one breaks",
+            )  # fmt: skip
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():

@@ -57,6 +57,8 @@ class Listener:
         The parts.
     prepare : callable
         What to do with an event before the model sees it: a source attaches how to open its object.
+    tidy : callable
+        Told which callers are in use, from time to time: what others hold can go.
     close : callable
         Ends what calling the model needs; called when nothing runs any more.
     uniform : callable
@@ -73,6 +75,7 @@ class Listener:
         clock: Clock,
         workers: ThreadWorkers,
         prepare: Callable[[Event], Event] = lambda event: event,
+        tidy: Callable[[Collection[Caller]], None] = lambda _: None,
         close: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -80,7 +83,7 @@ class Listener:
         self.state: State = "stopped"
         self.leftover = 0
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
-        self._prepare, self._close = prepare, close
+        self._prepare, self._tidy, self._close = prepare, tidy, close
         self._recorder = Recorder(spec, broker, log, clock, uniform)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
@@ -162,7 +165,7 @@ class Listener:
                 self.state, pause_s = "waiting for the model", min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
             except Closed:
                 return
-            except Exception:
+            except (Exception, SystemExit):
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
                 self.state, pause_s = "waiting for the store", min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
 
@@ -171,6 +174,9 @@ class Listener:
         if not free:
             return
         _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
+        with self._changed:
+            in_use = [work.invoker for work in self._active]
+        self._tidy(in_use)
         self.state = "listening"
         self._slots = self.spec.policy.max_concurrency or invoker.concurrency
         size = self._lot(invoker)
@@ -307,7 +313,8 @@ class Listener:
         started_us = self._clock.now_us()
         batch = work.begin(len(work), started_us)
         called = [d for d in batch if not self._loops(d)]
-        results = work.invoker.many([self._prepare(d.event) for d in called]) if called else []
+        events = [self._prepare(d.event) for d in called]
+        results = work.invoker.many(events, lambda: work.restart(self._clock.now_us())) if called else []
         now_us, text = self._clock.now_us(), printed.take()
         for result in results:
             self._heed(result, now_us)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +28,16 @@ class Lookup:
     ----------
     store, registry, log, broker, clock
         The parts that are asked.
+    here : callable
+        Returns what the listener of a subscription is doing in this process.
     """
 
-    def __init__(self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped"
+    ) -> None:
         self.registry, self.log, self.broker = registry, log, broker
         self._store, self._clock = store, clock
-        self._doctor = Doctor(store, registry, log, broker, clock)
+        self._doctor = Doctor(store, registry, log, broker, clock, here)
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:

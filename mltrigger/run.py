@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.brokers.base import Receipt
@@ -35,12 +35,18 @@ class Run:
         Where they were published.
     receipts : sequence of Receipt
         One a sample, in their order.
+    log, wakeup
+        The parts.
+    state : callable
+        Returns what the listener of a subscription is doing here, for whoever waits in vain.
     """
 
-    def __init__(self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup) -> None:
+    def __init__(
+        self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup, state: Callable[[str], str] = lambda _: "stopped"
+    ) -> None:
         self.topic = topic
         self.receipts = tuple(receipts)
-        self._log, self._wakeup = log, wakeup
+        self._log, self._wakeup, self._state = log, wakeup, state
         self._final: dict[tuple[int, str], tuple[Any, ...]] = {}
         self._read_to = 0
         self._expected = [(i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions]
@@ -123,7 +129,11 @@ class Run:
 
     def _who_is_open(self) -> str:
         names = sorted(name for seq, name in self._wanted if (seq, name) not in self._final)
-        return ", ".join(f"{names.count(name)} of {name!r}" for name in dict.fromkeys(names))
+        return ", ".join(f"{names.count(name)} of {name!r}{self._why(name)}" for name in dict.fromkeys(names))
+
+    def _why(self, name: str) -> str:
+        state = self._state(name)
+        return f" ({state})" if state.startswith("waiting") else ""
 
 
 def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float, progress: bool) -> bool:

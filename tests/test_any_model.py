@@ -103,6 +103,28 @@ def test_a_class_whose_objects_cannot_be_made_leaves_its_events_waiting_and_says
     assert bus.subscriptions().set_index("subscription").loc["broken", "visible"] == 1
 
 
+def test_closing_does_not_wait_for_a_model_that_is_being_loaded() -> None:
+    loading, loaded = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self) -> None:
+            loading.set()
+            loaded.wait(60)
+
+        def __call__(self, data: Any) -> Any:
+            return data
+
+    with mt.connect("memory://") as bus:
+        bus.subscribe("numbers", Slow, name="slow")
+        assert loading.wait(10)
+        began_s = time.monotonic()
+        bus.close(drain_s=0.1)
+        took_s = time.monotonic() - began_s
+    loaded.set()
+
+    assert took_s < 10
+
+
 @pytest.mark.parametrize(("target", "expected"), [(ProbabilitiesOnly, [0.25, 0.75]), (TransformsOnly, 5), (TransformsOnly(), 5)])
 def test_what_has_no_predict_is_called_with_what_it_has(bus: mt.EventBus, target: Any, expected: Any) -> None:
     bus.subscribe("texts", target, name="has-no-predict")

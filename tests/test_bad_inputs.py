@@ -115,7 +115,10 @@ def test_an_event_that_cannot_be_kept_is_refused_and_nothing_is_stored(
 # -- refused at subscribe ---------------------------------------------------------------------------------------------------------
 
 
-async def asynchronous(data: Any) -> Any: ...
+def generating(data: Any) -> Any:
+    yield data
+
+
 def without_argument() -> Any: ...
 
 
@@ -127,7 +130,8 @@ def without_argument() -> Any: ...
         pytest.param(lambda bus: bus.subscribe("scans", "echo@champion"), mt.NotFound, "no alias", id="unknown alias"),
         pytest.param(lambda bus: bus.subscribe("scans", "echo:v1"), mt.NotFound, "no selector", id="no selector"),
         pytest.param(lambda bus: bus.subscribe("scans", without_argument), mt.InvalidModel, "one argument", id="BI-111 no argument"),
-        pytest.param(lambda bus: bus.subscribe("scans", asynchronous), mt.InvalidModel, "async", id="BI-111 async"),
+        pytest.param(lambda bus: bus.subscribe("scans", generating), mt.InvalidModel, "generator", id="BI-111 generator"),
+        pytest.param(lambda bus: bus.subscribe("scans", "ecko.models:read"), mt.NotFound, "No module named", id="no such module"),
         pytest.param(lambda bus: bus.subscribe("scans", lambda x: x), mt.InvalidModel, "lambda", id="a lambda"),
         pytest.param(lambda bus: bus.subscribe("scans", 5), mt.InvalidModel, "int", id="a number"),
         pytest.param(lambda bus: bus.subscribe("scans", len, version="1"), mt.InvalidModel, "semantic version", id="half a version"),

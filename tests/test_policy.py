@@ -58,11 +58,11 @@ def test_a_count_is_a_whole_number(name: str) -> None:
         DeliveryPolicy(**{name: 2.0})
 
 
-@pytest.mark.parametrize("name", ["timeout_s", "batch_window_s", "max_attempts", "max_concurrency"])
-def test_only_lease_and_batch_size_may_be_left_to_their_defaults_with_none(name: str) -> None:
+@pytest.mark.parametrize("name", ["timeout_s", "batch_window_s", "max_attempts"])
+def test_only_lease_batch_size_and_concurrency_may_be_left_to_their_defaults_with_none(name: str) -> None:
     with pytest.raises(InvalidPolicy, match=f"{name} must be .*got None"):
         DeliveryPolicy(**{name: None})
-    assert DeliveryPolicy(lease_s=None, batch_size=None) == DeliveryPolicy()
+    assert DeliveryPolicy(lease_s=None, batch_size=None, max_concurrency=None) == DeliveryPolicy()
 
 
 def test_all_problems_are_reported_at_once() -> None:

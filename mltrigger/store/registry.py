@@ -94,7 +94,7 @@ class Registry:
                 transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
                 rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             found = ModelVersion(*rows[0])
-        if (found.digest, found.kind) != (version.digest, version.kind):
+        if (found.digest, found.kind) != (version.digest, version.kind) or _called_otherwise(found, version):
             raise VersionConflict(
                 f"model {version} is registered with other code ({found.kind} {found.digest}, now {version.kind} {version.digest}); a "
                 f"released version is immutable: give the new code a new version, or leave the version out while you are writing it"
@@ -118,6 +118,14 @@ class Registry:
             transaction.execute(
                 "INSERT INTO model_alias (name, alias, version, follows) VALUES (:name, :alias, :version, :follows) "
                 "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version, follows = excluded.follows",
+                {"name": name, "alias": alias, "version": version, "follows": follows},
+            )
+
+    def follow(self, name: str, alias: str, version: str, follows: str) -> None:
+        """Point *alias* to *version*, if it still follows what it did: somebody may have set it by hand meanwhile."""
+        with self._store.transaction() as transaction:
+            transaction.execute(
+                "UPDATE model_alias SET version = :version WHERE name = :name AND alias = :alias AND follows = :follows",
                 {"name": name, "alias": alias, "version": version, "follows": follows},
             )
 
@@ -234,6 +242,15 @@ def _set(transaction: Transaction, name: str, value: Mapping[str, Any]) -> None:
 def filter_of(text: str | None, scope: Any) -> FilterPolicy | None:
     """Return the filter that a row holds; compiled once in a process."""
     return None if text is None else FilterPolicy.parse(text, scope)
+
+
+def _called_otherwise(found: ModelVersion, version: ModelVersion) -> bool:
+    """Whether the same code is called in another way; releases that kept nothing of that are believed."""
+    if found.options is None and found.address is None:
+        return False
+    if found.options != version.options:
+        return True
+    return found.address is not None and (found.input_schema, found.output_schema) != (version.input_schema, version.output_schema)
 
 
 def _spec(row: Row) -> SubscriptionSpec:
