@@ -177,10 +177,10 @@ class Listener:
         with self._changed:
             in_use = [work.invoker for work in self._active]
         self._tidy(in_use)
-        self.state = "listening"
         self._slots = self.spec.policy.max_concurrency or invoker.concurrency
         size = self._lot(invoker)
         most = min(free * size, self._pace.room(self._clock.now_us()))
+        self.state = "waiting for the model" if self._pace.held(self._clock.now_us()) else "listening"
         if not most:
             self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
             return
@@ -306,6 +306,7 @@ class Listener:
     def _heed(self, result: Result, now_us: int) -> None:
         """Begin nothing for as long as the model's server asks."""
         if result.throttled and result.delay_s:
+            self.why = result.error or ""
             self._pace.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
 
     def _call_batch(self, work: Work[Ended], printed: Captured) -> tuple[int, int]:

@@ -26,9 +26,13 @@ class Pace:
         """Let nothing begin before *until_us*: a server asked for it."""
         self._held_us = max(self._held_us, until_us)
 
+    def held(self, now_us: int) -> bool:
+        """Whether :meth:`hold` still holds."""
+        return now_us < self._held_us
+
     def room(self, now_us: int) -> int:
         """Return how many events may begin now."""
-        if now_us < self._held_us:
+        if self.held(now_us):
             return 0
         if self._rate is None:
             return _NO_LIMIT
@@ -43,7 +47,7 @@ class Pace:
 
     def wait_s(self, now_us: int) -> float:
         """Return the seconds until another event may begin; 0 when one may begin now."""
-        if now_us < self._held_us:
+        if self.held(now_us):
             return min(1.0, math.ceil((self._held_us - now_us) / 1000) / 1000)
         if self._rate is None or self.room(now_us) >= 1:
             return 0.0

@@ -475,6 +475,7 @@ def test_being_throttled_spends_no_attempt_and_holds_the_listener_back(shout: An
         assert (row["outcome"], row["reason"]) == ("failed", "throttled")
         assert sub.dead_letters().empty
         assert len(bus.invocations()) == 1  # the other one waits as long as the server asked
+        wait_until(lambda: sub.state == "waiting for the model: busy")
 
         clock.advance(s=31)
         wait_until(lambda: "succeeded" in set(bus.invocations()["outcome"]))
