@@ -76,7 +76,9 @@ def serving(binary: Path, folder: Path, *, batching: bool, workers: int) -> Iter
     ports = _free_ports(3)
     _configure(place, folder, ports, batching=batching, workers=workers)
     with (place / "log").open("wb") as log:
-        process = subprocess.Popen([binary, "start", place], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [binary.absolute(), "start", place], cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             _wait(process, ports[0])
             yield "127.0.0.1", ports[0]
