@@ -108,6 +108,7 @@ class Engine:
                     self.worker_id = self._registry.join()
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
+                    running.begin_stop()  # now: what is published next is not for the version before
                     self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
                 self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
         if isinstance(source, FolderSource):
@@ -127,6 +128,7 @@ class Engine:
             running = self._listeners.pop(name, None)
             if running is not None:
                 self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
+                running.begin_stop()
                 self._workers.submit(running.stop)
             return running is not None
 
