@@ -278,8 +278,8 @@ def test_versions_that_come_and_go_leave_no_thread_behind() -> None:
         await asyncio.sleep(0.001)
         return number
 
-    clock = SimulatedClock()
-    with mt.connect("memory://", clock=clock) as bus:
+    before = set(threading.enumerate())
+    with mt.connect("memory://", clock=SimulatedClock()) as bus:
         for patch in range(8):
             bus.register(mt.model(answer, version=f"1.0.{patch}", input_schema={"type": "integer", "minimum": -patch}))
         sub = bus.subscribe("numbers", "answer:1.0.0", max_concurrency=4)
@@ -289,7 +289,7 @@ def test_versions_that_come_and_go_leave_no_thread_behind() -> None:
         assert set(bus.invocations()["outcome"]) == {"succeeded"}
         sub.stop()
 
-    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "mltrigger-async"])
+    wait_until(lambda: not [thread for thread in set(threading.enumerate()) - before if thread.name == "mltrigger-async"])
 
 
 # -- who waits is told why ---------------------------------------------------------------------------------------------------------
