@@ -94,12 +94,6 @@ class ProcessInvoker:
             return [self._alone(event, again) for event in events]
         return results
 
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way."""
-        with self._guard:
-            return len(self._all) > len(self._idle)
-
     def close(self) -> None:
         """Kill all children. Idempotent; calls under way, and later ones, give a Result with reason ``stopped``."""
         with self._guard:

@@ -51,14 +51,10 @@ class RemoteInvoker(Invoker):
 
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
         endpoint = self._endpoint
-        return (endpoint.call if endpoint.batches else self._alone), _event
+        return (endpoint.call if endpoint.batches else self._alone), lambda event: event
 
     def _alone(self, event: Event) -> Any:
         (output,) = self._endpoint.call([event])
         if isinstance(output, BaseException):
             raise output
         return output
-
-
-def _event(event: Event) -> Any:
-    return event
