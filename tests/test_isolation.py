@@ -162,6 +162,27 @@ def test_a_traceback_begins_in_the_model(isolate: Isolate) -> None:
     ]
 
 
+def test_a_traceback_names_the_cell_also_of_what_the_model_calls(isolate: Isolate) -> None:
+    cell = """
+class Share:
+    def of(self, data):
+        return (lambda total: 1 / total)(data)
+
+def model(data):
+    def inner():
+        return Share().of(data)
+    return inner()
+"""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(cell, "/tmp/ipykernel_7/7.py", "exec"), names)
+
+    trace = isolate(names["model"]).one(Event(0)).traceback or ""
+
+    assert re.findall(r'File "(.*)", line (\d+), in (\S+)', trace) == [
+        ("7.py", "9", "model"), ("7.py", "8", "inner"), ("7.py", "4", "of"), ("7.py", "4", "<lambda>")
+    ]  # fmt: skip
+
+
 def test_a_batch_is_halved_around_a_bad_event(isolate: Isolate) -> None:
     def model(rows: list[int]) -> list[float]:
         return [6 / row for row in rows]

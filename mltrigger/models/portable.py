@@ -9,7 +9,8 @@ import functools
 import inspect
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, ClassVar
 
 from mltrigger.errors import InvalidModel
@@ -94,10 +95,22 @@ def _pickle(value: Any, file: Any) -> None:
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         # "No default", in the fields of a dataclass of a notebook, is told by being that very object: a copy of it would be a default.
         dispatch_table: ClassVar[Any] = collections.ChainMap(
-            {type(dataclasses.MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table
+            {type(dataclasses.MISSING): lambda _: "MISSING", types.CodeType: _reduced}, cloudpickle.Pickler.dispatch_table
         )
 
     Pickler(file).dump(value)
+
+
+def _reduced(code: types.CodeType) -> tuple[Any, ...]:
+    """Return how *code* is pickled; its file goes along, which cloudpickle leaves out since 3.1.3 and a traceback needs."""
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return _in_file, (make, arguments, code.co_filename)
+
+
+def _in_file(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+    return make(*arguments).replace(co_filename=file)
 
 
 class _Nowhere:
