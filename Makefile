@@ -3,9 +3,17 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 SETUP  := setup.cfg pyproject.toml
+# The versions that are installed, chosen by `make lock`. `make LOCK= …` takes the newest releases.
+LOCK   := constraints.txt
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
+PYTEST := $(BIN)/python -m pytest -q
+# Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
+DEBIAN := chromium fonts-dejavu-core gcc libc6-dev nodejs
+# The wall clock of `make test-later`: 400 days ahead, in a zone with an odd offset and summer time.
+LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-models bench-aws storm storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later programs lock lint format bench bench-models bench-aws storm storm-aws notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -14,15 +22,38 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("mltrigger needs Python 3.11 or newer; call make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed-%: $(SETUP) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+# The build backend is installed first and used as it is: an isolated build would fetch its newest release.
+$(VENV)/.installed-%: $(SETUP) $(LOCK) | $(BIN)/python
+	$(PIP) 'setuptools>=77'
+	$(PIP) --no-build-isolation -e '.[$*]'
 	@touch $@
 
 demo: $(VENV)/.installed-demo            ## the main job: scanned pages through OCR and a classifier, embedded
 	$(BIN)/mltrigger demo
 
 test: $(VENV)/.installed-test            ## unit, contract and notebook tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
+	$(PYTEST) --all
+
+test-latest:            ## the same on the newest releases of everything, in an environment of its own
+	$(MAKE) LOCK= VENV=.venv-latest test
+
+test-later: $(VENV)/.installed-test $(VENV)/wall_clock.so            ## the same with the wall clock 400 days ahead, in another time zone
+	LD_PRELOAD=$(abspath $(VENV)/wall_clock.so) $(LATER) $(PYTEST)
+
+$(VENV)/wall_clock.so: tests/wall_clock.c | $(BIN)/python
+	$(CC) -O2 -shared -fPIC -o $@ $< -ldl
+
+programs:            ## install the programs that tests drive: needs apt-get, and root
+	@for program in chromium cc node; do command -v $$program >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; fi
+
+lock: $(BIN)/python            ## choose the versions that make installs anew: constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	printf 'setuptools>=77\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+		--custom-compile-command 'make lock' --output-file $(LOCK) setup.cfg -
 
 # Credentials are those that boto3 finds; AWS_REGION or AWS_DEFAULT_REGION says where. With AWS_ENDPOINT_URL it runs against an emulator.
 test-aws: $(VENV)/.installed-test            ## checks on a real AWS account, yours: says what it makes and costs, and removes it
@@ -60,4 +91,4 @@ notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run
 	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $$n || exit 1; done
 
 clean:            ## remove the environment and what runs leave behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

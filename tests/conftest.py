@@ -17,6 +17,8 @@ import mltrigger as mt
 from mltrigger.store.sqlite import SqliteStore
 from mltrigger.testing import SimulatedClock
 
+pytest_plugins = ["needs"]
+
 T = TypeVar("T")
 
 

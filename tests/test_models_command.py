@@ -30,7 +30,7 @@ from mltrigger.testing import SimulatedClock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
 
-NODE = pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+NODE = pytest.mark.needs("node")
 PYTHON = shlex.quote(sys.executable)
 AWK = "mawk -W interactive" if shutil.which("mawk") else "awk"
 

@@ -7,7 +7,6 @@ import configparser
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TARGETS = ["help", "demo", "test", "lint", "bench", "storm"]
+TARGETS = ["help", "demo", "test", "test-all", "test-latest", "test-later", "lock", "lint", "bench", "storm"]
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -67,6 +66,41 @@ def test_every_requirement_has_a_lower_bound_and_no_upper_one() -> None:
         assert {s.operator for s in requirement.specifier} == {">="}, str(requirement)
 
 
+def requirements_of_extra(name: str) -> Iterator[Requirement]:
+    for line in SETUP.get("options.extras_require", name, raw=True).splitlines():
+        if line.strip() and not line.startswith(("#", "%")):
+            yield Requirement(line)
+
+
+def locked() -> dict[str, list[SpecifierSet]]:
+    """Return name -> versions of what `make lock` chose; several when they differ by Python or platform."""
+    found: dict[str, list[SpecifierSet]] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line)
+            found.setdefault(canonicalize_name(requirement.name), []).append(requirement.specifier)
+    return found
+
+
+EXTRAS = SETUP.options("options.extras_require")
+
+
+@pytest.mark.parametrize("requirement", [r for extra in EXTRAS for r in requirements_of_extra(extra)], ids=str)
+def test_the_lock_names_a_version_of_everything_that_an_extra_installs(requirement: Requirement) -> None:
+    chosen = locked().get(canonicalize_name(requirement.name), [])
+
+    assert chosen and {s.operator for specifiers in chosen for s in specifiers} == {"=="}
+    assert all(requirement.specifier.contains(s.version) for specifiers in chosen for s in specifiers)
+
+
+def test_everything_that_make_installs_is_held_at_the_versions_of_the_lock() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+
+    assert "LOCK   := constraints.txt" in makefile and "-c $(LOCK)" in makefile
+    installs = [line for line in makefile.splitlines() if "pip install" in line and "uv" not in line]
+    assert [line for line in installs if not line.startswith("PIP ")] == []
+
+
 def test_python_is_the_same_everywhere() -> None:
     wanted = SETUP.get("options", "python_requires")
     oldest = wanted.removeprefix(">=")
@@ -89,12 +123,6 @@ def test_what_the_package_imports_is_declared() -> None:
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
     assert found <= declared
-
-
-def requirements_of_extra(name: str) -> Iterator[Requirement]:
-    for line in SETUP.get("options.extras_require", name, raw=True).splitlines():
-        if line.strip() and not line.startswith(("#", "%")):
-            yield Requirement(line)
 
 
 def foreign_imports() -> set[str]:
@@ -121,7 +149,7 @@ def test_the_makefile_has_the_target(target: str) -> None:
     assert target in re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split()  # type: ignore[index]
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+@pytest.mark.needs("make")
 def test_make_alone_lists_the_targets_with_what_they_do() -> None:
     done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "MAKEFLAGS": ""})
     listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
@@ -132,14 +160,21 @@ def test_make_alone_lists_the_targets_with_what_they_do() -> None:
 
 def test_continuous_integration_calls_lint_and_then_test() -> None:
     script = ROOT / ".ci" / "run"
-    called = re.findall(r"^make (\w+)$", script.read_text(), re.MULTILINE)
+    called = re.findall(r"^make ([\w-]+)$", script.read_text(), re.MULTILINE)
 
-    assert called == ["lint", "test"]
+    assert called == ["lint", "test-all"]
     assert os.access(script, os.X_OK)
     assert script.read_text().startswith("#!")
 
 
-@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "LICENSE"])
+def test_the_guide_for_contributors_names_the_packages_that_make_installs() -> None:
+    packages = re.search(r"^DEBIAN := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    line = re.search(r"^apt-get install --no-install-recommends (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+
+    assert packages and line and packages[1] == line[1]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"])
 def test_the_file_is_there_and_says_something(name: str) -> None:
     assert len((ROOT / name).read_text()) > 200
 

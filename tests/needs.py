@@ -1,0 +1,51 @@
+"""Tests that need a program or a library that not every machine has: ``@pytest.mark.needs("chromium", "torch")``.
+
+They run where it is found. Elsewhere they are left out, and one line says which need is missing. With ``--all`` that is a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+
+import pytest
+
+LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="fail when a program or library that a test needs is missing")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if missing(item)]
+    if not left_out:
+        return
+    if config.getoption("--all"):
+        raise pytest.UsageError(f"{line(left_out)}. CONTRIBUTING.md says how to install them.")
+    config.stash[LEFT_OUT] = left_out
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if not missing(item)]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left_out := config.stash.get(LEFT_OUT, []):
+        terminalreporter.write_line(f"{line(left_out)}: `make test-all` runs them")
+
+
+def line(left_out: list[pytest.Item]) -> str:
+    """Return how many tests are left out, and for want of which programs and libraries."""
+    names = sorted({name for item in left_out for name in missing(item)})
+    return f"{len(left_out)} tests not run, they need {', '.join(names)}"
+
+
+def missing(item: pytest.Item) -> list[str]:
+    """Return the programs and libraries that *item* needs and this machine has not."""
+    return [name for mark in item.iter_markers("needs") for name in mark.args if not is_here(name)]
+
+
+@functools.cache
+def is_here(name: str) -> bool:
+    """Whether *name* is a program on the path or a library that can be imported."""
+    return shutil.which(name) is not None or importlib.util.find_spec(name) is not None
