@@ -20,7 +20,7 @@ import math
 import pathlib
 import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, NotEncodable
@@ -94,11 +94,21 @@ def repeated_key(raw: bytes) -> str | None:
     repeated: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
-        if len(pairs) != len(keys := {key for key, _ in pairs}):
-            repeated.append(next(key for key in keys if sum(key == other for other, _ in pairs) > 1))
+        if not repeated and (key := twice(key for key, _ in pairs)) is not None:
+            repeated.append(key)
 
     json.loads(raw, object_pairs_hook=look)
     return repeated[0] if repeated else None
+
+
+def twice(keys: Iterable[str]) -> str | None:
+    """Return the first of *keys* that was there before; ``None`` when all differ. Takes one look at each: any sender may send many."""
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            return key
+        seen.add(key)
+    return None
 
 
 def loads_own(raw: bytes) -> Any:

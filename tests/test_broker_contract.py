@@ -35,7 +35,8 @@ LEASE_S = 30.0
 class Side:
     """A broker, and what is needed to look at it from outside.
 
-    ``another`` opens the same queues a second time, as another process would; ``close`` releases everything.
+    ``another`` opens the same queues a second time, as another process would; ``close`` releases everything. ``sent`` waits for what a
+    unit has published: a database has it when the unit commits, SNS gets it from a thread soon afterwards.
     """
 
     broker: Broker
@@ -44,6 +45,7 @@ class Side:
     clock: SimulatedClock
     another: Callable[[], Side]
     close: Callable[[], None]
+    sent: Callable[[], None] = lambda: None
     max_event_bytes: int = MAX_EVENT_BYTES
     many: int = 400
 
@@ -137,7 +139,11 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
             wakeup.close()
             store.close()
 
-        return Side(broker, Log(store, clock, lambda: worker_id), registry, clock, another, close, many=60)  # moto is slow with many
+        def sent() -> None:
+            broker.tell_all(timeout_s=20.0)
+
+        log = Log(store, clock, lambda: worker_id)
+        return Side(broker, log, registry, clock, another, close, sent, many=60)  # moto is slow with many
 
     return another()
 
@@ -371,6 +377,7 @@ def test_event_published_in_a_unit_is_there_when_the_unit_commits(side: Side, ot
 
     with side.log.unit() as unit:
         receipts = side.broker.publish("documents", [mt.Event(1, id="a")], unit)
+    side.sent()
 
     assert [r.event_id for r in receipts] == ["a"]
     assert other.ids(spec) == ["a"]
@@ -1045,6 +1052,7 @@ def test_record_hand_on_and_settle_take_effect_together(side: Side, other: Side)
         side.broker.settle([Settlement(delivery, "ack")], unit)
         unit.record([_invocation(side, delivery, "succeeded")])
         side.broker.publish("pages", [mt.Event("page", id="page")], unit)
+    side.sent()
 
     assert other.broker.depth(source) == Depth(0, 0, 0, 0, None)
     assert other.attempts(source) == [(1, "succeeded", None)]

@@ -148,7 +148,8 @@ class Broker(Protocol):
     def publish(self, topic: str, events: Sequence[Event], unit: Any = None) -> list[Receipt]:
         """Make the *events* and one delivery for each subscription of *topic* whose filter matches durable, all or nothing.
 
-        Repeating it with the same ids adds nothing. Without a *unit* it is durable on return, else when the unit commits.
+        Repeating it with the same ids adds nothing. Without a *unit* it is durable on return, else when the unit commits. A listener can
+        receive it from then on; where a unit's events go to a service outside, such as SNS, soon afterwards.
         """
 
     def check(self, topic: str, event: Event) -> None:

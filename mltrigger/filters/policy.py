@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from mltrigger.codec import MAX_DEPTH, encodable
+from mltrigger.codec import MAX_DEPTH, encodable, twice
 from mltrigger.errors import InvalidFilter
 from mltrigger.filters.conditions import COMPARISONS, OPERATORS, BadCondition, canonical, compile_condition, numbers, shown
 from mltrigger.filters.match import Clause, Field, Or, explain, holds
@@ -205,11 +205,9 @@ def _no_constant(name: str) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {short(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
-    return unique
+    if (key := twice(key for key, _ in pairs)) is not None:
+        raise ValueError(f"the key {short(key)} stands twice in one object")
+    return dict(pairs)
 
 
 def _is_or(value: Any) -> bool:
