@@ -6,7 +6,7 @@ import csv
 import numbers
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import os
@@ -45,7 +45,7 @@ def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, s
     """
     table = defused(frame) if safe else frame
     # Only fields with \n are quoted by themselves. Spreadsheets begin a row after \r as well.
-    quoting = csv.QUOTE_NONNUMERIC if any(map(_ENDS_A_ROW.search, _texts(table))) else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if any(map(_ENDS_A_ROW.search, _texts(table))) else csv.QUOTE_MINIMAL
     if path is None:
         return str(table.to_csv(index=False, quoting=quoting))
     table.to_csv(path, index=False, quoting=quoting)
