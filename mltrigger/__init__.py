@@ -56,8 +56,16 @@ if TYPE_CHECKING:
     from mltrigger.models.version import ModelVersion
     from mltrigger.policy import DeliveryPolicy
     from mltrigger.run import Run
-    from mltrigger.subscription import Subscription
+    from mltrigger.handle import Subscription
     from mltrigger.urls import connect
+
+    # For editors and type checkers: the functions below are the methods of a bus, with their signatures.
+    _bus = EventBus.__new__(EventBus)
+    alias, audit, doctor, explain, fire, invocations = _bus.alias, _bus.audit, _bus.doctor, _bus.explain, _bus.fire, _bus.invocations
+    latency, plan, prune, publish, publish_batch = _bus.latency, _bus.plan, _bus.prune, _bus.publish, _bus.publish_batch
+    register, retain, subscribe, subscription = _bus.register, _bus.retain, _bus.subscribe, _bus.subscription
+    subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
+    unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
     "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
@@ -65,20 +73,21 @@ _HOME = {
     "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelFailure": "errors",
     "ModelVersion": "models.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
     "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
-    "Subscription": "subscription", "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
+    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
-    "alias", "audit", "doctor", "explain", "fire", "invocations", "latency", "prune", "publish", "publish_batch", "register", "retain",
-    "subscribe", "subscriptions", "topic", "topics", "trace", "unsubscribe",
+    "alias", "audit", "doctor", "explain", "fire", "invocations", "latency", "plan", "prune", "publish", "publish_batch", "register",
+    "retain", "subscribe", "subscription", "subscriptions", "topic", "topics", "trace", "unsubscribe", "wait",
 )  # fmt: skip
 
 __all__ = [
     "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
     "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable", "NotFound",
     "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias",
-    "audit", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "prune", "publish",
-    "publish_batch", "register", "retain", "subscribe", "subscriptions", "to_csv", "topic", "topics", "trace", "unsubscribe", "use",
+    "audit", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "plan", "prune",
+    "publish", "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "to_csv", "topic", "topics",
+    "trace", "unsubscribe", "use", "wait",
 ]  # fmt: skip
 
 _default: EventBus | None = None
@@ -130,6 +139,7 @@ def _of_the_default_bus(name: str) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def function(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         return getattr(default_bus(), name)(*args, **kwargs)
 
     signature = inspect.signature(method)
@@ -153,4 +163,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    """Offer the public names alone; rooms of the package that happen to be loaded are left out."""
+    return sorted([*__all__, "aws", "testing"])

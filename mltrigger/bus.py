@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
 from mltrigger.brokers.sql import SqlBroker
@@ -30,15 +30,21 @@ from mltrigger.names import check_name, check_topic
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, samples_of, wait_until_idle, warn_if_nobody_runs
+from mltrigger.signatures import brief_errors, settings_named
 from mltrigger.sources import FolderSource, Source, is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
-from mltrigger.subscription import Subscription
+from mltrigger.handle import Subscription
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import pandas as pd
+
+    from mltrigger.policy import Settings
+    from mltrigger.signatures import Subscribing
 
 BrokerOf = Callable[[Registry, Callable[[], int]], Broker]
 FIRE_TIMEOUT_S = 60.0
@@ -56,6 +62,7 @@ _SCOPES: dict[str, Scope] = {
 """The scopes of a filter, under our words and those of SNS."""
 
 
+@brief_errors
 class EventBus(Lookup):
     """Topics, models and subscriptions in one store; made by :func:`mltrigger.connect`.
 
@@ -160,6 +167,13 @@ class EventBus(Lookup):
 
     # -- subscribe ------------------------------------------------------------------------------------------------------------
 
+    @overload
+    def subscribe(self, source: str, model: Any, **options: Unpack[Subscribing]) -> Subscription: ...
+
+    @overload
+    def subscribe(self, source: str, **options: Unpack[Subscribing]) -> Callable[[object], Subscription]: ...
+
+    @settings_named
     def subscribe(
         self,
         source: str,
@@ -174,8 +188,8 @@ class EventBus(Lookup):
         filter_scope: str = "attributes",
         start: str | None = None,
         listen: bool = True,
-        **policy: Any,
-    ) -> Any:
+        **policy: Unpack[Settings],
+    ) -> Subscription | Callable[[object], Subscription]:
         """Deliver the events of *source* to *model*; the same name again finds its subscription and rebinds it.
 
         Parameters
@@ -207,7 +221,7 @@ class EventBus(Lookup):
 
         Returns
         -------
-        Subscription
+        Subscription, or without *model* a decorator that returns one
         """
         self._check()
         if model is None:
@@ -249,8 +263,9 @@ class EventBus(Lookup):
         self.stop_listening(name, DRAIN_S)
         self.broker.unbind(name, delete)
 
+    @settings_named
     def plan(self, source: str | None = None, *, name: str | None = None, filter: Any = None, filter_scope: str = "attributes",  # noqa: A002
-             **policy: Any) -> pd.DataFrame:  # fmt: skip
+             **policy: Unpack[Settings]) -> pd.DataFrame:  # fmt: skip
         """Return what subscribing would create or change outside, and change nothing: one row a setting.
 
         Columns: ``subscription``, ``action`` (``create``, ``change`` or ``keep``), ``kind``, ``name``, ``setting``, ``now``, ``wanted``.

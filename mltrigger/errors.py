@@ -26,6 +26,7 @@ import difflib
 import sys
 import warnings
 from collections.abc import Iterable
+from typing import Self
 
 MAX_DELAY_S = 14 * 24 * 3600
 """The longest delay of a retry: as long as SQS keeps a message."""
@@ -39,8 +40,37 @@ def warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def how_to_install(extra: str) -> str:
+    """Return how to install an *extra*: from a checkout, since no index has the package."""
+    return f"in a checkout of mltrigger, pip install -e '.[{extra}]'"
+
+
 class MltriggerError(Exception):
     """Base of every error of this package."""
+
+    @property
+    def plain(self) -> str:
+        """The message without its advice, for callers whose users need another one."""
+        return str(self).removesuffix(self._advice)
+
+    _advice = ""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> Self:
+        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when they are few."""
+        names = sorted(set(known))
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+        if near:
+            hint = f"did you mean {' or '.join(map(repr, near))}?"
+        elif names:
+            shown = ", ".join(map(repr, names[:16]))
+            hint = f"known: {shown}{', …' if len(names) > 16 else ''}"
+        else:
+            hint = "there is none yet"
+        advised = f"; {advice}" if advice else ""
+        error = cls(f"no {kind} {name!r}; {hint}{advised}")
+        error._advice = advised
+        return error
 
 
 class InvalidEvent(MltriggerError, ValueError):
@@ -91,20 +121,6 @@ class InvalidModel(MltriggerError, TypeError):
 
 class NotFound(MltriggerError, LookupError):
     """A name that does not exist here; the message lists the near ones."""
-
-    @classmethod
-    def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> NotFound:
-        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when they are few."""
-        names = sorted(set(known))
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-        if near:
-            hint = f"did you mean {' or '.join(map(repr, near))}?"
-        elif names:
-            shown = ", ".join(map(repr, names[:16]))
-            hint = f"known: {shown}{', …' if len(names) > 16 else ''}"
-        else:
-            hint = "there is none yet"
-        return cls(f"no {kind} {name!r}; {hint}{'; ' + advice if advice else ''}")
 
 
 class VersionConflict(MltriggerError, ValueError):

@@ -13,6 +13,7 @@ from mltrigger.errors import Closed, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.explanation import explain, skipped
 from mltrigger.health import Doctor
+from mltrigger.signatures import brief_errors
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@brief_errors
 class Lookup:
     """What a bus knows. Made by :class:`~mltrigger.EventBus`, which adds what a bus does.
 

@@ -6,9 +6,9 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
-from mltrigger.errors import MAX_DELAY_S, InvalidPolicy, NotFound
+from mltrigger.errors import MAX_DELAY_S, InvalidPolicy
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
@@ -138,8 +138,29 @@ class DeliveryPolicy:
         known = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             if name not in known:
-                raise NotFound.of("delivery setting", name, known)
+                raise InvalidPolicy.of("delivery setting", name, known)
         return cls(**settings)
+
+
+class Settings(TypedDict, total=False):
+    """The settings of a :class:`DeliveryPolicy` as keyword arguments, for type checkers and editors."""
+
+    timeout_s: float
+    lease_s: float | None
+    max_attempts: int
+    batch_size: int | None
+    batch_window_s: float
+    adaptive: bool
+    batch_budget_s: float
+    max_concurrency: int | None
+    max_rate_per_s: float | None
+    max_age_s: float | None
+    isolation: Isolation
+    memory_limit_mb: int | None
+    ack: Ack
+    input: Input
+    unwrap: int
+    max_object_mb: int
 
 
 def _within(value: Any, kinds: Any, low: float, high: float) -> bool:

@@ -13,6 +13,7 @@ from mltrigger.brokers.wake import SocketWakeup, Wakeup
 from mltrigger.bus import EventBus
 from mltrigger.clock import Clock, SystemClock
 from mltrigger.errors import NotFound, StoreError
+from mltrigger.signatures import brief
 from mltrigger.store.registry import Registry
 from mltrigger.store.sqlite import SqliteStore
 
@@ -21,6 +22,7 @@ _SCHEMES = ("memory://", "sqlite:///mltrigger.db", "sqlite:////absolute/path.db"
 _AWS_OPTIONS = ("log", "profile", "session", "role_arn", "external_id", "endpoint_url", "bucket")
 
 
+@brief
 def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -> EventBus:
     """Open a bus.
 
@@ -108,9 +110,11 @@ def _default_log() -> str:
 
 
 def existing(url: str | None) -> str | None:
-    """Return *url*, or raise StoreError when it names a file that is not there: who only looks must not make one."""
+    """Return *url*, or raise StoreError when it names a file that is not there: a mistyped name must not make a store."""
     named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
     _, _, path = (_default_log() if named.startswith("aws://") else named).partition(":///")
-    if path and not Path(path.partition("?")[0]).exists():
-        raise StoreError(f"there is no store {Path(path.partition('?')[0]).name!r} here: name another one with --url")
+    file = Path(path.partition("?")[0])
+    if path and not file.exists():
+        beside = [other.name for pattern in ("*.db", "*.sqlite*") for other in file.parent.glob(pattern)]
+        raise StoreError.of("store", str(file), [str(file.with_name(name)) for name in beside], "name one that is there with --url")
     return url

@@ -281,7 +281,7 @@ def test_front_end_never_makes_markup_of_data_and_loads_nothing():
 
 
 def test_the_package_does_not_load_the_widget():
-    code = "import sys, mltrigger.bus, mltrigger.subscription; assert not {'anywidget', 'ipywidgets'} & set(sys.modules)"
+    code = "import sys, mltrigger.bus, mltrigger.handle; assert not {'anywidget', 'ipywidgets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

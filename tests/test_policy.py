@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mltrigger.errors import InvalidPolicy, NotFound
+from mltrigger.errors import InvalidPolicy
 from mltrigger.policy import BACKOFF_CAP_S, DeliveryPolicy, backoff_s
 
 RANGES = {
@@ -88,12 +88,12 @@ def test_a_lease_shorter_than_the_batch_window_is_refused() -> None:
     ("name", "near"), [("timeout", "timeout_s"), ("max_attempt", "max_attempts"), ("batchsize", "batch_size"), ("lease", "lease_s")]
 )
 def test_an_unknown_setting_lists_the_near_ones(name: str, near: str) -> None:
-    with pytest.raises(NotFound, match=f"no delivery setting '{name}'; did you mean .*'{near}'"):
+    with pytest.raises(InvalidPolicy, match=f"no delivery setting '{name}'; did you mean .*'{near}'"):
         DeliveryPolicy.of({name: 1})
 
 
 def test_a_setting_that_is_near_to_none_lists_them_all() -> None:
-    with pytest.raises(NotFound) as caught:
+    with pytest.raises(InvalidPolicy) as caught:
         DeliveryPolicy.of({"zzz": 1})
 
     assert all(name in str(caught.value) for name in RANGES)

@@ -213,7 +213,8 @@ def test_package_data_exists() -> None:
 
 def test_the_console_script_leads_somewhere() -> None:
     module, _, name = SETUP.get("options.entry_points", "console_scripts").partition("=")[2].strip().partition(":")
-    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+    path = ROOT / module.replace(".", "/")
+    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
 
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 

@@ -160,7 +160,7 @@ def test_worker_until_idle_waits_for_nobody_elses_events(home: Path) -> None:
 def test_doctor_on_the_command_line_makes_no_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--url", "sqlite:///typo.db"]) == 1
 
-    assert "there is no store 'typo.db'" in capsys.readouterr().err
+    assert "no store 'typo.db'" in capsys.readouterr().err
     assert not (home / "typo.db").exists()
 
 

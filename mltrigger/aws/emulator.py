@@ -9,7 +9,7 @@ import weakref
 from typing import Any
 
 from mltrigger.aws.clients import emulator_session
-from mltrigger.errors import MltriggerError
+from mltrigger.errors import MltriggerError, how_to_install
 
 REGION = "eu-west-1"
 _STOP_S = 5.0
@@ -55,7 +55,7 @@ class AwsEmulator:
                 self.close()
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise MltriggerError(f"the emulator of AWS did not start ({last}); it is moto's server: pip install 'mltrigger[test]'")
+                raise MltriggerError(f"the emulator of AWS did not start ({last}); it is moto's server: {how_to_install('test')}")
         self.url = f"http://127.0.0.1:{port}"
 
     def session(self) -> Any:

@@ -15,7 +15,7 @@ from mltrigger.render import short
 if TYPE_CHECKING:
     from mltrigger.brokers.base import SubscriptionSpec
     from mltrigger.listener import Listener
-    from mltrigger.subscription import Subscription
+    from mltrigger.handle import Subscription
 
 Response = dict[str, list[dict[str, str]]]
 _SPARE_S = 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,12 +52,12 @@ def _tell(bus: EventBus, inbox: Path, full_trace: bool) -> int:
     print(f"\n2. {len(pages)} scanned pages arrive in the folder")
     for page in pages:
         shutil.copy(page, inbox / page.name)
-    bus.wait(timeout_s=300)
+    bus.wait(timeout_s=300, progress=sys.stderr.isatty())
 
     print("\n3. the next team adds OCR 1.1.0 to the same folder; nobody touches 1.0.0")
     following = bus.subscribe(f"file://{inbox}/*.png", ocr_1_1, name="ocr-next", timeout_s=120)
     print(f"   {following}")
-    bus.wait(timeout_s=300)
+    bus.wait(timeout_s=300, progress=sys.stderr.isatty())
 
     print("\n4. what was read: one document, two versions, and what the classifier made of it")
     results = _results(bus)

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mltrigger import codec
-from mltrigger.errors import InvalidModel, ModelFailure, NotEncodable
+from mltrigger.errors import InvalidModel, ModelFailure, NotEncodable, how_to_install
 from mltrigger.models import mismatch
 from mltrigger.models.hints import PLAIN, Hint, defaults_to_none, is_class, item_of, return_hint
 from mltrigger.models.quick import quick_check
@@ -267,7 +267,7 @@ def _library(name: str) -> Any:
             sys.modules[slow] = None  # type: ignore[assignment]
         return importlib.import_module(name)
     except ImportError as error:
-        raise InvalidModel(f"a schema needs {name.partition('.')[0]}: pip install 'mltrigger[schema]'") from error
+        raise InvalidModel(f"a schema needs {name.partition('.')[0]}: {how_to_install('schema')}") from error
     finally:
         if hidden:
             del sys.modules[slow]

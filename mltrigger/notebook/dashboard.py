@@ -22,7 +22,7 @@ from mltrigger.render import card, short, table_html
 
 if TYPE_CHECKING:
     from mltrigger.brokers.wake import Wakeup
-    from mltrigger.subscription import Subscription
+    from mltrigger.handle import Subscription
 
 __all__ = ["Dashboard", "snapshot"]
 

@@ -15,7 +15,7 @@ from mltrigger.render import short
 if TYPE_CHECKING:
     from mltrigger.brokers.base import SubscriptionSpec
     from mltrigger.bus import EventBus
-    from mltrigger.subscription import Subscription
+    from mltrigger.handle import Subscription
 
 WINDOW = 500
 """Latency is that of the newest so many attempts: looking costs the same however long the log is."""

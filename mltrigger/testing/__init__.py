@@ -111,7 +111,7 @@ def aws_emulator() -> AwsEmulator:
         with mltrigger.testing.aws_emulator() as emulator:
             bus = mt.connect("aws://eu-west-1/acme", endpoint_url=emulator.url, session=emulator.session())
 
-    It is moto's server (``pip install 'mltrigger[test]'``), a process that ends with this one. It accepts things that AWS refuses; what
+    It is moto's server (the extra ``test``), a process that ends with this one. It accepts things that AWS refuses; what
     AWS would refuse of a bus is refused by the bus, before anything is sent.
     """
     from mltrigger.aws.emulator import AwsEmulator

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mltrigger.errors import InvalidModel, ModelFailure, NotFound
+from mltrigger.errors import InvalidModel, ModelFailure, NotFound, how_to_install
 from mltrigger.events import Event
 from mltrigger.models.address import Address, is_secret
 from mltrigger.models.schemes.answers import masked
@@ -209,7 +209,7 @@ def _read(address: Address) -> _Read:
 def _check_installed(address: Address) -> None:
     spec = importlib.util.find_spec("mlflow")
     if spec is None or spec.origin is None:  # a folder of that name is no package
-        raise InvalidModel(f"model {short(address.text, 200)!r} needs MLflow: pip install 'mltrigger[mlflow]'")
+        raise InvalidModel(f"model {short(address.text, 200)!r} needs MLflow: {how_to_install('mlflow')}")
 
 
 def _client(address: Address) -> Any:

@@ -1,4 +1,4 @@
-"""``onnx:path.onnx``: a model file, run in this process by ONNX Runtime. Install it with ``pip install mltrigger[onnx]``.
+"""``onnx:path.onnx``: a model file, run in this process by ONNX Runtime. Its extra is ``onnx``.
 
 What the model takes is read off the file, and events become its tensors exactly as those of a server of the Open Inference Protocol do
 (:mod:`mltrigger.models.schemes.tensors`): an event's data is an object with a field for each input, or, for a model with one input, its
@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mltrigger.errors import InvalidModel, MltriggerError, ModelFailure, NotFound
+from mltrigger.errors import InvalidModel, MltriggerError, ModelFailure, NotFound, how_to_install
 from mltrigger.events import Event
 from mltrigger.models.address import Address
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
@@ -235,7 +235,7 @@ def _session(path: Path, options: Mapping[str, Any]) -> Any:
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
-        raise InvalidModel("onnx: models need ONNX Runtime: pip install 'mltrigger[onnx]'") from error
+        raise InvalidModel(f"onnx: models need ONNX Runtime: {how_to_install('onnx')}") from error
     setting = onnxruntime.SessionOptions()
     setting.log_severity_level = 4  # what it would print is in its exceptions
     setting.intra_op_num_threads = options.get("intra_op_num_threads", 0)

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mltrigger import codec
 from mltrigger._version import __version__
 from mltrigger.aws.commands import add_commands
-from mltrigger.errors import InvalidEvent, MltriggerError
+from mltrigger.cli.parsing import EXIT_STATUS, Parser
+from mltrigger.cli.reading import read
+from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.redact import one_line, redacted
 
 TUTORIAL_FOLDER = "mltrigger-tutorial"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 1 refused with a message, 2 wrong usage."""
-    given = _parser().parse_args(arguments)
+    """Run one command; return its exit status: 0 done, 1 refused with a message, 2 wrong usage, 130 interrupted.
+
+    Without a command, print the list of commands.
+    """
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.run is None:
+        parser.print_help()
+        return 0
     try:
         return int(given.run(given))
     except MltriggerError as error:
@@ -37,7 +45,7 @@ def demo(given: argparse.Namespace) -> int:
     """Put scanned pages into a watched folder and read them with two OCR versions and a classifier."""
     missing = _missing("rapidocr", "onnxruntime", "sklearn", "PIL")
     if missing:
-        print(f"mltrigger: the demo needs {', '.join(missing)}: pip install 'mltrigger[demo]'", file=sys.stderr)
+        print(f"mltrigger: the demo needs {', '.join(missing)}: {how_to_install('demo')}", file=sys.stderr)
         return 1
     from mltrigger.demo.story import tell
 
@@ -47,26 +55,31 @@ def demo(given: argparse.Namespace) -> int:
 def tutorial(given: argparse.Namespace) -> int:
     """Copy the notebooks here and open JupyterLab on the first one."""
     if _missing("jupyterlab"):
-        print("mltrigger: the tutorial needs JupyterLab: pip install 'mltrigger[tutorial]'", file=sys.stderr)
+        print(f"mltrigger: the tutorial needs JupyterLab: {how_to_install('tutorial')}", file=sys.stderr)
         return 1
     folder = copy_notebooks(Path(given.folder))
     first = sorted(folder.glob("*.ipynb"))[0]
     print(f"opening {first.parent.name}/{first.name} in JupyterLab; Ctrl-C ends it")
-    command = [sys.executable, "-m", "jupyterlab", str(first), *(["--no-browser"] if given.no_browser else [])]
+    options = ["--no-browser"] if given.no_browser else []
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        options.append("--allow-root")  # a container's user; JupyterLab would end at once
+    command = [sys.executable, "-m", "jupyterlab", str(first), *options]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own interpreter
 
 
 def publish(given: argparse.Namespace) -> int:
     """Publish one event; subscribers in other processes are woken."""
-    from mltrigger.urls import connect
+    from mltrigger.urls import connect, existing
 
-    text = sys.stdin.read() if given.data == "-" else given.data
-    data = text if given.text else _json(text)
+    data = read(given.data, given.text)
     attributes = {name: getattr(given, name) for name in ("type", "subject", "source", "id") if getattr(given, name) is not None}
-    with connect(given.url) as bus:
+    with connect(given.url if given.create else existing(given.url)) as bus:
         if given.create:
             bus.topic(given.topic)
-        receipt = bus.publish(given.topic, data, **attributes)
+        try:
+            receipt = bus.publish(given.topic, data, **attributes)
+        except NotFound as error:
+            raise NotFound(f"{error.plain}; --create makes it") from error
     subscribers = ", ".join(receipt.subscriptions) or "nobody yet"
     print(f"{receipt.event_id} {'was published before' if receipt.duplicate else 'published'} on {given.topic!r}, for {subscribers}")
     return 0
@@ -78,11 +91,13 @@ def worker(given: argparse.Namespace) -> int:
 
     stopping = stop_on_signals()  # before what takes its time
     from mltrigger.listener import DRAIN_S
-    from mltrigger.urls import connect
+    from mltrigger.urls import connect, existing
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
-    bus = connect(given.url)
+    bus = connect(existing(given.url))
+    for name in given.subscription or ():
+        bus.spec(name)  # a wrong name is an error now, and no worker that waits for ever
     work = Worker(bus, given.subscription or (), _say, stopping)
     _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
     work.run(until_idle=given.until_idle)
@@ -117,7 +132,7 @@ def aws(given: argparse.Namespace) -> int:
 
 def copy_notebooks(folder: Path) -> Path:
     """Copy the notebooks to *folder*, so that running them changes no installed file; what is there already stays. Return it."""
-    checkout = Path(__file__).parent.parent / "notebooks"
+    checkout = Path(__file__).parents[2] / "notebooks"
     found = checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "mltrigger" / "notebooks"
     notebooks = sorted(found.glob("*.ipynb"))
     if not notebooks:
@@ -134,24 +149,17 @@ def _say(line: str) -> None:
         print(one_line(line), flush=True)
 
 
-def _json(text: str) -> object:
-    try:
-        return codec.loads(text)
-    except InvalidEvent as error:
-        shown = json.dumps(text[:40])
-        raise InvalidEvent(f"{error}; quote it as JSON ({shown}), or say --text", error.reason) from error
-
-
 def _missing(*modules: str) -> list[str]:
     from importlib.util import find_spec
 
     return [module for module in modules if find_spec(module) is None]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mltrigger", description="Event-driven model serving, Jupyter-first.")
+def _parser() -> Parser:
+    parser = Parser(prog="mltrigger", description="Event-driven model serving, Jupyter-first.", epilog=EXIT_STATUS)
     parser.add_argument("--version", action="version", version=f"mltrigger {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="command", title="commands")
 
     story = commands.add_parser("demo", help="scanned pages through OCR and a classifier, on this machine, in about a minute")
     story.add_argument("--verbose", action="store_true", help="show the trace of every page, not of one")

@@ -11,6 +11,7 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
+from mltrigger.signatures import brief_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from mltrigger.run import Run
 
 
+@brief_errors
 class Subscription:
     """A topic, a model selector and a delivery policy, under a name; and everything that happened to it, as frames."""
 

@@ -1,0 +1,53 @@
+"""The arguments of the command line. A mistyped word is an error that names the near ones."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn
+
+EXIT_STATUS = """\
+exit status: 0 done; 1 refused with a message, or doctor found an error; 2 wrong usage; 130 interrupted"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that takes no abbreviations, and whose errors name the nearest command or option."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and *message* with what was probably meant; exit with status 2."""
+        super().error(f"{message}{self._hint(message)}")
+
+    def _hint(self, message: str) -> str:
+        if unknown := re.search(r"unrecognized arguments: (?:.* )?(--[\w-]+)", message):
+            near = _near(unknown[1], self._options())
+        elif unknown := re.search(r"invalid choice: '([^']*)'", message):
+            near = _near(unknown[1], self._choices())
+        else:
+            return ""
+        return f"; did you mean {' or '.join(near)}?" if near else f"; see {self.prog} --help"
+
+    def _commands(self) -> Iterator[argparse.ArgumentParser]:
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
+
+    def _options(self) -> Iterator[str]:
+        """Yield the options of this command and of those below it: only the uppermost parser is told of unknown ones."""
+        yield from self._option_string_actions
+        for command in self._commands():
+            yield from command._options() if isinstance(command, Parser) else ()
+
+    def _choices(self) -> Iterator[str]:
+        for action in self._actions:
+            yield from map(str, action.choices or ())
+
+
+def _near(word: str, known: Iterable[str]) -> list[str]:
+    """Return the two of *known* that are nearest to *word*: those that it abbreviates, else those that look like it."""
+    names = sorted(set(known))
+    return [name for name in names if name.startswith(word)][:2] or difflib.get_close_matches(word, names, n=2)
