@@ -52,11 +52,11 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from mltrigger.events import Event
     from mltrigger.export import to_csv
+    from mltrigger.handle import Subscription
     from mltrigger.models.describe import Model, model
     from mltrigger.models.version import ModelVersion
     from mltrigger.policy import DeliveryPolicy
     from mltrigger.run import Run
-    from mltrigger.handle import Subscription
     from mltrigger.urls import connect
 
     # For editors and type checkers: the functions below are the methods of a bus, with their signatures.

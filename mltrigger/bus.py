@@ -21,6 +21,7 @@ from mltrigger.engine import Engine
 from mltrigger.errors import NameTaken, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
+from mltrigger.handle import Subscription
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import Model, as_model
@@ -36,7 +37,6 @@ from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
-from mltrigger.handle import Subscription
 
 if TYPE_CHECKING:
     from typing import Unpack

@@ -91,7 +91,8 @@ def test_completion_offers_public_names_only() -> None:
 OF_A_BUS_ONLY = {
     "close", "closed",  # mt.close() ends the default bus
     "events", "models",  # these names are rooms of the package, so far
-    "borrowed_listener", "busy", "event_of", "listen", "listener_state", "model_of", "skipped", "spec", "stop_listening", "tally", "try_out",
+    "borrowed_listener", "busy", "event_of", "listen", "listener_state", "model_of", "skipped", "spec",
+    "stop_listening", "tally", "try_out",
 }  # fmt: skip
 """What a bus has and the module has not: its state, and what its own parts call."""
 

@@ -270,7 +270,7 @@ def test_doctor_on_the_command_line_looks_at_aws(
         monkeypatch.setenv("AWS_ENDPOINT_URL" if name == "URL" else f"AWS_{name}", value)
 
     assert main(["doctor", "--url", aws.url]) == 1
-    assert "there is no store" in capsys.readouterr().err
+    assert "no store" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
     bus = aws.bus(log="sqlite:///mltrigger.db")

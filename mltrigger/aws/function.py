@@ -14,8 +14,8 @@ from mltrigger.render import short
 
 if TYPE_CHECKING:
     from mltrigger.brokers.base import SubscriptionSpec
-    from mltrigger.listener import Listener
     from mltrigger.handle import Subscription
+    from mltrigger.listener import Listener
 
 Response = dict[str, list[dict[str, str]]]
 _SPARE_S = 2.0
