@@ -43,7 +43,8 @@ def settle(bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription) -> Non
 
     def look() -> bool:
         depth = sub.depth()
-        if depth.delayed and not depth.visible and not depth.in_flight:
+        held = sub.state.startswith("waiting for the model")  # for as long as the clock stands still
+        if not depth.in_flight and (held or (depth.delayed and not depth.visible)):
             clock.advance(s=1)
             bus.broker.wake(spec)
         return not (depth.visible or depth.delayed or depth.in_flight)

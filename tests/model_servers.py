@@ -63,9 +63,13 @@ class ModelServer:
         From a Request to a Reply (or to a value, sent as JSON); a list is used up, its last reply stays.
     certificate : tuple of path, optional
         Certificate and key: then it speaks TLS.
+    close : bool
+        Whether each answer ends its connection.
+    port : int
+        Where it listens; by default on a free port.
     """
 
-    def __init__(self, answer: Any, certificate: tuple[Path, Path] | None = None, *, close: bool = False) -> None:
+    def __init__(self, answer: Any, certificate: tuple[Path, Path] | None = None, *, close: bool = False, port: int = 0) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self.lock = threading.Lock()
@@ -75,7 +79,7 @@ class ModelServer:
         class Handler(_Handler):
             owner = self
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.scheme = "http"
         if certificate is not None:
@@ -220,9 +224,13 @@ def drip(connection: socket.socket, data: bytes, every_s: float, stop: threading
 
 
 class Proxy:
-    """A forward proxy: absolute URLs for http, CONNECT for https. It remembers the first line and the headers of each request."""
+    """A forward proxy: absolute URLs for http, CONNECT for https. It remembers the first line and the headers of each request.
 
-    def __init__(self, answer: bytes | None = None) -> None:
+    Whatever it is asked for, the port *to* of this machine answers; without one it says 502.
+    """
+
+    def __init__(self, answer: bytes | None = None, *, to: int | None = None) -> None:
+        self.to = to
         self.asked: list[str] = []
         self.heads: list[bytes] = []
         self._answer = answer
@@ -252,13 +260,15 @@ class Proxy:
                 return
             method, target, _ = line.split(" ")
             if method == "CONNECT":
-                host, _, port = target.rpartition(":")
-                with socket.create_connection((host, int(port)), 5) as server:
+                with socket.create_connection(("127.0.0.1", self.to or 0), 5) as server:
                     client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                     _pump(client, server)
                 return
+            if self.to is None:
+                client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                return
             parts = urllib.parse.urlsplit(target)
-            with socket.create_connection((parts.hostname or "", parts.port or 80), 5) as server:
+            with socket.create_connection(("127.0.0.1", self.to), 5) as server:
                 first = f"{method} {parts.path} HTTP/1.1\r\nConnection: close\r\n".encode()
                 rest = b"\r\n".join(line for line in head.split(b"\r\n")[1:] if not line.lower().startswith(b"connection:"))
                 server.sendall(first + rest + b"\r\n\r\n" + body)
@@ -287,7 +297,11 @@ def self_signed(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    names: list[x509.GeneralName] = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names: list[x509.GeneralName] = [
+        x509.DNSName("localhost"),
+        x509.DNSName("model.example"),
+        x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+    ]
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()

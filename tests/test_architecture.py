@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "_version"},
+    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "_version"},
     {"names", "codec", "capture", "policy"},
     {"signatures"},
     {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},

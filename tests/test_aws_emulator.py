@@ -9,10 +9,13 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import boto3
 import pytest
 from conftest import wait_until
+from model_servers import unused_port
 
 import mltrigger as mt
+from mltrigger.aws.clients import Clients
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +44,25 @@ def test_a_bus_runs_on_it_without_an_account() -> None:
     assert repr(emulator) == "AwsEmulator('eu-west-1', closed)"
     assert not answers(emulator.url)
     emulator.close()
+
+
+def test_it_is_reached_without_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with unused_port() as port, monkeypatch.context() as patched:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            patched.setenv(name, f"http://127.0.0.1:{port}")
+            patched.setenv(name.upper(), f"http://127.0.0.1:{port}")
+        patched.delenv("no_proxy", raising=False)
+        patched.delenv("NO_PROXY", raising=False)
+        with mt.testing.aws_emulator() as emulator:
+            aws = {"endpoint_url": emulator.url, "session": emulator.session(), "log": "memory://"}
+            with mt.connect(f"aws://{emulator.region}/acme", **aws) as bus:
+                bus.subscribe("words", mt.model(len, name="length", version="1.0.0"))
+                assert list(bus.fire("words", ["hello"], progress=False).results()["output"]) == [5]
+            ours = emulator.session().client("sts", endpoint_url=emulator.url)  # as a user makes one
+            assert ours.get_caller_identity()["Account"]
+            patched.setenv("AWS_ENDPOINT_URL", emulator.url)  # boto3 reads it; the session is the user's own
+            plain = boto3.Session("testing", "testing", region_name=emulator.region)
+            assert Clients(plain, emulator.region).account
 
 
 def test_it_ends_with_a_process_that_is_killed() -> None:

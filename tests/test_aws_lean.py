@@ -179,11 +179,11 @@ class _Answering(socketserver.StreamRequestHandler):
 def scripted() -> Iterator[Callable[..., tuple[LeanSqs, Scripted, list[str]]]]:
     servers = []
 
-    def start(*answers: bytes) -> tuple[LeanSqs, Scripted, list[str]]:
+    def start(*answers: bytes, host: str = "127.0.0.1") -> tuple[LeanSqs, Scripted, list[str]]:
         server = Scripted(list(answers))
         servers.append(server)
         client = boto3.client(
-            "sqs", REGION, endpoint_url=f"http://127.0.0.1:{server.server_address[1]}", aws_access_key_id="a", aws_secret_access_key="b"
+            "sqs", REGION, endpoint_url=f"http://{host}:{server.server_address[1]}", aws_access_key_id="a", aws_secret_access_key="b"
         )
         unhook(client)
         usual: list[str] = []
@@ -315,11 +315,14 @@ def test_proxy_of_the_environment_is_left_to_boto3(
     monkeypatch.setenv(variable, value)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    lean, _, usual = scripted(ok(b"{}"))
+    lean, _, usual = scripted(ok(b"{}"), host="queues.example")
+    here, server, not_used = scripted(ok(b"{}"))
 
     lean.receive_message(QueueUrl="q")
+    here.receive_message(QueueUrl="q")
 
     assert usual == ["receive_message"]
+    assert (len(server.requests), not_used) == (1, [])  # no proxy stands before this machine itself
 
 
 def test_credentials_are_asked_for_at_each_call(emulator: Emulator, queue: str) -> None:

@@ -381,10 +381,10 @@ def test_a_function_that_does_not_answer_in_time_is_given_up(server: AwsModels) 
     assert (verdict(failed), len(server.of(":slow"))) == (("timeout", "retried"), 1)
 
 
-def test_nobody_there_is_another_attempt() -> None:
+def test_a_service_that_is_not_there_is_nobodys_failure() -> None:
     failed = failure_of(lambda: opened(f"{ARN}:f", "http://127.0.0.1:9").call([Event(1)]))
 
-    assert (verdict(failed), failed.whole) == (("model_http_error", "retried"), True)
+    assert (failed.reason, failed.throttled, failed.whole) == ("model_unavailable", True, True)
     assert "the service did not answer" in str(failed)
 
 
@@ -405,7 +405,7 @@ def test_warming_up_asks_whether_the_function_may_be_called(server: AwsModels) -
     nobody = failure_of(opened(f"{ARN}:ready", "http://127.0.0.1:9").warm_up)
 
     assert runs == []
-    assert (missing.reason, nobody.reason) == ("model_unavailable", "model_http_error")
+    assert (missing.reason, nobody.reason) == ("model_unavailable", "model_unavailable")
     assert "Function not found" in str(missing)
 
 

@@ -86,6 +86,7 @@ BROKE_ON_IT = ("model_http_error", False, False, False)  # perhaps on one event 
 REJECTED = ("model_rejected", True, False, False)
 UNAVAILABLE = ("model_unavailable", False, True, True)
 THROTTLED = ("throttled", False, True, True)
+DIED = ("worker_died", False, False, True)
 LATE = ("timeout", False, False, True)
 INVALID = ("invalid_input", True, False, False)
 
@@ -841,7 +842,7 @@ def test_nothing_is_repeated_on_a_new_connection_or_after_a_byte_of_the_answer(f
         with pytest.raises(ModelFailure) as caught:
             endpoint.call([Event(1)])
 
-        assert verdict(caught.value) == BROKEN
+        assert verdict(caught.value) == (BROKEN if first else UNAVAILABLE)
         assert server.connections == 1
 
 
@@ -874,7 +875,7 @@ def test_a_server_that_never_says_anything_is_given_up_at_the_deadline(scheme: s
     with RawServer(lambda connection, _: connection.recv(1) and threading.Event().wait(SOON_S * 2)) as server:
         failure = failed(server.url.replace("http", scheme), timeout_s=SOON_S)
 
-    assert verdict(failure) == LATE
+    assert verdict(failure) == (LATE if scheme == "http" else UNAVAILABLE)  # without a handshake nothing is sent, and nothing has run
 
 
 def test_a_server_that_never_reads_is_given_up_at_the_deadline() -> None:
@@ -935,7 +936,7 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
             for other in waiting:
                 other.close()
 
-    assert verdict(failure) == LATE
+    assert verdict(failure) == UNAVAILABLE
     assert "no connection within" in str(failure)
     assert time.monotonic() - started < 10
 
@@ -943,7 +944,7 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        b"", b"garbage\r\n\r\n", b"\x00" * 100, b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n",
+        b"garbage\r\n\r\n", b"\x00" * 100, b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n",
         OK + b"Content-Length: 100\r\n\r\n{}",
         OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
         OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
@@ -952,7 +953,7 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
         OK + b"X: " + b"y" * 100_000 + b"\r\n\r\n{}",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
     ],
-    ids=["nothing", "garbage", "zeros", "status", "version", "short", "size", "chunk", "gzip", "many", "long", "101"],
+    ids=["garbage", "zeros", "status", "version", "short", "size", "chunk", "gzip", "many", "long", "101"],
 )  # fmt: skip
 def test_a_broken_answer_is_a_failure_of_the_server(answer: bytes) -> None:
     def serve(connection: socket.socket, _: int) -> None:
@@ -1026,10 +1027,11 @@ def test_a_redirect_is_refused_and_its_target_never_asked(monkeypatch: pytest.Mo
         for target in ("http://169.254.169.254/latest/meta-data/", f"{other.url}/secret", "//169.254.169.254/", "file:///etc/passwd"):
             with ModelServer(Reply(302, {}, headers={"Location": target})) as server:
                 monkeypatch.setenv("HTTP_PROXY", proxy.url)
-                failure = failed(f"{server.url}/x")
+                proxy.to = server.port
+                failure = failed("http://model.example/x")
                 assert verdict(failure) == (case["reason_code"], True, False, True)
                 assert len(server.requests) == 1
-                assert proxy.asked[-1] == f"POST {server.url}/x HTTP/1.1"
+                assert proxy.asked[-1] == "POST http://model.example/x HTTP/1.1"
 
         assert other.requests == []
         assert len(proxy.asked) == 4
@@ -1079,12 +1081,23 @@ def html(_: Path) -> Generator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize("where", [a_500, a_reset, a_refusal, bad_tls, no_name, html])
+@pytest.mark.parametrize("where", [a_500, html])
 def test_bi_115_server_errors_are_tried_again(where: Callable[[Path], Generator[str]], tmp_path: Path) -> None:
     for url in where(tmp_path):
         failure = failed(f"{url}?page=77777")
 
         assert (failure.reason, failure.permanent, failure.throttled) == (CASES["BI-115"]["reason_code"], False, False)
+        assert url.partition("?")[0] in str(failure)
+        assert "77777" not in str(failure)
+
+
+@pytest.mark.parametrize("where", [a_reset, a_refusal, bad_tls, no_name])
+def test_a_server_that_cannot_be_reached_is_waited_for(where: Callable[[Path], Generator[str]], tmp_path: Path) -> None:
+    for url in where(tmp_path):
+        failure = failed(f"{url}?page=77777")
+
+        assert verdict(failure) == UNAVAILABLE
+        assert 1 <= (failure.delay_s or 0) <= HOLD_S
         assert url.partition("?")[0] in str(failure)
         assert "77777" not in str(failure)
 
@@ -1115,9 +1128,9 @@ def test_a_certificate_of_ones_own_is_trusted_when_the_environment_says_so(tmp_p
 def test_a_kept_tls_connection_that_the_server_drops_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = self_signed(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
-    with ModelServer(lambda r: r.json(), files) as server, Proxy() as proxy:
+    with ModelServer(lambda r: r.json(), files) as server, Proxy(to=server.port) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        with opened(server.url) as endpoint:
+        with opened("https://model.example/") as endpoint:
             assert endpoint.call([Event(1)]) == [1]
             proxy.drop()
             assert endpoint.call([Event(2)]) == [2]
@@ -1131,34 +1144,71 @@ def test_proxies_of_the_environment_are_used_for_http_and_https(tmp_path: Path, 
     with Proxy() as proxy, ModelServer(lambda r: r.json()) as plain, ModelServer(lambda r: r.json(), files) as safe:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//user:pw4711@"))
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        assert ask(f"{plain.url}/x?y=1", Event(1)) == 1
-        assert ask(f"{safe.url}/x", Event(2)) == 2
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        assert ask(f"{plain.url}/x", Event(3)) == 3
+        proxy.to = plain.port
+        assert ask("http://model.example/x?y=1", Event(1)) == 1
+        proxy.to = safe.port
+        assert ask("https://model.example/x", Event(2)) == 2
+        monkeypatch.setenv("NO_PROXY", "model.example")
+        assert failed("http://model.example/x", Event(3)).kind == "NameError"
 
-    assert [line.rpartition(" ")[0] for line in proxy.asked] == [f"POST {plain.url}/x?y=1", f"CONNECT 127.0.0.1:{safe.port}"]
+    assert [line.rpartition(" ")[0] for line in proxy.asked] == ["POST http://model.example/x?y=1", "CONNECT model.example:443"]
     assert b"proxy-authorization: basic" in proxy.heads[0].lower()
-    assert plain.requests[-1].header("proxy-authorization") is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1.2.3", "models.localhost", "127.1", "0.0.0.0"])
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+def test_no_proxy_stands_before_this_machine(host: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy() as proxy, ModelServer(lambda r: r.json()) as server:
+        monkeypatch.setenv(variable, proxy.url)
+        with contextlib.suppress(*([ModelFailure] if host in ("models.localhost", "127.1.2.3") else ())):  # nobody need be there
+            assert ask(f"http://{host}:{server.port}/x", Event(1)) == 1
+
+    assert proxy.asked == []
+
+
+def test_no_proxy_stands_before_the_loopback_of_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy() as proxy, unused_port() as port:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        failed(f"http://[::1]:{port}/x")
+
+    assert proxy.asked == []
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there_is_a_failure_without_its_credentials(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there_is_waited_for_and_its_credentials_are_not_shown(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with unused_port() as port:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://user:pw4711@127.0.0.1:{port}")
-        failure = failed(f"{scheme}://127.0.0.1:9/x")
+        failure = failed(f"{scheme}://model.example/x")
 
-    assert verdict(failure) == BROKEN
+    assert verdict(failure) == UNAVAILABLE
     assert failure.kind == "ProxyError"
     assert "4711" not in str(failure)
 
 
-def test_a_proxy_that_refuses_a_tunnel_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Proxy(answer=b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n") as proxy:
-        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
-        failure = failed("https://model.example/x")
+TUNNEL = [("https", status) for status in ("403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway", "503 Unavailable")]
+FORWARD = [("http", status) for status in ("407 Proxy Authentication Required", "502 Bad Gateway", "503 Unavailable", "504 Timeout")]
 
-    assert verdict(failure) == BROKEN
-    assert "403" in str(failure)
+
+@pytest.mark.parametrize(("scheme", "status"), [*TUNNEL, *FORWARD])
+def test_a_refusal_of_the_proxy_is_nobodys_failure(scheme: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy(answer=f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()) as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
+        failure = failed(f"{scheme}://model.example/x")
+
+    assert verdict(failure) == UNAVAILABLE
+    assert status[:3] in str(failure)
+
+
+def test_a_502_of_a_server_that_answers_is_its_own_also_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    replies = [Reply(value=1), Reply(502)]
+    with ModelServer(replies) as server, Proxy(to=server.port) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        with opened("http://model.example/x") as endpoint:
+            assert endpoint.call([Event(1)]) == [1]
+            with pytest.raises(ModelFailure) as caught:
+                endpoint.call([Event(2)])
+
+    assert verdict(caught.value) == BROKEN
 
 
 # -- the transport, for other schemes ----------------------------------------------------------------------------------------------
@@ -1235,6 +1285,77 @@ def test_bi_115_a_server_that_fails_has_all_attempts(bus: mt.EventBus, clock: Si
     assert outcomes(sub) == ["failed", "failed", "dead"]
     assert set(sub.invocations()["reason"]) == {CASES["BI-115"]["reason_code"]}
     assert "<html>oops</html>" in sub.dead_letters()["traceback"][0]
+
+
+@in_memory
+def test_a_server_that_restarts_is_waited_for_and_the_state_says_so(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    with unused_port() as port:
+        sub = bus.subscribe("numbers", mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"), max_attempts=1)
+        bus.publish_batch("numbers", [{"x": x} for x in range(20)])
+        wait_until(lambda: "refused" in sub.state)
+        for _ in range(60):
+            clock.advance(s=1)
+            bus.broker.wake(bus.registry.subscription(sub.name))
+            time.sleep(0.005)
+
+        assert "waiting for the model" in sub.state
+        assert any("refused" in finding for finding in sub.doctor()["finding"])
+        assert set(sub.invocations()["reason"]) == {"model_unavailable"}
+
+    with ModelServer(lambda r: r.json()["x"] * 2, port=port):
+        settle(bus, clock, sub)
+
+    counts = bus.audit().iloc[0]
+    assert (counts["succeeded"], counts["dead"]) == (20, 0)
+
+
+@in_memory
+def test_a_forwarded_port_with_nobody_behind_it_is_waited_for(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    """As docker's proxy and ssh -L do it: they accept, and end the connection when nobody listens on the other side."""
+    up = threading.Event()
+
+    def serve(connection: socket.socket, _: int) -> None:
+        read_request(connection)
+        if up.is_set():
+            connection.sendall(whole_answer(b"2"))
+        reset(connection)
+
+    with RawServer(serve) as server:
+        sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1, max_concurrency=1)
+        bus.publish_batch("numbers", [1, 2])
+        for _ in range(40):
+            clock.advance(s=1)
+            bus.broker.wake(bus.registry.subscription(sub.name))
+            time.sleep(0.01)
+        assert "waiting for the model" in sub.state
+        up.set()
+        settle(bus, clock, sub)
+
+    assert outcomes(sub)[-2:] == ["succeeded"] * 2
+    assert set(outcomes(sub)) == {"failed", "succeeded"}
+
+
+@in_memory
+@pytest.mark.parametrize("others", [0, 4])
+def test_an_event_that_ends_its_server_each_time_is_dead_and_no_other_is(others: int, bus: mt.EventBus, clock: SimulatedClock) -> None:
+    def serve(connection: socket.socket, _: int) -> None:
+        while asked := read_request(connection):
+            if asked.endswith(b"666"):
+                reset(connection)
+                return
+            connection.sendall(whole_answer(b"" if asked.startswith(b"HEAD") else b"1"))
+
+    with RawServer(serve) as server:
+        sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1, max_concurrency=1, listen=False)
+        bus.publish_batch("numbers", [666, *range(others)])
+        sub.start()
+        settle(bus, clock, sub)
+
+    counts = bus.audit().iloc[0]
+    assert (counts["succeeded"], counts["dead"]) == (others, 1)
+    (dead,) = sub.dead_letters().to_dict("records")
+    assert (dead["reason"], dead["data"]) == ("worker_died", "666")
+    assert "may have ended the server" in dead["error"]
 
 
 @in_memory

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import json
 import math
+import os
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from model_servers import ModelServer, Reply
+from model_servers import ModelServer, Proxy, Reply
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
@@ -229,6 +230,20 @@ def test_the_registry_is_where_the_options_say(registry: Registry, tmp_path: Pat
     for options in ({"tracking_uri": other.uri}, {"registry_uri": other.uri}):
         assert call("models:/churn@champion", young, **options) == [{"churns": 1}]
     assert call("models:/churn@champion", young) == [{"churns": 0}]
+
+
+def test_no_proxy_stands_before_a_registry_on_this_machine(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Proxy() as proxy, ModelServer(Reply(404, {"error_code": "RESOURCE_DOES_NOT_EXIST", "message": "none here"})) as server:
+        monkeypatch.setenv("NO_PROXY", "intranet.example")
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.setenv("no_proxy", "")
+        with pytest.raises(ModelFailure):
+            MlflowRegistry().pin(Address.of("models:/churn@champion", {"tracking_uri": server.url}))
+
+        assert server.requests
+        assert proxy.asked == []
+        assert os.environ["no_proxy"] == "intranet.example,127.0.0.1"
 
 
 def test_a_registry_that_refuses_connections_is_an_outage(registry: Registry) -> None:

@@ -557,7 +557,7 @@ def test_a_server_that_is_gone_is_an_outage(server: OipServer) -> None:
         with pytest.raises(ModelFailure) as caught:
             endpoint.call([mt.Event([1, 2]), mt.Event([3, 4])])
 
-    assert (caught.value.reason, caught.value.permanent, caught.value.whole) == ("model_http_error", False, True)
+    assert (caught.value.reason, caught.value.throttled, caught.value.whole) == ("model_unavailable", True, True)
 
 
 def test_a_model_that_is_not_ready_is_tried_again(server: OipServer) -> None:

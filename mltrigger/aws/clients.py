@@ -11,6 +11,7 @@ from typing import Any
 from mltrigger._version import __version__
 from mltrigger.aws.faults import AwsError, explained
 from mltrigger.aws.lean import LeanSqs
+from mltrigger.loopback import is_loopback_url
 
 _AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws)$")
 _ROLE_SESSION = "mltrigger"
@@ -198,7 +199,11 @@ def make_client(
         tcp_keepalive=True,
         user_agent_extra=f"mltrigger/{__version__}",
     )
-    return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
+    client = session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
+    if not is_loopback_url(client.meta.endpoint_url) or client.meta.config.proxies is not None:
+        return client
+    # Known only now: the environment may name the endpoint. No proxy stands before this machine itself.
+    return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config.merge(Config(proxies={})))
 
 
 def open_session(
@@ -238,8 +243,12 @@ def _usual_region(profile: str | None) -> str:
 def emulator_session(region: str) -> Any:
     """Return a session whose credentials no account has, so that what is meant for an emulator is refused by AWS."""
     import boto3
+    import botocore.session
+    from botocore.config import Config
 
-    return boto3.Session("testing", "testing", region_name=region)
+    inner: Any = botocore.session.Session()
+    inner.set_default_client_config(Config(proxies={}))  # an emulator is on this machine: no proxy stands before it
+    return boto3.Session("testing", "testing", region_name=region, botocore_session=inner)
 
 
 def _assumed(session: Any, region: str, role_arn: str, external_id: str | None, endpoint_url: str | None) -> Any:

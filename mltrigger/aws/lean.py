@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from mltrigger.loopback import is_loopback
+
 _EVENTS = (
     "provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "choose-signer", "before-send",
     "response-received", "needs-retry", "before-parse", "after-call", "after-call-error",
@@ -248,6 +250,8 @@ def _context(cafile: str) -> ssl.SSLContext:
 
 
 def _proxied(host: str, tls: bool) -> bool:
+    if is_loopback(host):
+        return False
     return bool(urllib.request.getproxies().get("https" if tls else "http")) and not urllib.request.proxy_bypass(host)
 
 

@@ -12,15 +12,18 @@ what                                      reason            permanent  throttled
 plain ``http(s)://``
 other 4xx                                 model_rejected    yes        no           no
 3xx                                       redirect_refused  yes        no           yes
-no name, no connection, TLS, reset,       model_http_error  no         no           yes
-broken or too large answers
+broken or too large answers               model_http_error  no         no           yes
+no name, no connection, no TLS, a proxy   model_unavailable no         yes          yes
+that refuses; no sign of life
+broken off before a byte of the answer,   worker_died       no         no           yes
+by a server that had answered before
 an answer that is no JSON                 model_http_error  no         no           no
 too late                                  timeout           no         no           yes
 ========================================  ================  =========  ===========  =======
 
 401, 403, 405, 407 and 404 are about the address, the token or a model that is not loaded: the same for every event, so no attempt is spent,
-and the listener looks again after 30 s. Plain JSON endpoints answer 404 also for what an event names, and firewalls refuse one body
-with 403: there both are about the event.
+and the listener looks again after 30 s. After a connection that could not be made it looks again the sooner, the shorter the outage is.
+Plain JSON endpoints answer 404 also for what an event names, and firewalls refuse one body with 403: there both are about the event.
 
 Servers answer 500 also to an input that a model does not like, and say no more: a batch that is answered so is split, or one bad event
 would take its neighbours with it.

@@ -31,9 +31,10 @@ _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
 _UNUSABLE = DENIED | EXPIRED | UNKNOWN_KEY | MISSING | frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound", "NoRegionError", "SSOTokenLoadError",
      "TokenRetrievalError", "UnauthorizedSSOTokenError", "ResourceNotFoundException", "ResourceNotFound", "MissingAuthenticationToken",
-     "IncompleteSignature", "InvalidSignatureException", "OptInRequired", "NotAuthorized"}
+     "IncompleteSignature", "InvalidSignatureException", "OptInRequired", "NotAuthorized",
+     "EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError"}
 )  # fmt: skip
-"""Codes that say nothing about an event: no call can work before somebody mends it."""
+"""Codes that say nothing about an event: no call can work before somebody mends it. With the last four nothing was sent."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from mltrigger.errors import ModelFailure, NotEncodable
 from mltrigger.events import Event
 from mltrigger.models.schemes.answers import Answer, masked, refused
 from mltrigger.models.schemes.base import Endpoint, Setting
+from mltrigger.models.schemes.reach import Reach
 from mltrigger.models.schemes.targets import base_url, checked_http, default_name, default_version, from_environment, http_options
 from mltrigger.models.schemes.timed import Progress, open_pool
 from mltrigger.render import short
@@ -35,6 +36,8 @@ CONCURRENCY = 8
 """Calls at the same time that an HTTP endpoint takes unless the subscription says otherwise."""
 CONNECT_S = 5.0
 MAX_HEADER_BYTES = 16 * 1024
+_GATEWAY = frozenset({502, 503, 504})
+"""What proxies answer for a server that they do not reach."""
 _ERROR_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 # CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2: what is not percent-encoded is printable ASCII but the blank, " and %.
@@ -44,13 +47,16 @@ _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%'
 class Http:
     """A pool of connections to the one server of *url*; used from several threads at once.
 
-    Connections stay open between calls. Proxies come from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``), certificates
-    from ``REQUESTS_CA_BUNDLE`` or certifi, and are always verified. Nothing is read from ``.netrc``, no cookie kept, no redirect followed.
+    Connections stay open between calls. Proxies come from the environment (``HTTP_PROXY``, ``HTTPS_PROXY``, ``NO_PROXY``), but none is
+    asked for this machine itself. Certificates come from ``REQUESTS_CA_BUNDLE`` or certifi, and are always verified. Nothing is read from
+    ``.netrc``, no cookie kept, no redirect followed.
 
     A call that finds its kept connection closed by the server, before a byte of the answer, is repeated once at once on a new connection.
     That is what happens when a server drops an idle connection in the moment of a request, which it then has not read. Should it have
     read it, and died before it answered, the model runs twice: the promise is at least once, and the attempt that the listener would
     make instead would run it twice as well. On a new connection nothing is repeated here.
+
+    A server that cannot be reached is waited for: no attempt is spent, see :mod:`mltrigger.models.schemes.reach`.
 
     Parameters
     ----------
@@ -89,6 +95,7 @@ class Http:
         self._lock = threading.Lock()
         self._size = max(1, setting.concurrency)
         self._opened: tuple[HTTPConnectionPool, str] | None = None
+        self._reach = Reach()
 
     @classmethod
     def of(cls, url: str, setting: Setting, options: Mapping[str, Any], *, any_json: bool = False) -> Http:
@@ -135,20 +142,22 @@ class Http:
         where = f"{method} {self._origin}{target.partition('?')[0]}"
         sent = self._headers(headers)
         secrets = [sent[name] for name, value in self._given.items() if value != sent.get(name)]
-        self._progress.begin(time.monotonic() + self._timeout_s)
+        due = time.monotonic() + self._timeout_s
         try:
+            alive = self._reach.is_seen or (self._reach.is_doubtful and self._is_alive(sent))
+            self._progress.begin(due)
             try:
                 response = self._send(method, target, body, sent)
             except Exception as error:
                 if not self._was_stale(error):
                     raise
                 response = self._send(method, target, body, sent)
-            return self._read(response, where, secrets)
+            return self._read(response, where, secrets, alive)
         except ModelFailure as failure:
             failure.args, failure.detail = (masked(str(failure), secrets),), failure.detail and masked(failure.detail, secrets)
             raise
         except Exception as error:
-            raise self._broken(where, error) from _cause(error)
+            raise self._broken(where, error, alive) from _cause(error)
         finally:
             self._progress.begin(float("inf"))
 
@@ -199,9 +208,31 @@ class Http:
         ended = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
         return not progress.fresh and not progress.answered and isinstance(_cause(error), ended)
 
-    def _read(self, response: BaseHTTPResponse, where: str, secrets: list[str]) -> Answer:
+    def _is_alive(self, headers: Mapping[str, str]) -> bool:
+        """Whether the server answers anything at all: it is asked for the head of its own path, which changes nothing."""
+        self._progress.begin(time.monotonic() + min(self._connect_s, self._timeout_s / 2))
+        try:
+            response = self._send("HEAD", self._path, None, headers)
+        except Exception:
+            return False
+        try:
+            return not self._is_of_a_proxy(response.status)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _is_of_a_proxy(self, status: int) -> bool:
+        """Whether a proxy may have answered in the place of a server that it did not reach."""
+        return status in _GATEWAY and bool(self._pool()[1])
+
+    def _read(self, response: BaseHTTPResponse, where: str, secrets: list[str], alive: bool) -> Answer:
         """Return the answer when it is one, read to its end; its connection goes back to the pool only then."""
         try:
+            if not self._is_of_a_proxy(response.status):
+                self._reach.answered()
+            elif not alive:
+                said = refused(where, response.status, response.headers, _beginning(response))
+                raise _unavailable(str(said), self._reach.away(silent=True), str(said.kind), said.detail)
             if not 200 <= response.status < 300:
                 raise refused(where, response.status, response.headers, _beginning(response), any_json=self._any_json)
             return Answer(response.status, response.headers, self._body(response, where), where, secrets)
@@ -228,19 +259,35 @@ class Http:
             reason="model_http_error", whole=True, kind="AnswerTooLarge",
         )  # fmt: skip
 
-    def _broken(self, where: str, error: Exception) -> ModelFailure:
-        """Return what a request without a whole answer means."""
+    def _broken(self, where: str, error: Exception, alive: bool) -> ModelFailure:
+        """Return what a request without a whole answer means; *alive* says that the server was there when it was sent."""
         from urllib3 import exceptions as u3
 
-        cause = _cause(error)
-        connected = not isinstance(error, u3.ConnectTimeoutError)
+        cause, progress = _cause(error), self._progress
+        kind = next((kind for kind, classes in _kinds().items() if isinstance(error, classes)), "ConnectionError")
         # In urllib3 a refused connection is one that timed out.
         if isinstance(cause, TimeoutError) or (isinstance(error, u3.TimeoutError) and not isinstance(error, u3.NewConnectionError)):
-            late = f"no whole answer within timeout_s={self._timeout_s:g} s" if connected else f"no connection within {self._connect_s:g} s"
-            return ModelFailure(f"{where}: {late}", reason="timeout", whole=True, kind="Timeout" if connected else "ConnectTimeout")
-        kind = next((kind for kind, classes in _kinds().items() if isinstance(error, classes)), "ConnectionError")
-        problem = getattr(cause, "strerror", None) or (str(cause) if cause is not error else type(error).__name__)
-        return ModelFailure(f"{where}: {_PHRASES[kind]}: {short(problem, 200)}", reason="model_http_error", whole=True, kind=kind)
+            if progress.sent:
+                text = f"{where}: no whole answer within timeout_s={self._timeout_s:g} s"
+                return ModelFailure(text, reason="timeout", whole=True, kind="Timeout")
+            kind, problem = "ConnectTimeout", f"no connection within {self._connect_s:g} s"
+        else:
+            said = getattr(cause, "strerror", None) or (str(cause) if cause is not error else type(error).__name__)
+            problem = f"{_PHRASES[kind]}: {short(said, 200)}"
+        if not progress.sent:  # nothing has run
+            return _unavailable(f"{where}: {problem}", self._reach.away(silent=False), kind)
+        if progress.answered or not isinstance(cause, OSError):
+            return ModelFailure(f"{where}: {problem}", reason="model_http_error", whole=True, kind=kind)
+        delay_s = self._reach.away(silent=True)
+        if not alive:
+            return _unavailable(f"{where}: {problem}; it has not answered anything yet", delay_s, kind)
+        text = f"{where}: {problem}, before it answered: the event may have ended the server"
+        return ModelFailure(text, reason="worker_died", whole=True, kind=kind)
+
+
+def _unavailable(message: str, delay_s: float, kind: str, detail: str | None = None) -> ModelFailure:
+    """Return the failure of a request that met no server: whichever the event, and nothing has run."""
+    return ModelFailure(message, reason="model_unavailable", throttled=True, delay_s=delay_s, whole=True, kind=kind, detail=detail)
 
 
 _PHRASES = {

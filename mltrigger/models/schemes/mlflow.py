@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound, how_to_install
 from mltrigger.events import Event
+from mltrigger.loopback import bypass_proxies
 from mltrigger.models.address import Address, is_secret
 from mltrigger.models.schemes.answers import masked
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
@@ -217,7 +218,10 @@ def _client(address: Address) -> Any:
 
     options = address.options
     tracking = options.get("tracking_uri")
-    return mlflow.MlflowClient(tracking_uri=tracking, registry_uri=options.get("registry_uri", tracking))
+    registry = options.get("registry_uri", tracking)
+    for uri in (tracking or mlflow.get_tracking_uri(), registry or mlflow.get_registry_uri()):
+        bypass_proxies(uri)
+    return mlflow.MlflowClient(tracking_uri=tracking, registry_uri=registry)
 
 
 def _version(client: Any, found: _Read) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import os
 import re
 import urllib.parse
@@ -12,6 +11,7 @@ from typing import Any
 
 from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure
 from mltrigger.events import Event
+from mltrigger.loopback import is_loopback
 from mltrigger.models.address import Address
 from mltrigger.models.schemes.answers import MAX_RETRY_AFTER_S
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
@@ -122,16 +122,11 @@ def _key(options: Mapping[str, Any], parts: urllib.parse.SplitResult) -> dict[st
     named = options.get("api_key_env")
     if any(name.lower() == "authorization" for name in options.get("headers", {})):
         return {}
-    if named is None and (not os.environ.get(API_KEY_ENV, "").strip() or not (parts.scheme == "https" or _is_here(parts.hostname or ""))):
+    if named is None and (
+        not os.environ.get(API_KEY_ENV, "").strip() or not (parts.scheme == "https" or is_loopback(parts.hostname or ""))
+    ):
         return {}
     return {"Authorization": f"Bearer env:{named or API_KEY_ENV}"}
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _request(options: Mapping[str, Any], about: str) -> Callable[[Event], dict[str, Any]]:

@@ -16,6 +16,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.loopback import is_loopback_url
+
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
 
@@ -23,15 +25,20 @@ _PART_BYTES = 256 * 1024
 
 
 class Progress(threading.local):
-    """How far the call of this thread is: when it must end, whether its connection is new, and whether a byte of the answer has come."""
+    """How far the call of this thread is.
+
+    ``due`` is when it must end, ``fresh`` whether its connection is new. ``sent`` says whether a byte of the request went to a server that
+    was connected, through TLS and proxy; ``answered`` whether a byte of the answer has come.
+    """
 
     due: float = math.inf
     fresh: bool = False
+    sent: bool = False
     answered: bool = False
 
     def begin(self, due: float) -> None:
         """Begin a call that ends at *due* by the monotonic clock."""
-        self.due, self.fresh, self.answered = due, False, False
+        self.due, self.fresh, self.sent, self.answered = due, False, False, False
 
     def left_s(self) -> float:
         """Return how many seconds are left, always more than zero; raise TimeoutError when there are none."""
@@ -53,10 +60,14 @@ def _timed(connection: type, progress: Progress) -> type:
 
 class _Timed(http.client.HTTPConnection):
     progress: Progress
+    _connecting = False
 
     def connect(self) -> None:
-        self.progress.fresh = True
-        super().connect()
+        self.progress.fresh = self._connecting = True
+        try:
+            super().connect()  # what it sends, a proxy is asked for
+        finally:
+            self._connecting = False
 
     def send(self, data: Any) -> None:
         if not isinstance(data, (bytes, bytearray)):
@@ -64,6 +75,7 @@ class _Timed(http.client.HTTPConnection):
             return
         if self.sock is None:
             self.connect()
+        self.progress.sent = self.progress.sent or not self._connecting
         rest = memoryview(data)
         while rest:
             self.progress.wait(self.sock)
@@ -107,7 +119,10 @@ class _Reader(io.RawIOBase):
 
 
 def open_pool(origin: str, size: int, progress: Progress) -> tuple[HTTPConnectionPool, str]:
-    """Return a pool for *origin*, through the proxy that the environment names for it, and the prefix of its targets."""
+    """Return a pool for *origin*, through the proxy that the environment names for it, and the prefix of its targets.
+
+    No proxy stands before this machine itself, whatever the environment says.
+    """
     import requests
     import urllib3
     from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_auth_from_url, prepend_scheme_if_needed, select_proxy
@@ -117,7 +132,7 @@ def open_pool(origin: str, size: int, progress: Progress) -> tuple[HTTPConnectio
     given: dict[str, Any] = {"maxsize": size, "block": False}
     if origin.startswith("https"):
         given |= {"cert_reqs": "CERT_REQUIRED", "ca_cert_dir" if pathlib.Path(verify).is_dir() else "ca_certs": verify}
-    proxy = select_proxy(origin, settings["proxies"])
+    proxy = None if is_loopback_url(origin) else select_proxy(origin, settings["proxies"])
     if not proxy:
         pool = urllib3.PoolManager(1, **given).connection_from_url(origin)
         prefix = ""

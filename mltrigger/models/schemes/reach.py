@@ -1,0 +1,53 @@
+"""Whether a server is there: what tells an outage from a server that one event ended.
+
+A request of which nothing was sent has run nothing: that is an outage, for as long as it lasts. When a connection ends after the request
+was sent, and before a byte of the answer, the model may have run, and the event may have ended it. So such an end counts against its
+event when the server was seen alive before: it had answered since the last outage. A server that has not, such as a forwarded port with
+nobody behind it, is asked for a sign of life (``HEAD``) before the next request.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from mltrigger.models.schemes.base import HOLD_S
+
+_LEAST_S = 1.0
+_PART = 0.5
+"""The part of an outage so far after which a server is looked for again: it is found at most half as late again as it came back."""
+
+
+class Reach:
+    """What is known of one server; used from several threads at once."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._away_since_s: float | None = None
+        self._seen = False
+        self._silent = False
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the server has answered since it was away."""
+        return self._seen
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether it took a request without an answer, and has not answered since."""
+        return self._silent and not self._seen
+
+    def answered(self) -> None:
+        """Note that it answers."""
+        if not self._seen:
+            with self._guard:
+                self._seen, self._silent, self._away_since_s = True, False, None
+
+    def away(self, *, silent: bool) -> float:
+        """Note that it does not answer, *silent* when it took the request; return the seconds after which to look again."""
+        with self._guard:
+            now_s = time.monotonic()
+            self._seen, self._silent = False, silent
+            if self._away_since_s is None:
+                self._away_since_s = now_s
+            return min(HOLD_S, max(_LEAST_S, _PART * (now_s - self._away_since_s)))
