@@ -165,6 +165,8 @@ def test_event_whose_message_is_gone_is_delivered_out_of_the_log(aws: Account, a
     bus.broker._reconcile(spec)
     assert bus.broker.receive(spec, 10) == []
     aws_clock.advance(s=2)
+    (said,) = bus.doctor().query("check == 'overdue'").itertuples()
+    assert said.about == "echo" and "1 event" in said.finding
     bus.broker._reconcile(spec)
     sub.start()
 
@@ -185,6 +187,29 @@ def test_overdue_event_whose_message_only_waits_is_left_to_its_queue(aws: Accoun
     assert bus.broker.settle([Settlement(delivery, "ack")]) == []
     wait_until(lambda: not aws.waiting(queue_of(aws, "echo")))
     assert sub.dead_letters().empty
+
+
+def test_overdue_event_that_later_ones_have_overtaken_is_delivered_while_its_queue_is_never_empty(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
+    """SNS drops what it judges otherwise than this bus: in a busy queue the event would be open for ever."""
+    bus = aws.bus(clock=aws_clock)
+    sub = bus.subscribe("documents", echo, listen=False)
+    bus.publish("documents", "dropped")
+    aws.sqs.purge_queue(QueueUrl=queue_of(aws, "echo"))
+    aws_clock.advance(s=OVERDUE_S + 1)
+    bus.publish("documents", "come")
+    sub.start()
+    wait_until(lambda: outcomes(sub) == ["succeeded"])
+    sub.stop()
+    bus.publish("documents", "waiting")
+
+    bus.broker._reconcile(bus.spec("echo"))
+    assert sub.depth().visible == 2
+    sub.start()
+
+    assert ended(sub, 3) == ["succeeded"] * 3
+    assert sorted(answers(sub)) == ["come", "dropped", "waiting"] and is_balanced(bus)
 
 
 def test_retry_in_two_days_waits_in_the_log_and_not_in_the_queue(aws: Account, aws_clock: SimulatedClock) -> None:

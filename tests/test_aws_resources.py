@@ -371,6 +371,24 @@ def test_a_policy_on_the_body_is_pushed_as_it_is_unless_bodies_may_lie_in_s3():
     assert pushed(policy, "MessageBody", offloads=True) is None
 
 
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [
+        ({"lines": {"kind": ["fee"], "voided_by": [{"exists": False}]}}, {"lines": {"kind": ["fee"]}}),
+        ({"lines": {"voided_by": ["ann", {"exists": False}]}}, None),
+        ({"lines.voided_by": [{"exists": False}], "kind": ["a"]}, {"kind": ["a"]}),
+        ({"a": {"b": {"c": [{"exists": False}]}}, "kind": ["a"]}, {"kind": ["a"]}),
+        ({"voided_by": [{"exists": False}]}, {"voided_by": [{"exists": False}]}),
+        ({"a": {"b": [{"exists": True}]}}, {"a": {"b": [{"exists": True}]}}),
+        ({"kind": [{"anything-but": "a"}]}, None),
+        ({"kind": ["b"], "a": {"b": [{"anything-but": {"prefix": "x"}}]}}, {"kind": ["b"]}),
+    ],
+)
+def test_what_sns_may_judge_otherwise_where_arrays_stand_is_left_to_the_listener(policy: dict[str, Any], left: Any):
+    assert pushed(policy, "MessageBody") == left
+    assert push(FilterPolicy.parse(policy, "MessageBody"), own=True, offloads=False).whole == (left == policy)
+
+
 def test_nothing_is_pushed_for_messages_that_are_not_in_our_format():
     assert push(FilterPolicy.parse({"type": ["a"]}), own=False, offloads=False) == (None, "MessageAttributes", False)
     assert push(None, own=False, offloads=True).whole

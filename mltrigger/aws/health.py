@@ -70,6 +70,16 @@ def unsent_finding(count: int, oldest_s: float) -> Finding:
     )  # fmt: skip
 
 
+def overdue_finding(name: str, count: int) -> Finding:
+    """Return what to say about *count* events of subscription *name* that should have come through its queue long ago."""
+    return Finding(
+        "warning", name, "overdue",
+        f"{count:,} event{'' if count == 1 else 's'} published here should have come through its queue 20 minutes ago",
+        "a listener delivers them out of the log once the queue is empty or has come further: look whether SNS dropped them (its filter, "
+        "its metric NumberOfNotificationsFilteredOut), or somebody purged the queue",
+    )  # fmt: skip
+
+
 def findings(
     clients: Any, resources: Resources, spec: SubscriptionSpec, source: str | None, depth: Depth, *, listening: bool
 ) -> list[Finding]:

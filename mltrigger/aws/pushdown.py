@@ -50,8 +50,9 @@ def push(given: FilterPolicy | None, *, own: bool, offloads: bool) -> Pushed:
         Whether bodies may lie in S3, with a pointer in the message: then SNS does not see what a filter on the body asks for.
 
     Not pushed are ``equals-ignore-case``, ``wildcard``, ``cidr`` and ``anything-but`` with another operator than ``prefix``, of which AWS'
-    documentation does not say exactly what they match; strings with quotes or backslashes, which SNS compares in an escaped form; and
-    what the wire format spells differently.
+    documentation does not say exactly what they match; in bodies, where arrays may stand, ``anything-but`` and ``exists: false`` below the
+    top, on which it contradicts itself or is silent; strings with quotes or backslashes, which SNS compares in an escaped form; and what
+    the wire format spells differently.
     """
     if given is None or given.to_json() == "{}":
         return Pushed(None, whole=True)
@@ -77,21 +78,27 @@ def _checked(policy: Mapping[str, Any], whole: bool, scope: Scope) -> Pushed:
 # -- the body ---------------------------------------------------------------------------------------------------------------------
 
 
-def _body(policy: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return what of *policy* can be pushed, and whether that is all of it."""
+def _body(policy: Mapping[str, Any], top: bool = True) -> tuple[dict[str, Any], bool]:
+    """Return what of *policy* can be pushed, and whether that is all of it; *top* says that no array can stand above."""
     kept: dict[str, Any] = {}
     whole = True
     for key, value in policy.items():
         if isinstance(value, Mapping):
-            inner, all_of_it = _body(value)
+            inner, all_of_it = _body(value, top=False)
             whole = whole and all_of_it
             if inner:
                 kept[key] = inner
-        elif key != "$or" and all(_pushable(condition, body=True) for condition in value):
+        elif key != "$or" and all(_pushable_in_body(condition, top and "." not in key) for condition in value):
             kept[key] = value
         else:
             whole = False
     return kept, whole
+
+
+def _pushable_in_body(condition: Any, top: bool) -> bool:
+    if isinstance(condition, Mapping) and "anything-but" in condition:
+        return False
+    return _pushable(condition, body=True) and (top or condition != {"exists": False})
 
 
 # -- the attributes ---------------------------------------------------------------------------------------------------------------

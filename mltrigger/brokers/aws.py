@@ -51,6 +51,9 @@ OVERDUE_US = 20 * 60 * 1_000_000
 _OVERDUE = """
 SELECT seq FROM awaited WHERE subscription_id = :s AND visible_us <= :then AND seq NOT IN (SELECT seq FROM unsent) ORDER BY seq LIMIT :n
 """
+_NEWEST = """
+SELECT e.published_us FROM invocation i JOIN event e ON e.seq = i.seq WHERE i.subscription_id = :s ORDER BY i.seq DESC LIMIT 1
+"""
 _EXTEND_S = 1.0
 """How long to wait for SQS to have heard of something."""
 _COUNT_S = 1.0
@@ -347,7 +350,9 @@ class AwsBroker:
             return [*health.account_findings(self._clients, time.time()), *([health.unsent_finding(*waiting)] if waiting else [])]
         source, listening = self._registry.sources().get(subscription.topic), subscription.id in self._registry.live_listeners()
         known = depth or self.depth(subscription)
-        return health.findings(self._clients, self._resources, with_lease(subscription), source, known, listening=listening)
+        found = health.findings(self._clients, self._resources, with_lease(subscription), source, known, listening=listening)
+        overdue = self._store.read(_OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1_000})
+        return [*found, *([health.overdue_finding(subscription.name, len(overdue))] if overdue else [])]
 
     def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
         """Return how the objects of a bucket are opened; queues and topics of others announce none."""
@@ -374,20 +379,29 @@ class AwsBroker:
                     self._reconcile(spec)
 
     def _reconcile(self, subscription: SubscriptionSpec) -> None:
-        """Deliver out of the log what should have come long ago, and is not in the queue: SNS takes minutes to learn of a filter, a queue
-        may be purged, a message may expire. Should its message come after all, it is recognised."""  # noqa: D205, D209 - one sentence
-        due = {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1_000}
-        if not self._store.read(_OVERDUE, due) or self._count(subscription):
+        """Deliver out of the log what should have come long ago, and is not in the queue: SNS takes minutes to learn of a filter and may
+        judge one otherwise, a queue may be purged, a message may expire. Should its message come after all, it is recognised."""  # noqa: D205, D209 - one sentence
+        if not self._store.read(_OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1}):
             return
+        due = {"s": subscription.id, "then": self._come_so_far_us(subscription) - OVERDUE_US, "n": 1_000}
         with self._store.transaction() as transaction:
             seqs = [seq for (seq,) in transaction.query(_OVERDUE, due)]
             for seq in seqs:
                 transaction.execute(READY_OF_AWAITED + " AND seq = :seq", {"s": subscription.id, "seq": seq})
                 transaction.execute("DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq", {"s": subscription.id, "seq": seq})
             transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
-        logger.warning(
-            "subscription %s: %d events were overdue in its queue and are delivered out of the log", subscription.name, len(seqs)
-        )
+        if seqs:
+            logger.warning(
+                "subscription %s: %d events were overdue in its queue and are delivered out of the log", subscription.name, len(seqs)
+            )
+
+    def _come_so_far_us(self, subscription: SubscriptionSpec) -> int:
+        """Return up to when what was published has come: now if nothing waits in the queue, else the time of the newest that has come."""
+        now_us = self._clock.now_us()
+        if not self._count(subscription):
+            return now_us
+        newest = self._store.read(_NEWEST, {"s": subscription.id})
+        return min(now_us, newest[0][0]) if newest else 0
 
     def bury(self, subscription: SubscriptionSpec) -> int:
         """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""

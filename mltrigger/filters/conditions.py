@@ -10,6 +10,7 @@ import ipaddress
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
@@ -24,6 +25,7 @@ DECIMALS = 6
 """Digits after the point that AWS compares: five are promised, event-ruler's README says six."""
 MAX_DIGITS = 30
 """Digits up to which a number is written out, or is made an int; beyond it is mostly zeros."""
+_CIDR = re.compile(r"[^/]+/[0-9]{1,3}")
 _STEP = Decimal(1).scaleb(-DECIMALS)
 _CUT = Context(prec=10**6, rounding=ROUND_DOWN)
 
@@ -138,8 +140,15 @@ def _suffix(operand: Any) -> Test:
 
 
 def _equals_ignore_case(operand: Any) -> Test:
-    folded = _string("equals-ignore-case", operand).casefold()
-    return lambda value: isinstance(value, str) and value.casefold() == folded
+    spelled = re.compile("".join(map(_either_case, _string("equals-ignore-case", operand)))).fullmatch
+    return lambda value: isinstance(value, str) and spelled(value) is not None
+
+
+def _either_case(character: str) -> str:
+    """Return the pattern of one character in either case; AWS compares character by character, so that ``ß`` is never ``ss``."""
+    if character > "\uffff":  # the engine of AWS reads UTF-16, where these are two characters without a case
+        return re.escape(character)
+    return "(?:" + "|".join(re.escape(form) for form in sorted({character.lower(), character.upper()})) + ")"
 
 
 def _wildcard(operand: Any) -> Test:
@@ -219,8 +228,12 @@ def _numeric(operand: Any) -> Test:
 def _cidr(operand: Any) -> Test:
     try:
         network = ipaddress.ip_network(_string("cidr", operand), strict=False)
-    except ValueError as error:
-        raise BadCondition(f"cidr takes an address or a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}") from error
+    except ValueError:
+        network = None
+    if network is None or not _CIDR.fullmatch(operand) or network.num_addresses == 1:
+        raise BadCondition(
+            f"cidr takes a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}; one address is written as a string, without cidr"
+        )
 
     def test(value: Any) -> bool:
         try:

@@ -3,6 +3,7 @@
 A path is flat, as in the engine of AWS: ``a.b`` is what stands under ``{"a": {"b": …}}`` and under ``{"a.b": …}``. Arrays are seen
 through: a field holds when it holds in one element. Fields inside the objects of one array must hold in the same element (section
 "JSON Array Matching" of https://github.com/aws/event-ruler); only a field that an event spells in both ways at once is free of that.
+``exists: false`` is about the whole event: it holds when the field stands nowhere in it, whichever element the other fields hold in.
 """
 
 from __future__ import annotations
@@ -37,11 +38,6 @@ class Clause:
     ok: bool
 
 
-# How fields fare in a part of an event, from worst to best. Plain numbers: this is on the way of every event to every subscription.
-FAILED, ABSENT, MATCHED = 0, 1, 2
-"""``ABSENT``: none of the fields is there, and none has to be."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Field:
     """One path of a policy with its conditions, of which one must hold."""
@@ -51,11 +47,11 @@ class Field:
     condition: str
     tests: tuple[Test, ...]
     combinations: int
-    unset: int = dataclasses.field(init=False)
-    """How the field fares where nothing stands."""
+    optional: bool = dataclasses.field(init=False)
+    """Whether an event without the field passes: one of its conditions is ``exists: false``."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "unset", ABSENT if absent in self.tests else FAILED)
+        object.__setattr__(self, "optional", absent in self.tests)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -69,54 +65,50 @@ class Or:
 
 def holds(fields: Iterable[Field], event: Mapping[str, Any]) -> bool:
     """Return whether all *fields* hold in *event* at once; takes time in proportion to the event and to the fields."""
-    return _within([(field.path, field) for field in fields], event, 0) != FAILED
+    wanted = [(field.path, field) for field in fields if not field.optional or _stands(field.path, event)]
+    return not wanted or _within(wanted, event, 0)
 
 
-def _within(wanted: Sequence[tuple[str, Field]], value: Any, depth: int) -> int:
-    """Return how the fields fare together inside *value*; each comes with the rest of its path."""
+def _within(wanted: Sequence[tuple[str, Field]], value: Any, depth: int) -> bool:
+    """Return whether the fields hold together inside *value*; each comes with the rest of its path."""
     if depth > MAX_DEPTH:
-        return FAILED
+        return False
     if isinstance(value, Mapping):
         return _within_object(wanted, value, depth)
-    if isinstance(value, (list, tuple)) and value:
-        return _best([_within(wanted, element, depth + 1) for element in value])
-    return min(field.unset for _, field in wanted)
+    return isinstance(value, (list, tuple)) and any(_within(wanted, element, depth + 1) for element in value)
 
 
-def _within_object(wanted: Sequence[tuple[str, Field]], value: Mapping[str, Any], depth: int) -> int:
-    states: list[int] = []
+def _within_object(wanted: Sequence[tuple[str, Field]], value: Mapping[str, Any], depth: int) -> bool:
     together: dict[str, list[tuple[str, Field]]] = {}
     for rest, field in wanted:
-        here = [_at(field, value[rest], depth + 1)] if rest in value else []
+        here = rest in value
         deeper = [(key, tail) for key, tail in _splits(rest) if key in value] if "." in rest else []
         if len(deeper) == 1 and not here:  # an array down there may bind the field to its neighbours
             together.setdefault(deeper[0][0], []).append((deeper[0][1], field))
-            continue
-        here += [_within([(tail, field)], value[key], depth + 1) for key, tail in deeper]
-        states.append(_best(here) if here else field.unset)
-        if states[-1] == FAILED:
-            return FAILED
-    states += [_within(fields, value[key], depth + 1) for key, fields in together.items()]
-    return FAILED if FAILED in states else max(states)
+        elif not (here and _at(field, value[rest], depth + 1)) and not any(
+            _within([(tail, field)], value[key], depth + 1) for key, tail in deeper
+        ):
+            return False
+    return all(_within(fields, value[key], depth + 1) for key, fields in together.items())
 
 
-def _at(field: Field, value: Any, depth: int) -> int:
-    """Return how the field fares with what stands at its path."""
-    if depth > MAX_DEPTH:
-        return FAILED
-    if isinstance(value, (list, tuple)) and value:
-        return _best([_at(field, element, depth + 1) for element in value])
-    if isinstance(value, (list, tuple, Mapping)):  # empty, or no leaf: for the engine of AWS nothing stands here
-        return field.unset
-    for test in field.tests:
-        if test(value):
-            return MATCHED
-    return FAILED
+def _at(field: Field, value: Any, depth: int) -> bool:
+    """Return whether the field holds in what stands at its path."""
+    return any(test(leaf) for leaf in _leaves(value, depth) for test in field.tests)
 
 
-def _best(states: Collection[int]) -> int:
-    """One element that matches is enough; what must be absent has to be so in all of them."""
-    return MATCHED if MATCHED in states else min(states)
+def _stands(path: str, event: Mapping[str, Any]) -> bool:
+    """Return whether the event has the field, anywhere; as for the engine of AWS, empty arrays and objects are nothing."""
+    return any(True for value in _standing(path, event, 0) for _ in _leaves(value, 0))
+
+
+def _leaves(value: Any, depth: int) -> Iterator[Any]:
+    """Yield *value*, or what the array *value* holds; an object is no leaf."""
+    if isinstance(value, (list, tuple)):
+        for element in value if depth <= MAX_DEPTH else ():
+            yield from _leaves(element, depth + 1)
+    elif not isinstance(value, Mapping) and depth <= MAX_DEPTH:
+        yield value
 
 
 def _splits(path: str) -> Iterator[tuple[str, str]]:
