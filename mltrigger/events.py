@@ -95,7 +95,7 @@ class Event:
     @property
     def hops(self) -> int:
         """How many events caused one another before this one."""
-        return int(self.extensions.get("hops", 0))
+        return hops_of(self.extensions)
 
     def open(self) -> BinaryIO:
         """Open the object that this event announces, for reading, from the event's own source only.
@@ -242,7 +242,23 @@ def attributes_of(event: Event) -> dict[str, Any]:
            "datacontenttype": event.datacontenttype, "dataschema": event.dataschema}  # fmt: skip
     named = {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
     foreign = named.pop(MESSAGE_ATTRIBUTES, None)
-    return named if foreign is None else {**named, **json.loads(str(foreign))}
+    return named if foreign is None else {**named, **(foreign_attributes(foreign) or {})}  # earlier releases took any text
+
+
+def foreign_attributes(text: Any) -> dict[str, Any] | None:
+    """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None`` when it says nothing that can be read."""
+    try:
+        codec.loads(text)  # strictly, so that what was published can be read by everybody for ever
+        value = json.loads(text)
+    except (InvalidEvent, TypeError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def hops_of(extensions: Mapping[str, Any]) -> int:
+    """Return how many events caused one another before the one with these *extensions*; 0 where that is no count."""
+    hops = extensions.get("hops")
+    return hops if type(hops) is int and hops >= 0 else 0
 
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:
@@ -385,6 +401,10 @@ def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
             yield f"extension traceparent {short(value)} is not a W3C trace context"
         elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             yield f"extension hops must be a count, got {short(value)}"
+        elif name == "causationid" and not isinstance(value, str):
+            yield f"extension causationid must be the id of an event, a str, got {short(value)}"
+        elif name == MESSAGE_ATTRIBUTES and foreign_attributes(value) is None:
+            yield f'extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as {{"kind": "invoice"}}, got {short(value)}'
 
 
 def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:

@@ -12,7 +12,7 @@ from mltrigger import codec, frames
 from mltrigger.brokers.base import Broker
 from mltrigger.deadletters import Trial
 from mltrigger.errors import InvalidEvent, NotFound
-from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, is_json
+from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, hops_of, is_json
 from mltrigger.models.mismatch import outline
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.render import short
@@ -78,9 +78,9 @@ def events(log: Log, topic: str | None, limit: int | None, since: datetime | Non
     """Return the archive of published events."""
     rows = []
     for id_, source, type_, on, subject, time, published_us, trace_id, media_type, data, extensions in log.events(topic, _us(since), limit):
-        others = json.loads(extensions) if extensions else {}
+        others = _extensions(extensions)
         rows.append(
-            (id_, source, type_, on, subject, time, published_us, trace_id, others.get("causationid"), others.get("hops", 0), media_type,
+            (id_, source, type_, on, subject, time, published_us, trace_id, _cause(others), hops_of(others), media_type,
              data_text(data, media_type))
         )  # fmt: skip
     return frames.frame(rows, frames.EVENTS)
@@ -144,8 +144,14 @@ def trace(log: Log, event_id: str) -> pd.DataFrame:
     if not found:
         raise NotFound(f"no event {event_id!r}; bus.events() lists what was published")
     rows: list[Row] = []
-    for root in _roots(log, found):
-        _descend(log, root, 0, rows)
+    shown: set[int] = set()
+    for event in [*_roots(log, found), *found]:  # who only names its cause was not made by it, and stands for itself
+        waiting = [(event, 0)]
+        while waiting:
+            event, hop = waiting.pop()
+            if event[0] not in shown:
+                shown.add(event[0])
+                waiting += [(child, hop + 1) for child in reversed(_shown(log, event, hop, rows))]
     return frames.frame(rows, frames.TRACE)
 
 
@@ -162,17 +168,21 @@ _ATTEMPT = ["subscription", "model", "version", "attempt", "outcome", "queue_ms"
 
 
 def _roots(log: Log, found: list[Row]) -> list[Row]:
-    """Return the first causes of the events *found*; what is no longer in the archive ends the way up."""
-    for _ in range(64):
-        causes = [cause for row in found if (cause := _extension(row, "causationid"))]
-        above = [row for cause in causes for row in log.find(cause)]
+    """Return the first causes of the events *found*: the way up ends where the archive does, and where events name each other."""
+    seen = {row[0] for row in found}
+    asked: set[str] = set()
+    while True:
+        causes = {cause for row in found if (cause := _cause(_extensions(row[6])))} - asked
+        asked |= causes
+        above = {row[0]: row for cause in sorted(causes) for row in log.find(cause) if row[0] not in seen}
         if not above:
             return found
-        found = above
-    raise InvalidEvent("events that cause each other in a circle")
+        seen |= above.keys()
+        found = list(above.values())
 
 
-def _descend(log: Log, event: Row, hop: int, rows: list[Row]) -> None:
+def _shown(log: Log, event: Row, hop: int, rows: list[Row]) -> list[Row]:
+    """Add the attempts of an event to *rows*; return the events that they emitted."""
     seq, id_, source, _, topic, published_us, _ = event
     attempts = log.invocations(_ATTEMPT, seqs=(seq, seq))
     subject = log.subject(seq)
@@ -180,18 +190,22 @@ def _descend(log: Log, event: Row, hop: int, rows: list[Row]) -> None:
         name, model, version, number, outcome, queue_ms, model_ms, total_ms, output = attempt
         rows.append(
             (hop, topic, subject, name, model, version, number, outcome, queue_ms, model_ms, total_ms, output, published_us, id_,
-             _extension(event, "causationid"))
+             _cause(_extensions(event[6])))
         )  # fmt: skip
     # A child's id is a function of its cause and the subscription that emitted it, so it is found without an index of causes.
     cause = Event(id=id_, source=source)
-    for name in dict.fromkeys(a[0] for a in attempts):
-        for child in log.find(derived_id(cause, name)):
-            if child[2] == f"{DEFAULT_SOURCE}/{name}":
-                _descend(log, child, hop + 1, rows)
+    names = dict.fromkeys(a[0] for a in attempts)
+    return [child for name in names for child in log.find(derived_id(cause, name)) if child[2] == f"{DEFAULT_SOURCE}/{name}"]
 
 
-def _extension(event: Row, name: str) -> Any:
-    return json.loads(event[6]).get(name) if event[6] else None
+def _extensions(text: str | None) -> dict[str, Any]:
+    others: dict[str, Any] = json.loads(text) if text else {}
+    return others
+
+
+def _cause(extensions: Mapping[str, Any]) -> str | None:
+    cause = extensions.get("causationid")
+    return cause if isinstance(cause, str) else None
 
 
 def _resolved(registry: Registry, selector: str) -> ModelVersion | None:

@@ -5,11 +5,15 @@ After each of them the listener is alive and the next good event passes, and wha
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -307,3 +311,50 @@ def test_a_model_cannot_change_what_another_one_gets(memory_bus: mt.EventBus) ->
 
     assert seen == [{"page": 1}, {"page": 1}]
     assert given == {"page": 1}
+
+
+# -- what a store of an earlier release may hold ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ['"words"', "true", '{"kind"', 7, True])
+@pytest.mark.parametrize("name", ["messageattributes", "hops", "causationid"])
+def test_extension_that_an_earlier_release_took_breaks_no_later_read(tmp_path: Path, name: str, value: Any) -> None:
+    file = tmp_path / "bus.db"
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("pages")
+        bus.publish("pages", "old", id="poisoned")
+        bus.publish("pages", "good", extensions={"kind": "a"})
+    with contextlib.closing(sqlite3.connect(file)) as store, store:
+        assert store.execute("UPDATE event SET extensions = ? WHERE id = 'poisoned'", (json.dumps({name: value}),)).rowcount == 1
+
+    with mt.connect(f"sqlite:///{file}") as bus:
+        some = bus.subscribe("pages", echo, name="some", filter={"kind": ["a"]}, start="earliest")
+        every = bus.subscribe("pages", echo, name="every", start="earliest", emit="next")
+        assert bus.wait(PATIENCE_S, progress=False)
+
+        assert some.results()["output"].tolist() == ["good"]
+        assert sorted(every.results()["output"]) == ["good", "old"]
+        assert not bus.explain("poisoned", "some")["ok"].all()
+        assert bus.audit()["balanced"].all()
+        assert len(bus.events("pages")) == 2 and len(bus.trace("poisoned")) == 2
+        assert some.skipped()["event_id"].tolist() == ["poisoned"]
+
+
+def test_events_that_name_each_other_as_their_cause_are_traced(memory_bus: mt.EventBus) -> None:
+    """In several topics each: looking each of them up again for each that named it would take for ever."""
+    for topic in ("a", "b", "c", "d"):
+        memory_bus.topic(topic)
+        memory_bus.publish(topic, 1, id="egg", extensions={"causationid": "hen"})
+        memory_bus.publish(topic, 2, id="hen", extensions={"causationid": "egg"})
+        memory_bus.publish(topic, 3, id="self", extensions={"causationid": "self"})
+
+    assert sorted(memory_bus.trace("egg")["event_id"]) == ["egg"] * 4 + ["hen"] * 4
+    assert memory_bus.trace("self")["event_id"].tolist() == ["self"] * 4
+
+
+def test_event_that_only_names_its_cause_stands_in_its_own_trace(memory_bus: mt.EventBus) -> None:
+    memory_bus.topic("pages")
+    memory_bus.publish("pages", 1, id="cause")
+    memory_bus.publish("pages", 2, id="effect", extensions={"causationid": "cause"})
+
+    assert memory_bus.trace("effect")["event_id"].tolist() == ["cause", "effect"]

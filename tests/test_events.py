@@ -82,6 +82,31 @@ def test_an_optional_attribute_is_text_or_left_out(name: str, value: Any) -> Non
         Event(1, **{name: value})
 
 
+@pytest.mark.parametrize(
+    "value",
+    ['"words"', "true", "null", "[]", '{"kind"', "", "kind", True, 5, '{"a": NaN}', '{"a": 1e999}', '{"a": ' + "[" * 101 + "]" * 101 + "}",
+     '{"a": "\\ud800"}'],
+)  # fmt: skip
+def test_the_attributes_of_a_publisher_are_the_text_of_a_json_object(value: Any) -> None:
+    with pytest.raises(InvalidEvent, match="messageattributes must be the text of a JSON object"):
+        Event(1, extensions={"messageattributes": value})
+
+
+def test_the_attributes_of_a_publisher_may_hold_any_json_value() -> None:
+    event = Event(1, extensions={"messageattributes": '{"Kind": "a", "n": 7, "list": ["x", null, true], "id": "theirs"}'})
+
+    seen = events.attributes_of(event)
+
+    assert (seen["Kind"], seen["n"], seen["list"], seen["id"]) == ("a", 7, ["x", None, True], "theirs")
+    assert "messageattributes" not in seen
+
+
+@pytest.mark.parametrize("value", [True, 7])
+def test_the_cause_of_an_event_is_named_by_its_id(value: Any) -> None:
+    with pytest.raises(InvalidEvent, match="causationid must be the id of an event"):
+        Event(1, extensions={"causationid": value})
+
+
 def test_a_naive_time_is_refused_with_the_remedy() -> None:
     with pytest.raises(InvalidEvent, match=r"naive.*tzinfo=UTC"):
         Event(1, time=datetime(2026, 11, 23))

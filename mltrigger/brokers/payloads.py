@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import re
 from typing import Any
 
@@ -17,6 +18,7 @@ from mltrigger.aws.policies import PAYLOADS
 from mltrigger.aws.wire import POINTER_SIZES, Message, pointer, read_pointer
 from mltrigger.brokers.base import MAX_EVENT_BYTES
 from mltrigger.brokers.inlet import Raw
+from mltrigger.codec import encodable
 from mltrigger.envelopes import MESSAGE_TYPE, Arrival, Item, Unreadable, message_attributes, understand, unwrapped
 from mltrigger.events import MESSAGE_ATTRIBUTES, Event
 from mltrigger.filters.attributes import from_message_attributes
@@ -143,7 +145,8 @@ def _with_attributes(item: Item, arrival: Arrival) -> Item:
     """Return a plain message with the attributes that its publisher gave it, under their names."""
     if not isinstance(item, Event) or item.type != MESSAGE_TYPE:
         return item
-    given = from_message_attributes(message_attributes(arrival))
+    plain = from_message_attributes(message_attributes(arrival))
+    given = {name: value for name, value in plain.items() if encodable(f"{name}{value}") and value not in (math.inf, -math.inf)}
     if not given:
         return item
     return dataclasses.replace(item, extensions={**item.extensions, MESSAGE_ATTRIBUTES: json.dumps(given)})

@@ -7,6 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from mltrigger import codec
+from mltrigger.errors import InvalidEvent
+
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -36,9 +39,10 @@ def _plain(kind: str, value: Any) -> Any:
 
 def _array(text: str) -> Any:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
+        codec.loads(text)
+    except InvalidEvent:
         return text
+    value = json.loads(text)  # once more: what looks like a tag of ours is theirs
     return text if isinstance(value, dict) else value
 
 

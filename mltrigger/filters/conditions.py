@@ -232,7 +232,7 @@ def _cidr(operand: Any) -> Test:
         network = None
     if network is None or not _CIDR.fullmatch(operand) or network.num_addresses == 1:
         raise BadCondition(
-            f"cidr takes a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}; one address is written as a string, without cidr"
+            f"cidr takes a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}; one address is written as a string"
         )
 
     def test(value: Any) -> bool:
