@@ -386,9 +386,9 @@ class EventBus(Lookup):
         return self.publish_batch(topic, [event])[0]
 
     def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
-        """Publish many samples in one commit, all or nothing; each is data or an Event."""
+        """Publish many samples in one commit, all or nothing; each is data or an Event. Of a frame, each row is one."""
         self._check()
-        return self.broker.publish(topic, [as_event(s) for s in samples])
+        return self.broker.publish(topic, [as_event(s) for s in samples_of(samples)])
 
     def fire(self, topic: str, samples: Any, *, timeout_s: float = FIRE_TIMEOUT_S, progress: bool = True) -> Run:
         """Publish *samples* and wait until every subscription of *topic* has ended them, wherever its listener runs.
@@ -396,13 +396,13 @@ class EventBus(Lookup):
         Parameters
         ----------
         samples
-            An iterable of data or Events, a DataFrame (each row is an object), or one mapping, text or Event.
+            An iterable of data or Events, a DataFrame (each row is an object), or one mapping, text, row of a frame or Event.
         timeout_s : float
             How long to wait; then the run is returned with what is there, and a warning says what is not.
         progress : bool
             Whether to show a progress bar.
         """
-        run = Run(topic, self.publish_batch(topic, samples_of(samples)), self.log, self.wakeup, self.listener_state)
+        run = Run(topic, self.publish_batch(topic, samples), self.log, self.wakeup, self.listener_state)
         if len(run):
             warn_if_nobody_runs(self.registry, run)
         return run.wait(timeout_s, progress)

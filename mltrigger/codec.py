@@ -3,34 +3,50 @@
 What JSON cannot say is tagged as MongoDB's Extended JSON v2 does (https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/):
 a NaN is written ``{"$numberDouble": "NaN"}``, bytes ``{"$binary": {"base64": "…", "subType": "00"}}`` and a Decimal
 ``{"$numberDecimal": "1.10"}``; :func:`loads` turns them back. What has a natural JSON form loses only its Python type: numpy
-scalars and arrays, pandas frames (records) and series (list), datetimes (ISO 8601), dataclasses and pydantic models (objects),
-tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``, ``NaT``) are ``null``.
+scalars and arrays, frames of pandas, polars and Arrow (records), tensors and sparse matrices (lists), datetimes (ISO 8601), dataclasses
+and pydantic models (objects), tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``, ``NaT``) are ``null``.
+
+What has names keeps them, as an object: a row of a frame (a ``Series`` whose index is text), a named tuple, a numpy record. A series with
+numbers or times for an index is a list. Two keys that become the same text are refused.
 """
 
 from __future__ import annotations
 
 import base64
-import dataclasses
-import datetime as dt
 import decimal
-import enum
-import inspect
 import json
+import marshal
 import math
-import pathlib
-import sys
-import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, NotEncodable
+from mltrigger.values import MAX_BYTES, MAX_DEPTH, STRICT, Broken, TooLarge, encodable, has_names, plain, rows_of
 
-MAX_DEPTH = 100
-"""Levels of nesting that are accepted in either direction; deeper values break other people's parsers."""
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "Broken",
+    "TooLarge",
+    "dumps",
+    "encodable",
+    "has_names",
+    "loads",
+    "loads_own",
+    "repeated_key",
+    "rows_of",
+]
 
 
-def dumps(value: Any) -> str:
+def dumps(value: Any, iterators: bool = False) -> str:
     """Return *value* as compact JSON text.
+
+    Parameters
+    ----------
+    value
+        What to write.
+    iterators : bool
+        Whether to read iterators, such as generators: each once, and no further than ``MAX_BYTES`` of JSON.
 
     Raises
     ------
@@ -38,18 +54,49 @@ def dumps(value: Any) -> str:
         With the path of the part that has no JSON form, for example ``$.model: a value of type 'function'``.
     """
     try:
-        # The fast way: plain JSON values, in C. Whatever it cannot take goes through _plain, which also names the culprit.
-        text = _STRICT(value)
+        # The fast way: plain JSON values, in C. Whatever it cannot take goes through plain(), which also names the culprit.
+        text = STRICT(value)
     except Exception:  # a hostile value may raise anything while it is read
-        return _carefully(value)
-    if text.count("[") + text.count("{") > MAX_DEPTH or not (text.isascii() or encodable(text)):
-        return _carefully(value)
+        return _carefully(value, iterators)
+    lists, objects = text.count("["), text.count("{")
+    if lists + objects > MAX_DEPTH or not _says_all(value, lists, objects) or not (text.isascii() or encodable(text)):
+        return _carefully(value, iterators)
     return text
 
 
-def _carefully(value: Any) -> str:
+def _says_all(value: Any, lists: int, objects: int) -> bool:
+    """Whether the encoder lost nothing of *value*: it drops the names of tuples, and writes a key twice when two become one text.
+
+    *lists* and *objects* are the most that there can be of them in its text.
+    """
     try:
-        return _STRICT(_plain(value, "$", 0))
+        if lists:
+            marshal.dumps(value, 2)  # the fastest check that nothing in it is of a subclass, such as a named tuple
+        if objects == 1 and isinstance(value, dict):
+            "".join(value)  # raises for a key that is no text
+        elif objects:
+            _check_keys(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_keys(value: Any) -> None:
+    """Raise TypeError when an object in *value* has a key that is no text."""
+    if isinstance(value, dict):
+        "".join(value)
+        for inner in value.values():
+            if isinstance(inner, (dict, list, tuple)):
+                _check_keys(inner)
+    elif not {dict, list, tuple}.isdisjoint(map(type, value)):
+        for inner in value:
+            if isinstance(inner, (dict, list, tuple)):
+                _check_keys(inner)
+
+
+def _carefully(value: Any, iterators: bool) -> str:
+    try:
+        return STRICT(plain(value, "$", 0, iterators))
     except NotEncodable:
         raise
     except RecursionError as error:
@@ -148,114 +195,12 @@ def _untag(value: dict[str, Any]) -> Any:
     return value
 
 
-def _strict_encoder() -> Callable[[Any], str]:
-    """Return a function from plain values to JSON text, in C; it raises TypeError, ValueError or RecursionError for all others."""
-    plain = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
-    if (make := getattr(json.encoder, "c_make_encoder", None)) is None:
-        return plain.encode
-    # What JSONEncoder.encode makes anew at every call.
-    encode = make(None, plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
-    return lambda value: "".join(encode(value, 0))
-
-
-_STRICT = _strict_encoder()
 _SCAN: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _DECODE = json.JSONDecoder(object_hook=_untag, parse_constant=_refuse, parse_float=_finite).decode
 
 
 def _invalid(reason: str, message: str) -> InvalidEvent:
     return InvalidEvent(message, reason)
-
-
-def _plain(value: Any, path: str, depth: int) -> Any:
-    """Return *value* with only JSON's own types, or raise NotEncodable naming *path*."""
-    if isinstance(value, enum.Enum):
-        return _plain(value.value, path, depth)
-    if isinstance(value, str):
-        return _text(value, path)
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"$numberDouble": _float_name(value)}
-    if not isinstance(value, (Mapping, list, tuple)):
-        return _plain(_converted(value, path), path, depth)
-    if depth >= MAX_DEPTH:
-        raise NotEncodable(f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)")
-    if isinstance(value, Mapping):
-        return {_key(k, path): _plain(v, f"{path}.{k}", depth + 1) for k, v in value.items()}
-    return [_plain(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(value)]
-
-
-def _text(value: str, path: str) -> str:
-    if not encodable(value):
-        raise NotEncodable(f"{path}: text with a lone surrogate, which has no UTF-8 form; clean it with str.encode(errors='replace')")
-    return str(value)
-
-
-def _converted(value: Any, path: str) -> Any:
-    """Return one step from *value* towards JSON's own types."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return {"$binary": {"base64": base64.b64encode(bytes(value)).decode(), "subType": "00"}}
-    if isinstance(value, (dt.datetime, dt.date, dt.time)):
-        return None if value != value else value.isoformat()  # NaT is not equal to itself
-    if isinstance(value, dt.timedelta):
-        return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return {"$numberDecimal": str(value)}
-    if isinstance(value, (uuid.UUID, pathlib.PurePath)):
-        return str(value)
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if callable(dump := getattr(value, "model_dump", None)) and not isinstance(value, type):
-        return dump(mode="python")  # pydantic
-    return _scientific(value, path)
-
-
-def _scientific(value: Any, path: str) -> Any:
-    """Convert numpy and pandas values without importing either: a value of theirs means that they are loaded."""
-    if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)):
-        if value.dtype.kind in "Mm":  # .tolist() would make a bare number of nanoseconds
-            text = np.asarray(value).astype(str)
-            return np.where(np.isnat(value), None, text).tolist() if value.ndim else None if np.isnat(value) else str(text)
-        return float(value) if isinstance(value, np.longdouble) else value.tolist()
-    if (pd := sys.modules.get("pandas")) is not None:
-        if value is pd.NA or value is pd.NaT:
-            return None
-        if isinstance(value, pd.DataFrame):
-            return value.to_dict(orient="records")
-        if isinstance(value, (pd.Series, pd.Index)) or hasattr(value, "__pandas_priority__"):
-            return value.tolist()
-        if isinstance(value, (pd.Period, pd.Interval)):
-            return str(value)
-    raise NotEncodable(f"{path}: {_what(value)} has no JSON form; use plain values, numpy, pandas, dataclasses or pydantic models")
-
-
-def _what(value: Any) -> str:
-    if inspect.iscoroutine(value):
-        value.close()  # or Python warns about it later, from nowhere in particular
-        return "a coroutine (the model is async and was not awaited)"
-    if inspect.isgenerator(value):
-        return "a generator (return list(…) instead)"
-    return f"a value of type {type(value).__qualname__!r}"
-
-
-def _key(key: Any, path: str) -> str:
-    """Return *key* as JSON's encoder writes it; text, numbers, truth values and None have a text form."""
-    if isinstance(key, str):
-        return _text(key, path)
-    if key is None or isinstance(key, (bool, float)):
-        return _STRICT(key)
-    if isinstance(key, enum.Enum) or not hasattr(key, "__index__"):
-        raise NotEncodable(f"{path}: a key of type {type(key).__qualname__!r}; JSON objects have text keys")
-    return str(int(key))
-
-
-def _float_name(value: float) -> str:
-    return "NaN" if value != value else ("Infinity" if value > 0 else "-Infinity")
 
 
 def _children(value: Any) -> Any:
@@ -280,12 +225,3 @@ def _has_lone_surrogate(value: Any) -> bool:
             return True
         level = [child for parent in level for child in _children(parent)]
     return False
-
-
-def encodable(text: str) -> bool:
-    """Whether *text* has a UTF-8 form; a lone surrogate has none."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

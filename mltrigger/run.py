@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mltrigger import codec
 from mltrigger.brokers.base import Receipt
 from mltrigger.errors import warn
 from mltrigger.events import Event
@@ -156,9 +157,9 @@ def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float
 
 def samples_of(samples: Any) -> list[Any]:
     """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each of several."""
-    if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
-        return list(samples.to_dict(orient="records"))
-    if isinstance(samples, (Event, Mapping, str, bytes)) or not isinstance(samples, Iterable):
+    if (rows := codec.rows_of(samples)) is not None:
+        return rows
+    if isinstance(samples, (Event, str, bytes)) or codec.has_names(samples) or not isinstance(samples, Iterable):
         return [samples]
     return list(samples)
 

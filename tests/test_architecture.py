@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
     {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "_version"},
+    {"values"},
     {"names", "codec", "capture", "policy"},
     {"signatures"},
     {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},

@@ -278,7 +278,7 @@ def test_a_model_that_misbehaves_leaves_a_dead_letter_with_its_reason(
         pytest.param(coroutine, "result_not_serialisable", id="a coroutine"),
     ],
 )
-def test_an_answer_that_cannot_be_kept_is_described_and_never_handed_on(
+def test_an_answer_that_cannot_be_kept_is_dead_at_once_and_never_handed_on(
     memory_bus: mt.EventBus, behave: Callable[[], Any], reason: str
 ) -> None:
     def model(data: Any) -> Any:
@@ -288,7 +288,7 @@ def test_an_answer_that_cannot_be_kept_is_described_and_never_handed_on(
     hands_on = memory_bus.subscribe("pages", model, name="hands-on", emit="next")
     run = memory_bus.fire("pages", ["bad"], timeout_s=PATIENCE_S, progress=False)
 
-    assert run.results()[["outcome", "reason"]].values.tolist() == [["succeeded", reason], ["dead", reason]]
+    assert run.results()[["outcome", "reason"]].values.tolist() == [["dead", reason], ["dead", reason]]
     assert len(memory_bus.events("next")) == 0
     hands_on.unsubscribe()
     assert_the_next_good_event_passes(memory_bus, sub)

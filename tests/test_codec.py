@@ -159,7 +159,8 @@ def test_python_values_with_a_natural_json_form_lose_only_their_type(value: Any,
         (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
         (np.array([1.0, np.inf]), [1.0, math.inf]),
         (np.array([], dtype=float), []),
-        (np.array([("a", 1)], dtype=[("name", "U1"), ("n", int)]), [["a", 1]]),
+        (np.array([("a", 1)], dtype=[("name", "U1"), ("n", int)]), [{"name": "a", "n": 1}]),
+        (np.array([("a", (1, 2))], dtype=[("name", "U1"), ("at", [("x", int), ("y", int)])])[0], {"name": "a", "at": {"x": 1, "y": 2}}),
         (np.datetime64("2026-11-23T09:30:00"), "2026-11-23T09:30:00"),
         (np.datetime64("NaT"), None),
         ({np.int64(3): [np.float32(0.5)]}, {"3": [0.5]}),
@@ -196,7 +197,10 @@ def test_a_long_double_is_a_number() -> None:
         (pd.NaT, None),
         (pd.Timestamp("2026-11-23", tz="UTC"), "2026-11-23T00:00:00+00:00"),
         (pd.Timedelta("1s"), 1.0),
-        (pd.Series([1, 2], index=["a", "b"]), [1, 2]),
+        (pd.Series([1, 2], index=["a", "b"]), {"a": 1, "b": 2}),
+        (pd.DataFrame({"a": ["x", "y"], "b": [1, 2]}).iloc[1], {"a": "y", "b": 2}),
+        (pd.Series([1, 2], index=[7, 8]), [1, 2]),
+        (pd.Series([1, 2], index=pd.to_datetime(["2026-11-23", "2026-11-24"])), [1, 2]),
         (pd.Series([True, pd.NA], dtype="boolean"), [True, None]),
         (pd.Series([1, None], dtype="Int64"), [1, None]),
         (pd.Series(pd.to_datetime(["2026-11-23", None])), ["2026-11-23T00:00:00", None]),
@@ -466,3 +470,31 @@ def test_a_huge_integer_stays_exact(number: int) -> None:
 
 def test_a_surrogate_pair_is_one_character() -> None:
     assert codec.loads('"\\ud83d\\ude00"') == "😀"
+
+
+# -- names -------------------------------------------------------------------------------------------------------------------------
+
+Car = collections.namedtuple("Car", ["make", "year"])
+
+
+@pytest.mark.parametrize("around", [lambda car: car, lambda car: [car], lambda car: {"car": car}, lambda car: (1, {"n": [car]})])
+def test_a_named_tuple_is_an_object_wherever_it_stands(around: Any) -> None:
+    assert codec.loads(codec.dumps(around(Car("Volvo", 1987)))) == json.loads(json.dumps(around({"make": "Volvo", "year": 1987})))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {2026: "plan", "2026": "actual"},
+        {True: "yes", "true": "no"},
+        {None: 0, "null": 1},
+        [{"deep": [{1: "a", "1": "b", "x": {}}]}],
+        {"a": {"b": {1.5: 0, "1.5": 1}}, "c": {}},
+        pd.DataFrame([[1, 2]], columns=["a", "a"]),
+        pd.DataFrame([[1, 2]], columns=[0, "0"]),
+        pd.Series([1, 2], index=["a", "a"]),
+    ],
+)
+def test_names_that_become_the_same_text_are_refused(value: Any) -> None:
+    with pytest.raises(NotEncodable, match=r"^\$\S*: (two keys that become the same text|the name '\w' stands for two values)"):
+        codec.dumps(value)

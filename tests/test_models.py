@@ -858,31 +858,29 @@ def test_reject_is_a_signal_with_a_reason() -> None:
     assert (result.reason, result.permanent, result.error) == ("rejected", True, "not a page")
 
 
-@pytest.mark.parametrize(
-    "value", [print, object(), (x for x in ()), 1j, {"deep": [object()]}], ids=["function", "object", "generator", "complex", "deep"]
-)
-def test_an_answer_that_nothing_can_serialise_is_described(value: Any) -> None:
+@pytest.mark.parametrize("value", [print, object(), Silly, 1j, {"deep": [object()]}], ids=["function", "object", "class", "complex", "deep"])
+def test_an_answer_that_has_no_json_form_is_lost_and_no_success(value: Any) -> None:
     """BI-100: the model has run, and trying again cannot help."""
     for result in (invoker(returning(value)).one(Event(1)), invoker(returning([value]), batch=True).many([Event(1)])[0]):
-        assert (result.ok, result.degraded, result.reason) == (True, True, "result_not_serialisable")
-        described = json.loads(result.output or "")
-        assert described["type"] == type(value).__qualname__
-        assert "0x" not in described["repr"]
+        assert is_lost(result)
+        assert "the model ran, and its answer cannot be kept: $" in (result.error or "")
+        assert "0x" not in (result.error or "")
+
+
+def is_lost(result: Result) -> bool:
+    return (result.ok, result.permanent, result.reason, result.output) == (False, True, "result_not_serialisable", None)
 
 
 def degraded(result: Result) -> tuple[bool, str | None]:
     return result.ok and result.degraded, result.reason
 
 
-def test_an_answer_that_contains_itself_is_described() -> None:
+def test_an_answer_that_contains_itself_has_no_json_form() -> None:
     """BI-103."""
     value: dict[str, Any] = {}
     value["self"] = value
 
-    result = invoker(returning(value)).one(Event(1))
-
-    assert degraded(result) == (True, "result_not_serialisable")
-    assert json.loads(result.output or "")["repr"] == "{'self': {...}}"
+    assert is_lost(invoker(returning(value)).one(Event(1)))
 
 
 class BadAnswer:
@@ -906,12 +904,10 @@ class BadAnswer:
         raise Silly("iter")
 
 
-def test_an_answer_that_defends_itself_is_described() -> None:
+def test_an_answer_that_defends_itself_has_no_json_form() -> None:
     """BI-101."""
-    result = invoker(returning(BadAnswer())).one(Event(1))
-    assert degraded(result) == (True, "result_not_serialisable")
-    assert json.loads(result.output or "")["repr"] == "<unprintable BadAnswer>"
-    assert degraded(invoker(returning([BadAnswer()]), batch=True).many([Event(1)])[0]) == (True, "result_not_serialisable")
+    assert is_lost(invoker(returning(BadAnswer())).one(Event(1)))
+    assert is_lost(invoker(returning([BadAnswer()]), batch=True).many([Event(1)])[0])
     assert not invoker(returning(BadAnswer()), batch=True).many([Event(1)])[0].ok
 
 
@@ -941,7 +937,64 @@ def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert degraded(invoker(answers).one(Event(1))) == (True, "result_not_serialisable")
+        assert is_lost(invoker(answers).one(Event(1)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "kept"),
+    [
+        (lambda: (n * n for n in range(4)), [0, 1, 4, 9]),
+        (lambda: {"scores": map(float, [1, 2])}, {"scores": [1.0, 2.0]}),
+        (lambda: zip("ab", iter([1, 2]), strict=True), [["a", 1], ["b", 2]]),
+        (lambda: {"a": 1}.items(), [["a", 1]]),
+        (lambda: range(3), [0, 1, 2]),
+        (lambda: collections.deque([1, 2]), [1, 2]),
+        (lambda: array.array("d", [0.5]), [0.5]),
+        (lambda: sparse.csr_array([[0, 2.5]]), [[0.0, 2.5]]),
+        (lambda: {"row": sparse.csr_matrix([[1, 0]])}, {"row": [[1, 0]]}),
+        (lambda: polars.DataFrame({"city": ["Lima"], "m": [161]}), [{"city": "Lima", "m": 161}]),
+        (lambda: {"city": polars.Series(["Lima", "Oslo"])}, {"city": ["Lima", "Oslo"]}),
+        (lambda: [Car("Volvo", 1987)], [{"make": "Volvo", "year": 1987}]),
+        (lambda: pd.DataFrame({"make": ["Volvo"], "year": ["1987"]}).iloc[0], {"make": "Volvo", "year": "1987"}),
+        (lambda: np.array([("Volvo", 1987)], dtype=[("make", "U9"), ("year", "i4")])[0], {"make": "Volvo", "year": 1987}),
+    ],
+)  # fmt: skip
+def test_an_answer_that_says_what_is_in_it_is_kept_as_values(answer: Callable[[], Any], kept: Any) -> None:
+    result = invoker(lambda _: answer()).one(Event(1))
+
+    assert result.error is None
+    assert json.loads(result.output or "") == kept
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [
+        lambda: itertools.repeat("x" * 1_000_000),
+        lambda: {"pages": (bytes(1_000_000) for _ in itertools.count())},
+        lambda: range(10**12),
+        lambda: sparse.csr_array((10**6, 10**6)),
+    ],
+)
+def test_an_answer_without_an_end_is_too_large(endless: Callable[[], Any]) -> None:
+    result = invoker(lambda _: endless()).one(Event(1))
+
+    assert (result.ok, result.permanent, result.reason, result.output) == (False, True, "result_too_large", None)
+
+
+def test_what_a_generator_raises_is_an_error_of_the_model() -> None:
+    def answers(_: Any) -> Any:
+        return (1 / n for n in (1, 0))
+
+    result = invoker(answers).one(Event(1))
+
+    assert (result.reason, result.error_type, result.permanent) == ("model_error", "ZeroDivisionError", False)
+
+
+def test_an_answer_whose_keys_become_the_same_text_is_no_success() -> None:
+    result = invoker(returning({"years": [{2026: "plan", "2026": "actual"}]})).one(Event(1))
+
+    assert is_lost(result)
+    assert "$.years[0]: two keys that become the same text '2026'" in (result.error or "")
 
 
 # -- many events ------------------------------------------------------------------------------------------------------------------
@@ -970,6 +1023,9 @@ def squares(xs: list[int]) -> list[int]:
         lambda xs: pd.Series(xs, index=range(len(xs), 0, -1)),
         lambda xs: {x: x for x in xs}.values(),
         lambda xs: np.array(xs, dtype=np.float32),
+        lambda xs: (x for x in xs),
+        iter,
+        polars.Series,
     ],
 )
 def test_a_batch_model_may_answer_with_any_sequence(shape: Callable[[Any], Any]) -> None:
@@ -984,6 +1040,25 @@ def test_a_frame_gives_its_rows() -> None:
         return pd.DataFrame({"n": xs, "label": [str(x) for x in xs]}, index=range(5, 5 + len(xs)))
 
     assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
+
+
+def test_a_frame_of_polars_gives_its_rows() -> None:
+    assert outputs(invoker(lambda xs: polars.DataFrame({"n": xs}), batch=True).many(batch_of(3, 1))) == [{"n": 3}, {"n": 1}]
+
+
+def test_an_array_of_records_gives_objects() -> None:
+    def model(xs: list[int]) -> Any:
+        return np.array([(x, str(x)) for x in xs], dtype=[("n", int), ("label", "U3")])
+
+    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
+
+
+def test_a_sparse_matrix_gives_its_rows() -> None:
+    assert outputs(invoker(lambda xs: sparse.eye_array(len(xs), format="csc"), batch=True).many(batch_of(1, 2))) == [[1.0, 0.0], [0.0, 1.0]]
+
+
+def test_an_endless_batch_answer_is_of_the_wrong_length() -> None:
+    assert outputs(invoker(lambda xs: itertools.count(), batch=True).many(batch_of(1, 2))) == ["bad_batch_result"] * 2
 
 
 def test_a_matrix_gives_its_first_axis() -> None:
@@ -1019,10 +1094,10 @@ def test_an_exception_in_the_place_of_an_answer_fails_that_event() -> None:
     assert results[1].permanent
 
 
-def test_one_answer_that_nothing_can_serialise_is_described_alone() -> None:
+def test_one_answer_that_has_no_json_form_is_lost_alone() -> None:
     results = invoker(lambda xs: [xs[0], print, xs[2]], batch=True).many(batch_of(1, 2, 3))
 
-    assert [result.degraded for result in results] == [False, True, False]
+    assert [is_lost(result) for result in results] == [False, True, False]
 
 
 class LyingList(list[Any]):

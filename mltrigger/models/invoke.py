@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
+import itertools
 import os
 import re
 import traceback as tracebacks
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
-from mltrigger.errors import InvalidEvent, ModelFailure, ObjectMissing, Reject, Retry
+from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.models.schema import Schema
@@ -26,8 +26,8 @@ MAX_TEXT = 16 * 1024
 class Result(NamedTuple):
     """What one call of a model made of one event.
 
-    ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it only describes what the model answered, which
-    could not be kept: ``reason`` says why. ``permanent`` failures are not tried again; ``delay_s`` is what the model asked for with
+    ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it is only the beginning of what the model answered,
+    which was too long: ``reason`` says so. ``permanent`` failures are not tried again; ``delay_s`` is what the model asked for with
     ``mt.Retry``, or its server with ``Retry-After``; ``throttled`` ones only mean "not now", and spend no attempt.
     """
 
@@ -73,7 +73,6 @@ OUR_REASONS = frozenset({"stopped", "no_process", "worker_died", "group_order"})
 """What only we may say of an attempt: it decides whether it counts."""
 _KINDS = {"invalid_input": "InvalidInput", "invalid_output": "InvalidOutput"}
 _SHOWN = 1000
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _BETWEEN = (__file__, "asynchronous.py", f"concurrent{os.sep}futures{os.sep}_base.py")
 """Files between the caller and the model: their frames say nothing about it."""
 _FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
@@ -208,36 +207,57 @@ def _reported(error: ModelFailure, text: str | None) -> Result:
 def _conforming(value: Any, schema: Schema) -> Result:
     """Return the Result of *value*, whose JSON form must be what *schema* says of outputs."""
     try:
+        if isinstance(value, Iterator):  # it can be read once: to be checked and to be kept
+            value = codec.loads_own(codec.dumps(value, iterators=True).encode())
         schema.accept_output(value)
+    except NotEncodable as error:
+        return _unkept(error)
     except BaseException as error:
         return failure(error)
     return encoded(value)
 
 
 def encoded(value: Any) -> Result:
-    """Return the Result of what a model answered: its JSON, or a description of it that can be kept; never raises.
+    """Return the Result of what a model answered: its JSON, or why it cannot be kept; never raises.
 
-    The model has run and running it again would give the same: an answer that cannot be kept is not worth a retry.
+    The model has run and running it again would give the same: an answer that has no JSON form is not worth a retry. Of one that is too
+    long the beginning is kept, its size and its hash.
     """
     try:
-        text = codec.dumps(value)
+        text = codec.dumps(value, iterators=True)
         if len(text) * 4 <= MAX_OUTPUT_BYTES or (size := len(raw := text.encode())) <= MAX_OUTPUT_BYTES:
             return Result(output=text)
-        described = {"truncated": text[:_SHOWN], "bytes": size, "sha256": hashlib.sha256(raw).hexdigest()}
-        reason, error = "result_too_large", f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}"
     except BaseException as problem:  # a hostile __iter__, __repr__ or property of the value
-        described = {"repr": _repr_of(value), "type": type(value).__qualname__[:200]}
-        reason, error = "result_not_serialisable", _text_of(problem) or type(problem).__qualname__
-    return Result(output=codec.dumps(described), reason=reason, error=redacted(_bounded(error)), degraded=True)
+        return _unkept(problem)
+    described = {"truncated": text[:_SHOWN], "bytes": size, "sha256": hashlib.sha256(raw).hexdigest()}
+    error = f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}"
+    return Result(output=codec.dumps(described), reason="result_too_large", error=error, degraded=True)
+
+
+def _unkept(problem: BaseException) -> Result:
+    """Return the Result of an answer that has no JSON form: it is lost, and that is no success."""
+    if isinstance(problem, codec.Broken) and problem.__cause__ is not None:  # a generator is a part of the model
+        return failure(problem.__cause__)
+    text = redacted(_bounded(_text_of(problem) or type(problem).__qualname__))
+    if isinstance(problem, codec.TooLarge):
+        return Result(reason="result_too_large", error_type="EventTooLarge", error=f"the answer is too large: {text}", permanent=True)
+    error = f"the model ran, and its answer cannot be kept: {text}"
+    return Result(reason="result_not_serialisable", error_type="NotEncodable", error=error, permanent=True)
 
 
 def _one_each(outputs: Any, count: int) -> Sequence[Any]:
-    """Return *outputs* as a sequence of *count*, one an event; a DataFrame gives its rows, an array its first axis."""
-    if hasattr(outputs, "to_dict") and hasattr(outputs, "columns"):
-        outputs = outputs.to_dict(orient="records")
-    elif hasattr(outputs, "tolist"):
-        outputs = outputs.tolist()
-    if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or inspect.isgenerator(outputs) or not hasattr(outputs, "__len__"):
+    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis, an iterator its items."""
+    if (rows := codec.rows_of(outputs)) is not None:
+        outputs = rows
+    elif callable(getattr(type(outputs), "toarray", None)):  # sparse: written out row by row
+        outputs = list(outputs.tocsr()) if outputs.ndim == 2 else outputs.toarray().tolist()
+    elif getattr(getattr(outputs, "dtype", None), "names", None):
+        outputs = list(outputs)
+    elif isinstance(outputs, Iterator):
+        outputs = list(itertools.islice(outputs, count + 1))
+    elif (listed := next((name for name in ("tolist", "to_list") if hasattr(outputs, name)), None)) is not None:
+        outputs = getattr(outputs, listed)()
+    if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or not hasattr(outputs, "__len__"):
         raise _WrongLength(f"a batch model returns a list with one output an event, not {type(outputs).__name__}")
     answers: list[Any] = list(outputs)
     if len(answers) != count:
@@ -277,14 +297,6 @@ def _traceback_of(error: BaseException) -> str | None:
         return redacted(_bounded(_FOLDER.sub('File "', "".join(lines.format()))))
     except BaseException:  # a hostile __notes__ or __cause__
         return None
-
-
-def _repr_of(value: Any) -> str:
-    try:
-        text = repr(value)
-    except BaseException:
-        return f"<unprintable {type(value).__qualname__[:200]}>"
-    return _ADDRESS.sub("", redacted(_bounded(text)[:_SHOWN]))
 
 
 def _text_of(error: BaseException) -> str | None:
