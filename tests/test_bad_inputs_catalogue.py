@@ -769,7 +769,7 @@ def forged_log_lines(case: dict[str, Any], bench: Bench) -> None:
 
 # -- the table --------------------------------------------------------------------------------------------------------------------
 
-Way = RefusedAtPublish | RefusedAtSubscribe | Delivered | Degraded | Dies | Scene
+Way = RefusedAtPublish | RefusedAtSubscribe | Delivered | Unkept | Dies | Scene
 MIB = 1024 * 1024
 
 APPLIED: dict[str, Way] = {

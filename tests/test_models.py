@@ -1,6 +1,8 @@
 """Models: what is accepted as one, which code it is, and what a call of it can do to us (nothing)."""
 
+import array
 import asyncio
+import collections
 import dataclasses
 import functools
 import hashlib
@@ -22,6 +24,7 @@ from typing import Annotated, Any, List  # noqa: UP035 - people still write List
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 import mltrigger as mt
 from mltrigger import Event
@@ -35,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 
 
 _numbers = itertools.count(1)
+Car = collections.namedtuple("Car", ["make", "year"])
 
 
 def cell(source: str, name: str = "f") -> Any:
@@ -858,7 +862,7 @@ def test_reject_is_a_signal_with_a_reason() -> None:
     assert (result.reason, result.permanent, result.error) == ("rejected", True, "not a page")
 
 
-@pytest.mark.parametrize("value", [print, object(), Silly, 1j, {"deep": [object()]}], ids=["function", "object", "class", "complex", "deep"])
+@pytest.mark.parametrize("value", [print, object(), int, 1j, {"deep": [object()]}], ids=["function", "object", "class", "complex", "deep"])
 def test_an_answer_that_has_no_json_form_is_lost_and_no_success(value: Any) -> None:
     """BI-100: the model has run, and trying again cannot help."""
     for result in (invoker(returning(value)).one(Event(1)), invoker(returning([value]), batch=True).many([Event(1)])[0]):
@@ -952,8 +956,6 @@ def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
         (lambda: array.array("d", [0.5]), [0.5]),
         (lambda: sparse.csr_array([[0, 2.5]]), [[0.0, 2.5]]),
         (lambda: {"row": sparse.csr_matrix([[1, 0]])}, {"row": [[1, 0]]}),
-        (lambda: polars.DataFrame({"city": ["Lima"], "m": [161]}), [{"city": "Lima", "m": 161}]),
-        (lambda: {"city": polars.Series(["Lima", "Oslo"])}, {"city": ["Lima", "Oslo"]}),
         (lambda: [Car("Volvo", 1987)], [{"make": "Volvo", "year": 1987}]),
         (lambda: pd.DataFrame({"make": ["Volvo"], "year": ["1987"]}).iloc[0], {"make": "Volvo", "year": "1987"}),
         (lambda: np.array([("Volvo", 1987)], dtype=[("make", "U9"), ("year", "i4")])[0], {"make": "Volvo", "year": 1987}),
@@ -1023,9 +1025,6 @@ def squares(xs: list[int]) -> list[int]:
         lambda xs: pd.Series(xs, index=range(len(xs), 0, -1)),
         lambda xs: {x: x for x in xs}.values(),
         lambda xs: np.array(xs, dtype=np.float32),
-        lambda xs: (x for x in xs),
-        iter,
-        polars.Series,
     ],
 )
 def test_a_batch_model_may_answer_with_any_sequence(shape: Callable[[Any], Any]) -> None:
@@ -1042,10 +1041,6 @@ def test_a_frame_gives_its_rows() -> None:
     assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
 
 
-def test_a_frame_of_polars_gives_its_rows() -> None:
-    assert outputs(invoker(lambda xs: polars.DataFrame({"n": xs}), batch=True).many(batch_of(3, 1))) == [{"n": 3}, {"n": 1}]
-
-
 def test_an_array_of_records_gives_objects() -> None:
     def model(xs: list[int]) -> Any:
         return np.array([(x, str(x)) for x in xs], dtype=[("n", int), ("label", "U3")])
@@ -1055,10 +1050,6 @@ def test_an_array_of_records_gives_objects() -> None:
 
 def test_a_sparse_matrix_gives_its_rows() -> None:
     assert outputs(invoker(lambda xs: sparse.eye_array(len(xs), format="csc"), batch=True).many(batch_of(1, 2))) == [[1.0, 0.0], [0.0, 1.0]]
-
-
-def test_an_endless_batch_answer_is_of_the_wrong_length() -> None:
-    assert outputs(invoker(lambda xs: itertools.count(), batch=True).many(batch_of(1, 2))) == ["bad_batch_result"] * 2
 
 
 def test_a_matrix_gives_its_first_axis() -> None:
@@ -1105,7 +1096,21 @@ class LyingList(list[Any]):
         return 2
 
 
-NOT_TWO = [None, 5, "ab", b"ab", {"a": 1, "b": 2}, {1, 2}, frozenset("ab"), (x for x in "ab"), [1], [1, 2, 3], [], np.float64(1)]
+NOT_TWO = [
+    None,
+    5,
+    "ab",
+    b"ab",
+    {"a": 1, "b": 2},
+    {1, 2},
+    frozenset("ab"),
+    (x for x in "ab"),
+    itertools.count(),
+    [1],
+    [1, 2, 3],
+    [],
+    np.float64(1),
+]
 
 
 @pytest.mark.parametrize("answer", [*NOT_TWO, LyingList("abc")], ids=lambda answer: type(answer).__name__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import os
 import re
 import traceback as tracebacks
@@ -246,15 +245,13 @@ def _unkept(problem: BaseException) -> Result:
 
 
 def _one_each(outputs: Any, count: int) -> Sequence[Any]:
-    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis, an iterator its items."""
+    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis."""
     if (rows := codec.rows_of(outputs)) is not None:
         outputs = rows
     elif callable(getattr(type(outputs), "toarray", None)):  # sparse: written out row by row
         outputs = list(outputs.tocsr()) if outputs.ndim == 2 else outputs.toarray().tolist()
     elif getattr(getattr(outputs, "dtype", None), "names", None):
         outputs = list(outputs)
-    elif isinstance(outputs, Iterator):
-        outputs = list(itertools.islice(outputs, count + 1))
     elif (listed := next((name for name in ("tolist", "to_list") if hasattr(outputs, name)), None)) is not None:
         outputs = getattr(outputs, listed)()
     if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or not hasattr(outputs, "__len__"):
