@@ -28,15 +28,17 @@ from mltrigger.models.describe import Model, as_model
 from mltrigger.models.placement import Executing, Placement, check_placement
 from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
+from mltrigger.outlook import Outlook
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
-from mltrigger.run import Run, samples_of, wait_until_idle, warn_if_nobody_runs
+from mltrigger.run import Run, samples_of, warn_if_nobody_gets
 from mltrigger.signatures import brief_errors, settings_named
 from mltrigger.sources import FolderSource, Source, is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
+from mltrigger.waiting import Idle
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -91,6 +93,7 @@ class EventBus(Lookup):
         self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
+        self._outlook = Outlook(self.registry, self._engine.state, self._resolver.absent, shared=store.location is not None)
         self._guard = threading.Lock()
         atexit.register(self._at_exit)
 
@@ -393,6 +396,9 @@ class EventBus(Lookup):
     def fire(self, topic: str, samples: Any, *, timeout_s: float = FIRE_TIMEOUT_S, progress: bool = True) -> Run:
         """Publish *samples* and wait until every subscription of *topic* has ended them, wherever its listener runs.
 
+        The bar says what fails and which attempt that was. A warning says at once when a subscription has no listener. It returns early
+        when nothing can come: no listener can start, a pause, a model that cannot be loaded.
+
         Parameters
         ----------
         samples
@@ -402,18 +408,20 @@ class EventBus(Lookup):
         progress : bool
             Whether to show a progress bar.
         """
-        run = Run(topic, self.publish_batch(topic, samples), self.log, self.wakeup, self.listener_state)
+        receipts = self.publish_batch(topic, samples)
+        run = Run(topic, receipts, self.log, self.wakeup, self.registry, self._outlook)
         if len(run):
-            warn_if_nobody_runs(self.registry, run)
-        return run.wait(timeout_s, progress)
+            warn_if_nobody_gets(self.registry, run)
+        return run.wait_for_what_can_come(timeout_s, progress)
 
     def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
         """Wait until nothing is left to do: watched folders looked at, every event ended by every subscription and all it caused.
 
-        Returns whether that was reached within *timeout_s* seconds.
+        Returns whether that was reached within *timeout_s* seconds. It ends before, with a warning, when nothing that is open can end.
         """
         self._check()
-        return wait_until_idle(self.log, self.wakeup, self._engine.watcher, timeout_s, progress)
+        idle = Idle(self.log, self.broker, self.registry, self._outlook, self._engine.watcher.settled)
+        return idle.wait(self.wakeup, timeout_s, progress)
 
     def _tidy(self) -> None:
         if self.registry.setting("retention") is not None:

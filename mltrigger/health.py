@@ -87,8 +87,8 @@ class Doctor:
         yield from self._called(spec, depth)
         if self._registry.live_listeners().get(spec.id):
             return
-        waits = f"{_count(depth.visible + depth.delayed, 'event')} waiting" if depth.visible + depth.delayed else "nothing waits yet"
-        severity: Severity = "error" if depth.visible else "warning"
+        waits = f"{_count(depth.open, 'event')} waiting" if depth.open else "nothing waits yet"
+        severity: Severity = "error" if depth.open else "warning"
         yield Finding(severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version))
 
     def _called(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
@@ -96,7 +96,7 @@ class Doctor:
         state, _, why = self._here(spec.name).partition(": ")
         if state == "waiting for the model":
             yield Finding(
-                "error", spec.name, "model", f"it cannot be called here: {why}; {_count(depth.visible, 'event')} waiting",
+                "error", spec.name, "model", f"it cannot be called here: {why}; {_count(depth.open, 'event')} waiting",
                 "repair it: it is tried again by itself; or sub.pause(), or unsubscribe it",
             )  # fmt: skip
         newest = self._log.invocations(("reason", "error"), subscription_id=spec.id, limit=1, running=False)
@@ -108,7 +108,7 @@ class Doctor:
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():
-            yield Finding("warning", spec.name, "paused", f"paused; {_count(depth.visible, 'event')} waiting", "sub.resume() delivers them")
+            yield Finding("warning", spec.name, "paused", f"paused; {_count(depth.open, 'event')} waiting", "sub.resume() delivers them")
         age_s = spec.policy.max_age_s
         if age_s is not None and depth.oldest_s is not None and depth.oldest_s > age_s / 2:
             yield Finding(

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_STYLE = (
-    "border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;"
-    "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
-)
+_TEXT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
+_STYLE = f"border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;{_TEXT}"
 
 
 def esc(value: Any) -> str:
@@ -48,6 +46,15 @@ def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
         for name, value in facts
     )
     return f'<div style="{_STYLE}"><strong>{esc(title)}</strong><table style="margin:.3em 0 0 0">{items}</table>{table}</div>'
+
+
+def progress(label: str, done: int, total: int, note: str, took_s: float | None = None) -> tuple[str, str]:
+    """Return a progress bar as text and as HTML; one that has ended, after *took_s* seconds, is a line without the bar."""
+    state = f"{done:,} of {total:,} outcome{'' if total == 1 else 's'}" + ("" if took_s is None else f" in {took_s:.2f} s")
+    text = f"{visible(label)}: {state}{f' · {visible(note)}' if note else ''}"
+    bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:12em;vertical-align:middle"></progress> ' if took_s is None else ""
+    said = f'<br><span style="color:var(--jp-error-color1,#c62828)">{esc(note)}</span>' if note else ""
+    return text, f'<div class="mltrigger-progress" style="{_TEXT}">{bar}{esc(label)}: {esc(state)}{said}</div>'
 
 
 def table_html(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger import codec
+from mltrigger.bar import Bar
 from mltrigger.brokers.base import Receipt
 from mltrigger.errors import warn
 from mltrigger.events import Event
+from mltrigger.outlook import Hold, Outlook
 from mltrigger.render import card
 from mltrigger.store.log import FINAL
+from mltrigger.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.brokers.wake import Wakeup
-    from mltrigger.sources import Watcher
     from mltrigger.store.log import Log
     from mltrigger.store.registry import Registry
     from mltrigger.store.transaction import Row
-
-_LOOK_S = 0.05
-"""How often at most the log is read while waiting; the wake-up comes as soon as something was recorded."""
-_COLUMNS = ("row", "seq", "subscription", "model", "version", "outcome", "reason", "error_type", "error", "output")
 
 
 class Run:
@@ -36,22 +35,20 @@ class Run:
         Where they were published.
     receipts : sequence of Receipt
         One a sample, in their order.
-    log, wakeup
+    log, wakeup, registry, outlook
         The parts.
-    state : callable
-        Returns what the listener of a subscription is doing here, for whoever waits in vain.
     """
 
-    def __init__(
-        self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup, state: Callable[[str], str] = lambda _: "stopped"
-    ) -> None:
+    def __init__(self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup, registry: Registry, outlook: Outlook) -> None:
         self.topic = topic
         self.receipts = tuple(receipts)
-        self._log, self._wakeup, self._state = log, wakeup, state
-        self._final: dict[tuple[int, str], tuple[Any, ...]] = {}
+        self._log, self._wakeup, self._outlook = log, wakeup, outlook
+        self._final: dict[tuple[int, str], Row] = {}
+        self._failures = Failures(registry)
         self._read_to = 0
         self._expected = [(i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions]
         self._wanted = {(seq, name) for _, seq, name in self._expected}  # fewer, when a sample was fired twice
+        self._told: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -65,7 +62,10 @@ class Run:
 
     def _repr_html_(self) -> str:
         self._look()
-        return card(f"Run on {self.topic}", [("samples", len(self)), *[(o, n) for o, n in self._counts().items() if n]])
+        facts: list[tuple[str, Any]] = [("samples", len(self)), *[(o, n) for o, n in self._counts().items() if n]]
+        errors = Counter(f"{row[2]}: {error_of(row)}" for row in [*self._final.values(), *self._failures.rows()] if row[7] or row[8])
+        facts += [("error" if n == 1 else f"error, {n} times", text) for text, n in errors.most_common(3)]
+        return card(f"Run on {self.topic}", facts)
 
     @property
     def open(self) -> int:
@@ -73,22 +73,43 @@ class Run:
         return len(self._wanted) - len(self._final)
 
     def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
-        """Wait until every subscriber has ended every sample, at most *timeout_s*; then say what is missing. Returns the run itself."""
-        end = time.monotonic() + timeout_s
-        with _Bar(len(self._wanted), self.topic, progress and bool(self._wanted)) as bar:
-            while True:
-                seen = self._wakeup.generation("done")
-                self._look()
-                bar.show(len(self._final), len(self._wanted))
-                left = end - time.monotonic()
-                if not self.open or left <= 0:
-                    break
-                if self._wakeup.wait("done", seen, min(left, self._wakeup.poll_s)):
-                    time.sleep(min(_LOOK_S, left) if self.open > 1 else 0)  # many outcomes arrive together: read them together
+        """Wait until every subscriber has ended every sample, at most *timeout_s* seconds. Returns the run itself.
+
+        While it waits, the bar says what fails, which attempt that was, and what is waited for. A warning says what is missing at the end.
+        """
+        return self.wait_for_what_can_come(timeout_s, progress, give_up=False)
+
+    def wait_for_what_can_come(self, timeout_s: float, progress: bool, give_up: bool = True) -> Run:
+        """Wait as :meth:`wait`; with *give_up* only as long as an outcome can come by itself.
+
+        None can without a listener that may still start, in a pause, and for a model that cannot be loaded.
+        """
+        began = time.monotonic()
+        with Bar(self.topic, progress and bool(self._wanted)) as bar:
+            stuck = self._wait(began + timeout_s, bar, give_up)
         if self.open:
-            message = f"{self.open} of {len(self._wanted)} outcomes are still open after {timeout_s:g} s: {self._who_is_open()}"
+            after = f"after {time.monotonic() - began:.1f} s, and none can come by itself" if stuck else f"after {timeout_s:g} s"
+            message = f"{self.open} of {len(self._wanted)} outcomes are still open {after}: {self._who_is_open()}"
             warn(f"{message}; run.wait() goes on waiting, run.results() has what is there")
         return self
+
+    def _wait(self, end: float, bar: Bar, give_up: bool) -> bool:
+        """Wait until *end*; return whether it was given up before."""
+        holds, next_s = dict[str, Hold](), 0.0
+        while True:
+            seen = self._wakeup.generation("done")
+            self._look()
+            if self.open and time.monotonic() >= next_s:
+                holds, next_s = self._holds(bar), time.monotonic() + OUTLOOK_S
+            for message in self._failures.bugs():
+                bar.warn(message)
+            bar.show(len(self._final), len(self._wanted), (notes_of(holds) or self._failures.note()) if self.open else "")
+            left = end - time.monotonic()
+            if not self.open or left <= 0 or (give_up and self._stuck(holds)):
+                return left > 0 and self.open > 0
+            pause_s = min(left, self._wakeup.poll_s, OUTLOOK_S) if holds else min(left, self._wakeup.poll_s)
+            if self._wakeup.wait("done", seen, pause_s):
+                time.sleep(min(LOOK_S, left) if self.open > 1 else 0)  # many outcomes arrive together: read them together
 
     def results(self) -> pd.DataFrame:
         """Return one row per sample and subscriber, the samples in their order.
@@ -96,12 +117,16 @@ class Run:
         Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome`` (``open`` when there is none yet), ``reason``,
         ``error``; then the output: its keys as columns where it is an object, else ``output``. A key that is the name of one of the
         columns before is written ``output_<key>``. Times are in :meth:`invocations`.
+
+        A row that is ``open`` says what it waits for: ``held`` (the model cannot be called: why), ``no_listener``, ``paused``, or the
+        failure of its last attempt.
         """
         self._look()
+        holds = self._outlook.of(set(self._open_names())) if self.open else {}
         rows: list[Row] = []
         for i, seq, name in self._expected:
             found = self._final.get((seq, name))
-            rows.append((i, name, *found[3:]) if found is not None else (i, name, None, None, "open", None, None, None, None))
+            rows.append((i, name, *found[3:10]) if found is not None else (i, name, *self._unended(seq, name, holds.get(name))))
         from mltrigger import frames, views
 
         return views.expanded(rows, frames.RESULTS)
@@ -115,89 +140,72 @@ class Run:
         return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)
 
     def _look(self) -> None:
-        """Read outcomes that are new."""
+        """Read outcomes, and failed attempts, that are new."""
         if not self._expected or not self.open:
             return
         seqs = (min(s for s, _ in self._wanted), max(s for s, _ in self._wanted))
-        for row in self._log.invocations(_COLUMNS, seqs=seqs, after_row=self._read_to, outcomes=FINAL, running=False):
+        for row in self._log.invocations(ATTEMPT, seqs=seqs, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False):
             self._read_to = max(self._read_to, row[0])
-            if (row[1], row[2]) in self._wanted:
-                self._final[row[1], row[2]] = row
+            key = row[1], row[2]
+            if key in self._wanted and self._failures.see(row):
+                self._final[key] = row
+
+    def _holds(self, bar: Bar) -> dict[str, Hold]:
+        """Return what the open outcomes wait for, and warn of what was not told yet."""
+        holds = self._outlook.of(set(self._open_names()))
+        stuck = self._stuck(holds)
+        for name, hold in holds.items():
+            # A held model is told when its patience is over: at the end, unless others are still waited for.
+            if (name, hold.reason) not in self._told and (hold.reason != "held" or (hold.final and not stuck)):
+                self._told.add((name, hold.reason))
+                bar.warn(hold.warning(name))
+        return holds
+
+    def _stuck(self, holds: Mapping[str, Hold]) -> bool:
+        """Return whether something is open, and nothing of it can come by itself."""
+        return bool(holds) and self.open > 0 and all(name in holds and holds[name].final for name in self._open_names())
+
+    def _unended(self, seq: int, name: str, hold: Hold | None) -> Row:
+        """Return model, version, outcome, reason, error type, error and output of an outcome that is not there yet."""
+        failed = self._failures.of(seq, name)
+        if hold is not None or failed is None:
+            return (None, None, "open", hold and hold.reason, None, hold and hold.why, None)
+        return (*failed[3:5], "open", *failed[6:9], None)
 
     def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL}
         return {**counts, "open": self.open}
 
+    def _open_names(self) -> list[str]:
+        return sorted(name for seq, name in self._wanted if (seq, name) not in self._final)
+
     def _who_is_open(self) -> str:
-        names = sorted(name for seq, name in self._wanted if (seq, name) not in self._final)
-        return ", ".join(f"{names.count(name)} of {name!r}{self._why(name)}" for name in dict.fromkeys(names))
-
-    def _why(self, name: str) -> str:
-        state = self._state(name)
-        return f" ({state})" if state.startswith("waiting") else ""
-
-
-def wait_until_idle(log: Log, wakeup: Wakeup, watcher: Watcher, timeout_s: float, progress: bool) -> bool:
-    """Wait until watched folders hold nothing new and no delivery is open; return whether that was reached in time."""
-    end = time.monotonic() + timeout_s
-    first: int | None = None
-    with _Bar(0, "waiting", progress) as bar:
-        while True:
-            seen = wakeup.generation("done")
-            settled = watcher.settled()
-            ended, open_ = log.progress()
-            first = ended if first is None else first
-            bar.show(ended - first, ended - first + open_)
-            left = end - time.monotonic()
-            if (settled and not open_) or left <= 0:
-                return settled and not open_
-            wakeup.wait("done", seen, min(left, 0.2))
-            time.sleep(min(_LOOK_S, left))
+        names, holds = Counter(self._open_names()), self._outlook.of(self._open_names())
+        return ", ".join(f"{n} of {name!r}{f' ({holds[name].why})' if name in holds else ''}" for name, n in names.items())
 
 
 def samples_of(samples: Any) -> list[Any]:
-    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each of several."""
+    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each of several.
+
+    A row is one sample, and so is a Series: one row of a frame has numbers for names when its columns have none.
+    """
     if (rows := codec.rows_of(samples)) is not None:
         return rows
-    if isinstance(samples, (Event, str, bytes)) or codec.has_names(samples) or not isinstance(samples, Iterable):
+    if isinstance(samples, (Event, str, bytes, bytearray, memoryview)) or codec.has_names(samples) or not isinstance(samples, Iterable):
+        return [samples]
+    if getattr(samples, "ndim", None) == 0:  # a scalar of NumPy has a method to iterate, which raises
+        return [samples]
+    if any(kind.__name__ == "Series" for kind in type(samples).__mro__):
+        if isinstance(name := getattr(samples, "name", None), str):
+            warn(f"the Series {name!r} is one event, a list; fire(series.tolist()) makes an event of each value")
         return [samples]
     return list(samples)
 
 
-def warn_if_nobody_runs(registry: Registry, run: Run) -> None:
-    """Warn now, rather than when the time is over, when a subscription of the run's topic has nobody who delivers."""
-    names = {name for receipt in run.receipts for name in receipt.subscriptions}
-    live, paused = registry.live_listeners(), registry.paused()
+def warn_if_nobody_gets(registry: Registry, run: Run) -> None:
+    """Warn when no subscription of the run's topic gets any of its events."""
     known = [s for s in registry.subscriptions() if s.topic == run.topic]
     if not known:
         warn(f"topic {run.topic!r} has no subscription: the events are kept, and nobody runs")
-    elif not names:
+    elif not any(receipt.subscriptions for receipt in run.receipts):
         warn(f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped() says why")
-    if silent := [s.name for s in known if s.name in names and s.id not in live]:
-        warn(f"no live listener for {', '.join(map(repr, silent))}: its events wait until one starts")
-    if held := [s.name for s in known if s.name in names and s.id in paused]:
-        warn(f"{', '.join(map(repr, held))} is paused: its events wait until sub.resume()")
-
-
-class _Bar:
-    """A tqdm progress bar, or nothing; with a *total* of 0 the total is told as it becomes known."""
-
-    def __init__(self, total: int, label: str, shown: bool) -> None:
-        self._bar: Any = None
-        if shown:
-            from tqdm.auto import tqdm
-
-            self._bar = tqdm(total=total, desc=label, unit="outcome", leave=False)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, done: int, total: int) -> None:
-        if self._bar is not None and (done != self._bar.n or total != self._bar.total):
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
-            self._bar.refresh()

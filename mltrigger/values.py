@@ -184,6 +184,9 @@ _ROWS, _VALUES = "to_dicts", ("to_pylist", "as_py", "to_list", "tolist", "_asdic
 def _of_containers(value: Any, path: str) -> Any:
     """Return the content of what says it by itself: tensors, sparse matrices, frames, and Python's own sequences and views."""
     kind = type(value)  # not the value, which may say yes to any name
+    if _has_keys(kind):
+        names = list(value.keys())
+        return {name: value[name] for name in names} if len(set(names)) == len(names) else _ambiguous(names, path)
     if callable(getattr(kind, "toarray", None)):
         if math.prod(value.shape) * 2 > MAX_BYTES:
             raise TooLarge(f"{path}: a sparse matrix of {math.prod(value.shape):,} values; return the part of it that matters")
@@ -212,12 +215,18 @@ def rows_of(value: Any) -> list[Any] | None:
 
 def has_names(value: Any) -> bool:
     """Whether *value* is one thing with named parts, although it can be iterated: a row of a frame, a named tuple, a record."""
-    if isinstance(value, Mapping) or hasattr(type(value), "_fields") or callable(getattr(type(value), "_asdict", None)):
+    pd, kind = sys.modules.get("pandas"), type(value)
+    if pd is not None and isinstance(value, pd.Series):
+        return any(isinstance(name, str) for name in value.index)
+    if isinstance(value, Mapping) or hasattr(kind, "_fields") or callable(getattr(kind, "_asdict", None)) or _has_keys(kind):
         return True
-    if (np := sys.modules.get("numpy")) is not None and isinstance(value, np.void):
-        return True
-    pd = sys.modules.get("pandas")
-    return pd is not None and isinstance(value, pd.Series) and any(isinstance(name, str) for name in value.index)
+    np = sys.modules.get("numpy")
+    return hasattr(kind, "model_fields") or (np is not None and isinstance(value, np.void))  # the first: an object of pydantic
+
+
+def _has_keys(kind: type) -> bool:
+    """Whether objects of *kind* are read by name, as a row of ``sqlite3`` is."""
+    return callable(getattr(kind, "keys", None)) and callable(getattr(kind, "__getitem__", None))
 
 
 def _what(value: Any) -> str:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "mltrigger"
 LEVELS = [
     {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "_version"},
     {"values"},
-    {"names", "codec", "capture", "policy"},
+    {"names", "codec", "capture", "policy", "bar"},
     {"signatures"},
     {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},
     {"identity"},
@@ -25,8 +25,8 @@ LEVELS = [
     {"aws"},
     {"store"},
     {"brokers"},
-    {"work", "batching", "catalog", "frames", "balance", "deadletters", "health"},
-    {"recorder", "views", "explanation"},
+    {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "outlook"},
+    {"recorder", "views", "explanation", "waiting"},
     {"listener", "run", "lookup"},
     {"keeper"},
     {"engine", "handle"},
@@ -42,6 +42,8 @@ LEVELS = [
 EXCEPTIONS = {
     # The method of a subscription that opens its widget; loaded when somebody calls it.
     ("handle", "notebook.dashboard", "dashboard"),
+    # The progress bar in a page; loaded when a notebook waits.
+    ("bar", "notebook.progress", "_drawing"),
 }
 BOTO3 = {"aws/clients.py"}
 MAX_FILE_LINES = 450

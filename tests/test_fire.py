@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import datetime as dt
+import io
+import sqlite3
+import sys
 import threading
 import time
 import warnings
@@ -17,7 +22,20 @@ from conftest import Gate, in_memory, outcomes, settle, wait_until
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
 
+CAR = {"make": "Volvo", "year": 1987}
+Car = collections.namedtuple("Car", ["make", "year"])
+RECORDS = np.array([("Volvo", 1987), ("Saab", 1991)], dtype=[("make", "U9"), ("year", "i4")])
 FIXED = ["sample", "subscription", "model", "version", "outcome", "reason", "error"]
+
+
+def sqlite_row() -> sqlite3.Row:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.row_factory = sqlite3.Row
+        row: sqlite3.Row = database.execute("SELECT 'Volvo' AS make, 1987 AS year").fetchone()
+        return row
+
+
+ROW = sqlite_row()
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +200,17 @@ def test_event_that_was_published_before_a_subscription_is_not_waited_for_there(
         ([mt.Event("a"), "b"], ["a", "b"]),
         (range(2), [0, 1]),
         (np.array([1.5, 2.5]), [1.5, 2.5]),
-        (pd.Series(["a", "b"]), ["a", "b"]),
+        (pd.Series(["a", "b"]), [["a", "b"]]),
+        (pd.DataFrame({"make": ["Volvo"], "year": [1987]}).iloc[0], [CAR]),
+        (pd.DataFrame([[1, 2], [3, 4]]).iloc[0], [[1, 2]]),
+        (Car("Volvo", 1987), [CAR]),
+        ([Car("Volvo", 1987), Car("Saab", 1991)], [CAR, {"make": "Saab", "year": 1991}]),
+        (RECORDS[0], [CAR]),
+        (RECORDS, [CAR, {"make": "Saab", "year": 1991}]),
+        (ROW, [CAR]),
+        ([ROW, ROW], [CAR, CAR]),
+        (bytearray(b"not its numbers"), [b"not its numbers"]),
+        (np.array(7), [7]),
         (pd.DataFrame({"n": [1, 2], "name": ["a", "b"]}), [{"n": 1, "name": "a"}, {"n": 2, "name": "b"}]),
         (
             pd.DataFrame({"at": pd.to_datetime(["2026-11-23"]), "score": [np.float32(0.5)], "none": [pd.NA]}),
@@ -200,6 +228,15 @@ def test_samples_may_come_as(bus: mt.EventBus, samples: Any, seen: list[Any]) ->
 
     assert got == seen
     assert len(run) == len(seen)
+
+
+def test_a_column_of_a_frame_is_one_event_and_the_way_to_fire_each_value_is_said(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("texts", mt.model(len, name="length"))
+
+    with pytest.warns(UserWarning, match=r"the Series 'text' is one event, a list; fire\(series\.tolist\(\)\) makes an event of each"):
+        fire(bus, "texts", pd.DataFrame({"text": ["a", "b", "c"]})["text"])
+
+    assert list(sub.results()["output"]) == [3]
 
 
 def test_empty_frame_and_empty_list_fire_nothing_without_a_warning(bus: mt.EventBus) -> None:
@@ -405,9 +442,209 @@ def test_runs_of_several_threads_do_not_mix(bus: mt.EventBus) -> None:
     assert len(bus.events("numbers")) == 40
 
 
+# -- what is said while one waits -----------------------------------------------------------------------------------------------
+
+
+class Stream(io.StringIO):
+    """Standard error, and which threads wrote to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writers: set[int] = set()
+
+    def write(self, text: str) -> int:
+        self.writers.add(threading.get_ident())
+        return super().write(text)
+
+
+class Unloadable:
+    """A model whose weights are nowhere."""
+
+    def warm_up(self) -> None:
+        raise FileNotFoundError("weights-v2.bin")
+
+    def __call__(self, data: Any) -> Any:
+        return data
+
+
+def shown(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[mt.Run, str, Stream]:
+    """Fire one sample with the bar; return the run, everything on standard error, and the stream."""
+    stream = Stream()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run = bus.fire("mails", [{"sender": "a@b"}], **options)
+    return run, stream.getvalue(), stream
+
+
+def failing(error: Exception) -> Any:
+    def parse(mail: Any) -> str:
+        raise error
+
+    return mt.model(parse, name="parse", version="1.0.0")
+
+
 def test_progress_bar_counts_outcomes_and_leaves_nothing_on_stdout(bus: mt.EventBus, capsys: pytest.CaptureFixture[str]) -> None:
     bus.subscribe("numbers", double)
 
     bus.fire("numbers", [1, 2, 3], progress=True)
 
     assert capsys.readouterr().out == ""
+
+
+@in_memory
+@pytest.mark.parametrize("error", [ConnectionError("refused by 10.0.0.7"), RuntimeError("CUDA out of memory"), ValueError("no date")])
+def test_bar_says_what_fails_and_which_attempt_it_is(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    bus.subscribe("mails", failing(error))  # the clock stands still: the second attempt does not come
+
+    _, text, stream = shown(bus, monkeypatch, timeout_s=0.5)
+
+    assert f"parse fails: {type(error).__name__}: {error} (attempt 1 of 5)" in text
+    assert stream.writers == {threading.get_ident()}
+
+
+@in_memory
+@pytest.mark.parametrize(
+    "error", [KeyError("sender"), TypeError("not a text"), NameError("spam"), AttributeError("no splitt"), IndexError("3")]
+)
+def test_an_error_that_cannot_pass_is_told_at_once_and_once(bus: mt.EventBus, error: Exception) -> None:
+    bus.subscribe("mails", failing(error))
+
+    with pytest.warns(UserWarning) as caught:
+        bus.fire("mails", [1, 2, 3], progress=False, timeout_s=0.5)
+
+    told = [str(w.message) for w in caught if "interrupt the cell" in str(w.message)]
+    assert len(told) == 1
+    assert told[0].startswith(f"parse:1.0.0 fails: {type(error).__name__}: {error} (attempt 1 of 5)")
+    assert caught[0].filename == __file__
+
+
+def test_a_failure_that_may_pass_is_no_warning(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    failures = iter([ConnectionError("refused")])
+
+    def recovers(n: int) -> int:
+        for error in failures:
+            clock.advance(s=0)
+            raise error
+        return n
+
+    sub = bus.subscribe("numbers", recovers)
+    threading.Thread(target=lambda: (wait_until(lambda: sub.depth().delayed), settle(bus, clock, sub)), daemon=True).start()
+
+    assert list(fire(bus, "numbers", 7).results()["output"]) == [7]
+
+
+def test_open_row_has_the_failure_of_its_last_attempt(bus: mt.EventBus) -> None:
+    bus.subscribe("mails", failing(ConnectionError("refused")))
+
+    with pytest.warns(UserWarning, match="still open"):
+        row = fire(bus, "mails", 1, timeout_s=0.5).results().iloc[0]
+
+    assert (row["outcome"], row["reason"], row["error"]) == ("open", "model_error", "ConnectionError: refused")
+    assert (row["model"], row["version"]) == ("parse", "1.0.0")
+
+
+def test_run_shows_the_error_of_its_dead_samples(bus: mt.EventBus) -> None:
+    bus.subscribe("mails", failing(KeyError("sender")), max_attempts=1)
+
+    page = fire(bus, "mails", [1, 2])._repr_html_()
+
+    assert "error, 2 times" in page
+    assert "parse: KeyError: &#x27;sender&#x27;" in page
+
+
+# -- what cannot come -------------------------------------------------------------------------------------------------------------
+
+
+@in_memory
+@pytest.mark.parametrize("progress", [True, False])
+def test_fire_returns_when_its_model_cannot_be_loaded_and_the_row_says_why(bus: mt.EventBus, progress: bool) -> None:
+    sub = bus.subscribe("mails", mt.model(Unloadable, name="broken", version="1.0.0"))
+    why = "model broken:1.0.0 could not be loaded: FileNotFoundError: weights-v2.bin"
+
+    began = time.monotonic()
+    with pytest.warns(UserWarning) as caught:
+        run = bus.fire("mails", 1, progress=progress)
+
+    assert time.monotonic() - began < 20
+    assert f"none can come by itself: 1 of 'broken' ({why})" in str(caught[0].message)
+    row = run.results().iloc[0]
+    assert (row["outcome"], row["reason"], row["error"]) == ("open", "held", why)
+    finding = sub.doctor().query("check == 'model'")["finding"].item()
+    assert finding == f"it cannot be called here: {why}; 1 event waiting"
+
+
+@pytest.mark.parametrize("hold", ["stop", "pause"])
+def test_fire_returns_at_once_when_only_a_command_could_go_on(bus: mt.EventBus, hold: str) -> None:
+    sub = bus.subscribe("numbers", mt.model(lambda n: n, name="same", version="1.0.0"))
+    getattr(sub, hold)()
+
+    began = time.monotonic()
+    with pytest.warns(UserWarning) as caught:
+        run = fire(bus, "numbers", 1)
+
+    assert time.monotonic() - began < 20
+    words = {"stop": "no live listener for 'same': its events wait until one starts; sub.start() delivers here",
+             "pause": "'same' is paused: its events wait until sub.resume()"}  # fmt: skip
+    assert str(caught[0].message) == words[hold]
+    row = run.results().iloc[0]
+    assert (row["outcome"], row["reason"]) == ("open", {"stop": "no_listener", "pause": "paused"}[hold])
+    {"stop": sub.start, "pause": sub.resume}[hold]()
+    assert list(run.wait(20, progress=False).results()["output"]) == [1]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_fire_waits_for_a_worker_that_may_start_and_says_so(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("words", "builtins:len", name="length", listen=False)
+    threading.Timer(0.7, sub.start).start()
+
+    with pytest.warns(UserWarning) as caught:
+        run = fire(bus, "words", "word", timeout_s=20)
+
+    assert list(run.results()["output"]) == [4]
+    assert [str(w.message) for w in caught] == [
+        "no live listener for 'length': its events wait until one starts; sub.start() delivers here, "
+        "`mltrigger worker --subscription length` in a process of its own"
+    ]
+
+
+def test_outcomes_that_can_come_are_waited_for_beside_those_that_cannot(bus: mt.EventBus, gate: Gate) -> None:
+    bus.subscribe("numbers", mt.model(lambda n: n, name="stopped", version="1.0.0"), listen=False)
+    bus.subscribe("numbers", mt.model(lambda n: (gate.wait(), n)[1], name="slow", version="1.0.0"))
+    threading.Timer(0.3, gate.open).start()
+
+    with pytest.warns(UserWarning) as caught:
+        run = fire(bus, "numbers", 5)
+
+    assert "no live listener for 'stopped'" in str(caught[0].message)
+
+    assert list(run.results()["outcome"]) == ["open", "succeeded"]
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+def test_a_model_that_lives_in_another_notebook_is_said_at_the_beginning(bus: mt.EventBus, url: str) -> None:
+    bus.subscribe("numbers", mt.model(lambda n: n, name="mine", version="1.0.0"), name="reader")
+    with mt.connect(url) as other:
+        other.subscribe("numbers", mt.model(lambda n: -n, name="mine", version="2.0.0"), name="reader")
+
+    wait_until(lambda: "another notebook" in bus.subscription("reader").state)
+
+    began = time.monotonic()
+    with pytest.warns(UserWarning) as caught:
+        run = fire(bus, "numbers", 1)
+
+    assert "model mine:2.0.0 lives in another notebook; run the cell that defines it here" in str(caught[0].message)
+    assert time.monotonic() - began < 20
+    assert list(run.results()["reason"]) == ["held"]
+
+
+def test_bus_says_what_it_cannot_wait_for(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("numbers", double)
+    sub.pause()
+    bus.publish_batch("numbers", [1, 2])
+
+    began = time.monotonic()
+    with pytest.warns(UserWarning, match=r"2 events are open, and nothing can end them by itself: 2 of 'double' \(paused"):
+        assert not bus.wait(progress=False)
+
+    assert time.monotonic() - began < 20

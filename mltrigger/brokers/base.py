@@ -107,6 +107,11 @@ class Depth:
     oldest_s: float | None
     next_s: float | None = None
 
+    @property
+    def open(self) -> int:
+        """How many events have no outcome yet: they wait, or are leased."""
+        return self.visible + self.delayed + self.in_flight
+
 
 class Sending(NamedTuple):
     """How events are sent again: at most ``rate_per_s`` of them a second, the first after ``delay_s``, with other ``data`` if given."""

@@ -82,6 +82,13 @@ class Resolver:
         model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
         return model.describe(), model
 
+    def absent(self, version: ModelVersion) -> str | None:
+        """Return why this process cannot get *version* by itself: it lives in another notebook. Else ``None``."""
+        with self._guard:
+            if version.portable or (version.name, version.version) in self._held:
+                return None
+        return f"model {version} lives in another notebook; run the cell that defines it here, or move it into a module"
+
     def _answer(self, selector: Selector, before: tuple[int, ModelVersion, Model] | None) -> tuple[int, ModelVersion, Model]:
         version = self._choose(selector)
         if before is not None and before[1] == version:
@@ -93,8 +100,8 @@ class Resolver:
             held = self._held.get((version.name, version.version))
         if held is not None:
             return held
-        if version.import_path is None and version.address is None:
-            raise NotFound(f"model {version} lives in another notebook; run the cell that defines it here, or move it into a module")
+        if (elsewhere := self.absent(version)) is not None:
+            raise NotFound(elsewhere)
         model = _found(version)
         with self._guard:  # two listeners may look for it at once: both get the one, with the one object of its class
             return self._held.setdefault((version.name, version.version), model)
