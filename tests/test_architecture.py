@@ -13,7 +13,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "_version"},
+    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "partitions", "_version"},
     {"values"},
     {"names", "codec", "capture", "policy", "bar"},
     {"signatures"},

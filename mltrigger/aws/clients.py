@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 import urllib.parse
 from typing import Any
@@ -12,8 +11,8 @@ from mltrigger._version import __version__
 from mltrigger.aws.faults import AwsError, explained
 from mltrigger.aws.lean import LeanSqs
 from mltrigger.loopback import is_loopback_url
+from mltrigger.partitions import is_aws_host
 
-_AWS_HOST = re.compile(r"(^|\.)(amazonaws\.com(\.cn)?|api\.aws)$")
 _ROLE_SESSION = "mltrigger"
 
 
@@ -101,14 +100,14 @@ class Clients:
 
     @functools.cached_property
     def partition(self) -> str:
-        """``aws``, ``aws-cn`` or ``aws-us-gov``."""
+        """``aws``, ``aws-cn``, ``aws-us-gov`` and so on."""
         return self._identity["Arn"].split(":")[1]
 
     @functools.cached_property
     def endpoint(self) -> bool:
         """Whether these are clients of something else than AWS: an emulator."""
         host = urllib.parse.urlsplit(self.sqs.meta.endpoint_url).hostname or ""
-        return _AWS_HOST.search(host) is None
+        return not (is_aws_host(host) or is_aws_host(host, _domains()))
 
     @functools.cached_property
     def _identity(self) -> dict[str, str]:
@@ -153,6 +152,14 @@ class ModelClients(Clients):
             return super()._new(service)
         given: dict[str, Any] = {"attempts": 1, "read_timeout_s": self._read_timeout_s, "connections": self._connections}
         return make_client(self._session, service, self.region, self._endpoint_url, **given)
+
+
+def _domains() -> list[str]:
+    """Return the domains of all partitions that botocore knows: a newer one may know more than we do."""
+    from botocore.loaders import create_loader
+
+    outputs = [partition["outputs"] for partition in create_loader().load_data("partitions")["partitions"]]
+    return [str(output[name]) for output in outputs for name in ("dnsSuffix", "dualStackDnsSuffix")]
 
 
 def model_clients(

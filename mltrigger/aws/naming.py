@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from mltrigger.aws import limits
 from mltrigger.errors import InvalidName
+from mltrigger.partitions import DOMAINS, domain_of, partition_of
 from mltrigger.render import short
 
 Kind = Literal["s3", "sqs", "sns"]
@@ -27,15 +28,11 @@ MAX_SOURCE_NAME = 80
 _ARN = re.compile(r"arn:(aws[a-z0-9-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):(.+)", re.ASCII | re.DOTALL)
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+", re.ASCII)
 _URL = re.compile(r"(https?)://([^/?#@\s]+)(/[^?#\s]*)?/(\d{12})/([^/?#\s]+)", re.ASCII)
+_DOMAIN = "|".join(map(re.escape, DOMAINS))
 _AWS_HOST = re.compile(
-    r"(?:sqs(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?:amazonaws\.com(?:\.cn)?|api\.aws)"
-    r"|(?P<legacy>[a-z0-9-]+)\.queue\.amazonaws\.com(?:\.cn)?|queue\.amazonaws\.com)",
+    rf"(?:sqs(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?:{_DOMAIN})|(?P<legacy>[a-z0-9-]+)\.queue\.(?:{_DOMAIN})|queue\.amazonaws\.com)",
     re.ASCII,
 )
-_PARTITIONS = {
-    "cn-": "aws-cn", "us-gov-": "aws-us-gov", "eusc-": "aws-eusc",
-    "us-iso-": "aws-iso", "us-isob-": "aws-iso-b", "eu-isoe-": "aws-iso-e", "us-isof-": "aws-iso-f",
-}  # fmt: skip
 
 
 class Arn(NamedTuple):
@@ -78,11 +75,6 @@ _EXAMPLE = "arn:aws:sqs:eu-west-1:123456789012:orders"
 def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
     """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most at the end; 80 or 256 in all."""
     return limits.check_queue_name(name) if kind == "queue" else limits.check_topic_name(name)
-
-
-def partition_of(region: str) -> str:
-    """Return the partition of *region*: ``aws``, ``aws-cn``, ``aws-us-gov`` and so on."""
-    return next((partition for start, partition in _PARTITIONS.items() if region.startswith(start)), "aws")
 
 
 # -- our own topics and queues ----------------------------------------------------------------------------------------------------
@@ -172,8 +164,7 @@ def queue_arn(source: str, region: str) -> Arn:
 
 def queue_url(arn: Arn) -> str:
     """Return the URL of a queue on AWS; an emulator is asked for its own."""
-    domain = "amazonaws.com.cn" if arn.partition == "aws-cn" else "amazonaws.com"
-    return f"https://sqs.{arn.region}.{domain}/{arn.account}/{arn.resource}"
+    return f"https://sqs.{arn.region}.{domain_of(arn.partition)}/{arn.account}/{arn.resource}"
 
 
 def source_url(source: str, region: str) -> str:

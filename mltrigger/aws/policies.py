@@ -28,8 +28,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mltrigger.aws.naming import Arn, S3Source, check_prefix, partition_of
+from mltrigger.aws.naming import Arn, S3Source, check_prefix
 from mltrigger.errors import InvalidName
+from mltrigger.partitions import domain_of, partition_of
 
 Policy = dict[str, Any]
 """A policy document, as `json.dumps` takes it."""
@@ -47,10 +48,6 @@ WITHOUT_RESOURCE = {
 QUEUE_ACTIONS = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes")
 """What listening to a queue takes, whoever owns it."""
 
-_DOMAINS = {
-    "aws-cn": "amazonaws.com.cn", "aws-eusc": "amazonaws.eu", "aws-iso": "c2s.ic.gov", "aws-iso-b": "sc2s.sgov.gov",
-    "aws-iso-e": "cloud.adc-e.uk", "aws-iso-f": "csp.hci.ic.gov",
-}  # fmt: skip
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-[0-9]+")
 _ACCOUNT = re.compile(r"[0-9]{12}")
 _CLASS = re.compile(r"\[!?\]?[^\]]*\]|\$")
@@ -344,7 +341,7 @@ def _allow(sid: str, actions: Iterable[str], resources: Iterable[str], condition
 def _use_key(scope: Scope, key_arn: str, actions: Iterable[str], services: Iterable[str]) -> Policy:
     """Allow the key's use on behalf of the principal by *services* of the region only; never directly."""
     _check("key ARN", key_arn, _KEY, "such as arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab")
-    names = [f"{service}.{scope.region}.{_DOMAINS.get(scope.partition, 'amazonaws.com')}" for service in services]
+    names = [f"{service}.{scope.region}.{domain_of(scope.partition)}" for service in services]
     return _allow("UseKey", actions, [key_arn], {"StringEquals": {"kms:ViaService": names}})
 
 

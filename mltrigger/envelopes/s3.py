@@ -14,6 +14,7 @@ from urllib.parse import unquote_plus
 from mltrigger.envelopes.arrival import Arrival, as_subject, stated, with_group
 from mltrigger.errors import InvalidEvent
 from mltrigger.events import Event
+from mltrigger.partitions import partition_of
 from mltrigger.render import short
 
 TYPE_PREFIX = "com.amazonaws.s3."
@@ -23,8 +24,6 @@ SEQUENCER_DIGITS = 32
 _SEQUENCER = re.compile(rf"[0-9A-Fa-f]{{1,{SEQUENCER_DIGITS}}}")
 _NAME = re.compile(r"[A-Za-z0-9]+(:[A-Za-z0-9]+)?")
 _BUCKET_ARN = re.compile(r"arn:aws[a-z0-9-]*:s3:::(.+)")
-_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-iso-": "aws-iso", "us-isob-": "aws-iso-b", "us-isof-": "aws-iso-f",
-               "eu-isoe-": "aws-iso-e", "eusc-": "aws-eusc"}  # fmt: skip
 _ENVELOPE = frozenset({"version", "event-version", "bucket", "object", "request-id", "requester", "source-ip-address"})
 
 # The names of notifications for what EventBridge calls otherwise, so that a filter on the type need not know which way an event came.
@@ -221,8 +220,7 @@ def _source(change: _Change) -> str:
     arn = _BUCKET_ARN.fullmatch(change.arn or "")
     if arn and arn[1] == change.bucket and change.arn:
         return change.arn
-    partition = next((p for prefix, p in _PARTITIONS.items() if (change.region or "").startswith(prefix)), "aws")
-    return f"arn:{partition}:s3:::{change.bucket}"
+    return f"arn:{partition_of(change.region or '')}:s3:::{change.bucket}"
 
 
 def _text(value: Any) -> str | None:
