@@ -15,6 +15,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -30,8 +31,8 @@ import mltrigger as mt
 from mltrigger import Event
 from mltrigger.errors import InvalidModel, InvalidName
 from mltrigger.models import invoke
+from mltrigger.models.captured import digest_of
 from mltrigger.models.describe import Model, import_path, load
-from mltrigger.models.digest import digest_of
 from mltrigger.models.invoke import Invoker, Result
 
 ROOT = Path(__file__).parent.parent
@@ -517,7 +518,7 @@ def test_the_state_of_an_object_counts() -> None:
 
 def test_an_object_that_cannot_be_pickled_has_the_digest_of_its_code() -> None:
     first, second = Predictor(), Predictor()
-    first.seen, second.seen = [lambda: 1], [lambda: 2]
+    first.seen, second.seen = [threading.Lock()], [threading.Lock()]
 
     assert digest_of(first) == digest_of(second) != digest_of(Called())
 
@@ -612,7 +613,7 @@ import functools, json, sys
 sys.path[:0] = [{root!r}, {modules!r}]
 {preload}
 import handed_over as here
-from mltrigger.models.digest import digest_of
+from mltrigger.models.captured import digest_of
 
 typed = {{}}
 exec('def f(x): return x in {{"a", "b", "c", "d"}}', typed)
@@ -653,7 +654,7 @@ def test_a_library_that_happens_to_be_loaded_changes_no_digest(digests: dict[str
 
 def test_a_kernel_that_starts_anew_and_fits_again_finds_the_same_version() -> None:
     program = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{inspect.getsource(fitted)}\n".replace("Sequence[str]", "object")
-    program += "from mltrigger.models.digest import digest_of\nprint(digest_of(fitted()))"
+    program += "from mltrigger.models.captured import digest_of\nprint(digest_of(fitted()))"
     found = subprocess.run([sys.executable, "-c", f"from typing import Any\n{program}"], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == digest_of(fitted())

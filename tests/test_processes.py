@@ -199,7 +199,7 @@ def test_model_of_a_module_is_found_by_every_process(bus: mt.EventBus, start: St
     elsewhere = start("""
         import sys
         import mltrigger as mt
-        from mltrigger.models.digest import digest_of
+        from mltrigger.models.captured import digest_of
         with mt.connect(sys.argv[1]) as bus:
             bus.subscribe("modules", mt.model(digest_of, name="digest", version="1.0.0"), listen=False)
     """)
@@ -219,7 +219,7 @@ def test_newer_patch_that_another_process_registers_is_picked_up(bus: mt.EventBu
     elsewhere = start("""
         import sys
         import mltrigger as mt
-        from mltrigger.models.digest import digest_of
+        from mltrigger.models.captured import digest_of
         with mt.connect(sys.argv[1]) as bus:
             bus.register(mt.model(digest_of, name="reader", version="1.0.1"))
     """)

@@ -18,7 +18,7 @@ from mltrigger.errors import InvalidModel, NotFound
 from mltrigger.events import Event
 from mltrigger.models import schema as schemas
 from mltrigger.models.address import Address
-from mltrigger.models.digest import digest_of
+from mltrigger.models.captured import fingerprint_of
 from mltrigger.models.schemes import Description, Setting, is_address, scheme_of
 from mltrigger.models.signature import check_signature, is_async, of_class, wants_event
 from mltrigger.models.version import BUILD, ModelVersion, check_version
@@ -167,15 +167,17 @@ class Model:
         takes, gives = (None if schema is None else json.dumps(schema.json, sort_keys=True) for schema in self.schemas())
         if isinstance(self.target, Address):
             return dataclasses.replace(_described(self, self.target), input_schema=takes, output_schema=gives)
-        digest = digest_of(self.target)
+        found = fingerprint_of(self.target)
         called_by = {name: value for name, value in (("batch", self.batch), ("method", self.method)) if value not in (False, "predict")}
         if self.input_schema is not None or self.output_schema is not None:
             called_by["schemas"] = hashlib.sha256(f"{takes}{gives}".encode()).hexdigest()[:12]
-        options = json.dumps(called_by, sort_keys=True)
+        digest = found.digest
+        build = _build(digest, json.dumps(called_by, sort_keys=True))
+        options = json.dumps({**called_by, "parts": {"code": found.code, **found.around}}, sort_keys=True)
         first_line = (inspect.getdoc(self.target) or "").partition("\n")[0] if self.kind != "predictor" else ""
         return ModelVersion(
             name=self.name,
-            version=self.version or f"{BUILD}+{_build(digest, options)}",
+            version=self.version or f"{BUILD}+{build}",
             kind=self.kind,
             digest=digest,
             import_path=self.import_path,

@@ -5,147 +5,162 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import io
+import random
 import site
 import sys
 import sysconfig
-import textwrap
 import tokenize
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-_NOISE = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER, tokenize.ENCODING}
-_START, _END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
+from mltrigger.models import source
+
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | set(site.getsitepackages()))
 # In the state of fitted scikit-learn objects although they say nothing about what was learnt: a release, an address, timings, and
 # search trees that count their own calls (the data that they are built from stands beside them).
 _SKIPPED_STATE = frozenset({"_sklearn_version", "_stop_words_id", "cv_results_", "refit_time_", "_tree"})
+# Libraries whose objects are values. Others may be connections, clients and caches: their state changes with use.
+_VALUES = frozenset(
+    {"builtins", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "numpy", "pandas", "pathlib", "polars", "pyarrow",
+     "re", "scipy", "sklearn", "types", "uuid", "zoneinfo"}
+)  # fmt: skip
+_SCALARS = (bool, int, float, complex, str, bytes)
+_MOST_PARTS = 50_000
+_LONG = 1000
+_CONTAINERS = (list, tuple, dict, set, frozenset)
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type, functools.partial, types.CodeType)
 
 
-def digest_of(target: Any) -> str:
-    """Return 12 hexadecimal digits for the code of *target* and, for a fitted object, its state.
+class TooLarge(Exception):  # internal signal
+    """A value has more parts than are looked at."""
 
-    Comments, layout and decorators do not count. What a function finds in its globals does not count either: a version is a promise
-    of its author. Of a library's classes only the name counts, so that an upgrade does not make another model of the same weights.
+
+class Digests:
+    """Makes digests of values from their structure: no addresses, no hash order, nothing of the process.
+
+    Parameters
+    ----------
+    captured : bool
+        Whether it looks at what functions find around them. Then objects of other libraries count by their class alone, and very large
+        containers are refused with :class:`TooLarge`.
     """
-    try:
-        return _digest(target, {}).hex()[:12]
-    except RecursionError:  # a state nested too deep to look at
-        return _digest(type(target), {}).hex()[:12]
+
+    def __init__(self, captured: bool = False) -> None:
+        self._captured = captured
+        self._left = _MOST_PARTS
+        self.functions: list[types.FunctionType] = []
+        """The functions of the user that were met."""
+        self.classes: list[type] = []
+        """The classes of the user that were met."""
+
+    def of(self, value: Any, seen: dict[int, int] | None = None) -> bytes:
+        """Return the digest of any value; *seen* are the objects that it is a part of."""
+        seen = {} if seen is None else seen
+        if id(value) in seen:
+            return hashed("again", str(seen[id(value)]))
+        if value is None or isinstance(value, _SCALARS):
+            return hashed(type(value).__qualname__, _shown(value))
+        self._count()
+        seen = {**seen, id(value): len(seen)}
+        if not isinstance(value, (types.FunctionType, type)) and hasattr(value, "__wrapped__"):
+            value = inspect.unwrap(value)  # functools.cache and its like
+        if isinstance(value, _FUNCTIONS):
+            return self._code(value, seen)
+        if isinstance(value, types.ModuleType):
+            return hashed("module", value.__name__)
+        if (array := _array(value)) is not None:
+            return hashed("array", array.dtype.str, str(array.shape), array.tobytes())
+        return self._container(value, seen)
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._captured and self._left < 0:
+            raise TooLarge
+
+    def _container(self, value: Any, seen: dict[int, int]) -> bytes:
+        if self._captured and type(value) not in _CONTAINERS and not has_value(value):
+            return hashed("name", name_of(type(value)))
+        if self._captured and (text := _plain(value)) is not None:
+            return hashed(name_of(type(value)), text)
+        if isinstance(value, Mapping):
+            pairs = sorted((self.of(k, seen), self.of(v, seen)) for k, v in value.items() if k not in _SKIPPED_STATE)
+            return hashed(name_of(type(value)), *(part for pair in pairs for part in pair))
+        if isinstance(value, (list, tuple)):
+            return hashed(name_of(type(value)), *(self.of(v, seen) for v in value))
+        if isinstance(value, (set, frozenset)):
+            return hashed("set", *sorted(self.of(v, seen) for v in value))
+        return self._object(value, seen)
+
+    def _object(self, value: Any, seen: dict[int, int]) -> bytes:
+        """Return the digest of an object: its class, and the state that copying it would carry over."""
+        kind = self.of(type(value), seen)
+        if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):  # an array of objects
+            return hashed("objects", kind, self.of(value.tolist(), seen))
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception:  # locks, sessions, sockets: what cannot be copied has no comparable state
+            return kind
+        if isinstance(reduced, str):
+            return hashed("global", reduced)
+        _, arguments, *rest = reduced
+        plain = [list(part) if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping)) else part for part in rest[:3]]
+        own = self.of([a for a in arguments if a is not type(value)], seen)
+        return hashed("object", kind, own, *(self.of(p, seen) for p in plain))
+
+    def _code(self, value: Any, seen: dict[int, int]) -> bytes:
+        if isinstance(value, functools.partial):
+            return hashed("partial", *(self.of(part, seen) for part in (value.func, value.args, value.keywords)))
+        if isinstance(value, types.MethodType):
+            return hashed("method", self.of(value.__func__, seen), self.of(value.__self__, seen))
+        if isinstance(value, types.FunctionType):
+            return self._function(value, seen)
+        if isinstance(value, types.CodeType):
+            return hashed("code", value.co_code, str(value.co_names), *(self.of(c, seen) for c in value.co_consts))
+        if isinstance(value, type) and not is_of_a_library(value):
+            self.classes.append(value)
+            own = {name: self.of(_unwrapped(v), seen) for name, v in vars(value).items() if not name.startswith("__") or callable(v)}
+            bases = [self.of(base, seen) for base in value.__bases__]
+            return hashed("class", name_of(value), *bases, *(part for name in sorted(own) for part in (name, own[name])))
+        return hashed("name", name_of(value))
+
+    def _function(self, function: types.FunctionType, seen: dict[int, int]) -> bytes:
+        if not function.__code__.co_filename.startswith(_LIBRARIES):
+            self.functions.append(function)
+        # What a decorator closed over is code as well.
+        inner = [self.of(value, seen) for _, value in closed_over(function) if is_code(value)]
+        try:
+            return hashed("source", "\x00".join(source.tokens_of(function)), *inner)
+        except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed at a prompt, or made by exec
+            defaults = (function.__defaults__, function.__kwdefaults__, inspect.getfullargspec(function)[:5:4])
+            return hashed("function", self.of(function.__code__, seen), self.of(defaults, seen), *inner)
 
 
-def _digest(value: Any, seen: dict[int, int]) -> bytes:
-    """Return the digest of any value, from its structure: no addresses, no hash order, nothing of the process."""
-    if id(value) in seen:
-        return _hashed("again", str(seen[id(value)]))
-    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
-        return _hashed(type(value).__qualname__, repr(value))
-    seen = {**seen, id(value): len(seen)}
-    if not isinstance(value, types.FunctionType) and not isinstance(value, type) and hasattr(value, "__wrapped__"):
-        value = inspect.unwrap(value)  # functools.cache and its like
-    if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type, functools.partial, types.CodeType)):
-        return _code(value, seen)
-    if isinstance(value, types.ModuleType):
-        return _hashed("module", value.__name__)
-    if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
-        array = np.ascontiguousarray(value)
-        return _hashed("array", array.dtype.str, str(array.shape), array.tobytes())
-    return _container(value, seen)
+def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values that *function* closed over; an empty cell has no value yet."""
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:
+            continue
 
 
-def _container(value: Any, seen: dict[int, int]) -> bytes:
-    if isinstance(value, Mapping):
-        pairs = sorted((_digest(k, seen), _digest(v, seen)) for k, v in value.items() if k not in _SKIPPED_STATE)
-        return _hashed(_name(type(value)), *(part for pair in pairs for part in pair))
-    if isinstance(value, (list, tuple)):
-        return _hashed(_name(type(value)), *(_digest(v, seen) for v in value))
-    if isinstance(value, (set, frozenset)):
-        return _hashed("set", *sorted(_digest(v, seen) for v in value))
-    return _object(value, seen)
+def is_code(value: Any) -> bool:
+    """Whether *value* is a function, a method or a partial."""
+    return isinstance(value, (types.FunctionType, types.MethodType, functools.partial))
 
 
-def _object(value: Any, seen: dict[int, int]) -> bytes:
-    """Return the digest of an object: its class, and the state that copying it would carry over."""
-    kind = _digest(type(value), seen)
-    if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):  # an array of objects
-        return _hashed("objects", kind, _digest(value.tolist(), seen))
-    try:
-        reduced = value.__reduce_ex__(4)
-    except Exception:  # locks, sessions, sockets: what cannot be copied has no comparable state
-        return kind
-    if isinstance(reduced, str):
-        return _hashed("global", reduced)
-    _, arguments, *rest = reduced
-    plain = [list(part) if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping)) else part for part in rest[:3]]
-    return _hashed("object", kind, _digest([a for a in arguments if a is not type(value)], seen), *(_digest(p, seen) for p in plain))
+def has_value(value: Any) -> bool:
+    """Whether the state of *value* says what it is: data, a fitted object, an object of a class of the user."""
+    kind = type(value)
+    if isinstance(value, (Iterator, random.Random)) or kind.__name__ in ("Generator", "RandomState") or kind.__module__ == "itertools":
+        return False  # it moves on with use
+    if kind.__module__.partition(".")[0] in _VALUES or (hasattr(kind, "get_params") and hasattr(kind, "fit")):
+        return True
+    return not is_of_a_library(kind)
 
 
-def _code(value: Any, seen: dict[int, int]) -> bytes:
-    if isinstance(value, functools.partial):
-        return _hashed("partial", *(_digest(part, seen) for part in (value.func, value.args, value.keywords)))
-    if isinstance(value, types.MethodType):
-        return _hashed("method", _digest(value.__func__, seen), _digest(value.__self__, seen))
-    if isinstance(value, types.FunctionType):
-        return _function(value, seen)
-    if isinstance(value, types.CodeType):
-        return _hashed("code", value.co_code, str(value.co_names), *(_digest(c, seen) for c in value.co_consts))
-    if isinstance(value, type) and not _of_a_library(value):
-        own = {name: _digest(_unwrapped(v), seen) for name, v in vars(value).items() if not name.startswith("__") or callable(v)}
-        bases = [_digest(base, seen) for base in value.__bases__]
-        return _hashed("class", _name(value), *bases, *(part for name in sorted(own) for part in (name, own[name])))
-    return _hashed("name", _name(value))
-
-
-def _function(function: types.FunctionType, seen: dict[int, int]) -> bytes:
-    # What a decorator closed over is code as well; other contents of a closure change with use.
-    closed_over = [cell.cell_contents for cell in function.__closure__ or () if _is_code(cell)]
-    inner = [_digest(code, seen) for code in closed_over]
-    try:
-        return _hashed("source", "\x00".join(_tokens(textwrap.dedent(inspect.getsource(function)))), *inner)
-    except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed at a prompt, or made by exec
-        defaults = (function.__defaults__, function.__kwdefaults__, inspect.getfullargspec(function)[:5:4])
-        return _hashed("function", _digest(function.__code__, seen), _digest(defaults, seen), *inner)
-
-
-def _is_code(cell: types.CellType) -> bool:
-    try:
-        return isinstance(cell.cell_contents, (types.FunctionType, types.MethodType, functools.partial))
-    except ValueError:  # an empty cell
-        return False
-
-
-def _tokens(text: str) -> list[str]:
-    """Return the tokens of a function's source from its ``def`` on, layout reduced to what has a meaning.
-
-    An f-string is one token, as it was before Python 3.12: a digest must not change with the release.
-    """
-    found: list[str] = []
-    lines = text.splitlines(keepends=True)
-    depth, begin = 0, (0, 0)
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == _START:
-            begin = token.start if depth == 0 else begin
-            depth += 1
-        elif token.type == _END:
-            depth -= 1
-            if depth == 0:
-                found.append(_between(lines, begin, token.end))
-        elif depth == 0 and token.type not in _NOISE:
-            meaning = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>", tokenize.NEWLINE: "<end>"}
-            found.append(meaning.get(token.type, token.string))
-    start = next((i for i, t in enumerate(found) if t in ("def", "async") and (i == 0 or found[i - 1] == "<end>")), 0)
-    return found[start:]
-
-
-def _between(lines: list[str], begin: tuple[int, int], end: tuple[int, int]) -> str:
-    (row, column), (last, stop) = begin, end
-    if row == last:
-        return lines[row - 1][column:stop]
-    return lines[row - 1][column:] + "".join(lines[row : last - 1]) + lines[last - 1][:stop]
-
-
-def _of_a_library(value: type) -> bool:
+def is_of_a_library(value: type) -> bool:
     """Whether *value* comes from an installed package or from Python itself."""
     module = sys.modules.get(value.__module__)
     if getattr(module, value.__qualname__.partition(".")[0], None) is None:
@@ -154,17 +169,44 @@ def _of_a_library(value: type) -> bool:
     return file.startswith(_LIBRARIES) if file is not None else value.__module__ != "__main__"
 
 
+def _array(value: Any) -> Any:
+    np = sys.modules.get("numpy")
+    if np is None or not isinstance(value, (np.ndarray, np.generic)) or value.dtype.hasobject:
+        return None
+    return np.ascontiguousarray(value)
+
+
+def _plain(value: Any) -> str | None:
+    """Return the text of a long container of texts and numbers, which is quicker than a digest of each; ``None`` for others."""
+    if type(value) not in _CONTAINERS or len(value) < _LONG:
+        return None
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    if not set(map(type, parts)) <= {type(None), *_SCALARS}:
+        return None
+    shown = map(_shown, value.items() if isinstance(value, dict) else value)
+    return "\n".join(shown if isinstance(value, (list, tuple)) else sorted(shown))
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # too many digits to be shown
+        return hex(value)
+
+
 def _unwrapped(member: Any) -> Any:
     if isinstance(member, (staticmethod, classmethod)):
         return member.__func__
     return [member.fget, member.fset, member.fdel] if isinstance(member, property) else member
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """Return the name of a class or function with its module's."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
 
 
-def _hashed(*parts: str | bytes) -> bytes:
+def hashed(*parts: str | bytes) -> bytes:
+    """Return the SHA-256 of *parts*, each with its length."""
     whole = hashlib.sha256()
     for part in parts:
         raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part

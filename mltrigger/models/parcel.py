@@ -13,9 +13,9 @@ from mltrigger import codec
 from mltrigger.errors import InvalidModel
 from mltrigger.events import Event, restored, with_opener
 from mltrigger.models.address import Address
+from mltrigger.models.captured import digest_of
 from mltrigger.models.describe import Model, load
 from mltrigger.models.describe import import_path as path_of
-from mltrigger.models.digest import digest_of
 from mltrigger.models.invoke import Result
 from mltrigger.models.schema import _Class, schema_of
 from mltrigger.models.schemes import Setting, scheme_of

@@ -13,7 +13,7 @@ from mltrigger.errors import NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, as_model, load, names_model
 from mltrigger.models.schema import Schema
-from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.models.version import SHOWN, ModelVersion, Selector
 
 FRESH_US = 1_000_000
 """How long an answer is used before the registry is asked again; another process may have registered a newer patch."""
@@ -109,23 +109,22 @@ class Resolver:
 
 def _found(version: ModelVersion) -> Model:
     """Return the model that *version* was registered with, from where the registry says that it is."""
-    options = version.options or "{}"
     if version.address is not None:
-        model, where = Model(Address(version.address, options), version.name), version.address
+        model, where = Model(Address(version.address, version.options or "{}"), version.name), version.address
     else:
         where = version.import_path or ""
         try:
-            called_by = {name: value for name, value in json.loads(options).items() if name != "schemas"}
+            called_by = {name: value for name, value in (version.called_by or {}).items() if name != "schemas"}
             model = as_model(load(where), **called_by)
         except (Exception, SystemExit) as error:  # whatever a module does while it is imported
             raise NotFound(f"model {version} cannot be imported from {where}: {type(error).__name__}: {error}") from error
-    if model.describe().digest != version.digest:
+    if changes := version.changes(model.describe()):
         if version.address is not None:
             raise NotFound(
                 f"model {version}: what {where!r} names is not here, or not what was registered (files are looked for from the folder of "
                 "this process); start it where it was registered, or register a new version"
             )
-        raise NotFound(f"model {version}: {where} holds other code now; register it under a new version")
+        raise NotFound(f"model {version}: {where} holds other code now ({', '.join(changes[:SHOWN])}); register it under a new version")
     kept = (version.input_schema, version.output_schema)
     takes, gives = (_agreed(own, text) for own, text in zip(model.schemas(), kept, strict=True))
     return dataclasses.replace(model, input_schema=takes, output_schema=gives)

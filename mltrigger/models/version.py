@@ -6,7 +6,9 @@ A version is a semantic version 2.0.0 (https://semver.org). It is immutable: its
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from semver import Version
 
@@ -16,6 +18,13 @@ from mltrigger.names import check_model_name
 BUILD = "0.0.0"
 """Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
 
+SHOWN = 5
+"""How many changes an error lists."""
+_PARTS = {
+    "code": "its own code", "global": "the global {}", "captured": "the captured value {}", "default": "the default of {}",
+    "function": "the function {}", "class": "the class {}", "file": "the content of the file {}",
+}  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelVersion:
@@ -23,8 +32,8 @@ class ModelVersion:
 
     ``kind`` says how it is called: ``callable``, ``batch``, ``predictor``, ``async``, or the scheme of its address. ``digest`` is the hash
     of its source (and, for a fitted object, of its state), or of its address and options. ``import_path`` says where other processes find
-    it, ``address`` where it runs; neither is there when it lives in a notebook only. ``options`` and the schemas are JSON texts. ``id`` is
-    the registry's own number.
+    it, ``address`` where it runs; neither is there when it lives in a notebook only. ``options`` and the schemas are JSON texts. The
+    options of a Python model have ``parts``: the digests of what it is made of. ``id`` is the registry's own number.
     """
 
     name: str
@@ -49,9 +58,41 @@ class ModelVersion:
         return self.import_path is not None or self.address is not None
 
     @property
+    def called_by(self) -> dict[str, Any] | None:
+        """How a Python model is called: ``batch``, ``method`` and the like; ``None`` when the release that registered it kept nothing."""
+        return None if self.options is None else {k: v for k, v in json.loads(self.options).items() if k != "parts" or self.address}
+
+    @property
+    def parts(self) -> dict[str, str] | None:
+        """What the digest of a Python model is made of, name -> digest; ``None`` when the release that registered it kept nothing."""
+        found: dict[str, str] | None = json.loads(self.options or "{}").get("parts") if self.address is None else None
+        return found
+
+    def changes(self, now: ModelVersion) -> list[str]:
+        """Return what makes *now* other code than this version, in words; nothing when it is the same."""
+        if (self.digest, self.kind) == (now.digest, now.kind):
+            return []
+        before, after = self.parts, now.parts
+        if before is None and after is not None and (self.digest, self.kind) == (after.get("code"), now.kind):
+            return []  # registered by a release that looked at the code alone
+        if before is None or after is None:
+            return [f"{self.kind} {self.digest}, now {now.kind} {now.digest}"]
+        kinds = [] if self.kind == now.kind else [f"{self.kind}, now {now.kind}"]
+        changed = [label for label in {**before, **after} if before.get(label) != after.get(label)]
+        return kinds + [_in_words(label, before, after) for label in changed]
+
+    @property
     def is_build(self) -> bool:
         """Whether this is an unreleased build."""
         return self.version.startswith(BUILD + "+")
+
+
+def _in_words(label: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    kind, _, name = label.partition(" ")
+    what = _PARTS.get(kind, f"{kind} {{}}").format(repr(name))
+    if label in before and label in after:
+        return f"{what} differs"
+    return f"{what} is {'new' if label in after else 'missing'}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

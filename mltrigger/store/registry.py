@@ -12,7 +12,7 @@ from mltrigger.brokers.base import SubscriptionSpec
 from mltrigger.clock import Clock, SystemClock
 from mltrigger.errors import NotFound, VersionConflict
 from mltrigger.filters import FilterPolicy
-from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.models.version import SHOWN, ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.transaction import Row, Store, Transaction
 
@@ -94,10 +94,10 @@ class Registry:
                 transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
                 rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             found = ModelVersion(*rows[0])
-        if (found.digest, found.kind) != (version.digest, version.kind) or _called_otherwise(found, version):
+        if changes := found.changes(version) or _called_otherwise(found, version):
             raise VersionConflict(
-                f"model {version} is registered with other code ({found.kind} {found.digest}, now {version.kind} {version.digest}); a "
-                f"released version is immutable: give the new code a new version, or leave the version out while you are writing it"
+                f"model {version} is registered with other code or data ({', '.join(changes[:SHOWN])}); a released version is immutable: "
+                "give the new code a new version, or leave the version out while you are writing it"
             )
         return found
 
@@ -244,13 +244,15 @@ def filter_of(text: str | None, scope: Any) -> FilterPolicy | None:
     return None if text is None else FilterPolicy.parse(text, scope)
 
 
-def _called_otherwise(found: ModelVersion, version: ModelVersion) -> bool:
-    """Whether the same code is called in another way; releases that kept nothing of that are believed."""
-    if found.options is None and found.address is None:
-        return False
-    if found.options != version.options:
-        return True
-    return found.address is not None and (found.input_schema, found.output_schema) != (version.input_schema, version.output_schema)
+def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
+    """Return how else the same code is called, in words; releases that kept nothing of that are believed."""
+    before, now = found.called_by, version.called_by
+    if found.address is None and (before is None or now is None):
+        return []
+    changed = [f"{name}= differs" for name in {**(before or {}), **(now or {})} if (before or {}).get(name) != (now or {}).get(name)]
+    if found.address is not None and (found.input_schema, found.output_schema) != (version.input_schema, version.output_schema):
+        changed.append("its schemas differ")
+    return changed
 
 
 def _spec(row: Row) -> SubscriptionSpec:
