@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gzip
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from model_servers import ModelServer, Proxy, Reply
 
+import mltrigger as mt
 from mltrigger import codec
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.events import Event
@@ -159,6 +162,140 @@ def test_a_refusal_is_a_column() -> None:
         assert ask(server, "x")["refusal"] == "I will not"
 
 
+CALL = {"id": "c1", "type": "function", "function": {"name": "book", "arguments": '{"guests": 4, "at": "19:30"}'}}
+
+
+def test_a_tool_call_is_a_column_with_its_arguments_as_values() -> None:
+    broken = {"id": "c2", "type": "function", "function": {"name": "book", "arguments": '{"guests": '}}
+    with ModelServer(Reply(value=chat(None, "tool_calls", tool_calls=[CALL, broken]))) as server:
+        output = ask(server, "a table for four", params={"tools": [{"type": "function", "function": {"name": "book"}}]})
+
+    assert output["text"] is None
+    assert output["finish_reason"] == "tool_calls"
+    assert [call["function"]["arguments"] for call in output["tool_calls"]] == [{"guests": 4, "at": "19:30"}, '{"guests": ']
+    assert [(call["id"], call["function"]["name"]) for call in output["tool_calls"]] == [("c1", "book"), ("c2", "book")]
+
+
+def test_what_else_a_message_holds_is_a_column_under_its_own_name() -> None:
+    more = {"reasoning_content": "first …", "reasoning": "then …", "refusal": None, "tool_calls": [], "audio": {"id": "a1"}, "model": "x"}
+    answer = chat("yes", **more, function_call={"name": "book", "arguments": "{}"})
+    answer["choices"][0]["logprobs"] = {"content": [{"token": "yes", "logprob": -0.1}]}
+    with ModelServer(Reply(value=answer)) as server:
+        output = ask(server, "x", params={"logprobs": True})
+
+    assert output == {
+        "text": "yes", "reasoning_content": "first …", "reasoning": "then …", "audio": {"id": "a1"},
+        "function_call": {"name": "book", "arguments": {}}, "logprobs": {"content": [{"token": "yes", "logprob": -0.1}]},
+        "finish_reason": "stop", "model": "qwen-2.5", **USAGE,
+    }  # fmt: skip
+
+
+def test_the_whole_message_is_a_column_when_it_is_asked_for() -> None:
+    answer = chat(None, "tool_calls", tool_calls=[CALL])
+    with ModelServer(Reply(value=answer)) as server:
+        assert ask(server, "x", message=True)["message"] == answer["choices"][0]["message"]
+
+
+def test_several_choices_are_all_in_the_output() -> None:
+    answer = chat("one")
+    answer["choices"] = [{"index": 1, "finish_reason": "length", "message": {"content": "two"}}, *answer["choices"]]
+    with ModelServer(Reply(value=answer)) as server:
+        output = ask(server, "x", params={"n": 2})
+
+    assert output == {
+        "text": "one", "finish_reason": "stop", "model": "qwen-2.5", **USAGE,
+        "choices": [{"text": "one", "finish_reason": "stop"}, {"text": "two", "finish_reason": "length"}],
+    }  # fmt: skip
+    assert server.requests[0].json()["n"] == 2
+
+
+def test_a_content_in_parts_is_its_text_and_its_parts() -> None:
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a "}, {"type": "text", "text": "receipt"}]
+    with ModelServer(Reply(value=chat(parts))) as server:  # type: ignore[arg-type]
+        output = ask(server, "x")
+
+    assert (output["text"], output["content"]) == ("a receipt", parts)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [[], None, [{}], [{"index": 0, "finish_reason": "stop"}], [{"message": "x"}], [{"message": {}}], [{"message": {"content": 7}}],
+     [{"finish_reason": "tool_calls", "message": {"content": None, "tool_calls": []}}], [{"message": {"content": "a"}}, None]],
+)  # fmt: skip
+def test_an_answer_that_says_nothing_is_a_failure(choices: Any) -> None:
+    with ModelServer(Reply(value={**chat("x"), "choices": choices})) as server:
+        failure = failed(server, "x")
+
+    assert (failure.reason, failure.permanent) == ("bad_model_response", False)
+
+
+@pytest.mark.parametrize("wanted", [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "page", "schema": {}}}])
+def test_an_answer_in_the_servers_own_form_of_json_is_a_value(wanted: dict[str, Any]) -> None:
+    with ModelServer([Reply(value=chat('\ufeff{"label": "invoice"}')), Reply(value=chat(None, "tool_calls", tool_calls=[CALL]))]) as server:
+        output = ask(server, "x", params={"response_format": wanted})
+        called = ask(server, "x", params={"response_format": wanted})
+
+    assert output["answer"] == {"label": "invoice"}
+    assert server.requests[0].json()["response_format"] == wanted
+    assert (called["answer"], called["text"], called["tool_calls"][0]["id"]) == (None, None, "c1")
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00"
+WAV = b"RIFF\x00\x00\x00\x00WAVEfmt "
+
+
+def test_the_parts_of_a_message_are_templates() -> None:
+    parts = [
+        {"type": "text", "text": "What is {name}? Answer in {{braces}}"},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,{photo}", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "{scan}"}},
+        {"type": "input_audio", "input_audio": {"data": "{clip}", "format": "wav"}},
+    ]
+    data = {"name": "it", "photo": "/9j/4AAQ", "scan": PNG, "clip": WAV}
+    with ModelServer(Reply(value=chat("a receipt"))) as server:
+        ask(server, data, messages=[{"role": "system", "content": "Be short."}, {"role": "user", "content": parts}])
+
+    system, user = server.requests[0].json()["messages"]
+    assert system == {"role": "system", "content": "Be short."}
+    assert user["content"] == [
+        {"type": "text", "text": "What is it? Answer in {braces}"},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/4AAQ", "detail": "low"}},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(PNG).decode()}},
+        {"type": "input_audio", "input_audio": {"data": base64.b64encode(WAV).decode(), "format": "wav"}},
+    ]
+
+
+def test_data_that_are_an_image_are_a_part_of_a_message() -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "{data}"}}]
+    with ModelServer(Reply(value=chat("x"))) as server, opened(server, messages=[{"role": "user", "content": parts}]) as endpoint:
+        endpoint.call([Event(WAV[:4] + b"0000WEBP")])
+        endpoint.call([Event(b"\x00\x01", datacontenttype="image/x-raw")])
+
+    urls = [r.json()["messages"][0]["content"][0]["image_url"]["url"] for r in server.requests]
+    assert [url.partition(";")[0] for url in urls] == ["data:image/webp", "data:image/x-raw"]
+
+
+def test_the_file_of_an_event_is_a_part_of_a_message_and_nothing_else_is_opened(tmp_path: Path) -> None:
+    parts = [{"type": "image_url", "image_url": {"url": "{object}"}}, {"type": "text", "text": "{name}"}]
+    (tmp_path / "secret.txt").write_text("4711")
+    with ModelServer(Reply(value=chat("a receipt"))) as server, mt.connect("memory://") as bus:
+        model = mt.model(f"openai+{server.url}/v1", model="eye", messages=[{"role": "user", "content": parts}], name="eye", version="1.0.0")
+        (tmp_path / "page.png").write_bytes(PNG)
+        sub = bus.subscribe((tmp_path / "*.png").as_uri().replace("%2A", "*"), model, max_attempts=1)
+        bus.wait(timeout_s=20, progress=False)
+        assert list(sub.invocations()["outcome"]) == ["succeeded"]
+        bus.subscribe("hostile", model, name="hostile", max_attempts=1)
+        bus.publish("hostile", {"name": "file:///etc/passwd", "object_path": str(tmp_path / "secret.txt")})
+        bus.wait(timeout_s=20, progress=False)
+        (dead,) = bus.subscription("hostile").dead_letters().to_dict("records")
+
+    (request,) = server.requests
+    content = request.json()["messages"][0]["content"]
+    assert content[0]["image_url"]["url"] == "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert content[1]["text"] == "page.png"
+    assert (dead["reason"], "announces no object" in dead["error"]) == ("invalid_input", True)
+
+
 def test_json_is_asked_for_and_read() -> None:
     with ModelServer(Reply(value=chat('{"label": "invoice", "p": 0.9}'))) as server:
         output = ask(server, "x", json=True)
@@ -197,15 +334,16 @@ def test_a_200_with_an_error_or_without_choices_is_an_error(value: Any) -> None:
     with ModelServer(Reply(value=value)) as server:
         failure = failed(server, "x")
 
-    assert (failure.reason, failure.permanent, failure.throttled) == ("model_http_error", False, False)
-    assert "no such slot" in str(failure) or "slot" not in json.dumps(value)
+    told = "slot" in json.dumps(value)
+    assert (failure.reason, failure.permanent, failure.throttled) == ("model_http_error" if told else "bad_model_response", False, False)
+    assert told == ("no such slot" in str(failure))
 
 
 @pytest.mark.parametrize(
     ("found", "reason"),
     [
-        ([], "bad_batch_result"), (None, "bad_batch_result"), ([{}], "bad_batch_result"), ([{}, {}], "model_http_error"),
-        ([{"embedding": "x"}, {"embedding": [1]}], "model_http_error"), ([1, 2], "model_http_error"),
+        ([], "bad_batch_result"), (None, "bad_batch_result"), ([{}], "bad_batch_result"), ([{}, {}], "bad_model_response"),
+        ([{"embedding": "x"}, {"embedding": [1]}], "bad_model_response"), ([1, 2], "bad_model_response"),
     ],
 )  # fmt: skip
 def test_embeddings_that_are_missing_are_a_failure(found: Any, reason: str) -> None:
@@ -310,12 +448,15 @@ def test_the_model_is_called_as_the_server_calls_it(model: str, name: str) -> No
         ({"model": "m", "api_key_env": "sk-4711-secret"}, "api_key_env"),
         ({"model": "m", "prompt": "x", "messages": [{"role": "user", "content": "y"}]}, "messages"),
         ({"model": "m", "messages": []}, "empty"), ({"model": "m", "messages": ["x"]}, r"messages\[0\]"),
-        ({"model": "m", "messages": [{"role": "user", "content": ["x"]}]}, r"messages\[0\]"),
+        ({"model": "m", "messages": [{"role": "user", "content": ["x"]}]}, r"messages\[0\].*list of parts"),
+        ({"model": "m", "messages": [{"role": "user", "content": []}]}, r"messages\[0\].*list of parts"),
+        ({"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "{x!r}"}]}]}, r"messages\[0\] .* at \[0\].text"),
+        ({"model": "m", "task": "embeddings", "message": True}, "message"),
         ({"model": "m", "messages": [{"role": "user", "content": "{x!r}"}]}, r"messages\[0\]"),
         ({"model": "m", "task": "embeddings", "system": "x"}, "system"), ({"model": "m", "task": "completions", "json": True}, "json"),
         ({"model": "m", "batch": True}, "batch"),
         ({"model": "m", "params": {"stream": True}}, "stream"), ({"model": "m", "params": {"messages": []}}, "messages"),
-        ({"model": "m", "params": {"n": 3}}, "'n'"), ({"model": "m", "json": True, "params": {"response_format": {}}}, "response_format"),
+        ({"model": "m", "json": True, "params": {"response_format": {}}}, "response_format"),
         ({"model": "m", "headers": {"Authorization": "Bearer sk-4711"}}, "env:"),
     ],
 )  # fmt: skip

@@ -17,7 +17,9 @@ no name, no connection, no TLS, a proxy   model_unavailable no         yes      
 that refuses; no sign of life
 broken off before a byte of the answer,   worker_died       no         no           yes
 by a server that had answered before
-an answer that is no JSON                 model_http_error  no         no           no
+an answer that is no JSON, or that says   model_http_error  no         no           no
+that there was an error
+an answer that the protocol has not       bad_model_response no        no           no
 too late                                  timeout           no         no           yes
 ========================================  ================  =========  ===========  =======
 
@@ -31,6 +33,7 @@ would take its neighbours with it.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import datetime as dt
 import email.utils
@@ -65,29 +68,41 @@ class Answer:
     secrets: Sequence[str] = dataclasses.field(default=(), repr=False)
 
     def json(self) -> Any:
-        """Return the value of the body; NaN and Infinity, which many servers write although JSON has none, are what they mean.
+        """Return the value of the body. One byte order mark before it is left out.
+
+        NaN and Infinity, which many servers write although JSON has none, are what they mean.
 
         Raises
         ------
         ModelFailure
             When the body is no JSON, such as the HTML of a login page.
         """
+        body = without_mark(self.body)
         try:
-            return codec.loads(self.body)
+            return codec.loads(body)
         except InvalidEvent as error:
             problem = error
         if problem.reason == "non_finite_number":
             try:
-                return json.loads(self.body)
+                return json.loads(body)
             except (ValueError, RecursionError):
                 pass  # broken in another way as well
         kind = short(self.headers.get("content-type", "no content type"))
-        raise self.failure(f"with something that is no JSON ({kind}, {len(self.body):,} bytes)") from problem
+        said = f"with something that is no JSON ({kind}, {len(self.body):,} bytes)"
+        raise self.failure(said, reason="model_http_error") from problem
 
-    def failure(self, what: str, *, reason: str = "model_http_error", permanent: bool = False, whole: bool = False) -> ModelFailure:
-        """Return what to raise because the server answered *what*: "with an error: …"; the beginning of the answer is its detail."""
+    def failure(self, what: str, *, reason: str = "bad_model_response", permanent: bool = False, whole: bool = False) -> ModelFailure:
+        """Return what to raise because the server answered *what*: "without predictions"; the answer is its detail.
+
+        The reason is by default that the answer is JSON, and not what the protocol says.
+        """
         text, detail = masked(f"{self.where} answered {self.status} {what}", self.secrets), masked(excerpt(self.body), self.secrets)
         return ModelFailure(text, reason=reason, permanent=permanent, whole=whole, kind=f"HTTP {self.status}", detail=detail or None)
+
+
+def without_mark(raw: bytes) -> bytes:
+    """Return *raw* without the one byte order mark of UTF-8 that tools of Windows write at the beginning."""
+    return raw.removeprefix(codecs.BOM_UTF8)
 
 
 def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = True) -> ModelFailure:

@@ -281,7 +281,7 @@ def error_in(value: Any, field: str | None) -> Any:
 def _said_error(answer: Answer, said: Any) -> ModelFailure:
     if isinstance(said, dict):
         said = said.get("message") or said
-    return answer.failure(f"with an error: {short(said, 200)}")
+    return answer.failure(f"with an error: {short(said, 200)}", reason="model_http_error")
 
 
 def _inside(answer: Answer, value: Any, step: str, path: str) -> Any:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure
+from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.events import Event
 from mltrigger.loopback import is_loopback
 from mltrigger.models.address import Address
 from mltrigger.models.schemes.answers import MAX_RETRY_AFTER_S
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.http import Answer, Http, HttpEndpoint, base_url, checked_http, default_name
+from mltrigger.models.schemes.openai_answers import asks_for_json, columns, tokens
+from mltrigger.models.schemes.openai_messages import Messages
 from mltrigger.models.schemes.plain import one_each
 from mltrigger.models.schemes.targets import default_name_of
 from mltrigger.models.schemes.templates import Template
@@ -27,7 +28,7 @@ API_KEY_ENV = "OPENAI_API_KEY"
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _SET_HERE = {
     "model": "option model", "messages": "option messages", "prompt": "option prompt", "input": "option prompt",
-    "stream": "nothing: answers are read whole", "n": "nothing: one output an event", "encoding_format": "nothing: numbers are read",
+    "stream": "nothing: answers are read whole", "encoding_format": "nothing: numbers are read",
 }  # fmt: skip
 """What a request has that ``params`` must not change, and what says it instead."""
 
@@ -36,9 +37,14 @@ class OpenAI(Scheme):
     """``openai+http(s)://host/v1``: one model of a server that speaks OpenAI's protocol.
 
     The output of chat and completions is an object: ``text`` (or ``answer``, see *json*), ``finish_reason``, ``model``, ``prompt_tokens``,
-    ``completion_tokens`` and ``total_tokens``. An answer cut off (``length``) or withheld (``content_filter``) is an output like any other:
-    the column says so. Embeddings are ``embedding``, ``model`` and ``prompt_tokens``; several events are one call, of which the server
-    says only the sum: then ``prompt_tokens`` is ``None``, and ``batch_prompt_tokens`` the sum. Answers are not streamed.
+    ``completion_tokens`` and ``total_tokens``. Whatever else the message holds stands beside it under the server's own name:
+    ``tool_calls``, with their arguments as values, ``reasoning`` or ``reasoning_content``, ``refusal``, ``audio``, ``annotations``; and
+    ``logprobs``. Several answers (``params={"n": 3}``) are ``choices``, each with these columns; the others are those of the first. An
+    answer cut off (``length``) or withheld (``content_filter``) is an output like any other: the column says so. One that holds nothing
+    is a failure, ``bad_model_response``.
+
+    Embeddings are ``embedding``, ``model`` and ``prompt_tokens``; several events are one call, of which the server says only the sum: then
+    ``prompt_tokens`` is ``None``, and ``batch_prompt_tokens`` the sum. Answers are not streamed.
 
     Options
     -------
@@ -50,14 +56,20 @@ class OpenAI(Scheme):
     system : str
         A template: the system's message of a chat.
     messages : list of {"role": …, "content": …}
-        All messages of a chat, with templates as contents, instead of *prompt* and *system*.
+        All messages of a chat, with templates as contents, instead of *prompt* and *system*. A content may be a list of parts for images
+        and sound, its texts templates: ``[{"type": "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url":
+        "{photo}"}}]``. Bytes become base64, and a data URL where they are all of a ``url``. ``{object}`` is the file or object that the
+        event announces, as ``event.open()`` reads it.
     task : str
         ``chat`` (default), ``completions`` or ``embeddings``.
     params : dict
-        More members of the request: ``temperature``, ``max_tokens``, ``seed``, ``dimensions`` …
+        More members of the request: ``temperature``, ``max_tokens``, ``seed``, ``tools``, ``n``, ``logprobs``, ``dimensions`` …
     json : bool
-        Whether the model is asked for a JSON object (``response_format``), which the output then has under ``answer``. One that is cut off
-        or withheld is ``None``, with its ``text``; anything else that is no JSON is a failure, ``invalid_output``.
+        Whether the model is asked for a JSON object (``response_format``), which the output then has under ``answer``, as it has when
+        *params* hold a ``response_format`` of JSON. One that is cut off or withheld is ``None``, with its ``text``; anything else that is
+        no JSON is a failure, ``invalid_output``.
+    message : bool
+        Whether the whole message, as the server sent it, is the column ``message``.
     batch : bool
         Whether the embeddings of several events are one call; so it is by default.
     api_key_env : str
@@ -95,9 +107,9 @@ def _url(address: Address) -> str:
 
 def _options(address: Address) -> dict[str, Any]:
     """Return the options of *address*, each sensible and none against another."""
-    options = checked_http(
-        address, model=str, prompt=str, system=str, messages=list, task=str, params=dict, json=bool, batch=bool, api_key_env=str
-    )  # fmt: skip
+    own: dict[str, type] = {"model": str, "prompt": str, "system": str, "messages": list, "task": str, "params": dict, "json": bool,
+                            "message": bool, "batch": bool, "api_key_env": str}  # fmt: skip
+    options = checked_http(address, **own)
     shown, task = f"model {short(address.text)!r}", options.get("task", "chat")
     if not options.get("model"):
         raise InvalidModel(f"{shown}: option model is missing: which of the server's models, such as model='qwen2.5'")
@@ -107,7 +119,7 @@ def _options(address: Address) -> dict[str, Any]:
         raise InvalidModel(f"{shown}: option api_key_env must be the name of an environment variable, never the key itself")
     if "messages" in options and ("prompt" in options or "system" in options):
         raise InvalidModel(f"{shown}: option messages has all messages; leave out prompt and system")
-    if task != "chat" and (wrong := next((name for name in ("messages", "system", "json") if name in options), None)):
+    if task != "chat" and (wrong := next((name for name in ("messages", "system", "json", "message") if name in options), None)):
         raise InvalidModel(f"{shown}: option {wrong} is for chats; task is {task!r}")
     if options.get("batch") and task != "embeddings":
         raise InvalidModel(f"{shown}: option batch is for embeddings; a server answers one prompt at a time, several calls at once")
@@ -132,28 +144,26 @@ def _key(options: Mapping[str, Any], parts: urllib.parse.SplitResult) -> dict[st
 def _request(options: Mapping[str, Any], about: str) -> Callable[[Event], dict[str, Any]]:
     """Return what makes the request for an event; the templates are read now."""
     task, fixed = options.get("task", "chat"), {"model": options["model"], **options.get("params", {})}
-    prompt = Template(options.get("prompt", "{data}"), f"option prompt of {about}")
     if task != "chat":
+        prompt = Template(options.get("prompt", "{data}"), f"option prompt of {about}")
         member = "prompt" if task == "completions" else "input"
         return lambda event: {**fixed, member: prompt.fill(event.data)}
     if options.get("json"):
         fixed["response_format"] = {"type": "json_object"}
-    messages = _messages(options, about) or [("user", prompt)]
-    if "system" in options:
-        messages.insert(0, ("system", Template(options["system"], f"option system of {about}")))
-    return lambda event: {**fixed, "messages": [{"role": role, "content": text.fill(event.data)} for role, text in messages]}
+    messages = Messages(_messages(options, about))
+    return lambda event: {**fixed, "messages": messages.fill(event)}
 
 
-def _messages(options: Mapping[str, Any], about: str) -> list[tuple[str, Template]]:
-    messages = []
-    for number, message in enumerate(options.get("messages", [])):
-        where = f"option messages[{number}] of {about}"
-        if not isinstance(message, dict) or set(message) != {"role", "content"} or not all(isinstance(v, str) for v in message.values()):
-            raise InvalidModel(f"{where} must be {{'role': 'user', 'content': 'a template'}}, got {short(message)}")
-        messages.append((message["role"], Template(message["content"], where)))
-    if "messages" in options and not messages:
-        raise InvalidModel(f"option messages of {about} is empty")
-    return messages
+def _messages(options: Mapping[str, Any], about: str) -> list[tuple[str, Any]]:
+    """Return the messages of a chat that the options describe, and where each stands in them."""
+    if "messages" in options:
+        if not options["messages"]:
+            raise InvalidModel(f"option messages of {about} is empty")
+        return [(f"option messages[{number}] of {about}", message) for number, message in enumerate(options["messages"])]
+    system = [("system", options["system"])] if "system" in options else []
+    given = [*system, ("prompt", options.get("prompt", "{data}"))]
+    roles = {"system": "system", "prompt": "user"}
+    return [(f"option {name} of {about}", {"role": roles[name], "content": text}) for name, text in given]
 
 
 class _OpenAIEndpoint(HttpEndpoint):
@@ -170,39 +180,20 @@ class _OpenAIEndpoint(HttpEndpoint):
                 failure.delay_s = MAX_RETRY_AFTER_S  # heals when somebody pays, and is no event's fault
             raise
         value = answer.json()
-        if not isinstance(value, dict) or value.get("error") or value.get("object") == "error":
-            raise answer.failure(f"with an error: {_said(value)}")
+        if not isinstance(value, dict):
+            raise answer.failure(f"with no object but {short(value)}")
+        if value.get("error") or value.get("object") == "error":
+            raise answer.failure(f"with an error: {_said(value)}", reason="model_http_error")
         return answer, value
 
 
 class _Completion(_OpenAIEndpoint):
     def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]) -> None:
         super().__init__(http, request)
-        self._json = options.get("json", False)
+        self._parsed, self._whole = asks_for_json(options), options.get("message", False)
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        return [self._output(*self.post(self._request(event))) for event in events]
-
-    def _output(self, answer: Answer, value: dict[str, Any]) -> dict[str, Any]:
-        choices = value.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices else None
-        if not isinstance(choice, dict):
-            raise answer.failure("without choices")
-        message = choice.get("message")
-        said = message if isinstance(message, dict) else {"content": choice.get("text")}
-        reason, text = choice.get("finish_reason"), said.get("content")
-        output = self._answer(answer, text, reason) if self._json else {"text": text}
-        if said.get("refusal"):
-            output["refusal"] = said["refusal"]
-        return {**output, "finish_reason": reason, "model": value.get("model"), **_tokens(value)}
-
-    def _answer(self, answer: Answer, text: Any, reason: Any) -> dict[str, Any]:
-        try:
-            return {"answer": dataclasses.replace(answer, body=text.encode()).json()}
-        except (ModelFailure, AttributeError, UnicodeEncodeError, InvalidEvent) as error:
-            if reason in ("length", "content_filter") or text is None:
-                return {"answer": None, "text": text}
-            raise answer.failure("with a text, where the model was asked for JSON", reason="invalid_output") from error
+        return [columns(*self.post(self._request(event)), parsed=self._parsed, whole=self._whole) for event in events]
 
 
 class _Embeddings(_OpenAIEndpoint):
@@ -221,8 +212,8 @@ class _Embeddings(_OpenAIEndpoint):
             raise answer.failure("without embeddings")
         if all(isinstance(item.get("index"), int) for item in found):
             found = sorted(found, key=lambda item: int(item["index"]))
-        tokens = _tokens(value)["prompt_tokens"]
-        counted = {"prompt_tokens": tokens} if len(good) == 1 else {"prompt_tokens": None, "batch_prompt_tokens": tokens}
+        cost = tokens(value)["prompt_tokens"]
+        counted = {"prompt_tokens": cost} if len(good) == 1 else {"prompt_tokens": None, "batch_prompt_tokens": cost}
         outputs = iter([{"embedding": item["embedding"], "model": value.get("model"), **counted} for item in found])
         return [next(outputs) if isinstance(request, dict) else request for request in requests]
 
@@ -231,12 +222,6 @@ class _Embeddings(_OpenAIEndpoint):
             return self._request(event)
         except ModelFailure as failure:
             return failure
-
-
-def _tokens(value: Mapping[str, Any]) -> dict[str, Any]:
-    usage = value.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    return {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
 
 
 def _said(value: Any) -> str:
