@@ -589,8 +589,72 @@ def test_a_part_of_the_answer_can_be_the_output() -> None:
         assert ask(server.url, answer="predictions.0.0") == 7
         for path, hint in (("predictions.1", "predictions.1"), ("prediction", "'predictions'"), ("predictions.0.label.x", "label.x")):
             failure = failed(server.url, answer=path)
-            assert verdict(failure) == ("model_http_error", False, False, False)
+            assert verdict(failure) == ("bad_model_response", False, False, False)
             assert hint in str(failure)
+
+
+# -- what a server says is wrong ---------------------------------------------------------------------------------------------------
+
+
+FASTAPI = [
+    {"type": "int_parsing", "loc": ["body", "rows", 0, "age"], "msg": "Input should be a valid integer", "input": "x"},
+    {"type": "missing", "loc": ["body", "rows", 1, "name"], "msg": "Field required"},
+]
+MLFLOW = "Failed to predict data. " + "x" * 3000 + " Incompatible input types for column age. Can not safely convert float64 to int64."
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": "out of cheese"}, ["out of cheese"]),
+        ({"detail": "model 'ocr' has no runner"}, ["model 'ocr' has no runner"]),
+        ({"detail": FASTAPI}, ["body.rows.0.age: Input should be a valid integer; body.rows.1.name: Field required"]),
+        ({"detail": {"reason": "too many rows", "most": 10}}, ["too many rows"]),
+        ({"detail": {"rows": 11, "most": 10}}, ['{"rows": 11, "most": 10}']),
+        ({"error_code": "BAD_REQUEST", "message": MLFLOW}, ["BAD_REQUEST: Failed to predict data.", "column age. Can not safely convert"]),
+        ({"error": {"message": "too long", "type": "invalid_request_error", "code": None}}, ["invalid_request_error: too long"]),
+        ({"errors": ["age is negative", {"field": "name"}]}, ['age is negative; {"field": "name"}']),
+        ({"errors": {"age": ["is negative"]}}, ['{"age": ["is negative"]}']),
+        ({"status": 500, "error": "Internal Server Error", "message": "no such table"}, ["Internal Server Error; no such table"]),
+        ({"title": "Bad row", "detail": "age is negative", "status": 422}, ["age is negative; Bad row"]),
+        ({"code": 3, "status": "INVALID_ARGUMENT"}, ['{"code": 3, "status": "INVALID_ARGUMENT"}']),
+        (["age", "name"], ["Unprocessable Entity: age; name"]),
+        ("nothing but text in JSON", ["nothing but text in JSON"]),
+        (b"plain text:\n  line 7\tfailed", ["plain text: line 7 failed"]),
+        (b"<!DOCTYPE html><html><head><title>400 Bad Request</title><style>p {}</style></head><body><h1>Bad Request</h1>"
+         b"<p>age &lt; 0</p><script>track()</script></body></html>", ["400 Bad Request Bad Request age < 0"]),
+        ("\ufeff{\"error\": \"out of cheese\"}".encode(), ["Unprocessable Entity: out of cheese"]),
+    ],
+)  # fmt: skip
+def test_the_reason_of_the_server_is_in_the_row_whole(body: Any, said: list[str]) -> None:
+    with ModelServer(Reply(422, body=body) if isinstance(body, bytes) else Reply(422, body)) as server, mt.connect("memory://") as bus:
+        sub = bus.subscribe("rows", f"{server.url}/score", max_attempts=1)
+        bus.publish("rows", {"age": "x"})
+        bus.wait(timeout_s=20, progress=False)
+        (dead,) = sub.dead_letters().to_dict("records")
+
+    assert dead["reason"] == "model_rejected"
+    for part in said:
+        assert part in dead["error"]
+    assert len(dead["error"]) < EXCERPT + 300
+
+
+def test_of_a_very_long_reason_both_ends_are_kept() -> None:
+    with ModelServer(Reply(422, {"error": "begin " + "x" * 50_000 + " end"})) as server:
+        failure = failed(server.url)
+
+    assert "422 Unprocessable Entity: begin xxx" in str(failure)
+    assert str(failure).endswith("xxx end")
+    assert "more characters" in str(failure)
+    assert (failure.detail or "").endswith(' end"}')
+
+
+def test_one_byte_order_mark_before_an_answer_is_read() -> None:
+    with ModelServer([Reply(body=b"\xef\xbb\xbf" + body) for body in (b'{"y": 1}', b'{"y": NaN}', b"[1, 2]")]) as server:
+        assert ask(server.url) == {"y": 1}
+        assert str(ask(server.url)) == "{'y': nan}"
+        with opened(server.url, batch=True) as endpoint:
+            assert endpoint.call([Event(1), Event(2)]) == [1, 2]
 
 
 # -- batches -----------------------------------------------------------------------------------------------------------------------
@@ -678,8 +742,8 @@ def test_kserve_gets_bytes_as_b64_and_what_json_cannot_say_fails_alone() -> None
     ("value", "expected"),
     [
         ({"error": "model is not ready"}, ("model_http_error", False, False, False)),
-        ({"outputs": [1, 2]}, ("model_http_error", False, False, False)),
-        ([1, 2], ("model_http_error", False, False, False)),
+        ({"outputs": [1, 2]}, ("bad_model_response", False, False, False)),
+        ([1, 2], ("bad_model_response", False, False, False)),
         ({"predictions": [1]}, ("bad_batch_result", True, False, True)),
         ({"predictions": "x"}, ("bad_batch_result", True, False, True)),
     ],

@@ -25,7 +25,8 @@ from mltrigger.models.schemes import Endpoint, Setting, scheme_of
 from mltrigger.models.schemes.answers import Answer
 from mltrigger.models.schemes.base import HOLD_S, Description
 from mltrigger.models.schemes.datatypes import DATATYPES
-from mltrigger.models.schemes.tensors import Layout, Tensor, outputs
+from mltrigger.models.schemes.tensor_answers import outputs
+from mltrigger.models.schemes.tensors import Layout, Tensor
 from mltrigger.testing import SimulatedClock
 
 SETOSA, VIRGINICA = [5.1, 3.5, 1.4, 0.2], [7.2, 3.0, 5.8, 1.6]
@@ -76,6 +77,12 @@ def opened(server: OipServer, model: Served | str, **options: Any) -> Iterator[E
 def call(server: OipServer, model: Served | str, *data: Any, **options: Any) -> list[Any]:
     with opened(server, model, **options) as endpoint:
         return list(endpoint.call([mt.Event(each) for each in data]))
+
+
+def failed(server: OipServer, model: Served | str, *data: Any, **options: Any) -> list[ModelFailure]:
+    with pytest.raises(ModelFailure) as caught:
+        call(server, model, *data, **options)
+    return [caught.value]
 
 
 def answered_with(value: Any, count: int | None) -> list[dict[str, Any]]:
@@ -417,6 +424,63 @@ def test_null_in_an_output_of_floating_point_numbers_is_nan(server: OipServer) -
     assert math.isnan(nothing["y"])
 
 
+@pytest.mark.parametrize(
+    ("datatype", "value"),
+    [
+        ("FP32", {"v": 1}), ("FP32", "0.5"), ("FP64", True), ("FP32", 1e39), ("FP16", 70000), ("BOOL", None), ("BOOL", 1), ("BOOL", "true"),
+        ("UINT8", -1), ("UINT8", 256), ("INT32", "7"), ("INT32", 1.5), ("INT64", None), ("INT64", math.nan), ("INT64", True),
+        ("INT64", 2**63), ("BYTES", None), ("BYTES", 7), ("BYTES", {"b": 1}),
+    ],
+)  # fmt: skip
+def test_a_value_that_is_not_of_its_datatype_is_a_failure(datatype: str, value: Any) -> None:
+    with pytest.raises(ModelFailure, match=f"output 'y', which is {datatype}") as caught:
+        answered_with({"outputs": [{**tensor("y", datatype, 2), "data": [value, value]}]}, 2)
+
+    assert (caught.value.reason, caught.value.permanent) == ("bad_model_response", False)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "value", "read"),
+    [("FP32", 3.4028235e38, 3.4028235e38), ("FP64", math.inf, math.inf), ("FP16", 1, 1), ("INT64", 3.0, 3), ("UINT64", 2**63, 2**63),
+     ("BOOL", False, False), ("BYTES", "ä", "ä")],
+)  # fmt: skip
+def test_a_value_of_its_datatype_is_the_answer(datatype: str, value: Any, read: Any) -> None:
+    (row,) = answered_with({"outputs": [{**tensor("y", datatype, 1), "data": [value]}]}, 1)
+
+    assert (row["y"], type(row["y"])) == (read, type(read))
+
+
+def test_an_output_that_the_metadata_name_must_be_in_the_answer(server: OipServer) -> None:
+    model = Served("half", lambda arrays: {"y": arrays["x"]}, [tensor("x")], [tensor("y"), tensor("z")])
+
+    (failure,) = failed(server, model, 1)
+    assert (failure.reason, "without output 'z'" in str(failure)) == ("bad_model_response", True)
+    assert call(server, "half", 1, outputs=["y"]) == [{"y": 1.0}]
+
+
+def test_an_output_of_another_kind_than_its_metadata_say_is_a_failure(server: OipServer) -> None:
+    model = Served("words", lambda arrays: {"y": np.array(["a"] * len(arrays["x"]), object)}, [tensor("x")], [tensor("y")])
+
+    (failure,) = failed(server, model, 1)
+    assert (failure.reason, "as BYTES; its metadata say FP64" in str(failure)) == ("bad_model_response", True)
+
+
+def test_an_answer_without_data_is_no_success_and_says_which_output(server: OipServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a subscription: the row has the reason, and no output."""
+    server.models.append(sums())
+    told = server.answer
+    empty = {"model_name": "sums", "outputs": [{"name": "sum", "datatype": "FP64", "shape": [1]}]}
+    monkeypatch.setattr(server, "answer", lambda method, path, raw: (200, empty) if method == "POST" else told(method, path, raw))
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("rows", f"oip+{server.url}/v2/models/sums", max_attempts=1)
+        bus.publish("rows", [1, 2])
+        bus.wait(timeout_s=20, progress=False)
+        (row,) = sub.invocations().to_dict("records")
+
+    assert (row["outcome"], row["reason"]) == ("dead", "bad_model_response")
+    assert "output 'sum' without data" in row["error"]
+
+
 def test_only_the_outputs_that_were_asked_for_come_back(server: OipServer) -> None:
     model = echo(tensor("a"), tensor("b"))
 
@@ -430,13 +494,24 @@ def test_only_the_outputs_that_were_asked_for_come_back(server: OipServer) -> No
     ("answer", "problem", "reason"),
     [
         ({"error": "out of cheese"}, "out of cheese", "model_http_error"),
-        ([1, 2], r"without outputs: \[1, 2\]", "model_http_error"),
-        ({"outputs": "none"}, "without outputs", "model_http_error"),
-        ({"outputs": [7]}, "no output", "model_http_error"),
-        ({"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]}, "with 1 values", "model_http_error"),
-        ({"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]}, r"with 1 values in output 'y' of the shape \[2\]", "model_http_error"),
-        ({"outputs": [{**tensor("y", "INT64", 3), "data": [1, 2, 3]}]}, r"shape \[3\] for 2 events", "bad_batch_result"),
-        ({"outputs": [{**tensor("y", "INT64", -1), "data": [1]}]}, r"shape \[-1\] for 2 events", "bad_batch_result"),
+        ({"outputs": [], "error": {"message": "x"}}, "without outputs", "bad_model_response"),
+        *[
+            (answer, problem, "bad_model_response")
+            for answer, problem in [
+                ([1, 2], r"without outputs: \[1, 2\]"),
+                ({"outputs": "none"}, "without outputs"),
+                ({"outputs": []}, "without outputs"),
+                ({"outputs": [7]}, "no output"),
+                ({"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]}, "output 'y' without data"),
+                ({"outputs": [{**tensor("y", "INT64", 2), "data": None}]}, "output 'y' without data"),
+                ({"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]}, r"with 1 values in output 'y' of the shape \[2\]"),
+                ({"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3, 4]]}]}, r"with 4 values in output 'y' of the shape"),
+                ({"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3], [4]]}]}, "different lengths"),
+                ({"outputs": [{**tensor("y", "INT64", 3), "data": [1, 2, 3]}]}, r"shape \[3\] for 2 events"),
+                ({"outputs": [{**tensor("y", "INT64", -1), "data": [1]}]}, r"shape \[-1\]"),
+                ({"outputs": [{**tensor("y", "INT64", 2), "data": [1, 2]}] * 2}, "output 'y' twice"),
+            ]
+        ],
     ],
 )
 def test_an_answer_that_is_none_is_an_error_although_its_status_is_200(answer: Any, problem: str, reason: str) -> None:
@@ -643,8 +718,8 @@ def test_a_scikit_learn_model_behind_the_protocol_is_a_model_like_any_other(serv
 def test_the_little_server_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "models.py").write_text(
         "from oip_server import Served\n"
-        "takes = [{'name': 'x', 'datatype': 'INT64', 'shape': [-1]}]\n"
-        "twice = Served('twice', lambda arrays: {'y': arrays['x'] * 2}, takes, takes)\n"
+        "x, y = ({'name': name, 'datatype': 'INT64', 'shape': [-1]} for name in 'xy')\n"
+        "twice = Served('twice', lambda arrays: {'y': arrays['x'] * 2}, [x], [y])\n"
     )
     program = [sys.executable, str(Path(__file__).parent / "oip_server.py"), f"{tmp_path / 'models.py'}:twice"]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:

@@ -37,6 +37,7 @@ import codecs
 import dataclasses
 import datetime as dt
 import email.utils
+import html.parser
 import http
 import json
 import re
@@ -47,11 +48,29 @@ from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure
 from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.redact import HIDDEN
-from mltrigger.render import short
+from mltrigger.render import short, visible
 
 MAX_RETRY_AFTER_S = 3600.0
-EXCERPT = 500
+EXCERPT = 4000
 """Characters of an answer that an error keeps."""
+_REASONS = (
+    "error",
+    "detail",
+    "message",
+    "errors",
+    "error_message",
+    "error_description",
+    "description",
+    "reason",
+    "msg",
+    "Message",
+    "title",
+)
+"""Members that say what is wrong, the most telling first."""
+_CODES = ("error_code", "code", "type", "__type")
+_DEEPEST = 4
+_HTML = re.compile(r"<!doctype html|<html|<body|<head|<h1|<p>|<title", re.IGNORECASE)
+_HTML_BEGINS = 2000
 _NOT_BY_THE_EVENT = frozenset({401, 405, 407})
 _BY_THE_ADDRESS = frozenset({403, 404})
 """Not by the event either, where the protocol says what stands in a path."""
@@ -117,7 +136,7 @@ def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, *,
     any_json : bool
         Whether it is of any JSON endpoint, rather than of a protocol in which no event changes what 403 and 404 are about.
     """
-    said = _said(body)
+    said = said_by(body)
     text = f"{where} answered {status}{_phrase(status)}{f': {said}' if said else ''}"
     kind, detail = f"HTTP {status}", excerpt(body) or None
     delay_s = retry_after_s(headers)
@@ -152,9 +171,16 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def excerpt(body: bytes) -> str:
-    """Return the beginning of an answer as text; markup and control characters stay what they are: data, for others to escape."""
-    text = body[: 4 * EXCERPT].decode("utf-8", "replace")
-    return text if len(text) <= EXCERPT and len(body) <= 4 * EXCERPT else f"{text[:EXCERPT]}… ({len(body):,} bytes)"
+    """Return an answer as text, of a long one both ends; markup and control characters stay what they are: data, for others to escape."""
+    return shortened(without_mark(body).decode("utf-8", "replace"))
+
+
+def shortened(text: str) -> str:
+    """Return *text*, of a long one both ends: servers say what is wrong at the end as well."""
+    if len(text) <= EXCERPT:
+        return text
+    half = EXCERPT // 2
+    return f"{text[:half]} … ({len(text) - 2 * half:,} more characters) … {text[-half:]}"
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:
@@ -172,16 +198,75 @@ def _phrase(status: int) -> str:
         return ""
 
 
-def _said(body: bytes) -> str:
-    """Return what an error in JSON says in the fields where servers put it; empty when there is none."""
+def said_by(body: bytes) -> str:
+    """Return what an answer that is an error says: the reason in JSON, the words of plain text or HTML; empty when there is none."""
+    body = without_mark(body)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
+        return _line(_words(body.decode("utf-8", "replace")))
+    said = said_in(found)
+    return said if said is not None else "" if found in (None, "", [], {}) else _line(_compact(found))
+
+
+def said_in(value: Any) -> str | None:
+    """Return the reason that an error in JSON gives in the fields where servers put it, ``None`` when it has none of them."""
+    said = _reason(value, 0)
+    return _line(said) if said else None
+
+
+def _reason(value: Any, depth: int) -> str:
+    if isinstance(value, str):
+        return value
+    if depth > _DEEPEST or isinstance(value, (int, float)) or not value:
         return ""
-    for _ in range(2):
-        if isinstance(found, dict):
-            found = next((found[name] for name in ("error", "message", "detail") if found.get(name)), None)
-    return short(found, 200) if isinstance(found, (str, list)) else ""
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_reason(inner, depth + 1) or _compact(inner) for inner in value)))
+    if "msg" in value and "loc" in value:  # of FastAPI's validation, and pydantic's
+        return f"{'.'.join(map(str, value['loc'])) if isinstance(value['loc'], list) else value['loc']}: {value['msg']}"
+    said = list(dict.fromkeys(filter(None, (_reason(value.get(name), depth + 1) for name in _REASONS))))
+    if not said:
+        return _compact(value) if depth else ""
+    codes = [str(value[name]) for name in _CODES if isinstance(value.get(name), str) and value[name] and value[name] not in said[0]]
+    return f"{': '.join([*codes[:1], said[0]])}{''.join(f'; {more}' for more in said[1:] if more not in said[0])}"
+
+
+def _words(text: str) -> str:
+    """Return the words of *text* without the markup of HTML, when that is what it is."""
+    if not _HTML.search(text[:_HTML_BEGINS]):
+        return text
+    page = _Page()
+    page.feed(text)
+    page.close()
+    return " ".join(page.words)
+
+
+class _Page(html.parser.HTMLParser):
+    """What a page says to people."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self._unseen = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._unseen = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.words.append(data)
+
+
+def _compact(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _line(text: str) -> str:
+    """Return *text* as one line of a bounded length, its control characters made visible."""
+    return shortened(visible(" ".join(text.split())))
 
 
 def _http_date(text: str) -> dt.datetime | None:

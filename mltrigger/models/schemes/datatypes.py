@@ -7,6 +7,7 @@ import binascii
 import decimal
 import math
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 from mltrigger.codec import encodable
@@ -15,6 +16,8 @@ INTEGERS = {
     f"{sign}INT{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits - (not sign)) - 1) for sign in ("U", "") for bits in (8, 16, 32, 64)
 }
 FLOATS = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
+_LARGEST_READ = {"FP16": 65520.0, "FP32": 3.4028236e38, "FP64": math.inf}
+"""Servers round when they write: the largest number of a type may be written as a little more."""
 DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
 """https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md#tensor-data-types"""
 
@@ -87,6 +90,53 @@ def _text(value: Any, content_type: str | None) -> str:
     if isinstance(value, (bytes, bytearray)) and content_type == "base64":
         return base64.b64encode(value).decode()
     raise ValueError
+
+
+class Unfit(ValueError):
+    """A value of an answer that is not of its datatype."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"{value!r} does not fit")
+        self.value = value
+
+
+def read(datatype: str, content_type: str | None, values: list[Any]) -> list[Any]:
+    """Return the *values* of an answer, each of its datatype: null is NaN among floating-point numbers, base64 is bytes.
+
+    Raises
+    ------
+    Unfit
+        With the first value that is of another type, or beyond the range of its own.
+    """
+    types = set(map(type, values))
+    if datatype in FLOATS:
+        if not types <= {int, float, NoneType}:
+            raise Unfit(next(value for value in values if type(value) not in (int, float, NoneType)))
+        return [_read_number(value, _LARGEST_READ[datatype]) for value in values]
+    if datatype in INTEGERS:
+        low, high = INTEGERS[datatype]
+        if types == {int} and low <= min(values) and max(values) <= high:
+            return values
+        return [_read_integer(value, low, high) for value in values]
+    wanted = bool if datatype == "BOOL" else str
+    if not types <= {wanted}:
+        raise Unfit(next(value for value in values if type(value) is not wanted))
+    return [unpacked(value) for value in values] if content_type == "base64" and wanted is str else values
+
+
+def _read_number(value: Any, largest: float) -> Any:
+    if value is None:
+        return math.nan
+    if -largest <= value <= largest or not math.isfinite(value):
+        return value
+    raise Unfit(value)
+
+
+def _read_integer(value: Any, low: int, high: int) -> int:
+    try:
+        return _integer(value, low, high)
+    except (ValueError, ArithmeticError):
+        raise Unfit(value) from None
 
 
 def unpacked(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure, NotEncodable
 from mltrigger.events import Event, encode_data, is_json
 from mltrigger.models.address import Address
+from mltrigger.models.schemes.answers import said_in
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.http import (
     Answer,
@@ -279,9 +280,7 @@ def error_in(value: Any, field: str | None) -> Any:
 
 
 def _said_error(answer: Answer, said: Any) -> ModelFailure:
-    if isinstance(said, dict):
-        said = said.get("message") or said
-    return answer.failure(f"with an error: {short(said, 200)}", reason="model_http_error")
+    return answer.failure(f"with an error: {said_in({'error': said}) or short(said, 200)}", reason="model_http_error")
 
 
 def _inside(answer: Answer, value: Any, step: str, path: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import threading
@@ -15,10 +16,11 @@ from semver import Version
 from mltrigger.errors import InvalidModel, InvalidName, ModelFailure
 from mltrigger.events import Event
 from mltrigger.models.address import Address
-from mltrigger.models.schemes import tensors
 from mltrigger.models.schemes.answers import masked
 from mltrigger.models.schemes.base import HOLD_S, Description, Endpoint, Scheme, Setting
+from mltrigger.models.schemes.datatypes import DATATYPES
 from mltrigger.models.schemes.http import Http, HttpEndpoint, base_url, checked_http, default_name, default_version
+from mltrigger.models.schemes.tensor_answers import outputs
 from mltrigger.models.schemes.tensors import Layout, Part, Tensor
 from mltrigger.names import check_model_name
 from mltrigger.render import short
@@ -40,9 +42,10 @@ class OpenInference(Scheme):
     output; a value of one element is a scalar, others are nested lists.
 
     Values are checked and converted exactly: 3.0 is an integer, 1.5 is none, 300 does not fit UINT8, and such an event fails alone, with
-    the reason ``invalid_input``. Only JSON is spoken, without the binary extension. It has no NaN and no infinity: both are refused, or
-    with ``missing="null"`` a NaN is sent as null; null in an output of floating-point numbers is NaN. The id of an event is the id of its
-    request, when it is alone in it and ASCII.
+    the reason ``invalid_input``. An answer is checked likewise: all outputs that the metadata name, with data of their datatype and shape.
+    Another one is a failure, ``bad_model_response``. Only JSON is spoken, without the binary extension. It has no NaN and no infinity: both
+    are refused, or with ``missing="null"`` a NaN is sent as null; null in an output of floating-point numbers is NaN. The id of an event is
+    the id of its request, when it is alone in it and ASCII.
 
     Servers answer 500 also to an input that a model does not like, and say no more; so a batch that is answered 500 is split.
 
@@ -51,7 +54,7 @@ class OpenInference(Scheme):
     columns : list of str
         For one input of the shape ``[-1, n]``: the fields of a record that make up its row, in their order.
     outputs : list of str
-        The outputs to ask for; by default those that the server chooses.
+        The outputs to ask for; by default those that the server chooses, which must be all that its metadata name.
     content_type : str
         ``pd`` or ``np``: how MLServer shall hand the request to the model, as a DataFrame with a column for each input, or as an array.
     inputs : list of dict
@@ -91,6 +94,7 @@ class OipEndpoint(HttpEndpoint):
         if "outputs" in options:
             self._more["outputs"] = [{"name": name} for name in options["outputs"]]
         self._inputs: list[Any] | None = options.get("inputs")
+        self._wanted: list[str] | None = options.get("outputs")
         self._columns = tuple(options["columns"]) if "columns" in options else None
         self._guard = threading.Lock()
         self._layout: Layout | None = None
@@ -115,14 +119,14 @@ class OipEndpoint(HttpEndpoint):
         groups = _alike(answers, layout.batches)
         for done, numbers in enumerate(groups):
             try:
-                outputs: Sequence[Any] = self._asked(layout, [events[n] for n in numbers], [answers[n] for n in numbers])
+                found: Sequence[Any] = self._asked(layout, [events[n] for n in numbers], [answers[n] for n in numbers])
             except ModelFailure as failure:
                 if len(groups) == 1 or (len(numbers) > 1 and not failure.whole):
                     raise
                 if failure.whole:
                     numbers = list(itertools.chain(*groups[done:]))
-                outputs = [failure] * len(numbers)
-            for number, output in zip(numbers, outputs, strict=True):
+                found = [failure] * len(numbers)
+            for number, output in zip(numbers, found, strict=True):
                 answers[number] = output
             if len(numbers) > len(groups[done]):
                 break
@@ -139,7 +143,7 @@ class OipEndpoint(HttpEndpoint):
             if not refused or self._refreshed(layout) is None:
                 raise
             return self.call(events)  # once: the server is not asked again so soon
-        return tensors.outputs(answer, len(events) if layout.batches else None)
+        return outputs(answer, len(events) if layout.batches else None, layout.outputs)
 
     def _known(self) -> Layout:
         if (layout := self._layout) is None:
@@ -167,7 +171,7 @@ class OipEndpoint(HttpEndpoint):
 
     def _told(self) -> Layout:
         """Return what the options or the server say of the inputs."""
-        inputs, answer = self._inputs, None
+        inputs, named, answer = self._inputs, None, None
         if inputs is None:
             try:
                 answer = self.http.get()
@@ -177,9 +181,10 @@ class OipEndpoint(HttpEndpoint):
                     failure.reason, failure.permanent, failure.throttled, failure.delay_s = "model_unavailable", False, True, HOLD_S
                 failure.whole = True
                 raise
-            inputs = told.get("inputs") if isinstance(told, Mapping) else None
+            inputs, named = (told.get("inputs"), told.get("outputs")) if isinstance(told, Mapping) else (None, None)
         try:
-            return _layout(inputs, self._columns, self._batched, self._nulls)
+            layout = _layout(inputs, self._columns, self._batched, self._nulls)
+            return dataclasses.replace(layout, outputs=_outputs(named, self._wanted))
         except InvalidModel as error:
             text = masked(f"{self.http.url}: {error}", answer.secrets if answer is not None else ())
             raise ModelFailure(text, reason="model_unavailable", whole=True, kind="InvalidModel") from error
@@ -193,6 +198,16 @@ def _layout(inputs: Any, columns: tuple[str, ...] | None, batched: bool, nulls: 
             "inputs=[{'name': 'x', 'datatype': 'FP64', 'shape': [-1, 4]}], or put them into the model's settings there"
         )
     return Layout(tuple(map(Tensor.of, inputs)), columns, batched, nulls)
+
+
+def _outputs(named: Any, wanted: Sequence[str] | None) -> tuple[tuple[str, str | None], ...]:
+    """Return the outputs that an answer must have: the *wanted* ones, else all that metadata name; each with its datatype, if told."""
+    known: dict[str, str | None] = {}
+    for given in named if isinstance(named, list) else ():
+        name, datatype = (given.get("name"), given.get("datatype")) if isinstance(given, Mapping) else (None, None)
+        if isinstance(name, str) and name:
+            known[name] = datatype if datatype in DATATYPES else None
+    return tuple((name, known.get(name)) for name in (known if wanted is None else wanted))
 
 
 def _read(address: Address) -> tuple[str, str, str | None]:

@@ -12,7 +12,7 @@ from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.events import Event
 from mltrigger.loopback import is_loopback
 from mltrigger.models.address import Address
-from mltrigger.models.schemes.answers import MAX_RETRY_AFTER_S
+from mltrigger.models.schemes.answers import MAX_RETRY_AFTER_S, said_in
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.http import Answer, Http, HttpEndpoint, base_url, checked_http, default_name
 from mltrigger.models.schemes.openai_answers import asks_for_json, columns, tokens
@@ -183,7 +183,7 @@ class _OpenAIEndpoint(HttpEndpoint):
         if not isinstance(value, dict):
             raise answer.failure(f"with no object but {short(value)}")
         if value.get("error") or value.get("object") == "error":
-            raise answer.failure(f"with an error: {_said(value)}", reason="model_http_error")
+            raise answer.failure(f"with an error: {said_in(value) or short(value, 200)}", reason="model_http_error")
         return answer, value
 
 
@@ -222,8 +222,3 @@ class _Embeddings(_OpenAIEndpoint):
             return self._request(event)
         except ModelFailure as failure:
             return failure
-
-
-def _said(value: Any) -> str:
-    error = value.get("error") or value if isinstance(value, dict) else value
-    return short(error.get("message") or error if isinstance(error, dict) else error, 200)

@@ -12,7 +12,6 @@ from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.models.schemes import datatypes
-from mltrigger.models.schemes.answers import Answer
 from mltrigger.render import short
 
 _PLAIN = {bool, int, float, str}
@@ -69,12 +68,15 @@ class Layout:
         Whether a first dimension of any length counts the events; else each event brings its tensors whole.
     nulls : bool
         Whether a missing value of a floating-point tensor is sent as null.
+    outputs : tuple of (str, str or None)
+        What the model answers with, as far as it is known: names, each with its datatype.
     """
 
     inputs: tuple[Tensor, ...]
     columns: tuple[str, ...] | None = None
     batched: bool = True
     nulls: bool = False
+    outputs: tuple[tuple[str, str | None], ...] = ()
 
     def __post_init__(self) -> None:
         if self.columns is None:
@@ -142,47 +144,10 @@ class Layout:
         wanted = self._row_shape(tensor)
         value = value.tolist() if hasattr(value, "tolist") else value
         alone = wanted in ((1,), ()) and not isinstance(value, (list, tuple))
-        shape, values = (wanted, [value]) if alone else _flat(value, tensor.name)
+        shape, values = (wanted, [value]) if alone else flat(value, tensor.name)
         if len(shape) != len(wanted) or any(own not in (-1, length) for own, length in zip(wanted, shape, strict=True)):
             raise unfit(f"input {tensor.name!r}: the shape is {list(shape)}, and the model takes {list(wanted)} of each event")
         return shape, _converted(tensor, values, self.nulls, names, shape)
-
-
-def outputs(answer: Answer, count: int | None) -> list[dict[str, Any]]:
-    """Return for each event what the model says of it, name -> value; a value of one element is a scalar, others are nested lists.
-
-    In a tensor of floating-point numbers null is NaN, which JSON does not have; text of the content type ``base64`` is bytes.
-
-    Parameters
-    ----------
-    answer : Answer
-        Of the server; what it says is in errors without the secrets that were sent.
-    count : int, optional
-        How many events the first dimension counts; ``None`` when the tensors are those of one event.
-
-    Raises
-    ------
-    ModelFailure
-        When it holds no tensors, or other numbers of values than it says.
-    """
-    value = answer.json()
-    tensors = value.get("outputs") if isinstance(value, Mapping) else None
-    if not isinstance(tensors, list):
-        said = value.get("error", value) if isinstance(value, Mapping) else value
-        raise answer.failure(f"without outputs: {short(said, 200)}")
-    found: list[dict[str, Any]] = [{} for _ in range(1 if count is None else count)]
-    for given in tensors:
-        try:
-            tensor, data = Tensor.of(given), given.get("data")
-        except InvalidModel as error:
-            raise answer.failure(f"with something that is no output: {error}") from None
-        if count is not None and tensor.shape[:1] != (count,):
-            problem = f"output {tensor.name!r} of the shape {list(tensor.shape)} for {count} events; a batch model answers one row an event"
-            raise answer.failure(f"with {problem}", reason="bad_batch_result", permanent=True, whole=True)
-        rows = _rows(answer, tensor, data, count)
-        for event, row in zip(found, rows, strict=True):
-            event[tensor.name] = row
-    return found
 
 
 def unfit(message: str) -> ModelFailure:
@@ -196,29 +161,8 @@ def _field(data: Mapping[Any, Any], name: str) -> Any:
     return data[name]
 
 
-def _rows(answer: Answer, tensor: Tensor, data: Any, count: int | None) -> list[Any]:
-    _, values = _flat(data, tensor.name, regular=False)
-    shape = tensor.shape if count is None else tensor.shape[1:]
-    size = math.prod(shape)
-    if len(values) != math.prod(tensor.shape):
-        raise answer.failure(f"with {len(values):,} values in output {tensor.name!r} of the shape {list(tensor.shape)}", whole=True)
-    if tensor.is_float:
-        values = [math.nan if value is None else value for value in values]
-    elif tensor.datatype == "BYTES" and tensor.content_type == "base64":
-        values = [datatypes.unpacked(value) for value in values]
-    return [_nested(values[start : start + size], shape) for start in range(0, size * (count or 1), size)] if size else [[]] * (count or 1)
-
-
-def _nested(values: list[Any], shape: tuple[int, ...]) -> Any:
-    if len(values) == 1:
-        return values[0]
-    for length in reversed(shape[1:]):
-        values = [values[start : start + length] for start in range(0, len(values), length)]
-    return values
-
-
-def _flat(value: Any, name: str, regular: bool = True) -> Part:
-    """Return the shape of nested lists, and their values row by row."""
+def flat(value: Any, name: str) -> Part:
+    """Return the shape of nested lists, and their values row by row; lists of different lengths are no tensor: see :func:`unfit`."""
     if type(value) is list and set(map(type, value)) <= _PLAIN:
         return (len(value),), value
     shape: list[int] = []
@@ -229,7 +173,7 @@ def _flat(value: Any, name: str, regular: bool = True) -> Part:
             level = lists
             break
         lengths = {len(one) if isinstance(one, (list, tuple)) else -1 for one in lists}
-        if regular and len(lengths) != 1:
+        if len(lengths) != 1:
             raise unfit(f"input {name!r}: lists of different lengths make no tensor")
         shape.append(lengths.pop())
         level = [value for one in lists for value in (one if isinstance(one, (list, tuple)) else [one])]
