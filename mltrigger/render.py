@@ -6,6 +6,7 @@ Every value passes :func:`esc`. Nothing here knows a broker or a frame; the room
 from __future__ import annotations
 
 import html
+import html.parser
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -36,6 +37,35 @@ def short(value: Any, limit: int = 60) -> str:
         text = f"<unprintable {type(value).__name__}>"
     text = visible(" ".join(_ADDRESS.sub("", text[: 4 * limit]).split()))
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def words(text: str) -> str:
+    """Return the words of *text* without its markup, when it is a page in HTML; else *text*."""
+    if not _PAGE.search(text[:_PAGE_BEGINS]):
+        return text
+    page = _Page()
+    page.feed(text)
+    page.close()
+    return " ".join(page.words)
+
+
+class _Page(html.parser.HTMLParser):
+    """The words of a page that people see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self._unseen = False
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self._unseen = tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._unseen = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.words.append(data)
 
 
 def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:

@@ -37,7 +37,6 @@ import codecs
 import dataclasses
 import datetime as dt
 import email.utils
-import html.parser
 import http
 import json
 import re
@@ -48,7 +47,7 @@ from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure
 from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.redact import HIDDEN
-from mltrigger.render import short, visible
+from mltrigger.render import short, visible, words
 
 MAX_RETRY_AFTER_S = 3600.0
 EXCERPT = 4000
@@ -69,8 +68,6 @@ _REASONS = (
 """Members that say what is wrong, the most telling first."""
 _CODES = ("error_code", "code", "type", "__type")
 _DEEPEST = 4
-_HTML = re.compile(r"<!doctype html|<html|<body|<head|<h1|<p>|<title", re.IGNORECASE)
-_HTML_BEGINS = 2000
 _NOT_BY_THE_EVENT = frozenset({401, 405, 407})
 _BY_THE_ADDRESS = frozenset({403, 404})
 """Not by the event either, where the protocol says what stands in a path."""
@@ -204,7 +201,7 @@ def said_by(body: bytes) -> str:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        return _line(_words(body.decode("utf-8", "replace")))
+        return _line(words(body.decode("utf-8", "replace")))
     said = said_in(found)
     return said if said is not None else "" if found in (None, "", [], {}) else _line(_compact(found))
 
@@ -229,35 +226,6 @@ def _reason(value: Any, depth: int) -> str:
         return _compact(value) if depth else ""
     codes = [str(value[name]) for name in _CODES if isinstance(value.get(name), str) and value[name] and value[name] not in said[0]]
     return f"{': '.join([*codes[:1], said[0]])}{''.join(f'; {more}' for more in said[1:] if more not in said[0])}"
-
-
-def _words(text: str) -> str:
-    """Return the words of *text* without the markup of HTML, when that is what it is."""
-    if not _HTML.search(text[:_HTML_BEGINS]):
-        return text
-    page = _Page()
-    page.feed(text)
-    page.close()
-    return " ".join(page.words)
-
-
-class _Page(html.parser.HTMLParser):
-    """What a page says to people."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self._unseen = False
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self._unseen = tag in ("script", "style")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._unseen = False
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.words.append(data)
 
 
 def _compact(value: Any) -> str:
