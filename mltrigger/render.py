@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_PAGE = re.compile(r"<!doctype html|<html|<body|<head|<h1|<p>|<title", re.IGNORECASE)
+_PAGE_BEGINS = 2000
 _TEXT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
 _STYLE = f"border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;{_TEXT}"
 
