@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
@@ -15,8 +16,10 @@ from mltrigger.errors import NotFound
 from mltrigger.findings import SEVERITIES, Finding, Severity
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.policy import retry_budget_s
+from mltrigger.store.connections import RETURN
 from mltrigger.store.files import network_filesystem
 from mltrigger.store.log import Log
+from mltrigger.store.place import is_stopped, writer_of
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention
 from mltrigger.store.transaction import Store
@@ -54,13 +57,25 @@ class Doctor:
 
     def bus(self) -> list[Finding]:
         """Return what there is to say about the store and all subscriptions, the worst first."""
-        found = [*_sqlite(), *_files(self._store.location), *self._clocks(), *self._archive(), *_descriptors(), *self._broker.findings()]
+        if lost := self._lost("bus"):
+            return lost
+        found = [
+            *_writer(self._store.location),
+            *_sqlite(),
+            *_files(self._store.location),
+            *self._clocks(),
+            *self._archive(),
+            *_descriptors(),
+            *self._broker.findings(),
+        ]
         for spec in self._registry.subscriptions():
             found += self._subscription(spec)
         return _sorted(found, "bus")
 
     def subscription(self, spec: SubscriptionSpec) -> list[Finding]:
         """Return what there is to say about one subscription, the worst first."""
+        if lost := self._lost(spec.name):
+            return lost
         return _sorted(self._subscription(spec), spec.name)
 
     def _subscription(self, spec: SubscriptionSpec) -> list[Finding]:
@@ -143,6 +158,10 @@ class Doctor:
 
     # -- the store ------------------------------------------------------------------------------------------------------------
 
+    def _lost(self, about: str) -> list[Finding]:
+        lost = self._store.lost()  # nothing else could be read then
+        return [] if lost is None else [Finding("error", about, "file", lost, RETURN)]
+
     def _retention(self) -> Retention:
         return Retention(**(self._registry.setting("retention") or {}))
 
@@ -156,7 +175,7 @@ class Doctor:
 
     def _archive(self) -> Iterator[Finding]:
         location = self._store.location
-        size = sum(Path(location + end).stat().st_size for end in ("", "-wal") if Path(location + end).exists()) if location else 0
+        size = sum(status.st_size for end in ("", "-wal") if (status := _status(location + end))) if location else 0
         if size > _MANY_BYTES and self._retention() == Retention():
             yield Finding(
                 "info", "bus", "retention", f"the store has {size / 1e9:.1f} GB and keeps everything",
@@ -238,23 +257,46 @@ def _files(location: str | None) -> Iterator[Finding]:
         return
     path = Path(location)
     for file in (path, Path(location + "-wal"), Path(location + "-shm")):
-        if file.exists() and (mode := stat.S_IMODE(file.stat().st_mode)) & 0o077:
+        if (status := _status(str(file))) and (mode := stat.S_IMODE(status.st_mode)) & 0o077:
             yield Finding(
                 "warning", "bus", "file mode", f"{file.name} has mode {mode:04o}: others on this machine can read events",
                 f"chmod 600 {file.name}",
             )  # fmt: skip
-    folder = stat.S_IMODE(path.parent.stat().st_mode)
+    of_folder = _status(str(path.parent))
+    folder = stat.S_IMODE(of_folder.st_mode) if of_folder else 0
     if folder & 0o002 and not folder & stat.S_ISVTX:
         yield Finding(
             "warning", "bus", "file mode", f"the folder of the store has mode {folder:04o}: others can replace it", "chmod o-w on it"
         )
     if (kind := network_filesystem(path)) is not None:
         yield Finding("error", "bus", "file system", f"the store lies on {kind}", "SQLite's WAL needs a local disk: move the file")
-    usage = os.statvfs(path)
+    with contextlib.suppress(OSError):  # removed a moment ago
+        yield from _disk(os.statvfs(path))
+
+
+def _disk(usage: os.statvfs_result) -> Iterator[Finding]:
     if usage.f_bavail * usage.f_frsize < _MANY_BYTES:
         yield Finding(
             "warning", "bus", "disk", f"{usage.f_bavail * usage.f_frsize / 1e6:,.0f} MB are free", "make room: a full disk stops publishing"
         )
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return the status of a file; ``None`` when it is not there (any more)."""
+    try:
+        return os.stat(path)  # noqa: PTH116 - the path with an ending of SQLite's own
+    except OSError:
+        return None
+
+
+def _writer(location: str | None) -> Iterator[Finding]:
+    """Look for a process that was stopped inside a transaction: everybody waits for it."""
+    pid = writer_of(location) if location is not None else None
+    if pid is not None and is_stopped(pid):
+        yield Finding(
+            "error", "bus", "write lock", f"process {pid} is stopped and holds the store's write lock: nobody can write",
+            f"let it go on (kill -CONT {pid}), or end it",
+        )  # fmt: skip
 
 
 def _descriptors() -> Iterator[Finding]:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from mltrigger.errors import StoreError
+from mltrigger.store.forks import check_inherited
 from mltrigger.store.schema import check
 
 _HEADER = b"SQLite format 3\x00"
@@ -33,6 +34,7 @@ def open_file(path: Path) -> File:
     """Create the file, or check the one that is there, unless it is open here already; to be given back with :func:`release_file`."""
     with _guard:
         if _which(path) not in _open_here:
+            check_inherited(_which(path))
             _prepare(path)
         file = _which(path)
         _open_here[file] += 1
@@ -45,6 +47,13 @@ def release_file(file: File) -> None:
         _open_here[file] -= 1
         if not _open_here[file]:
             del _open_here[file]
+
+
+def forget_files() -> None:
+    """Forget what the parent has open: a forked child inherits none of it."""
+    global _guard
+    _guard = threading.Lock()
+    _open_here.clear()
 
 
 def _which(path: Path) -> File:

@@ -88,5 +88,8 @@ class Store(Protocol):
     def give_up(self, at_s: float) -> None:
         """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
 
+    def lost(self) -> str | None:
+        """Return what is wrong when the file that is open is no longer the one with its name, else ``None``."""
+
     def close(self) -> None:
         """Release files and connections; idempotent."""

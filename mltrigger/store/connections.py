@@ -1,0 +1,276 @@
+"""The connections of a process to one SQLite database: one that writes, some that read. Opened when needed, closed while it forks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.pool import StaticPool
+
+from mltrigger.errors import Closed, StoreError
+from mltrigger.store import forks
+from mltrigger.store.files import File, forget_files, open_file, release_file
+from mltrigger.store.place import Lost, Place
+
+Sleep = Callable[[float], None]
+
+_READERS = 4
+"""How many connections to read with are kept for the next question."""
+RETURN = "put it back, or close this bus and connect again"
+"""What to do about a file that has lost its name."""
+
+
+class Connections:
+    """Opens and closes what a store works with. All but :meth:`reading` is called with the store's write lock held.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; ``None`` for a database in memory, which lives for as long as its one connection.
+    busy_s : callable
+        Returns how long to wait for another program.
+    sleep : callable
+        Waits; passed in for tests.
+    """
+
+    def __init__(self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep) -> None:
+        self.description = "memory" if path is None else path.name
+        self.location = None if path is None else str(path.resolve())
+        self.closed = False
+        self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
+        self._file: File | None = None
+        self._place: Place | None = None
+        self._lost: Lost | None = None
+        self._raw: sqlite3.Connection | None = None
+        self._idle: list[sqlite3.Connection] = []
+        forks.add(self, forget_files)
+        self.gate = forks.gate()
+
+    def prepare(self) -> None:
+        """Make the file, or check the one that is there."""
+        if self._path is not None:
+            self._file = open_file(self._path)
+            self._place = Place(str(self._path.resolve()), self._file)
+
+    def check(self) -> None:
+        """Raise Closed when they are closed, StoreError in a forked child."""
+        if self.closed:
+            raise Closed("this bus is closed: mt.connect(…) opens another one")
+        if os.getpid() != self._pid:
+            raise StoreError("this bus was opened before a fork; SQLite connections must not be shared: call mt.connect(…) in the child")
+
+    # -- write ----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether files are open."""
+        return self._raw is not None and self._place is not None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the connection that writes is open."""
+        return self._raw is not None
+
+    @property
+    def writer(self) -> sqlite3.Connection:
+        """The connection that writes, once it is open."""
+        assert self._raw is not None  # noqa: S101 - for the type checker
+        return self._raw
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether the connection that writes has begun something."""
+        return self._raw is not None and self._raw.in_transaction
+
+    def open(self) -> None:
+        """Open the connection that writes, unless it is open."""
+        if self._raw is None:
+            self.check_place()
+            self._raw = self._connected(reads=False)
+
+    def for_schema(self) -> sa.Connection:
+        """Return the connection that writes, for SQLAlchemy, which must not be in a transaction yet."""
+        return sa.create_engine(
+            "sqlite://", creator=lambda: self.writer, poolclass=StaticPool, pool_reset_on_return=None, isolation_level="AUTOCOMMIT"
+        ).connect()
+
+    def begun(self) -> None:
+        """Say that a transaction has begun: by now all files are there."""
+        if self._place is not None and not self._place.is_noted:
+            self._place.note()
+
+    def let_go(self) -> None:
+        """Close all of a file until they are needed again."""
+        if self._place is not None:
+            self._close()
+
+    def close(self) -> None:
+        """Close all for good."""
+        self.closed = True
+        self._close()
+        forks.remove(self)
+        if self._file is not None:
+            release_file(self._file)
+
+    def _close(self) -> None:
+        for connection in (self._raw, *self._idle):
+            if connection is not None:
+                connection.close()
+        self._raw, self._idle = None, []
+        if self._place is not None:
+            self._place.forget()
+
+    # -- read -----------------------------------------------------------------------------------------------------------------
+
+    def read(self, sql: str, parameters: Mapping[str, Any], lock: threading.Lock, own: bool) -> list[Any]:
+        """Return the rows of *sql*; as :meth:`reading`, for one question."""
+        if self._place is None:
+            with self.reading(lock, own) as driver:
+                return driver.execute(sql, parameters).fetchall()
+        self.check()
+        reader = object()
+        try:
+            self.gate.enter(reader, waits=not own)
+            connection = self._take()
+            try:
+                return connection.execute(sql, parameters).fetchall()
+            finally:
+                self._give_back(connection)
+        finally:
+            self.gate.leave(reader)
+
+    @contextlib.contextmanager
+    def reading(self, lock: threading.Lock, own: bool) -> Iterator[sqlite3.Connection]:
+        """Hold a connection to read with; *own* says that this thread is in a transaction, which must not wait for its own end."""
+        self.check()
+        reader = object()
+        try:
+            self.gate.enter(reader, waits=not own)
+            if self._place is None:  # in memory there is one connection only
+                with contextlib.nullcontext() if own else lock:
+                    self.check()
+                    yield self.writer
+                return
+            connection = self._take()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._give_back(connection)
+        finally:
+            self.gate.leave(reader)
+
+    def _take(self) -> sqlite3.Connection:
+        self.check_place()
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connected(reads=True)
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        if len(self._idle) < _READERS and not self.closed:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    # -- the files ------------------------------------------------------------------------------------------------------------
+
+    def committed(self, durable: bool = True) -> int:
+        """Raise StoreError when what was committed just now is nowhere; return the bytes of the write-ahead log if it is *durable*."""
+        try:
+            if self._place is not None and durable:
+                return self._place.check()
+            if self._place is not None:  # nobody gets a receipt for that, and it is what happens most often
+                self._place.check_database()
+        except Lost as lost:
+            raise self._refused(lost) from None
+        return 0
+
+    def check_back(self) -> None:
+        """Raise StoreError while a file is gone whose loss was seen before."""
+        if self._lost is not None:
+            self.check_place()
+
+    def check_place(self) -> None:
+        """Raise StoreError when the file was removed or replaced; after that was seen, until everything is back."""
+        try:
+            if self._place is not None:
+                self._place.check() if self._lost is not None else self._place.check_database()
+            self._lost = None
+        except Lost as lost:
+            raise self._refused(lost) from None
+
+    def lost(self) -> str | None:
+        """Return what is wrong when a file that is open is no longer the one with its name, else ``None``."""
+        try:
+            if self._place is not None:
+                self._place.check()
+        except Lost as lost:
+            return _said(lost)
+        return None
+
+    def _refused(self, lost: Lost) -> StoreError:
+        self._lost = lost
+        return StoreError(f"store {self.description}: {_said(lost)}; {RETURN}")
+
+    # -- patience -------------------------------------------------------------------------------------------------------------
+
+    def patiently(
+        self, action: Callable[[], object], sleep: Sleep | None = None, give_up_s: Callable[[], float] = lambda: math.inf
+    ) -> None:
+        """Do *action*, waiting for other programs; SQLite's own wait does not cover a change of the journal mode.
+
+        It waits no longer than until the monotonic time that *give_up_s* returns, which may change meanwhile.
+        """
+        began_s = time.monotonic()
+        while True:
+            try:
+                action()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                if time.monotonic() > min(began_s + self._busy_s(), give_up_s()):
+                    raise self._locked(time.monotonic() - began_s) from error
+                (sleep or self._sleep)(random.uniform(0.001, 0.05))
+            else:
+                return
+
+    def _locked(self, waited_s: float) -> StoreError:
+        who = (self._place.writer() if self._place is not None else "") or "another program"
+        return StoreError(
+            f"store {self.description}: database is locked: {who} holds its write lock; waited {waited_s:.1f} s. Let it go on or end it, "
+            "then try again"
+        )
+
+    def _connected(self, reads: bool) -> sqlite3.Connection:
+        # A writer waits in short steps, between which Ctrl-C and the end of the process are noticed.
+        connection = sqlite3.connect(
+            self.location or ":memory:", timeout=5.0 if reads else 0.1, isolation_level=None,
+            check_same_thread=False, cached_statements=256,
+        )  # fmt: skip
+        try:
+            if self._path is not None and not reads:
+                self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            connection.execute("PRAGMA cache_size=-32768")
+            if reads:
+                connection.execute("PRAGMA query_only=1")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _said(lost: Lost) -> str:
+    return f"the file {lost} was removed or replaced while it was open, so nothing is kept"
