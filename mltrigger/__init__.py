@@ -51,7 +51,7 @@ if TYPE_CHECKING:
         VersionConflict,
     )  # fmt: skip
     from mltrigger.events import Event
-    from mltrigger.export import to_csv
+    from mltrigger.export import to_csv, to_excel, to_feather
     from mltrigger.handle import Subscription
     from mltrigger.models.describe import Model, model
     from mltrigger.models.version import ModelVersion
@@ -73,7 +73,8 @@ _HOME = {
     "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelFailure": "errors",
     "ModelVersion": "models.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
     "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
-    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "models.describe", "to_csv": "export",
+    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "models.describe",
+    "to_csv": "export", "to_excel": "export", "to_feather": "export",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
@@ -86,8 +87,8 @@ __all__ = [
     "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable", "NotFound",
     "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias",
     "audit", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "plan", "prune",
-    "publish", "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "to_csv", "topic", "topics",
-    "trace", "unsubscribe", "use", "wait",
+    "publish", "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "to_csv", "to_excel", "to_feather",
+    "topic", "topics", "trace", "unsubscribe", "use", "wait",
 ]  # fmt: skip
 
 _default: EventBus | None = None

@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 
 from mltrigger.redact import harmless
+from mltrigger.render import count, letters, near, short
 from mltrigger.store.log import OUTCOMES, ROLES
 
+MS_DIGITS = 3
+"""The clock counts microseconds: more digits of a millisecond would be made up."""
 TIME = "datetime64[us, UTC]"
 _OUTCOME = pd.CategoricalDtype([*OUTCOMES, "open"])
 
@@ -105,6 +108,56 @@ class Sentences(pd.DataFrame):
             return html
 
 
+_ERROR = 300
+
+
+class DeadLetters(pd.DataFrame):
+    """Dead letters: a frame to compute with, and a card to read, also of a part of the rows. Parts without its columns are tables."""
+
+    _READ = ("event_id", "subject", "reason", "attempts", "model", "version", "error_type", "error", "traceback", "dead_at", "data")
+    _SHOWN = 20
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return DeadLetters
+
+    def __repr__(self) -> str:
+        few = [name for name in ("event_id", "reason", "attempts", "error_type", "error") if name in self.columns]
+        table = pd.DataFrame(self)
+        if not set(self._READ) <= set(self.columns):
+            return repr(table)
+        with pd.option_context("display.max_columns", None, "display.width", 200):
+            return f"{table[few]!r}\n({len(self.columns)} columns: {', '.join(map(str, self.columns))})"
+
+    def _repr_html_(self) -> str | None:
+        if not set(self._READ) <= set(self.columns) or not self.columns.is_unique:
+            html: str | None = pd.DataFrame(self)._repr_html_()  # type: ignore[operator]  # the stubs do not know it
+            return html
+        rest = f"{len(self) - self._SHOWN:,} more: .iloc[{self._SHOWN}:]" if len(self) > self._SHOWN else ""
+        entries = [_letter(row) for row in pd.DataFrame(self)[list(self._READ)].head(self._SHOWN).to_dict("records")]
+        return letters(count(len(self), "dead letter"), entries, rest)
+
+
+def _letter(row: Mapping[Any, Any]) -> tuple[str, str, str, list[tuple[str, str]]]:
+    """Return a dead letter as :func:`mltrigger.render.letters` shows it."""
+    known = {name: value for name, value in row.items() if not pd.isna(value)}
+    about = known.get("subject") or known["event_id"]
+    at = f"{known['dead_at']:%Y-%m-%d %H:%M:%S} UTC" if "dead_at" in known else ""
+    model = ":".join(str(known[name]) for name in ("model", "version") if name in known)
+    facts = " · ".join(part for part in (known.get("reason", ""), count(known.get("attempts", 0), "attempt"), model, at) if part)
+    error = ": ".join(str(known[name]) for name in ("error_type", "error") if name in known)
+    line = short(error, _ERROR)
+    more = [("whole error", error)] if line != error else []
+    more += [("traceback", near(known["traceback"]))] if "traceback" in known else []
+    more += [("data", str(known["data"]))] if "data" in known else []
+    return str(about), facts, line, more if about == known["event_id"] else [*more, ("event id", str(known["event_id"]))]
+
+
+def dead_letters(rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
+    """Return dead letters as :func:`frame` does, shown as a card."""
+    return DeadLetters(frame(rows, DEAD_LETTERS))
+
+
 def sentences(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
     """Return *rows* as :func:`frame` does, shown whole."""
     return Sentences(frame(rows, schema))
@@ -148,4 +201,4 @@ def latency(times: pd.DataFrame) -> pd.DataFrame:
         for stage in stages
         for v in counts.index
     ]
-    return frame(rows, LATENCY)
+    return frame(rows, LATENCY).round(MS_DIGITS)

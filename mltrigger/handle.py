@@ -10,7 +10,7 @@ from mltrigger.deadletters import UNCHANGED, choose, redrive
 from mltrigger.filters import FilterPolicy
 from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.render import card
+from mltrigger.render import Told, card, count, short
 from mltrigger.signatures import brief_errors
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Subscription:
         return views.dry_run(trials)
 
     def redrive(self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None) -> int:
-        """Deliver dead letters again, under their own ids, with no failures counted; return how many.
+        """Deliver dead letters again, under their own ids, with no failures counted; return how many, as a number that says what was done.
 
         Parameters
         ----------
@@ -186,12 +186,16 @@ class Subscription:
             How many a second become visible, so that a backlog does not bury what is new.
         """
         self._bus.spec(self.name)  # or it was unsubscribed, and nobody would receive them
-        return redrive(self._bus.broker, self._spec, choose(self._bus.log, self._spec, events), data, rate_per_s)
+        n = redrive(self._bus.broker, self._spec, choose(self._bus.log, self._spec, events), data, rate_per_s)
+        return Told(
+            n, f"{count(n, 'dead letter')} sent again; bus.wait() waits until they have ended" if n else "no dead letter to send again"
+        )
 
     def discard(self, events: Any, reason: str) -> int:
         """Put dead letters away for good: they stay ``dead`` in the log, with the *reason*, and are listed no more; return how many."""
         chosen = choose(self._bus.log, self._spec, events)
-        return len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
+        n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
+        return Told(n, f"{count(n, 'dead letter')} put away: {short(reason)}" if n else "no dead letter to put away")
 
     def dashboard(self, sample: Any = None) -> Dashboard:
         """Return a live widget: counts by outcome, latency, newest invocations, and a button that fires *sample*.

@@ -16,6 +16,7 @@ from mltrigger.errors import NotFound
 from mltrigger.findings import SEVERITIES, Finding, Severity
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.policy import retry_budget_s
+from mltrigger.render import count
 from mltrigger.store.connections import RETURN
 from mltrigger.store.files import network_filesystem
 from mltrigger.store.log import Log
@@ -102,7 +103,7 @@ class Doctor:
         yield from self._called(spec, depth)
         if self._registry.live_listeners().get(spec.id):
             return
-        waits = f"{_count(depth.open, 'event')} waiting" if depth.open else "nothing waits yet"
+        waits = f"{count(depth.open, 'event')} waiting" if depth.open else "nothing waits yet"
         severity: Severity = "error" if depth.open else "warning"
         yield Finding(severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version))
 
@@ -111,7 +112,7 @@ class Doctor:
         state, _, why = self._here(spec.name).partition(": ")
         if state == "waiting for the model":
             yield Finding(
-                "error", spec.name, "model", f"it cannot be called here: {why}; {_count(depth.open, 'event')} waiting",
+                "error", spec.name, "model", f"it cannot be called here: {why}; {count(depth.open, 'event')} waiting",
                 "repair it: it is tried again by itself; or sub.pause(), or unsubscribe it",
             )  # fmt: skip
         newest = self._log.invocations(("reason", "error"), subscription_id=spec.id, limit=1, running=False)
@@ -123,7 +124,7 @@ class Doctor:
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():
-            yield Finding("warning", spec.name, "paused", f"paused; {_count(depth.open, 'event')} waiting", "sub.resume() delivers them")
+            yield Finding("warning", spec.name, "paused", f"paused; {count(depth.open, 'event')} waiting", "sub.resume() delivers them")
         age_s = spec.policy.max_age_s
         if age_s is not None and depth.oldest_s is not None and depth.oldest_s > age_s / 2:
             yield Finding(
@@ -142,17 +143,17 @@ class Doctor:
         if depth.dead:
             shown = ", ".join(f"{n} {reason}" for reason, n in list(self._log.dead_reasons(spec.id).items())[:3])
             yield Finding(
-                "warning", spec.name, "dead letters", f"{_count(depth.dead, 'dead letter')}: {shown}",
+                "warning", spec.name, "dead letters", f"{count(depth.dead, 'dead letter')}: {shown}",
                 "sub.dead_letters() shows them; sub.dry_run(), then sub.redrive() or sub.discard()",
             )  # fmt: skip
         if lost := counts.get("abandoned", 0):
             yield Finding(
-                "warning", spec.name, "abandoned", f"{_count(lost, 'attempt')} began and never ended: a worker died or lost its lease",
+                "warning", spec.name, "abandoned", f"{count(lost, 'attempt')} began and never ended: a worker died or lost its lease",
                 "look at the memory of the workers; isolation='process' keeps a model's crash from the worker",
             )  # fmt: skip
         if late := counts.get("stale", 0):
             yield Finding(
-                "info", spec.name, "stale", f"{_count(late, 'attempt')} ended after the lease was lost; another one counted",
+                "info", spec.name, "stale", f"{count(late, 'attempt')} ended after the lease was lost; another one counted",
                 "processes were stopped or starved for longer than the lease: raise lease_s",
             )  # fmt: skip
 
@@ -322,7 +323,3 @@ def _sorted(found: list[Finding], about: str) -> list[Finding]:
 
 def _round(seconds: float) -> str:
     return f"{seconds:.2g}" if seconds < 10 else f"{seconds:.0f}"
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, get_args
 
 from mltrigger.errors import MAX_DELAY_S, InvalidPolicy
+from mltrigger.render import card_of
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
@@ -116,6 +117,9 @@ class DeliveryPolicy:
         if self.memory_limit_mb is not None and self.isolation == "thread":
             found.append("memory_limit_mb needs isolation='process': threads share their memory")
         return found
+
+    def _repr_html_(self) -> str:
+        return card_of("DeliveryPolicy", self)
 
     @property
     def lease(self) -> float:

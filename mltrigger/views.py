@@ -89,7 +89,7 @@ def events(log: Log, topic: str | None, limit: int | None, since: datetime | Non
 def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
     """Return the dead events of one subscription that wait for somebody; ``raw`` are the bytes that ``data`` shows as text."""
     rows = [(*d[1:-2], data_text(d.data, d.media_type), bytes(d.data)) for d in log.dead_letters(subscription_id)]
-    return frames.frame(rows, frames.DEAD_LETTERS)
+    return frames.dead_letters(rows)
 
 
 def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:

@@ -13,10 +13,10 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "export", "loopback", "partitions", "_version"},
+    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "loopback", "partitions", "_version"},
     {"values"},
     {"names", "codec", "capture", "policy", "bar"},
-    {"signatures"},
+    {"signatures", "export"},
     {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},
     {"identity"},
     {"events"},

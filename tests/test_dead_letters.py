@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from typing import Any
 
 import pytest
@@ -142,3 +144,80 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(sub: mt.Subscription, a
         act(sub)
 
     assert list(sub.dead_letters()["event_id"]) == ["a", "b"]
+
+
+# -- as a notebook shows them -------------------------------------------------------------------------------------------------------
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_dead_letters_are_a_card_with_error_traceback_and_data(sub: mt.Subscription) -> None:
+    page = sub.dead_letters()._repr_html_()
+
+    assert "2 dead letters" in page
+    assert "a.png" in page
+    assert "rejected · 1 attempt · strict:1.0.0 · 2" in page
+    assert "Reject: a page without text" in page
+    assert page.count("<details>") == 6  # traceback, data and id of each
+    assert "raise mt.Reject(&quot;a page without text&quot;)" in page
+    assert "File &quot;test_dead_letters.py&quot;" in page  # no folder of this machine
+    assert "{&quot;text&quot;:null}" in page
+
+
+def test_a_part_of_the_rows_is_a_card_and_a_part_of_the_columns_is_a_table(sub: mt.Subscription) -> None:
+    dead = sub.dead_letters()
+
+    assert "1 dead letter<" in dead[dead["event_id"] == "a"]._repr_html_()
+    assert "<details>" in dead.sort_values("event_id", ascending=False).head(1)._repr_html_()
+    assert "<table" in dead[["reason", "error"]]._repr_html_()
+    assert "0 dead letters" in dead.iloc[:0]._repr_html_()
+    assert "traceback" in repr(dead)
+    assert "a page without text" in repr(dead)
+
+
+def test_card_of_many_shows_some_and_says_how_many_more(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("pages", strict, version="1.0.0")
+    bus.fire("pages", [{"text": None}] * 25, progress=False)
+
+    page = sub.dead_letters()._repr_html_()
+
+    assert page.count("Reject: a page without text") == 40  # in the line and in the traceback of each of 20
+    assert "5 more: .iloc[20:]" in page
+
+
+def test_nothing_of_a_dead_letter_is_markup(bus: mt.EventBus) -> None:
+    def hostile(page: Any) -> Any:
+        raise ValueError(HOSTILE + "\u202e" + "x" * 1_000)
+
+    sub = bus.subscribe("pages", hostile, max_attempts=1)
+    bus.fire("pages", [mt.Event({HOSTILE: HOSTILE}, subject=HOSTILE)], progress=False)
+
+    page = sub.dead_letters()._repr_html_()
+
+    assert "<img" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") >= 6
+    assert "whole error" in page
+    assert "x" * 1_000 in page
+
+
+def test_what_was_done_is_a_number_that_is_shown_as_a_sentence(bus: mt.EventBus, sub: mt.Subscription) -> None:
+    discarded, sent, none = sub.discard("a", "a test page"), sub.redrive(), sub.redrive([])
+
+    assert [repr(n) for n in (discarded, sent, none)] == [
+        "1 dead letter put away: a test page",
+        "1 dead letter sent again; bus.wait() waits until they have ended",
+        "no dead letter to send again",
+    ]
+    assert (discarded, sent, none, discarded + sent) == (1, 1, 0, 2)
+    assert (f"{sent} of {discarded}", str(sent), json.dumps([sent]), pickle.loads(pickle.dumps(sent))) == ("1 of 1", "1", "[1]", 1)
+
+
+def test_settings_and_counts_are_cards(bus: mt.EventBus, sub: mt.Subscription) -> None:
+    shown = [sub.depth(), sub.policy, bus.retain(max_age_s=3600), bus.prune(), bus.publish("pages", {"text": ""}), bus.register(strict)]
+
+    words = ["dead</th>", "max_attempts", "3,600 s", "invocations", "delivered to", "digest"]
+    for value, word in zip(shown, words, strict=True):
+        page = value._repr_html_()
+        assert page.startswith('<div style="')
+        assert type(value).__name__ in page
+        assert word in page

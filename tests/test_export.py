@@ -1,8 +1,10 @@
-"""CSV for spreadsheets: no text of an event is a formula, whatever ends a line inside it and whatever stands before."""
+"""Files for spreadsheets and others: no text of an event is a formula, whatever ends a line inside it and whatever stands before."""
 
 from __future__ import annotations
 
 import csv
+import datetime
+import importlib.util
 import io
 import re
 from pathlib import Path
@@ -100,3 +102,86 @@ def test_names_of_several_levels_are_guarded_level_by_level() -> None:
 
     assert safe.columns.tolist() == [("'=a", "b"), ("c", "'@d")]
     assert list(safe.columns.names) == ["'=n", None]
+
+
+# -- Excel and Feather --------------------------------------------------------------------------------------------------------------
+
+
+def mixed() -> pd.DataFrame:
+    """Return a frame with every kind of column that frames of a bus have."""
+    at = pd.Timestamp("2026-11-23 05:41:50.342", tz="UTC")
+    return pd.DataFrame(
+        {
+            "output": pd.Series([1, "two", {"three": [3, None]}], dtype=object),
+            "at": pd.Series([at, at, None], dtype="datetime64[us, UTC]"),
+            "local": pd.Series([at.tz_convert("Asia/Tokyo"), at.tz_localize(None), None], dtype=object),
+            "naive": pd.to_datetime(["2026-11-23 05:41:50", None, None]),
+            "n": pd.array([2**62 + 1, None, -7], dtype="Int64"),
+            "outcome": pd.Categorical(["succeeded", "dead", None]),
+            "raw": pd.Series([b"\x89PNG", b"", None], dtype=object),
+            "text": ["=1+1", "bell\x07 and \x1b[2J", "x" * 40_000],
+            "ms": [1.5, float("nan"), float("inf")],
+        }
+    )
+
+
+def in_excel(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a workbook's only sheet."""
+    import openpyxl
+
+    head, *rows = openpyxl.load_workbook(path).active.iter_rows(values_only=True)
+    return {name: [row[i] for row in rows] for i, name in enumerate(head)}
+
+
+@pytest.mark.needs("openpyxl")
+def test_a_workbook_has_times_in_utc_exact_numbers_and_no_formula(tmp_path: Path) -> None:
+    mt.to_excel(mixed(), tmp_path / "out.xlsx")
+
+    found, at = in_excel(tmp_path / "out.xlsx"), datetime.datetime(2026, 11, 23, 5, 41, 50, 342_000)
+    assert found["at"] == [at, at, None]
+    assert found["local"] == [at, at, None]
+    assert found["naive"] == [at.replace(microsecond=0), None, None]
+    assert found["n"] == [str(2**62 + 1), None, -7]
+    assert found["outcome"] == ["succeeded", "dead", None]
+    assert found["output"] == [1, "two", "{'three': [3, None]}"]
+    assert found["text"][:2] == ["'=1+1", "bell\\x07 and \\x1b[2J"]
+    assert found["text"][2].endswith("x… (40,000 characters)")
+    assert found["ms"] == [1.5, None, "inf"]
+
+
+@pytest.mark.needs("openpyxl")
+def test_every_frame_of_a_bus_becomes_a_workbook(tmp_path: Path) -> None:
+    def model(page: Any) -> Any:
+        return {"page": page, "at": [1, 2]} if page else 1 / page
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("pages", model, max_attempts=1)
+        run = bus.fire("pages", [1, 0, "two"], progress=False)
+        tables = [
+            *(run.results(), run.invocations(), sub.invocations(), sub.results(), sub.latency(), sub.dead_letters(), sub.skipped()),
+            *(bus.events(), bus.models(), bus.subscriptions(), bus.topics(), bus.audit(), bus.doctor(), sub.dry_run()),
+            *(bus.trace(run.receipts[0].event_id), bus.explain(run.receipts[1].event_id, sub.name), bus.plan("pages")),
+        ]
+    for n, table in enumerate(tables):
+        mt.to_excel(table, tmp_path / f"{n}.xlsx")
+        assert list(in_excel(tmp_path / f"{n}.xlsx")) == [str(name) for name in table.columns]
+
+
+def test_excel_without_its_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+
+    with pytest.raises(ImportError, match=r"to_excel needs openpyxl: .*\[excel\]"):
+        mt.to_excel(pd.DataFrame({"a": [1]}), tmp_path / "out.xlsx")
+
+
+@pytest.mark.needs("pyarrow")
+def test_outputs_of_several_kinds_become_json_text_in_feather(tmp_path: Path) -> None:
+    frame = mixed().drop(columns="local")
+
+    mt.to_feather(frame, tmp_path / "out.feather")
+
+    found = pd.read_feather(tmp_path / "out.feather")
+    assert found["output"].tolist() == ["1", '"two"', '{"three":[3,null]}']
+    assert found["at"].equals(frame["at"])
+    assert found["n"].tolist()[::2] == [2**62 + 1, -7]
+    assert found["raw"].tolist() == [b"\x89PNG", b"", None]

@@ -148,6 +148,14 @@ def test_one_measurement_is_all_of_its_quantiles() -> None:
     assert frames.latency(times([("1.0.0", 0.0, 7.5, 7.5)])).iloc[1, 2:].tolist() == [1, 7.5, 7.5, 7.5, 7.5]
 
 
+def test_latency_has_the_digits_that_the_clock_has() -> None:
+    table = frames.latency(times([("1.0.0", 1.0 / 3, 8310.42101, 2.0 / 3), ("1.0.0", 0.1, 0.0004, 1e6 / 7)]))
+
+    figures = table[["p50_ms", "p95_ms", "p99_ms", "max_ms"]]
+    assert figures.equals(figures.round(3))
+    assert table["max_ms"].tolist() == [0.333, 8310.421, 142857.143]
+
+
 def test_each_version_has_its_own_latency() -> None:
     table = frames.latency(times([("2.0.0", 1.0, 2.0, 3.0), ("1.0.0", 10.0, 20.0, 30.0), ("2.0.0", 3.0, 4.0, 5.0)]))
 

@@ -10,6 +10,7 @@ from mltrigger.events import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.findings import Finding
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.render import card, card_of
 from mltrigger.sources import Source
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -48,6 +49,10 @@ class Receipt(NamedTuple):
     seq: int
     duplicate: bool
     subscriptions: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        facts = [("event", self.event_id), ("delivered to", ", ".join(self.subscriptions) or "no subscription")]
+        return card("Receipt", [*facts, ("duplicate", "yes: it was published before")] if self.duplicate else facts)
 
 
 # Five values are made for each event that is consumed. As frozen dataclasses they would cost more than the model call around them:
@@ -111,6 +116,9 @@ class Depth:
     def open(self) -> int:
         """How many events have no outcome yet: they wait, or are leased."""
         return self.visible + self.delayed + self.in_flight
+
+    def _repr_html_(self) -> str:
+        return card_of("Depth", self, {"oldest_s": " s", "next_s": " s"})
 
 
 class Sending(NamedTuple):

@@ -14,6 +14,7 @@ from semver import Version
 
 from mltrigger.errors import InvalidModel, NotFound
 from mltrigger.names import check_model_name
+from mltrigger.render import card
 
 BUILD = "0.0.0"
 """Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
@@ -51,6 +52,10 @@ class ModelVersion:
 
     def __str__(self) -> str:
         return f"{self.name}:{self.version}"
+
+    def _repr_html_(self) -> str:
+        where = self.address or self.import_path or "this notebook only"
+        return card(f"ModelVersion {self}", [("kind", self.kind), ("where", where), ("digest", self.digest)])
 
     @property
     def portable(self) -> bool:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
+from mltrigger.render import card_of
 from mltrigger.store.transaction import Store, Transaction
 
 _BATCH = 2_000
@@ -50,6 +51,9 @@ class Retention:
                     f"retention {name} must be a {'whole ' if whole else ''}number of at least 1 or left out, got {value!r}"
                 )
 
+    def _repr_html_(self) -> str:
+        return card_of("Retention", self, {"max_age_s": " s"})
+
 
 class Pruned(NamedTuple):
     """What a prune deleted, and how many events were old enough but are open or dead."""
@@ -57,6 +61,9 @@ class Pruned(NamedTuple):
     events: int
     invocations: int
     held: int
+
+    def _repr_html_(self) -> str:
+        return card_of("Pruned", self)
 
 
 def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
