@@ -76,6 +76,16 @@ class _Stream:
         return getattr(self._original, name)
 
 
+def current() -> Captured | None:
+    """Return what captures the text of this thread."""
+    return _current.get()
+
+
+def go_on(captured: Captured | None) -> None:
+    """Let *captured* capture in this context, too, which is another thread's or older; ``None``: nothing."""
+    _current.set(captured)
+
+
 @contextlib.contextmanager
 def captured() -> Iterator[Captured]:
     """Capture what this thread prints to stdout and stderr inside the block."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import linecache
@@ -9,11 +10,13 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import wait_until
 
 import mltrigger as mt
 from mltrigger.models.captured import digest_of, fingerprint_of
@@ -219,15 +222,11 @@ def test_a_version_of_a_release_that_looked_at_the_code_alone_goes_on(bus: mt.Ev
     model = mt.model(Notebook().run(source), name="m", version="1.0.0")
     described = model.describe()
     code = json.loads(described.options or "")["parts"]["code"]
-    bus.registry.register(_replaced(described, digest=code, options="{}"))
+    bus.registry.register(dataclasses.replace(described, digest=code, options="{}"))
 
     released(bus, Notebook().run(source))
     with pytest.raises(mt.VersionConflict):
         released(bus, Notebook().run(source.replace("*", "+")))
-
-
-def _replaced(version: Any, **fields: Any) -> Any:
-    return __import__("dataclasses").replace(version, **fields)
 
 
 MODULE = """
@@ -301,3 +300,161 @@ def test_a_worker_refuses_a_module_with_another_constant(tmp_path: Path, monkeyp
         resolve: Callable[[], Any] = bus._resolver.of("of_constants:1.0.0")
         with pytest.raises(mt.NotFound, match=r"holds other code now .*the global 'RATE' differs"):
             resolve()
+
+
+# -- files ------------------------------------------------------------------------------------------------------------------------
+
+WEIGHING = """
+import json
+
+def price(n):
+    return n * json.load(open("weights.json"))
+
+class Pricing:
+    def __init__(self):
+        self.factor = json.load(open("weights.json"))
+
+    def __call__(self, n):
+        return n * self.factor
+"""
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that the models of WEIGHING read."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "weights.json"
+    path.write_text("2")
+    return path
+
+
+def weighing(name: str, files: Any = ("weights.json",), version: str | None = "1.0.0") -> Any:
+    return mt.model(Notebook().run(WEIGHING, name=name), name="m", version=version, files=list(files))
+
+
+@pytest.mark.parametrize("name", ["price", "Pricing"])
+def test_another_content_of_a_file_under_a_released_version_is_refused(bus: mt.EventBus, weights: Path, name: str) -> None:
+    bus.register(weighing(name))
+    weights.write_text("2")
+    bus.register(weighing(name))
+    weights.write_text("3")
+
+    with pytest.raises(mt.VersionConflict, match=r"m:1\.0\.0 .*the content of the file 'weights\.json' differs"):
+        bus.register(weighing(name))
+    with pytest.raises(mt.VersionConflict, match=r"the content of the file 'weights\.json' is missing"):
+        bus.register(mt.model(weighing(name), files=[]))
+
+
+def test_without_a_version_another_content_is_another_build(bus: mt.EventBus, weights: Path) -> None:
+    one = bus.register(weighing("price", version=None))
+    weights.write_text("3")
+
+    assert bus.register(weighing("price", version=None)).version != one.version
+
+
+def test_files_may_be_given_when_a_model_is_registered_and_by_an_absolute_path(bus: mt.EventBus, weights: Path) -> None:
+    price = Notebook().run(WEIGHING, name="price")
+    bus.register(price, name="m", version="1.0.0", files=[weights])
+    weights.write_text("3")
+
+    with pytest.raises(mt.VersionConflict) as caught:
+        bus.register(price, name="m", version="1.0.0", files=[weights])
+    assert "'weights.json'" in str(caught.value)
+    assert str(weights.parent) not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["content", "new file", "name", "gone"])
+def test_of_a_folder_all_files_count(bus: mt.EventBus, weights: Path, change: str) -> None:
+    inner = weights.parent / "model" / "layers"
+    inner.mkdir(parents=True)
+    (inner / "one.bin").write_bytes(b"\0" * 9)
+    bus.register(weighing("price", ["model"]))
+    bus.register(weighing("price", ["model"]))
+    if change == "content":
+        (inner / "one.bin").write_bytes(b"\1" * 9)
+    elif change == "new file":
+        (inner / "two.bin").touch()
+    elif change == "name":
+        (inner / "one.bin").rename(inner / "first.bin")
+    else:
+        (inner / "one.bin").unlink()
+
+    with pytest.raises(mt.VersionConflict, match="the file 'model'"):
+        bus.register(weighing("price", ["model"]))
+
+
+def test_a_file_that_is_not_there_is_told_when_the_model_is_registered(bus: mt.EventBus, weights: Path) -> None:
+    model = weighing("price", [weights.parent / "other.json", "weights.json"])
+
+    with pytest.raises(mt.InvalidModel, match=r"model 'm': files: there is no 'other\.json' here"):
+        bus.register(model)
+
+
+@pytest.mark.parametrize("files", ["weights.json", b"weights.json", [b"weights.json"], [1], {"weights.json": 1}, ["a\0b"], [""], 7])
+def test_files_are_a_list_of_names(files: Any) -> None:
+    with pytest.raises(mt.InvalidModel, match=r"files=.*write a list of names"):
+        mt.model(len, name="m", files=files)
+
+
+def test_a_large_file_is_read_piece_by_piece(bus: mt.EventBus, weights: Path) -> None:
+    with weights.open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        bus.register(weighing("price"))
+        assert tracemalloc.get_traced_memory()[1] < 20 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("name", ["price", "Pricing"])
+def test_a_model_is_not_called_with_another_content_than_its_version_has(
+    bus: mt.EventBus, weights: Path, name: str, isolation: str
+) -> None:
+    sub = bus.subscribe("orders", weighing(name), listen=False, isolation=isolation)
+    stat = weights.stat()
+    weights.write_text("3")
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    bus.publish("orders", 50)
+    sub.start()
+
+    wait_until(lambda: "'weights.json' changed since the version was registered" in f"{sub.state} {sub.invocations()['error'].tolist()}")
+    assert sub.results().empty or sub.results()["output"].isna().all()
+    assert sub.dead_letters().empty
+
+
+def test_a_function_is_not_called_once_its_file_has_changed(bus: mt.EventBus, weights: Path) -> None:
+    sub = bus.subscribe("orders", weighing("price"))
+    assert bus.fire("orders", [50], progress=False).results()["output"].tolist() == [100]
+    weights.write_text("3")
+    bus.publish("orders", 50)
+
+    wait_until(lambda: "changed since" in str(sub.invocations()["error"].tolist()))
+    assert sub.invocations()["reason"].tolist()[-1] == "model_unavailable"
+    assert sub.dead_letters().empty
+
+
+def test_an_object_that_has_read_its_file_goes_on(bus: mt.EventBus, weights: Path) -> None:
+    bus.subscribe("orders", weighing("Pricing"))
+    assert bus.fire("orders", [50], progress=False).results()["output"].tolist() == [100]
+    weights.write_text("3")
+
+    assert bus.fire("orders", [50], progress=False).results()["output"].tolist() == [100]
+
+
+def test_a_worker_refuses_another_content_before_it_imports_the_module(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (weights.parent / "weighing.py").write_text(f"import pathlib\npathlib.Path('imported').touch()\n{WEIGHING}")
+    url = f"sqlite:///{weights.parent}/bus.db"
+    model = "mt.model('weighing:Pricing', name='m', version='1.0.0', files=['weights.json'])"
+    in_a_process(weights.parent, f"import mltrigger as mt\nwith mt.connect({url!r}) as bus: bus.register({model})\nprint(1)")
+    Path("imported").unlink()
+    weights.write_text("3")
+    monkeypatch.syspath_prepend(str(weights.parent))
+
+    with mt.connect(url) as bus:
+        sub = bus.subscribe("orders", "m:1.0.0")
+        wait_until(lambda: "'weights.json' changed since" in sub.state)
+        assert not Path("imported").exists()
+        weights.write_text("2")
+        assert bus.fire("orders", [50], progress=False).results()["output"].tolist() == [100]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import functools
 import hashlib
@@ -22,11 +23,12 @@ from mltrigger.models.captured import fingerprint_of
 from mltrigger.models.schemes import Description, Setting, is_address, scheme_of
 from mltrigger.models.signature import check_signature, is_async, of_class, wants_event
 from mltrigger.models.version import BUILD, ModelVersion, check_version
+from mltrigger.models.weights import Weights, checked, sums_of
 from mltrigger.names import check_model_name
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _METHODS = ("predict", "predict_proba", "transform")
-_FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "path")
+_FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "files", "path")
 
 
 class Once:
@@ -36,10 +38,11 @@ class Once:
         self._guard = threading.Lock()
         self._made: list[Any] = []
 
-    def get(self, target: Any) -> Any:
-        """Return *target*, or its one instance when it is a class, after its ``warm_up()``."""
+    def get(self, target: Any, check: Callable[[], None]) -> Any:
+        """Return *target*, or its one instance when it is a class, after *check* and its ``warm_up()``."""
         with self._guard:
             if not self._made:
+                check()
                 made = target() if isinstance(target, type) else target
                 if callable(warm_up := getattr(made, "warm_up", None)) and not inspect.isroutine(made) and _needs_nothing(warm_up):
                     warm_up()
@@ -68,6 +71,9 @@ class Model:
     input_schema, output_schema
         What an event's data and an output must look like: a pydantic model, a dataclass, a TypedDict or a JSON Schema. What does not is
         dead at once, and the dead letter names the field. Default: what the type hints say.
+    files : list of str, optional
+        Files and folders whose content belongs to the version, such as weights that the target reads. Another content is another version,
+        and is not called as this one. Relative names are looked for from the working directory of the process that calls the model.
     path : str, optional
         ``package.module:attribute``, where other processes find the target; by default it is looked for.
     """
@@ -79,7 +85,12 @@ class Model:
     method: str = "predict"
     input_schema: Any = None
     output_schema: Any = None
+    files: tuple[str, ...] = ()
     path: str | None = dataclasses.field(default=None, compare=False)
+    weights: Weights | None = dataclasses.field(default=None, compare=False)
+    """The files as the version has them, once it is registered."""
+    context: contextvars.Context | None = dataclasses.field(default=None, compare=False)
+    """The context of the cell that handed the model over, once it is registered."""
     _once: Once = dataclasses.field(default_factory=Once, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +99,7 @@ class Model:
             raise InvalidModel(f"model {self.name!r}: batch={self.batch!r}: write True or False")
         if self.version is not None:
             check_version(self.version)
+        object.__setattr__(self, "files", checked(self.files, self.name))
         if isinstance(self.target, Address):
             return
         if isinstance(self.target, type):
@@ -141,6 +153,11 @@ class Model:
         return not callable(self.target) or (hasattr(self.target, self.method) and not inspect.isroutine(self.target))
 
     @property
+    def is_function(self) -> bool:
+        """Whether the target is a function, which may read its files at every call."""
+        return inspect.isroutine(self.target) or isinstance(self.target, functools.partial)
+
+    @property
     def wants_event(self) -> bool:
         """Whether the callable's argument is annotated as Event (or a list of them)."""
         return not isinstance(self.target, Address) and self.kind != "predictor" and wants_event(self.function)
@@ -152,7 +169,11 @@ class Model:
 
     def loaded(self) -> Any:
         """Return the object to call: of a class the one instance of this process, made and warmed up by the first who asks."""
-        return self._once.get(self.target)
+        return self._once.get(self.target, self._check_weights)
+
+    def of_version(self, version: ModelVersion, context: contextvars.Context | None = None) -> Model:
+        """Return the model as *version* is called: with the files that were registered, in *context*."""
+        return dataclasses.replace(self, weights=Weights(version.files) if version.files else None, context=context)
 
     def schemas(self) -> tuple[schemas.Schema | None, schemas.Schema | None]:
         """Return the schemas of input and output: given, else read off the type hints."""
@@ -168,12 +189,18 @@ class Model:
         if isinstance(self.target, Address):
             return dataclasses.replace(_described(self, self.target), input_schema=takes, output_schema=gives)
         found = fingerprint_of(self.target)
-        called_by = {name: value for name, value in (("batch", self.batch), ("method", self.method)) if value not in (False, "predict")}
+        called_by: dict[str, Any] = {
+            name: value for name, value in (("batch", self.batch), ("method", self.method)) if value not in (False, "predict")
+        }
         if self.input_schema is not None or self.output_schema is not None:
             called_by["schemas"] = hashlib.sha256(f"{takes}{gives}".encode()).hexdigest()[:12]
+        files = {f"file {name}": digest for name, digest in sums_of(self.files, self.name).items()}
         digest = found.digest
+        if files:
+            called_by["files"] = list(self.files)
+            digest = hashlib.sha256(json.dumps([digest, files], sort_keys=True).encode()).hexdigest()[:12]
         build = _build(digest, json.dumps(called_by, sort_keys=True))
-        options = json.dumps({**called_by, "parts": {"code": found.code, **found.around}}, sort_keys=True)
+        options = json.dumps({**called_by, "parts": {"code": found.code, **found.around, **files}}, sort_keys=True)
         first_line = (inspect.getdoc(self.target) or "").partition("\n")[0] if self.kind != "predictor" else ""
         return ModelVersion(
             name=self.name,
@@ -186,6 +213,10 @@ class Model:
             input_schema=takes,
             output_schema=gives,
         )
+
+    def _check_weights(self) -> None:
+        if self.weights is not None:
+            self.weights.check(self.name)
 
     def _asked(self, data: Any) -> Any:
         event = data if isinstance(data, Event) else Event(data)

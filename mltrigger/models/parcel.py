@@ -19,6 +19,8 @@ from mltrigger.models.describe import import_path as path_of
 from mltrigger.models.invoke import Result
 from mltrigger.models.schema import _Class, schema_of
 from mltrigger.models.schemes import Setting, scheme_of
+from mltrigger.models.surroundings import arithmetic, context_of
+from mltrigger.models.weights import Weights
 
 _DESCRIBED = ("name", "version", "batch", "method", "wants_event")
 _SCHEMAS = ("input_schema", "output_schema")
@@ -43,7 +45,8 @@ def description(model: Model, import_path: str | None) -> dict[str, Any]:
     """Return what is said about *model* beside its contents, in JSON; *import_path* is what :func:`path_there` returns."""
     schemas = {name: _way(model, name, import_path) if import_path else None for name in _SCHEMAS}
     digest = content_digest(model) if isinstance(model.target, Address) else None
-    return {**{name: getattr(model, name) for name in _DESCRIBED}, **schemas, "import_path": import_path, "digest": digest}
+    around = {"files": model.weights.sums if model.weights else {}, "arithmetic": arithmetic(model.context)}
+    return {**{name: getattr(model, name) for name in _DESCRIBED}, **schemas, **around, "import_path": import_path, "digest": digest}
 
 
 def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, Any]]) -> Model:
@@ -54,6 +57,8 @@ def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, A
     InvalidModel
         When other code or other files are here than the ``digest`` tells.
     """
+    weights = Weights(described["files"])
+    weights.check(described["name"])  # before anything is imported or unpickled that may read them
     if described["import_path"]:
         found = load(described["import_path"])
         parts = (found.target, *(_arrived(described[name], getattr(found, name)) for name in _SCHEMAS))
@@ -61,6 +66,7 @@ def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, A
         parts = contents()
     target, takes, gives = parts
     known = {name: described[name] for name in ("name", "version", "batch", "method")}
+    known |= {"files": tuple(weights.sums), "weights": weights, "context": context_of(described["arithmetic"])}
     model = _Sent(target, **known, input_schema=takes, output_schema=gives, takes_event=described["wants_event"])
     if described["digest"] not in (None, content_digest(model)):
         if isinstance(target, Address):

@@ -12,6 +12,7 @@ from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Caller, Invoker
 from mltrigger.models.portable import check_portable, check_sendable
 from mltrigger.models.schemes import Setting
+from mltrigger.models.surroundings import Surrounded
 from mltrigger.models.version import ModelVersion
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.redact import redacted
@@ -146,6 +147,10 @@ def called(model: Model, setting: Setting) -> Caller:
         from mltrigger.models.remote import RemoteInvoker
 
         return RemoteInvoker(model, setting)
+    return Surrounded(model, lambda: _in_process(model, setting))
+
+
+def _in_process(model: Model, setting: Setting) -> Caller:
     if model.kind == "async":
         from mltrigger.models.asynchronous import AsyncInvoker
 

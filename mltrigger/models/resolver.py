@@ -13,7 +13,9 @@ from mltrigger.errors import NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, as_model, load, names_model
 from mltrigger.models.schema import Schema
+from mltrigger.models.surroundings import snapshot
 from mltrigger.models.version import SHOWN, ModelVersion, Selector
+from mltrigger.models.weights import Weights
 
 FRESH_US = 1_000_000
 """How long an answer is used before the registry is asked again; another process may have registered a newer patch."""
@@ -35,8 +37,9 @@ class Resolver:
         self._guard = threading.Lock()
 
     def hold(self, version: ModelVersion, model: Model) -> None:
-        """Keep *model* as what *version* is called with here; a cell that runs again hands over a new object."""
+        """Keep *model* as what *version* is called with here; a cell that runs again hands over a new object, and its context."""
         key = version.name, version.version
+        model = model.of_version(version, snapshot())
         with self._guard:
             before = self._held.get(key)
             if before is not None and before.target is model.target:  # its one object, if it is a class, goes on
@@ -80,7 +83,8 @@ class Resolver:
         if isinstance(version, ModelVersion):
             return self.of(str(version))()
         model = as_model(version) if isinstance(version, Model) else as_model(version, name=own)
-        return model.describe(), model
+        described = model.describe()
+        return described, model.of_version(described, snapshot())
 
     def absent(self, version: ModelVersion) -> str | None:
         """Return why this process cannot get *version* by itself: it lives in another notebook. Else ``None``."""
@@ -113,6 +117,7 @@ def _found(version: ModelVersion) -> Model:
         model, where = Model(Address(version.address, version.options or "{}"), version.name), version.address
     else:
         where = version.import_path or ""
+        Weights(version.files).check(version.name)  # before the module is imported, which may read them
         try:
             called_by = {name: value for name, value in (version.called_by or {}).items() if name != "schemas"}
             model = as_model(load(where), **called_by)
@@ -127,7 +132,7 @@ def _found(version: ModelVersion) -> Model:
         raise NotFound(f"model {version}: {where} holds other code now ({', '.join(changes[:SHOWN])}); register it under a new version")
     kept = (version.input_schema, version.output_schema)
     takes, gives = (_agreed(own, text) for own, text in zip(model.schemas(), kept, strict=True))
-    return dataclasses.replace(model, input_schema=takes, output_schema=gives)
+    return dataclasses.replace(model.of_version(version), input_schema=takes, output_schema=gives)
 
 
 def _agreed(own: Schema | None, kept: str | None) -> Any:

@@ -13,12 +13,14 @@ from typing import Any
 from semver import Version
 
 from mltrigger.errors import InvalidModel, NotFound
+from mltrigger.models.weights import shown
 from mltrigger.names import check_model_name
 from mltrigger.render import card
 
 BUILD = "0.0.0"
 """Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
 
+_FILE = "file "
 SHOWN = 5
 """How many changes an error lists."""
 _PARTS = {
@@ -73,6 +75,11 @@ class ModelVersion:
         found: dict[str, str] | None = json.loads(self.options or "{}").get("parts") if self.address is None else None
         return found
 
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that belong to a Python model, name -> SHA-256."""
+        return {label.removeprefix(_FILE): digest for label, digest in (self.parts or {}).items() if label.startswith(_FILE)}
+
     def changes(self, now: ModelVersion) -> list[str]:
         """Return what makes *now* other code than this version, in words; nothing when it is the same."""
         if (self.digest, self.kind) == (now.digest, now.kind):
@@ -94,7 +101,7 @@ class ModelVersion:
 
 def _in_words(label: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
     kind, _, name = label.partition(" ")
-    what = _PARTS.get(kind, f"{kind} {{}}").format(repr(name))
+    what = _PARTS.get(kind, f"{kind} {{}}").format(repr(shown(name) if kind == "file" else name))
     if label in before and label in after:
         return f"{what} differs"
     return f"{what} is {'new' if label in after else 'missing'}"
