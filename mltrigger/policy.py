@@ -51,7 +51,8 @@ class DeliveryPolicy:
         An event that is older when its turn comes is not given to the model: it ends as ``skipped``, reason ``expired``.
     isolation : {"thread", "process"}
         Where the model runs. In a thread of this process a call that takes too long cannot be stopped: it is recorded, its slot is
-        replaced, the leftover is counted. In a process of its own it is killed, with all that it started.
+        replaced, the leftover is counted. In a process of its own it is killed, with all that it started; there the globals of a notebook
+        are those of the moment it was subscribed.
     memory_limit_mb : int, optional
         Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs ``isolation="process"``.
     ack : {"completed", "accepted"}

@@ -302,6 +302,21 @@ def test_a_worker_refuses_a_module_with_another_constant(tmp_path: Path, monkeyp
             resolve()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
+def test_a_process_has_another_global_once_the_cell_runs_again_and_that_is_another_build(bus: mt.EventBus) -> None:
+    notebook = Notebook()
+    cell = "def model(n): return n * RATE"
+    first = bus.subscribe("t", notebook.run("RATE = 2", cell), name="s", isolation="process")
+    assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [2]
+
+    notebook.run("RATE = 3")
+    assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [2]
+    again = bus.subscribe("t", notebook.run(cell), name="s", isolation="process")
+
+    assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [3]
+    assert first.selector != again.selector
+
+
 # -- files ------------------------------------------------------------------------------------------------------------------------
 
 WEIGHING = """
