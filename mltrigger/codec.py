@@ -13,19 +13,24 @@ numbers or times for an index is a list. Two keys that become the same text are 
 from __future__ import annotations
 
 import base64
+import codecs
 import decimal
 import json
 import marshal
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.values import MAX_BYTES, MAX_DEPTH, STRICT, Broken, TooLarge, encodable, has_names, plain, rows_of
 
+NOT_FINITE = frozenset({"non_finite_number", "number_out_of_range"})
+"""Reasons of what Python's own parser reads as a float all the same: NaN, Infinity, 1e400."""
+
 __all__ = [
     "MAX_BYTES",
     "MAX_DEPTH",
+    "NOT_FINITE",
     "Broken",
     "TooLarge",
     "dumps",
@@ -35,6 +40,8 @@ __all__ = [
     "loads_own",
     "repeated_key",
     "rows_of",
+    "twice",
+    "unmarked",
 ]
 
 
@@ -108,6 +115,8 @@ def _carefully(value: Any, iterators: bool) -> str:
 def loads(text: str | bytes) -> Any:
     """Return the value of JSON *text*, strictly: RFC 8259 numbers only, UTF-8 only, at most ``MAX_DEPTH`` levels.
 
+    One byte order mark before it is passed over, as RFC 8259 allows.
+
     Raises
     ------
     InvalidEvent
@@ -119,6 +128,7 @@ def loads(text: str | bytes) -> Any:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
             raise _invalid("unsupported_encoding", f"data is not UTF-8 (byte {error.start})") from error
+    text = unmarked(text)
     try:
         value = _DECODE(text)
     except json.JSONDecodeError as error:
@@ -127,6 +137,8 @@ def loads(text: str | bytes) -> Any:
         raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels") from error
     except _Number as error:
         raise _invalid("non_finite_number", f"data holds {error}, which is not a JSON number (RFC 8259)") from error
+    except _TooLarge as error:
+        raise _invalid("number_out_of_range", f"data holds {error}, beyond the largest float, 1.8e308: send it as a text") from error
     except ValueError as error:
         raise _invalid("number_out_of_range", f"data holds a number that Python refuses: {error}") from error
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
@@ -134,6 +146,14 @@ def loads(text: str | bytes) -> Any:
     if not encodable(text) or ("\\u" in text and _has_lone_surrogate(value)):
         raise _invalid("invalid_unicode", "data holds a lone surrogate, which has no UTF-8 form")
     return value
+
+
+Raw = TypeVar("Raw", str, bytes)
+
+
+def unmarked(raw: Raw) -> Raw:
+    """Return text without the byte order mark that Windows tools write before it."""
+    return raw.removeprefix("\ufeff") if isinstance(raw, str) else raw.removeprefix(codecs.BOM_UTF8)
 
 
 def repeated_key(raw: bytes) -> str | None:
@@ -165,7 +185,11 @@ def loads_own(raw: bytes) -> Any:
 
 
 class _Number(Exception):  # internal signal
-    """A literal or an overflow that is no JSON number."""
+    """A literal that is no JSON number."""
+
+
+class _TooLarge(Exception):  # internal signal
+    """A JSON number that no float can hold."""
 
 
 def _refuse(literal: str) -> float:
@@ -175,7 +199,7 @@ def _refuse(literal: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise _Number(text[:40])
+        raise _TooLarge(text[:40])
     return value
 
 

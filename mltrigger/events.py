@@ -218,8 +218,10 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
     elif isinstance(event.data, (bytes, bytearray)):
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
         if is_json(media_type):
-            raw = raw.strip(b" \t\r\n")
+            if not raw:
+                raise InvalidEvent("data is empty: an event without data is Event(None), b'' of another media type is kept", "empty_body")
             codec.loads(raw)  # it says so: then it must be, before it is kept
+            raw = codec.unmarked(raw).strip(b" \t\r\n")
             if (key := codec.repeated_key(raw)) is not None:
                 warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
     else:
@@ -247,10 +249,12 @@ def attributes_of(event: Event) -> dict[str, Any]:
 
 def foreign_attributes(text: Any) -> dict[str, Any] | None:
     """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None`` when it says nothing that can be read."""
+    if not isinstance(text, str):
+        return None
     try:
         codec.loads(text)  # strictly, so that what was published can be read by everybody for ever
         value = json.loads(text)
-    except (InvalidEvent, TypeError, ValueError):
+    except (InvalidEvent, ValueError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -107,6 +107,40 @@ def test_attribute_that_no_filter_can_hold_keeps_no_other_message_back(aws: Acco
     assert is_balanced(bus)
 
 
+def notification(message: Any, **changes: Any) -> dict[str, Any]:
+    return {
+        "Type": "Notification", "MessageId": "9b1c2f6e-7f0b-5d5e-a6c0-40a1b8b3a111",
+        "TopicArn": f"arn:aws:sns:{REGION}:123456789012:others",
+        "Subject": "new page", "Message": message, "Timestamp": "2026-11-23T09:29:59.800Z", **changes,
+    }  # fmt: skip
+
+
+def test_envelopes_of_any_make_are_understood_or_say_what_is_wrong_with_them(aws: Account) -> None:
+    """A byte order mark is no part of the data; what cannot be read is a dead letter with a reason; what holds nothing is no invocation."""
+    bus, queue = aws.bus(), aws.queue()
+    sub = bus.subscribe(queue, raw_of, name="reader")
+    mark = "\ufeff"
+    for body in (
+        mark + json.dumps(notification(mark + '{"page": 1}')),
+        json.dumps(notification({"page": 2}, MessageId="m-2")),
+        '{"Records": []}',
+        json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "scans"}),
+        mark,
+        '{"n": 1e400}',
+    ):
+        aws.sqs.send_message(QueueUrl=queue, MessageBody=body)
+
+    wait_until(lambda: len(sub.skipped()) == 2 and len(sub.invocations()) == 4)
+    (answer,) = answers(sub)
+    assert (answer["data"], answer["subject"]) == ({"page": 1}, "new page")
+    assert sorted(sub.dead_letters()["reason"]) == ["empty_body", "malformed_envelope", "number_out_of_range"]
+    assert sorted(zip(sub.skipped()["reason"], sub.skipped()["type"], strict=True)) == [
+        ("no_records", "mltrigger.empty"), ("s3_test_event", "com.amazonaws.s3.TestEvent"),
+    ]  # fmt: skip
+    assert set(sub.results()["outcome"]) == {"succeeded", "dead"} == set(sub.invocations()["outcome"])
+    assert is_balanced(bus)
+
+
 def test_body_that_s3_does_not_give_out_holds_only_its_own_message_back(aws: Account, aws_clock: SimulatedClock) -> None:
     bus = aws.bus(hooked=True, bucket=aws.bucket(), clock=aws_clock)
     sub = bus.subscribe("documents", size_and_start, listen=False)

@@ -598,23 +598,94 @@ def test_topics_of_every_partition_are_known(partition: str) -> None:
         wrapped("{}", MessageId=""),
         wrapped("{}", Timestamp=None),
         wrapped("{}", Timestamp="today"),
-        wrapped("{}", Message=None),
-        wrapped("{}", Message={"a": 1}),
         wrapped("{}", Type="Note"),
         wrapped("{}", TopicArn="arn:aws:sns:eu-west-1:1:t"),
         wrapped("{}", TopicArn="arn:aws:sqs:eu-west-1:123456789012:t"),
         wrapped("{}", TopicArn=f"{TOPIC}\n"),
         wrapped("{}", Type="SubscriptionConfirmation"),
         [wrapped("{}")],
-        "TopicArn",
+        '"TopicArn"',
+        {"Records": [], "page": 1},
+        {"Records": {}},
+        {"records": []},
+        [],
     ],
 )
 def test_data_that_look_like_an_envelope_are_data(data: Any) -> None:
     """BI-075."""
-    body = json.dumps(data)
+    body = data if isinstance(data, str) else json.dumps(data)
     found = event(body)
 
-    assert (found.data, found.id, found.source) == (data, "m-1", QUEUE)
+    assert (found.data, found.id, found.source) == (json.loads(body), "m-1", QUEUE)
+
+
+@pytest.mark.parametrize("message", [None, {"a": 1}, [], 5, True], ids=repr)
+def test_an_envelope_of_sns_whose_message_is_no_text_is_unreadable(message: Any) -> None:
+    body = wrapped("{}", Message=message)
+
+    assert unreadable(body).reason == unreadable(body, text=True).reason == "malformed_envelope"
+    assert unreadable(wrapped(body), unwrap=2).reason == "malformed_envelope"
+    assert event(body, unwrap=0).data == body
+
+
+def test_a_notification_without_records_is_ignored() -> None:
+    for body in ('{"Records": []}', '{ "Records" : [ ] }\n', '\ufeff{"Records": []}', wrapped('{"Records": []}')):
+        assert ignored(body) == "no_records"
+
+
+def test_an_empty_body_is_called_empty() -> None:
+    for body in ("", "\ufeff", wrapped("")):
+        assert unreadable(body).reason == "empty_body"
+    assert event("", text=True).data == ""
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "[1e999]", "1" * 5000])
+def test_a_number_beyond_every_float_is_out_of_range(number: str) -> None:
+    found = unreadable(number)
+
+    assert found.reason == "number_out_of_range"
+    assert "not a JSON number" not in found.message
+
+
+# -- a byte order mark ------------------------------------------------------------------------------------------------------------
+
+MARK = "\ufeff"
+MARKED = {"order": 4321}
+
+
+@pytest.mark.parametrize(
+    ("body", "attributes"),
+    [
+        (f"{MARK}{json.dumps(MARKED)}", {}),
+        (f"{MARK}\r\n {json.dumps(MARKED)}\r\n", {}),
+        (wrapped(f"{MARK}{json.dumps(MARKED)}"), {}),
+        (MARK + json.dumps(wrapped(MARKED)), {}),
+        (MARK + json.dumps(wrapped(MARK + json.dumps(MARKED))), {}),
+        (f"{MARK}{json.dumps(MARKED)}", context()),
+        (MARK + json.dumps({"specversion": "1.0", "id": "1", "source": "s", "type": "t", "data": MARKED}), {}),
+    ],
+    ids=["bare", "with blanks", "in SNS", "before SNS", "both", "CloudEvents, binary", "CloudEvents, structured"],
+)
+def test_one_byte_order_mark_is_no_part_of_the_data(body: str, attributes: dict[str, Any]) -> None:
+    found = event(body, attributes)
+
+    assert found.data == MARKED
+    kept, media_type = encode_data(found, MAX)
+    assert json.loads(kept) == MARKED == decode_data(kept, media_type)
+    assert not kept.startswith(b"\xef\xbb\xbf")
+
+
+def test_a_second_byte_order_mark_is_no_json() -> None:
+    assert unreadable(f"{MARK}{MARK}{{}}").reason == "malformed_json"
+
+
+def test_text_keeps_its_byte_order_mark() -> None:
+    assert event(f"{MARK}page", text=True).data == f"{MARK}page"
+
+
+def test_notifications_with_a_byte_order_mark_are_read() -> None:
+    assert ignored(MARK + json.dumps(TEST_EVENT)) == "s3_test_event"
+    assert event(MARK + json.dumps(s3(record("a.png")))).data["key"] == "a.png"
 
 
 def test_as_many_envelopes_are_taken_off_as_were_declared() -> None:
@@ -742,9 +813,7 @@ def test_a_record_that_does_not_name_bucket_object_and_change_is_a_dead_letter(b
     assert (found.reason, found.id) == ("invalid_s3_record", "m-1")
 
 
-@pytest.mark.parametrize(
-    "data", [{"Records": []}, {"Records": "x"}, s3({"eventSource": "aws:ses", "ses": {}}), s3({"s3": {}}), {"Event": "s3:TestEvent"}]
-)
+@pytest.mark.parametrize("data", [{"Records": "x"}, s3({"eventSource": "aws:ses", "ses": {}}), s3({"s3": {}}), {"Event": "s3:TestEvent"}])
 def test_records_of_somebody_else_are_data(data: Any) -> None:
     assert event(data).data == data
 

@@ -290,7 +290,8 @@ def _end_unread(
     """End what is no event: a dead letter with its raw bytes, or a row that says why it was skipped."""
     # A confirmation holds a token that would subscribe somebody; that it came is all that is kept.
     raw = b"" if item.reason == "sns_confirmation" else item.raw
-    event = Event(raw, id=item.id, source=f"mltrigger/{spec.name}", type=UNREADABLE_TYPE, datacontenttype="text/plain")
+    type_ = item.type if isinstance(item, Ignored) else UNREADABLE_TYPE
+    event = Event(raw, id=item.id, source=f"mltrigger/{spec.name}", type=type_, datacontenttype="text/plain")
     found = _Found(arrived.message, (event, raw, "text/plain"), arrived.alone, sent_us)
     (seq,) = _archive(transaction, spec, [found], lease.now_us)
     if isinstance(item, Unreadable):

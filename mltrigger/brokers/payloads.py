@@ -19,7 +19,8 @@ from mltrigger.aws.wire import POINTER_SIZES, Message, pointer, read_pointer
 from mltrigger.brokers.base import MAX_EVENT_BYTES
 from mltrigger.brokers.inlet import Raw
 from mltrigger.codec import encodable
-from mltrigger.envelopes import MESSAGE_TYPE, Arrival, Item, Unreadable, message_attributes, understand, unwrapped
+from mltrigger.envelopes import MESSAGE_TYPE, Arrival, Item, Unreadable, message_attributes, understand
+from mltrigger.envelopes.sns import Layer, peel
 from mltrigger.events import MESSAGE_ATTRIBUTES, Event
 from mltrigger.filters.attributes import from_message_attributes
 from mltrigger.policy import DeliveryPolicy
@@ -79,15 +80,17 @@ class Payloads:
         Raises AwsError when S3 does not answer: the message shall come again.
         """
         whole = Arrival(received.body, received.attributes, received.message_id, origin, received.sent_us, received.group)
-        arrival, unwrap = unwrapped(whole, policy.unwrap), 0
-        if arrival is whole:
-            unwrap = policy.unwrap  # a confirmation is told by what it is wrapped in
+        layer = peel(whole, policy.unwrap)
+        if layer.confirmation or layer.malformed is not None:
+            return understand(whole, unwrap=policy.unwrap)
+        arrival = layer.arrival
         if (where := read_pointer(arrival.body, arrival.attributes)) is not None:
             body = self._fetched(*where)
             if isinstance(body, tuple):
                 return [Unreadable(*body, received.message_id, received.body.encode("utf-8", "surrogatepass"))]
             arrival = arrival._replace(body=body)
-        items = [_with_attributes(item, arrival) for item in understand(arrival, text=policy.input == "text", unwrap=unwrap)]
+        found = understand(arrival, text=policy.input == "text", unwrap=0)
+        items = [_as_published(item, layer._replace(arrival=arrival)) for item in found]
         if source is None:
             return items
         return [item for item in items if not isinstance(item, Event) or _announced(item, source)]
@@ -141,11 +144,13 @@ class Payloads:
         return rules
 
 
-def _with_attributes(item: Item, arrival: Arrival) -> Item:
-    """Return a plain message with the attributes that its publisher gave it, under their names."""
+def _as_published(item: Item, layer: Layer) -> Item:
+    """Return a plain message with the subject and the attributes that its publisher gave it, these under their names."""
     if not isinstance(item, Event) or item.type != MESSAGE_TYPE:
         return item
-    plain = from_message_attributes(message_attributes(arrival))
+    if layer.subject is not None:
+        item = dataclasses.replace(item, subject=layer.subject)
+    plain = from_message_attributes(message_attributes(layer.arrival))
     given = {name: value for name, value in plain.items() if encodable(f"{name}{value}") and value not in (math.inf, -math.inf)}
     if not given:
         return item

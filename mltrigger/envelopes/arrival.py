@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from mltrigger.codec import encodable
+from mltrigger.codec import encodable, unmarked
 from mltrigger.errors import InvalidEvent
 from mltrigger.events import Event, parse_time
 
@@ -59,11 +59,12 @@ class Unreadable(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """What is no event, such as ``s3_test_event``: acked with one row in the log, and no model is called."""
+    """What is no event, such as ``s3_test_event``: acked with one row in the log, and no model is called. ``type`` says what it is."""
 
     reason: str
     id: str
     raw: bytes
+    type: str
 
 
 Item = Event | Unreadable | Ignored
@@ -134,7 +135,7 @@ def with_group(extensions: Mapping[str, Any], arrival: Arrival) -> dict[str, Any
 
 def with_raw(event: Event, raw: bytes) -> Event:
     """Return *event*, which was just made of JSON that :func:`mltrigger.codec.loads` took, with that very JSON to be kept and sent on."""
-    object.__setattr__(event, "_encoded", raw.lstrip())  # in place: nobody else has it yet, and a copy would be checked once more
+    object.__setattr__(event, "_encoded", unmarked(raw).lstrip())  # in place: nobody else has it yet, and a copy would be checked once more
     return event
 
 

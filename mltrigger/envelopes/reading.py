@@ -23,6 +23,7 @@ from mltrigger.envelopes.arrival import (
     with_group,
     with_raw,
 )
+from mltrigger.envelopes.sns import CONFIRMATION_TYPE as SNS_CONFIRMATION_TYPE
 from mltrigger.envelopes.sns import Layer, peel
 from mltrigger.errors import InvalidEvent, warn
 from mltrigger.events import Event
@@ -30,6 +31,8 @@ from mltrigger.render import short
 
 MESSAGE_TYPE = "mltrigger.message"
 """The type of what comes in no envelope."""
+EMPTY_TYPE = "mltrigger.empty"
+"""The type of an envelope that holds no events."""
 EVENTBRIDGE_KEYS = frozenset({"version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail"})
 """Every event of EventBridge has all of them (https://docs.aws.amazon.com/eventbridge/latest/ref/events-structure.html)."""
 
@@ -58,7 +61,9 @@ def understand(arrival: Arrival, *, text: bool = False, unwrap: int = 1) -> list
     raw = arrival.body.encode("utf-8", "surrogatepass")
     layer = peel(arrival, unwrap)
     if layer.confirmation:
-        return [Ignored("sns_confirmation", layer.arrival.message_id, raw)]
+        return [Ignored("sns_confirmation", layer.arrival.message_id, raw, SNS_CONFIRMATION_TYPE)]
+    if layer.malformed is not None:
+        return [Unreadable("malformed_envelope", layer.malformed, layer.arrival.message_id, raw)]
     try:
         return _read(layer, text, raw)
     except InvalidEvent as error:
@@ -72,7 +77,7 @@ def _read(layer: Layer, text: bool, raw: bytes) -> list[Item]:
     if (found := cloudevents.context(attributes)) is not None:
         return [cloudevents.binary(found, declared, arrival)]
     try:
-        body = codec.loads(arrival.body)
+        body = _json(arrival.body)
     except InvalidEvent:
         if text and not _is_cloudevents(declared):
             return [_plain(_text(arrival.body), attributes, layer)]
@@ -83,7 +88,7 @@ def _read(layer: Layer, text: bool, raw: bytes) -> list[Item]:
         raise InvalidEvent("the body is in S3 and was not fetched: let the listener read the bucket that it names", "payload_in_s3")
     if text:
         return [_plain(_text(arrival.body), attributes, layer)]
-    data = arrival.body.encode()
+    data = codec.unmarked(arrival.body).encode()
     if (key := codec.repeated_key(data)) is not None:
         warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
     return [with_raw(_plain(body, attributes, layer), data)]
@@ -92,7 +97,9 @@ def _read(layer: Layer, text: bool, raw: bytes) -> list[Item]:
 def _enveloped(body: Any, declared: str | None, arrival: Arrival, raw: bytes) -> list[Item] | None:
     """Return what is in the envelope that *body* is; ``None`` when it is data."""
     if s3.is_test(body):
-        return [Ignored("s3_test_event", arrival.message_id, raw)]
+        return [Ignored("s3_test_event", arrival.message_id, raw, s3.TEST_TYPE)]
+    if body == {"Records": []}:
+        return [Ignored("no_records", arrival.message_id, raw, EMPTY_TYPE)]
     if (records := s3.records(body)) is not None:
         return _each(records, s3.of_record, arrival, raw)
     if _is_eventbridge(body):
@@ -100,7 +107,7 @@ def _enveloped(body: Any, declared: str | None, arrival: Arrival, raw: bytes) ->
     if _means(declared, cloudevents.BATCH):
         if not isinstance(body, list):
             raise InvalidEvent(f"a batch of CloudEvents is a JSON array, not {short(body)}", "not_cloudevent")
-        return _each(body, cloudevents.structured, arrival, raw) or [Ignored("empty_batch", arrival.message_id, raw)]
+        return _each(body, cloudevents.structured, arrival, raw) or [Ignored("empty_batch", arrival.message_id, raw, EMPTY_TYPE)]
     if _means(declared, cloudevents.STRUCTURED) or cloudevents.claims(body):
         return [cloudevents.structured(body, arrival)]
     if isinstance(body, list) and body and all(map(cloudevents.claims, body)):
@@ -176,6 +183,12 @@ def _message(data: Any, extensions: Mapping[str, Any], layer: Layer) -> Event:
         subject=layer.subject,
         extensions=with_group(extensions, arrival),
     )
+
+
+def _json(body: str) -> Any:
+    if not codec.unmarked(body):
+        raise InvalidEvent("the body is empty: send JSON, or let the subscription say input='text'", "empty_body")
+    return codec.loads(body)
 
 
 def _text(body: str) -> str:

@@ -18,6 +18,8 @@ from mltrigger.partitions import partition_of
 from mltrigger.render import short
 
 TYPE_PREFIX = "com.amazonaws.s3."
+TEST_TYPE = f"{TYPE_PREFIX}TestEvent"
+"""The type of what S3 sends once, when a notification is set up."""
 SEQUENCER_DIGITS = 32
 """Width of the extension ``sequencer``; those of S3 have 16 to 20 hexadecimal digits."""
 

@@ -14,19 +14,26 @@ from mltrigger.envelopes.arrival import Arrival, as_subject, read_attributes
 from mltrigger.envelopes.cloudevents import context
 from mltrigger.errors import InvalidEvent
 from mltrigger.events import parse_time
+from mltrigger.render import short
 
 CONFIRMATIONS = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
+CONFIRMATION_TYPE = "com.amazonaws.sns.Confirmation"
+"""The type of what asks to confirm a subscription or its end."""
 _TOPIC_ARN = re.compile(r"arn:aws[a-z0-9-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?")
-_TEXTS = ("Type", "MessageId", "TopicArn", "Message", "Timestamp")
+_TEXTS = ("Type", "MessageId", "TopicArn", "Timestamp")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Layer(NamedTuple):
-    """A message without its wrapping: the subject that the innermost envelope gave it, and whether it only asks for a confirmation."""
+    """A message without its wrapping: the subject that the innermost envelope gave it, and why it is none.
+
+    ``confirmation``: it only asks for one. ``malformed``: what is wrong with the envelope that it is in.
+    """
 
     arrival: Arrival
     subject: str | None = None
     confirmation: bool = False
+    malformed: str | None = None
 
 
 def unwrapped(arrival: Arrival, levels: int = 1) -> Arrival:
@@ -46,12 +53,14 @@ def peel(arrival: Arrival, levels: int) -> Layer:
             break
         if envelope["Type"] in CONFIRMATIONS:
             return layer._replace(confirmation=True)
+        if not isinstance(envelope.get("Message"), str):
+            return layer._replace(malformed=_not_text(envelope.get("Message")))
         layer = _inside(envelope, layer.arrival)
     return layer
 
 
 def _envelope(arrival: Arrival) -> dict[str, Any] | None:
-    """Return the body as an envelope; ``None`` when it has not all that SNS writes, as SNS writes it."""
+    """Return the body as an envelope; ``None`` when it has not all that SNS writes beside the message, as SNS writes it."""
     # A look at the text first: most bodies are none, and would be parsed twice.
     if '"TopicArn"' not in arrival.body or context(read_attributes(arrival.attributes)) is not None:
         return None
@@ -66,8 +75,17 @@ def _envelope(arrival: Arrival) -> dict[str, Any] | None:
         return None
     if body["Type"] == "Notification":
         return body
-    confirms = body["Type"] in CONFIRMATIONS and isinstance(body.get("Token"), str) and isinstance(body.get("SubscribeURL"), str)
+    confirms = (
+        body["Type"] in CONFIRMATIONS
+        and isinstance(body.get("Message"), str)
+        and isinstance(body.get("Token"), str)
+        and isinstance(body.get("SubscribeURL"), str)
+    )
     return body if confirms else None
+
+
+def _not_text(message: Any) -> str:
+    return f"an envelope of SNS has its message as text, this one has {short(message)}: encode the message as JSON text, then wrap it"
 
 
 def _inside(envelope: dict[str, Any], arrival: Arrival) -> Layer:

@@ -143,6 +143,10 @@ _LEASES = """
 """
 
 
+NO_EVENTS = ("s3_test_event", "sns_confirmation", "empty_batch", "no_records")
+"""Reasons of what came and was no event: it was skipped, and is no invocation."""
+_INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
+
 ARCHIVED = "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data"
 
 
@@ -248,7 +252,7 @@ class Log:
                 f"{select} {_FROM.replace('invocation i', _LEASES + ' i')}{condition} ORDER BY i.received_us",
                 parameters,
             )
-        condition = f" WHERE {' AND '.join([*where, 'i.id > :row'])}"
+        condition = f" WHERE {' AND '.join([*where, 'i.id > :row', _INVOKED])}"
         order = " ORDER BY i.id DESC LIMIT :limit" if limit is not None else " ORDER BY i.id"
         ended = self._store.read(f"{select} {_FROM}{condition}{order}", parameters)
         if limit is None:

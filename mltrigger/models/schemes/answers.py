@@ -98,7 +98,7 @@ class Answer:
             return codec.loads(body)
         except InvalidEvent as error:
             problem = error
-        if problem.reason == "non_finite_number":
+        if problem.reason in codec.NOT_FINITE:
             try:
                 return json.loads(body)
             except (ValueError, RecursionError):

@@ -151,7 +151,7 @@ def _json(text: str) -> Any:
     try:
         return codec.loads(text)
     except InvalidEvent as error:
-        if error.reason != "non_finite_number":
+        if error.reason not in codec.NOT_FINITE:
             raise
         problem = error
     try:
