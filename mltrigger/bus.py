@@ -18,7 +18,7 @@ from mltrigger.catalog import Catalog
 from mltrigger.clock import Clock
 from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
-from mltrigger.errors import NameTaken, NotFound
+from mltrigger.errors import InvalidName, NameTaken, NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
@@ -33,7 +33,7 @@ from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, samples_of, warn_if_nobody_gets
 from mltrigger.signatures import brief_errors, settings_named
-from mltrigger.sources import FolderSource, Source, is_source, prepared_by
+from mltrigger.sources import HOW_FOLDERS_ARE_WRITTEN, FolderSource, Source, described, folder_url, is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
@@ -85,7 +85,10 @@ class EventBus(Lookup):
         registry.follow_clock()
         broker = broker_of(registry, self._worker_id) if broker_of else SqlBroker(store, clock, wakeup, self._worker_id)
         self._description = description or store.description
-        super().__init__(store, registry, Log(store, clock, self._worker_id), broker, clock, lambda name: self._engine.state(name))
+        super().__init__(
+            store, registry, Log(store, clock, self._worker_id), broker, clock, lambda name: self._engine.state(name),
+            lambda topic: self._engine.watcher.no_hints(topic),
+        )  # fmt: skip
         self.wakeup = wakeup
         self._pid = os.getpid()
         self._catalog = Catalog(self.registry, clock)
@@ -171,15 +174,15 @@ class EventBus(Lookup):
     # -- subscribe ------------------------------------------------------------------------------------------------------------
 
     @overload
-    def subscribe(self, source: str, model: Any, **options: Unpack[Subscribing]) -> Subscription: ...
+    def subscribe(self, source: str | os.PathLike[str], model: Any, **options: Unpack[Subscribing]) -> Subscription: ...
 
     @overload
-    def subscribe(self, source: str, **options: Unpack[Subscribing]) -> Callable[[object], Subscription]: ...
+    def subscribe(self, source: str | os.PathLike[str], **options: Unpack[Subscribing]) -> Callable[[object], Subscription]: ...
 
     @settings_named
     def subscribe(
         self,
-        source: str,
+        source: str | os.PathLike[str],
         model: Any = None,
         *,
         name: str | None = None,
@@ -197,8 +200,9 @@ class EventBus(Lookup):
 
         Parameters
         ----------
-        source : str
-            A topic, made if need be, or the URL of a folder, ``file:///scans/*.png``: every file there, and every new one, is an event.
+        source : str or path
+            A topic, made if need be, or a folder: ``Path("scans")``, ``"./scans/*.png"``, ``"file:///scans/**/*.{png,jpg}"``. Every file
+            there, and every new one, is an event once it is complete: unchanged for ``settle_s``.
         model
             A callable, an object with ``predict``, what ``mt.model`` made of them, where one is (an import path or an address), or a
             selector such as ``"ocr:1.0"``. Left out, a decorator is returned.
@@ -244,7 +248,10 @@ class EventBus(Lookup):
             topic = self._topic_of(source)
             before = self.registry.subscription(wanted)
             if before is not None and before.topic != topic:
-                raise NameTaken(f"subscription {wanted!r} listens to {before.topic!r}; pass name='…' for a second one, or unsubscribe it")
+                now, asked = (described(each, self.registry.sources()) for each in (before.topic, topic))
+                raise NameTaken(
+                    f"subscription {wanted!r} listens to {now}, not to {asked}; pass name='…' for a second one, or unsubscribe it"
+                )
             selector = self._catalog.selector(handed)  # last, because it registers the version
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
@@ -294,12 +301,19 @@ class EventBus(Lookup):
 
         return frames.frame(rows, frames.PLAN)
 
-    def _topic_of(self, source: str) -> str:
+    def _topic_of(self, source: str | os.PathLike[str]) -> str:
         if is_source(source):
-            folder = FolderSource(source)
-            return self.registry.source_topic(folder.url, folder.topic_name)
-        located = self.broker.locate(source)
-        return check_topic(source, self.broker.ordered) if located is None else self.registry.source_topic(*located)
+            folder, known = FolderSource(folder_url(source)), self.registry.sources().values()
+            if folder.url not in known:  # one that is known may be gone for a while: it is waited for
+                folder.check()
+            return self.registry.source_topic(folder.url, *folder.topic_names(known))
+        located = self.broker.locate(str(source))
+        if located is not None:
+            return self.registry.source_topic(*located)
+        try:
+            return check_topic(source, self.broker.ordered)
+        except InvalidName as error:
+            raise InvalidName(f"{error}; {HOW_FOLDERS_ARE_WRITTEN}") from None
 
     def _source_of(self, spec: SubscriptionSpec) -> Source | None:
         url = self.registry.sources().get(spec.topic)

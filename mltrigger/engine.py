@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
@@ -19,6 +19,7 @@ from mltrigger.models.placement import Executing, Placement
 from mltrigger.models.version import ModelVersion
 from mltrigger.redact import LogFilter
 from mltrigger.sources import FolderSource, Source, Watcher, prepared_by
+from mltrigger.sources.folder import source_of
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.workers import ThreadWorkers
@@ -62,7 +63,7 @@ class Engine:
         tidy: Callable[[], object],
     ) -> None:
         self.worker_id = 0
-        self.watcher = Watcher(broker.publish)
+        self.watcher = Watcher(broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after))
         self._registry, self._broker = registry, broker
         self._resolve = resolve
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
@@ -95,6 +96,9 @@ class Engine:
         listener = self._listeners.get(name)
         if listener is None:
             return "stopped"
+        source = self._sources.get(name)
+        if isinstance(source, FolderSource) and (trouble := self.watcher.trouble(listener.spec.topic)):
+            return f"waiting for the folder: {source.folder.name!r}: {trouble}"
         if listener.state == "waiting for the model":
             return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
@@ -112,7 +116,7 @@ class Engine:
                     self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
                 self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
         if isinstance(source, FolderSource):
-            self.watcher.watch(spec.topic, source)
+            self.watcher.watch(spec.topic, source, _settle_s([spec, *self._registry.subscriptions()])[spec.topic])
 
     def place(self, name: str, executor: Executing | None) -> bool:
         """Let the model of subscription *name* run in *executor* when it is delivered here, ``None``: in this process.
@@ -147,6 +151,9 @@ class Engine:
             self._end(listener, drain_s)
 
     def _end(self, listener: Listener, drain_s: float) -> None:
+        with self._guard:
+            if all(other.spec.topic != listener.spec.topic for other in self._listeners.values()):
+                self.watcher.forget(listener.spec.topic)
         listener.stop(drain_s)
         self._keeper.forget(listener)
         try:
@@ -162,6 +169,7 @@ class Engine:
     def _follow(self) -> None:
         """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
         known = {spec.name: spec for spec in self._registry.subscriptions()}
+        self.watcher.settle(_settle_s(known.values()))
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
             # Not here: stopping waits for calls, and the leases of others are waiting for this thread.
@@ -219,3 +227,11 @@ class Engine:
     def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
         placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
         return self._make(spec, placed, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source))
+
+
+def _settle_s(specs: Iterable[SubscriptionSpec]) -> dict[str, float]:
+    """Return topic -> how long files of its folder rest: as long as the most patient of its subscriptions wants."""
+    found: dict[str, float] = {}
+    for spec in specs:
+        found[spec.topic] = max(spec.policy.settle_s, found.get(spec.topic, 0.0))
+    return found

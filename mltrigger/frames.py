@@ -32,9 +32,9 @@ MODELS: dict[str, Any] = {
     "address": "str", "description": "str", "registered_at": TIME,
 }  # fmt: skip
 SUBSCRIPTIONS: dict[str, Any] = {
-    "subscription": "str", "topic": "str", "selector": "str", "version": "str", "emit": "str", "filter": "str", "listeners": "Int64",
-    "portable": "boolean", "paused": "bool", "visible": "Int64", "delayed": "Int64", "in_flight": "Int64", "succeeded": "Int64",
-    "failed": "Int64", "dead": "Int64",
+    "subscription": "str", "topic": "str", "watches": "str", "selector": "str", "version": "str", "emit": "str", "filter": "str",
+    "listeners": "Int64", "portable": "boolean", "paused": "bool", "visible": "Int64", "delayed": "Int64", "in_flight": "Int64",
+    "succeeded": "Int64", "failed": "Int64", "dead": "Int64",
 }  # fmt: skip
 TOPICS: dict[str, Any] = {
     "topic": "str",

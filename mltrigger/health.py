@@ -17,6 +17,8 @@ from mltrigger.findings import SEVERITIES, Finding, Severity
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.policy import retry_budget_s
 from mltrigger.render import count
+from mltrigger.sources import FolderSource, is_source
+from mltrigger.sources.census import findings as folder_findings
 from mltrigger.store.connections import RETURN
 from mltrigger.store.files import network_filesystem
 from mltrigger.store.log import Log
@@ -49,12 +51,16 @@ class Doctor:
         The parts of the bus.
     here : callable
         Returns what the listener of a subscription is doing in this process.
+    no_hints : callable
+        Returns why the system does not tell this process of changes in the folder of a topic; empty when it does.
     """
 
     def __init__(
-        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped"
-    ) -> None:
+        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped",
+        no_hints: Callable[[str], str] = lambda _: "",
+    ) -> None:  # fmt: skip
         self._store, self._registry, self._log, self._broker, self._clock, self._here = store, registry, log, broker, clock, here
+        self._no_hints = no_hints
 
     def bus(self) -> list[Finding]:
         """Return what there is to say about the store and all subscriptions, the worst first."""
@@ -83,6 +89,7 @@ class Doctor:
         depth = self._broker.depth(spec)
         return [
             *self._model(spec, depth),
+            *self._folder(spec),
             *self._waiting(spec, depth),
             *_times(spec, self._run_times_s(spec)),
             *_agreed(spec, self._retention()),
@@ -121,6 +128,11 @@ class Doctor:
                 "error", spec.name, "executor", f"what runs the model takes no calls: {newest[0][1]}",
                 "executor=lambda: ProcessPoolExecutor(2), a callable, is asked for a new one when one breaks",
             )  # fmt: skip
+
+    def _folder(self, spec: SubscriptionSpec) -> Iterator[Finding]:
+        url = self._registry.sources().get(spec.topic)
+        if url is not None and is_source(url):
+            yield from folder_findings(spec.name, FolderSource(url), self._no_hints(spec.topic))
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():

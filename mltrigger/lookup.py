@@ -32,14 +32,17 @@ class Lookup:
         The parts that are asked.
     here : callable
         Returns what the listener of a subscription is doing in this process.
+    no_hints : callable
+        Returns why the system does not tell this process of changes in the folder of a topic; empty when it does.
     """
 
     def __init__(
-        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped"
-    ) -> None:
+        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped",
+        no_hints: Callable[[str], str] = lambda _: "",
+    ) -> None:  # fmt: skip
         self.registry, self.log, self.broker = registry, log, broker
         self._store, self._clock = store, clock
-        self._doctor = Doctor(store, registry, log, broker, clock, here)
+        self._doctor = Doctor(store, registry, log, broker, clock, here, no_hints)
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:

@@ -64,6 +64,9 @@ class DeliveryPolicy:
         How many notifications of SNS around a message are taken off; 0 leaves them.
     max_object_mb : int
         Largest object that ``event.open()`` opens, in MiB; a larger one is dead, ``object_too_large``.
+    settle_s : float
+        How long a file of a watched folder must stay unchanged to be complete. A writer that pauses longer, such as a slow upload, needs
+        more, or it writes under another name and renames. 0 takes every file at once. The longest of a folder's subscriptions holds.
     """
 
     timeout_s: float = 60.0
@@ -82,6 +85,7 @@ class DeliveryPolicy:
     input: Input = "json"
     unwrap: int = 1
     max_object_mb: int = 1024
+    settle_s: float = 0.3
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -101,6 +105,7 @@ class DeliveryPolicy:
             ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
             ("unwrap", self.unwrap, 0, 5),
             ("max_object_mb", self.max_object_mb, 1, 5 << 20),
+            ("settle_s", self.settle_s, 0, 24 * 3600),
         ]
         optional = {field.name for field in dataclasses.fields(self) if field.default is None}
         found = []
@@ -166,6 +171,7 @@ class Settings(TypedDict, total=False):
     input: Input
     unwrap: int
     max_object_mb: int
+    settle_s: float
 
 
 def _within(value: Any, kinds: Any, low: float, high: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, hop
 from mltrigger.models.mismatch import outline
 from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.render import short
+from mltrigger.sources.places import shown
 from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
@@ -122,10 +122,12 @@ def _schema(text: str | None) -> str | None:
 def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     """Return every subscription and how much it has done."""
     tallies, live, paused, rows = log.tallies(), registry.live_listeners(), registry.paused(), []
+    watched = shown(registry.sources())
     for spec in registry.subscriptions():
         depth, counts, version = broker.depth(spec), tallies.get(spec.id, {}), _resolved(registry, spec.selector)
         rows.append(
-            (spec.name, spec.topic, spec.selector, version and version.version, spec.emit, spec.filter and spec.filter.to_json(),
+            (spec.name, spec.topic, watched.get(spec.topic), spec.selector, version and version.version, spec.emit,
+             spec.filter and spec.filter.to_json(),
              live.get(spec.id, 0), version and version.portable, spec.id in paused, depth.visible, depth.delayed,
              depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
         )  # fmt: skip
@@ -133,8 +135,8 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
 
 
 def topics(registry: Registry) -> pd.DataFrame:
-    """Return every topic; of the URL that it watches only the folder's name is shown."""
-    watched = {topic: "/".join(urllib.parse.unquote(url).split("/")[-2:]) for topic, url in registry.sources().items()}
+    """Return every topic; of the URL that it watches, no more is shown than tells it from the others."""
+    watched = shown(registry.sources())
     return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in registry.topic_counts()], frames.TOPICS)
 
 

@@ -126,17 +126,21 @@ class Idle:
         first: int | None = None
         with Bar("waiting", progress) as bar:
             while True:
-                seen, settled = wakeup.generation("done"), self._settled()
+                seen = wakeup.generation("done")
                 ended, open_ = self._log.progress()
                 first = ended if first is None else first
                 if open_ and time.monotonic() >= next_s:
                     held, next_s = self._held(), time.monotonic() + OUTLOOK_S
                     self._look(bar)
                 bar.show(ended - first, ended - first + open_, self._note(held) if open_ else "")
+                hopeless = sum(n for hold, n in held.values() if hold.final)
+                # Folders are looked at only where that decides: it takes its time. What was published by this is open.
+                settled = hopeless >= open_ and self._settled()
+                open_ = self._log.progress()[1] if settled else open_
                 left = end - time.monotonic()
                 if (settled and not open_) or left <= 0:
                     return settled and not open_
-                if settled and open_ and sum(n for hold, n in held.values() if hold.final) >= open_:
+                if settled and hopeless >= open_:
                     bar.warn(_stuck(held))
                     return False
                 wakeup.wait("done", seen, min(left, 0.2))

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.clock import Clock
-from mltrigger.events import Event, restored
+from mltrigger.events import Event, decode_data, restored
 from mltrigger.models.invoke import Result
 from mltrigger.store.transaction import Row, Store, Transaction
 
@@ -279,6 +279,15 @@ class Log:
             {"topic": topic, "since_us": since_us, "limit": limit},
         )
         return rows[::-1] if limit is not None else rows
+
+    def announced(self, topic: str, source: str, after_seq: int, limit: int = 10_000) -> list[Row]:
+        """Return (seq, subject, data) of the next events of *source* on *topic* after *after_seq*, oldest first."""
+        rows = self._store.read(
+            "SELECT e.seq, e.subject, e.data, e.datacontenttype FROM event e JOIN topic t ON t.id = e.topic_id "
+            "WHERE e.seq > :after AND t.name = :topic AND e.source = :source ORDER BY e.seq LIMIT :limit",
+            {"after": after_seq, "topic": topic, "source": source, "limit": limit},
+        )
+        return [(seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows]
 
     def find(self, event_id: str) -> list[Row]:
         """Return (seq, id, source, type, topic, published_us, extensions) of every event with that id."""

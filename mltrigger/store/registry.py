@@ -60,15 +60,15 @@ class Registry:
             "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
         )
 
-    def source_topic(self, url: str, wanted: str) -> str:
-        """Return the topic that events of source *url* are published to: *wanted*, or with a number when that one is taken."""
+    def source_topic(self, url: str, *wanted: str) -> str:
+        """Return the topic that events of source *url* are published to: the first *wanted* that is free, or the first with a number."""
         with self._store.transaction() as transaction:
             found = transaction.query("SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url", {"url": url})
             if found:
                 return str(found[0][0])
             taken = {name for (name,) in transaction.query("SELECT name FROM topic", {})}
-            numbered = (f"{wanted}-{n}" for n in range(2, len(taken) + 3))
-            name = next(n for n in (wanted, *numbered) if n not in taken)
+            numbered = (f"{wanted[0]}-{n}" for n in range(2, len(taken) + 3))
+            name = next(n for n in (*wanted, *numbered) if n not in taken)
             topic_id = ensure_topic(transaction, name, self._clock.now_us())
             transaction.execute("INSERT INTO source (url, topic_id) VALUES (:url, :topic_id)", {"url": url, "topic_id": topic_id})
             return name

@@ -1,0 +1,79 @@
+"""The files below a folder: listed without following links, and opened so that nothing outside the folder can be reached."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_FOLDER = getattr(os, "O_DIRECTORY", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+
+
+def entries(folder: Path, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield what lies in *below*, a folder relative to *folder*, with its name relative to *folder*."""
+    prefix = f"{below}/" if below else ""
+    with os.scandir(folder / below) as found:
+        for entry in found:
+            yield prefix + entry.name, entry
+
+
+def regular(folder: Path, name: str, found: os.stat_result | None = None) -> os.stat_result | None:
+    """Return the status of the file *name*, or of the file in the same folder that it links to; ``None`` when there is none.
+
+    Parameters
+    ----------
+    folder, name
+        The watched folder, without links, and a name relative to it.
+    found : os.stat_result, optional
+        The status of the name itself, when it is known.
+    """
+    try:
+        found = found or os.lstat(folder / name)
+        if stat.S_ISLNK(found.st_mode):
+            target = target_of(folder, name)
+            found = os.lstat(folder / target) if target is not None else found
+    except OSError:  # gone since the folder was read
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def target_of(folder: Path, name: str) -> str | None:
+    """Return the name inside *folder* that *name* leads to when all links are followed; ``None`` when it leads outside."""
+    real = os.path.realpath(folder / name)
+    return os.path.relpath(real, folder) if real.startswith(os.path.join(folder, "")) else None  # noqa: PTH118 - a text with its slash
+
+
+def opened(folder: Path, name: str) -> int:
+    """Open the file *name* in *folder* for reading, or the file in *folder* that it links to; return the descriptor.
+
+    The way is gone one part after the other, and no part may be a link at that moment: whoever swaps one for a link while it is opened
+    gets an error, never a file outside.
+    """
+    target = target_of(folder, name)
+    if target is None:
+        raise OSError(errno.ELOOP, "leads outside")
+    *parts, last = target.split("/")
+    handle = os.open(folder, os.O_RDONLY | _FOLDER)
+    try:
+        for part in parts:
+            inner = os.open(part, _OPEN | _FOLDER, dir_fd=handle)
+            os.close(handle)
+            handle = inner
+        return os.open(last, _OPEN | _NO_WAIT, dir_fd=handle)
+    finally:
+        os.close(handle)
+
+
+def is_sayable(name: str) -> bool:
+    """Whether an event can carry *name* and bring it back: UTF-8, and no backslash."""
+    if "\\" in name:
+        return False
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that are not UTF-8
+        return False
+    return True
