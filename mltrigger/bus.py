@@ -18,7 +18,7 @@ from mltrigger.catalog import Catalog
 from mltrigger.clock import Clock
 from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
-from mltrigger.errors import InvalidName, NameTaken, NotFound
+from mltrigger.errors import NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
@@ -28,12 +28,13 @@ from mltrigger.models.describe import Model, as_model
 from mltrigger.models.placement import Executing, Placement, check_placement
 from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
+from mltrigger.origins import Origins
 from mltrigger.outlook import Outlook
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import card
 from mltrigger.run import Run, samples_of, warn_if_nobody_gets
 from mltrigger.signatures import brief_errors, settings_named
-from mltrigger.sources import HOW_FOLDERS_ARE_WRITTEN, FolderSource, Source, described, folder_url, is_source, prepared_by
+from mltrigger.sources import is_source, prepared_by
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
@@ -93,6 +94,7 @@ class EventBus(Lookup):
         self._pid = os.getpid()
         self._catalog = Catalog(self.registry, clock)
         self._resolver = self._catalog.resolver
+        self._origins = Origins(registry, broker)
         self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
@@ -245,13 +247,9 @@ class EventBus(Lookup):
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:
-            topic = self._topic_of(source)
+            topic = self._origins.topic_of(source)
             before = self.registry.subscription(wanted)
-            if before is not None and before.topic != topic:
-                now, asked = (described(each, self.registry.sources()) for each in (before.topic, topic))
-                raise NameTaken(
-                    f"subscription {wanted!r} listens to {now}, not to {asked}; pass name='…' for a second one, or unsubscribe it"
-                )
+            self._origins.check_same(wanted, topic, before)
             selector = self._catalog.selector(handed)  # last, because it registers the version
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
@@ -289,11 +287,10 @@ class EventBus(Lookup):
         self._check()
         specs = self.registry.subscriptions()
         if source is not None:
-            located = self.broker.locate(source)
-            topic = located[1] if located else check_topic(source, self.broker.ordered)
+            url, (topic, *_) = self._origins.find(source)
             wanted = check_name("subscription", name or "model")
             specs = [SubscriptionSpec(wanted, topic, "", DeliveryPolicy.of(policy), None, _filter(filter, filter_scope))]
-            rows = [(wanted, *change) for change in self.broker.plan(specs[0], located[0] if located else None)]
+            rows = [(wanted, *change) for change in self.broker.plan(specs[0], url)]
         else:
             sources = self.registry.sources()
             rows = [(s.name, *change) for s in specs for change in self.broker.plan(s, sources.get(s.topic))]
@@ -301,37 +298,17 @@ class EventBus(Lookup):
 
         return frames.frame(rows, frames.PLAN)
 
-    def _topic_of(self, source: str | os.PathLike[str]) -> str:
-        if is_source(source):
-            folder, known = FolderSource(folder_url(source)), self.registry.sources().values()
-            if folder.url not in known:  # one that is known may be gone for a while: it is waited for
-                folder.check()
-            return self.registry.source_topic(folder.url, *folder.topic_names(known))
-        located = self.broker.locate(str(source))
-        if located is not None:
-            return self.registry.source_topic(*located)
-        try:
-            return check_topic(source, self.broker.ordered)
-        except InvalidName as error:
-            raise InvalidName(f"{error}; {HOW_FOLDERS_ARE_WRITTEN}") from None
-
-    def _source_of(self, spec: SubscriptionSpec) -> Source | None:
-        url = self.registry.sources().get(spec.topic)
-        if url is None:
-            return None
-        return FolderSource(url) if is_source(url) else self.broker.source(url, spec.policy)
-
     # -- listen ---------------------------------------------------------------------------------------------------------------
 
     def listen(self, spec: SubscriptionSpec) -> None:
         """Deliver *spec* in this process; idempotent."""
         self._check()
-        self._engine.listen(spec, self._source_of(spec))
+        self._engine.listen(spec, self._origins.of(spec))
 
     def borrowed_listener(self, spec: SubscriptionSpec) -> Listener:
         """Return a listener for *spec* that does not receive: a function behind a queue hands it what has come."""
         self._check()
-        return self._engine.borrowed(spec, self._source_of(spec))
+        return self._engine.borrowed(spec, self._origins.of(spec))
 
     def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Deliver the subscription no more in this process; idempotent."""
@@ -372,7 +349,7 @@ class EventBus(Lookup):
     def try_out(self, spec: SubscriptionSpec, keys: Sequence[DeadKey], version: Any = None, data: Any = UNCHANGED) -> list[Trial]:
         """Call a version of the model with dead letters, where the policy says; nothing is recorded or settled. See ``sub.dry_run``."""
         chosen = self._resolver.chosen(spec.selector, version)
-        events = map(prepared_by(self._source_of(spec)), events_of(self.log, spec, keys, data))
+        events = map(prepared_by(self._origins.of(spec)), events_of(self.log, spec, keys, data))
         placed = Placement(lambda: chosen, spec.policy)
         try:
             return try_out(events, *placed(), self._clock)

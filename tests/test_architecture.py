@@ -25,7 +25,7 @@ LEVELS = [
     {"aws"},
     {"store"},
     {"brokers"},
-    {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "outlook"},
+    {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
     {"recorder", "views", "explanation", "waiting"},
     {"listener", "run", "lookup"},
     {"keeper"},
