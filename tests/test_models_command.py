@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import is_settled, settle, wait_until
+from conftest import is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.capture import MAX_STDOUT, captured
@@ -485,21 +485,26 @@ def test_a_program_that_does_not_read_times_out_as_well(opened: Open) -> None:
 # -- what dies ------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("end", "reason", "how"),
+    [
+        ("os.kill(os.getpid(), 9)", "worker_died", "was killed by SIGKILL (so does the kernel when memory runs out) before it answered"),
+        ("os._exit(9)", "model_error", "ended with exit code 9 before it answered"),
+        ("sys.exit('no such rate')", "model_error", "ended with exit code 1 before it answered: no such rate"),
+        ("{}[data]", "model_error", "ended with exit code 1 before it answered: KeyError: 3"),
+    ],
+)
 @pytest.mark.parametrize("flush", [True, False])
-def test_only_the_event_that_kills_the_program_fails(opened: Open, flush: bool) -> None:
+def test_only_the_event_that_ends_the_program_fails(opened: Open, flush: bool, end: str, reason: str, how: str) -> None:
     endpoint = opened(
-        answering(
-            f"if data == 3: os._exit(9)\nprint(data, flush={flush})" + ("" if flush else "\nif data > 5 or data < 0: sys.stdout.flush()")
-        )
+        answering(f"if data == 3: {end}\nprint(data, flush={flush})" + ("" if flush else "\nif data > 5 or data < 0: sys.stdout.flush()"))
     )
     ask(endpoint, *[-1] * 20)
 
     outputs = ask(endpoint, *([1, 2, 3, 4, 5] if flush else [8, 3, 9]))
 
-    assert told(outputs) == ([1, 2, "worker_died", 4, 5] if flush else [8, "worker_died", 9])
-    assert str(next(o for o in outputs if isinstance(o, ModelFailure))) == (
-        f"the program {Path(sys.executable).name!r} ended with exit code 9 before it answered"
-    )
+    assert told(outputs) == ([1, 2, reason, 4, 5] if flush else [8, reason, 9])
+    assert str(next(o for o in outputs if isinstance(o, ModelFailure))) == f"the program {Path(sys.executable).name!r} {how}"
 
 
 def test_the_last_words_of_a_dead_program_are_kept(opened: Open) -> None:
@@ -513,7 +518,7 @@ def test_the_last_words_of_a_dead_program_are_kept(opened: Open) -> None:
 def test_a_line_without_its_end_is_no_answer(opened: Open) -> None:
     failure = failed(opened(script("half.sh", "read -r line; printf 1")))
 
-    assert failure.reason == "worker_died"
+    assert failure.reason == "model_error"
     assert str(failure).endswith("ended with exit code 0 before it answered (its last line has no line break)")
 
 
@@ -539,9 +544,10 @@ def test_a_program_that_died_between_two_events_is_replaced_silently(opened: Ope
 
 def test_a_death_is_noticed_although_a_process_of_the_program_holds_the_pipes(opened: Open) -> None:
     began = time.monotonic()
-    endpoint = opened(script("hold.sh", "read -r line\nsetsid sleep 1000000 &\necho $! > pid\nexit 3\n"), timeout_s=60)
+    source = "read -r line\necho 1\nread -r line\nsetsid sleep 1000000 &\necho $! > pid\nexit 3\n"
+    endpoint = opened(script("hold.sh", source), timeout_s=60)
 
-    assert failed(endpoint).reason == "worker_died"
+    assert told(ask(endpoint, 1, 2)) == [1, "model_error"]
     assert time.monotonic() - began < 20
     os.kill(pid_in("pid"), signal.SIGKILL)
 
@@ -894,7 +900,7 @@ def test_answers_are_columns_and_stderr_is_kept_with_the_invocation(bus: mt.Even
 
 @in_memory
 def test_an_event_that_kills_its_program_is_dead_after_three_deaths(bus: mt.EventBus, clock: SimulatedClock) -> None:
-    sub = bus.subscribe("numbers", mt.model(answer_of("answer = data if data != 3 else os._exit(9)"), name="fragile"))
+    sub = bus.subscribe("numbers", mt.model(answer_of("answer = data if data != 3 else os.kill(os.getpid(), 9)"), name="fragile"))
     bus.publish_batch("numbers", range(6))
     settle(bus, clock, sub)
 
@@ -905,6 +911,122 @@ def test_an_event_that_kills_its_program_is_dead_after_three_deaths(bus: mt.Even
     assert (frame["outcome"] == "succeeded").sum() == 5
     assert list(sub.dead_letters()["reason"]) == ["worker_died"]
     assert bus.audit()["balanced"].all()
+
+
+@in_memory
+def test_an_exception_of_a_program_is_its_models_error_and_counts_as_one(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    address = answer_of("answer = {'at': 0.2}[data['country']]")
+    sub = bus.subscribe("bills", mt.model(address, name="tax"), max_attempts=1)
+    bus.publish_batch("bills", [{"country": country} for country in ("at", "xx", "at")])
+    settle(bus, clock, sub)
+
+    assert sorted(outcomes(sub)) == ["dead", "succeeded", "succeeded"]
+    (dead,) = sub.dead_letters().to_dict("records")
+    assert (dead["reason"], dead["error_type"]) == ("model_error", "exit code 1")
+    assert dead["error"].endswith("ended with exit code 1 before it answered: KeyError: 'xx'")
+    assert "Traceback" in dead["traceback"]
+
+
+UNLOADABLE = {
+    "slow python": ("late.py", "import time\ntime.sleep(0.5)\nimport a_package_that_is_not_installed\n", "ModuleNotFoundError"),
+    "slow shell": ("late.sh", "sleep 0.4\necho 'no GPU in here' >&2\nexit 3\n", "no GPU in here"),
+    "at the first line": (
+        "lazy.py",
+        "import sys\nfor line in sys.stdin:\n    import no_such_package\n",
+        "No module named 'no_such_package'",
+    ),
+    "a crash": ("crash.sh", "sleep 0.4\nkill -SEGV $$\n", "SIGSEGV"),
+    "in good order": ("leave.sh", "sleep 0.4\n", "is it for one event?"),
+}
+
+
+@in_memory
+@pytest.mark.parametrize("kind", UNLOADABLE)
+def test_a_program_that_ends_before_it_ever_answered_could_not_be_loaded_however_long_that_took(
+    kind: str, bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    name, source, words = UNLOADABLE[kind]
+    sub = bus.subscribe("rows", mt.model(script(name, source), name="late"), max_attempts=1)
+    bus.publish_batch("rows", range(4))
+    for _ in range(5):  # looks, more than would make an event dead
+        wait_until(lambda: "could not be loaded" in sub.state and not sub.depth().in_flight)
+        clock.advance(s=40)
+        bus.broker.wake(bus.registry.subscription(sub.name))
+        time.sleep(0.1)
+    wait_until(lambda: "could not be loaded" in sub.state and words in sub.state)
+
+    assert any(words in finding for finding in sub.doctor()["finding"])
+    assert set(outcomes(sub)) == {"failed"}
+    assert set(sub.invocations()["reason"]) == {"model_unavailable"}
+    assert sub.depth().dead == 0
+
+
+@in_memory
+def test_a_program_that_can_be_loaded_again_answers_all_that_waited(bus: mt.EventBus, clock: SimulatedClock, folder: Path) -> None:
+    source = "import sys, time\ntime.sleep(0.3)\nimport weights\nfor line in sys.stdin: print(weights.of, flush=True)\n"
+    sub = bus.subscribe("rows", mt.model(script("late.py", source), name="late"), max_attempts=1)
+    bus.publish_batch("rows", range(4))
+    wait_until(lambda: "No module named 'weights'" in sub.state)
+
+    (folder / "weights.py").write_text("of = 7\n")
+    settle(bus, clock, sub)
+
+    assert list(sub.results()["output"]) == [7] * 4
+
+
+@in_memory
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_a_bad_first_event_holds_up_nobody_and_is_dead(bus: mt.EventBus, clock: SimulatedClock, batch_size: int) -> None:
+    address = answer_of("answer = {'at': 0.2}[data]")
+    sub = bus.subscribe("bills", mt.model(address, name="tax"), max_attempts=1, batch_size=batch_size, listen=False)
+    bus.publish_batch("bills", ["xx", "at", "at"])
+    sub.start()
+    settle(bus, clock, sub)
+
+    assert sorted(outcomes(sub)).count("succeeded") == 2
+    (dead,) = sub.dead_letters().to_dict("records")
+    assert (dead["reason"], dead["data"]) == ("model_error", '"xx"')
+
+
+@in_memory
+def test_the_only_event_that_ends_a_program_each_time_is_dead_in_the_end(bus: mt.EventBus, clock: SimulatedClock) -> None:
+    sub = bus.subscribe("bills", mt.model(answer_of("answer = {'at': 0.2}[data]"), name="tax"), max_attempts=1)
+    bus.publish("bills", "xx")
+    settle(bus, clock, sub)
+
+    assert outcomes(sub) == ["failed", "failed", "failed", "dead"]
+    assert list(sub.invocations()["reason"]) == [*["model_unavailable"] * 3, "model_error"]
+
+
+def test_an_event_for_which_a_package_is_missing_is_nobodys_failure_with_a_process_an_event(opened: Open) -> None:
+    failure = failed(opened(script("once.py", "import no_such_package\n"), mode="each"))
+
+    assert (failure.reason, failure.throttled, failure.kind) == ("model_unavailable", True, "NotLoaded")
+    assert "ModuleNotFoundError: No module named 'no_such_package'" in str(failure)
+
+
+def test_after_an_answer_a_missing_package_is_the_events_failure(opened: Open) -> None:
+    source = "import sys, json\nif json.load(sys.stdin) == 2: import no_such_package\nprint(1)\n"
+
+    assert told(ask(opened(script("once.py", source), mode="each"), 1, 2)) == [1, "model_error"]
+
+
+def test_a_line_without_a_line_break_is_told_as_that(opened: Open) -> None:
+    endpoint = opened(script("half.sh", "while read -r line; do printf '{\"y\":1}'; done"), timeout_s=0.6)
+    failure = failed(endpoint)
+
+    assert failure.reason == "timeout"
+    assert """it wrote '{"y":1}' without a line break at its end: an answer ends with one""" in str(failure)
+    assert "flush" not in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("mode", "output", "read"), [("lines", "json", {"y": 1}), ("each", "json", {"y": 1}), ("each", "text", '{"y": 1}')]
+)
+def test_one_byte_order_mark_before_an_answer_of_a_program_is_left_out(opened: Open, mode: str, output: str, read: Any) -> None:
+    source = """while read -r line; do printf '\\357\\273\\277{"y": 1}\\n'; done"""
+
+    assert ask(opened(script("mark.sh", source), mode=mode, output=output), 1) == [read]
 
 
 @in_memory

@@ -29,8 +29,9 @@ what                                              reason                then
 ``{"$error": …}``                                 model_error           tried again, after ``delay_s``
 the same, ``"permanent": true``; exit code 65     rejected              dead
 exit code 75                                      retry                 tried again
-another exit code                                 model_error           tried again
-ended by a signal; in the middle of a line mode   worker_died           tried again; dead after three
+another exit code; any in line mode               model_error           tried again
+ended by a signal                                 worker_died           tried again; dead after three
+ended before it ever answered                     model_unavailable     comes again, nobody's failure
 too late                                          timeout               the process group is killed; tried again
 no JSON, no UTF-8, more lines than asked for      bad_answer            the process is replaced; tried again
 more than ``max_answer_mb``                       result_too_large      dead
@@ -41,6 +42,11 @@ a file of the version is another one now          model_unavailable     comes ag
 
 Before a process is started, the files that belong to the version are looked at: other content is another version, and never runs as this
 one. A process that runs already goes on with what it has read.
+
+A program that ends before its version ever answered could not be loaded: a package is missing, a library, a file. Its events wait, and
+it is started again from time to time. An exception at the first event looks alike, until an answer to another event shows that it can be
+loaded, or until it has ended several times at one event, with no other there. With ``mode="each"`` the exit code speaks for the event at
+once, but for words such as ``ModuleNotFoundError``.
 
 When a process dies with several lines before it, or answers nonsense, a new one is asked for each alone: only the cause fails.
 """
@@ -62,10 +68,9 @@ from mltrigger.models.peer import Died, TimedOut
 from mltrigger.models.schemes import command_answers as answers_of
 from mltrigger.models.schemes.base import HOLD_S, Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.command_line import CommandLine, digest_of, stamp_of
+from mltrigger.models.schemes.command_trial import EARLY_S, Trial, says_not_loaded
 from mltrigger.models.schemes.programs import OutOfStep, Program, TooLarge, say_goodbye
 
-_EARLY_S = 0.25
-"""How long a new process is watched before anything is received: what ends or writes by then does not wait for events."""
 _LAST_START = 0.5
 """The part of the timeout after which no further event of a batch is begun: each shall have at least the rest."""
 
@@ -104,6 +109,7 @@ class CommandEndpoint(Endpoint):
         self._guard = threading.Lock()
         self._closed = False
         self._files = _Files(line)
+        self._trial = Trial()
         # Not at exit: there the end of the pipes ends the programs.
         weakref.finalize(self, _end, self._all, os.getpid()).atexit = False
 
@@ -122,7 +128,7 @@ class CommandEndpoint(Endpoint):
         program = self._started()
         if isinstance(program, ModelFailure):
             raise program
-        end = program.early_end(_EARLY_S)
+        end = program.early_end(EARLY_S)
         if end is None and not program.unasked:
             self._give_back(program)
             return
@@ -133,10 +139,17 @@ class CommandEndpoint(Endpoint):
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
         """Return an answer an event; what failed is a ModelFailure in its place."""
-        requests = [answers_of.request(self._line, event) for event in events]
-        askable = [r for r in requests if isinstance(r, bytes)]
-        answers = iter(self._lines(askable) if self.batches else [self._each(r) for r in askable])
-        return [next(answers) if isinstance(r, bytes) else r for r in requests]
+        outputs: list[Any] = [answers_of.request(self._line, event) for event in events]
+        askable = [number for number, request in enumerate(outputs) if isinstance(request, bytes)]
+        if self.batches:
+            names = [f"{event.source}\n{event.id}" for event in events]
+            askable.sort(key=lambda number: self._trial.deaths(names[number]))
+            answers = self._lines([outputs[number] for number in askable], [names[number] for number in askable])
+        else:
+            answers = [self._each(outputs[number]) for number in askable]
+        for number, answer in zip(askable, answers, strict=True):
+            outputs[number] = answer
+        return outputs
 
     def close(self) -> None:
         """End idle processes by the end of their stdin, and kill what does not end at once. Idempotent."""
@@ -166,29 +179,41 @@ class CommandEndpoint(Endpoint):
         self._drop(program)
         if self._closed and code:
             return answers_of.stopped()
-        return answers_of.ended(self._line, code, written, printed)
+        answer = answers_of.ended(self._line, code, written, printed)
+        if not isinstance(answer, ModelFailure) or code in answers_of.SAID:
+            self._trial.answered()
+        elif code and not self._trial.passed and says_not_loaded(printed):
+            self._trial.ended(0.0, printed)
+            return answers_of.not_loaded(str(answer), printed, self._trial.delay_s)
+        return answer
 
-    def _lines(self, requests: Sequence[bytes]) -> list[Any]:
-        """Return an answer for each of *requests*, a ModelFailure in the place of what failed."""
+    def _lines(self, requests: Sequence[bytes], names: Sequence[str]) -> list[Any]:
+        """Return an answer for each of *requests*, a ModelFailure in the place of what failed; *names* tell events apart."""
         began_s = time.monotonic()
         last_start = began_s + _LAST_START * self._timeout_s
         outcomes: list[Any] = []
         alone = len(requests) == 1
         while (todo := requests[len(outcomes) :]) and (not outcomes or time.monotonic() <= last_start):
-            program = self._taken()
+            program = self._taken(last_start)
             if isinstance(program, ModelFailure):
                 return outcomes + [program] * len(todo)
             turn = self._exchanged(program, todo, began_s + self._timeout_s, last_start, alone)
             late = time.monotonic() > last_start
+            if turn.outputs:
+                self._trial.answered()
             if turn.broken is None:
                 self._give_back(program)
                 outcomes += turn.outputs
                 if late:
                     break
                 continue
+            has_written = bool(turn.outputs or program.unasked)
             failed = self._lost(program, turn.broken)
             if self._closed:
                 return outcomes + [failed] * len(todo)
+            if not self._trial.passed and isinstance(turn.broken, Died) and not has_written:
+                waiting = self._not_loaded(program, failed, names[len(outcomes)])
+                return [*outcomes, waiting, *[answers_of.next_to_try(waiting)] * (len(todo) - 1)]
             if turn.is_doubtful and program.overlapped and not late:
                 alone = True
             elif turn.may_go_on:
@@ -213,33 +238,58 @@ class CommandEndpoint(Endpoint):
         echo(program.printed())
         return _Turn(self._line, lines, broken)
 
+    def _not_loaded(self, program: Program, failed: ModelFailure, name: str | None = None) -> ModelFailure:
+        """Return what it is that *program* ended before the version ever answered; another one is watched until the next call."""
+        if self._trial.ended(program.lived_s, failed.detail or "", name):
+            return failed
+        if isinstance(watched := self._started(), Program):
+            self._give_back(watched)
+        return answers_of.not_loaded(str(failed), failed.detail, self._trial.delay_s)
+
     def _lost(self, program: Program, broken: Exception) -> ModelFailure:
         """End *program*, its last words first, and return what it is to the event that it was asked for."""
         program.kill()
         echo(program.printed())
-        printed, cut_off = program.last_printed, bool(program.unasked)
+        printed, half = program.last_printed, program.unasked
         self._drop(program)
         if self._closed:  # it was we who ended it
             return answers_of.stopped()
-        return answers_of.broken(self._line, broken, self._timeout_s, printed, cut_off)
+        return answers_of.broken(self._line, broken, self._timeout_s, printed, half)
 
-    def _taken(self) -> Program | ModelFailure:
+    def _taken(self, deadline: float) -> Program | ModelFailure:
         """Return a process that waits for a line, or why there is none."""
         while True:
             with self._guard:
                 if self._closed:
                     return answers_of.stopped()
-                if not self._idle:
-                    break
-                program = self._idle.pop()  # the one that was used last: its caches are warm
-            if program.alive:
+                idle = self._idle.pop() if self._idle else None  # the one that was used last: its caches are warm
+            program = self._started() if idle is None else idle
+            if isinstance(program, ModelFailure):
+                return program
+            if not self._trial.passed and (waiting := self._watched(program, deadline)) is not None:
+                return waiting
+            if idle is None or program.alive:
                 return program
             program.kill()
             echo(program.printed())
             if program.unasked:
                 echo(f"(the program {self._line.program!r} wrote a line that nobody asked for; it was replaced)\n")
             self._drop(program)
-        return self._started()
+
+    def _watched(self, program: Program, deadline: float) -> ModelFailure | None:
+        """Watch *program* for longer than the one before it lived, before an event is sent to it; return why none can be, if so."""
+        left_s = self._trial.watch_s - program.lived_s
+        end = program.early_end(max(0.0, min(left_s, deadline - time.monotonic())))
+        if end is None and program.lived_s >= self._trial.watch_s:
+            return None
+        if end is None:
+            self._give_back(program)
+            return answers_of.not_loaded(f"the program {self._line.program!r} may still be starting", None, self._trial.delay_s)
+        program.kill()
+        echo(program.printed())
+        failed = answers_of.not_waiting(self._line, end, b"", program.last_printed)
+        self._drop(program)
+        return answers_of.stopped() if self._closed else self._not_loaded(program, failed)
 
     def _started(self) -> Program | ModelFailure:
         line = self._line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import copy
 import json
 import re
 from typing import Any
@@ -16,6 +18,8 @@ from mltrigger.render import short
 
 DATA_ERROR, TRY_AGAIN = 65, 75
 """EX_DATAERR and EX_TEMPFAIL of sysexits.h."""
+SAID = (DATA_ERROR, TRY_AGAIN)
+"""Exit codes by which a program has said something of its event."""
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OURS = frozenset({"stopped", "no_process", "worker_died", "group_order"})
 """Reasons that mean something to whoever settles the event; a program cannot give them."""
@@ -48,7 +52,7 @@ def output(line: CommandLine, answer: bytes) -> Any:
     if line.output == "bytes":
         return answer
     try:
-        text = answer.decode()
+        text = answer.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         return BadAnswer(f"is not UTF-8 (byte {error.start})", answer)
     if line.output == "text":
@@ -73,13 +77,15 @@ def ended(line: CommandLine, code: int, written: bytes, printed: str) -> Any:
     return ModelFailure(text, reason="retry" if code == TRY_AGAIN else "model_error", kind=f"exit code {code}", detail=detail)
 
 
-def broken(line: CommandLine, error: Exception, timeout_s: float, printed: str, cut_off: bool = False) -> ModelFailure:
-    """Return what *error* is to the event that the program was asked for."""
+def broken(line: CommandLine, error: Exception, timeout_s: float, printed: str, half: bytes = b"") -> ModelFailure:
+    """Return what *error* is to the event that the program was asked for; *half* is what it wrote last, a line without its end."""
     program, detail = f"the program {line.program!r}", printed or None
     lines = line.mode == "lines"
     if isinstance(error, TimedOut):
         hint = "; does it flush each line? mode='each' runs it once an event" if lines else ""
-        if lines and line.program in ("awk", "mawk"):
+        if lines and half:
+            hint = f"; it wrote {_beginning(half)} without a line break at its end: an answer ends with one"
+        elif lines and line.program in ("awk", "mawk"):
             hint += "; mawk reads ahead unless it is run as mawk -W interactive"
         text = f"no answer of {program} within timeout_s = {timeout_s:g}, it was stopped{hint}"
         return ModelFailure(text, reason="timeout", kind="TimeoutError", detail=detail)
@@ -95,8 +101,25 @@ def broken(line: CommandLine, error: Exception, timeout_s: float, printed: str, 
         return ModelFailure(
             f"{program} answered with {what} that {error}: {short(excerpt)}{hint}", reason="bad_answer", kind="BadAnswer", detail=excerpt
         )
-    hint = " (its last line has no line break)" if cut_off else ""
-    return ModelFailure(f"{program} {error} before it answered{hint}", reason="worker_died", kind="ProcessDied", detail=detail)
+    text = f"{program} {error} before it answered{' (its last line has no line break)' if half else ''}"
+    code = error.code if isinstance(error, Died) else None
+    if code is not None and code < 0:
+        return ModelFailure(text, reason="worker_died", kind="ProcessDied", detail=detail)
+    kind = "ProcessDied" if code is None else f"exit code {code}"
+    return ModelFailure(f"{text}{_said(printed)}", reason="model_error", kind=kind, detail=detail)
+
+
+def not_loaded(problem: str, detail: str | None, delay_s: float) -> ModelFailure:
+    """Return what the events get of a program that has never answered: whichever the event, and no attempt is spent."""
+    text = f"could not be loaded: {problem}; it has never answered"
+    return ModelFailure(text, reason="model_unavailable", throttled=True, delay_s=delay_s, whole=True, kind="NotLoaded", detail=detail)
+
+
+def next_to_try(waiting: ModelFailure) -> ModelFailure:
+    """Return what the events get that nobody has asked yet, beside one that gets *waiting*: they come again before it."""
+    found = copy.copy(waiting)
+    found.delay_s = None if waiting.delay_s is None else waiting.delay_s / 2
+    return found
 
 
 def not_waiting(line: CommandLine, end: Died | None, wrote: bytes, printed: str) -> ModelFailure:
@@ -133,8 +156,18 @@ def stopped() -> ModelFailure:
 def _said(printed: str) -> str:
     """Return what a program said last to stderr about its end; some write where they are, or their version, after it."""
     lines = [text.strip() for text in printed.splitlines() if text.strip()]
-    telling = [text for text in lines if _TELLING.search(text) and not text.startswith("at ")]
-    return f": {(telling or lines)[-1][:_LAST_LINE]}" if lines else ""
+    telling = [n for n, text in enumerate(lines) if _TELLING.search(text) and not text.startswith("at ")]
+    if not lines:
+        return ""
+    number = telling[-1] if telling else len(lines) - 1
+    said = lines[number]
+    if said.endswith(":"):  # as R writes it: the message is on the next line
+        said = " ".join([said, *lines[number + 1 : number + 2]])
+    return f": {said[:_LAST_LINE]}"
+
+
+def _beginning(raw: bytes) -> str:
+    return repr(short(raw[:_EXCERPT].decode("utf-8", "backslashreplace")))
 
 
 def _raw(line: CommandLine, data: Any) -> bytes:

@@ -60,6 +60,7 @@ class Program(ChildProcess):
         self._mean_s: float | None = None
         self._since_s = 0.0
         self._first = True
+        self._began_s = time.monotonic()
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             stdin, self._stdin = _pipe(theirs, ours)
             lifeline, self._lifeline = _pipe(theirs, ours)
@@ -133,6 +134,8 @@ class Program(ChildProcess):
 
     def early_end(self, wait_s: float) -> Died | None:
         """Return how it ended, if it ends within *wait_s* without having been asked for anything."""
+        if wait_s <= 0:
+            return self._end() if self._over() else None
         deadline = time.monotonic() + wait_s
         try:
             while self._wait(deadline):
@@ -140,6 +143,11 @@ class Program(ChildProcess):
         except TimedOut:
             return None
         return self._end()
+
+    @property
+    def lived_s(self) -> float:
+        """For how many seconds it has been running; for one that has ended, until now."""
+        return time.monotonic() - self._began_s
 
     def end_input(self) -> None:
         """Let it read the end of its stdin; idempotent."""
