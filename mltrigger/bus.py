@@ -95,7 +95,15 @@ class EventBus(Lookup):
         self._catalog = Catalog(self.registry, clock)
         self._resolver = self._catalog.resolver
         self._origins = Origins(registry, broker)
-        self._engine = Engine(self._resolver.of, broker=self.broker, log=self.log, registry=self.registry, clock=clock, tidy=self._tidy)
+        self._engine = Engine(
+            self._resolver.of,
+            forget=self._resolver.forget,
+            broker=self.broker,
+            log=self.log,
+            registry=self.registry,
+            clock=clock,
+            tidy=self._tidy,
+        )
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
         self._outlook = Outlook(self.registry, self._engine.state, self._resolver.absent, shared=store.location is not None)

@@ -44,8 +44,8 @@ class Engine:
 
     Parameters
     ----------
-    resolve : callable
-        Takes a selector and returns a function that finds the model version it means, and the model.
+    resolve, forget : callable
+        Takes a selector and returns a function that finds the model version it means, and the model; and makes it ask the registry again.
     broker, log, registry, clock
         The parts that listeners work with.
     tidy : callable
@@ -56,6 +56,7 @@ class Engine:
         self,
         resolve: Callable[[str], Callable[[], tuple[ModelVersion, Model]]],
         *,
+        forget: Callable[[], None],
         broker: Broker,
         log: Log,
         registry: Registry,
@@ -65,7 +66,7 @@ class Engine:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after))
         self._registry, self._broker = registry, broker
-        self._resolve = resolve
+        self._resolve, self._forget = resolve, forget
         self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
         self._workers = ThreadWorkers()
         self._keeper = Keeper(
@@ -166,6 +167,17 @@ class Engine:
         for listener in list(self._listeners.values()):
             self._broker.wake(listener.spec)
 
+    def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
+        """Let the registry be asked again when it has changed since the generation *known*; ``None``: *spec* is not what it says now."""
+        generation = self._registry.generation()  # first: what is resolved from now on is at least as new
+        if generation == known:
+            return known
+        self._forget()
+        if self._registry.subscription(spec.name) == spec:
+            return generation
+        self._follow()
+        return None
+
     def _follow(self) -> None:
         """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
         known = {spec.name: spec for spec in self._registry.subscriptions()}
@@ -226,7 +238,9 @@ class Engine:
 
     def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
         placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
-        return self._make(spec, placed, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source))
+        return self._make(
+            spec, placed, look=self._look, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source)
+        )
 
 
 def _settle_s(specs: Iterable[SubscriptionSpec]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from mltrigger.batching import AdaptiveBatch
-from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
+from mltrigger.brokers.base import Broker, Delivery, Outdated, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
@@ -42,6 +42,7 @@ _NUDGE_S = 0.02
 
 State = Literal["stopped", "listening", "waiting for the model", "waiting for the store"]
 Resolve = Callable[[], tuple[ModelVersion, Caller]]
+Look = Callable[[SubscriptionSpec, str | None], str | None]
 
 
 class Listener:
@@ -61,6 +62,9 @@ class Listener:
         Told which callers are in use, from time to time: what others hold can go.
     close : callable
         Ends what calling the model needs; called when nothing runs any more.
+    look : callable, optional
+        Looks at the registry again, if its generation is another than the one given; returns the generation from which on *resolve*
+        answers, ``None`` when the subscription is not *spec* any more.
     uniform : callable
         Chance, for the backoff.
     """
@@ -77,13 +81,15 @@ class Listener:
         prepare: Callable[[Event], Event] = lambda event: event,
         tidy: Callable[[Collection[Caller]], None] = lambda _: None,
         close: Callable[[], None] = lambda: None,
+        look: Look | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.spec = spec
         self.state: State = "stopped"
         self.leftover = 0
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
-        self._prepare, self._tidy, self._close = prepare, tidy, close
+        self._prepare, self._tidy, self._close, self._look = prepare, tidy, close, look
+        self._generation = None if look is None else "unknown"
         self._recorder = Recorder(spec, broker, log, clock, uniform)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
@@ -137,6 +143,7 @@ class Listener:
 
         What has not begun at the monotonic time *until_s* is released.
         """
+        self._look_again()
         version, invoker = self._resolve()
         for lot in _lots(deliveries, 1, self._lot(invoker) if invoker.batches else len(deliveries), invoker.batches):
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
@@ -184,7 +191,11 @@ class Listener:
         if not most:
             self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
             return
-        deliveries = self._young(self._broker.receive(self.spec, most, _POLL_S))
+        try:
+            deliveries = self._young(self._broker.receive(self.spec, most, _POLL_S, self._generation))
+        except Outdated:
+            self._look_again()
+            return
         if not deliveries:
             return
         if self.spec.policy.batch_window_s and invoker.batches:
@@ -208,6 +219,14 @@ class Listener:
                 self._submit(functools.partial(self._run, work), work)
         finally:
             self._recorder.release([d for lot in lots[begun:] for d in lot])
+
+    def _look_again(self) -> None:
+        """Learn what the registry means now; nothing is leased while the subscription itself is another one, whose listener comes."""
+        if self._look is not None:
+            found = self._look(self.spec, self._generation)
+            self._generation = "unknown" if found is None else found
+            if found is None:
+                self._stopping.wait(_NUDGE_S)
 
     def _submit(self, call: Callable[[], None], work: Work[Ended]) -> None:
         """Run *call* in a thread; when no thread can be started, give *work* back and its slot free."""
@@ -251,8 +270,8 @@ class Listener:
         more: list[Delivery] = []
         while len(more) < room and not self._stopping.is_set() and (left_us := end_us - self._clock.now_us()) > 0:
             try:
-                more += self._broker.receive(self.spec, room - len(more), left_us / 1e6)
-            except MltriggerError:  # what is leased already must not be lost sight of; the next receive tells of the outage
+                more += self._broker.receive(self.spec, room - len(more), left_us / 1e6, self._generation)
+            except (MltriggerError, Outdated):  # what is leased already must not be lost sight of; the next receive tells of the outage
                 break
         return more
 

@@ -18,6 +18,7 @@ import pytest
 from conftest import is_settled, outcomes, wait_until
 
 import mltrigger as mt
+from mltrigger.brokers.base import Outdated
 
 ROOT = Path(mt.__file__).parents[1]
 DEADLINE_S = 60.0
@@ -225,11 +226,68 @@ def test_newer_patch_that_another_process_registers_is_picked_up(bus: mt.EventBu
     """)
     assert elsewhere.ends() == ""
 
-    def newest() -> bool:
-        bus.fire("pages", 1, progress=False)
-        return sub.invocations().iloc[-1]["version"] == "1.0.1"
+    bus.fire("pages", 1, progress=False)
+    assert list(sub.invocations()["version"].astype(str)) == ["1.0.0", "1.0.1"]
 
-    wait_until(newest)
+
+MODELS = """
+def old(_): return "old"
+def new(_): return "new"
+"""
+SWITCHES = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import mltrigger as mt
+with mt.connect(sys.argv[1]) as bus:
+    {switch}
+    print(*[bus.publish("prices", n).event_id for n in range(3)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("selector", "switch", "meant"),
+    [
+        ("rate:latest", "bus.register(mt.model('rates:new', name='rate', version='2.0.0'))", "2.0.0"),
+        ("rate:1", "bus.register(mt.model('rates:new', name='rate', version='1.1.0'))", "1.1.0"),
+        ("rate:1.0", "bus.register(mt.model('rates:new', name='rate', version='1.0.1'))", "1.0.1"),
+        ("rate@live", "bus.register(mt.model('rates:new', name='rate', version='2.0.0')); bus.alias('rate', 'live', '2.0.0')", "2.0.0"),
+        ("rate:1.0.0", "bus.subscribe('prices', mt.model('rates:new', name='rate', version='3.0.0'), name='rate', listen=False)", "3.0.0"),
+    ],
+    ids=["latest", "minor", "patch", "alias", "rebind"],
+)
+def test_what_is_published_after_another_process_switched_the_version_runs_the_new_one(
+    bus: mt.EventBus, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selector: str, switch: str, meant: str
+) -> None:
+    (tmp_path / "rates.py").write_text(MODELS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "rates", raising=False)
+    bus.register(mt.model("rates:old", name="rate", version="1.0.0"))
+    bus.alias("rate", "live", "1.0.0")
+    sub = bus.subscribe("prices", selector, name="rate")
+    bus.fire("prices", [0], progress=False)
+
+    for _ in range(2):  # the second time nothing changes, and everything goes on
+        elsewhere = start(SWITCHES.format(switch=switch), str(tmp_path))
+        published = elsewhere.ends().split()
+        assert bus.wait(timeout_s=60, progress=False)
+
+        rows = sub.invocations().set_index("event_id").loc[published]
+        assert list(rows["version"].astype(str)) == [meant] * 3
+        assert list(rows["outcome"].astype(str)) == ["succeeded"] * 3
+        assert list(rows["attempt"]) == [1] * 3
+
+
+def test_claim_in_an_earlier_generation_of_the_registry_leases_nothing(bus: mt.EventBus) -> None:
+    bus.subscribe("documents", mt.model(str.upper, name="shout", version="1.0.0"), listen=False)
+    spec, before = bus.spec("shout"), bus.registry.generation()
+    bus.publish("documents", "a")
+    bus.register(mt.model(str.lower, name="whisper", version="1.0.0"))
+
+    with pytest.raises(Outdated):
+        bus.broker.receive(spec, 1, generation=before)
+
+    assert bus.subscription("shout").depth().visible == 1
+    assert [d.attempt for d in bus.broker.receive(spec, 1, generation=bus.registry.generation())] == [1]
 
 
 # -- ending -------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from mltrigger.aws.naming import S3Source, aws_kind, source_topic_name, source_u
 from mltrigger.aws.objects import BucketSource
 from mltrigger.aws.resources import Resources
 from mltrigger.brokers import publishing
-from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Outdated, Receipt, Sending, Settlement, SubscriptionSpec
 from mltrigger.brokers.inbox import READY_OF_AWAITED, Taken
 from mltrigger.brokers.inlet import Message, Raw
 from mltrigger.brokers.intake import Intake
@@ -218,11 +218,13 @@ class AwsBroker:
 
     # -- receive --------------------------------------------------------------------------------------------------------------
 
-    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+    def receive(
+        self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0, generation: str | None = None
+    ) -> list[Delivery]:  # fmt: skip
         """Lease what the log has ready (what was sent again), else what the queue has; long polls go on between two calls."""
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
-        if ready := self._sql.receive(subscription, max_events):
+        if ready := self._sql.receive(subscription, max_events, generation=generation):
             return ready
         if subscription.id in self._registry.paused():
             self._intake.leave(subscription)
@@ -234,14 +236,21 @@ class AwsBroker:
         if wait_s <= 0:
             self._settler.flush(_EXTEND_S)  # what is done with shall not be what this finds
             return self._intake.taken(subscription, inlet.poll_now(max_events))
+        self._check_generation(generation)
         deliveries = self._intake.taken(subscription, inlet.take(max_events))
         if deliveries:
             inlet.want(max_events - len(deliveries))  # while these are worked on, the next ones are on their way
             return deliveries
         inlet.want(max_events)
         if self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s)):
+            self._check_generation(generation)
             return self._sql.receive(subscription, max_events) or self._intake.taken(subscription, inlet.take(max_events))
         return []
+
+    def _check_generation(self, generation: str | None) -> None:
+        """Raise Outdated when the registry has another one: looked at before messages are taken, which are on their way for longer."""
+        if generation is not None and self._registry.generation() != generation:
+            raise Outdated
 
     def accept(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> Taken:
         """Lease messages that somebody else has received and will settle, a Lambda function's; and what the log has ready.

@@ -133,6 +133,10 @@ class Sending(NamedTuple):
 AT_ONCE = Sending()
 
 
+class Outdated(Exception):  # a signal, not an error
+    """The registry is not as the caller knows it: somebody rebound, registered or moved an alias meanwhile. Nothing was leased."""
+
+
 class Unit(Protocol):
     """A unit of work: one transaction of the log's database."""
 
@@ -202,8 +206,13 @@ class Broker(Protocol):
     def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
         """Put dead letters away for good, with the *reason*: they stay ``dead`` and are listed no more. Returns their seqs."""
 
-    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+    def receive(
+        self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0, generation: str | None = None
+    ) -> list[Delivery]:  # fmt: skip
         """Lease up to *max_events*, waiting at most *wait_s* seconds for the first one.
+
+        Raises Outdated and leases nothing when the registry has another *generation* than the one given: what is published after a
+        version was switched must not run the version before.
 
         Each is hidden from other listeners for the policy's lease; one whose lease ran out comes again with a higher attempt, and may come
         alone.

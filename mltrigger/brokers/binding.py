@@ -8,7 +8,7 @@ from mltrigger.brokers.base import Sending, SubscriptionSpec
 from mltrigger.brokers.publishing import INSERT_READY, Seen
 from mltrigger.errors import NameTaken
 from mltrigger.store.log import ARCHIVED, archived
-from mltrigger.store.registry import ensure_topic
+from mltrigger.store.registry import ensure_topic, next_generation
 from mltrigger.store.transaction import Transaction
 
 _KNOWN = "SELECT id, bound, filter, filter_scope, topic_id FROM subscription WHERE name = :name"
@@ -93,6 +93,7 @@ def bind(
     if known and known[0][1] and known[0][4] != row["topic_id"]:
         raise NameTaken(f"subscription {subscription.name!r} listens to another topic: pass name='…' for a second one, or unsubscribe it")
     transaction.execute(_UPDATE if known else _INSERT, row)
+    next_generation(transaction)
     newly = not (known and known[0][1])
     if newly or known[0][2:4] != (row["filter"], row["scope"]):
         transaction.execute(_REVISE, {**row, "from_start": int(newly and from_start)})
@@ -121,6 +122,7 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
     transaction.execute("DELETE FROM awaited WHERE subscription_id = :s", of)
     transaction.execute("DELETE FROM lease WHERE subscription_id = :s", of)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
+    next_generation(transaction)
     transaction.execute(_REVISE, {"name": name, "now": now_us, "from_start": 0})
     return True
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mltrigger.brokers import binding, publishing
-from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Receipt, Sending, Settlement, SubscriptionSpec
+from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Outdated, Receipt, Sending, Settlement, SubscriptionSpec
 from mltrigger.brokers.publishing import INSERT_AWAITED, INSERT_READY
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
@@ -21,7 +21,7 @@ from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
 from mltrigger.store.log import Unit, record_abandoned
-from mltrigger.store.registry import ensure_topic
+from mltrigger.store.registry import ensure_topic, generation_of
 from mltrigger.store.transaction import Row, Store, Transaction
 
 FAR_S = 3_600.0
@@ -157,19 +157,21 @@ class SqlBroker:
 
     # -- receive --------------------------------------------------------------------------------------------------------------
 
-    def receive(self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0) -> list[Delivery]:
+    def receive(
+        self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0, generation: str | None = None
+    ) -> list[Delivery]:  # fmt: skip
         """Lease up to *max_events*; woken by a publisher, or by time when a delay or a lease ends."""
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
         # Where nothing was found last time, a look at what falls due next is cheaper than a claim that finds nothing again.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
-        deliveries = self._claim(subscription, max_events) if due_s <= 0 else []
+        deliveries = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not deliveries and wait_s > 0:
             longest_s = min(wait_s, self._wakeup.poll_s)
             due_s = due_s if due_s > 0 else self._due_s(subscription)
             woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
             if woken or due_s <= longest_s:  # else nothing has come, and the next call looks again
-                deliveries = self._claim(subscription, max_events)
+                deliveries = self._claim(subscription, max_events, generation)
         (self._idle.discard if deliveries else self._idle.add)(subscription.id)
         return deliveries
 
@@ -186,21 +188,23 @@ class SqlBroker:
     def close(self, drain_s: float, polls_s: float) -> None:
         """Nothing is held here."""
 
-    def _claim(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
+    def _claim(self, subscription: SubscriptionSpec, max_events: int, generation: str | None) -> list[Delivery]:
         asked_s, now_us = time.monotonic(), self._clock.now_us()
         try:
             if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
                 self._swept[subscription.id] = now_us
                 self.sweep(subscription, now_us)
-            return self._lease(subscription, max_events)
+            return self._lease(subscription, max_events, generation)
         finally:
             if _waited(asked_s):  # leases ran out that nobody could extend: let those who hold them come first
                 self._swept[subscription.id] = self._clock.now_us()
 
-    def _lease(self, subscription: SubscriptionSpec, max_events: int) -> list[Delivery]:
+    def _lease(self, subscription: SubscriptionSpec, max_events: int, generation: str | None) -> list[Delivery]:
         lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
         # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
         with self._store.transaction(durable=False) as transaction:
+            if generation is not None and generation_of(transaction) != generation:
+                raise Outdated
             now_us = self._clock.now_us()  # here, after the wait for the store: or the lease might be over as it begins
             rows = _together(transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}))
             transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])

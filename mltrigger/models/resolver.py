@@ -34,6 +34,7 @@ class Resolver:
         self._choose, self._clock = choose, clock
         self._held: dict[tuple[str, str], Model] = {}
         self._answers: dict[str, tuple[int, ModelVersion, Model]] = {}
+        self._forgotten = 0
         self._guard = threading.Lock()
 
     def hold(self, version: ModelVersion, model: Model) -> None:
@@ -45,12 +46,16 @@ class Resolver:
             if before is not None and before.target is model.target:  # its one object, if it is a class, goes on
                 model = dataclasses.replace(model, _once=before._once)
             self._held[key] = model
-            self._answers.clear()
+            self._forget()
 
     def forget(self) -> None:
         """Ask the registry again: an alias was moved."""
         with self._guard:
-            self._answers.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._forgotten += 1
+        self._answers.clear()
 
     def of(self, selector: str) -> Callable[[], tuple[ModelVersion, Model]]:
         """Return a function that returns the version *selector* means now, and the model.
@@ -62,9 +67,11 @@ class Resolver:
         def resolve() -> tuple[ModelVersion, Model]:
             answer = self._answers.get(selector)
             if answer is None or self._clock.now_us() - answer[0] > FRESH_US:
+                forgotten = self._forgotten
                 answer = self._answer(parsed, answer)
                 with self._guard:
-                    self._answers[selector] = answer
+                    if self._forgotten == forgotten:  # else it may be of before
+                        self._answers[selector] = answer
             return answer[1], answer[2]
 
         return resolve

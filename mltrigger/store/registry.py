@@ -28,6 +28,11 @@ LEFT JOIN topic e ON e.id = s.emit_topic_id WHERE s.bound = 1
 """
 _COLUMNS = "name, version, kind, digest, import_path, description, created_us, id, address, options, input_schema, output_schema"
 _VERSIONS = f"SELECT {_COLUMNS} FROM model_version"
+_GENERATION = "SELECT value FROM setting WHERE name = 'generation'"
+_NEXT_GENERATION = """
+INSERT INTO setting (name, value) VALUES ('generation', '1')
+ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(setting.value AS BIGINT) + 1 AS TEXT)
+"""
 _REGISTER = """
 INSERT INTO model_version (name, version, kind, digest, import_path, description, created_us, address, options, input_schema, output_schema)
 VALUES (:name, :version, :kind, :digest, :import_path, :description, :created_us, :address, :options, :input_schema, :output_schema)
@@ -92,6 +97,7 @@ class Registry:
             rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             if not rows:
                 transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
+                next_generation(transaction)
                 rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             found = ModelVersion(*rows[0])
         if changes := found.changes(version) or _called_otherwise(found, version):
@@ -120,6 +126,7 @@ class Registry:
                 "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version, follows = excluded.follows",
                 {"name": name, "alias": alias, "version": version, "follows": follows},
             )
+            next_generation(transaction)
 
     def follow(self, name: str, alias: str, version: str, follows: str) -> None:
         """Point *alias* to *version*, if it still follows what it did: somebody may have set it by hand meanwhile."""
@@ -128,6 +135,7 @@ class Registry:
                 "UPDATE model_alias SET version = :version WHERE name = :name AND alias = :alias AND follows = :follows",
                 {"name": name, "alias": alias, "version": version, "follows": follows},
             )
+            next_generation(transaction)
 
     def followed(self, selector: Selector) -> str | None:
         """Return what alias elsewhere the alias of *selector* follows, ``None`` when it is our own, or none."""
@@ -157,6 +165,11 @@ class Registry:
     def paused(self) -> set[int]:
         """Return the ids of the subscriptions that are paused."""
         return {number for (number,) in self._store.read("SELECT id FROM subscription WHERE paused = 1")}
+
+    def generation(self) -> str:
+        """Return the registry's generation now; see :func:`next_generation`."""
+        rows = self._store.read(_GENERATION)
+        return str(rows[0][0]) if rows else ""
 
     # -- settings -------------------------------------------------------------------------------------------------------------
 
@@ -229,6 +242,17 @@ def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
         {"name": name, "now": now_us},
     )
     return int(transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})[0][0])
+
+
+def generation_of(transaction: Transaction) -> str:
+    """Return the generation of the registry as *transaction* sees it."""
+    rows = transaction.query(_GENERATION, {})
+    return str(rows[0][0]) if rows else ""
+
+
+def next_generation(transaction: Transaction) -> None:
+    """Count a change of what selectors and subscriptions mean; listeners that claim in an earlier generation look at it first."""
+    transaction.execute(_NEXT_GENERATION, {})
 
 
 def _set(transaction: Transaction, name: str, value: Mapping[str, Any]) -> None:
