@@ -704,6 +704,125 @@ def test_a_batch_with_another_number_of_answers_fails_for_good(value: Any) -> No
     assert verdict(caught.value) == ("bad_batch_result", True, False, True)
 
 
+# -- a body as the server wants it --------------------------------------------------------------------------------------------------
+
+
+def sums(request: Any) -> Any:
+    """Answer with the sum of each row, wherever the rows are."""
+    body = request.json()
+    rows = (
+        body.get("instances") or body.get("rows") or body.get("input_data", {}).get("data") or body.get("dataframe_split", {}).get("data")
+    )
+    return {"predictions": [sum(row.values() if isinstance(row, dict) else row) for row in rows]}
+
+
+ROWS = [{"a": 1, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "b": 6}]
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ({"body": {"instances": "{batch}"}}, {"instances": ROWS}),
+        ({"body": {"rows": "{batch}", "options": {"round": True, "note": "{{braces}}"}}},
+         {"rows": ROWS, "options": {"round": True, "note": "{braces}"}}),
+        ({"body": {"instances": "{batch}"}, "item": {"x": "{a}", "y": "{b}"}}, {"instances": [{"x": r["a"], "y": r["b"]} for r in ROWS]}),
+        ({"body": {"input_data": {"columns": ["a", "b"], "data": "{batch}"}}, "item": ["{a}", "{b}"]},
+         {"input_data": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}}),
+        ({"body": {"dataframe_split": {"columns": ["a", "b"], "data": "{batch}"}}, "item": ["{a}", "{b}"]},
+         {"dataframe_split": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}}),
+    ],
+)  # fmt: skip
+def test_a_body_with_a_batch_is_one_call_and_its_answers_are_split(options: dict[str, Any], sent: Any) -> None:
+    with ModelServer(sums) as server, mt.connect("memory://") as bus:
+        sub = bus.subscribe("rows", mt.model(server.url, answer="predictions", name="sums", version="1.0.0", **options), listen=False)
+        receipts = bus.publish_batch("rows", ROWS)
+        sub.start()
+        bus.wait(timeout_s=20, progress=False)
+        output = sub.invocations().set_index("event_id")["output"]
+
+    assert [json.loads(output[receipt.event_id]) for receipt in receipts] == [3, 7, 11]
+    assert [request.json() for request in server.requests] == [sent]
+
+
+def test_a_body_of_columns_has_the_list_of_each_field() -> None:
+    with (
+        ModelServer(lambda r: r.json()["inputs"]["age"]) as server,
+        opened(server.url, body={"inputs": {"age": "{batch.who.age}"}}) as endpoint,
+    ):
+        one, missing, two = endpoint.call([Event({"who": {"age": 1}}), Event({"who": {}}), Event({"who": {"age": 2}})])
+
+    assert (one, two) == (1, 2)
+    assert verdict(missing) == INVALID
+    assert "'age'" in str(missing)
+
+
+def test_a_body_of_one_event_has_its_values_and_is_a_call_each() -> None:
+    body = {
+        "inputs": "{text}",
+        "parameters": {"top_k": "{k}", "hint": "in {lang}, {k} of them"},
+        "raw": "{scan}",
+        "all": ["{data}", 7, None],
+    }
+    data = {"text": "a page", "k": 3, "lang": "de", "scan": b"\x00\xff"}
+    with ModelServer(lambda r: r.json()) as server, opened(server.url, body=body) as endpoint:
+        assert not endpoint.batches
+        (answer,) = endpoint.call([Event(data)])
+
+    assert answer == {
+        "inputs": "a page", "parameters": {"top_k": 3, "hint": "in de, 3 of them"}, "raw": "AP8=",
+        "all": [{"text": "a page", "k": 3, "lang": "de", "scan": "AP8="}, 7, None],
+    }  # fmt: skip
+    assert server.requests[0].header("ce-id")
+
+
+def test_a_body_with_a_batch_can_be_for_one_event_at_a_time() -> None:
+    with ModelServer(sums) as server, opened(server.url, body={"rows": "{batch}"}, batch=False, answer="predictions") as endpoint:
+        assert [*endpoint.call([Event(ROWS[0])]), *endpoint.call([Event(ROWS[1])])] == [3, 7]
+
+    assert [len(request.json()["rows"]) for request in server.requests] == [1, 1]
+
+
+def test_nothing_of_an_event_is_read_as_a_template() -> None:
+    with ModelServer(lambda r: r.json()["rows"]) as server, opened(server.url, body={"rows": "{batch}"}) as endpoint:
+        assert endpoint.call([Event({"a": "{batch} {a} {{"}), Event('"}]')]) == [{"a": "{batch} {a} {{"}, '"}]']
+
+
+def test_a_batch_without_a_list_of_answers_says_where_to_look() -> None:
+    with (
+        ModelServer(Reply(value={"scores": [1, 2]})) as server,
+        opened(server.url, body={"rows": "{batch}"}) as endpoint,
+        pytest.raises(ModelFailure, match="answer='scores' says which part has them") as caught,
+    ):
+        endpoint.call([Event(1), Event(2)])
+
+    assert caught.value.reason == "bad_batch_result"
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        ({"body": {"rows": "{batch!r}"}}, "option body .* at rows"),
+        ({"body": {"rows": "all: {batch}"}}, "stands alone"),
+        ({"body": {"rows": "{batch}", "id": "{id}"}}, r"\{id\} differs .* \{batch.id\}"),
+        ({"body": {"{name}": 1}}, "name of a member"),
+        ({"body": {"rows": "{batch}"}, "item": {"x": "{batch}"}}, "option item"),
+        ({"body": {"rows": "{data}"}, "item": "{a}"}, "option item"),
+        ({"body": {"rows": "{data}"}, "batch": True}, "'instances': '{batch}'"),
+        ({"body": {"rows": "{batch}"}, "envelope": "structured"}, "structured"),
+        ({"item": "{a}"}, "option body, which is missing"),
+        ({"body": "{batch}"}, "must be dict or list"),
+        ({"body": {"api_key": "4711abc"}}, "body.api_key"),
+    ],
+)
+def test_a_body_that_cannot_be_filled_is_refused_when_the_model_is_described(options: dict[str, Any], hint: str) -> None:
+    with pytest.raises(InvalidModel, match=hint):
+        described("http://host/score", **options)
+
+
+def test_a_field_that_is_called_like_a_secret_is_none() -> None:
+    assert described("http://host/score", body={"token": "{token}"}).name == "host"
+
+
 def test_several_events_for_a_server_that_takes_one_are_several_calls() -> None:
     with ModelServer(lambda r: Reply(422) if r.json() == 1 else r.json()) as server, opened(server.url) as endpoint:
         outputs = endpoint.call([Event(0), Event(1), Event(2)])

@@ -123,7 +123,11 @@ def _secrets(where: str, value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             named = isinstance(inner, str) and is_secret(name) and name not in _NO_SECRETS
-            if (named and inner) or looks_secret(name) or (not isinstance(inner, (Mapping, list)) and looks_secret(f"{name}={inner}")):
+            if (
+                (named and inner and not _FIELD.fullmatch(inner))
+                or looks_secret(name)
+                or (not isinstance(inner, (Mapping, list)) and looks_secret(f"{name}={inner}"))
+            ):
                 yield f"{where}.{redacted(name)[:_SHOWN]}"
             yield from _secrets(f"{where}.{name}", inner)
     elif isinstance(value, list):

@@ -23,6 +23,7 @@ from mltrigger.models.schemes.http import (
     default_name,
     default_version,
 )  # fmt: skip
+from mltrigger.models.schemes.json_body import Body
 from mltrigger.models.schemes.plain import base64_object, base64_text, one_each, plain, plain_text
 from mltrigger.render import short
 
@@ -49,6 +50,14 @@ class JsonHttp(Scheme):
         A value ``env:NAME`` or ``Bearer env:NAME`` is read from the environment at each request; a secret must be one.
     batch : bool
         Whether a request has the JSON list of several events' data, and the answer one output for each.
+    body : dict or list
+        What is sent instead of the data: JSON whose texts are templates, ``{"inputs": "{text}"}``. A text that is one field becomes its
+        value; ``{data}`` is all of the data. ``{batch}`` is the list of several events, ``{"instances": "{batch}"}``, and ``{batch.age}``
+        the list of one of their fields: then a batch is one call, unless *batch* says otherwise, and *answer* names the list of outputs.
+        Bytes become base64.
+    item : dict, list or str
+        A template for each event in ``{batch}``; by default ``"{data}"``. ``body={"dataframe_split": {"columns": ["age", "income"],
+        "data": "{batch}"}}, item=["{age}", "{income}"]``.
     envelope : str
         ``binary`` (default): CloudEvents' attributes as headers; a batch has none. ``structured``: the whole event as
         ``application/cloudevents+json`` (a batch as ``application/cloudevents-batch+json``). ``none``.
@@ -64,13 +73,19 @@ class JsonHttp(Scheme):
 
     def describe(self, address: Address) -> Description:
         """See :meth:`Scheme.describe`."""
-        url, options = _checked(address, "", batch=bool, envelope=str, answer=str, error_field=str)
+        own: dict[str, Any] = {"batch": bool, "body": (dict, list), "item": (dict, list, str), "envelope": str, "answer": str}
+        url, options = _checked(address, "", **own, error_field=str)
         if options.get("envelope", "binary") not in ENVELOPES:
             raise InvalidModel(f"model {short(url)!r}: option envelope must be one of {', '.join(ENVELOPES)}; got {options['envelope']!r}")
         if "answer" in options and not all(options["answer"].split(".")):
             raise InvalidModel(
                 f"model {short(url)!r}: option answer must be a path such as 'predictions.0.label', got {options['answer']!r}"
             )
+        body = _body(options, f"model {short(url)!r}")
+        if body is not None and options.get("envelope") == "structured":
+            raise InvalidModel(f"model {short(url)!r}: option body says what is sent, and envelope='structured' too: leave one of them out")
+        if body is not None and options.get("batch") and not body.is_batch:
+            raise InvalidModel(f"model {short(url)!r}: option body says where the events of a batch go: {{'instances': '{{batch}}'}}")
         return _description(url, "JSON over HTTP")
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
@@ -140,7 +155,15 @@ class MlflowServer(Scheme):
         return _MlflowEndpoint(Http.of(url, setting, address.options), address.options)
 
 
-def _checked(address: Address, prefix: str, **own: type) -> tuple[str, dict[str, Any]]:
+def _body(options: Mapping[str, Any], about: str) -> Body | None:
+    if "body" not in options:
+        if "item" in options:
+            raise InvalidModel(f"{about}: option item is for the {{batch}} of option body, which is missing")
+        return None
+    return Body(options["body"], options.get("item"), about)
+
+
+def _checked(address: Address, prefix: str, **own: type | tuple[type, ...]) -> tuple[str, dict[str, Any]]:
     return base_url(address, prefix), checked_http(address, **own)
 
 
@@ -151,7 +174,8 @@ def _description(url: str, what: str) -> Description:
 class _JsonEndpoint(HttpEndpoint):
     def __init__(self, http: Http, options: Mapping[str, Any]) -> None:
         super().__init__(http)
-        self.batches = options.get("batch", False)
+        self._body = _body(options, short(http.url))
+        self.batches = options.get("batch", self._body is not None and self._body.is_batch)
         self._envelope = options.get("envelope", "binary")
         self._path = options["answer"].split(".") if options.get("answer") else []
         self._error_field: str | None = options.get("error_field")
@@ -159,25 +183,40 @@ class _JsonEndpoint(HttpEndpoint):
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
         if not self.batches:
             return [self._one(events[0])] if len(events) == 1 else [_in_place(self._one, event) for event in events]
-        bodies = [_in_place(self._part, event) for event in events]
-        good = [body for body in bodies if isinstance(body, bytes)]
+        parts = [_in_place(self._part, event) for event in events]
+        good = [part for part in parts if not isinstance(part, ModelFailure)]
         if not good:
-            return bodies
+            return parts
+        answer, outputs = self._many(good)
+        found = iter(outputs)
+        return [part if isinstance(part, ModelFailure) else _in_place(self._item, answer, next(found)) for part in parts]
+
+    def _many(self, parts: Sequence[Any]) -> tuple[Answer, Sequence[Any]]:
+        """Return the answer for several events, and its outputs."""
         kind = "application/cloudevents-batch+json" if self._envelope == "structured" else "application/json"
-        answer = self.http.post("", b"[" + b",".join(good) + b"]", {"Content-Type": kind})
-        outputs = iter(one_each(answer, self._output(answer), len(good), "outputs"))
-        return [_in_place(self._item, answer, next(outputs)) if isinstance(body, bytes) else body for body in bodies]
+        body = b"[" + b",".join(parts) + b"]" if self._body is None else self._body.of_batch(parts)
+        answer = self.http.post("", body, {"Content-Type": kind})
+        found = self._output(answer)
+        hint = (
+            "" if self._path or not isinstance(found, dict) else f"; answer={next(iter(found), 'predictions')!r} says which part has them"
+        )
+        return answer, one_each(answer, found, len(parts), "outputs", hint)
 
     def _one(self, event: Event) -> Any:
         trace = {"traceparent": event.traceparent} if event.traceparent else {}
         if self._envelope == "structured":
             return self._output(self.http.post("", _structured(event), {**trace, "Content-Type": "application/cloudevents+json"}))
-        raw, kind = _raw(event)
         headers = cloudevent_headers(event) if self._envelope == "binary" else trace
+        if self._body is not None and self._body.is_batch:
+            answer, (output,) = self._many([self._body.part(event.data)])
+            return self._item(answer, output)
+        raw, kind = _raw(event) if self._body is None else (self._body.of_one(event.data), "application/json")
         return self._output(self.http.post("", raw, {**headers, "Content-Type": kind}))
 
-    def _part(self, event: Event) -> bytes:
-        """Return what stands for *event* in the list of a batch."""
+    def _part(self, event: Event) -> Any:
+        """Return what stands for *event* in a batch."""
+        if self._body is not None:
+            return self._body.part(event.data)
         if self._envelope == "structured":
             return _structured(event)
         raw, kind = _raw(event)

@@ -52,12 +52,12 @@ def plain_text(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool =
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def one_each(answer: Answer, found: Any, count: int, what: str) -> Sequence[Any]:
+def one_each(answer: Answer, found: Any, count: int, what: str, hint: str = "") -> Sequence[Any]:
     """Return what was *found* in *answer* when it is a list of *count*; no server can be asked again for what it left out."""
     if isinstance(found, list) and len(found) == count:
         return found
     got = f"{len(found):,}" if isinstance(found, list) else f"no list but {short(found)}"
-    raise answer.failure(f"with {got} in the place of {count:,} {what}", reason="bad_batch_result", permanent=True, whole=True)
+    raise answer.failure(f"with {got} in the place of {count:,} {what}{hint}", reason="bad_batch_result", permanent=True, whole=True)
 
 
 def _plain(value: Any, path: str, binary: Callable[[bytes], Any], nan_is_null: bool) -> Any:
