@@ -85,10 +85,10 @@ ENDED: dict[str, Any] = {
     "subject": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
 }  # fmt: skip
 
-_FOREIGN = frozenset(
-    {"subject", "data", "output", "error_type", "error", "traceback", "stdout", "detail", "description", "filter", "finding", "advice"}
+_CHECKED = frozenset(
+    {"event_id", "source", "type", "topic", "subscription", "model", "version", "kind", "digest", "worker", "trace_id", "time"}
 )
-"""Columns with text of publishers and models. JSON stays the same JSON; bytes are in ``raw`` as they came."""
+"""Columns whose text was checked when it came in. The text of all others is made harmless; bytes are in ``raw`` as they came."""
 
 
 class Sentences(pd.DataFrame):
@@ -166,11 +166,12 @@ def sentences(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.Da
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
     """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as microseconds since 1970.
 
-    What came from outside as text is written so that showing it can move no cursor and turn no line around.
+    What came from outside as text is written so that showing it can move no cursor and turn no line around: ``\\u001b``. JSON stays the
+    same JSON.
     """
     columns = list(schema)
     table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
-    for name in _FOREIGN.intersection(columns):
+    for name in (name for name, dtype in schema.items() if dtype == "str" and name not in _CHECKED):
         if not "".join(text for text in table[name] if isinstance(text, str)).isprintable():
             table[name] = [harmless(text) if isinstance(text, str) else text for text in table[name]]
     return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)

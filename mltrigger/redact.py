@@ -6,6 +6,7 @@ import logging
 import re
 import textwrap
 import traceback
+from typing import Any
 
 HIDDEN = "***"
 
@@ -81,6 +82,23 @@ def one_line(text: str) -> str:
 def harmless(text: str) -> str:
     r"""Return *text* with control and bidirectional characters as ``\uNNNN``; tabs and line breaks stay, and JSON stays the same JSON."""
     return text if text.isprintable() else _BUT_LAYOUT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def harmless_value(value: Any) -> Any:
+    """Return a JSON value whose texts and keys are :func:`harmless`; of keys that become the same the later ones get a number."""
+    if isinstance(value, str):
+        return harmless(value)
+    if isinstance(value, list):
+        return [harmless_value(element) for element in value]
+    if not isinstance(value, dict):
+        return value
+    found: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = harmless(key)
+        while name != key and (name in value or name in found):
+            name = f"{name}_{len(found)}"
+        found[name] = harmless_value(inner)
+    return found
 
 
 class LogFilter(logging.Filter):

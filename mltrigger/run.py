@@ -118,6 +118,9 @@ class Run:
         ``error``; then the output: its keys as columns where it is an object, else ``output``. A key that is the name of one of the
         columns before is written ``output_<key>``. Times are in :meth:`invocations`.
 
+        As in every frame, control and bidirectional characters in texts are written ``\\u001b``: showing them moves no cursor. The exact
+        answer is ``json.loads(run.invocations()["output"][0])``.
+
         A row that is ``open`` says what it waits for: ``held`` (the model cannot be called: why), ``no_listener``, ``paused``, or the
         failure of its last attempt.
         """

@@ -14,6 +14,7 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.events import DEFAULT_SOURCE, Event, decode_data, derived_id, hops_of, is_json
 from mltrigger.models.mismatch import outline
 from mltrigger.models.version import ModelVersion, Selector
+from mltrigger.redact import harmless_value
 from mltrigger.render import short
 from mltrigger.sources.places import shown
 from mltrigger.store.log import FINAL, Log
@@ -55,7 +56,7 @@ def expanded(rows: Iterable[Row], schema: Mapping[str, Any]) -> pd.DataFrame:
     """Return rows of *schema* that have ``error_type`` before their error and the JSON output at their end, the output as columns.
 
     The keys of outputs that are objects become columns (``output_<key>`` where a column of *schema* has that name); all others stand in
-    ``output``.
+    ``output``. Control and bidirectional characters are written as in every frame, also inside nested outputs.
     """
     import pandas as pd
 
@@ -69,6 +70,8 @@ def expanded(rows: Iterable[Row], schema: Mapping[str, Any]) -> pd.DataFrame:
 
 def _as_columns(output: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
     value = codec.loads(output) if output is not None else {}
+    if output is not None and ("\\" in output or not output.isprintable()):
+        value = harmless_value(value)
     if not isinstance(value, dict):
         return {"output": value}
     return {f"output_{key}" if key in schema else key: v for key, v in value.items()}

@@ -118,9 +118,16 @@ def test_instants_reach_from_year_1_to_9999(us: int, at: str) -> None:
 
 
 def test_text_stays_text() -> None:
-    text = ["<b>", "=1+1", "a\x00b", "\u202e", "", "nan", "None", "1"]
+    text = ["<b>", "=1+1", "", "nan", "None", "1"]
 
     assert frames.frame([(t,) for t in text], {"text": "str"})["text"].tolist() == text
+
+
+def test_text_that_would_move_the_cursor_is_escaped_in_every_column_that_nobody_has_checked() -> None:
+    table = frames.frame([("a\x00b", "\u202e\n"), (None, "c")], {"text": "str", "reason": "str"})
+
+    assert table["text"].tolist()[0] == "a\\u0000b"
+    assert table["reason"].tolist() == ["\\u202e\n", "c"]
 
 
 # -- latency ----------------------------------------------------------------------------------------------------------------------

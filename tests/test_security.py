@@ -178,11 +178,12 @@ def test_a_hostile_text_is_only_text_in_every_view(
         "bundle": bundle["text/html"],
     }
     assert {name: Active(text).found for name, text in marked_up.items() if Active(text).found} == {}
-    raw = {name: RAW.findall(text) for name, text in marked_up.items() if name not in answers and RAW.search(text)}
+    raw = {name: RAW.findall(text) for name, text in marked_up.items() if RAW.search(text)}
     assert raw == {}
 
     as_text = {
-        **{name: table.to_csv() for name, table in tables.items()},
+        **{name: table.to_csv() for name, table in {**tables, **answers}.items()},
+        **{f"{name} repr": f"{table!r}{[table[column] for column in table]}{list(table)}" for name, table in {**tables, **answers}.items()},
         **{f"{type(o).__name__} repr": repr(o) for o in (bus, sub, run, event, dashboard, sub.depth(), run.receipts[0])},
         "state": "\n".join(_texts(dashboard.state)),
         "printed": printed.out + printed.err,
@@ -193,6 +194,54 @@ def test_a_hostile_text_is_only_text_in_every_view(
     assert len([line for line in logged if not line.isprintable()]) == 0
     assert not [line for line in (printed.out + printed.err).splitlines() if line.startswith("2026-01-01 ERROR")]
     dashboard.close()
+
+
+UNSEEN = [*map(chr, [*range(9), 11, 12, *range(14, 32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F)]),
+          *map(chr, [0x2028, 0x2029, *range(0x2066, 0x206A), 0xFEFF])]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "a{}b",
+        ["a{}b", {"n": ["{}"]}],
+        {"text": "a{}b", "list": ["{}"], "inner": {"k{}": "{}"}},
+        {"k{}": 1},
+        {"{}": {"{}": "{}"}},
+    ],
+    ids=["text", "list", "object", "column", "all"],
+)
+def test_no_character_of_an_answer_moves_the_cursor_or_turns_the_line(answer: Any) -> None:
+    """In text and HTML, in cells, in nested answers and in names of columns; the exact answer is kept."""
+    answers = [json.loads(json.dumps(answer).replace("{}", json.dumps(character)[1:-1])) for character in UNSEEN]
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("pages", mt.model(lambda number: answers[number], name="answers", version="1.0.0"))
+        run = fire(bus, "pages", list(range(len(answers))))
+
+        for table in (run.results(), sub.results()):
+            shown = f"{table.to_string()}{table.to_html()}{table.to_csv()}{table!r}{table._repr_html_()}{list(table)}"
+            assert not set(shown) & set(UNSEEN)
+            assert not [cell for column in table for cell in _texts(table[column].tolist()) if set(cell) & set(UNSEEN)]
+        assert sorted(map(repr, map(json.loads, run.invocations()["output"]))) == sorted(map(repr, answers))
+
+
+def test_answers_whose_keys_look_alike_keep_all_their_values() -> None:
+    with mt.connect("memory://") as bus:
+        bus.subscribe(
+            "pages", mt.model(lambda _: {"a\\u001b": 1, "a\x1b": 2, "b\x1b": {"\x9b": 3, "\\u009b": 4}}, name="m", version="1.0.0")
+        )
+        (row,) = fire(bus, "pages", [1]).results().to_dict("records")
+
+    assert (row["a\\u001b"], sorted(v for k, v in row.items() if k.startswith("a"))) == (1, [1, 2])
+    assert sorted(row["b\\u001b"].values()) == [3, 4]
+
+
+def test_text_that_needs_no_care_is_shown_as_it_is() -> None:
+    texts = ["ü\tß\n", "👩‍🔬", "می‌خواهم", "\\u001b", "\u00a0", ""]
+    with mt.connect("memory://") as bus:
+        bus.subscribe("pages", mt.model(lambda text: text, name="m", version="1.0.0"))
+
+        assert fire(bus, "pages", texts).results()["output"].tolist() == texts
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -210,11 +259,12 @@ def _texts(value: Any) -> Iterator[str]:
 def test_what_is_escaped_for_the_eye_is_kept_as_it_was_given(attacked: Any) -> None:
     """JSON with escapes is the same JSON, and bytes are in ``raw``."""
     bus, sub, run, _ = attacked
+    answer = {HOSTILE: HOSTILE, "list": [HOSTILE]}
 
     assert json.loads(bus.events("pages")["data"][0]) == HOSTILE
-    assert json.loads(sub.invocations()["output"][0]) == {HOSTILE: HOSTILE, "list": [HOSTILE]}
+    assert json.loads(sub.invocations()["output"][0]) == json.loads(run.invocations()["output"][0]) == answer
     assert sub.dead_letters()["raw"].tolist() == [b'"fail"', b'"reject"', b'"retry"']
-    assert run.results()[HOSTILE][0] == HOSTILE
+    assert run.results()[harmless(HOSTILE)][0] == harmless(HOSTILE)
 
 
 def test_a_log_record_is_one_line_and_its_traceback_is_indented_and_without_secrets(logged: list[str]) -> None:
