@@ -85,8 +85,10 @@ def locked() -> dict[str, list[SpecifierSet]]:
 EXTRAS = SETUP.options("options.extras_require")
 
 
-@pytest.mark.parametrize("requirement", [r for extra in EXTRAS for r in requirements_of_extra(extra)], ids=str)
-def test_the_lock_names_a_version_of_everything_that_an_extra_installs(requirement: Requirement) -> None:
+@pytest.mark.parametrize(
+    "requirement", [*requirements("options", "install_requires"), *(r for extra in EXTRAS for r in requirements_of_extra(extra))], ids=str
+)
+def test_the_lock_names_a_version_of_everything_that_is_installed(requirement: Requirement) -> None:
     chosen = locked().get(canonicalize_name(requirement.name), [])
 
     assert chosen and {s.operator for specifiers in chosen for s in specifiers} == {"=="}
