@@ -4,28 +4,21 @@ They are plain functions and a fitted pipeline, as a user would bring them. The 
 in the wheel of rapidocr, and the classifier learns from the texts in ``training_texts``: nothing is downloaded.
 """
 
-import io
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from mltrigger.demo.pages import PageRefused, PageSource, open_pages
 from mltrigger.demo.training_texts import TRAINING_TEXTS
+
+__all__ = ["PageRefused", "PageText", "document_type_classifier", "page_files", "read_page", "read_page_enhanced"]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from sklearn.pipeline import Pipeline
-
-PageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
-"""A page: the bytes of an image, the path of its file, or a binary file open for reading."""
-
-PAGE_PIXELS_MAX = 25_000_000
-"""The largest page that is decoded: more than A4 at 400 dots per inch (15 million), far less than an image bomb."""
-
-PAGE_FORMATS = ("PNG", "JPEG", "TIFF")
-"""The only formats tried: some others of Pillow start a program to decode."""
 
 SMOOTHING_PX = 0.6
 CUTOFF_PERCENT = 1
@@ -45,12 +38,8 @@ ENGINE_SETTINGS: dict[str, Any] = {
 }
 
 
-class PageRefused(ValueError):
-    """Not a page that can be read, now or later: no image, a broken one or a huge one."""
-
-
 class PageText(TypedDict):
-    """What was read on a page: its text, the number of lines and the mean confidence from 0 to 1."""
+    """What was read on a page or several: the text, the number of lines and the mean confidence from 0 to 1."""
 
     text: str
     lines: int
@@ -78,15 +67,18 @@ class PageReader:
         self._lock = threading.Lock()
         self._engine: Any = None
 
-    def read(self, image: "Image") -> PageText:
-        """Return the text of *image*, lines from top to bottom; ``""``, 0 and 0.0 where there is none."""
+    def read(self, pages: Iterable["Image"]) -> PageText:
+        """Return the text of *pages*, lines from top to bottom; ``""``, 0 and 0.0 where there is none."""
+        return joined([self._found(page) for page in pages])
+
+    def _found(self, image: "Image") -> list[Fragment]:
         import numpy as np
 
         # OpenCV, inside the engine, counts colours from blue to red.
         pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
         with self._lock:
             found = self._loaded()(pixels)
-        return page_text(fragments(found.boxes, found.txts, found.scores))
+        return fragments(found.boxes, found.txts, found.scores)
 
     def _loaded(self) -> Any:
         if self._engine is None:
@@ -118,7 +110,7 @@ def read_page(page: PageSource) -> PageText:
     Parameters
     ----------
     page
-        An image of text: its bytes, its path, or a binary file (read from its start, left open).
+        An image of text: its bytes, its path, or a binary file (read from its start, left open). Of a TIFF all pages are read.
 
     Returns
     -------
@@ -130,48 +122,17 @@ def read_page(page: PageSource) -> PageText:
     Raises
     ------
     PageRefused
-        Not a PNG, JPEG or TIFF image, a broken one, or one of more than `PAGE_PIXELS_MAX` pixels.
+        Not a PNG, JPEG or TIFF image, a broken one, an animation, or one of more than `PAGE_PIXELS_MAX` pixels. It is a
+        ``Reject``: an event with such a page is dead at once.
     OSError
         The file of a path cannot be opened.
     """
-    return shared_reader().read(open_page(page))
+    return shared_reader().read(open_pages(page))
 
 
 def read_page_enhanced(page: PageSource) -> PageText:
     """Read a page like `read_page`, after `enhance`: version 1.1.0, which can read faded print."""
-    return shared_reader().read(enhance(open_page(page)))
-
-
-def open_page(page: PageSource) -> "Image":
-    """Return *page* in grey, decoded in full; raise `PageRefused` before decoding one with too many pixels."""
-    if isinstance(page, str | os.PathLike):
-        with Path(page).open("rb") as file:
-            return _decoded(file)
-    if isinstance(page, bytes | bytearray | memoryview):
-        return _decoded(io.BytesIO(page))
-    if not hasattr(page, "read"):
-        raise TypeError(f"a page is bytes, a path or a binary file, not {type(page).__name__}")
-    return _decoded(page)
-
-
-def _decoded(file: BinaryIO) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file, formats=PAGE_FORMATS) as image:
-            _check_pixels(*image.size)
-            return image.convert("L")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PageRefused(f"the page has more than {PAGE_PIXELS_MAX} pixels; send a smaller scan") from error
-    except UnidentifiedImageError as error:
-        raise PageRefused(f"the page is not an image in one of the formats {', '.join(PAGE_FORMATS)}") from error
-    except (OSError, SyntaxError) as error:
-        raise PageRefused(f"the page is a broken image: {error}") from error
-
-
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > PAGE_PIXELS_MAX:
-        raise PageRefused(f"the page has {width} x {height} pixels, more than {PAGE_PIXELS_MAX}; send a smaller scan")
+    return shared_reader().read(map(enhance, open_pages(page)))
 
 
 def enhance(image: "Image") -> "Image":
@@ -202,7 +163,15 @@ def fragments(boxes: Any, texts: Sequence[str] | None, scores: Sequence[float] |
     return [Fragment(*found) for found in zip(texts, scores, x, y - slope * x, height, strict=True)]
 
 
-def page_text(found: Sequence[Fragment]) -> PageText:
+def joined(pages: Sequence[Sequence[Fragment]]) -> PageText:
+    """Return the text of several pages, one after the other."""
+    lines = [line for found in pages for line in lines_of(found)]
+    scores = [fragment.score for found in pages for fragment in found]
+    confidence = sum(scores) / len(scores) if scores else 0.0
+    return PageText(text="\n".join(lines), lines=len(lines), confidence=round(float(confidence), 3))
+
+
+def lines_of(found: Sequence[Fragment]) -> list[str]:
     """Put fragments together: those at one height make a line, from left to right, and the lines go down."""
     rows: list[list[Fragment]] = []
     for fragment in sorted(found, key=lambda each: each.y):
@@ -210,9 +179,7 @@ def page_text(found: Sequence[Fragment]) -> PageText:
             rows[-1].append(fragment)
         else:
             rows.append([fragment])
-    lines = [" ".join(each.text for each in sorted(row, key=lambda each: each.x)) for row in rows]
-    confidence = sum(each.score for each in found) / len(found) if found else 0.0
-    return PageText(text="\n".join(lines), lines=len(lines), confidence=round(float(confidence), 3))
+    return [" ".join(each.text for each in sorted(row, key=lambda each: each.x)) for row in rows]
 
 
 def document_type_classifier() -> "Pipeline":
