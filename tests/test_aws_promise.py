@@ -141,6 +141,21 @@ def test_envelopes_of_any_make_are_understood_or_say_what_is_wrong_with_them(aws
     assert is_balanced(bus)
 
 
+def test_a_thousand_bad_records_of_one_message_do_not_keep_it_a_thousand_times(aws: Account) -> None:
+    bus, queue = aws.bus(), aws.queue()
+    sub = bus.subscribe(queue, raw_of, name="reader")
+    records = [{"eventSource": "aws:s3", "s3": {}, "number": n, "pad": "x" * 150} for n in range(1_000)]
+    body = json.dumps({"Records": records})
+    aws.sqs.send_message(QueueUrl=queue, MessageBody=body)
+
+    wait_until(lambda: sub.depth().dead == 1_000)
+    raws = sub.dead_letters()["raw"].tolist()
+    assert raws[0] == body.encode()
+    assert json.loads(raws[-1]) == records[-1]
+    assert sum(map(len, raws)) < 5 * 1024 * 1024
+    assert is_balanced(bus)
+
+
 def test_body_that_s3_does_not_give_out_holds_only_its_own_message_back(aws: Account, aws_clock: SimulatedClock) -> None:
     bus = aws.bus(hooked=True, bucket=aws.bucket(), clock=aws_clock)
     sub = bus.subscribe("documents", size_and_start, listen=False)

@@ -21,6 +21,9 @@ from mltrigger.store.transaction import Row, Transaction
 UNREADABLE_TYPE = "mltrigger.unreadable"
 INBOX = ".inbox"
 """What the topic of events that only one subscription knows of ends with; no other name may hold a dot."""
+RAW_BYTES = 4 * 1024 * 1024
+"""The most that is kept of one message as the raw bytes of several dead letters. Beyond it each keeps its own part: the whole for each of
+thousands of records would fill the disk."""
 _EARLY_US = 1_000_000
 """SQS counts whole seconds: a message that comes this much before its time has come in time."""
 
@@ -155,9 +158,12 @@ class _Found(NamedTuple):
 
 def _events(transaction: Transaction, spec: SubscriptionSpec, arrived: Arrived, lease: Lease) -> list[tuple[Encoded, bool, int]]:
     """Return the events of one message, whether they are shared, and when they were sent; end at once what is no event."""
-    events, sent_us = [], min(arrived.sent_us, lease.now_us)
+    events, sent_us, room = [], min(arrived.sent_us, lease.now_us), RAW_BYTES
     for item in arrived.read():
         found = _encoded(item) if isinstance(item, Event) else item
+        if isinstance(found, Unreadable) and found.part is not None:
+            room -= len(found.raw)
+            found = found if room >= 0 else found._replace(raw=found.part)
         if isinstance(found, (Unreadable, Ignored)):
             _end_unread(transaction, spec, found, arrived, sent_us, lease)
         else:

@@ -49,13 +49,15 @@ class Arrival(NamedTuple):
 class Unreadable(NamedTuple):
     """What could not be understood: becomes a dead letter with the raw bytes of the whole body.
 
-    ``id`` is the message's; with ``#2`` behind it, when only the second of several events in the message could not be read.
+    ``id`` is the message's; with ``#2`` behind it, when only the second of several events in the message could not be read: ``part`` is
+    that event alone then.
     """
 
     reason: str
     message: str
     id: str
     raw: bytes
+    part: bytes | None = None
 
 
 class Ignored(NamedTuple):

@@ -122,8 +122,9 @@ def _each(parts: list[Any], read: Callable[[Any, Arrival], Event], arrival: Arri
         try:
             return read(part, arrival)
         except InvalidEvent as error:
-            id_ = arrival.message_id if len(parts) == 1 else f"{arrival.message_id}#{number}"
-            return Unreadable(error.reason, str(error), id_, raw)
+            if len(parts) == 1:
+                return Unreadable(error.reason, str(error), arrival.message_id, raw)
+            return Unreadable(error.reason, str(error), f"{arrival.message_id}#{number}", raw, codec.dumps(part).encode())
 
     return [item(number, part) for number, part in enumerate(parts, 1)]
 
