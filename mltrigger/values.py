@@ -86,7 +86,8 @@ def _object(pairs: Iterable[tuple[Any, Any]], path: str, depth: int, iterators: 
         name = _key(key, path)
         if name in made:
             raise NotEncodable(f"{path}: two keys that become the same text {name[:40]!r}; rename one of them")
-        made[name] = plain(value, f"{path}.{name}", depth + 1, iterators)
+        # Cut: a long name, written out again for each of many values below it, would cost its length times their number.
+        made[name] = plain(value, f"{path}.{name[:40]}", depth + 1, iterators)
     return made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
 
@@ -92,6 +93,7 @@ CASES: dict[str, tuple[Work, int]] = {
     "one long word that may be a secret": (lambda n: lambda: redacted("key: " + "a" * n + " ://" + "b:" * n + "bearer " + "c." * n), 5_000),
     "control characters": (lambda n: lambda: (harmless("\x1b" * n), one_line("\r" * n), visible("\x07" * n), short("\n" * n)), 10_000),
     "line ends before a formula": (lambda n: lambda: mt.to_csv(pd.DataFrame({"a": ["\n\r \xa0" * n + "=1"]})), 10_000),
+    "a long name above many values": (lambda n: lambda: codec.dumps({"k" * n: [0] * n + [math.nan]}), 50_000),
     "brackets": (lambda n: refused(lambda: codec.loads("[" * n), mt.InvalidEvent), 10_000),
     "escapes": (lambda n: lambda: codec.loads('"' + "\\u00e9" * n + '"'), 10_000),
 }  # fmt: skip
