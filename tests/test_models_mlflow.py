@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import wait_until
 from model_servers import ModelServer, Proxy, Reply
 
 import mltrigger as mt
@@ -580,3 +582,47 @@ def test_numpy_values_in_an_event_are_values() -> None:
     columns = json.dumps([{"type": "long", "name": "n"}, {"type": "double", "name": "x"}])
 
     assert Signature.of({"signature": {"inputs": columns}}).rows({"n": np.int64(3), "x": np.float32(0.5)}) == [3, 0.5]
+
+
+# -- the scoring server -------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scoring(path: Path) -> Iterator[str]:
+    """Run MLflow's own scoring server for the model at *path*; yields its address."""
+    import mlflow.pyfunc
+    import uvicorn
+    from mlflow.pyfunc import scoring_server
+
+    server = uvicorn.Server(uvicorn.Config(scoring_server.init(mlflow.pyfunc.load_model(str(path))), log_level="error"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield f"mlflow+http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def test_a_time_with_a_zone_is_one_for_the_scoring_server_too(tmp_path: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    class Hours(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return [f"{when:%d %H:%M} {note}" for when, note in zip(model_input["at"], model_input["note"], strict=True)]
+
+    columns = [ColSpec("datetime", "at"), ColSpec("string", "note")]
+    mlflow.pyfunc.save_model(
+        tmp_path / "hours", python_model=Hours(), signature=ModelSignature(Schema(columns), Schema([ColSpec("string")]))
+    )
+    zone = "2026-11-28T09:30:00+02:00"
+    with scoring(tmp_path / "hours") as url, opened(url) as endpoint:
+        wait_until(lambda: endpoint.call([mt.Event({"at": "2026-11-28T00:00:00", "note": "x"})])[0] == "28 00:00 x")
+        answers = endpoint.call([mt.Event({"at": zone, "note": zone}), mt.Event({"at": "2026-11-27T12:00:00", "note": "y"})])
+        (refused,) = endpoint.call([mt.Event({"at": "soon", "note": "x"})])
+
+    assert list(answers) == [f"28 07:30 {zone}", "27 12:00 y"]
+    assert (refused.reason, "soon" in str(refused)) == ("model_rejected", True)

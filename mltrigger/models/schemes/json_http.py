@@ -24,7 +24,7 @@ from mltrigger.models.schemes.http import (
     default_version,
 )  # fmt: skip
 from mltrigger.models.schemes.json_body import Body
-from mltrigger.models.schemes.plain import base64_object, base64_text, one_each, plain, plain_text
+from mltrigger.models.schemes.plain import base64_object, base64_text, in_utc, one_each, plain, plain_text
 from mltrigger.render import short
 
 ENVELOPES = ("binary", "structured", "none")
@@ -34,6 +34,9 @@ _COMPANIONS = frozenset(
      "traceid", "traceback", "trace", "success", "ok", "reason", "title", "param", "object"}
 )  # fmt: skip
 """What stands beside an error without being an answer."""
+_TIMES = re.compile(r"'((?:[^'\\]|\\.)*)': datetime")
+"""A column of times in the schema that MLflow's server quotes when it refuses a table."""
+_NO_TIME = re.compile(r"Failed to convert column (.+?) to type 'datetime64")
 _KSERVE = re.compile(r"((?:/[^/:?]+)*/models/[^/:?]+(?:/versions/[^/:?]+)?)(:[A-Za-z]+)?")
 
 
@@ -131,7 +134,8 @@ class MlflowServer(Scheme):
 
     Records are sent as ``dataframe_split``, one row an event, other data as ``inputs``; the ``predictions`` are the outputs. Events of a
     batch with different columns are different calls, so that none gets a column that it has not. NaN is ``null``, as pandas writes it;
-    bytes are base64.
+    bytes are base64. Times become UTC without a zone, all in one form, in the columns that the server takes for times: it reads no
+    others, and tells which columns these are when it refuses the first.
 
     Options
     -------
@@ -262,6 +266,7 @@ class _MlflowEndpoint(HttpEndpoint):
         super().__init__(http)
         self.batches = options.get("batch", True)
         self._params = {"params": options["params"]} if options.get("params") else {}
+        self._datetimes: frozenset[str] = frozenset()
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
         rows = [_in_place(lambda event: plain(event.data, binary=base64_text, nan_is_null=True), event) for event in events]
@@ -279,10 +284,20 @@ class _MlflowEndpoint(HttpEndpoint):
 
     def _call(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Return the predictions for *rows*, all records with the same columns, or none of them a record."""
+        try:
+            return self._predicted(rows)
+        except ModelFailure as failure:
+            if (found := _times_in(f"{failure} {failure.detail}")) <= self._datetimes:
+                raise
+            self._datetimes |= found
+        return self._predicted(rows)
+
+    def _predicted(self, rows: Sequence[Any]) -> Sequence[Any]:
         body: dict[str, Any] = {"inputs": rows}
         if isinstance(rows[0], dict):
             columns = list(rows[0])
-            body = {"dataframe_split": {"columns": columns, "data": [[row[name] for name in columns] for row in rows]}}
+            data = [[in_utc(row[name]) if name in self._datetimes else row[name] for name in columns] for row in rows]
+            body = {"dataframe_split": {"columns": columns, "data": data}}
         answer = self.http.post("", json.dumps({**body, **self._params}, ensure_ascii=False, separators=(",", ":")).encode())
         return _predictions(answer, len(rows))
 
@@ -294,6 +309,12 @@ def _alike(rows: Sequence[Any]) -> Iterator[list[int]]:
         if not isinstance(row, BaseException):
             groups.setdefault(tuple(sorted(row)) if isinstance(row, dict) else None, []).append(number)
     yield from groups.values()
+
+
+def _times_in(refused: str) -> frozenset[str]:
+    """Return the columns of times that MLflow's server names when it refuses a table for how a time is written."""
+    schema = _TIMES.findall(refused) if "timezone-naive" in refused else []
+    return frozenset([*schema, *_NO_TIME.findall(refused)])
 
 
 def _predictions(answer: Answer, count: int) -> Sequence[Any]:

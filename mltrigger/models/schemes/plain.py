@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import decimal
 import json
 import math
@@ -23,6 +24,16 @@ def base64_text(raw: bytes) -> Any:
 def base64_object(raw: bytes) -> Any:
     """Return bytes as TensorFlow Serving and KServe's first protocol take them: ``{"b64": "…"}``."""
     return {"b64": base64.b64encode(raw).decode()}
+
+
+def in_utc(value: Any) -> Any:
+    """Return a time in ISO 8601 as UTC without a zone, to the microsecond; anything else as it is."""
+    try:
+        when = dt.datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return value
+    when = when if when.utcoffset() is None else when.astimezone(dt.UTC).replace(tzinfo=None)
+    return when.isoformat(timespec="microseconds")
 
 
 def plain(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool = False) -> Any:
