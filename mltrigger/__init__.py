@@ -78,17 +78,18 @@ _HOME = {
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (
-    "alias", "audit", "doctor", "explain", "fire", "invocations", "latency", "plan", "prune", "publish", "publish_batch", "register",
-    "retain", "subscribe", "subscription", "subscriptions", "topic", "topics", "trace", "unsubscribe", "wait",
+    "alias", "audit", "backup", "doctor", "explain", "fire", "invocations", "latency", "plan", "prune", "publish",
+    "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "topic", "topics", "trace",
+    "unsubscribe", "wait",
 )  # fmt: skip
 
 __all__ = [
     "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
-    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable", "NotFound",
-    "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict", "__version__", "alias",
-    "audit", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations", "latency", "model", "plan", "prune",
-    "publish", "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "to_csv", "to_excel", "to_feather",
-    "topic", "topics", "trace", "unsubscribe", "use", "wait",
+    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable",
+    "NotFound", "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict",
+    "__version__", "alias", "audit", "backup", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations",
+    "latency", "model", "plan", "prune", "publish", "publish_batch", "register", "retain", "subscribe", "subscription",
+    "subscriptions", "to_csv", "to_excel", "to_feather", "topic", "topics", "trace", "unsubscribe", "use", "wait",
 ]  # fmt: skip
 
 _default: EventBus | None = None

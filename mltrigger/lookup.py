@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.balance import audit
@@ -14,6 +15,7 @@ from mltrigger.events import Event, as_event
 from mltrigger.explanation import explain, skipped
 from mltrigger.health import Doctor
 from mltrigger.signatures import brief_errors
+from mltrigger.store.backup import Backup, backup
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
@@ -118,6 +120,25 @@ class Lookup:
         from mltrigger import views
 
         return views.trace(self.log, event_id)
+
+    def backup(self, path: str | Path) -> Backup:
+        """Write a whole copy of the store, as of now, to a new file; others go on publishing and delivering meanwhile.
+
+        On AWS that is the log. Copying the file itself is no backup: the newest part lies in the file beside it. A bus on the copy
+        delivers what was under way again when its leases have run out.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file, readable for this user only; one that exists is refused.
+
+        Returns
+        -------
+        Backup
+            The ``file``, its ``events`` and ``size_bytes``. ``mt.connect("sqlite:///…")`` opens it.
+        """
+        self._check()
+        return backup(self._store, Path(path))
 
     # -- whether it is right, and why -----------------------------------------------------------------------------------------
 

@@ -451,3 +451,89 @@ def test_log_that_a_reader_keeps_from_being_cut_off_is_cut_off_after_it(file: Pa
 
         assert log.stat().st_size < 2_500_000
         assert len(bus.events()) == 7
+
+
+# -- backups ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+def test_backup_of_a_live_store_has_all_of_it_and_is_private(url: str, tmp_path: Path) -> None:
+    with mt.connect(url) as bus:
+        bus.subscribe("documents", mt.model(str.upper, name="shout", version="1.0.0"))
+        bus.fire("documents", ["a", "b"], progress=False)
+        bus.publish_batch("documents", ["x"] * 300)
+
+        made = bus.backup(tmp_path / "copy.db")
+        bus.publish("documents", "later")
+
+    file = tmp_path / "copy.db"
+    assert (made.file, made.events, made.size_bytes) == ("copy.db", 302, file.stat().st_size)
+    assert str(tmp_path) not in repr(made) + made._repr_html_()
+    assert file.stat().st_mode & 0o777 == 0o600
+    with mt.connect(f"sqlite:///{file}") as copy:
+        assert len(copy.events()) == 302
+        assert list(copy.subscriptions()["subscription"]) == ["shout"]
+        assert copy.audit()["balanced"].all()
+        assert copy.publish("documents", "goes on").seq == 303
+
+
+def test_backup_is_of_one_moment_while_others_publish(file: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("jobs")
+
+        def publish() -> None:
+            while not stop.is_set():
+                bus.publish_batch("jobs", [b"x" * 5_000] * 10)
+
+        threads = [threading.Thread(target=publish) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(bus.log.events(limit=1)))
+        made = [bus.backup(tmp_path / f"copy{n}.db") for n in range(3)]
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+        total = len(bus.events())
+
+    counts = []
+    for n in range(3):
+        with mt.connect(f"sqlite:///{tmp_path}/copy{n}.db") as copy:
+            assert copy._store.read("PRAGMA integrity_check") == [("ok",)]
+            counts.append(len(copy.events()))
+    assert counts == [m.events for m in made] == sorted(counts)
+    assert all(count % 10 == 0 for count in counts)
+    assert counts[-1] <= total
+
+
+@pytest.mark.parametrize("there", ["file", "store", "folder", "link"])
+def test_backup_overwrites_nothing(file: Path, tmp_path: Path, there: str) -> None:
+    target = file if there == "store" else tmp_path / "target.db"
+    match there:
+        case "file":
+            target.write_text("mine")
+        case "folder":
+            target.mkdir()
+        case "link":
+            target.symlink_to(tmp_path / "nowhere.db")
+    with (
+        mt.connect(f"sqlite:///{file}") as bus,
+        pytest.raises(mt.StoreError, match=f"'{target.name}' exists: name another file") as refused,
+    ):
+        bus.backup(target)
+
+    assert str(tmp_path) not in str(refused.value)
+    assert not (tmp_path / "nowhere.db").exists()
+    assert there != "file" or target.read_text() == "mine"
+
+
+def test_backup_that_fails_leaves_nothing_and_says_why(home: Path, tmp_path: Path) -> None:
+    with connected(home) as bus:
+        bus.topic("jobs")
+        with pytest.raises(mt.StoreError, match=r"'copy\.db' cannot be written .*name a file in a folder that exists"):
+            bus.backup(tmp_path / "missing" / "copy.db")
+        all_files_removed(home)
+        with pytest.raises(mt.StoreError, match="was removed or replaced"):
+            bus.backup(tmp_path / "copy.db")
+
+    assert not (tmp_path / "copy.db").exists()

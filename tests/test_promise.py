@@ -6,6 +6,7 @@ import dataclasses
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,50 @@ def test_explain_tells_the_story_of_attempts_redrives_and_repeats(bus: mt.EventB
     assert told["outcome"] == "dead: model_error"
     assert "waiting" in told["dead letter"]
     assert list(sub.skipped()["reason"]) == ["duplicate"]
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "differs"),
+    [
+        ({"a": 1, "b": {"c": [1, 2], "d": 3}}, {"b": {"d": 3, "c": [1, 2]}, "a": 1}, False),
+        (mt.Event(b'{"a": 1,  "b": 2}', datacontenttype="application/json"), {"b": 2, "a": 1}, False),
+        ({"a": 1, "b": 2}, {"a": 2, "b": 1}, True),
+        ({"a": 1}, {"a": True}, True),
+        ([1, 2], [2, 1], True),
+        (9007199254740993, 9007199254740992, True),
+        (b"ab", b"ba", True),
+    ],
+)
+def test_repeat_with_the_same_value_in_other_words_is_no_other_data(bus: mt.EventBus, first: object, again: object, differs: bool) -> None:
+    bus.topic("documents")
+    bus.publish("documents", first, id="x", source="/here")
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        receipt = bus.publish("documents", again, id="x", source="/here")
+
+    assert receipt.duplicate
+    assert [str(w.message) for w in told if "other data" in str(w.message)] == [str(w.message) for w in told]
+    assert bool(told) == differs
+
+
+def test_pruning_costs_the_same_however_much_is_kept() -> None:
+    def steps(kept: int) -> int:
+        count = [0]
+        with mt.connect("memory://") as bus:
+            bus.topic("t")
+            bus.publish_batch("t", [None] * (kept + 3_000))
+            bus.retain(max_events=kept)
+            with bus.log.unit() as unit:
+                unit.transaction._driver.set_progress_handler(lambda: count.__setitem__(0, count[0] + 1), 1000)  # type: ignore[attr-defined]
+
+            assert bus.prune().events == 3_000
+            pruned = count[0]
+
+            assert len(bus.events()) == kept
+        return pruned
+
+    assert steps(30_000) <= 1.1 * steps(2_000)
 
 
 def test_event_older_than_max_age_is_skipped_without_the_model(bus: mt.EventBus, clock: SimulatedClock) -> None:

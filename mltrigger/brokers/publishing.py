@@ -32,7 +32,7 @@ VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON
 """
 INSERT_AWAITED = INSERT_READY.replace("ready", "awaited")
 """For subscriptions whose events a queue outside carries."""
-_SELECT_SEQ = "SELECT seq, data FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
+_SELECT_SEQ = "SELECT seq, data, datacontenttype FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
 _DELIVERED = """
 SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
 UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
@@ -143,14 +143,14 @@ def _receipts(
     """Return the receipts of events of which some were there before, or stand twice among them; note the repeats."""
     receipts: list[Receipt] = []
     seen: dict[int, Sequence[_Bound]] = {}
-    for (event, raw, _), to in zip(encoded, to_whom, strict=True):
-        seq, kept = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0]
+    for (event, raw, media_type), to in zip(encoded, to_whom, strict=True):
+        seq, kept, kept_type = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0]
         duplicate = seq <= base or seq in seen
         to = seen.setdefault(seq, to)  # the first of them is what was delivered, whatever the others hold
         if seq <= base:
             to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate and repeats:
-            differs = bytes(kept) != raw
+            differs = _differ((bytes(kept), kept_type), (raw, media_type))
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
             if differs:
                 warn(
@@ -159,6 +159,17 @@ def _receipts(
                 )
         receipts.append(Receipt(event.id, seq, duplicate, tuple([b.name for b in to])))
     return receipts
+
+
+def _differ(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> bool:
+    """Whether two bodies say different things: JSON says the same in another order of keys, or with other blanks."""
+    if one[0] == other[0]:
+        return False
+    try:
+        said = [json.dumps(json.loads(data), sort_keys=True) for data, media_type in (one, other) if is_json(media_type)]
+    except (ValueError, RecursionError):
+        return True
+    return len(said) < 2 or said[0] != said[1]
 
 
 def _hash(data: bytes) -> str:

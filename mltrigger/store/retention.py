@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
 from mltrigger.render import card_of
-from mltrigger.store.transaction import Store, Transaction
+from mltrigger.store.transaction import Row, Store, Transaction
 
 _BATCH = 2_000
 """Events looked at in one transaction: others write in between."""
@@ -22,8 +21,10 @@ SELECT seq FROM waiting WHERE seq BETWEEN :low AND :high UNION SELECT seq FROM l
 UNION SELECT seq FROM dead_letter WHERE seq BETWEEN :low AND :high AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
-# The newest event stays in any case: the next one takes the number after it.
-_SURPLUS = "SELECT seq FROM event ORDER BY seq DESC LIMIT 1 OFFSET :n"
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
+_COUNT = "SELECT count(*) FROM event"
+"""Apart from the above, SQLite counts the entries of an index without looking at them."""
+_OLDEST_BUT = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
 _TABLES = ("resent", "repeat", "dead_letter", "event")
 
 
@@ -69,9 +70,10 @@ class Pruned(NamedTuple):
 def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     """Delete what *retention* lets go, oldest first, in small transactions; killed at any point it leaves whole events."""
     events = invocations = held = after = 0
+    limit = _limit_of(store, retention, clock.now_us())
     for _ in itertools.count():
         with store.transaction(durable=False) as transaction:
-            low, seqs, kept, more = _look(transaction, retention, clock.now_us(), after)
+            low, seqs, kept, more = _look(transaction, limit, after)
             among = ", ".join(map(str, seqs))  # numbers of ours; one pass a table, whose keys may not begin with them
             for table in _TABLES:
                 transaction.execute(f"DELETE FROM {table} WHERE seq IN ({among})", {})
@@ -82,21 +84,38 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     return Pruned(events, invocations, held)
 
 
-def _look(transaction: Transaction, retention: Retention, now_us: int, after: int) -> tuple[int, list[int], int, bool]:
+class _Limit(NamedTuple):
+    """What may go: events up to ``surplus``, and those published before ``before_us``; never ``newest``."""
+
+    newest: int
+    surplus: int
+    before_us: int
+
+
+def _limit_of(store: Store, retention: Retention, now_us: int) -> _Limit:
+    """Find the limit once, without the write lock: its cost grows with what goes, not with what stays."""
+    before_us = now_us - int(retention.max_age_s * 1e6) if retention.max_age_s is not None else 0
+    surplus = 0
+    with store.snapshot() as reader:
+        ((newest,),) = reader.query(_NEWEST, {})
+        if retention.max_events is not None:
+            ((count,),) = reader.query(_COUNT, {})
+            if count > retention.max_events:
+                ((surplus,),) = reader.query(_OLDEST_BUT, {"n": count - retention.max_events - 1})
+    return _Limit(newest, surplus, before_us)
+
+
+def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, list[int], int, bool]:
     """Return the last seq looked at, those that may go, how many are held, and whether there may be more."""
     rows = transaction.query(_OLDEST, {"after": after, "n": _BATCH})
-    old = list(_old(transaction, retention, now_us, [(seq, published_us) for seq, published_us in rows]))
+    # The archive is in the order of publication: all that follow are younger. The newest stays: the next one takes the number after it.
+    old = [seq for seq, _ in itertools.takewhile(lambda row: row[0] < limit.newest and _is_old(row, limit), rows)]
     if not old:
         return after, [], 0, False
     held = {seq for (seq,) in transaction.query(_HELD, {"low": old[0], "high": old[-1]})}
     return old[-1], [seq for seq in old if seq not in held], len(held.intersection(old)), len(old) == _BATCH
 
 
-def _old(transaction: Transaction, retention: Retention, now_us: int, rows: list[tuple[int, int]]) -> Iterator[int]:
-    newest = transaction.query(_SURPLUS, {"n": 0})
-    surplus = transaction.query(_SURPLUS, {"n": retention.max_events}) if retention.max_events is not None else []
-    before_us = now_us - int(retention.max_age_s * 1e6) if retention.max_age_s is not None else 0
-    for seq, published_us in rows:
-        if seq == newest[0][0] or not (published_us < before_us or (surplus and seq <= surplus[0][0])):
-            return  # the archive is in the order of publication: all that follow are younger
-        yield seq
+def _is_old(row: Row, limit: _Limit) -> bool:
+    seq, published_us = row
+    return bool(published_us < limit.before_us or seq <= limit.surplus)

@@ -126,6 +126,11 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
+        """Call *to* with a connection that can be copied; see :class:`~mltrigger.store.transaction.Store`."""
+        with self._connections.reading(self._lock, own=self._owner == threading.get_ident()) as connection:
+            to(connection)
+
     def lost(self) -> str | None:
         """Return what is wrong when the file was removed or replaced; see :class:`~mltrigger.store.transaction.Store`."""
         return self._connections.lost()

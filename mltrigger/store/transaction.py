@@ -6,7 +6,10 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import sqlite3
 
 Row = tuple[Any, ...]
 
@@ -87,6 +90,9 @@ class Store(Protocol):
 
     def give_up(self, at_s: float) -> None:
         """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
+
+    def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
+        """Call *to* with a connection from which the whole database can be copied, as of one moment."""
 
     def lost(self) -> str | None:
         """Return what is wrong when the file that is open is no longer the one with its name, else ``None``."""
