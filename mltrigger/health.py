@@ -122,6 +122,11 @@ class Doctor:
                 "error", spec.name, "model", f"it cannot be called here: {why}; {count(depth.open, 'event')} waiting",
                 "repair it: it is tried again by itself; or sub.pause(), or unsubscribe it",
             )  # fmt: skip
+        if state == "waiting for calls that hang":
+            yield Finding(
+                "error", spec.name, "hanging calls", f"{why}; {count(depth.visible, 'event')} waiting",
+                "isolation='process' ends a call that takes too long; it goes on by itself when calls end here",
+            )  # fmt: skip
         newest = self._log.invocations(("reason", "error"), subscription_id=spec.id, limit=1, running=False)
         if newest and newest[0][0] == "no_process":
             yield Finding(

@@ -11,17 +11,18 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
-from mltrigger.batching import AdaptiveBatch
 from mltrigger.brokers.base import Broker, Delivery, Outdated, SubscriptionSpec
-from mltrigger.capture import Captured, captured
+from mltrigger.calls import Calls
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
-from mltrigger.events import MAX_HOPS, Event
+from mltrigger.events import Event
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.pace import Pace
-from mltrigger.recorder import LOOP, OUT_OF_ORDER, Ended, Recorder
+from mltrigger.recorder import Ended, Recorder
+from mltrigger.running import Place
 from mltrigger.store.log import Log
+from mltrigger.turns import HERE
 from mltrigger.work import Work
 from mltrigger.workers import ThreadWorkers
 
@@ -29,18 +30,14 @@ logger = logging.getLogger("mltrigger")
 
 DRAIN_S = 25.0
 """How long ``stop()`` waits for calls that run."""
-RUN_AHEAD_S = 0.01
-"""A slot leases as many events as it will start within this time, measured; one, as long as nothing is known."""
-_MOST_AHEAD = 256
-_USUAL_BATCH, _MOST_IN_BATCH = 32, 1024
-_MOST_HELD_S = 60.0
-"""A server that asks for a pause is asked again after this time at the latest."""
+MOST_LEFT_BEHIND = 32
+"""Calls that may go on after their timeout; with so many of them a listener begins no more until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
 _HOLD_S = 0.25
 _POLL_S = 1.0
 _NUDGE_S = 0.02
 
-State = Literal["stopped", "listening", "waiting for the model", "waiting for the store"]
+State = Literal["stopped", "listening", "waiting for the model", "waiting for the store", "waiting for calls that hang"]
 Resolve = Callable[[], tuple[ModelVersion, Caller]]
 Look = Callable[[SubscriptionSpec, str | None], str | None]
 
@@ -88,18 +85,17 @@ class Listener:
         self.state: State = "stopped"
         self.leftover = 0
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
-        self._prepare, self._tidy, self._close, self._look = prepare, tidy, close, look
+        self._tidy, self._close, self._look = tidy, close, look
         self._generation = None if look is None else "unknown"
         self._recorder = Recorder(spec, broker, log, clock, uniform)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
         self._stopping = threading.Event()
-        self._mean_s: float | None = None
-        policy = spec.policy
-        self._batch = AdaptiveBatch(policy.batch_budget_s, policy.batch_size or _MOST_IN_BATCH) if policy.adaptive else None
-        self._slots = policy.max_concurrency or 1
+        self._slots = spec.policy.max_concurrency or 1
         self.why = ""
         self._pace = Pace(spec.policy.max_rate_per_s)
+        place = Place(spec.name, spec.topic, log.home)
+        self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
         self._thread = threading.Thread(target=self._receive, name=f"mltrigger-{spec.name}", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +111,7 @@ class Listener:
             for work in self._active:
                 work.stop_after_current()
             self._changed.notify_all()
+        HERE.wake()
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
         """Receive no more; release what has not begun, wait *drain_s* for what runs, then release that marked ``interrupted``."""
@@ -145,7 +142,8 @@ class Listener:
         """
         self._look_again()
         version, invoker = self._resolve()
-        for lot in _lots(deliveries, 1, self._lot(invoker) if invoker.batches else len(deliveries), invoker.batches):
+        size = self._calls.lot(invoker) if invoker.batches else len(deliveries)
+        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches)):
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
             timer = threading.Timer(min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())), work.stop_after_current)
             timer.daemon = True
@@ -177,6 +175,7 @@ class Listener:
                 self.state, pause_s = "waiting for the store", min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
 
     def _receive_once(self) -> None:
+        HERE.wait_open(self._stopping.is_set)  # nothing is leased while a suspect runs alone
         free = self._free_slots()
         if not free:
             return
@@ -185,8 +184,9 @@ class Listener:
             in_use = [work.invoker for work in self._active]
         self._tidy(in_use)
         self._slots = self.spec.policy.max_concurrency or invoker.concurrency
-        size = self._lot(invoker)
+        size = self._calls.lot(invoker)
         most = min(free * size, self._pace.room(self._clock.now_us()))
+        self.why = self._calls.why
         self.state = "waiting for the model" if self._pace.held(self._clock.now_us()) else "listening"
         if not most:
             self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
@@ -196,6 +196,8 @@ class Listener:
         except Outdated:
             self._look_again()
             return
+        if HERE.closed:
+            deliveries = self._suspects_of(deliveries)
         if not deliveries:
             return
         if self.spec.policy.batch_window_s and invoker.batches:
@@ -209,7 +211,7 @@ class Listener:
         lots = _lots(deliveries, free, size, invoker.batches)
         begun = 0
         try:
-            for lot in lots[:free]:
+            for lot in _suspects_last(lots[:free]):
                 begun += 1
                 work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
                 if self._stopping.is_set():
@@ -227,6 +229,12 @@ class Listener:
             self._generation = "unknown" if found is None else found
             if found is None:
                 self._stopping.wait(_NUDGE_S)
+
+    def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Give back what would have to wait until a suspect has run alone; what a queue outside brought waits here, it counts receives."""
+        waiting = [d for d in deliveries if not d.abandoned and d.message is None]
+        self._recorder.release(waiting)
+        return [d for d in deliveries if d not in waiting]
 
     def _submit(self, call: Callable[[], None], work: Work[Ended]) -> None:
         """Run *call* in a thread; when no thread can be started, give *work* back and its slot free."""
@@ -251,18 +259,14 @@ class Listener:
         """Wait for a free slot; return how many there are, 0 when stopping."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._active) < self._slots or self._stopping.is_set())
+            if self.leftover >= MOST_LEFT_BEHIND:
+                self.why = (
+                    f"{self.leftover} calls go on after timeout_s = {self.spec.policy.timeout_s:g}, in threads that cannot be stopped; "
+                    "isolation='process' stops such calls"
+                )
+                self.state = "waiting for calls that hang"
+                self._changed.wait_for(lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set())
             return 0 if self._stopping.is_set() else self._slots - len(self._active)
-
-    def _lot(self, invoker: Caller) -> int:
-        """Return how many events one slot takes at a time: unless the policy says it, what a quarter of the timeout is enough for."""
-        if invoker.batches:
-            if self._batch is not None:
-                return self._batch.size()
-            fitting = _USUAL_BATCH if self._mean_s is None else int(self.spec.policy.timeout_s / 4 / max(self._mean_s, 1e-6))
-            return self.spec.policy.batch_size or max(1, min(_USUAL_BATCH, fitting))
-        if self._mean_s is None:
-            return 1
-        return max(1, min(_MOST_AHEAD, int(RUN_AHEAD_S / max(self._mean_s, 1e-6))))
 
     def _fill(self, room: int) -> list[Delivery]:
         """Receive more until there is no *room*, or the batch window is over."""
@@ -279,91 +283,14 @@ class Listener:
 
     def _run(self, work: Work[Ended]) -> None:
         """Run one lot in a worker thread, record it, release what was not begun; never raises."""
-        count, finished_us = 0, self._clock.now_us()
-        try:
-            with captured() as printed:
-                if work.invoker.batches:
-                    count, finished_us = self._call_batch(work, printed)
-                else:
-                    self._call_each(work, printed)
-        except Exception:  # a defect of ours must not cost the slot
-            logger.exception("subscription %s: a lot failed outside the model", self.spec.name)
-        self._settle(work)
-        if count:
-            spent_s = (finished_us - work.called_us) / 1e6
-            self._learn(spent_s / count)
-            if self._batch is not None:
-                self._batch.learn(count, spent_s, (self._clock.now_us() - finished_us) / 1e6)
+        self._calls.run(work)
         if (remains := work.close()) is not None:
             self._recorder.release([*remains.called, *remains.unbegun])
             self._finished(work)
-
-    def _call_each(self, work: Work[Ended], printed: Captured) -> None:
-        now_us = self._clock.now_us()
-        hold_us = RUN_AHEAD_S * 1e6
-        behind: set[str] = set()
-        while begun := work.begin(1, now_us):
-            delivery = begun[0]
-            result = self._refused(delivery, behind) or work.invoker.one(self._prepare(delivery.event))
-            started_us, now_us = now_us, self._clock.now_us()
-            self._learn((now_us - started_us) / 1e6)
-            self._heed(result, now_us)
-            ended = self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())
-            if delivery.group is not None and not ended.is_final:
-                behind.add(delivery.group)
-            work.answered([ended])
-            if now_us - work.taken_us > hold_us:  # do not hold back what is done; nor spend more on recording than on running
-                self._settle(work)
-                started_us, now_us = now_us, self._clock.now_us()
-                hold_us = max(RUN_AHEAD_S * 1e6, 4 * (now_us - started_us))
-
-    def _learn(self, spent_s: float) -> None:
-        """Follow the model's run time; a single stall of the process counts as ten times the usual, not as what it took."""
-        mean_s = self._mean_s
-        self._mean_s = spent_s if mean_s is None else 0.8 * mean_s + 0.2 * min(spent_s, 10 * mean_s + 1e-5)
-
-    def _heed(self, result: Result, now_us: int) -> None:
-        """Begin nothing for as long as the model's server asks."""
-        if result.throttled and result.delay_s:
-            self.why = result.error or ""
-            self._pace.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
-
-    def _call_batch(self, work: Work[Ended], printed: Captured) -> tuple[int, int]:
-        """Call the model with all of *work*; return how many events one good call had, 0 without one, and when the model had answered."""
-        started_us = self._clock.now_us()
-        batch = work.begin(len(work), started_us)
-        called = [d for d in batch if not self._loops(d)]
-        events = [self._prepare(d.event) for d in called]
-        results = work.invoker.many(events, lambda: work.restart(self._clock.now_us())) if called else []
-        now_us, text = self._clock.now_us(), printed.take()
-        for result in results:
-            self._heed(result, now_us)
-        of = dict(zip(called, results, strict=True))
-        answers, behind = [], set[str]()
-        for i, d in enumerate(batch):
-            result = OUT_OF_ORDER if d.group in behind else of.get(d, LOOP)
-            # What a batch prints cannot be told apart: it is kept with the first event.
-            ended = self._recorder.ended(d, result, work.version, started_us, now_us, len(called), None if i else text)
-            if d.group is not None and not ended.is_final:
-                behind.add(d.group)
-            answers.append(ended)
-        work.answered(answers)
-        # A batch that was split, to find the bad event, says nothing about how long one takes.
-        return len(called) if all(r.ok for r in results) else 0, now_us
-
-    def _refused(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
-        """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""
-        if delivery.group is not None and delivery.group in behind:
-            return OUT_OF_ORDER
-        return LOOP if self._loops(delivery) else None
-
-    def _loops(self, delivery: Delivery) -> bool:
-        return self.spec.emit is not None and delivery.event.hops >= MAX_HOPS
-
-    def _settle(self, work: Work[Ended]) -> None:
-        if answers := work.take(self._clock.now_us()):
-            self._recorder.record(answers)
-            work.settled([a.settlement.delivery for a in answers])
+        elif work.turn is not None and work.turn.behind:
+            with self._changed:
+                self.leftover -= 1
+                self._changed.notify_all()
 
     def _finished(self, work: Work[Ended]) -> None:
         with self._changed:
@@ -388,7 +315,7 @@ class Listener:
                 work.extended_us = now_us
                 self._broker.extend(work.leased(), self.spec.policy.lease)
             if work.waiting and running_s > _HOLD_S:  # a slow call must not hold back the answers before it
-                self._workers.submit(functools.partial(self._settle, work))
+                self._workers.submit(functools.partial(self._calls.settle, work))
         return bool(active)
 
     def _time_out(self, work: Work[Ended]) -> None:
@@ -396,13 +323,15 @@ class Listener:
         remains = work.close()
         if remains is None:
             return
-        self.leftover += 1
+        with self._changed:
+            self.leftover += 1
+        if work.turn is not None:
+            work.turn.leave_behind()
         seconds = self.spec.policy.timeout_s
         message = f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer will be ignored"
         result = Result(reason="timeout", error_type="TimeoutError", error=message)
         now_us, size = self._clock.now_us(), len(remains.called)
-        if self._batch is not None:
-            self._batch.learn(size, seconds)
+        self._calls.timed_out(work, size)
         late = [self._recorder.ended(d, result, work.version, remains.started_us, now_us, size) for d in remains.called]
 
         def record() -> None:
@@ -421,6 +350,11 @@ def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) 
         return _grouped(deliveries, slots)
     share = size if batches else max(1, min(size, -(-len(rest) // slots)))
     return alone + [rest[i : i + share] for i in range(0, len(rest), share)]
+
+
+def _suspects_last(lots: list[list[Delivery]]) -> list[list[Delivery]]:
+    """Let what is innocent run before the process may end."""
+    return sorted(lots, key=lambda lot: len(lot) == 1 and lot[0].abandoned != 0)
 
 
 def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[list[Delivery]]:

@@ -75,6 +75,8 @@ class Outlook:
             return self._silent(spec)
         if missing := self._missing(spec):  # bound by another process: the listener here may not have heard of it yet
             return Hold("held", missing, True)
+        if state == "waiting for calls that hang":
+            return Hold("held", why, False)
         if state != "waiting for the model" or not why:
             self._held_s.pop(spec.name, None)
             return None

@@ -14,7 +14,9 @@ from mltrigger.render import card_of
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
-"""Attempts without an end after which an event is taken for one that kills its worker (reason ``worker_died``)."""
+"""Attempts that ran alone and never ended after which an event is taken for one that kills its worker (reason ``worker_died``)."""
+SUSPECT = -1
+"""The count of abandoned attempts when one was abandoned beside others: it proves nothing, but the next one runs alone."""
 Isolation = Literal["thread", "process"]
 Ack = Literal["completed", "accepted"]
 Input = Literal["json", "text"]
@@ -176,6 +178,16 @@ class Settings(TypedDict, total=False):
 
 def _within(value: Any, kinds: Any, low: float, high: float) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def charged(abandoned: int) -> int:
+    """Return the count of abandoned attempts when one more, alone, never ends."""
+    return max(0, abandoned) + 1
+
+
+def cleared(abandoned: int, before: int) -> int:
+    """Return the count of abandoned attempts without one that was :func:`charged` and ended after all; it was *before* when that began."""
+    return abandoned - 1 if abandoned > 1 else min(before, 0)
 
 
 def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:

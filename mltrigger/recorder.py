@@ -16,7 +16,7 @@ from mltrigger.errors import Closed, InvalidEvent, MltriggerError
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.version import ModelVersion
-from mltrigger.policy import MAX_ABANDONED, backoff_s
+from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
 from mltrigger.store.log import Invocation, Log, Outcome
 from mltrigger.work import Remains
 
@@ -115,7 +115,7 @@ class Recorder:
         return Ended(row, settlement, emitted)
 
     def record(self, ended: Sequence[Ended]) -> None:
-        """Record, hand on and settle in one commit; patiently. What lost its lease meanwhile only leaves a ``stale`` row."""
+        """Record, hand on and settle in one commit; patiently. What lost its lease is ``stale`` if there is an outcome."""
         if ended:
             self._patiently(lambda: self._record(ended))
 
@@ -127,7 +127,11 @@ class Recorder:
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Make deliveries that were not begun visible again; patiently."""
         if deliveries:
-            self._patiently(lambda: self._broker.settle([Settlement(d, "release") for d in deliveries]))
+            self._patiently(lambda: self._release([Settlement(d, "release") for d in deliveries]))
+
+    def _release(self, given_back: Sequence[Settlement]) -> None:
+        if lost := self._broker.settle(given_back):
+            self._broker.settle_late([s for s in given_back if s.delivery in lost])
 
     def interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
         """Release what a stop or the end of the process cut off, the call under way as ``interrupted``; it is nobody's failure."""
@@ -136,8 +140,11 @@ class Recorder:
 
     def _interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
         now_us, size = self._clock.now_us(), len(remains.called)
+        given_back = [Settlement(d, "release") for d in [*remains.called, *remains.unbegun]]
         with self._log.unit() as unit:
-            lost = self._broker.settle([Settlement(d, "release") for d in [*remains.called, *remains.unbegun]], unit)
+            lost = self._broker.settle(given_back, unit)
+            if lost:
+                self._broker.settle_late([s for s in given_back if s.delivery in lost], unit)
             unit.record(
                 [
                     Invocation(d, _or_stale("interrupted", d, lost), version.id, Result(), remains.started_us, now_us, size, "stopped")
@@ -149,11 +156,12 @@ class Recorder:
         with self._log.unit() as unit:
             # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
             lost = self._broker.settle([e.settlement for e in ended], unit)
+            rows, counted = [e.invocation for e in ended], list[Delivery]()
             if lost:
-                rows = [e.invocation._replace(outcome=_or_stale(e.invocation.outcome, e.invocation.delivery, lost)) for e in ended]
-            else:
-                rows = [e.invocation for e in ended]
-            unit.record(rows)
+                counted = self._broker.settle_late([e.settlement for e in ended if e.settlement.delivery in lost], unit)
+                lost = [d for d in lost if d not in counted]
+                rows = [row._replace(outcome=_or_stale(row.outcome, row.delivery, lost)) for row in rows]
+            unit.record(rows, counted)
             emitted = [e.emitted for e in ended if e.emitted is not None and e.invocation.delivery not in lost]
             if emitted and self._spec.emit is not None:
                 self._broker.publish(self._spec.emit, emitted, unit)
@@ -170,7 +178,7 @@ class Recorder:
             return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="nothing")
         died = result.reason == "worker_died"
         if result.permanent or (
-            delivery.abandoned + 1 >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts
+            charged(delivery.abandoned) >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts
         ):
             return "dead", Settlement(
                 delivery,

@@ -14,6 +14,7 @@ from mltrigger.errors import warn
 from mltrigger.events import Event
 from mltrigger.outlook import Hold, Outlook
 from mltrigger.render import card
+from mltrigger.running import about_to_wait
 from mltrigger.store.log import FINAL
 from mltrigger.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
 
@@ -85,6 +86,7 @@ class Run:
         None can without a listener that may still start, in a pause, and for a model that cannot be loaded.
         """
         began = time.monotonic()
+        about_to_wait()
         with Bar(self.topic, progress and bool(self._wanted)) as bar:
             stuck = self._wait(began + timeout_s, bar, give_up)
         if self.open:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from mltrigger.brokers.base import Delivery
 from mltrigger.models.invoke import Caller
 from mltrigger.models.version import ModelVersion
+from mltrigger.turns import Turn
 
 Answer = TypeVar("Answer")
 
@@ -33,6 +34,7 @@ class Work(Generic[Answer]):
         self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
         self.called_us = now_us  # as started_us, and kept when the call has ended
+        self.turn: Turn | None = None
         self._deliveries = list(deliveries)
         self._begun = 0  # the model was called with these
         self._ended = 0  # it has answered for these
@@ -45,6 +47,28 @@ class Work(Generic[Answer]):
     def __len__(self) -> int:
         """Return how many deliveries are not settled."""
         return len(self._unsettled)
+
+    def ahead(self, apart: bool) -> tuple[int, bool]:
+        """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at the end, or when closed or stopped.
+
+        *apart* says that a suspect is called on its own: one that may have ended the process it ran in.
+        """
+        rest = () if self.stopped else self._deliveries[self._begun :]
+        if not apart or not rest:
+            return len(rest), False
+        clean = next((i for i, d in enumerate(rest) if d.abandoned), len(rest))
+        return (clean, False) if clean else (1, True)
+
+    @property
+    def next(self) -> Delivery:
+        """The delivery that comes next."""
+        return self._deliveries[self._begun]
+
+    def drop(self) -> None:
+        """Leave the next delivery out: somebody else has it."""
+        with self._lock:
+            dropped = self._deliveries.pop(self._begun)
+            self._unsettled.pop(dropped.seq, None)
 
     def begin(self, count: int, now_us: int) -> Sequence[Delivery]:
         """Return the next *count* deliveries to call the model with; none at the end, or when the work was closed or stopped."""
@@ -102,6 +126,11 @@ class Work(Generic[Answer]):
             self._closed = True
             answers, self._answers = self._answers, []
             return Remains(answers, self._deliveries[self._ended : self._begun], self._deliveries[self._begun :], self.started_us)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing more is begun."""
+        return self._stop or self._closed
 
     @property
     def waiting(self) -> bool:

@@ -13,9 +13,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "findings", "render", "redact", "workers", "pace", "loopback", "partitions", "_version"},
+    {"errors", "clock", "findings", "render", "redact", "workers", "turns", "pace", "loopback", "partitions", "_version"},
     {"values"},
-    {"names", "codec", "capture", "policy", "bar"},
+    {"names", "codec", "capture", "policy", "bar", "running"},
     {"signatures", "export"},
     {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},
     {"identity"},
@@ -27,6 +27,7 @@ LEVELS = [
     {"brokers"},
     {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
     {"recorder", "views", "explanation", "waiting"},
+    {"calls"},
     {"listener", "run", "lookup"},
     {"keeper"},
     {"engine", "handle"},

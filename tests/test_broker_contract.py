@@ -22,7 +22,7 @@ from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import SocketWakeup, Wakeup
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.invoke import Result
-from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
+from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.store.log import Invocation, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.sqlite import SqliteStore
@@ -726,7 +726,7 @@ def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(side: Side,
 
     assert second.event == first.event
     assert second.attempt > first.attempt
-    assert (second.failures, second.abandoned) == (0, 1)
+    assert (second.failures, second.abandoned) == (0, SUSPECT)
 
 
 def test_event_whose_lease_ran_out_comes_before_those_that_were_published_after_it(side: Side, other: Side) -> None:
@@ -752,12 +752,13 @@ def test_attempt_that_never_ended_leaves_an_abandoned_row(side: Side) -> None:
     assert side.attempts(spec) == [(1, "abandoned", "lease_expired")]
 
 
-def test_event_that_was_abandoned_too_often_is_dead_because_its_worker_died(side: Side) -> None:
+def test_event_that_was_abandoned_too_often_alone_is_dead_because_its_worker_died(side: Side) -> None:
     spec = side.bind()
     side.publish("killer")
     for attempt in range(1, MAX_ABANDONED + 1):
         (delivery,) = side.receive(spec)
         assert (delivery.attempt, delivery.abandoned) == (attempt, attempt - 1)
+        assert side.broker.alone(delivery)
         side.clock.advance(s=LEASE_S + 1)
 
     assert side.receive(spec) == []
@@ -770,12 +771,166 @@ def test_event_that_was_abandoned_too_often_is_dead_because_its_worker_died(side
 def test_events_that_were_not_abandoned_stay_alive_beside_one_that_was(side: Side) -> None:
     spec = side.bind()
     side.publish("killer")
-    for _ in range(MAX_ABANDONED):
-        side.receive(spec)
+    for n in range(MAX_ABANDONED):
+        for delivery in side.receive(spec):
+            if delivery.event.id == "killer":
+                side.broker.alone(delivery)
         side.clock.advance(s=LEASE_S + 1)
-        side.publish("harmless")
+        side.publish(f"harmless {n}")
 
-    assert side.ids(spec) == ["harmless"]
+    assert side.ids(spec) == ["harmless 0", "harmless 1", "harmless 2"]
+
+
+def test_event_that_never_ran_alone_never_dies_of_its_workers_end(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    for attempt in range(1, 3 * MAX_ABANDONED):
+        (delivery,) = side.receive(spec)
+        assert (delivery.attempt, delivery.abandoned) == (attempt, 0 if attempt == 1 else SUSPECT)
+        side.clock.advance(s=LEASE_S + 1)
+
+    assert side.broker.depth(spec).dead == 0
+
+
+def test_attempt_alone_that_ended_is_not_counted(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.broker.alone(first)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = side.receive(spec)
+    side.broker.alone(second)
+
+    side.settle(second, "retry", counts="failure")
+
+    (third,) = side.receive(spec)
+    assert (second.abandoned, third.abandoned, third.failures) == (1, 1, 1)
+
+
+def test_attempt_that_is_alone_no_longer_is_not_counted(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.broker.alone(first)
+
+    side.broker.alone(first, False)
+    side.clock.advance(s=LEASE_S + 1)
+
+    assert [d.abandoned for d in side.receive(spec)] == [SUSPECT]
+
+
+def test_nobody_runs_alone_without_a_lease(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    other.receive(spec)
+
+    assert not side.broker.alone(first)
+
+
+# -- answers that come after their lease --------------------------------------------------------------------------------------
+
+
+def answered(side: Side, delivery: Delivery, verdict: str, outcome: str, **details: object) -> list[Delivery]:
+    """Record an answer as a listener does; return those that count although their lease was lost."""
+    settlement = Settlement(delivery, verdict, **details)  # type: ignore[arg-type]
+    with side.log.unit() as unit:
+        lost = side.broker.settle([settlement], unit)
+        counted = side.broker.settle_late([settlement], unit) if lost else []
+        outcome = "stale" if lost and not counted else outcome
+        unit.record([Invocation(delivery, outcome, None, Result(), None, None, 1)], counted)  # type: ignore[arg-type]
+    return counted
+
+
+def test_late_answer_is_the_outcome_when_nobody_else_works_on_the_event(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+    other.settle(second, "release")
+
+    assert answered(side, first, "ack", "succeeded") == [first]
+
+    assert other.receive(spec) == []
+    assert side.attempts(spec) == [(1, "succeeded", None)]
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+    assert side.log.tallies()[spec.id] == {"succeeded": 1, "abandoned": 0}
+
+
+def test_of_two_who_work_on_an_event_only_the_first_answer_counts(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+
+    assert answered(side, first, "ack", "succeeded") == [first]
+    assert answered(other, second, "dead_letter", "dead") == []
+
+    assert side.attempts(spec) == [(1, "succeeded", None), (2, "stale", None)]
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+    assert side.log.dead_letters(spec.id) == []
+
+
+def test_late_answer_changes_nothing_once_there_is_an_outcome(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+    answered(other, second, "ack", "succeeded")
+
+    assert answered(side, first, "dead_letter", "dead") == []
+
+    assert side.attempts(spec) == [(1, "stale", None), (2, "succeeded", None)]
+
+
+def test_late_failure_is_counted_and_its_attempt_abandoned_no_longer(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.broker.alone(first)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+    assert second.abandoned == 1
+
+    assert answered(side, first, "retry", "failed", counts="failure") == [first]
+    other.settle(second, "release")
+
+    (third,) = other.receive(spec)
+    assert (third.failures, third.abandoned) == (1, 0)
+    assert side.attempts(spec)[0] == (1, "failed", None)
+
+
+def test_who_gives_an_event_back_late_has_not_died_with_it(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+    assert second.abandoned == SUSPECT
+
+    assert answered(side, first, "release", "interrupted") == []
+    other.settle(second, "release")
+
+    assert [d.abandoned for d in other.receive(spec)] == [0]
+
+
+def test_answer_from_before_an_event_was_sent_again_is_none(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a")
+    (first,) = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    (second,) = other.receive(spec)
+    answered(other, second, "dead_letter", "dead")
+    side.clock.advance(s=1)
+    side.broker.send(spec, [first.seq], sending=Sending(data=b"2"))
+
+    assert answered(side, first, "ack", "succeeded") == []
+
+    assert [d.event.data for d in other.receive(spec)] == [2]
 
 
 def test_receive_without_events_returns_at_once_or_after_the_wait(side: Side) -> None:

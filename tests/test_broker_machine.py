@@ -21,7 +21,7 @@ from mltrigger.brokers.sql import SWEEP_US, SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.invoke import Result
-from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
+from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
 from mltrigger.store.log import Invocation, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
@@ -324,8 +324,8 @@ class BrokerMachine(RuleBasedStateMachine):
         worker.received[spec.id] = now_us
         for seq, place in sub.places.items():
             if place.state == "leased" and place.until_us <= now_us and (must or (seq, place.attempt) not in leases):
-                place.abandoned += 1
                 died = place.abandoned >= MAX_ABANDONED
+                place.abandoned = place.abandoned or SUSPECT
                 self.rows[seq, spec.id, place.attempt] = "dead" if died else "abandoned"
                 place.state = "dead" if died else "ready"  # in its old place
 
@@ -340,6 +340,20 @@ class BrokerMachine(RuleBasedStateMachine):
         for delivery in chosen:
             if delivery not in lost:
                 self.place(delivery).until_us = worker.now_us + int(lease_s * 1e6)
+
+    @rule(w=st.integers(0, 1), data=st.data())
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    def run_alone(self, w: int, data: st.DataObject) -> None:
+        """From now on it is the event's fault if its attempt never ends."""
+        worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
+        delivery = data.draw(st.sampled_from([d for d in worker.held if not d.alone] or worker.held))
+        if delivery.alone:
+            return
+        held = worker.broker.alone(delivery)
+
+        assert held == self.holds(delivery)
+        if held:
+            self.place(delivery).abandoned = charged(self.place(delivery).abandoned)
 
     # -- settle ---------------------------------------------------------------------------------------------------------------
 
@@ -370,10 +384,13 @@ class BrokerMachine(RuleBasedStateMachine):
             place.state, place.reason, place.discarded = outcome, "told", False  # type: ignore[assignment]
             return
         place.state = "ready"
+        if settlement.delivery.alone:
+            place.abandoned = cleared(place.abandoned, settlement.delivery.abandoned)
         if settlement.verdict == "retry":
             place.visible_us = worker.now_us + int(settlement.delay_s * 1e6)
             place.failures += settlement.counts == "failure"
-            place.abandoned += settlement.counts == "death"
+            if settlement.counts == "death":
+                place.abandoned = charged(place.abandoned)
 
     def place(self, delivery: Delivery) -> Place:
         return next(sub.places[delivery.seq] for sub in self.subs.values() if sub.spec.id == delivery.subscription_id)

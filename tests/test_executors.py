@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -399,6 +400,43 @@ def test_only_the_event_that_kills_its_worker_is_blamed(invoke: Invoke) -> None:
 
     assert [result.output or result.reason for result in results] == ['"a"', "worker_died", '"b"', '"c"']
     assert answer(invoker.one(Event("d"))) == "d"
+
+
+def test_only_the_event_that_kills_its_worker_is_blamed_when_subscriptions_share_a_pool(invoke: Invoke) -> None:
+    made: list[ProcessPoolExecutor] = []
+
+    def shared() -> ProcessPoolExecutor:
+        """Return the one pool that all use, another one after it broke."""
+        if not made or made[-1]._broken:
+            made.append(processes(4))
+        return made[-1]
+
+    def slow(data: Any) -> Any:
+        time.sleep(0.3)
+        return data
+
+    bad, good = invoke(deadly(), shared), invoke(slow, shared)
+    answer(bad.one(Event("warm")))
+    answer(good.one(Event("warm")))
+
+    with ThreadPoolExecutor(4) as threads:
+        innocent = [threads.submit(good.one, Event(n)) for n in range(3)]
+        time.sleep(0.1)
+        guilty = threads.submit(bad.one, Event("poison"))
+        results = [future.result() for future in innocent]
+
+    assert [answer(result) for result in results] == [0, 1, 2]
+    assert guilty.result().reason == "worker_died"
+
+
+def test_calls_that_ran_beside_one_another_in_a_pool_that_is_broken_for_good_are_not_blamed(invoke: Invoke) -> None:
+    with processes(4) as pool, ThreadPoolExecutor(4) as threads:
+        invoker = invoke(deadly(), pool)
+        answer(invoker.one(Event("warm")))
+
+        results = list(threads.map(invoker.one, [Event("poison"), *(Event(n) for n in range(3))]))
+
+    assert all(result.reason in (None, "no_process") for result in results[1:])
 
 
 def test_of_a_batch_only_the_cause_is_blamed(invoke: Invoke) -> None:

@@ -18,9 +18,9 @@ import pytest
 from conftest import Gate, in_memory, is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Depth
+from mltrigger.brokers.base import Depth, Settlement
 from mltrigger.events import MAX_HOPS
-from mltrigger.listener import Listener
+from mltrigger.listener import MOST_LEFT_BEHIND, Listener
 from mltrigger.models.describe import as_model
 from mltrigger.models.invoke import MAX_TEXT, Invoker
 from mltrigger.testing import SimulatedClock
@@ -342,6 +342,29 @@ def test_listener_counts_the_calls_that_it_left_behind(parts: mt.EventBus, clock
     listener.stop(drain_s=0)
 
 
+def test_listener_with_many_calls_left_behind_waits_until_one_ends(gate: Gate) -> None:
+    def hangs(n: int) -> int:
+        gate.wait()
+        return n
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("calls", hangs, timeout_s=0.05, max_attempts=1, max_concurrency=MOST_LEFT_BEHIND)
+        before = threading.active_count()
+        bus.publish_batch("calls", list(range(3 * MOST_LEFT_BEHIND)))
+        wait_until(lambda: sub.state.startswith("waiting for calls that hang"))
+
+        assert sub.state.endswith("in threads that cannot be stopped; isolation='process' stops such calls")
+        assert threading.active_count() <= before + 2 * MOST_LEFT_BEHIND + 2
+        advice = sub.doctor().set_index("check").loc["hanging calls", "advice"]
+        assert "isolation='process'" in advice
+        assert sub.depth().visible >= MOST_LEFT_BEHIND
+
+        gate.open()
+        wait_until(lambda: is_settled(sub))
+        wait_until(lambda: sub.state == "listening")
+        assert outcomes(sub).count("succeeded") >= MOST_LEFT_BEHIND
+
+
 def test_time_in_which_the_whole_process_was_stopped_is_not_a_timeout_of_the_model(
     parts: mt.EventBus, clock: SimulatedClock, gate: Gate
 ) -> None:
@@ -389,7 +412,7 @@ def test_heartbeat_holds_the_lease_of_every_event_that_is_not_settled(parts: mt.
     listener.stop()
 
 
-def test_listener_without_heartbeat_loses_its_event_and_its_late_answer_changes_nothing(
+def test_late_answer_of_a_listener_without_heartbeat_counts_and_takes_the_lease_of_the_next_one(
     parts: mt.EventBus, clock: SimulatedClock, gate: Gate
 ) -> None:
     def waits(_: object) -> str:
@@ -408,8 +431,9 @@ def test_listener_without_heartbeat_loses_its_event_and_its_late_answer_changes_
     listener.stop()
 
     sub = parts.subscription("waits")
-    assert outcomes(sub) == ["stale", "running"]
-    assert (taken.attempt, sub.depth().in_flight) == (2, 1)
+    assert outcomes(sub) == ["succeeded"]
+    assert (taken.attempt, sub.depth().in_flight) == (2, 0)
+    assert parts.broker.settle([Settlement(taken, "ack")]) == [taken]
 
 
 def test_outcome_that_cannot_be_recorded_at_once_is_recorded_later_and_the_model_not_called_again(file: Path, gate: Gate) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from conftest import is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.brokers.base import Outdated
+from mltrigger.policy import MAX_ABANDONED
 
 ROOT = Path(mt.__file__).parents[1]
 DEADLINE_S = 60.0
@@ -357,13 +359,13 @@ bus.close()
 """
 
 
-def test_event_that_kills_its_process_is_dead_after_three_attempts_and_the_others_go_on(bus: mt.EventBus, start: Start) -> None:
+def test_event_that_kills_its_process_three_times_while_it_runs_alone_is_dead_and_the_others_go_on(bus: mt.EventBus, start: Start) -> None:
     bus.register(mt.model(lambda _: None, name="unrelated"))
     worker = start(FRAGILE)
     worker.says("listening")
     bus.publish("orders", "kill")
     worker.died()
-    for _ in range(2):
+    for _ in range(3):
         start(FRAGILE).died()
 
     last = start(FRAGILE)
@@ -373,9 +375,99 @@ def test_event_that_kills_its_process_is_dead_after_three_attempts_and_the_other
     run = bus.fire("orders", "harmless", progress=False)
 
     assert list(run.results()["outcome"]) == ["succeeded"]
-    assert outcomes(sub) == ["abandoned", "abandoned", "dead", "succeeded"]
+    assert outcomes(sub) == ["abandoned", "abandoned", "abandoned", "dead", "succeeded"]
     assert list(sub.dead_letters()["reason"]) == ["worker_died"]
     assert last.ends() == ""
+
+
+BESIDE = """
+import os, sys, time
+import mltrigger as mt
+
+@mt.model("deadly", version="1.0.0")
+def deadly(n):
+    time.sleep(0.05)
+    os._exit(7)
+
+@mt.model("innocent", version="1.0.0")
+def innocent(n):
+    time.sleep(0.1)
+    return n
+
+@mt.model("rows", version="1.0.0", batch=True)
+def rows(batch):
+    time.sleep(0.1)
+    return batch
+
+bus = mt.connect(sys.argv[1])
+bus.subscribe("deadly", deadly, lease_s=0.3)
+bus.subscribe("pages", innocent, max_concurrency=4, lease_s=0.3)
+bus.subscribe("pages", rows, batch_size=4, lease_s=0.3)
+print("listening", flush=True)
+sys.stdin.read()
+bus.close()
+"""
+
+
+def test_events_that_run_beside_one_that_kills_its_process_are_not_blamed(bus: mt.EventBus, start: Start) -> None:
+    process = start(BESIDE)
+    process.says("listening")
+    bus.publish_batch("pages", list(range(12)))
+    bus.publish_batch("deadly", [1, 2])
+    subs = {name: bus.subscription(name) for name in ("deadly", "innocent", "rows")}
+    ends = 0
+    while not all(is_settled(sub) for sub in subs.values()):
+        if not process.is_alive():
+            process.died()
+            ends += 1
+            process = start(BESIDE)
+        time.sleep(0.02)
+
+    assert {name: len(sub.dead_letters()) for name, sub in subs.items()} == {"deadly": 2, "innocent": 0, "rows": 0}
+    assert [outcomes(subs[name]).count("succeeded") for name in ("innocent", "rows")] == [12, 12]
+    assert 2 * MAX_ABANDONED <= ends <= 2 * MAX_ABANDONED + 2  # a death beside others proves nothing
+    assert bus.audit()["balanced"].all()
+    process.kill()
+
+
+STOPS = """
+import os, signal, sys, time
+import mltrigger as mt
+
+@mt.model("stops", version="1.0.0")
+def stops(n):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(0.1)  # not every thread is stopped at once
+    return n * n
+
+bus = mt.connect(sys.argv[1])
+bus.subscribe("numbers", stops, lease_s=0.3, timeout_s=20)
+print("listening", flush=True)
+sys.stdin.read()
+bus.close()
+"""
+
+
+def test_event_whose_processes_were_stopped_for_longer_than_their_leases_gets_the_first_answer(bus: mt.EventBus, start: Start) -> None:
+    bus.register(mt.model(lambda _: None, name="unrelated"))
+    processes = [start(STOPS) for _ in range(MAX_ABANDONED)]
+    for process in processes:
+        process.says("listening")
+    sub = bus.subscription("stops")
+    bus.publish("numbers", 12)
+    wait_until(lambda: outcomes(sub) == ["abandoned"] * (MAX_ABANDONED - 1) + ["running"], DEADLINE_S)
+    time.sleep(0.4)  # the last one has lost its lease too
+
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)
+    wait_until(lambda: is_settled(sub), DEADLINE_S)
+
+    assert outcomes(sub).count("succeeded") == 1
+    assert list(sub.results()["outcome"]) == ["succeeded"]
+    assert len(sub.dead_letters()) == 0
+    for process in processes:
+        assert process.ends() == ""
+    assert bus.audit()["balanced"].all()
 
 
 def test_process_that_ends_releases_what_it_has_leased(bus: mt.EventBus, file: Path) -> None:

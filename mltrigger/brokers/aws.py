@@ -27,7 +27,8 @@ from mltrigger.brokers.intake import Intake
 from mltrigger.brokers.outbox import Outbox, Outgoing, Target
 from mltrigger.brokers.payloads import Payloads
 from mltrigger.brokers.settler import HIDE_CAP_S, Settler
-from mltrigger.brokers.sql import SqlBroker, comes_again
+from mltrigger.brokers.settling import comes_again
+from mltrigger.brokers.sql import SqlBroker
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidName, InvalidPolicy, NameTaken, StoreError
@@ -295,6 +296,18 @@ class AwsBroker:
             self._intake.settled(lost)
             transaction.after_commit(functools.partial(self._tell, held, self._clock.now_us()))
         return lost
+
+    def settle_late(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
+        """Let answers count in the log that came after their lease; the message of one that ended is deleted."""
+        with self._sql.within(unit) as transaction:
+            counted = self._sql.settle_late(settlements, unit or Unit(transaction, self._clock, self._worker_id))
+            ended = [s for s in settlements if s.delivery in counted and s.verdict in ("ack", "dead_letter")]
+            transaction.after_commit(functools.partial(self._tell, ended, self._clock.now_us()))
+        return counted
+
+    def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
+        """Note in the log that the model is about to run with *delivery* alone."""
+        return self._sql.alone(delivery, is_alone)
 
     def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
         """Tell SQS what was committed: a message whose delivery ended is deleted, the others come again when it is time."""

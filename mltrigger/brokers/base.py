@@ -62,8 +62,9 @@ class Delivery:
     """One lease of one event for one subscription; no two are equal. Times are microseconds since 1970. Not to be changed.
 
     ``attempt`` rises with every claim and fences the lease: whoever holds an older one changes nothing. ``failures`` counts
-    what the model failed, ``abandoned`` the attempts that never ended. Its age counts from ``since_us``: when it was published, or sent
-    again. ``message`` is what stands for it in a queue outside, if one carries it. Those of one ``group`` are processed in order.
+    what the model failed. ``abandoned`` counts the attempts that ran alone and never ended; it is ``SUSPECT`` when one only ran beside
+    others. ``alone`` says that this attempt runs alone, see :meth:`Broker.alone`. Its age counts from ``since_us``: when it was published,
+    or sent again. ``message`` is what stands for it in a queue outside, if one carries it. Those of one ``group`` are processed in order.
     """
 
     event: Event
@@ -78,6 +79,7 @@ class Delivery:
     since_us: int = 0
     message: object | None = None
     group: str | None = None
+    alone: bool = False
 
 
 class Settlement(NamedTuple):
@@ -235,6 +237,20 @@ class Broker(Protocol):
 
     def settle(self, settlements: Sequence[Settlement], unit: Any = None) -> list[Delivery]:
         """Settle deliveries whose lease is still held, fenced by attempt; return those whose lease was lost (nothing changed)."""
+
+    def settle_late(self, settlements: Sequence[Settlement], unit: Any = None) -> list[Delivery]:
+        """Settle deliveries that have lost their lease and were answered all the same; return those whose answer counts.
+
+        Their attempts are abandoned no longer. An answer counts unless the event has its outcome, or is open no more; whoever has leased
+        it since has lost it then.
+        """
+
+    def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
+        """Note that the model is about to run with *delivery* and nothing else; return ``False`` when its lease was lost.
+
+        If the attempt never ends, the event is to blame: ``MAX_ABANDONED`` of them, and it is dead. Durable on return. Take it back
+        with ``is_alone=False`` before anything else begins.
+        """
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""

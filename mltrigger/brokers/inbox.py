@@ -10,7 +10,8 @@ from mltrigger.brokers import publishing
 from mltrigger.brokers.base import MAX_EVENT_BYTES, Delivery, SubscriptionSpec
 from mltrigger.brokers.inlet import Message
 from mltrigger.brokers.publishing import INSERT_AWAITED, Encoded, Seen
-from mltrigger.brokers.sql import INSERT_DEAD, INSERT_LEASE, delivery
+from mltrigger.brokers.settling import INSERT_DEAD
+from mltrigger.brokers.sql import INSERT_LEASE, delivery
 from mltrigger.envelopes import Ignored, Item, Unreadable
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.events import Event, encode_data

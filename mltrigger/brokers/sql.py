@@ -9,23 +9,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mltrigger.brokers import binding, publishing
+from mltrigger.brokers import binding, publishing, settling
 from mltrigger.brokers.base import AT_ONCE, MAX_EVENT_BYTES, Delivery, Depth, Outdated, Receipt, Sending, Settlement, SubscriptionSpec
 from mltrigger.brokers.publishing import INSERT_AWAITED, INSERT_READY
+from mltrigger.brokers.settling import INSERT_DEAD, again_row, comes_again, dead_row, died_row
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidName
 from mltrigger.events import Event, decode_data, encode_data, restored
 from mltrigger.findings import Finding
-from mltrigger.policy import MAX_ABANDONED, DeliveryPolicy
+from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
 from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.registry import ensure_topic, generation_of
 from mltrigger.store.transaction import Row, Store, Transaction
 
-FAR_S = 3_600.0
-"""The longest that an event waits for its next attempt in a queue outside."""
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
 
@@ -45,16 +44,20 @@ INSERT_LEASE = """
 INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id, outside)
 VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id, :outside)
 """
-_SELECT_HELD = "SELECT seq, attempt FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
+_SELECT_HELD = "SELECT seq, attempt, failures, abandoned FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
 _DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
 _EXTEND_LEASE = "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
+_CHARGE = """
+UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
+WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
+"""
+_CLEAR = """
+UPDATE lease SET abandoned = CASE WHEN abandoned > 1 THEN abandoned - 1 ELSE :before END
+WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
+"""
 _SELECT_EXPIRED = """
 SELECT subscription_id, seq, attempt, visible_us, received_us, worker_id, failures, abandoned, outside FROM lease
 WHERE subscription_id = :s AND until_us <= :now
-"""
-INSERT_DEAD = """
-INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
-VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
 """
 
 
@@ -224,13 +227,13 @@ class SqlBroker:
                 return
             rows = transaction.query(_SELECT_EXPIRED, at)
             transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
-            again = [r for r in rows if r[7] + 1 < MAX_ABANDONED]
-            dead = [r for r in rows if r[7] + 1 >= MAX_ABANDONED]
+            again = [r for r in rows if r[7] < MAX_ABANDONED]  # an attempt alone was counted when it began
+            dead = [r for r in rows if r[7] >= MAX_ABANDONED]
             # In its old place: behind all that came meanwhile it would wait for the whole backlog once more.
             for insert, outside in ((INSERT_READY, 0), (INSERT_AWAITED, 1)):
-                rows_back = [(r[0], r[3], r[1], r[2], r[6], r[7] + 1) for r in again if r[8] == outside]
+                rows_back = [(r[0], r[3], r[1], r[2], r[6], r[7] or SUSPECT) for r in again if r[8] == outside]
                 transaction.execute_many(insert, rows_back)
-            transaction.execute_many(INSERT_DEAD, [_worker_died(r, now_us) for r in dead])
+            transaction.execute_many(INSERT_DEAD, [died_row(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
             record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
             if dead:
@@ -253,32 +256,52 @@ class SqlBroker:
             rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
                 return []
-            return self._lost(transaction, deliveries)
+            held = self._held(transaction, deliveries)
+            return [d for d in deliveries if d not in held]
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
         """Settle what is still held; return what was not: nothing was changed for it."""
         if not settlements:
             return []
         with self.within(unit) as transaction:
-            lost = self._lost(transaction, [s.delivery for s in settlements])
-            held = [s for s in settlements if s.delivery not in lost] if lost else settlements
+            counts = self._held(transaction, [s.delivery for s in settlements])
+            lost = [s.delivery for s in settlements if s.delivery not in counts]
+            held = [s for s in settlements if s.delivery in counts] if lost else settlements
             now_us = self._clock.now_us()
             transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
             back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(INSERT_READY, [_again(s, now_us) for s in back if not comes_again(s)])
-            transaction.execute_many(INSERT_AWAITED, [_again(s, now_us) for s in back if comes_again(s)])
-            transaction.execute_many(INSERT_DEAD, [_dead(s, now_us) for s in held if s.verdict == "dead_letter"])
+            transaction.execute_many(INSERT_READY, [again_row(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)])
+            transaction.execute_many(INSERT_AWAITED, [again_row(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)])
+            transaction.execute_many(INSERT_DEAD, [dead_row(s, now_us) for s in held if s.verdict == "dead_letter"])
             keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
             transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
         return lost
 
+    def settle_late(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
+        """Let answers count that came after their lease, as far as there is no outcome yet."""
+        with self.within(unit) as transaction:
+            counted = settling.settle_late(transaction, settlements, self._clock.now_us())
+            transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+        return counted
+
+    def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
+        """Count the attempt as abandoned until it ends, or no longer; return whether its lease is still held."""
+        of = {"s": delivery.subscription_id, "seq": delivery.seq, "attempt": delivery.attempt, "before": min(0, delivery.abandoned)}
+        with self._store.transaction() as transaction:
+            held = transaction.execute(_CHARGE if is_alone else _CLEAR, of) == 1
+        delivery.alone = is_alone
+        return held
+
     @staticmethod
-    def _lost(transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        held: set[tuple[int, int, int]] = set()
+    def _held(transaction: Transaction, deliveries: Sequence[Delivery]) -> dict[Delivery, tuple[int, int]]:
+        """Return those whose lease is held, with their failures and abandoned attempts: a late answer may have changed them."""
+        held: dict[tuple[int, int, int], tuple[int, int]] = {}
         for s in {d.subscription_id for d in deliveries}:
             seqs = [d.seq for d in deliveries if d.subscription_id == s]
-            held |= {(s, *row) for row in transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})}
-        return [d for d in deliveries if (d.subscription_id, d.seq, d.attempt) not in held]
+            rows = transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})
+            held |= {(s, seq, attempt): (failures, abandoned) for seq, attempt, failures, abandoned in rows}
+        found = ((d, held.get((d.subscription_id, d.seq, d.attempt))) for d in deliveries)
+        return {d: counts for d, counts in found if counts is not None}
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""
@@ -306,11 +329,6 @@ class SqlBroker:
                 yield transaction
 
 
-def comes_again(settlement: Settlement) -> bool:
-    """Whether the message of a delivery that is tried again brings it: one far in the future is kept here, where nothing expires."""
-    return settlement.delivery.message is not None and settlement.delay_s <= FAR_S
-
-
 def _together(rows: list[Row]) -> list[Row]:
     """Return those of *rows*, oldest first, that are leased together; alone what was abandoned before, so that it harms nobody."""
     suspect = next((i for i, row in enumerate(rows) if row[4]), None)
@@ -335,22 +353,3 @@ def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     return Delivery(
         event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us, resent_us or published_us
     )
-
-
-def _again(settlement: Settlement, now_us: int) -> Row:
-    d = settlement.delivery
-    if settlement.verdict == "release":
-        return (d.subscription_id, d.visible_us, d.seq, d.attempt, d.failures, d.abandoned)
-    visible_us = now_us + int(settlement.delay_s * 1e6)
-    failures, deaths = d.failures + (settlement.counts == "failure"), d.abandoned + (settlement.counts == "death")
-    return (d.subscription_id, visible_us, d.seq, d.attempt, failures, deaths)
-
-
-def _dead(settlement: Settlement, now_us: int) -> Row:
-    d, s = settlement.delivery, settlement
-    return (d.subscription_id, d.seq, d.attempt, s.reason or "model_error", s.error_type, s.error, s.traceback, now_us)
-
-
-def _worker_died(row: Row, now_us: int) -> Row:
-    error = f"{MAX_ABANDONED} attempts began and never ended: the event may kill the process that works on it"
-    return (row[0], row[1], row[2], "worker_died", None, error, None, now_us)

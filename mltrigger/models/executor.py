@@ -28,10 +28,11 @@ from mltrigger.models.describe import import_path as path_of
 from mltrigger.models.executed import CONCURRENCY, in_thread, run
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.placement import called
-from mltrigger.models.pools import Source, Turns
+from mltrigger.models.pools import Source, turns_in
 from mltrigger.models.portable import packed
 from mltrigger.models.schemes import Setting
 from mltrigger.redact import redacted
+from mltrigger.turns import Turn, Turns
 
 START_TIMEOUT_S = 120.0
 _DIED = frozenset({"KilledWorker", "WorkerCrashedError", "OutOfMemoryError", "NodeDiedError"})
@@ -89,6 +90,7 @@ class ExecutorInvoker:
         self._source, self._turns = Source(executor), Turns()
         first = self._source.get()
         self.concurrency = _workers(first)
+        self.runs_here = isinstance(first, ThreadPoolExecutor)
         self._here = called(model, Setting(timeout_s, self.concurrency)) if isinstance(first, ThreadPoolExecutor) else None
         self.batches = self._here.batches if self._here else parcel.takes_batches(model, Setting(timeout_s, self.concurrency))
         path = parcel.path_there(model, import_path)
@@ -149,18 +151,41 @@ class ExecutorInvoker:
 
     def _tried(self, events: list[Any], alone: bool) -> list[Result]:
         if not alone:
-            with self._turns.shared() as had_company:
-                try:
-                    return self._called(events)
-                except _NoAnswerError as none:
-                    if len(events) > 1 or not (none.doubtful and had_company()):
-                        return [none.result] * len(events)
-        # A pool breaks as a whole: with one worker all calls under way lose their answer. Alone, a call can only blame itself.
-        with self._turns.alone():
             try:
-                return self._called(events)
+                return self._in_turn(events, alone=False)
             except _NoAnswerError as none:
-                return [none.result] * len(events)
+                if len(events) > 1 or not (none.doubtful and none.had_company):
+                    return [none.result] * len(events)
+                if none.otherwise is not None:
+                    return [none.otherwise]
+        # A pool breaks as a whole: with one worker all calls under way lose their answer. Alone, a call can only blame itself.
+        try:
+            return self._in_turn(events, alone=True)
+        except _NoAnswerError as none:
+            return [none.result] * len(events)
+
+    def _in_turn(self, events: list[Any], alone: bool) -> list[Result]:
+        turn = self._turn(alone)
+        try:
+            return self._called(events)
+        except _NoAnswerError as none:
+            none.had_company = turn.had_company
+            raise
+        finally:
+            turn.leave()
+
+    def _turn(self, alone: bool) -> Turn:
+        """Wait for a turn in the executor that is in use by then."""
+        while True:
+            try:
+                turns = turns_in(self._source.get())
+            except Exception:  # the call says why there is none
+                turns = Turns()
+            turn = turns.entered(alone)
+            self._turns = turns
+            if not self._source.makes or self._source.uses(turns):
+                return turn
+            turn.leave()
 
     def _called(self, events: list[Any]) -> list[Result]:
         if self._here is not None:
@@ -225,7 +250,9 @@ class ExecutorInvoker:
         if broken or names & _DIED:
             text = redacted(f"the worker died: {error}")[:1000]
             return _NoAnswerError(
-                Result(reason="worker_died", error_type=type(error).__name__, error=text), doubtful=broken and self._source.makes
+                Result(reason="worker_died", error_type=type(error).__name__, error=text),
+                doubtful=True,
+                otherwise=None if self._source.makes or not broken else self._outage("not run", error),  # it is broken for good
             )
         return _NoAnswerError(self._outage("not run", error))
 
@@ -237,11 +264,15 @@ class ExecutorInvoker:
 
 
 class _NoAnswerError(Exception):
-    """A call without an answer: the Result of all its events, and whether it is worth another try since another call may be the cause."""
+    """A call without an answer: the Result of all its events.
 
-    def __init__(self, result: Result, doubtful: bool = False) -> None:
+    It is doubtful when another call may be the cause, if it ``had_company``: then it is tried again alone, or *otherwise* is its Result.
+    """
+
+    def __init__(self, result: Result, doubtful: bool = False, otherwise: Result | None = None) -> None:
         super().__init__(result.error)
-        self.result, self.doubtful = result, doubtful
+        self.result, self.doubtful, self.otherwise = result, doubtful, otherwise
+        self.had_company = False
 
 
 def _late(wait_s: float, may_run: bool) -> Result:

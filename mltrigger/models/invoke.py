@@ -50,6 +50,7 @@ class Caller(Protocol):
     """How a model is called by one listener; never raises. In a thread: :class:`Invoker`; elsewhere ``ProcessInvoker`` and its like.
 
     ``batches`` says whether the model takes several events at once; ``concurrency`` how many calls at the same time it is made for;
+    ``runs_here`` whether the model runs in this process, and ends it when it crashes;
     ``grace_s`` how much longer than its timeout a call is waited for: where a call is stopped from inside, that takes a moment.
     """
 
@@ -57,6 +58,7 @@ class Caller(Protocol):
     batches: bool
     concurrency: int
     grace_s: float
+    runs_here: bool
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
@@ -89,6 +91,7 @@ class Invoker:
 
     concurrency = 1
     grace_s = 0.0
+    runs_here = True
     _ours = False
     """Whether what it calls is ours, and may bear our own reasons."""
 

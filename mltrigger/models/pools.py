@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
 from mltrigger.errors import Closed, InvalidModel
+from mltrigger.turns import Turns
 
 
 class Source:
@@ -42,6 +44,11 @@ class Source:
                 _shut(self._now)
                 self._now = None
 
+    def uses(self, turns: Turns) -> bool:
+        """Whether *turns* are those of the executor in use; of none, when it broke meanwhile."""
+        now = self._now
+        return now is None or turns_in(now) is turns
+
     def close(self) -> None:
         """Shut down what was made here; idempotent."""
         with self._guard:
@@ -59,43 +66,12 @@ def _shut(executor: Executor) -> None:
             executor.shutdown(wait=False)
 
 
-class Turns:
-    """Many calls at once, or one alone."""
+# A pool breaks as a whole, whichever subscription has called it.
+_turns: weakref.WeakKeyDictionary[Executor, Turns] = weakref.WeakKeyDictionary()
+_guard = threading.Lock()
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._running, self._begun = 0, 0
-        self._alone = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way."""
-        return self._running > 0 or self._alone
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[Callable[[], bool]]:
-        """Wait while a call is alone; the function that is yielded says whether another call was under way at any time since."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._running, self._begun = self._running + 1, self._begun + 1
-            first, number = self._running == 1, self._begun
-        try:
-            yield lambda: not first or self._begun != number
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until no call is under way, and let none begin."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._alone = True
-            self._changed.wait_for(lambda: not self._running)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
+def turns_in(executor: Executor) -> Turns:
+    """Return the turns of all calls that are made in *executor*, of whichever subscription."""
+    with _guard:
+        return _turns.setdefault(executor, Turns())

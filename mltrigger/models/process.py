@@ -68,7 +68,7 @@ class ProcessInvoker:
     ) -> None:
         self.model = model
         self.batches = takes_batches(model, Setting(timeout_s))
-        self.concurrency = 1
+        self.concurrency, self.runs_here = 1, False
         self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
         path = path_there(model, import_path)

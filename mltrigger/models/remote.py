@@ -30,6 +30,7 @@ class RemoteInvoker(Invoker):
     """
 
     grace_s = 2.0
+    runs_here = False
     _ours = True
 
     def __init__(self, model: Model, setting: Setting) -> None:

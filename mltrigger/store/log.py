@@ -92,6 +92,8 @@ SELECT i.outcome FROM event e LEFT JOIN invocation i ON i.seq = e.seq AND i.subs
 WHERE e.seq = :seq
 """
 
+_FORGET = "DELETE FROM invocation WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND outcome = 'abandoned'"
+
 _TALLY = """
 INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:subscription_id, :worker_id, :outcome, :n)
 ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n
@@ -179,25 +181,30 @@ class Unit:
         """Call *action* once the unit is durable."""
         self.transaction.after_commit(action)
 
-    def record(self, invocations: Sequence[Invocation]) -> None:
-        """Write one row an attempt. An attempt that was taken for abandoned and ended after all is corrected in place."""
+    def record(self, invocations: Sequence[Invocation], counted: Sequence[Delivery] = ()) -> None:
+        """Write one row an attempt. An attempt that was taken for abandoned and ended after all is corrected in place.
+
+        Those of *counted* came after their lease and count all the same: their row is a new one, for those who follow the log.
+        """
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
-        late = [i for i in invocations if i.outcome == "stale"]
+        late = [i for i in invocations if i.outcome == "stale" or i.delivery in counted]
         if late:
-            pruned = [i for i in late if not self._count_late(i.delivery, counts)]
+            pruned = [i for i in late if not self._count_late(i, counts)]
             invocations = [i for i in invocations if i not in pruned]
+            self.transaction.execute_many(_FORGET, [(d.seq, d.subscription_id, d.attempt) for d in counted])
         self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
         self.transaction.execute_many(_TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()])
 
-    def _count_late(self, delivery: Delivery, counts: Counter[tuple[int, Outcome]]) -> bool:
-        """Count a stale attempt once, whatever was written for it before; return whether its event is still there."""
+    def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
+        """Count a late attempt once, whatever was written for it before; return whether its event is still there."""
+        delivery = invocation.delivery
         s = delivery.subscription_id
         earlier = self.transaction.query(_EARLIER, {"s": s, "seq": delivery.seq, "attempt": delivery.attempt})
         if earlier == [("abandoned",)]:
             counts[s, "abandoned"] -= 1
         elif earlier != [(None,)]:
-            counts[s, "stale"] -= 1
+            counts[s, invocation.outcome] -= 1
         return bool(earlier)
 
 
@@ -208,6 +215,11 @@ class Log:
         self._store = store
         self._clock = clock
         self._worker_id = worker_id
+
+    @property
+    def home(self) -> str:
+        """What tells this store from others, also in another process of this machine."""
+        return self._store.location or f"memory:{id(self._store)}"
 
     def now_us(self) -> int:
         """Return the time that the log's times are told in."""
