@@ -58,6 +58,11 @@ def during(running: Running | None) -> Iterator[None]:
         _current.reset(token)
 
 
+def go_on(running: Running | None) -> None:
+    """Let *running* be the call under way in this context, which is a copy for it alone."""
+    _current.set(running)
+
+
 def model_returned() -> None:
     """Say that the model has returned: what follows is not its time."""
     if (running := _current.get()) is not None:

@@ -98,6 +98,7 @@ class AwsBroker:
             clients, resources, store=store, registry=registry, clock=clock, worker_id=worker_id, payloads=self._payloads,
             settler=self._settler, arrived=lambda number: wakeup.notify_here(f"ready:{number}"),
         )  # fmt: skip
+        self.bury = self._intake.bury
         self._targets: dict[str, Target] = {}
         self._counted: dict[int, tuple[float, int]] = {}
         self._buried_s = time.monotonic()
@@ -302,11 +303,11 @@ class AwsBroker:
         with self._sql.within(unit) as transaction:
             counted = self._sql.settle_late(settlements, unit or Unit(transaction, self._clock, self._worker_id))
             ended = [s for s in settlements if s.delivery in counted and s.verdict in ("ack", "dead_letter")]
-            transaction.after_commit(functools.partial(self._tell, ended, self._clock.now_us()))
+            transaction.after_commit(lambda: self._tell(ended, self._clock.now_us()))
         return counted
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
-        """Note in the log that the model is about to run with *delivery* alone."""
+        """Note in the log that *delivery* runs alone."""
         return self._sql.alone(delivery, is_alone)
 
     def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
@@ -424,10 +425,6 @@ class AwsBroker:
             return now_us
         newest = self._store.read(_NEWEST, {"s": subscription.id})
         return min(now_us, newest[0][0]) if newest else 0
-
-    def bury(self, subscription: SubscriptionSpec) -> int:
-        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""
-        return self._intake.bury(subscription)
 
     def close(self, drain_s: float, polls_s: float) -> None:
         """Give back what polls bring, and let SQS hear within *drain_s* seconds what it does not know yet."""

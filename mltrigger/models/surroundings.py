@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from mltrigger import capture
+from mltrigger import capture, running
 from mltrigger.errors import InvalidModel
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Caller, Result, failure
 from mltrigger.models.schemes.base import HOLD_S
+from mltrigger.running import Running
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ class Surrounded:
         self.model = model
         self._caller = self._run(make)
         self.batches, self.concurrency, self.grace_s = self._caller.batches, self._caller.concurrency, self._caller.grace_s
+        self.runs_here = self._caller.runs_here
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
@@ -62,11 +64,12 @@ class Surrounded:
 
     def _run(self, call: Callable[[], T]) -> T:
         context = self.model.context
-        return call() if context is None else context.copy().run(_apart, call, capture.current())
+        return call() if context is None else context.copy().run(_apart, call, capture.current(), running.current())
 
 
-def _apart(call: Callable[[], T], captured: Any) -> T:
+def _apart(call: Callable[[], T], captured: Any, under_way: Running | None) -> T:
     capture.go_on(captured)
+    running.go_on(under_way)
     decimal.setcontext(decimal.getcontext().copy())
     return call()
 
@@ -81,6 +84,7 @@ def snapshot() -> contextvars.Context:
 def _settle() -> None:
     decimal.setcontext(decimal.getcontext().copy())  # the object itself can be changed later
     capture.go_on(None)
+    running.go_on(None)
     if (sniffio := sys.modules.get("sniffio")) is not None:  # the model is not called on the loop of the kernel
         sniffio.current_async_library_cvar.set(None)
 
