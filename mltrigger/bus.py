@@ -24,7 +24,7 @@ from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
-from mltrigger.models.describe import Model, as_model
+from mltrigger.models.describe import LEFT_OUT, Model, as_model
 from mltrigger.models.placement import Executing, Placement, check_placement
 from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
@@ -193,7 +193,7 @@ class EventBus(Lookup):
     def subscribe(
         self,
         source: str | os.PathLike[str],
-        model: Any = None,
+        model: Any = LEFT_OUT,
         *,
         name: str | None = None,
         version: str | None = None,
@@ -217,7 +217,7 @@ class EventBus(Lookup):
             A callable, an object with ``predict``, what ``mt.model`` made of them, where one is (an import path or an address), or a
             selector such as ``"ocr:1.0"``. Left out, a decorator is returned.
         name : str, optional
-            The subscription's name; default: the model's.
+            The subscription's name; default: the model's. It names a lambda, too.
         version, batch
             As for ``mt.model``; ``batch="adaptive"`` learns from measured run times how many events a call takes best.
         executor : concurrent.futures.Executor, or a callable that makes one, optional
@@ -241,7 +241,7 @@ class EventBus(Lookup):
         Subscription, or without *model* a decorator that returns one
         """
         self._check()
-        if model is None:
+        if model is LEFT_OUT:
             options = {"name": name, "version": version, "batch": batch, "executor": executor, "emit": emit, "filter": filter,
                        "filter_scope": filter_scope, "start": start, "listen": listen, **policy}  # fmt: skip
             return functools.partial(self.subscribe, source, **options)
@@ -250,7 +250,7 @@ class EventBus(Lookup):
         if batch == "adaptive":
             policy = {"adaptive": True, **policy}
         settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
-        handed = self._catalog.understood(model, version, batch)
+        handed = self._catalog.understood(model, version, batch, name)
         check_placement(handed if isinstance(handed, Model) else None, settings, executor)
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None

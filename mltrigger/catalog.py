@@ -10,7 +10,7 @@ from typing import Any
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidModel, NotFound, VersionConflict
 from mltrigger.models.address import Address
-from mltrigger.models.describe import Model, as_model, names_model
+from mltrigger.models.describe import Model, as_model, is_nameless, names_model
 from mltrigger.models.resolver import Resolver
 from mltrigger.models.schemes import is_address, scheme_of
 from mltrigger.models.version import ModelVersion, Selector
@@ -37,7 +37,7 @@ class Catalog:
         self._ask_us: dict[str, int] = {}
         self.resolver = Resolver(self._choose, clock)
 
-    def understood(self, model: Any, version: str | None, batch: bool | str | None) -> Model | Selector:
+    def understood(self, model: Any, version: str | None, batch: bool | str | None, name: str | None = None) -> Model | Selector:
         """Return what was handed over to be subscribed: a model, not registered yet, or a selector of one that is.
 
         Parameters
@@ -46,6 +46,8 @@ class Catalog:
             Anything that ``mt.model`` takes, a selector, or a registered version.
         version, batch
             As for ``mt.model``; or ``batch="adaptive"``, for a model that takes lists.
+        name
+            The subscription's name, which a lambda takes.
         """
         if isinstance(model, ModelVersion) or (isinstance(model, str) and self._selects(model)):
             if version is not None or batch not in (None, "adaptive"):
@@ -57,7 +59,8 @@ class Catalog:
             return selector
         if batch not in (None, True, False, "adaptive"):
             raise InvalidModel(f"batch={batch!r}: write True, False or 'adaptive'; batch_size says how many events a call has at most")
-        handed = as_model(model, version=version, batch=None if batch == "adaptive" else batch)
+        own = name if is_nameless(model) else None
+        handed = as_model(model, name=own, version=version, batch=None if batch == "adaptive" else batch)
         if batch == "adaptive" and not handed.batches and not isinstance(handed.target, Address):
             raise InvalidModel(
                 f"model {handed.name!r} takes one event: batch='adaptive' needs an object with predict(), or a function that takes a list: "

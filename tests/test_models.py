@@ -239,8 +239,55 @@ def test_a_model_is_named_after_its_function_or_class(target: Any, name: str) ->
 
 @pytest.mark.parametrize("target", [lambda x: x, functools.partial(lambda x, y: x, 1)])
 def test_a_lambda_without_a_name_is_refused_with_the_remedy(target: Any) -> None:
-    with pytest.raises(InvalidModel, match=r"a lambda has no name: give one with mt\.model"):
+    with pytest.raises(InvalidModel, match=r"a lambda has no name: give one with name='…', to mt\.model"):
         mt.model(target)
+
+
+increment = lambda x: x + 1  # noqa: E731 - a lambda at the top of a module
+increment_by = functools.partial(lambda y, x: x + y, 1)
+
+
+@pytest.mark.parametrize("name", ["increment", "increment_by"])
+def test_a_lambda_in_a_module_is_named_after_its_variable_or_as_it_is_told(name: str) -> None:
+    path = f"{__name__}:{name}"
+
+    assert mt.model(path).name == name
+    assert mt.model(path, name="other").name == "other"
+    assert mt.model(path, name="other").describe().import_path == path
+    assert Invoker(load(path)).one(Event(1)).output == "2"
+
+
+@pytest.mark.parametrize("target", [lambda x: x + 1, functools.partial(lambda y, x: x + y, 1)])
+def test_a_lambda_takes_the_name_of_its_subscription(target: Any) -> None:
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", target, name="increment", version="1.0.0")
+        other = bus.subscribe("numbers", double, name="named")
+
+        assert (sub.name, sub.selector) == ("increment", "increment:1.0.0")
+        assert other.selector.startswith("double:")
+        assert bus.register(target, name="registered").name == "registered"
+
+
+@pytest.mark.parametrize(
+    "hand_over",
+    [
+        pytest.param(lambda bus: bus.subscribe("t", None), id="subscribe"),
+        pytest.param(lambda bus: bus.subscribe("t", model=None), id="subscribe by keyword"),
+        pytest.param(lambda bus: bus.subscribe("t", None, name="s", version="1.0.0"), id="subscribe with a name"),
+        pytest.param(lambda bus: bus.subscribe("t")(None), id="the decorator of subscribe"),
+        pytest.param(lambda bus: bus.register(None), id="register"),
+        pytest.param(lambda bus: bus.register(None, name="m"), id="register with a name"),
+        pytest.param(lambda bus: mt.model(None), id="model"),
+        pytest.param(lambda bus: mt.model(None, name="m"), id="model with a name"),
+        pytest.param(lambda bus: mt.model("m")(None), id="the decorator of model"),
+        pytest.param(lambda bus: mt.model(name="m")(None), id="the decorator with a keyword"),
+    ],
+)
+def test_a_model_that_is_none_is_an_error_that_says_why(hand_over: Callable[[mt.EventBus], Any]) -> None:
+    with mt.connect("memory://") as bus:
+        with pytest.raises(InvalidModel, match="the model is None: did the function that makes it forget its return"):
+            hand_over(bus)
+        assert bus.subscriptions().empty
 
 
 @pytest.mark.parametrize("target", [lambda x: x + 1, functools.partial(lambda y, x: x + y, 1)])

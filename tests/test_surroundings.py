@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import contextvars
 import decimal
+import signal
+import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -63,6 +66,7 @@ def outputs(bus: mt.EventBus, topic: str, data: list[Any]) -> list[Any]:
     return list(bus.fire(topic, data, progress=False, timeout_s=60).results()["output"])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("model", [share, root, owner], ids=lambda model: model.__name__)
 def test_a_thread_has_the_context_of_the_cell_that_subscribed(bus: mt.EventBus, cell: Any, model: Any) -> None:
     cell(bus.subscribe, "t", model)
@@ -158,3 +162,91 @@ def test_what_is_printed_is_kept_with_the_call(bus: mt.EventBus, cell: Any, caps
     assert outputs(bus, "t", [7]) == [7]
     assert sub.invocations()["stdout"].tolist() == ["seen 7\n"]
     assert "seen" not in capsys.readouterr().out
+
+
+# -- what belongs to another thread -----------------------------------------------------------------------------------------------
+
+connection = sqlite3.connect(":memory:")
+lock = asyncio.Lock()
+
+
+def asks(_: int) -> Any:
+    return connection.execute("select 1").fetchone()
+
+
+def listens(_: int) -> Any:
+    return int(signal.signal(signal.SIGUSR1, signal.SIG_DFL))  # type: ignore[arg-type]
+
+
+def takes_the_loop(_: int) -> Any:
+    return str(asyncio.get_event_loop())
+
+
+def takes_the_running_loop(_: int) -> Any:
+    return str(asyncio.get_running_loop())
+
+
+async def waits(_: int) -> None:
+    async with lock:
+        await asyncio.sleep(0)
+
+
+async def runs(_: int) -> None:
+    asyncio.run(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize(
+    ("model", "own", "advice"),
+    [
+        pytest.param(asks, "SQLite objects created in a thread", "make it in the model", id="a connection"),
+        pytest.param(listens, "signal only works in main thread", 'isolation="process"', id="a signal", marks=pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1")),  # noqa: E501
+        pytest.param(takes_the_loop, "There is no current event loop", "async def", id="the event loop"),
+        pytest.param(takes_the_running_loop, "no running event loop", "async def", id="the running event loop"),
+        pytest.param(waits, "is bound to a different event loop", "make it in the model", id="a lock of another loop"),
+        pytest.param(runs, "cannot be called from a running event loop", "await", id="a loop within a loop"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_what_belongs_to_another_thread_fails_with_advice(bus: mt.EventBus, model: Any, own: str, advice: str) -> None:
+    async def use_the_lock() -> None:
+        async with lock:
+            waiting = asyncio.ensure_future(lock.acquire())  # which binds it to this loop
+            await asyncio.sleep(0)
+            waiting.cancel()
+
+    asyncio.run(use_the_lock())
+    held = asyncio.Event()
+
+    async def hold() -> None:
+        await lock.acquire()
+        held.set()
+
+    if model is waits:
+        asyncio.run(hold())
+    try:
+        sub = bus.subscribe("t", model, max_attempts=1)
+        bus.fire("t", [1], progress=False)
+        error = sub.dead_letters()["error"].iloc[0]
+    finally:
+        if lock.locked():
+            lock.release()
+
+    assert own in error
+    assert advice in error
+
+
+def test_other_errors_have_the_words_of_the_model_alone(bus: mt.EventBus) -> None:
+    def model(_: int) -> None:
+        raise ValueError("the main thread of the story is missing")
+
+    sub = bus.subscribe("t", model, max_attempts=1)
+    bus.fire("t", [1], progress=False)
+
+    assert sub.dead_letters()["error"].tolist() == ["the main thread of the story is missing"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
+def test_a_signal_works_as_advised(bus: mt.EventBus) -> None:
+    bus.subscribe("t", listens, isolation="process")
+
+    assert outputs(bus, "t", [1]) == [int(signal.SIG_DFL)]

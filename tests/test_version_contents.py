@@ -198,6 +198,7 @@ def test_what_stands_beside_a_lambda_is_no_part_of_it(bus: mt.EventBus) -> None:
         pytest.param("type('Hostile', (), {'__len__': lambda s: 1 / 0, '__reduce_ex__': lambda s, p: 1 / 0, '__eq__': lambda s, o: 1 / 0})()", id="hostile"),  # noqa: E501
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_whatever_is_captured_has_a_digest(value: str) -> None:
     source = MAKE + f"model = make({value})"
 
@@ -471,5 +472,81 @@ def test_a_worker_refuses_another_content_before_it_imports_the_module(weights: 
         sub = bus.subscribe("orders", "m:1.0.0")
         wait_until(lambda: "'weights.json' changed since" in sub.state)
         assert not Path("imported").exists()
-        weights.write_text("2")
+    weights.write_text("2")
+    with mt.connect(url) as bus:
+        bus.subscribe("orders", "m:1.0.0")
         assert bus.fire("orders", [50], progress=False).results()["output"].tolist() == [100]
+
+
+# -- before it is imported --------------------------------------------------------------------------------------------------------
+
+MODEL = "@mt.model('m', version='1.0.0')\\n"
+MODEL = "@mt.model('m', version='1.0.0')\n"
+HARMFUL = "import pathlib\npathlib.Path('imported').touch()\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "decorator", "now", "why"),
+    [
+        pytest.param("scoring", "", "def score(n): return n + 2\n", "holds other code now", id="other code"),
+        pytest.param("scoring", "", "def other(n): return n + 1\n", "is not there", id="no such function"),
+        pytest.param("inner.parts.scoring", MODEL, "def score(n): return n + 2\n", "holds other code now", id="in packages"),
+    ],
+)
+def test_a_module_with_other_code_is_not_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, decorator: str, now: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = tmp_path.joinpath(*module.split(".")).with_suffix(".py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for folder in [*path.parents][: module.count(".")]:
+        (folder / "__init__.py").write_text(HARMFUL)
+    begin = f"{HARMFUL}import mltrigger as mt\n{decorator}"
+    path.write_text(begin + "def score(n):\n    # adds\n    return n + 1\n")
+    url = f"sqlite:///{tmp_path}/bus.db"
+    model = f"mt.model('{module}:score', name='m', version='1.0.0')"
+    in_a_process(tmp_path, f"import mltrigger as mt\nwith mt.connect({url!r}) as bus: bus.register({model})\nprint(1)")
+    Path("imported").unlink()
+    path.write_text(begin + now)
+
+    with mt.connect(url) as bus:
+        sub = bus.subscribe("t", "m:1.0.0")
+        wait_until(lambda: why in sub.state)
+        assert not Path("imported").exists()
+        assert not {module, module.partition(".")[0]} & set(sys.modules)
+
+    path.write_text(begin + "def score(n):\n    return n + 1\n")
+    with mt.connect(url) as bus:
+        bus.subscribe("t", "m:1.0.0")
+        assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [2]
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("scoring", "inner")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param("class score:\n    def __call__(self, n): return n + {}\n", id="a class"),
+        pytest.param("class Score:\n    def __call__(self, n): return n + {}\nscore = Score()\n", id="an object"),
+        pytest.param("import functools\n@functools.cache\ndef score(n): return n + {}\n", id="a decorated function"),
+        pytest.param("def make(by): return lambda n: n + by\nglobals()['score'] = make({})\n", id="a name that is made"),
+        pytest.param("if True:\n    def score(n): return n + {}\n", id="within an if"),
+    ],
+)
+def test_what_only_importing_can_tell_is_compared_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    url = f"sqlite:///{tmp_path}/bus.db"
+    for name, now in (("the_same", 1), ("another", 2)):
+        (tmp_path / f"{name}.py").write_text(source.format(1))
+        model = f"mt.model('{name}:score', name={name!r}, version='1.0.0')"
+        in_a_process(tmp_path, f"import mltrigger as mt\nwith mt.connect({url!r}) as bus: bus.register({model})\nprint(1)")
+        (tmp_path / f"{name}.py").write_text(source.format(now))
+
+    with mt.connect(url) as bus:
+        bus.subscribe("t", "the_same:1.0.0", name="the-same")
+        sub = bus.subscribe("u", "another:1.0.0", name="another")
+        assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [2]
+        wait_until(lambda: "another:score holds other code now" in sub.state)
+    for name in ("the_same", "another"):
+        sys.modules.pop(name, None)

@@ -27,8 +27,18 @@ from mltrigger.models.weights import Weights, checked, sums_of
 from mltrigger.names import check_model_name
 
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_LAMBDA = "<lambda>"
 _METHODS = ("predict", "predict_proba", "transform")
 _FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "files", "path")
+
+
+class _LeftOut:
+    def __repr__(self) -> str:
+        return "<left out>"
+
+
+LEFT_OUT: Any = _LeftOut()
+"""An argument that was not given, where ``None`` is a mistake: a function that forgot its return."""
 
 
 class Once:
@@ -252,7 +262,7 @@ def _described(model: Model, address: Address) -> ModelVersion:
 
 @overload
 def model(
-    target: str | None = None, *, name: str | None = None, version: str | None = None, batch: bool | None = None,
+    target: str = ..., *, name: str | None = None, version: str | None = None, batch: bool | None = None,
     method: str | None = None, input_schema: Any = None, output_schema: Any = None,
 ) -> Callable[[Any], Model]: ...  # fmt: skip
 
@@ -261,7 +271,7 @@ def model(
 def model(target: Any, *, name: str | None = None, version: str | None = None, **described: Any) -> Model: ...
 
 
-def model(target: Any = None, *, name: str | None = None, version: str | None = None, **described: Any) -> Any:
+def model(target: Any = LEFT_OUT, *, name: str | None = None, version: str | None = None, **described: Any) -> Any:
     """Describe a model: as a decorator, ``@mt.model("ocr", version="1.0.0")``, or as a call, ``mt.model(pipeline, name="doc-type")``.
 
     Nothing is registered and no file or connection is opened; ``mt.subscribe`` and ``mt.register`` do that.
@@ -280,14 +290,17 @@ def model(target: Any = None, *, name: str | None = None, version: str | None = 
     -------
     Model, or a decorator that returns one
     """
-    if target is None or (isinstance(target, str) and ":" not in target):
-        return lambda function: as_model(function, name=target or name, version=version, **described)
+    if target is LEFT_OUT or (isinstance(target, str) and ":" not in target):
+        named = name if target is LEFT_OUT else target or name
+        return lambda function: as_model(function, name=named, version=version, **described)
     return as_model(target, name=name, version=version, **described)
 
 
 def as_model(target: Any, **described: Any) -> Model:
     """Return *target* as a Model; *described* are the fields that the user gave, and win; for an address, its options too."""
     given = {name: value for name, value in described.items() if value is not None}
+    if target is None:
+        raise InvalidModel("the model is None: did the function that makes it forget its return?")
     if isinstance(target, str) and is_address(target):
         return _at_address(target, given)
     if given.get("batch") is False:
@@ -345,12 +358,20 @@ def _imported(path: str) -> Any:
 
 def default_name(target: Any) -> str:
     """Return the name of a model that was given none: the function's name, or the class of the object."""
+    if (name := _own_name(target)) == _LAMBDA:
+        raise InvalidModel("a lambda has no name: give one with name='…', to mt.model, mt.register or mt.subscribe, or write a def")
+    return name
+
+
+def is_nameless(target: Any) -> bool:
+    """Whether *target* is a lambda, which has no name of its own."""
+    return not isinstance(target, (Model, str)) and _own_name(target) == _LAMBDA
+
+
+def _own_name(target: Any) -> str:
     if isinstance(target, functools.partial):
-        return default_name(target.func)
-    name = getattr(target, "__name__", type(target).__name__)
-    if name == "<lambda>":
-        raise InvalidModel("a lambda has no name: give one with mt.model(function, name='…') or write a def")
-    return str(name)
+        return _own_name(target.func)
+    return str(getattr(target, "__name__", type(target).__name__))
 
 
 def import_path(target: Any) -> str | None:
@@ -369,9 +390,9 @@ def load(path: str) -> Model:
     """Return the model at *path*, ``package.module:attribute``: imported by its registered name, never by an event's."""
     module, _, name = path.partition(":")
     found: Any = importlib.import_module(module)
-    for part in name.split("."):
+    for part in (parts := name.split(".")):
         found = getattr(found, part)
-    return dataclasses.replace(as_model(found), path=path)
+    return dataclasses.replace(as_model(found, name=parts[-1] if is_nameless(found) else None), path=path)
 
 
 def _check_class(kind: type, name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
 from mltrigger.events import Event
+from mltrigger.models.advice import with_advice
 from mltrigger.models.describe import Model
 from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
@@ -195,7 +196,7 @@ def failure(error: BaseException) -> Result:
     elif isinstance(error, _WrongLength):
         reason, permanent = "bad_batch_result", True
     name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"
-    message = redacted(_bounded(text)) if text is not None else f"<unprintable {name}>"
+    message = redacted(_bounded(with_advice(text))) if text is not None else f"<unprintable {name}>"
     return Result(reason=reason, error_type=name[:200], error=message, traceback=trace, permanent=permanent, delay_s=delay_s)
 
 

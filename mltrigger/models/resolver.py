@@ -12,6 +12,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.models.address import Address
 from mltrigger.models.describe import Model, as_model, load, names_model
+from mltrigger.models.located import ABSENT, code_at
 from mltrigger.models.schema import Schema
 from mltrigger.models.surroundings import snapshot
 from mltrigger.models.version import SHOWN, ModelVersion, Selector
@@ -124,7 +125,7 @@ def _found(version: ModelVersion) -> Model:
         model, where = Model(Address(version.address, version.options or "{}"), version.name), version.address
     else:
         where = version.import_path or ""
-        Weights(version.files).check(version.name)  # before the module is imported, which may read them
+        _check_before_import(version, where)
         try:
             called_by = {name: value for name, value in (version.called_by or {}).items() if name != "schemas"}
             model = as_model(load(where), **called_by)
@@ -140,6 +141,15 @@ def _found(version: ModelVersion) -> Model:
     kept = (version.input_schema, version.output_schema)
     takes, gives = (_agreed(own, text) for own, text in zip(model.schemas(), kept, strict=True))
     return dataclasses.replace(model.of_version(version), input_schema=takes, output_schema=gives)
+
+
+def _check_before_import(version: ModelVersion, where: str) -> None:
+    """Check the files and, where its text tells, the code of *version*: what is imported runs, and other code shall not."""
+    Weights(version.files).check(version.name)
+    code = code_at(where)
+    if code is not None and code != (version.parts or {}).get("code", version.digest):
+        what = "is not there" if code == ABSENT else "holds other code now"
+        raise NotFound(f"model {version}: {where} {what}; register it under a new version (the module was not imported)")
 
 
 def _agreed(own: Schema | None, kept: str | None) -> Any:
