@@ -11,23 +11,29 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from cfnlint.api import ManualArgs, lint
+from conftest import wait_until
 from emulators import ACCOUNT, REGION, Emulator, moto_server
 
+import mltrigger as mt
 import mltrigger.aws
 from mltrigger.aws import naming, policies
 from mltrigger.aws.clients import Clients
 from mltrigger.aws.commands import ROLES
+from mltrigger.aws.lean import LeanSqs
 from mltrigger.aws.policies import Scope
 from mltrigger.aws.resources import Resources
 from mltrigger.aws.template import template, to_json
 from mltrigger.brokers.aws import with_lease
 from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.brokers.payloads import Payloads
 from mltrigger.cli import main
 from mltrigger.errors import InvalidName, InvalidPolicy, MltriggerError, NotFound
+from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 
 OTHER = "210987654321"
@@ -137,7 +143,10 @@ MATRIX = [
     ("queue listener", "sqs:ReceiveMessage", f"{QUEUE}-2", False),
     ("administrator", "sns:CreateTopic", OWN_TOPIC, True),
     ("administrator", "sqs:CreateQueue", OWN_QUEUE, True),
-    ("administrator", "sqs:StartMessageMoveTask", f"{OWN_QUEUE}-dead", True),
+    ("administrator", "sqs:StartMessageMoveTask", f"{OWN_QUEUE}-dead", False),
+    ("administrator", "sqs:ReceiveMessage", OWN_QUEUE, False),
+    ("listener", "sqs:ListQueueTags", OWN_QUEUE, True),
+    ("publisher", "sns:GetTopicAttributes", OWN_TOPIC, True),
     ("administrator", "sqs:PurgeQueue", OWN_QUEUE, False),
     ("administrator", "sqs:DeleteQueue", QUEUE, False),
     ("administrator", "sns:Subscribe", TOPIC, False),
@@ -619,33 +628,136 @@ def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: E
     assert {change.kind for change in changes if change.action != "keep"} == {"bucket notification"}
 
 
-def test_the_administrator_may_do_what_subscribing_and_unsubscribing_takes(emulator: Emulator) -> None:
-    source = "s3://managed-scans/in/*.png"
-    specs = [(SubscriptionSpec("reader", "documents", "ocr:latest"), None)]
-    specs += [(SubscriptionSpec("ocr", naming.S3Source.parse(source).topic_name, "ocr:latest"), source)]
-    asked: set[tuple[str, str]] = set()
-    session = emulator.session()
-    found = Resources(Clients(session, REGION, emulator.url), "managed", pause=lambda s: None)
-    s3: Any = emulator.client("s3")
-    s3.create_bucket(Bucket="managed-scans", CreateBucketConfiguration={"LocationConstraint": REGION})
-    session.events.register("before-call", lambda model, **rest: asked.add((model.service_model.service_name, model.name)))
+class Asked:
+    """The permissions that the calls of a session take, as IAM names them; those of the lean client among them."""
 
-    for spec, at in specs:
+    IAM: ClassVar[dict[str, str]] = {
+        "sns:PublishBatch": "sns:Publish", "sqs:DeleteMessageBatch": "sqs:DeleteMessage", "s3:HeadObject": "s3:GetObject",
+        "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
+        "s3:GetBucketNotificationConfiguration": "s3:GetBucketNotification",
+        "s3:PutBucketNotificationConfiguration": "s3:PutBucketNotification",
+        "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+        "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
+    }  # fmt: skip
+
+    BESIDE: ClassVar[dict[str, tuple[str, ...]]] = {"sns:CreateTopic": ("sns:TagResource",), "sqs:CreateQueue": ("sqs:TagQueue",)}
+    """What AWS asks for beside: ours are never made without tags."""
+
+    def __init__(self, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.called: set[str] = set()
+        session.events.register("before-call", self._before)
+        usual = LeanSqs._call
+
+        def lean(client: LeanSqs, action: str, *given: Any) -> Any:
+            self._note("sqs", action)
+            return usual(client, action, *given)
+
+        monkeypatch.setattr(LeanSqs, "_call", lean)
+
+    def _before(self, model: Any, params: dict[str, Any], **_: Any) -> None:
+        self._note(model.service_model.service_name, model.name)
+        if model.name in ("GetObject", "HeadObject") and "versionId" in params["query_string"]:
+            self.called.add("s3:GetObjectVersion")
+
+    def _note(self, service: str, operation: str) -> None:
+        if service != "sts":  # who somebody is takes no permission
+            action = f"{service}:{operation}"
+            self.called |= {self.IAM.get(action, action), *self.BESIDE.get(action, ())}
+
+
+def granted(document: Mapping[str, Any]) -> set[str]:
+    return {action for statement in statements(document) for action in statement["Action"]}
+
+
+def test_what_administering_calls_is_exactly_what_the_administrator_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = "managed-scans"
+    source, theirs = f"s3://{bucket}/in/*.png", f"arn:aws:sns:{REGION}:{ACCOUNT}:theirs"
+    emulator.client("sns").create_topic(Name="theirs")
+    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    session = emulator.session()
+    asked = Asked(session, monkeypatch)
+    made = Clients(session, REGION, emulator.url)
+    found = Resources(made, "managed", pause=lambda s: None)
+
+    for at in (None, source, theirs):
+        topic = "documents" if at is None else naming.source_topic_name(at, REGION)
+        spec = SubscriptionSpec(f"reader-{len(topic)}", topic, "ocr:latest", filter=FilterPolicy.parse({"type": ["a"]}))
         found.plan(spec, at)
         found.ensure(spec, at)
         found.find(spec, at)
         found.remove(spec, at)
         found.ensure(dataclasses.replace(spec, policy=DeliveryPolicy(lease_s=900)), at)
+        if at is None:
+            found.ensure(dataclasses.replace(spec, filter=FilterPolicy.parse({"type": ["b"]})), at)
         found.delete(spec, at, last=True)
     with pytest.raises(NotFound):
         found.find(SubscriptionSpec("raeder", "documents", "ocr:latest"))
     with pytest.raises(NotFound):
         found.find_topic("document")
+    Payloads(made, bucket).let_expire()
 
-    called = {f"{service}:{operation.removesuffix('Configuration')}" for service, operation in asked if service != "sts"}
-    granted = {action for s in statements(policies.administrator(ACME, source_buckets=["managed-scans"])) for action in s["Action"]}
-    assert len(called) > 15
-    assert called - granted == set()
+    document = policies.administrator(ACME, source_buckets=[bucket], source_topics=[theirs], payload_bucket=bucket)
+    # Asked for where somebody else's topic lets this account subscribe and not list.
+    assert asked.called | {"sns:ListSubscriptions"} == granted(document)
+
+
+def test_what_delivering_calls_is_exactly_what_a_listener_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prefix, bucket, log = emulator.fresh_prefix(), f"{emulator.fresh_prefix()}-scans", f"sqlite:///{tmp_path / 'bus.db'}"
+    at = {"endpoint_url": emulator.url, "log": log, "bucket": bucket}
+    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    emulator.client("s3").put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    with mt.connect(f"aws://{REGION}/{prefix}", session=emulator.session(), **at) as bus:
+        bus.subscribe("pages", "test_aws_policies:fails_once", name="reader", emit="texts", listen=False)
+        bus.subscribe(f"s3://{bucket}/in/*", "test_aws_policies:reads", name="opener", listen=False)
+        bus.topic("texts")
+        bus.publish("pages", "a" * 300_000)
+        emulator.client("s3").put_object(Bucket=bucket, Key="in/a.png", Body=b"x")
+    session = emulator.session()
+    asked = Asked(session, monkeypatch)
+
+    with mt.connect(f"aws://{REGION}/{prefix}", session=session, **at) as bus:
+        for name in ("reader", "opener"):
+            bus.subscription(name).start()
+        wait_until(
+            lambda: all("succeeded" in set(bus.subscription(n).invocations()["outcome"]) for n in ("reader", "opener")), timeout_s=60
+        )
+        wait_until(lambda: bus.subscription("reader").depth().dead == 0 and "sqs:GetQueueAttributes" in asked.called)
+        for name in ("reader", "opener"):
+            bus.broker.bury(bus.spec(name))
+
+    document = policies.listener(ACME, emits=True, source_buckets=[bucket], payload_bucket=bucket)
+    # The emulator announces no versions of objects.
+    assert asked.called | {"s3:GetObjectVersion"} == granted(document)
+
+
+def test_what_publishing_calls_is_exactly_what_a_publisher_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    prefix, bucket = emulator.fresh_prefix(), f"{emulator.fresh_prefix()}-bodies"
+    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    with mt.connect(f"aws://{REGION}/{prefix}", session=emulator.session(), endpoint_url=emulator.url, log="memory://") as bus:
+        bus.topic("pages")
+    session = emulator.session()
+    asked = Asked(session, monkeypatch)
+
+    with mt.connect(f"aws://{REGION}/{prefix}", session=session, endpoint_url=emulator.url, log="memory://", bucket=bucket) as bus:
+        bus.publish_batch("pages", ["small", "a" * 300_000])
+
+    assert asked.called == granted(policies.publisher(ACME, payload_bucket=bucket))
+
+
+def fails_once(event: mt.Event) -> str:
+    """Fail at the first attempt of each event; found by its import path."""
+    if event.id not in _FAILED:
+        _FAILED.add(event.id)
+        raise ValueError("once")
+    return "b" * 300_000
+
+
+def reads(event: mt.Event) -> str:
+    with event.open() as file:
+        return str(file.read(), "utf-8")
+
+
+_FAILED: set[str] = set()
 
 
 # -- the command line -------------------------------------------------------------------------------------------------------------

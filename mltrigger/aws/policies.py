@@ -110,7 +110,7 @@ class Scope:
 
 
 def publisher(scope: Scope, *, payload_bucket: str | None = None, key_arn: str | None = None) -> Policy:
-    """Return what publishing takes: ``sns:Publish``, which covers PublishBatch, on the topics of the bus.
+    """Return what publishing takes: ``sns:Publish``, which covers PublishBatch, and to ask whether there is such a topic of the bus.
 
     Parameters
     ----------
@@ -119,14 +119,18 @@ def publisher(scope: Scope, *, payload_bucket: str | None = None, key_arn: str |
     key_arn : str, optional
         The KMS key of the topics or the bucket, when they have one of their own: adds its use through these services only.
     """
-    statements = [_allow("Publish", ["sns:Publish"], [scope.topics])]
+    return _document(_publishing(scope, ["sns:Publish", "sns:GetTopicAttributes"], payload_bucket, key_arn))
+
+
+def _publishing(scope: Scope, actions: list[str], payload_bucket: str | None, key_arn: str | None) -> list[Policy]:
+    statements = [_allow("Publish", actions, [scope.topics])]
     services = ["sns"]
     if payload_bucket is not None:
         statements.append(_allow("StorePayloads", ["s3:PutObject"], [scope.objects(f"{payload_bucket}/{PAYLOADS}")]))
         services.append("s3")
     if key_arn is not None:
         statements.append(_use_key(scope, key_arn, ["kms:Decrypt", "kms:GenerateDataKey"], services))
-    return _document(statements)
+    return statements
 
 
 def listener(
@@ -143,7 +147,7 @@ def listener(
     Parameters
     ----------
     emits : bool
-        Whether what the models return is published on topics of the bus: adds what :func:`publisher` has.
+        Whether what the models return is published on topics of the bus: adds publishing to them.
     source_buckets : iterable of str
         What ``event.open()`` reads: ``bucket``, ``bucket/prefix`` or ``s3://bucket/prefix/*.png``, each limited to that pattern.
     payload_bucket : str, optional
@@ -153,7 +157,7 @@ def listener(
     key_arn : str, optional
         The KMS key of the queues or buckets, when they have one of their own: adds its use through these services only.
     """
-    statements = [_allow("Listen", [*QUEUE_ACTIONS, "sqs:GetQueueUrl"], [scope.queues])]
+    statements = [_allow("Listen", [*QUEUE_ACTIONS, "sqs:GetQueueUrl", "sqs:ListQueueTags"], [scope.queues])]
     services = ["sqs"]
     read = [*source_buckets, *([] if payload_bucket is None else [f"{payload_bucket}/{PAYLOADS}"])]
     if read:
@@ -163,7 +167,7 @@ def listener(
             statements.append(_allow("ListBuckets", ["s3:ListBucket"], map(scope.bucket, read)))
     if key_arn is not None:
         statements.append(_use_key(scope, key_arn, ["kms:Decrypt"], services))
-    more = publisher(scope, payload_bucket=payload_bucket, key_arn=key_arn)["Statement"] if emits else []
+    more = _publishing(scope, ["sns:Publish"], payload_bucket, key_arn) if emits else []  # subscribing has seen to the topic
     # A statement id may occur once: the publisher's use of the key is another one than the listener's.
     return _document([*statements, *({**each, "Sid": f"Emit{each['Sid']}"} for each in more)])
 
@@ -191,7 +195,9 @@ def listen_document(queue_arns: Iterable[str]) -> Policy:
 def administrator(
     scope: Scope, *, source_buckets: Iterable[str] = (), source_topics: Iterable[str] = (), payload_bucket: str | None = None
 ) -> Policy:
-    """Return what ``subscribe``, ``plan``, ``unsubscribe(delete=True)`` and ``redrive`` take: all of the bus, and nothing beside it.
+    """Return what ``subscribe``, ``plan``, ``doctor`` and ``unsubscribe(delete=True)`` take: all of the bus, and nothing beside it.
+
+    Delivering takes :func:`listener` as well. ``redrive`` and ``discard`` go through the log and take nothing.
 
     Parameters
     ----------
@@ -208,7 +214,6 @@ def administrator(
     statements = [
         _allow("Topics", [f"sns:{action}" for action in (*_TOPIC_ACTIONS, *_SUBSCRIPTION_ACTIONS)], [scope.topics]),
         _allow("Queues", [f"sqs:{action}" for action in _ADMINISTERED], [scope.queues]),
-        _allow("Redrive", [f"sqs:{action}" for action in _REDRIVEN], [scope.queues]),
         _allow("Find", found, ["*"], {"StringEquals": {"aws:RequestedRegion": scope.region}}),
     ]
     if topics:
@@ -225,19 +230,13 @@ def administrator(
 
 
 _TOPIC_ACTIONS = (
-    "CreateTopic", "DeleteTopic", "GetTopicAttributes", "SetTopicAttributes", "ListTagsForResource", "TagResource", "UntagResource",
+    "CreateTopic", "DeleteTopic", "GetTopicAttributes", "SetTopicAttributes", "ListTagsForResource", "TagResource",
 )  # fmt: skip
 _SUBSCRIPTION_ACTIONS = (
     "Subscribe", "Unsubscribe", "GetSubscriptionAttributes", "SetSubscriptionAttributes", "ListSubscriptionsByTopic",
 )  # fmt: skip
 _ADMINISTERED = (
-    "CreateQueue", "DeleteQueue", "GetQueueAttributes", "SetQueueAttributes", "GetQueueUrl", "ListDeadLetterSourceQueues",
-    "ListQueueTags", "TagQueue", "UntagQueue",
-)  # fmt: skip
-# StartMessageMoveTask asks for the right to receive and delete at its source, and to send at its destination.
-_REDRIVEN = (
-    "ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "SendMessage", "StartMessageMoveTask", "CancelMessageMoveTask",
-    "ListMessageMoveTasks",
+    "CreateQueue", "DeleteQueue", "GetQueueAttributes", "SetQueueAttributes", "GetQueueUrl", "ListQueueTags", "TagQueue",
 )  # fmt: skip
 
 
