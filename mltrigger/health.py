@@ -7,7 +7,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mltrigger.brokers.base import Broker, Depth, SubscriptionSpec
@@ -75,20 +75,21 @@ class Doctor:
             *_descriptors(),
             *self._broker.findings(),
         ]
+        alive = self._registry.live_listeners()  # once: it has a row for each subscription
         for spec in self._registry.subscriptions():
-            found += self._subscription(spec)
+            found += self._subscription(spec, alive)
         return _sorted(found, "bus")
 
     def subscription(self, spec: SubscriptionSpec) -> list[Finding]:
         """Return what there is to say about one subscription, the worst first."""
         if lost := self._lost(spec.name):
             return lost
-        return _sorted(self._subscription(spec), spec.name)
+        return _sorted(self._subscription(spec, self._registry.live_listeners()), spec.name)
 
-    def _subscription(self, spec: SubscriptionSpec) -> list[Finding]:
+    def _subscription(self, spec: SubscriptionSpec, alive: Mapping[int, int]) -> list[Finding]:
         depth = self._broker.depth(spec)
         return [
-            *self._model(spec, depth),
+            *self._model(spec, depth, alive.get(spec.id, 0)),
             *self._folder(spec),
             *self._waiting(spec, depth),
             *_times(spec, self._run_times_s(spec)),
@@ -99,7 +100,7 @@ class Doctor:
 
     # -- who delivers ---------------------------------------------------------------------------------------------------------
 
-    def _model(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
+    def _model(self, spec: SubscriptionSpec, depth: Depth, listeners: int) -> Iterator[Finding]:
         try:
             version = self._registry.resolve(Selector.parse(spec.selector))
         except NotFound as error:
@@ -108,7 +109,7 @@ class Doctor:
             )
             return
         yield from self._called(spec, depth)
-        if self._registry.live_listeners().get(spec.id):
+        if listeners:
             return
         waits = f"{count(depth.open, 'event')} waiting" if depth.open else "nothing waits yet"
         severity: Severity = "error" if depth.open else "warning"

@@ -104,3 +104,22 @@ def test_four_times_the_input_takes_about_four_times_as_long(case: str) -> None:
     work, size = CASES[case]
 
     assert growth(work, size) < 9
+
+
+def asked_of_many(count: int) -> Callable[[], object]:
+    """Return the question of the doctor on a bus with *count* subscriptions, to each of which twenty processes listen."""
+    bus = mt.connect("memory://")
+    bus.register(len, name="m", version="1.0.0")
+    workers = [bus.registry.join() for _ in range(20)]
+    for number in range(count):
+        bus.subscribe("t", "m:1.0.0", name=f"s{number}", listen=False)
+    with bus._store.transaction() as transaction:
+        for spec in bus.registry.subscriptions():
+            for worker in workers:
+                transaction.execute("INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w)", {"s": spec.id, "w": worker})
+    bus.doctor()  # imports what it needs
+    return bus.doctor
+
+
+def test_the_doctor_takes_time_in_proportion_to_the_subscriptions() -> None:
+    assert growth(asked_of_many, 40) < 8

@@ -9,10 +9,11 @@ import hashlib
 import importlib
 import inspect
 import json
+import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 from mltrigger.errors import InvalidModel, NotFound
@@ -263,7 +264,7 @@ def _described(model: Model, address: Address) -> ModelVersion:
 @overload
 def model(
     target: str = ..., *, name: str | None = None, version: str | None = None, batch: bool | None = None,
-    method: str | None = None, input_schema: Any = None, output_schema: Any = None,
+    method: str | None = None, input_schema: Any = None, output_schema: Any = None, files: Sequence[str | os.PathLike[str]] = ...,
 ) -> Callable[[Any], Model]: ...  # fmt: skip
 
 
@@ -281,7 +282,7 @@ def model(target: Any = LEFT_OUT, *, name: str | None = None, version: str | Non
     target
         The name (as a decorator), or the callable, predictor or class itself; or where it is: ``"package.module:attribute"``, or an
         address such as ``"oip+http://host/v2/models/ocr"``.
-    name, version, batch, method, input_schema, output_schema
+    name, version, batch, method, input_schema, output_schema, files
         See :class:`Model`.
     **described
         Further options, for an address, are those of its scheme.
