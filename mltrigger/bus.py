@@ -106,7 +106,9 @@ class EventBus(Lookup):
         )
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
-        self._outlook = Outlook(self.registry, self._engine.state, self._resolver.absent, shared=store.location is not None)
+        self._outlook = Outlook(
+            self.registry, self._engine.state, self._resolver.absent, self._engine.pauses, shared=store.location is not None
+        )
         self._guard = threading.Lock()
         atexit.register(self._at_exit)
 

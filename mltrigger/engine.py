@@ -104,6 +104,11 @@ class Engine:
             return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
 
+    def pauses(self, name: str) -> bool:
+        """Whether the listener of subscription *name* pauses: the model's server asked for it, or is not there yet."""
+        listener = self._listeners.get(name)
+        return listener is not None and listener.pauses
+
     def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
         """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""
         with self._guard:

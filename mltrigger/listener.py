@@ -152,6 +152,11 @@ class Listener:
             timer.cancel()
 
     @property
+    def pauses(self) -> bool:
+        """Whether nothing begins for a while, because the model's server asked for it or is not there; it is tried again by itself."""
+        return self._pace.held(self._clock.now_us())
+
+    @property
     def in_flight(self) -> int:
         """How many events are leased here."""
         with self._changed:

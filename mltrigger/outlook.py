@@ -45,14 +45,22 @@ class Outlook:
         Returns what the listener of a subscription is doing in this process.
     absent : callable
         Returns why this process can never have a version that lives elsewhere; ``None`` when it has it, or could load it.
+    pauses : callable
+        Returns whether the listener of a subscription only pauses, because a server asked for it or does not answer: it goes on by itself.
     shared : bool
         Whether other processes can have the store.
     """
 
     def __init__(
-        self, registry: Registry, state: Callable[[str], str], absent: Callable[[ModelVersion], str | None], shared: bool = True
+        self,
+        registry: Registry,
+        state: Callable[[str], str],
+        absent: Callable[[ModelVersion], str | None],
+        pauses: Callable[[str], bool],
+        shared: bool = True,
     ) -> None:
         self._registry, self._state, self._absent, self._shared = registry, state, absent, shared
+        self._pauses = pauses
         self._held_s: dict[str, float] = {}
 
     def of(self, names: Iterable[str] | None = None) -> dict[str, Hold]:
@@ -81,7 +89,7 @@ class Outlook:
             self._held_s.pop(spec.name, None)
             return None
         since_s = self._held_s.setdefault(spec.name, time.monotonic())
-        return Hold("held", why, time.monotonic() - since_s >= PATIENCE_S)
+        return Hold("held", why, time.monotonic() - since_s >= PATIENCE_S and not self._pauses(spec.name))
 
     def _silent(self, spec: SubscriptionSpec) -> Hold:
         version = self._version(spec)

@@ -1492,6 +1492,16 @@ def test_a_server_that_restarts_is_waited_for_and_the_state_says_so(bus: mt.Even
     assert (counts["succeeded"], counts["dead"]) == (20, 0)
 
 
+def test_waiting_for_a_bus_outlasts_a_server_that_restarts() -> None:
+    with unused_port() as port, mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"), max_attempts=1)
+        bus.publish("numbers", {"x": 1})
+        began = time.monotonic()
+        assert not bus.wait(timeout_s=4.5, progress=False)
+        assert time.monotonic() - began >= 4.5  # it does not give up before
+        assert sub.depth().open == 1
+
+
 @in_memory
 def test_a_forwarded_port_with_nobody_behind_it_is_waited_for(bus: mt.EventBus, clock: SimulatedClock) -> None:
     """As docker's proxy and ssh -L do it: they accept, and end the connection when nobody listens on the other side."""
@@ -1539,6 +1549,35 @@ def test_an_event_that_ends_its_server_each_time_is_dead_and_no_other_is(others:
     (dead,) = sub.dead_letters().to_dict("records")
     assert (dead["reason"], dead["data"]) == ("worker_died", "666")
     assert "may have ended the server" in dead["error"]
+
+
+def test_of_several_requests_that_break_off_together_only_the_cause_counts() -> None:
+    down = threading.Event()
+
+    def serve(connection: socket.socket, _: int) -> None:
+        if down.is_set():
+            reset(connection)
+            return
+        while asked := read_request(connection):
+            if asked.endswith(b"666"):
+                down.set()
+                server.drop()  # as a server that dies, with all that it has open
+                threading.Timer(0.3, down.clear).start()
+                return
+            time.sleep(0.0 if asked.startswith(b"HEAD") else 0.02)
+            connection.sendall(whole_answer(b"" if asked.startswith(b"HEAD") else b"1"))
+
+    with RawServer(serve) as server, mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1, max_concurrency=8, listen=False)
+        bus.publish_batch("numbers", [*range(20), 666, *range(40)])
+        sub.start()
+        bus.wait(timeout_s=60, progress=False)
+        counts, rows = bus.audit().iloc[0], sub.invocations()
+        (dead,) = sub.dead_letters().to_dict("records")
+
+    assert (counts["succeeded"], counts["dead"]) == (60, 1)
+    assert (dead["reason"], dead["data"]) == ("worker_died", "666")
+    assert rows[rows["reason"] == "worker_died"]["event_id"].nunique() == 1
 
 
 @in_memory

@@ -18,7 +18,7 @@ from mltrigger.errors import ModelFailure, NotEncodable
 from mltrigger.events import Event
 from mltrigger.models.schemes.answers import Answer, masked, refused
 from mltrigger.models.schemes.base import Endpoint, Setting
-from mltrigger.models.schemes.reach import Reach
+from mltrigger.models.schemes.reach import Busy, Reach, Turn
 from mltrigger.models.schemes.targets import base_url, checked_http, default_name, default_version, from_environment, http_options
 from mltrigger.models.schemes.timed import Progress, open_pool
 from mltrigger.render import short
@@ -38,6 +38,9 @@ CONNECT_S = 5.0
 MAX_HEADER_BYTES = 16 * 1024
 _GATEWAY = frozenset({502, 503, 504})
 """What proxies answer for a server that they do not reach."""
+_TURN_S = 1.0
+_SUSPECTS = 2
+"""How many requests for each connection go one at a time after several broke off together."""
 _ERROR_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 # CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2: what is not percent-encoded is printable ASCII but the blank, " and %.
@@ -144,6 +147,29 @@ class Http:
         secrets = [sent[name] for name, value in self._given.items() if value != sent.get(name)]
         due = time.monotonic() + self._timeout_s
         try:
+            with self._reach.turn(min(_TURN_S, 0.1 * self._timeout_s)) as turn:
+                return self._answered(method, target, body, sent, where, secrets, due, turn)
+        except Busy:
+            raise _unavailable(f"{where}: one request at a time, since one of several ended the server", _TURN_S, "Busy") from None
+        except ModelFailure as failure:
+            failure.args, failure.detail = (masked(str(failure), secrets),), failure.detail and masked(failure.detail, secrets)
+            raise
+        finally:
+            self._progress.begin(float("inf"))
+
+    def _answered(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None,
+        sent: Mapping[str, str],
+        where: str,
+        secrets: list[str],
+        due: float,
+        turn: Turn,
+    ) -> Answer:
+        alive = False
+        try:
             alive = self._reach.is_seen or (self._reach.is_doubtful and self._is_alive(sent))
             self._progress.begin(due)
             try:
@@ -153,13 +179,10 @@ class Http:
                     raise
                 response = self._send(method, target, body, sent)
             return self._read(response, where, secrets, alive)
-        except ModelFailure as failure:
-            failure.args, failure.detail = (masked(str(failure), secrets),), failure.detail and masked(failure.detail, secrets)
+        except ModelFailure:
             raise
         except Exception as error:
-            raise self._broken(where, error, alive) from _cause(error)
-        finally:
-            self._progress.begin(float("inf"))
+            raise self._broken(where, error, alive, turn) from _cause(error)
 
     def _target(self, url: str) -> str:
         if not url:
@@ -259,7 +282,7 @@ class Http:
             reason="model_http_error", whole=True, kind="AnswerTooLarge",
         )  # fmt: skip
 
-    def _broken(self, where: str, error: Exception, alive: bool) -> ModelFailure:
+    def _broken(self, where: str, error: Exception, alive: bool, turn: Turn) -> ModelFailure:
         """Return what a request without a whole answer means; *alive* says that the server was there when it was sent."""
         from urllib3 import exceptions as u3
 
@@ -281,6 +304,9 @@ class Http:
         delay_s = self._reach.away(silent=True)
         if not alive:
             return _unavailable(f"{where}: {problem}; it has not answered anything yet", delay_s, kind)
+        self._reach.suspect(_SUSPECTS * self._size)
+        if not turn.alone:
+            return _unavailable(f"{where}: {problem}, before it answered, with other requests under way", delay_s, kind)
         text = f"{where}: {problem}, before it answered: the event may have ended the server"
         return ModelFailure(text, reason="worker_died", whole=True, kind=kind)
 
