@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -988,3 +991,43 @@ def test_files_are_found_where_the_system_tells_of_no_changes(bus: mt.EventBus, 
         finding
         == "nothing tells of changes in 'scans' (the package watchfiles is not installed): its files are looked at every few seconds"
     )
+
+
+def test_process_that_watches_can_fork_and_ends_in_time(scans: Path) -> None:
+    program = """
+import multiprocessing, os, sys, mltrigger as mt
+
+def end(): sys.exit(7)
+
+bus = mt.connect("memory://")
+sub = bus.subscribe(sys.argv[1] + "/", mt.model(len, name="length", version="1.0.0"))
+open(sys.argv[1] + "/a", "w").close()
+assert bus.wait(timeout_s=20, progress=False)
+child = multiprocessing.get_context("fork").Process(target=end)
+child.start()
+child.join(20)
+open(sys.argv[1] + "/b", "w").close()
+assert bus.wait(timeout_s=20, progress=False)
+print(child.exitcode, len(sub.results()))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, str(scans)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ran.stdout.split(), ran.stderr, ran.returncode) == (["7", "2"], "", 0)
+
+
+def test_replaced_file_is_said_in_an_executor_too(bus: mt.EventBus, scans: Path) -> None:
+    path = put_now(scans, "a.txt", b"a first draft")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        sub = bus.subscribe(scans, mt.model(size_of, name="far"), executor=pool, listen=False)
+        bus.subscribe(scans, read, name="here", max_attempts=1)
+        wait_until(lambda: subjects(bus))
+        path.write_bytes(b"final")
+        wait_until(lambda: len(subjects(bus)) == 2)
+        sub.start()
+        handled(sub, 2)
+
+        said = sub.invocations().sort_values("published_at")["stdout"]
+        assert [str(text).startswith("etag_mismatch: file a.txt") for text in said] == [True, False]
+        sub.stop()

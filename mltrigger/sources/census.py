@@ -69,6 +69,8 @@ def _reason(source: FolderSource, name: str, entry: os.DirEntry[str]) -> Kind | 
         return "hidden" if pattern.matches(above + slash + own.lstrip(".")) else None
     if not is_sayable(name):
         return "unsayable"
+    if entry.is_symlink() and entry.is_dir():
+        return "link"
     if not pattern.matches(name):
         return "case" if pattern.matches_but_for_case(name) else "name"
     if regular(source.folder, name) is None:

@@ -53,10 +53,19 @@ def opened(folder: Path, name: str) -> int:
     The way is gone one part after the other, and no part may be a link at that moment: whoever swaps one for a link while it is opened
     gets an error, never a file outside.
     """
+    try:
+        return _walked(folder, name)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+            raise
     target = target_of(folder, name)
     if target is None:
         raise OSError(errno.ELOOP, "leads outside")
-    *parts, last = target.split("/")
+    return _walked(folder, target)
+
+
+def _walked(folder: Path, name: str) -> int:
+    *parts, last = name.split("/")
     handle = os.open(folder, os.O_RDONLY | _FOLDER)
     try:
         for part in parts:

@@ -47,6 +47,8 @@ class FolderWatch:
         self._links: set[str] = set()
         self._folders: dict[str, tuple[int, int]] = {}
         self._paths: dict[str, int] | None = None
+        self.at_rest = False
+        """Whether the last glance saw that nothing had changed."""
 
     @property
     def settled(self) -> bool:
@@ -85,9 +87,11 @@ class FolderWatch:
 
     def glance(self, now_s: float, touched: Iterable[str] = ()) -> list[Event]:
         """Look only at what may have changed: the files *touched*, folders with a new time, and files that wait to be complete."""
+        self.at_rest = not self._waiting
         for below, state in list(self._folders.items()):
             try:
                 if _state(self.source.folder / below) != state:
+                    self.at_rest = False
                     self._look_into(below, now_s, None)
             except OSError:
                 if not below:

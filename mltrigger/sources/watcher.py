@@ -22,8 +22,8 @@ _GLANCE_S = 1.0
 _LOOK_S, _LOOK_WITH_HINTS_S = 2.0, 60.0
 """How often every file is looked at, at most."""
 _AGAIN_S = 2.0
-_SHARE = 0.004
-"""Most of a core that looking at files at rest may take."""
+_SHARE, _SHARE_BUSY = 0.004, 0.1
+"""Most of a core that looking may take: at files at rest, and while files come."""
 
 
 class Watcher:
@@ -160,7 +160,7 @@ class _Rounds:
 
     def look_again(self) -> None:
         """Look at every file soon: something may have changed unnoticed."""
-        self._look_s = min(self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE / 10))
+        self._look_s = min(self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE_BUSY))
 
     def is_due(self, now_s: float, touched: Sequence[str] | set[str]) -> bool:
         """Whether to look now, because it is time or because a file of this folder was *touched*."""
@@ -171,7 +171,7 @@ class _Rounds:
 
     def look(self, touched: Sequence[str] | set[str], whole: bool | None) -> list[Event]:
         """Look at what may have changed, or at every file when it is time to, or when *whole* says so."""
-        began_s = time.monotonic()
+        began_s, used_s = time.monotonic(), time.thread_time()
         whole = began_s >= self._look_s or bool(self.trouble) if whole is None else whole or bool(self.trouble)
         try:
             events = self.watch.look(began_s) if whole else self.watch.glance(began_s, touched)
@@ -180,17 +180,17 @@ class _Rounds:
             events, whole = [], True
         else:
             self.trouble, self.warned = "", self.warned and bool(self.trouble)
-        self._plan(began_s, whole)
+        self._plan(whole, time.monotonic() - began_s, time.thread_time() - used_s)
         return events
 
-    def _plan(self, began_s: float, whole: bool) -> None:
+    def _plan(self, whole: bool, took_s: float, used_s: float) -> None:
+        """Plan the next looks after one that *took_s*, and *used_s* of a core: of a slow network drive the first is much more."""
         now_s = time.monotonic()
-        cost_s = now_s - began_s
         self._glance_s = now_s + (_GLANCE_S if self.hinted and not self.trouble else POLL_S)
         if whole:
-            self._looked_s, self._look_cost_s = now_s, cost_s
-            self._look_s = now_s + max(_LOOK_WITH_HINTS_S if self.hinted else _LOOK_S, cost_s / _SHARE)
+            self._looked_s, self._look_cost_s = now_s, max(used_s, took_s / 10)
+            self._look_s = now_s + max(_LOOK_WITH_HINTS_S if self.hinted else _LOOK_S, used_s / _SHARE, took_s)
         else:
-            self._glance_s = max(self._glance_s, now_s + min(10.0, cost_s / _SHARE))
+            self._glance_s = max(self._glance_s, now_s + min(10.0, max(used_s / (_SHARE if self.watch.at_rest else _SHARE_BUSY), took_s)))
         if self.trouble:
             self._look_s = now_s + _GLANCE_S
