@@ -21,13 +21,14 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self.boot = _boot_id()
+        self.boot = boot_id()
+        self._correction_ns = 0
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def now_us(self) -> int:
         """Return microseconds since 1970-01-01 UTC."""
         monotonic_ns = time.monotonic_ns()
-        offset_ns = time.time_ns() - monotonic_ns
+        offset_ns = time.time_ns() - monotonic_ns + self._correction_ns
         if offset_ns > self._offset_ns:
             self._offset_ns = offset_ns
         return (monotonic_ns + self._offset_ns) // 1000
@@ -41,8 +42,13 @@ class SystemClock:
         """Be at least *offset_us* ahead of the monotonic clock, as another process of the same boot was."""
         self._offset_ns = max(self._offset_ns, offset_us * 1000)
 
+    def adopt(self, offset_us: int) -> None:
+        """Be *offset_us* ahead of the monotonic clock from now on: our wall clock is wrong by the difference, and only moves count."""
+        self._offset_ns = offset_us * 1000
+        self._correction_ns = self._offset_ns - (time.time_ns() - time.monotonic_ns())
 
-def _boot_id() -> str:
+
+def boot_id() -> str:
     """Return what tells one boot of the machine from the next; empty where the system does not say."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib would cost its import here

@@ -15,8 +15,8 @@ from mltrigger.errors import NotFound
 from mltrigger.events import Event, encode_data
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.log import ARCHIVED, FINAL, archived
-from mltrigger.store.registry import ALIVE_US
 from mltrigger.store.revisions import History, histories
+from mltrigger.store.timekeeper import ALIVE_US
 from mltrigger.store.transaction import Reader, Row, Store
 
 

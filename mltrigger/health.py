@@ -25,6 +25,7 @@ from mltrigger.store.log import Log
 from mltrigger.store.place import is_stopped, writer_of
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention
+from mltrigger.store.timekeeper import ahead
 from mltrigger.store.transaction import Store
 
 LOOKED_AT = 1_000
@@ -188,8 +189,14 @@ class Doctor:
         ahead_s = self._clock.now_us() / 1e6 - time.time()
         if abs(ahead_s) > 60 and self._store.location is not None:
             yield Finding(
-                "warning", "bus", "clock", f"the bus's clock is {ahead_s:+.0f} s off the wall clock, which was set back",
+                "warning", "bus", "clock",
+                f"the bus's clock is {ahead_s:+.0f} s off the wall clock of this process, which was set back, or is not that of the others",
                 "leases and delays are right; the times shown are not until the machine boots again",
+            )  # fmt: skip
+        if (early := ahead(self._store, self._clock.now_us())) is not None:
+            yield Finding(
+                "warning", "bus", "clock", f"{count(early[0], 'event')} came from a process whose clock is ahead, due in {early[1]:.0f} s",
+                "set the clock of that process; a listener that starts now delivers them at once",
             )  # fmt: skip
 
     def _archive(self) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
 import mltrigger as mt
-from mltrigger.store.registry import ALIVE_US
+from mltrigger.store.timekeeper import ALIVE_US
 from mltrigger.testing import SimulatedClock
 
 ROOT = Path(mt.__file__).parents[1]

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import is_settled, outcomes, wait_until
+from conftest import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.brokers.base import Outdated
 from mltrigger.policy import MAX_ABANDONED
+from mltrigger.testing import SimulatedClock
 
 ROOT = Path(mt.__file__).parents[1]
 DEADLINE_S = 60.0
@@ -290,6 +291,91 @@ def test_claim_in_an_earlier_generation_of_the_registry_leases_nothing(bus: mt.E
 
     assert bus.subscription("shout").depth().visible == 1
     assert [d.attempt for d in bus.broker.receive(spec, 1, generation=bus.registry.generation())] == [1]
+
+
+# -- clocks -------------------------------------------------------------------------------------------------------------------
+
+WRONG_CLOCK = """
+import sys, time
+right = time.time_ns
+time.time_ns = lambda: right() + int(sys.argv[2]) * 10**9
+import mltrigger as mt
+with mt.connect(sys.argv[1]) as bus:
+"""
+AHEAD_S = 1500
+
+
+def test_event_of_a_publisher_whose_clock_is_ahead_does_not_wait(bus: mt.EventBus, start: Start) -> None:
+    sub = bus.subscribe("numbers", abs, name="size")
+    elsewhere = start(WRONG_CLOCK + "    print(bus.publish('numbers', -4).event_id)", str(AHEAD_S))
+    published = elsewhere.ends().strip()
+
+    assert bus.wait(timeout_s=60, progress=False)
+
+    (row,) = sub.invocations().to_dict("records")
+    assert (row["event_id"], row["outcome"]) == (published, "succeeded")
+    assert 0 <= row["queue_ms"] <= row["total_ms"] < 60_000
+
+
+def test_event_of_a_publisher_whose_clock_was_set_back_after_it_began_does_not_wait(bus: mt.EventBus, start: Start) -> None:
+    program = (
+        WRONG_CLOCK
+        + """
+    bus.topic("numbers")
+    time.time_ns = right
+    print("set back", flush=True)
+    sys.stdin.readline()
+    print(bus.publish("numbers", -4).event_id)
+"""
+    )
+    elsewhere = start(program, str(AHEAD_S))
+    elsewhere.says("set back")
+    sub = bus.subscribe("numbers", abs, name="size")
+    elsewhere.tell("go")
+
+    published = elsewhere.ends().strip()
+    assert bus.wait(timeout_s=60, progress=False)
+
+    assert list(sub.invocations()["event_id"]) == [published]
+
+
+def test_event_that_came_from_the_future_before_anybody_listened_is_delivered_when_somebody_does(file: Path) -> None:
+    ahead = SimulatedClock(time.time_ns() // 1000 + AHEAD_S * 1_000_000)
+    with mt.connect(f"sqlite:///{file}", clock=ahead) as early:
+        early.subscribe("numbers", mt.model("builtins:abs", name="size", version="1.0.0"), listen=False)
+        early.publish("numbers", -4)
+    with mt.connect(f"sqlite:///{file}") as bus:
+        row = bus.doctor().set_index("check").loc["clock"]
+        assert "1 event came from a process whose clock is ahead, due in" in row["finding"]
+
+        sub = bus.subscription("size").start()
+        assert bus.wait(timeout_s=60, progress=False)
+
+        assert list(sub.results()["output"]) == [4]
+        assert "clock" not in set(bus.doctor()["check"])
+
+
+def test_worker_whose_clock_is_ahead_takes_no_leases_away(bus: mt.EventBus, start: Start, gate: Gate) -> None:
+    def waits(n: int) -> int:
+        gate.wait()
+        return n
+
+    sub = bus.subscribe("numbers", mt.model(waits, name="waits", version="1.0.0"), timeout_s=60)
+    bus.publish("numbers", 1)
+    assert gate.reached.wait(60)
+    program = (
+        WRONG_CLOCK
+        + """
+    spec = bus.spec("waits")
+    bus.subscribe("others", abs, name="other")
+    print(bus.broker.receive(spec, 1), abs(bus._clock.now_us() - right() // 1000) < 60_000_000)
+"""
+    )
+    assert start(program, str(AHEAD_S)).ends().strip() == "[] True"
+    gate.open()
+    assert bus.wait(timeout_s=60, progress=False)
+
+    assert outcomes(sub) == ["succeeded"]
 
 
 # -- ending -------------------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ class AwsBroker:
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
         messages = [self._outbox.message(e, target) for e in encoded]
         with self._sql.within(unit) as transaction:
-            published = publishing.publish(transaction, topic, encoded, self._clock.now_us(), carried=True)
+            published = publishing.publish(transaction, topic, encoded, self._sql.time.published_us(transaction), carried=True)
             unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in published.receipts])
             outgoing = {
                 r.seq: Outgoing(r.seq, m)

@@ -23,6 +23,7 @@ from mltrigger.render import short
 from mltrigger.sources import Source
 from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.registry import ensure_topic, generation_of
+from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Row, Store, Transaction
 
 SWEEP_US = 1_000_000
@@ -80,6 +81,7 @@ class SqlBroker:
 
     def __init__(self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
+        self.time = Timekeeper(clock)
         self._swept: dict[int, int] = {}
         self._idle: set[int] = set()
 
@@ -89,7 +91,7 @@ class SqlBroker:
         """Make *events* and their deliveries durable; see :class:`~mltrigger.brokers.base.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
         with self.within(unit) as transaction:
-            published = publishing.publish(transaction, topic, encoded, self._clock.now_us())
+            published = publishing.publish(transaction, topic, encoded, self.time.published_us(transaction))
             if published.woken:
                 transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken]))
         return published.receipts

@@ -9,18 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from mltrigger.brokers.base import SubscriptionSpec
-from mltrigger.clock import Clock, SystemClock
+from mltrigger.clock import Clock
 from mltrigger.errors import NotFound, VersionConflict
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.version import SHOWN, ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.store.timekeeper import ALIVE_US, Timekeeper, bring_forward
 from mltrigger.store.transaction import Row, Store, Transaction
 
-ALIVE_US = 15_000_000
-"""A worker that was not seen for this long is taken for gone."""
 _FORGOTTEN_US = 86_400_000_000
 _FORGET_DEAD = "DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :then)"
-_CLOCK_STEP_US = 1_000_000
 
 _SPECS = """
 SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
@@ -43,8 +41,8 @@ class Registry:
     """What exists, for every process that shares the store."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
-        self._store = store
-        self._clock = clock
+        self._store, self._clock = store, clock
+        self._time = Timekeeper(clock)
 
     # -- topics and sources ---------------------------------------------------------------------------------------------------
 
@@ -187,24 +185,14 @@ class Registry:
 
     def follow_clock(self) -> None:
         """Take over the time of the processes before us: a wall clock that was set back meanwhile must not make leases longer."""
-        clock, kept = self._clock, self.setting("clock")
-        if isinstance(clock, SystemClock) and kept is not None and kept["boot"] == clock.boot:
-            clock.follow(kept["offset_us"])
-
-    def _keep_clock(self, transaction: Transaction) -> None:
-        """Leave the time for the processes after us, when it has moved against the machine's own."""
-        if isinstance(self._clock, SystemClock) and self._clock.boot:
-            mine: dict[str, Any] = {"boot": self._clock.boot, "offset_us": self._clock.offset_us}
-            rows = transaction.query("SELECT value FROM setting WHERE name = 'clock'", {})
-            kept: dict[str, Any] = json.loads(rows[0][0]) if rows else {"boot": "", "offset_us": 0}
-            if kept["boot"] != mine["boot"] or mine["offset_us"] > kept["offset_us"] + _CLOCK_STEP_US:
-                _set(transaction, "clock", mine)
+        self._time.follow(self._store)
 
     def join(self) -> int:
         """Return a new worker number for this process."""
-        now_us = self._clock.now_us()
         with self._store.transaction() as transaction:
-            self._keep_clock(transaction)
+            self._time.keep(transaction)
+            now_us = self._clock.now_us()
+            bring_forward(transaction, now_us)
             transaction.execute(_FORGET_DEAD, {"then": now_us - _FORGOTTEN_US})
             return int(
                 transaction.query("INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id", {"now": now_us})[0][0]
@@ -213,7 +201,7 @@ class Registry:
     def seen(self, worker_id: int) -> None:
         """Say that this process is alive."""
         with self._store.transaction(durable=False) as transaction:
-            self._keep_clock(transaction)
+            self._time.keep(transaction)
             transaction.execute("UPDATE worker SET seen_us = :now WHERE id = :id", {"now": self._clock.now_us(), "id": worker_id})
 
     def listening(self, subscription_id: int, worker_id: int, on: bool) -> None:
