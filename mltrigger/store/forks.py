@@ -58,9 +58,9 @@ class Gate:
 
     def leave(self, who: object) -> None:
         """Say that *who* is outside again; idempotent."""
-        with self._guard:
-            self._inside.discard(who)
-            if self._forks:
+        self._inside.discard(who)  # at once: Ctrl-C may come while the lock is waited for
+        if self._forks:
+            with self._guard:
                 self._changed.notify_all()
 
     def shut(self, timeout_s: float) -> None:
