@@ -87,8 +87,10 @@ storm: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## end worker
 storm-aws: $(VENV)/.installed-bench            ## kill workers while SQS throttles, fails and resets: nothing may be lost or recorded twice
 	$(BIN)/python -m benchmarks.aws.storm
 
+# Saved without the state of widgets: a page made of a notebook then shows the static form, which says that it is one.
 notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run the notebooks and save their outputs
-	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False $$n || exit 1; done
+	cd notebooks && for n in *.ipynb; do ../$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$n || exit 1; done
 
 clean:            ## remove the environment and what runs leave behind
 	rm -rf $(VENV) .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -55,3 +55,8 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError:
         return ""
+
+
+def rounded_ms(value: float) -> float:
+    """Return milliseconds with the digits that the clock has, microseconds; two ways to compute a value end in the same digits."""
+    return round(round(value, 6), 3)

@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
+from mltrigger.clock import rounded_ms
 from mltrigger.redact import harmless
 from mltrigger.render import count, letters, near, short
 from mltrigger.store.log import OUTCOMES, ROLES
 
-MS_DIGITS = 3
-"""The clock counts microseconds: more digits of a millisecond would be made up."""
 TIME = "datetime64[us, UTC]"
 _OUTCOME = pd.CategoricalDtype([*OUTCOMES, "open"])
 
@@ -198,8 +197,8 @@ def latency(times: pd.DataFrame) -> pd.DataFrame:
     groups = done.groupby("version", sort=True)[[f"{stage}_ms" for stage in stages]]
     counts, most, found = groups.size(), groups.max(), groups.quantile(pd.Series(quantiles))
     rows = [
-        (stage, v, counts[v], *(found.loc[(v, q), f"{stage}_ms"] for q in quantiles), most.loc[v, f"{stage}_ms"])
+        (stage, v, counts[v], *(rounded_ms(found.loc[(v, q), f"{stage}_ms"]) for q in quantiles), rounded_ms(most.loc[v, f"{stage}_ms"]))
         for stage in stages
         for v in counts.index
     ]
-    return frame(rows, LATENCY).round(MS_DIGITS)
+    return frame(rows, LATENCY)

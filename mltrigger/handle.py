@@ -12,6 +12,7 @@ from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.render import Told, card, count, short
 from mltrigger.signatures import brief_errors
+from mltrigger.store.log import FINAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,23 +66,27 @@ class Subscription:
         return self._bus.listener_state(self.name)
 
     def __repr__(self) -> str:
-        counts = self._bus.tally(self._spec)
-        shown = [f"{n} {outcome}" for outcome, n in counts.items() if n] or ["no events yet"]
+        shown = [f"{n} {what}" for what, n in self._counts()] or ["no events yet"]
         arrow = f"{self.topic!r} -> {self.selector}{f' ({self._note})' if self._note else ''}"
         emit = f" -> {self._spec.emit!r}" if self._spec.emit else ""
         return f"Subscription({arrow}{emit}, {self.state}, {', '.join(shown)})"
 
     def _repr_html_(self) -> str:
-        counts = {o: n for o, n in self._bus.tally(self._spec).items() if n}
         facts = [
             ("topic", self.topic),
             ("model", f"{self.selector}{f' ({self._note})' if self._note else ''}"),
             ("emits to", self._spec.emit or "–"),
             *([("filter", self._spec.filter.to_json())] if self._spec.filter else []),
             ("state", self.state),
-            *counts.items(),
+            *self._counts(),
         ]
         return card(f"Subscription {self.name}", facts)
+
+    def _counts(self) -> list[tuple[str, int]]:
+        """Return what there is, and how much: events by outcome, then attempts that ended none."""
+        tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
+        events = [(outcome, n) for outcome, n in tally.items() if outcome in FINAL]
+        return events + [(f"{outcome} attempt{'' if n == 1 else 's'}", n) for outcome, n in tally.items() if outcome not in FINAL]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model directly, without an event: what ``@mt.subscribe`` decorated is still a function."""

@@ -148,7 +148,9 @@ def count(n: int, what: str) -> str:
 
 def progress(label: str, done: int, total: int, note: str, took_s: float | None = None) -> tuple[str, str]:
     """Return a progress bar as text and as HTML; one that has ended, after *took_s* seconds, is a line without the bar."""
-    state = f"{done:,} of {count(total, 'outcome')}" + ("" if took_s is None else f" in {took_s:.2f} s")
+    state = (f"{done:,} of {count(total, 'outcome')}" if total else "nothing to wait for") + (
+        "" if took_s is None else f" in {took_s:.2f} s"
+    )
     text = f"{visible(label)}: {state}{f' · {visible(note)}' if note else ''}"
     bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:12em;vertical-align:middle"></progress> ' if took_s is None else ""
     said = f'<br><span style="color:var(--jp-error-color1,#c62828)">{esc(note)}</span>' if note else ""

@@ -118,7 +118,8 @@ class Idle:
     def __init__(self, log: Log, broker: Broker, registry: Registry, outlook: Outlook, settled: Callable[[], bool]) -> None:
         self._log, self._broker, self._registry, self._outlook, self._settled = log, broker, registry, outlook, settled
         self._failures = Failures(registry)
-        self._read_to = 0
+        # What failed before is no news: it may have been sent again since.
+        self._read_to = max((row[0] for row in log.invocations(("row",), limit=1, running=False)), default=0)
 
     def wait(self, wakeup: Wakeup, timeout_s: float, progress: bool) -> bool:
         """Return whether that was reached within *timeout_s* seconds; ``False`` before, with a warning, when it cannot be."""
@@ -157,9 +158,8 @@ class Idle:
         return found
 
     def _look(self, bar: Bar) -> None:
-        """Read what was recorded since; at first a few of the attempts before."""
-        limit = None if self._read_to else _NEWEST
-        for row in self._log.invocations(ATTEMPT, after_row=self._read_to, limit=limit, outcomes=(*FINAL, "failed"), running=False):
+        """Read what was recorded since."""
+        for row in self._log.invocations(ATTEMPT, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False):
             self._read_to = max(self._read_to, row[0])
             self._failures.see(row)
         for message in self._failures.bugs():

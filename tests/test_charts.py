@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import xml.etree.ElementTree as ET
 
@@ -101,3 +102,43 @@ def test_quantile_is_that_of_pandas(values, q):
 
 def test_durations_have_one_format():
     assert ms(12.3456) == "12.35 ms"
+
+
+def boxes(svg):
+    """Return left, right and level of the labels of both marks, and where their lines stand and begin."""
+    lines = [path.get("d").removeprefix("M").partition("V")[0].split() for path in svg.findall(f"{SVG}path")[:2]]
+    texts = [t for t in svg.findall(f"{SVG}text") if (t.text or "").startswith("p")]
+    found = []
+    for text, (x, top) in zip(texts, lines, strict=True):
+        width, at = 6.5 * len(text.text), float(text.get("x"))
+        left = at if text.get("text-anchor") == "start" else at - width
+        found.append((left, left + width, float(text.get("y")), float(x), float(top)))
+    return found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0] * 50 + [1.1], [1.0, *[1.1] * 50], [5.0] * 9, [1.0] * 50 + [1000.0], [0.01, *[900.0] * 50], [500.0, *[520.0] * 9, 540.0],
+        [123456.0, 1234567.0, 12345678.0], [0.001] * 3 + [1e7], list(range(1, 100)), [96.0, 97.0, 98.0, 99.0, 100.0, 1.0],
+    ],
+)  # fmt: skip
+def test_labels_of_the_quantiles_cover_neither_each_other_nor_a_line(values):
+    (left, right, y, x, top), (left2, right2, y2, x2, top2) = boxes(ET.fromstring(histogram_svg(values)))
+    assert y != y2 or right <= left2 or right2 <= left
+    assert not (left < x2 < right and top2 < y)  # the line of the other begins below the label, or stands beside it
+    assert not (left2 < x < right2 and top < y2)
+    assert min(left, left2) >= -1
+    assert max(right, right2) <= 441
+
+
+@pytest.mark.parametrize("values", [[0.001, 1e9], [1e6, 9e6], [123456.0, 123457.0], [0.0011, 0.0012], [1.0, 1e5], [999_999.0, 1_000_001.0]])
+def test_labels_of_the_axis_do_not_touch(values):
+    places = histogram(values).ticks
+    ends = []
+    for place, label in places:
+        width, at = 6.5 * len(label), 436 * place
+        left = at if place < 0.02 else at - width if place > 0.98 else at - width / 2
+        ends.append((left, left + width))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(ends))
+    assert len(places) >= 2

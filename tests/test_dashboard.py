@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 from ipywidgets.widgets import widget as ipywidgets_registry
 
 import mltrigger as mt
 from mltrigger.notebook import dashboard as module
+from mltrigger.notebook.charts import ms
 from mltrigger.notebook.dashboard import Dashboard, snapshot
 from mltrigger.notebook.snapshot import NEWEST, WINDOW
+from mltrigger.testing import Failing
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -93,6 +97,17 @@ def test_snapshot_counts_outcomes_and_lists_the_newest_attempts_first(sub):
     assert found["repeatable"] is True
 
 
+def test_tiles_count_events_and_attempts_are_said_apart(bus):
+    sub = bus.subscribe("parcels", mt.model(Failing(times=2), name="scan", version="1.0.0"), max_attempts=3)
+    sub.fire([{"n": 1}], progress=False, timeout_s=30)
+    found = snapshot(sub)
+    assert (found["counts"], found["attempts"]) == ({"succeeded": 1}, {"failed": 2})
+    text = re.sub(r"<[^>]+>", " ", sub.dashboard().to_html())
+    assert re.search(r"succeeded\s+1\s+failed attempts\s+2\s", text)
+    assert "failed attempts" in sub._repr_html_()
+    assert repr(sub).endswith("listening, 1 succeeded, 2 failed attempts)")
+
+
 def test_snapshot_says_of_latency_what_the_frame_says(sub):
     fire(sub, *range(20))
     frame = sub.latency().set_index("stage")
@@ -100,6 +115,17 @@ def test_snapshot_says_of_latency_what_the_frame_says(sub):
         assert row["count"] == frame.loc[row["stage"], "count"]
         for name in ("p50_ms", "p95_ms", "p99_ms", "max_ms"):
             assert row[name] == pytest.approx(frame.loc[row["stage"], name], abs=0.001)
+
+
+def test_histogram_is_of_the_newest_version_and_has_the_figures_of_its_row(bus, sub):
+    fire(sub, *range(20))
+    bus.subscribe("documents", mt.model("echo", version="1.1.0")(lambda page: time.sleep(0.01) or page), name="pages")
+    fire(sub, *range(5))
+    found = snapshot(sub)
+    (row,) = [row for row in found["latency"] if (row["stage"], row["version"]) == ("model", "1.1.0")]
+    assert found["histogram"]["version"] == "1.1.0"
+    assert sum(found["histogram"]["counts"]) == row["count"] == 5
+    assert [label for _, label in found["histogram"]["marks"]] == [f"p50 {ms(row['p50_ms'])}", f"p99 {ms(row['p99_ms'])}"]
 
 
 def test_snapshot_is_json_and_comes_back_equal(sub):
@@ -238,7 +264,7 @@ def test_saved_html_is_equal_when_the_notebook_runs_again(concurrency):
             sub = bus.subscribe("documents", mt.model("echo", version="1.0.0")(echo), max_concurrency=concurrency)
             shown = sub.dashboard()
             sub.fire(["bad" if i % 7 == 3 else i for i in range(30)], progress=False)
-            return shown._repr_mimebundle_()[0]["text/html"]
+            return re.sub(r"as of [-\d]+ [:\d]+ UTC", "as of NOW", shown._repr_mimebundle_()[0]["text/html"])
 
     first = run()
     assert first == run()
@@ -387,6 +413,58 @@ def test_nothing_is_printed(sub, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.fixture
+def sent(monkeypatch):
+    """What widgets send to the front end, beside their state."""
+    found = []
+    monkeypatch.setattr(Dashboard, "send", lambda _, content, **__: found.append(content))
+    return found
+
+
+def test_the_kernel_says_that_it_lives_while_somebody_looks(sub, sent, monkeypatch):
+    monkeypatch.setattr(module, "BEAT_S", 0.2)
+    shown = sub.dashboard()
+    until(lambda: sent.count({"type": "alive"}) >= 3)
+    views(shown, 1)
+    views(shown, 0)
+    time.sleep(0.3)  # a look that had begun
+    sent.clear()
+    time.sleep(0.6)
+    assert sent == []
+    views(shown, 1)
+    until(lambda: {"type": "alive"} in sent)
+
+
+def test_state_says_when_it_was_shown(sub):
+    shown = sub.dashboard()
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown.state["at"])
+    assert re.search(r"static, as of 20\d\d-\d\d-\d\d \d\d:\d\d UTC", shown.to_html())
+
+
+def test_a_text_that_a_row_shows_shortened_is_whole_on_demand(sub, sent):
+    shown, page = sub.dashboard(), "word " * 2_000 + HOSTILE + "\x1b[31m"
+    fire(sub, page)
+    row = until(lambda: shown.state["newest"] and shown.state["newest"][0])
+    message(shown, {"type": "whole", "seq": row["seq"], "attempt": row["attempt"]})
+    (answer,) = [content for content in sent if content["type"] == "whole"]
+    assert (answer["seq"], answer["attempt"]) == (row["seq"], 1)
+    assert "word " * 2_000 + HOSTILE in answer["texts"]["data"]
+    assert "word " * 2_000 in answer["texts"]["output"]
+    assert "\x1b" not in "".join(answer["texts"].values())
+    html = shown.to_html()
+    assert "<details>" in html
+    assert "word " * 2_000 + "&lt;img" in html
+
+
+@pytest.mark.parametrize("asked", [{"seq": 10**9, "attempt": 1}, {"seq": "1", "attempt": 1}, {"seq": True, "attempt": 1}, {}])
+def test_a_text_that_is_not_there_is_no_trouble(bus, sub, sent, asked):
+    shown = sub.dashboard()
+    message(shown, {"type": "whole", **asked})
+    answers = [content for content in sent if content["type"] == "whole"]
+    assert all("error" in answer["texts"] for answer in answers)
+    assert len(answers) == (1 if asked.get("seq") == 10**9 else 0)
+
+
 # -- the button ---------------------------------------------------------------------------------------------------------------
 
 
@@ -466,3 +544,23 @@ def test_after_the_bus_was_closed_the_button_says_so(bus, sub):
     bus.close()
     message(shown, {"type": "fire"})
     assert "the sample was not published: Closed" in shown.state["notice"]
+
+
+# -- the notebooks as they are saved --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_saved_notebook_shows_static_forms_and_bars_that_have_ended(path):
+    book = json.loads(path.read_text("utf-8"))
+    cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+    assert "widgets" not in book["metadata"]
+    shown = [n for n, cell in enumerate(cells) if ".dashboard(" in "".join(cell["source"])]
+    closed = [n for n, cell in enumerate(cells) if "bus.close()" in "".join(cell["source"])]
+    assert not [n for n in closed if shown and n > shown[0]]
+    outputs = [output.get("data", {}) for cell in cells for output in cell["outputs"]]
+    for data in outputs:
+        if "application/vnd.jupyter.widget-view+json" in data:
+            assert re.search(r"static, as of 20\d\d-", "".join(data["text/html"]))
+        if found := re.match(r"\w+: ([\d,]+) of ([\d,]+) outcome", "".join(data.get("text/plain", ""))):
+            assert found[1] == found[2]
+            assert "<progress" not in "".join(data["text/html"])

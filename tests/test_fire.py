@@ -648,3 +648,19 @@ def test_bus_says_what_it_cannot_wait_for(bus: mt.EventBus) -> None:
         assert not bus.wait(progress=False)
 
     assert time.monotonic() - began < 20
+
+
+def test_failures_before_a_redrive_are_no_news(bus: mt.EventBus) -> None:
+    failures = [KeyError("total")]
+
+    def once(page: Any) -> Any:
+        while failures:
+            raise failures.pop()
+        return page
+
+    sub = bus.subscribe("pages", once, max_attempts=1)
+    fire(bus, "pages", 1)
+    sub.redrive()
+
+    assert bus.wait(20, progress=False)  # without a warning
+    assert list(sub.results()["output"]) == [1]

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 
+from mltrigger.clock import rounded_ms
 from mltrigger.render import esc
 
 BINS = 24
@@ -15,6 +16,10 @@ _LEAST_MS = 0.001
 """The clock counts microseconds: what took less is drawn here on a logarithmic axis."""
 
 _TICKS = 9
+_CHARACTER = 6.5
+"""How wide a figure is, at most."""
+_LABEL = 0.3
+"""The part of the axis that the longest label of a mark takes."""
 _WIDTH, _HEIGHT = 440, 176
 _LEFT, _RIGHT, _TOP, _BOTTOM = 2, 438, 38, 142
 
@@ -23,7 +28,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 2, 438, 38, 142
 class Histogram:
     """Milliseconds counted in bins of equal width on their axis; places on the axis run from 0 (left end) to 1 (right end).
 
-    ``ticks`` and ``marks`` are (place, label). ``label`` says in words what the picture shows.
+    ``ticks`` and ``marks`` are (place, label); ``sides`` say where the label of each mark stands: left or right of it, and on which of
+    two levels. ``version`` is the one whose times these are. ``label`` says in words what the picture shows.
     """
 
     counts: tuple[int, ...]
@@ -31,26 +37,28 @@ class Histogram:
     marks: tuple[tuple[float, str], ...]
     logarithmic: bool
     label: str
+    sides: tuple[tuple[str, int], ...] = ()
+    version: str = ""
 
 
 def ms(value: float) -> str:
-    """Return a duration as text; the one format for them: ``12.34 ms``."""
-    return f"{value:.2f} ms"
+    """Return a duration as text; the one format for them: ``1,234.56 ms``."""
+    return f"{value:,.2f} ms"
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Return the *q* quantile of sorted values, interpolated between neighbours as pandas does."""
+    """Return the *q* quantile of sorted milliseconds, interpolated between neighbours as pandas does, with the digits of the clock."""
     at = q * (len(ordered) - 1)
     low = math.floor(at)
     high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+    return rounded_ms(ordered[low] + (ordered[high] - ordered[low]) * (at - low))
 
 
-def histogram(values: Iterable[float | None], title: str = "latency histogram") -> Histogram:
+def histogram(values: Iterable[float | None], title: str = "latency histogram", version: str = "") -> Histogram:
     """Count milliseconds in bins; missing values are left out, and no value at all gives bins of nothing."""
     ordered = sorted(max(float(v), 0.0) for v in values if v is not None and math.isfinite(v))
     if not ordered:
-        return Histogram((0,) * BINS, (), (), False, f"{title}: no values yet")
+        return Histogram((0,) * BINS, (), (), False, f"{title}: no values yet", version=version)
     logarithmic = ordered[-1] > WIDE * max(ordered[0], _LEAST_MS)
     axis = _log_axis(ordered[0], ordered[-1]) if logarithmic else _linear_axis(ordered[0], ordered[-1])
     counts = [0] * BINS
@@ -58,13 +66,42 @@ def histogram(values: Iterable[float | None], title: str = "latency histogram") 
         counts[min(int(axis.place(value) * BINS), BINS - 1)] += 1
     median, p99 = quantile(ordered, 0.5), quantile(ordered, 0.99)
     size = f"{len(ordered):,} value{'s' if len(ordered) != 1 else ''}"
+    places = axis.place(median), axis.place(p99)
     return Histogram(
         counts=tuple(counts),
-        ticks=tuple((axis.place(tick), f"{tick:,g}") for tick in axis.ticks),
-        marks=((axis.place(median), f"p50 {ms(median)}"), (axis.place(p99), f"p99 {ms(p99)}")),
+        ticks=_readable([(axis.place(tick), f"{tick:,.12g}") for tick in axis.ticks]),
+        marks=((places[0], f"p50 {ms(median)}"), (places[1], f"p99 {ms(p99)}")),
+        sides=_sides(*places),
+        version=version,
         logarithmic=logarithmic,
-        label=f"{title}: {size}, median {ms(median)}, p99 {ms(p99)}",
+        label=f"{title}: {size}, median {ms(median)}, p99 {ms(p99)}{f', version {version}' if version else ''}",
     )
+
+
+def _readable(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
+    """Return the first and the last tick, and those between them whose labels cover no other."""
+    kept, last = ticks[:1], ticks[-1]
+    for tick in ticks[1:-1]:
+        if _apart(kept[-1], tick) and _apart(tick, last):
+            kept.append(tick)
+    return (*kept, last) if len(ticks) > 1 else tuple(kept)
+
+
+def _apart(one: tuple[float, str], other: tuple[float, str]) -> bool:
+    """Whether the labels of two ticks do not touch; one at an end of the axis stands inside it."""
+    half = [len(label) * _CHARACTER * (0.0 if place > 0.98 else 1.0 if place < 0.02 else 0.5) for place, label in (one, other)]
+    left = len(other[1]) * _CHARACTER - half[1]
+    return (other[0] - one[0]) * (_RIGHT - _LEFT) >= half[0] + left + _CHARACTER
+
+
+def _sides(low: float, high: float) -> tuple[tuple[str, int], tuple[str, int]]:
+    """Return side and level of the labels of two marks: away from each other, and never on the line of the other one.
+
+    A label that has no room outwards stands inwards, on the upper level: the other mark's line begins below it.
+    """
+    outwards = low >= _LABEL, high <= 1 - _LABEL
+    upper = 1 if outwards[0] and not outwards[1] else 0  # which of them stands on the upper level
+    return ("left" if outwards[0] else "right", int(upper == 1)), ("right" if outwards[1] else "left", int(upper == 0))
 
 
 def histogram_svg(values: Iterable[float | None], title: str = "latency histogram") -> str:
@@ -155,14 +192,14 @@ def _ticks(found: Histogram) -> list[str]:
 
 
 def _marks(found: Histogram) -> list[str]:
-    """Draw the quantiles as lines with their text on two levels, so that they never cover each other."""
+    """Draw the quantiles as lines with their text beside them."""
     drawn = []
-    for level, (at, label) in enumerate(found.marks):
+    for (at, label), (side, level) in zip(found.marks, found.sides, strict=True):
         x, y = _x(at), 11 + 14 * level
-        left = at < 0.5
+        right = side == "right"
         drawn.append(
             f'<path d="M{x:g} {y - 8}V{_BOTTOM}" stroke="currentColor" stroke-opacity=".8" stroke-dasharray="3 2"/>'
-            f'<text x="{x + (4 if left else -4):g}" y="{y}" text-anchor="{"start" if left else "end"}">{esc(label)}</text>'
+            f'<text x="{x + (4 if right else -4):g}" y="{y}" text-anchor="{"start" if right else "end"}">{esc(label)}</text>'
         )
     return drawn
 

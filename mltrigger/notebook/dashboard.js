@@ -1,26 +1,37 @@
 // The front end of Dashboard: builds its elements once, then patches text and attributes in place.
 // Data becomes text nodes and numbers only, never markup; nothing is loaded from anywhere.
 
+// Every tile counts events, so that they add up; attempts that ended no event are one line below.
 const TILES = [
   // [key, label, what it means, always shown]
   ["succeeded", "succeeded", "The model answered, and the answer is recorded", true],
-  ["failed", "failed", "Attempts that failed and are tried again", true],
   ["dead", "dead", "Events that were given up: sub.dead_letters()", true],
   ["skipped", "skipped", "Events that were not for the model", false],
-  ["abandoned", "abandoned", "Attempts that never ended: their worker died", false],
-  ["interrupted", "interrupted", "Attempts that were stopped on purpose", false],
-  ["stale", "stale", "Attempts that ended after their lease was lost", false],
   ["waiting", "waiting", "Events that wait for a listener, or for their next attempt", true],
   ["in_flight", "in flight", "Events that are leased to a listener now", true],
 ];
 const LATENCY = ["stage", "version", "count", "p50", "p95", "p99", "max"];
 const NEWEST = ["event", "version", "outcome", "output or error", "model ms", "total ms"];
 const SVG = { width: 440, height: 162, left: 2, right: 438, top: 38, bottom: 142 };
+const ATTEMPTS = [
+  ["failed", "failed", "tried again, or sent again"],
+  ["abandoned", "abandoned", "their worker died"],
+  ["interrupted", "interrupted", "stopped on purpose"],
+  ["stale", "stale", "ended after their lease was lost"],
+];
 const ANNOUNCE_MS = 2000;
+// The kernel says every two seconds that it is there.
+const SILENT_MS = 10000;
+const FIRST_MS = 3000;
+const OVER = ["bus closed"];
 
+const NUMBER = /^-?[\d.,]+(e[-+]?\d+)?$/i;
 const grouped = new Intl.NumberFormat("en-US");
 const timed = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
 const whole = (n) => (n == null ? "0" : grouped.format(n));
+const two = (n) => String(n).padStart(2, "0");
+const clock = (at) =>
+  `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 const ms = (n) => (n == null ? "–" : timed.format(n));
 
 function add(parent, tag, attributes = {}, text = "") {
@@ -51,20 +62,69 @@ function header(root, fire) {
   const names = add(head, "div", { class: "mtd-names" });
   const title = add(names, "div", { class: "mtd-title" });
   const route = add(names, "div", { class: "mtd-route" });
-  const pill = add(head, "span", { class: "mtd-pill" });
+  const pill = add(head, "span", { class: "mtd-pill", role: "status" });
   const button = add(head, "button", { type: "button", class: "mtd-button" }, "Fire sample event");
   button.addEventListener("click", fire);
+  const updated = add(root, "div", { class: "mtd-updated" });
   const notice = add(root, "div", { class: "mtd-notice", role: "alert" });
-  return (state) => {
+  return (state, link) => {
+    const live = link.word === "";
     put(title, state.title);
     put(route, `${state.topic} → ${state.selector}`);
-    put(pill, state.state);
-    mark(pill, "data-live", state.state.startsWith("listening") ? "yes" : "no");
-    mark(button, "title", state.button.title);
-    if (button.disabled === state.button.enabled) button.disabled = !state.button.enabled;
+    put(pill, link.word || state.state);
+    mark(pill, "data-live", !live || OVER.includes(state.state) ? "off" : state.state.startsWith("listening") ? "yes" : "no");
+    mark(button, "title", live ? state.button.title : "Nobody would hear it: run the cell again");
+    const enabled = live && state.button.enabled;
+    if (button.disabled === enabled) button.disabled = !enabled;
+    const at = link.heardAt ?? (state.at ? new Date(state.at) : null);
+    put(updated, at ? `last updated ${clock(at)}` : "");
+    show(updated, Boolean(at) && (!live || OVER.includes(state.state)));
     put(notice, state.notice);
     show(notice, Boolean(state.notice));
   };
+}
+
+// Whether the kernel is there. Saved state looks like a live one, a restart keeps the page: only what the kernel says by itself proves it.
+function watched(model, changed) {
+  const link = { word: "waiting for the kernel", heardAt: null };
+  let timer = null;
+  const become = (word) => {
+    if (link.word === word) return;
+    link.word = word;
+    changed();
+  };
+  const wait = (limit) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => become("kernel gone"), limit);
+  };
+  const hear = () => {
+    link.heardAt = new Date();
+    wait(SILENT_MS);
+    become("");
+  };
+  const listen = (content) => content?.type === "alive" && hear();
+  const lose = () => {
+    clearTimeout(timer);
+    become("kernel gone");
+  };
+  const over = () => OVER.includes(model.get("state").state);
+  const seen = () => {
+    hear();
+    if (over()) clearTimeout(timer); // it says no more, and all is said
+  };
+  model.on("msg:custom", listen);
+  model.on("change:state", seen);
+  model.on("comm_live_update", lose);
+  model.on("comm:close", lose);
+  wait(FIRST_MS);
+  link.stop = () => {
+    clearTimeout(timer);
+    model.off("msg:custom", listen);
+    model.off("change:state", seen);
+    model.off("comm_live_update", lose);
+    model.off("comm:close", lose);
+  };
+  return link;
 }
 
 function tiles(root) {
@@ -76,8 +136,15 @@ function tiles(root) {
     add(tile, "dt", {}, label);
     return { key, label, always, tile, value: add(tile, "dd") };
   });
+  const attempts = add(root, "p", { class: "mtd-attempts" });
   let timer = null;
   const patch = (state) => {
+    const other = ATTEMPTS.filter(([key]) => state.attempts[key]);
+    put(attempts, other.map(([key, label, why]) => {
+      const n = state.attempts[key];
+      return `${whole(n)} ${label} attempt${n === 1 ? "" : "s"} (${why})`;
+    }).join(" · "));
+    show(attempts, other.length > 0);
     const values = { ...state.counts, waiting: state.depth.waiting, in_flight: state.depth.in_flight };
     for (const { key, always, tile, value } of shown) {
       put(value, whole(values[key]));
@@ -98,7 +165,8 @@ function tiles(root) {
 
 function histogram(root) {
   const figure = add(root, "figure", { class: "mtd-figure" });
-  const caption = add(figure, "figcaption", {}, "Model time ");
+  const caption = add(figure, "figcaption");
+  const name = add(caption, "span");
   const unit = add(caption, "span", { class: "mtd-unit" });
   const svg = add(figure, "svg", { role: "img", viewBox: `0 0 ${SVG.width} ${SVG.height}` });
   const bars = add(svg, "g", { class: "mtd-bars" });
@@ -123,7 +191,11 @@ function histogram(root) {
     const group = add(parent, "g");
     return { root: group, line: add(group, "path"), text: add(group, "text") };
   });
-  return ({ histogram: found }) => {
+  return ({ histogram: found, latency }) => {
+    // Figures of the table, so that both say the same.
+    const figures = latency.find((row) => row.stage === "model" && row.version === found.version);
+    const values = [figures?.p50_ms, figures?.p99_ms];
+    put(name, found.version ? `Model time of ${found.version} ` : "Model time ");
     mark(svg, "aria-label", found.label);
     const most = Math.max(1, ...found.counts);
     const width = (SVG.right - SVG.left) / found.counts.length;
@@ -140,13 +212,14 @@ function histogram(root) {
       mark(text, "text-anchor", place < 0.02 ? "start" : place > 0.98 ? "end" : "middle");
       put(text, label);
     });
-    drawMarks(found.marks, ({ line, text }, [place, label], level) => {
+    drawMarks(found.marks, ({ line, text }, [place], i) => {
+      const [side, level] = found.sides[i];
       const y = 11 + 14 * level;
       mark(line, "d", `M${x(place).toFixed(1)} ${y - 8}V${SVG.bottom}`);
-      mark(text, "x", (x(place) + (place < 0.5 ? 5 : -5)).toFixed(1));
+      mark(text, "x", (x(place) + (side === "right" ? 5 : -5)).toFixed(1));
       mark(text, "y", y);
-      mark(text, "text-anchor", place < 0.5 ? "start" : "end");
-      put(text, label);
+      mark(text, "text-anchor", side === "right" ? "start" : "end");
+      put(text, `${["p50", "p99"][i]} ${ms(values[i])} ms`);
     });
     put(unit, found.logarithmic ? "in milliseconds, logarithmic axis" : "in milliseconds");
     mark(empty, "display", found.marks.length ? "none" : "inline");
@@ -184,21 +257,67 @@ function latencyRow(cells, item, before, line) {
   texts.forEach((text, i) => put(cells[i], text));
 }
 
-function newestRow(cells, item) {
-  const [event, version, outcome, output, model, total] = cells;
-  const word = outcome.firstChild ?? add(outcome, "span", { class: "mtd-outcome" });
-  const again = outcome.children[1] ?? add(outcome, "span", { class: "mtd-again" });
-  put(event, item.event);
-  put(version, item.version);
-  put(word, item.outcome);
-  mark(word, "data-key", item.outcome);
-  put(again, item.attempt > 1 ? `attempt ${item.attempt}` : "");
-  put(output, item.error || item.output);
-  mark(output, "data-error", item.error ? "yes" : "no");
-  put(model, ms(item.model_ms));
-  put(total, ms(item.total_ms));
-  mark(event, "title", item.event);
-  mark(output, "title", item.error || item.output);
+function newestRow(ask) {
+  return (cells, item) => {
+    const [event, version, outcome, output, model, total] = cells;
+    const word = outcome.firstChild ?? add(outcome, "span", { class: "mtd-outcome" });
+    const again = outcome.children[1] ?? add(outcome, "span", { class: "mtd-again" });
+    let opener = event.firstChild;
+    if (!opener) {
+      opener = add(event, "button", { type: "button", class: "mtd-opener" });
+      opener.addEventListener("click", () => ask(opener.item));
+    }
+    opener.item = item;
+    put(opener, item.event || `event ${item.seq}`);
+    mark(event, "data-number", NUMBER.test(item.event) ? "yes" : "no");
+    mark(output, "data-number", NUMBER.test(item.error || item.output) ? "yes" : "no");
+    put(version, item.version);
+    put(word, item.outcome);
+    mark(word, "data-key", item.outcome);
+    put(again, item.attempt > 1 ? `attempt ${item.attempt}` : "");
+    put(output, item.error || item.output);
+    mark(output, "data-error", item.error ? "yes" : "no");
+    put(model, ms(item.model_ms));
+    put(total, ms(item.total_ms));
+    mark(opener, "title", `${item.event}: show it whole`);
+    mark(output, "title", item.error || item.output);
+  };
+}
+
+// The texts of one attempt, whole: what a row shows shortened.
+function details(root, model) {
+  const panel = add(root, "section", { class: "mtd-whole", "aria-live": "polite" });
+  const head = add(panel, "div", { class: "mtd-whole-head" });
+  const title = add(head, "strong");
+  const close = add(head, "button", { type: "button", class: "mtd-opener" }, "close");
+  const body = add(panel, "div");
+  let wanted = null;
+  show(panel, false);
+  close.addEventListener("click", () => {
+    wanted = null;
+    show(panel, false);
+  });
+  const fill = (texts) => {
+    body.replaceChildren();
+    for (const [name, text] of Object.entries(texts)) {
+      add(body, "div", { class: "mtd-unit" }, name);
+      add(body, "pre", {}, text);
+    }
+  };
+  const answer = (content) => {
+    if (content?.type === "whole" && wanted && content.seq === wanted.seq && content.attempt === wanted.attempt) fill(content.texts);
+  };
+  model.on("msg:custom", answer);
+  const ask = (item) => {
+    wanted = item;
+    put(title, `${item.event || `event ${item.seq}`}, attempt ${item.attempt}`);
+    // At once what is known here; the kernel answers when it is not busy.
+    fill(Object.fromEntries([["data", item.event], ["output", item.output], ["error", item.error]].filter(([, text]) => text)));
+    show(panel, true);
+    model.send({ type: "whole", seq: item.seq, attempt: item.attempt });
+  };
+  ask.stop = () => model.off("msg:custom", answer);
+  return ask;
 }
 
 function render({ model, el }) {
@@ -209,11 +328,19 @@ function render({ model, el }) {
   const patchHistogram = histogram(middle);
   const patchLatency = table(
     middle, "latency", "Latency in milliseconds, newest 500 attempts", LATENCY, "No attempt has ended yet.", 0, latencyRow);
-  const patchNewest = table(root, "newest", "Newest attempts", NEWEST, "Nothing was delivered yet.", 0, newestRow);
+  const ask = (item) => askWhole(item);
+  const patchNewest = table(root, "newest", "Newest attempts", NEWEST, "Nothing was delivered yet.", 0, newestRow(ask));
+  const askWhole = details(root, model);
+  let link = null;
+  const patchLink = () => {
+    mark(root, "data-gone", link.word ? "yes" : "no");
+    patchHeader(model.get("state"), link);
+  };
+  link = watched(model, () => patchLink());
   const patch = () => {
     const state = model.get("state");
     mark(root, "aria-label", `Dashboard of subscription ${state.title}`);
-    patchHeader(state);
+    patchLink();
     patchTiles(state);
     patchHistogram(state);
     patchLatency(state.latency);
@@ -225,6 +352,8 @@ function render({ model, el }) {
   return () => {
     model.off("change:state", patch);
     patchTiles.stop();
+    askWhole.stop();
+    link.stop();
   };
 }
 

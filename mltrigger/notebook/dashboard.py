@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 import weakref
@@ -17,8 +18,8 @@ from mltrigger.errors import Closed, NotFound
 from mltrigger.events import Event, decode_data
 from mltrigger.identity import new_id
 from mltrigger.notebook.charts import Histogram, drawn, ms
-from mltrigger.notebook.snapshot import NEWEST, newest, snapshot
-from mltrigger.render import card, short, table_html
+from mltrigger.notebook.snapshot import NEWEST, newest, snapshot, whole
+from mltrigger.render import card, folded, short, table_html
 
 if TYPE_CHECKING:
     from mltrigger.brokers.wake import Wakeup
@@ -31,6 +32,8 @@ RATE_HZ = 5.0
 _SHARE = 0.1
 """How much of the time looking may take at most: where it is slow, it is done less often."""
 _POLL_S = 1.0
+BEAT_S = 2.0
+"""How often the kernel says that it is there, while somebody looks; the front end takes long silence for its end."""
 _HERE = Path(__file__).parent
 
 
@@ -38,7 +41,8 @@ class Dashboard(anywidget.AnyWidget):
     """A live view of one subscription: counts by outcome, latency, newest attempts, and a button that fires a sample.
 
     A thread follows what is recorded, in this process and in others, until the widget or the bus is closed; it rests while the front
-    end shows no view of it (its cell ran again). It prints nothing.
+    end shows no view of it (its cell ran again). It prints nothing. It tells the front end that it lives: a view of a kernel that is gone
+    turns grey, says when it was updated last, and its button is off.
     Where no front end runs, ``text/html`` says what can be said without times: see :meth:`to_html`.
 
     Parameters
@@ -60,8 +64,8 @@ class Dashboard(anywidget.AnyWidget):
         self._bus = subscription._bus  # the parts behind the handle: this is its view
         self._stopped, self._guard = threading.Event(), threading.RLock()
         self._found, self._notice, self._outage = snapshot(subscription), "", ""
-        self._was_viewed = False
-        super().__init__(state=self._shown(), _view_count=0)  # 0, not None: asks the front end to count its views
+        self._was_viewed, self._beat_s = False, -math.inf
+        super().__init__(state={**self._shown(), "at": _now()}, _view_count=0)  # 0, not None: asks the front end to count its views
         self.on_msg(self._heard)
         self.observe(self._viewed, "_view_count")
         arguments = (weakref.ref(self), self._bus.wakeup, self._stopped)
@@ -109,28 +113,58 @@ class Dashboard(anywidget.AnyWidget):
         self.refresh()
         found, tables = self._found, ""
         facts: list[tuple[str, Any]] = [("topic", found["topic"]), ("model", found["selector"]), *found["counts"].items()]
-        if not found["counts"]:
+        facts += [(f"{outcome} attempt{'' if n == 1 else 's'}", n) for outcome, n in found["attempts"].items()]
+        if not found["counts"] and not found["attempts"]:
             facts.append(("attempts", "none yet"))
         if times:
             facts += [("state", found["state"]), ("waiting", found["depth"]["waiting"]), ("in flight", found["depth"]["in_flight"])]
             tables = drawn(Histogram(**found["histogram"])) + _latency_html(found["latency"])
-        return card(f"Dashboard {found['title']}", facts, tables + _newest_html(self._newest(), times))
+        static = f'<div style="opacity:.7">static, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; run the cell for the live view</div>'
+        rows = self._newest()
+        return card(f"Dashboard {found['title']}", facts, tables + _newest_html(rows, times) + self._whole_html(rows) + static)
 
     def follow(self) -> bool:
         """Refresh, unless nobody looks; return as :meth:`refresh`. A front end that never counted its views is taken for looking."""
         unseen = self._was_viewed and not self._view_count and not self._bus.closed
+        if not unseen and time.monotonic() - self._beat_s >= BEAT_S:
+            self._beat()
         return unseen or self.refresh()
+
+    def _beat(self) -> None:
+        self._beat_s = time.monotonic()
+        with contextlib.suppress(Exception):  # no channel, no front end
+            self.send({"type": "alive"})
 
     # -- what the front end says ----------------------------------------------------------------------------------------------
 
     def _viewed(self, change: Any) -> None:
         if change["new"]:
-            self._was_viewed = True
+            self._was_viewed, self._beat_s = True, -math.inf
             self._bus.wakeup.notify_here("done")  # the thread may have rested
 
     def _heard(self, _: Any, content: Any, __: Any) -> None:
-        if isinstance(content, dict) and content.get("type") == "fire":
+        if not isinstance(content, dict):
+            return
+        if content.get("type") == "fire":
             self.fire_sample()
+        elif content.get("type") == "whole" and type(seq := content.get("seq")) is type(attempt := content.get("attempt")) is int:
+            self.send({"type": "whole", "seq": seq, "attempt": attempt, "texts": self._whole(seq, attempt)})
+
+    def _whole(self, seq: int, attempt: int) -> dict[str, str]:
+        """Return the texts of one attempt whole, or what stood in the way."""
+        try:
+            return whole(self._bus, self._subscription._spec, seq, attempt)
+        except Exception as error:  # pruned meanwhile, or an outage
+            return {"error": _message("cannot read the log", error)}
+
+    def _whole_html(self, rows: list[dict[str, Any]]) -> str:
+        """Return what *rows* show shortened, whole and folded."""
+        cut = [row for row in rows if any(row[name].endswith("…") for name in ("event", "output", "error"))]
+        return "".join(
+            folded(f"{row['event']}, attempt {row['attempt']}: {name}", text)
+            for row in cut
+            for name, text in self._whole(row["seq"], row["attempt"]).items()
+        )
 
     def fire_sample(self) -> None:
         """Publish the sample, without waiting for what becomes of it: what the button does. A failure is shown in the widget."""
@@ -161,8 +195,8 @@ class Dashboard(anywidget.AnyWidget):
 
     def _show(self) -> None:
         shown = self._shown()
-        if shown != self.state:
-            self.state = shown
+        if shown != {name: value for name, value in self.state.items() if name != "at"}:
+            self.state = {**shown, "at": _now()}
 
     def _button(self) -> dict[str, Any]:
         found = self._found
@@ -196,6 +230,10 @@ def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.E
         wakeup.wait("done", seen, min(_POLL_S, wakeup.poll_s))
         if stopped.is_set():
             return
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _message(what: str, error: Exception) -> str:

@@ -8,9 +8,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mltrigger.clock import rounded_ms
 from mltrigger.errors import Closed
 from mltrigger.notebook.charts import histogram, quantile
-from mltrigger.render import short
+from mltrigger.render import short, visible
+from mltrigger.store.log import FINAL
+from mltrigger.views import data_text
 
 if TYPE_CHECKING:
     from mltrigger.brokers.base import SubscriptionSpec
@@ -22,6 +25,7 @@ WINDOW = 500
 NEWEST = 10
 _HINT, _TEXT, _ERROR = 60, 90, 160
 _PEEK = 400
+_WHOLE = 20_000
 _RUNNING, _LEASED = 3, 64
 _STAGES = ("queue", "model", "total")
 _ROW = ("seq", "attempt", "version", "outcome", "reason", "model_ms", "total_ms", "output", "error_type", "error")
@@ -31,9 +35,9 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return what there is to show of *subscription* now, as JSON values; every text is short and without control characters.
 
-    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` by outcome, ``depth``, ``latency`` (one row
-    a stage and version, in milliseconds), ``histogram`` of the model's time, ``newest`` attempts, newest first, and ``repeatable``:
-    whether the topic has an event whose data could be published again.
+    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` of events by outcome, ``attempts`` that ended no
+    event by outcome, ``depth``, ``latency`` (one row a stage and version, in milliseconds), ``histogram`` of the newest version's time,
+    ``newest`` attempts, newest first, and ``repeatable``: whether the topic has an event whose data could be published again.
 
     Parameters
     ----------
@@ -51,13 +55,14 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
     spec = bus.registry.subscription(subscription.name)
     bound = spec or subscription._spec
     # Counts before rows: what ends in between is counted in the next snapshot, which then reads the rows again.
-    counts, depth = bus.tally(bound), bus.broker.depth(bound)
+    tally, depth = bus.tally(bound), bus.broker.depth(bound)
     shown: dict[str, Any] = {
         "title": short(bound.name),
         "topic": short(bound.topic),
         "selector": short(bound.selector),
         "state": _state(bus, spec),
-        "counts": counts,
+        "counts": {outcome: n for outcome, n in tally.items() if outcome in FINAL},
+        "attempts": {outcome: n for outcome, n in tally.items() if outcome not in FINAL and n},
         "depth": {"waiting": depth.visible + depth.delayed, "delayed": depth.delayed, "in_flight": depth.in_flight, "dead": depth.dead},
     }
     if previous is not None and _same_rows(previous, shown):
@@ -96,6 +101,22 @@ def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight
     ]
 
 
+def whole(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, str]:
+    """Return the texts of one attempt that a row shows shortened, by name; each is bounded, and says so when it is cut."""
+    columns = ("attempt", "output", "error_type", "error", "reason", "stdout")
+    rows = [row for row in bus.log.invocations(columns, subscription_id=spec.id, seqs=(seq, seq)) if row[0] == attempt]
+    event = bus.log.archived(seq)
+    texts = {"data": data_text(event.raw, event.media_type)}
+    for _, output, error_type, error, reason, stdout in rows[-1:]:
+        failed = ": ".join(part for part in (error_type, error or reason) if part)
+        texts |= {"output": output or "", "error": failed, "printed": stdout or ""}
+    return {name: _bounded(visible(text)) for name, text in texts.items() if text}
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= _WHOLE else f"{text[:_WHOLE]}… ({len(text) - _WHOLE:,} more characters)"
+
+
 def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
     if spec is None:
         return "unsubscribed"
@@ -111,7 +132,8 @@ def _has_event(bus: EventBus, topic: str) -> bool:
 def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Say whether the rows must be the same: nothing has been recorded meanwhile, and nothing is or was under way."""
     idle = not previous["depth"]["in_flight"] and not now["depth"]["in_flight"]
-    return idle and previous["counts"] == now["counts"] and previous["title"] == now["title"]
+    ended = all(previous[part] == now[part] for part in ("counts", "attempts"))
+    return idle and ended and previous["title"] == now["title"]
 
 
 def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
@@ -123,15 +145,17 @@ def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
         for i, stage in enumerate(_STAGES, 1)
         for version in sorted({row[0] for row in ran})
     ]
-    found = histogram((row[2] for row in ran), "model time histogram")
+    # One version: of several together nobody could say which is slow, and its quantiles would be those of none in the table.
+    version = ran[-1][0] if ran else ""
+    found = histogram((row[2] for row in ran if row[0] == version), "model time histogram", version)
     return {"latency": latency, "histogram": _listed(dataclasses.asdict(found))}
 
 
 def _quantiles(values: Iterable[float]) -> dict[str, Any]:
     """Return what ``sub.latency()`` says of these values, rounded; the frame itself takes too long for several times a second."""
     ordered = sorted(values)
-    marks = {f"p{q}_ms": round(quantile(ordered, q / 100), 3) for q in (50, 95, 99)}
-    return {"count": len(ordered), **marks, "max_ms": round(ordered[-1], 3)}
+    marks = {f"p{q}_ms": quantile(ordered, q / 100) for q in (50, 95, 99)}
+    return {"count": len(ordered), **marks, "max_ms": _rounded(ordered[-1])}
 
 
 def _hints(bus: EventBus, seqs: Iterable[int]) -> dict[int, str]:
@@ -160,7 +184,7 @@ def _json_hint(head: str, limit: int) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return None if value is None else rounded_ms(value)
 
 
 def _listed(value: Any) -> Any:
