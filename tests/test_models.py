@@ -1188,18 +1188,18 @@ def test_an_empty_batch_has_no_results() -> None:
 
 def test_a_predictor_gets_objects_as_one_frame() -> None:
     predictor = Predictor()
-    results = invoker(predictor).many(batch_of({"a": 1, "b": "x"}, {"a": 2, "b": "y"}))
+    results = Invoker(mt.model(predictor, columns=["a", "b"])).many(batch_of({"a": 1, "b": "x"}, {"b": "y", "a": 2, "c": 0}))
 
     assert outputs(results) == [3, 3]
     pd.testing.assert_frame_equal(predictor.seen[0], pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))
 
 
-def test_a_predictor_gets_anything_else_as_a_list() -> None:
+def test_a_predictor_gets_anything_else_as_lists_of_a_kind() -> None:
     predictor = Predictor()
     invoker(predictor).many(batch_of([1, 2], [3, 4]))
-    invoker(predictor).many(batch_of("a", {"a": 1}))
+    invoker(predictor).many(batch_of("a", [0.5, 1], "b", [1, 1], 2**70))
 
-    assert predictor.seen == [[[1, 2], [3, 4]], ["a", {"a": 1}]]
+    assert predictor.seen == [[[1, 2], [3, 4]], ["a", "b"], [[0.5, 1]], [[1, 1]], [2**70]]
 
 
 def test_a_predictor_is_called_with_one_event_as_with_a_batch_of_one() -> None:

@@ -18,6 +18,7 @@ from typing import Any, overload
 
 from mltrigger.errors import InvalidModel, NotFound
 from mltrigger.events import Event
+from mltrigger.models import columns
 from mltrigger.models import schema as schemas
 from mltrigger.models.address import Address
 from mltrigger.models.captured import fingerprint_of
@@ -30,7 +31,7 @@ from mltrigger.names import check_model_name
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _LAMBDA = "<lambda>"
 _METHODS = ("predict", "predict_proba", "transform")
-_FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "files", "path")
+_FIELDS = ("name", "version", "batch", "method", "input_schema", "output_schema", "columns", "files", "path")
 
 
 class _LeftOut:
@@ -82,6 +83,9 @@ class Model:
     input_schema, output_schema
         What an event's data and an output must look like: a pydantic model, a dataclass, a TypedDict or a JSON Schema. What does not is
         dead at once, and the dead letter names the field. Default: what the type hints say.
+    columns : sequence of str, optional
+        The fields of a record that a predictor takes, in their order, where it was fitted without names; of a model that takes texts, the
+        field that has the text. Default: what the model itself knows, else the fields of *input_schema*.
     files : list of str, optional
         Files and folders whose content belongs to the version, such as weights that the target reads. Another content is another version,
         and is not called as this one. Relative names are looked for from the working directory of the process that calls the model.
@@ -96,6 +100,7 @@ class Model:
     method: str = "predict"
     input_schema: Any = None
     output_schema: Any = None
+    columns: tuple[str, ...] | None = None
     files: tuple[str, ...] = ()
     path: str | None = dataclasses.field(default=None, compare=False)
     weights: Weights | None = dataclasses.field(default=None, compare=False)
@@ -110,6 +115,10 @@ class Model:
             raise InvalidModel(f"model {self.name!r}: batch={self.batch!r}: write True or False")
         if self.version is not None:
             check_version(self.version)
+        if self.columns is not None:
+            object.__setattr__(self, "columns", columns.checked(self.columns, self.target, self.name))
+            if self.kind != "predictor":
+                raise InvalidModel(f"model {self.name!r}: columns= is for objects with predict(); a function gets the data as it is")
         object.__setattr__(self, "files", checked(self.files, self.name))
         if isinstance(self.target, Address):
             return
@@ -178,6 +187,13 @@ class Model:
         """``package.module:attribute`` when another process would find the same target there, else ``None``."""
         return self.path or import_path(self.target)
 
+    def ordered(self) -> tuple[str, ...] | None:
+        """Return the columns in the order that was said: given, else that of the input schema's fields."""
+        if self.columns is not None or self.kind != "predictor" or self.input_schema is None:
+            return self.columns
+        schema = self.schemas()[0]
+        return None if schema is None else columns.of_schema(schema.json)
+
     def loaded(self) -> Any:
         """Return the object to call: of a class the one instance of this process, made and warmed up by the first who asks."""
         return self._once.get(self.target, self._check_weights)
@@ -205,6 +221,8 @@ class Model:
         }
         if self.input_schema is not None or self.output_schema is not None:
             called_by["schemas"] = hashlib.sha256(f"{takes}{gives}".encode()).hexdigest()[:12]
+        if (ordered := self.ordered()) is not None and (self.columns is not None or columns.wants_order(self.target)):
+            called_by["columns"] = list(ordered)
         files = {f"file {name}": digest for name, digest in sums_of(self.files, self.name).items()}
         digest = found.digest
         if files:
@@ -265,6 +283,7 @@ def _described(model: Model, address: Address) -> ModelVersion:
 def model(
     target: str = ..., *, name: str | None = None, version: str | None = None, batch: bool | None = None,
     method: str | None = None, input_schema: Any = None, output_schema: Any = None, files: Sequence[str | os.PathLike[str]] = ...,
+    columns: Sequence[str] | None = None,
 ) -> Callable[[Any], Model]: ...  # fmt: skip
 
 
@@ -282,7 +301,7 @@ def model(target: Any = LEFT_OUT, *, name: str | None = None, version: str | Non
     target
         The name (as a decorator), or the callable, predictor or class itself; or where it is: ``"package.module:attribute"``, or an
         address such as ``"oip+http://host/v2/models/ocr"``.
-    name, version, batch, method, input_schema, output_schema, files
+    name, version, batch, method, input_schema, output_schema, columns, files
         See :class:`Model`.
     **described
         Further options, for an address, are those of its scheme.
@@ -315,6 +334,8 @@ def as_model(target: Any, **described: Any) -> Model:
         return dataclasses.replace(target, **given)
     if "method" not in given and (not callable(target) or isinstance(target, type)):
         given["method"] = next((method for method in _METHODS if hasattr(target, method)), "predict")
+    if not hasattr(target, "predict") and "method" not in given and columns.is_a(target, "torch", "Module"):
+        given["method"] = "__call__"
     if not callable(target) and not hasattr(target, given.get("method", "predict")):
         raise InvalidModel(
             f"{type(target).__name__} cannot serve as a model: hand over a callable or an object with predict(), or where one is: "

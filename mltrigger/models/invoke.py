@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 import re
 import traceback as tracebacks
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
@@ -15,6 +14,7 @@ from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMis
 from mltrigger.events import Event
 from mltrigger.models.advice import with_advice
 from mltrigger.models.describe import Model
+from mltrigger.models.feeding import feed_of
 from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
 
@@ -75,7 +75,11 @@ OUR_REASONS = frozenset({"stopped", "no_process", "worker_died", "group_order"})
 """What only we may say of an attempt: it decides whether it counts."""
 _KINDS = {"invalid_input": "InvalidInput", "invalid_output": "InvalidOutput"}
 _SHOWN = 1000
-_BETWEEN = (__file__, "asynchronous.py", f"concurrent{os.sep}futures{os.sep}_base.py")
+_BETWEEN = (
+    __file__,
+    *(f"models{os.sep}{name}.py" for name in ("asynchronous", "feeds", "nets")),
+    f"concurrent{os.sep}futures{os.sep}_base.py",
+)
 """Files between the caller and the model: their frames say nothing about it."""
 _FOLDER = re.compile(r'File "[^"\n]*[/\\\\]')
 
@@ -86,8 +90,7 @@ class Invoker:
     Parameters
     ----------
     model : Model
-        What to call: Python here. A fitted object gets a DataFrame for a batch of objects (one row an event), and the plain list of the
-        data for anything else. An object of a class is made now.
+        What to call: Python here; :mod:`mltrigger.models.feeding` says what a fitted object gets. An object of a class is made now.
     """
 
     concurrency = 1
@@ -101,6 +104,7 @@ class Invoker:
         self.batches = model.batches
         self._takes, self._gives = model.schemas()
         self._call, self._input = self._parts(model)
+        self._feed = feed_of(model, self._call) if model.kind == "predictor" else None
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
@@ -112,30 +116,48 @@ class Invoker:
             return self._failed(error)
 
     def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
-        """Call the model with a batch; when the call as a whole fails, halve it, so that one bad event fails alone.
+        """Call the model with a batch; when a call as a whole fails, halve it, so that one bad event fails alone.
 
-        Each of these calls may take as long as one may: *again* is told before it.
+        A predictor is called once for all events that are alike. Each call may take as long as one may: *again* is told before every
+        further one.
         """
-        inputs: list[Any] = []
-        refused: dict[int, Result] = {}
+        results: list[Result | None] = [None] * len(events)
+        groups: dict[Hashable, tuple[list[int], list[Any]]] = {}
+        read = None if self._feed is None else self._feed.part
         for number, event in enumerate(events):
             try:
-                inputs.append(self._checked(event))
+                value = self._checked(event)
+                key, part = (None, value) if read is None else read(value)
+                numbers, parts = groups.get(key) or groups.setdefault(key, ([], []))
             except BaseException as error:
-                refused[number] = failure(error)
-        results = self._halved(inputs, again) if inputs else []
-        for number, result in refused.items():  # in ascending order, so that each lands where its event was
-            results.insert(number, result)
-        return results
+                results[number] = failure(error)
+            else:
+                numbers.append(number)
+                parts.append(part)
+        for turn, (key, numbers, parts) in enumerate(self._alike(groups)):
+            if turn:
+                again()
+            for number, result in zip(numbers, self._halved(key, parts, again), strict=True):
+                results[number] = result
+        return results  # type: ignore[return-value]
 
     def close(self) -> None:
         """Nothing is held."""
 
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
         """Return what is called, and what of an event it is called with."""
-        target = model.loaded()
-        call = functools.partial(_predict, getattr(target, model.method)) if model.kind == "predictor" else target
-        return call, _event if model.wants_event else _data
+        return model.loaded(), _event if model.wants_event else _data
+
+    def _alike(self, groups: dict[Hashable, tuple[list[int], list[Any]]]) -> Iterator[tuple[Hashable, list[int], list[Any]]]:
+        """Yield what goes into one call."""
+        for key, (numbers, parts) in groups.items():
+            finer = None if self._feed is None else self._feed.finer(key, parts)
+            if finer is None:
+                yield key, numbers, parts
+                continue
+            for kind in dict.fromkeys(finer):
+                places = [place for place, one in enumerate(finer) if one == kind]
+                yield key, [numbers[place] for place in places], [parts[place] for place in places]
 
     def _checked(self, event: Event) -> Any:
         if self._takes is None:
@@ -151,19 +173,20 @@ class Invoker:
         result = failure(error)
         return result._replace(reason="model_error") if result.reason in OUR_REASONS and not self._ours else result
 
-    def _once_more(self, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
-        again()
-        return self._halved(inputs, again)
-
-    def _halved(self, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
+    def _halved(self, key: Hashable, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
         try:
-            outputs = _one_each(self._call(inputs), len(inputs))
+            outputs = _one_each(self._call(inputs) if self._feed is None else self._feed.call(key, inputs), len(inputs))
         except BaseException as error:
             if len(inputs) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
                 return [self._failed(error)] * len(inputs)
             middle = len(inputs) // 2
-            return [result for half in (inputs[:middle], inputs[middle:]) for result in self._once_more(half, again)]
+            halves = (inputs[:middle], inputs[middle:])
+            return [result for half in halves for result in self._once_more(key, half, again)]
         return [self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
+
+    def _once_more(self, key: Hashable, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
+        again()
+        return self._halved(key, inputs, again)
 
 
 def _event(event: Event) -> Any:
@@ -264,30 +287,6 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
     if len(answers) != count:
         raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(answers)} outputs came out")
     return answers
-
-
-def _predict(method: Callable[[Any], Any], rows: list[Any]) -> Any:
-    """Call a predictor: objects become a DataFrame, one row an event, as scikit-learn's column transformers want it.
-
-    Columns are in the order of the fit, where the predictor knows it (``feature_names_in_``), whatever the order of keys in the events.
-    """
-    if all(isinstance(row, Mapping) for row in rows):
-        import pandas as pd
-
-        frame = pd.DataFrame.from_records(rows)
-        fitted = _fitted_with(method)
-        if fitted is not None and list(frame.columns) != fitted:
-            frame = frame[[name for name in fitted if name in frame.columns]]
-        return method(frame)
-    return method(rows)
-
-
-def _fitted_with(method: Callable[[Any], Any]) -> list[str] | None:
-    """Return the names of the columns that the predictor was fitted with, as scikit-learn keeps them."""
-    try:
-        return [str(name) for name in method.__self__.feature_names_in_]  # type: ignore[attr-defined]
-    except Exception:  # not fitted, fitted without names, no method, or a property that raises
-        return None
 
 
 def _traceback_of(error: BaseException) -> str | None:

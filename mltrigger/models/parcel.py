@@ -22,7 +22,7 @@ from mltrigger.models.schemes import Setting, scheme_of
 from mltrigger.models.surroundings import arithmetic, context_of
 from mltrigger.models.weights import Weights
 
-_DESCRIBED = ("name", "version", "batch", "method", "wants_event")
+_DESCRIBED = ("name", "version", "batch", "method", "columns", "wants_event")
 _SCHEMAS = ("input_schema", "output_schema")
 
 
@@ -65,7 +65,7 @@ def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, A
     else:
         parts = contents()
     target, takes, gives = parts
-    known = {name: described[name] for name in ("name", "version", "batch", "method")}
+    known = {name: described[name] for name in ("name", "version", "batch", "method", "columns")}
     known |= {"files": tuple(weights.sums), "weights": weights, "context": context_of(described["arithmetic"])}
     model = _Sent(target, **known, input_schema=takes, output_schema=gives, takes_event=described["wants_event"])
     if described["digest"] not in (None, content_digest(model)):

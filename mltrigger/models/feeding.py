@@ -1,0 +1,39 @@
+"""Which way a predictor is called: found from what it is, when it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mltrigger.models.columns import head, is_a, known, of_user
+from mltrigger.models.describe import Model
+from mltrigger.models.feeds import Feed, Files, Frames, Records, Texts, named
+from mltrigger.models.nets import Boosted, Keras, Module, Pipelined, Torch
+
+
+def feed_of(model: Model, target: Any) -> Feed:
+    """Return how the predictor *target*, which *model* describes, is called."""
+    name, method, columns = repr(model.name), getattr(target, model.method), model.ordered()
+    if is_a(target, "transformers", "Pipeline") and model.method in ("predict", "transform", "__call__"):
+        return Pipelined(target, name, columns)
+    if any(is_a(target, library, "Model") for library in ("keras", "tf_keras")) and model.method in ("predict", "predict_on_batch"):
+        return Keras(target, method, name, columns, quiet=model.method == "predict")
+    is_torch = is_a(target, "torch", "Module")
+    if is_torch and model.method in ("__call__", "forward"):
+        return Torch(target, method, name, columns)
+    feed = named(_fitted(model, target, method, columns), target, model.method)
+    return Module(target, method, feed) if is_torch else feed
+
+
+def _fitted(model: Model, target: Any, method: Any, columns: Sequence[str] | None) -> Feed:
+    name, takes, kind = repr(model.name), known(target), head(target)
+    if kind and (takes is None or takes.further):
+        if kind == "text":
+            return Texts(method, name, columns[0] if columns is not None and len(columns) == 1 else None)
+        return Records(method, name) if kind == "records" else Files(method, name)
+    if columns is not None and (takes is None or takes.further):
+        schema = model.schemas()[0]
+        takes = of_user(target, columns, None if schema is None else schema.json)
+    if is_a(target, "xgboost", "Booster"):
+        return Boosted(method, name, takes)
+    return Frames(method, name, takes, floats=any(base.__module__.startswith(("lightgbm.", "xgboost.")) for base in type(target).__mro__))
