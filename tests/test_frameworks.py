@@ -348,8 +348,8 @@ def test_missing_columns_are_named_and_the_event_is_dead_at_once(bus: mt.EventBu
     assert sub.invocations()["attempt"].tolist() == [1, 1, 1]
     assert rows["reason"].tolist()[:2] == ["invalid_input"] * 2
     assert rows["error"].tolist()[:2] == [
-        "'credit' needs the columns 'age', 'income', 'score'; the event has 'city'",
-        "'credit' needs the column 'income'; the event has 'age', 'score'",
+        "InvalidInput: 'credit' needs the columns 'age', 'income', 'score'; the event has 'city'",
+        "InvalidInput: 'credit' needs the column 'income'; the event has 'age', 'score'",
     ]
     assert rows["outcome"].tolist() == ["dead", "dead", "succeeded"]
 
