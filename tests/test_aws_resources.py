@@ -437,8 +437,8 @@ def test_sns_never_keeps_out_what_passes_the_filter(policy: Any, extensions: Any
 def test_a_subscription_gets_topic_queue_and_dead_letter_queue(aws: Aws):
     place = aws.resources.ensure(spec(lease_s=90, max_attempts=7))
 
-    assert place.queue_arn == f"arn:aws:sqs:{REGION}:{ACCOUNT}:{aws.prefix}-documents-reader"
-    assert place.topic_arn == f"arn:aws:sns:{REGION}:{ACCOUNT}:{aws.prefix}-documents"
+    assert place.queue_arn == f"arn:aws:sqs:{REGION}:{aws.clients.account}:{aws.prefix}-documents-reader"
+    assert place.topic_arn == f"arn:aws:sns:{REGION}:{aws.clients.account}:{aws.prefix}-documents"
     assert (place.fifo, place.filtered, place.owned) == (False, True, True)
     queue = aws.attributes(place.queue_url)
     assert queue["VisibilityTimeout"] == "90"
@@ -469,7 +469,10 @@ def test_only_the_topic_may_send_and_nobody_without_tls(aws: Aws):
 
     allow, deny = aws.policy(place.queue_url)["Statement"]
     assert (allow["Effect"], allow["Principal"], allow["Action"]) == ("Allow", {"Service": "sns.amazonaws.com"}, "sqs:SendMessage")
-    assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": place.topic_arn}, "StringEquals": {"aws:SourceAccount": ACCOUNT}}
+    assert allow["Condition"] == {
+        "ArnEquals": {"aws:SourceArn": place.topic_arn},
+        "StringEquals": {"aws:SourceAccount": aws.clients.account},
+    }
     assert (deny["Effect"], deny["Condition"]) == ("Deny", {"Bool": {"aws:SecureTransport": "false"}})
     assert place.dead_url is not None
     assert [each["Effect"] for each in aws.policy(place.dead_url)["Statement"]] == ["Deny"]
@@ -726,7 +729,7 @@ def test_only_the_bucket_may_publish_to_its_topic(aws: Aws):
     by_sid = {each["Sid"]: each for each in policy["Statement"]}
     assert by_sid["MltriggerSource"]["Condition"] == {
         "ArnEquals": {"aws:SourceArn": f"arn:aws:s3:::{bucket}"},
-        "StringEquals": {"aws:SourceAccount": ACCOUNT},
+        "StringEquals": {"aws:SourceAccount": aws.clients.account},
     }
     assert len(by_sid) == 3  # SNS's own statement for the account is still there
 
@@ -1019,7 +1022,7 @@ def test_deleting_removes_what_was_made_and_nothing_else(aws: Aws):
 def test_without_last_the_topic_stays(aws: Aws):
     aws.resources.ensure(spec())
     aws.resources.delete(spec())
-    assert aws.names() == [f"arn:aws:sns:{REGION}:{ACCOUNT}:{aws.prefix}-documents"]
+    assert aws.names() == [f"arn:aws:sns:{REGION}:{aws.clients.account}:{aws.prefix}-documents"]
 
 
 def test_what_is_not_tagged_as_ours_is_not_deleted(aws: Aws):

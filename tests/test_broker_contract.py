@@ -121,6 +121,8 @@ def sqlite(_: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Side:
 def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Side:
     """SNS, SQS and S3 on moto's server; its time is ahead of the machine's by what the simulated clock was advanced."""
     emulator: Emulator = request.getfixturevalue("emulator")
+    if not emulator.movable:
+        request.getfixturevalue("monkeypatch").setattr(SimulatedClock, "advance", _cannot_be_moved)
     start_us = clock.now_us()
     emulator.ahead_s = lambda: (clock.now_us() - start_us) / 1e6
     prefix = emulator.fresh_prefix()
@@ -146,6 +148,10 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
         return Side(broker, log, registry, clock, another, close, sent, many=60)  # moto is slow with many
 
     return another()
+
+
+def _cannot_be_moved(_: SimulatedClock, **__: float) -> None:
+    pytest.skip("the time of this emulator cannot be moved")
 
 
 BROKERS: dict[str, Callable[[pytest.FixtureRequest, Path, SimulatedClock], Side]] = {"memory": memory, "sqlite": sqlite, "aws": aws}

@@ -26,7 +26,6 @@ _WILL_MAKE = """\
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "only_aws(why): what an emulator need not do; there a failure is told as a gap of the emulator")
     where = rig.region()
     if where is None:
         raise pytest.UsageError("in which region? Set AWS_REGION or AWS_DEFAULT_REGION; credentials are those that boto3 finds")
@@ -85,14 +84,14 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Tell a failure of what only AWS can tell as a gap, on an emulator."""
+    """Tell what an emulator does otherwise than AWS as a gap. A failure of ours stays one."""
     report = yield
     if report.when != "call" or not report.failed or not item.config.stash[LIVE].emulator or call.excinfo is None:
         return report
-    marker, said = item.get_closest_marker("only_aws"), str(call.excinfo.value).splitlines() or [""]
-    if marker is not None or getattr(call.excinfo.value, "code", "") == NOT_KEPT:
+    if isinstance(call.excinfo.value, rig.Gap) or getattr(call.excinfo.value, "code", "") == NOT_KEPT:
+        said = str(call.excinfo.value).splitlines() or [""]
         report.outcome = "skipped"
-        report.wasxfail = f"emulator gap: {marker.args[0] if marker is not None and marker.args else said[0]}"
+        report.wasxfail = f"emulator gap: {said[0]}"
     return report
 
 

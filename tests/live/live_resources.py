@@ -16,8 +16,6 @@ from mltrigger.aws.clients import Clients, open_session
 from mltrigger.aws.faults import code_of
 from mltrigger.aws.resources import Resources
 
-only_aws = pytest.mark.only_aws
-
 
 def same(data: Any) -> Any:
     return data
@@ -65,39 +63,41 @@ def test_a_doctor_finds_nothing_wrong_with_what_was_made(live: Live) -> None:
     assert set(found["severity"]) <= {"ok", "info"}, found.to_string()
 
 
-@only_aws("it does not show encryption")
 def test_queues_are_encrypted_and_keep_dead_letters_for_longer(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
     queue, dead = attributes(live, f"{prefix}-documents-reader"), attributes(live, f"{prefix}-documents-reader-dead")
 
-    assert (queue["SqsManagedSseEnabled"], dead["SqsManagedSseEnabled"]) == ("true", "true")
+    with rig.only_aws("it does not show encryption"):
+        shown = (queue["SqsManagedSseEnabled"], dead["SqsManagedSseEnabled"])
+    assert shown == ("true", "true")
     assert json.loads(queue["RedrivePolicy"])["deadLetterTargetArn"] == dead["QueueArn"]
     assert (queue["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == ("864000", "1209600")
 
 
-@only_aws("it does not show the policy")
 def test_only_its_queue_may_use_a_dead_letter_queue(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
     queue, dead = attributes(live, f"{prefix}-documents-reader"), attributes(live, f"{prefix}-documents-reader-dead")
 
-    assert json.loads(dead["RedriveAllowPolicy"]) == {"redrivePermission": "byQueue", "sourceQueueArns": [queue["QueueArn"]]}
+    with rig.only_aws("it does not show the policy"):
+        shown = json.loads(dead["RedriveAllowPolicy"])
+    assert shown == {"redrivePermission": "byQueue", "sourceQueueArns": [queue["QueueArn"]]}
 
 
-@only_aws("it takes any queue for a dead-letter queue")
 def test_no_other_queue_may_use_our_dead_letter_queue(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
     redrive = {"deadLetterTargetArn": attributes(live, f"{prefix}-documents-reader-dead")["QueueArn"], "maxReceiveCount": 1}
     other = live.queue()
 
-    assert rig.refusal(lambda: live.bare("sqs").set_queue_attributes(QueueUrl=other, Attributes={"RedrivePolicy": json.dumps(redrive)}))
+    with rig.only_aws("it takes any queue for a dead-letter queue"):
+        assert rig.refusal(lambda: live.bare("sqs").set_queue_attributes(QueueUrl=other, Attributes={"RedrivePolicy": json.dumps(redrive)}))
 
 
-@only_aws("it has no TLS")
 def test_our_queues_are_reached_by_tls_only(live: Live) -> None:
-    assert not live.emulator
+    with rig.only_aws("it has no TLS"):
+        assert not live.emulator
     plain = live.bare("sqs", use_ssl=False)
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
@@ -111,7 +111,6 @@ def test_our_queues_are_reached_by_tls_only(live: Live) -> None:
     assert "AccessDenied" in refused
 
 
-@only_aws("it lets everybody send")
 def test_nobody_but_the_topic_sends_to_our_queue_without_a_right_of_their_own(live: Live) -> None:
     """A topic of the same account whose ARN is not that of the policy delivers nothing."""
     with live.bus(prefix := live.bus_prefix()) as bus:
@@ -122,7 +121,8 @@ def test_nobody_but_the_topic_sends_to_our_queue_without_a_right_of_their_own(li
 
     live.clients.sns.publish(TopicArn=other, Message="{}")
 
-    assert live.received(url, wait_s=10) == []
+    with rig.only_aws("it lets everybody send"):
+        assert live.received(url, wait_s=10) == []
 
 
 def test_unsubscribing_with_delete_leaves_nothing(live: Live) -> None:
@@ -202,7 +202,6 @@ def test_four_permissions_are_all_that_listening_takes(live: Live) -> None:
     assert live.received(queue, wait_s=5) == []
 
 
-@only_aws("it allows everything to everybody")
 @pytest.mark.parametrize("action", policies.QUEUE_ACTIONS)
 def test_a_permission_that_is_missing_is_named(live: Live, action: str) -> None:
     queue = live.queue()
@@ -213,15 +212,17 @@ def test_a_permission_that_is_missing_is_named(live: Live, action: str) -> None:
 
     found = rig.within(lambda: Resources(clients, live.bus_prefix()).preflight(queue), timeout_s=0 if live.emulator else rig.PATIENCE_S)
 
+    with rig.only_aws("it allows everything to everybody"):
+        assert found
     assert [missing.action for missing in found] == [action]
 
 
 # -- a stack --------------------------------------------------------------------------------------------------------------------------
 
 
-@only_aws("its CloudFormation makes neither policies nor subscriptions")
 def test_a_stack_of_the_template_has_what_subscribing_wants(live: Live) -> None:
-    assert not live.emulator
+    with rig.only_aws("its CloudFormation makes neither policies nor subscriptions"):
+        assert not live.emulator
     from mltrigger.aws.stack import apply
     from mltrigger.aws.template import template
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 import mltrigger as mt
 from mltrigger.aws.clients import Clients, make_client
-from mltrigger.aws.faults import code_of
+from mltrigger.aws.faults import AwsError, code_of
 
 T = TypeVar("T")
 
@@ -34,6 +35,19 @@ def region() -> str | None:
 
 def fresh_prefix() -> str:
     return FAMILY + secrets.token_hex(4)
+
+
+class Gap(AssertionError):
+    """What the service did otherwise than AWS' documentation says. On an emulator it is told as a gap; on AWS it is a failure."""
+
+
+@contextlib.contextmanager
+def only_aws(why: str) -> Iterator[None]:
+    """Check inside what is the service's part, and nothing of ours: an emulator need not do it, and *why* says what it does instead."""
+    try:
+        yield
+    except (AssertionError, KeyError, ClientError, AwsError) as error:
+        raise Gap(f"{why} ({str(error).partition(chr(10))[0]})") from error
 
 
 @dataclasses.dataclass
