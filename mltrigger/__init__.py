@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mltrigger.brokers.base import Depth, Receipt
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
+        Circular,
         Closed,
         EventTooLarge,
         InvalidEvent,
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
-    "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
+    "Circular": "errors", "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
     "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidFilter": "errors", "InvalidModel": "errors", "InvalidName": "errors",
     "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelFailure": "errors",
     "ModelVersion": "models.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
@@ -84,7 +85,7 @@ _OF_THE_BUS = (
 )  # fmt: skip
 
 __all__ = [
-    "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
+    "Circular", "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
     "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable",
     "NotFound", "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict",
     "__version__", "alias", "audit", "backup", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations",

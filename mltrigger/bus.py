@@ -22,6 +22,7 @@ from mltrigger.errors import NotFound
 from mltrigger.events import Event, as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
+from mltrigger.lineage import Lineage
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.lookup import Lookup
 from mltrigger.models.describe import LEFT_OUT, Model, as_model
@@ -95,6 +96,7 @@ class EventBus(Lookup):
         self._catalog = Catalog(self.registry, clock)
         self._resolver = self._catalog.resolver
         self._origins = Origins(registry, broker)
+        self._lineage = Lineage(self.broker, self.registry, self.log, clock)
         self._engine = Engine(
             self._resolver.of,
             forget=self._resolver.forget,
@@ -103,6 +105,7 @@ class EventBus(Lookup):
             registry=self.registry,
             clock=clock,
             tidy=self._tidy,
+            descent=self._lineage.descent,
         )
         if (tell := getattr(clock, "tell", None)) is not None:
             tell(self._engine.wake)
@@ -266,6 +269,7 @@ class EventBus(Lookup):
             bound = self.registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:
                 self.listen(bound)
+        self._lineage.warn_of_circle(bound)
         note = f"was {before.selector}" if before is not None and before.selector != selector else ""
         return Subscription(self, bound, note)
 
@@ -392,7 +396,7 @@ class EventBus(Lookup):
     def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
         """Publish many samples in one commit, all or nothing; each is data or an Event. Of a frame, each row is one."""
         self._check()
-        return self.broker.publish(topic, [as_event(s) for s in samples_of(samples)])
+        return self._lineage.publish(topic, [as_event(s) for s in samples_of(samples)])
 
     def fire(self, topic: str, samples: Any, *, timeout_s: float = FIRE_TIMEOUT_S, progress: bool = True) -> Run:
         """Publish *samples* and wait until every subscription of *topic* has ended them, wherever its listener runs.
@@ -409,7 +413,8 @@ class EventBus(Lookup):
         progress : bool
             Whether to show a progress bar.
         """
-        receipts = self.publish_batch(topic, samples)
+        self._check()
+        receipts = self._lineage.publish(topic, [as_event(s) for s in samples_of(samples)], awaited=True)
         run = Run(topic, receipts, self.log, self.wakeup, self.registry, self._outlook)
         if len(run):
             warn_if_nobody_gets(self.registry, run)
@@ -421,6 +426,7 @@ class EventBus(Lookup):
         Returns whether that was reached within *timeout_s* seconds. It ends before, with a warning, when nothing that is open can end.
         """
         self._check()
+        self._lineage.check_wait()
         idle = Idle(self.log, self.broker, self.registry, self._outlook, self._engine.watcher.settled)
         return idle.wait(self.wakeup, timeout_s, progress)
 

@@ -11,9 +11,10 @@ from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
 from mltrigger.events import MAX_HOPS, Event
+from mltrigger.lineage import CHAIN, TREE
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.pace import Pace
-from mltrigger.recorder import LOOP, OUT_OF_ORDER, Ended, Recorder
+from mltrigger.recorder import OUT_OF_ORDER, Ended, Recorder
 from mltrigger.running import Place, Running, during
 from mltrigger.turns import HERE
 from mltrigger.work import Work
@@ -157,7 +158,7 @@ class Calls:
         of = dict(zip(called, results, strict=True))
         answers = []
         for i, d in enumerate(batch):
-            result = OUT_OF_ORDER if d.group in behind else of.get(d, LOOP)
+            result = OUT_OF_ORDER if d.group in behind else of.get(d) or self._refused(d, behind) or CHAIN
             # What a batch prints cannot be told apart: it is kept with the first event.
             ended = self._recorder.ended(d, result, work.version, started_us, now_us, len(called), None if i else text)
             if d.group is not None and not ended.is_final:
@@ -202,4 +203,8 @@ class Calls:
         """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""
         if delivery.group is not None and delivery.group in behind:
             return OUT_OF_ORDER
-        return LOOP if self._spec.emit is not None and delivery.event.hops >= MAX_HOPS else None
+        if self._spec.emit is None:
+            return None
+        if delivery.event.hops >= MAX_HOPS:
+            return CHAIN
+        return TREE if self._recorder.descent.of(delivery.event.root) >= self._spec.policy.max_descendants else None

@@ -13,6 +13,7 @@ from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
 from mltrigger.keeper import SEEN_S, Chore, Keeper
+from mltrigger.lineage import Descent
 from mltrigger.listener import DRAIN_S, Listener
 from mltrigger.models.describe import Model
 from mltrigger.models.placement import Executing, Placement
@@ -50,6 +51,8 @@ class Engine:
         The parts that listeners work with.
     tidy : callable
         Lets go of what the retention allows; called once a minute while something listens here.
+    descent : Descent
+        Counts what events have led to.
     """
 
     def __init__(
@@ -62,12 +65,13 @@ class Engine:
         registry: Registry,
         clock: Clock,
         tidy: Callable[[], object],
+        descent: Descent,
     ) -> None:
         self.worker_id = 0
         self.watcher = Watcher(broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after))
         self._registry, self._broker = registry, broker
         self._resolve, self._forget = resolve, forget
-        self._make = functools.partial(Listener, broker=broker, log=log, clock=clock)
+        self._make = functools.partial(Listener, broker=broker, log=log, clock=clock, descent=descent)
         self._workers = ThreadWorkers()
         self._keeper = Keeper(
             [

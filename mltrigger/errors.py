@@ -15,7 +15,8 @@
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
-    └── Closed (RuntimeError)             the bus was closed
+    ├── Closed (RuntimeError)             the bus was closed
+    └── Circular (ModelFailure)           a model waits for itself, or feeds itself without end
 
     Retry, Reject, ModelFailure           signals: raised inside a model, never logged as errors
 """
@@ -63,8 +64,8 @@ class MltriggerError(Exception):
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"
         elif names:
-            shown = ", ".join(map(repr, names[:16]))
-            hint = f"known: {shown}{', …' if len(names) > 16 else ''}"
+            shown = ", ".join(map(repr, names[:24]))
+            hint = f"known: {shown}{', …' if len(names) > 24 else ''}"
         else:
             hint = "there is none yet"
         advised = f"; {advice}" if advice else ""
@@ -207,3 +208,13 @@ class ModelFailure(Exception):  # a signal, not an error
         self.reason, self.permanent, self.throttled, self.whole = reason, permanent, throttled, whole
         self.delay_s = None if delay_s is None else min(max(0.0, delay_s), float(MAX_DELAY_S))
         self.kind, self.detail = kind, detail
+
+
+class Circular(MltriggerError, ModelFailure):
+    """What a model asked of a bus would go in a circle: it would wait for itself, or events would cause one another without end.
+
+    Attributes
+    ----------
+    reason : str
+        ``waits_for_itself``, ``recursion_limit`` or ``too_many_descendants``.
+    """

@@ -97,6 +97,16 @@ class Event:
         """How many events caused one another before this one."""
         return hops_of(self.extensions)
 
+    @property
+    def root(self) -> str:
+        """The id of the event that began the chain; its own when nothing caused it."""
+        return str(self.extensions.get("rootid") or (self.extensions.get("causationid") if self.hops == 1 else None) or self.id)
+
+    def led_to(self, hops: int = 0) -> dict[str, str | int]:
+        """Return the extensions of an event that this one has led to, whose own chain is *hops* long; the first one's cause is its root."""
+        hops = max(hops, self.hops + 1)
+        return {"causationid": self.id, "hops": hops, **({"rootid": self.root} if hops > 1 else {})}
+
     def open(self) -> BinaryIO:
         """Open the object that this event announces, for reading, from the event's own source only.
 
@@ -129,8 +139,7 @@ class Event:
             extensions={
                 **({"traceparent": child_span(self.traceparent)} if self.traceparent else {}),
                 **({"partitionkey": self.extensions["partitionkey"]} if "partitionkey" in self.extensions else {}),
-                "causationid": self.id,
-                "hops": self.hops + 1,
+                **self.led_to(),
             },
         )
 
@@ -405,8 +414,8 @@ def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
             yield f"extension traceparent {short(value)} is not a W3C trace context"
         elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             yield f"extension hops must be a count, got {short(value)}"
-        elif name == "causationid" and not isinstance(value, str):
-            yield f"extension causationid must be the id of an event, a str, got {short(value)}"
+        elif name in ("causationid", "rootid") and not isinstance(value, str):
+            yield f"extension {name} must be the id of an event, a str, got {short(value)}"
         elif name == MESSAGE_ATTRIBUTES and foreign_attributes(value) is None:
             yield f'extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as {{"kind": "invoice"}}, got {short(value)}'
 

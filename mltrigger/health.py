@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from mltrigger.brokers.base import Broker, Depth, SubscriptionSpec
+from mltrigger.circles import ADVICE, circles
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.findings import SEVERITIES, Finding, Severity
@@ -73,6 +74,7 @@ class Doctor:
             *_files(self._store.location),
             *self._clocks(),
             *self._archive(),
+            *self._circles(),
             *_descriptors(),
             *self._broker.findings(),
         ]
@@ -98,6 +100,10 @@ class Doctor:
             *self._troubles(spec, depth),
             *self._broker.findings(spec, depth),
         ]
+
+    def _circles(self) -> Iterator[Finding]:
+        for name, circle in circles(self._registry.subscriptions()):
+            yield Finding("warning", name, "emit", circle, ADVICE)
 
     # -- who delivers ---------------------------------------------------------------------------------------------------------
 

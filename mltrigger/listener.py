@@ -16,6 +16,7 @@ from mltrigger.calls import Calls
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
 from mltrigger.events import Event
+from mltrigger.lineage import Descent
 from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.pace import Pace
@@ -62,8 +63,8 @@ class Listener:
     look : callable, optional
         Looks at the registry again, if its generation is another than the one given; returns the generation from which on *resolve*
         answers, ``None`` when the subscription is not *spec* any more.
-    uniform : callable
-        Chance, for the backoff.
+    uniform, descent
+        Chance, for the backoff; and what counts what events have led to.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Listener:
         close: Callable[[], None] = lambda: None,
         look: Look | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
+        descent: Descent | None = None,
     ) -> None:
         self.spec = spec
         self.state: State = "stopped"
@@ -87,7 +89,7 @@ class Listener:
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
         self._tidy, self._close, self._look = tidy, close, look
         self._generation = None if look is None else "unknown"
-        self._recorder = Recorder(spec, broker, log, clock, uniform)
+        self._recorder = Recorder(spec, broker, log, clock, uniform, descent)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
         self._stopping = threading.Event()

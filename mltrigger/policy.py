@@ -69,6 +69,9 @@ class DeliveryPolicy:
     settle_s : float
         How long a file of a watched folder must stay unchanged to be complete. A writer that pauses longer, such as a slow upload, needs
         more, or it writes under another name and renames. 0 takes every file at once. The longest of a folder's subscriptions holds.
+    max_descendants : int
+        Events that one event may lead to in all, through ``emit`` and through models that publish. An event whose output would be one more
+        is dead, ``too_many_descendants``: topics that feed each other do not go on without end.
     """
 
     timeout_s: float = 60.0
@@ -87,6 +90,7 @@ class DeliveryPolicy:
     input: Input = "json"
     unwrap: int = 1
     max_object_mb: int = 1024
+    max_descendants: int = 10_000
     settle_s: float = 0.3
 
     def __post_init__(self) -> None:
@@ -107,6 +111,7 @@ class DeliveryPolicy:
             ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
             ("unwrap", self.unwrap, 0, 5),
             ("max_object_mb", self.max_object_mb, 1, 5 << 20),
+            ("max_descendants", self.max_descendants, 1, 1_000_000_000),
             ("settle_s", self.settle_s, 0, 24 * 3600),
         ]
         optional = {field.name for field in dataclasses.fields(self) if field.default is None}
@@ -173,6 +178,7 @@ class Settings(TypedDict, total=False):
     input: Input
     unwrap: int
     max_object_mb: int
+    max_descendants: int
     settle_s: float
 
 

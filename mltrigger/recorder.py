@@ -11,35 +11,31 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mltrigger.brokers.base import Broker, Delivery, Settlement, SubscriptionSpec
+from mltrigger.circles import OUTPUT_TYPE
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, InvalidEvent, MltriggerError
-from mltrigger.events import MAX_HOPS, Event
+from mltrigger.events import Event
+from mltrigger.lineage import CHAIN, TREE, Descent
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.version import ModelVersion
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
-from mltrigger.store.log import Invocation, Log, Outcome
+from mltrigger.store.log import Invocation, Log, Outcome, Unit
 from mltrigger.work import Remains
 
 logger = logging.getLogger("mltrigger")
 
-OUTPUT_TYPE = "mltrigger.output"
 _HURRY_S = 0.2
 _OUTAGE_STEP = 4
 """After an outage a delivery waits as long as after this many failures: up to eight seconds."""
 
 _UNKEPT = {"result_not_serialisable": "NotEncodable", "result_too_large": "EventTooLarge"}
 
-LOOP = Result(
-    reason="recursion_limit",
-    error_type="RecursionError",
-    error=f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds itself through emit=",
-    permanent=True,
-)
-"""What an event gets that would go round once more; the model is not called."""
-
-
 OUT_OF_ORDER = Result(reason="group_order")
 """What an event gets whose group keeps its order, when one before it has to be tried again first; the model's answer does not count."""
+
+
+UNCALLED = (OUT_OF_ORDER, CHAIN, TREE)
+"""What an event gets for which the model was not called, or might as well not have been."""
 
 
 class Ended(NamedTuple):
@@ -66,6 +62,8 @@ class Recorder:
         The parts.
     uniform : callable
         Chance, for the backoff.
+    descent : Descent, optional
+        Counts what events have led to; one for all that publish in this process.
     """
 
     def __init__(
@@ -75,7 +73,9 @@ class Recorder:
         log: Log,
         clock: Clock,
         uniform: Callable[[float, float], float] = random.uniform,
+        descent: Descent | None = None,
     ) -> None:
+        self.descent = descent or Descent(clock)
         self._spec, self._broker, self._log, self._clock, self._uniform = spec, broker, log, clock, uniform
         self._give_up_s = math.inf
         self._hurry = threading.Event()
@@ -109,7 +109,7 @@ class Recorder:
             except MltriggerError as error:
                 emitted, result = None, failure(error)
         outcome, settlement = self._verdict(delivery, result)
-        called = result is not LOOP and result is not OUT_OF_ORDER
+        called = not any(result is uncalled for uncalled in UNCALLED)
         times: tuple[int | None, int | None] = (started_us, finished_us) if called else (None, None)
         row = Invocation(delivery, outcome, version.id, result, times[0], times[1], batch_size, result.reason, stdout)
         return Ended(row, settlement, emitted)
@@ -154,6 +154,7 @@ class Recorder:
 
     def _record(self, ended: Sequence[Ended]) -> None:
         with self._log.unit() as unit:
+            ended = self._within_bounds(ended, unit)
             # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
             lost = self._broker.settle([e.settlement for e in ended], unit)
             rows, counted = [e.invocation for e in ended], list[Delivery]()
@@ -165,6 +166,30 @@ class Recorder:
             emitted = [e.emitted for e in ended if e.emitted is not None and e.invocation.delivery not in lost]
             if emitted and self._spec.emit is not None:
                 self._broker.publish(self._spec.emit, emitted, unit)
+
+    def _within_bounds(self, ended: Sequence[Ended], unit: Unit) -> Sequence[Ended]:
+        """Count what is emitted; what would be too much of one root is a dead letter instead."""
+        roots = [e.emitted.root for e in ended if e.emitted is not None]
+        if not roots:
+            return ended
+        most = self._spec.policy.max_descendants
+        room = {root: most - n + roots.count(root) for root, n in self.descent.add(unit.transaction, roots).items() if n > most}
+        if not room:
+            return ended
+        kept = []
+        for e in ended:
+            if e.emitted is not None and e.emitted.root in room:
+                room[e.emitted.root] -= 1
+                kept.append(self._stopped(e) if room[e.emitted.root] < 0 else e)
+            else:
+                kept.append(e)
+        return kept
+
+    def _stopped(self, ended: Ended) -> Ended:
+        delivery, answer = ended.invocation.delivery, ended.invocation.result
+        outcome, settlement = self._verdict(delivery, TREE._replace(output=answer.output))
+        row = ended.invocation._replace(outcome=outcome, reason=TREE.reason, result=TREE._replace(output=answer.output))
+        return Ended(row, settlement)
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
         if result.ok and result is not OUT_OF_ORDER:

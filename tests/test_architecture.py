@@ -25,6 +25,8 @@ LEVELS = [
     {"aws"},
     {"store"},
     {"brokers"},
+    {"circles"},
+    {"lineage"},
     {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
     {"recorder", "views", "explanation", "waiting"},
     {"calls"},

@@ -41,7 +41,21 @@ _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 _POINTERS = ("software.amazon.payloadoffloading.PayloadS3Pointer", "com.amazon.sqs.javamessaging.MessageS3Pointer")
 _SEPARATORS = re.compile(r"[-_.]")
 _NOT_THEIRS = frozenset(
-    {"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "hops", "causationid"}
+    {
+        "id",
+        "source",
+        "type",
+        "time",
+        "subject",
+        "specversion",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "hops",
+        "causationid",
+        "rootid",
+        "awaitedby",
+    }
 )
 """Names of CloudEvents' own, and of extensions that decide how an event is handled here, which a foreign attribute must not."""
 

@@ -79,6 +79,8 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
                 transaction.execute(f"DELETE FROM {table} WHERE seq IN ({among})", {})
             invocations += transaction.execute(f"DELETE FROM invocation WHERE seq IN ({among})", {})
             events, held, after = events + len(seqs), held + kept, low
+            if not more:
+                transaction.execute("DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER BY seq LIMIT 1)", {})
         if not more:
             break
     return Pruned(events, invocations, held)

@@ -252,6 +252,16 @@ tally = Table(
     sqlite_with_rowid=False,
 )
 
+# How many events one event has led to, by its id; only where it is more than a few.
+descent = Table(
+    "descent",
+    metadata,
+    Column("root", Text, primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("counted_us", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 worker = Table(
     "worker",
     metadata,
@@ -362,11 +372,19 @@ def _addresses_and_schemas(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
+def _descent(connection: sa.Connection) -> None:
+    """Version 6: what one event has led to."""
+    connection.exec_driver_sql(
+        "CREATE TABLE descent (root TEXT NOT NULL, n BIGINT NOT NULL, counted_us BIGINT NOT NULL, PRIMARY KEY (root)) WITHOUT ROWID"
+    )
+
+
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
     _filters_redrive_and_retention,
     _places_of_revisions,
     _queues_outside,
     _addresses_and_schemas,
+    _descent,
 )
 """Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
 created as ``metadata`` says and starts at the newest version."""
