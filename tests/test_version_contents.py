@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -550,3 +551,18 @@ def test_what_only_importing_can_tell_is_compared_afterwards(tmp_path: Path, mon
         wait_until(lambda: "another:score holds other code now" in sub.state)
     for name in ("the_same", "another"):
         sys.modules.pop(name, None)
+
+
+def test_bus_that_a_model_uses_is_no_part_of_its_version() -> None:
+    def using(bus: mt.EventBus) -> mt.Model:
+        def publishes(n: int) -> None:
+            bus.publish("out", n)
+
+        return mt.model(publishes, name="publishes")
+
+    with mt.connect("memory://") as one, mt.connect("memory://") as other:
+        began_s = time.monotonic()
+        versions = [bus.register(using(bus)).version for bus in (one, other)]
+
+        assert versions[0] == versions[1]
+        assert time.monotonic() - began_s < 5  # it is not walked through

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -155,6 +156,8 @@ def has_value(value: Any) -> bool:
     kind = type(value)
     if isinstance(value, (Iterator, random.Random)) or kind.__name__ in ("Generator", "RandomState") or kind.__module__ == "itertools":
         return False  # it moves on with use
+    if kind.__module__.startswith("mltrigger.") and not kind.__module__.startswith("mltrigger.demo"):  # a bus, a subscription, a run
+        return dataclasses.is_dataclass(kind) and bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]
     if kind.__module__.partition(".")[0] in _VALUES or (hasattr(kind, "get_params") and hasattr(kind, "fit")):
         return True
     return not is_of_a_library(kind)
