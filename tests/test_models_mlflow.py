@@ -404,6 +404,47 @@ def test_a_model_without_a_signature_gets_a_data_frame_of_records_and_a_list_of_
     assert call("models:/plain/1", [1, 2], "x") == ["list"] * 2
 
 
+def test_an_optional_integer_may_be_left_out_alone_and_in_company_and_null_names_the_cure(registry: Registry) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    class Shape(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return [f"{name}: {dtype}" for name, dtype in [[*model_input.dtypes.items()][-1]]] * len(model_input)
+
+    columns = [ColSpec("double", "age"), ColSpec("boolean", "member", required=False), ColSpec("long", "visits", required=False)]
+    registry.put_python("visits", Shape(), signature=ModelSignature(Schema(columns)))
+    events: list[Any] = [{"age": 61.0}, {"visits": 2**53 + 1, "age": 3}, {"age": 1, "member": True}, {"age": 5.0, "visits": 7}]
+
+    together = call("models:/visits/1", *events)
+
+    assert together == [call("models:/visits/1", event)[0] for event in events]
+    assert together == ["member: object", "visits: int64", "member: bool", "visits: int64"]
+    null = call("models:/visits/1", {"age": 1.0, "visits": None})[0]
+    assert "column 'visits': MLflow has no null of the type long; leave the field out, or log the model with the type double" in refusal(
+        null
+    )
+    assert MlflowRegistry().schemas(Address("models:/visits/1"))[0]["properties"]["visits"] == {"type": "integer"}  # type: ignore[index]
+
+
+def test_a_model_without_a_signature_gives_each_event_what_it_gets_alone(registry: Registry) -> None:
+    import mlflow.pyfunc
+
+    class Positions(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        def predict(self, context: Any, model_input: Any, params: Any = None) -> Any:
+            return [f"{list(map(str, model_input.dtypes))} {row}" for row in model_input.to_numpy(object).tolist()]
+
+    registry.put_python("positions", Positions())
+    events = [{"a": 2**53 + 1, "b": 1}, {"b": 1, "a": 0.5}, {"b": None, "a": 7}]
+
+    assert call("models:/positions/1", *events, columns=["a", "b"]) == [
+        "['int64', 'int64'] [9007199254740993, 1]", "['float64', 'int64'] [0.5, 1]", "['int64', 'object'] [7, None]",
+    ]  # fmt: skip
+    for unknown in call("models:/positions/1", *events):
+        assert "], or log it with a signature" in refusal(unknown)
+
+
 def test_a_model_with_type_hints_gets_a_list_and_checks_it_itself(registry: Registry) -> None:
     import mlflow.pyfunc
 

@@ -218,6 +218,15 @@ def test_a_model_whose_rows_are_not_events_says_what_to_do() -> None:
     assert ask(opened(text, batched=False), [[1, 2], [3, 4]], [[1, 1]]) == [{"y": 10.0}, {"y": 2.0}]
 
 
+@pytest.mark.parametrize(("processes", "given", "threads"), [(1, {}, 0), (1000, {}, 1), (1000, {"intra_op_num_threads": 2}, 2)])
+def test_processes_on_one_machine_share_its_cores(processes: int, given: dict[str, Any], threads: int) -> None:
+    address = Address.of(saved(linear()), given)
+    endpoint = scheme_of(address).open(address, Setting(processes=processes))
+    endpoint.warm_up()
+
+    assert endpoint._known()._session.get_session_options().intra_op_num_threads == threads  # type: ignore[attr-defined]
+
+
 def test_four_threads_share_one_session() -> None:
     endpoint = opened(saved(linear()), intra_op_num_threads=1)
     with ThreadPoolExecutor(4) as threads:

@@ -54,7 +54,7 @@ def main() -> None:
     try:
         _limit_memory(wanted["memory_limit_mb"])
         model = parcel.unpacked(wanted, lambda: _unpacked(wanted["file"]))
-        invoker = called(model, Setting(_FOREVER_S))  # the parent ends what takes too long
+        invoker = called(model, Setting(_FOREVER_S, processes=wanted["processes"]))  # the parent ends what takes too long
     except BaseException as error:  # whatever a module does while it is imported
         _flush()
         channel.send({"failed": parcel.fields(failure(error))})

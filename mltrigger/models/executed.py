@@ -116,7 +116,7 @@ def _loaded(key: str, ticket: dict[str, Any], contents: bytes) -> _Held:
                 dropped = [_held.pop(old) for old in idle[: max(0, len(_held) + 1 - _MOST_HELD)]]
             for old in dropped:
                 old.caller.close()
-            held = _Held(called(model, Setting(ticket["timeout_s"], CONCURRENCY)))
+            held = _Held(called(model, Setting(ticket["timeout_s"], CONCURRENCY, ticket["processes"])))
             with _counting:
                 _held[key], held.calls = held, 1
         return held

@@ -95,7 +95,7 @@ class ExecutorInvoker:
         self.batches = self._here.batches if self._here else parcel.takes_batches(model, Setting(timeout_s, self.concurrency))
         path = parcel.path_there(model, import_path)
         self._contents = b"" if path or self._here else _pickled(model)
-        self._ticket = "" if self._here else _ticket(model, path, timeout_s)
+        self._ticket = "" if self._here else _ticket(model, path, timeout_s, self.concurrency)
         self._key = hashlib.sha256(self._contents + self._ticket.encode()).hexdigest()
         # Nobody can choose the worker of a call: what one lacks travels with all calls, until one of them was its.
         self._lacking: dict[str, int] = {}
@@ -304,12 +304,12 @@ def _pickled(model: Model) -> bytes:
         return file.read()
 
 
-def _ticket(model: Model, import_path: str | None, timeout_s: float) -> str:
+def _ticket(model: Model, import_path: str | None, timeout_s: float, processes: int) -> str:
     """Return what every call says of the model, as JSON; as text, since Dask looks into everything that is not."""
     described = parcel.description(model, import_path)
     if import_path or path_of(model.target):  # also what is pickled may be found by its name there, by pickle
         described["digest"] = parcel.content_digest(model)
-    return json.dumps({**described, "timeout_s": timeout_s}, sort_keys=True)
+    return json.dumps({**described, "timeout_s": timeout_s, "processes": processes}, sort_keys=True)
 
 
 def _workers(executor: Executor) -> int:

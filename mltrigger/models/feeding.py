@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mltrigger.models.columns import head, is_a, known, of_user
+from mltrigger.models.columns import Takes, head, is_a, known, of_user
 from mltrigger.models.describe import Model
 from mltrigger.models.feeds import Feed, Files, Frames, Records, Texts, named
 from mltrigger.models.nets import Boosted, Keras, Module, Pipelined, Torch
@@ -26,14 +26,21 @@ def feed_of(model: Model, target: Any) -> Feed:
 
 
 def _fitted(model: Model, target: Any, method: Any, columns: Sequence[str] | None) -> Feed:
-    name, takes, kind = repr(model.name), known(target), head(target)
-    if kind and (takes is None or takes.further):
-        if kind == "text":
-            return Texts(method, name, columns[0] if columns is not None and len(columns) == 1 else None)
-        return Records(method, name) if kind == "records" else Files(method, name)
+    name, takes = repr(model.name), known(target)
+    if (feed := of_head(target, method, name, takes, columns)) is not None:
+        return feed
     if columns is not None and (takes is None or takes.further):
         schema = model.schemas()[0]
         takes = of_user(target, columns, None if schema is None else schema.json)
     if is_a(target, "xgboost", "Booster"):
         return Boosted(method, name, takes)
     return Frames(method, name, takes, floats=any(base.__module__.startswith(("lightgbm.", "xgboost.")) for base in type(target).__mro__))
+
+
+def of_head(target: Any, method: Any, name: str, takes: Takes | None, columns: Sequence[str] | None) -> Feed | None:
+    """Return how a model is called whose head takes something else than columns; ``None`` for all others."""
+    if not (kind := head(target)) or not (takes is None or takes.further):
+        return None
+    if kind == "text":
+        return Texts(method, name, columns[0] if columns is not None and len(columns) == 1 else None)
+    return Records(method, name) if kind == "records" else Files(method, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.errors import ModelFailure
@@ -17,6 +17,8 @@ from mltrigger.render import short
 
 _MOST_PLANS = 1000
 _INT64 = (-(2**63), 2**63 - 1)
+Groups = dict[Hashable, tuple[list[int], list[Any]]]
+"""Key -> the numbers of the events that have it, and their parts."""
 _PROBABLE = ("predict_proba", "predict_log_proba")
 
 
@@ -69,6 +71,18 @@ def _leaves(data: Any) -> frozenset[Any]:
             kinds.add("large")
         level = [inner for value in level if type(value) is list for inner in value] if list in types else []
     return frozenset(kinds - {int, "large"} if float in kinds else kinds)
+
+
+def alike(feed: Feed | None, groups: Groups) -> Iterator[tuple[Hashable, list[int], list[Any]]]:
+    """Yield the key, numbers and parts of each call that *groups* of parts with equal keys become."""
+    for key, (numbers, parts) in groups.items():
+        finer = None if feed is None else feed.finer(key, parts)
+        if finer is None:
+            yield key, numbers, parts
+            continue
+        for kind in dict.fromkeys(finer):
+            places = [place for place, one in enumerate(finer) if one == kind]
+            yield key, [numbers[place] for place in places], [parts[place] for place in places]
 
 
 class Records(Feed):
@@ -148,6 +162,11 @@ class Frames(Feed):
         Whether the model computes in floating-point numbers whatever it gets. Then integers, truth values and nulls are such numbers here.
     """
 
+    way_out = "fit the model on a DataFrame, whose names it keeps"
+    """What else can be done when the order of columns is not known."""
+    single = False
+    """Whether a record of one field is taken without columns: it has no order."""
+
     def __init__(self, method: Callable[[Any], Any], name: str, takes: Takes | None, floats: bool = False) -> None:
         super().__init__(method, name)
         self._takes, self._floats = takes, floats
@@ -208,9 +227,11 @@ class Frames(Feed):
 
     def _columns(self, keys: tuple[str, ...]) -> tuple[str, ...]:
         takes, shown = self._takes, short(", ".join(map(repr, keys)), 200)
+        if takes is None and self.single and len(keys) == 1:
+            return keys
         if takes is None:
             raise unfit(f"the order of the columns of {self._name} is not known, and the fields of an event have none. Say it, "
-                        f"mt.model(…, columns=[{shown}]), or fit the model on a DataFrame, whose names it keeps")  # fmt: skip
+                        f"mt.model(…, columns=[{shown}]), or {self.way_out}")  # fmt: skip
         here = set(keys)
         if missing := [name for name in takes.names if name in takes.needed and name not in here and name not in takes.given]:
             named = ", ".join(map(repr, missing[:10])) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")

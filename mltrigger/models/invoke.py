@@ -15,6 +15,7 @@ from mltrigger.events import Event
 from mltrigger.models.advice import with_advice
 from mltrigger.models.describe import Model
 from mltrigger.models.feeding import feed_of
+from mltrigger.models.feeds import Groups, alike
 from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
 
@@ -122,7 +123,7 @@ class Invoker:
         further one.
         """
         results: list[Result | None] = [None] * len(events)
-        groups: dict[Hashable, tuple[list[int], list[Any]]] = {}
+        groups: Groups = {}
         read = None if self._feed is None else self._feed.part
         for number, event in enumerate(events):
             try:
@@ -134,7 +135,7 @@ class Invoker:
             else:
                 numbers.append(number)
                 parts.append(part)
-        for turn, (key, numbers, parts) in enumerate(self._alike(groups)):
+        for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
             for number, result in zip(numbers, self._halved(key, parts, again), strict=True):
@@ -147,17 +148,6 @@ class Invoker:
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
         """Return what is called, and what of an event it is called with."""
         return model.loaded(), _event if model.wants_event else _data
-
-    def _alike(self, groups: dict[Hashable, tuple[list[int], list[Any]]]) -> Iterator[tuple[Hashable, list[int], list[Any]]]:
-        """Yield what goes into one call."""
-        for key, (numbers, parts) in groups.items():
-            finer = None if self._feed is None else self._feed.finer(key, parts)
-            if finer is None:
-                yield key, numbers, parts
-                continue
-            for kind in dict.fromkeys(finer):
-                places = [place for place, one in enumerate(finer) if one == kind]
-                yield key, [numbers[place] for place in places], [parts[place] for place in places]
 
     def _checked(self, event: Event) -> Any:
         if self._takes is None:

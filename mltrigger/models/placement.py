@@ -115,8 +115,10 @@ class Placement:
         if policy.isolation == "process":
             from mltrigger.models.process import ProcessInvoker
 
-            limit = policy.memory_limit_mb
-            return ProcessInvoker(model, import_path=version.import_path, timeout_s=policy.timeout_s, memory_limit_mb=limit)
+            limit, calls = policy.memory_limit_mb, policy.max_concurrency or 1
+            return ProcessInvoker(
+                model, import_path=version.import_path, timeout_s=policy.timeout_s, memory_limit_mb=limit, processes=calls
+            )
         return called(model, Setting(policy.timeout_s, policy.max_concurrency or _CONCURRENCY))
 
 

@@ -64,6 +64,7 @@ class ProcessInvoker:
         timeout_s: float,
         memory_limit_mb: int | None = None,
         max_calls: int = 10_000,
+        processes: int = 1,
         start_timeout_s: float = START_TIMEOUT_S,
     ) -> None:
         self.model = model
@@ -72,7 +73,7 @@ class ProcessInvoker:
         self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
         self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
         path = path_there(model, import_path)
-        described = description(model, path)  # once: what a file holds later is another version
+        described = {**description(model, path), "processes": processes}  # once: what a file holds later is another version
         self._file = packed(model) if path is None else None
         self._make = functools.partial(ModelProcess, described, self._file, memory_limit_mb)
         self._idle: list[ModelProcess] = []

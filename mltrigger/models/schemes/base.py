@@ -66,10 +66,13 @@ class Setting:
         that nothing stays behind; what it does not notice, the listener does.
     concurrency : int
         Calls at the same time: ``call`` is called from this many threads.
+    processes : int
+        Processes that do the same on this machine, as far as is known: one that computes leaves the others their cores.
     """
 
     timeout_s: float = 60.0
     concurrency: int = 1
+    processes: int = 1
 
 
 class Endpoint(abc.ABC):

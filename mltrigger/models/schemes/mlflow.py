@@ -17,6 +17,9 @@ from mltrigger.errors import InvalidModel, ModelFailure, NotFound, how_to_instal
 from mltrigger.events import Event
 from mltrigger.loopback import bypass_proxies
 from mltrigger.models.address import Address, is_secret
+from mltrigger.models.columns import known, of_user
+from mltrigger.models.feeding import of_head
+from mltrigger.models.feeds import Feed, Frames, Groups, alike
 from mltrigger.models.schemes.answers import masked
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.mlflow_signature import Signature, outputs
@@ -44,10 +47,12 @@ class MlflowRegistry(Scheme):
     digest of the version, so a worker with other variables runs another model as the same ``3.0.0``, and nothing notices.
 
     The model is loaded once and called through ``mlflow.pyfunc``, a batch in one call. A model with a signature of columns gets a
-    DataFrame of one row an event, converted exactly: 3 is a double and 1.5 no long; what is missing from an optional column is null, and
-    other fields are left out. Tensors are arrays, stacked. Without a signature records are a DataFrame, and anything else is a list, as
-    is what a Python model with type hints gets. What does not fit, to us or to MLflow, fails alone with the reason ``invalid_input``. The
-    outputs of a signature with named columns are objects. For probabilities, log the model with ``pyfunc_predict_fn="predict_proba"``.
+    DataFrame of one row an event, converted exactly: 3 is a double and 1.5 no long. What is missing from an optional column is null; a
+    column of integers is left out then, in a call of its own, since MLflow has no null for it. Other fields are left out. Tensors are
+    arrays, stacked. Without a signature records are a DataFrame, its columns in the order of the fit or of the option ``columns``, and
+    anything else is a list, as is what a Python model with type hints gets. What does not fit, to us or to MLflow, fails alone with the
+    reason ``invalid_input``. The outputs of a signature with named columns are objects. For probabilities, log the model with
+    ``pyfunc_predict_fn="predict_proba"``.
 
     MLflow asks its server again and again for minutes when that does not answer, as its own variables say
     (``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, ``MLFLOW_HTTP_REQUEST_TIMEOUT``); an alias is waited for 10 s. Credentials come from MLflow's
@@ -60,6 +65,8 @@ class MlflowRegistry(Scheme):
         server is, unless it is named. Paths are relative to the process that loads the model.
     params : dict
         Sent with every call, as ``params`` of the model's signature.
+    columns : list of str
+        The fields of a record in the order of the columns, for a model without a signature that does not know it by itself.
     """
 
     def describe(self, address: Address) -> Description:
@@ -111,10 +118,9 @@ class MlflowEndpoint(Endpoint):
 
     def __init__(self, scheme: MlflowRegistry, address: Address) -> None:
         self._scheme, self._address = scheme, address
-        self._params: dict[str, Any] | None = address.options.get("params")
         self._guard = threading.Lock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._loaded: tuple[Any, Signature] | None = None
+        self._loaded: _Loaded | None = None
 
     def warm_up(self) -> None:
         """Load the model.
@@ -126,18 +132,27 @@ class MlflowEndpoint(Endpoint):
         Exception
             Whatever loading raises: a library that is not installed here, a file that is damaged.
         """
-        self.batches = self._model()[1].batches
+        self.batches = self._model().signature.batches
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
         """See :meth:`Endpoint.call`."""
-        model, signature = self._model()
-        answers = [_tried(signature, event) for event in events]
-        good = [number for number, answer in enumerate(answers) if not isinstance(answer, ModelFailure)]
-        for numbers in [good] * bool(good) if signature.batches else [[number] for number in good]:
+        loaded = self._model()
+        answers: list[Any] = [None] * len(events)
+        groups: Groups = {}
+        for number, event in enumerate(events):
             try:
-                found = outputs(signature, self._predicted(model, signature.frame([answers[number] for number in numbers])), len(numbers))
+                key, part = loaded.part(event.data)
+            except ModelFailure as failure:
+                answers[number] = failure
+                continue
+            numbers, parts = groups.setdefault(key if loaded.signature.batches else number, ([], []))
+            numbers.append(number)
+            parts.append(part)
+        for key, numbers, parts in alike(loaded.feed, groups):
+            try:
+                found = outputs(loaded.signature, loaded.asked(key, parts), len(numbers))
             except Exception as error:
-                if signature.batches:
+                if loaded.signature.batches:
                     raise
                 found = [error]
             for number, output in zip(numbers, found, strict=True):
@@ -152,27 +167,61 @@ class MlflowEndpoint(Endpoint):
         if folder is not None:
             folder.cleanup()
 
-    def _predicted(self, model: Any, given: Any) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return model.predict(given, params=self._params) if self._params else model.predict(given)
-        except MlflowException as error:
-            if error.error_code not in _INVALID:
-                raise
-            problem = str(error).rpartition("Error: ")[2]  # before it stands all the data
-            raise ModelFailure(short(problem, 1000), reason="invalid_input", permanent=True, kind="MlflowException") from error
-
-    def _model(self) -> tuple[Any, Signature]:
+    def _model(self) -> _Loaded:
         with self._guard:
             if self._loaded is None:
                 import mlflow.pyfunc
 
                 self._folder = self._folder or tempfile.TemporaryDirectory(prefix="mltrigger-", ignore_cleanup_errors=True)
                 path = _files(self._scheme.pin(self._address), self._folder.name)
-                model = mlflow.pyfunc.load_model(str(path))
-                self._loaded = model, Signature.of(model.metadata.to_dict())
+                self._loaded = _Loaded(mlflow.pyfunc.load_model(str(path)), self._address)
             return self._loaded
+
+
+class _Loaded:
+    """A model, and how events become its input."""
+
+    def __init__(self, model: Any, address: Address) -> None:
+        self._model, self._params = model, address.options.get("params")
+        self.signature = Signature.of(model.metadata.to_dict())
+        self.feed = None if self.signature.inputs is not None or self.signature.hinted else self._unsigned(address)
+
+    def part(self, data: Any) -> tuple[Any, Any]:
+        """Return the part of an input that *data* is; those with equal keys share a call."""
+        if self.feed is not None:
+            return self.feed.part(data)
+        row = self.signature.rows(data)
+        return self.signature.key(row), row
+
+    def asked(self, key: Any, parts: Sequence[Any]) -> Any:
+        """Return what the model answers for *parts*."""
+        return self._predicted(self.signature.frame(parts)) if self.feed is None else self.feed.call(key, parts)
+
+    def _unsigned(self, address: Address) -> Feed:
+        """Return how a model without a signature is called: as what it was before it was logged, as far as that is known."""
+        try:
+            raw = self._model.get_raw_model()
+        except Exception:  # a flavor that keeps none
+            raw = None
+        name, columns, takes = f"MLflow model {_read(address).name!r}", address.options.get("columns"), known(raw)
+        if (feed := of_head(raw, self._predicted, name, takes, columns)) is not None:
+            return feed
+        if columns is not None and (takes is None or takes.further):
+            takes = of_user(raw, columns, None)
+        frames = Frames(self._predicted, name, takes)
+        frames.way_out, frames.single = "log it with a signature", True
+        return frames
+
+    def _predicted(self, given: Any) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._model.predict(given, params=self._params) if self._params else self._model.predict(given)
+        except MlflowException as error:
+            if error.error_code not in _INVALID:
+                raise
+            problem = str(error).rpartition("Error: ")[2]  # before it stands all the data
+            raise ModelFailure(short(problem, 1000), reason="invalid_input", permanent=True, kind="MlflowException") from error
 
 
 class _Read(NamedTuple):
@@ -195,7 +244,7 @@ def _read(address: Address) -> _Read:
         elif address.rest.startswith("//"):
             advice = "name the registry with the option registry_uri; " + advice
         raise InvalidModel(f"model {shown!r}: {advice}")
-    options = address.checked(tracking_uri=str, registry_uri=str, params=dict)
+    options = address.checked(tracking_uri=str, registry_uri=str, params=dict, columns=list)
     for name in ("tracking_uri", "registry_uri"):
         parts = urllib.parse.urlsplit(options.get(name, ""))
         if "@" in parts.netloc or any(is_secret(key) for key, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)):
@@ -314,11 +363,3 @@ def _unavailable(address: Address, problem: object) -> ModelFailure:
 def _masked(problem: object) -> str:
     """Return *problem* without MLflow's own credentials: a server may send them back."""
     return masked(str(problem), [secret for name in _CREDENTIALS if (secret := os.environ.get(name, "").strip())])
-
-
-def _tried(signature: Signature, event: Event) -> Any:
-    """Return the part of the input that *event* is, or why it is none."""
-    try:
-        return signature.rows(event.data)
-    except ModelFailure as failure:
-        return failure

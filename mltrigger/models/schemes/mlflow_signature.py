@@ -24,6 +24,9 @@ _SCALARS = {
     "float": ("FP32", "float32", "number"), "double": ("FP64", "float64", "number"), "string": ("BYTES", "str", "string"),
 }  # fmt: skip
 """MLflow's type -> that of the Open Inference Protocol, of pandas, of JSON Schema."""
+_WHOLE = ("integer", "long")
+_ABSENT: Any = object()
+"""The value of an optional column of integers that an event does not have: they have no null in MLflow."""
 _DTYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL", "str": "BYTES", "object": "BYTES", "string": "BYTES"}
 
 
@@ -90,17 +93,24 @@ class Signature:
             return self._layout.parts(data)
         return [_converted(column, value) for column, value in zip(self.inputs, self._values(data), strict=True)]
 
+    def key(self, row: Any) -> Any:
+        """Return a key of a row of :meth:`rows`: rows with other keys have other columns or dtypes, and share no call."""
+        if self.inputs is None or self.hinted or self._layout is not None:
+            return None
+        kinds = [column.type.get("type") for column in self.inputs]
+        return tuple([value is _ABSENT or (value is None and kind == "boolean") for kind, value in zip(kinds, row, strict=True)])
+
     def frame(self, rows: Sequence[Any]) -> Any:
         """Return what the model is called with for *rows*: a DataFrame, an array, arrays by name, or a list."""
         import numpy as np
         import pandas as pd
 
         if self.inputs is None or self.hinted:
-            records = not self.hinted and all(isinstance(row, Mapping) for row in rows)
-            return pd.DataFrame.from_records(rows) if records else list(rows)
+            return list(rows)
         if self._layout is None:
-            columns = {_label(self.inputs, number): _series([row[number] for row in rows], c) for number, c in enumerate(self.inputs)}
-            return pd.DataFrame(columns)
+            here = [number for number in range(len(self.inputs)) if rows[0][number] is not _ABSENT]
+            columns = {_label(self.inputs, number): _series([row[number] for row in rows], self.inputs[number]) for number in here}
+            return pd.DataFrame(columns, index=range(len(rows)))
         arrays = {}
         for number, column in enumerate(self.inputs):
             dtype = column.type["tensor-spec"]["dtype"]
@@ -126,7 +136,8 @@ class Signature:
             for column, name in zip(columns, names, strict=True):
                 if name not in data and column.required:
                     raise unfit(f"column {name!r} is missing; the event has {short(', '.join(map(str, data))) or 'no fields'}")
-            return [data.get(name) for name in names]
+            absent = [_ABSENT if column.type.get("type") in _WHOLE else None for column in columns]
+            return [data.get(name, nothing) for name, nothing in zip(names, absent, strict=True)]
         if all(isinstance(column.name, str) for column in columns):
             raise unfit(f"the model takes a record with the columns {', '.join(names)}, not {short(data)}")
         values = [data] if len(columns) == 1 and not isinstance(data, (list, tuple)) else data
@@ -192,7 +203,7 @@ def _series(values: list[Any], column: Column) -> Any:
     if kind == "datetime":
         return pd.Series(values, dtype="datetime64[ns]")
     dtype = _SCALARS[str(kind)][1] if kind in _SCALARS else "object"
-    if dtype in ("bool", "int32", "int64") and None in values:
+    if dtype == "bool" and None in values:
         dtype = "object"
     return pd.Series(values, dtype=dtype)
 
@@ -200,7 +211,12 @@ def _series(values: list[Any], column: Column) -> Any:
 def _converted(column: Column, value: Any) -> Any:
     """Return *value* as the column takes it."""
     kind = column.type.get("type")
+    if value is _ABSENT:
+        return value
     if value is None and not column.required:
+        if kind in _WHOLE:
+            raise unfit(f"column {str(column.name)!r}: MLflow has no null of the type {kind}; leave the field out, or log the model "
+                        "with the type double for it")  # fmt: skip
         return None
     value = value.tolist() if hasattr(value, "tolist") else value
     try:
@@ -241,7 +257,8 @@ def _schema(columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
 def _of_column(column: Column, nullable: bool) -> dict[str, Any]:
     spec = column.type.get("tensor-spec")
     schema = _of_type(column.type, nullable) if spec is None else _of_tensor(spec, nullable)
-    return _or_null(schema) if nullable or not column.required else schema
+    optional = not column.required and column.type.get("type") not in _WHOLE  # MLflow refuses a null there
+    return _or_null(schema) if nullable or optional else schema
 
 
 def _of_type(type_: Any, nullable: bool) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import difflib
 import hashlib
 import importlib
 import math
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,8 @@ class Onnx(Scheme):
     batched : bool
         ``False`` for a model whose first dimension does not count events, although it is free.
     intra_op_num_threads : int
-        Threads that one call uses; by default the runtime decides: one for each core.
+        Threads that one call uses. Default: one for each core; in several processes (``isolation="process"`` with ``max_concurrency``, an
+        executor) they share the cores.
     providers : list of str
         Where it runs, the first that can: ``["CUDAExecutionProvider", "CPUExecutionProvider"]``. Default: the CPU.
     """
@@ -71,7 +73,10 @@ class Onnx(Scheme):
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
         """Return an endpoint; the file is read when it is warmed up."""
-        return OnnxEndpoint(_path(address), _options(address))
+        options = _options(address)
+        if setting.processes > 1:
+            options.setdefault("intra_op_num_threads", max(1, _cores() // setting.processes))
+        return OnnxEndpoint(_path(address), options)
 
 
 class OnnxEndpoint(Endpoint):
@@ -229,6 +234,11 @@ def _element(given: Any, name: str) -> str:
 
 def _shape(given: Any) -> tuple[int, ...]:
     return tuple(length if isinstance(length, int) and length >= 0 else -1 for length in given.shape)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _session(path: Path, options: Mapping[str, Any]) -> Any:
