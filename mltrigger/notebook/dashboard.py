@@ -158,13 +158,14 @@ class Dashboard(anywidget.AnyWidget):
             return {"error": _message("cannot read the log", error)}
 
     def _whole_html(self, rows: list[dict[str, Any]]) -> str:
-        """Return what *rows* show shortened, whole and folded."""
-        cut = [row for row in rows if any(row[name].endswith("…") for name in ("event", "output", "error"))]
-        return "".join(
-            folded(f"{row['event']}, attempt {row['attempt']}: {name}", text)
-            for row in cut
-            for name, text in self._whole(row["seq"], row["attempt"]).items()
-        )
+        """Return what *rows* show shortened, whole and folded; nothing else, so that it is the same when a notebook runs again."""
+        parts = {"event": "data", "output": "output", "error": "error"}
+        folds = ""
+        for row in rows:
+            if cut := [part for name, part in parts.items() if row[name].endswith("…")]:
+                texts = self._whole(row["seq"], row["attempt"])
+                folds += "".join(folded(f"{row['event']}, attempt {row['attempt']}: {part}", texts[part]) for part in cut if part in texts)
+        return folds
 
     def fire_sample(self) -> None:
         """Publish the sample, without waiting for what becomes of it: what the button does. A failure is shown in the widget."""
