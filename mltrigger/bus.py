@@ -354,7 +354,7 @@ class EventBus(Lookup):
     def prune(self) -> Pruned:
         """Let go now what :meth:`retain` agreed on; return how many events and invocations went, and how many old ones are held."""
         self._check()
-        return prune(self._store, self._clock, Retention(**(self.registry.setting("retention") or {})))
+        return prune(self._store, self._clock, self.registry.retention())
 
     def model_of(self, spec: SubscriptionSpec) -> Model:
         """Return the model that *spec* calls now."""

@@ -104,7 +104,7 @@ class Engine:
         source = self._sources.get(name)
         if isinstance(source, FolderSource) and (trouble := self.watcher.trouble(listener.spec.topic)):
             return f"waiting for the folder: {source.folder.name!r}: {trouble}"
-        if listener.state in ("waiting for the model", "waiting for calls that hang"):
+        if listener.state.startswith("waiting for"):
             return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
 

@@ -59,7 +59,7 @@ class MltriggerError(Exception):
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> Self:
         """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when they are few."""
-        names = sorted(set(known))
+        names = sorted({str(name) for name in known})
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"

@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mltrigger.clock import rounded_ms
+from mltrigger.errors import StoreError
 from mltrigger.redact import harmless
 from mltrigger.render import count, letters, near, short
+from mltrigger.store.damage import REPAIR
 from mltrigger.store.log import OUTCOMES, ROLES
 
 TIME = "datetime64[us, UTC]"
@@ -84,6 +86,8 @@ ENDED: dict[str, Any] = {
     "subject": "str", "model": "str", "version": "str", "outcome": _OUTCOME, "reason": "str", "error": "str",
 }  # fmt: skip
 
+_NAMES = ("event_id", "name", "subscription", "topic")
+"""What a row is called by, when it cannot be read."""
 _CHECKED = frozenset(
     {"event_id", "source", "type", "topic", "subscription", "model", "version", "kind", "digest", "worker", "trace_id", "time"}
 )
@@ -168,12 +172,28 @@ def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFr
     What came from outside as text is written so that showing it can move no cursor and turn no line around: ``\\u001b``. JSON stays the
     same JSON.
     """
-    columns = list(schema)
-    table = pd.DataFrame.from_records([tuple(row) for row in rows], columns=columns)
+    columns, records = list(schema), [tuple(row) for row in rows]
+    table = pd.DataFrame.from_records(records, columns=columns)
     for name in (name for name, dtype in schema.items() if dtype == "str" and name not in _CHECKED):
         if not "".join(text for text in table[name] if isinstance(text, str)).isprintable():
             table[name] = [harmless(text) if isinstance(text, str) else text for text in table[name]]
-    return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)
+    try:
+        return pd.DataFrame({name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise _unreadable(records, schema) or error from error
+
+
+def _unreadable(rows: Sequence[Sequence[Any]], schema: Mapping[str, Any]) -> StoreError | None:
+    """Return the error about the first of *rows* that is not what *schema* says: SQLite keeps anything in any column."""
+    for number, row in enumerate(rows):
+        for value, (name, dtype) in zip(row, schema.items(), strict=True):
+            try:
+                _typed(pd.Series([value]), dtype)
+            except (ValueError, TypeError, OverflowError):
+                known = next((f"{n} {v!r:.80}, " for n, v in zip(schema, row, strict=True) if n in _NAMES and n != name), "")
+                where = f"row {number} of what was asked for ({known}its column {name!r} is {value!r:.60})"
+                return StoreError(f"the store is damaged: {where} cannot be read; {REPAIR}")
+    return None
 
 
 def _typed(values: Any, dtype: Any) -> Any:

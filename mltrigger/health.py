@@ -125,6 +125,10 @@ class Doctor:
     def _called(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         """Say why the model cannot be called, in this process or where it was to run."""
         state, _, why = self._here(spec.name).partition(": ")
+        if state == "waiting for the store":
+            yield Finding(
+                "error", spec.name, "store", f"nothing can be received: {why}", "repair it: it is tried again by itself"
+            )  # fmt: skip
         if state == "waiting for the model":
             yield Finding(
                 "error", spec.name, "model", f"it cannot be called here: {why}; {count(depth.open, 'event')} waiting",
@@ -189,7 +193,7 @@ class Doctor:
         return [] if lost is None else [Finding("error", about, "file", lost, RETURN)]
 
     def _retention(self) -> Retention:
-        return Retention(**(self._registry.setting("retention") or {}))
+        return self._registry.retention()
 
     def _clocks(self) -> Iterator[Finding]:
         ahead_s = self._clock.now_us() / 1e6 - time.time()

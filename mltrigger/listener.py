@@ -177,8 +177,9 @@ class Listener:
                 self.state, pause_s = "waiting for the model", min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
             except Closed:
                 return
-            except (Exception, SystemExit):
+            except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
+                self.why = f"{error}" if isinstance(error, MltriggerError) else f"{type(error).__name__}: {error}"
                 self.state, pause_s = "waiting for the store", min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
 
     def _receive_once(self) -> None:

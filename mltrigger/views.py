@@ -17,6 +17,7 @@ from mltrigger.models.version import ModelVersion, Selector
 from mltrigger.redact import harmless_value
 from mltrigger.render import short
 from mltrigger.sources.places import shown
+from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
@@ -81,11 +82,12 @@ def events(log: Log, topic: str | None, limit: int | None, since: datetime | Non
     """Return the archive of published events."""
     rows = []
     for id_, source, type_, on, subject, time, published_us, trace_id, media_type, data, extensions in log.events(topic, _us(since), limit):
-        others = _extensions(extensions)
-        rows.append(
-            (id_, source, type_, on, subject, time, published_us, trace_id, _cause(others), hops_of(others), media_type,
-             data_text(data, media_type))
-        )  # fmt: skip
+        try:
+            others = _extensions(extensions)
+            told = (_cause(others), hops_of(others), media_type, data_text(data, media_type))
+        except ERRORS as error:
+            raise damaged("event", f"{id_!r:.80}", error) from error
+        rows.append((id_, source, type_, on, subject, time, published_us, trace_id, *told))
     return frames.frame(rows, frames.EVENTS)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
+from mltrigger.models.version import Selector
 from mltrigger.store import forks, sqlite
 
 ROOT = Path(mt.__file__).parents[1]
@@ -537,3 +539,121 @@ def test_backup_that_fails_leaves_nothing_and_says_why(home: Path, tmp_path: Pat
             bus.backup(tmp_path / "copy.db")
 
     assert not (tmp_path / "copy.db").exists()
+
+
+# -- damaged rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE schema_version SET version = 'abc'",
+        "UPDATE schema_version SET version = -1",
+        "UPDATE schema_version SET version = 0",
+        "UPDATE schema_version SET version = 1.5",
+        "UPDATE schema_version SET version = x'ff'",
+        "DELETE FROM schema_version",
+        "INSERT INTO schema_version SELECT version FROM schema_version",
+    ],
+)
+def test_damaged_schema_version_is_said_and_nothing_is_changed(file: Path, damage: str) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute(damage)
+    connection.close()
+    before = file.read_bytes()
+
+    with pytest.raises(mt.StoreError, match=r"'bus\.db': the store is damaged: its table schema_version must hold one row"):
+        connected(file.parent)
+
+    assert file.read_bytes() == before
+
+
+def reads(bus: mt.EventBus) -> dict[str, Callable[[], object]]:
+    return {
+        "publish": lambda: bus.publish("pages", 1, type="page"), "repeat": lambda: bus.publish("pages", 2, id="p1", source="/here"),
+        "receive": lambda: bus.broker.receive(bus.spec("read"), 10), "subscriptions": bus.subscriptions, "events": bus.events,
+        "models": bus.models, "topics": bus.topics, "invocations": bus.invocations, "audit": bus.audit, "doctor": bus.doctor,
+        "prune": bus.prune, "explain": lambda: bus.explain("p1", "read"), "depth": lambda: bus.subscription("read").depth(),
+        "resolve": lambda: bus.registry.resolve(Selector.parse("read@live")),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def lived(file: Path) -> Path:
+    """A store with a row in each of its tables that anybody reads."""
+    with connected(file.parent) as bus:
+        bus.subscribe("pages", mt.model("builtins:len", name="read", version="1.0.0"), filter={"type": ["page"]}, listen=False)
+        bus.alias("read", "live", "1.0.0")
+        bus.retain(max_events=1_000)
+        bus.publish("pages", "text", id="p1", source="/here", type="page", extensions={"tenant": "a"})
+    return file
+
+
+@pytest.mark.parametrize(
+    ("table", "damage", "named", "words"),
+    [
+        ("subscription", "policy = '{'", "row 1 ('read')", ["receive", "subscriptions", "doctor", "depth"]),
+        ("subscription", "policy = '[1]'", "row 1 ('read')", ["receive", "subscriptions"]),
+        ("subscription", 'policy = \'{"timeout_s": "long"}\'', "row 1 ('read')", ["receive"]),
+        ("subscription", "policy = x'ff'", "row 1 ('read')", ["receive"]),
+        ("subscription", "selector = '??'", "row 1 ('read')", ["receive", "subscriptions"]),
+        ("subscription", "filter = '{'", "row 1", ["publish", "receive", "subscriptions", "depth"]),
+        ("subscription", "filter_scope = 'Nowhere'", "row 1", ["publish", "receive"]),
+        ("revision", "filter = '[]'", "row 1", ["audit", "explain"]),
+        ("revision", "subscription_id = 7", "row of subscription 1", ["audit", "explain"]),
+        ("revision", "from_seq = 'x'", "row 1", ["audit", "explain"]),
+        ("event", "extensions = '{'", "row 1", ["receive", "audit"]),
+        ("event", "extensions = '{'", "row 'p1'", ["events"]),
+        ("event", "time = 'noon'", "row 1", ["receive", "audit"]),
+        ("event", "data = 'text'", "row 'p1'", ["events"]),
+        ("event", "data = 5", "row 1", ["receive", "audit"]),
+        ("event", "data = x'7b'", "row 1", ["receive"]),
+        ("model_version", "version = 'new'", "row 1", ["resolve", "models", "doctor"]),
+        ("model_version", "options = '{'", "row 1", ["resolve", "models"]),
+        ("model_version", "input_schema = '5'", "row 1", ["models"]),
+        ("model_alias", "version = 'new'", "row 'read'@'live'", ["resolve", "models"]),
+        ("model_alias", "follows = '{'", "row 'read'@'live'", ["resolve"]),
+        ("setting", "value = '{' WHERE name = 'retention'", "row 'retention'", ["prune", "doctor"]),
+        ("setting", "value = '{\"max_events\": -1}' WHERE name = 'retention'", "row 'retention'", ["prune"]),
+    ],
+)
+def test_damaged_row_is_a_store_error_that_names_it(lived: Path, table: str, damage: str, named: str, words: list[str]) -> None:
+    with sqlite3.connect(lived) as connection:
+        connection.execute(f"UPDATE {table} SET {damage}")
+    connection.close()
+
+    with connected(lived.parent) as bus:
+        for word in words:
+            with pytest.raises(mt.StoreError, match=rf"the store is damaged: {re.escape(named)}.* of its table {table} cannot be read \("):
+                reads(bus)[word]()
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("event", "source"), ("event", "published_us"), ("topic", "name"), ("model_version", "name")]
+)
+def test_frame_with_a_value_of_another_kind_names_row_and_column(lived: Path, table: str, column: str) -> None:
+    with sqlite3.connect(lived) as connection:
+        connection.execute(f"UPDATE {table} SET {column} = x'ff'")
+    connection.close()
+
+    with connected(lived.parent) as bus, pytest.raises(mt.StoreError, match="the store is damaged: row "):
+        (bus.models if table == "model_version" else bus.events)()
+
+
+def test_events_beside_a_damaged_one_are_leased_to_nobody_and_lose_no_attempt(lived: Path) -> None:
+    with connected(lived.parent) as bus:
+        bus.publish("pages", "other", id="p2", source="/here", type="page")
+        with sqlite3.connect(lived) as connection:
+            connection.execute("UPDATE event SET time = 'noon' WHERE id = 'p1'")
+        connection.close()
+        sub = bus.subscription("read").start()
+        wait_until(lambda: sub.state.startswith("waiting for the store: the store is damaged: row 1 of its table event"))
+        assert "nothing can be received: the store is damaged: row 1" in bus.doctor().set_index("check").loc["store", "finding"]
+
+        with sqlite3.connect(lived) as connection:
+            connection.execute("UPDATE event SET time = '2026-01-01T00:00:00+00:00' WHERE id = 'p1'")
+        connection.close()
+        assert bus.wait(timeout_s=60, progress=False)
+
+        assert list(sub.invocations()["outcome"].astype(str)) == ["succeeded"] * 2
+        assert list(sub.invocations()["attempt"]) == [1, 1]

@@ -80,9 +80,7 @@ def publish(
     at_us = arrived_us or [now_us] * len(encoded)
     rows = [_event_row(*e, seq, topic_id, at_us[i]) for i, (seq, e) in enumerate(enumerate(encoded, base + 1))]
     added = transaction.execute_many(_INSERT_EVENT, rows)
-    bound = [
-        _Bound(row[0], row[1], filter_of(row[2], row[3]), carried and bool(row[4])) for row in transaction.query(_BOUND, {"t": topic_id})
-    ]
+    bound = [_bound(row, carried) for row in transaction.query(_BOUND, {"t": topic_id})]
     to_whom = _matching(bound, encoded)
     if added == len(rows):
         receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
@@ -98,6 +96,11 @@ def publish(
         transaction.execute_many(INSERT_AWAITED, [row for row in ready if row[0] in outside])
         transaction.execute_many(INSERT_READY, [row for row in ready if row[0] not in outside])
     return Published(receipts, frozenset(row[0] for row in ready))
+
+
+def _bound(row: Row, carried: bool) -> _Bound:
+    number, name, filter_text, scope, outside = row
+    return _Bound(number, name, filter_of(filter_text, scope, "subscription", number), carried and bool(outside))
 
 
 class Seen:

@@ -15,12 +15,13 @@ from mltrigger.brokers.publishing import INSERT_AWAITED, INSERT_READY
 from mltrigger.brokers.settling import INSERT_DEAD, again_row, comes_again, dead_row, died_row
 from mltrigger.brokers.wake import Wakeup
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidName
+from mltrigger.errors import InvalidName, StoreError
 from mltrigger.events import Event, decode_data, encode_data, restored
 from mltrigger.findings import Finding
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.render import short
 from mltrigger.sources import Source
+from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.registry import ensure_topic, generation_of
 from mltrigger.store.timekeeper import Timekeeper
@@ -216,7 +217,16 @@ class SqlBroker:
             until_us = now_us + lease_us
             leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id, 0) for r in rows]
             transaction.execute_many(INSERT_LEASE, leases)
-        return [delivery(row, subscription.id, now_us) for row in rows]
+        try:
+            return [delivery(row, subscription.id, now_us) for row in rows]
+        except StoreError:  # one cannot be read: nobody was at work on any of them
+            self._put_back(leases)
+            raise
+
+    def _put_back(self, leases: Sequence[Row]) -> None:
+        with self._store.transaction() as transaction:
+            transaction.execute_many(_DELETE_LEASE, [row[:3] for row in leases])
+            transaction.execute_many(INSERT_READY, [(row[0], row[5], row[1], row[2] - 1, row[3], row[4]) for row in leases])
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
         """Put events back whose lease ran out; one that killed its worker too often is dead."""
@@ -346,12 +356,15 @@ def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     """Return the delivery of a row with the columns of a claim, leased at *now_us*."""
     (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
      extensions, data, times, resent_us, other_data, other_type) = row  # fmt: skip
-    others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
-    if times:
-        others["redrive"] = times
-        if other_data is not None:
-            data, media_type = other_data, other_type
-    event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
+    try:
+        others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
+        if times:
+            others["redrive"] = times
+            if other_data is not None:
+                data, media_type = other_data, other_type
+        event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
+    except ERRORS as error:
+        raise damaged("event" if other_data is None else "resent", seq, error) from error
     return Delivery(
         event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us, resent_us or published_us
     )

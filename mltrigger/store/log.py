@@ -6,12 +6,13 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mltrigger.brokers.base import Delivery
 from mltrigger.clock import Clock
 from mltrigger.events import Event, decode_data, restored
 from mltrigger.models.invoke import Result
+from mltrigger.store.damage import ERRORS, damaged, texts
 from mltrigger.store.transaction import Row, Store, Transaction
 
 Outcome = Literal["succeeded", "failed", "dead", "skipped", "abandoned", "interrupted", "stale", "running"]
@@ -162,9 +163,19 @@ class Archived(NamedTuple):
 
 def archived(row: Row) -> Archived:
     """Return the event of a row with the columns ``ARCHIVED``."""
-    _, type_, source, id_, time, subject, media_type, schema, traceparent, extensions, data = row
-    others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
-    return Archived(restored(None, type_, source, id_, time, subject, media_type, schema, others), bytes(data), media_type)
+    seq, type_, source, id_, time, subject, media_type, schema, traceparent, extensions, data = row
+    try:
+        texts(type_, source, id_, subject, media_type, schema, traceparent)
+        others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
+        return Archived(restored(None, type_, source, id_, time, subject, media_type, schema, others), _bytes(data), media_type)
+    except ERRORS as error:
+        raise damaged("event", seq, error) from error
+
+
+def _bytes(data: Any) -> bytes:
+    if not isinstance(data, bytes):  # bytes(5) would be five of them
+        raise TypeError(f"bytes expected, got {data!r:.60}")
+    return data
 
 
 class Unit:

@@ -8,12 +8,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from semver import Version as SemVersion
+
 from mltrigger.brokers.base import SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound, VersionConflict
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.version import SHOWN, ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.store.damage import ERRORS, damaged, numbers, texts
+from mltrigger.store.retention import Retention
 from mltrigger.store.timekeeper import ALIVE_US, Timekeeper, bring_forward
 from mltrigger.store.transaction import Row, Store, Transaction
 
@@ -97,7 +101,7 @@ class Registry:
                 transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
                 next_generation(transaction)
                 rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
-            found = ModelVersion(*rows[0])
+            found = _version(rows[0])
         if changes := found.changes(version) or _called_otherwise(found, version):
             raise VersionConflict(
                 f"model {version} is registered with other code or data ({', '.join(changes[:SHOWN])}); a released version is immutable: "
@@ -108,12 +112,12 @@ class Registry:
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return the registered versions, of *name* or of all models, oldest first."""
         where = " WHERE name = :name" if name is not None else ""
-        return [ModelVersion(*row) for row in self._store.read(f"{_VERSIONS}{where} ORDER BY id", {"name": name})]
+        return [_version(row) for row in self._store.read(f"{_VERSIONS}{where} ORDER BY id", {"name": name})]
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], str]:
         """Return (model, alias) -> version."""
         where = " WHERE name = :name" if name is not None else ""
-        return {(m, a): v for m, a, v in self._store.read(f"SELECT name, alias, version FROM model_alias{where}", {"name": name})}
+        return dict(map(_alias, self._store.read(f"SELECT name, alias, version, follows FROM model_alias{where}", {"name": name})))
 
     def set_alias(self, name: str, alias: str, version: str, follows: str | None = None) -> None:
         """Point *alias* of model *name* to *version*, which must exist; *follows* says which alias elsewhere it repeats."""
@@ -174,7 +178,17 @@ class Registry:
     def setting(self, name: str) -> Any:
         """Return a setting of the bus, ``None`` when it was never set."""
         rows = self._store.read("SELECT value FROM setting WHERE name = :name", {"name": name})
-        return json.loads(rows[0][0]) if rows else None
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except ERRORS as error:
+            raise damaged("setting", repr(name), error) from error
+
+    def retention(self) -> Retention:
+        """Return how long events are kept, as the processes that share the store agreed."""
+        try:
+            return Retention(**(self.setting("retention") or {}))
+        except ERRORS as error:
+            raise damaged("setting", "'retention'", error) from error
 
     def set_setting(self, name: str, value: Mapping[str, Any]) -> None:
         """Keep a setting of the bus, for every process that shares the store."""
@@ -250,10 +264,20 @@ def _set(transaction: Transaction, name: str, value: Mapping[str, Any]) -> None:
     )
 
 
+def filter_of(text: str | None, scope: Any, table: str, row: object) -> FilterPolicy | None:
+    """Return the filter that a *row* of *table* holds; compiled once in a process."""
+    if text is None:
+        return None
+    try:
+        texts(text, scope)
+        return _compiled(text, scope)
+    except ERRORS as error:
+        raise damaged(table, row, error) from error
+
+
 @functools.lru_cache(maxsize=1024)
-def filter_of(text: str | None, scope: Any) -> FilterPolicy | None:
-    """Return the filter that a row holds; compiled once in a process."""
-    return None if text is None else FilterPolicy.parse(text, scope)
+def _compiled(text: str, scope: Any) -> FilterPolicy:
+    return FilterPolicy.parse(text, scope)
 
 
 def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
@@ -269,4 +293,39 @@ def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
 
 def _spec(row: Row) -> SubscriptionSpec:
     name, topic, selector, policy, emit, filter_text, scope, number = row
-    return SubscriptionSpec(name, topic, selector, DeliveryPolicy.from_json(policy), emit, filter_of(filter_text, scope), number)
+    try:
+        texts(name, topic, selector, emit)
+        Selector.parse(selector)
+        agreed = DeliveryPolicy.from_json(policy)
+    except ERRORS as error:
+        raise damaged("subscription", f"{number} ({name!r:.60})", error) from error
+    passing = filter_of(filter_text, scope, "subscription", f"{number} ({name!r:.60})")
+    return SubscriptionSpec(name, topic, selector, agreed, emit, passing, number)
+
+
+@functools.lru_cache(maxsize=4096)
+def _version(row: Row) -> ModelVersion:
+    """Return the version of a row with ``_COLUMNS``; looked through once in a process."""
+    found = ModelVersion(*row)
+    try:
+        texts(found.name, found.version, found.kind, found.digest, found.import_path, found.description, found.address)
+        numbers(found.created_us)
+        SemVersion.parse(found.version)
+        for text in (found.options, found.input_schema, found.output_schema):
+            if text is not None and not isinstance(json.loads(text), dict):
+                raise ValueError(f"an object expected, got {text!r:.60}")
+    except ERRORS as error:
+        raise damaged("model_version", found.id, error) from error
+    return found
+
+
+def _alias(row: Row) -> tuple[tuple[str, str], str]:
+    name, alias, version, follows = row
+    try:
+        texts(name, alias, version, follows)
+        SemVersion.parse(version)
+        if follows is not None:
+            _address, _given, _takes, _gives = json.loads(follows)
+    except ERRORS as error:
+        raise damaged("model_alias", f"{name!r:.60}@{alias!r:.60}", error) from error
+    return (name, alias), version

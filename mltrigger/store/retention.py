@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
 from mltrigger.render import card_of
+from mltrigger.store.damage import damaged
 from mltrigger.store.transaction import Row, Store, Transaction
 
 _BATCH = 2_000
@@ -120,4 +121,7 @@ def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, lis
 
 def _is_old(row: Row, limit: _Limit) -> bool:
     seq, published_us = row
-    return bool(published_us < limit.before_us or seq <= limit.surplus)
+    try:
+        return bool(published_us < limit.before_us or seq <= limit.surplus)
+    except TypeError as error:
+        raise damaged("event", seq, error) from error

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mltrigger.filters import FilterPolicy
+from mltrigger.store.damage import damaged, numbers
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Reader
 
-_REVISIONS = "SELECT topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE subscription_id = :s ORDER BY id"
+_REVISIONS = "SELECT id, topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE subscription_id = :s ORDER BY id"
 END = 2**62
 """Beyond every event."""
 
@@ -65,9 +66,16 @@ def histories(reader: Reader, name: str | None = None) -> list[History]:
 
 def _history(reader: Reader, number: int, name: str, topic: str) -> History:
     rows = reader.query(_REVISIONS, {"s": number})
-    ends = [*(row[1] for row in rows[1:]), END]
+    if not rows:
+        raise damaged("revision", f"of subscription {number}", LookupError("there is none"))
+    for row in rows:
+        try:
+            numbers(*row[1:5])
+        except TypeError as error:
+            raise damaged("revision", row[0], error) from error
+    ends = [*(row[2] for row in rows[1:]), END]
     periods = [
-        Period(topic_id, low, end, bool(bound), filter_of(text, scope))
-        for (topic_id, _, low, bound, text, scope), end in zip(rows, ends, strict=True)
+        Period(topic_id, low, end, bool(bound), filter_of(text, scope, "revision", key))
+        for (key, topic_id, _, low, bound, text, scope), end in zip(rows, ends, strict=True)
     ]
-    return History(number, name, topic, rows[0][1] if rows else 0, periods)
+    return History(number, name, topic, rows[0][2], periods)

@@ -426,4 +426,10 @@ def _found_version(connection: sa.Connection) -> int | None:
         return None
     if "schema_version" not in names:
         raise StoreError("the database holds other tables and no mltrigger schema: name another file; nothing was changed")
-    return int(connection.execute(sa.select(schema_version.c.version)).scalar_one())
+    found = [version for (version,) in connection.exec_driver_sql("SELECT version FROM schema_version")]
+    if len(found) != 1 or not isinstance(found[0], int) or found[0] < 1:
+        raise StoreError(
+            f"the store is damaged: its table schema_version must hold one row, a whole number from 1 on, and holds {found!r:.100}; "
+            "open a backup instead, or put that right; nothing was changed"
+        )
+    return found[0]
