@@ -88,7 +88,8 @@ class Listener:
         self.leftover = 0
         self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
         self._tidy, self._close, self._look = tidy, close, look
-        self._generation = None if look is None else "unknown"
+        self._generation: str | None = None
+        self._outdated = look is not None
         self._recorder = Recorder(spec, broker, log, clock, uniform, descent)
         self._changed = threading.Condition()
         self._active: set[Work[Ended]] = set()
@@ -187,6 +188,8 @@ class Listener:
         free = self._free_slots()
         if not free:
             return
+        if self._outdated and not self._look_again():
+            return
         _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
         with self._changed:
             in_use = [work.invoker for work in self._active]
@@ -202,7 +205,7 @@ class Listener:
         try:
             deliveries = self._young(self._broker.receive(self.spec, most, _POLL_S, self._generation))
         except Outdated:
-            self._look_again()
+            self._outdated = True
             return
         if HERE.closed:
             deliveries = self._suspects_of(deliveries)
@@ -230,13 +233,14 @@ class Listener:
         finally:
             self._recorder.release([d for lot in lots[begun:] for d in lot])
 
-    def _look_again(self) -> None:
-        """Learn what the registry means now; nothing is leased while the subscription itself is another one, whose listener comes."""
+    def _look_again(self) -> bool:
+        """Learn what the registry means now; return whether the subscription is still this one, else its listener comes."""
         if self._look is not None:
             found = self._look(self.spec, self._generation)
-            self._generation = "unknown" if found is None else found
-            if found is None:
-                self._stopping.wait(_NUDGE_S)
+            self._generation, self._outdated = found, found is None
+        if self._outdated:
+            self._stopping.wait(_NUDGE_S)
+        return not self._outdated
 
     def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Give back what would have to wait until a suspect has run alone; what a queue outside brought waits here, it counts receives."""
