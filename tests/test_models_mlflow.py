@@ -442,7 +442,7 @@ def test_a_model_without_a_signature_gives_each_event_what_it_gets_alone(registr
         "['int64', 'int64'] [9007199254740993, 1]", "['float64', 'int64'] [0.5, 1]", "['int64', 'object'] [7, None]",
     ]  # fmt: skip
     for unknown in call("models:/positions/1", *events):
-        assert "], or log it with a signature" in refusal(unknown)
+        assert "]), or log it with a signature" in refusal(unknown)
 
 
 def test_a_model_with_type_hints_gets_a_list_and_checks_it_itself(registry: Registry) -> None:
