@@ -59,4 +59,4 @@ def boot_id() -> str:
 
 def rounded_ms(value: float) -> float:
     """Return milliseconds with the digits that the clock has, microseconds; two ways to compute a value end in the same digits."""
-    return round(round(value, 6), 3)
+    return round(round(float(value), 6), 3)  # NumPy's own numbers round in another way

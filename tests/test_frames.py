@@ -11,6 +11,7 @@ import pytest
 
 import mltrigger as mt
 from mltrigger import frames
+from mltrigger.notebook.charts import quantile
 from mltrigger.store.log import OUTCOMES, ROLES
 
 SCHEMAS = {name: schema for name, schema in vars(frames).items() if name.isupper() and isinstance(schema, dict)}
@@ -161,6 +162,13 @@ def test_latency_has_the_digits_that_the_clock_has() -> None:
     figures = table[["p50_ms", "p95_ms", "p99_ms", "max_ms"]]
     assert figures.equals(figures.round(3))
     assert table["max_ms"].tolist() == [0.333, 8310.421, 142857.143]
+
+
+def test_latency_and_the_dashboard_round_in_the_same_way() -> None:
+    for half in range(1, 400, 2):
+        values = [half * 0.5 / 1000 + 13.0, half * 0.5 / 1000 + 13.001]
+        table = frames.latency(times([("1.0.0", value, value, value) for value in values]))
+        assert table["p50_ms"].tolist() == [quantile(values, 0.5)] * 3
 
 
 def test_each_version_has_its_own_latency() -> None:
