@@ -55,6 +55,7 @@ class Calls:
         self.why = ""
         self._spec, self._broker, self._recorder, self._clock, self._pace, self._prepare = spec, broker, recorder, clock, pace, prepare
         self._place = place
+        self._outages = 0
         self._mean_s: float | None = None
         policy = spec.policy
         self._batch = AdaptiveBatch(policy.batch_budget_s, policy.batch_size or _MOST_IN_BATCH) if policy.adaptive else None
@@ -131,7 +132,8 @@ class Calls:
             started_us, now_us = now_us, self._clock.now_us()
             self._learn((now_us - started_us) / 1e6)
             self._heed(result, now_us)
-            ended = self._recorder.ended(delivery, result, work.version, started_us, now_us, 1, printed.take())
+            finished_us = work.returned_us or now_us
+            ended = self._recorder.ended(delivery, result, work.version, started_us, finished_us, 1, printed.take())
             if delivery.group is not None and not ended.is_final:
                 behind.add(delivery.group)
             work.answered([ended])
@@ -155,12 +157,13 @@ class Calls:
         now_us, text = self._clock.now_us(), printed.take()
         for result in results:
             self._heed(result, now_us)
+        finished_us = work.returned_us or now_us
         of = dict(zip(called, results, strict=True))
         answers = []
         for i, d in enumerate(batch):
             result = OUT_OF_ORDER if d.group in behind else of.get(d) or self._refused(d, behind) or CHAIN
             # What a batch prints cannot be told apart: it is kept with the first event.
-            ended = self._recorder.ended(d, result, work.version, started_us, now_us, len(called), None if i else text)
+            ended = self._recorder.ended(d, result, work.version, started_us, finished_us, len(called), None if i else text)
             if d.group is not None and not ended.is_final:
                 behind.add(d.group)
             answers.append(ended)
@@ -170,7 +173,7 @@ class Calls:
             self._learn_batch(work, len(called), now_us)
 
     def _running(self, work: Work[Ended], event: Event) -> Running:
-        return Running(self._place, event, waits=functools.partial(self._let_others_in, work))
+        return Running(self._place, event, lambda _: work.returned(self._clock.now_us()), functools.partial(self._let_others_in, work))
 
     def _let_others_in(self, work: Work[Ended]) -> None:
         """Let others run beside a call that waits for them; from now on its end would prove nothing."""
@@ -194,10 +197,15 @@ class Calls:
         self._mean_s = spent_s if mean_s is None else 0.8 * mean_s + 0.2 * min(spent_s, 10 * mean_s + 1e-5)
 
     def _heed(self, result: Result, now_us: int) -> None:
-        """Begin nothing for as long as the model's server asks."""
+        """Begin nothing for as long as the model's server asks, or for longer each time while nothing can run the model."""
         if result.throttled and result.delay_s:
             self.why = result.error or ""
             self._pace.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
+        elif result.reason != "no_process":
+            self._outages = 0
+        elif not self._pace.held(now_us):  # those that are under way meanwhile say nothing new
+            self.why, self._outages = result.error or "", self._outages + 1
+            self._pace.hold(now_us + int(min(2.0 ** min(self._outages, 16), _MOST_HELD_S) * 1e6))
 
     def _refused(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
         """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""

@@ -21,7 +21,7 @@ from mltrigger.models.invoke import Caller, Result
 from mltrigger.models.version import ModelVersion
 from mltrigger.pace import Pace
 from mltrigger.recorder import Ended, Recorder
-from mltrigger.running import Place
+from mltrigger.running import ENCODING_S, Place
 from mltrigger.store.log import Log
 from mltrigger.turns import HERE
 from mltrigger.work import Work
@@ -318,7 +318,7 @@ class Listener:
         now_us = self._clock.now_us()
         for work in active:
             if now_us - work.extended_us >= self.spec.policy.lease * 1e6:
-                work.restart(now_us)  # this process was stopped or starved: that time is nobody's failure
+                work.paused(now_us)  # this process was stopped or starved: that time is nobody's failure
             running_s = work.running_s(now_us)
             if running_s > self.spec.policy.timeout_s + work.invoker.grace_s:
                 self._time_out(work)
@@ -342,6 +342,9 @@ class Listener:
         seconds = self.spec.policy.timeout_s
         message = f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer will be ignored"
         result = Result(reason="timeout", error_type="TimeoutError", error=message)
+        if work.returned_us is not None:
+            message = f"the model has answered, but its answer was not written down within {ENCODING_S:g} s; it goes on in its thread"
+            result = Result(reason="result_too_large", error_type="TimeoutError", error=message, permanent=True)
         now_us, size = self._clock.now_us(), len(remains.called)
         self._calls.timed_out(work, size)
         late = [self._recorder.ended(d, result, work.version, remains.started_us, now_us, size) for d in remains.called]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mltrigger.events import Event
 
+ENCODING_S = 60.0
+"""How long the answer of a model that has returned may take until it is there: writing it down is not the model's time."""
+_SHORT, _FEW = 64 * 1024, 64
 
-def _nothing() -> None:
+
+def _nothing(*_: object) -> None:
     """Nobody wants to know."""
 
 
@@ -29,13 +33,13 @@ class Place:
 class Running:
     """One call of a model.
 
-    ``event`` is what it is called with; of a batch, the one that the longest chain of events has led to. ``returned`` is called when the
-    model has returned, before its answer is looked at; ``waits`` before it waits for other models.
+    ``event`` is what it is called with; of a batch, the one that the longest chain of events has led to. ``returned`` is called with
+    what the model has returned, before that is written down; ``waits`` before it waits for other models.
     """
 
     place: Place
     event: Event
-    returned: Callable[[], None] = _nothing
+    returned: Callable[[object], None] = _nothing
     waits: Callable[[], None] = _nothing
 
 
@@ -63,10 +67,36 @@ def go_on(running: Running | None) -> None:
     _current.set(running)
 
 
-def model_returned() -> None:
-    """Say that the model has returned: what follows is not its time."""
-    if (running := _current.get()) is not None:
-        running.returned()
+def model_returned(answer: object) -> None:
+    """Say that the model has returned *answer*: what follows is not its time, unless the answer is still to be made."""
+    if (running := _current.get()) is not None and not hasattr(answer, "__next__"):
+        running.returned(answer)
+
+
+def place() -> dict[str, str]:
+    """Return where the call under way is, as it is told to another process."""
+    running = _current.get()
+    return dataclasses.asdict(running.place if running is not None else Place("", "", ""))
+
+
+def elsewhere(place: Mapping[str, str], event: Event, returned: Callable[[object], None]) -> Running:
+    """Return the call under way of which another process has told its :func:`place`."""
+    return Running(Place(**place), event, returned)
+
+
+def is_small(answer: object) -> bool:
+    """Whether *answer* is certainly written down in no time: then nobody needs to hear that the model has returned."""
+    if isinstance(answer, (str, bytes)):
+        return len(answer) <= _SHORT
+    if isinstance(answer, (list, tuple)):
+        return len(answer) <= _FEW and all(_is_scalar(part) for part in answer)
+    if isinstance(answer, dict):
+        return len(answer) <= _FEW and all(_is_scalar(part) for part in answer.values())
+    return _is_scalar(answer)
+
+
+def _is_scalar(part: object) -> bool:
+    return part is None or isinstance(part, (bool, int, float)) or (isinstance(part, str) and len(part) <= 1000)
 
 
 def about_to_wait() -> None:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 from mltrigger.brokers.base import Delivery
 from mltrigger.models.invoke import Caller
 from mltrigger.models.version import ModelVersion
+from mltrigger.running import ENCODING_S
 from mltrigger.turns import Turn
 
 Answer = TypeVar("Answer")
@@ -34,6 +35,7 @@ class Work(Generic[Answer]):
         self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
         self.called_us = now_us  # as started_us, and kept when the call has ended
+        self.returned_us: int | None = None
         self.turn: Turn | None = None
         self._deliveries = list(deliveries)
         self._begun = 0  # the model was called with these
@@ -78,14 +80,26 @@ class Work(Generic[Answer]):
             called = self._deliveries[self._begun : self._begun + count]
             self._begun += len(called)
             self.started_us = now_us if called else None
-            self.called_us = now_us
+            self.called_us, self.returned_us = now_us, None
             return called
 
     def restart(self, now_us: int) -> None:
         """Count the run time of the current call from now on."""
         with self._lock:
             if self.started_us is not None:
-                self.started_us = now_us
+                self.started_us, self.returned_us = now_us, None
+
+    def paused(self, now_us: int) -> None:
+        """Count nothing of the time in which this process was stopped."""
+        with self._lock:
+            if self.started_us is not None:
+                self.started_us = now_us if self.returned_us is None else now_us + int(ENCODING_S * 1e6)
+
+    def returned(self, now_us: int) -> None:
+        """Count the run time of the current call no longer: the model has returned. Its answer has ``ENCODING_S`` until it is there."""
+        with self._lock:
+            if self.started_us is not None:
+                self.returned_us, self.started_us = now_us, now_us + int(ENCODING_S * 1e6)
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Keep *answers* of the current call until they are recorded; forget them when the work was closed meanwhile."""
@@ -125,7 +139,8 @@ class Work(Generic[Answer]):
                 return None
             self._closed = True
             answers, self._answers = self._answers, []
-            return Remains(answers, self._deliveries[self._ended : self._begun], self._deliveries[self._begun :], self.started_us)
+            started_us = self.started_us if self.returned_us is None else self.called_us
+            return Remains(answers, self._deliveries[self._ended : self._begun], self._deliveries[self._begun :], started_us)
 
     @property
     def stopped(self) -> bool:

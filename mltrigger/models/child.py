@@ -5,7 +5,8 @@ Over the lines of :mod:`mltrigger.models.peer`, the parent says
 - ``{"load": {…}}`` once, with what :func:`mltrigger.models.parcel.description` says of the model: an ``import_path``, or else the
   descriptor of a ``file`` with its pickled contents; the ``memory_limit_mb``; and the descriptor of a ``lifeline``, a pipe that ends
   with the parent. Answer: ``{"ready": true}``, or ``{"failed": result}``.
-- ``{"call": [event, …]}``; answer: ``{"results": [result, …]}``, one an event. An event is an object of CloudEvents attributes
+- ``{"call": [event, …], "within": place}``, the place as :func:`mltrigger.running.place` says it; answer:
+  ``{"results": [result, …]}``, one an event. An event is an object of CloudEvents attributes
   with ``extensions`` as an object of their own, ``data`` as a text that holds its JSON, and ``opens``: whether it can be opened.
   A result has the fields of :class:`~mltrigger.models.invoke.Result` that are set; ``output`` is a text that holds its JSON.
 
@@ -14,6 +15,7 @@ Data and outputs are JSON within JSON, in the extended form of :mod:`mltrigger.c
 While a call runs, the child may ask for the object of the call's n-th event: ``{"open": n}`` in the place of an answer. The parent
 replies ``{}`` with the open file attached, or ``{"error": "…", "reason": "object_missing", "errno": 2}``; the call goes on. With
 ``{"again": true}`` it says that the model is called once more, with a part of the batch; the parent replies ``{}`` and waits anew.
+``{"returned": true}``, which has no reply, says that the model has returned: what follows is not its time.
 
 The model runs in the main thread (signals and ``asyncio.run`` work there), stdin is empty for it, and stdout is stderr.
 """
@@ -23,6 +25,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import mmap
 import os
@@ -37,8 +40,10 @@ from typing import Any, BinaryIO, NoReturn
 from mltrigger.errors import InvalidEvent, ObjectMissing
 from mltrigger.models import parcel
 from mltrigger.models.invoke import Caller, failure
+from mltrigger.models.peer import RETURNED
 from mltrigger.models.placement import called
 from mltrigger.models.schemes import Setting
+from mltrigger.running import during, elsewhere, is_small
 
 _CHUNK = 64 * 1024
 _LOOK_MS = 2000
@@ -68,9 +73,11 @@ def main() -> None:
 def _serve(channel: Channel, invoker: Caller) -> NoReturn:
     process = os.getpid()
     while True:
-        given = channel.receive()["call"]
-        events = [parcel.received(e, functools.partial(channel.open, channel.turn, number)) for number, e in enumerate(given)]
-        results = invoker.many(events, channel.again) if invoker.batches else [invoker.one(event) for event in events]
+        asked = channel.receive()
+        openers = (functools.partial(channel.open, channel.turn, number) for number in itertools.count())
+        events = [parcel.received(given, opener) for given, opener in zip(asked["call"], openers, strict=False)]
+        with during(elsewhere(asked["within"], max(events, key=lambda event: event.hops), channel.returned)):
+            results = invoker.many(events, channel.again) if invoker.batches else [invoker.one(event) for event in events]
         if os.getpid() != process:
             os._exit(0)  # the copy that os.fork() made in the model came back as well; only the original answers
         _flush()
@@ -117,6 +124,12 @@ class Channel:
         with self._guard:
             self.turn += 1
             self._write(message)
+
+    def returned(self, answer: object) -> None:
+        """Say that the model has returned *answer*: from now on its clock stands still. There is no reply."""
+        if os.getpid() == self._process and not is_small(answer):
+            with self._guard:
+                os.write(self._out, RETURNED + b"\n")
 
     def again(self) -> None:
         """Say that the model is called once more, to find the bad event of a batch: it may take as long as the first time."""

@@ -5,6 +5,7 @@ See :mod:`mltrigger.models.executor` for the other side.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -20,6 +21,7 @@ from mltrigger.models import parcel
 from mltrigger.models.invoke import Caller, failure
 from mltrigger.models.placement import called
 from mltrigger.models.schemes import Setting
+from mltrigger.running import Running, during, elsewhere, is_small
 
 CONCURRENCY = 4
 """Calls at the same time when an executor does not say how many workers it has."""
@@ -42,7 +44,16 @@ _held: dict[str, _Held] = {}
 _loading, _counting = threading.Lock(), threading.Lock()
 
 
-def run(key: str, ticket: str, contents: bytes | None, events: str, objects: list[bytes | None] | None, turn: str) -> dict[str, Any]:
+def run(
+    key: str,
+    ticket: str,
+    contents: bytes | None,
+    events: str,
+    objects: list[bytes | None] | None,
+    turn: str,
+    within: dict[str, str],
+    flag: str,
+) -> dict[str, Any]:
     """Call the model that has this *key* in this process; never raises.
 
     Parameters
@@ -55,6 +66,10 @@ def run(key: str, ticket: str, contents: bytes | None, events: str, objects: lis
         The events, as one JSON list of what :func:`~mltrigger.models.parcel.sent` returns, and the contents of those that can be opened.
     turn
         Makes each call another one: Dask takes two with equal arguments for the same.
+    within
+        What :func:`mltrigger.running.place` says.
+    flag
+        A file to make when the model has returned, if its folder is there: on this machine, somebody looks at it.
 
     Returns
     -------
@@ -79,15 +94,23 @@ def run(key: str, ticket: str, contents: bytes | None, events: str, objects: lis
             arrived = [
                 parcel.received(event, functools.partial(io.BytesIO, content or b"")) for event, content in zip(given, opened, strict=True)
             ]
-            return {**worker, "results": _results(held.caller, arrived), "printed": printed.take()}
+            longest = max(arrived, key=lambda event: event.hops)
+            with during(elsewhere(within, longest, functools.partial(_returned, flag))):
+                return {**worker, "results": _results(held.caller, arrived), "printed": printed.take()}
         finally:
             with _counting:
                 held.calls -= 1
 
 
-def in_thread(caller: Caller, events: list[Event]) -> dict[str, Any]:
+def _returned(flag: str, answer: object) -> None:
+    if not is_small(answer):
+        with contextlib.suppress(OSError), open(flag, "xb"):  # noqa: PTH123 - in a folder of another machine, perhaps
+            pass
+
+
+def in_thread(caller: Caller, events: list[Event], under_way: Running | None) -> dict[str, Any]:
     """Call a model that lives in this process, in a thread of the executor."""
-    with captured() as printed:
+    with captured() as printed, during(under_way):
         return {"results": _results(caller, events), "printed": printed.take()}
 
 

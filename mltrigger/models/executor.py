@@ -8,15 +8,18 @@ it, and stays there: calls name it by its digest.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib
 import json
 import math
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from mltrigger.capture import echo
@@ -32,6 +35,7 @@ from mltrigger.models.pools import Source, turns_in
 from mltrigger.models.portable import packed
 from mltrigger.models.schemes import Setting
 from mltrigger.redact import redacted
+from mltrigger.running import ENCODING_S, current, place
 from mltrigger.turns import Turn, Turns
 
 START_TIMEOUT_S = 120.0
@@ -100,6 +104,7 @@ class ExecutorInvoker:
         # Nobody can choose the worker of a call: what one lacks travels with all calls, until one of them was its.
         self._lacking: dict[str, int] = {}
         self._guard = threading.Lock()
+        self._flags = tempfile.TemporaryDirectory(prefix="mltrigger-calls-")
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
@@ -120,6 +125,7 @@ class ExecutorInvoker:
     def close(self) -> None:
         """Shut down an executor that was made here; idempotent. Calls that it has not begun give a Result with reason ``stopped``."""
         self._source.close()
+        self._flags.cleanup()
         if self._here is not None:
             self._here.close()
 
@@ -189,7 +195,10 @@ class ExecutorInvoker:
 
     def _called(self, events: list[Any]) -> list[Result]:
         if self._here is not None:
-            answer = self._answer(self._timeout_s, in_thread, self._here, events)
+            under_way, returned = current(), threading.Event()
+            if under_way is not None:
+                under_way = dataclasses.replace(under_way, returned=lambda _: returned.set())
+            answer = self._answer(self._timeout_s, returned.is_set, in_thread, self._here, events, under_way)
         else:
             answer = self._run(events, with_model=bool(self._lacking))
             if "missing" in answer:
@@ -204,7 +213,10 @@ class ExecutorInvoker:
         wait_s, contents = (self._start_timeout_s + self._timeout_s, self._contents) if with_model else (self._timeout_s, None)
         texts, objects = f"[{','.join(text for text, _ in events)}]", [content for _, content in events]
         own = objects if any(content is not None for content in objects) else None
-        answer = self._answer(wait_s, run, self._key, self._ticket, contents, texts, own, uuid.uuid4().hex)
+        turn = uuid.uuid4().hex
+        flag = Path(self._flags.name) / turn
+        answer = self._answer(wait_s, flag.exists, run, self._key, self._ticket, contents, texts, own, turn, place(), str(flag))
+        flag.unlink(missing_ok=True)
         with self._guard:
             if "missing" in answer:
                 self._lacking[answer["worker"]] = _CHANCES
@@ -213,10 +225,14 @@ class ExecutorInvoker:
                 self._lacking = {worker: left - with_model for worker, left in self._lacking.items() if left > with_model}
         return answer
 
-    def _answer(self, wait_s: float, function: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
+    def _answer(
+        self, wait_s: float, has_returned: Callable[[], bool], function: Callable[..., dict[str, Any]], *given: Any
+    ) -> dict[str, Any]:  # fmt: skip
         executor, future = self._submitted(function, *given)
         try:
-            return future.result(wait_s)
+            with contextlib.suppress(TimeoutError):
+                return future.result(wait_s)
+            return future.result(ENCODING_S if has_returned() else 0)  # writing the answer down is not the model's time
         except CancelledError as error:  # by whoever shut it down, or lost sight of its scheduler
             raise _NoAnswerError(_STOPPED if self._source.closed else self._outage("cancelled", error)) from error
         except BaseException as error:

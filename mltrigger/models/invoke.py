@@ -18,6 +18,7 @@ from mltrigger.models.feeding import feed_of
 from mltrigger.models.feeds import Groups, alike
 from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
+from mltrigger.running import model_returned
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_TEXT = 16 * 1024
@@ -112,7 +113,9 @@ class Invoker:
         if self.batches:
             return self.many([event])[0]
         try:
-            return self._encoded(self._call(self._checked(event)))
+            answer = self._call(self._checked(event))
+            model_returned(answer)
+            return self._encoded(answer)
         except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
             return self._failed(error)
 
@@ -165,7 +168,9 @@ class Invoker:
 
     def _halved(self, key: Hashable, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
         try:
-            outputs = _one_each(self._call(inputs) if self._feed is None else self._feed.call(key, inputs), len(inputs))
+            answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
+            model_returned(answer)
+            outputs = _one_each(answer, len(inputs))
         except BaseException as error:
             if len(inputs) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
                 return [self._failed(error)] * len(inputs)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from mltrigger.events import Event
 from mltrigger.models.invoke import Result, failure
 from mltrigger.models.peer import Died, Peer, TimedOut
+from mltrigger.running import place
 
 # Not "-m": this way the child imports from where this process does, also when that is no installed package, and its environment
 # stays as it is.
@@ -60,7 +61,7 @@ class ModelProcess(Peer):
         *again* is told when the child calls the model once more, to find a bad event, and returns the deadline of that.
         """
         self.calls += 1
-        answer = self.ask({"call": request}, deadline)
+        answer = self.ask({"call": request, "within": place()}, deadline)
         while "results" not in answer:
             if "again" in answer:
                 deadline = again()

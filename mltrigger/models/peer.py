@@ -29,7 +29,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mltrigger.capture import MAX_STDOUT
+from mltrigger.running import ENCODING_S, model_returned
 
+RETURNED = b'{"returned": true}'
+"""What a process says besides its answer, without a reply: the model has returned, its answer is being written down."""
 _CHUNK = 64 * 1024
 _CHUNKS = 16  # read in a row: a process that never stops writing must not hold us
 _LOOK_S = 0.25
@@ -296,7 +299,8 @@ class Peer(ChildProcess):
         Raises
         ------
         TimedOut
-            When *deadline*, an instant of ``time.monotonic()``, passes first. The process goes on: kill it.
+            When *deadline*, an instant of ``time.monotonic()``, passes first. The process goes on: kill it. Once it has said that the model
+            has returned, it has ``ENCODING_S`` for writing the answer down.
         Died
             When the process ends before it answers.
         """
@@ -311,10 +315,14 @@ class Peer(ChildProcess):
             except (BrokenPipeError, ConnectionResetError):
                 raise self._end() from None
             while (line := self._line()) is not None:
-                if line.startswith(b"{"):
+                if line == RETURNED:
+                    model_returned(None)
+                    deadline = max(deadline, time.monotonic() + ENCODING_S)
+                elif line.startswith(b"{"):
                     self._drain()  # what was printed before the answer is in the pipe by now
                     return self._object(line)
-                self._printed.add(line + b"\n" if line else b"")
+                else:
+                    self._printed.add(line + b"\n" if line else b"")
             if not more:
                 raise self._end()
             more = self._wait(deadline)
