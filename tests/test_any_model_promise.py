@@ -306,7 +306,7 @@ def test_a_model_that_cannot_be_loaded_is_said_wherever_somebody_looks(bus: mt.E
 
     sub = bus.subscribe("numbers", Broken, name="broken")
     wait_until(lambda: "could not be loaded" in sub.state)
-    with pytest.warns(UserWarning, match=f"1 of 'broken' .waiting for the model: .*{type(error).__name__}"):
+    with pytest.warns(UserWarning, match=f"1 of 'broken' .model Broken.*could not be loaded: {type(error).__name__}"):
         bus.fire("numbers", [1], timeout_s=0.2, progress=False)
 
     finding = bus.doctor("broken").set_index("check").loc["model"]

@@ -82,5 +82,5 @@ def test_without_moto_it_says_what_to_install(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "moto.py").write_text("raise ModuleNotFoundError(\"No module named 'moto'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    with pytest.raises(mt.MltriggerError, match=r"No module named 'moto'.*pip install 'mltrigger\[test\]'"):
+    with pytest.raises(mt.MltriggerError, match=r"No module named 'moto'.*pip install -e '.\[test\]'"):
         mt.testing.aws_emulator()

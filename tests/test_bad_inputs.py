@@ -142,7 +142,7 @@ def without_argument() -> Any: ...
         pytest.param(lambda bus: bus.subscribe("scans", len, max_attempts=0), mt.InvalidPolicy, "max_attempts", id="no attempts"),
         pytest.param(lambda bus: bus.subscribe("scans", len, max_attempts=None), mt.InvalidPolicy, "max_attempts", id="attempts None"),
         pytest.param(lambda bus: bus.subscribe("scans", len, timeout_s=math.nan), mt.InvalidPolicy, "timeout_s", id="timeout NaN"),
-        pytest.param(lambda bus: bus.subscribe("scans", len, attempts=3), mt.NotFound, "'max_attempts'", id="unknown setting"),
+        pytest.param(lambda bus: bus.subscribe("scans", len, attempts=3), mt.InvalidPolicy, "'max_attempts'", id="unknown setting"),
         pytest.param(lambda bus: bus.subscribe("scans", len, start="yesterday"), mt.NotFound, "'latest'", id="unknown start"),
         pytest.param(lambda bus: bus.subscribe("s c a n s", len), mt.InvalidName, "topic name", id="a bad topic"),
         pytest.param(lambda bus: bus.subscribe("scans", len, name="a b"), mt.InvalidName, "subscription name", id="a bad name"),

@@ -727,7 +727,7 @@ def read_both(event: mt.Event) -> list[str]:
 def folder_event(folder: Path) -> Event:
     (folder / "scan.txt").write_text("content")
     source = sources.FolderSource(f"{folder.as_uri()}/*.txt")
-    return source.prepare(source.look("scans", time.time() + 5)[0])
+    return source.prepare(source.event("scan.txt", *source.read("scan.txt"), "scans"))
 
 
 def test_an_event_of_a_folder_is_opened_by_the_model(isolate: Isolate, tmp_path: Path) -> None:

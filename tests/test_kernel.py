@@ -186,7 +186,9 @@ def test_interrupt_ends_the_cell_and_not_the_delivery(notebook: Notebook, cell: 
 
 def test_interrupt_of_a_wait_leaves_the_run_whole(notebook: Notebook, cell: str, file: Path) -> None:
     notebook.run(cell)
-    notebook.run("import warnings; warnings.simplefilter('ignore'); sub.stop()")
+    notebook.run("import threading, warnings; warnings.simplefilter('ignore'); gate = threading.Event()")
+    notebook.run("work = slow.target; hold = lambda n: (gate.wait(), work(n))[1]")
+    notebook.run("sub = mt.subscribe('numbers', mt.model(hold, name='held'), name='slow', lease_s=60, timeout_s=60, max_concurrency=2)")
     notebook.run(f"run = mt.fire('numbers', range({EVENTS}), timeout_s=0)")
     for _ in range(3):
         request = notebook.begin("run.wait()")
@@ -194,7 +196,7 @@ def test_interrupt_of_a_wait_leaves_the_run_whole(notebook: Notebook, cell: str,
         notebook.interrupt()
         assert notebook.end(request) == ("error", "KeyboardInterrupt")
 
-    notebook.run(f"sub.start(); run.wait(); assert list(run.results()['output']) == list(range({EVENTS}))")
+    notebook.run(f"gate.set(); run.wait(); assert list(run.results()['output']) == list(range({EVENTS}))")
 
     assert_each_event_succeeded_once(file, EVENTS)
 

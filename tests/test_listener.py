@@ -1048,7 +1048,7 @@ def test_every_cell_that_subscribes_and_fires_sees_its_own_version(bus: mt.Event
 def test_name_of_a_subscription_to_another_topic_is_taken(bus: mt.EventBus) -> None:
     bus.subscribe("documents", version_of("1.0.0"))
 
-    with pytest.raises(mt.NameTaken, match=r"listens to 'documents'; pass name='…'"):
+    with pytest.raises(mt.NameTaken, match=r"listens to 'documents', not to 'pages'; pass name='…'"):
         bus.subscribe("pages", version_of("1.0.0"))
 
 

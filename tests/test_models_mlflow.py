@@ -173,7 +173,7 @@ def test_a_mistyped_option_lists_the_near_ones() -> None:
 def test_without_mlflow_the_model_is_refused_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
 
-    with pytest.raises(InvalidModel, match=r"pip install 'mltrigger\[mlflow\]'"):
+    with pytest.raises(InvalidModel, match=r"pip install -e '.\[mlflow\]'"):
         described("models:/churn/3")
 
 

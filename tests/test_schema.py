@@ -458,7 +458,7 @@ def test_json_schemas_own_document_can_be_referred_to() -> None:
 def test_a_missing_library_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, library: str, kind: Any) -> None:
     monkeypatch.setitem(sys.modules, library, None)
 
-    with pytest.raises(InvalidModel, match=rf"needs {library}: pip install 'mltrigger\[schema\]'"):
+    with pytest.raises(InvalidModel, match=rf"needs {library}: in a checkout of mltrigger, pip install -e '.\[schema\]'"):
         schema_of(kind)
 
 
