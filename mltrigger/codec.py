@@ -71,13 +71,16 @@ def dumps(value: Any, iterators: bool = False) -> str:
     return text
 
 
+_NESTED = frozenset({dict, list, tuple})
+
+
 def _says_all(value: Any, lists: int, objects: int) -> bool:
     """Whether the encoder lost nothing of *value*: it drops the names of tuples, and writes a key twice when two become one text.
 
     *lists* and *objects* are the most that there can be of them in its text.
     """
     try:
-        if lists:
+        if lists or objects > 1:
             marshal.dumps(value, 2)  # the fastest check that nothing in it is of a subclass, such as a named tuple
         if objects == 1 and isinstance(value, dict):
             "".join(value)  # raises for a key that is no text
@@ -89,16 +92,14 @@ def _says_all(value: Any, lists: int, objects: int) -> bool:
 
 
 def _check_keys(value: Any) -> None:
-    """Raise TypeError when an object in *value* has a key that is no text."""
-    if isinstance(value, dict):
-        "".join(value)
-        for inner in value.values():
-            if isinstance(inner, (dict, list, tuple)):
-                _check_keys(inner)
-    elif not {dict, list, tuple}.isdisjoint(map(type, value)):
-        for inner in value:
-            if isinstance(inner, (dict, list, tuple)):
-                _check_keys(inner)
+    """Raise TypeError when an object in *value*, which has Python's own types only, has a key that is no text."""
+    inside = [value]
+    for each in inside:  # which grows meanwhile
+        if each.__class__ is dict:
+            "".join(each)
+            each = each.values()
+        if not _NESTED.isdisjoint(map(type, each)):
+            inside += [inner for inner in each if inner.__class__ in _NESTED]
 
 
 def _carefully(value: Any, iterators: bool) -> str:
