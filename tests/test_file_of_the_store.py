@@ -114,6 +114,20 @@ def test_nothing_gets_a_receipt_after_the_file_is_gone(home: Path, happens: Call
 
 
 @pytest.mark.parametrize("happens", ACCIDENTS)
+def test_loss_is_seen_too_when_the_folder_was_calm_before(
+    home: Path, happens: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.store.place._COARSEST_S", 0.05)
+    with connected(home) as bus:
+        bus.topic("documents")
+        wait_until(lambda: bus.publish("documents", 1) and bus._store._connections._place._is_calm)  # type: ignore[attr-defined]
+        happens(home)
+
+        with pytest.raises(mt.StoreError, match="was removed or replaced"):
+            bus.publish("documents", 2)
+
+
+@pytest.mark.parametrize("happens", ACCIDENTS)
 def test_doctor_has_one_error_about_a_file_that_is_gone(home: Path, happens: Callable[[Path], None]) -> None:
     with connected(home) as bus:
         bus.topic("documents")

@@ -186,16 +186,22 @@ class Connections:
 
     # -- the files ------------------------------------------------------------------------------------------------------------
 
-    def committed(self, durable: bool = True) -> int:
-        """Raise StoreError when what was committed just now is nowhere; return the bytes of the write-ahead log if it is *durable*."""
+    def committed(self, durable: bool = True) -> None:
+        """Raise StoreError when what was committed just now is nowhere; of what is not *durable* nobody gets a receipt."""
         try:
             if self._place is not None and durable:
-                return self._place.check()
-            if self._place is not None:  # nobody gets a receipt for that, and it is what happens most often
+                self._place.check()
+            elif self._place is not None:
                 self._place.check_database()
         except Lost as lost:
             raise self._refused(lost) from None
-        return 0
+
+    def log_bytes(self, at_least_every_s: float = 0.0) -> int:
+        """Return the size of the write-ahead log, now or a moment ago; 0 in memory, or when it cannot be told."""
+        try:
+            return 0 if self._place is None else self._place.log_bytes(at_least_every_s)
+        except Lost:
+            return 0
 
     def check_back(self) -> None:
         """Raise StoreError while a file is gone whose loss was seen before."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import time
 from pathlib import Path
 
 from mltrigger.store.files import File
 
+_COARSEST_S = 2.5
+"""No file system tells times less exactly: FAT has steps of two seconds."""
 _LOCKS = "/proc/locks"
 _FIELDS = 8
 """Of a line about a lock that is held; one that is waited for has an arrow more (https://man7.org/linux/man-pages/man5/proc_locks.5.html)."""
@@ -34,8 +38,11 @@ class Place:
 
     def __init__(self, location: str, file: File) -> None:
         self.location, self._file = location, file
-        self._log, self._index = location + "-wal", location + "-shm"
+        self._log, self._index, self._folder = location + "-wal", location + "-shm", str(Path(location).parent)
         self._beside: tuple[File, File] | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._since_s, self._is_calm = 0.0, False
+        self._measured_s, self._log_bytes = -math.inf, 0
 
     @property
     def is_noted(self) -> bool:
@@ -44,23 +51,39 @@ class Place:
 
     def forget(self) -> None:
         """SQLite has closed its files; others follow."""
-        self._beside = None
+        self._beside, self._is_calm = None, False
 
     def note(self) -> None:
         """Remember which files SQLite has opened beside the database, now that they are there."""
         self._beside = _which(self._log), _which(self._index)
 
-    def check(self) -> int:
-        """Raise Lost unless all open files have their names; return the size of the write-ahead log."""
+    def check(self) -> None:
+        """Raise Lost unless all open files have their names.
+
+        A folder's time tells when any of its names has changed. It is believed once it has been the same for so long that the clock of no
+        file system could hide a change, and all files were looked at after that. Until then each of them is.
+        """
+        folder = _status(self._folder)
+        seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
+        if seen == self._seen and self._is_calm:
+            return
         self.check_database()
-        if self._beside is None:
-            return 0
-        log, index = _status(self._log), _status(self._index)
-        if (log.st_dev, log.st_ino) != self._beside[0]:
-            raise Lost(Path(self._log).name)
-        if (index.st_dev, index.st_ino) != self._beside[1]:
-            raise Lost(Path(self._index).name)
-        return log.st_size
+        if self._beside is not None:
+            for path, known in zip((self._log, self._index), self._beside, strict=True):
+                if _which(path) != known:
+                    raise Lost(Path(path).name)
+        now_s = time.monotonic()
+        if seen != self._seen:
+            self._seen, self._since_s, self._is_calm = seen, now_s, False
+        else:
+            self._is_calm = self._beside is not None and now_s - self._since_s > _COARSEST_S
+
+    def log_bytes(self, at_least_every_s: float = 0.0) -> int:
+        """Return the size of the write-ahead log; the one of before when that is not *at_least_every_s* old."""
+        now_s = time.monotonic()
+        if now_s - self._measured_s >= at_least_every_s:
+            self._measured_s, self._log_bytes = now_s, _status(self._log).st_size
+        return self._log_bytes
 
     def check_database(self) -> None:
         """Raise Lost unless the database has its name."""

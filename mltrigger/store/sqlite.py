@@ -26,6 +26,8 @@ LOG_BYTES = 64 * 1024 * 1024
 """Size of the write-ahead log above which it is moved into the database, whoever wrote it, and cut off."""
 _LOG_STEP = 16 * 1024 * 1024
 """How much more is written before that is tried again, when a reader kept the log from being cut off."""
+_MEASURE_S = 0.01
+"""How often at most the log is measured: no disk takes much in that time."""
 _GROUP = 64
 
 
@@ -246,7 +248,7 @@ class SqliteStore:
         driver = self._driver
         try:
             driver.execute("COMMIT")
-            log_bytes = self._connections.committed(cohort.durable)
+            self._connections.committed(cohort.durable)
         except (sqlite3.Error, StoreError) as error:
             if driver.in_transaction:
                 driver.execute("ROLLBACK")
@@ -257,6 +259,7 @@ class SqliteStore:
                 self._end(cohort)
             raise
         self._end(cohort)
+        log_bytes = self._connections.log_bytes(_MEASURE_S)
         if log_bytes >= self._log_at or driver.total_changes >= self._checkpoint_at:
             self._checkpoint(log_bytes)
 
@@ -279,9 +282,8 @@ class SqliteStore:
                 self._driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if log_bytes >= self._log_at:  # little is left to do: others hardly wait
                     self._driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        with contextlib.suppress(StoreError):
-            left = self._connections.committed()
-            self._log_at = LOG_BYTES if left < LOG_BYTES else left + _LOG_STEP
+        left = self._connections.log_bytes()
+        self._log_at = LOG_BYTES if left < LOG_BYTES else left + _LOG_STEP
 
     def _prepare(self) -> None:
         self._connections.prepare()
