@@ -50,9 +50,10 @@ programs:            ## install the programs that tests drive: needs apt-get, an
 	@for program in chromium cc node; do command -v $$program >/dev/null || missing=1; done; \
 	if [ -n "$$missing" ]; then apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) >/dev/null; fi
 
+# torch is held back: the newer ones bring 5 GB of CUDA, and the tests use the CPU.
 lock: $(BIN)/python            ## choose the versions that make installs anew: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	printf 'setuptools>=77\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
+	printf 'setuptools>=77\ntorch<2.14\n' | $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-annotate \
 		--custom-compile-command 'make lock' --output-file $(LOCK) setup.cfg -
 
 # Credentials are those that boto3 finds; AWS_REGION or AWS_DEFAULT_REGION says where. With AWS_ENDPOINT_URL it runs against an emulator.
