@@ -657,7 +657,11 @@ def positional(scale: float, page: Page) -> Scan:
     return Scan(page.number)
 
 
-@pytest.mark.parametrize("function", [Model(), Model().method, asynchronous, functools.partial(positional, 2.0)], ids=["object", "method", "coroutine", "partial"])
+@pytest.mark.parametrize(
+    "function",
+    [Model(), Model().method, asynchronous, functools.partial(positional, 2.0)],
+    ids=["object", "method", "coroutine", "partial"],
+)
 def test_hints_are_found_on_whatever_can_be_called(function: Any) -> None:
     takes, gives = inferred(function, batch=False)
 
