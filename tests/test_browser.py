@@ -202,10 +202,21 @@ def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab:
     from browser import menu
     from playwright.sync_api import expect
 
-    fails = SETUP.split("pages = ")[0] + (
-        "@mt.subscribe('mails', version='1.0.0', max_attempts=2)\ndef parse(mail):\n    raise ConnectionError('<b>refused</b>')\n\n"
-        "mt.fire('mails', [1, 2]).open"
-    )
+    fails = """
+import time
+import mltrigger as mt
+
+bus, tried = mt.use("memory://"), []
+
+@mt.subscribe("mails", version="1.0.0", max_attempts=2)
+def parse(mail):
+    tried.append(mail)
+    if len(tried) > 2:
+        time.sleep(3)  # so that the first failure is seen
+    raise ConnectionError("<b>refused</b>")
+
+mt.fire("mails", [1, 2]).open
+"""
     page = lab.open(fails)
     menu(page, "Run", "Run All Cells")
 
