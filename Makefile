@@ -13,7 +13,7 @@ DEBIAN := chromium fonts-dejavu-core gcc libc6-dev nodejs
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later programs lock lint format bench bench-models bench-aws storm storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -84,6 +84,9 @@ bench-aws: $(VENV)/.installed-bench            ## mltrigger on SQS against a bar
 
 storm: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## end workers at random moments, beside huey: nothing may be lost or recorded twice
 	$(BIN)/python -m benchmarks.storm --seeds 5
+
+storm-guilt: $(VENV)/.installed-bench            ## events that end, stop and fork processes beside innocent ones: none of these may be blamed
+	$(BIN)/python -m benchmarks.storm.guilt
 
 storm-aws: $(VENV)/.installed-bench            ## kill workers while SQS throttles, fails and resets: nothing may be lost or recorded twice
 	$(BIN)/python -m benchmarks.aws.storm

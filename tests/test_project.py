@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TARGETS = ["help", "demo", "test", "test-all", "test-latest", "test-later", "lock", "lint", "bench", "storm"]
+TARGETS = ["help", "demo", "test", "test-all", "test-latest", "test-later", "lock", "lint", "bench", "storm", "storm-guilt"]
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")

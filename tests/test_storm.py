@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks.report import Report, kept, replaced
+from benchmarks.storm import guilt
 from benchmarks.storm.__main__ import PEER_SMOKE, SMOKE, report_of
 from benchmarks.storm.judge import PeerVerdict, Verdict, judge
 from benchmarks.storm.run import storm
+from mltrigger.policy import MAX_ABANDONED
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
@@ -38,6 +41,20 @@ def test_storm_was_one(verdict: Verdict) -> None:
 
 def test_workers_say_nothing_of_errors_in_a_storm(verdict: Verdict) -> None:
     assert verdict.complaints == []
+
+
+# -- the storm of guilt -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+def test_innocent_events_are_never_blamed_for_what_others_do_to_their_process(tmp_path: Path) -> None:
+    """What `make storm-guilt` does with 5,000 events: some end, stop or fork their process, and a clock jumps."""
+    found = guilt.storm(tmp_path, guilt.SMOKE)
+
+    assert found.broken == []
+    assert (found.innocent_dead, found.guilty_dead, found.lost, found.doubled, found.stuck) == (0, guilt.SMOKE.traps, 0, 0, 0)
+    assert found.ends >= guilt.SMOKE.traps * MAX_ABANDONED
+    assert all(len(row) == len(table.columns) for table in guilt.report_of([found], guilt.SMOKE).tables for row in table.rows)
 
 
 def test_report_has_a_cell_for_each_column() -> None:
