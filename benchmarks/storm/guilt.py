@@ -26,7 +26,6 @@ from benchmarks.storm.run import open_in, reading
 LEASE_S, TIMEOUT_S = 1.0, 30.0
 LONGEST_STOP_S = 40.0
 """How long a process stays stopped at most, when nobody else takes its event over."""
-MOVED_S = 90.0
 _QUIET_S = 60.0
 _LOOK_S = 0.02
 INNOCENT = ("guilt-page", "guilt-rows", "guilt-nap", "guilt-fork", "guilt-forked")
@@ -34,13 +33,14 @@ INNOCENT = ("guilt-page", "guilt-rows", "guilt-nap", "guilt-fork", "guilt-forked
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much storm: events in all; of these, events that end, stop and copy a process; and processes."""
+    """How much storm: events in all; of these, events that end, stop and copy a process; processes; how far one clock jumps."""
 
     events: int = 5_000
     traps: int = 9
     naps: int = 6
     forks: int = 12
     workers: int = 5
+    moved_s: float = 90.0
 
     @property
     def pages(self) -> int:
@@ -48,7 +48,7 @@ class Sizes:
         return self.events - self.traps - self.naps - self.forks
 
 
-SMOKE = Sizes(300, 2, 1, 3, 5)
+SMOKE = Sizes(300, 2, 1, 3, moved_s=5.0)
 
 
 @dataclasses.dataclass
@@ -65,7 +65,6 @@ class Verdict:
     ends: int = 0
     stops: int = 0
     copies: int = 0
-    moved: int = 0
     counts: Counter[str] = dataclasses.field(default_factory=Counter)
     balanced: bool = True
     integrity: str = "ok"
@@ -134,7 +133,7 @@ def storm(folder: Path, sizes: Sizes) -> Verdict:
     began = time.monotonic()
     crowds = [
         Supervised(book, path, ["-m", "benchmarks.storm.guilty", url, moved, "4"], environment, count, _made(folder / name))
-        for name, moved, count in (("steady", "0", sizes.workers - 1), ("moved", str(MOVED_S), 1))
+        for name, moved, count in (("steady", "0", sizes.workers - 1), ("moved", str(sizes.moved_s), 1))
     ]
     supervisor = Supervisor(crowds)
     try:
@@ -288,7 +287,7 @@ def report_of(found: Sequence[Verdict], sizes: Sizes) -> Report:
         f"`python -m benchmarks.storm.guilt --events {sizes.events}`: {sizes.workers} processes, six subscriptions each; lease "
         f"{LEASE_S:g} s. {sizes.traps} events end their process (a kill, an exit, a wild pointer), {sizes.naps} stop {suspects.STOPS} "
         f"processes for longer than the lease, {sizes.forks} fork theirs while it delivers; the wall clock of one process jumps by "
-        f"{MOVED_S:g} s. A process that has ended is started again at once."
+        f"{sizes.moved_s:g} s. A process that has ended is started again at once."
     )
     return report
 
