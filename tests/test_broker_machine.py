@@ -173,6 +173,14 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.folder is not None:
             old.store.close()
         self.workers[w] = Worker(old.clock, self.store() if self.folder is not None else old.store)
+        self.bring_forward(old.clock.now_us())
+
+    def bring_forward(self, now_us: int) -> None:
+        """Who joins makes due what was published in its future."""
+        for sub in self.subs.values():
+            for seq, place in sub.places.items():
+                if place.state == "ready" and place.visible_us == self.archive[seq].published_us:
+                    place.visible_us = min(place.visible_us, now_us)
 
     # -- publish --------------------------------------------------------------------------------------------------------------
 
@@ -424,7 +432,7 @@ class BrokerMachine(RuleBasedStateMachine):
         return [seq for seq, archived in self.archive.items() if archived.topic == sub.spec.topic]
 
     def may_be_sent(self, sub: Bound, seq: int) -> bool:
-        return seq not in sub.places or sub.places[seq].state in ("dead", "skipped")
+        return seq not in sub.places or (sub.places[seq].state in ("dead", "skipped") and not sub.places[seq].discarded)
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), data=st.data())
     def discard(self, w: int, name: str, data: st.DataObject) -> None:

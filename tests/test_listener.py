@@ -702,7 +702,7 @@ class Threshold:
 
 def test_fitted_model_gets_one_frame_for_a_batch_of_objects(bus: mt.EventBus) -> None:
     model = Threshold(0.5)
-    sub = bus.subscribe("scores", mt.model(model, name="threshold"), listen=False)
+    sub = bus.subscribe("scores", mt.model(model, name="threshold", columns=["score", "id"]), listen=False)
     bus.publish_batch("scores", [{"score": 0.9, "id": 1}, {"score": 0.1, "id": 2}])
     sub.start()
 
