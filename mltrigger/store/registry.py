@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import ipaddress
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from semver import Version as SemVersion
 
 from mltrigger.brokers.base import SubscriptionSpec
 from mltrigger.clock import Clock
-from mltrigger.errors import NotFound, VersionConflict
+from mltrigger.errors import InvalidFilter, NotFound, VersionConflict
 from mltrigger.filters import FilterPolicy
 from mltrigger.models.version import SHOWN, ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
@@ -277,7 +278,21 @@ def filter_of(text: str | None, scope: Any, table: str, row: object) -> FilterPo
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str, scope: Any) -> FilterPolicy:
-    return FilterPolicy.parse(text, scope)
+    try:
+        return FilterPolicy.parse(text, scope)
+    except InvalidFilter:
+        return FilterPolicy.parse(json.dumps(_of_today(json.loads(text))), scope)
+
+
+def _of_today(condition: Any) -> Any:
+    """Return *condition* of a filter with single addresses as texts: earlier releases took ``{"cidr": "10.0.0.1"}`` for them."""
+    if isinstance(condition, list):
+        return [_of_today(one) for one in condition]
+    if not isinstance(condition, dict):
+        return condition
+    if len(condition) == 1 and ipaddress.ip_network(condition.get("cidr", "0.0.0.0/0"), strict=False).num_addresses == 1:
+        return condition["cidr"].partition("/")[0]
+    return {key: _of_today(inner) for key, inner in condition.items()}
 
 
 def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
