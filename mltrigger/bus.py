@@ -391,7 +391,8 @@ class EventBus(Lookup):
             ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
         """
         event = dataclasses.replace(data, **attributes) if isinstance(data, Event) else Event(data, **attributes)
-        return self.publish_batch(topic, [event])[0]
+        self._check()
+        return self._lineage.publish(topic, [event])[0]
 
     def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
         """Publish many samples in one commit, all or nothing; each is data or an Event. Of a frame, each row is one."""

@@ -194,6 +194,8 @@ def samples_of(samples: Any) -> list[Any]:
 
     A row is one sample, and so is a Series: one row of a frame has numbers for names when its columns have none.
     """
+    if type(samples) is list:
+        return samples
     if (rows := codec.rows_of(samples)) is not None:
         return rows
     if isinstance(samples, (Event, str, bytes, bytearray, memoryview)) or codec.has_names(samples) or not isinstance(samples, Iterable):
