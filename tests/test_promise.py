@@ -438,7 +438,7 @@ def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
 
 def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
     monkeypatch.setattr("mltrigger.engine.PRUNE_S", 0.05)
-    begun = threading.Event()
+    begun, running = threading.Event(), threading.Event()
 
     def prune(self: mt.EventBus) -> None:
         begun.set()
@@ -449,11 +449,13 @@ def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: p
         bus.retain(max_events=1000)
 
         def slow(n: int) -> None:
+            running.set()
             assert begun.wait(20)
             time.sleep(1.5)
 
         sub = bus.subscribe("numbers", slow, lease_s=0.6, timeout_s=30)
         bus.publish("numbers", 1)
+        assert running.wait(20)
         spec = other.registry.subscription("slow")
 
         def ended() -> bool:
