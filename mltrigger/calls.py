@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Collection
 
@@ -102,10 +101,9 @@ class Calls:
         try:
             if alone and not self._is_held(work, turn.proves):
                 return True
-            if work.invoker.batches:
-                self._call_batch(work, count, printed, behind)
-            else:
-                self._call_each(work, count, printed, behind)
+            call = self._call_batch if work.invoker.batches else self._call_each
+            with during(running := self._running(work)):
+                call(work, running, count, printed, behind)
             if alone:
                 self.settle(work)  # before others begin: what ends the process from now on is not this event
         finally:
@@ -120,15 +118,14 @@ class Calls:
             work.drop()
         return held
 
-    def _call_each(self, work: Work[Ended], count: int, printed: Captured, behind: set[str]) -> None:
+    def _call_each(self, work: Work[Ended], running: Running, count: int, printed: Captured, behind: set[str]) -> None:
         now_us = self._clock.now_us()
         hold_us = RUN_AHEAD_S * 1e6
         while count and (begun := work.begin(1, now_us)):
             delivery = begun[0]
             if (result := self._refused(delivery, behind)) is None:
-                event = self._prepare(delivery.event)
-                with during(self._running(work, event)):
-                    result = work.invoker.one(event)
+                running.event = self._prepare(delivery.event)
+                result = work.invoker.one(running.event)
             started_us, now_us = now_us, self._clock.now_us()
             self._learn((now_us - started_us) / 1e6)
             self._heed(result, now_us)
@@ -145,15 +142,15 @@ class Calls:
             if HERE.wanted:  # a suspect waits
                 return
 
-    def _call_batch(self, work: Work[Ended], count: int, printed: Captured, behind: set[str]) -> None:
+    def _call_batch(self, work: Work[Ended], running: Running, count: int, printed: Captured, behind: set[str]) -> None:
         started_us = self._clock.now_us()
         batch = work.begin(count, started_us)
         called = [d for d in batch if self._refused(d, behind) is None]
         events = [self._prepare(d.event) for d in called]
         results: list[Result] = []
         if called:
-            with during(self._running(work, max(events, key=lambda event: event.hops))):
-                results = work.invoker.many(events, lambda: work.restart(self._clock.now_us()))
+            running.event = max(events, key=lambda event: event.hops)
+            results = work.invoker.many(events, lambda: work.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
         for result in results:
             self._heed(result, now_us)
@@ -172,8 +169,10 @@ class Calls:
         if called and all(r.ok for r in results):
             self._learn_batch(work, len(called), now_us)
 
-    def _running(self, work: Work[Ended], event: Event) -> Running:
-        return Running(self._place, event, lambda _: work.returned(self._clock.now_us()), functools.partial(self._let_others_in, work))
+    def _running(self, work: Work[Ended]) -> Running:
+        """Return what the model is told of its calls; one for all of a turn."""
+        returned, waits = lambda _: work.returned(self._clock.now_us()), lambda: self._let_others_in(work)
+        return Running(self._place, work.next.event, returned, waits)
 
     def _let_others_in(self, work: Work[Ended]) -> None:
         """Let others run beside a call that waits for them; from now on its end would prove nothing."""

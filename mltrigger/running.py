@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 ENCODING_S = 60.0
 """How long the answer of a model that has returned may take until it is there: writing it down is not the model's time."""
 _SHORT, _FEW = 64 * 1024, 64
+_AT_ONCE = frozenset({type(None), bool, int, float})
 
 
 def _nothing(*_: object) -> None:
@@ -29,9 +30,9 @@ class Place:
     home: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Running:
-    """One call of a model.
+    """One call of a model after the other; made once for all of a lot.
 
     ``event`` is what it is called with; of a batch, the one that the longest chain of events has led to. ``returned`` is called with
     what the model has returned, before that is written down; ``waits`` before it waits for other models.
@@ -68,15 +69,20 @@ def go_on(running: Running | None) -> None:
 
 
 def model_returned(answer: object) -> None:
-    """Say that the model has returned *answer*: what follows is not its time, unless the answer is still to be made."""
-    if (running := _current.get()) is not None and not hasattr(answer, "__next__"):
+    """Say that the model has returned *answer*: what follows is not its time, unless the answer is still to be made.
+
+    Of a number nobody hears: it is written down in no time.
+    """
+    if answer.__class__ not in _AT_ONCE and (running := _current.get()) is not None and not hasattr(answer, "__next__"):
         running.returned(answer)
 
 
 def place() -> dict[str, str]:
     """Return where the call under way is, as it is told to another process."""
     running = _current.get()
-    return dataclasses.asdict(running.place if running is not None else Place("", "", ""))
+    if running is None:
+        return {"subscription": "", "topic": "", "home": ""}
+    return {"subscription": running.place.subscription, "topic": running.place.topic, "home": running.place.home}
 
 
 def elsewhere(place: Mapping[str, str], event: Event, returned: Callable[[object], None]) -> Running:

@@ -97,9 +97,8 @@ class Work(Generic[Answer]):
 
     def returned(self, now_us: int) -> None:
         """Count the run time of the current call no longer: the model has returned. Its answer has ``ENCODING_S`` until it is there."""
-        with self._lock:
-            if self.started_us is not None:
-                self.returned_us, self.started_us = now_us, now_us + int(ENCODING_S * 1e6)
+        if self.started_us is not None:
+            self.returned_us, self.started_us = now_us, now_us + int(ENCODING_S * 1e6)
 
     def answered(self, answers: Sequence[Answer]) -> None:
         """Keep *answers* of the current call until they are recorded; forget them when the work was closed meanwhile."""

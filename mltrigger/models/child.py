@@ -126,8 +126,8 @@ class Channel:
             self._write(message)
 
     def returned(self, answer: object) -> None:
-        """Say that the model has returned *answer*: from now on its clock stands still. There is no reply."""
-        if os.getpid() == self._process and not is_small(answer):
+        """Say that the model has returned *answer*, unless it is here in no time: its clock stands still. There is no reply."""
+        if not is_small(answer) and os.getpid() == self._process:
             with self._guard:
                 os.write(self._out, RETURNED + b"\n")
 

@@ -103,9 +103,10 @@ def run(
 
 
 def _returned(flag: str, answer: object) -> None:
-    if not is_small(answer):
-        with contextlib.suppress(OSError), open(flag, "xb"):  # noqa: PTH123 - in a folder of another machine, perhaps
-            pass
+    if is_small(answer):
+        return
+    with contextlib.suppress(OSError), open(flag, "xb"):  # noqa: PTH123 - in a folder of another machine, perhaps
+        pass
 
 
 def in_thread(caller: Caller, events: list[Event], under_way: Running | None) -> dict[str, Any]:

@@ -316,7 +316,7 @@ class Peer(ChildProcess):
                 raise self._end() from None
             while (line := self._line()) is not None:
                 if line == RETURNED:
-                    model_returned(None)
+                    model_returned(...)  # as something of which nobody knows how long it takes to write down
                     deadline = max(deadline, time.monotonic() + ENCODING_S)
                 elif line.startswith(b"{"):
                     self._drain()  # what was printed before the answer is in the pipe by now
