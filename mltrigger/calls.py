@@ -127,8 +127,8 @@ class Calls:
                 running.event = self._prepare(delivery.event)
                 result = work.invoker.one(running.event)
             started_us, now_us = now_us, self._clock.now_us()
-            self._learn((now_us - started_us) / 1e6)
-            self._heed(result, now_us)
+            if not self._heed(result, now_us):
+                self._learn((now_us - started_us) / 1e6)
             finished_us = work.returned_us or now_us
             ended = self._recorder.ended(delivery, result, work.version, started_us, finished_us, 1, printed.take())
             if delivery.group is not None and not ended.is_final:
@@ -139,6 +139,9 @@ class Calls:
                 started_us, now_us = now_us, self._clock.now_us()
                 hold_us = max(RUN_AHEAD_S * 1e6, 4 * (now_us - started_us))
             count -= 1
+            if self._pace.held(now_us):  # the rest of the lot would only hear the same
+                work.stop_after_current()
+                return
             if HERE.wanted:  # a suspect waits
                 return
 
@@ -195,16 +198,22 @@ class Calls:
         mean_s = self._mean_s
         self._mean_s = spent_s if mean_s is None else 0.8 * mean_s + 0.2 * min(spent_s, 10 * mean_s + 1e-5)
 
-    def _heed(self, result: Result, now_us: int) -> None:
-        """Begin nothing for as long as the model's server asks, or for longer each time while nothing can run the model."""
+    def _heed(self, result: Result, now_us: int) -> bool:
+        """Begin nothing for as long as the model's server asks, or for longer each time while nothing can run the model.
+
+        Return whether the model did not run at all, so that the call says nothing about its time.
+        """
         if result.throttled and result.delay_s:
             self.why = result.error or ""
             self._pace.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
-        elif result.reason != "no_process":
+            return True
+        if result.reason != "no_process":
             self._outages = 0
-        elif not self._pace.held(now_us):  # those that are under way meanwhile say nothing new
+            return False
+        if not self._pace.held(now_us):  # those that are under way meanwhile say nothing new
             self.why, self._outages = result.error or "", self._outages + 1
             self._pace.hold(now_us + int(min(2.0 ** min(self._outages, 16), _MOST_HELD_S) * 1e6))
+        return True
 
     def _refused(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
         """Return what a delivery gets without calling the model, if it does: one of its group, before it, has to come again first."""
