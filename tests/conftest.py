@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -126,6 +127,17 @@ def aws_clock(emulator: Emulator, clock: SimulatedClock) -> SimulatedClock:
     start_us = clock.now_us()
     emulator.ahead_s = lambda: (clock.now_us() - start_us) / 1e6
     return clock
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Forget the modules that a test wrote and imported: the next one may write others of these names."""
+    before = set(sys.modules)
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name in sys.modules.keys() - before:
+        if str(vars(sys.modules[name]).get("__file__") or "").startswith(folder):
+            del sys.modules[name]
 
 
 in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
@@ -25,17 +26,24 @@ Work = Callable[[int], Callable[[], object]]
 
 
 def growth(work: Work, size: int) -> float:
-    """Return how much longer *work* takes for four times *size*; this thread's own time, the best of several runs."""
+    """Return how much longer *work* takes for four times *size*; this thread's own time, the best of several runs in turn.
 
-    def best_s(do: Callable[[], object]) -> float:
-        spent = []
-        for _ in range(5):
-            began_s = time.thread_time()
-            do()
-            spent.append(time.thread_time() - began_s)
-        return min(spent)
+    The collector of garbage stands still: a pass over all that earlier tests left would count for the larger size alone.
+    """
 
-    return best_s(work(4 * size)) / max(best_s(work(size)), 1e-6)
+    def spent_s(do: Callable[[], object]) -> float:
+        began_s = time.thread_time()
+        do()
+        return time.thread_time() - began_s
+
+    small, large = work(size), work(4 * size)
+    gc.collect()
+    gc.disable()
+    try:
+        pairs = [(spent_s(small), spent_s(large)) for _ in range(5)]
+    finally:
+        gc.enable()
+    return min(pair[1] for pair in pairs) / max(min(pair[0] for pair in pairs), 1e-6)
 
 
 def arriving(body: str) -> Callable[[], object]:

@@ -15,7 +15,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,14 @@ Invoke = Callable[..., ExecutorInvoker]
 
 
 def processes(count: int = 1) -> ProcessPoolExecutor:
-    """Return a pool whose processes are fresh interpreters: a fork of a process with threads may inherit a lock that nobody opens."""
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    """Return a pool whose processes are fresh interpreters: a fork of a process with threads may inherit a lock that nobody opens.
+
+    All of them are started here. A pool starts one more for a call, and one that starts while the pool breaks is waited for for ever.
+    """
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+    wait([pool.submit(time.sleep, 0.1) for _ in range(count)])
+    assert len(pool._processes) == count
+    return pool
 
 
 @pytest.fixture(scope="module")

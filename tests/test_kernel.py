@@ -227,6 +227,11 @@ import mltrigger as mt
 def ctrl_c(*_):
     raise KeyboardInterrupt
 
+def unraisable(what, otherwise=sys.unraisablehook):  # Python drops and prints what is raised in a callback of a weak reference
+    if not issubclass(what.exc_type, KeyboardInterrupt):
+        otherwise(what)
+
+sys.unraisablehook = unraisable
 signal.signal(signal.SIGALRM, ctrl_c)
 bus = mt.connect(sys.argv[1])
 bus.topic("numbers")
