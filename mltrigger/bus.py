@@ -260,11 +260,11 @@ class EventBus(Lookup):
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
         emit = check_topic(emit, self.broker.ordered) if emit is not None else None
         with self._guard:
-            topic = self._origins.topic_of(source)
+            found = self._origins.found(source)
             before = self.registry.subscription(wanted)
-            self._origins.check_same(wanted, topic, before)
+            self._origins.check_same(wanted, found, before)
             selector = self._catalog.selector(handed)  # last, because it registers the version
-            spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
+            spec = SubscriptionSpec(wanted, self._origins.topic_of(found), selector, settings, emit, passing)
             self.broker.bind(spec, from_start=(start or ("earliest" if is_source(source) else "latest")) == "earliest")
             bound = self.registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from mltrigger.brokers.base import Broker, SubscriptionSpec
 from mltrigger.errors import InvalidName, NameTaken
 from mltrigger.names import check_topic
 from mltrigger.sources import HOW_FOLDERS_ARE_WRITTEN, FolderSource, Source, described, folder_url, is_source
 from mltrigger.store.registry import Registry
+
+
+class Origin(NamedTuple):
+    """What a source names: its *url*, ``None`` for a topic; the *names* that its topic may have; and its *topic*, once there is one."""
+
+    url: str | None
+    names: list[str]
+    topic: str | None
 
 
 class Origins:
@@ -23,14 +32,17 @@ class Origins:
     def __init__(self, registry: Registry, broker: Broker) -> None:
         self._registry, self._broker = registry, broker
 
-    def topic_of(self, source: str | os.PathLike[str]) -> str:
-        """Return the topic of *source*; that of a folder or a bucket is made if need be."""
+    def found(self, source: str | os.PathLike[str]) -> Origin:
+        """Return what *source* names, once it was looked at; make nothing."""
         url, names = self.find(source)
-        if url is None:
-            return names[0]
-        if is_source(url) and url not in self._registry.sources().values():
+        topic = names[0] if url is None else next((t for t, known in self._registry.sources().items() if known == url), None)
+        if url is not None and topic is None and is_source(url):
             FolderSource(url).check()  # one that is known may be gone for a while: it is waited for
-        return self._registry.source_topic(url, *names)
+        return Origin(url, names, topic)
+
+    def topic_of(self, origin: Origin) -> str:
+        """Return the topic of *origin*; that of a folder or a bucket is made if need be."""
+        return self._registry.source_topic(origin.url, *origin.names) if origin.url is not None else origin.names[0]
 
     def find(self, source: str | os.PathLike[str]) -> tuple[str | None, list[str]]:
         """Return the URL of what *source* names, ``None`` for a topic, and names that its topic may have; make nothing."""
@@ -45,10 +57,14 @@ class Origins:
         except InvalidName as error:
             raise InvalidName(f"{error}; {HOW_FOLDERS_ARE_WRITTEN}") from None
 
-    def check_same(self, name: str, topic: str, before: SubscriptionSpec | None) -> None:
-        """Raise NameTaken when subscription *name*, which was *before*, would listen to another *topic* now."""
-        if before is not None and before.topic != topic:
-            now, asked = (described(each, self._registry.sources()) for each in (before.topic, topic))
+    def check_same(self, name: str, origin: Origin, before: SubscriptionSpec | None) -> None:
+        """Raise NameTaken when subscription *name*, which was *before*, would listen to another *origin* now."""
+        if before is not None and before.topic != origin.topic:
+            sources = self._registry.sources()
+            wanted = (*origin.names, *(f"{origin.names[0]}-{n}" for n in range(2, len(sources) + 3)))
+            topic = origin.topic or next(each for each in wanted if each not in sources)
+            sources = {**sources, topic: origin.url} if origin.url is not None else sources
+            now, asked = (described(each, sources) for each in (before.topic, topic))
             raise NameTaken(f"subscription {name!r} listens to {now}, not to {asked}; pass name='…' for a second one, or unsubscribe it")
 
     def of(self, spec: SubscriptionSpec) -> Source | None:

@@ -954,6 +954,26 @@ def test_second_source_under_a_name_says_what_the_first_was(bus: mt.EventBus, sc
         bus.subscribe(scans / "*.png", read)
 
 
+@pytest.mark.parametrize("refused", [mt.VersionConflict, mt.NameTaken, mt.InvalidFilter, mt.InvalidPolicy, mt.InvalidName])
+def test_subscription_that_is_refused_makes_no_topic_and_no_model(bus: mt.EventBus, scans: Path, refused: type[mt.MltriggerError]) -> None:
+    bus.register(read, name="known", version="1.0.0")
+    bus.subscribe("elsewhere", read, name="taken")
+    topics, models = list(bus.topics()["topic"]), list(bus.models()["model"])
+    options: dict[Any, dict[str, Any]] = {
+        mt.VersionConflict: {"model": mt.model(lambda path: path, name="known", version="1.0.0")},
+        mt.NameTaken: {"model": mt.model(lambda path: path, name="other"), "name": "taken"},
+        mt.InvalidFilter: {"model": read, "filter": {"type": "added"}},
+        mt.InvalidPolicy: {"model": read, "max_attempt": 3},
+        mt.InvalidName: {"model": read, "emit": "no topic"},
+    }
+
+    with pytest.raises(refused):
+        bus.subscribe(scans, **options[refused])
+
+    assert list(bus.topics()["topic"]) == topics
+    assert list(bus.models()["model"]) == models
+
+
 def test_files_at_rest_are_not_looked_at(bus: mt.EventBus, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(500):
         (scans / f"{number}.dat").touch()

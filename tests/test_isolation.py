@@ -250,6 +250,19 @@ def test_a_model_of_a_module_is_imported_by_its_path(isolate: Isolate, tmp_path:
     assert answer(isolate(model, import_path=path).one(Event())) == ["probing", sys.path]
 
 
+@pytest.mark.parametrize("definition", ["def _inner(data): return __name__", "_inner = lambda data: __name__"])
+def test_a_model_of_a_module_keeps_the_name_that_it_was_given(
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, definition: str
+) -> None:
+    (tmp_path / "privately.py").write_text(definition)
+    monkeypatch.syspath_prepend(tmp_path)
+    import privately  # type: ignore[import-not-found]
+
+    found = (mt.model("privately:_inner", name="given"), mt.model(privately._inner, name="given"))
+
+    assert [answer(isolate(model, import_path="privately:_inner").one(Event())) for model in found] == ["privately"] * 2
+
+
 @pytest.mark.parametrize(
     ("source", "start_timeout_s", "error_type", "error"),
     [

@@ -326,7 +326,7 @@ def as_model(target: Any, **described: Any) -> Model:
     if given.get("batch") is False:
         del given["batch"]
     if isinstance(target, str):
-        target, given = _imported(target), {"path": target, **given}
+        target, given = _imported(target, given.get("name")), {"path": target, **given}
     for name in given:
         if name not in _FIELDS:
             raise NotFound.of("setting of a model", name, _FIELDS)
@@ -364,14 +364,14 @@ def _at_address(text: str, given: Mapping[str, Any]) -> Model:
     return Model(target=address, **own)
 
 
-def _imported(path: str) -> Any:
+def _imported(path: str, name: str | None) -> Any:
     if not _IMPORT_PATH.fullmatch(path):
         raise NotFound(
             f"no model {path[:200]!r}: write 'package.module:attribute', or an address such as 'http://host/score', "
             "'oip+http://host/v2/models/ocr', 'command:./score', 'onnx:model.onnx', 'models:/churn@champion'"
         )
     try:
-        return load(path)
+        return load(path, name)
     except (ImportError, AttributeError) as error:
         raise NotFound(f"no model {path!r}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a module does while it is imported
@@ -408,13 +408,16 @@ def import_path(target: Any) -> str | None:
     return f"{module}:{name}" if same else None
 
 
-def load(path: str) -> Model:
-    """Return the model at *path*, ``package.module:attribute``: imported by its registered name, never by an event's."""
-    module, _, name = path.partition(":")
+def load(path: str, name: str | None = None) -> Model:
+    """Return the model at *path*, ``package.module:attribute``, under the *name* that it was given, if it was.
+
+    It is imported by its registered name, never by an event's.
+    """
+    module, _, attribute = path.partition(":")
     found: Any = importlib.import_module(module)
-    for part in (parts := name.split(".")):
+    for part in (parts := attribute.split(".")):
         found = getattr(found, part)
-    return dataclasses.replace(as_model(found, name=parts[-1] if is_nameless(found) else None), path=path)
+    return dataclasses.replace(as_model(found, name=name or (parts[-1] if is_nameless(found) else None)), path=path)
 
 
 def _check_class(kind: type, name: str) -> None:

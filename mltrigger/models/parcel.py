@@ -60,7 +60,7 @@ def unpacked(described: dict[str, Any], contents: Callable[[], tuple[Any, Any, A
     weights = Weights(described["files"])
     weights.check(described["name"])  # before anything is imported or unpickled that may read them
     if described["import_path"]:
-        found = load(described["import_path"])
+        found = load(described["import_path"], described["name"])
         parts = (found.target, *(_arrived(described[name], getattr(found, name)) for name in _SCHEMAS))
     else:
         parts = contents()
@@ -107,7 +107,7 @@ def _way(model: Model, name: str, import_path: str) -> dict[str, Any] | None:
     if path := path_of(wanted):
         return {"class": path}
     with contextlib.suppress(Exception):  # what cannot be imported here says so where it is called
-        own = dataclasses.replace(load(import_path), batch=model.batch, method=model.method).schemas()[_SCHEMAS.index(name)]
+        own = dataclasses.replace(load(import_path, model.name), batch=model.batch, method=model.method).schemas()[_SCHEMAS.index(name)]
         if own is not None and _type(own) == wanted:
             return {}
     return None

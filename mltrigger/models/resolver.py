@@ -128,7 +128,7 @@ def _found(version: ModelVersion) -> Model:
         _check_before_import(version, where)
         try:
             called_by = {name: value for name, value in (version.called_by or {}).items() if name != "schemas"}
-            model = as_model(load(where), **called_by)
+            model = as_model(load(where, version.name), **called_by)
         except (Exception, SystemExit) as error:  # whatever a module does while it is imported
             raise NotFound(f"model {version} cannot be imported from {where}: {type(error).__name__}: {error}") from error
     if changes := version.changes(model.describe()):
