@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import multiprocessing
 import os
@@ -22,7 +23,7 @@ from conftest import wait_until
 
 import mltrigger as mt
 from mltrigger.models.version import Selector
-from mltrigger.store import forks, sqlite
+from mltrigger.store import files, forks, sqlite
 
 ROOT = Path(mt.__file__).parents[1]
 FILES = ("bus.db", "bus.db-wal", "bus.db-shm")
@@ -195,6 +196,101 @@ def test_bus_of_a_file_that_is_gone_can_be_closed_and_a_new_one_opened(home: Pat
         assert again.topics().empty
         again.topic("documents")
         assert again.publish("documents", "a").seq == 1
+
+
+# -- overwritten and cut off, under the same name -----------------------------------------------------------------------------
+
+
+def overwritten_by_its_backup(home: Path) -> None:
+    shutil.copyfile(home.parent / "backup.db", home / "bus.db")
+
+
+def overwritten_by_something_else(home: Path) -> None:
+    size = (home / "bus.db").stat().st_size
+    (home / "bus.db").write_bytes(b"x" * size)
+
+
+def cut_off(home: Path) -> None:
+    os.truncate(home / "bus.db", (home / "bus.db").stat().st_size - 4096)
+
+
+def emptied(home: Path) -> None:
+    os.truncate(home / "bus.db", 0)
+
+
+@pytest.mark.parametrize("happens", [overwritten_by_its_backup, overwritten_by_something_else, cut_off, emptied])
+@pytest.mark.parametrize("is_calm", [False, True])
+def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
+    home: Path, happens: Callable[[Path], None], is_calm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(home) as bus:
+        bus.topic("documents")
+        bus.publish_batch("documents", range(10))
+        bus.backup(home.parent / "backup.db")
+        bus.publish_batch("documents", ["x" * 100] * 1000)
+    if is_calm:
+        monkeypatch.setattr("mltrigger.store.place._COARSEST_S", 0.05)
+    with connected(home) as bus:
+        bus.publish("documents", 1)
+        if is_calm:
+            wait_until(lambda: bus.publish("documents", 1) and bus._store._connections._place._is_calm)  # type: ignore[attr-defined]
+        happens(home)
+
+        for call in (lambda: bus.publish("documents", 2), lambda: bus.topic("pages"), bus.events, bus.audit):
+            with pytest.raises(mt.StoreError, match=r"bus\.db was overwritten or cut off while it was open.*close this bus"):
+                call()
+        (row,) = bus.doctor().to_dict("records")
+
+    assert (row["severity"], row["check"]) == ("error", "file")
+
+
+def test_file_that_others_write_to_is_not_taken_for_overwritten(home: Path) -> None:
+    """Each process moves the log in at its end, and a repair by hand makes the file shorter."""
+    other = "import mltrigger as mt, sys; b = mt.connect(sys.argv[1]); b.publish_batch('documents', range(3000)); b.close()"
+    with connected(home) as bus:
+        bus.topic("documents")
+        for _ in range(3):
+            run(other, f"sqlite:///{home / 'bus.db'}")
+            bus.publish("documents", 1)
+            with contextlib.closing(sqlite3.connect(home / "bus.db")) as tool:
+                tool.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            bus.publish("documents", 2)
+        with contextlib.closing(sqlite3.connect(home / "bus.db")) as tool:
+            tool.execute("CREATE TABLE filling AS SELECT * FROM event")
+            tool.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            bus.publish("documents", 3)
+            tool.execute("DROP TABLE filling")
+            tool.execute("VACUUM")
+            tool.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        bus.publish("documents", 4)
+
+        assert len(bus.events()) == 3 * 3002 + 2
+
+
+def test_file_with_two_names_is_refused_since_each_would_have_a_log_of_its_own(home: Path) -> None:
+    with connected(home) as bus:
+        bus.topic("documents")
+        bus.publish("documents", 1)
+        (home / "other.db").hardlink_to(home / "bus.db")
+
+        for name in ("other.db", "bus.db"):
+            with pytest.raises(mt.StoreError, match=r"has several names \(hard links\).*bus\.backup"):
+                mt.connect(f"sqlite:///{home / name}")
+        (home / "other.db").unlink()
+
+        with connected(home) as again:
+            assert len(again.events()) == 1
+
+
+def test_file_that_is_mounted_alone_is_refused_since_its_log_would_stay_behind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = home.parent / "mounts"
+    mounts.write_text(f"overlay / overlay rw 0 0\n/dev/sda1 {home / 'bus.db'} ext4 rw 0 0\n")
+    monkeypatch.setattr(files, "is_mount", functools.partial(files.is_mount, mounts=str(mounts)))
+
+    with pytest.raises(mt.StoreError, match=r"is mounted as a single file.*mount its folder"):
+        connected(home)
+    mounts.write_text(f"overlay / overlay rw 0 0\n/dev/sda1 {home} ext4 rw 0 0\n")
+    connected(home).close()
 
 
 # -- forked -------------------------------------------------------------------------------------------------------------------

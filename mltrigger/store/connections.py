@@ -26,7 +26,7 @@ Sleep = Callable[[float], None]
 _READERS = 4
 """How many connections to read with are kept for the next question."""
 RETURN = "put it back, or close this bus and connect again"
-"""What to do about a file that has lost its name."""
+"""What to do about a file that has lost its name or its content."""
 
 
 class Connections:
@@ -223,12 +223,12 @@ class Connections:
             if self._place is not None:
                 self._place.check()
         except Lost as lost:
-            return _said(lost)
+            return str(lost)
         return None
 
     def _refused(self, lost: Lost) -> StoreError:
         self._lost = lost
-        return StoreError(f"store {self.description}: {_said(lost)}; {RETURN}")
+        return StoreError(f"store {self.description}: {lost}; {RETURN}")
 
     # -- patience -------------------------------------------------------------------------------------------------------------
 
@@ -276,7 +276,3 @@ class Connections:
             connection.close()
             raise
         return connection
-
-
-def _said(lost: Lost) -> str:
-    return f"the file {lost} was removed or replaced while it was open, so nothing is kept"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sqlite3
 import stat
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +18,26 @@ from mltrigger.errors import StoreError
 from mltrigger.store.forks import check_inherited
 from mltrigger.store.schema import check
 
-_HEADER = b"SQLite format 3\x00"
+MAGIC = b"SQLite format 3\x00"
+HEADER_BYTES = 100
+_READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 File = tuple[int, int]
 """Which file it is, by whatever name: device and inode."""
 
+
+@dataclasses.dataclass(slots=True)
+class _Open:
+    """A file that is open here: a handle to look at its header with, and by how many stores."""
+
+    handle: int
+    stores: int = 0
+
+
 # A process that closes any handle of a file loses all POSIX locks it has on it (https://sqlite.org/howtocorrupt.html, 2.2): other
 # processes would take a store that is open here for closed, and remove its write-ahead log. Hence this one thing of the process.
-_open_here: Counter[File] = Counter()
+_open_here: dict[File, _Open] = {}
 _guard = threading.Lock()
 
 
@@ -36,23 +47,41 @@ def open_file(path: Path) -> File:
         if _which(path) not in _open_here:
             check_inherited(_which(path))
             _prepare(path)
+        _check_name(path)
         file = _which(path)
-        _open_here[file] += 1
+        if file not in _open_here:
+            try:
+                _open_here[file] = _Open(os.open(path, _READ))
+            except OSError as error:
+                raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror})") from error
+        _open_here[file].stores += 1
         return file
 
 
 def release_file(file: File) -> None:
     """Say that a store of this process has closed its connections to *file*."""
     with _guard:
-        _open_here[file] -= 1
-        if not _open_here[file]:
-            del _open_here[file]
+        _open_here[file].stores -= 1
+        if not _open_here[file].stores:
+            os.close(_open_here.pop(file).handle)
+
+
+def header_of(file: File) -> tuple[bytes, int] | None:
+    """Return the header of a *file* that is open here, shorter when the file is, and its size, now; ``None`` when it is not open."""
+    with _guard:
+        if (opened := _open_here.get(file)) is None:
+            return None
+        os.lseek(opened.handle, 0, os.SEEK_SET)
+        return os.read(opened.handle, HEADER_BYTES), os.fstat(opened.handle).st_size
 
 
 def forget_files() -> None:
     """Forget what the parent has open: a forked child inherits none of it."""
     global _guard
     _guard = threading.Lock()
+    for opened in _open_here.values():  # of a child this ends no lock of its parent
+        with contextlib.suppress(OSError):
+            os.close(opened.handle)
     _open_here.clear()
 
 
@@ -82,9 +111,21 @@ def _prepare(path: Path) -> None:
             raise StoreError(f"store {path.name!r} is not a regular file")
         if hasattr(os, "getuid") and status.st_uid != os.getuid():
             raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
-        head = file.read(100)
+        head = file.read(HEADER_BYTES)
     if head:
         _check_content(path, head)
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a file with several names: SQLite's log lies beside the name, and who opens another one never sees it.
+
+    https://sqlite.org/howtocorrupt.html, 2.5, "Multiple links to the same file"
+    """
+    several = path.lstat().st_nlink > 1
+    if several or is_mount(path):
+        what = "has several names (hard links)" if several else "is mounted as a single file"
+        advice = "keep one name, and copy with bus.backup(…)" if several else "mount its folder"
+        raise StoreError(f"store {path.name!r} {what}: what is written under one name is not seen, and lost, under the other; {advice}")
 
 
 def _check_content(path: Path, head: bytes) -> None:
@@ -94,7 +135,7 @@ def _check_content(path: Path, head: bytes) -> None:
     """
     page_size = int.from_bytes(head[16:18], "big")
     pages = int.from_bytes(head[28:32], "big")
-    if not head.startswith(_HEADER) or len(head) < 100:
+    if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
         raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
     wal = path.with_name(path.name + "-wal")
     recovers = wal.exists() and wal.stat().st_size > 0  # a process died while it moved the log in: SQLite will do it again
@@ -142,14 +183,25 @@ def network_filesystem(path: Path, mounts: str = "/proc/mounts") -> str | None:
 
     SQLite's write-ahead log needs shared memory, which a network does not have (https://sqlite.org/wal.html, "Overview", 2).
     """
+    _, kind = _mount_of(path, mounts)
+    return kind if kind.startswith(_NETWORK) else None
+
+
+def is_mount(path: Path, mounts: str = "/proc/mounts") -> bool:
+    """Whether *path* is mounted by itself, as containers do with single files."""
+    return _mount_of(path, mounts)[0] == str(path.resolve())
+
+
+def _mount_of(path: Path, mounts: str) -> tuple[str, str]:
+    """Return where the file system of *path* is mounted and its kind; empty where the system does not say."""
     try:
         lines = Path(mounts).read_text(errors="replace").splitlines()
     except OSError:
-        return None
-    found = ("", "")
+        return "", ""
+    found, real = ("", ""), path.resolve()
     for line in lines:
         _, mounted, kind, *_ = line.split(" ")
         mounted = mounted.encode().decode("unicode_escape") if "\\" in mounted else mounted  # a blank is written \040
-        if path.resolve().is_relative_to(mounted) and len(mounted) >= len(found[0]):
+        if real.is_relative_to(mounted) and len(mounted) >= len(found[0]):
             found = (mounted, kind)
-    return found[1] if found[1].startswith(_NETWORK) else None
+    return found

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
-from mltrigger.store.files import File
+from mltrigger.store.files import HEADER_BYTES, MAGIC, File, header_of
 
 _COARSEST_S = 2.5
 """No file system tells times less exactly: FAT has steps of two seconds."""
@@ -22,7 +24,26 @@ _PENDING_BYTE = 0x40000000
 
 
 class Lost(Exception):  # a signal: the store makes its error of it
-    """A file that is open has lost its name: what is written to it is nowhere."""
+    """A file that is open has lost its name, or its content: what is written to it is nowhere."""
+
+    def __init__(self, name: str, how: str = "removed or replaced") -> None:
+        super().__init__(f"the file {name} was {how} while it was open, so nothing is kept")
+
+
+class Written(NamedTuple):
+    """What the header of a database says of when it was written, with the size of the file.
+
+    The counter never falls and, while it stays, neither do the pages (https://sqlite.org/fileformat2.html, "File change counter").
+    """
+
+    counter: int
+    pages: int
+    size: int
+
+    def is_before(self, other: Written) -> bool:
+        """Whether this was written before *other*, or is the rest of it."""
+        rise = (self.counter - other.counter) % 2**32
+        return rise >= 2**31 or (rise == 0 and (self.pages < other.pages or self.size < other.size))
 
 
 class Place:
@@ -41,6 +62,9 @@ class Place:
         self._log, self._index, self._folder = location + "-wal", location + "-shm", str(Path(location).parent)
         self._beside: tuple[File, File] | None = None
         self._seen: tuple[int, int, int] | None = None
+        self._guard = threading.Lock()
+        self._state = (0, 0)
+        self._written: Written | None = None
         self._since_s, self._is_calm = 0.0, False
         self._measured_s, self._log_bytes = -math.inf, 0
 
@@ -58,16 +82,16 @@ class Place:
         self._beside = _which(self._log), _which(self._index)
 
     def check(self) -> None:
-        """Raise Lost unless all open files have their names.
+        """Raise Lost unless all open files have their names, and the database its content.
 
         A folder's time tells when any of its names has changed. It is believed once it has been the same for so long that the clock of no
         file system could hide a change, and all files were looked at after that. Until then each of them is.
         """
         folder = _status(self._folder)
         seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
+        self.check_database()
         if seen == self._seen and self._is_calm:
             return
-        self.check_database()
         if self._beside is not None:
             for path, known in zip((self._log, self._index), self._beside, strict=True):
                 if _which(path) != known:
@@ -86,9 +110,29 @@ class Place:
         return self._log_bytes
 
     def check_database(self) -> None:
-        """Raise Lost unless the database has its name."""
-        if _which(self.location) != self._file:
+        """Raise Lost unless the database has its name, and was not overwritten by an older one or cut off.
+
+        SQLite writes to it only when it moves the log in; else a look at its status is enough.
+        """
+        status = _status(self.location)
+        if (status.st_dev, status.st_ino) != self._file:
             raise Lost(Path(self.location).name)
+        state = (status.st_mtime_ns, status.st_size)
+        if state != self._state:
+            self._check_content()
+            self._state = state
+
+    def _check_content(self) -> None:
+        with self._guard:  # another thread must not compare with a look that was later
+            if (found := header_of(self._file)) is None:
+                return
+            header, size = found
+            written = None
+            if len(header) == HEADER_BYTES and header.startswith(MAGIC):
+                written = Written(int.from_bytes(header[24:28], "big"), int.from_bytes(header[28:32], "big"), size)
+            if self._written is not None and (written is None or written.is_before(self._written)):
+                raise Lost(Path(self.location).name, "overwritten or cut off")
+            self._written = written
 
     def writer(self) -> str:
         """Return which process has the write lock, for people: its number, its name and whether it is stopped; empty if unknown."""
