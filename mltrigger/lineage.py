@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ AWAITED = "awaitedby"
 """The extension that names the subscriptions whose models wait for the event."""
 FEW = 16
 """Descendants that a process counts by itself: what most events lead to costs the store nothing."""
-_MOST_ROOTS = 50_000
+_MOST_ROOTS, _MOST_STORES = 50_000, 100
 _COUNT = """
 INSERT INTO descent (root, n, counted_us) VALUES (:root, :n, :now)
 ON CONFLICT (root) DO UPDATE SET n = descent.n + excluded.n, counted_us = excluded.counted_us
@@ -48,6 +49,33 @@ TREE = Result(
 """What an event gets whose output would be one too many."""
 
 
+class _Counts:
+    """What this process has counted of the events of one store."""
+
+    def __init__(self) -> None:
+        self.few: dict[str, int] = {}
+        self.known: dict[str, int] = {}
+        self.guard = threading.Lock()
+
+
+_of_files: dict[tuple[str, int], _Counts] = {}
+
+
+def _counts_of(home: str) -> _Counts:
+    """Return what is counted of the store *home*; of a file it is one thing of the process, since a model may connect at every call."""
+    try:
+        key = home, os.stat(home).st_ino  # noqa: PTH116 - no path where the store is in memory
+    except OSError:
+        return _Counts()
+    while len(_of_files) >= _MOST_STORES and key not in _of_files:
+        _of_files.pop(next(iter(_of_files)), None)
+    return _of_files.setdefault(key, _Counts())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_of_files.clear)  # another thread may have held a lock
+
+
 class Descent:
     """Counts what each event has led to: exactly in the store, once there is more than a few in this process.
 
@@ -55,13 +83,13 @@ class Descent:
     ----------
     clock : Clock
         When something was counted, so that it can be let go.
+    home : str, optional
+        The store whose events they are, as the log tells it.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._few: dict[str, int] = {}
-        self._known: dict[str, int] = {}
-        self._guard = threading.Lock()
+    def __init__(self, clock: Clock, home: str = "") -> None:
+        counts = _counts_of(home)
+        self._clock, self._few, self._known, self._guard = clock, counts.few, counts.known, counts.guard
 
     def add(self, transaction: Transaction, roots: Iterable[str]) -> dict[str, int]:
         """Count one descendant for each of *roots*; return how many each of them has now, as far as it is more than a few."""
@@ -105,7 +133,7 @@ class Lineage:
     """
 
     def __init__(self, broker: Broker, registry: Registry, log: Log, clock: Clock) -> None:
-        self.descent = Descent(clock)
+        self.descent = Descent(clock, log.home)
         self._broker, self._registry, self._log = broker, registry, log
         self._told: set[tuple[str, str]] = set()
 

@@ -75,7 +75,7 @@ class Recorder:
         uniform: Callable[[float, float], float] = random.uniform,
         descent: Descent | None = None,
     ) -> None:
-        self.descent = descent or Descent(clock)
+        self.descent = descent or Descent(clock, log.home)
         self._spec, self._broker, self._log, self._clock, self._uniform = spec, broker, log, clock, uniform
         self._give_up_s = math.inf
         self._hurry = threading.Event()

@@ -256,6 +256,25 @@ def test_model_that_publishes_many_is_bounded(quiet: mt.EventBus) -> None:
     assert "max_descendants is 100" in sub.dead_letters()["error"].iloc[0]
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_model_that_connects_at_every_call_is_bounded_too(file: Any, isolation: str) -> None:
+    url = f"sqlite:///{file}"
+
+    def fans_out(n: int) -> None:
+        import mltrigger
+
+        with mltrigger.connect(url) as bus:
+            bus.publish_batch("own", [n + 1] * 2)
+
+    with mt.connect(url) as bus:
+        sub = bus.subscribe("own", fans_out, max_descendants=100, isolation=isolation)
+        bus.publish("own", 0)
+        wait_until(lambda: is_settled(sub), timeout_s=60)
+
+        assert 100 - FEW <= len(bus.events("own")) - 1 <= 100
+        assert set(sub.dead_letters()["reason"]) == {"too_many_descendants"}
+
+
 def test_models_that_are_async_or_take_batches_publish_for_their_events(quiet: mt.EventBus) -> None:
     quiet.topic("out")
 
