@@ -69,6 +69,7 @@ class Event:
     extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
     _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
     _encoded: bytes | None = dataclasses.field(default=None, compare=False)
+    _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)  # what it was delivered as
 
     def __post_init__(self) -> None:
         if self.id is None:
@@ -205,7 +206,7 @@ def as_event(sample: Any) -> Event:
     _set_source(event, DEFAULT_SOURCE)
     _set_id(event, new_id())
     _set_time(event, datetime.now(UTC))
-    for leave_out in (_set_subject, _set_datacontenttype, _set_dataschema, _set_opener, _set_encoded):
+    for leave_out in (_set_subject, _set_datacontenttype, _set_dataschema, _set_opener, _set_encoded, _set_raw):
         leave_out(event, None)
     _set_extensions(event, {})
     return event
@@ -286,9 +287,9 @@ def is_json(media_type: str | None) -> bool:
 
 def restored(
     data: Any, type: str, source: str, id: str, time: str, subject: str | None, datacontenttype: str | None, dataschema: str | None,  # noqa: A002
-    extensions: Mapping[str, str | bool | int],
+    extensions: Mapping[str, str | bool | int], raw: bytes | None = None,
 ) -> Event:  # fmt: skip
-    """Return an Event of attributes that were checked when they were stored; skips the checks."""
+    """Return an Event of attributes that were checked when they were stored; skips the checks. *data* were decoded from *raw*."""
     event = _new(Event)
     _set_data(event, data)
     _set_type(event, type)
@@ -301,6 +302,7 @@ def restored(
     _set_extensions(event, extensions)
     _set_opener(event, None)
     _set_encoded(event, None)
+    _set_raw(event, raw)
     return event
 
 
@@ -323,7 +325,8 @@ def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
 def with_data(event: Event, data: Any) -> Event:
     """Return a copy of *event* with other data."""
     copy = _copy(event)
-    _set_data(copy, data)
+    for put, value in ((_set_data, data), (_set_encoded, None), (_set_raw, None)):
+        put(copy, value)
     return copy
 
 
@@ -338,7 +341,7 @@ _new = object.__new__
 # The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
 (
     _set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions,
-    _set_opener, _set_encoded,
+    _set_opener, _set_encoded, _set_raw,
 ) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))  # fmt: skip
 
 
@@ -435,16 +438,13 @@ def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:
 
 def _base64(text: Any) -> bytes:
     import base64
-    import binascii
 
     try:
         return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
+    except (TypeError, ValueError) as error:
         raise InvalidEvent(f"data_base64 is not base64: {error}", "not_cloudevent") from error
 
 
 def _json_tree(data: Any) -> Any:
     """Return *data* as plain JSON values, tags included: what a reader in another language sees."""
-    import json
-
     return json.loads(codec.dumps(data))

@@ -501,6 +501,31 @@ def test_probabilities_have_the_names_of_their_classes() -> None:
     assert answer == dict(zip(["bad", "good"], target.predict_proba(pd.DataFrame([row]))[0].tolist(), strict=True))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_probabilities_of_several_targets_are_those_of_each_event(count: int) -> None:
+    from sklearn.ensemble import RandomForestClassifier
+
+    rows = np.arange(24.0).reshape(12, 2)
+    fitted = RandomForestClassifier(3, random_state=0).fit(rows, np.c_[rows[:, 0] > 9, rows[:, 1] > 15].astype(int))
+
+    found = answered(fitted, *[[9.0 + 2 * n, 10.0 + 2 * n] for n in range(count)], method="predict_proba")
+
+    right = [fitted.predict_proba([[9.0 + 2 * n, 10.0 + 2 * n]]) for n in range(count)]
+    assert found == [[{"0": target[0][0], "1": target[0][1]} for target in one] for one in right]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_arrays_of_a_method_are_parted_by_event(count: int) -> None:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    fitted = KNeighborsClassifier(2).fit(np.arange(12.0).reshape(6, 2), [0, 1, 0, 1, 0, 1])
+
+    found = answered(fitted, *[[2.0 * n, 1.0 + 2 * n] for n in range(count)], method="kneighbors")
+
+    right = [fitted.kneighbors([[2.0 * n, 1.0 + 2 * n]]) for n in range(count)]
+    assert found == [[distances[0].tolist(), places[0].tolist()] for distances, places in right]
+
+
 # -- neural networks ---------------------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, List  # noqa: UP035 - people still write List
+from typing import Annotated, Any, List, NamedTuple  # noqa: UP035 - people still write List
 
 import numpy as np
 import pandas as pd
@@ -1123,6 +1123,55 @@ def test_a_whole_batch_that_fails_fails_event_by_event() -> None:
     assert [r.error_type for r in results] == ["SystemExit"] * 3
 
 
+def renamed(records: list[Any]) -> list[int]:
+    for record in records:
+        record["chars"] = record.pop("text")
+    return [len(record["chars"]) for record in records]
+
+
+def emptied(records: list[Any]) -> list[int]:
+    sizes = [record["text"] for record in records]
+    records.clear()
+    return [len(text) for text in sizes]
+
+
+async def renamed_later(records: list[Any]) -> list[int]:
+    return renamed(records)
+
+
+def renamed_in_events(events: list[mt.Event]) -> list[int]:
+    return renamed([event.data for event in events])
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("model", [renamed, emptied, renamed_later, renamed_in_events])
+def test_events_beside_a_bad_one_are_called_again_as_they_were_published(model: Any, isolation: Any) -> None:
+    with mt.connect("memory://") as bus:
+        bus.subscribe("texts", mt.model(model, name="m", batch=True), batch_size=8, max_attempts=1, isolation=isolation)
+        found = bus.fire("texts", [{"text": text} for text in ("a", "bb", None, "dddd", "e")], progress=False).invocations()
+
+    assert sorted(zip(found["outcome"], found["output"].fillna("").astype(str), strict=True)) == [
+        ("dead", ""), *[("succeeded", size) for size in ("1", "1", "2", "4")]
+    ]  # fmt: skip
+
+
+class Longer:
+    def predict(self, rows: list[list[int]]) -> list[list[int]]:
+        for row in rows:
+            row.append(9)
+        if [3, 9] in rows:
+            raise ValueError("three")
+        return rows
+
+
+def test_a_predictor_that_changes_what_it_gets_answers_the_same_beside_a_bad_event() -> None:
+    with mt.connect("memory://") as bus:
+        bus.subscribe("rows", mt.model(Longer(), name="m"), batch_size=8, max_attempts=1)
+        found = bus.fire("rows", [[n] for n in range(5)], progress=False).invocations()
+
+    assert sorted(found["output"].dropna().astype(str)) == ["[0,9]", "[1,9]", "[2,9]", "[4,9]"]
+
+
 def test_an_exception_in_the_place_of_an_answer_fails_that_event() -> None:
     def model(xs: list[int]) -> list[Any]:
         return [mt.Reject("odd") if x % 2 else x for x in xs]
@@ -1167,6 +1216,24 @@ def test_an_answer_that_is_not_one_an_event_fails_the_batch_for_good(answer: Any
 
     assert [outcome(r) for r in results] == [("bad_batch_result", True)] * 2
     assert all(r.error_type == "ValueError" for r in results)
+
+
+class Scored(NamedTuple):
+    label: Any
+    score: Any
+
+
+@pytest.mark.parametrize("several", [lambda *each: each, Scored])
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_results_of_a_batch_are_never_taken_for_one_an_event(several: Any, kind: Any, count: int) -> None:
+    model = invoker(lambda xs: several(kind(xs), kind([0.5] * len(xs))), batch=True)
+
+    results = model.many(batch_of(*range(count)))
+
+    assert [outcome(r) for r in results] == [("bad_batch_result", True)] * count
+    assert results[0].error is not None
+    assert results[0].error.endswith("not a tuple of several results: list(zip(labels, scores))")
 
 
 def test_the_error_of_a_short_answer_counts() -> None:

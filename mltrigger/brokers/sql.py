@@ -362,7 +362,7 @@ def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
             others["redrive"] = times
             if other_data is not None:
                 data, media_type = other_data, other_type
-        event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others)
+        event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others, data)
     except ERRORS as error:
         raise damaged("event" if other_data is None else "resent", seq, error) from error
     return Delivery(

@@ -49,6 +49,11 @@ def is_a(target: Any, library: str, name: str) -> bool:
     return any(base.__name__ == name and _library(base) == library for base in kind.__mro__)
 
 
+def is_of_library(target: Any) -> bool:
+    """Whether *target* is a model of a library whose methods are called with a table."""
+    return any(_library(base) in _NUMBERED for base in type(target).__mro__)
+
+
 def _library(kind: Any) -> str:
     return str(getattr(kind, "__module__", "")).partition(".")[0]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from mltrigger.models.columns import Takes, head, is_a, known, of_user
+from mltrigger.models.columns import Takes, head, is_a, is_of_library, known, of_user
 from mltrigger.models.describe import Model
 from mltrigger.models.feeds import Feed, Files, Frames, Records, Texts, named
-from mltrigger.models.nets import Boosted, Keras, Module, Pipelined, Torch
+from mltrigger.models.nets import Boosted, Keras, Module, Pipelined, Torch, parted
 
 
 def feed_of(model: Model, target: Any) -> Feed:
@@ -21,8 +22,15 @@ def feed_of(model: Model, target: Any) -> Feed:
     is_torch = is_a(target, "torch", "Module")
     if is_torch and model.method in ("__call__", "forward"):
         return Torch(target, method, name, columns)
-    feed = named(_fitted(model, target, method, columns), target, model.method)
+    asked = functools.partial(_by_event, method) if is_of_library(target) and not is_a(target, "xgboost", "Booster") else method
+    feed = named(_fitted(model, target, asked, columns), target, model.method)
     return Module(target, method, feed) if is_torch else feed
+
+
+def _by_event(method: Callable[[Any], Any], given: Any) -> Any:
+    """Return what *method* answers: of several arrays in a tuple, such as distances and neighbours, those of each event."""
+    answer = method(given)
+    return parted(answer, len(given), lists=False) if isinstance(answer, tuple) else answer
 
 
 def _fitted(model: Model, target: Any, method: Any, columns: Sequence[str] | None) -> Feed:

@@ -267,20 +267,32 @@ def _read(names: Sequence[str], given: Mapping[str, Any], record: Mapping[str, A
 
 
 class Probabilities(Feed):
-    """Names what another feed answers: of each event an object, class -> probability."""
+    """Names what another feed answers: of each event an object, class -> probability; of several targets, a list of them."""
 
-    def __init__(self, feed: Feed, classes: list[Any]) -> None:
+    def __init__(self, feed: Feed, classes: list[Any], several: bool) -> None:
         super().__init__(feed._method, feed._name)
-        self._feed, self._classes = feed, classes
+        self._feed, self._classes, self._several = feed, classes, several
         self.part, self.finer = feed.part, feed.finer  # type: ignore[method-assign]
 
     def call(self, key: Hashable, parts: Sequence[Any]) -> Any:
-        """Return an object an event; an answer of another shape stays as it is."""
+        """Return an object an event; an answer of another shape stays as it is.
+
+        A model of several targets answers with a list that has an array for each of them.
+        """
         answer = self._feed.call(key, parts)
-        rows = answer.tolist() if hasattr(answer, "tolist") else answer
-        if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(self._classes) for row in rows):
-            return answer
-        return [dict(zip(self._classes, row, strict=True)) for row in rows]
+        if not self._several or not isinstance(answer, (list, tuple)):
+            return _with_names(answer, self._classes)
+        if len(answer) != len(self._classes) or any(len(each) != len(parts) for each in answer):
+            raise ModelFailure(f"{self._name} has {len(self._classes)} targets and answers with {len(answer)} arrays",
+                               reason="bad_batch_result", permanent=True, whole=True)  # fmt: skip
+        return [list(row) for row in zip(*map(_with_names, answer, self._classes), strict=True)]
+
+
+def _with_names(answer: Any, classes: list[Any]) -> Any:
+    rows = answer.tolist() if hasattr(answer, "tolist") else answer
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(classes) for row in rows):
+        return answer
+    return [dict(zip(classes, row, strict=True)) for row in rows]
 
 
 def named(feed: Feed, target: Any, method: str) -> Feed:
@@ -289,7 +301,9 @@ def named(feed: Feed, target: Any, method: str) -> Feed:
         return feed
     try:
         found = target.classes_
-        classes = found.tolist() if hasattr(found, "tolist") else list(found)
+        several = isinstance(found, list) and all(hasattr(each, "tolist") for each in found)
+        classes = [each.tolist() for each in found] if several else found.tolist() if hasattr(found, "tolist") else list(found)
     except Exception:  # not fitted, not a classifier, or a property that raises
         return feed
-    return Probabilities(feed, classes) if classes and all(isinstance(each, (str, int, float, bool)) for each in classes) else feed
+    names = [name for each in classes for name in each] if several else classes
+    return Probabilities(feed, classes, several) if names and all(isinstance(n, (str, int, float, bool)) for n in names) else feed

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
-from mltrigger.events import Event
+from mltrigger.events import Event, decode_data, with_data
 from mltrigger.models.advice import with_advice
 from mltrigger.models.describe import Model
 from mltrigger.models.feeding import feed_of
@@ -141,7 +141,7 @@ class Invoker:
         for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
-            for number, result in zip(numbers, self._halved(key, parts, again), strict=True):
+            for number, result in zip(numbers, self._halved(key, parts, [events[number] for number in numbers], again), strict=True):
                 results[number] = result
         return results  # type: ignore[return-value]
 
@@ -166,22 +166,34 @@ class Invoker:
         result = failure(error)
         return result._replace(reason="model_error") if result.reason in OUR_REASONS and not self._ours else result
 
-    def _halved(self, key: Hashable, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
+    def _halved(self, key: Hashable, inputs: Sequence[Any], events: Sequence[Event], again: Callable[[], None]) -> list[Result]:
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
             model_returned(answer)
-            outputs = _one_each(answer, len(inputs))
+            outputs = _one_each(answer, len(events))
         except BaseException as error:
-            if len(inputs) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
-                return [self._failed(error)] * len(inputs)
-            middle = len(inputs) // 2
-            halves = (inputs[:middle], inputs[middle:])
-            return [result for half in halves for result in self._once_more(key, half, again)]
+            if len(events) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
+                return [self._failed(error)] * len(events)
+            middle = len(events) // 2
+            return [result for half in (events[:middle], events[middle:]) for result in self._once_more(key, half, again)]
         return [self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
 
-    def _once_more(self, key: Hashable, inputs: Sequence[Any], again: Callable[[], None]) -> list[Result]:
+    def _once_more(self, key: Hashable, events: Sequence[Event], again: Callable[[], None]) -> list[Result]:
+        """Call the model with a part of a batch that failed; it gets their data anew, since it may have changed them."""
         again()
-        return self._halved(key, inputs, again)
+        try:
+            values = [self._checked(_unchanged(event)) for event in events]
+            inputs = values if self._feed is None else [self._feed.part(value)[1] for value in values]
+        except BaseException as error:
+            return [self._failed(error)] * len(events)
+        return self._halved(key, inputs, events, again)
+
+
+def _unchanged(event: Event) -> Event:
+    """Return *event* with its data as they were delivered, whatever a model has done to them since."""
+    if event._raw is None or isinstance(event.data, bytes):
+        return event
+    return with_data(event, decode_data(event._raw, event.datacontenttype))
 
 
 def _event(event: Event) -> Any:
@@ -267,7 +279,14 @@ def _unkept(problem: BaseException) -> Result:
 
 
 def _one_each(outputs: Any, count: int) -> Sequence[Any]:
-    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis."""
+    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis.
+
+    A tuple of lists is refused whatever its length: ``return labels, scores`` would be right or wrong by the number of events.
+    """
+    if isinstance(outputs, tuple) and (hasattr(outputs, "_fields") or any(isinstance(o, list) or _is_array(o) for o in outputs)):
+        raise _WrongLength(
+            "a batch model returns a list with one output an event, not a tuple of several results: list(zip(labels, scores))"
+        )
     if (rows := codec.rows_of(outputs)) is not None:
         outputs = rows
     elif callable(getattr(type(outputs), "toarray", None)):  # sparse: written out row by row
@@ -282,6 +301,10 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
     if len(answers) != count:
         raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(answers)} outputs came out")
     return answers
+
+
+def _is_array(value: Any) -> bool:
+    return hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0
 
 
 def _traceback_of(error: BaseException) -> str | None:

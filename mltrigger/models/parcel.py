@@ -153,8 +153,8 @@ def sent(event: Event) -> dict[str, Any]:
 def received(given: dict[str, Any], opener: Callable[[], BinaryIO]) -> Event:
     """Return the event that was :func:`sent`; *opener* opens its object, if it has one."""
     given = dict(given)
-    opens, data = given.pop("opens", False), codec.loads_own(given.pop("data").encode())
-    event = restored(data, **given)
+    opens, raw = given.pop("opens", False), given.pop("data").encode()
+    event = restored(codec.loads_own(raw), **given, raw=raw)
     return with_opener(event, opener) if opens else event
 
 
