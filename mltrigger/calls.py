@@ -24,6 +24,7 @@ RUN_AHEAD_S = 0.01
 """A slot leases as many events as it will start within this time, measured; one, as long as nothing is known."""
 _MOST_AHEAD = 256
 _USUAL_BATCH, _MOST_IN_BATCH = 32, 1024
+_AFTER_DEFECT_US = 1_000_000
 _MOST_HELD_S = 60.0
 """A server that asks for a pause is asked again after this time at the latest."""
 
@@ -79,6 +80,7 @@ class Calls:
                     pass
         except Exception:  # a defect of ours must not cost the slot
             logger.exception("subscription %s: a lot failed outside the model", self._spec.name)
+            self._pace.hold(self._clock.now_us() + _AFTER_DEFECT_US)  # its events come again at once
         self.settle(work)
 
     def settle(self, work: Work[Ended]) -> None:

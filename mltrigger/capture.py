@@ -72,6 +72,10 @@ class _Stream:
         if _current.get() is None:
             self._original.flush()
 
+    def close(self) -> None:
+        if _current.get() is None:  # it is not a model's to close
+            self._original.close()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from mltrigger.events import Event
@@ -46,6 +49,33 @@ class Running:
 
 # As for what is printed: each thread has a context of its own, a coroutine runs in a copy of that of the thread that waits for it.
 _current: contextvars.ContextVar[Running | None] = contextvars.ContextVar("mltrigger_running", default=None)
+
+
+forks = 0
+"""How many forks lie between this process and the first: a call that ends with another number than it began with is only a copy of it."""
+
+
+def _is_copy() -> None:
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_is_copy)
+
+
+def end_copy(error: BaseException | None = None) -> NoReturn:
+    """End this process as a program would end: it is the copy that a model has made with ``os.fork()``, and the model is done in it.
+
+    Only the original answers; threads, leases and files of its parent are none of a copy's business.
+    """
+    status = 0 if error is None else 1
+    if isinstance(error, SystemExit):
+        status = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        with contextlib.suppress(Exception):
+            traceback.print_exception(error, file=sys.__stderr__)
+    os._exit(status)
 
 
 def current() -> Running | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import os
 import sqlite3
 import sys
 import threading
@@ -174,6 +175,79 @@ def test_model_that_tries_to_end_the_process_only_fails(bus: mt.EventBus, raised
 
     assert outcomes(done(sub)) == ["dead", "succeeded"]
     assert data(sub, "error_type")[0] == type(raised).__name__
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize(("ending", "code"), [("exit", 3), ("raise", 1), ("return", 0)])
+@pytest.mark.parametrize("kind", ["one", "batch", "coroutine"])
+def test_copy_that_a_model_makes_with_fork_ends_when_the_model_ends_in_it(bus: mt.EventBus, ending: str, code: int, kind: str) -> None:
+    def forks() -> int:
+        if not (copy := os.fork()):
+            if ending == "exit":
+                sys.exit(code)
+            if ending == "raise":
+                raise ValueError(ending)
+            return 99
+        return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1])
+
+    def batch(values: list[Any]) -> list[int]:
+        return [forks()] * len(values)
+
+    async def coroutine(_: object) -> int:
+        return forks()
+
+    models = {"one": mt.model(lambda _: forks(), name="m"), "batch": mt.model(batch, batch=True, name="m"), "coroutine": coroutine}
+    sub = bus.subscribe("documents", models[kind], timeout_s=15, max_attempts=1)
+    bus.publish_batch("documents", [1, 2])
+
+    assert outcomes(done(sub)) == ["succeeded"] * 2
+    assert data(sub, "output") == [str(code)] * 2
+
+
+def test_model_that_stops_its_loop_or_closes_stdout_harms_no_other_event(bus: mt.EventBus) -> None:
+    async def stops(how: str) -> str:
+        if how == "stop":
+            asyncio.get_running_loop().stop()
+        elif how == "exit":
+            await asyncio.gather(asyncio.create_task(exits()), return_exceptions=True)
+        await asyncio.sleep(0.001)
+        return how
+
+    async def exits() -> None:
+        raise SystemExit
+
+    def closes(how: str) -> str:
+        sys.stdout.close()
+        print(how)
+        return how
+
+    subs = [bus.subscribe("documents", model, max_attempts=1, timeout_s=15) for model in (stops, closes)]
+    bus.publish_batch("documents", ["fine", "stop", "fine", "exit", "fine"])
+
+    for sub in subs:
+        assert outcomes(done(sub)) == ["succeeded"] * 5
+    assert not sys.stdout.closed
+
+
+def test_error_that_cannot_be_looked_at_is_still_a_row(bus: mt.EventBus) -> None:
+    class Hostile(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "__qualname__":
+                raise RuntimeError("and now?")
+            return super().__getattribute__(name)
+
+    class HostileError(Exception, metaclass=Hostile):
+        pass
+
+    def fails(_: object) -> None:
+        raise HostileError
+
+    sub = bus.subscribe("documents", fails, max_attempts=1)
+    bus.publish("documents", 1)
+
+    assert outcomes(done(sub)) == ["dead"]
+    assert data(sub, "reason") == ["model_error"]
 
 
 def test_error_that_cannot_be_printed_is_still_a_row(bus: mt.EventBus) -> None:

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from mltrigger import running
 from mltrigger.errors import ModelFailure
 from mltrigger.events import Event
 from mltrigger.models.describe import Model
 from mltrigger.models.invoke import Invoker
+from mltrigger.running import end_copy
 
 CONCURRENCY = 64
 """Calls in flight when the subscription does not say."""
@@ -83,9 +85,13 @@ class AsyncInvoker(Invoker):
 
     async def _limited(self, answer: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
         """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for everybody."""
+        began = running.forks
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
-                return await answer, None
+                value = await answer
+                if running.forks != began:
+                    end_copy()
+                return value, None
         except asyncio.CancelledError:
             raise
         except TimeoutError as error:
@@ -96,11 +102,13 @@ class AsyncInvoker(Invoker):
                 reason="timeout", kind="TimeoutError", whole=True,
             )  # fmt: skip
         except BaseException as error:
+            if running.forks != began:
+                end_copy(error)
             return None, error
 
     def _started(self) -> asyncio.AbstractEventLoop:
         self._loop = loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(loop,), name="mltrigger-async", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(loop, lambda: self._closed), name="mltrigger-async", daemon=True)
         self._thread.start()
         return loop
 
@@ -109,10 +117,15 @@ class _Ours(ModelFailure):
     """Said by us, so that it may bear one of our own reasons."""
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve(loop: asyncio.AbstractEventLoop, is_closed: Callable[[], bool]) -> None:
+    """Run *loop* until it is closed by us: a model that stops it, or whose task raises SystemExit, must not end the calls of others."""
     asyncio.set_event_loop(loop)
     try:
-        loop.run_forever()
+        while True:
+            with contextlib.suppress(BaseException):
+                loop.run_forever()
+            if is_closed():
+                break
         rest = asyncio.all_tasks(loop)
         for task in rest:
             task.cancel()

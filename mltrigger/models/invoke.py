@@ -9,7 +9,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from mltrigger import codec
+from mltrigger import codec, running
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
 from mltrigger.events import Event, decode_data, with_data
 from mltrigger.models.advice import with_advice
@@ -18,7 +18,7 @@ from mltrigger.models.feeding import feed_of
 from mltrigger.models.feeds import Groups, alike
 from mltrigger.models.schema import Schema
 from mltrigger.redact import redacted
-from mltrigger.running import model_returned
+from mltrigger.running import end_copy, model_returned
 
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_TEXT = 16 * 1024
@@ -112,11 +112,16 @@ class Invoker:
         """Call the model with one event."""
         if self.batches:
             return self.many([event])[0]
+        began = running.forks
         try:
             answer = self._call(self._checked(event))
+            if running.forks != began:
+                end_copy()
             model_returned(answer)
             return self._encoded(answer)
         except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
+            if running.forks != began:
+                end_copy(error)
             return self._failed(error)
 
     def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
@@ -167,11 +172,16 @@ class Invoker:
         return result._replace(reason="model_error") if result.reason in OUR_REASONS and not self._ours else result
 
     def _halved(self, key: Hashable, inputs: Sequence[Any], events: Sequence[Event], again: Callable[[], None]) -> list[Result]:
+        began = running.forks
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
+            if running.forks != began:
+                end_copy()
             model_returned(answer)
             outputs = _one_each(answer, len(events))
         except BaseException as error:
+            if running.forks != began:
+                end_copy(error)
             if len(events) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
                 return [self._failed(error)] * len(events)
             middle = len(events) // 2
@@ -209,7 +219,14 @@ class _WrongLength(ValueError):
 
 
 def failure(error: BaseException) -> Result:
-    """Return the Result of *error*, its text and traceback bounded."""
+    """Return the Result of *error*, its text and traceback bounded; never raises, whatever *error* does when it is looked at."""
+    try:
+        return _failure(error)
+    except BaseException:
+        return Result(reason="model_error", error_type="Exception", error="<an exception that cannot be looked at>")
+
+
+def _failure(error: BaseException) -> Result:
     text = _text_of(error)
     if isinstance(error, ModelFailure):
         return _reported(error, text)
