@@ -14,6 +14,8 @@ from mltrigger.running import ENCODING_S
 from mltrigger.turns import Turn
 
 Answer = TypeVar("Answer")
+UNLIKELY = 5
+"""Attempts of an event, some of them abandoned, after which it is a suspect although its model runs elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,12 +55,13 @@ class Work(Generic[Answer]):
     def ahead(self, apart: bool) -> tuple[int, bool]:
         """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at the end, or when closed or stopped.
 
-        *apart* says that a suspect is called on its own: one that may have ended the process it ran in.
+        *apart* says that a suspect is called on its own: one that may have ended the process it ran in. Of a model that runs elsewhere
+        that is unlikely (it kills its parent, its answer needs too much memory): suspicion takes more attempts.
         """
         rest = () if self.stopped else self._deliveries[self._begun :]
-        if not apart or not rest:
-            return len(rest), False
-        clean = next((i for i, d in enumerate(rest) if d.abandoned), len(rest))
+        if not rest:
+            return 0, False
+        clean = next((i for i, d in enumerate(rest) if d.abandoned and (apart or d.attempt > UNLIKELY)), len(rest))
         return (clean, False) if clean else (1, True)
 
     @property

@@ -870,6 +870,7 @@ def test_doctor_says_what_lies_there_and_is_no_event(bus: mt.EventBus, scans: Pa
     for name in ("REPORT_0007.csv", ".report.csv", "report\\1.csv", "report\udcff.csv", ".DS_Store"):
         put(scans, name)
     (scans / "report-link.csv").symlink_to(tmp_path / "outside.csv")
+    (scans / "report-circle.csv").symlink_to("report-circle.csv")
     os.mkfifo(scans / "report-pipe.csv")
 
     said = [f"{row.severity}: {row.finding}" for row in sub.doctor().query("check == 'files'").itertuples()]
@@ -879,8 +880,9 @@ def test_doctor_says_what_lies_there_and_is_no_event(bus: mt.EventBus, scans: Pa
         "info: 1 folder inside 'scans', where 'report*.csv' does not match: '2026'",
         "info: 1 hidden file in 'scans': '.report.csv'; a name that begins with a dot does not match",
         "info: 1 pipe, socket or device in 'scans': 'report-pipe.csv'; only regular files are events",
-        "warning: 1 link in 'scans' to nothing, to a folder or out of it: 'report-link.csv'; links are followed inside only",
         "warning: 1 name in 'scans' would match 'report*.csv' in other upper and lower case: 'REPORT_0007.csv'",
+        "warning: 2 links in 'scans' to nothing, to a folder or out of it: 'report-circle.csv', 'report-link.csv'; links are followed "
+        "inside only",
         r"warning: 2 names in 'scans' with a backslash or bytes that are not UTF-8: 'report\\1.csv', 'report\udcff.csv'; "
         "no event can carry that",
     ]

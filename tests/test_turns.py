@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from conftest import Gate, is_settled, outcomes, wait_until
@@ -13,6 +14,7 @@ import mltrigger as mt
 from mltrigger.brokers.base import Delivery
 from mltrigger.testing import SimulatedClock
 from mltrigger.turns import HERE, Turns
+from mltrigger.work import UNLIKELY
 
 STEP_S = 0.05
 
@@ -188,6 +190,36 @@ def test_suspects_run_alone_in_the_whole_process_one_after_the_other_and_all_oth
         }
         assert outcomes(others) == ["succeeded"] * 48
         assert sorted(outcomes(suspects)) == ["abandoned"] * 12 + ["succeeded"] * 12
+
+
+def test_event_whose_listener_ends_again_and_again_runs_alone_although_its_model_runs_elsewhere(
+    clock: SimulatedClock, tmp_path: Path
+) -> None:
+    running = tmp_path / "running"
+
+    def suspicious(path: str) -> None:
+        import pathlib
+        import time
+
+        pathlib.Path(path).touch()
+        time.sleep(0.5)
+        pathlib.Path(path).unlink()
+
+    with mt.connect("memory://", clock=clock) as bus:
+        suspect = bus.subscribe("a", suspicious, listen=False, isolation="process", lease_s=600)
+        others = bus.subscribe("b", lambda _: running.exists(), name="others", max_concurrency=2)
+        bus.publish("a", str(running))
+        for _ in range(UNLIKELY):
+            assert len(abandoned(bus, "suspicious", 1)) == 1
+            clock.advance(s=601)
+        suspect.start()
+        while not is_settled(suspect):
+            bus.publish("b", 1)
+            time.sleep(0.01)
+        wait_until(lambda: is_settled(others))
+
+        assert outcomes(suspect) == ["abandoned"] * UNLIKELY + ["succeeded"]
+        assert set(others.invocations()["output"]) == {"false"}
 
 
 def test_suspects_of_a_batch_are_no_batch(clock: SimulatedClock) -> None:

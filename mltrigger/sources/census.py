@@ -69,13 +69,20 @@ def _reason(source: FolderSource, name: str, entry: os.DirEntry[str]) -> Kind | 
         return "hidden" if pattern.matches(above + slash + own.lstrip(".")) else None
     if not is_sayable(name):
         return "unsayable"
-    if entry.is_symlink() and entry.is_dir():
+    if entry.is_symlink() and _leads_to_folder(entry):
         return "link"
     if not pattern.matches(name):
         return "case" if pattern.matches_but_for_case(name) else "name"
     if regular(source.folder, name) is None:
         return "link" if entry.is_symlink() else "special"
     return None
+
+
+def _leads_to_folder(link: os.DirEntry[str]) -> bool:
+    try:
+        return link.is_dir()
+    except OSError:  # it leads to itself, or where nobody may look
+        return False
 
 
 def _said(kind: Kind, names: list[str], about: str, source: FolderSource) -> Finding:
