@@ -864,7 +864,8 @@ ProcessInvoker(as_model("command:sh deaf.sh"), import_path=None, timeout_s=1000.
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program is told by the end of its stdin only")
 @pytest.mark.parametrize("source", [PARENT, ISOLATED], ids=["a thread", "isolated"])
 def test_a_parent_that_is_killed_leaves_no_program(source: str) -> None:
-    script("deaf.sh", "sleep 1000000 &\necho $! > child\necho $$ > pid\nexec sleep 1000000\n")
+    # It waits for the event: from then on the kernel knows whom to kill.
+    script("deaf.sh", "read event\nsleep 1000000 &\necho $! > child\necho $$ > pid\nexec sleep 1000000\n")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen([sys.executable, "-c", source], env=environment)
     pids = [pid_in("pid"), pid_in("child")]

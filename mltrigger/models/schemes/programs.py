@@ -224,7 +224,7 @@ def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[io.
 def _tie(lifeline: int, group: int) -> None:
     """Let the kernel kill *group*, which has inherited *lifeline*, when the last writer of that pipe is gone: this process.
 
-    The setting belongs to the open file, which lives on in the program.
+    The setting belongs to the open file, which lives on in the program. Before it is made, only the end of its stdin tells the program.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it has ended already
