@@ -582,6 +582,33 @@ def test_a_torch_module_keeps_its_precision_and_arrays_of_other_shapes_are_calls
     ]  # fmt: skip
 
 
+@pytest.mark.needs("torch")
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_several_tensors_of_a_torch_module_are_parted_by_event(count: int) -> None:
+    import torch
+
+    class Both(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return [x.sum(1, keepdim=True), x]
+
+    class Found(torch.nn.Module):
+        def forward(self, x: Any) -> Any:
+            return [row[row > 1] for row in x]  # as detectors answer: a list with one tensor an image
+
+    rows = [[float(n), n + 1.0, n + 2.0] for n in range(count)]
+
+    assert answered(Both(), *rows) == [[[sum(row)], row] for row in rows]
+    assert answered(Found(), *rows) == [[value for value in row if value > 1] for row in rows]
+
+
+@pytest.mark.needs("torch")
+def test_events_that_are_one_number_are_never_the_features_of_one() -> None:
+    import torch
+
+    assert answered(torch.nn.Linear(2, 2), 1.0, 2.0) == ["model_error"] * 2
+    assert answered(torch.nn.Embedding.from_pretrained(torch.tensor([[0.0], [5.0]])), 1, 0) == [[5.0], [0.0]]
+
+
 @pytest.mark.needs("torch", "keras")
 def test_a_keras_model_gets_arrays_of_lists_records_and_named_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "torch")

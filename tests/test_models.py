@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, List, NamedTuple  # noqa: UP035 - people still write List
+from typing import Annotated, Any, List, NamedTuple, Optional  # noqa: UP035 - people still write List
 
 import numpy as np
 import pandas as pd
@@ -343,6 +343,8 @@ def events_quoted_list(x: "list[mt.Event]") -> None: ...
 def events_typing_list(x: List[Event]) -> None: ...  # noqa: UP006
 def events_sequence(x: Sequence[Event]) -> None: ...
 def second_is_event(x: Any, y: Event | None = None) -> None: ...
+def event_or_none(x: Event | None) -> None: ...
+def event_or_none_quoted(x: "Optional[Event]" = None) -> None: ...  # noqa: UP045
 def dicts(x: list[dict[str, Any]]) -> None: ...
 def unknown_elsewhere(x: "Event") -> "NotDefinedAnywhere": ...  # type: ignore[name-defined]  # noqa: F821
 def unknown_elsewhere_in_batch(x: "list[Event]") -> "NotDefinedAnywhere": ...  # type: ignore[name-defined]  # noqa: F821
@@ -381,6 +383,8 @@ class CalledWithEvent:
         (events_typing_list, True),
         (events_sequence, True),
         (second_is_event, False),
+        (event_or_none, True),
+        (event_or_none_quoted, True),
         (dicts, False),
         (unknown_elsewhere, True),
         (unknown_elsewhere_in_batch, True),

@@ -890,8 +890,8 @@ def mlflow(request: Any) -> Any:
 
 @pytest.mark.parametrize("path", ["", "/", "/invocations"])
 def test_mlflow_gets_records_as_one_table(path: str) -> None:
-    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}{path}", params={"k": 3}) as endpoint:
-        outputs = endpoint.call([Event({"x": 1, "y": "a"}), Event({"y": "b", "x": 2})])
+    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}{path}", params={"k": 3}, columns=["x", "y"]) as endpoint:
+        outputs = endpoint.call([Event({"x": 1, "y": "a"}), Event({"y": "b", "x": 2, "z": 3})])
 
     assert list(outputs) == [1, 2]
     (request,) = server.requests
@@ -915,7 +915,39 @@ def test_in_a_batch_for_mlflow_no_event_gets_a_column_that_it_has_not() -> None:
     assert [outputs[i] for i in (0, 2, 3, 4)] == [1, "array:[5, 6]", 4, "array:text"]
     assert verdict(outputs[1]) == REJECTED
     assert "column x is missing" in str(outputs[1])
-    assert len(server.requests) == 3
+    assert len(server.requests) == 4
+
+
+def test_in_a_batch_for_mlflow_an_event_is_sent_as_it_would_be_alone() -> None:
+    data = [{"x": 2**53 + 1, "y": 1}, {"x": 0.5, "y": 1}, {"y": 1, "x": 3}, {"x": None, "y": 1}, {"x": 4, "y": 5}, [1, 2], [1.5, 2]]
+    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}") as endpoint:
+        outputs = endpoint.call([Event(each) for each in data])
+
+    assert list(outputs) == [2**53 + 1, 0.5, 3, None, 4, "array:[1, 2]", "array:[1.5, 2]"]
+    assert [request.json() for request in server.requests] == [
+        {"dataframe_split": {"columns": ["x", "y"], "data": [[2**53 + 1, 1], [4, 5]]}},
+        {"dataframe_split": {"columns": ["x", "y"], "data": [[0.5, 1]]}},
+        {"dataframe_split": {"columns": ["y", "x"], "data": [[1, 3]]}},
+        {"dataframe_split": {"columns": ["x", "y"], "data": [[None, 1]]}},
+        {"inputs": [[1, 2]]},
+        {"inputs": [[1.5, 2]]},
+    ]
+
+
+def test_columns_for_mlflow_are_named_where_an_event_has_them_not() -> None:
+    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}", columns=["y", "x"]) as endpoint:
+        outputs = endpoint.call([Event({"x": 1}), Event({"x": 2, "y": 3})])
+
+    assert outputs[1] == 2
+    assert verdict(outputs[0]) == INVALID
+    assert "has no 'y'" in str(outputs[0])
+    assert server.requests[0].json()["dataframe_split"] == {"columns": ["y", "x"], "data": [[3, 2]]}
+
+
+@pytest.mark.parametrize("columns", [[], ["a", "a"], ["a", 1], [""]])
+def test_columns_for_mlflow_are_different_names(columns: list[Any]) -> None:
+    with pytest.raises(mt.InvalidModel, match="option columns must be a list of different names"):
+        mt.model("mlflow+http://host", columns=columns)
 
 
 @pytest.mark.parametrize("given", [{}, {"batch": True}, {"batch": False}])

@@ -78,6 +78,9 @@ OTHERS = {
         "from sklearn.linear_model import LinearRegression\nfitted = LinearRegression().fit([[0], [1]], [0, {}])\n"
         "def model(n): return fitted.predict([[n]])[0]", "1", "2", "the global 'fitted'",
     ),
+    "a captured pattern": ("import re\n" + MAKE + "model = make(re.compile({}))", "'a'", "'b'", "the captured value 'limit'"),
+    "a global pattern": ("import re\nSHAPE = re.compile('a', {})\ndef model(n): return SHAPE.match(n)", "0", "re.I", "'SHAPE'"),
+    "the values of a dict's get": ("model = dict(a={}).get", "1", "2", "its own code"),
     "a function of the notebook": ("def scale(n): return n * {}\ndef model(n): return scale(n)", "1", "2", "the function 'scale'"),
     "a function of a function": (
         "def by(): return {}\ndef scale(n): return n * by()\ndef model(n): return scale(n)", "1", "2", "the function 'by'",
@@ -175,6 +178,50 @@ def test_a_cell_that_runs_again_after_calls_is_the_same_version(bus: mt.EventBus
     bus.subscribe("t", notebook.run(source), name="s", version="1.0.0")
 
     assert len(bus.models()) == 1
+
+
+@pytest.mark.needs("torch")
+def test_weights_of_a_network_that_a_function_calls_are_a_part_of_its_version(bus: mt.EventBus) -> None:
+    source = """
+import torch
+torch.manual_seed({})
+net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Dropout(), torch.nn.Linear(3, 1))
+def model(row): return net(torch.tensor(row)).tolist()
+"""
+    notebook = Notebook()
+    released(bus, notebook.run(source.format(1)))
+    notebook.names["net"].eval()
+    released(bus, notebook.names["model"])
+    released(bus, Notebook().run(source.format(1)))
+
+    with pytest.raises(mt.VersionConflict, match="the global 'net' differs"):
+        released(bus, Notebook().run(source.format(2)))
+
+
+@pytest.mark.needs("torch")
+def test_a_network_is_the_same_version_after_it_has_answered(bus: mt.EventBus) -> None:
+    import torch
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Dropout()).train()
+    bus.subscribe("rows", mt.model(net, name="net"))
+    bus.fire("rows", [[1.0, 2.0]], progress=False)
+    bus.subscribe("rows", mt.model(net, name="net"))
+
+    assert len(bus.models()) == 1
+
+
+@pytest.mark.needs("xgboost")
+def test_a_booster_that_a_function_calls_is_a_part_of_its_version(bus: mt.EventBus) -> None:
+    source = """
+import numpy as np, xgboost
+booster = xgboost.train({{"max_depth": 1}}, xgboost.DMatrix(np.arange(8.0).reshape(8, 1), np.arange(8.0) * {}), 2)
+def model(row): return booster.predict(xgboost.DMatrix(np.array([row])))[0]
+"""
+    released(bus, Notebook().run(source.format(1)))
+    released(bus, Notebook().run(source.format(1)))
+
+    with pytest.raises(mt.VersionConflict, match="the global 'booster' differs"):
+        released(bus, Notebook().run(source.format(2)))
 
 
 def test_what_stands_beside_a_lambda_is_no_part_of_it(bus: mt.EventBus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import functools
 import hashlib
@@ -26,6 +27,8 @@ _VALUES = frozenset(
     {"builtins", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "numpy", "pandas", "pathlib", "polars", "pyarrow",
      "re", "scipy", "sklearn", "types", "uuid", "zoneinfo"}
 )  # fmt: skip
+_LEARNT = frozenset({("torch", "Module"), ("torch", "Tensor"), ("xgboost", "Booster"), ("lightgbm", "Booster")})
+"""Classes of other libraries whose objects are what was learnt, by library and name."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 _MOST_PARTS = 50_000
 _LONG = 1000
@@ -72,6 +75,8 @@ class Digests:
             return hashed("module", value.__name__)
         if (array := _array(value)) is not None:
             return hashed("array", array.dtype.str, str(array.shape), array.tobytes())
+        if _is_learnt(type(value), "Tensor") and (array := _of_tensor(value)) is not None:
+            return hashed("tensor", str(value.dtype), str(tuple(value.shape)), array)
         return self._container(value, seen)
 
     def _count(self) -> None:
@@ -98,8 +103,11 @@ class Digests:
         kind = self.of(type(value), seen)
         if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):  # an array of objects
             return hashed("objects", kind, self.of(value.tolist(), seen))
+        if _is_learnt(type(value), "Module"):  # whether it is in training mode changes with use
+            return hashed("module", kind, self.of({name: part for name, part in vars(value).items() if name != "training"}, seen))
         try:
-            reduced = value.__reduce_ex__(4)
+            reducer = copyreg.dispatch_table.get(type(value))  # of regular expressions
+            reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
         except Exception:  # locks, sessions, sockets: what cannot be copied has no comparable state
             return kind
         if isinstance(reduced, str):
@@ -114,6 +122,8 @@ class Digests:
             return hashed("partial", *(self.of(part, seen) for part in (value.func, value.args, value.keywords)))
         if isinstance(value, types.MethodType):
             return hashed("method", self.of(value.__func__, seen), self.of(value.__self__, seen))
+        if isinstance(value, types.BuiltinFunctionType) and _belongs_to_a_value(value):
+            return hashed("method", name_of(value), self.of(value.__self__, seen))
         if isinstance(value, types.FunctionType):
             return self._function(value, seen)
         if isinstance(value, types.CodeType):
@@ -160,7 +170,29 @@ def has_value(value: Any) -> bool:
         return dataclasses.is_dataclass(kind) and bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]
     if kind.__module__.partition(".")[0] in _VALUES or (hasattr(kind, "get_params") and hasattr(kind, "fit")):
         return True
+    if _is_learnt(kind):
+        return True
     return not is_of_a_library(kind)
+
+
+def _belongs_to_a_value(method: types.BuiltinFunctionType) -> bool:
+    """Whether *method* is one of an object that says what it is, such as a dict's ``get``."""
+    owner = method.__self__
+    return not isinstance(owner, (types.ModuleType, type, types.NoneType)) and has_value(owner)
+
+
+def _is_learnt(kind: type, name: str | None = None) -> bool:
+    """Whether objects of *kind* are what was learnt; *name* asks for one class, and those that inherit from it."""
+    return any((base.__module__.partition(".")[0], base.__name__) in _LEARNT and name in (None, base.__name__) for base in kind.__mro__)
+
+
+def _of_tensor(tensor: Any) -> bytes | None:
+    """Return the bytes of a tensor of torch; ``None`` of one that has none, such as a sparse one."""
+    try:
+        whole = tensor.detach().cpu().contiguous().reshape(-1)
+        return bytes(whole.view(sys.modules["torch"].uint8).numpy().tobytes())
+    except Exception:
+        return None
 
 
 def is_of_a_library(value: type) -> bool:

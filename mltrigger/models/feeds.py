@@ -49,7 +49,7 @@ class Feed:
         ModelFailure
             Permanent, with the reason ``invalid_input``.
         """
-        return _leaves(data), data
+        return kinds_in(data), data
 
     def finer(self, key: Hashable, parts: Sequence[Any]) -> Sequence[Hashable] | None:
         """Return a key for each of *parts*, which share *key*, when they need several calls after all."""
@@ -60,7 +60,7 @@ class Feed:
         return self._method(list(parts))
 
 
-def _leaves(data: Any) -> frozenset[Any]:
+def kinds_in(data: Any) -> frozenset[Any]:
     """Return the types of the values in lists of lists: of one kind, they become the same array alone and in company."""
     kinds: set[Any] = set()
     level = [data]

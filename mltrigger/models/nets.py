@@ -106,6 +106,10 @@ class Torch(Arrays):
         looks_up = any("Embedding" in type(part).__name__ or getattr(part, "original_name", "") == "Embedding" for part in module.modules())
         self._integers = weight is None or looks_up
 
+    def finer(self, key: Any, parts: Sequence[Any]) -> Sequence[Hashable] | None:
+        """Call events that are one number alone, unless they are looked up: several would be taken for the features of one."""
+        return range(len(parts)) if key[0] is None and not key[1][0] and not self._integers else None
+
     def _asked(self, given: Any) -> Any:
         place = next((p.device for p in [*self._module.parameters(), *self._module.buffers()]), None)
         with self._torch.no_grad():
@@ -226,7 +230,8 @@ def _parameters(function: Any) -> tuple[list[str], int]:
 def parted(answer: Any, count: int, lists: bool) -> Any:
     """Return an answer of arrays as one output an event: each array is parted along its first axis, names and positions are kept.
 
-    *lists* says that a list, as a tuple, has several arrays; otherwise it has one output an event.
+    *lists* says that a list, as a tuple, has several arrays; otherwise it has one output an event, unless each of its arrays counts the
+    events. Where a list can be read both ways, the events are called alone: then it cannot.
     """
     if hasattr(answer, "tolist"):
         return answer.tolist()
@@ -235,9 +240,18 @@ def parted(answer: Any, count: int, lists: bool) -> Any:
     if isinstance(answer, Mapping):
         parts = {name: parted(value, count, lists) for name, value in answer.items() if _holds_arrays(value)}
         return [dict(zip(parts, row, strict=True)) for row in _rows(parts.values(), count)]
+    if isinstance(answer, list) and not lists and answer and all(_counts(value, count) for value in answer):
+        if len(answer) == count > 1:
+            raise ModelFailure(f"a list of {count} arrays, each of {count}, for {count} events", reason="bad_batch_result", permanent=True)
+        lists = True
     if isinstance(answer, (tuple, list) if lists else tuple) and answer:
         return [list(row) for row in _rows([parted(value, count, lists) for value in answer], count)]
     return answer
+
+
+def _counts(value: Any, count: int) -> bool:
+    """Whether *value* is an array whose first axis has *count* places."""
+    return hasattr(value, "tolist") and tuple(getattr(value, "shape", ()))[:1] == (count,)
 
 
 def _holds_arrays(value: Any) -> bool:

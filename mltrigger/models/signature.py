@@ -71,5 +71,7 @@ def first_hint(target: Any) -> Any:
 def wants_event(target: Any) -> bool:
     """Whether the first argument that a call fills is annotated as Event, or as a sequence of them."""
     hint = first_hint(target)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and Event in typing.get_args(hint):
+        return True  # there is always one
     sequence = typing.get_origin(hint) in (list, collections.abc.Sequence, collections.abc.Iterable)
     return hint is Event or (sequence and typing.get_args(hint)[:1] in ((Event,), ("Event",)))

@@ -11,6 +11,7 @@ from typing import Any
 from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure, NotEncodable
 from mltrigger.events import Event, encode_data, is_json
 from mltrigger.models.address import Address
+from mltrigger.models.feeds import kinds_in
 from mltrigger.models.schemes.answers import said_in
 from mltrigger.models.schemes.base import Description, Endpoint, Scheme, Setting
 from mltrigger.models.schemes.http import (
@@ -133,12 +134,15 @@ class MlflowServer(Scheme):
     """``mlflow+http(s)://host/invocations``: the scoring server of ``mlflow models serve``.
 
     Records are sent as ``dataframe_split``, one row an event, other data as ``inputs``; the ``predictions`` are the outputs. Events of a
-    batch with different columns are different calls, so that none gets a column that it has not. NaN is ``null``, as pandas writes it;
-    bytes are base64. Times become UTC without a zone, all in one form, in the columns that the server takes for times: it reads no
-    others, and tells which columns these are when it refuses the first.
+    batch with other columns, in another order or with values of other types are different calls: each gets what it would get alone. NaN
+    is ``null``, as pandas writes it; bytes are base64. Times become UTC without a zone, all in one form, in the columns that the server
+    takes for times: it reads no others, and tells which columns these are when it refuses the first.
 
     Options
     -------
+    columns : list of str
+        The fields of a record that are sent, in their order. A model with a signature needs none: its server finds columns by their names.
+        Any other takes them as they come, and an event's fields have no order that one may rely on.
     params : dict
         Sent with every call, as ``params`` of the model's signature.
     batch : bool
@@ -149,7 +153,10 @@ class MlflowServer(Scheme):
 
     def describe(self, address: Address) -> Description:
         """See :meth:`Scheme.describe`."""
-        url, _ = _checked(address, "mlflow+", params=dict, batch=bool)
+        url, options = _checked(address, "mlflow+", params=dict, batch=bool, columns=list)
+        columns = options.get("columns", ["any"])
+        if not columns or not all(isinstance(each, str) and each for each in columns) or len(set(columns)) < len(columns):
+            raise InvalidModel(f"model {short(url)!r}: option columns must be a list of different names, got {short(columns)}")
         return _description(url, "MLflow scoring server")
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
@@ -266,10 +273,11 @@ class _MlflowEndpoint(HttpEndpoint):
         super().__init__(http)
         self.batches = options.get("batch", True)
         self._params = {"params": options["params"]} if options.get("params") else {}
+        self._columns: list[str] | None = options.get("columns")
         self._datetimes: frozenset[str] = frozenset()
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        rows = [_in_place(lambda event: plain(event.data, binary=base64_text, nan_is_null=True), event) for event in events]
+        rows = [_in_place(self._row, event) for event in events]
         outputs: list[Any] = list(rows)
         for numbers in _alike(rows):
             try:
@@ -281,6 +289,16 @@ class _MlflowEndpoint(HttpEndpoint):
             for number, answer in zip(numbers, answers, strict=True):
                 outputs[number] = answer
         return outputs
+
+    def _row(self, event: Event) -> Any:
+        """Return what is sent of *event*; of a record the columns that were named."""
+        row = plain(event.data, binary=base64_text, nan_is_null=True)
+        if self._columns is None or not isinstance(row, dict):
+            return row
+        if missing := [name for name in self._columns if name not in row]:
+            raise ModelFailure(f"the event has no {short(', '.join(map(repr, missing)), 200)}, which option columns names",
+                               reason="invalid_input", permanent=True)  # fmt: skip
+        return {name: row[name] for name in self._columns}
 
     def _call(self, rows: Sequence[Any]) -> Sequence[Any]:
         """Return the predictions for *rows*, all records with the same columns, or none of them a record."""
@@ -303,11 +321,12 @@ class _MlflowEndpoint(HttpEndpoint):
 
 
 def _alike(rows: Sequence[Any]) -> Iterator[list[int]]:
-    """Yield the numbers of the *rows* that can be one table, or one array; what is an exception is in none."""
-    groups: dict[tuple[str, ...] | None, list[int]] = {}
+    """Yield the numbers of the *rows* that are one table, or one array, without a change of any; what is an exception is in none."""
+    groups: dict[Any, list[int]] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, BaseException):
-            groups.setdefault(tuple(sorted(row)) if isinstance(row, dict) else None, []).append(number)
+            alike = tuple((name, kinds_in(value)) for name, value in row.items()) if isinstance(row, dict) else kinds_in(row)
+            groups.setdefault(alike, []).append(number)
     yield from groups.values()
 
 
