@@ -7,7 +7,8 @@ scalars and arrays, frames of pandas, polars and Arrow (records), tensors and sp
 and pydantic models (objects), tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``, ``NaT``) are ``null``.
 
 What has names keeps them, as an object: a row of a frame (a ``Series`` whose index is text), a named tuple, a numpy record. A series with
-numbers or times for an index is a list. Two keys that become the same text are refused.
+numbers or times for an index is a list. The index of a frame is a column of its records where it is text, has a name or several levels;
+so is that of a series of several levels. Two keys that become the same text are refused.
 """
 
 from __future__ import annotations

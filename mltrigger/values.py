@@ -147,7 +147,7 @@ def _scientific(value: Any, path: str) -> Any:
         if value is pd.NA or value is pd.NaT:
             return None
         if isinstance(value, pd.DataFrame):
-            return value.to_dict(orient="records") if value.columns.is_unique else _ambiguous(value.columns, path)
+            return _records(value, path)
         if isinstance(value, pd.Series):
             return _of_series(value, path)
         if isinstance(value, pd.Index) or hasattr(value, "__pandas_priority__"):
@@ -166,8 +166,26 @@ def _of_numpy(value: Any, np: Any) -> Any:
     return float(value) if isinstance(value, np.longdouble) else value.tolist()
 
 
+def _records(frame: Any, path: str) -> Any:
+    """Return the rows of a frame of pandas, with its index where that says something: it is text, or has a name or several levels."""
+    if not frame.columns.is_unique:
+        return _ambiguous(frame.columns, path)
+    index = frame.index
+    if index.nlevels > 1 or index.name is not None or _is_text(index):
+        if twice := next((name for name in index.names if name in frame.columns), None):
+            raise NotEncodable(f"{path}: {str(twice)[:40]!r} names a column and the index; rename one of them")
+        frame = frame.reset_index()
+    return frame.to_dict(orient="records")
+
+
+def _is_text(index: Any) -> bool:
+    return index.dtype.kind not in "iufbmM" and any(isinstance(label, str) for label in index)
+
+
 def _of_series(value: Any, path: str) -> Any:
-    """Return a row of a frame, or whatever else has names, as an object; any other series as a list."""
+    """Return a row of a frame, or whatever else has names, as an object; one of several levels as its rows; any other series as a list."""
+    if value.index.nlevels > 1:
+        return _records(value.to_frame("value" if value.name is None else value.name), path)
     if not any(isinstance(name, str) for name in value.index):
         return value.tolist()
     return dict(zip(value.index, value.tolist(), strict=True)) if value.index.is_unique else _ambiguous(value.index, path)
@@ -204,9 +222,17 @@ def _of_containers(value: Any, path: str) -> Any:
     raise NotEncodable(f"{path}: {_what(value)} has no JSON form; use plain values, numpy, pandas, dataclasses or pydantic models")
 
 
-def rows_of(value: Any) -> list[Any] | None:
-    """Return the rows of a frame of any library, or of an array of records; ``None`` for everything else."""
+def rows_of(value: Any, indexed: bool = False) -> list[Any] | None:
+    """Return the rows of a frame of any library, or of an array of records; ``None`` for everything else.
+
+    Parameters
+    ----------
+    indexed : bool
+        Whether the index of a frame of pandas is a part of its rows, where it says something.
+    """
     if hasattr(value, "columns") and hasattr(value, "to_dict") and not callable(getattr(type(value), _ROWS, None)):
+        if indexed and hasattr(value, "reset_index"):
+            return list(_records(value, "$"))
         return list(value.to_dict(orient="records")) if value.columns.is_unique else _ambiguous(value.columns, "$")
     for name in (_ROWS, "to_pylist"):
         if callable(getattr(type(value), name, None)):

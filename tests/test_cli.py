@@ -147,6 +147,37 @@ def test_an_argument_that_is_no_json_is_refused_with_what_to_write(
     assert said in capsys.readouterr().err
 
 
+def test_what_a_published_event_loses_is_said_in_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("publish", "documents", '{"a": 1, "a": 2}', "--id", "x", "--url", "sqlite:///bus.db") == 0
+    assert capsys.readouterr().err == "mltrigger: the data has the key 'a' twice in one object: the last value counts\n"
+
+    assert run("publish", "documents", "3", "--id", "x", "--url", "sqlite:///bus.db") == 0
+    assert capsys.readouterr().err.startswith("mltrigger: event 'x' was published before with other data: the first stays")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["publish", "documents", "1", "--url", ""], "argument --url: it is empty; leave the option out for the default"),
+        (["doctor", "--url", " "], "argument --url: it is empty"),
+        (["worker", "--until-idle", "--drain-s", "-5"], "argument --drain-s: '-5' is no number of seconds"),
+        (["worker", "--until-idle", "--drain-s", "nan"], "argument --drain-s: 'nan' is no number of seconds"),
+        (["worker", "--until-idle", "--drain-s", "soon"], "argument --drain-s: "),
+    ],
+)
+def test_an_option_without_a_sensible_value_is_wrong_usage(
+    home: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not (home / "mltrigger.db").exists()
+
+
+def test_the_tutorial_is_refused_where_its_folder_is_a_file(home: Path) -> None:
+    with pytest.raises(mt.MltriggerError, match=r"cannot be copied to 'bus\.db': File exists; name another folder, --folder"):
+        cli.copy_notebooks(Path("bus.db"))
+
+
 def test_doctor_finds_nothing_to_change_on_a_healthy_bus(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with mt.connect("sqlite:///bus.db") as bus:
         bus.unsubscribe("reader")

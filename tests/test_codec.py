@@ -212,6 +212,13 @@ def test_a_long_double_is_a_number() -> None:
         (pd.DataFrame({"n": [1, 2], "t": ["x", "y"]}), [{"n": 1, "t": "x"}, {"n": 2, "t": "y"}]),
         (pd.DataFrame({"n": []}), []),
         ({"frame": pd.DataFrame({0: [1.5]})}, {"frame": [{"0": 1.5}]}),
+        (pd.DataFrame({"v": [4, 2]}, index=pd.Index([7, 8], name="k")), [{"k": 7, "v": 4}, {"k": 8, "v": 2}]),
+        (pd.DataFrame({"v": [4, 2]}, index=["min", "max"]), [{"index": "min", "v": 4}, {"index": "max", "v": 2}]),
+        (pd.DataFrame({"v": [4, 2]}, index=[7, 3]), [{"v": 4}, {"v": 2}]),
+        (
+            pd.DataFrame({"k": ["x", "y"], "n": [1, 2]}).groupby(["k", "n"]).size(),
+            [{"k": "x", "n": 1, "value": 1}, {"k": "y", "n": 2, "value": 1}],
+        ),
     ],
 )
 def test_pandas_values_become_records_and_lists_with_null_for_what_is_missing(value: Any, expected: Any) -> None:

@@ -1093,6 +1093,21 @@ def test_a_frame_gives_its_rows() -> None:
     assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
 
 
+def test_a_frame_with_names_of_its_rows_keeps_them() -> None:
+    def model(xs: list[int]) -> Any:
+        return pd.DataFrame({"n": xs}, index=pd.Index([f"#{x}" for x in xs], name="id"))
+
+    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"id": "#3", "n": 3}, {"id": "#1", "n": 1}]
+
+
+def test_a_frame_whose_index_has_the_name_of_a_column_has_no_json_form() -> None:
+    result = invoker(lambda _: pd.DataFrame({"n": [1]}, index=pd.Index([2], name="n"))).one(Event(1))
+
+    assert is_lost(result)
+    assert result.error is not None
+    assert "'n' names a column and the index; rename one of them" in result.error
+
+
 def test_an_array_of_records_gives_objects() -> None:
     def model(xs: list[int]) -> Any:
         return np.array([(x, str(x)) for x in xs], dtype=[("n", int), ("label", "U3")])

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mltrigger._version import __version__
 from mltrigger.aws.commands import add_commands
-from mltrigger.cli.parsing import EXIT_STATUS, Parser
-from mltrigger.cli.reading import read
+from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
+from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.redact import one_line, redacted
 
@@ -69,6 +69,11 @@ def tutorial(given: argparse.Namespace) -> int:
 
 def publish(given: argparse.Namespace) -> int:
     """Publish one event; subscribers in other processes are woken."""
+    with plain_warnings():
+        return _published(given)
+
+
+def _published(given: argparse.Namespace) -> int:
     from mltrigger.urls import connect, existing
 
     data = read(given.data, given.text)
@@ -137,10 +142,15 @@ def copy_notebooks(folder: Path) -> Path:
     notebooks = sorted(found.glob("*.ipynb"))
     if not notebooks:
         raise MltriggerError("the notebooks are not installed; install mltrigger from its wheel or a checkout")
-    folder.mkdir(parents=True, exist_ok=True)
-    for notebook in notebooks:
-        if not (folder / notebook.name).exists():
-            shutil.copy(notebook, folder / notebook.name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for notebook in notebooks:
+            if not (folder / notebook.name).exists():
+                shutil.copy(notebook, folder / notebook.name)
+    except OSError as error:
+        raise MltriggerError(
+            f"the notebooks cannot be copied to {str(folder)!r}: {error.strerror}; name another folder, --folder"
+        ) from error
     return folder
 
 
@@ -174,17 +184,17 @@ def _parser() -> Parser:
     one.add_argument("topic")
     one.add_argument("data", help="JSON, or - to read it from standard input")
     one.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
-    one.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    one.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
     one.add_argument("--create", action="store_true", help="make the topic if it does not exist")
     many = commands.add_parser("worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM")
-    many.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    many.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
     many.add_argument("--subscription", action="append", metavar="NAME", help="take only this one (may be repeated)")
     many.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
-    many.add_argument("--drain-s", type=float, help="longest wait for running calls at the end (default: 25)")
+    many.add_argument("--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)")
     many.set_defaults(run=worker)
 
     look = commands.add_parser("doctor", help="what to change and why, from what was measured")
-    look.add_argument("--url", help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    look.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
     look.add_argument("--subscription", metavar="NAME", help="only about this one")
     look.set_defaults(run=doctor)
 

@@ -47,6 +47,21 @@ class Parser(argparse.ArgumentParser):
             yield from map(str, action.choices or ())
 
 
+def seconds(text: str) -> float:
+    """Return the number of seconds that *text* is, 0 or more."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: 0 or more")
+    return value
+
+
+def filled(text: str) -> str:
+    """Return *text*, which is there: an empty one comes from a variable of the shell that is not set, and means no default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; leave the option out for the default")
+    return text
+
+
 def _near(word: str, known: Iterable[str]) -> list[str]:
     """Return the two of *known* that are nearest to *word*: those that it abbreviates, else those that look like it."""
     names = sorted(set(known))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
 import sys
+import warnings
+from collections.abc import Iterator
 
 from mltrigger import codec
-from mltrigger.errors import InvalidEvent
+from mltrigger.errors import InvalidEvent, warn
+from mltrigger.redact import one_line, redacted
+from mltrigger.render import short
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -29,9 +34,25 @@ def read(argument: str, as_text: bool) -> object:
     if from_input and not text.strip():
         raise InvalidEvent("standard input is empty: pipe one JSON value into it, or say --text for an empty text", "empty_body")
     try:
-        return codec.loads(text)
+        data = codec.loads(text)
     except InvalidEvent as error:
         raise InvalidEvent(f"{error}; {_advice(text, from_input)}", error.reason) from error
+    if (key := codec.repeated_key(text.encode())) is not None:
+        warn(f"the data has the key {short(key)!r} twice in one object: the last value counts")
+    return data
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print warnings as other messages are printed, without the place in the code that they come from."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"mltrigger: {one_line(redacted(str(message)))}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _decoded(raw: bytes) -> str:

@@ -304,7 +304,7 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
         raise _WrongLength(
             "a batch model returns a list with one output an event, not a tuple of several results: list(zip(labels, scores))"
         )
-    if (rows := codec.rows_of(outputs)) is not None:
+    if (rows := codec.rows_of(outputs, indexed=True)) is not None:
         outputs = rows
     elif callable(getattr(type(outputs), "toarray", None)):  # sparse: written out row by row
         outputs = list(outputs.tocsr()) if outputs.ndim == 2 else outputs.toarray().tolist()
