@@ -9,6 +9,7 @@ from mltrigger.batching import AdaptiveBatch
 from mltrigger.brokers.base import Broker, Delivery, SubscriptionSpec
 from mltrigger.capture import Captured, captured
 from mltrigger.clock import Clock
+from mltrigger.company import Company
 from mltrigger.events import MAX_HOPS, Event
 from mltrigger.lineage import CHAIN, TREE
 from mltrigger.models.invoke import Caller, Result
@@ -55,6 +56,7 @@ class Calls:
         self.why = ""
         self._spec, self._broker, self._recorder, self._clock, self._pace, self._prepare = spec, broker, recorder, clock, pace, prepare
         self._place = place
+        self.company = Company()
         self._outages = 0
         self._mean_s: float | None = None
         policy = spec.policy
@@ -89,6 +91,11 @@ class Calls:
             self._recorder.record(answers)
             work.settled([a.settlement.delivery for a in answers])
 
+    def _acquitted(self, results: dict[Delivery, Result]) -> dict[Delivery, Result]:
+        """Return *results* of a batch; those that took too long together prove nothing about any of their events."""
+        late = [d for d, result in results.items() if result.reason == "timeout" and not result.permanent]
+        return results if len(late) < 2 else {**results, **self.company.acquit(late, results[late[0]], len(results))}
+
     def timed_out(self, work: Work[Ended], count: int) -> None:
         """Learn that a call with *count* events did not end in time."""
         if self._batch is not None:
@@ -96,7 +103,7 @@ class Calls:
 
     def _run_part(self, work: Work[Ended], printed: Captured, behind: set[str]) -> bool:
         """Run what comes next of a lot, in one turn; return whether there was something. A suspect is a part of its own."""
-        count, alone = work.ahead(work.invoker.runs_here)
+        count, alone = work.ahead(work.invoker.runs_here, () if work.invoker.batches else self.company)
         if not count or (turn := HERE.enter(alone, lambda: work.stopped)) is None:
             return False
         work.turn = turn
@@ -129,6 +136,8 @@ class Calls:
                 running.event = self._prepare(delivery.event)
                 result = work.invoker.one(running.event)
             started_us, now_us = now_us, self._clock.now_us()
+            if result.throttled and result.reason == "timeout":
+                self.company.note(delivery)
             if not self._heed(result, now_us):
                 self._learn((now_us - started_us) / 1e6)
             finished_us = work.returned_us or now_us
@@ -157,10 +166,10 @@ class Calls:
             running.event = max(events, key=lambda event: event.hops)
             results = work.invoker.many(events, lambda: work.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
+        of = self._acquitted(dict(zip(called, results, strict=True)))
         for result in results:
             self._heed(result, now_us)
         finished_us = work.returned_us or now_us
-        of = dict(zip(called, results, strict=True))
         answers = []
         for i, d in enumerate(batch):
             result = OUT_OF_ORDER if d.group in behind else of.get(d) or self._refused(d, behind) or CHAIN

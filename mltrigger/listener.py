@@ -14,6 +14,7 @@ from typing import Literal
 from mltrigger.brokers.base import Broker, Delivery, Outdated, SubscriptionSpec
 from mltrigger.calls import Calls
 from mltrigger.clock import Clock
+from mltrigger.company import Company
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
 from mltrigger.events import Event
 from mltrigger.lineage import Descent
@@ -146,7 +147,7 @@ class Listener:
         self._look_again()
         version, invoker = self._resolve()
         size = self._calls.lot(invoker) if invoker.batches else len(deliveries)
-        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches)):
+        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches, self._calls.company)):
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
             timer = threading.Timer(min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())), work.stop_after_current)
             timer.daemon = True
@@ -219,7 +220,7 @@ class Listener:
         except BaseException:
             self._recorder.release(deliveries)
             raise
-        lots = _lots(deliveries, free, size, invoker.batches)
+        lots = _lots(deliveries, free, size, invoker.batches, self._calls.company)
         begun = 0
         try:
             for lot in _suspects_last(lots[:free]):
@@ -347,7 +348,8 @@ class Listener:
             result = Result(reason="result_too_large", error_type="TimeoutError", error=message, permanent=True)
         now_us, size = self._clock.now_us(), len(remains.called)
         self._calls.timed_out(work, size)
-        late = [self._recorder.ended(d, result, work.version, remains.started_us, now_us, size) for d in remains.called]
+        acquitted = self._calls.company.acquit(remains.called, result, size) if size > 1 and not result.permanent else {}
+        late = [self._recorder.ended(d, acquitted.get(d, result), work.version, remains.started_us, now_us, size) for d in remains.called]
 
         def record() -> None:
             self._recorder.record([*remains.answers, *late])
@@ -357,10 +359,10 @@ class Listener:
         self._submit(record, work)  # not here: other leases are waiting for this thread
 
 
-def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool) -> list[list[Delivery]]:
-    """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned before, so that it harms nobody else."""
-    alone = [[d] for d in deliveries if d.abandoned]
-    rest = [d for d in deliveries if not d.abandoned]
+def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, company: Company) -> list[list[Delivery]]:
+    """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned or too late before, for the others' sake."""
+    alone = [[d] for d in deliveries if d.abandoned or d in company]
+    rest = [d for d in deliveries if not (d.abandoned or d in company)]
     if any(d.group is not None for d in deliveries):
         return _grouped(deliveries, slots)
     share = size if batches else max(1, min(size, -(-len(rest) // slots)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Generic, TypeVar
 
 from mltrigger.brokers.base import Delivery
@@ -52,16 +52,16 @@ class Work(Generic[Answer]):
         """Return how many deliveries are not settled."""
         return len(self._unsettled)
 
-    def ahead(self, apart: bool) -> tuple[int, bool]:
+    def ahead(self, apart: bool, company: Container[Delivery] = ()) -> tuple[int, bool]:
         """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at the end, or when closed or stopped.
 
         *apart* says that a suspect is called on its own: one that may have ended the process it ran in. Of a model that runs elsewhere
-        that is unlikely (it kills its parent, its answer needs too much memory): suspicion takes more attempts.
+        that is unlikely (it kills its parent, its answer needs too much memory): suspicion takes more attempts. So is what had *company*.
         """
         rest = () if self.stopped else self._deliveries[self._begun :]
         if not rest:
             return 0, False
-        clean = next((i for i, d in enumerate(rest) if d.abandoned and (apart or d.attempt > UNLIKELY)), len(rest))
+        clean = next((i for i, d in enumerate(rest) if (d.abandoned and (apart or d.attempt > UNLIKELY)) or d in company), len(rest))
         return (clean, False) if clean else (1, True)
 
     @property

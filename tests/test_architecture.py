@@ -27,7 +27,7 @@ LEVELS = [
     {"brokers"},
     {"circles"},
     {"lineage"},
-    {"work", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
+    {"work", "company", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
     {"recorder", "views", "explanation", "waiting"},
     {"calls"},
     {"listener", "run", "lookup"},

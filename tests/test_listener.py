@@ -796,6 +796,62 @@ def test_fitted_model_gets_the_plain_list_of_anything_else(bus: mt.EventBus) -> 
     assert model.seen == [[0.9, 0.1]]
 
 
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_events_of_a_batch_in_which_one_hangs_are_not_blamed(isolation: str) -> None:
+    def hangs(batch: list[int]) -> list[int]:
+        import time
+
+        if 3 in batch:
+            time.sleep(5)
+        return batch
+
+    with mt.connect("memory://") as bus:
+        model = mt.model(hangs, name="hangs", batch=True)
+        sub = bus.subscribe("numbers", model, batch_size=8, timeout_s=0.5, max_attempts=1, isolation=isolation, listen=False)
+        bus.publish_batch("numbers", range(8))
+        sub.start()
+        done(sub)
+        frame = sub.invocations()
+
+        assert list(frame["outcome"]).count("succeeded") == 7
+        (letter,) = sub.dead_letters().to_dict("records")
+        assert (letter["reason"], letter["data"]) == ("timeout", "3")
+        assert "it was a batch of 8: each is called alone now" in frame["error"][0]
+        assert set(frame[frame["outcome"] == "succeeded"]["batch_size"]) == {1}
+
+
+def test_events_beside_one_that_blocks_the_event_loop_are_not_blamed() -> None:
+    async def blocks(n: int) -> int:
+        await asyncio.sleep(0.01)
+        if n == 3:
+            time.sleep(1.5)
+        await asyncio.sleep(0.01)
+        return n
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", blocks, timeout_s=0.3, max_attempts=1, listen=False)
+        bus.publish_batch("numbers", range(8))
+        sub.start()
+        done(sub)
+
+        assert outcomes(sub).count("succeeded") == 7
+        (letter,) = sub.dead_letters().to_dict("records")
+        assert (letter["reason"], letter["data"]) == ("timeout", "3")
+
+
+def test_coroutine_that_awaits_too_long_is_to_blame_whoever_is_beside_it() -> None:
+    async def waits(n: int) -> int:
+        await asyncio.sleep(30 if n == 3 else 0.01)
+        return n
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", waits, timeout_s=0.3, max_attempts=1, listen=False)
+        bus.publish_batch("numbers", range(8))
+        sub.start()
+
+        assert sorted(outcomes(done(sub))) == ["dead"] + ["succeeded"] * 7
+
+
 def test_batch_window_waits_for_a_batch_to_fill(bus: mt.EventBus) -> None:
     sizes: list[int] = []
 

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -19,6 +20,19 @@ from mltrigger.running import end_copy
 CONCURRENCY = 64
 """Calls in flight when the subscription does not say."""
 _END_S = 5.0
+_LATE_S, _LATE = 0.05, 0.1
+"""How much later than it should a coroutine is cancelled when the loop was blocked meanwhile; the second is a share of its timeout."""
+_GIVEN_UP_S = 60.0
+"""A loop that a call blocks for so long, and for ten times its timeout, is left to it."""
+
+
+class _Stay:
+    """A coroutine on the loop, the *number*-th, and whether others were there when it came."""
+
+    __slots__ = ("begun", "company", "number")
+
+    def __init__(self, number: int, company: bool) -> None:
+        self.number, self.company, self.begun = number, company, False
 
 
 class AsyncInvoker(Invoker):
@@ -42,6 +56,9 @@ class AsyncInvoker(Invoker):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._stays: set[_Stay] = set()
+        self._entered = 0
+        self._blocked_s: float | None = None
         super().__init__(model)
 
     def close(self) -> None:
@@ -66,7 +83,10 @@ class AsyncInvoker(Invoker):
                 answer.close()
                 raise _Ours("the event loop of the model was closed", reason="stopped", kind="Closed", whole=True)
             loop = self._loop or self._started()
-            future = asyncio.run_coroutine_threadsafe(self._limited(answer), loop)
+            self._entered += 1
+            stay = _Stay(self._entered, bool(self._stays))
+            self._stays.add(stay)
+            future = asyncio.run_coroutine_threadsafe(self._limited(answer, stay), loop)
         try:
             value, error = future.result(self._timeout_s + self.grace_s / 2)
         except concurrent.futures.CancelledError:
@@ -75,17 +95,50 @@ class AsyncInvoker(Invoker):
             raise ModelFailure("the coroutine was cancelled", kind="CancelledError", whole=True) from None
         except concurrent.futures.TimeoutError:
             future.cancel()
-            raise ModelFailure(
-                f"no answer within timeout_s = {self._timeout_s:g}; something blocks the event loop instead of awaiting",
-                reason="timeout", kind="TimeoutError", whole=True,
-            ) from None  # fmt: skip
+            raise self._blocked(loop, stay) from None
         if error is not None:
             raise error
         return value
 
-    async def _limited(self, answer: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
+    def _blocked(self, loop: asyncio.AbstractEventLoop, stay: _Stay) -> ModelFailure:
+        """Return what to say of a call when the loop does not even cancel it. Which coroutine blocks it is proved by one that is alone."""
+        with self._guard, contextlib.suppress(RuntimeError):  # it was closed meanwhile
+            loop.call_soon_threadsafe(self._leave, stay)
+            now_s, alone = time.monotonic(), not self._had_company(stay)
+            if alone and self._blocked_s is None:
+                self._blocked_s = now_s
+            if self._blocked_s is not None and self._loop is loop and now_s - self._blocked_s > max(_GIVEN_UP_S, 10 * self._timeout_s):
+                self._loop = self._thread = self._blocked_s = None  # for ever, it seems: the next call gets another loop
+                self._stays.clear()
+                loop.call_soon_threadsafe(loop.stop)
+        return self._late("something blocks the event loop instead of awaiting", self._had_company(stay))
+
+    def _late(self, why: str, is_acquitted: bool) -> ModelFailure:
+        why += ": it may be another event, each is called alone now" if is_acquitted else ""
+        return ModelFailure(
+            f"no answer within timeout_s = {self._timeout_s:g}; {why}",
+            reason="timeout", kind="TimeoutError", whole=True, throttled=is_acquitted,
+        )  # fmt: skip
+
+    def _had_company(self, stay: _Stay) -> bool:
+        """Whether another coroutine was on the loop at any time since this one came."""
+        return stay.company or self._entered != stay.number
+
+    def _leave(self, stay: _Stay) -> None:
+        if not stay.begun:
+            self._stays.discard(stay)
+
+    async def _limited(self, answer: Coroutine[Any, Any, Any], stay: _Stay) -> tuple[Any, BaseException | None]:
+        stay.begun, self._blocked_s = True, None
+        try:
+            return await self._outcome(answer, stay)
+        finally:
+            self._stays.discard(stay)
+
+    async def _outcome(self, answer: Coroutine[Any, Any, Any], stay: _Stay) -> tuple[Any, BaseException | None]:
         """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for everybody."""
         began = running.forks
+        until_s = time.monotonic() + self._timeout_s
         try:
             async with asyncio.timeout(self._timeout_s) as limit:
                 value = await answer
@@ -97,10 +150,9 @@ class AsyncInvoker(Invoker):
         except TimeoutError as error:
             if not limit.expired():
                 return None, error
-            return None, ModelFailure(
-                f"no answer within timeout_s = {self._timeout_s:g}; the coroutine was cancelled",
-                reason="timeout", kind="TimeoutError", whole=True,
-            )  # fmt: skip
+            if time.monotonic() - until_s > _LATE_S + _LATE * self._timeout_s:
+                return None, self._late("something blocked the event loop instead of awaiting", self._had_company(stay))
+            return None, self._late("the coroutine was cancelled", False)
         except BaseException as error:
             if running.forks != began:
                 end_copy(error)
@@ -108,7 +160,9 @@ class AsyncInvoker(Invoker):
 
     def _started(self) -> asyncio.AbstractEventLoop:
         self._loop = loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(loop, lambda: self._closed), name="mltrigger-async", daemon=True)
+        self._thread = threading.Thread(
+            target=_serve, args=(loop, lambda: self._closed or self._loop is not loop), name="mltrigger-async", daemon=True
+        )
         self._thread.start()
         return loop
 
