@@ -176,6 +176,14 @@ def test_a_tool_call_is_a_column_with_its_arguments_as_values() -> None:
     assert [(call["id"], call["function"]["name"]) for call in output["tool_calls"]] == [("c1", "book"), ("c2", "book")]
 
 
+def test_a_tool_call_whose_arguments_have_no_utf_8_form_keeps_them_as_text() -> None:
+    given = {**CALL, "function": {"name": "book", "arguments": '{"at": "\\ud800"}'}}
+    with ModelServer(Reply(value=chat(None, "tool_calls", tool_calls=[given, CALL]))) as server:
+        output = ask(server, "a table for four")
+
+    assert [call["function"]["arguments"] for call in output["tool_calls"]] == ['{"at": "\\ud800"}', {"guests": 4, "at": "19:30"}]
+
+
 def test_what_else_a_message_holds_is_a_column_under_its_own_name() -> None:
     more = {"reasoning_content": "first …", "reasoning": "then …", "refusal": None, "tool_calls": [], "audio": {"id": "a1"}, "model": "x"}
     answer = chat("yes", **more, function_call={"name": "book", "arguments": "{}"})
@@ -344,6 +352,8 @@ def test_a_200_with_an_error_or_without_choices_is_an_error(value: Any) -> None:
     [
         ([], "bad_batch_result"), (None, "bad_batch_result"), ([{}], "bad_batch_result"), ([{}, {}], "bad_model_response"),
         ([{"embedding": "x"}, {"embedding": [1]}], "bad_model_response"), ([1, 2], "bad_model_response"),
+        ([{"embedding": []}, {"embedding": [1]}], "bad_model_response"), ([{"embedding": [None]}] * 2, "bad_model_response"),
+        ([{"embedding": ["1"]}] * 2, "bad_model_response"), ([{"embedding": [[1, "x"]]}] * 2, "bad_model_response"),
     ],
 )  # fmt: skip
 def test_embeddings_that_are_missing_are_a_failure(found: Any, reason: str) -> None:
@@ -355,6 +365,20 @@ def test_embeddings_that_are_missing_are_a_failure(found: Any, reason: str) -> N
         endpoint.call([Event("a"), Event("b")])
 
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("places", "found"), [([0, 0, 0], ["a", "b", "c"]), ([2, 1, 0], ["c", "b", "a"]), ([5, 6, 7], ["a", "b", "c"]), ([1, 1, 0], None)]
+)
+def test_embeddings_are_those_of_their_events_or_a_failure(places: list[int], found: list[str] | None) -> None:
+    data = [{"index": place, "embedding": [float(ord(text))]} for place, text in zip(places, "abc", strict=True)]
+    with ModelServer(Reply(value={"data": data})) as server, opened(server, task="embeddings") as endpoint:
+        if found is None:
+            with pytest.raises(ModelFailure, match="an index is there twice"):
+                endpoint.call([Event(text) for text in "abc"])
+        else:
+            outputs = endpoint.call([Event(text) for text in "abc"])
+            assert [chr(int(output["embedding"][0])) for output in outputs] == found
 
 
 def test_an_error_says_what_the_server_said() -> None:

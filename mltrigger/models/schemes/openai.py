@@ -196,6 +196,11 @@ class _Completion(_OpenAIEndpoint):
         return [columns(*self.post(self._request(event)), parsed=self._parsed, whole=self._whole) for event in events]
 
 
+def _is_vector(value: Any) -> bool:
+    """Whether *value* is a list of numbers, or several of them, as models with a vector for each token give."""
+    return isinstance(value, list) and bool(value) and (set(map(type, value)) <= {int, float} or all(map(_is_vector, value)))
+
+
 class _Embeddings(_OpenAIEndpoint):
     def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]) -> None:
         super().__init__(http, request)
@@ -208,9 +213,12 @@ class _Embeddings(_OpenAIEndpoint):
             return requests
         answer, value = self.post({**good[0], "input": [request["input"] for request in good]})
         found = one_each(answer, value.get("data"), len(good), "embeddings")
-        if not all(isinstance(item, dict) and isinstance(item.get("embedding"), list) for item in found):
-            raise answer.failure("without embeddings")
-        if all(isinstance(item.get("index"), int) for item in found):
+        if not all(isinstance(item, dict) and _is_vector(item.get("embedding")) for item in found):
+            raise answer.failure("without embeddings, which are lists of numbers")
+        places = [item.get("index") for item in found]
+        if all(isinstance(place, int) for place in places) and len(set(places)) > 1:
+            if len(set(places)) < len(places):
+                raise answer.failure("with two embeddings for the same text: an index is there twice", whole=True)
             found = sorted(found, key=lambda item: int(item["index"]))
         cost = tokens(value)["prompt_tokens"]
         counted = {"prompt_tokens": cost} if len(good) == 1 else {"prompt_tokens": None, "batch_prompt_tokens": cost}

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from mltrigger import codec
 from mltrigger.errors import InvalidEvent, ModelFailure
 from mltrigger.models.schemes.answers import Answer
 
@@ -96,8 +97,10 @@ def _with_arguments(value: Any) -> Any:
         return value
     found = {name: _with_arguments(inner) if name == "function" else inner for name, inner in value.items()}
     if isinstance(given := found.get("arguments"), str):
-        with contextlib.suppress(ValueError, RecursionError):
-            found["arguments"] = json.loads(given)
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            value = json.loads(given)
+            codec.dumps(value)  # what cannot be kept as a value stays text, too: a lone surrogate
+            found["arguments"] = value
     return found
 
 
