@@ -390,8 +390,11 @@ class EventBus(Lookup):
         **attributes
             ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
         """
-        event = dataclasses.replace(data, **attributes) if isinstance(data, Event) else Event(data, **attributes)
         self._check()
+        if not attributes:
+            event = as_event(data)
+        else:
+            event = dataclasses.replace(data, **attributes) if isinstance(data, Event) else Event(data, **attributes)
         return self._lineage.publish(topic, [event])[0]
 
     def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:

@@ -150,7 +150,7 @@ class Calls:
                 started_us, now_us = now_us, self._clock.now_us()
                 hold_us = max(RUN_AHEAD_S * 1e6, 4 * (now_us - started_us))
             count -= 1
-            if self._pace.held(now_us):  # the rest of the lot would only hear the same
+            if now_us < self._pace.held_us:  # the rest of the lot would only hear the same
                 work.stop_after_current()
                 return
             if HERE.wanted:  # a suspect waits

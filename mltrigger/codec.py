@@ -67,7 +67,8 @@ def dumps(value: Any, iterators: bool = False) -> str:
     except Exception:  # a hostile value may raise anything while it is read
         return _carefully(value, iterators)
     lists, objects = text.count("["), text.count("{")
-    if lists + objects > MAX_DEPTH or not _says_all(value, lists, objects) or not (text.isascii() or encodable(text)):
+    nested = lists + objects
+    if nested > MAX_DEPTH or (nested and not _says_all(value, lists, objects)) or not (text.isascii() or encodable(text)):
         return _carefully(value, iterators)
     return text
 

@@ -20,15 +20,16 @@ class Pace:
         self._full = max(1.0, BURST_S * rate_per_s) if rate_per_s else 0.0
         self._tokens = self._full
         self._filled_us: int | None = None
-        self._held_us = 0
+        self.held_us = 0
+        """Nothing begins before."""
 
     def hold(self, until_us: int) -> None:
         """Let nothing begin before *until_us*: a server asked for it."""
-        self._held_us = max(self._held_us, until_us)
+        self.held_us = max(self.held_us, until_us)
 
     def held(self, now_us: int) -> bool:
         """Whether :meth:`hold` still holds."""
-        return now_us < self._held_us
+        return now_us < self.held_us
 
     def room(self, now_us: int) -> int:
         """Return how many events may begin now."""
@@ -48,7 +49,7 @@ class Pace:
     def wait_s(self, now_us: int) -> float:
         """Return the seconds until another event may begin; 0 when one may begin now."""
         if self.held(now_us):
-            return min(1.0, math.ceil((self._held_us - now_us) / 1000) / 1000)
+            return min(1.0, math.ceil((self.held_us - now_us) / 1000) / 1000)
         if self._rate is None or self.room(now_us) >= 1:
             return 0.0
         return min(1.0, math.ceil((1 - self._tokens) / self._rate * 1000) / 1000)  # not longer, so that a stop is noticed

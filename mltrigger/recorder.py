@@ -34,10 +34,6 @@ OUT_OF_ORDER = Result(reason="group_order")
 """What an event gets whose group keeps its order, when one before it has to be tried again first; the model's answer does not count."""
 
 
-UNCALLED = (OUT_OF_ORDER, CHAIN, TREE)
-"""What an event gets for which the model was not called, or might as well not have been."""
-
-
 class Ended(NamedTuple):
     """One attempt that ended: its row, what shall become of the delivery, and the event that it emits."""
 
@@ -109,9 +105,10 @@ class Recorder:
             except MltriggerError as error:
                 emitted, result = None, failure(error)
         outcome, settlement = self._verdict(delivery, result)
-        called = not any(result is uncalled for uncalled in UNCALLED)
-        times: tuple[int | None, int | None] = (started_us, finished_us) if called else (None, None)
-        row = Invocation(delivery, outcome, version.id, result, times[0], times[1], batch_size, result.reason, stdout)
+        if result is OUT_OF_ORDER or result is CHAIN or result is TREE:  # the model was not called, or might as well not have been
+            row = Invocation(delivery, outcome, version.id, result, None, None, batch_size, result.reason, stdout)
+        else:
+            row = Invocation(delivery, outcome, version.id, result, started_us, finished_us, batch_size, result.reason, stdout)
         return Ended(row, settlement, emitted)
 
     def record(self, ended: Sequence[Ended]) -> None:

@@ -38,13 +38,15 @@ class Running:
     """One call of a model after the other; made once for all of a lot.
 
     ``event`` is what it is called with; of a batch, the one that the longest chain of events has led to. ``returned`` is called with
-    what the model has returned, before that is written down; ``waits`` before it waits for other models.
+    what the model has returned, before that is written down; ``waits`` before it waits for other models. ``around`` is the context that
+    its calls begin in, kept by whoever made it.
     """
 
     place: Place
     event: Event
     returned: Callable[[object], None] = _nothing
     waits: Callable[[], None] = _nothing
+    around: tuple[object, contextvars.Context] | None = None
 
 
 # As for what is printed: each thread has a context of its own, a coroutine runs in a copy of that of the thread that waits for it.
@@ -78,9 +80,8 @@ def end_copy(error: BaseException | None = None) -> NoReturn:
     os._exit(status)
 
 
-def current() -> Running | None:
-    """Return the call under way here; ``None`` outside of models."""
-    return _current.get()
+current: Callable[[], Running | None] = _current.get
+"""Return the call under way here; ``None`` outside of models."""
 
 
 @contextlib.contextmanager

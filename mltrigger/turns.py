@@ -60,6 +60,8 @@ class Turns:
         self._running: set[Turn] = set()
         self._behind: set[Turn] = set()
         self._queue: deque[Turn] = deque()
+        self.wanted = False
+        """Whether a call waits to be alone."""
         self._alone: Turn | None = None
         self._begun = 0
         self._since_s = 0.0
@@ -74,11 +76,6 @@ class Turns:
     def left_behind(self) -> int:
         """How many calls go on that nobody waits for."""
         return len(self._behind)
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a call waits to be alone."""
-        return bool(self._queue)
 
     @property
     def closed(self) -> bool:
@@ -127,6 +124,7 @@ class Turns:
         if not self._queue:
             self._since_s = max(self._since_s, time.monotonic())
         self._queue.append(turn)
+        self.wanted = True
         try:
             while self._queue[0] is not turn or self._running or time.monotonic() < self._since_s:
                 if stopped():
@@ -135,6 +133,7 @@ class Turns:
             return True
         finally:
             self._queue.remove(turn)
+            self.wanted = bool(self._queue)
             self._since_s = max(self._since_s, time.monotonic())
             self._changed.notify_all()
 

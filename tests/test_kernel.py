@@ -243,7 +243,7 @@ for n in range(400):
         signal.setitimer(signal.ITIMER_REAL, 0)
     except KeyboardInterrupt:
         interrupted += 1
-    assert not bus._store._driver.in_transaction and not bus._store._lock.locked(), "it holds the lock"
+    assert not bus._store._connections.in_transaction and not bus._store._lock.locked(), "it holds the lock"
     bus.publish_batch("numbers", [mt.Event(n, id=f"{n}-{i}") for i in range(3)])
     assert bus._store._gate.is_empty, "a fork would wait for it"
 assert interrupted > 50, interrupted

@@ -277,7 +277,7 @@ class SqlBroker:
             return []
         with self.within(unit) as transaction:
             counts = self._held(transaction, [s.delivery for s in settlements])
-            lost = [s.delivery for s in settlements if s.delivery not in counts]
+            lost = [] if len(counts) == len(settlements) else [s.delivery for s in settlements if s.delivery not in counts]
             held = [s for s in settlements if s.delivery in counts] if lost else settlements
             now_us = self._clock.now_us()
             transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
@@ -312,8 +312,7 @@ class SqlBroker:
             seqs = [d.seq for d in deliveries if d.subscription_id == s]
             rows = transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})
             held |= {(s, seq, attempt): (failures, abandoned) for seq, attempt, failures, abandoned in rows}
-        found = ((d, held.get((d.subscription_id, d.seq, d.attempt))) for d in deliveries)
-        return {d: counts for d, counts in found if counts is not None}
+        return {d: counts for d in deliveries if (counts := held.get((d.subscription_id, d.seq, d.attempt))) is not None}
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""

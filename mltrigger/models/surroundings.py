@@ -6,7 +6,7 @@ import contextvars
 import decimal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from mltrigger import capture, running
 from mltrigger.errors import InvalidModel
@@ -16,7 +16,8 @@ from mltrigger.models.invoke import Caller, Result, failure
 from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.running import Running
 
-T = TypeVar("T")
+_DECIMAL = "decimal_context"
+"""The name of decimal's context variable, which Python keeps to itself."""
 
 
 class Surrounded:
@@ -34,19 +35,26 @@ class Surrounded:
 
     def __init__(self, model: Model, make: Callable[[], Caller]) -> None:
         self.model = model
-        self._caller = self._run(make)
+        self._counts = model.context is not None and _has_arithmetic(model.context)
+        self._watches = model.weights is not None and model.is_function
+        around = self._around()
+        self._caller = make() if around is None else around.run(make)
         self.batches, self.concurrency, self.grace_s = self._caller.batches, self._caller.concurrency, self._caller.grace_s
         self.runs_here = self._caller.runs_here
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
-        return self._changed() or self._run(lambda: self._caller.one(event))
+        if self._watches and (changed := self._changed()):
+            return changed
+        around = self._around()
+        return self._caller.one(event) if around is None else around.run(self._caller.one, event)
 
     def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
         """Call the model with a batch."""
-        if changed := self._changed():
+        if self._watches and (changed := self._changed()):
             return [changed] * len(events)
-        return self._run(lambda: self._caller.many(events, again))
+        around = self._around()
+        return self._caller.many(events, again) if around is None else around.run(self._caller.many, events, again)
 
     def close(self) -> None:
         """Let go of what calling needs; idempotent."""
@@ -54,53 +62,80 @@ class Surrounded:
 
     def _changed(self) -> Result | None:
         """Return the Result of an event that is not called since a file has changed; an object has read its files when it was made."""
-        if self.model.weights is None or not self.model.is_function:
-            return None
         try:
-            self.model.weights.check(self.model.name)
+            if self.model.weights is not None:
+                self.model.weights.check(self.model.name)
         except InvalidModel as error:
             return failure(error)._replace(reason="model_unavailable", error_type="Changed", traceback=None, throttled=True, delay_s=HOLD_S)
         return None
 
-    def _run(self, call: Callable[[], T]) -> T:
-        context = self.model.context
-        return call() if context is None else context.copy().run(_apart, call, capture.current(), running.current())
+    def _around(self) -> contextvars.Context | None:
+        """Return the context of the next call, for it alone; that of which it is a copy is made once for all calls of a turn."""
+        if self.model.context is None:
+            return None
+        under_way = running.current()
+        if under_way is not None and under_way.around is not None and under_way.around[0] is self:
+            around = under_way.around[1].copy()
+        else:
+            around = self.model.context.copy()
+            around.run(_go_on, capture.current(), under_way)
+            if under_way is not None:
+                under_way.around = self, around.copy()
+        if self._counts:
+            around.run(_count_apart)
+        return around
 
 
-def _apart(call: Callable[[], T], captured: Any, under_way: Running | None) -> T:
+def _go_on(captured: Any, under_way: Running | None) -> None:
     capture.go_on(captured)
     running.go_on(under_way)
+
+
+def _count_apart() -> None:
+    """Give this context decimal's settings to itself: the object that holds them can be changed, and copies share it."""
     decimal.setcontext(decimal.getcontext().copy())
-    return call()
+
+
+def _has_arithmetic(context: contextvars.Context) -> bool:
+    """Whether decimal's settings are in *context*; where they are not, each copy makes its own as soon as it needs them."""
+    return any(variable.name == _DECIMAL for variable in context)
 
 
 def snapshot() -> contextvars.Context:
     """Return the context of this thread as it is now."""
-    context = contextvars.copy_context()
+    context = contextvars.Context()
+    for variable, value in contextvars.copy_context().items():
+        if variable.name != _DECIMAL or _settings(value) != _settings(decimal.DefaultContext):
+            context.run(variable.set, value)
+    if _has_arithmetic(context):
+        context.run(_count_apart)
     context.run(_settle)
     return context
 
 
 def _settle() -> None:
-    decimal.setcontext(decimal.getcontext().copy())  # the object itself can be changed later
-    capture.go_on(None)
-    running.go_on(None)
+    _go_on(None, None)
     if (sniffio := sys.modules.get("sniffio")) is not None:  # the model is not called on the loop of the kernel
         sniffio.current_async_library_cvar.set(None)
 
 
 def arithmetic(context: contextvars.Context | None) -> dict[str, Any] | None:
     """Return what of *context* can travel to another process, in JSON: decimal's context and numpy's error state."""
-    return None if context is None else context.run(_arithmetic)
+    return None if context is None else context.copy().run(_arithmetic)
+
+
+def _settings(own: decimal.Context) -> dict[str, Any]:
+    numbers = {name: getattr(own, name) for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")}
+    return {**numbers, "traps": [signal.__name__ for signal, is_set in own.traps.items() if is_set]}
 
 
 def _arithmetic() -> dict[str, Any]:
-    own = decimal.getcontext()
-    numbers = {name: getattr(own, name) for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")}
-    traps = [signal.__name__ for signal, is_set in own.traps.items() if is_set]
     errors: Mapping[str, str] = np.geterr() if (np := sys.modules.get("numpy")) is not None else {}
     told = {kind: how for kind, how in errors.items() if how not in ("call", "log")}  # whom to call does not travel
-    return {"decimal": {**numbers, "traps": traps}, "numpy": {k: v for k, v in told.items() if v != ("ignore" if k == "under" else "warn")}}
+    return {
+        "decimal": _settings(decimal.getcontext()),
+        "numpy": {k: v for k, v in told.items() if v != ("ignore" if k == "under" else "warn")},
+    }
 
 
 def context_of(given: Mapping[str, Any] | None) -> contextvars.Context | None:

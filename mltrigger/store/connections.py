@@ -46,6 +46,8 @@ class Connections:
         self.description = "memory" if path is None else path.name
         self.location = None if path is None else str(path.resolve())
         self.closed = False
+        self.is_ready = False
+        """Whether the connection that writes is open, its files are known, and none of them was seen to be lost."""
         self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
         self._file: File | None = None
         self._place: Place | None = None
@@ -76,11 +78,6 @@ class Connections:
         return self._raw is not None and self._place is not None
 
     @property
-    def is_usable(self) -> bool:
-        """Whether the connection that writes is open."""
-        return self._raw is not None
-
-    @property
     def writer(self) -> sqlite3.Connection:
         """The connection that writes, once it is open."""
         assert self._raw is not None  # noqa: S101 - for the type checker
@@ -91,11 +88,14 @@ class Connections:
         """Whether the connection that writes has begun something."""
         return self._raw is not None and self._raw.in_transaction
 
-    def open(self) -> None:
-        """Open the connection that writes, unless it is open."""
-        if self._raw is None:
+    def open(self) -> bool:
+        """Open the connection that writes, unless it is open; return whether it was opened now. What was lost must be back."""
+        if self._lost is not None or self._raw is None:
             self.check_place()
-            self._raw = self._connected(reads=False)
+        if self._raw is not None:
+            return False
+        self._raw = self._connected(reads=False)
+        return True
 
     def for_schema(self) -> sa.Connection:
         """Return the connection that writes, for SQLAlchemy, which must not be in a transaction yet."""
@@ -107,6 +107,7 @@ class Connections:
         """Say that a transaction has begun: by now all files are there."""
         if self._place is not None and not self._place.is_noted:
             self._place.note()
+        self.is_ready = self._lost is None
 
     def let_go(self) -> None:
         """Close all of a file until they are needed again."""
@@ -125,7 +126,7 @@ class Connections:
         for connection in (self._raw, *self._idle):
             if connection is not None:
                 connection.close()
-        self._raw, self._idle = None, []
+        self._raw, self._idle, self.is_ready = None, [], False
         if self._place is not None:
             self._place.forget()
 
@@ -196,17 +197,12 @@ class Connections:
         except Lost as lost:
             raise self._refused(lost) from None
 
-    def log_bytes(self, at_least_every_s: float = 0.0) -> int:
-        """Return the size of the write-ahead log, now or a moment ago; 0 in memory, or when it cannot be told."""
+    def log_bytes(self) -> int:
+        """Return the size of the write-ahead log; 0 in memory, or when it cannot be told."""
         try:
-            return 0 if self._place is None else self._place.log_bytes(at_least_every_s)
+            return 0 if self._place is None else self._place.log_bytes()
         except Lost:
             return 0
-
-    def check_back(self) -> None:
-        """Raise StoreError while a file is gone whose loss was seen before."""
-        if self._lost is not None:
-            self.check_place()
 
     def check_place(self) -> None:
         """Raise StoreError when the file was removed or replaced; after that was seen, until everything is back."""
@@ -227,7 +223,7 @@ class Connections:
         return None
 
     def _refused(self, lost: Lost) -> StoreError:
-        self._lost = lost
+        self._lost, self.is_ready = lost, False
         return StoreError(f"store {self.description}: {lost}; {RETURN}")
 
     # -- patience -------------------------------------------------------------------------------------------------------------

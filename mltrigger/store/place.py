@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import threading
 import time
@@ -58,28 +57,27 @@ class Place:
     """
 
     def __init__(self, location: str, file: File) -> None:
-        self.location, self._file = location, file
+        self.location = location
         self._log, self._index, self._folder = location + "-wal", location + "-shm", str(Path(location).parent)
-        self._beside: tuple[File, File] | None = None
+        self._file, self._beside = file, list[tuple[str, File]]()
         self._seen: tuple[int, int, int] | None = None
         self._guard = threading.Lock()
         self._state = (0, 0)
         self._written: Written | None = None
         self._since_s, self._is_calm = 0.0, False
-        self._measured_s, self._log_bytes = -math.inf, 0
 
     @property
     def is_noted(self) -> bool:
         """Whether it is known which files SQLite has opened beside the database."""
-        return self._beside is not None
+        return bool(self._beside)
 
     def forget(self) -> None:
         """SQLite has closed its files; others follow."""
-        self._beside, self._is_calm = None, False
+        self._beside, self._is_calm = [], False
 
     def note(self) -> None:
         """Remember which files SQLite has opened beside the database, now that they are there."""
-        self._beside = _which(self._log), _which(self._index)
+        self._beside = [(path, _which(path)) for path in (self._log, self._index)]
 
     def check(self) -> None:
         """Raise Lost unless all open files have their names, and the database its content.
@@ -87,27 +85,33 @@ class Place:
         A folder's time tells when any of its names has changed. It is believed once it has been the same for so long that the clock of no
         file system could hide a change, and all files were looked at after that. Until then each of them is.
         """
-        folder = _status(self._folder)
-        seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
-        self.check_database()
-        if seen == self._seen and self._is_calm:
-            return
-        if self._beside is not None:
-            for path, known in zip((self._log, self._index), self._beside, strict=True):
-                if _which(path) != known:
+        path = self._folder
+        try:  # all in one function: it runs at every commit
+            folder = os.stat(path)  # noqa: PTH116
+            seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
+            path = self.location
+            status = os.stat(path)  # noqa: PTH116
+            if (status.st_dev, status.st_ino) != self._file:
+                raise Lost(Path(path).name)
+            if (status.st_mtime_ns, status.st_size) != self._state:
+                self._check_content(status)
+            if seen == self._seen and self._is_calm:
+                return
+            for path, known in self._beside:
+                status = os.stat(path)  # noqa: PTH116
+                if (status.st_dev, status.st_ino) != known:
                     raise Lost(Path(path).name)
+        except OSError:
+            raise Lost(Path(path).name) from None
         now_s = time.monotonic()
         if seen != self._seen:
             self._seen, self._since_s, self._is_calm = seen, now_s, False
         else:
-            self._is_calm = self._beside is not None and now_s - self._since_s > _COARSEST_S
+            self._is_calm = bool(self._beside) and now_s - self._since_s > _COARSEST_S
 
-    def log_bytes(self, at_least_every_s: float = 0.0) -> int:
-        """Return the size of the write-ahead log; the one of before when that is not *at_least_every_s* old."""
-        now_s = time.monotonic()
-        if now_s - self._measured_s >= at_least_every_s:
-            self._measured_s, self._log_bytes = now_s, _status(self._log).st_size
-        return self._log_bytes
+    def log_bytes(self) -> int:
+        """Return the size of the write-ahead log."""
+        return _status(self._log).st_size
 
     def check_database(self) -> None:
         """Raise Lost unless the database has its name, and was not overwritten by an older one or cut off.
@@ -117,12 +121,10 @@ class Place:
         status = _status(self.location)
         if (status.st_dev, status.st_ino) != self._file:
             raise Lost(Path(self.location).name)
-        state = (status.st_mtime_ns, status.st_size)
-        if state != self._state:
-            self._check_content()
-            self._state = state
+        if (status.st_mtime_ns, status.st_size) != self._state:
+            self._check_content(status)
 
-    def _check_content(self) -> None:
+    def _check_content(self, status: os.stat_result) -> None:
         with self._guard:  # another thread must not compare with a look that was later
             if (found := header_of(self._file)) is None:
                 return
@@ -133,6 +135,7 @@ class Place:
             if self._written is not None and (written is None or written.is_before(self._written)):
                 raise Lost(Path(self.location).name, "overwritten or cut off")
             self._written = written
+        self._state = status.st_mtime_ns, status.st_size
 
     def writer(self) -> str:
         """Return which process has the write lock, for people: its number, its name and whether it is stopped; empty if unknown."""

@@ -59,6 +59,7 @@ class SqliteStore:
         self._silent = False
         self._cohort: _Cohort | None = None
         self._checkpoint_at, self._log_at = CHECKPOINT_CHANGES, LOG_BYTES
+        self._measure_s, self._log_bytes = 0.0, 0
         self._connections = Connections(path, lambda: BUSY_S, sleep)
         self._gate = self._connections.gate
         self.description, self.location = self._connections.description, self._connections.location
@@ -88,11 +89,12 @@ class SqliteStore:
             self._waiting.add(waiting)
             with self._lock:
                 self._waiting.discard(waiting)
-                self._connections.check()
+                if self._connections.closed:
+                    self._connections.check()
                 try:
                     self._owner = threading.get_ident()
                     cohort = self._join(durable)
-                    transaction = Transaction(self, self._driver)
+                    transaction = Transaction(self, self._connections.writer)
                     yield transaction
                     self._leave(cohort)
                 except BaseException:
@@ -151,10 +153,6 @@ class SqliteStore:
             finally:
                 self._gate.leave(self)
 
-    @property
-    def _driver(self) -> sqlite3.Connection:
-        return self._connections.writer
-
     def _failed(self, error: Exception) -> StoreError:
         return StoreError(f"store {self.description}: {error}")
 
@@ -166,12 +164,18 @@ class SqliteStore:
             self._begin(durable)
             self._cohort = _Cohort(durable)
         else:
-            self._driver.execute("SAVEPOINT member")
+            self._connections.writer.execute("SAVEPOINT member")
         return self._cohort
 
     def _begin(self, durable: bool) -> None:
         if self._silent:
             raise sqlite3.OperationalError("database is locked, and about to be closed here")
+        try:
+            self._try_to_begin(durable)
+        except sqlite3.OperationalError:
+            self._wait_to_begin(durable)
+
+    def _wait_to_begin(self, durable: bool) -> None:
         try:
             self._connections.patiently(lambda: self._try_to_begin(durable), self._sleep_outside, lambda: self._give_up_s)
         except StoreError:
@@ -180,15 +184,16 @@ class SqliteStore:
 
     def _try_to_begin(self, durable: bool) -> None:
         self._gate.enter(self)
-        self._connections.check_back()
-        if not self._connections.is_usable:  # for the first time, or after a fork
-            self._connections.open()
+        connections = self._connections
+        if not connections.is_ready and connections.open():  # for the first time, or after a fork
             self._level, self._checkpoint_at, self._log_at = "", CHECKPOINT_CHANGES, LOG_BYTES
+        driver = connections.writer
         if self._level != self._levels[durable]:
             self._level = self._levels[durable]
-            self._driver.execute(f"PRAGMA synchronous={self._level}")
-        self._driver.execute("BEGIN IMMEDIATE")
-        self._connections.begun()
+            driver.execute(f"PRAGMA synchronous={self._level}")
+        driver.execute("BEGIN IMMEDIATE")
+        if not connections.is_ready:
+            connections.begun()
 
     def _sleep_outside(self, seconds: float) -> None:
         """Wait for others where no fork has to wait for us."""
@@ -203,7 +208,7 @@ class SqliteStore:
     def _leave(self, cohort: _Cohort) -> None:
         """Commit, or leave that to a writer who is waiting to add to the same transaction."""
         if cohort.size:
-            self._driver.execute("RELEASE member")
+            self._connections.writer.execute("RELEASE member")
         cohort.size += 1
         if not cohort.durable or not self._waiting or cohort.size >= _GROUP:
             self._commit(cohort)
@@ -234,18 +239,18 @@ class SqliteStore:
             if cohort is not None:  # SQLite itself rolled everything back: disk full, I/O error
                 self._end(cohort, sqlite3.OperationalError("the transaction was rolled back"))
         elif cohort is None or cohort.size == 0:
-            self._driver.execute("ROLLBACK")
+            self._connections.writer.execute("ROLLBACK")
             if cohort is not None:
                 self._end(cohort)
         else:
             with contextlib.suppress(sqlite3.OperationalError):  # Ctrl-C before the savepoint was there, or after its work was taken in
-                self._driver.execute("ROLLBACK TO member")
-                self._driver.execute("RELEASE member")
+                self._connections.writer.execute("ROLLBACK TO member")
+                self._connections.writer.execute("RELEASE member")
             if not self._waiting:
                 self._commit(cohort)
 
     def _commit(self, cohort: _Cohort) -> None:
-        driver = self._driver
+        driver = self._connections.writer
         try:
             driver.execute("COMMIT")
             self._connections.committed(cohort.durable)
@@ -259,31 +264,34 @@ class SqliteStore:
                 self._end(cohort)
             raise
         self._end(cohort)
-        log_bytes = self._connections.log_bytes(_MEASURE_S)
-        if log_bytes >= self._log_at or driver.total_changes >= self._checkpoint_at:
-            self._checkpoint(log_bytes)
+        now_s = time.monotonic()
+        if now_s >= self._measure_s:
+            self._measure_s = now_s + _MEASURE_S
+            self._log_bytes = self._connections.log_bytes()
+        if self._log_bytes >= self._log_at or driver.total_changes >= self._checkpoint_at:
+            self._checkpoint()
 
     def _end(self, cohort: _Cohort, error: Exception | None = None) -> None:
         self._cohort = None
         cohort.end(error)
 
-    def _checkpoint(self, log_bytes: int) -> None:
+    def _checkpoint(self) -> None:
         """Move the write-ahead log into the database, if no other process is doing so; cut it off when it has become long.
 
         SQLite 3.7.0 to 3.51.2 can corrupt a database when several processes checkpoint at once
         (https://sqlite.org/wal.html, "The WAL-reset bug"), so its own checkpoints are off and ours hold a file lock.
         """
-        self._checkpoint_at = self._driver.total_changes + CHECKPOINT_CHANGES
+        self._checkpoint_at = self._connections.writer.total_changes + CHECKPOINT_CHANGES
         if self.location is None:
             return
         # What was committed is safe without it: no handle left, or no room, is no reason to fail.
         with contextlib.suppress(sqlite3.Error, OSError), file_lock(Path(self.location + "-checkpoint")) as held:
             if held:
-                self._driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if log_bytes >= self._log_at:  # little is left to do: others hardly wait
-                    self._driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        left = self._connections.log_bytes()
-        self._log_at = LOG_BYTES if left < LOG_BYTES else left + _LOG_STEP
+                self._connections.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                if self._log_bytes >= self._log_at:  # little is left to do: others hardly wait
+                    self._connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._log_bytes = self._connections.log_bytes()
+        self._log_at = LOG_BYTES if self._log_bytes < LOG_BYTES else self._log_bytes + _LOG_STEP
 
     def _prepare(self) -> None:
         self._connections.prepare()
@@ -293,9 +301,9 @@ class SqliteStore:
             try:
                 migrate(schema)
             except BaseException:
-                self._driver.execute("ROLLBACK")
+                self._connections.writer.execute("ROLLBACK")
                 raise
-            self._driver.execute("COMMIT")
+            self._connections.writer.execute("COMMIT")
 
 
 class _Cohort:

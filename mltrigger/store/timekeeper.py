@@ -19,7 +19,7 @@ ALIVE_US = 15_000_000
 """A worker that was not seen for this long is taken for gone."""
 STEP_US = 1_000_000
 """Clocks that differ by less than this are the same."""
-_ASK_S = 1.0
+_ASK_US = 1_000_000
 _KEPT = "SELECT value FROM setting WHERE name = 'clock'"
 _SEEN = "SELECT max(seen_us) FROM worker"
 _KEEP = """
@@ -48,7 +48,7 @@ class Timekeeper:
         self._clock = clock
         self._boot = clock.boot if isinstance(clock, SystemClock) else boot_id()
         self._kept_us: int | None = None
-        self._asked_s = -_ASK_S
+        self._ask_us = 0
 
     def follow(self, store: Store) -> None:
         """Take over the time of the processes before us."""
@@ -67,16 +67,16 @@ class Timekeeper:
 
     def published_us(self, transaction: Transaction) -> int:
         """Return when something is published: now; of the listeners' clock when ours is ahead of it, or they would wait."""
-        now_s = time.monotonic()
-        if now_s - self._asked_s >= _ASK_S:
-            self._asked_s = now_s
+        monotonic_us = time.monotonic_ns() // 1000
+        if monotonic_us >= self._ask_us:
+            self._ask_us = monotonic_us + _ASK_US
             self._agree(transaction.query)
             if self._kept_us is None:
                 self.keep(transaction)
         now_us = self._clock.now_us()
         if self._kept_us is None:
             return now_us
-        store_us = time.monotonic_ns() // 1000 + self._kept_us
+        store_us = monotonic_us + self._kept_us
         if now_us - store_us <= STEP_US:
             return now_us
         if _is_lead(transaction.query, store_us):
