@@ -19,7 +19,7 @@ from mltrigger.clock import Clock
 from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.engine import Engine
 from mltrigger.errors import NotFound
-from mltrigger.events import Event, as_event
+from mltrigger.events import as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
 from mltrigger.lineage import Lineage
@@ -391,10 +391,7 @@ class EventBus(Lookup):
             ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
         """
         self._check()
-        if not attributes:
-            event = as_event(data)
-        else:
-            event = dataclasses.replace(data, **attributes) if isinstance(data, Event) else Event(data, **attributes)
+        event = dataclasses.replace(as_event(data), **attributes) if attributes else as_event(data)
         return self._lineage.publish(topic, [event])[0]
 
     def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:

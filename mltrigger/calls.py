@@ -103,7 +103,7 @@ class Calls:
 
     def _run_part(self, work: Work[Ended], printed: Captured, behind: set[str]) -> bool:
         """Run what comes next of a lot, in one turn; return whether there was something. A suspect is a part of its own."""
-        count, alone = work.ahead(work.invoker.runs_here, () if work.invoker.batches else self.company)
+        count, alone = work.ahead(work.invoker.runs_here, () if work.invoker.batches else self.company or ())
         if not count or (turn := HERE.enter(alone, lambda: work.stopped)) is None:
             return False
         work.turn = turn
@@ -133,8 +133,9 @@ class Calls:
         while count and (begun := work.begin(1, now_us)):
             delivery = begun[0]
             if (result := self._refused(delivery, behind)) is None:
-                running.event = self._prepare(delivery.event)
-                result = work.invoker.one(running.event)
+                event = self._prepare(delivery.event)
+                running.events = (event,)
+                result = work.invoker.one(event)
             started_us, now_us = now_us, self._clock.now_us()
             if result.throttled and result.reason == "timeout":
                 self.company.note(delivery)
@@ -163,7 +164,7 @@ class Calls:
         events = [self._prepare(d.event) for d in called]
         results: list[Result] = []
         if called:
-            running.event = max(events, key=lambda event: event.hops)
+            running.events = events
             results = work.invoker.many(events, lambda: work.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
         of = self._acquitted(dict(zip(called, results, strict=True)))
@@ -186,7 +187,7 @@ class Calls:
     def _running(self, work: Work[Ended]) -> Running:
         """Return what the model is told of its calls; one for all of a turn."""
         returned, waits = lambda _: work.returned(self._clock.now_us()), lambda: self._let_others_in(work)
-        return Running(self._place, work.next.event, returned, waits)
+        return Running(self._place, (work.next.event,), returned, waits)
 
     def _let_others_in(self, work: Work[Ended]) -> None:
         """Let others run beside a call that waits for them; from now on its end would prove nothing."""

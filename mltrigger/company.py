@@ -19,8 +19,11 @@ class Company:
     def __init__(self) -> None:
         self._known: dict[int, None] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
     def __contains__(self, delivery: object) -> bool:
-        return bool(self._known) and isinstance(delivery, Delivery) and delivery.seq in self._known
+        return isinstance(delivery, Delivery) and delivery.seq in self._known
 
     def acquit(self, deliveries: Iterable[Delivery], result: Result, n: int) -> dict[Delivery, Result]:
         """Return *result*, of a call with *n* events that took too long, for each of *deliveries*: it spends no attempt.

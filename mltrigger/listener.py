@@ -8,13 +8,12 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from typing import Literal
 
 from mltrigger.brokers.base import Broker, Delivery, Outdated, SubscriptionSpec
 from mltrigger.calls import Calls
 from mltrigger.clock import Clock
-from mltrigger.company import Company
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
 from mltrigger.events import Event
 from mltrigger.lineage import Descent
@@ -147,7 +146,7 @@ class Listener:
         self._look_again()
         version, invoker = self._resolve()
         size = self._calls.lot(invoker) if invoker.batches else len(deliveries)
-        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches, self._calls.company)):
+        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches, self._calls.company or ())):
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
             timer = threading.Timer(min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())), work.stop_after_current)
             timer.daemon = True
@@ -220,7 +219,7 @@ class Listener:
         except BaseException:
             self._recorder.release(deliveries)
             raise
-        lots = _lots(deliveries, free, size, invoker.batches, self._calls.company)
+        lots = _lots(deliveries, free, size, invoker.batches, self._calls.company or ())
         begun = 0
         try:
             for lot in _suspects_last(lots[:free]):
@@ -359,7 +358,7 @@ class Listener:
         self._submit(record, work)  # not here: other leases are waiting for this thread
 
 
-def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, company: Company) -> list[list[Delivery]]:
+def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, company: Container[Delivery]) -> list[list[Delivery]]:
     """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned or too late before, for the others' sake."""
     alone = [[d] for d in deliveries if d.abandoned or d in company]
     rest = [d for d in deliveries if not (d.abandoned or d in company)]

@@ -8,7 +8,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -37,16 +37,20 @@ class Place:
 class Running:
     """One call of a model after the other; made once for all of a lot.
 
-    ``event`` is what it is called with; of a batch, the one that the longest chain of events has led to. ``returned`` is called with
-    what the model has returned, before that is written down; ``waits`` before it waits for other models. ``around`` is the context that
-    its calls begin in, kept by whoever made it.
+    ``events`` are those that it is called with. ``returned`` is called with what the model has returned, before that is written down;
+    ``waits`` before it waits for other models. ``around`` is the context that its calls begin in, kept by whoever made it.
     """
 
     place: Place
-    event: Event
+    events: Sequence[Event]
     returned: Callable[[object], None] = _nothing
     waits: Callable[[], None] = _nothing
     around: tuple[object, contextvars.Context] | None = None
+
+    @property
+    def event(self) -> Event:
+        """The event that the model works on; of a batch, the one that the longest chain of events has led to."""
+        return max(self.events, key=lambda event: event.hops)
 
 
 # As for what is printed: each thread has a context of its own, a coroutine runs in a copy of that of the thread that waits for it.
@@ -118,7 +122,7 @@ def place() -> dict[str, str]:
 
 def elsewhere(place: Mapping[str, str], event: Event, returned: Callable[[object], None]) -> Running:
     """Return the call under way of which another process has told its :func:`place`."""
-    return Running(Place(**place), event, returned)
+    return Running(Place(**place), (event,), returned)
 
 
 def is_small(answer: object) -> bool:

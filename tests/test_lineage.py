@@ -374,7 +374,7 @@ def test_model_may_fire_and_wait_on_another_bus(bus: mt.EventBus) -> None:
 
 def test_a_thread_of_its_own_is_no_call() -> None:
     found: list[object] = []
-    with during(Running(Place("a", "t", "home"), mt.Event(1))):
+    with during(Running(Place("a", "t", "home"), (mt.Event(1),))):
         thread = threading.Thread(target=lambda: found.append(current()))
         thread.start()
         thread.join()

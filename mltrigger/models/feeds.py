@@ -149,6 +149,16 @@ class _Shape:
 
     def __init__(self, names: tuple[str, ...], kinds: tuple[type, ...]) -> None:
         self.names, self.kinds = names, kinds
+        self.are_floats = set(kinds) == {float}
+        self._index: Any = None
+
+    def index(self, numbered: bool) -> Any:
+        """Return the columns of a frame: a new one each time, since a model may rename it; a copy is made faster."""
+        import pandas as pd
+
+        if self._index is None:
+            self._index = pd.Index(list(range(len(self.names)) if numbered else self.names))
+        return self._index.copy()
 
 
 class Frames(Feed):
@@ -199,6 +209,8 @@ class Frames(Feed):
         import pandas as pd
 
         numbered = self._takes is not None and self._takes.numbered
+        if shape.are_floats:
+            return pd.DataFrame(_block(parts), columns=shape.index(numbered), copy=False)
         columns = {
             number if numbered else name: _column(kind, values)
             for number, (name, kind, values) in enumerate(zip(shape.names, shape.kinds, zip(*parts, strict=True), strict=True))
@@ -255,6 +267,13 @@ def _column(kind: type, values: Sequence[Any]) -> Any:
     if kind is int and _INT64[0] <= min(values) and max(values) <= _INT64[1]:
         return np.array(values, np.int64)
     return list(values)
+
+
+def _block(parts: Sequence[Any]) -> Any:
+    """Return rows of floats as one array, which lies in memory as one that is made column by column does."""
+    import numpy as np
+
+    return np.asfortranarray(np.array(parts, float))
 
 
 def _size(value: int) -> int:
