@@ -13,6 +13,8 @@ from mltrigger.store.files import HEADER_BYTES, MAGIC, File, header_of
 
 _COARSEST_S = 2.5
 """No file system tells times less exactly: FAT has steps of two seconds."""
+_STEP_NS, _EXACT_S = 10_000_000, 0.1
+"""A time that is no multiple of the first comes from the kernel's clock, whose steps are at most that long; then the second is enough."""
 _LOCKS = "/proc/locks"
 _FIELDS = 8
 """Of a line about a lock that is held; one that is waited for has an arrow more (https://man7.org/linux/man-pages/man5/proc_locks.5.html)."""
@@ -107,7 +109,8 @@ class Place:
         if seen != self._seen:
             self._seen, self._since_s, self._is_calm = seen, now_s, False
         else:
-            self._is_calm = bool(self._beside) and now_s - self._since_s > _COARSEST_S
+            settles_s = _EXACT_S if seen[2] % _STEP_NS else _COARSEST_S
+            self._is_calm = bool(self._beside) and now_s - self._since_s > settles_s
 
     def log_bytes(self) -> int:
         """Return the size of the write-ahead log."""
