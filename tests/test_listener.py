@@ -416,15 +416,20 @@ def test_listener_counts_the_calls_that_it_left_behind(parts: mt.EventBus, clock
     listener.stop(drain_s=0)
 
 
-def test_listener_with_many_calls_left_behind_waits_until_one_ends(gate: Gate) -> None:
+def test_listener_with_many_calls_left_behind_waits_until_one_ends(clock: SimulatedClock, gate: Gate) -> None:
+    begun: list[int] = []
+
     def hangs(n: int) -> int:
+        begun.append(n)
         gate.wait()
         return n
 
-    with mt.connect("memory://") as bus:
+    with mt.connect("memory://", clock=clock) as bus:
         sub = bus.subscribe("calls", hangs, timeout_s=0.05, max_attempts=1, max_concurrency=MOST_LEFT_BEHIND)
         before = threading.active_count()
         bus.publish_batch("calls", list(range(3 * MOST_LEFT_BEHIND)))
+        wait_until(lambda: len(begun) == MOST_LEFT_BEHIND)
+        clock.advance(s=0.06)
         wait_until(lambda: sub.state.startswith("waiting for calls that hang"))
 
         assert sub.state.endswith("in threads that cannot be stopped; isolation='process' stops such calls")
