@@ -72,7 +72,8 @@ class Report:
 def kept(old: str, new: str) -> str:
     """Return *new* with those sections of *old* appended that it does not have: other commands wrote them."""
     named = _sections(new)
-    return "\n".join([new.rstrip("\n") + "\n", *[text for name, text in _sections(old).items() if name not in named]])
+    others = [text for name, text in _sections(old).items() if name not in named]
+    return "\n".join(text.rstrip("\n") + "\n" for text in [new, *others])
 
 
 def replaced(old: str, report: Report) -> str:
