@@ -343,7 +343,7 @@ class EventBus(Lookup):
     def retain(self, *, max_age_s: float | None = None, max_events: int | None = None) -> Retention:
         """Agree how long events and their log rows are kept; listeners of every process hold to it once a minute.
 
-        Without arguments everything is kept, which is the default. What is open or a dead letter never goes by itself. The id of an
+        Without arguments everything is kept, which is the default. Open events and dead letters never go by themselves. The id of an
         event that went is forgotten with it: a repeat would be a new event.
         """
         self._check()

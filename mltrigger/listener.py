@@ -243,7 +243,10 @@ class Listener:
         return not self._outdated
 
     def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Give back what would have to wait until a suspect has run alone; what a queue outside brought waits here, it counts receives."""
+        """Give back the deliveries that would wait until a suspect has run alone.
+
+        Those of a queue outside stay here: such a queue counts how often it is received.
+        """
         waiting = [d for d in deliveries if not d.abandoned and d.message is None]
         self._recorder.release(waiting)
         return [d for d in deliveries if d not in waiting]

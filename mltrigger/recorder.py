@@ -165,7 +165,7 @@ class Recorder:
                 self._broker.publish(self._spec.emit, emitted, unit)
 
     def _within_bounds(self, ended: Sequence[Ended], unit: Unit) -> Sequence[Ended]:
-        """Count what is emitted; what would be too much of one root is a dead letter instead."""
+        """Count the emitted events. Those beyond the limit of their root become dead letters."""
         roots = [e.emitted.root for e in ended if e.emitted is not None]
         if not roots:
             return ended

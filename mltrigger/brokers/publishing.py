@@ -51,7 +51,7 @@ ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1, differing = repeat.dif
 
 
 class Published(NamedTuple):
-    """What a publish did: a receipt an event, and the subscriptions that have something to do now."""
+    """The outcome of a publish: a receipt for each event, and the subscriptions with new work."""
 
     receipts: list[Receipt]
     woken: frozenset[int]

@@ -167,7 +167,7 @@ def of_user(target: Any, columns: Sequence[str], schema: Mapping[str, Any] | Non
 
 
 def checked(columns: Any, target: Any, name: str) -> tuple[str, ...]:
-    """Return what was handed over as ``columns=`` of the model *name*.
+    """Return the names given as ``columns=`` of the model *name*.
 
     Raises
     ------

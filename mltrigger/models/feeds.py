@@ -101,7 +101,7 @@ class Texts(Feed):
         self._column = column
 
     def part(self, data: Any) -> tuple[Hashable, Any]:
-        """Return the text of an event; a record with more than one, or none, is refused."""
+        """Return the text of an event. A record needs exactly one text."""
         if not isinstance(data, Mapping):
             return super().part(data)
         return super().part(text_of(data, self._column, self._name))

@@ -85,7 +85,7 @@ def content_digest(model: Model) -> str:
 
 
 def takes_batches(model: Model, setting: Setting) -> bool:
-    """Return whether one call of *model* may have several events, also when it is at an address; connects to nothing."""
+    """Whether one call of *model* may have several events. Nothing is connected to find out."""
     if not isinstance(model.target, Address):
         return model.batches
     try:

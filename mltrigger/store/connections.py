@@ -214,7 +214,7 @@ class Connections:
             raise self._refused(lost) from None
 
     def lost(self) -> str | None:
-        """Return what is wrong when a file that is open is no longer the one with its name, else ``None``."""
+        """Return how an open file has lost its name or content; ``None`` when all are well."""
         try:
             if self._place is not None:
                 self._place.check()

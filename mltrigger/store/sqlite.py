@@ -216,7 +216,7 @@ class SqliteStore:
             cohort.leave_open()
 
     def _await(self, cohort: _Cohort) -> None:
-        """Return when *cohort* is durable; the write lock is not held."""
+        """Wait until *cohort* is durable, without the write lock."""
         try:
             cohort.wait(0.005)
         finally:
