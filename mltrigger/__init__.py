@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mltrigger.brokers.base import Depth, Receipt
+    from mltrigger.broker import Depth, Receipt
     from mltrigger.bus import EventBus
-    from mltrigger.errors import (
+    from mltrigger.errors import (  # fmt: skip
         Circular,
         Closed,
         EventTooLarge,
@@ -50,15 +50,15 @@ if TYPE_CHECKING:
         Retry,
         StoreError,
         VersionConflict,
-    )  # fmt: skip
-    from mltrigger.events import Event
-    from mltrigger.export import to_csv, to_excel, to_feather
+    )
+    from mltrigger.event.event import Event
     from mltrigger.handle import Subscription
-    from mltrigger.models.describe import Model, model
-    from mltrigger.models.version import ModelVersion
     from mltrigger.policy import DeliveryPolicy
+    from mltrigger.reports.export import to_csv, to_excel, to_feather
     from mltrigger.run import Run
     from mltrigger.urls import connect
+    from mltrigger.versions.describe import Model, model
+    from mltrigger.versions.version import ModelVersion
 
     # For editors and type checkers: the functions below are the methods of a bus, with their signatures.
     _bus = EventBus.__new__(EventBus)
@@ -69,13 +69,13 @@ if TYPE_CHECKING:
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
-    "Circular": "errors", "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "brokers.base", "Event": "events", "EventBus": "bus",
+    "Circular": "errors", "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "broker", "Event": "event.event", "EventBus": "bus",
     "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidFilter": "errors", "InvalidModel": "errors", "InvalidName": "errors",
-    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "models.describe", "ModelFailure": "errors",
-    "ModelVersion": "models.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
-    "Receipt": "brokers.base", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
-    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "models.describe",
-    "to_csv": "export", "to_excel": "export", "to_feather": "export",
+    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "versions.describe", "ModelFailure": "errors",
+    "ModelVersion": "versions.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
+    "Receipt": "broker", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
+    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "versions.describe",
+    "to_csv": "reports.export", "to_excel": "reports.export", "to_feather": "reports.export",
 }  # fmt: skip
 # ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
 _OF_THE_BUS = (

@@ -11,44 +11,42 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from mltrigger.brokers.base import Broker, Receipt, SubscriptionSpec
-from mltrigger.brokers.sql import SqlBroker
-from mltrigger.brokers.wake import Wakeup
-from mltrigger.catalog import Catalog
+from mltrigger.broker import Broker, Receipt, SubscriptionSpec, prepared_by
 from mltrigger.clock import Clock
-from mltrigger.deadletters import UNCHANGED, Trial, events_of, try_out
-from mltrigger.engine import Engine
-from mltrigger.errors import NotFound
-from mltrigger.events import as_event
+from mltrigger.delivery.engine import Engine
+from mltrigger.delivery.lineage import Lineage
+from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.origins import Origins
+from mltrigger.errors import NotFound, brief_errors
+from mltrigger.event.event import as_event
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.handle import Subscription
-from mltrigger.lineage import Lineage
-from mltrigger.listener import DRAIN_S, Listener
-from mltrigger.lookup import Lookup
-from mltrigger.models.describe import LEFT_OUT, Model, as_model
-from mltrigger.models.placement import Executing, Placement, check_placement
-from mltrigger.models.version import ModelVersion
 from mltrigger.names import check_name, check_topic
-from mltrigger.origins import Origins
-from mltrigger.outlook import Outlook
-from mltrigger.policy import DeliveryPolicy
-from mltrigger.render import card
+from mltrigger.policy import DeliveryPolicy, settings_named
+from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, try_out
+from mltrigger.reports.lookup import Lookup
+from mltrigger.reports.outlook import Outlook
+from mltrigger.reports.waiting import Idle
 from mltrigger.run import Run, samples_of, warn_if_nobody_gets
-from mltrigger.signatures import brief_errors, settings_named
-from mltrigger.sources import is_source, prepared_by
+from mltrigger.sources import is_source
+from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.transaction import Store
-from mltrigger.waiting import Idle
+from mltrigger.store.wake import Wakeup
+from mltrigger.text import card
+from mltrigger.versions.catalog import Catalog
+from mltrigger.versions.describe import LEFT_OUT, Model, as_model
+from mltrigger.versions.running.placement import Executing, Placement, check_placement
+from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     from typing import Unpack
 
     import pandas as pd
 
-    from mltrigger.policy import Settings
-    from mltrigger.signatures import Subscribing
+    from mltrigger.policy import Settings, Subscribing
 
 BrokerOf = Callable[[Registry, Callable[[], int]], Broker]
 FIRE_TIMEOUT_S = 60.0
@@ -308,7 +306,7 @@ class EventBus(Lookup):
         else:
             sources = self.registry.sources()
             rows = [(s.name, *change) for s in specs for change in self.broker.plan(s, sources.get(s.topic))]
-        from mltrigger import frames
+        from mltrigger.reports import frames
 
         return frames.frame(rows, frames.PLAN)
 

@@ -24,10 +24,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any, Self, TypeVar, cast
 
 MAX_DELAY_S = 14 * 24 * 3600
 """The longest delay of a retry: as long as SQS keeps a message."""
@@ -218,3 +220,32 @@ class Circular(MltriggerError, ModelFailure):
     reason : str
         ``waits_for_itself``, ``recursion_limit`` or ``too_many_descendants``.
     """
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C", bound=type)
+
+
+def brief(function: F) -> F:
+    """Let errors of this package come out of *function* without its inner frames: the message says it all.
+
+    Other exceptions keep their traceback, and so does the cause of an error.
+    """
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True  # IPython and pytest leave this frame out
+        try:
+            return function(*args, **kwargs)
+        except MltriggerError as error:
+            raise error.with_traceback(None)  # noqa: B904 - the same error, not another one
+
+    return cast(F, called)
+
+
+def brief_errors(cls: C) -> C:
+    """Make every public method of *cls* :func:`brief`."""
+    for name, method in list(vars(cls).items()):
+        if isinstance(method, FunctionType) and not name.startswith("_"):
+            setattr(cls, name, brief(method))
+    return cls

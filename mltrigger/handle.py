@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.brokers.base import Depth, SubscriptionSpec
-from mltrigger.deadletters import UNCHANGED, choose, redrive
+from mltrigger.broker import Depth, SubscriptionSpec
+from mltrigger.delivery.listener import DRAIN_S
+from mltrigger.errors import brief_errors
 from mltrigger.filters import FilterPolicy
-from mltrigger.listener import DRAIN_S
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.render import Told, card, count, short
-from mltrigger.signatures import brief_errors
+from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
 from mltrigger.store.log import FINAL
+from mltrigger.text import Told, card, count, short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,14 +113,14 @@ class Subscription:
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the output as in ``run.results()``.
         """
-        from mltrigger import views
+        from mltrigger.reports import views
 
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and version."""
         times = self.invocations(since=since, columns=["version", "queue_ms", "model_ms", "total_ms"])
-        from mltrigger import frames
+        from mltrigger.reports import frames
 
         return frames.latency(times)
 
@@ -152,7 +152,7 @@ class Subscription:
         With its reason, last error and traceback, the attempts and the version of the last one, its data as text and, in ``raw``, as
         bytes; ``redriven`` says how often it was sent again before.
         """
-        from mltrigger import views
+        from mltrigger.reports import views
 
         return views.dead_letters(self._bus.log, self._spec.id)
 
@@ -174,7 +174,7 @@ class Subscription:
             One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``, ``error``, then the output.
         """
         trials = self._bus.try_out(self._spec, choose(self._bus.log, self._spec, events), version, data)
-        from mltrigger import views
+        from mltrigger.reports import views
 
         return views.dry_run(trials)
 

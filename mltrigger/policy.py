@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import random
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 from mltrigger.errors import MAX_DELAY_S, InvalidPolicy
-from mltrigger.render import card_of
+from mltrigger.text import card_of
+
+if TYPE_CHECKING:
+    from mltrigger.versions.running.placement import Executing
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
@@ -207,3 +213,28 @@ def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.u
 def retry_budget_s(max_attempts: int) -> float:
     """Return the longest time that the retries of one event may wait in all: the sum of the backoff's upper bounds."""
     return sum(backoff_s(failures, lambda _, high: high) for failures in range(1, max_attempts))
+
+
+class Subscribing(Settings, total=False):
+    """The keyword arguments of ``subscribe``, for type checkers and editors; ``EventBus.subscribe`` describes them."""
+
+    name: str | None
+    version: str | None
+    batch: bool | str | None
+    executor: Executing | None
+    emit: str | None
+    filter: Mapping[str, Any] | str | None
+    filter_scope: str
+    start: str | None
+    listen: bool
+
+
+def settings_named(function: F) -> F:
+    """Show each setting of a policy in the signature of *function*, which takes them as ``**policy``."""
+    shown = inspect.signature(function)
+    parameters = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    settings = dataclasses.fields(DeliveryPolicy)
+    parameters += [inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type) for field in settings]
+    function.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return function

@@ -7,24 +7,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mltrigger import codec
-from mltrigger.bar import Bar
-from mltrigger.brokers.base import Receipt
+from mltrigger.broker import Receipt
 from mltrigger.errors import warn
-from mltrigger.events import Event
-from mltrigger.outlook import Hold, Outlook
-from mltrigger.render import card
-from mltrigger.running import about_to_wait
+from mltrigger.event import codec
+from mltrigger.event.event import Event
+from mltrigger.reports.bar import Bar
+from mltrigger.reports.outlook import Hold, Outlook
+from mltrigger.reports.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
 from mltrigger.store.log import FINAL
-from mltrigger.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
+from mltrigger.text import card
+from mltrigger.versions.running.current import about_to_wait
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mltrigger.brokers.wake import Wakeup
     from mltrigger.store.log import Log
     from mltrigger.store.registry import Registry
     from mltrigger.store.transaction import Row
+    from mltrigger.store.wake import Wakeup
 
 
 class Run:
@@ -132,14 +132,14 @@ class Run:
         for i, seq, name in self._expected:
             found = self._final.get((seq, name))
             rows.append((i, name, *found[3:10]) if found is not None else (i, name, *self._unended(seq, name, holds.get(name))))
-        from mltrigger import frames, views
+        from mltrigger.reports import frames, views
 
         return views.expanded(rows, frames.RESULTS)
 
     def invocations(self) -> pd.DataFrame:
         """Return every attempt on these samples, with the columns of ``sub.invocations()``."""
         seqs = [r.seq for r in self.receipts] or [0]
-        from mltrigger import views
+        from mltrigger.reports import views
 
         table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
         return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)

@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mltrigger.brokers.wake import SocketWakeup, Wakeup
 from mltrigger.bus import EventBus
 from mltrigger.clock import Clock, SystemClock
-from mltrigger.errors import NotFound, StoreError
-from mltrigger.signatures import brief
+from mltrigger.errors import NotFound, StoreError, brief
 from mltrigger.store.registry import Registry
 from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.wake import SocketWakeup, Wakeup
 
 DEFAULT_URL = "sqlite:///mltrigger.db"
 _SCHEMES = ("memory://", "sqlite:///mltrigger.db", "sqlite:////absolute/path.db", "aws://region/prefix")
@@ -84,9 +83,9 @@ def _connect_aws(where: str, clock: Clock, *, log: str | None = None, bucket: st
     region, _, prefix = where.partition("/")
     if not re.fullmatch(r"[a-z]{2,}(-[a-z]+)+-\d", region) or not prefix:
         raise StoreError("an AWS URL is aws://region/prefix, for example aws://eu-west-1/acme: topics and queues are called acme-…")
+    from mltrigger.aws.admin.resources import Resources
     from mltrigger.aws.clients import Clients, open_session
-    from mltrigger.aws.resources import Resources
-    from mltrigger.brokers.aws import AwsBroker
+    from mltrigger.aws.transport.broker import AwsBroker
 
     endpoint_url = credentials.get("endpoint_url")
     clients = Clients(open_session(region, **credentials), region, endpoint_url)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import MltriggerError, NotFound, StoreError
-from mltrigger.redact import one_line
+from mltrigger.text import one_line
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus

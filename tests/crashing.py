@@ -21,14 +21,14 @@ from typing import Any
 import sqlalchemy as sa
 
 import mltrigger as mt
-from mltrigger.balance import audit
-from mltrigger.brokers.base import Delivery
+from mltrigger.broker import Delivery
 from mltrigger.clock import SystemClock
-from mltrigger.models.invoke import Invoker
-from mltrigger.models.version import Selector
-from mltrigger.recorder import Recorder
+from mltrigger.delivery.recorder import Recorder
+from mltrigger.reports.audit import audit
 from mltrigger.store import sqlite
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.invoke import Invoker
+from mltrigger.versions.version import Selector
 
 LEASE_S = 10.0
 PHASE_S = 1000.0
@@ -140,9 +140,9 @@ class Life:
         return Recorder(self.bus.spec(name), self.bus.broker, self.bus.log, self.clock, uniform=lambda _, high: high)
 
     def settle_as_interrupted(self, deliveries: list[Delivery], unit: Any) -> None:
-        from mltrigger.brokers.base import Settlement
-        from mltrigger.models.invoke import Result
+        from mltrigger.broker import Settlement
         from mltrigger.store.log import Invocation
+        from mltrigger.versions.running.invoke import Result
 
         self.bus.broker.settle([Settlement(d, "release") for d in deliveries], unit)
         unit.record([Invocation(d, "interrupted", None, Result(), None, None, 1, "stopped") for d in deliveries])

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from mltrigger.capture import captured
+from mltrigger.versions.running.capture import captured
 
 Handler = Callable[[Any], Any]
 """What a function does with its event."""

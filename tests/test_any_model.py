@@ -16,8 +16,8 @@ import pydantic
 import pytest
 
 import mltrigger as mt
-from mltrigger.models.schemes import is_address
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.scheme import is_address
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ def test_a_dataclass_of_a_notebook_travels_to_the_process_that_isolates_the_mode
 # -- schemes of other packages -----------------------------------------------------------------------------------------------------
 
 _PACKAGE = """
-from mltrigger.models.schemes.base import Description, Endpoint, Scheme
+from mltrigger.versions.scheme import Description, Endpoint, Scheme
 from mltrigger.errors import InvalidModel, ModelFailure
 
 
@@ -386,7 +386,7 @@ class ShoutScheme(Scheme):
         return Description(name=name, version=f"{version}.0.0" if version else None)
 
     def pin(self, address):
-        from mltrigger.models.address import Address
+        from mltrigger.versions.address import Address
 
         base, at, alias = address.text.partition("@")
         if not at:
@@ -403,7 +403,7 @@ class ShoutScheme(Scheme):
 @pytest.fixture
 def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Another package, installed: its module and its entry point."""
-    from mltrigger.models import schemes
+    from mltrigger.versions import scheme as schemes
 
     (tmp_path / "shouting.py").write_text(_PACKAGE)
     info = tmp_path / "shouting-1.0.dist-info"

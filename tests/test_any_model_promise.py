@@ -187,8 +187,8 @@ def test_one_class_is_one_object_however_often_it_is_handed_over(bus: mt.EventBu
 _REGISTRY = """
 import asyncio
 from mltrigger.errors import NotFound
-from mltrigger.models.address import Address
-from mltrigger.models.schemes.base import Description, Endpoint, Scheme
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Description, Endpoint, Scheme
 
 MEANT = "1"
 
@@ -217,7 +217,7 @@ class ShelfScheme(Scheme):
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from mltrigger.models import schemes
+    from mltrigger.versions import scheme as schemes
 
     (tmp_path / "shelf_scheme.py").write_text(_REGISTRY)
     info = tmp_path / "shelf_scheme-1.0.dist-info"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,28 +14,24 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "mltrigger"
 
 LEVELS = [
-    {"errors", "clock", "findings", "render", "redact", "workers", "turns", "pace", "loopback", "partitions", "_version"},
-    {"values"},
-    {"names", "codec", "capture", "policy", "bar", "running"},
-    {"signatures", "export"},
-    {"aws.faults", "aws.lean", "aws.limits", "aws.naming", "aws.clients"},
-    {"identity"},
-    {"events"},
-    {"envelopes", "filters", "models", "sources", "aws.policies", "aws.wire"},
-    {"brokers.base", "aws.objects"},
-    {"aws"},
+    {"errors", "clock", "_version"},
+    {"text"},
+    {"names", "policy"},
+    {"event"},
+    {"filters"},
+    {"broker"},
+    {"versions"},
+    {"schemes"},
+    {"sources"},
     {"store"},
-    {"brokers"},
-    {"circles"},
-    {"lineage"},
-    {"work", "company", "batching", "catalog", "frames", "balance", "deadletters", "health", "origins", "outlook"},
-    {"recorder", "views", "explanation", "waiting"},
-    {"calls"},
-    {"listener", "run", "lookup"},
-    {"keeper"},
-    {"engine", "handle"},
+    {"delivery"},
+    {"reports"},
+    {"aws"},
+    {"run"},
+    {"handle"},
     {"bus"},
-    {"urls", "worker", "aws.function"},
+    {"urls"},
+    {"worker"},
     {"notebook", "testing"},
     {"demo"},
     {"cli"},
@@ -46,7 +43,7 @@ EXCEPTIONS = {
     # The method of a subscription that opens its widget; loaded when somebody calls it.
     ("handle", "notebook.dashboard", "dashboard"),
     # The progress bar in a page; loaded when a notebook waits.
-    ("bar", "notebook.progress", "_drawing"),
+    ("reports.bar", "notebook.progress", "_drawing"),
 }
 BOTO3 = {"aws/clients.py"}
 MAX_FILE_LINES = 450
@@ -198,14 +195,14 @@ def test_aws_stays_in_its_files() -> None:
 def test_only_render_makes_html() -> None:
     files = {relative(name) for name in SOURCES for found in imports(name) if found.module.partition(".")[0] == "html"}
 
-    assert files == {"render.py"}
+    assert files == {"text.py"}
 
 
 @pytest.mark.parametrize(
     "library", ["pandas", "numpy", "sqlalchemy", "requests", "tqdm", "cloudevents", "sqlite3", "joblib", "sklearn", "PIL"]
 )
 def test_a_library_that_takes_time_to_load_is_not_loaded_to_describe_a_model(library: str) -> None:
-    describing = [name for name in MODULES if level(name) <= level("models.describe")]
+    describing = [name for name in MODULES if level(name) < level("versions") or re.match(r"versions\.(\w+$|code|schema)", name)]
     at_once = [name for name in describing for found in imports(name) if found.module.partition(".")[0] == library and not found.function]
 
     assert at_once == []
@@ -219,10 +216,10 @@ LOADERS = {
 }  # fmt: skip
 
 
-UNPICKLED = {"models/child.py": "pickle.loads", "models/executed.py": "pickle.loads"}
+UNPICKLED = {"versions/running/child.py": "pickle.loads", "versions/running/executed.py": "pickle.loads"}
 """A model of a notebook, in the process that isolates it and in the worker of an executor: what the user of the calling process handed
 over, never what came in an event."""
-PRINTING = ("cli/", "demo/", "capture.py", "aws/objects.py")
+PRINTING = ("cli/", "demo/", "versions/running/capture.py", "aws/transport/objects.py")
 """The third hands on what a model printed elsewhere; the last one prints into what is recorded of the attempt that opens."""
 
 

@@ -20,8 +20,8 @@ from emulators import ACCOUNT, CREDENTIALS, REGION, Account
 
 import mltrigger as mt
 from mltrigger.aws.faults import AwsError
-from mltrigger.aws.wire import to_message
-from mltrigger.brokers.base import Settlement
+from mltrigger.aws.transport.wire import to_message
+from mltrigger.broker import Settlement
 from mltrigger.store.log import FINAL
 from mltrigger.testing import Failing, SimulatedClock
 

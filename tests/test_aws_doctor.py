@@ -12,8 +12,8 @@ from emulators import Account
 from test_aws_resources import refused
 
 import mltrigger as mt
-from mltrigger.aws import health
-from mltrigger.brokers.base import Depth
+from mltrigger.aws.admin import doctor as health
+from mltrigger.broker import Depth
 from mltrigger.cli import main
 
 

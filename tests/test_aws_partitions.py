@@ -9,10 +9,11 @@ import boto3
 import pytest
 from botocore.loaders import create_loader
 
-from mltrigger.aws import clients, naming, policies
-from mltrigger.envelopes import Arrival, understand
-from mltrigger.events import Event
-from mltrigger.partitions import PARTITIONS, domain_of, is_aws_host, partition_of
+from mltrigger.aws import clients, naming
+from mltrigger.aws.admin import policies
+from mltrigger.event.envelopes import Arrival, understand
+from mltrigger.event.envelopes.partitions import PARTITIONS, domain_of, is_aws_host, partition_of
+from mltrigger.event.event import Event
 
 KNOWN: dict[str, Any] = {p["id"]: p for p in create_loader().load_data("partitions")["partitions"]}
 REGIONS = {region: name for name, p in KNOWN.items() for region in p["regions"] if not region.endswith("-global")}

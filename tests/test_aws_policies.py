@@ -21,16 +21,17 @@ from emulators import ACCOUNT, REGION, Emulator, moto_server
 
 import mltrigger as mt
 import mltrigger.aws
-from mltrigger.aws import naming, policies
+from mltrigger.aws import naming
+from mltrigger.aws.admin import policies
+from mltrigger.aws.admin.commands import ROLES
+from mltrigger.aws.admin.policies import Scope
+from mltrigger.aws.admin.resources import Resources
+from mltrigger.aws.admin.template import template, to_json
 from mltrigger.aws.clients import Clients
-from mltrigger.aws.commands import ROLES
 from mltrigger.aws.lean import LeanSqs
-from mltrigger.aws.policies import Scope
-from mltrigger.aws.resources import Resources
-from mltrigger.aws.template import template, to_json
-from mltrigger.brokers.aws import with_lease
-from mltrigger.brokers.base import SubscriptionSpec
-from mltrigger.brokers.payloads import Payloads
+from mltrigger.aws.transport.broker import with_lease
+from mltrigger.aws.transport.payloads import Payloads
+from mltrigger.broker import SubscriptionSpec
 from mltrigger.cli import main
 from mltrigger.errors import InvalidName, InvalidPolicy, MltriggerError, NotFound
 from mltrigger.filters import FilterPolicy
@@ -840,8 +841,8 @@ def test_printing_a_document_needs_neither_boto3_nor_pandas() -> None:
 
 
 def test_the_rooms_of_the_package_are_loaded_when_they_are_asked_for() -> None:
-    assert mltrigger.aws.policies is policies
-    assert mltrigger.aws.template.template is template
+    assert mltrigger.aws.admin.policies is policies
+    assert mltrigger.aws.admin.template.template is template
     assert {"lambda_handler", "policies", "template"} <= set(dir(mltrigger.aws))
     with pytest.raises(AttributeError, match="no attribute 'polices'"):
         mltrigger.aws.polices  # noqa: B018

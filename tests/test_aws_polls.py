@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pytest
 from conftest import wait_until
 
-from mltrigger.brokers.inlet import MOST_POLLS, Inlet, Message, Raw
-from mltrigger.brokers.settler import HIDE_CAP_S, visibility_s
-from mltrigger.workers import ThreadWorkers
+from mltrigger.aws.transport.polls import MOST_POLLS, Inlet, Message, Raw
+from mltrigger.aws.transport.settler import HIDE_CAP_S, visibility_s
+from mltrigger.delivery.threads import ThreadWorkers
 
 AT_US = 1_790_000_000_000_000
 

@@ -16,7 +16,7 @@ from test_aws_function import Context, Mapping
 import mltrigger as mt
 from mltrigger.aws import lambda_handler
 from mltrigger.aws.faults import AwsError
-from mltrigger.brokers.base import Settlement
+from mltrigger.broker import Settlement
 from mltrigger.errors import StoreError
 from mltrigger.testing import Failing, SimulatedClock
 
@@ -428,7 +428,7 @@ def test_invocation_that_was_killed_costs_its_event_a_lease_and_no_more(aws: Acc
     records = queue.records(1)
     killed = lambda_handler(sub)
     with pytest.MonkeyPatch.context() as patch:  # the end of the process, after the lease and before the model
-        patch.setattr("mltrigger.listener.Listener.process", _die)
+        patch.setattr("mltrigger.delivery.listener.Listener.process", _die)
         with pytest.raises(SystemExit):
             killed({"Records": records}, Context(60))
 

@@ -19,16 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mltrigger as mt
-from mltrigger.aws import naming, wire
+from mltrigger.aws import naming
+from mltrigger.aws.admin.plan import Change, merged
+from mltrigger.aws.admin.pushdown import push
+from mltrigger.aws.admin.resources import Place, Resources
 from mltrigger.aws.clients import Clients
 from mltrigger.aws.faults import AwsError
 from mltrigger.aws.naming import Arn, S3Source, aws_kind
-from mltrigger.aws.plan import Change, merged
-from mltrigger.aws.pushdown import push
-from mltrigger.aws.resources import Place, Resources
-from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.aws.transport import wire
+from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidName, NameTaken, NotFound
-from mltrigger.events import attributes_of, encode_data
+from mltrigger.event.event import attributes_of, encode_data
 from mltrigger.filters import FilterPolicy, from_message_attributes
 from mltrigger.policy import DeliveryPolicy
 

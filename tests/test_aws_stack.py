@@ -17,9 +17,9 @@ from botocore.stub import Stubber
 from emulators import REGION, Emulator
 
 import mltrigger as mt
+from mltrigger.aws.admin.stack import MAX_BODY_BYTES, Stack, apply
+from mltrigger.aws.admin.template import template
 from mltrigger.aws.faults import AwsError
-from mltrigger.aws.stack import MAX_BODY_BYTES, Stack, apply
-from mltrigger.aws.template import template
 from mltrigger.cli import main
 from mltrigger.errors import InvalidName, MltriggerError, NameTaken
 

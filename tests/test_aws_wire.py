@@ -20,11 +20,12 @@ from emulators import ACCOUNT, REGION, Emulator, moto_server
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mltrigger import codec
-from mltrigger.aws import limits, wire
-from mltrigger.aws.wire import Message, batches, entries, pointer, read_pointer, to_message
+from mltrigger.aws import limits
+from mltrigger.aws.transport import wire
+from mltrigger.aws.transport.wire import Message, batches, entries, pointer, read_pointer, to_message
 from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, InvalidPolicy, MltriggerError
-from mltrigger.events import Event, attributes_of, decode_data, encode_data, parse_time
+from mltrigger.event import codec
+from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, parse_time
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]

@@ -37,11 +37,11 @@ from conftest import settle, wait_until
 
 import mltrigger as mt
 from mltrigger import clock as clocks
-from mltrigger.brokers.base import MAX_EVENT_BYTES
-from mltrigger.models.invoke import MAX_OUTPUT_BYTES, Result
-from mltrigger.recorder import Recorder
+from mltrigger.broker import MAX_EVENT_BYTES
+from mltrigger.delivery.recorder import Recorder
 from mltrigger.store import files
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.invoke import MAX_OUTPUT_BYTES, Result
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]

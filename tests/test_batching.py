@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mltrigger as mt
-from mltrigger.batching import AdaptiveBatch
+from mltrigger.delivery.batching import AdaptiveBatch
 from mltrigger.errors import InvalidPolicy
 
 Curve = Callable[[int], float]

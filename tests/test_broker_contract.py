@@ -15,18 +15,18 @@ from conftest import wait_until
 from emulators import REGION, Emulator
 
 import mltrigger as mt
-from mltrigger.aws.resources import Resources
-from mltrigger.brokers.aws import AwsBroker
-from mltrigger.brokers.base import MAX_EVENT_BYTES, Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
-from mltrigger.brokers.sql import SqlBroker
-from mltrigger.brokers.wake import SocketWakeup, Wakeup
+from mltrigger.aws.admin.resources import Resources
+from mltrigger.aws.transport.broker import AwsBroker
+from mltrigger.broker import MAX_EVENT_BYTES, Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
 from mltrigger.filters import FilterPolicy
-from mltrigger.models.invoke import Result
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
+from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Invocation, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.wake import SocketWakeup, Wakeup
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.invoke import Result
 
 LEASE_S = 30.0
 

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import mltrigger as mt
-from mltrigger.balance import audit
-from mltrigger.brokers.base import Delivery, Sending, Settlement, SubscriptionSpec
-from mltrigger.brokers.sql import SWEEP_US, SqlBroker
-from mltrigger.brokers.wake import Wakeup
+from mltrigger.broker import Delivery, Sending, Settlement, SubscriptionSpec
 from mltrigger.filters import FilterPolicy
-from mltrigger.models.invoke import Result
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
+from mltrigger.reports.audit import audit
+from mltrigger.store.broker import SWEEP_US, SqlBroker
 from mltrigger.store.log import Invocation, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
 from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.wake import Wakeup
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.invoke import Result
 
 LEASE_S = 30.0
 DAY_S = 86_400.0

@@ -24,8 +24,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrigger import codec
 from mltrigger.errors import InvalidEvent, NotEncodable
+from mltrigger.event import codec
 
 EXAMPLES = settings(deadline=None, derandomize=True, max_examples=60)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10)

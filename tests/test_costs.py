@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 
 import mltrigger as mt
-from mltrigger import codec
 from mltrigger.aws import limits
 from mltrigger.aws.naming import S3Source
-from mltrigger.envelopes import Arrival, understand
+from mltrigger.event import codec
+from mltrigger.event.envelopes import Arrival, understand
 from mltrigger.filters import FilterPolicy, from_message_attributes
-from mltrigger.redact import harmless, one_line, redacted
-from mltrigger.render import short, visible
+from mltrigger.text import harmless, one_line, redacted, short, visible
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* twice in one object")
 

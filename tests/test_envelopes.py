@@ -21,11 +21,11 @@ from emulators import ACCOUNT, REGION, Emulator, moto_server
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mltrigger import codec
-from mltrigger.aws.wire import to_message
-from mltrigger.envelopes import EVENTBRIDGE_KEYS, Arrival, Ignored, Item, Unreadable, message_attributes, understand, unwrapped
+from mltrigger.aws.transport.wire import to_message
 from mltrigger.errors import MltriggerError
-from mltrigger.events import Event, attributes_of, decode_data, encode_data, is_json
+from mltrigger.event import codec
+from mltrigger.event.envelopes import EVENTBRIDGE_KEYS, Arrival, Ignored, Item, Unreadable, message_attributes, understand, unwrapped
+from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, is_json
 from mltrigger.filters import FilterPolicy, from_message_attributes
 
 CASES: dict[str, dict[str, Any]] = {

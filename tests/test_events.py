@@ -16,9 +16,10 @@ import pandas as pd
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from mltrigger import events, identity
 from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable
-from mltrigger.events import Event
+from mltrigger.event import event as events
+from mltrigger.event import ids as identity
+from mltrigger.event.event import Event
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -268,7 +269,7 @@ def test_ids_do_not_repeat() -> None:
 
 def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
     program = (
-        "import os\nfrom mltrigger import identity\nidentity.new_id()\nread, write = os.pipe()\n"
+        "import os\nfrom mltrigger.event import ids as identity\nidentity.new_id()\nread, write = os.pipe()\n"
         "if os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() + identity.new_trace().encode()); os._exit(0)\n"
         "child = os.read(read, 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
     )

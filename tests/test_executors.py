@@ -25,12 +25,12 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
-from mltrigger.capture import captured
 from mltrigger.errors import InvalidModel, ObjectMissing
-from mltrigger.events import Event, with_opener
-from mltrigger.models.describe import Model, as_model
-from mltrigger.models.executor import ExecutorInvoker
-from mltrigger.models.invoke import Result
+from mltrigger.event.event import Event, with_opener
+from mltrigger.versions.describe import Model, as_model
+from mltrigger.versions.running.capture import captured
+from mltrigger.versions.running.executor import ExecutorInvoker
+from mltrigger.versions.running.invoke import Result
 
 Invoke = Callable[..., ExecutorInvoker]
 
@@ -254,7 +254,7 @@ def test_a_coroutine_function_runs_there(invoke: Invoke, pool: ProcessPoolExecut
 def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_named(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrigger.models.executor._MOST_BYTES", 2**20)
+    monkeypatch.setattr("mltrigger.versions.running.executor._MOST_BYTES", 2**20)
 
     def model(event: mt.Event) -> int:
         return len(event.open().read())
@@ -279,7 +279,7 @@ def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(invoke:
 def test_a_worker_that_makes_room_drops_no_model_that_is_being_called(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrigger.models.executed._MOST_HELD", 1)
+    monkeypatch.setattr("mltrigger.versions.running.executed._MOST_HELD", 1)
     begun, gate = tmp_path / "begun", tmp_path / "gate"
 
     async def slow(data: Any) -> Any:

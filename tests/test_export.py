@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import mltrigger as mt
-from mltrigger.export import defused
+from mltrigger.reports.export import defused
 
 FORMULA = re.compile(r"[\s\0-\x1f\x7f-\xa0\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
 TEXTS = [

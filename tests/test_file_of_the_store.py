@@ -22,8 +22,8 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
-from mltrigger.models.version import Selector
 from mltrigger.store import files, forks, sqlite
+from mltrigger.versions.version import Selector
 
 ROOT = Path(mt.__file__).parents[1]
 FILES = ("bus.db", "bus.db-wal", "bus.db-shm")

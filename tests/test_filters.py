@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mltrigger.codec import MAX_DEPTH
 from mltrigger.errors import InvalidFilter, MltriggerError
+from mltrigger.event.codec import MAX_DEPTH
 from mltrigger.filters import MAX_COMBINATIONS, MAX_KEYS, MAX_POLICY_BYTES, Clause, FilterPolicy, Scope, from_message_attributes
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)

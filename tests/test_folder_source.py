@@ -18,7 +18,7 @@ from conftest import is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.sources import FolderSource
-from mltrigger.sources.watch import FolderWatch
+from mltrigger.sources.folder.watch import FolderWatch
 
 WRITTEN_S = 1_790_000_000.0
 SETTLE_S = 0.25  # a number that adds up
@@ -347,7 +347,7 @@ def test_folder_that_is_empty_for_a_while_announces_nothing_twice(seen: Looker, 
 
 
 def test_large_file_is_compared_by_samples_and_its_time(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mltrigger.sources.identity.WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr("mltrigger.sources.folder.identity.WHOLE_BYTES", 1 << 20)
     path = put(scans, "a.png", bytes(3 << 20))
     looker = Looker(source(scans))
     assert looker.found() == ["a.png"]

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import mltrigger as mt
-from mltrigger import frames
 from mltrigger.notebook.charts import quantile
+from mltrigger.reports import frames
 from mltrigger.store.log import OUTCOMES, ROLES
 
 SCHEMAS = {name: schema for name, schema in vars(frames).items() if name.isupper() and isinstance(schema, dict)}

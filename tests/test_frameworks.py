@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import mltrigger as mt
 from mltrigger import Event
-from mltrigger.models.invoke import Invoker, Result
+from mltrigger.versions.running.invoke import Invoker, Result
 
 
 @pytest.fixture

@@ -29,13 +29,13 @@ from conftest import wait_until
 
 import mltrigger as mt
 from mltrigger import sources
-from mltrigger.capture import MAX_STDOUT, captured
 from mltrigger.errors import InvalidModel
-from mltrigger.events import Event, with_opener
-from mltrigger.models.describe import Model, as_model
-from mltrigger.models.invoke import Invoker, Result
-from mltrigger.models.portable import check_portable
-from mltrigger.models.process import ProcessInvoker
+from mltrigger.event.event import Event, with_opener
+from mltrigger.versions.describe import Model, as_model
+from mltrigger.versions.running.capture import MAX_STDOUT, captured
+from mltrigger.versions.running.invoke import Invoker, Result
+from mltrigger.versions.running.portable import check_portable
+from mltrigger.versions.running.process import ProcessInvoker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
 
@@ -299,7 +299,7 @@ def test_a_server_that_is_not_there_spends_no_attempt(isolate: Isolate) -> None:
 def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "late_model.py").write_text("def probe(data): return data\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("mltrigger.models.process.HOLD_S", 0.05)
+    monkeypatch.setattr("mltrigger.versions.running.process.HOLD_S", 0.05)
     with mt.connect("memory://") as bus:
         sub = bus.subscribe("numbers", "late_model:probe", isolation="process", max_attempts=1, listen=False)
         (tmp_path / "late_model.py").write_text("raise KeyError('weights')\n")
@@ -407,7 +407,7 @@ def test_an_attribute_that_cannot_be_pickled_is_named() -> None:
 SCRIPT = """
 import sys
 import mltrigger as mt
-from mltrigger.models.process import ProcessInvoker
+from mltrigger.versions.running.process import ProcessInvoker
 print("the script runs")
 OFFSET = 3
 def helper(x): return x + OFFSET
@@ -832,9 +832,9 @@ def test_an_invoker_that_nobody_closed_leaves_no_process() -> None:
 PARENT = """
 import os, re, sys, threading, time
 from pathlib import Path
-from mltrigger.events import Event
-from mltrigger.models.describe import as_model
-from mltrigger.models.process import ProcessInvoker
+from mltrigger.event.event import Event
+from mltrigger.versions.describe import as_model
+from mltrigger.versions.running.process import ProcessInvoker
 def model(file):
     os.fork()
     Path(f"{file}.{os.getpid()}").touch()

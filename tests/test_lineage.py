@@ -11,10 +11,10 @@ import pytest
 from conftest import is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.events import MAX_HOPS
-from mltrigger.lineage import FEW, Descent
-from mltrigger.running import Place, Running, current, during
+from mltrigger.delivery.lineage import FEW, Descent
+from mltrigger.event.event import MAX_HOPS
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.current import Place, Running, current, during
 
 
 def same(data: Any) -> Any:

@@ -19,13 +19,13 @@ import pytest
 from conftest import Gate, in_memory, is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Depth, Settlement
-from mltrigger.events import MAX_HOPS
-from mltrigger.listener import MOST_LEFT_BEHIND, Listener
-from mltrigger.models.describe import as_model
-from mltrigger.models.invoke import MAX_TEXT, Invoker
+from mltrigger.broker import Depth, Settlement
+from mltrigger.delivery.listener import MOST_LEFT_BEHIND, Listener
+from mltrigger.delivery.threads import ThreadWorkers
+from mltrigger.event.event import MAX_HOPS
 from mltrigger.testing import SimulatedClock
-from mltrigger.workers import ThreadWorkers
+from mltrigger.versions.describe import as_model
+from mltrigger.versions.running.invoke import MAX_TEXT, Invoker
 
 FOREVER_S = 40_000.0
 """A timeout that simulated time does not reach while a test lets retries come."""

@@ -30,10 +30,10 @@ from scipy import sparse
 import mltrigger as mt
 from mltrigger import Event
 from mltrigger.errors import InvalidModel, InvalidName
-from mltrigger.models import invoke
-from mltrigger.models.captured import digest_of
-from mltrigger.models.describe import Model, import_path, load
-from mltrigger.models.invoke import Invoker, Result
+from mltrigger.versions.code.captured import digest_of
+from mltrigger.versions.describe import Model, import_path, load
+from mltrigger.versions.running import invoke
+from mltrigger.versions.running.invoke import Invoker, Result
 
 ROOT = Path(__file__).parent.parent
 
@@ -664,7 +664,7 @@ import functools, json, sys
 sys.path[:0] = [{root!r}, {modules!r}]
 {preload}
 import handed_over as here
-from mltrigger.models.captured import digest_of
+from mltrigger.versions.code.captured import digest_of
 
 typed = {{}}
 exec('def f(x): return x in {{"a", "b", "c", "d"}}', typed)
@@ -705,7 +705,7 @@ def test_a_library_that_happens_to_be_loaded_changes_no_digest(digests: dict[str
 
 def test_a_kernel_that_starts_anew_and_fits_again_finds_the_same_version() -> None:
     program = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{inspect.getsource(fitted)}\n".replace("Sequence[str]", "object")
-    program += "from mltrigger.models.captured import digest_of\nprint(digest_of(fitted()))"
+    program += "from mltrigger.versions.code.captured import digest_of\nprint(digest_of(fitted()))"
     found = subprocess.run([sys.executable, "-c", f"from typing import Any\n{program}"], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == digest_of(fitted())

@@ -19,15 +19,14 @@ from lambda_server import AwsModels, Container, Handler
 
 import mltrigger as mt
 from mltrigger.aws.clients import ModelClients, model_clients
-from mltrigger.capture import captured
+from mltrigger.aws.models.sagemaker import inference_id, place_of
+from mltrigger.aws.models.sagemaker_async import INLINE_BYTES, Queued
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound, Reject
-from mltrigger.events import Event
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import scheme_of
-from mltrigger.models.schemes.base import Endpoint, Setting
-from mltrigger.models.schemes.sagemaker import inference_id, place_of
-from mltrigger.models.schemes.sagemaker_async import INLINE_BYTES, Queued
+from mltrigger.event.event import Event
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.address import Address
+from mltrigger.versions.running.capture import captured
+from mltrigger.versions.scheme import Endpoint, Setting, scheme_of
 
 ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -21,12 +21,11 @@ import pytest
 from conftest import is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
-from mltrigger.capture import MAX_STDOUT, captured
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Description, Endpoint, Setting, scheme_of
-from mltrigger.models.schemes.base import HOLD_S
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.address import Address
+from mltrigger.versions.running.capture import MAX_STDOUT, captured
+from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, scheme_of
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
 
@@ -848,15 +847,15 @@ def test_an_endpoint_that_nobody_closed_leaves_no_process() -> None:
 PARENT = """
 import sys
 from mltrigger import Event
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Setting, scheme_of
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Setting, scheme_of
 address = Address.of("command:sh deaf.sh", {})
 scheme_of(address).open(address, Setting(1000.0)).call([Event()])
 """
 ISOLATED = """
 from mltrigger import Event
-from mltrigger.models.describe import as_model
-from mltrigger.models.process import ProcessInvoker
+from mltrigger.versions.describe import as_model
+from mltrigger.versions.running.process import ProcessInvoker
 ProcessInvoker(as_model("command:sh deaf.sh"), import_path=None, timeout_s=1000.0).one(Event())
 """
 

@@ -28,13 +28,12 @@ from model_servers import ModelServer, Proxy, RawServer, Reply, drip, read_reque
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
-from mltrigger.events import Event
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Endpoint, Setting, scheme_of
-from mltrigger.models.schemes.answers import EXCERPT, retry_after_s
-from mltrigger.models.schemes.base import HOLD_S, Description
-from mltrigger.models.schemes.http import Http
+from mltrigger.event.event import Event
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, scheme_of
+from mltrigger.versions.schemes.http.answers import EXCERPT, retry_after_s
+from mltrigger.versions.schemes.http.client import Http
 
 CASES = {case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]}
 SOON_S = 0.4

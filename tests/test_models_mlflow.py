@@ -22,13 +22,12 @@ from model_servers import ModelServer, Proxy, Reply
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Endpoint, Setting, scheme_of
-from mltrigger.models.schemes import mlflow as mlflow_scheme
-from mltrigger.models.schemes.base import Description
-from mltrigger.models.schemes.mlflow import MlflowRegistry
-from mltrigger.models.schemes.mlflow_signature import Signature, outputs
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Description, Endpoint, Setting, scheme_of
+from mltrigger.versions.schemes.mlflow import scheme as mlflow_scheme
+from mltrigger.versions.schemes.mlflow.scheme import MlflowRegistry
+from mltrigger.versions.schemes.mlflow.signature import Signature, outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 

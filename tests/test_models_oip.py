@@ -20,14 +20,13 @@ from oip_server import OipServer, Refused, Served, iris
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Endpoint, Setting, scheme_of
-from mltrigger.models.schemes.answers import Answer
-from mltrigger.models.schemes.base import HOLD_S, Description
-from mltrigger.models.schemes.datatypes import DATATYPES
-from mltrigger.models.schemes.tensor_answers import outputs
-from mltrigger.models.schemes.tensors import Layout, Tensor
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, scheme_of
+from mltrigger.versions.schemes.http.answers import Answer
+from mltrigger.versions.schemes.oip.answers import outputs
+from mltrigger.versions.schemes.oip.datatypes import DATATYPES
+from mltrigger.versions.schemes.oip.tensors import Layout, Tensor
 
 SETOSA, VIRGINICA = [5.1, 3.5, 1.4, 0.2], [7.2, 3.0, 5.8, 1.6]
 

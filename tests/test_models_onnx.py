@@ -16,8 +16,8 @@ from onnx import TensorProto, helper
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound, VersionConflict
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Description, Endpoint, Setting, scheme_of
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Description, Endpoint, Setting, scheme_of
 
 Value = tuple[str, int, Sequence[int | str | None]]
 

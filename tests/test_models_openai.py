@@ -14,13 +14,12 @@ import pytest
 from model_servers import ModelServer, Proxy, Reply
 
 import mltrigger as mt
-from mltrigger import codec
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
-from mltrigger.events import Event
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Endpoint, Setting, scheme_of
-from mltrigger.models.schemes.base import Description
-from mltrigger.models.schemes.templates import Template
+from mltrigger.event import codec
+from mltrigger.event.event import Event
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Description, Endpoint, Setting, scheme_of
+from mltrigger.versions.schemes.http.templates import Template
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
 

@@ -18,7 +18,7 @@ from audit import assert_each_event_succeeded_once, rows
 from conftest import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Delivery
+from mltrigger.broker import Delivery
 from mltrigger.store import sqlite
 
 ROOT = Path(mt.__file__).parents[1]

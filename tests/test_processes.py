@@ -19,7 +19,7 @@ import pytest
 from conftest import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Outdated
+from mltrigger.broker import Outdated
 from mltrigger.policy import MAX_ABANDONED
 from mltrigger.testing import SimulatedClock
 
@@ -203,7 +203,7 @@ def test_model_of_a_module_is_found_by_every_process(bus: mt.EventBus, start: St
     elsewhere = start("""
         import sys
         import mltrigger as mt
-        from mltrigger.models.captured import digest_of
+        from mltrigger.versions.code.captured import digest_of
         with mt.connect(sys.argv[1]) as bus:
             bus.subscribe("modules", mt.model(digest_of, name="digest", version="1.0.0"), listen=False)
     """)
@@ -223,7 +223,7 @@ def test_newer_patch_that_another_process_registers_is_picked_up(bus: mt.EventBu
     elsewhere = start("""
         import sys
         import mltrigger as mt
-        from mltrigger.models.captured import digest_of
+        from mltrigger.versions.code.captured import digest_of
         with mt.connect(sys.argv[1]) as bus:
             bus.register(mt.model(digest_of, name="reader", version="1.0.1"))
     """)

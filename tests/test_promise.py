@@ -15,7 +15,7 @@ import pytest
 from conftest import Gate, is_settled, settle, wait_until
 
 import mltrigger as mt
-from mltrigger.pace import Pace
+from mltrigger.delivery.pace import Pace
 from mltrigger.store.sqlite import SqliteStore
 from mltrigger.testing import SimulatedClock
 
@@ -437,7 +437,7 @@ def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
 
 
 def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
-    monkeypatch.setattr("mltrigger.engine.PRUNE_S", 0.05)
+    monkeypatch.setattr("mltrigger.delivery.engine.PRUNE_S", 0.05)
     begun, running = threading.Event(), threading.Event()
 
     def prune(self: mt.EventBus) -> None:

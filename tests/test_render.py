@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mltrigger import capture
-from mltrigger.capture import MAX_STDOUT, captured
-from mltrigger.render import card, esc, short, table_html, visible
-from mltrigger.workers import ThreadWorkers
+from mltrigger.delivery.threads import ThreadWorkers
+from mltrigger.text import card, esc, short, table_html, visible
+from mltrigger.versions.running import capture
+from mltrigger.versions.running.capture import MAX_STDOUT, captured
 
 HOSTILE = "<img src=x onerror=\"alert('1')\">&amp;</td></table><script>\x1b[2J\u202egnp.exe\x00\ud800</script>"
 NAMES = ["<img", "<script", "onerror=\"", "</td></table><", "\x1b", "\x00", "\u202e", "\ud800"]  # fmt: skip

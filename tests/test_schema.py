@@ -26,12 +26,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mltrigger as mt
-from mltrigger import codec
 from mltrigger.errors import InvalidModel, ModelFailure
-from mltrigger.events import Event
-from mltrigger.models.mismatch import MAX_DATA
-from mltrigger.models.quick import quick_check
-from mltrigger.models.schema import Schema, inferred, schema_of
+from mltrigger.event import codec
+from mltrigger.event.event import Event
+from mltrigger.versions.schema.mismatch import MAX_DATA
+from mltrigger.versions.schema.quick import quick_check
+from mltrigger.versions.schema.schema import Schema, inferred, schema_of
 
 
 class Page(pydantic.BaseModel):
@@ -472,7 +472,7 @@ def test_without_pydantic_type_hints_say_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_loads_neither_library() -> None:
-    look = "import sys, mltrigger.models.schema; print(sorted({'pydantic', 'jsonschema', 'pydantic_core'} & set(sys.modules)))"
+    look = "import sys, mltrigger.versions.schema.schema; print(sorted({'pydantic', 'jsonschema', 'pydantic_core'} & set(sys.modules)))"
 
     assert subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout.strip() == "[]"
 

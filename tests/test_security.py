@@ -28,12 +28,11 @@ from conftest import wait_until
 
 import mltrigger as mt
 from mltrigger import cli
-from mltrigger.brokers import wake
 from mltrigger.filters import FilterPolicy
-from mltrigger.models import child
-from mltrigger.redact import harmless, one_line, redacted
-from mltrigger.store import files, sqlite
+from mltrigger.store import files, sqlite, wake
 from mltrigger.store.transaction import Transaction
+from mltrigger.text import harmless, one_line, redacted
+from mltrigger.versions.running import child
 from mltrigger.worker import Stop, Worker
 
 PACKAGE = Path(mt.__file__).parent

@@ -15,8 +15,8 @@ import pytest
 from conftest import is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.running import is_small
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.current import is_small
 
 TIMEOUT_S = 0.5
 WRITING_S = 1.2
@@ -41,7 +41,7 @@ def placed(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
             pools.append(ThreadPoolExecutor(1))
         elif request.param == "processes":
             pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-            pools[-1].submit(exec, "import mltrigger.models.executed").result()
+            pools[-1].submit(exec, "import mltrigger.versions.running.executed").result()
         return bus.subscribe(topic, mt.model(model, name="placed"), executor=pools[-1] if pools else None, **policy)
 
     yield subscribe

@@ -11,10 +11,10 @@ import pytest
 from conftest import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.brokers.base import Delivery
+from mltrigger.broker import Delivery
+from mltrigger.delivery.lot import UNLIKELY
 from mltrigger.testing import SimulatedClock
-from mltrigger.turns import HERE, Turns
-from mltrigger.work import UNLIKELY
+from mltrigger.versions.running.turns import HERE, Turns
 
 STEP_S = 0.05
 

@@ -20,7 +20,7 @@ import pytest
 from conftest import wait_until
 
 import mltrigger as mt
-from mltrigger.models.captured import digest_of, fingerprint_of
+from mltrigger.versions.code.captured import digest_of, fingerprint_of
 
 ROOT = Path(__file__).parent.parent
 _numbers = itertools.count()
@@ -302,7 +302,7 @@ def in_a_process(folder: Path, program: str, seed: str = "0") -> Any:
     return json.loads(done.stdout)
 
 
-FIND = "import json, rates\nfrom mltrigger.models.captured import digest_of\n{}print(json.dumps([digest_of(rates.of_constants), digest_of(rates.of_its_place)]))"  # noqa: E501
+FIND = "import json, rates\nfrom mltrigger.versions.code.captured import digest_of\n{}print(json.dumps([digest_of(rates.of_constants), digest_of(rates.of_its_place)]))"  # noqa: E501
 
 
 def test_constants_of_a_module_count_and_what_depends_on_its_place_does_not(tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_constants_of_a_module_count_and_what_depends_on_its_place_does_not(tmp_
 
 def test_every_process_finds_the_same_digest_of_what_is_captured(tmp_path: Path) -> None:
     (tmp_path / "cell.py").write_text(
-        "import datetime, enum, json, re\nimport numpy as np\nimport pandas as pd\nfrom mltrigger.models.captured import digest_of\n"
+        "import datetime, enum, json, re\nimport numpy as np\nimport pandas as pd\nfrom mltrigger.versions.code.captured import digest_of\n"
         "class Colour(enum.Enum):\n    RED = 'r'\n    BLUE = 'b'\n"
         "class Scale:\n    def __init__(self): self.words = {'x', 'y', 'z'}\n"
         "words, table, scale = {'a', 'b', 'c'}, pd.DataFrame({'a': [1, 2], 'b': ['x', None]}), Scale()\n"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mltrigger.errors import InvalidModel, InvalidName, NotFound
-from mltrigger.models.version import ModelVersion, Selector, check_version
+from mltrigger.versions.version import ModelVersion, Selector, check_version
 
 
 def versions(*numbers: str, name: str = "ocr") -> list[ModelVersion]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
-from mltrigger.brokers.wake import SocketWakeup, Wakeup
+from mltrigger.store.wake import SocketWakeup, Wakeup
 
 LONG_S = 20.0
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import mltrigger as mt
 from benchmarks.models.rows import COLUMNS, rows
-from mltrigger.models.address import Address
-from mltrigger.models.schemes import Setting, scheme_of
+from mltrigger.versions.address import Address
+from mltrigger.versions.scheme import Setting, scheme_of
 
 LIMIT = "requests.Session.post"
 _TENSOR = {"name": "x", "datatype": "FP64", "shape": [-1, len(COLUMNS)]}

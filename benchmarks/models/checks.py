@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 from benchmarks.models.rows import COLUMNS, rows
-from mltrigger.models.schema import inferred, schema_of
+from mltrigger.versions.schema.schema import inferred, schema_of
 
 
 @dataclasses.dataclass

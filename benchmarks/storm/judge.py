@@ -14,7 +14,7 @@ import mltrigger as mt
 from benchmarks.storm.ledger import Ledger
 from benchmarks.storm.processes import End
 from benchmarks.storm.run import FILED, GRACE_S, LEASE_S, LEVELS, Sizes, Storm, reading
-from mltrigger.listener import DRAIN_S
+from mltrigger.delivery.listener import DRAIN_S
 
 Place = tuple[int, int]
 """Where an event is delivered: (subscription id, seq)."""

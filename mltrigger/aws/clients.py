@@ -10,8 +10,8 @@ from typing import Any
 from mltrigger._version import __version__
 from mltrigger.aws.faults import AwsError, explained
 from mltrigger.aws.lean import LeanSqs
-from mltrigger.loopback import is_loopback_url
-from mltrigger.partitions import is_aws_host
+from mltrigger.event.envelopes.partitions import is_aws_host
+from mltrigger.versions.schemes.http.loopback import is_loopback_url
 
 _ROLE_SESSION = "mltrigger"
 

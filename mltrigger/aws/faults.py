@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mltrigger.errors import StoreError
-from mltrigger.redact import redacted
+from mltrigger.text import redacted
 
 THROTTLED = frozenset(
     {"Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException", "TooManyRequestsException",

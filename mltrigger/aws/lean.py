@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from mltrigger.loopback import is_loopback
+from mltrigger.versions.schemes.http.loopback import is_loopback
 
 _EVENTS = (
     "provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "choose-signer", "before-send",

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, InvalidPolicy
-from mltrigger.redact import redacted
-from mltrigger.render import short
+from mltrigger.text import redacted, short
 
 _SQS_API = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference"
 _SQS_GUIDE = "https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide"

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from mltrigger.aws import limits
 from mltrigger.errors import InvalidName
-from mltrigger.partitions import DOMAINS, domain_of, partition_of
-from mltrigger.render import short
+from mltrigger.event.envelopes.partitions import DOMAINS, domain_of, partition_of
+from mltrigger.text import short
 
 Kind = Literal["s3", "sqs", "sns"]
 

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mltrigger._version import __version__
-from mltrigger.aws.commands import add_commands
+from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
-from mltrigger.redact import one_line, redacted
+from mltrigger.text import one_line, redacted
 
 TUTORIAL_FOLDER = "mltrigger-tutorial"
 
@@ -95,7 +95,7 @@ def worker(given: argparse.Namespace) -> int:
     from mltrigger.worker import Worker, stop_on_signals
 
     stopping = stop_on_signals()  # before what takes its time
-    from mltrigger.listener import DRAIN_S
+    from mltrigger.delivery.listener import DRAIN_S
     from mltrigger.urls import connect, existing
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")

@@ -9,10 +9,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-from mltrigger import codec
 from mltrigger.errors import InvalidEvent, warn
-from mltrigger.redact import one_line, redacted
-from mltrigger.render import short
+from mltrigger.event import codec
+from mltrigger.text import one_line, redacted, short
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 

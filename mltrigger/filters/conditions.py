@@ -16,7 +16,7 @@ from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
 from mltrigger.errors import NotFound
-from mltrigger.render import short
+from mltrigger.text import short
 
 Test = Callable[[Any], bool]
 """Does this value, a string, number, bool or None of the event, satisfy the condition? Never raises."""

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from mltrigger.codec import MAX_DEPTH
+from mltrigger.event.codec import MAX_DEPTH
 from mltrigger.filters.conditions import Test, absent, shown
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
-from mltrigger.codec import MAX_DEPTH, encodable, twice
 from mltrigger.errors import InvalidFilter
+from mltrigger.event.codec import MAX_DEPTH, encodable, twice
 from mltrigger.filters.conditions import COMPARISONS, OPERATORS, BadCondition, canonical, compile_condition, numbers, shown
 from mltrigger.filters.match import Clause, Field, Or, explain, holds
-from mltrigger.render import short
+from mltrigger.text import short
 
 Scope = Literal["MessageAttributes", "MessageBody"]
 

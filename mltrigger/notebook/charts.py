@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mltrigger.clock import rounded_ms
-from mltrigger.render import esc
+from mltrigger.text import esc
 
 BINS = 24
 WIDE = 10.0

@@ -15,15 +15,15 @@ import anywidget
 import traitlets
 
 from mltrigger.errors import Closed, NotFound
-from mltrigger.events import Event, decode_data
-from mltrigger.identity import new_id
+from mltrigger.event.event import Event, decode_data
+from mltrigger.event.ids import new_id
 from mltrigger.notebook.charts import Histogram, drawn, ms
 from mltrigger.notebook.snapshot import NEWEST, newest, snapshot, whole
-from mltrigger.render import card, folded, short, table_html
+from mltrigger.text import card, folded, short, table_html
 
 if TYPE_CHECKING:
-    from mltrigger.brokers.wake import Wakeup
     from mltrigger.handle import Subscription
+    from mltrigger.store.wake import Wakeup
 
 __all__ = ["Dashboard", "snapshot"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from IPython.display import display
 
-from mltrigger.render import progress
+from mltrigger.text import progress
 
 RATE_HZ = 8.0
 """How often at most the page changes."""

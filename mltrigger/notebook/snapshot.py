@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.clock import rounded_ms
 from mltrigger.errors import Closed
 from mltrigger.notebook.charts import histogram, quantile
-from mltrigger.render import short, visible
+from mltrigger.reports.views import data_text
 from mltrigger.store.log import FINAL
-from mltrigger.views import data_text
+from mltrigger.text import short, visible
 
 if TYPE_CHECKING:
-    from mltrigger.brokers.base import SubscriptionSpec
+    from mltrigger.broker import SubscriptionSpec
     from mltrigger.bus import EventBus
     from mltrigger.handle import Subscription
 

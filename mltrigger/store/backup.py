@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mltrigger.errors import StoreError
-from mltrigger.render import card_of
 from mltrigger.store.transaction import Store
+from mltrigger.text import card_of
 
 
 class Backup(NamedTuple):

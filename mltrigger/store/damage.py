@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mltrigger.errors import MltriggerError, StoreError
-from mltrigger.render import short
+from mltrigger.text import short
 
 ERRORS = (MltriggerError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
 """What reading a damaged row may raise."""

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from mltrigger.brokers.base import Delivery
+from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
-from mltrigger.events import Event, decode_data, restored
-from mltrigger.models.invoke import Result
+from mltrigger.event.event import Event, decode_data, restored
 from mltrigger.store.damage import ERRORS, damaged, texts
 from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.versions.running.invoke import Result
 
 Outcome = Literal["succeeded", "failed", "dead", "skipped", "abandoned", "interrupted", "stale", "running"]
 OUTCOMES: tuple[Outcome, ...] = (

@@ -11,16 +11,16 @@ from typing import Any
 
 from semver import Version as SemVersion
 
-from mltrigger.brokers.base import SubscriptionSpec
+from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidFilter, NotFound, VersionConflict
 from mltrigger.filters import FilterPolicy
-from mltrigger.models.version import SHOWN, ModelVersion, Selector
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.damage import ERRORS, damaged, numbers, texts
 from mltrigger.store.retention import Retention
 from mltrigger.store.timekeeper import ALIVE_US, Timekeeper, bring_forward
 from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.versions.version import SHOWN, ModelVersion, Selector
 
 _FORGOTTEN_US = 86_400_000_000
 _FORGET_DEAD = "DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :then)"

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
-from mltrigger.render import card_of
 from mltrigger.store.damage import damaged
 from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.text import card_of
 
 _BATCH = 2_000
 """Events looked at in one transaction: others write in between."""

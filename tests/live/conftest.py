@@ -12,7 +12,7 @@ import pytest
 import rig
 
 from mltrigger.aws.clients import Clients
-from mltrigger.render import short
+from mltrigger.text import short
 
 LIVE = pytest.StashKey[rig.Live]()
 NOT_KEPT = "NotKept"

@@ -12,8 +12,8 @@ from rig import Live
 
 import mltrigger as mt
 from mltrigger.aws.faults import MISSING, STALE_HANDLE
-from mltrigger.brokers.inlet import Message
-from mltrigger.brokers.settler import HIDE_CAP_S, visibility_s
+from mltrigger.aws.transport.polls import Message
+from mltrigger.aws.transport.settler import HIDE_CAP_S, visibility_s
 
 
 def same(data: Any) -> Any:

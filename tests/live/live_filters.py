@@ -10,7 +10,7 @@ import rig
 from rig import Live
 
 import mltrigger as mt
-from mltrigger.aws.pushdown import push
+from mltrigger.aws.admin.pushdown import push
 from mltrigger.filters import FilterPolicy
 from mltrigger.filters.policy import Scope
 

@@ -11,10 +11,10 @@ import rig
 from rig import Live
 
 import mltrigger as mt
-from mltrigger.aws import policies
+from mltrigger.aws.admin import policies
+from mltrigger.aws.admin.resources import Resources
 from mltrigger.aws.clients import Clients, open_session
 from mltrigger.aws.faults import code_of
-from mltrigger.aws.resources import Resources
 
 
 def same(data: Any) -> Any:
@@ -223,8 +223,8 @@ def test_a_permission_that_is_missing_is_named(live: Live, action: str) -> None:
 def test_a_stack_of_the_template_has_what_subscribing_wants(live: Live) -> None:
     with rig.only_aws("its CloudFormation makes neither policies nor subscriptions"):
         assert not live.emulator
-    from mltrigger.aws.stack import apply
-    from mltrigger.aws.template import template
+    from mltrigger.aws.admin.stack import apply
+    from mltrigger.aws.admin.template import template
 
     prefix = live.bus_prefix()
     document = template(prefix, {"documents": ["reader"]}, keep_dead_letters=False)

@@ -129,7 +129,7 @@ def test_notifications_that_overlap_are_refused_by_s3_and_by_us_before(live: Liv
 
 
 def _may_publish(live: Live, topic: str, bucket: str) -> None:
-    from mltrigger.aws.policies import topic_policy
+    from mltrigger.aws.admin.policies import topic_policy
 
     document = json.dumps(topic_policy(topic, bucket, live.clients.account))
     live.clients.sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=document)

@@ -1,0 +1,1 @@
+"""What a bus needs on AWS: planned, made, checked and taken away. It administers; it moves no event."""

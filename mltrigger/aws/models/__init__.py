@@ -1,0 +1,1 @@
+"""Models on AWS: Lambda functions and SageMaker endpoints."""

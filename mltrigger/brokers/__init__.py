@@ -1,1 +1,0 @@
-"""Brokers: who keeps events until a listener has settled them. ``base`` is the seam; each other file is one side of it."""

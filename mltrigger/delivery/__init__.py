@@ -1,0 +1,1 @@
+"""The loop: lease, invoke, record, settle."""

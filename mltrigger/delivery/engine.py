@@ -1,0 +1,260 @@
+"""The engine: everything of a bus that runs in this process. Listeners, the keeper of their leases, the watcher of folders."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mltrigger.broker import Broker, Source, SubscriptionSpec, prepared_by
+from mltrigger.clock import Clock
+from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
+from mltrigger.delivery.lineage import Descent
+from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.threads import ThreadWorkers
+from mltrigger.errors import StoreError
+from mltrigger.sources import FolderSource, Watcher
+from mltrigger.sources.folder.source import source_of
+from mltrigger.store.log import Log
+from mltrigger.store.registry import Registry
+from mltrigger.text import LogFilter
+from mltrigger.versions.describe import Model
+from mltrigger.versions.running.placement import Executing, Placement
+from mltrigger.versions.version import ModelVersion
+
+logger = logging.getLogger("mltrigger")
+
+# A library never prints: whoever wants the log of the background configures the logger "mltrigger".
+logger.addHandler(logging.NullHandler())
+logger.addFilter(LogFilter())
+
+FOLLOW_S = 1.0
+"""How often listeners look whether their subscription was changed or ended by another process."""
+UPKEEP_S = 2.0
+"""How often the broker gets the time for what is due beside deliveries."""
+PRUNE_S = 60.0
+"""How often a process that listens looks for what the retention lets go."""
+_WHY = 300
+
+
+class Engine:
+    """Starts and stops what delivers here.
+
+    Parameters
+    ----------
+    resolve, forget : callable
+        Takes a selector and returns a function that finds the model version it means, and the model; and makes it ask the registry again.
+    broker, log, registry, clock
+        The parts that listeners work with.
+    tidy : callable
+        Lets go of what the retention allows; called once a minute while something listens here.
+    descent : Descent
+        Counts what events have led to.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[str], Callable[[], tuple[ModelVersion, Model]]],
+        *,
+        forget: Callable[[], None],
+        broker: Broker,
+        log: Log,
+        registry: Registry,
+        clock: Clock,
+        tidy: Callable[[], object],
+        descent: Descent,
+    ) -> None:
+        self.worker_id = 0
+        self.watcher = Watcher(broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after))
+        self._registry, self._broker = registry, broker
+        self._resolve, self._forget = resolve, forget
+        self._make = functools.partial(Listener, broker=broker, log=log, clock=clock, descent=descent)
+        self._workers = ThreadWorkers()
+        self._keeper = Keeper(
+            [
+                Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
+                Chore(FOLLOW_S, self._follow),
+                Chore(UPKEEP_S, functools.partial(self._beside, threading.Lock(), broker.upkeep)),
+                Chore(PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
+            ]
+        )
+        self._listeners: dict[str, Listener] = {}
+        self._sources: dict[str, Source | None] = {}
+        self._executors: dict[str, Executing] = {}
+        self._retired: list[Listener] = []
+        self._guard = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many subscriptions are delivered here."""
+        return len(self._listeners)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a model is being called here."""
+        return any(listener.in_flight for listener in [*self._listeners.values(), *self._retired])
+
+    def state(self, name: str) -> str:
+        """Return the state of the listener of subscription *name*; ``stopped`` when there is none."""
+        listener = self._listeners.get(name)
+        if listener is None:
+            return "stopped"
+        source = self._sources.get(name)
+        if isinstance(source, FolderSource) and (trouble := self.watcher.trouble(listener.spec.topic)):
+            return f"waiting for the folder: {source.folder.name!r}: {trouble}"
+        if listener.state.startswith("waiting for"):
+            return f"{listener.state}: {listener.why[:_WHY]}"
+        return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
+
+    def pauses(self, name: str) -> bool:
+        """Whether the listener of subscription *name* pauses: the model's server asked for it, or is not there yet."""
+        listener = self._listeners.get(name)
+        return listener is not None and listener.pauses
+
+    def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
+        """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""
+        with self._guard:
+            running = self._listeners.get(spec.name)
+            if running is None or running.spec != spec:
+                if self.worker_id == 0:
+                    self.worker_id = self._registry.join()
+                if running is not None:
+                    self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
+                    running.begin_stop()  # now: what is published next is not for the version before
+                    self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
+                self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
+        if isinstance(source, FolderSource):
+            self.watcher.watch(spec.topic, source, _settle_s([spec, *self._registry.subscriptions()])[spec.topic])
+
+    def place(self, name: str, executor: Executing | None) -> bool:
+        """Let the model of subscription *name* run in *executor* when it is delivered here, ``None``: in this process.
+
+        Return whether a listener was ended by this, which placed its calls elsewhere: it has to be started anew.
+        """
+        with self._guard:
+            if executor is self._executors.get(name):
+                return False
+            self._executors.pop(name, None)
+            if executor is not None:
+                self._executors[name] = executor
+            running = self._listeners.pop(name, None)
+            if running is not None:
+                self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
+                running.begin_stop()
+                self._workers.submit(running.stop)
+            return running is not None
+
+    def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        """Return a listener that is never started: somebody else receives for it, and calls ``process``."""
+        with self._guard:
+            if self.worker_id == 0:
+                self.worker_id = self._registry.join()
+        return self._listener(spec, source)
+
+    def stop(self, name: str, drain_s: float) -> None:
+        """Deliver subscription *name* here no more; idempotent."""
+        with self._guard:
+            listener = self._listeners.pop(name, None)
+        if listener is not None:
+            self._end(listener, drain_s)
+
+    def _end(self, listener: Listener, drain_s: float) -> None:
+        with self._guard:
+            if all(other.spec.topic != listener.spec.topic for other in self._listeners.values()):
+                self.watcher.forget(listener.spec.topic)
+        listener.stop(drain_s)
+        self._keeper.forget(listener)
+        try:
+            self._registry.listening(listener.spec.id, self.worker_id, on=False)
+        except StoreError:  # it has stopped all the same; the store will notice when this process is gone
+            logger.warning("subscription %s: the store did not answer when it was stopped", listener.spec.name)
+
+    def wake(self) -> None:
+        """Let every listener here look again: time has passed that nobody waited for."""
+        for listener in list(self._listeners.values()):
+            self._broker.wake(listener.spec)
+
+    def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
+        """Let the registry be asked again when it has changed since the generation *known*; ``None``: *spec* is not what it says now."""
+        generation = self._registry.generation()  # first: what is resolved from now on is at least as new
+        if generation == known:
+            return known
+        self._forget()
+        if self._registry.subscription(spec.name) == spec:
+            return generation
+        self._follow()
+        return None
+
+    def _follow(self) -> None:
+        """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
+        known = {spec.name: spec for spec in self._registry.subscriptions()}
+        self.watcher.settle(_settle_s(known.values()))
+        for name, listener in list(self._listeners.items()):
+            spec = known.get(name)
+            # Not here: stopping waits for calls, and the leases of others are waiting for this thread.
+            if spec is None:
+                self._workers.submit(functools.partial(self._quietly, self._let_go, name))
+            elif spec != listener.spec:
+                self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._sources[name]))
+
+    def _let_go(self, name: str) -> None:
+        with self._guard:
+            # Asked again, where nobody can begin to listen meanwhile: it may have been subscribed anew.
+            listener = self._listeners.pop(name, None) if self._registry.subscription(name) is None else None
+        if listener is not None:
+            self._end(listener, DRAIN_S)
+
+    def _beside(self, guard: threading.Lock, action: Callable[[], object]) -> None:
+        """Do *action* in a thread, unless it is still under way: it may take long, and leases are waiting for this thread."""
+
+        def do() -> None:
+            if guard.acquire(blocking=False):
+                try:
+                    action()
+                finally:
+                    guard.release()
+
+        self._workers.submit(functools.partial(self._quietly, do))
+
+    @staticmethod
+    def _quietly(action: Callable[..., None], *given: Any) -> None:
+        try:
+            action(*given)
+        except Exception:
+            logger.exception("a chore of the background failed; trying again")
+
+    def close(self, drain_s: float) -> None:
+        """Stop everything: all listeners stop receiving first, then they drain, all of them within *drain_s*."""
+        end = time.monotonic() + drain_s
+        self.watcher.stop()
+        for listener in list(self._listeners.values()):
+            listener.begin_stop()
+        for listener in self._retired:
+            listener.stop(max(0.0, end - time.monotonic()))
+        for name in list(self._listeners):
+            self.stop(name, max(0.0, end - time.monotonic()))
+        self._keeper.stop()
+        self._workers.close()
+
+    def _started(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        listener = self._listener(spec, source)
+        self._keeper.watch(listener)
+        self._registry.listening(spec.id, self.worker_id, on=True)
+        listener.start()
+        return listener
+
+    def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+        placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
+        return self._make(
+            spec, placed, look=self._look, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source)
+        )
+
+
+def _settle_s(specs: Iterable[SubscriptionSpec]) -> dict[str, float]:
+    """Return topic -> how long files of its folder rest: as long as the most patient of its subscriptions wants."""
+    found: dict[str, float] = {}
+    for spec in specs:
+        found[spec.topic] = max(spec.policy.settle_s, found.get(spec.topic, 0.0))
+    return found

@@ -1,0 +1,90 @@
+"""The keeper: one thread of a process that holds the leases of its listeners, notices calls that run too long, and is seen alive."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from mltrigger.delivery.listener import Listener
+
+logger = logging.getLogger("mltrigger")
+
+SEEN_S = 5.0
+_IDLE_S = 0.5
+
+
+class Chore:
+    """Something to do every *every_s* seconds, beginning after the first of them.
+
+    Parameters
+    ----------
+    every_s : float
+        Seconds between two times.
+    do : callable
+        What to do; an error is logged, and it is tried again the next time.
+    """
+
+    def __init__(self, every_s: float, do: Callable[[], object]) -> None:
+        self._every_s, self._do = every_s, do
+        self._due_s = time.monotonic() + every_s
+
+    def do_if_due(self) -> None:
+        """Do it, if it is time."""
+        now_s = time.monotonic()
+        if now_s >= self._due_s:
+            self._due_s = now_s + self._every_s
+            try:
+                self._do()
+            except Exception:
+                logger.exception("the store did not answer")
+
+
+class Keeper:
+    """Calls ``tick`` of every listener, often enough for the shortest lease and timeout among them.
+
+    Parameters
+    ----------
+    chores : sequence of Chore
+        What else has to be done from time to time: saying that this process is alive.
+    """
+
+    def __init__(self, chores: Sequence[Chore]) -> None:
+        self._chores = chores
+        self._listeners: list[Listener] = []
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, listener: Listener) -> None:
+        """Keep *listener* until :meth:`forget`, or until it was replaced and has nothing in flight."""
+        self._listeners.append(listener)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="mltrigger-keeper", daemon=True)
+            self._thread.start()
+
+    def forget(self, listener: Listener) -> None:
+        """Keep *listener* no more."""
+        self._listeners = [kept for kept in self._listeners if kept is not listener]
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(timeout=5.0)
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._pause_s()):
+            for listener in list(self._listeners):
+                try:
+                    busy = listener.tick()
+                    if not busy and listener.state == "stopped":
+                        self.forget(listener)
+                except Exception:
+                    logger.exception("keeping the leases of %s failed; trying again", listener.spec.name)
+            for chore in self._chores:
+                chore.do_if_due()
+
+    def _pause_s(self) -> float:
+        shortest = [min(li.spec.policy.lease / 6, li.spec.policy.timeout_s / 4) for li in self._listeners]
+        return max(0.01, min([_IDLE_S, *shortest]))

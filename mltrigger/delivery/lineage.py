@@ -1,0 +1,225 @@
+"""Lineage: what one event has led to. Chains and trees that feed themselves are told when they are bound, and bounded when they run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from mltrigger.broker import Broker, Receipt, SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.delivery.circles import ADVICE, circle_of
+from mltrigger.errors import Circular, warn
+from mltrigger.event.event import MAX_HOPS, Event, encode_data
+from mltrigger.event.ids import child_span
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.store.log import Log
+from mltrigger.store.publishing import Seen
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Transaction
+from mltrigger.versions.running.current import Running, current
+from mltrigger.versions.running.invoke import Result
+
+AWAITED = "awaitedby"
+"""The extension that names the subscriptions whose models wait for the event."""
+FEW = 16
+"""Descendants that a process counts by itself: what most events lead to costs the store nothing."""
+_MOST_ROOTS, _MOST_STORES = 50_000, 100
+_COUNT = """
+INSERT INTO descent (root, n, counted_us) VALUES (:root, :n, :now)
+ON CONFLICT (root) DO UPDATE SET n = descent.n + excluded.n, counted_us = excluded.counted_us
+"""
+_COUNTED = "SELECT n FROM descent WHERE root = :root"
+
+CHAIN = Result(
+    reason="recursion_limit",
+    error_type="RecursionError",
+    error=f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds itself; doctor() names the circle",
+    permanent=True,
+)
+"""What an event gets that would go round once more; the model is not called."""
+TREE = Result(
+    reason="too_many_descendants",
+    error_type="RecursionError",
+    error="the event that began it has led to max_descendants others: a topic may feed itself (doctor() names circles); else raise it",
+    permanent=True,
+)
+"""What an event gets whose output would be one too many."""
+
+
+class _Counts:
+    """What this process has counted of the events of one store."""
+
+    def __init__(self) -> None:
+        self.few: dict[str, int] = {}
+        self.known: dict[str, int] = {}
+        self.guard = threading.Lock()
+
+
+_of_files: dict[tuple[str, int], _Counts] = {}
+
+
+def _counts_of(home: str) -> _Counts:
+    """Return what is counted of the store *home*; of a file it is one thing of the process, since a model may connect at every call."""
+    try:
+        key = home, os.stat(home).st_ino  # noqa: PTH116 - no path where the store is in memory
+    except OSError:
+        return _Counts()
+    while len(_of_files) >= _MOST_STORES and key not in _of_files:
+        _of_files.pop(next(iter(_of_files)), None)
+    return _of_files.setdefault(key, _Counts())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_of_files.clear)  # another thread may have held a lock
+
+
+class Descent:
+    """Counts what each event has led to: exactly in the store, once there is more than a few in this process.
+
+    Parameters
+    ----------
+    clock : Clock
+        When something was counted, so that it can be let go.
+    home : str, optional
+        The store whose events they are, as the log tells it.
+    """
+
+    def __init__(self, clock: Clock, home: str = "") -> None:
+        counts = _counts_of(home)
+        self._clock, self._few, self._known, self._guard = clock, counts.few, counts.known, counts.guard
+
+    def add(self, transaction: Transaction, roots: Iterable[str]) -> dict[str, int]:
+        """Count one descendant for each of *roots*; return how many each of them has now, as far as it is more than a few."""
+        totals: dict[str, int] = {}
+        for root, n in Counter(roots).items():
+            if (unsaved := self._unsaved(root, n)) is None:
+                continue
+            transaction.execute(_COUNT, {"root": root, "n": unsaved, "now": self._clock.now_us()})
+            totals[root] = int(transaction.query(_COUNTED, {"root": root})[0][0])
+        with self._guard:
+            self._known.update(totals)
+        return totals
+
+    def of(self, root: str) -> int:
+        """Return how many descendants *root* had when they were counted last, 0 for a few."""
+        return self._known.get(root, 0)
+
+    def _unsaved(self, root: str, n: int) -> int | None:
+        """Return how many are to be added in the store; ``None`` while there are few."""
+        with self._guard:
+            if root in self._known:
+                return n
+            for counts in (self._few, self._known):
+                while len(counts) >= _MOST_ROOTS:
+                    counts.pop(next(iter(counts)))
+            count = self._few.pop(root, 0) + n
+            if count > FEW:
+                self._known[root] = 0
+                return count
+            self._few[root] = count
+            return None
+
+
+class Lineage:
+    """Publishes for a bus; inside a model, what it publishes is led to by the model's event.
+
+    Parameters
+    ----------
+    broker, registry, log, clock
+        The parts of the bus.
+    """
+
+    def __init__(self, broker: Broker, registry: Registry, log: Log, clock: Clock) -> None:
+        self.descent = Descent(clock, log.home)
+        self._broker, self._registry, self._log = broker, registry, log
+        self._told: set[tuple[str, str]] = set()
+
+    def publish(self, topic: str, events: Sequence[Event], awaited: bool = False) -> list[Receipt]:
+        """Publish *events*; *awaited* says that they are waited for.
+
+        Raises
+        ------
+        Circular
+            When the chain or the tree of events has become too large, or a model would wait for itself.
+        """
+        running = current()
+        if running is not None and events:
+            at_home = running.place.home == self._log.home
+            if awaited and at_home:
+                self._check_fire(topic, events, running)
+            if at_home and running.place.topic == topic:
+                self._tell(topic, running.place.subscription)
+            events = self._inherited(topic, events, running, at_home, awaited)
+        return self._broker.publish(topic, events)
+
+    def check_wait(self) -> None:
+        """Raise Circular inside a model of this bus: its own event is open until it returns."""
+        running = current()
+        if running is not None and running.place.home == self._log.home:
+            raise Circular(
+                f"the model of {running.place.subscription!r} would wait for itself: bus.wait() returns when no event is open, and its own "
+                "is; bus.fire(…) waits for the events that it publishes",
+                reason="waits_for_itself", permanent=True,
+            )  # fmt: skip
+
+    def warn_of_circle(self, spec: SubscriptionSpec) -> None:
+        """Warn when the outputs of a subscription come back to it."""
+        if spec.emit is not None and (circle := circle_of(spec.name, self._registry.subscriptions())):
+            warn(f"{circle}: {ADVICE}")
+
+    def _tell(self, topic: str, subscription: str) -> None:
+        if (subscription, topic) not in self._told:
+            self._told.add((subscription, topic))
+            warn(
+                f"the model of {subscription!r} publishes to {topic!r}, the topic that it listens to: each event causes the next, until "
+                f"{MAX_HOPS} hops or max_descendants events"
+            )
+
+    def _inherited(self, topic: str, events: Sequence[Event], running: Running, at_home: bool, awaited: bool) -> Sequence[Event]:
+        cause = running.event
+        if cause.hops >= MAX_HOPS:
+            raise Circular(f"not published to {topic!r}: {CHAIN.error}", reason="recursion_limit", permanent=True)
+        spec = self._registry.subscription(running.place.subscription) if at_home else None
+        self._check_tree(topic, cause.root, len(events), (spec.policy if spec else DeliveryPolicy()).max_descendants)
+        more = {AWAITED: ",".join([*awaiting(cause), running.place.subscription])} if awaited and at_home else {}
+        return [_caused(event, cause, more) for event in events]
+
+    def _check_tree(self, topic: str, root: str, n: int, most: int) -> None:
+        with self._log.unit() as unit:
+            total = self.descent.add(unit.transaction, [root] * n).get(root, 0)
+        if total > most:
+            raise Circular(
+                f"not published to {topic!r}: with these {n:,} the event {root!r} would have led to {total:,} others, max_descendants is "
+                f"{most:,}: a topic may feed itself; doctor() names circles. Else raise that setting of the subscription",
+                reason="too_many_descendants", permanent=True,
+            )  # fmt: skip
+
+    def _check_fire(self, topic: str, events: Sequence[Event], running: Running) -> None:
+        """Refuse what would wait for the model that fires, or for one that waits for it."""
+        own = running.place.subscription
+        for spec in self._registry.subscriptions():
+            if spec.topic == topic and spec.name in (own, *awaiting(running.event)) and any(_passes(spec, event) for event in events):
+                chain = "" if spec.name == own else f", and the model of {spec.name!r} waits for this very event"
+                raise Circular(
+                    f"the model of {own!r} would wait for itself: it fires on {topic!r}, which {spec.name!r} listens to{chain}; nothing "
+                    "was published. bus.publish(…) does not wait",
+                    reason="waits_for_itself", permanent=True,
+                )  # fmt: skip
+
+
+def _caused(event: Event, cause: Event, more: Mapping[str, str]) -> Event:
+    """Return *event* as one that *cause* has led to; it keeps a trace of its own, and a longer chain."""
+    trace = {"traceparent": child_span(cause.traceparent)} if cause.traceparent else {}
+    return dataclasses.replace(event, extensions={**trace, **event.extensions, **cause.led_to(event.hops), **more})
+
+
+def awaiting(event: Event) -> list[str]:
+    """Return the subscriptions whose models wait for *event*."""
+    return [name for name in str(event.extensions.get(AWAITED, "")).split(",") if name]
+
+
+def _passes(spec: SubscriptionSpec, event: Event) -> bool:
+    return spec.filter is None or Seen(event, *encode_data(event, 1 << 62)).passes(spec.filter)

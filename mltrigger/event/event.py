@@ -1,0 +1,450 @@
+"""Event: an immutable fact, as CloudEvents 1.0 defines it (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+from mltrigger.errors import EventTooLarge, InvalidEvent, warn
+from mltrigger.event import codec
+from mltrigger.event.ids import child_span, new_id, new_trace
+from mltrigger.text import card, short
+
+DEFAULT_TYPE = "mltrigger.event"
+DEFAULT_SOURCE = "mltrigger"
+MAX_HOPS = 16
+"""How many times an event may cause another before the chain is taken for a loop (the limit of AWS Lambda's loop detection)."""
+
+MESSAGE_ATTRIBUTES = "messageattributes"
+"""The extension that holds, as a JSON object, the message attributes of a publisher who knows nothing of CloudEvents: under their own
+names, which extensions may not have, so that a filter sees them."""
+_EXTENSION = re.compile(r"[a-z0-9]{1,60}")
+_RESERVED = frozenset({"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "data_base64"})
+# RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at large.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ \t]*(;[ -~]*)?", re.ASCII)
+_JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
+# https://www.w3.org/TR/trace-context-1/#traceparent-header
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=True)
+class Event:
+    """An immutable fact with an identity (``source`` + ``id``) and data.
+
+    ``Event(data)`` is enough; what is left out is filled in.
+
+    Parameters
+    ----------
+    data
+        Anything with a JSON form (see :mod:`mltrigger.event.codec`), or ``bytes`` with their *datacontenttype*.
+    type, source, subject : str
+        What happened, where, and to what. *source* is a URI reference.
+    id : str, optional
+        Unique within *source*; a repeat is recognised by it and never processed twice. Default: a new UUIDv7.
+    time : datetime, optional
+        When it happened; timezone-aware. Default: now. Never used to decide a delivery.
+    extensions : mapping
+        Further CloudEvents attributes: lower-case letters and digits to ``str``, ``bool`` or 32-bit ``int``.
+
+    Raises
+    ------
+    InvalidEvent
+        With every problem at once.
+    """
+
+    data: Any = dataclasses.field(default=None, kw_only=False)
+    type: str = DEFAULT_TYPE
+    source: str = DEFAULT_SOURCE
+    id: str = None  # type: ignore[assignment]  # filled in below: always a str afterwards
+    time: datetime = None  # type: ignore[assignment]  # likewise
+    subject: str | None = None
+    datacontenttype: str | None = None
+    dataschema: str | None = None
+    extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
+    _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
+    _encoded: bytes | None = dataclasses.field(default=None, compare=False)
+    _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)  # what it was delivered as
+
+    def __post_init__(self) -> None:
+        if self.id is None:
+            object.__setattr__(self, "id", new_id())
+        if self.time is None:
+            object.__setattr__(self, "time", datetime.now(UTC))
+        if not _plainly_fine(self) and (problems := list(_problems(self))):
+            raise InvalidEvent("invalid event: " + "; ".join(problems))
+
+    def __repr__(self) -> str:
+        subject = f", subject={short(self.subject)!r}" if self.subject else ""
+        return f"Event({short(self.type)!r}{subject}, data={short(self.data)})"
+
+    def _repr_html_(self) -> str:
+        facts = [("source", self.source), ("subject", self.subject or "–"), ("data", short(self.data, 200))]
+        return card(f"Event {self.type}", facts)
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that this event travels in, if it has been published."""
+        value = self.extensions.get("traceparent")
+        return value if isinstance(value, str) else None
+
+    @property
+    def hops(self) -> int:
+        """How many events caused one another before this one."""
+        return hops_of(self.extensions)
+
+    @property
+    def root(self) -> str:
+        """The id of the event that began the chain; its own when nothing caused it."""
+        return str(self.extensions.get("rootid") or (self.extensions.get("causationid") if self.hops == 1 else None) or self.id)
+
+    def led_to(self, hops: int = 0) -> dict[str, str | int]:
+        """Return the extensions of an event that this one has led to, whose own chain is *hops* long; the first one's cause is its root."""
+        hops = max(hops, self.hops + 1)
+        return {"causationid": self.id, "hops": hops, **({"rootid": self.root} if hops > 1 else {})}
+
+    def open(self) -> BinaryIO:
+        """Open the object that this event announces, for reading, from the event's own source only.
+
+        Raises
+        ------
+        InvalidEvent
+            When the event comes from a source without objects (a plain topic).
+        FileNotFoundError
+            When the object has gone since.
+        """
+        if self._opener is None:
+            raise InvalidEvent(
+                "this event announces no object; only events of a file or bucket source can be opened",
+                "nothing_to_open",
+            )
+        return self._opener()
+
+    def emitted(self, data: Any, *, by: str, type: str, encoded: bytes | None = None) -> Event:  # noqa: A002 - the CloudEvents name
+        """Return the event that subscription *by* makes of this one; the same cause gives the same id every time.
+
+        With *encoded*, the JSON of the data as it was when the model returned it, that is what will be published.
+        """
+        return Event(
+            _encoded=encoded,
+            data=data,
+            id=derived_id(self, by),
+            type=type,
+            source=f"{DEFAULT_SOURCE}/{by}",
+            subject=self.subject,
+            extensions={
+                **({"traceparent": child_span(self.traceparent)} if self.traceparent else {}),
+                **({"partitionkey": self.extensions["partitionkey"]} if "partitionkey" in self.extensions else {}),
+                **self.led_to(),
+            },
+        )
+
+    def to_json(self) -> str:
+        """Return the event in CloudEvents' JSON format, structured mode."""
+        from cloudevents.core.formats.json import JSONFormat
+
+        return JSONFormat().write(self.to_cloudevent()).decode()
+
+    def to_cloudevent(self) -> Any:
+        """Return the event as the ``CloudEvent`` of the ``cloudevents`` SDK."""
+        from cloudevents.core.v1.event import CloudEvent
+
+        optional = {"subject": self.subject, "dataschema": self.dataschema, "datacontenttype": self.datacontenttype}
+        attributes = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "time": self.time,
+            **{name: value for name, value in optional.items() if value is not None},
+            **self.extensions,
+        }
+        raw = isinstance(self.data, bytes)
+        return CloudEvent(attributes, self.data if raw else _json_tree(self.data))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Event:
+        """Return the event of CloudEvents JSON *text*, in structured mode.
+
+        Stricter than the SDK, which invents a missing ``id`` (that would hide repeats) and accepts a missing ``specversion``,
+        times without seconds and media types without a slash.
+        """
+        given = codec.loads(text)
+        if not isinstance(given, dict):
+            raise InvalidEvent("a CloudEvent is a JSON object", "not_cloudevent")
+        return cls.from_attributes(given)
+
+    @classmethod
+    def from_attributes(cls, given: Mapping[str, Any]) -> Event:
+        """Return the event of the JSON members *given*, or raise InvalidEvent listing every problem."""
+        given = {name: value for name, value in given.items() if value is not None or name == "data"}  # null means unset
+        problems = list(_structural_problems(given))
+        if problems:
+            raise InvalidEvent("not a CloudEvent: " + "; ".join(problems), "not_cloudevent")
+        known = {n: given[n] for n in ("id", "source", "type", "subject", "datacontenttype", "dataschema") if n in given}
+        data = _base64(given["data_base64"]) if "data_base64" in given else given.get("data")
+        extensions = {n: v for n, v in given.items() if n not in _RESERVED}
+        when = parse_time(given["time"]) if "time" in given else None
+        try:
+            return cls(data=data, time=when, extensions=extensions, **known)  # type: ignore[arg-type]
+        except InvalidEvent as error:
+            raise InvalidEvent(str(error), "not_cloudevent") from error
+
+
+def as_event(sample: Any) -> Event:
+    """Return *sample* itself when it is an Event, else an Event with *sample* as its data."""
+    if isinstance(sample, Event):
+        return sample
+    event = _new(Event)  # nothing but data was given: nothing to check
+    _set_data(event, sample)
+    _set_type(event, DEFAULT_TYPE)
+    _set_source(event, DEFAULT_SOURCE)
+    _set_id(event, new_id())
+    _set_time(event, datetime.now(UTC))
+    for leave_out in (_set_subject, _set_datacontenttype, _set_dataschema, _set_opener, _set_encoded, _set_raw):
+        leave_out(event, None)
+    _set_extensions(event, {})
+    return event
+
+
+def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
+    """Return the event's data as bytes, with their media type; ``None`` stands for JSON.
+
+    Raises
+    ------
+    NotEncodable
+        When a part of the data has no JSON form.
+    EventTooLarge
+        When there are more than *limit* bytes.
+    """
+    media_type: str | None
+    if event._encoded is not None:
+        raw, media_type = event._encoded, event.datacontenttype
+    elif isinstance(event.data, (bytes, bytearray)):
+        raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
+        if is_json(media_type):
+            if not raw:
+                raise InvalidEvent("data is empty: an event without data is Event(None), b'' of another media type is kept", "empty_body")
+            codec.loads(raw)  # it says so: then it must be, before it is kept
+            raw = codec.unmarked(raw).strip(b" \t\r\n")
+            if (key := codec.repeated_key(raw)) is not None:
+                warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
+    else:
+        raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
+        if not is_json(media_type) and isinstance(event.data, str):
+            raw = event.data.encode()
+        elif not is_json(media_type):
+            raise InvalidEvent(f"data of media type {media_type!r} must be given as bytes, not {type(event.data).__name__}")
+    if len(raw) > limit:
+        raise EventTooLarge(
+            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and publish its name",
+            "too_large",
+        )
+    return raw, media_type
+
+
+def attributes_of(event: Event) -> dict[str, Any]:
+    """Return the context attributes by name: what a filter on attributes sees, and what travels as message attributes."""
+    own = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject, "time": event.time.isoformat(),
+           "datacontenttype": event.datacontenttype, "dataschema": event.dataschema}  # fmt: skip
+    named = {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
+    foreign = named.pop(MESSAGE_ATTRIBUTES, None)
+    return named if foreign is None else {**named, **(foreign_attributes(foreign) or {})}  # earlier releases took any text
+
+
+def foreign_attributes(text: Any) -> dict[str, Any] | None:
+    """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None`` when it says nothing that can be read."""
+    if not isinstance(text, str):
+        return None
+    try:
+        codec.loads(text)  # strictly, so that what was published can be read by everybody for ever
+        value = json.loads(text)
+    except (InvalidEvent, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def hops_of(extensions: Mapping[str, Any]) -> int:
+    """Return how many events caused one another before the one with these *extensions*; 0 where that is no count."""
+    hops = extensions.get("hops")
+    return hops if type(hops) is int and hops >= 0 else 0
+
+
+def decode_data(raw: bytes, media_type: str | None) -> Any:
+    """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
+    return codec.loads_own(raw) if is_json(media_type) else raw
+
+
+def is_json(media_type: str | None) -> bool:
+    """Whether data of *media_type* is one JSON document: nothing said, ``application/json``, ``…+json``; not lines of JSON."""
+    return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
+
+
+def restored(
+    data: Any, type: str, source: str, id: str, time: str, subject: str | None, datacontenttype: str | None, dataschema: str | None,  # noqa: A002
+    extensions: Mapping[str, str | bool | int], raw: bytes | None = None,
+) -> Event:  # fmt: skip
+    """Return an Event of attributes that were checked when they were stored; skips the checks. *data* were decoded from *raw*."""
+    event = _new(Event)
+    _set_data(event, data)
+    _set_type(event, type)
+    _set_source(event, source)
+    _set_id(event, id)
+    _set_time(event, datetime.fromisoformat(time))
+    _set_subject(event, subject)
+    _set_datacontenttype(event, datacontenttype)
+    _set_dataschema(event, dataschema)
+    _set_extensions(event, extensions)
+    _set_opener(event, None)
+    _set_encoded(event, None)
+    _set_raw(event, raw)
+    return event
+
+
+def traced(event: Event) -> Event:
+    """Return *event* as it is when it travels in a trace, else a copy that begins one."""
+    if event.traceparent:
+        return event
+    copy = _copy(event)
+    _set_extensions(copy, {**event.extensions, "traceparent": new_trace()})
+    return copy
+
+
+def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
+    """Return a copy of *event* whose :meth:`Event.open` calls *opener*."""
+    copy = _copy(event)
+    _set_opener(copy, opener)
+    return copy
+
+
+def with_data(event: Event, data: Any) -> Event:
+    """Return a copy of *event* with other data."""
+    copy = _copy(event)
+    for put, value in ((_set_data, data), (_set_encoded, None), (_set_raw, None)):
+        put(copy, value)
+    return copy
+
+
+def _copy(event: Event) -> Event:
+    copy = _new(Event)
+    for field in dataclasses.fields(Event):
+        object.__setattr__(copy, field.name, getattr(event, field.name))
+    return copy
+
+
+_new = object.__new__
+# The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
+(
+    _set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions,
+    _set_opener, _set_encoded, _set_raw,
+) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))  # fmt: skip
+
+
+def derived_id(cause: Event, subscription: str) -> str:
+    """Return the id of the event that *subscription* emits for *cause*: a function of both, so that a repeat is recognised."""
+    return hashlib.blake2b(f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16).hexdigest()
+
+
+def parse_time(text: Any) -> datetime:
+    """Return the instant of RFC 3339 *text*; a leap second becomes the last microsecond before it."""
+    if not isinstance(text, str) or not (match := _RFC3339.fullmatch(text)):
+        raise InvalidEvent(f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent")
+    if match[1] == "60":
+        text = f"{text[:17]}59.999999{match[3]}"
+    try:
+        return datetime.fromisoformat(text.upper())
+    except ValueError as error:
+        raise InvalidEvent(f"time {text!r}: {error}", "not_cloudevent") from error
+
+
+def _plainly_fine(event: Event) -> bool:
+    """Return whether nothing unusual was given: most events need no closer look, and publishing is a hot path."""
+    return (
+        event.subject is event.datacontenttype is event.dataschema is None
+        and event.extensions.__class__ is dict
+        and not event.extensions
+        and event.source.__class__ is event.type.__class__ is event.id.__class__ is str
+        and 0 < len(event.id) < 1024
+        and 0 < len(event.source) < 1024
+        and 0 < len(event.type) < 1024
+        and f"{event.id}{event.source}{event.type}".isprintable()
+        and not any(text.isspace() for text in (event.id, event.source, event.type))
+        and event.time.__class__ is datetime
+        and event.time.tzinfo is UTC
+    )
+
+
+def _problems(event: Event) -> Iterable[str]:
+    for name in ("id", "source", "type"):
+        value = getattr(event, name)
+        if not isinstance(value, str) or not value.strip():
+            yield f"{name} must be a non-empty str, got {short(value)}"
+        elif len(value) > 1024 or not value.isprintable():
+            yield f"{name} must have at most 1,024 printable characters"
+    for name in ("subject", "datacontenttype", "dataschema"):
+        value = getattr(event, name)
+        if value is not None and (not isinstance(value, str) or not value):
+            yield f"{name} must be a non-empty str or left out, got {short(value)}"
+        elif value is not None and not codec.encodable(value):
+            yield f"{name} holds a lone surrogate, which has no UTF-8 form"
+    if isinstance(event.datacontenttype, str) and not _MEDIA_TYPE.fullmatch(event.datacontenttype):
+        yield f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such as application/json"
+    if not isinstance(event.time, datetime) or event.time != event.time:  # NaT is a datetime, and not equal to itself
+        yield f"time must be a datetime, got {short(event.time)}"
+    elif event.time.utcoffset() is None:
+        yield f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or datetime.now(UTC)"
+    if event.extensions or not isinstance(event.extensions, Mapping):
+        yield from _extension_problems(event.extensions)
+
+
+def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
+    if not isinstance(extensions, Mapping):
+        yield f"extensions must be a mapping, got {type(extensions).__name__}"
+        return
+    for name, value in extensions.items():
+        if not isinstance(name, str) or not _EXTENSION.fullmatch(name) or name in _RESERVED:
+            yield f"extension name {short(name)} must be lower-case letters and digits, and none of CloudEvents' own"
+        elif not isinstance(value, (str, bool, int)) or (isinstance(value, int) and not -(2**31) <= value < 2**31):
+            yield f"extension {name} must be a str, bool or 32-bit int, got {short(value)}"
+        elif isinstance(value, str) and not codec.encodable(value):
+            yield f"extension {name} holds a lone surrogate, which has no UTF-8 form"
+        elif name == "traceparent" and not (isinstance(value, str) and _TRACEPARENT.fullmatch(value)):
+            yield f"extension traceparent {short(value)} is not a W3C trace context"
+        elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            yield f"extension hops must be a count, got {short(value)}"
+        elif name in ("causationid", "rootid") and not isinstance(value, str):
+            yield f"extension {name} must be the id of an event, a str, got {short(value)}"
+        elif name == MESSAGE_ATTRIBUTES and foreign_attributes(value) is None:
+            yield f'extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as {{"kind": "invoice"}}, got {short(value)}'
+
+
+def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:
+    if given.get("specversion") != "1.0":
+        yield f"specversion must be '1.0', got {short(given.get('specversion'))}"
+    for name in ("id", "source", "type"):
+        if name not in given:
+            yield f"{name} is missing"
+    if "data" in given and "data_base64" in given:
+        yield "data and data_base64 exclude each other"
+    for name in ("id", "source", "type", "subject", "datacontenttype", "dataschema", "time"):
+        if name in given and not isinstance(given[name], str):
+            yield f"{name} must be text, got {short(given[name])}"
+
+
+def _base64(text: Any) -> bytes:
+    import base64
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent(f"data_base64 is not base64: {error}", "not_cloudevent") from error
+
+
+def _json_tree(data: Any) -> Any:
+    """Return *data* as plain JSON values, tags included: what a reader in another language sees."""
+    return json.loads(codec.dumps(data))

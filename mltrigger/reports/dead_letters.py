@@ -1,0 +1,100 @@
+"""Dead letters: choose, try without settling, send again, put away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from mltrigger.broker import MAX_EVENT_BYTES, Broker, Sending, SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.event.event import Event, decode_data, encode_data, with_data
+from mltrigger.store.log import DeadKey, Log
+from mltrigger.versions.running.capture import captured
+from mltrigger.versions.running.invoke import Caller, Result
+from mltrigger.versions.version import ModelVersion
+
+_BATCH = 1_000
+"""Events that are sent again in one commit: others write in between."""
+UNCHANGED: Any = object()
+"""Stands for the data that the event has."""
+
+
+class Trial(NamedTuple):
+    """What a model made of an event in a dry run; nothing was recorded and nothing settled."""
+
+    event_id: str
+    subject: str | None
+    version: ModelVersion
+    result: Result
+    model_ms: float
+    stdout: str | None
+
+
+def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
+    """Return the dead letters that *events* names: an id, several, a frame with a column ``event_id``; ``None`` means all.
+
+    Raises
+    ------
+    NotFound
+        When an id is not among the dead letters; lists the near ones.
+    """
+    keys = log.dead_keys(spec.id)
+    if events is None:
+        return keys
+    by_id: dict[str, list[DeadKey]] = {}
+    for key in keys:
+        by_id.setdefault(key.event_id, []).append(key)
+    chosen: list[DeadKey] = []
+    for id_, source in _wanted(events):
+        found = [key for key in by_id.get(id_, ()) if source in (None, key.source)]
+        if not found:
+            raise NotFound.of(f"dead letter of {spec.name!r}", id_, by_id)
+        chosen += found
+    return chosen
+
+
+def events_of(log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any) -> Iterator[Event]:
+    """Yield the events of dead letters, with the data that the model would get, or with *data*."""
+    for key in keys:
+        for letter in log.dead_letters(spec.id, key.seq):
+            given = decode_data(letter.data, letter.media_type) if data is UNCHANGED else data
+            yield with_data(log.archived(key.seq).event, given)
+
+
+def try_out(events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock) -> list[Trial]:
+    """Call the model with each of *events* in this thread, without recording or settling anything."""
+    trials = []
+    for event in events:
+        started_us = clock.now_us()
+        with captured() as printed:
+            result = invoker.one(event)
+        trials.append(Trial(event.id, event.subject, version, result, (clock.now_us() - started_us) / 1000, printed.take()))
+    return trials
+
+
+def redrive(broker: Broker, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any, rate_per_s: float | None) -> int:
+    """Send dead letters to their subscription again, with other *data* when there is one of them; return how many were sent."""
+    if rate_per_s is not None and not rate_per_s > 0:
+        raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
+    if data is UNCHANGED:
+        sent = 0
+        for first in range(0, len(keys), _BATCH):
+            delay_s = sent / rate_per_s if rate_per_s else 0.0
+            sent += len(broker.send(spec, [key.seq for key in keys[first : first + _BATCH]], sending=Sending(rate_per_s, delay_s=delay_s)))
+        return sent
+    if len(keys) != 1:
+        raise InvalidEvent(f"data= corrects one event, and {len(keys)} were chosen: name its event_id")
+    raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
+    return len(broker.send(spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)))
+
+
+def _wanted(events: Any) -> list[tuple[str, str | None]]:
+    if isinstance(events, str):
+        return [(events, None)]
+    if hasattr(events, "columns"):
+        if "event_id" not in events.columns:
+            raise InvalidEvent("a frame of events needs a column event_id, as sub.dead_letters() has it")
+        sources: Iterable[Any] = events["source"] if "source" in events.columns else [None] * len(events)
+        return list(zip(events["event_id"], sources, strict=True))
+    return [(str(id_), None) for id_ in events]

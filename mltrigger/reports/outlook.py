@@ -1,0 +1,110 @@
+"""The outlook of what is open: whether its outcome can still come by itself, and what it waits for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.errors import NotFound
+from mltrigger.store.registry import Registry
+from mltrigger.versions.version import ModelVersion, Selector
+
+PATIENCE_S = 3.0
+"""A model that cannot be called here may be repaired while it is tried again; after this time it is taken for broken."""
+
+
+class Hold(NamedTuple):
+    """Why the events of a subscription wait. When it is *final*, waiting alone does not end it."""
+
+    reason: Literal["paused", "no_listener", "held"]
+    why: str
+    final: bool
+
+    def warning(self, name: str) -> str:
+        """Return what to say of subscription *name* when somebody begins to wait."""
+        if self.reason == "paused":
+            return f"{name!r} is paused: its events wait until sub.resume()"
+        if self.reason == "no_listener":
+            return f"no live listener for {name!r}: its events wait until one starts; {self.why.partition('; ')[2]}"
+        return f"{name!r} cannot be called: {self.why}"
+
+
+_PAUSED = Hold("paused", "paused; sub.resume() delivers them", True)
+
+
+class Outlook:
+    """Says of a subscription what its open events wait for.
+
+    Parameters
+    ----------
+    registry : Registry
+        What exists, and who is alive.
+    state : callable
+        Returns what the listener of a subscription is doing in this process.
+    absent : callable
+        Returns why this process can never have a version that lives elsewhere; ``None`` when it has it, or could load it.
+    pauses : callable
+        Returns whether the listener of a subscription only pauses, because a server asked for it or does not answer: it goes on by itself.
+    shared : bool
+        Whether other processes can have the store.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        state: Callable[[str], str],
+        absent: Callable[[ModelVersion], str | None],
+        pauses: Callable[[str], bool],
+        shared: bool = True,
+    ) -> None:
+        self._registry, self._state, self._absent, self._shared = registry, state, absent, shared
+        self._pauses = pauses
+        self._held_s: dict[str, float] = {}
+
+    def of(self, names: Iterable[str] | None = None) -> dict[str, Hold]:
+        """Return the holds of those of the subscriptions *names*, default all, that have one."""
+        specs = {spec.name: spec for spec in self._registry.subscriptions()}
+        live, paused = self._registry.live_listeners(), self._registry.paused()
+        found = {}
+        for name in specs if names is None else names:
+            spec = specs.get(name)  # without one it was unsubscribed, which ends what is open
+            if spec is not None and (hold := _PAUSED if spec.id in paused else self._hold(spec, live.get(spec.id, 0))) is not None:
+                found[name] = hold
+        return found
+
+    def _hold(self, spec: SubscriptionSpec, live: int) -> Hold | None:
+        state, _, why = self._state(spec.name).partition(": ")
+        here = state != "stopped"
+        if live - here > 0:  # another process delivers it
+            return None
+        if not here:
+            return self._silent(spec)
+        if missing := self._missing(spec):  # bound by another process: the listener here may not have heard of it yet
+            return Hold("held", missing, True)
+        if state == "waiting for calls that hang":
+            return Hold("held", why, False)
+        if state != "waiting for the model" or not why:
+            self._held_s.pop(spec.name, None)
+            return None
+        since_s = self._held_s.setdefault(spec.name, time.monotonic())
+        return Hold("held", why, time.monotonic() - since_s >= PATIENCE_S and not self._pauses(spec.name))
+
+    def _silent(self, spec: SubscriptionSpec) -> Hold:
+        version = self._version(spec)
+        if version is None or not version.portable or not self._shared:
+            missing = version and self._absent(version)
+            return Hold("no_listener", f"no live listener; {missing or 'sub.start() delivers here'}", True)
+        way = f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process of its own"
+        return Hold("no_listener", f"no live listener; {way}", False)
+
+    def _missing(self, spec: SubscriptionSpec) -> str | None:
+        version = self._version(spec)
+        return self._absent(version) if version is not None else None
+
+    def _version(self, spec: SubscriptionSpec) -> ModelVersion | None:
+        try:
+            return self._registry.resolve(Selector.parse(spec.selector))
+        except NotFound:
+            return None

@@ -1,0 +1,136 @@
+"""Where a watched folder is: a URL, a path or a pattern, as people write them, and what is shown of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from mltrigger.errors import InvalidName
+from mltrigger.sources.folder.patterns import Pattern, is_wild
+
+_SAFE = "*?[]!{},/"
+"""Characters of a pattern that a URL keeps as they are. In the folder's own name they are quoted."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+HOW_FOLDERS_ARE_WRITTEN = "a folder is written file:///scans/*.png, or file:scans/*.png from the working directory"
+
+
+class Place(NamedTuple):
+    """A folder, by its absolute path, and the pattern of the files in it."""
+
+    folder: Path
+    pattern: Pattern
+
+    @property
+    def url(self) -> str:
+        """The canonical URL, for the registry; it holds an absolute path and is never shown."""
+        return f"{self.folder.as_uri()}/{urllib.parse.quote(os.fsencode(self.pattern.text), safe=_SAFE)}"
+
+
+def is_source(source: str | os.PathLike[str]) -> bool:
+    """Whether *source* means a folder: a path, the URL of one, or text that is written as a path."""
+    if not isinstance(source, str):
+        return isinstance(source, os.PathLike)
+    if _WINDOWS.match(source) or source[:5].lower() == "file:":
+        return True
+    return not _SCHEME.match(source) and (source in (".", "..", "~") or "/" in source or "\\" in source or is_wild(source))
+
+
+def folder_url(source: str | os.PathLike[str]) -> str:
+    """Return the URL of a folder source as it was written: a path or a pattern becomes one, a URL stays.
+
+    Raises
+    ------
+    InvalidName
+        When it is a path of another system.
+    """
+    text = os.fspath(source)
+    if not isinstance(text, str):
+        raise InvalidName(f"a folder is given as text or pathlib.Path, not as bytes; {HOW_FOLDERS_ARE_WRITTEN}")
+    if isinstance(source, str) and source[:5].lower() == "file:":
+        return source
+    if os.name != "nt" and (_WINDOWS.match(text) or ("\\" in text and not Path(text).exists())):
+        raise InvalidName(f"{text[:100]!r} is a path of Windows; {HOW_FOLDERS_ARE_WRITTEN}")
+    return "file:" + urllib.parse.quote(os.fsencode(text), safe=_SAFE + "~")
+
+
+def place_of(url: str) -> Place:
+    """Return the place that *url* names; its folder need not exist.
+
+    Raises
+    ------
+    InvalidName
+        When it names no folder of this machine, or its pattern cannot be understood.
+    """
+    # Not urlsplit: in a pattern "?" stands for one character, and "#" is good in a file name.
+    scheme, _, rest = url.partition(":")
+    host, slash, absolute = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+    if scheme.lower() != "file" or host not in ("", "localhost") or not (slash + absolute).strip("/"):
+        hint = f"; from the working directory it is file:{host}/{absolute}" if host and scheme.lower() == "file" else ""
+        raise InvalidName(f"source {url[:100]!r} must be file:///folder/pattern, for example file:///scans/*.png{hint[:160]}")
+    if "%00" in url or "\x00" in url:
+        raise InvalidName(f"source {url[:100]!r} must be file:///folder/pattern: a name has no zero byte")
+    return _split(slash + absolute)
+
+
+def _split(written: str) -> Place:
+    """Split what was written at its first part that stands for several names, or names no folder that is there."""
+    root, parts = Path("/" if written.startswith("/") else "."), [part for part in written.split("/") if part]
+    if parts and parts[0].startswith("~") and root == Path() and not Path(_unquoted(parts[0])).exists():
+        try:
+            root = Path(_unquoted(parts[0])).expanduser()
+        except RuntimeError:
+            raise InvalidName(f"no home folder {_unquoted(parts[0])[:60]!r} on this machine") from None
+        parts = parts[1:]
+    folder = root
+    for number, part in enumerate(parts):
+        inner, last = folder / _unquoted(part), number == len(parts) - 1
+        # A name with wildcards is taken for a folder's own when there is one.
+        if inner.is_dir() or (not is_wild(part) and (not last or written.endswith("/"))):
+            folder = inner
+        elif last and is_wild(part) and inner.is_file():
+            return Place(folder.resolve(), Pattern(re.sub(r"([*?\[{])", r"[\1]", _unquoted(part))))
+        else:
+            return Place(folder.resolve(), Pattern("/".join(map(_unquoted, parts[number:]))))
+    return Place(folder.resolve(), Pattern("*"))
+
+
+def _unquoted(part: str) -> str:
+    return os.fsdecode(urllib.parse.unquote_to_bytes(part))
+
+
+def topic_names(folder: Path) -> Iterable[str]:
+    """Yield names for the topic of *folder*, each with one part of the path more; what SNS refuses is replaced."""
+    *above, own = (re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in folder.parts)
+    name = own[:80] or "files"
+    yield name
+    for part in filter(None, reversed(above)):
+        if len(name := f"{part}-{name}") > 80:
+            return
+        yield name
+
+
+def shown(urls: Mapping[str, str]) -> dict[str, str]:
+    """Return topic -> what is shown of the URL that it watches: no more of the path than tells it from the others."""
+    places = {topic: place_of(url) for topic, url in urls.items() if is_source(url)}
+    return {topic: urllib.parse.unquote("/".join(url.split("/")[-2:])) for topic, url in urls.items()} | {
+        topic: _told_apart(place, [other for name, other in places.items() if name != topic]) for topic, place in places.items()
+    }
+
+
+def described(topic: str, urls: Mapping[str, str]) -> str:
+    """Return *topic* as it is named in an error, with the folder that it watches, if it does."""
+    return f"{topic!r} (file:{shown(urls)[topic]})" if is_source(urls.get(topic, topic)) else repr(topic)
+
+
+def _told_apart(place: Place, others: list[Place]) -> str:
+    parts = place.folder.parts
+    for count in range(1, len(parts)):
+        end = parts[-count:]
+        if not any(other.folder.parts[-count:] == end and other.folder != place.folder for other in others):
+            return "/".join((*end, place.pattern.text))
+    return "/".join((*parts[1:], place.pattern.text))

@@ -1,0 +1,196 @@
+"""The watcher: one thread of a process that looks at its folders, and publishes what is new and complete."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mltrigger.errors import warn
+from mltrigger.event.event import Event
+from mltrigger.sources.folder.hints import Hints
+from mltrigger.sources.folder.source import FolderSource
+from mltrigger.sources.folder.watch import FolderWatch
+
+logger = logging.getLogger("mltrigger")
+
+POLL_S = 0.2
+_GLANCE_S = 1.0
+"""How often the time of a folder is looked at while the system tells of changes."""
+_LOOK_S, _LOOK_WITH_HINTS_S = 2.0, 60.0
+"""How often every file is looked at, at most."""
+_AGAIN_S = 2.0
+_SHARE, _SHARE_BUSY = 0.004, 0.1
+"""Most of a core that looking may take: at files at rest, and while files come."""
+
+
+class Watcher:
+    """Looks at the folders of this process and publishes what is new, from one thread.
+
+    Parameters
+    ----------
+    publish : callable
+        Takes a topic and events; returns when they are durable.
+    history : callable
+        Takes a topic and a number in the log; returns (number, subject, data) of the next events of that folder, oldest first.
+    """
+
+    def __init__(
+        self,
+        publish: Callable[[str, Sequence[Event]], object],
+        history: Callable[[str, int], Sequence[tuple[int, str | None, Any]]] = lambda *_: (),
+    ) -> None:
+        self._publish, self._history = publish, history
+        self._rounds: dict[str, _Rounds] = {}
+        self._guard = threading.Lock()
+        self._stop = threading.Event()
+        self._hints = Hints()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, topic: str, source: FolderSource, settle_s: float) -> None:
+        """Watch *source* for *topic*; again, with another *settle_s*, that holds from then on."""
+        with self._guard:
+            known = self._rounds.get(topic)
+            if known is None:
+                self._rounds[topic] = _Rounds(FolderWatch(source, topic, lambda after: self._history(topic, after), settle_s))
+            else:
+                known.watch.settle_s = settle_s
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name="mltrigger-watcher", daemon=True)
+            self._thread.start()
+
+    def forget(self, topic: str) -> None:
+        """Watch the folder of *topic* no more; idempotent."""
+        with self._guard:
+            self._rounds.pop(topic, None)
+
+    def settle(self, settle_s: Mapping[str, float]) -> None:
+        """Let files rest for as long as *settle_s* says of their topic, which another process may have changed."""
+        with self._guard:
+            for topic, rounds in self._rounds.items():
+                rounds.watch.settle_s = settle_s.get(topic, rounds.watch.settle_s)
+
+    def trouble(self, topic: str) -> str:
+        """Return why the folder of *topic* cannot be looked at, empty when it can."""
+        rounds = self._rounds.get(topic)
+        return rounds.trouble if rounds is not None else ""
+
+    def no_hints(self, topic: str) -> str:
+        """Return why the system does not tell of changes in the folder of *topic*, empty when it does."""
+        return self._hints.trouble if topic in self._rounds else ""
+
+    def settled(self) -> bool:
+        """Look now; return whether everything that is there has been published. A folder that is gone holds nobody up."""
+        with self._guard:
+            quiet = [self._look(rounds, whole=rounds.watch.settled) == 0 and rounds.watch.settled for rounds in self._rounds.values()]
+            gone = [rounds for rounds in self._rounds.values() if rounds.trouble and not rounds.warned]
+        for rounds in gone:
+            rounds.warned = True
+            warn(f"folder {rounds.watch.source.shown!r} cannot be read ({rounds.trouble}): it is waited for, its files are not counted")
+        return all(quiet)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5.0)
+
+    # -- the thread ---------------------------------------------------------------------------------------------------------------
+
+    def _loop(self) -> None:
+        touched: set[str] | None = set()
+        try:
+            while not self._stop.is_set():
+                pause_s = POLL_S
+                try:
+                    pause_s = self._round(touched)
+                except Exception:
+                    logger.exception("watched folders: looking failed; trying again")
+                touched = self._hints.wait(pause_s, self._stop)
+        finally:
+            self._hints.close()
+
+    def _round(self, touched: set[str] | None) -> float:
+        """Look where it is time to, or where *touched* lies; return how long to wait."""
+        with self._guard:
+            for rounds in self._rounds.values():
+                rounds.hinted = not self._hints.trouble
+                if touched is None:
+                    rounds.look_again()
+                if rounds.is_due(time.monotonic(), touched or ()):
+                    try:
+                        self._look(rounds, touched or ())
+                    except Exception:  # the store did not answer, for one: the other folders go on
+                        logger.exception("watched folder %s: publishing failed; trying again", rounds.watch.source.shown)
+                        rounds.rest_until_s = time.monotonic() + _AGAIN_S
+            folders: dict[str, int] = {path: inode for rounds in self._rounds.values() for path, inode in rounds.watch.folders.items()}
+            if self._hints.cover(folders):
+                for rounds in self._rounds.values():
+                    rounds.look_again()
+            due_s = min((rounds.next_s for rounds in self._rounds.values()), default=time.monotonic() + POLL_S)
+        return min(POLL_S, max(0.01, due_s - time.monotonic()))
+
+    def _look(self, rounds: _Rounds, touched: Sequence[str] | set[str] = (), whole: bool | None = None) -> int:
+        """Look at one folder and publish what is new; return how many events that was."""
+        events = rounds.look(touched, whole)
+        if events:
+            self._publish(rounds.watch.topic, events)
+            rounds.watch.taken(events)
+        return len(events)
+
+
+class _Rounds:
+    """When one folder is looked at: as often as may be without costing more than a share of a core."""
+
+    def __init__(self, watch: FolderWatch) -> None:
+        self.watch = watch
+        self.trouble = ""
+        self.warned = False
+        self.hinted = False
+        self.rest_until_s = 0.0
+        self._look_s = self._glance_s = time.monotonic()
+        self._looked_s, self._look_cost_s = 0.0, 0.0
+
+    @property
+    def next_s(self) -> float:
+        """When to look again."""
+        return max(self.rest_until_s, min(self._look_s, self._glance_s, self.watch.due_s or self._glance_s))
+
+    def look_again(self) -> None:
+        """Look at every file soon: something may have changed unnoticed."""
+        self._look_s = min(self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE_BUSY))
+
+    def is_due(self, now_s: float, touched: Sequence[str] | set[str]) -> bool:
+        """Whether to look now, because it is time or because a file of this folder was *touched*."""
+        if now_s < self.rest_until_s:
+            return False
+        folders = self.watch.folders
+        return now_s >= self.next_s or any(path.rpartition("/")[0] in folders for path in touched)
+
+    def look(self, touched: Sequence[str] | set[str], whole: bool | None) -> list[Event]:
+        """Look at what may have changed, or at every file when it is time to, or when *whole* says so."""
+        began_s, used_s = time.monotonic(), time.thread_time()
+        whole = began_s >= self._look_s or bool(self.trouble) if whole is None else whole or bool(self.trouble)
+        try:
+            events = self.watch.look(began_s) if whole else self.watch.glance(began_s, touched)
+        except OSError as error:
+            self.trouble = error.strerror or type(error).__name__
+            events, whole = [], True
+        else:
+            self.trouble, self.warned = "", self.warned and bool(self.trouble)
+        self._plan(whole, time.monotonic() - began_s, time.thread_time() - used_s)
+        return events
+
+    def _plan(self, whole: bool, took_s: float, used_s: float) -> None:
+        """Plan the next looks after one that *took_s*, and *used_s* of a core: of a slow network drive the first is much more."""
+        now_s = time.monotonic()
+        self._glance_s = now_s + (_GLANCE_S if self.hinted and not self.trouble else POLL_S)
+        if whole:
+            self._looked_s, self._look_cost_s = now_s, max(used_s, took_s / 10)
+            self._look_s = now_s + max(_LOOK_WITH_HINTS_S if self.hinted else _LOOK_S, used_s / _SHARE, took_s)
+        else:
+            self._glance_s = max(self._glance_s, now_s + min(10.0, max(used_s / (_SHARE if self.watch.at_rest else _SHARE_BUSY), took_s)))
+        if self.trouble:
+            self._look_s = now_s + _GLANCE_S

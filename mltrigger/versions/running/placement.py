@@ -1,0 +1,160 @@
+"""Where a model runs: in a thread of this process, on an event loop, in processes of its own, in an executor, or at its address."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from mltrigger.errors import Closed, InvalidModel, InvalidPolicy, MltriggerError, NotFound
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.text import redacted
+from mltrigger.versions.address import Address
+from mltrigger.versions.describe import Model
+from mltrigger.versions.running.invoke import Caller, Invoker
+from mltrigger.versions.running.portable import check_portable, check_sendable
+from mltrigger.versions.running.surroundings import Surrounded
+from mltrigger.versions.scheme import Setting
+from mltrigger.versions.version import ModelVersion
+
+Executing = Executor | Callable[[], Executor]
+_PATIENCE_S = 0.2
+_CONCURRENCY = 8
+"""Calls at the same time that an endpoint is prepared for when the subscription does not say."""
+
+
+class Placement:
+    """Resolves as *resolve* does, and has the model called where the policy says.
+
+    A version that is no longer meant keeps what it holds until :meth:`tidy` hears that nobody uses it.
+
+    Parameters
+    ----------
+    resolve : callable
+        Returns the model version that is meant now, and the model.
+    policy : DeliveryPolicy
+        Whose ``timeout_s``, ``isolation``, ``max_concurrency`` count.
+    executor : concurrent.futures.Executor, or a callable that makes one, optional
+        Where the model runs instead.
+    """
+
+    def __init__(
+        self, resolve: Callable[[], tuple[ModelVersion, Model]], policy: DeliveryPolicy, executor: Executing | None = None
+    ) -> None:
+        self._resolve, self._policy, self._executor = resolve, policy, executor
+        self._now: tuple[ModelVersion, Model, Caller] | None = None
+        self._before: list[Caller] = []
+        self._guard = threading.Lock()
+        self._closed = False
+
+    def __call__(self) -> tuple[ModelVersion, Caller]:
+        """Return the version that is meant now, and how to call it.
+
+        Raises
+        ------
+        NotFound
+            When it cannot be called in this process.
+        InvalidModel
+            When it could not be loaded, or its endpoint not be opened; worth another try.
+        Closed
+            When this was closed meanwhile.
+        """
+        version, model = self._resolve()
+        now = self._now
+        if now is not None and now[1] is model and now[0].id == version.id:
+            return version, now[2]
+        with self._guard:
+            if self._closed:
+                raise Closed("nobody listens any more")
+            if self._now is None or self._now[1] is not model or self._now[0].id != version.id:
+                caller = self._made(version, model)
+                if self._closed:  # while it was loaded: whoever closed did not wait for that
+                    caller.close()
+                    raise Closed(f"model {version} was loaded too late: nobody listens any more")
+                if self._now is not None:
+                    self._before.append(self._now[2])
+                self._now = (version, model, caller)
+            return version, self._now[2]
+
+    def tidy(self, in_use: Collection[Caller]) -> None:
+        """Close the callers of versions before, but for those *in_use*: a lot that has begun with one ends with it."""
+        if self._before:
+            with self._guard:
+                for old in [old for old in self._before if not any(old is used for used in in_use)]:
+                    self._before.remove(old)
+                    old.close()
+
+    def close(self) -> None:
+        """Let go of everything, without waiting for a model that is being loaded; idempotent."""
+        self._closed = True
+        if self._guard.acquire(timeout=_PATIENCE_S):
+            try:
+                for caller in [*self._before, *([self._now[2]] if self._now else [])]:
+                    caller.close()
+                self._before, self._now = [], None
+            finally:
+                self._guard.release()
+
+    def _made(self, version: ModelVersion, model: Model) -> Caller:
+        try:
+            return self._placed(version, model)
+        except MltriggerError:
+            raise
+        except BaseException as error:  # whatever a model does while it is loaded, sys.exit() included
+            text = redacted(f"{type(error).__name__}: {error}")[:500]
+            raise InvalidModel(f"model {version} could not be loaded: {text}") from error
+
+    def _placed(self, version: ModelVersion, model: Model) -> Caller:
+        policy = self._policy
+        if isinstance(model.target, Address) and version.id and model.describe().digest != version.digest:
+            raise NotFound(f"model {version}: what its address names has changed since; register it under a new version")
+        if self._executor is not None:
+            from mltrigger.versions.running.executor import ExecutorInvoker
+
+            return ExecutorInvoker(model, version.import_path, self._executor, policy.timeout_s)
+        if policy.isolation == "process":
+            from mltrigger.versions.running.process import ProcessInvoker
+
+            limit, calls = policy.memory_limit_mb, policy.max_concurrency or 1
+            return ProcessInvoker(
+                model, import_path=version.import_path, timeout_s=policy.timeout_s, memory_limit_mb=limit, processes=calls
+            )
+        return called(model, Setting(policy.timeout_s, policy.max_concurrency or _CONCURRENCY))
+
+
+def check_placement(model: Model | None, policy: DeliveryPolicy, executor: Executing | None) -> None:
+    """Check that a model, where it is known yet, can run where the policy and the executor say.
+
+    Raises
+    ------
+    InvalidModel, InvalidPolicy
+        When it is subscribed, not at the first event.
+    """
+    if executor is None:
+        if policy.isolation == "process" and model is not None:
+            check_portable(model, model.import_path)
+        return
+    if policy.isolation == "process":
+        raise InvalidPolicy("executor= and isolation='process' both say where the model runs: leave one of them out")
+    from mltrigger.versions.running.pools import Source
+
+    Source(executor)
+    if model is not None and not isinstance(executor, ThreadPoolExecutor):
+        check_sendable(model, model.import_path)
+
+
+def called(model: Model, setting: Setting) -> Caller:
+    """Return how *model* is called in this process."""
+    if isinstance(model.target, Address):
+        from mltrigger.versions.running.remote import RemoteInvoker
+
+        return RemoteInvoker(model, setting)
+    return Surrounded(model, lambda: _in_process(model, setting))
+
+
+def _in_process(model: Model, setting: Setting) -> Caller:
+    if model.kind == "async":
+        from mltrigger.versions.running.asynchronous import AsyncInvoker
+
+        return AsyncInvoker(model, setting.timeout_s)
+    return Invoker(model)

@@ -1,0 +1,61 @@
+"""Models at addresses, as a listener calls them: an endpoint of their scheme, opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mltrigger.errors import InvalidModel
+from mltrigger.event.event import Event
+from mltrigger.versions.address import Address
+from mltrigger.versions.describe import Model
+from mltrigger.versions.running.invoke import Invoker
+from mltrigger.versions.scheme import Setting, scheme_of
+
+
+class RemoteInvoker(Invoker):
+    """Calls the model at an address; never raises, once it is made.
+
+    Parameters
+    ----------
+    model : Model
+        Whose target is an :class:`~mltrigger.versions.address.Address`.
+    setting : Setting
+        What was agreed on.
+
+    Raises
+    ------
+    Exception
+        Whatever opening and warming up raises: a server that does not answer, a file that is not there.
+    """
+
+    grace_s = 2.0
+    runs_here = False
+    _ours = True
+
+    def __init__(self, model: Model, setting: Setting) -> None:
+        if not isinstance(model.target, Address):
+            raise InvalidModel(f"model {model.name!r} has no address")
+        self._endpoint = scheme_of(model.target).open(model.target, setting)
+        try:
+            self._endpoint.warm_up()
+            super().__init__(model)
+        except BaseException:
+            self._endpoint.close()
+            raise
+        self.batches = self._endpoint.batches
+        self.concurrency = self._endpoint.concurrency
+
+    def close(self) -> None:
+        """Close the endpoint; idempotent."""
+        self._endpoint.close()
+
+    def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
+        endpoint = self._endpoint
+        return (endpoint.call if endpoint.batches else self._alone), lambda event: event
+
+    def _alone(self, event: Event) -> Any:
+        (output,) = self._endpoint.call([event])
+        if isinstance(output, BaseException):
+            raise output
+        return output

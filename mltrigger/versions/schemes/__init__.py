@@ -1,0 +1,1 @@
+"""Models at addresses. Each scheme is loaded when an address names it."""

@@ -1,0 +1,1 @@
+"""Programs as models: JSON lines on stdin and stdout."""

@@ -1,0 +1,1 @@
+"""Models behind plain HTTP, and the client that all HTTP schemes share."""
