@@ -1,4 +1,6 @@
-"""``python -m benchmarks``: run the parts, print what they found, and write it to ``RESULTS.md`` when asked."""
+"""``python -m benchmarks``: run the parts, print what they found, and write it to ``RESULTS.md``
+when asked.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,12 @@ from benchmarks.harness import Options, facts, quiet
 from benchmarks.report import Report, Table, kept, targets_table
 
 PARTS: dict[str, Callable[[Options], Report]] = {
-    "throughput": throughput.run, "peers": peers.run, "latency": latency.run, "growth": growth.run, "start": start.run,
-}  # fmt: skip
+    "throughput": throughput.run,
+    "peers": peers.run,
+    "latency": latency.run,
+    "growth": growth.run,
+    "start": start.run,
+}
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 
@@ -37,7 +43,9 @@ def main() -> int:
             print(f"== {name} failed, after {_since(began)}\n{traceback.format_exc()}", flush=True)
     print(f"{_since(started)} in all" + (f"; failed: {', '.join(failed)}" if failed else ""))
     if asked.write and not failed:
-        RESULTS.write_text(kept(RESULTS.read_text() if RESULTS.exists() else "", _markdown(machine, reports)))
+        RESULTS.write_text(
+            kept(RESULTS.read_text() if RESULTS.exists() else "", _markdown(machine, reports))
+        )
         print(f"written: {RESULTS.name}")
     return 1 if failed else 0
 
@@ -47,12 +55,29 @@ def _since(started: float) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="mltrigger against its limit and its peers, in the same run")
-    parser.add_argument("--quick", action="store_true", help="small sizes: under a minute, for a smoke test; the figures are noisy")
-    parser.add_argument("--long", action="store_true", help="also a log of 1,000,000 rows: some minutes more")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="mltrigger against its limit and its peers, in the same run",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small sizes: under a minute, for a smoke test; the figures are noisy",
+    )
+    parser.add_argument(
+        "--long", action="store_true", help="also a log of 1,000,000 rows: some minutes more"
+    )
     names = ", ".join(PARTS)
-    parser.add_argument("--only", metavar="NAME", action="append", choices=list(PARTS), help=f"one part (may be repeated): {names}")
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} when all parts succeeded")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        choices=list(PARTS),
+        help=f"one part (may be repeated): {names}",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help=f"write {RESULTS.name} when all parts succeeded"
+    )
     asked = parser.parse_args()
     if asked.write and asked.only:
         parser.error("--write writes all parts: leave --only out")
@@ -65,11 +90,17 @@ def _markdown(machine: Table, reports: list[Report]) -> str:
     head = [
         "# Results",
         "",
-        "Written by `python -m benchmarks --write`; do not edit. Compare ratios, which were measured in the same run, rather than figures: "
-        "those belong to the machine and to what else it did.",
+        (
+            "Written by `python -m benchmarks --write`; do not edit. Compare ratios, which were"
+            " measured in the same run, rather than figures: those belong to the machine and to"
+            " what else it did."
+        ),
         "",
         f"{len(targets.rows) - len(missed)} of {len(targets.rows)} targets reached.",
-        *[f"- not reached: {what}: {measured}, target {wanted}" for what, wanted, measured, _ in missed],
+        *[
+            f"- not reached: {what}: {measured}, target {wanted}"
+            for what, wanted, measured, _ in missed
+        ],
         "",
         *machine.markdown(),
         "",

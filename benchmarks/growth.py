@@ -16,7 +16,9 @@ Costs = tuple[list[float], list[float]]
 """Microseconds an event: publishing, and consuming (claim, model, record, settle)."""
 BATCH = 100
 FLAT = 1.5
-"""A ratio up to this one is taken for flat: the caches of a larger file cost something on any database."""
+"""A ratio up to this one is taken for flat: the caches of a larger file cost something on any
+database.
+"""
 
 
 def run(options: Options) -> Report:
@@ -45,7 +47,9 @@ def fill_log(path: Path, size: int) -> None:
 
 
 def _fill_queues(path: Path, size: int) -> None:
-    """Make a store in which *size* events wait, for the subscription that is measured and for another one."""
+    """Make a store in which *size* events wait, for the subscription that is measured and for
+    another one.
+    """
     with mt.connect(url(path)) as bus:
         _subscription(bus, Counted(), listen=False)
         bus.subscribe("documents", mt.model("other")(Counted().one), name="other", listen=False)
@@ -53,9 +57,13 @@ def _fill_queues(path: Path, size: int) -> None:
             bus.publish_batch("documents", samples)
 
 
-def _subscription(bus: mt.EventBus, model: Any, batch_size: int = BATCH, **options: Any) -> mt.Subscription:
+def _subscription(
+    bus: mt.EventBus, model: Any, batch_size: int = BATCH, **options: Any
+) -> mt.Subscription:
     called = mt.model("measured", batch=True)(model.many)
-    return bus.subscribe("documents", called, name="measured", batch_size=batch_size, timeout_s=600, **options)  # type: ignore[no-any-return]
+    return bus.subscribe(
+        "documents", called, name="measured", batch_size=batch_size, timeout_s=600, **options
+    )  # type: ignore[no-any-return]
 
 
 def _chunks(size: int) -> Iterator[list[dict[str, Any]]]:
@@ -63,7 +71,9 @@ def _chunks(size: int) -> Iterator[list[dict[str, Any]]]:
         yield payloads(min(1_000, size - i))
 
 
-def _measured(files: dict[int, Path], options: Options, ahead: bool) -> dict[int, tuple[float, float]]:
+def _measured(
+    files: dict[int, Path], options: Options, ahead: bool
+) -> dict[int, tuple[float, float]]:
     """Return size -> (publish, consume) in microseconds an event: medians over all rounds."""
     found: dict[int, Costs] = {size: ([], []) for size in files}
     for _ in options.rounds(15):
@@ -75,7 +85,9 @@ def _measured(files: dict[int, Path], options: Options, ahead: bool) -> dict[int
 
 
 def _costs(path: Path, batches: int, ahead: bool) -> Costs:
-    """Publish *batches* and consume as many: what waits *ahead* of them, or, where nothing does, the batches themselves."""
+    """Publish *batches* and consume as many: what waits *ahead* of them, or, where nothing does,
+    the batches themselves.
+    """
     model = _Paced(batches + 3)
     with mt.connect(url(path)) as bus:
         sub = _subscription(bus, model, listen=False)
@@ -89,13 +101,17 @@ def _costs(path: Path, batches: int, ahead: bool) -> Costs:
         sub.start()
         until(lambda: len(model.at) > batches + 2, "growth")
         sub.stop()
-        assert ahead or succeeded(bus, sub) - before == (batches + 3) * BATCH, "not every event was consumed"
+        assert ahead or succeeded(bus, sub) - before == (batches + 3) * BATCH, (
+            "not every event was consumed"
+        )
     steps = zip(model.at[2:], model.at[3:], strict=False)
     return published, [(later - earlier) / BATCH * 1e6 for earlier, later in steps]
 
 
 class _Paced:
-    """A batch model that notes when it was called; after the last measured call it holds on until its listener is stopped."""
+    """A batch model that notes when it was called; after the last measured call it holds on until
+    its listener is stopped.
+    """
 
     def __init__(self, calls: int) -> None:
         self.calls = calls
@@ -109,20 +125,33 @@ class _Paced:
         return [None] * len(batch)
 
 
-def _report(waited: dict[int, tuple[float, float]], recorded: dict[int, tuple[float, float]]) -> Report:
+def _report(
+    waited: dict[int, tuple[float, float]], recorded: dict[int, tuple[float, float]]
+) -> Report:
     report = Report("growth", "cost of an event by what waits and what is logged")
     for what, found in (("events waiting", waited), ("rows in the log", recorded)):
         first, last = found[min(found)], found[max(found)]
         ratios = [last[i] / first[i] for i in (0, 1)]
-        rows = [(f"{size:,}", f"{publish:.0f}", f"{consumed:.0f}") for size, (publish, consumed) in found.items()]
+        rows = [
+            (f"{size:,}", f"{publish:.0f}", f"{consumed:.0f}")
+            for size, (publish, consumed) in found.items()
+        ]
         rows.append(("last over first", f"{ratios[0]:.2f}", f"{ratios[1]:.2f}"))
-        report.tables.append(Table(f"Microseconds an event, batches of {BATCH}", (what, "publish", "consume"), rows))
+        report.tables.append(
+            Table(f"Microseconds an event, batches of {BATCH}", (what, "publish", "consume"), rows)
+        )
         for name, ratio in zip(("publish", "consume"), ratios, strict=True):
             title = f"{name}, {max(found):,} over {min(found):,} {what}"
             report.targets.append(Target(title, f"flat (<= {FLAT})", f"{ratio:.2f}", ratio <= FLAT))
     report.notes += [
-        "Waiting: that many events in the queue of the measured subscription and in that of another one on the same topic; hence each "
-        "publish also writes two deliveries. Log: that many events were published, processed and recorded before.",
-        "The files are made first and measured in turn; medians over all batches of all rounds, the first three of each round left out.",
+        (
+            "Waiting: that many events in the queue of the measured subscription and in that of"
+            " another one on the same topic; hence each publish also writes two deliveries. Log:"
+            " that many events were published, processed and recorded before."
+        ),
+        (
+            "The files are made first and measured in turn; medians over all batches of all rounds,"
+            " the first three of each round left out."
+        ),
     ]
     return report

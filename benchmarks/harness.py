@@ -1,4 +1,6 @@
-"""What every part shares: sizes, payloads, scratch folders, child processes, and the facts of the machine."""
+"""What every part shares: sizes, payloads, scratch folders, child processes, and the facts of the
+machine.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Options:
         self.repetitions = 2 if quick else 5
 
     def rounds(self, budget_s: float) -> Iterator[int]:
-        """Count the repetitions; on a slow machine, those after the third are left out once *budget_s* is over."""
+        """Count the repetitions; on a slow machine, those after the third are left out once
+        *budget_s* is over.
+        """
         started = time.perf_counter()
         for n in range(self.repetitions):
             if n < 3 or time.perf_counter() - started < budget_s:
@@ -44,7 +48,9 @@ class Options:
 
 
 class Most:
-    """How many events to send one at a time, and how long at most: a slow disk shall not make a slow benchmark."""
+    """How many events to send one at a time, and how long at most: a slow disk shall not make a
+    slow benchmark.
+    """
 
     def __init__(self, events: int, seconds: float) -> None:
         self.events, self.seconds = events, seconds
@@ -73,11 +79,15 @@ def payloads(count: int) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Make a folder on a real disk, and remove it afterwards: a commit in memory would measure nothing."""
+    """Make a folder on a real disk, and remove it afterwards: a commit in memory would measure
+    nothing.
+    """
     places = [Path(tempfile.gettempdir()), Path.cwd()]
     on_disk = [place for place in places if filesystem(place) not in ("tmpfs", "ramfs")]
     if not on_disk:
-        raise SystemExit("neither $TMPDIR nor the current directory is on a disk: set TMPDIR to a folder that is")
+        raise SystemExit(
+            "neither $TMPDIR nor the current directory is on a disk: set TMPDIR to a folder that is"
+        )
     with tempfile.TemporaryDirectory(prefix="mltrigger-bench-", dir=on_disk[0]) as folder:
         yield Path(folder)
 
@@ -98,7 +108,9 @@ def url(path: Path) -> str:
 
 
 def until(done: Callable[[], bool], what: str, pause_s: float = 0.001) -> None:
-    """Wait until *done*; looking costs the measured threads a little, so it is not done more often than needed."""
+    """Wait until *done*; looking costs the measured threads a little, so it is not done more often
+    than needed.
+    """
     end = time.monotonic() + WAIT_S
     while not done():
         if time.monotonic() > end:
@@ -123,7 +135,9 @@ class Counted:
 
 
 def consume(bus: mt.EventBus, sub: mt.Subscription, expected: int) -> float:
-    """Start *sub* on its backlog and return the seconds until the last of *expected* outcomes is recorded."""
+    """Start *sub* on its backlog and return the seconds until the last of *expected* outcomes is
+    recorded.
+    """
     started = time.perf_counter()
     sub.start()
     until(lambda: succeeded(bus, sub) >= expected, "consuming", 0.005)
@@ -133,7 +147,9 @@ def consume(bus: mt.EventBus, sub: mt.Subscription, expected: int) -> float:
 
 
 def succeeded(bus: mt.EventBus, sub: mt.Subscription) -> int:
-    """Return how many events of *sub* have a recorded success; its cost does not depend on how many."""
+    """Return how many events of *sub* have a recorded success; its cost does not depend on how
+    many.
+    """
     return bus.tally(sub._spec).get("succeeded", 0)
 
 
@@ -166,15 +182,39 @@ def facts(options: Options) -> Table:
     packages = ("SQLAlchemy", "pandas", "huey", "persist-queue")
     rows = [
         ("cores", str(_cores())),
-        ("load before the run (1 min)", f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"),
+        (
+            "load before the run (1 min)",
+            f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown",
+        ),
         ("system", f"{platform.system()} {platform.machine()}"),
-        ("disk", f"{kind}, fdatasync of 4 KiB p50 {quantile(syncs, 0.5):.2f} ms, p99 {quantile(syncs, 0.99):.2f} ms"),
+        (
+            "disk",
+            (
+                f"{kind}, fdatasync of 4 KiB p50 {quantile(syncs, 0.5):.2f} ms, p99"
+                f" {quantile(syncs, 0.99):.2f} ms"
+            ),
+        ),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
         ("SQLite", sqlite3.sqlite_version),
         ("mltrigger", mt.__version__),
         *[(name, version_of(name)) for name in packages],
-        ("sizes", "quick: smaller and noisier than a full run" if options.quick else "long" if options.long else "full"),
-        ("repetitions", f"{options.repetitions} (3 on a slow machine) of each pair, interleaved A B A B; medians, ratios pairwise"),
+        (
+            "sizes",
+            (
+                "quick: smaller and noisier than a full run"
+                if options.quick
+                else "long"
+                if options.long
+                else "full"
+            ),
+        ),
+        (
+            "repetitions",
+            (
+                f"{options.repetitions} (3 on a slow machine) of each pair, interleaved A B A B;"
+                " medians, ratios pairwise"
+            ),
+        ),
     ]
     return Table("Machine and versions", ("fact", "value"), rows)
 

@@ -1,4 +1,6 @@
-"""From the call of ``publish`` to the start of the model at light load, in one process and across two; and the CPU of doing nothing."""
+"""From the call of ``publish`` to the start of the model at light load, in one process and across
+two; and the CPU of doing nothing.
+"""
 
 from __future__ import annotations
 
@@ -31,18 +33,25 @@ class Arrivals:
         self.taken_ms: Times = []
 
     def __call__(self, data: Any) -> None:
-        """Note the time since the publisher called ``publish``: one monotonic clock for all processes of a machine."""
+        """Note the time since the publisher called ``publish``: one monotonic clock for all
+        processes of a machine.
+        """
         self.taken_ms.append((time.monotonic_ns() - data["sent_ns"]) / 1e6)
 
 
 def run(options: Options) -> Report:
     """Measure everybody in turn; twice, so that no one has the quiet half."""
     count, rounds = options.size(300, 60), options.size(2, 1)
-    cases: dict[str, Callable[[Path], Times]] = {_HERE: lambda f: _ours_here(f, count), _ACROSS: lambda f: _ours_across(f, count)}
+    cases: dict[str, Callable[[Path], Times]] = {
+        _HERE: lambda f: _ours_here(f, count),
+        _ACROSS: lambda f: _ours_across(f, count),
+    }
     peers = count // 2
     if version_of("huey") != "not installed":
         cases["huey, in process, defaults (polls from 100 ms)"] = lambda f: _huey_here(f, peers)
-        cases["huey, in process, polls each ms"] = lambda f: _huey_here(f, peers, initial_delay=0.001, max_delay=0.001)
+        cases["huey, in process, polls each ms"] = lambda f: _huey_here(
+            f, peers, initial_delay=0.001, max_delay=0.001
+        )
         cases["huey, across processes, polls each ms"] = lambda f: _huey_across(f, peers)
     if version_of("persist-queue") != "not installed":
         cases["persist-queue, in process"] = lambda f: _persist_queue_here(f, peers)
@@ -55,7 +64,7 @@ def run(options: Options) -> Report:
     return _report(found, idle, options.size(10, 2))
 
 
-# -- everybody -----------------------------------------------------------------------------------------------------------------
+# -- everybody -------------------------------------------------------------------------------------
 
 
 def pace(send: Callable[[dict[str, Any]], object], count: int) -> None:
@@ -142,13 +151,17 @@ def _persist_queue_here(folder: Path, count: int) -> Times:
     return arrivals.taken_ms
 
 
-# -- idle ----------------------------------------------------------------------------------------------------------------------
+# -- idle ------------------------------------------------------------------------------------------
 
 
 def _idle(folder: Path, seconds: float) -> dict[int, float]:
-    """Return number of listeners -> percent of one core that their process uses for nothing, measured side by side."""
+    """Return number of listeners -> percent of one core that their process uses for nothing,
+    measured side by side.
+    """
     with children(2) as pool:
-        asked = {n: pool.submit(idle_percent, str(folder / f"idle-{n}.db"), n, seconds) for n in (1, 20)}
+        asked = {
+            n: pool.submit(idle_percent, str(folder / f"idle-{n}.db"), n, seconds) for n in (1, 20)
+        }
         return {n: answer.result() for n, answer in asked.items()}
 
 
@@ -166,20 +179,44 @@ def idle_percent(path: str, listeners: int, seconds: float) -> float:
 
 def _report(found: dict[str, Times], idle: dict[int, float], seconds: float) -> Report:
     report = Report("latency", "publish to model start at light load, and idle CPU")
-    rows = [(name, str(len(t)), *(number(quantile(t, q)) for q in (0.5, 0.95, 0.99)), number(max(t))) for name, t in found.items()]
-    report.tables.append(Table("Milliseconds", ("what", "events", "p50", "p95", "p99", "max"), rows))
-    report.tables.append(Table("Idle CPU, percent of one core", ("listeners", "%"), [(str(n), f"{cpu:.2f}") for n, cpu in idle.items()]))
+    rows = [
+        (name, str(len(t)), *(number(quantile(t, q)) for q in (0.5, 0.95, 0.99)), number(max(t)))
+        for name, t in found.items()
+    ]
+    report.tables.append(
+        Table("Milliseconds", ("what", "events", "p50", "p95", "p99", "max"), rows)
+    )
+    report.tables.append(
+        Table(
+            "Idle CPU, percent of one core",
+            ("listeners", "%"),
+            [(str(n), f"{cpu:.2f}") for n, cpu in idle.items()],
+        )
+    )
     for name, limit in ((_HERE, 2.0), (_ACROSS, 3.0)):
         p50, p99 = quantile(found[name], 0.5), quantile(found[name], 0.99)
-        report.targets.append(Target(f"{name}, p50", f"< {limit:g} ms", f"{p50:.2f} ms", p50 < limit))
+        report.targets.append(
+            Target(f"{name}, p50", f"< {limit:g} ms", f"{p50:.2f} ms", p50 < limit)
+        )
         report.targets.append(Target(f"{name}, p99", "< 10 ms", f"{p99:.2f} ms", p99 < 10))
-    report.targets += [Target(f"idle CPU, listeners: {n}", "< 1 %", f"{cpu:.2f} %", cpu < 1) for n, cpu in idle.items()]
+    report.targets += [
+        Target(f"idle CPU, listeners: {n}", "< 1 %", f"{cpu:.2f} %", cpu < 1)
+        for n, cpu in idle.items()
+    ]
     report.notes += [
-        "One event of 300 bytes every 10 to 30 ms. From just before the call of publish (with encoding and the durable commit) to the "
-        f"first line of the model, by the monotonic clock that all processes share; the first {WARM} of each round are left out.",
-        "The p99 of some hundred events is the third or sixth worst of them: it shows the disk's slow moments as much as the code.",
-        "huey with fsync=True and one consumer thread. persist-queue wakes a waiting get in the same process only; across processes one "
-        "would poll, and it is not measured.",
+        (
+            "One event of 300 bytes every 10 to 30 ms. From just before the call of publish (with"
+            " encoding and the durable commit) to the first line of the model, by the monotonic"
+            f" clock that all processes share; the first {WARM} of each round are left out."
+        ),
+        (
+            "The p99 of some hundred events is the third or sixth worst of them: it shows the"
+            " disk's slow moments as much as the code."
+        ),
+        (
+            "huey with fsync=True and one consumer thread. persist-queue wakes a waiting get in the"
+            " same process only; across processes one would poll, and it is not measured."
+        ),
         f"Idle: two processes side by side for {seconds:g} s, by os.times (steps of 10 ms).",
     ]
     return report

@@ -1,4 +1,6 @@
-"""Beside other embedded queues on SQLite: huey and persist-queue, with the same payload on the same disk in the same run."""
+"""Beside other embedded queues on SQLite: huey and persist-queue, with the same payload on the same
+disk in the same run.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import mltrigger as mt
-from benchmarks.harness import Counted, Most, Options, consume, payloads, scratch, until, url, version_of
+from benchmarks.harness import (
+    Counted,
+    Most,
+    Options,
+    consume,
+    payloads,
+    scratch,
+    until,
+    url,
+    version_of,
+)
 from benchmarks.report import Report, Table, Target, median_ratio, number, spread
 
 Rates = tuple[float, float]
@@ -54,11 +66,15 @@ def _peers() -> dict[str, Callable[[Path, Most], Rates]]:
     return peers
 
 
-def _ours(folder: Path, most: Most, *, batch: bool = False, durability: str = "full", **policy: Any) -> Rates:
+def _ours(
+    folder: Path, most: Most, *, batch: bool = False, durability: str = "full", **policy: Any
+) -> Rates:
     model = Counted()
     called = model.many if batch else model.one
     with mt.connect(f"{url(folder / 'ours.db')}?durability={durability}") as bus:
-        sub = bus.subscribe("documents", mt.model("noop", batch=batch)(called), name="noop", listen=False, **policy)
+        sub = bus.subscribe(
+            "documents", mt.model("noop", batch=batch)(called), name="noop", listen=False, **policy
+        )
         if batch:
             started, count = time.perf_counter(), most.events
             for i in range(0, count, 500):
@@ -70,7 +86,9 @@ def _ours(folder: Path, most: Most, *, batch: bool = False, durability: str = "f
 
 
 def _huey(folder: Path, most: Most, *, workers: int, fsync: bool | None = True) -> Rates:
-    """``store_none``, so that every result is recorded; the consumer with threads, or the bare loop of its worker."""
+    """``store_none``, so that every result is recorded; the consumer with threads, or the bare loop
+    of its worker.
+    """
     from huey import SqliteHuey
 
     huey = SqliteHuey(filename=str(folder / "huey.db"), fsync=fsync, store_none=True)
@@ -91,8 +109,13 @@ def _huey(folder: Path, most: Most, *, workers: int, fsync: bool | None = True) 
 
 @contextlib.contextmanager
 def consumer(huey: Any, workers: int, **options: Any) -> Iterator[None]:
-    """Run huey's consumer with threads in this process; it takes the signals of the process, which are given back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """Run huey's consumer with threads in this process; it takes the signals of the process, which
+    are given back.
+    """
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     running = huey.create_consumer(workers=workers, worker_type="thread", periodic=False, **options)
     running.start()
     try:
@@ -133,17 +156,36 @@ def _report(found: dict[str, list[Rates]], most: Most) -> Report:
     report.tables.append(Table("Publish one at a time, then consume the backlog", head, rows))
     for name in [name for name in found if not name.startswith("mltrigger")]:
         for i, what in enumerate(("publish", "consume")):
-            report.targets.append(Target(f"{what}, over {name}", "> 1", f"{_over(found, name, i):.2f}", _over(found, name, i) > 1))
+            report.targets.append(
+                Target(
+                    f"{what}, over {name}",
+                    "> 1",
+                    f"{_over(found, name, i):.2f}",
+                    _over(found, name, i) > 1,
+                )
+            )
     report.notes += [
-        "x: mltrigger with one event a call over the row; where nobody waits for the disk (huey with fsync=False), mltrigger with "
-        "?durability=normal over the row. mltrigger records an invocation row for each event, whatever the durability.",
-        f"300 bytes of JSON; as many events as {most.seconds:g} s of publishing allow, at most {most.events:,}; {len(found[SINGLE])} "
-        "repetitions in turn. The first row publishes in batches of 500, which no peer here can, and calls a batch model.",
-        "huey: SqliteHuey, store_none=True so that each result is stored; it deletes a task before it runs, so a kill loses what was "
-        "running. fsync=False is PRAGMA synchronous=OFF; the default leaves SQLite's own, FULL in common builds. loop: its worker's "
-        "dequeue and execute without polling; consumer: with threads, default polling.",
-        "persist-queue: multithreading=True, auto-commit, PRAGMA synchronous as SQLite was built; it acks and records no result, hence "
-        "does less per event.",
+        (
+            "x: mltrigger with one event a call over the row; where nobody waits for the disk (huey"
+            " with fsync=False), mltrigger with ?durability=normal over the row. mltrigger records"
+            " an invocation row for each event, whatever the durability."
+        ),
+        (
+            f"300 bytes of JSON; as many events as {most.seconds:g} s of publishing allow, at most"
+            f" {most.events:,}; {len(found[SINGLE])} repetitions in turn. The first row publishes"
+            " in batches of 500, which no peer here can, and calls a batch model."
+        ),
+        (
+            "huey: SqliteHuey, store_none=True so that each result is stored; it deletes a task"
+            " before it runs, so a kill loses what was running. fsync=False is PRAGMA"
+            " synchronous=OFF; the default leaves SQLite's own, FULL in common builds. loop: its"
+            " worker's dequeue and execute without polling; consumer: with threads, default"
+            " polling."
+        ),
+        (
+            "persist-queue: multithreading=True, auto-commit, PRAGMA synchronous as SQLite was"
+            " built; it acks and records no result, hence does less per event."
+        ),
     ]
     missing = [name for name in ("huey", "persist-queue") if version_of(name) == "not installed"]
     report.notes += [f"not installed, hence not measured: {', '.join(missing)}"] if missing else []
@@ -151,6 +193,8 @@ def _report(found: dict[str, list[Rates]], most: Most) -> Report:
 
 
 def _over(found: dict[str, list[Rates]], name: str, i: int) -> float:
-    """Return the ratio of mltrigger at the same durability over *name*, publishing (0) or consuming (1)."""
+    """Return the ratio of mltrigger at the same durability over *name*, publishing (0) or consuming
+    (1).
+    """
     ours = found[NORMAL if name in (NORMAL, NOT_DURABLE) else SINGLE]
     return median_ratio([r[i] for r in ours], [r[i] for r in found[name]])

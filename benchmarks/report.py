@@ -17,13 +17,22 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def text(self) -> list[str]:
-        widths = [max(len(row[i]) for row in [self.columns, *self.rows]) for i in range(len(self.columns))]
+        widths = [
+            max(len(row[i]) for row in [self.columns, *self.rows]) for i in range(len(self.columns))
+        ]
 
         def line(cells: Sequence[str]) -> str:
             first, *others = [(c, w) for c, w in zip(cells, widths, strict=True)]
-            return "  ".join(["  " + first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]).rstrip()
+            return "  ".join(
+                ["  " + first[0].ljust(first[1]), *(c.rjust(w) for c, w in others)]
+            ).rstrip()
 
-        return [self.title, line(self.columns), "  " + "-" * (sum(widths) + 2 * len(widths) - 2), *map(line, self.rows)]
+        return [
+            self.title,
+            line(self.columns),
+            "  " + "-" * (sum(widths) + 2 * len(widths) - 2),
+            *map(line, self.rows),
+        ]
 
     def markdown(self) -> list[str]:
         def line(cells: Iterable[str]) -> str:
@@ -70,7 +79,9 @@ class Report:
 
 
 def kept(old: str, new: str) -> str:
-    """Return *new* with those sections of *old* appended that it does not have: other commands wrote them."""
+    """Return *new* with those sections of *old* appended that it does not have: other commands
+    wrote them.
+    """
     named = _sections(new)
     others = [text for name, text in _sections(old).items() if name not in named]
     return "\n".join(text.rstrip("\n") + "\n" for text in [new, *others])
@@ -80,7 +91,9 @@ def replaced(old: str, report: Report) -> str:
     """Return *old* with the section of *report* in place of its former one, or at the end."""
     head, *_ = re.split(r"^(?=## )", old, maxsplit=1, flags=re.MULTILINE)
     sections = {**_sections(old), report.name: report.markdown()}
-    return "\n".join(text.rstrip("\n") + "\n" for text in [head, *sections.values()] if text.strip())
+    return "\n".join(
+        text.rstrip("\n") + "\n" for text in [head, *sections.values()] if text.strip()
+    )
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -91,7 +104,9 @@ def _sections(text: str) -> dict[str, str]:
 
 def targets_table(targets: Sequence[Target]) -> Table:
     """Return the targets beside what was measured."""
-    rows = [(t.what, t.wanted, t.measured, "reached" if t.reached else "not reached") for t in targets]
+    rows = [
+        (t.what, t.wanted, t.measured, "reached" if t.reached else "not reached") for t in targets
+    ]
     return Table("Targets", ("what", "target", "measured", "verdict"), rows)
 
 
@@ -108,7 +123,9 @@ def number(value: float) -> str:
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """Return the quantile *q* of *values*: the smallest value that at least that share does not exceed."""
+    """Return the quantile *q* of *values*: the smallest value that at least that share does not
+    exceed.
+    """
     ordered = sorted(values)
     return ordered[max(0, min(len(ordered) - 1, -(-int(q * 1000) * len(ordered) // 1000) - 1))]
 

@@ -50,15 +50,27 @@ class _Python:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         source = str(Path(mt.__file__).resolve().parents[1])
-        known = {name: value for name, value in os.environ.items() if name not in ("PYTHONDONTWRITEBYTECODE", "MLTRIGGER_URL")}
+        known = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PYTHONDONTWRITEBYTECODE", "MLTRIGGER_URL")
+        }
         path = os.pathsep.join(p for p in (source, known.get("PYTHONPATH")) if p)
-        self._environment = {**known, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(folder / "bytecode")}
+        self._environment = {
+            **known,
+            "PYTHONPATH": path,
+            "PYTHONPYCACHEPREFIX": str(folder / "bytecode"),
+        }
 
     def run(self, *arguments: str, folder: Path | None = None) -> tuple[float, str]:
         """Run Python; return the seconds it took, and what it printed."""
         started = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=folder or self._folder, env=self._environment, capture_output=True, text=True
+            [sys.executable, *arguments],
+            cwd=folder or self._folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             raise RuntimeError(f"python failed: {done.stderr.strip()[-2000:]}")
@@ -76,10 +88,21 @@ def _import(report: Report, python: _Python, times: int) -> None:
                 taken[name].append(seconds * 1e3)
     medians = {name: statistics.median(values) for name, values in taken.items()}
     bare = medians["bare Python"]
-    rows = [(name, f"{min(taken[name]):.0f}", f"{median:.0f}", f"{median - bare:+.0f}") for name, median in medians.items()]
-    report.tables.append(Table(f"Fresh processes, milliseconds, {times} each in turn", ("program", "best", "median", "over bare"), rows))
+    rows = [
+        (name, f"{min(taken[name]):.0f}", f"{median:.0f}", f"{median - bare:+.0f}")
+        for name, median in medians.items()
+    ]
+    report.tables.append(
+        Table(
+            f"Fresh processes, milliseconds, {times} each in turn",
+            ("program", "best", "median", "over bare"),
+            rows,
+        )
+    )
     over = medians["import mltrigger"] - bare
-    report.targets.append(Target("import mltrigger over bare Python", "< 50 ms", f"{over:.0f} ms", over < 50))
+    report.targets.append(
+        Target("import mltrigger over bare Python", "< 50 ms", f"{over:.0f} ms", over < 50)
+    )
 
 
 def _first_cell(report: Report, python: _Python, folder: Path, times: int) -> None:
@@ -95,8 +118,14 @@ def _first_cell(report: Report, python: _Python, folder: Path, times: int) -> No
     medians = [statistics.median(values) for values in zip(*found[1:], strict=True)]
     names = ("import and first subscribe", "first fire of one event", "its results()")
     rows = [(name, f"{seconds:.3f}") for name, seconds in zip(names, medians, strict=True)]
-    report.tables.append(Table(f"Fresh process and fresh file, seconds, median of {times}", ("cell", "s"), rows))
-    report.targets.append(Target("first subscribe, with the import", "< 1.5 s", f"{medians[0]:.2f} s", medians[0] < 1.5))
+    report.tables.append(
+        Table(f"Fresh process and fresh file, seconds, median of {times}", ("cell", "s"), rows)
+    )
+    report.targets.append(
+        Target(
+            "first subscribe, with the import", "< 1.5 s", f"{medians[0]:.2f} s", medians[0] < 1.5
+        )
+    )
 
 
 def _frames(report: Report, path: Path, options: Options) -> None:
@@ -107,20 +136,31 @@ def _frames(report: Report, path: Path, options: Options) -> None:
         sub = bus.subscription("measured")
         reads: dict[str, Callable[[], object]] = {
             "invocations()": sub.invocations,
-            "invocations(columns=[outcome, model_ms])": lambda: sub.invocations(columns=["outcome", "model_ms"]),
+            "invocations(columns=[outcome, model_ms])": lambda: sub.invocations(
+                columns=["outcome", "model_ms"]
+            ),
             "latency()": sub.latency,
             "invocations(limit=100)": lambda: sub.invocations(limit=100),
             "repr of the subscription": lambda: repr(sub),
         }
         assert len(sub.invocations()) == size, "the frame does not have every invocation"
-        found = {name: statistics.median(_seconds(read) for _ in range(3)) for name, read in reads.items()}
+        found = {
+            name: statistics.median(_seconds(read) for _ in range(3))
+            for name, read in reads.items()
+        }
     rows = [(name, f"{seconds * 1e3:.1f}") for name, seconds in found.items()]
-    report.tables.append(Table(f"Frames over {size:,} invocations, milliseconds, median of 3", ("call", "ms"), rows))
+    report.tables.append(
+        Table(f"Frames over {size:,} invocations, milliseconds, median of 3", ("call", "ms"), rows)
+    )
     scaled = found["invocations()"] * 1_000_000 / size
     measured = f"{scaled:.1f} s" + ("" if size == 1_000_000 else f" (from {size:,})")
-    report.targets.append(Target("a million invocations as a frame, without Arrow", "< 5 s", measured, scaled < 5))
+    report.targets.append(
+        Target("a million invocations as a frame, without Arrow", "< 5 s", measured, scaled < 5)
+    )
     newest = found["invocations(limit=100)"]
-    report.notes.append(f"The newest 100 take {newest / found['invocations()']:.1%} of the time of the whole frame.")
+    report.notes.append(
+        f"The newest 100 take {newest / found['invocations()']:.1%} of the time of the whole frame."
+    )
 
 
 def _seconds(read: Callable[[], object]) -> float:

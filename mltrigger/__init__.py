@@ -12,8 +12,9 @@
     run = mt.fire("documents", pages)            # publish, wait for every subscriber
     run.results()                                # DataFrame: one row per sample and subscriber
 
-The functions of the module use the default bus: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working directory. It is
-opened by the first of them; ``mt.connect(url)`` opens another one, with the same methods.
+The functions of the module use the default bus: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db``
+in the working directory. It is opened by the first of them; ``mt.connect(url)`` opens another one,
+with the same methods.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from mltrigger.broker import Depth, Receipt
     from mltrigger.bus import EventBus
-    from mltrigger.errors import (  # fmt: skip
+    from mltrigger.errors import (
         Circular,
         Closed,
         EventTooLarge,
@@ -60,38 +61,154 @@ if TYPE_CHECKING:
     from mltrigger.versions.describe import Model, model
     from mltrigger.versions.version import ModelVersion
 
-    # For editors and type checkers: the functions below are the methods of a bus, with their signatures.
+    # For editors and type checkers: the functions below are the methods of a bus, with their
+    # signatures.
     _bus = EventBus.__new__(EventBus)
-    alias, audit, doctor, explain, fire, invocations = _bus.alias, _bus.audit, _bus.doctor, _bus.explain, _bus.fire, _bus.invocations
-    latency, plan, prune, publish, publish_batch = _bus.latency, _bus.plan, _bus.prune, _bus.publish, _bus.publish_batch
-    register, retain, subscribe, subscription = _bus.register, _bus.retain, _bus.subscribe, _bus.subscription
+    alias, audit, doctor, explain, fire, invocations = (
+        _bus.alias,
+        _bus.audit,
+        _bus.doctor,
+        _bus.explain,
+        _bus.fire,
+        _bus.invocations,
+    )
+    latency, plan, prune, publish, publish_batch = (
+        _bus.latency,
+        _bus.plan,
+        _bus.prune,
+        _bus.publish,
+        _bus.publish_batch,
+    )
+    register, retain, subscribe, subscription = (
+        _bus.register,
+        _bus.retain,
+        _bus.subscribe,
+        _bus.subscription,
+    )
     subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
-    "Circular": "errors", "Closed": "errors", "DeliveryPolicy": "policy", "Depth": "broker", "Event": "event.event", "EventBus": "bus",
-    "EventTooLarge": "errors", "InvalidEvent": "errors", "InvalidFilter": "errors", "InvalidModel": "errors", "InvalidName": "errors",
-    "InvalidPolicy": "errors", "MltriggerError": "errors", "Model": "versions.describe", "ModelFailure": "errors",
-    "ModelVersion": "versions.version", "NameTaken": "errors", "NotEncodable": "errors", "NotFound": "errors", "ObjectMissing": "errors",
-    "Receipt": "broker", "Reject": "errors", "Retry": "errors", "Run": "run", "StoreError": "errors",
-    "Subscription": "handle", "VersionConflict": "errors", "connect": "urls", "model": "versions.describe",
-    "to_csv": "reports.export", "to_excel": "reports.export", "to_feather": "reports.export",
-}  # fmt: skip
-# ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the package.
+    "Circular": "errors",
+    "Closed": "errors",
+    "DeliveryPolicy": "policy",
+    "Depth": "broker",
+    "Event": "event.event",
+    "EventBus": "bus",
+    "EventTooLarge": "errors",
+    "InvalidEvent": "errors",
+    "InvalidFilter": "errors",
+    "InvalidModel": "errors",
+    "InvalidName": "errors",
+    "InvalidPolicy": "errors",
+    "MltriggerError": "errors",
+    "Model": "versions.describe",
+    "ModelFailure": "errors",
+    "ModelVersion": "versions.version",
+    "NameTaken": "errors",
+    "NotEncodable": "errors",
+    "NotFound": "errors",
+    "ObjectMissing": "errors",
+    "Receipt": "broker",
+    "Reject": "errors",
+    "Retry": "errors",
+    "Run": "run",
+    "StoreError": "errors",
+    "Subscription": "handle",
+    "VersionConflict": "errors",
+    "connect": "urls",
+    "model": "versions.describe",
+    "to_csv": "reports.export",
+    "to_excel": "reports.export",
+    "to_feather": "reports.export",
+}
+# ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the
+# package.
 _OF_THE_BUS = (
-    "alias", "audit", "backup", "doctor", "explain", "fire", "invocations", "latency", "plan", "prune", "publish",
-    "publish_batch", "register", "retain", "subscribe", "subscription", "subscriptions", "topic", "topics", "trace",
-    "unsubscribe", "wait",
-)  # fmt: skip
+    "alias",
+    "audit",
+    "backup",
+    "doctor",
+    "explain",
+    "fire",
+    "invocations",
+    "latency",
+    "plan",
+    "prune",
+    "publish",
+    "publish_batch",
+    "register",
+    "retain",
+    "subscribe",
+    "subscription",
+    "subscriptions",
+    "topic",
+    "topics",
+    "trace",
+    "unsubscribe",
+    "wait",
+)
 
 __all__ = [
-    "Circular", "Closed", "DeliveryPolicy", "Depth", "Event", "EventBus", "EventTooLarge", "InvalidEvent", "InvalidFilter", "InvalidModel",
-    "InvalidName", "InvalidPolicy", "MltriggerError", "Model", "ModelFailure", "ModelVersion", "NameTaken", "NotEncodable",
-    "NotFound", "ObjectMissing", "Receipt", "Reject", "Retry", "Run", "StoreError", "Subscription", "VersionConflict",
-    "__version__", "alias", "audit", "backup", "close", "connect", "default_bus", "doctor", "explain", "fire", "invocations",
-    "latency", "model", "plan", "prune", "publish", "publish_batch", "register", "retain", "subscribe", "subscription",
-    "subscriptions", "to_csv", "to_excel", "to_feather", "topic", "topics", "trace", "unsubscribe", "use", "wait",
-]  # fmt: skip
+    "Circular",
+    "Closed",
+    "DeliveryPolicy",
+    "Depth",
+    "Event",
+    "EventBus",
+    "EventTooLarge",
+    "InvalidEvent",
+    "InvalidFilter",
+    "InvalidModel",
+    "InvalidName",
+    "InvalidPolicy",
+    "MltriggerError",
+    "Model",
+    "ModelFailure",
+    "ModelVersion",
+    "NameTaken",
+    "NotEncodable",
+    "NotFound",
+    "ObjectMissing",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "Run",
+    "StoreError",
+    "Subscription",
+    "VersionConflict",
+    "__version__",
+    "alias",
+    "audit",
+    "backup",
+    "close",
+    "connect",
+    "default_bus",
+    "doctor",
+    "explain",
+    "fire",
+    "invocations",
+    "latency",
+    "model",
+    "plan",
+    "prune",
+    "publish",
+    "publish_batch",
+    "register",
+    "retain",
+    "subscribe",
+    "subscription",
+    "subscriptions",
+    "to_csv",
+    "to_excel",
+    "to_feather",
+    "topic",
+    "topics",
+    "trace",
+    "unsubscribe",
+    "use",
+    "wait",
+]
 
 _default: EventBus | None = None
 _guard = threading.Lock()
@@ -109,7 +226,8 @@ def default_bus() -> EventBus:
 
 
 def use(url: str | None = None, **aws: Any) -> EventBus:
-    """Make the bus at *url* the one behind the functions of this module, and return it; the one before is closed.
+    """Make the bus at *url* the one behind the functions of this module, and return it; the one
+    before is closed.
 
     *aws*: the options of :func:`connect` for a bus on AWS.
     """
@@ -133,7 +251,9 @@ def close() -> None:
 
 
 def _of_the_default_bus(name: str) -> Callable[..., Any]:
-    """Return the bus's method as a function with its signature and documentation; only calling it opens the default bus."""
+    """Return the bus's method as a function with its signature and documentation; only calling it
+    opens the default bus.
+    """
     import inspect
 
     from mltrigger.bus import EventBus

@@ -16,8 +16,9 @@ class Clock(Protocol):
 class SystemClock:
     """Wall time guarded by the monotonic clock.
 
-    It follows the wall clock forward (a laptop that woke up), but never back: when somebody sets the wall clock back, it
-    goes on at the speed of the monotonic clock. A lease is therefore never longer than it was meant to be.
+    It follows the wall clock forward (a laptop that woke up), but never back: when somebody sets
+    the wall clock back, it goes on at the speed of the monotonic clock. A lease is therefore never
+    longer than it was meant to be.
     """
 
     def __init__(self) -> None:
@@ -35,15 +36,21 @@ class SystemClock:
 
     @property
     def offset_us(self) -> int:
-        """How far this clock is ahead of the monotonic one, which all processes of the machine share until it boots again."""
+        """How far this clock is ahead of the monotonic one, which all processes of the machine
+        share until it boots again.
+        """
         return self._offset_ns // 1000
 
     def follow(self, offset_us: int) -> None:
-        """Be at least *offset_us* ahead of the monotonic clock, as another process of the same boot was."""
+        """Be at least *offset_us* ahead of the monotonic clock, as another process of the same boot
+        was.
+        """
         self._offset_ns = max(self._offset_ns, offset_us * 1000)
 
     def adopt(self, offset_us: int) -> None:
-        """Be *offset_us* ahead of the monotonic clock from now on: our wall clock is wrong by the difference, and only moves count."""
+        """Be *offset_us* ahead of the monotonic clock from now on: our wall clock is wrong by the
+        difference, and only moves count.
+        """
         self._offset_ns = offset_us * 1000
         self._correction_ns = self._offset_ns - (time.time_ns() - time.monotonic_ns())
 
@@ -58,5 +65,7 @@ def boot_id() -> str:
 
 
 def rounded_ms(value: float) -> float:
-    """Return milliseconds with the digits that the clock has, microseconds; two ways to compute a value end in the same digits."""
+    """Return milliseconds with the digits that the clock has, microseconds; two ways to compute a
+    value end in the same digits.
+    """
     return round(round(float(value), 6), 3)  # NumPy's own numbers round in another way

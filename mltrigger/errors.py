@@ -38,7 +38,10 @@ MAX_DELAY_S = 14 * 24 * 3600
 def warn(message: str) -> None:
     """Warn at the line of the user's code that called into this package, however deep we are."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    while (
+        frame.f_back is not None
+        and frame.f_globals.get("__name__", "").partition(".")[0] == __package__
+    ):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
 
@@ -60,7 +63,9 @@ class MltriggerError(Exception):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> Self:
-        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when they are few."""
+        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when
+        they are few.
+        """
         names = sorted({str(name) for name in known})
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
         if near:
@@ -103,7 +108,8 @@ class InvalidPolicy(MltriggerError, ValueError):
 
 
 class InvalidFilter(MltriggerError, ValueError):
-    """A filter policy that breaks the rules of SNS; the message lists every problem at once, each with its path.
+    """A filter policy that breaks the rules of SNS; the message lists every problem at once, each
+    with its path.
 
     Attributes
     ----------
@@ -160,19 +166,24 @@ class Retry(Exception):  # a signal, not an error
     def __init__(self, delay_s: float | None = None, reason: str = "") -> None:
         super().__init__(reason)
         if delay_s is not None and not 0 <= delay_s <= MAX_DELAY_S:
-            raise ValueError(f"delay_s must be from 0 to {MAX_DELAY_S} seconds (14 days), got {delay_s!r}")
+            raise ValueError(
+                f"delay_s must be from 0 to {MAX_DELAY_S} seconds (14 days), got {delay_s!r}"
+            )
         self.delay_s = delay_s
 
 
 class Reject(Exception):  # a signal, not an error
-    """Raised by a model on purpose: this event can never succeed; dead-letter it at once, with *reason*."""
+    """Raised by a model on purpose: this event can never succeed; dead-letter it at once, with
+    *reason*.
+    """
 
     def __init__(self, reason: str = "rejected by the model") -> None:
         super().__init__(reason)
 
 
 class ModelFailure(Exception):  # a signal, not an error
-    """Raised where a model is called that is not Python here: what its server, its program or its format said, in our words.
+    """Raised where a model is called that is not Python here: what its server, its program or its
+    format said, in our words.
 
     Parameters
     ----------
@@ -187,11 +198,13 @@ class ModelFailure(Exception):  # a signal, not an error
     throttled : bool
         Whether this only says "not now": no attempt is spent, and the listener holds back.
     whole : bool
-        Whether the call failed as a whole, whichever events were in it: a batch is not split to find the bad one.
+        Whether the call failed as a whole, whichever events were in it: a batch is not split to
+        find the bad one.
     kind : str, optional
         What to show as the error's type, such as ``HTTP 503``.
     detail : str, optional
-        More to keep: the end of stderr, a remote traceback, the beginning of an answer. Shown where tracebacks are.
+        More to keep: the end of stderr, a remote traceback, the beginning of an answer. Shown where
+        tracebacks are.
     """
 
     def __init__(
@@ -207,13 +220,19 @@ class ModelFailure(Exception):  # a signal, not an error
         detail: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.reason, self.permanent, self.throttled, self.whole = reason, permanent, throttled, whole
+        self.reason, self.permanent, self.throttled, self.whole = (
+            reason,
+            permanent,
+            throttled,
+            whole,
+        )
         self.delay_s = None if delay_s is None else min(max(0.0, delay_s), float(MAX_DELAY_S))
         self.kind, self.detail = kind, detail
 
 
 class Circular(MltriggerError, ModelFailure):
-    """What a model asked of a bus would go in a circle: it would wait for itself, or events would cause one another without end.
+    """What a model asked of a bus would go in a circle: it would wait for itself, or events would
+    cause one another without end.
 
     Attributes
     ----------
@@ -227,7 +246,8 @@ C = TypeVar("C", bound=type)
 
 
 def brief(function: F) -> F:
-    """Let errors of this package come out of *function* without its inner frames: the message says it all.
+    """Let errors of this package come out of *function* without its inner frames: the message says
+    it all.
 
     Other exceptions keep their traceback, and so does the cause of an error.
     """

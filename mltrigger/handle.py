@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 @brief_errors
 class Subscription:
-    """A topic, a model selector and a delivery policy, under a name; and everything that happened to it, as frames."""
+    """A topic, a model selector and a delivery policy, under a name; and everything that happened
+    to it, as frames.
+    """
 
     def __init__(self, bus: EventBus, spec: SubscriptionSpec, note: str = "") -> None:
         self._bus = bus
         self._spec = spec
         self._note = note
 
-    # -- what it is -----------------------------------------------------------------------------------------------------------
+    # -- what it is --------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -86,15 +88,27 @@ class Subscription:
         """Return what there is, and how much: events by outcome, then attempts that ended none."""
         tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
         events = [(outcome, n) for outcome, n in tally.items() if outcome in FINAL]
-        return events + [(f"{outcome} attempt{'' if n == 1 else 's'}", n) for outcome, n in tally.items() if outcome not in FINAL]
+        return events + [
+            (f"{outcome} attempt{'' if n == 1 else 's'}", n)
+            for outcome, n in tally.items()
+            if outcome not in FINAL
+        ]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model directly, without an event: what ``@mt.subscribe`` decorated is still a function."""
+        """Call the model directly, without an event: what ``@mt.subscribe`` decorated is still a
+        function.
+        """
         return self._bus.model_of(self._spec)(*args, **kwargs)
 
-    # -- what happened --------------------------------------------------------------------------------------------------------
+    # -- what happened -----------------------------------------------------------------------------
 
-    def invocations(self, limit: int | None = None, *, since: datetime | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def invocations(
+        self,
+        limit: int | None = None,
+        *,
+        since: datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first.
 
         Parameters
@@ -109,17 +123,23 @@ class Subscription:
         return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
-        """Return one row per event that has ended, oldest first; with *limit* only the newest so many.
+        """Return one row per event that has ended, oldest first; with *limit* only the newest so
+        many.
 
-        Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the output as in ``run.results()``.
+        Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
+        output as in ``run.results()``.
         """
         from mltrigger.reports import views
 
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
-        """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and version."""
-        times = self.invocations(since=since, columns=["version", "queue_ms", "model_ms", "total_ms"])
+        """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and
+        version.
+        """
+        times = self.invocations(
+            since=since, columns=["version", "queue_ms", "model_ms", "total_ms"]
+        )
         from mltrigger.reports import frames
 
         return frames.latency(times)
@@ -129,10 +149,12 @@ class Subscription:
         return self._bus.broker.depth(self._spec)
 
     def skipped(self, limit: int | None = None) -> pd.DataFrame:
-        """Return the events of the topic that the model was not called with, and why, oldest first; with *limit* the newest ones.
+        """Return the events of the topic that the model was not called with, and why, oldest first;
+        with *limit* the newest ones.
 
-        ``reason`` is ``filtered`` (``detail`` names the clause), ``duplicate`` (the id was published before), ``expired`` or
-        ``unsubscribed``. What a filter keeps out is found in the archive when this is asked; it costs nothing before.
+        ``reason`` is ``filtered`` (``detail`` names the clause), ``duplicate`` (the id was
+        published before), ``expired`` or ``unsubscribed``. What a filter keeps out is found in the
+        archive when this is asked; it costs nothing before.
         """
         return self._bus.skipped(self.name, limit)
 
@@ -144,19 +166,22 @@ class Subscription:
         """Return what to change about this subscription, and why; see ``bus.doctor``."""
         return self._bus.doctor(self.name)
 
-    # -- dead letters ---------------------------------------------------------------------------------------------------------
+    # -- dead letters ------------------------------------------------------------------------------
 
     def dead_letters(self) -> pd.DataFrame:
         """Return what could not be processed and waits for somebody: one row a dead event.
 
-        With its reason, last error and traceback, the attempts and the version of the last one, its data as text and, in ``raw``, as
-        bytes; ``redriven`` says how often it was sent again before.
+        With its reason, last error and traceback, the attempts and the version of the last one, its
+        data as text and, in ``raw``, as bytes; ``redriven`` says how often it was sent again
+        before.
         """
         from mltrigger.reports import views
 
         return views.dead_letters(self._bus.log, self._spec.id)
 
-    def dry_run(self, events: Any = None, *, version: Any = None, data: Any = UNCHANGED) -> pd.DataFrame:
+    def dry_run(
+        self, events: Any = None, *, version: Any = None, data: Any = UNCHANGED
+    ) -> pd.DataFrame:
         """Call the model with dead letters here and now; nothing is recorded, settled or handed on.
 
         Parameters
@@ -164,46 +189,75 @@ class Subscription:
         events
             An event id, several, or a frame of dead letters; default: all of them.
         version
-            Which version to try: ``"1.1.0"``, a selector, or a model that was never registered. Default: what would be called now.
+            Which version to try: ``"1.1.0"``, a selector, or a model that was never registered.
+            Default: what would be called now.
         data
             Other data to call it with.
 
         Returns
         -------
         pandas.DataFrame
-            One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``, ``error``, then the output.
+            One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``,
+            ``error``, then the output.
         """
-        trials = self._bus.try_out(self._spec, choose(self._bus.log, self._spec, events), version, data)
+        trials = self._bus.try_out(
+            self._spec, choose(self._bus.log, self._spec, events), version, data
+        )
         from mltrigger.reports import views
 
         return views.dry_run(trials)
 
-    def redrive(self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None) -> int:
-        """Deliver dead letters again, under their own ids, with no failures counted; return how many, as a number that says what was done.
+    def redrive(
+        self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None
+    ) -> int:
+        """Deliver dead letters again, under their own ids, with no failures counted; return how
+        many, as a number that says what was done.
 
         Parameters
         ----------
         events
             An event id, several, or a frame of dead letters; default: all of them.
         data
-            Corrected data for one event. The archive keeps what was published; only this subscription gets the correction.
+            Corrected data for one event. The archive keeps what was published; only this
+            subscription gets the correction.
         rate_per_s : float, optional
             How many a second become visible, so that a backlog does not bury what is new.
         """
         self._bus.spec(self.name)  # or it was unsubscribed, and nobody would receive them
-        n = redrive(self._bus.broker, self._spec, choose(self._bus.log, self._spec, events), data, rate_per_s)
+        n = redrive(
+            self._bus.broker,
+            self._spec,
+            choose(self._bus.log, self._spec, events),
+            data,
+            rate_per_s,
+        )
         return Told(
-            n, f"{count(n, 'dead letter')} sent again; bus.wait() waits until they have ended" if n else "no dead letter to send again"
+            n,
+            (
+                f"{count(n, 'dead letter')} sent again; bus.wait() waits until they have ended"
+                if n
+                else "no dead letter to send again"
+            ),
         )
 
     def discard(self, events: Any, reason: str) -> int:
-        """Put dead letters away for good: they stay ``dead`` in the log, with the *reason*, and are listed no more; return how many."""
+        """Put dead letters away for good: they stay ``dead`` in the log, with the *reason*, and are
+        listed no more; return how many.
+        """
         chosen = choose(self._bus.log, self._spec, events)
         n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
-        return Told(n, f"{count(n, 'dead letter')} put away: {short(reason)}" if n else "no dead letter to put away")
+        return Told(
+            n,
+            (
+                f"{count(n, 'dead letter')} put away: {short(reason)}"
+                if n
+                else "no dead letter to put away"
+            ),
+        )
 
     def dashboard(self, sample: Any = None) -> Dashboard:
-        """Return a live widget: counts by outcome, latency, newest invocations, and a button that fires *sample*.
+        """Return a live widget: counts by outcome, latency, newest invocations, and a button that
+        fires *sample*.
 
         Without a *sample* the button repeats the data of the newest event of the topic.
         """
@@ -211,7 +265,7 @@ class Subscription:
 
         return Dashboard(self, sample)
 
-    # -- what to do with it ---------------------------------------------------------------------------------------------------
+    # -- what to do with it ------------------------------------------------------------------------
 
     def fire(self, samples: Any, **options: Any) -> Run:
         """Publish *samples* on the topic and wait; as ``bus.fire(sub.topic, samples)``."""
@@ -235,7 +289,8 @@ class Subscription:
         self._bus.broker.pause(self.name, False)
 
     def unsubscribe(self, delete: bool = False) -> None:
-        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log stays.
+        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log
+        stays.
 
         With *delete* what subscribing made outside, such as a queue, goes as well.
         """

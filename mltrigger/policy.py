@@ -20,9 +20,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
-"""Attempts that ran alone and never ended after which an event is taken for one that kills its worker (reason ``worker_died``)."""
+"""Attempts that ran alone and never ended after which an event is taken for one that kills its
+worker (reason ``worker_died``).
+"""
 SUSPECT = -1
-"""The count of abandoned attempts when one was abandoned beside others: it proves nothing, but the next one runs alone."""
+"""The count of abandoned attempts when one was abandoned beside others: it proves nothing, but the
+next one runs alone.
+"""
 Isolation = Literal["thread", "process"]
 Ack = Literal["completed", "accepted"]
 Input = Literal["json", "text"]
@@ -37,47 +41,59 @@ class DeliveryPolicy:
     timeout_s : float
         Longest run of one call of the model; then the attempt has failed with reason ``timeout``.
     lease_s : float, optional
-        How long a received event stays hidden from other listeners; a heartbeat extends it every third of it. An event of a dead
-        listener comes back after at most this time. Default: twice the timeout.
+        How long a received event stays hidden from other listeners; a heartbeat extends it every
+        third of it. An event of a dead listener comes back after at most this time. Default: twice
+        the timeout.
     max_attempts : int
-        Failures of the model after which the event is dead. Abandoned and interrupted attempts do not count.
+        Failures of the model after which the event is dead. Abandoned and interrupted attempts do
+        not count.
     batch_size : int, optional
         Most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
     batch_window_s : float
         How long to wait for a batch to fill; 0 takes what is there.
     adaptive : bool
-        Whether the number of events a call is learnt from measured run times: the one with the highest throughput whose calls take at most
-        ``batch_budget_s``; ``batch_size`` is the most then. For models that take batches; ``batch="adaptive"`` sets it.
+        Whether the number of events a call is learnt from measured run times: the one with the
+        highest throughput whose calls take at most ``batch_budget_s``; ``batch_size`` is the most
+        then. For models that take batches; ``batch="adaptive"`` sets it.
     batch_budget_s : float
         How long a call of an adaptive batch may take.
     max_concurrency : int, optional
-        Calls of the model at the same time in one listener. Default: what the model is made for: 1 for Python, which may not be
-        thread-safe; 64 for ``async def``; 8 for servers.
+        Calls of the model at the same time in one listener. Default: what the model is made for: 1
+        for Python, which may not be thread-safe; 64 for ``async def``; 8 for servers.
     max_rate_per_s : float, optional
-        Most events that one listener begins a second, on average; at most one second's worth at once.
+        Most events that one listener begins a second, on average; at most one second's worth at
+        once.
     max_age_s : float, optional
-        An event that is older when its turn comes is not given to the model: it ends as ``skipped``, reason ``expired``.
+        An event that is older when its turn comes is not given to the model: it ends as
+        ``skipped``, reason ``expired``.
     isolation : {"thread", "process"}
-        Where the model runs. In a thread of this process a call that takes too long cannot be stopped: it is recorded, its slot is
-        replaced, the leftover is counted. In a process of its own it is killed, with all that it started; there the globals of a notebook
-        are those of the moment it was subscribed.
+        Where the model runs. In a thread of this process a call that takes too long cannot be
+        stopped: it is recorded, its slot is replaced, the leftover is counted. In a process of its
+        own it is killed, with all that it started; there the globals of a notebook are those of the
+        moment it was subscribed.
     memory_limit_mb : int, optional
-        Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs ``isolation="process"``.
+        Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs
+        ``isolation="process"``.
     ack : {"completed", "accepted"}
-        When a queue outside is told that it need not keep an event any more: when its outcome is durable in the log, or as soon as the
-        event itself is. With ``accepted`` the log alone answers for it from then on, and nobody else can take it over.
+        When a queue outside is told that it need not keep an event any more: when its outcome is
+        durable in the log, or as soon as the event itself is. With ``accepted`` the log alone
+        answers for it from then on, and nobody else can take it over.
     input : {"json", "text"}
-        What the messages of a queue outside hold when they do not say. What is not JSON is dead, or delivered as ``str``.
+        What the messages of a queue outside hold when they do not say. What is not JSON is dead, or
+        delivered as ``str``.
     unwrap : int
         How many notifications of SNS around a message are taken off; 0 leaves them.
     max_object_mb : int
-        Largest object that ``event.open()`` opens, in MiB; a larger one is dead, ``object_too_large``.
+        Largest object that ``event.open()`` opens, in MiB; a larger one is dead,
+        ``object_too_large``.
     settle_s : float
-        How long a file of a watched folder must stay unchanged to be complete. A writer that pauses longer, such as a slow upload, needs
-        more, or it writes under another name and renames. 0 takes every file at once. The longest of a folder's subscriptions holds.
+        How long a file of a watched folder must stay unchanged to be complete. A writer that pauses
+        longer, such as a slow upload, needs more, or it writes under another name and renames. 0
+        takes every file at once. The longest of a folder's subscriptions holds.
     max_descendants : int
-        Events that one event may lead to in all, through ``emit`` and through models that publish. An event whose output would be one more
-        is dead, ``too_many_descendants``: topics that feed each other do not go on without end.
+        Events that one event may lead to in all, through ``emit`` and through models that publish.
+        An event whose output would be one more is dead, ``too_many_descendants``: topics that feed
+        each other do not go on without end.
     """
 
     timeout_s: float = 60.0
@@ -127,12 +143,24 @@ class DeliveryPolicy:
                 continue
             whole = not name.endswith("_s")
             if not _within(value, int if whole else (int, float), low, high):
-                found.append(f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g}, got {value!r}")
+                found.append(
+                    f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g},"
+                    f" got {value!r}"
+                )
         if not found and self.lease < self.batch_window_s:
-            found.append(f"lease_s ({self.lease:g}) must be longer than batch_window_s ({self.batch_window_s:g})")
-        for name, value, choice in (("isolation", self.isolation, Isolation), ("ack", self.ack, Ack), ("input", self.input, Input)):
+            found.append(
+                f"lease_s ({self.lease:g}) must be longer than batch_window_s"
+                f" ({self.batch_window_s:g})"
+            )
+        for name, value, choice in (
+            ("isolation", self.isolation, Isolation),
+            ("ack", self.ack, Ack),
+            ("input", self.input, Input),
+        ):
             if value not in get_args(choice):
-                found.append(f"{name} must be {' or '.join(map(repr, get_args(choice)))}, got {value!r}")
+                found.append(
+                    f"{name} must be {' or '.join(map(repr, get_args(choice)))}, got {value!r}"
+                )
         if self.memory_limit_mb is not None and self.isolation == "thread":
             found.append("memory_limit_mb needs isolation='process': threads share their memory")
         return found
@@ -166,7 +194,9 @@ class DeliveryPolicy:
 
 
 class Settings(TypedDict, total=False):
-    """The settings of a :class:`DeliveryPolicy` as keyword arguments, for type checkers and editors."""
+    """The settings of a :class:`DeliveryPolicy` as keyword arguments, for type checkers and
+    editors.
+    """
 
     timeout_s: float
     lease_s: float | None
@@ -198,25 +228,33 @@ def charged(abandoned: int) -> int:
 
 
 def cleared(abandoned: int, before: int) -> int:
-    """Return the count of abandoned attempts without one that was :func:`charged` and ended after all; it was *before* when that began."""
+    """Return the count of abandoned attempts without one that was :func:`charged` and ended after
+    all; it was *before* when that began.
+    """
     return abandoned - 1 if abandoned > 1 else min(before, 0)
 
 
 def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """Return the seconds to wait after the *failures*-th failure: exponential with full jitter, base 1 s, cap 900 s.
+    """Return the seconds to wait after the *failures*-th failure: exponential with full jitter,
+    base 1 s, cap 900 s.
 
-    See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: full jitter does the least work in the least time.
+    See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: full jitter does the least
+    work in the least time.
     """
     return uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(failures - 1, 30)))
 
 
 def retry_budget_s(max_attempts: int) -> float:
-    """Return the longest time that the retries of one event may wait in all: the sum of the backoff's upper bounds."""
+    """Return the longest time that the retries of one event may wait in all: the sum of the
+    backoff's upper bounds.
+    """
     return sum(backoff_s(failures, lambda _, high: high) for failures in range(1, max_attempts))
 
 
 class Subscribing(Settings, total=False):
-    """The keyword arguments of ``subscribe``, for type checkers and editors; ``EventBus.subscribe`` describes them."""
+    """The keyword arguments of ``subscribe``, for type checkers and editors; ``EventBus.subscribe``
+    describes them.
+    """
 
     name: str | None
     version: str | None
@@ -230,11 +268,16 @@ class Subscribing(Settings, total=False):
 
 
 def settings_named(function: F) -> F:
-    """Show each setting of a policy in the signature of *function*, which takes them as ``**policy``."""
+    """Show each setting of a policy in the signature of *function*, which takes them as
+    ``**policy``.
+    """
     shown = inspect.signature(function)
     parameters = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
     keyword = inspect.Parameter.KEYWORD_ONLY
     settings = dataclasses.fields(DeliveryPolicy)
-    parameters += [inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type) for field in settings]
+    parameters += [
+        inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type)
+        for field in settings
+    ]
     function.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
     return function

@@ -40,15 +40,26 @@ class Run:
         The parts.
     """
 
-    def __init__(self, topic: str, receipts: Sequence[Receipt], log: Log, wakeup: Wakeup, registry: Registry, outlook: Outlook) -> None:
+    def __init__(
+        self,
+        topic: str,
+        receipts: Sequence[Receipt],
+        log: Log,
+        wakeup: Wakeup,
+        registry: Registry,
+        outlook: Outlook,
+    ) -> None:
         self.topic = topic
         self.receipts = tuple(receipts)
         self._log, self._wakeup, self._outlook = log, wakeup, outlook
         self._final: dict[tuple[int, str], Row] = {}
         self._failures = Failures(registry)
         self._read_to = 0
-        self._expected = [(i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions]
-        self._wanted = {(seq, name) for _, seq, name in self._expected}  # fewer, when a sample was fired twice
+        self._expected = [
+            (i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions
+        ]
+        # fewer, when a sample was fired twice
+        self._wanted = {(seq, name) for _, seq, name in self._expected}
         self._told: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
@@ -63,9 +74,18 @@ class Run:
 
     def _repr_html_(self) -> str:
         self._look()
-        facts: list[tuple[str, Any]] = [("samples", len(self)), *[(o, n) for o, n in self._counts().items() if n]]
-        errors = Counter(f"{row[2]}: {error_of(row)}" for row in [*self._final.values(), *self._failures.rows()] if row[7] or row[8])
-        facts += [("error" if n == 1 else f"error, {n} times", text) for text, n in errors.most_common(3)]
+        facts: list[tuple[str, Any]] = [
+            ("samples", len(self)),
+            *[(o, n) for o, n in self._counts().items() if n],
+        ]
+        errors = Counter(
+            f"{row[2]}: {error_of(row)}"
+            for row in [*self._final.values(), *self._failures.rows()]
+            if row[7] or row[8]
+        )
+        facts += [
+            ("error" if n == 1 else f"error, {n} times", text) for text, n in errors.most_common(3)
+        ]
         return card(f"Run on {self.topic}", facts)
 
     @property
@@ -74,24 +94,35 @@ class Run:
         return len(self._wanted) - len(self._final)
 
     def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
-        """Wait until every subscriber has ended every sample, at most *timeout_s* seconds. Returns the run itself.
+        """Wait until every subscriber has ended every sample, at most *timeout_s* seconds.
 
-        While it waits, the bar says what fails, which attempt that was, and what is waited for. A warning says what is missing at the end.
+        Returns the run itself.
+
+        While it waits, the bar says what fails, which attempt that was, and what is waited for. A
+        warning says what is missing at the end.
         """
         return self.wait_for_what_can_come(timeout_s, progress, give_up=False)
 
     def wait_for_what_can_come(self, timeout_s: float, progress: bool, give_up: bool = True) -> Run:
         """Wait as :meth:`wait`; with *give_up* only as long as an outcome can come by itself.
 
-        None can without a listener that may still start, in a pause, and for a model that cannot be loaded.
+        None can without a listener that may still start, in a pause, and for a model that cannot be
+        loaded.
         """
         began = time.monotonic()
         about_to_wait()
         with Bar(self.topic, progress and bool(self._wanted)) as bar:
             stuck = self._wait(began + timeout_s, bar, give_up)
         if self.open:
-            after = f"after {time.monotonic() - began:.1f} s, and none can come by itself" if stuck else f"after {timeout_s:g} s"
-            message = f"{self.open} of {len(self._wanted)} outcomes are still open {after}: {self._who_is_open()}"
+            after = (
+                f"after {time.monotonic() - began:.1f} s, and none can come by itself"
+                if stuck
+                else f"after {timeout_s:g} s"
+            )
+            message = (
+                f"{self.open} of {len(self._wanted)} outcomes are still open {after}:"
+                f" {self._who_is_open()}"
+            )
             warn(f"{message}; run.wait() goes on waiting, run.results() has what is there")
         return self
 
@@ -105,33 +136,48 @@ class Run:
                 holds, next_s = self._holds(bar), time.monotonic() + OUTLOOK_S
             for message in self._failures.bugs():
                 bar.warn(message)
-            bar.show(len(self._final), len(self._wanted), (notes_of(holds) or self._failures.note()) if self.open else "")
+            bar.show(
+                len(self._final),
+                len(self._wanted),
+                (notes_of(holds) or self._failures.note()) if self.open else "",
+            )
             left = end - time.monotonic()
             if not self.open or left <= 0 or (give_up and self._stuck(holds)):
                 return left > 0 and self.open > 0
-            pause_s = min(left, self._wakeup.poll_s, OUTLOOK_S) if holds else min(left, self._wakeup.poll_s)
+            pause_s = (
+                min(left, self._wakeup.poll_s, OUTLOOK_S)
+                if holds
+                else min(left, self._wakeup.poll_s)
+            )
             if self._wakeup.wait("done", seen, pause_s):
-                time.sleep(min(LOOK_S, left) if self.open > 1 else 0)  # many outcomes arrive together: read them together
+                # many outcomes arrive together: read them together
+                time.sleep(min(LOOK_S, left) if self.open > 1 else 0)
 
     def results(self) -> pd.DataFrame:
         """Return one row per sample and subscriber, the samples in their order.
 
-        Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome`` (``open`` when there is none yet), ``reason``,
-        ``error``; then the output: its keys as columns where it is an object, else ``output``. A key that is the name of one of the
-        columns before is written ``output_<key>``. Times are in :meth:`invocations`.
+        Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome``
+        (``open`` when there is none yet), ``reason``, ``error``; then the output: its keys as
+        columns where it is an object, else ``output``. A key that is the name of one of the columns
+        before is written ``output_<key>``. Times are in :meth:`invocations`.
 
-        As in every frame, control and bidirectional characters in texts are written ``\\u001b``: showing them moves no cursor. The exact
-        answer is ``json.loads(run.invocations()["output"][0])``.
+        As in every frame, control and bidirectional characters in texts are written ``\\u001b``:
+        showing them moves no cursor. The exact answer is
+        ``json.loads(run.invocations()["output"][0])``.
 
-        A row that is ``open`` says what it waits for: ``held`` (the model cannot be called: why), ``no_listener``, ``paused``, or the
-        failure of its last attempt.
+        A row that is ``open`` says what it waits for: ``held`` (the model cannot be called: why),
+        ``no_listener``, ``paused``, or the failure of its last attempt.
         """
         self._look()
         holds = self._outlook.of(set(self._open_names())) if self.open else {}
         rows: list[Row] = []
         for i, seq, name in self._expected:
             found = self._final.get((seq, name))
-            rows.append((i, name, *found[3:10]) if found is not None else (i, name, *self._unended(seq, name, holds.get(name))))
+            rows.append(
+                (i, name, *found[3:10])
+                if found is not None
+                else (i, name, *self._unended(seq, name, holds.get(name)))
+            )
         from mltrigger.reports import frames, views
 
         return views.expanded(rows, frames.RESULTS)
@@ -142,14 +188,18 @@ class Run:
         from mltrigger.reports import views
 
         table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
-        return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(drop=True)
+        return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(
+            drop=True
+        )
 
     def _look(self) -> None:
         """Read outcomes, and failed attempts, that are new."""
         if not self._expected or not self.open:
             return
         seqs = (min(s for s, _ in self._wanted), max(s for s, _ in self._wanted))
-        for row in self._log.invocations(ATTEMPT, seqs=seqs, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False):
+        for row in self._log.invocations(
+            ATTEMPT, seqs=seqs, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False
+        ):
             self._read_to = max(self._read_to, row[0])
             key = row[1], row[2]
             if key in self._wanted and self._failures.see(row):
@@ -160,25 +210,36 @@ class Run:
         holds = self._outlook.of(set(self._open_names()))
         stuck = self._stuck(holds)
         for name, hold in holds.items():
-            # A held model is told when its patience is over: at the end, unless others are still waited for.
-            if (name, hold.reason) not in self._told and (hold.reason != "held" or (hold.final and not stuck)):
+            # A held model is told when its patience is over: at the end, unless others are still
+            # waited for.
+            if (name, hold.reason) not in self._told and (
+                hold.reason != "held" or (hold.final and not stuck)
+            ):
                 self._told.add((name, hold.reason))
                 bar.warn(hold.warning(name))
         return holds
 
     def _stuck(self, holds: Mapping[str, Hold]) -> bool:
         """Return whether something is open, and nothing of it can come by itself."""
-        return bool(holds) and self.open > 0 and all(name in holds and holds[name].final for name in self._open_names())
+        return (
+            bool(holds)
+            and self.open > 0
+            and all(name in holds and holds[name].final for name in self._open_names())
+        )
 
     def _unended(self, seq: int, name: str, hold: Hold | None) -> Row:
-        """Return model, version, outcome, reason, error type, error and output of an outcome that is not there yet."""
+        """Return model, version, outcome, reason, error type, error and output of an outcome that
+        is not there yet.
+        """
         failed = self._failures.of(seq, name)
         if hold is not None or failed is None:
             return (None, None, "open", hold and hold.reason, None, hold and hold.why, None)
         return (*failed[3:5], "open", *failed[6:9], None)
 
     def _counts(self) -> dict[str, int]:
-        counts: dict[str, int] = {outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL}
+        counts: dict[str, int] = {
+            outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL
+        }
         return {**counts, "open": self.open}
 
     def _open_names(self) -> list[str]:
@@ -186,25 +247,38 @@ class Run:
 
     def _who_is_open(self) -> str:
         names, holds = Counter(self._open_names()), self._outlook.of(self._open_names())
-        return ", ".join(f"{n} of {name!r}{f' ({holds[name].why})' if name in holds else ''}" for name, n in names.items())
+        return ", ".join(
+            f"{n} of {name!r}{f' ({holds[name].why})' if name in holds else ''}"
+            for name, n in names.items()
+        )
 
 
 def samples_of(samples: Any) -> list[Any]:
-    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each of several.
+    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each
+    of several.
 
-    A row is one sample, and so is a Series: one row of a frame has numbers for names when its columns have none.
+    A row is one sample, and so is a Series: one row of a frame has numbers for names when its
+    columns have none.
     """
     if type(samples) is list:
         return samples
     if (rows := codec.rows_of(samples)) is not None:
         return rows
-    if isinstance(samples, (Event, str, bytes, bytearray, memoryview)) or codec.has_names(samples) or not isinstance(samples, Iterable):
+    if (
+        isinstance(samples, (Event, str, bytes, bytearray, memoryview))
+        or codec.has_names(samples)
+        or not isinstance(samples, Iterable)
+    ):
         return [samples]
-    if getattr(samples, "ndim", None) == 0:  # a scalar of NumPy has a method to iterate, which raises
+    # a scalar of NumPy has a method to iterate, which raises
+    if getattr(samples, "ndim", None) == 0:
         return [samples]
     if any(kind.__name__ == "Series" for kind in type(samples).__mro__):
         if isinstance(name := getattr(samples, "name", None), str):
-            warn(f"the Series {name!r} is one event, a list; fire(series.tolist()) makes an event of each value")
+            warn(
+                f"the Series {name!r} is one event, a list; fire(series.tolist()) makes an event of"
+                " each value"
+            )
         return [samples]
     return list(samples)
 
@@ -215,4 +289,7 @@ def warn_if_nobody_gets(registry: Registry, run: Run) -> None:
     if not known:
         warn(f"topic {run.topic!r} has no subscription: the events are kept, and nobody runs")
     elif not any(receipt.subscriptions for receipt in run.receipts):
-        warn(f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped() says why")
+        warn(
+            f"no event passed the filter of {', '.join(repr(s.name) for s in known)}; sub.skipped()"
+            " says why"
+        )

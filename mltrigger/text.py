@@ -1,6 +1,7 @@
 """Text for people: HTML through one escape function, and secrets taken out before a text is kept.
 
-Every value that becomes HTML passes :func:`esc`. Nothing here knows a broker or a frame; the rooms above build their cards with it.
+Every value that becomes HTML passes :func:`esc`. Nothing here knows a broker or a frame; the rooms
+above build their cards with it.
 """
 
 from __future__ import annotations
@@ -21,21 +22,31 @@ from typing import Any
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _PAGE = re.compile(r"<!doctype html|<html|<body|<head|<h1|<p>|<title", re.IGNORECASE)
 _PAGE_BEGINS = 2000
-_FILE, _CELL = re.compile(r'File "([^"\n]+)"'), re.compile(r"ipykernel_\d+|^<ipython-input|^<stdin>$")
+_FILE, _CELL = (
+    re.compile(r'File "([^"\n]+)"'),
+    re.compile(r"ipykernel_\d+|^<ipython-input|^<stdin>$"),
+)
 _TEXT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
 _STYLE = f"border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;{_TEXT}"
 
 
 def esc(value: Any) -> str:
-    """Return *value* as HTML text: markup escaped, control and bidirectional characters made visible."""
+    """Return *value* as HTML text: markup escaped, control and bidirectional characters made
+    visible.
+    """
     return html.escape(visible(str(value)), quote=True)
 
 
 def visible(text: str) -> str:
-    """Return *text* with control, format and surrogate characters written as ``\\xNN`` or ``\\uNNNN``; newlines stay."""
+    """Return *text* with control, format and surrogate characters written as ``\\xNN`` or
+    ``\\uNNNN``; newlines stay.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in text)
+    return "".join(
+        c if c == "\n" or unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1]
+        for c in text
+    )
 
 
 def short(value: Any, limit: int = 60) -> str:
@@ -78,32 +89,55 @@ class _Page(html.parser.HTMLParser):
 
 
 def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
-    """Return a small HTML card: a title, name and value pairs, and optionally a table made by :func:`table_html`."""
+    """Return a small HTML card: a title, name and value pairs, and optionally a table made by
+    :func:`table_html`.
+    """
     items = "".join(
-        f'<tr><th scope="row" style="text-align:left;font-weight:normal;opacity:.7;padding-right:1em">{esc(name)}</th>'
-        f'<td style="text-align:left">{esc(value)}</td></tr>'
+        '<tr><th scope="row"'
+        f' style="text-align:left;font-weight:normal;opacity:.7;padding-right:1em">{esc(name)}</th><td'
+        f' style="text-align:left">{esc(value)}</td></tr>'
         for name, value in facts
     )
-    return f'<div style="{_STYLE}"><strong>{esc(title)}</strong><table style="margin:.3em 0 0 0">{items}</table>{table}</div>'
+    return (
+        f'<div style="{_STYLE}"><strong>{esc(title)}</strong><table style="margin:.3em 0 0'
+        f' 0">{items}</table>{table}</div>'
+    )
 
 
 def near(traceback: str) -> str:
-    """Return a traceback with the names of its files instead of their paths; a cell of a notebook is called one."""
-    return _FILE.sub(lambda found: f'File "{"a cell" if _CELL.search(found[1]) else PurePath(found[1]).name}"', traceback)
+    """Return a traceback with the names of its files instead of their paths; a cell of a notebook
+    is called one.
+    """
+    return _FILE.sub(
+        lambda found: f'File "{"a cell" if _CELL.search(found[1]) else PurePath(found[1]).name}"',
+        traceback,
+    )
 
 
 def folded(summary: str, text: str) -> str:
     """Return *text* as HTML that opens on demand, behind *summary*; its lines stay lines."""
-    style = "margin:.3em 0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px"
-    return f'<details><summary style="cursor:pointer">{esc(summary)}</summary><pre style="{style}">{esc(text)}</pre></details>'
+    style = (
+        "margin:.3em"
+        " 0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px"
+    )
+    return (
+        f'<details><summary style="cursor:pointer">{esc(summary)}</summary><pre'
+        f' style="{style}">{esc(text)}</pre></details>'
+    )
 
 
-def letters(title: str, entries: Iterable[tuple[str, str, str, Sequence[tuple[str, str]]]], rest: str = "") -> str:
-    """Return a card of entries: what each is about, facts in one line, an error, and (summary, text) pairs that open on demand."""
+def letters(
+    title: str, entries: Iterable[tuple[str, str, str, Sequence[tuple[str, str]]]], rest: str = ""
+) -> str:
+    """Return a card of entries: what each is about, facts in one line, an error, and (summary,
+    text) pairs that open on demand.
+    """
     items = "".join(
-        f'<div style="margin-top:.6em;padding-top:.5em;border-top:1px solid #8884"><strong>{esc(name)}</strong> '
+        '<div style="margin-top:.6em;padding-top:.5em;border-top:1px solid'
+        f' #8884"><strong>{esc(name)}</strong> '
         f'<span style="opacity:.7">{esc(facts)}</span>'
-        f'<div style="color:var(--jp-error-color1,#c62828);overflow-wrap:anywhere">{esc(error)}</div>'
+        "<div"
+        f' style="color:var(--jp-error-color1,#c62828);overflow-wrap:anywhere">{esc(error)}</div>'
         f"{''.join(folded(summary, text) for summary, text in more)}</div>"
         for name, facts, error, more in entries
     )
@@ -112,10 +146,19 @@ def letters(title: str, entries: Iterable[tuple[str, str, str, Sequence[tuple[st
 
 
 def card_of(title: str, value: Any, units: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a card with the fields of a dataclass or a named tuple; *units* are written after their numbers."""
-    names = [f.name for f in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else value._fields
+    """Return a card with the fields of a dataclass or a named tuple; *units* are written after
+    their numbers.
+    """
+    names = (
+        [f.name for f in dataclasses.fields(value)]
+        if dataclasses.is_dataclass(value)
+        else value._fields
+    )
     found = [(name, getattr(value, name)) for name in names]
-    return card(title, [(name, "–" if v is None else f"{_number(v)}{units.get(name, '')}") for name, v in found])
+    return card(
+        title,
+        [(name, "–" if v is None else f"{_number(v)}{units.get(name, '')}") for name, v in found],
+    )
 
 
 def _number(value: Any) -> Any:
@@ -149,33 +192,59 @@ def count(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def progress(label: str, done: int, total: int, note: str, took_s: float | None = None) -> tuple[str, str]:
-    """Return a progress bar as text and as HTML; one that has ended, after *took_s* seconds, is a line without the bar."""
+def progress(
+    label: str, done: int, total: int, note: str, took_s: float | None = None
+) -> tuple[str, str]:
+    """Return a progress bar as text and as HTML; one that has ended, after *took_s* seconds, is a
+    line without the bar.
+    """
     state = (f"{done:,} of {count(total, 'outcome')}" if total else "nothing to wait for") + (
         "" if took_s is None else f" in {took_s:.2f} s"
     )
     text = f"{visible(label)}: {state}{f' · {visible(note)}' if note else ''}"
-    bar = f'<progress value="{done}" max="{max(total, 1)}" style="width:12em;vertical-align:middle"></progress> ' if took_s is None else ""
-    said = f'<br><span style="color:var(--jp-error-color1,#c62828)">{esc(note)}</span>' if note else ""
-    return text, f'<div class="mltrigger-progress" style="{_TEXT}">{bar}{esc(label)}: {esc(state)}{said}</div>'
+    bar = (
+        f'<progress value="{done}" max="{max(total, 1)}"'
+        ' style="width:12em;vertical-align:middle"></progress> '
+        if took_s is None
+        else ""
+    )
+    said = (
+        f'<br><span style="color:var(--jp-error-color1,#c62828)">{esc(note)}</span>' if note else ""
+    )
+    return (
+        text,
+        (
+            f'<div class="mltrigger-progress" style="{_TEXT}">{bar}{esc(label)}:'
+            f" {esc(state)}{said}</div>"
+        ),
+    )
 
 
 def table_html(columns: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
     """Return an HTML table with header scopes, every cell escaped."""
-    head = "".join(f'<th scope="col" style="text-align:left;padding:.15em .8em .15em 0">{esc(c)}</th>' for c in columns)
+    head = "".join(
+        f'<th scope="col" style="text-align:left;padding:.15em .8em .15em 0">{esc(c)}</th>'
+        for c in columns
+    )
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left;padding:.15em .8em .15em 0">{esc(v)}</td>' for v in row) + "</tr>" for row in rows
+        "<tr>"
+        + "".join(
+            f'<td style="text-align:left;padding:.15em .8em .15em 0">{esc(v)}</td>' for v in row
+        )
+        + "</tr>"
+        for row in rows
     )
     title = f'<caption style="text-align:left">{esc(caption)}</caption>' if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-# -- secrets ----------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 HIDDEN = "***"
 
 _NAMES = (
-    r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|account|private|secret|shared)[_ -]?(?:access[_ -]?)?key|"
+    r"(?:pass(?:word|wd|phrase)|pwd|secret|(?:api|access|account|private|secret|shared)[_"
+    r" -]?(?:access[_ -]?)?key|"
     r"x-amz-(?:signature|credential|security-token))"
 )
 _NEEDLES = ("pass", "pwd", "secret", "key", "x-amz-")
@@ -183,25 +252,42 @@ _IS = r"\\?['\"]?[ \t]{0,5}[=:][ \t]{0,5}"
 _QUOTED = r"[bfru]?\\?(['\"]))(?:(?!\2|\n).)+"
 _PLAIN = r"(?!(?:None|null|True|False)\b|\\['\"])[^\s'\"&,;)}\]<]+"
 
-# What a text must hold in lower case to be worth the look, the pattern, its flags. Each pattern keeps its first group and hides the
-# rest. Linear: what follows a repeat is bounded, or nothing, or begins with a character that the repeat excludes. They err towards
-# hiding; a number that counts tokens, or the signature of a function, stays.
+# What a text must hold in lower case to be worth the look, the pattern, its flags. Each pattern
+# keeps its first group and hides the rest. Linear: what follows a repeat is bounded, or nothing, or
+# begins with a character that the repeat excludes. They err towards hiding; a number that counts
+# tokens, or the signature of a function, stays.
 _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (needles, re.compile(pattern, flags))
     for needles, pattern, flags in [
         # user:password@ of a URL (RFC 3986, 3.2.1)
-        (("://",), r"(\b[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]{0,200}:)[^\s/'\"]{1,2000}(?=@)", re.IGNORECASE),
+        (
+            ("://",),
+            r"(\b[a-z][a-z0-9+.-]{0,30}://[^\s/:@'\"]{0,200}:)[^\s/'\"]{1,2000}(?=@)",
+            re.IGNORECASE,
+        ),
         # name=value and name: value, in query strings, headers, JSON and reprs
         (_NEEDLES, rf"({_NAMES}{_IS}{_QUOTED}", re.IGNORECASE),
         (_NEEDLES, rf"({_NAMES}{_IS}){_PLAIN}", re.IGNORECASE),
         (("token", "credential"), rf"((?:token|credentials?){_IS}{_QUOTED}", re.IGNORECASE),
-        (("token", "credential"), rf"((?:token|credentials?){_IS})(?!\d{{1,5}}(?![\w.%+/=-])){_PLAIN}", re.IGNORECASE),
-        (("signature",), rf"(signature{_IS}['\"]?)(?=[A-Za-z%+/=_-]{{0,200}}[0-9])[A-Za-z0-9%+/=_-]{{16,}}", re.IGNORECASE),
+        (
+            ("token", "credential"),
+            rf"((?:token|credentials?){_IS})(?!\d{{1,5}}(?![\w.%+/=-])){_PLAIN}",
+            re.IGNORECASE,
+        ),
+        (
+            ("signature",),
+            rf"(signature{_IS}['\"]?)(?=[A-Za-z%+/=_-]{{0,200}}[0-9])[A-Za-z0-9%+/=_-]{{16,}}",
+            re.IGNORECASE,
+        ),
         (("sig=", "key=", "auth="), r"([?&](?:sig|key|auth)=)[^\s'\"&]+", re.IGNORECASE),
-        # of an Authorization header; a sentence about a bearer or the basics has no digit or capital inside the next word
+        # of an Authorization header; a sentence about a bearer or the basics has no digit or
+        # capital inside the next word
         (
             ("bearer", "basic"),
-            r"(\b(?i:bearer|basic)[ \t]{1,5})(?=[A-Za-z._~+/-]{0,200}(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9._~+/=-]{8,}",
+            (
+                r"(\b(?i:bearer|basic)["
+                r" \t]{1,5})(?=[A-Za-z._~+/-]{0,200}(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9._~+/=-]{8,}"
+            ),
             0,
         ),
         # AWS access key ids, and a secret key beside one:
@@ -213,7 +299,11 @@ _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ),
         (("akia", "asia"), r"(\b(?:AKIA|ASIA))[A-Z0-9]{16}\b", 0),
         # JSON Web Tokens (RFC 7519), and tokens that name their issuer
-        (("eyj",), r"((?<![A-Za-z0-9_.-])eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*", 0),
+        (
+            ("eyj",),
+            r"((?<![A-Za-z0-9_.-])eyJ)[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*",
+            0,
+        ),
         (
             ("gh", "pat", "xox", "aiza", "hf_"),
             r"(\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AIza|hf_))[A-Za-z0-9_-]{16,}",
@@ -221,7 +311,11 @@ _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ),
         (("sk-",), r"(\bsk-(?:proj-|ant-)?)[A-Za-z0-9]{20}[A-Za-z0-9_-]*", 0),
         # PEM (RFC 7468), also when the text was cut off before its end
-        (("-----begin",), r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:(?!-----END).)+", re.DOTALL),
+        (
+            ("-----begin",),
+            r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY(?: BLOCK)?-----)(?:(?!-----END).)+",
+            re.DOTALL,
+        ),
     ]
 )
 _UNSEEN = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
@@ -230,7 +324,9 @@ _CONTROL = re.compile(f"[\t\n\r{_UNSEEN}]")
 
 
 def redacted(text: str) -> str:
-    """Return *text* with ``***`` in the place of passwords, keys and tokens, as far as they can be told by their name or their form."""
+    """Return *text* with ``***`` in the place of passwords, keys and tokens, as far as they can be
+    told by their name or their form.
+    """
     lower = text.lower()
     for needles, pattern in _SECRETS:
         if any(needle in lower for needle in needles):
@@ -239,17 +335,27 @@ def redacted(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return *text* with control characters escaped, line breaks among them, so that no event can forge a line of a log."""
+    """Return *text* with control characters escaped, line breaks among them, so that no event can
+    forge a line of a log.
+    """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def harmless(text: str) -> str:
-    r"""Return *text* with control and bidirectional characters as ``\uNNNN``; tabs and line breaks stay, and JSON stays the same JSON."""
-    return text if text.isprintable() else _BUT_LAYOUT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    r"""Return *text* with control and bidirectional characters as ``\uNNNN``; tabs and line breaks
+    stay, and JSON stays the same JSON.
+    """
+    return (
+        text
+        if text.isprintable()
+        else _BUT_LAYOUT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    )
 
 
 def harmless_value(value: Any) -> Any:
-    """Return a JSON value whose texts and keys are :func:`harmless`; of keys that become the same the later ones get a number."""
+    """Return a JSON value whose texts and keys are :func:`harmless`; of keys that become the same
+    the later ones get a number.
+    """
     if isinstance(value, str):
         return harmless(value)
     if isinstance(value, list):
@@ -266,7 +372,9 @@ def harmless_value(value: Any) -> Any:
 
 
 class LogFilter(logging.Filter):
-    """Makes each record of the background one line without secrets; the error stands at its end, its traceback at level DEBUG."""
+    """Makes each record of the background one line without secrets; the error stands at its end,
+    its traceback at level DEBUG.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the record; it always passes."""
@@ -276,7 +384,9 @@ class LogFilter(logging.Filter):
             message = f"{message}: {type(error).__name__}: {error}"
             if logging.getLogger(record.name).isEnabledFor(logging.DEBUG):
                 # Indented: no line of it can pass for a record of its own.
-                record.exc_text = textwrap.indent(harmless(redacted("".join(traceback.format_exception(error)))), "    ").rstrip()
+                record.exc_text = textwrap.indent(
+                    harmless(redacted("".join(traceback.format_exception(error)))), "    "
+                ).rstrip()
             record.exc_info = None
         record.msg, record.args = one_line(redacted(message)), ()
         return True

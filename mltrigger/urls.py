@@ -17,7 +17,12 @@ from mltrigger.store.sqlite import SqliteStore
 from mltrigger.store.wake import SocketWakeup, Wakeup
 
 DEFAULT_URL = "sqlite:///mltrigger.db"
-_SCHEMES = ("memory://", "sqlite:///mltrigger.db", "sqlite:////absolute/path.db", "aws://region/prefix")
+_SCHEMES = (
+    "memory://",
+    "sqlite:///mltrigger.db",
+    "sqlite:////absolute/path.db",
+    "aws://region/prefix",
+)
 _AWS_OPTIONS = ("log", "profile", "session", "role_arn", "external_id", "endpoint_url", "bucket")
 
 
@@ -28,17 +33,20 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     Parameters
     ----------
     url : str, optional
-        ``memory://`` (this process, forgotten at its end) or ``sqlite:///file.db`` (relative; four slashes for an absolute path; any
-        number of processes on this machine). ``?durability=normal`` trades the last instant before a power cut for speed.
-        ``aws://eu-west-1/prefix``: SNS and SQS of that region; the names of all topics and queues begin with the prefix. Default:
-        ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working directory.
+        ``memory://`` (this process, forgotten at its end) or ``sqlite:///file.db`` (relative; four
+        slashes for an absolute path; any number of processes on this machine).
+        ``?durability=normal`` trades the last instant before a power cut for speed.
+        ``aws://eu-west-1/prefix``: SNS and SQS of that region; the names of all topics and queues
+        begin with the prefix. Default: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the
+        working directory.
     clock : Clock, optional
         What time it is; tests pass ``mltrigger.testing.SimulatedClock()``.
     **aws
-        For ``aws://`` only. ``log``: the URL of the store for registry and log (default ``$MLTRIGGER_LOG``, else
-        ``sqlite:///mltrigger.db``; who shares the work shares the log). ``profile`` or ``session``: whose credentials, else boto3's own
-        chain. ``role_arn``, ``external_id``: a role to assume, renewed before it expires. ``endpoint_url``: another address than AWS'.
-        ``bucket``: where events beyond 256 KiB go.
+        For ``aws://`` only. ``log``: the URL of the store for registry and log (default
+        ``$MLTRIGGER_LOG``, else ``sqlite:///mltrigger.db``; who shares the work shares the log).
+        ``profile`` or ``session``: whose credentials, else boto3's own chain. ``role_arn``,
+        ``external_id``: a role to assume, renewed before it expires. ``endpoint_url``: another
+        address than AWS'. ``bucket``: where events beyond 256 KiB go.
 
     Returns
     -------
@@ -63,14 +71,23 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     if scheme == "aws":
         return _connect_aws(path, clock or SystemClock(), **aws)
     if aws:
-        raise NotFound.of(f"option of {scheme}:// buses", next(iter(aws)), ["clock"], "it belongs to aws://region/prefix")
+        raise NotFound.of(
+            f"option of {scheme}:// buses",
+            next(iter(aws)),
+            ["clock"],
+            "it belongs to aws://region/prefix",
+        )
     if scheme == "memory" and not path:
         return EventBus(SqliteStore(None), clock or SystemClock(), Wakeup())
     if scheme == "sqlite" and path.startswith("/") and len(path) > 1:
         store, wakeup = _sqlite(path, options)
         return EventBus(store, clock or SystemClock(), wakeup)
     # Without a scheme it may be anything, a password included: it is not repeated.
-    begins = f"a URL that begins with {scheme!r}" if "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme) else "that URL"
+    begins = (
+        f"a URL that begins with {scheme!r}"
+        if "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme)
+        else "that URL"
+    )
     raise StoreError(f"no broker for {begins}; known forms: {', '.join(_SCHEMES)}")
 
 
@@ -79,10 +96,20 @@ def _sqlite(path: str, options: Mapping[str, str]) -> tuple[SqliteStore, Wakeup]
     return store, SocketWakeup(store.location or "")
 
 
-def _connect_aws(where: str, clock: Clock, *, log: str | None = None, bucket: str | None = None, **credentials: Any) -> EventBus:
+def _connect_aws(
+    where: str,
+    clock: Clock,
+    *,
+    log: str | None = None,
+    bucket: str | None = None,
+    **credentials: Any,
+) -> EventBus:
     region, _, prefix = where.partition("/")
     if not re.fullmatch(r"[a-z]{2,}(-[a-z]+)+-\d", region) or not prefix:
-        raise StoreError("an AWS URL is aws://region/prefix, for example aws://eu-west-1/acme: topics and queues are called acme-…")
+        raise StoreError(
+            "an AWS URL is aws://region/prefix, for example aws://eu-west-1/acme: topics and queues"
+            " are called acme-…"
+        )
     from mltrigger.aws.admin.resources import Resources
     from mltrigger.aws.clients import Clients, open_session
     from mltrigger.aws.transport.broker import AwsBroker
@@ -94,7 +121,9 @@ def _connect_aws(where: str, clock: Clock, *, log: str | None = None, bucket: st
     if scheme == "memory":
         store, wakeup = SqliteStore(None), Wakeup()
     elif scheme == "sqlite" and path.startswith("/") and len(path) > 1:
-        store, wakeup = _sqlite(path.partition("?")[0], dict(urllib.parse.parse_qsl(path.partition("?")[2])))
+        store, wakeup = _sqlite(
+            path.partition("?")[0], dict(urllib.parse.parse_qsl(path.partition("?")[2]))
+        )
     else:
         raise StoreError(f"log= must be the URL of a store: {', '.join(_SCHEMES[:2])}")
 
@@ -109,11 +138,20 @@ def _default_log() -> str:
 
 
 def existing(url: str | None) -> str | None:
-    """Return *url*, or raise StoreError when it names a file that is not there: a mistyped name must not make a store."""
+    """Return *url*, or raise StoreError when it names a file that is not there: a mistyped name
+    must not make a store.
+    """
     named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
     _, _, path = (_default_log() if named.startswith("aws://") else named).partition(":///")
     file = Path(path.partition("?")[0])
     if path and not file.exists():
-        beside = [other.name for pattern in ("*.db", "*.sqlite*") for other in file.parent.glob(pattern)]
-        raise StoreError.of("store", str(file), [str(file.with_name(name)) for name in beside], "name one that is there with --url")
+        beside = [
+            other.name for pattern in ("*.db", "*.sqlite*") for other in file.parent.glob(pattern)
+        ]
+        raise StoreError.of(
+            "store",
+            str(file),
+            [str(file.with_name(name)) for name in beside],
+            "name one that is there with --url",
+        )
     return url

@@ -1,4 +1,6 @@
-"""A worker: a process that delivers every subscription whose model it can import, until it is told to stop."""
+"""A worker: a process that delivers every subscription whose model it can import, until it is told
+to stop.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,11 @@ LOOK_S = 1.0
 
 
 class Stop:
-    """What ends a worker. Unlike an Event it may be set by a signal handler that interrupts its own wait, at any point of it."""
+    """What ends a worker.
+
+    Unlike an Event it may be set by a signal handler that interrupts its own wait, at any point of
+    it.
+    """
 
     def __init__(self) -> None:
         self._is_set = False
@@ -57,7 +63,9 @@ class Worker:
         Ends :meth:`run` when somebody sets it.
     """
 
-    def __init__(self, bus: EventBus, only: Collection[str], say: Callable[[str], None], stopping: Stop) -> None:
+    def __init__(
+        self, bus: EventBus, only: Collection[str], say: Callable[[str], None], stopping: Stop
+    ) -> None:
         self._bus, self._only = bus, frozenset(only)
         self._say = say
         self._taken: dict[str, SubscriptionSpec] = {}
@@ -77,7 +85,11 @@ class Worker:
 
     def look(self) -> None:
         """Take what is new or was changed, let go of what is gone."""
-        specs = {s.name: s for s in self._bus.registry.subscriptions() if not self._only or s.name in self._only}
+        specs = {
+            s.name: s
+            for s in self._bus.registry.subscriptions()
+            if not self._only or s.name in self._only
+        }
         for name in sorted(self._only - specs.keys() - self._left.keys()):
             self._leave(name, "there is no such subscription yet")
         for name in sorted(self._taken.keys() - specs.keys()):
@@ -88,10 +100,13 @@ class Worker:
             if self._taken.get(name) != spec:
                 self._take(spec)
             else:
-                self._bus.listen(spec)  # it may have been unsubscribed and subscribed again since the last look
+                # it may have been unsubscribed and subscribed again since the last look
+                self._bus.listen(spec)
 
     def _idle(self) -> bool:
-        """Whether nothing is left to do for what was taken; twice, because one may hand on to another."""
+        """Whether nothing is left to do for what was taken; twice, because one may hand on to
+        another.
+        """
         return all(self._done() for _ in range(2))
 
     def _done(self) -> bool:
@@ -109,7 +124,10 @@ class Worker:
         else:
             self._taken[spec.name] = spec
             self._left.pop(spec.name, None)
-            self._say(f"{spec.name}: {spec.topic} -> {spec.selector}{f' -> {spec.emit}' if spec.emit else ''}")
+            self._say(
+                f"{spec.name}: {spec.topic} ->"
+                f" {spec.selector}{f' -> {spec.emit}' if spec.emit else ''}"
+            )
 
     def _leave(self, name: str, why: str) -> None:
         if self._left.get(name) != why:
@@ -118,7 +136,9 @@ class Worker:
 
 
 def stop_on_signals() -> Stop:
-    """Return what SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at once."""
+    """Return what SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at
+    once.
+    """
     stopping = Stop()
 
     def stop(signum: int, _: FrameType | None) -> None:

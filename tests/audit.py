@@ -17,12 +17,23 @@ def rows(file: Path, sql: str) -> list[tuple[int, ...]]:
         connection.close()
 
 
-def assert_each_event_succeeded_once(file: Path, events: int, *, also: tuple[str, ...] = ()) -> None:
-    """The file is whole; each of the *events* has one final outcome, ``succeeded``; other attempts only have outcomes in *also*."""
+def assert_each_event_succeeded_once(
+    file: Path, events: int, *, also: tuple[str, ...] = ()
+) -> None:
+    """The file is whole; each of the *events* has one final outcome, ``succeeded``; other attempts
+    only have outcomes in *also*.
+    """
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
     assert rows(file, "SELECT count(*) FROM event") == [(events,)]
-    assert rows(file, f"SELECT count(*), count(DISTINCT seq) FROM invocation WHERE {_FINAL}") == [(events, events)]
-    assert {outcome for (outcome,) in rows(file, "SELECT DISTINCT outcome FROM invocation")} <= {"succeeded", *also}
-    assert rows(file, "SELECT (SELECT count(*) FROM ready), (SELECT count(*) FROM lease), (SELECT count(*) FROM dead_letter)") == [
-        (0, 0, 0)
+    assert rows(file, f"SELECT count(*), count(DISTINCT seq) FROM invocation WHERE {_FINAL}") == [
+        (events, events)
     ]
+    assert {outcome for (outcome,) in rows(file, "SELECT DISTINCT outcome FROM invocation")} <= {
+        "succeeded",
+        *also,
+    }
+    assert rows(
+        file,
+        "SELECT (SELECT count(*) FROM ready), (SELECT count(*) FROM lease), (SELECT count(*) FROM"
+        " dead_letter)",
+    ) == [(0, 0, 0)]

@@ -20,7 +20,14 @@ from conftest import wait_until
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"]
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 _CONNECTED = """async () => {
     const app = window.jupyterapp; await app.restored;
     while (!(app.shell.currentWidget && app.shell.currentWidget.sessionContext)) await new Promise(r => setTimeout(r, 100));
@@ -48,14 +55,23 @@ class Lab:
             self._port = probe.getsockname()[1]
         self._folder, self._browser, self._token = folder, browser, secrets.token_hex(16)
         self._log = (folder / "lab.log").open("w")
-        self._process = subprocess.Popen(self._command(), env=self._environment(), stdout=self._log, stderr=subprocess.STDOUT, cwd=folder)
+        self._process = subprocess.Popen(
+            self._command(),
+            env=self._environment(),
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+        )
         wait_until(self._answers, timeout_s=90)
 
     def open(self, *cells: str, width: int = 1280, scheme: str = "light") -> Page:
         """Open a notebook of *cells*, connected to a new kernel."""
         name = f"{secrets.token_hex(4)}.ipynb"
         nbformat.write(notebook(*cells), self._folder / name)
-        page = self._browser.new_page(viewport={"width": width, "height": 1100}, color_scheme="dark" if scheme == "dark" else "light")
+        page = self._browser.new_page(
+            viewport={"width": width, "height": 1100},
+            color_scheme="dark" if scheme == "dark" else "light",
+        )
         page.goto(f"http://127.0.0.1:{self._port}/lab/tree/{name}?reset&token={self._token}")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=90_000)
         page.evaluate(_CONNECTED)
@@ -74,19 +90,38 @@ class Lab:
         assert self._process.poll() is None, (self._folder / "lab.log").read_text()[-2000:]
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            return bool(direct.open(f"http://127.0.0.1:{self._port}/api?token={self._token}", timeout=5).read())
+            return bool(
+                direct.open(
+                    f"http://127.0.0.1:{self._port}/api?token={self._token}", timeout=5
+                ).read()
+            )
         except OSError:
             return False
 
     def _command(self) -> list[str]:
         return [
-            *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={self._port}"),
-            *("--ServerApp.port_retries=0", f"--IdentityProvider.token={self._token}", f"--ServerApp.root_dir={self._folder}"),
+            *(
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--ip=127.0.0.1",
+                f"--port={self._port}",
+            ),
+            *(
+                "--ServerApp.port_retries=0",
+                f"--IdentityProvider.token={self._token}",
+                f"--ServerApp.root_dir={self._folder}",
+            ),
             "--LabApp.expose_app_in_browser=True",
         ]
 
     def _environment(self) -> dict[str, str]:
-        quiet = self._folder / ".settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        quiet = (
+            self._folder
+            / ".settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+        )
         quiet.parent.mkdir(parents=True)
         quiet.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
         own = {"CONFIG": ".jupyter", "DATA": ".data", "RUNTIME": ".run"}
@@ -101,7 +136,11 @@ class Lab:
 
 def notebook(*cells: str) -> Any:
     """Return a notebook of code *cells*, not run."""
-    made = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    made = nbformat.v4.new_notebook(
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
+    )
     made.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
     return made
 

@@ -1,4 +1,6 @@
-"""What the tests share: simulated time, buses that close themselves, and waiting that has a deadline."""
+"""What the tests share: simulated time, buses that close themselves, and waiting that has a
+deadline.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,16 @@ def is_settled(sub: mt.Subscription) -> bool:
 
 
 def settle(bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription) -> None:
-    """Let *sub* work until nothing is left. Time passes only while nothing runs, so that nothing ever times out."""
+    """Let *sub* work until nothing is left.
+
+    Time passes only while nothing runs, so that nothing ever times out.
+    """
     spec = bus.registry.subscription(sub.name)
 
     def look() -> bool:
         depth = sub.depth()
-        held = sub.state.startswith("waiting for the model")  # for as long as the clock stands still
+        # for as long as the clock stands still
+        held = sub.state.startswith("waiting for the model")
         if not depth.in_flight and (held or (depth.delayed and not depth.visible)):
             clock.advance(s=1)
             bus.broker.wake(spec)
@@ -59,7 +65,9 @@ def outcomes(sub: mt.Subscription) -> list[str]:
 
 
 class Gate:
-    """A model waits here until the test opens it; it opens by itself at the end, so that no thread is left behind."""
+    """A model waits here until the test opens it; it opens by itself at the end, so that no thread
+    is left behind.
+    """
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -111,7 +119,9 @@ def aws_sessions(aws_server: Emulator) -> tuple[boto3.Session, boto3.Session, Fa
 
 
 @pytest.fixture
-def aws(emulator: Emulator, aws_sessions: tuple[boto3.Session, boto3.Session, Faults]) -> Iterator[Account]:
+def aws(
+    emulator: Emulator, aws_sessions: tuple[boto3.Session, boto3.Session, Faults]
+) -> Iterator[Account]:
     """What the test has of AWS."""
     aws_sessions[2].clear()
     account = Account(emulator, *aws_sessions)
@@ -131,7 +141,9 @@ def aws_clock(emulator: Emulator, clock: SimulatedClock) -> SimulatedClock:
 
 @pytest.fixture(autouse=True)
 def _forget_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Forget the modules that a test wrote and imported: the next one may write others of these names."""
+    """Forget the modules that a test wrote and imported: the next one may write others of these
+    names.
+    """
     before = set(sys.modules)
     yield
     folder = str(tmp_path_factory.getbasetemp())
@@ -161,7 +173,9 @@ def file(blank: Path, tmp_path: Path) -> Path:
 @pytest.fixture(params=["memory", "sqlite"])
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of each embedded broker in turn."""
-    return "memory://" if request.param == "memory" else f"sqlite:///{request.getfixturevalue('file')}"
+    return (
+        "memory://" if request.param == "memory" else f"sqlite:///{request.getfixturevalue('file')}"
+    )
 
 
 @pytest.fixture

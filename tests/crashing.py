@@ -1,7 +1,9 @@
-"""A life of a store in phases, and a process that is killed at any statement of it. ``test_crashes.py`` says what must hold then.
+"""A life of a store in phases, and a process that is killed at any statement of it.
 
-Run as a program it forks a child for every order: everything is imported by then, and nothing is open. An order is a line of JSON on
-stdin, its answer a line on stdout.
+``test_crashes.py`` says what must hold then.
+
+Run as a program it forks a child for every order: everything is imported by then, and nothing is
+open. An order is a line of JSON on stdin, its answer a line on stdout.
 """
 
 from __future__ import annotations
@@ -32,8 +34,18 @@ from mltrigger.versions.version import Selector
 
 LEASE_S = 10.0
 PHASE_S = 1000.0
-READING = ("SELECT", "PRAGMA main.", "PRAGMA temp.", "PRAGMA query", "PRAGMA read", "PRAGMA cache_size", "--")
-"""How statements begin that change nothing: killed before one, a process leaves what it leaves before the next."""
+READING = (
+    "SELECT",
+    "PRAGMA main.",
+    "PRAGMA temp.",
+    "PRAGMA query",
+    "PRAGMA read",
+    "PRAGMA cache_size",
+    "--",
+)
+"""How statements begin that change nothing: killed before one, a process leaves what it leaves
+before the next.
+"""
 BIG = "x" * 20_000
 """Data that make the file grow, so that a checkpoint has something to write at its end."""
 
@@ -58,17 +70,31 @@ class Life:
         self.clock = clock
         self.bus = mt.connect("memory://" if file is None else f"sqlite:///{file}", clock=clock)
 
-    # -- the phases, in the order of a life; each may be repeated ---------------------------------------------------------------
+    # -- the phases, in the order of a life; each may be repeated ----------------------------------
 
     def create(self) -> None:
         """A new file, or one of an older version."""
 
     def subscribe(self) -> None:
-        self.bus.subscribe("texts", mt.model(count_words, name="count", version="1.0.0"), name="counter", listen=False, lease_s=LEASE_S)
+        self.bus.subscribe(
+            "texts",
+            mt.model(count_words, name="count", version="1.0.0"),
+            name="counter",
+            listen=False,
+            lease_s=LEASE_S,
+        )
         self.read("earliest")
         odd = {"n": [1, 2, 3]}
         model = mt.model(read_page, name="read", version="1.0.0")
-        self.bus.subscribe("pages", model, name="some", filter=odd, filter_scope="body", listen=False, lease_s=LEASE_S)
+        self.bus.subscribe(
+            "pages",
+            model,
+            name="some",
+            filter=odd,
+            filter_scope="body",
+            listen=False,
+            lease_s=LEASE_S,
+        )
 
     def publish(self) -> None:
         does = ["ok", "fail", "reject", "reject", "ok", "ok"]
@@ -101,13 +127,17 @@ class Life:
         """A dead letter is sent again with corrected data."""
         for name in ("reader", "some"):
             sub = self.bus.subscription(name)
-            if "p2" in [letter.event_id for letter in self.bus.log.dead_letters(self.bus.spec(name).id)]:
+            if "p2" in [
+                letter.event_id for letter in self.bus.log.dead_letters(self.bus.spec(name).id)
+            ]:
                 sub.redrive("p2", data={"n": 2, "do": "ok"})
         self.drain()
 
     def discard(self) -> None:
         for name in ("reader", "some"):
-            if "p3" in [letter.event_id for letter in self.bus.log.dead_letters(self.bus.spec(name).id)]:
+            if "p3" in [
+                letter.event_id for letter in self.bus.log.dead_letters(self.bus.spec(name).id)
+            ]:
                 self.bus.subscription(name).discard("p3", "of no use")
 
     def checkpoint(self) -> None:
@@ -125,19 +155,29 @@ class Life:
         self.bus.unsubscribe("reader")
 
     def subscribe_again(self) -> None:
-        """From the start: what it skipped when it was unsubscribed is open again, and what it never saw."""
+        """From the start: what it skipped when it was unsubscribed is open again, and what it never
+        saw.
+        """
         self.bus.publish_batch("pages", [page(32)])
         self.read("earliest")
         self.drain()
 
-    # -- its parts ------------------------------------------------------------------------------------------------------------
+    # -- its parts ---------------------------------------------------------------------------------
 
     def read(self, start: str) -> None:
         model = mt.model(read_page, name="read", version="1.0.0")
-        self.bus.subscribe("pages", model, name="reader", emit="texts", start=start, listen=False, lease_s=LEASE_S)
+        self.bus.subscribe(
+            "pages", model, name="reader", emit="texts", start=start, listen=False, lease_s=LEASE_S
+        )
 
     def recorder(self, name: str) -> Recorder:
-        return Recorder(self.bus.spec(name), self.bus.broker, self.bus.log, self.clock, uniform=lambda _, high: high)
+        return Recorder(
+            self.bus.spec(name),
+            self.bus.broker,
+            self.bus.log,
+            self.clock,
+            uniform=lambda _, high: high,
+        )
 
     def settle_as_interrupted(self, deliveries: list[Delivery], unit: Any) -> None:
         from mltrigger.broker import Settlement
@@ -145,7 +185,12 @@ class Life:
         from mltrigger.versions.running.invoke import Result
 
         self.bus.broker.settle([Settlement(d, "release") for d in deliveries], unit)
-        unit.record([Invocation(d, "interrupted", None, Result(), None, None, 1, "stopped") for d in deliveries])
+        unit.record(
+            [
+                Invocation(d, "interrupted", None, Result(), None, None, 1, "stopped")
+                for d in deliveries
+            ]
+        )
 
     def step(self, name: str, most: int) -> bool:
         """Let *name* work on one batch; whether there was one."""
@@ -155,7 +200,9 @@ class Life:
             return False
         version = self.bus.registry.resolve(Selector.parse(spec.selector))
         recorder, now_us = self.recorder(name), self.clock.now_us()
-        recorder.record([recorder.ended(d, called(name, d), version, now_us, now_us, 1) for d in deliveries])
+        recorder.record(
+            [recorder.ended(d, called(name, d), version, now_us, now_us, 1) for d in deliveries]
+        )
         return True
 
     def drain(self) -> None:
@@ -170,9 +217,20 @@ class Life:
 
 
 PHASES: tuple[str, ...] = (
-    "create", "subscribe", "publish", "work", "retry", "let_go", "sweep", "redrive", "discard", "checkpoint", "prune", "unsubscribe",
+    "create",
+    "subscribe",
+    "publish",
+    "work",
+    "retry",
+    "let_go",
+    "sweep",
+    "redrive",
+    "discard",
+    "checkpoint",
+    "prune",
+    "unsubscribe",
     "subscribe_again",
-)  # fmt: skip
+)
 OPENING = ("create", "migrate", "checkpoint")
 """Phases in which it may be killed while it opens the file, too."""
 
@@ -185,16 +243,24 @@ def called(name: str, delivery: Delivery) -> Any:
     """Call the model as a listener would; what fails, fails the first time only."""
     event = delivery.event
     if name != "counter" and event.data["do"] == "fail" and delivery.failures:
-        event = mt.Event({**event.data, "do": "ok"}, id=event.id, source=event.source, type=event.type)
-    target = mt.model(count_words, name="count") if name == "counter" else mt.model(read_page, name="read")
+        event = mt.Event(
+            {**event.data, "do": "ok"}, id=event.id, source=event.source, type=event.type
+        )
+    target = (
+        mt.model(count_words, name="count")
+        if name == "counter"
+        else mt.model(read_page, name="read")
+    )
     return Invoker(target).one(event)
 
 
-# -- what a child does --------------------------------------------------------------------------------------------------------
+# -- what a child does -----------------------------------------------------------------------------
 
 
 def live(order: dict[str, Any]) -> list[str]:
-    """Live through one phase; die before statement ``kill``, or within it when ``tear`` says after how many bytes written."""
+    """Live through one phase; die before statement ``kill``, or within it when ``tear`` says after
+    how many bytes written.
+    """
     phase = order["phase"]
     sqlite.CHECKPOINT_CHANGES = 1 if phase == "checkpoint" else sqlite.CHECKPOINT_CHANGES
     watch = Watch(order["file"], order.get("kill"), order.get("tear"))
@@ -210,7 +276,9 @@ def live(order: dict[str, Any]) -> list[str]:
 
 
 def recover(order: dict[str, Any]) -> dict[str, Any]:
-    """Open what was left behind, repeat what got no answer, work until nothing is left; return the ledger."""
+    """Open what was left behind, repeat what got no answer, work until nothing is left; return the
+    ledger.
+    """
     phase = order["phase"]
     clock = SimulatedClock()
     clock.advance(PHASE_S * (PHASES.index(phase) if phase in PHASES else 0) + PHASE_S / 2)
@@ -257,7 +325,9 @@ def listening(file: str, clock: Any) -> mt.EventBus:
 
 
 class Watch:
-    """Sees the statements of every connection that is opened from now on, and kills this process at one of them."""
+    """Sees the statements of every connection that is opened from now on, and kills this process at
+    one of them.
+    """
 
     current: Watch | None = None
 
@@ -287,12 +357,23 @@ def ledger(file: str, bus: mt.EventBus) -> dict[str, Any]:
     connection = sqlite3.connect(file)
     read: Callable[[str], list[Any]] = lambda sql: connection.execute(sql).fetchall()  # noqa: E731
     final = "i.outcome IN ('succeeded', 'dead', 'skipped')"
-    named = "FROM invocation i JOIN subscription s ON s.id = i.subscription_id JOIN event e ON e.seq = i.seq"
+    named = (
+        "FROM invocation i JOIN subscription s ON s.id = i.subscription_id JOIN event e ON e.seq ="
+        " i.seq"
+    )
     found = {
-        "final": sorted(read(f"SELECT s.name, e.id, i.outcome, i.reason, i.output {named} WHERE {final}")),
-        "failed": sorted(read(f"SELECT s.name, e.id, count(*) {named} WHERE i.outcome = 'failed' GROUP BY 1, 2")),
-        "events": sorted(read("SELECT t.name, e.id, e.data FROM event e JOIN topic t ON t.id = e.topic_id")),
-        "dead": sorted(read("SELECT subscription_id, seq, reason, discarded_us IS NULL FROM dead_letter")),
+        "final": sorted(
+            read(f"SELECT s.name, e.id, i.outcome, i.reason, i.output {named} WHERE {final}")
+        ),
+        "failed": sorted(
+            read(f"SELECT s.name, e.id, count(*) {named} WHERE i.outcome = 'failed' GROUP BY 1, 2")
+        ),
+        "events": sorted(
+            read("SELECT t.name, e.id, e.data FROM event e JOIN topic t ON t.id = e.topic_id")
+        ),
+        "dead": sorted(
+            read("SELECT subscription_id, seq, reason, discarded_us IS NULL FROM dead_letter")
+        ),
         "subscriptions": sorted(read("SELECT name, bound, filter FROM subscription")),
         "version": read("SELECT version FROM schema_version"),
     }
@@ -303,24 +384,39 @@ def ledger(file: str, bus: mt.EventBus) -> dict[str, Any]:
             "SELECT DISTINCT outcome FROM invocation WHERE outcome NOT IN "
             "('succeeded', 'failed', 'dead', 'skipped', 'abandoned', 'interrupted')"
         ),
-        "twice": read(f"SELECT seq, subscription_id FROM invocation i WHERE {final} GROUP BY 1, 2 HAVING count(*) > 1"),
+        "twice": read(
+            f"SELECT seq, subscription_id FROM invocation i WHERE {final} GROUP BY 1, 2 HAVING"
+            " count(*) > 1"
+        ),
         # p10 is given back before it was begun: of that attempt there is no row.
         "gaps": read(
-            f"SELECT s.name, e.id, count(*), max(attempt) {named} WHERE e.id <> 'p10' GROUP BY 1, 2 HAVING count(*) < max(attempt)"
+            f"SELECT s.name, e.id, count(*), max(attempt) {named} WHERE e.id <> 'p10' GROUP BY 1, 2"
+            " HAVING count(*) < max(attempt)"
         ),
         "orphans": read("SELECT seq FROM invocation WHERE seq NOT IN (SELECT seq FROM event)"),
         "tallies": read(
-            "SELECT subscription_id, outcome, n, c FROM (SELECT subscription_id, outcome, sum(n) AS n FROM tally GROUP BY 1, 2) "
-            "LEFT JOIN (SELECT subscription_id, outcome, count(*) AS c FROM invocation GROUP BY 1, 2) USING (subscription_id, outcome) "
-            "WHERE n < coalesce(c, 0)"
+            "SELECT subscription_id, outcome, n, c FROM (SELECT subscription_id, outcome, sum(n) AS"
+            " n FROM tally GROUP BY 1, 2) LEFT JOIN (SELECT subscription_id, outcome, count(*) AS c"
+            " FROM invocation GROUP BY 1, 2) USING (subscription_id, outcome) WHERE n <"
+            " coalesce(c, 0)"
         ),
-        "unbalanced": [b for b in audit(bus._store) if not b.balanced or b.missing or b.double or b.open],
+        "unbalanced": [
+            b for b in audit(bus._store) if not b.balanced or b.missing or b.double or b.open
+        ],
     }
     connection.close()
-    return {"found": json.loads(json.dumps(found, default=bytes.decode)), "wrong": {name: rows for name, rows in wrong.items() if rows}}
+    return {
+        "found": json.loads(json.dumps(found, default=bytes.decode)),
+        "wrong": {name: rows for name, rows in wrong.items() if rows},
+    }
 
 
-ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {"live": live, "recover": recover, "storm": storm, "finish": finish}
+ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "live": live,
+    "recover": recover,
+    "storm": storm,
+    "finish": finish,
+}
 
 
 def obey(order: dict[str, Any]) -> dict[str, Any]:
@@ -343,7 +439,10 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
     with os.fdopen(receiving) as pipe:
         text = pipe.read()
     _, status = os.waitpid(pid, 0)
-    return {**(json.loads(text) if text else {}), "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
+    return {
+        **(json.loads(text) if text else {}),
+        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+    }
 
 
 def connected(connection: sqlite3.Connection, _: Any) -> None:
@@ -359,7 +458,8 @@ def warm_up() -> None:
     life.drain()
     audit(life.bus._store)
     life.bus.close()
-    sa.event.listen(sa.pool.Pool, "connect", connected)  # here, because it takes longer than all that a child does
+    # here, because it takes longer than all that a child does
+    sa.event.listen(sa.pool.Pool, "connect", connected)
     gc.collect()
     gc.freeze()
 

@@ -1,4 +1,7 @@
-"""AWS on loopback: moto's server, in a thread of the test process, over real HTTP. Its time can be moved, and its answers be spoilt."""
+"""AWS on loopback: moto's server, in a thread of the test process, over real HTTP.
+
+Its time can be moved, and its answers be spoilt.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,9 @@ def unhook(client: Any) -> None:
 class Emulator:
     """A running server: its address, sessions for it, and its time.
 
-    ``ahead_s`` says how many seconds its clock is ahead of the machine's; set it to a function to let a simulated clock decide. Another
-    emulator than moto, in a process of its own, has the machine's time: ``movable`` is false.
+    ``ahead_s`` says how many seconds its clock is ahead of the machine's; set it to a function to
+    let a simulated clock decide. Another emulator than moto, in a process of its own, has the
+    machine's time: ``movable`` is false.
     """
 
     def __init__(self, url: str, movable: bool = True) -> None:
@@ -54,7 +58,9 @@ class Emulator:
         self._clients: dict[str, Any] = {}
 
     def fresh_prefix(self) -> str:
-        """Return the name of a bus that nobody else uses: tests share the server, and nothing on it."""
+        """Return the name of a bus that nobody else uses: tests share the server, and nothing on
+        it.
+        """
         return f"bus{self._run}{next(self._prefixes)}"
 
     def session(self) -> boto3.Session:
@@ -63,7 +69,10 @@ class Emulator:
 
     @functools.cached_property
     def clients(self) -> Clients:
-        """Our clients, shared: making them costs more than most tests. Nobody is hooked into them, so that lean calls are lean."""
+        """Our clients, shared: making them costs more than most tests.
+
+        Nobody is hooked into them, so that lean calls are lean.
+        """
         clients = Clients(self.session(), REGION, self.url)
         unhook(clients.sqs)
         return clients
@@ -81,8 +90,12 @@ class Emulator:
         bucket, s3 = f"{self.fresh_prefix()}-announces", self.client("s3")
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
         try:
-            s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}})
-            return "EventBridgeConfiguration" in s3.get_bucket_notification_configuration(Bucket=bucket)
+            s3.put_bucket_notification_configuration(
+                Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}}
+            )
+            return "EventBridgeConfiguration" in s3.get_bucket_notification_configuration(
+                Bucket=bucket
+            )
         except s3.exceptions.ClientError:
             return False
 
@@ -101,7 +114,8 @@ class Emulator:
 class Faults:
     """What a service answers instead, or beside, of doing what it is asked; and what it was asked.
 
-    Register it with a session before clients are made. An answer is used once, by the next call of the operation.
+    Register it with a session before clients are made. An answer is used once, by the next call of
+    the operation.
     """
 
     def __init__(self) -> None:
@@ -109,7 +123,9 @@ class Faults:
         self._answers: dict[str, list[Callable[[AWSRequest], AWSResponse | None]]] = {}
 
     def of(self, operation: str) -> list[dict[str, Any]]:
-        """Return what *operation* was asked, oldest first; nothing of services that do not speak JSON."""
+        """Return what *operation* was asked, oldest first; nothing of services that do not speak
+        JSON.
+        """
         return [given for name, given in list(self.calls) if name == operation]
 
     def refuse(self, operation: str, code: str, times: int = 1, status: int = 400) -> None:
@@ -125,21 +141,39 @@ class Faults:
 
         self._add(operation, [answer] * times)
 
-    def refuse_entries(self, operation: str, code: str, which: Callable[[int], bool] = lambda _: True, times: int = 1) -> None:
-        """Do what the next batch calls of *operation* ask for, and answer that it failed for some entries."""
+    def refuse_entries(
+        self,
+        operation: str,
+        code: str,
+        which: Callable[[int], bool] = lambda _: True,
+        times: int = 1,
+    ) -> None:
+        """Do what the next batch calls of *operation* ask for, and answer that it failed for some
+        entries.
+        """
 
         def answer(request: AWSRequest) -> AWSResponse:
             said = json.loads(_done(request).content)
             found = [each["Id"] for each in json.loads(request.body)["Entries"]]
             failed = {id_ for i, id_ in enumerate(found) if which(i)}
             good = [each for each in said.get("Successful", ()) if each["Id"] not in failed]
-            bad = [{"Id": id_, "Code": code, "SenderFault": False, "Message": "no"} for id_ in sorted(failed)]
-            return _response(request, 200, "application/x-amz-json-1.0", json.dumps({"Successful": good, "Failed": bad}))
+            bad = [
+                {"Id": id_, "Code": code, "SenderFault": False, "Message": "no"}
+                for id_ in sorted(failed)
+            ]
+            return _response(
+                request,
+                200,
+                "application/x-amz-json-1.0",
+                json.dumps({"Successful": good, "Failed": bad}),
+            )
 
         self._add(operation, [answer] * times)
 
     def refuse_one_of_a_publish(self) -> None:
-        """Send all but the first entry of the next PublishBatch on, and answer that the first was not taken."""
+        """Send all but the first entry of the next PublishBatch on, and answer that the first was
+        not taken.
+        """
 
         def answer(request: AWSRequest) -> AWSResponse:
             given = urllib.parse.parse_qsl(_text(request.body), keep_blank_values=True)
@@ -150,7 +184,12 @@ class Faults:
             failed = f"<member><Id>{id_}</Id><Code>InternalError</Code><SenderFault>false</SenderFault></member>"
             said = re.sub(r"<Failed\s*/>|<Failed>\s*</Failed>", "", said)
             return _response(
-                request, 200, "text/xml", said.replace("</PublishBatchResult>", f"<Failed>{failed}</Failed></PublishBatchResult>")
+                request,
+                200,
+                "text/xml",
+                said.replace(
+                    "</PublishBatchResult>", f"<Failed>{failed}</Failed></PublishBatchResult>"
+                ),
             )
 
         self._add("PublishBatch", [answer])
@@ -170,12 +209,16 @@ class Faults:
         answers = self._answers.get(operation)
         return answers.pop(0)(request) if answers else None
 
-    def _add(self, operation: str, answers: list[Callable[[AWSRequest], AWSResponse | None]]) -> None:
+    def _add(
+        self, operation: str, answers: list[Callable[[AWSRequest], AWSResponse | None]]
+    ) -> None:
         self._answers.setdefault(operation, []).extend(answers)
 
 
 def _done(request: AWSRequest, body: str | None = None) -> AWSResponse:
-    """Return what the service answers, to another *body* if given; emulators do not check the signature."""
+    """Return what the service answers, to another *body* if given; emulators do not check the
+    signature.
+    """
     if body is not None:
         request.body = body.encode()
         request.headers["Content-Length"] = str(len(request.body))
@@ -188,13 +231,18 @@ def _text(body: Any) -> str:
 
 def _one_less(name: str) -> str:
     """Return the name of an entry's member when the first entry is gone."""
-    return re.sub(r"(?<=PublishBatchRequestEntries\.member\.)\d+", lambda found: str(int(found[0]) - 1), name)
+    return re.sub(
+        r"(?<=PublishBatchRequestEntries\.member\.)\d+", lambda found: str(int(found[0]) - 1), name
+    )
 
 
 def _error(request: AWSRequest, code: str, status: int) -> AWSResponse:
     if "x-amz-json" in str(request.headers.get("Content-Type")):
         return _response(
-            request, status, "application/x-amz-json-1.0", json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "no"})
+            request,
+            status,
+            "application/x-amz-json-1.0",
+            json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "no"}),
         )
     text = f"<ErrorResponse><Error><Code>{code}</Code><Message>no</Message></Error></ErrorResponse>"
     return _response(request, status, "text/xml", text)
@@ -218,12 +266,16 @@ class _Raw:
 
 
 class Account:
-    """What one test has of AWS: the name of a bus of its own, bare clients, and buses that are closed at its end.
+    """What one test has of AWS: the name of a bus of its own, bare clients, and buses that are
+    closed at its end.
 
-    ``faults`` spoils what the buses that are opened with ``hooked=True`` are answered; all others get what the emulator says.
+    ``faults`` spoils what the buses that are opened with ``hooked=True`` are answered; all others
+    get what the emulator says.
     """
 
-    def __init__(self, emulator: Emulator, session: boto3.Session, hooked: boto3.Session, faults: Faults) -> None:
+    def __init__(
+        self, emulator: Emulator, session: boto3.Session, hooked: boto3.Session, faults: Faults
+    ) -> None:
         self.emulator, self.faults = emulator, faults
         self.prefix = emulator.fresh_prefix()
         self.url = f"aws://{REGION}/{self.prefix}"
@@ -234,7 +286,10 @@ class Account:
     def bus(self, log: str = "memory://", *, hooked: bool = False, **options: Any) -> mt.EventBus:
         """Open a bus."""
         session = self._hooked if hooked else self._session
-        bus = mt.connect(self.url, **{"log": log, "endpoint_url": self.emulator.url, "session": session, **options})
+        bus = mt.connect(
+            self.url,
+            **{"log": log, "endpoint_url": self.emulator.url, "session": session, **options},
+        )
         self._buses.callback(bus.close, drain_s=5.0, polls_s=0.0)
         return bus
 
@@ -243,20 +298,32 @@ class Account:
         name = f"{self.prefix}-{next(self._names)}"
         self.s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
         if versioned:
-            self.s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            self.s3.put_bucket_versioning(
+                Bucket=name, VersioningConfiguration={"Status": "Enabled"}
+            )
         return name
 
     def queue(self, **attributes: str) -> str:
         """Make a queue that is somebody else's, and return its URL."""
-        return str(self.sqs.create_queue(QueueName=f"theirs-{self.prefix}-{next(self._names)}", Attributes=attributes)["QueueUrl"])
+        return str(
+            self.sqs.create_queue(
+                QueueName=f"theirs-{self.prefix}-{next(self._names)}", Attributes=attributes
+            )["QueueUrl"]
+        )
 
     def topic(self) -> str:
         """Make a topic that is somebody else's, and return its ARN."""
-        return str(self.sns.create_topic(Name=f"theirs-{self.prefix}-{next(self._names)}")["TopicArn"])
+        return str(
+            self.sns.create_topic(Name=f"theirs-{self.prefix}-{next(self._names)}")["TopicArn"]
+        )
 
     def arn(self, queue_url: str) -> str:
         """Return the ARN of a queue."""
-        return str(self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+        return str(
+            self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])[
+                "Attributes"
+            ]["QueueArn"]
+        )
 
     def queues(self) -> list[str]:
         """Return the URLs of the queues of the bus."""
@@ -265,17 +332,29 @@ class Account:
     def topics(self) -> list[str]:
         """Return the ARNs of the topics of the bus."""
         pages = self.sns.get_paginator("list_topics").paginate()
-        return [t["TopicArn"] for page in pages for t in page["Topics"] if f":{self.prefix}-" in t["TopicArn"]]
+        return [
+            t["TopicArn"]
+            for page in pages
+            for t in page["Topics"]
+            if f":{self.prefix}-" in t["TopicArn"]
+        ]
 
     def feeds(self) -> list[dict[str, str]]:
         """Return the SNS subscriptions of the queues of the bus."""
         pages = self.sns.get_paginator("list_subscriptions").paginate()
-        return [s for page in pages for s in page["Subscriptions"] if f":{self.prefix}-" in s["Endpoint"]]
+        return [
+            s
+            for page in pages
+            for s in page["Subscriptions"]
+            if f":{self.prefix}-" in s["Endpoint"]
+        ]
 
     def waiting(self, queue_url: str) -> int:
         """Return how many messages a queue holds, hidden ones too."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        found = self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
+        found = self.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)[
+            "Attributes"
+        ]
         return sum(int(found[name]) for name in names)
 
     def close(self) -> None:

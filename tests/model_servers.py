@@ -1,4 +1,6 @@
-"""Little servers on loopback that models are called at: obedient, slow, lying and broken ones, and a proxy. All real sockets."""
+"""Little servers on loopback that models are called at: obedient, slow, lying and broken ones, and
+a proxy. All real sockets.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +57,14 @@ class Reply:
 
 
 class ModelServer:
-    """An HTTP/1.1 server that keeps connections, answers what *answer* returns, and remembers what it was asked.
+    """An HTTP/1.1 server that keeps connections, answers what *answer* returns, and remembers what
+    it was asked.
 
     Parameters
     ----------
     answer : callable, list or Reply
-        From a Request to a Reply (or to a value, sent as JSON); a list is used up, its last reply stays.
+        From a Request to a Reply (or to a value, sent as JSON); a list is used up, its last reply
+        stays.
     certificate : tuple of path, optional
         Certificate and key: then it speaks TLS.
     close : bool
@@ -69,7 +73,14 @@ class ModelServer:
         Where it listens; by default on a free port.
     """
 
-    def __init__(self, answer: Any, certificate: tuple[Path, Path] | None = None, *, close: bool = False, port: int = 0) -> None:
+    def __init__(
+        self,
+        answer: Any,
+        certificate: tuple[Path, Path] | None = None,
+        *,
+        close: bool = False,
+        port: int = 0,
+    ) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self.lock = threading.Lock()
@@ -85,12 +96,17 @@ class ModelServer:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
-            # The handshake is the handler's: a client that refuses the certificate must not stop the server.
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True, do_handshake_on_connect=False)
+            # The handshake is the handler's: a client that refuses the certificate must not stop
+            # the server.
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
             self.scheme = "https"
         self.port = self._server.server_port
         self.url = f"{self.scheme}://127.0.0.1:{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        )
 
     def __enter__(self) -> ModelServer:
         self._thread.start()
@@ -128,13 +144,23 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _any(self) -> None:
         length = int(self.headers.get("content-length") or 0)
-        request = Request(self.command, self.path, tuple(self.headers.items()), self.rfile.read(length), self.number)
+        request = Request(
+            self.command,
+            self.path,
+            tuple(self.headers.items()),
+            self.rfile.read(length),
+            self.number,
+        )
         with self.owner.lock:
             self.owner.requests.append(request)
         reply = self.owner.reply(request)
         body = reply.sent
         self.send_response(reply.status)
-        given = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
+        given = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **reply.headers,
+        }
         if self.owner.close_each:
             given["Connection"] = "close"
         for name, value in given.items():
@@ -149,7 +175,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 class RawServer:
-    """A server that hands every connection to *behave*, with its number from 1; what happens next is up to that."""
+    """A server that hands every connection to *behave*, with its number from 1; what happens next
+    is up to that.
+    """
 
     def __init__(self, behave: Callable[[socket.socket, int], object]) -> None:
         self.connections = 0
@@ -183,7 +211,9 @@ class RawServer:
                 connection, _ = self._listening.accept()
                 self.connections += 1
                 self._open.append(connection)
-                thread = threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True)
+                thread = threading.Thread(
+                    target=self._serve, args=(connection, self.connections), daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -206,7 +236,11 @@ def read_request(connection: socket.socket) -> bytes:
 
 def whole_answer(body: bytes = b"{}", status: str = "200 OK", more: str = "") -> bytes:
     """Return the bytes of an answer that keeps the connection."""
-    return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{more}\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length:"
+        f" {len(body)}\r\n{more}\r\n".encode()
+        + body
+    )
 
 
 def reset(connection: socket.socket) -> None:
@@ -224,7 +258,9 @@ def drip(connection: socket.socket, data: bytes, every_s: float, stop: threading
 
 
 class Proxy:
-    """A forward proxy: absolute URLs for http, CONNECT for https. It remembers the first line and the headers of each request.
+    """A forward proxy: absolute URLs for http, CONNECT for https.
+
+    It remembers the first line and the headers of each request.
 
     Whatever it is asked for, the port *to* of this machine answers; without one it says 502.
     """
@@ -270,7 +306,11 @@ class Proxy:
             parts = urllib.parse.urlsplit(target)
             with socket.create_connection(("127.0.0.1", self.to), 5) as server:
                 first = f"{method} {parts.path} HTTP/1.1\r\nConnection: close\r\n".encode()
-                rest = b"\r\n".join(line for line in head.split(b"\r\n")[1:] if not line.lower().startswith(b"connection:"))
+                rest = b"\r\n".join(
+                    line
+                    for line in head.split(b"\r\n")[1:]
+                    if not line.lower().startswith(b"connection:")
+                )
                 server.sendall(first + rest + b"\r\n\r\n" + body)
                 while part := server.recv(65536):
                     client.sendall(part)
@@ -290,7 +330,9 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
 
 
 def self_signed(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
-    """Return a new certificate for *name* that nobody but itself has signed, and its key, as files in *folder*."""
+    """Return a new certificate for *name* that nobody but itself has signed, and its key, as files
+    in *folder*.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -305,15 +347,25 @@ def self_signed(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]:
     now = dt.datetime.now(dt.UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(subject).issuer_name(subject).public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1)).not_valid_after(now + dt.timedelta(days=1))
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
-    )  # fmt: skip
+    )
     paths = folder / "certificate.pem", folder / "key.pem"
     paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
     return paths
 
 

@@ -1,6 +1,8 @@
-"""Tests that need a program or a library that not every machine has: ``@pytest.mark.needs("chromium", "torch")``.
+"""Tests that need a program or a library that not every machine has:
+``@pytest.mark.needs("chromium", "torch")``.
 
-They run where it is found. Elsewhere they are left out, and one line says which need is missing. With ``--all`` that is a failure.
+They run where it is found. Elsewhere they are left out, and one line says which need is missing.
+With ``--all`` that is a failure.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="fail when a program or library that a test needs is missing")
+    parser.addoption(
+        "--all",
+        action="store_true",
+        help="fail when a program or library that a test needs is missing",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +35,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if not missing(item)]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if left_out := config.stash.get(LEFT_OUT, []):
         terminalreporter.write_line(f"{line(left_out)}: `make test-all` runs them")
 

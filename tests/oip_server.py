@@ -22,7 +22,11 @@ def iris() -> Served:
     from sklearn.datasets import load_iris
     from sklearn.linear_model import LogisticRegression
 
-    return of_sklearn("iris", LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), method="predict_proba")
+    return of_sklearn(
+        "iris",
+        LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)),
+        method="predict_proba",
+    )
 
 
 def _named(places: Iterable[str]) -> list[Served]:
@@ -31,13 +35,23 @@ def _named(places: Iterable[str]) -> list[Served]:
         path, _, name = place.rpartition(":")
         value = runpy.run_path(path)[name]
         value = value() if callable(value) else value
-        found += [value] if isinstance(value, Served) or type(value).__name__ == "Served" else list(value)
+        found += (
+            [value]
+            if isinstance(value, Served) or type(value).__name__ == "Served"
+            else list(value)
+        )
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serve models by the Open Inference Protocol v2 on loopback.")
-    parser.add_argument("models", nargs="*", help="file.py:attribute, each a Served, several, or a function that returns them")
+    parser = argparse.ArgumentParser(
+        description="Serve models by the Open Inference Protocol v2 on loopback."
+    )
+    parser.add_argument(
+        "models",
+        nargs="*",
+        help="file.py:attribute, each a Served, several, or a function that returns them",
+    )
     parser.add_argument("--port", type=int, default=0)
     given = parser.parse_args()
     server = OipServer(*(_named(given.models) or [iris()]), port=given.port, keep=False)

@@ -1,4 +1,6 @@
-"""Any model: classes, coroutines, import paths, schemas, schemes of other packages, aliases that are kept elsewhere; through the bus."""
+"""Any model: classes, coroutines, import paths, schemas, schemes of other packages, aliases that
+are kept elsewhere; through the bus.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,17 @@ def outputs(bus: mt.EventBus, topic: str, samples: list[Any]) -> list[Any]:
     run = bus.fire(topic, samples, progress=False, timeout_s=30)
     frame = bus.invocations().set_index("event_id")
     ended = [frame.loc[receipt.event_id] for receipt in run.receipts]
-    return [json.loads(row["output"]) if row["outcome"] == "succeeded" else f"{row['outcome']}: {row['reason']}" for row in ended]
+    return [
+        (
+            json.loads(row["output"])
+            if row["outcome"] == "succeeded"
+            else f"{row['outcome']}: {row['reason']}"
+        )
+        for row in ended
+    ]
 
 
-# -- classes -----------------------------------------------------------------------------------------------------------------------
+# -- classes ---------------------------------------------------------------------------------------
 
 
 class Counting:
@@ -51,7 +60,9 @@ class Counting:
         type(self).warmed += 1
 
     def predict(self, rows: Any) -> list[int]:
-        return [int(value) * self.weights for value in (rows["x"] if hasattr(rows, "columns") else rows)]
+        return [
+            int(value) * self.weights for value in (rows["x"] if hasattr(rows, "columns") else rows)
+        ]
 
 
 class ProbabilitiesOnly:
@@ -70,7 +81,9 @@ def counting() -> type[Counting]:
     return type("Counting", (Counting,), {"made": 0, "warmed": 0})
 
 
-def test_a_class_is_made_and_warmed_up_once_although_two_subscriptions_listen(bus: mt.EventBus, counting: type[Counting]) -> None:
+def test_a_class_is_made_and_warmed_up_once_although_two_subscriptions_listen(
+    bus: mt.EventBus, counting: type[Counting]
+) -> None:
     model = mt.model(counting, name="doubler", version="1.0.0")
     bus.subscribe("numbers", model, name="first")
     bus.subscribe("numbers", "doubler:1.0.0", name="second")
@@ -81,13 +94,17 @@ def test_a_class_is_made_and_warmed_up_once_although_two_subscriptions_listen(bu
     assert sorted(bus.invocations()["output"]) == ["2", "2", "4", "4", "6", "6"]
 
 
-def test_a_class_is_not_made_before_somebody_listens(bus: mt.EventBus, counting: type[Counting]) -> None:
+def test_a_class_is_not_made_before_somebody_listens(
+    bus: mt.EventBus, counting: type[Counting]
+) -> None:
     bus.subscribe("numbers", counting, name="idle", listen=False)
 
     assert counting.made == 0
 
 
-def test_a_class_whose_objects_cannot_be_made_leaves_its_events_waiting_and_says_why(bus: mt.EventBus) -> None:
+def test_a_class_whose_objects_cannot_be_made_leaves_its_events_waiting_and_says_why(
+    bus: mt.EventBus,
+) -> None:
     class Broken:
         def __init__(self) -> None:
             raise OSError("weights.bin is missing")
@@ -125,8 +142,13 @@ def test_closing_does_not_wait_for_a_model_that_is_being_loaded() -> None:
     assert took_s < 10
 
 
-@pytest.mark.parametrize(("target", "expected"), [(ProbabilitiesOnly, [0.25, 0.75]), (TransformsOnly, 5), (TransformsOnly(), 5)])
-def test_what_has_no_predict_is_called_with_what_it_has(bus: mt.EventBus, target: Any, expected: Any) -> None:
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [(ProbabilitiesOnly, [0.25, 0.75]), (TransformsOnly, 5), (TransformsOnly(), 5)],
+)
+def test_what_has_no_predict_is_called_with_what_it_has(
+    bus: mt.EventBus, target: Any, expected: Any
+) -> None:
     bus.subscribe("texts", target, name="has-no-predict")
 
     assert outputs(bus, "texts", ["hello"]) == [expected]
@@ -136,7 +158,7 @@ def test_a_class_can_be_tried_without_a_bus(counting: type[Counting]) -> None:
     assert mt.model(counting, name="tried")([1, 2]) == [2, 4]
 
 
-# -- coroutines --------------------------------------------------------------------------------------------------------------------
+# -- coroutines ------------------------------------------------------------------------------------
 
 
 def test_hundreds_of_coroutines_are_in_flight_on_one_loop(bus: mt.EventBus) -> None:
@@ -185,7 +207,9 @@ def test_what_a_coroutine_prints_is_kept_with_its_own_attempt(bus: mt.EventBus) 
     assert sorted(bus.invocations()["stdout"]) == ["number 1\n", "number 2\n", "number 3\n"]
 
 
-def test_a_coroutines_error_is_its_own_and_its_traceback_begins_at_the_model(bus: mt.EventBus) -> None:
+def test_a_coroutines_error_is_its_own_and_its_traceback_begins_at_the_model(
+    bus: mt.EventBus,
+) -> None:
     async def fails(_: Any) -> None:
         raise ValueError("no such page")
 
@@ -193,7 +217,11 @@ def test_a_coroutines_error_is_its_own_and_its_traceback_begins_at_the_model(bus
     bus.fire("numbers", [1], progress=False)
 
     row = sub.dead_letters().iloc[0]
-    assert (row["error_type"], row["error"], row["reason"]) == ("ValueError", "no such page", "model_error")
+    assert (row["error_type"], row["error"], row["reason"]) == (
+        "ValueError",
+        "no such page",
+        "model_error",
+    )
     assert row["traceback"].count("File ") == 1 + row["traceback"].count("asynchronous.py")
 
 
@@ -225,7 +253,7 @@ def test_a_batch_of_a_coroutine_is_one_call(bus: mt.EventBus) -> None:
     assert len(run) == len(bus.invocations()) == 4
 
 
-# -- import paths ------------------------------------------------------------------------------------------------------------------
+# -- import paths ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -254,9 +282,14 @@ def test_how_it_is_called_travels_to_other_processes(tmp_path: Path, module: str
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     shelf = importlib.import_module(module)
     with mt.connect(url) as here:
-        here.subscribe("rows", mt.model(shelf.add_all, batch=True, version="1.0.0"), name="sums", listen=False)
         here.subscribe(
-            "rows", mt.model(f"{module}:fitted", name="sure", version="1.0.0", method="predict_proba"), name="sure", listen=False
+            "rows", mt.model(shelf.add_all, batch=True, version="1.0.0"), name="sums", listen=False
+        )
+        here.subscribe(
+            "rows",
+            mt.model(f"{module}:fitted", name="sure", version="1.0.0", method="predict_proba"),
+            name="sure",
+            listen=False,
         )
         here.publish("rows", [1, 2])
     with mt.connect(url) as elsewhere:  # knows nothing but the store
@@ -275,7 +308,7 @@ def test_a_wrong_import_path_says_what_is_missing(bus: mt.EventBus, module: str)
         bus.subscribe("numbers", "no_such_module:fitted")
 
 
-# -- schemas -----------------------------------------------------------------------------------------------------------------------
+# -- schemas ---------------------------------------------------------------------------------------
 
 
 class Page(pydantic.BaseModel):
@@ -283,13 +316,17 @@ class Page(pydantic.BaseModel):
     text: str
 
 
-def test_a_pydantic_hint_makes_the_model_get_its_object_and_a_mismatch_a_dead_letter_that_names_the_field(bus: mt.EventBus) -> None:
+def test_a_pydantic_hint_makes_the_model_get_its_object_and_a_mismatch_a_dead_letter_that_names_the_field(
+    bus: mt.EventBus,
+) -> None:
     def words(page: Page) -> int:
         return len(page.text.split())
 
     sub = bus.subscribe("pages", words)
 
-    assert outputs(bus, "pages", [{"number": 1, "text": "two words"}, {"number": "x", "text": "a"}]) == [2, "dead: invalid_input"]
+    assert outputs(
+        bus, "pages", [{"number": 1, "text": "two words"}, {"number": "x", "text": "a"}]
+    ) == [2, "dead: invalid_input"]
     assert "number" in sub.dead_letters()["error"].iloc[0]
     assert sub.dead_letters()["attempts"].tolist() == [1]
 
@@ -302,26 +339,49 @@ def test_in_a_batch_only_what_does_not_fit_is_dead(bus: mt.EventBus) -> None:
         return [page.number for page in pages]
 
     sub = bus.subscribe("pages", words, batch=True, batch_size=8, listen=False)
-    receipts = bus.publish_batch("pages", [{"number": 1, "text": ""}, {"text": ""}, {"number": 3, "text": ""}])
+    receipts = bus.publish_batch(
+        "pages", [{"number": 1, "text": ""}, {"text": ""}, {"number": 3, "text": ""}]
+    )
     sub.start()
     bus.wait()
 
     frame = bus.invocations().set_index("event_id")
-    assert [frame.loc[r.event_id, "outcome"] for r in receipts] == ["succeeded", "dead", "succeeded"]
-    assert [frame.loc[r.event_id, "output"] for r in receipts if frame.loc[r.event_id, "outcome"] == "succeeded"] == ["1", "3"]
+    assert [frame.loc[r.event_id, "outcome"] for r in receipts] == [
+        "succeeded",
+        "dead",
+        "succeeded",
+    ]
+    assert [
+        frame.loc[r.event_id, "output"]
+        for r in receipts
+        if frame.loc[r.event_id, "outcome"] == "succeeded"
+    ] == ["1", "3"]
     assert seen == [2]
 
 
 def test_a_json_schema_of_the_output_is_kept_to(bus: mt.EventBus) -> None:
-    schema = {"type": "object", "properties": {"label": {"enum": ["invoice", "letter"]}}, "required": ["label"]}
-    model = mt.model(lambda text: {"label": text}, name="labels", version="1.0.0", output_schema=schema)
+    schema = {
+        "type": "object",
+        "properties": {"label": {"enum": ["invoice", "letter"]}},
+        "required": ["label"],
+    }
+    model = mt.model(
+        lambda text: {"label": text}, name="labels", version="1.0.0", output_schema=schema
+    )
     bus.subscribe("texts", model)
 
-    assert outputs(bus, "texts", ["invoice", "poem"]) == [{"label": "invoice"}, "dead: invalid_output"]
+    assert outputs(bus, "texts", ["invoice", "poem"]) == [
+        {"label": "invoice"},
+        "dead: invalid_output",
+    ]
 
 
 def test_the_registry_shows_what_a_version_takes_and_gives(bus: mt.EventBus) -> None:
-    bus.register(mt.model(lambda page: page, name="echo", input_schema=Page, output_schema={"type": "integer"}))
+    bus.register(
+        mt.model(
+            lambda page: page, name="echo", input_schema=Page, output_schema={"type": "integer"}
+        )
+    )
 
     row = bus.models().iloc[0]
     assert row["takes"] == "number: integer, text: string"
@@ -331,7 +391,12 @@ def test_the_registry_shows_what_a_version_takes_and_gives(bus: mt.EventBus) -> 
 def test_a_schema_given_by_hand_holds_in_another_process(tmp_path: Path, module: str) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     with mt.connect(url) as here:
-        given = {"input_schema": {"type": "array", "items": {"type": "number"}}, "batch": True, "version": "1.0.0", "name": "sums"}
+        given = {
+            "input_schema": {"type": "array", "items": {"type": "number"}},
+            "batch": True,
+            "version": "1.0.0",
+            "name": "sums",
+        }
         here.subscribe("rows", mt.model(f"{module}:add_all", **given), listen=False)
         here.publish_batch("rows", [[1, 2], ["x"]])
     with mt.connect(url) as elsewhere:
@@ -343,16 +408,32 @@ def test_a_schema_given_by_hand_holds_in_another_process(tmp_path: Path, module:
     assert found.set_index("outcome").loc["dead", "reason"] == "invalid_input"
 
 
-def test_a_dataclass_of_a_notebook_travels_to_the_process_that_isolates_the_model(bus: mt.EventBus) -> None:
-    code = "import dataclasses\n@dataclasses.dataclass\nclass Ticket:\n    number: int\n    text: str = ''\n"
+def test_a_dataclass_of_a_notebook_travels_to_the_process_that_isolates_the_model(
+    bus: mt.EventBus,
+) -> None:
+    code = (
+        "import dataclasses\n@dataclasses.dataclass\nclass Ticket:\n    number: int\n    text: str"
+        " = ''\n"
+    )
     here: dict[str, Any] = {"__name__": "__main__"}
-    exec(code + "def number_of(ticket: Ticket):\n    return [type(ticket).__name__, ticket.number]", here)  # as a cell does
-    bus.subscribe("tickets", mt.model(here["number_of"], name="numbers", input_schema=here["Ticket"]), isolation="process")
+    # as a cell does
+    exec(
+        code + "def number_of(ticket: Ticket):\n    return [type(ticket).__name__, ticket.number]",
+        here,
+    )
+    bus.subscribe(
+        "tickets",
+        mt.model(here["number_of"], name="numbers", input_schema=here["Ticket"]),
+        isolation="process",
+    )
 
-    assert outputs(bus, "tickets", [{"number": 3}, {"text": "none"}]) == [["Ticket", 3], "dead: invalid_input"]
+    assert outputs(bus, "tickets", [{"number": 3}, {"text": "none"}]) == [
+        ["Ticket", 3],
+        "dead: invalid_input",
+    ]
 
 
-# -- schemes of other packages -----------------------------------------------------------------------------------------------------
+# -- schemes of other packages ---------------------------------------------------------------------
 
 _PACKAGE = """
 from mltrigger.versions.scheme import Description, Endpoint, Scheme
@@ -409,7 +490,9 @@ def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     info = tmp_path / "shouting-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[mltrigger.models]\nshout = shouting:ShoutScheme\nbroken = shouting:Nothing\n")
+    (info / "entry_points.txt").write_text(
+        "[mltrigger.models]\nshout = shouting:ShoutScheme\nbroken = shouting:Nothing\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     schemes._others.cache_clear()
@@ -427,7 +510,9 @@ def test_another_package_adds_a_scheme_by_an_entry_point(bus: mt.EventBus, shout
     assert (row["kind"], row["address"], row["portable"]) == ("shout", "shout://greeter/1", True)
 
 
-def test_an_address_is_called_in_a_process_that_knows_only_the_store(tmp_path: Path, shout: Any) -> None:
+def test_an_address_is_called_in_a_process_that_knows_only_the_store(
+    tmp_path: Path, shout: Any
+) -> None:
     url = f"sqlite:///{tmp_path / 'shared.db'}"
     with mt.connect(url) as here:
         here.subscribe("texts", mt.model("shout://greeter/1", mark="?"), listen=False)
@@ -495,7 +580,10 @@ def test_an_alias_elsewhere_is_followed_and_the_version_that_ran_recorded(shout:
 
         assert sub.selector == "greeter@loud"
         assert bus.invocations()["version"].tolist() == ["2.0.0", "3.0.0", "3.0.0"]
-        assert bus.models().set_index("version")["aliases"].to_dict() == {"2.0.0": "", "3.0.0": "loud"}
+        assert bus.models().set_index("version")["aliases"].to_dict() == {
+            "2.0.0": "",
+            "3.0.0": "loud",
+        }
 
 
 def test_a_followed_alias_takes_no_version_of_ours(bus: mt.EventBus, shout: Any) -> None:
@@ -510,11 +598,21 @@ def test_an_address_can_be_tried_without_a_bus(shout: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("http://host/score", True), ("command:./score --json", True), ("onnx:model.onnx", True), ("models:/churn@champion", True),
-        ("arn:aws:lambda:eu-west-1:123456789012:function:f", True), ("nosuch://host", True), ("ocr:1.0.0", False), ("ocr:latest", False),
-        ("onnx:1.0.0", False), ("ocr@champion", False), ("ocr", False), ("ocr:0.0.0+abc", False), ("package.module:attribute", False),
+        ("http://host/score", True),
+        ("command:./score --json", True),
+        ("onnx:model.onnx", True),
+        ("models:/churn@champion", True),
+        ("arn:aws:lambda:eu-west-1:123456789012:function:f", True),
+        ("nosuch://host", True),
+        ("ocr:1.0.0", False),
+        ("ocr:latest", False),
+        ("onnx:1.0.0", False),
+        ("ocr@champion", False),
+        ("ocr", False),
+        ("ocr:0.0.0+abc", False),
+        ("package.module:attribute", False),
     ],
-)  # fmt: skip
+)
 def test_addresses_are_told_from_selectors_and_import_paths(text: str, expected: bool) -> None:
     assert is_address(text) is expected
 

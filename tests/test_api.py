@@ -40,7 +40,12 @@ def run(program: str, cwd: Path, **environment: str) -> Any:
     kept = {name: value for name, value in os.environ.items() if name != "MLTRIGGER_URL"}
     command = [sys.executable, "-c", f"import json, os, sys, threading\n{program}"]
     done = subprocess.run(
-        command, cwd=cwd, env={**kept, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env={**kept, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -63,7 +68,7 @@ def memory_bus() -> Iterator[mt.EventBus]:
         yield bus
 
 
-# -- names ------------------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 
 def test_all_is_sorted_and_has_no_name_twice() -> None:
@@ -73,7 +78,15 @@ def test_all_is_sorted_and_has_no_name_twice() -> None:
 def test_all_is_complete() -> None:
     """Whatever can be had from the package without an underscore is either public or a room of it."""
     rooms = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}
-    spare = {"annotations", "importlib", "logging", "threading", "functools", "Any", "TYPE_CHECKING"}
+    spare = {
+        "annotations",
+        "importlib",
+        "logging",
+        "threading",
+        "functools",
+        "Any",
+        "TYPE_CHECKING",
+    }
     found = {name for name in vars(mt) if not name.startswith("_")} - rooms - spare
 
     assert found <= set(mt.__all__)
@@ -89,11 +102,22 @@ def test_completion_offers_public_names_only() -> None:
 
 
 OF_A_BUS_ONLY = {
-    "close", "closed",  # mt.close() ends the default bus
-    "events", "models",  # these names are rooms of the package, so far
-    "borrowed_listener", "busy", "event_of", "listen", "listener_state", "model_of", "skipped", "spec",
-    "stop_listening", "tally", "try_out",
-}  # fmt: skip
+    "close",
+    "closed",  # mt.close() ends the default bus
+    "events",
+    "models",  # these names are rooms of the package, so far
+    "borrowed_listener",
+    "busy",
+    "event_of",
+    "listen",
+    "listener_state",
+    "model_of",
+    "skipped",
+    "spec",
+    "stop_listening",
+    "tally",
+    "try_out",
+}
 """What a bus has and the module has not: its state, and what its own parts call."""
 
 
@@ -103,7 +127,9 @@ def test_every_call_of_a_bus_exists_on_the_module() -> None:
     assert sorted(calls - set(mt._OF_THE_BUS) - OF_A_BUS_ONLY) == []
 
 
-def test_calls_of_the_module_are_those_of_the_default_bus(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_of_the_module_are_those_of_the_default_bus(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLTRIGGER_URL", "memory://")
     mt.subscribe("numbers", abs, name="reader")
     mt.publish("numbers", -3)
@@ -122,7 +148,9 @@ def test_every_setting_of_a_policy_is_a_keyword_of_subscribe() -> None:
     fields = {field.name: field for field in dataclasses.fields(DeliveryPolicy)}
     for call in (mt.subscribe, mt.EventBus.subscribe, mt.plan):
         parameters = inspect.signature(call).parameters
-        assert {name: parameters[name].default for name in fields} == {name: field.default for name, field in fields.items()}
+        assert {name: parameters[name].default for name in fields} == {
+            name: field.default for name, field in fields.items()
+        }
         assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
     assert typing.get_type_hints(Settings) == typing.get_type_hints(DeliveryPolicy)
 
@@ -148,8 +176,23 @@ wrong = mt.subscribe("t", len, tmeout_s=3)
 def test_a_type_checker_knows_the_settings_and_the_result_of_subscribe(tmp_path: Path) -> None:
     (tmp_path / "user.py").write_text(TYPED)
 
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(tmp_path / "user.py")]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        str(tmp_path / "user.py"),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     found = re.findall(r"user\.py:(\d+): error: (.*)", done.stdout)
     assert [line for line, _ in found] == ["13"] * len(found)
@@ -194,8 +237,16 @@ def test_every_public_name_has_a_docstring(here: Path, monkeypatch: pytest.Monke
         value = getattr(mt, name)
         if not callable(value):
             continue
-        members = {f"{name}.{m}": v for m, v in vars(value).items() if not m.startswith("_")} if inspect.isclass(value) else {}
-        documented = {m: v for m, v in members.items() if inspect.isfunction(v) or isinstance(v, (property, classmethod, staticmethod))}
+        members = (
+            {f"{name}.{m}": v for m, v in vars(value).items() if not m.startswith("_")}
+            if inspect.isclass(value)
+            else {}
+        )
+        documented = {
+            m: v
+            for m, v in members.items()
+            if inspect.isfunction(v) or isinstance(v, (property, classmethod, staticmethod))
+        }
         bare += [n for n, v in {name: value, **documented}.items() if not inspect.getdoc(v)]
 
     assert bare == []
@@ -211,10 +262,18 @@ def test_a_name_that_does_not_exist_is_an_attribute_error_and_opens_nothing(here
 def test_every_error_of_the_package_is_public_and_one_of_its_base() -> None:
     from mltrigger import errors
 
-    classes = {name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, Exception)}
+    classes = {
+        name: value
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, Exception)
+    }
     assert set(classes) <= set(mt.__all__)
-    assert {name for name, value in classes.items() if not issubclass(value, mt.MltriggerError)} == {"Retry", "Reject", "ModelFailure"}
-    assert all(name in (errors.__doc__ or "") for name in classes), "the tree in the docstring of errors.py is not whole"
+    assert {
+        name for name, value in classes.items() if not issubclass(value, mt.MltriggerError)
+    } == {"Retry", "Reject", "ModelFailure"}
+    assert all(name in (errors.__doc__ or "") for name in classes), (
+        "the tree in the docstring of errors.py is not whole"
+    )
 
 
 def test_the_version_is_the_one_of_the_package(tmp_path: Path) -> None:
@@ -228,14 +287,17 @@ def test_the_version_is_the_one_of_the_package(tmp_path: Path) -> None:
     assert installed == mt.__version__
 
 
-# -- what a name costs ------------------------------------------------------------------------------------------------------------
+# -- what a name costs -----------------------------------------------------------------------------
 
 
 def test_importing_the_package_loads_nothing_heavy(tmp_path: Path) -> None:
     loaded = run("import mltrigger; print(json.dumps(sorted(sys.modules)))", tmp_path)
 
     assert not set(HEAVY) & set(loaded)
-    assert [name for name in loaded if name.startswith("mltrigger")] == ["mltrigger", "mltrigger._version"]
+    assert [name for name in loaded if name.startswith("mltrigger")] == [
+        "mltrigger",
+        "mltrigger._version",
+    ]
 
 
 DESCRIBE = """
@@ -256,7 +318,15 @@ def test_a_model_and_an_event_only_describe(tmp_path: Path) -> None:
 
     assert found["files"] == []
     assert found["threads"] == 1
-    assert not {"boto3", "pandas", "sqlalchemy", "ipywidgets", "anywidget", "cloudevents", "sqlite3"} & set(found["loaded"])
+    assert not {
+        "boto3",
+        "pandas",
+        "sqlalchemy",
+        "ipywidgets",
+        "anywidget",
+        "cloudevents",
+        "sqlite3",
+    } & set(found["loaded"])
 
 
 def test_a_bus_loads_neither_aws_nor_widgets(tmp_path: Path) -> None:
@@ -267,7 +337,15 @@ with mt.connect("memory://") as bus:
     bus.publish("pages", 1)
 print(json.dumps(sorted(sys.modules)))
 """
-    assert not {"boto3", "botocore", "ipywidgets", "anywidget", "cloudevents", "requests", "IPython"} & set(run(program, tmp_path))
+    assert not {
+        "boto3",
+        "botocore",
+        "ipywidgets",
+        "anywidget",
+        "cloudevents",
+        "requests",
+        "IPython",
+    } & set(run(program, tmp_path))
 
 
 NAMES = """
@@ -281,11 +359,15 @@ print(json.dumps({"files": os.listdir(), "threads": threading.active_count()}))
 
 
 def test_reading_the_public_names_opens_nothing(tmp_path: Path) -> None:
-    """Completion in a notebook reads every one of them, and so does ``from mltrigger import publish``."""
+    """Completion in a notebook reads every one of them, and so does ``from mltrigger import
+    publish``.
+    """
     assert run(NAMES, tmp_path) == {"files": [], "threads": 1}
 
 
-def test_a_function_that_was_imported_by_name_goes_on_after_close(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_that_was_imported_by_name_goes_on_after_close(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLTRIGGER_URL", "memory://")
     from mltrigger import topic, topics
 
@@ -296,7 +378,7 @@ def test_a_function_that_was_imported_by_name_goes_on_after_close(here: Path, mo
     assert topics()["topic"].tolist() == ["scans"]
 
 
-# -- the default bus --------------------------------------------------------------------------------------------------------------
+# -- the default bus -------------------------------------------------------------------------------
 
 
 def test_the_default_bus_is_a_file_in_the_working_directory(here: Path) -> None:
@@ -306,7 +388,9 @@ def test_the_default_bus_is_a_file_in_the_working_directory(here: Path) -> None:
     assert mt.topics()["topic"].tolist() == ["pages"]
 
 
-def test_the_default_bus_follows_the_environment(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_bus_follows_the_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLTRIGGER_URL", f"sqlite:///{here / 'elsewhere.db'}")
     mt.topic("pages")
 
@@ -341,7 +425,9 @@ def test_another_bus_may_be_made_the_default(here: Path) -> None:
     assert before.closed
 
 
-def test_the_functions_of_the_module_are_those_of_the_default_bus(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_functions_of_the_module_are_those_of_the_default_bus(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLTRIGGER_URL", "memory://")
 
     @mt.model("doubled", version="1.0.0")
@@ -362,7 +448,7 @@ def test_the_functions_of_the_module_are_those_of_the_default_bus(here: Path, mo
     assert len(mt.subscriptions()) == 0
 
 
-# -- wrong names ------------------------------------------------------------------------------------------------------------------
+# -- wrong names -----------------------------------------------------------------------------------
 
 
 def doubled(x: int) -> int:
@@ -371,7 +457,9 @@ def doubled(x: int) -> int:
 
 @pytest.fixture
 def furnished(memory_bus: mt.EventBus) -> mt.EventBus:
-    memory_bus.subscribe("documents", mt.model(doubled, name="ocr", version="1.0.0"), name="reader", listen=False)
+    memory_bus.subscribe(
+        "documents", mt.model(doubled, name="ocr", version="1.0.0"), name="reader", listen=False
+    )
     memory_bus.alias("ocr", "champion", "1.0.0")
     return memory_bus
 
@@ -395,15 +483,30 @@ def furnished(memory_bus: mt.EventBus) -> mt.EventBus:
         (lambda bus: mt.connect("memory://?durabillity=normal"), "'durability'"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_near_ones(furnished: mt.EventBus, ask: Any, near: str) -> None:
+def test_a_wrong_name_is_answered_with_the_near_ones(
+    furnished: mt.EventBus, ask: Any, near: str
+) -> None:
     with pytest.raises((mt.NotFound, mt.InvalidPolicy)) as caught:
         ask(furnished)
 
     assert f"did you mean {near}" in str(caught.value)
-    assert isinstance(caught.value, ValueError if near in ("'timeout_s'", "'batch_size'") else LookupError)
+    assert isinstance(
+        caught.value, ValueError if near in ("'timeout_s'", "'batch_size'") else LookupError
+    )
 
 
-@pytest.mark.parametrize("url", ["", "memory://x", "sqlite://", "sqlite:///", "sqllite:///x.db", "mysql://host/db", "/tmp/x.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "memory://x",
+        "sqlite://",
+        "sqlite:///",
+        "sqllite:///x.db",
+        "mysql://host/db",
+        "/tmp/x.db",
+    ],
+)
 def test_a_url_without_a_broker_is_answered_with_the_known_forms(here: Path, url: str) -> None:
     if not url:
         with mt.connect(url) as bus:  # as if it was left out
@@ -423,7 +526,14 @@ def test_a_url_with_a_password_is_not_repeated() -> None:
 def test_a_closed_bus_says_so_whatever_it_is_asked(memory_bus: mt.EventBus) -> None:
     memory_bus.close()
 
-    calls = [memory_bus.models, memory_bus.topics, memory_bus.subscriptions, memory_bus.events, memory_bus.invocations, memory_bus.latency]
+    calls = [
+        memory_bus.models,
+        memory_bus.topics,
+        memory_bus.subscriptions,
+        memory_bus.events,
+        memory_bus.invocations,
+        memory_bus.latency,
+    ]
     for call in [
         *calls,
         lambda: memory_bus.publish("t", 1),
@@ -436,13 +546,23 @@ def test_a_closed_bus_says_so_whatever_it_is_asked(memory_bus: mt.EventBus) -> N
 
 
 def test_a_naive_since_is_refused_with_the_remedy(furnished: mt.EventBus) -> None:
-    for ask in (furnished.invocations, furnished.events, furnished.subscription("reader").invocations):
-        with pytest.raises(mt.InvalidEvent, match=r"is naive; give its zone, for example datetime\.now\(UTC\)"):
+    for ask in (
+        furnished.invocations,
+        furnished.events,
+        furnished.subscription("reader").invocations,
+    ):
+        with pytest.raises(
+            mt.InvalidEvent, match=r"is naive; give its zone, for example datetime\.now\(UTC\)"
+        ):
             ask(since=datetime(2026, 11, 23))
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a.b", "a/b", "é", "x" * 81, "a\n", "arn:aws:sns:x", 5, None])
-def test_a_topic_name_that_some_broker_refuses_is_refused_here(memory_bus: mt.EventBus, name: Any) -> None:
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a.b", "a/b", "é", "x" * 81, "a\n", "arn:aws:sns:x", 5, None]
+)
+def test_a_topic_name_that_some_broker_refuses_is_refused_here(
+    memory_bus: mt.EventBus, name: Any
+) -> None:
     with pytest.raises(mt.InvalidName, match="letters, digits"):
         memory_bus.topic(name)
 

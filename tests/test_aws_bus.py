@@ -1,4 +1,6 @@
-"""The bus on AWS as a notebook sees it: the same words as everywhere, on SNS, SQS and S3 over real HTTP."""
+"""The bus on AWS as a notebook sees it: the same words as everywhere, on SNS, SQS and S3 over real
+HTTP.
+"""
 
 from __future__ import annotations
 
@@ -40,13 +42,21 @@ def announcing(aws: Account) -> None:
 
 
 def ended(sub: mt.Subscription, number: int = 1, clock: SimulatedClock | None = None) -> list[str]:
-    """Wait until *number* events have ended; return how, oldest first. Where there is a *clock*, time passes while all of them wait."""
+    """Wait until *number* events have ended; return how, oldest first.
+
+    Where there is a *clock*, time passes while all of them wait.
+    """
 
     def look() -> list[str] | None:
         found = [outcome for outcome in outcomes(sub) if outcome in FINAL]
         if len(found) >= number:
             return found
-        if clock is not None and (depth := sub.depth()).delayed and not depth.visible and not depth.in_flight:
+        if (
+            clock is not None
+            and (depth := sub.depth()).delayed
+            and not depth.visible
+            and not depth.in_flight
+        ):
             clock.advance(s=5)
         return None
 
@@ -59,7 +69,13 @@ def echo(data: Any) -> Any:
 
 def raw_of(event: mt.Event) -> Any:
     """Return what a test wants to know of an event."""
-    return {"type": event.type, "source": event.source, "id": event.id, "data": event.data, "subject": event.subject}
+    return {
+        "type": event.type,
+        "source": event.source,
+        "id": event.id,
+        "data": event.data,
+        "subject": event.subject,
+    }
 
 
 def size_and_start(data: str) -> list[Any]:
@@ -74,7 +90,10 @@ def answers(sub: mt.Subscription) -> list[Any]:
 def letters(sub: mt.Subscription) -> dict[str, str]:
     """Return the raw text of the dead letters, and their reasons."""
     found = sub.dead_letters()
-    return {bytes(raw).decode(): reason for raw, reason in zip(found["raw"], found["reason"], strict=True)}
+    return {
+        bytes(raw).decode(): reason
+        for raw, reason in zip(found["raw"], found["reason"], strict=True)
+    }
 
 
 def queue_of(aws: Account, name: str) -> str:
@@ -86,7 +105,7 @@ def is_balanced(bus: mt.EventBus) -> bool:
     return bool(bus.audit()["balanced"].all())
 
 
-# -- a notebook -------------------------------------------------------------------------------------------------------------------
+# -- a notebook ------------------------------------------------------------------------------------
 
 
 def test_quickstart_runs_unchanged_on_aws(aws: Account) -> None:
@@ -115,7 +134,10 @@ def test_subscriptions_of_one_topic_never_know_of_each_other(aws: Account) -> No
         raise mt.Reject("never")
 
     bus = aws.bus()
-    reader, refuser = bus.subscribe("documents", echo, name="reader"), bus.subscribe("documents", reject, name="refuser")
+    reader, refuser = (
+        bus.subscribe("documents", echo, name="reader"),
+        bus.subscribe("documents", reject, name="refuser"),
+    )
 
     run = bus.fire("documents", [1, 2], progress=False)
 
@@ -125,7 +147,9 @@ def test_subscriptions_of_one_topic_never_know_of_each_other(aws: Account) -> No
     assert is_balanced(bus)
 
 
-def test_failing_event_is_tried_again_after_a_backoff_and_dies_with_its_last_error(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_failing_event_is_tried_again_after_a_backoff_and_dies_with_its_last_error(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     once, never = Failing(times=1), Failing(times=100)
     patient = bus.subscribe("documents", once, name="patient")
@@ -140,7 +164,11 @@ def test_failing_event_is_tried_again_after_a_backoff_and_dies_with_its_last_err
     assert list(tried["attempt"]) == [1, 2, 3]
     assert list(tried["outcome"]) == ["failed", "failed", "dead"]
     (letter,) = hopeless.dead_letters().itertuples()
-    assert (letter.reason, letter.attempts, letter.error) == ("model_error", 3, "failing on purpose")
+    assert (letter.reason, letter.attempts, letter.error) == (
+        "model_error",
+        3,
+        "failing on purpose",
+    )
     assert json.loads(letter.raw) == {"page": 1}
     assert never.calls == 3
     assert is_balanced(bus)
@@ -180,22 +208,42 @@ def test_filter_delivers_the_same_whether_sns_or_the_listener_applies_it(aws: Ac
         "flagged": ({"urgent": [True]}, "attributes"),
         "costly": ({"total": [{"numeric": [">", 100]}]}, "body"),
     }
-    subs = {name: bus.subscribe("post", echo, name=name, filter=f, filter_scope=scope) for name, (f, scope) in given.items()}
+    subs = {
+        name: bus.subscribe("post", echo, name=name, filter=f, filter_scope=scope)
+        for name, (f, scope) in given.items()
+    }
 
     receipts = bus.publish_batch(
         "post",
         [
-            mt.Event({"total": 500}, type="invoice", id="a", extensions={"tenant": "north", "urgent": True}),
+            mt.Event(
+                {"total": 500},
+                type="invoice",
+                id="a",
+                extensions={"tenant": "north", "urgent": True},
+            ),
             mt.Event({"total": 5}, type="letter", id="b", extensions={"tenant": "south"}),
             mt.Event("text", type="Invoice", id="c", datacontenttype="text/plain"),
         ],
     )
     assert bus.wait(30, progress=False)
 
-    expected = {"typed": "a", "beginning": "a", "either": "b", "anycase": "ac", "flagged": "a", "costly": "a"}
-    got = {name: "".join(sorted(sub.invocations(columns=["event_id"])["event_id"])) for name, sub in subs.items()}
+    expected = {
+        "typed": "a",
+        "beginning": "a",
+        "either": "b",
+        "anycase": "ac",
+        "flagged": "a",
+        "costly": "a",
+    }
+    got = {
+        name: "".join(sorted(sub.invocations(columns=["event_id"])["event_id"]))
+        for name, sub in subs.items()
+    }
     assert got == expected
-    assert [sorted(r.subscriptions) for r in receipts] == [sorted(n for n, ids in expected.items() if e in ids) for e in "abc"]
+    assert [sorted(r.subscriptions) for r in receipts] == [
+        sorted(n for n, ids in expected.items() if e in ids) for e in "abc"
+    ]
     for name, sub in subs.items():
         skipped = sub.skipped()
         assert sorted(skipped["event_id"]) == sorted(set("abc") - set(expected[name]))
@@ -205,12 +253,18 @@ def test_filter_delivers_the_same_whether_sns_or_the_listener_applies_it(aws: Ac
     # BI-045: the one thing that SNS would lose without a word
     assert "not_json" in subs["costly"].explain("c").set_index("step").loc["filter", "detail"]
     assert is_balanced(bus)
-    pushed = {s["Endpoint"].rpartition("-")[2] for s in aws.feeds() if "FilterPolicy" in feed_attributes(aws, s)}
+    pushed = {
+        s["Endpoint"].rpartition("-")[2]
+        for s in aws.feeds()
+        if "FilterPolicy" in feed_attributes(aws, s)
+    }
     assert pushed == {"typed", "beginning", "either", "costly"}
 
 
 def feed_attributes(aws: Account, feed: dict[str, str]) -> dict[str, str]:
-    found: dict[str, str] = aws.sns.get_subscription_attributes(SubscriptionArn=feed["SubscriptionArn"])["Attributes"]
+    found: dict[str, str] = aws.sns.get_subscription_attributes(
+        SubscriptionArn=feed["SubscriptionArn"]
+    )["Attributes"]
     return found
 
 
@@ -243,7 +297,7 @@ def test_topic_that_feeds_itself_is_stopped(aws: Account) -> None:
     assert outcomes(sub)[-1] == "dead" and set(outcomes(sub)[:-1]) == {"succeeded"}
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 
 def test_large_event_goes_by_the_bucket_and_arrives_whole(aws: Account) -> None:
@@ -256,7 +310,12 @@ def test_large_event_goes_by_the_bucket_and_arrives_whole(aws: Account) -> None:
     assert list(run.results()["output"]) == [[300 * KIB, "x"], [1000, "y"], [2_000_000, "ü"]]
     assert len(aws.s3.list_objects_v2(Bucket=bucket)["Contents"]) == 2
     if aws.emulator.movable:  # else it may not know of that
-        assert aws.s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"][0]["Expiration"]["Days"] > 14
+        assert (
+            aws.s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"][0]["Expiration"][
+                "Days"
+            ]
+            > 14
+        )
     assert outcomes(sub) == ["succeeded"] * 3
 
 
@@ -272,7 +331,12 @@ def test_large_message_of_another_publisher_is_read_from_the_own_bucket_only(aws
     kinds = (
         ("software.amazon.payloadoffloading.PayloadS3Pointer", "ExtendedPayloadSize", ours, large),
         ("com.amazon.sqs.javamessaging.MessageS3Pointer", "SQSLargePayloadSize", ours, large),
-        ("software.amazon.payloadoffloading.PayloadS3Pointer", "ExtendedPayloadSize", theirs, large),
+        (
+            "software.amazon.payloadoffloading.PayloadS3Pointer",
+            "ExtendedPayloadSize",
+            theirs,
+            large,
+        ),
         ("software.amazon.payloadoffloading.PayloadS3Pointer", "ExtendedPayloadSize", ours, gone),
     )
     for name, attribute, bucket, key in kinds:
@@ -288,7 +352,9 @@ def test_large_message_of_another_publisher_is_read_from_the_own_bucket_only(aws
     assert any(theirs in error for error in sub.dead_letters()["error"])
 
 
-def test_without_a_bucket_the_limit_is_named_and_the_last_byte_below_it_passes(aws: Account) -> None:
+def test_without_a_bucket_the_limit_is_named_and_the_last_byte_below_it_passes(
+    aws: Account,
+) -> None:
     """BI-020, BI-022: bytes count, with those of the attributes."""
     bus = aws.bus()
     bus.subscribe("documents", len, name="reader")
@@ -325,12 +391,22 @@ def test_batch_beyond_the_limit_of_a_call_is_split_and_nothing_is_lost(aws: Acco
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        pytest.param(mt.Event("a\x00b", datacontenttype="text/plain"), "invalid_character", id="BI-019 NUL"),
-        pytest.param(mt.Event("a\ufffeb", datacontenttype="text/plain"), "invalid_character", id="BI-019 U+FFFE"),
-        pytest.param(mt.Event(1, extensions={"tenant": "a\x1bb"}), None, id="BI-019 in an extension"),
+        pytest.param(
+            mt.Event("a\x00b", datacontenttype="text/plain"), "invalid_character", id="BI-019 NUL"
+        ),
+        pytest.param(
+            mt.Event("a\ufffeb", datacontenttype="text/plain"),
+            "invalid_character",
+            id="BI-019 U+FFFE",
+        ),
+        pytest.param(
+            mt.Event(1, extensions={"tenant": "a\x1bb"}), None, id="BI-019 in an extension"
+        ),
     ],
 )
-def test_what_aws_would_refuse_or_lose_is_refused_before_it_is_sent(aws: Account, event: mt.Event, reason: str | None) -> None:
+def test_what_aws_would_refuse_or_lose_is_refused_before_it_is_sent(
+    aws: Account, event: mt.Event, reason: str | None
+) -> None:
     bus = aws.bus()
     bus.topic("documents")
 
@@ -362,7 +438,7 @@ def test_subject_may_be_what_the_subject_of_sns_may_not(aws: Account) -> None:
     assert [answer["subject"] for answer in answers(sub)] == subjects
 
 
-# -- once -------------------------------------------------------------------------------------------------------------------------
+# -- once ------------------------------------------------------------------------------------------
 
 
 def test_event_that_is_published_again_does_not_run_again(aws: Account) -> None:
@@ -382,16 +458,22 @@ def test_event_that_is_published_again_does_not_run_again(aws: Account) -> None:
 
 
 def test_same_message_that_is_received_twice_has_one_outcome(aws: Account) -> None:
-    """SQS delivers at least once: here twice to a stranger first, then the same body as two messages."""
+    """SQS delivers at least once: here twice to a stranger first, then the same body as two
+    messages.
+    """
     bus = aws.bus()
     model = Failing(times=0)
     sub = bus.subscribe("documents", model, name="reader", listen=False)
     bus.publish("documents", "a")
     queue = queue_of(aws, "reader")
     (found,) = wait_until(
-        lambda: aws.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, MessageAttributeNames=["All"]).get("Messages")
+        lambda: aws.sqs.receive_message(
+            QueueUrl=queue, VisibilityTimeout=0, MessageAttributeNames=["All"]
+        ).get("Messages")
     )
-    aws.sqs.send_message(QueueUrl=queue, MessageBody=found["Body"], MessageAttributes=found["MessageAttributes"])
+    aws.sqs.send_message(
+        QueueUrl=queue, MessageBody=found["Body"], MessageAttributes=found["MessageAttributes"]
+    )
 
     sub.start()
 
@@ -404,7 +486,10 @@ def test_same_message_that_is_received_twice_has_one_outcome(aws: Account) -> No
 def test_event_of_a_listener_that_died_comes_again_and_the_attempt_is_shown_as_abandoned(
     aws: Account, aws_clock: SimulatedClock, file: Path
 ) -> None:
-    bus, dying = aws.bus(f"sqlite:///{file}", clock=aws_clock), aws.bus(f"sqlite:///{file}", clock=aws_clock)
+    bus, dying = (
+        aws.bus(f"sqlite:///{file}", clock=aws_clock),
+        aws.bus(f"sqlite:///{file}", clock=aws_clock),
+    )
     sub = bus.subscribe("documents", echo, listen=False, lease_s=60.0)
     bus.publish("documents", "a")
     (held,) = wait_until(lambda: dying.broker.receive(bus.spec("echo"), 1))
@@ -422,7 +507,10 @@ def test_same_event_at_two_listeners_has_the_outcome_of_the_first_to_record_it(
     aws: Account, aws_clock: SimulatedClock, file: Path, gate: Gate
 ) -> None:
     """BI-083: a lease that ran out in the middle of a run."""
-    slow, quick = aws.bus(f"sqlite:///{file}", clock=aws_clock), aws.bus(f"sqlite:///{file}", clock=aws_clock)
+    slow, quick = (
+        aws.bus(f"sqlite:///{file}", clock=aws_clock),
+        aws.bus(f"sqlite:///{file}", clock=aws_clock),
+    )
 
     def read(data: str) -> str:
         gate.wait()
@@ -458,15 +546,27 @@ def test_accepted_event_leaves_the_queue_before_the_model_has_run(aws: Account, 
     assert ended(sub) == ["succeeded"]
 
 
-def test_message_that_sqs_moved_to_the_dead_letter_queue_becomes_a_dead_letter_of_the_log(aws: Account) -> None:
+def test_message_that_sqs_moved_to_the_dead_letter_queue_becomes_a_dead_letter_of_the_log(
+    aws: Account,
+) -> None:
     bus = aws.bus()
     sub = bus.subscribe("documents", echo, listen=False)
     queue = queue_of(aws, "echo")
-    redrive = json.loads(aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])["Attributes"]["RedrivePolicy"])
-    aws.sqs.set_queue_attributes(QueueUrl=queue, Attributes={"RedrivePolicy": json.dumps({**redrive, "maxReceiveCount": 1})})
+    redrive = json.loads(
+        aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])[
+            "Attributes"
+        ]["RedrivePolicy"]
+    )
+    aws.sqs.set_queue_attributes(
+        QueueUrl=queue, Attributes={"RedrivePolicy": json.dumps({**redrive, "maxReceiveCount": 1})}
+    )
     bus.publish("documents", "a")
 
-    wait_until(lambda: aws.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, WaitTimeSeconds=0).get("Messages"))
+    wait_until(
+        lambda: aws.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, WaitTimeSeconds=0).get(
+            "Messages"
+        )
+    )
     aws.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, WaitTimeSeconds=0)
     wait_until(lambda: aws.waiting(queue_of(aws, "echo-dead")))
     moved = bus.broker.bury(bus.spec("echo"))
@@ -477,11 +577,15 @@ def test_message_that_sqs_moved_to_the_dead_letter_queue_becomes_a_dead_letter_o
     assert sub.redrive() == 1
     sub.start()
     assert bus.wait(20, progress=False)
-    assert (outcomes(sub)[-1], list(sub.invocations()["attempt"]), letters(sub)) == ("succeeded", [1, 2], {})
+    assert (outcomes(sub)[-1], list(sub.invocations()["attempt"]), letters(sub)) == (
+        "succeeded",
+        [1, 2],
+        {},
+    )
     assert is_balanced(bus)
 
 
-# -- order ------------------------------------------------------------------------------------------------------------------------
+# -- order -----------------------------------------------------------------------------------------
 
 
 def of_group(group: str, number: int) -> mt.Event:
@@ -501,7 +605,9 @@ def test_group_keeps_its_order_when_one_of_it_fails_and_is_tried_again(aws: Acco
 
     bus = aws.bus()
     sub = bus.subscribe("orders.fifo", read)
-    bus.publish_batch("orders.fifo", [of_group(group, number) for number in (1, 2, 3) for group in "ab"])
+    bus.publish_batch(
+        "orders.fifo", [of_group(group, number) for number in (1, 2, 3) for group in "ab"]
+    )
 
     assert ended(sub, 6) == ["succeeded"] * 6
     assert [x for x in seen if x[0] == "a"] == ["a1", "a2", "a3"]
@@ -520,7 +626,9 @@ def test_batch_of_a_group_is_kept_in_order_when_one_in_the_middle_fails(aws: Acc
 
     bus = aws.bus()
     sub = bus.subscribe("orders.fifo", read, batch=True, listen=False)
-    bus.publish_batch("orders.fifo", [of_group(group, number) for number in (1, 2, 3) for group in "ab"])
+    bus.publish_batch(
+        "orders.fifo", [of_group(group, number) for number in (1, 2, 3) for group in "ab"]
+    )
 
     sub.start()
 
@@ -529,7 +637,9 @@ def test_batch_of_a_group_is_kept_in_order_when_one_in_the_middle_fails(aws: Acc
     rows = sub.invocations()
     if aws.emulator.movable:  # else it may give out one of a group at a time
         assert set(rows.loc[rows["outcome"] == "interrupted", "reason"]) == {"group_order"}
-    assert sorted(answers(sub)) == sorted(f"{group}{number}" for number in (1, 2, 3) for group in "ab")
+    assert sorted(answers(sub)) == sorted(
+        f"{group}{number}" for number in (1, 2, 3) for group in "ab"
+    )
     assert is_balanced(bus)
 
 
@@ -561,30 +671,44 @@ def test_ordered_topic_refuses_an_event_without_a_group_and_drops_repeats(aws: A
         bus.publish("orders.fifo", "a")
     first = bus.publish("orders.fifo", "a", id="1", source="shop", extensions={"partitionkey": "k"})
     with pytest.warns(UserWarning, match="other data"):
-        second = bus.publish("orders.fifo", "b", id="1", source="shop", extensions={"partitionkey": "k"})
+        second = bus.publish(
+            "orders.fifo", "b", id="1", source="shop", extensions={"partitionkey": "k"}
+        )
 
     assert found.value.reason == "missing_group_id" and "partitionkey" in str(found.value)
     assert (second.seq, second.duplicate) == (first.seq, True)
     assert ended(sub) == ["succeeded"] and answers(sub) == ["a"]
 
 
-# -- what is made and taken away --------------------------------------------------------------------------------------------------
+# -- what is made and taken away -------------------------------------------------------------------
 
 
-def test_plan_shows_what_would_be_made_changes_nothing_and_finds_nothing_to_do_afterwards(aws: Account) -> None:
+def test_plan_shows_what_would_be_made_changes_nothing_and_finds_nothing_to_do_afterwards(
+    aws: Account,
+) -> None:
     bus = aws.bus()
 
     before = bus.plan("documents", name="reader", filter={"type": ["invoice"]})
 
     assert set(before["action"]) == {"create"}
     assert set(before["kind"]) == {"topic", "queue", "dead-letter queue", "subscription"}
-    assert (aws.queues(), aws.topics(), len(bus.subscriptions()), len(bus.topics())) == ([], [], 0, 0)
+    assert (aws.queues(), aws.topics(), len(bus.subscriptions()), len(bus.topics())) == (
+        [],
+        [],
+        0,
+        0,
+    )
 
     bus.subscribe("documents", echo, name="reader", filter={"type": ["invoice"]}, listen=False)
 
     assert set(bus.plan()["action"]) == {"keep"}
-    assert set(bus.plan("documents", name="reader", filter={"type": ["invoice"]})["action"]) == {"keep"}
-    assert set(bus.plan("documents", name="reader", filter={"type": ["letter"]})["action"]) == {"keep", "change"}
+    assert set(bus.plan("documents", name="reader", filter={"type": ["invoice"]})["action"]) == {
+        "keep"
+    }
+    assert set(bus.plan("documents", name="reader", filter={"type": ["letter"]})["action"]) == {
+        "keep",
+        "change",
+    }
 
 
 @announced
@@ -606,7 +730,9 @@ def test_unsubscribing_with_delete_leaves_nothing_on_aws(aws: Account) -> None:
     assert is_balanced(bus)
 
 
-def test_subscription_that_ended_and_begins_again_gets_what_is_published_from_then_on(aws: Account) -> None:
+def test_subscription_that_ended_and_begins_again_gets_what_is_published_from_then_on(
+    aws: Account,
+) -> None:
     bus = aws.bus()
     sub = bus.subscribe("documents", echo)
     bus.fire("documents", ["first"], progress=False)
@@ -642,7 +768,13 @@ def test_publisher_on_another_machine_needs_no_log_of_the_listener(aws: Account)
         publisher.publish("docments", {})
 
     assert ended(sub) == ["succeeded"]
-    assert answers(sub)[0] | {"id": ""} == {"type": "page", "source": "scanner/7", "id": "", "data": {"page": 1}, "subject": "p1"}
+    assert answers(sub)[0] | {"id": ""} == {
+        "type": "page",
+        "source": "scanner/7",
+        "id": "",
+        "data": {"page": 1},
+        "subject": "p1",
+    }
     assert "'documents'" in str(found.value)
     assert is_balanced(listener) and is_balanced(publisher)
 
@@ -656,10 +788,14 @@ def test_closing_gives_back_what_a_poll_brings(aws: Account) -> None:
     bus.close(polls_s=0.0)
     other.publish("documents", "a")
 
-    assert wait_until(lambda: aws.sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=1).get("Messages"))
+    assert wait_until(
+        lambda: aws.sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=1).get("Messages")
+    )
 
 
-def test_closing_releases_what_runs_marked_as_interrupted(aws: Account, gate: Gate, file: Path) -> None:
+def test_closing_releases_what_runs_marked_as_interrupted(
+    aws: Account, gate: Gate, file: Path
+) -> None:
     def read(data: str) -> str:
         gate.wait()
         return data
@@ -679,7 +815,7 @@ def test_closing_releases_what_runs_marked_as_interrupted(aws: Account, gate: Ga
     assert is_balanced(again)
 
 
-# -- buckets ----------------------------------------------------------------------------------------------------------------------
+# -- buckets ---------------------------------------------------------------------------------------
 
 
 def read_object(event: mt.Event) -> list[Any]:
@@ -701,7 +837,15 @@ def test_new_object_runs_through_two_models_whatever_its_name(aws: Account) -> N
     bus, bucket = aws.bus(), aws.bucket()
     reader = bus.subscribe(f"s3://{bucket}/in/*.png", read_object, name="reader")
     sizer = bus.subscribe(f"s3://{bucket}/in/*.png", size_of, name="sizer")
-    keys = ["in/a b.png", "in/a+b.png", "in/ü/ß.png", "in/a%20b.png", "in/..%2Fpasswd.png", "in/a\u202egnp.png", "in/&<'\"=.png"]
+    keys = [
+        "in/a b.png",
+        "in/a+b.png",
+        "in/ü/ß.png",
+        "in/a%20b.png",
+        "in/..%2Fpasswd.png",
+        "in/a\u202egnp.png",
+        "in/&<'\"=.png",
+    ]
 
     for number, key in enumerate(keys):
         aws.s3.put_object(Bucket=bucket, Key=key, Body=b"x" * (number + 1))
@@ -718,19 +862,32 @@ def test_new_object_runs_through_two_models_whatever_its_name(aws: Account) -> N
 
 
 @announced
-def test_right_version_is_read_of_a_versioned_bucket_and_a_replacement_is_told_of_in_any_other(aws: Account) -> None:
+def test_right_version_is_read_of_a_versioned_bucket_and_a_replacement_is_told_of_in_any_other(
+    aws: Account,
+) -> None:
     """BI-069."""
     bus, plain, versioned = aws.bus(), aws.bucket(), aws.bucket(versioned=True)
-    subs = [bus.subscribe(f"s3://{bucket}/*", read_object, name=f"of{n}", listen=False) for n, bucket in enumerate((plain, versioned))]
+    subs = [
+        bus.subscribe(f"s3://{bucket}/*", read_object, name=f"of{n}", listen=False)
+        for n, bucket in enumerate((plain, versioned))
+    ]
     for bucket in (plain, versioned):
-        put = [aws.s3.put_object(Bucket=bucket, Key="page", Body=body) for body in (b"old", b"new!")]
+        put = [
+            aws.s3.put_object(Bucket=bucket, Key="page", Body=body) for body in (b"old", b"new!")
+        ]
     bus.unsubscribe("of1")  # the emulator does not say which version; S3 does
     subs[1] = bus.subscribe(f"s3://{versioned}/*", read_object, name="of1", listen=False)
     for number, version in enumerate(put):
         record = s3_record(
-            "page", bucket=versioned, versionId=version["VersionId"], sequencer=f"0{number}", eTag=version["ETag"].strip('"')
+            "page",
+            bucket=versioned,
+            versionId=version["VersionId"],
+            sequencer=f"0{number}",
+            eTag=version["ETag"].strip('"'),
         )
-        aws.sqs.send_message(QueueUrl=queue_of(aws, "of1"), MessageBody=json.dumps({"Records": [record]}))
+        aws.sqs.send_message(
+            QueueUrl=queue_of(aws, "of1"), MessageBody=json.dumps({"Records": [record]})
+        )
 
     for sub in subs:
         sub.start()
@@ -738,15 +895,26 @@ def test_right_version_is_read_of_a_versioned_bucket_and_a_replacement_is_told_o
 
     assert sorted(answers(subs[0])) == [["page", "new!"], ["page", "new!"]]
     assert sum("etag_mismatch" in str(printed) for printed in subs[0].invocations()["stdout"]) == 1
-    assert sorted(answers(subs[1])) == [["page", "new!"], ["page", "new!"], ["page", "new!"], ["page", "old"]]
-    assert sum("etag_mismatch" in str(printed) for printed in subs[1].invocations()["stdout"]) == 1, "of an event without a version"
+    assert sorted(answers(subs[1])) == [
+        ["page", "new!"],
+        ["page", "new!"],
+        ["page", "new!"],
+        ["page", "old"],
+    ]
+    assert (
+        sum("etag_mismatch" in str(printed) for printed in subs[1].invocations()["stdout"]) == 1
+    ), "of an event without a version"
 
 
 @announced
-def test_object_that_is_gone_is_tried_again_and_one_that_is_too_large_is_not(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_object_that_is_gone_is_tried_again_and_one_that_is_too_large_is_not(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     """BI-068, BI-071."""
     bus, bucket = aws.bus(clock=aws_clock), aws.bucket()
-    sub = bus.subscribe(f"s3://{bucket}/*", read_object, listen=False, max_attempts=3, max_object_mb=1)
+    sub = bus.subscribe(
+        f"s3://{bucket}/*", read_object, listen=False, max_attempts=3, max_object_mb=1
+    )
     aws.s3.put_object(Bucket=bucket, Key="gone", Body=b"x")
     aws.s3.put_object(Bucket=bucket, Key="empty", Body=b"")
     aws.s3.put_object(Bucket=bucket, Key="large", Body=b"x" * (KIB * KIB + 1))
@@ -785,21 +953,40 @@ def test_notification_that_a_bucket_has_already_stays(aws: Account) -> None:
     bus.unsubscribe("read_object", delete=True)
 
     after = aws.s3.get_bucket_notification_configuration(Bucket=bucket)
-    assert [c["Id"] for c in during["QueueConfigurations"]] == [c["Id"] for c in after["QueueConfigurations"]] == ["theirs"]
+    assert (
+        [c["Id"] for c in during["QueueConfigurations"]]
+        == [c["Id"] for c in after["QueueConfigurations"]]
+        == ["theirs"]
+    )
     assert len(during["TopicConfigurations"]) == 1 and "TopicConfigurations" not in after
 
 
 def s3_record(
-    key: str, *, bucket: str = "scans", version: str = "2.1", name: str = "ObjectCreated:Put", sequencer: str = "0A", **thing: Any
+    key: str,
+    *,
+    bucket: str = "scans",
+    version: str = "2.1",
+    name: str = "ObjectCreated:Put",
+    sequencer: str = "0A",
+    **thing: Any,
 ) -> dict[str, Any]:
     """Return a record of a notification; *key* as S3 writes it."""
     return {
-        "eventVersion": version, "eventSource": "aws:s3", "awsRegion": REGION, "eventTime": "2026-11-23T09:00:00.000Z", "eventName": name,
-        "s3": {"bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"}, "object": {"key": key, "sequencer": sequencer, **thing}},
-    }  # fmt: skip
+        "eventVersion": version,
+        "eventSource": "aws:s3",
+        "awsRegion": REGION,
+        "eventTime": "2026-11-23T09:00:00.000Z",
+        "eventName": name,
+        "s3": {
+            "bucket": {"name": bucket, "arn": f"arn:aws:s3:::{bucket}"},
+            "object": {"key": key, "sequencer": sequencer, **thing},
+        },
+    }
 
 
-def test_notifications_in_a_foreign_queue_are_understood_or_dead_with_their_reason(aws: Account) -> None:
+def test_notifications_in_a_foreign_queue_are_understood_or_dead_with_their_reason(
+    aws: Account,
+) -> None:
     """BI-057, BI-060 to BI-063, BI-066, BI-067, BI-070."""
     bus, queue = aws.bus(), aws.queue()
     sent = [
@@ -813,27 +1000,44 @@ def test_notifications_in_a_foreign_queue_are_understood_or_dead_with_their_reas
     ]
 
     def read(event: mt.Event) -> list[Any]:
-        return [event.data["key"], event.data["size"], str(event.extensions.get("sequencer")).lstrip("0")]
+        return [
+            event.data["key"],
+            event.data["size"],
+            str(event.extensions.get("sequencer")).lstrip("0"),
+        ]
 
     sub = bus.subscribe(queue, read)
     for records in sent:
         aws.sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"Records": records}))
-    aws.sqs.send_message(QueueUrl=queue, MessageBody=json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "scans"}))
+    aws.sqs.send_message(
+        QueueUrl=queue,
+        MessageBody=json.dumps(
+            {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "scans"}
+        ),
+    )
 
     ended(sub, 9)
     wait_until(lambda: list(sub.skipped()["reason"]) == ["s3_test_event"])
     expected = [
-        ["a%20b", 1, "A"], ["../../etc/passwd", None, "A"], ["a\u202egnp.exe", None, "A"], ["scan 1.png", None, "A"], ["late", None, "B"],
-        ["late", None, "A"], ["removed", None, "A"],
-    ]  # fmt: skip
+        ["a%20b", 1, "A"],
+        ["../../etc/passwd", None, "A"],
+        ["a\u202egnp.exe", None, "A"],
+        ["scan 1.png", None, "A"],
+        ["late", None, "B"],
+        ["late", None, "A"],
+        ["removed", None, "A"],
+    ]
     assert sorted(answers(sub), key=str) == sorted(expected, key=str)
-    assert sorted(sub.dead_letters()["reason"]) == ["invalid_key_encoding", "unsupported_event_version"]
+    assert sorted(sub.dead_letters()["reason"]) == [
+        "invalid_key_encoding",
+        "unsupported_event_version",
+    ]
     assert list(sub.skipped()["type"]) == ["com.amazonaws.s3.TestEvent"]
     assert "s3_test_event" not in set(sub.invocations()["reason"])
     assert is_balanced(bus)
 
 
-# -- other publishers -------------------------------------------------------------------------------------------------------------
+# -- other publishers ------------------------------------------------------------------------------
 
 
 def attribute(value: str | bytes, kind: str = "String") -> dict[str, Any]:
@@ -883,24 +1087,40 @@ def test_queue_of_somebody_else_has_one_subscription_by_arn_or_url(aws: Account)
     aws.sqs.send_message(QueueUrl=queue, MessageBody='{"page": 1}')
 
     assert ended(sub) == ["succeeded"]
-    assert (same.topic, answers(sub), outcomes(sub)) == (sub.topic, [{"page": 1}], ["failed", "succeeded"])
+    assert (same.topic, answers(sub), outcomes(sub)) == (
+        sub.topic,
+        [{"page": 1}],
+        ["failed", "succeeded"],
+    )
     wait_until(lambda: not aws.waiting(queue))
     bus.unsubscribe("reader", delete=True)
     assert aws.waiting(queue) == 0, "it is still there"
-    used = {name.removesuffix("Batch") for name, _ in aws.faults.calls} - {"GetQueueUrl"}  # an emulator only is asked for the URL
-    assert used <= {"ReceiveMessage", "DeleteMessage", "ChangeMessageVisibility", "GetQueueAttributes"}
+    # an emulator only is asked for the URL
+    used = {name.removesuffix("Batch") for name, _ in aws.faults.calls} - {"GetQueueUrl"}
+    assert used <= {
+        "ReceiveMessage",
+        "DeleteMessage",
+        "ChangeMessageVisibility",
+        "GetQueueAttributes",
+    }
     assert is_balanced(bus)
 
 
 def test_what_is_no_json_is_dead_with_its_raw_bytes_unless_text_is_declared(aws: Account) -> None:
     bus, queue, of_text = aws.bus(), aws.queue(), aws.queue()
-    sub, reader = bus.subscribe(queue, echo), bus.subscribe(of_text, echo, name="text", input="text")
+    sub, reader = (
+        bus.subscribe(queue, echo),
+        bus.subscribe(of_text, echo, name="text", input="text"),
+    )
 
     for url in (queue, of_text):
         aws.sqs.send_message(QueueUrl=url, MessageBody="grüße, [")
         aws.sqs.send_message(QueueUrl=url, MessageBody='{"good": 1}')
 
-    assert (sorted(ended(sub, 2)), sorted(ended(reader, 2))) == (["dead", "succeeded"], ["succeeded"] * 2)
+    assert (sorted(ended(sub, 2)), sorted(ended(reader, 2))) == (
+        ["dead", "succeeded"],
+        ["succeeded"] * 2,
+    )
     assert (letters(sub), answers(sub)) == ({"grüße, [": "malformed_json"}, [{"good": 1}])
     assert sorted(answers(reader)) == ["grüße, [", '{"good": 1}']
     assert is_balanced(bus)
@@ -910,14 +1130,27 @@ def wrapped(message: str, **attributes: dict[str, str]) -> str:
     """Return what SNS delivers without raw message delivery."""
     return json.dumps(
         {
-            "Type": "Notification", "MessageId": str(uuid.uuid4()), "Message": message, "MessageAttributes": attributes,
-            "TopicArn": f"arn:aws:sns:{REGION}:{ACCOUNT}:theirs", "Timestamp": "2026-11-23T09:00:00.000Z", "SignatureVersion": "1",
-            "Signature": "x", "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/x.pem", "UnsubscribeURL": "https://example.com",
+            "Type": "Notification",
+            "MessageId": str(uuid.uuid4()),
+            "Message": message,
+            "MessageAttributes": attributes,
+            "TopicArn": f"arn:aws:sns:{REGION}:{ACCOUNT}:theirs",
+            "Timestamp": "2026-11-23T09:00:00.000Z",
+            "SignatureVersion": "1",
+            "Signature": "x",
+            "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/x.pem",
+            "UnsubscribeURL": "https://example.com",
         }
-    )  # fmt: skip
+    )
 
 
-CLOUDEVENT = {"specversion": "1.0", "id": "7", "source": "shop", "type": "order.placed", "data": {"n": 1}}
+CLOUDEVENT = {
+    "specversion": "1.0",
+    "id": "7",
+    "source": "shop",
+    "type": "order.placed",
+    "data": {"n": 1},
+}
 
 
 def test_envelopes_of_other_publishers_are_understood(aws: Account) -> None:
@@ -925,7 +1158,13 @@ def test_envelopes_of_other_publishers_are_understood(aws: Account) -> None:
     bus, queue = aws.bus(), aws.queue()
     sub = bus.subscribe(queue, raw_of)
     twice = wrapped(wrapped('{"n": 1}'))
-    binary = {"ce-specversion": "1.0", "ce-id": "8", "ce-source": "shop", "ce-type": "order.paid", "ce-tenant": "north"}
+    binary = {
+        "ce-specversion": "1.0",
+        "ce-id": "8",
+        "ce-source": "shop",
+        "ce-type": "order.paid",
+        "ce-tenant": "north",
+    }
     sent: list[tuple[str, dict[str, Any]]] = [
         (wrapped('{"wrapped": 1}'), {}),
         ('{"Type": "Notification", "Message": "{}"}', {}),
@@ -940,19 +1179,38 @@ def test_envelopes_of_other_publishers_are_understood(aws: Account) -> None:
 
     assert ended(sub, 6) == ["succeeded"] * 6
     found = {json.dumps(a["data"]): a for a in answers(sub)}
-    assert {'{"wrapped": 1}', '{"Type": "Notification", "Message": "{}"}', '{"n": 3}'} <= found.keys()
-    assert any("Notification" in text and "wrapped" not in text and "TopicArn" in text for text in found), "one envelope is taken off"
-    assert (found['{"n": 1}']["type"], found['{"n": 1}']["id"], found['{"n": 1}']["source"]) == ("order.placed", "7", "shop")
+    assert {
+        '{"wrapped": 1}',
+        '{"Type": "Notification", "Message": "{}"}',
+        '{"n": 3}',
+    } <= found.keys()
+    assert any(
+        "Notification" in text and "wrapped" not in text and "TopicArn" in text for text in found
+    ), "one envelope is taken off"
+    assert (found['{"n": 1}']["type"], found['{"n": 1}']["id"], found['{"n": 1}']["source"]) == (
+        "order.placed",
+        "7",
+        "shop",
+    )
     assert (found['{"n": 2}']["type"], found['{"n": 2}']["id"]) == ("order.paid", "8")
 
 
 def test_filter_of_another_publishers_attributes_uses_their_names(aws: Account) -> None:
     bus, topic, queue = aws.bus(), aws.topic(), aws.queue()
-    subs = [bus.subscribe(source, echo, name=f"of{n}", filter={"eventType": ["paid"]}) for n, source in enumerate((topic, queue))]
+    subs = [
+        bus.subscribe(source, echo, name=f"of{n}", filter={"eventType": ["paid"]})
+        for n, source in enumerate((topic, queue))
+    ]
 
     for number, kind in enumerate(("paid", "open", "paid")):
-        aws.sns.publish(TopicArn=topic, Message=str(number), MessageAttributes={"eventType": attribute(kind)})
-        aws.sqs.send_message(QueueUrl=queue, MessageBody=str(number), MessageAttributes={"eventType": attribute(kind)})
+        aws.sns.publish(
+            TopicArn=topic, Message=str(number), MessageAttributes={"eventType": attribute(kind)}
+        )
+        aws.sqs.send_message(
+            QueueUrl=queue,
+            MessageBody=str(number),
+            MessageAttributes={"eventType": attribute(kind)},
+        )
 
     for sub in subs:
         wait_until(lambda sub=sub: sorted(answers(sub)) == [0, 2])
@@ -963,7 +1221,7 @@ def test_filter_of_another_publishers_attributes_uses_their_names(aws: Account) 
     assert is_balanced(bus)
 
 
-# -- who may ----------------------------------------------------------------------------------------------------------------------
+# -- who may ---------------------------------------------------------------------------------------
 
 
 def test_role_of_another_account_is_assumed_with_its_external_id(aws: Account) -> None:
@@ -973,10 +1231,18 @@ def test_role_of_another_account_is_assumed_with_its_external_id(aws: Account) -
     asked: list[str] = []
     session = aws.emulator.session()
     with mt.connect(
-        aws.url, log="memory://", endpoint_url=aws.emulator.url, session=session, role_arn=role, external_id="shared-secret"
+        aws.url,
+        log="memory://",
+        endpoint_url=aws.emulator.url,
+        session=session,
+        role_arn=role,
+        external_id="shared-secret",
     ) as bus:
         clients = bus.broker._clients  # type: ignore[attr-defined]
-        clients.sqs.meta.events.register("before-send.sqs", lambda request, **_: asked.append(str(request.headers["Authorization"])))
+        clients.sqs.meta.events.register(
+            "before-send.sqs",
+            lambda request, **_: asked.append(str(request.headers["Authorization"])),
+        )
         identity = clients.sts.get_caller_identity()["Arn"]
         sub = bus.subscribe("documents", echo)
         bus.fire("documents", ["a"], progress=False)
@@ -986,7 +1252,9 @@ def test_role_of_another_account_is_assumed_with_its_external_id(aws: Account) -
     assert asked and not any("Credential=testing/" in text for text in asked)
 
 
-def test_wrong_credentials_and_missing_permissions_are_one_clear_error(aws: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_and_missing_permissions_are_one_clear_error(
+    aws: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus = aws.bus(hooked=True)
     aws.faults.refuse("GetCallerIdentity", "InvalidClientTokenId", status=403)
     with pytest.raises(AwsError, match="no valid credentials") as unknown:
@@ -1005,14 +1273,20 @@ def test_wrong_credentials_and_missing_permissions_are_one_clear_error(aws: Acco
     with pytest.raises(AwsError, match="no-such-profile"):
         aws.bus(session=None, profile="no-such-profile")
 
-    assert (unknown.value.code, denied.value.code, none.value.code) == ("InvalidClientTokenId", "AuthorizationError", "NoCredentialsError")
+    assert (unknown.value.code, denied.value.code, none.value.code) == (
+        "InvalidClientTokenId",
+        "AuthorizationError",
+        "NoCredentialsError",
+    )
     assert all("testing" not in str(error.value) for error in (unknown, denied, none))
     sub = bus.subscribe("documents", echo)
     assert list(bus.fire("documents", ["a"], progress=False).results()["output"]) == ["a"]
     assert outcomes(sub) == ["succeeded"]
 
 
-def test_denied_publish_keeps_the_event_and_sends_it_when_it_may(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_denied_publish_keeps_the_event_and_sends_it_when_it_may(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(hooked=True, clock=aws_clock)
     sub = bus.subscribe("documents", echo)
     aws.faults.refuse("PublishBatch", "AuthorizationError", status=403)
@@ -1052,19 +1326,27 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.pop("aws_models", None)
 
 
-def test_worker_delivers_with_endpoint_and_credentials_of_its_environment(aws: Account, home: Path) -> None:
+def test_worker_delivers_with_endpoint_and_credentials_of_its_environment(
+    aws: Account, home: Path
+) -> None:
     import aws_models  # type: ignore[import-not-found]
 
     bus = aws.bus("sqlite:///mltrigger.db")
     sub = bus.subscribe("numbers", aws_models.double, listen=False)
     bus.publish_batch("numbers", range(5))
-    path = os.pathsep.join([str(Path(mt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    path = os.pathsep.join(
+        [str(Path(mt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")}, "PYTHONPATH": path,
-        "AWS_ENDPOINT_URL": aws.emulator.url, **{name.upper(): value for name, value in CREDENTIALS.items()},
-    }  # fmt: skip
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        "PYTHONPATH": path,
+        "AWS_ENDPOINT_URL": aws.emulator.url,
+        **{name.upper(): value for name, value in CREDENTIALS.items()},
+    }
     command = [sys.executable, "-m", "mltrigger", "worker", "--url", aws.url]
-    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    worker = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
     try:
         assert ended(sub, 5) == ["succeeded"] * 5
     finally:
@@ -1078,11 +1360,20 @@ def test_worker_delivers_with_endpoint_and_credentials_of_its_environment(aws: A
 
 
 @announced
-def test_model_in_a_process_of_its_own_reads_objects_and_is_told_why_it_cannot(aws: Account, home: Path) -> None:
+def test_model_in_a_process_of_its_own_reads_objects_and_is_told_why_it_cannot(
+    aws: Account, home: Path
+) -> None:
     import aws_models
 
     bus, bucket = aws.bus("sqlite:///mltrigger.db"), aws.bucket()
-    sub = bus.subscribe(f"s3://{bucket}/*", aws_models.reader, listen=False, isolation="process", max_attempts=1, max_object_mb=1)
+    sub = bus.subscribe(
+        f"s3://{bucket}/*",
+        aws_models.reader,
+        listen=False,
+        isolation="process",
+        max_attempts=1,
+        max_object_mb=1,
+    )
     for key, size in (("page", 1), ("gone", 1), ("large", KIB * KIB + 1)):
         aws.s3.put_object(Bucket=bucket, Key=key, Body=b"x" * size)
     aws.s3.delete_object(Bucket=bucket, Key="gone")
@@ -1098,10 +1389,12 @@ def test_model_in_a_process_of_its_own_reads_objects_and_is_told_why_it_cannot(a
     }
 
 
-# -- AWS does not do as it is asked -----------------------------------------------------------------------------------------------
+# -- AWS does not do as it is asked ----------------------------------------------------------------
 
 
-def calm(bus: mt.EventBus, aws: Account, sub: mt.Subscription, model: Failing, expected: list[str]) -> None:
+def calm(
+    bus: mt.EventBus, aws: Account, sub: mt.Subscription, model: Failing, expected: list[str]
+) -> None:
     """Check that nothing was lost, nothing ran or ended twice, and the queue is empty at last."""
     assert ended(sub, len(expected)) == ["succeeded"] * len(expected)
     wait_until(lambda: not aws.waiting(queue_of(aws, sub.name)), timeout_s=40)
@@ -1129,7 +1422,9 @@ def test_receive_that_fails_for_a_while_loses_nothing(aws: Account, code: str, s
 
 
 @pytest.mark.parametrize("code", ["InternalError", "ReceiptHandleIsInvalid"])
-def test_delete_that_fails_for_some_entries_is_repeated_for_those_and_no_event_runs_again(aws: Account, code: str) -> None:
+def test_delete_that_fails_for_some_entries_is_repeated_for_those_and_no_event_runs_again(
+    aws: Account, code: str
+) -> None:
     """BI-084: what has an outcome is recognised, and deleted, when it comes again."""
     bus = aws.bus(hooked=True)
     model = Failing(times=0)
@@ -1142,10 +1437,13 @@ def test_delete_that_fails_for_some_entries_is_repeated_for_those_and_no_event_r
     calm(bus, aws, sub, model, list("abcdef"))
 
 
-def test_publish_that_was_applied_and_answered_with_an_error_is_not_delivered_twice(aws: Account) -> None:
+def test_publish_that_was_applied_and_answered_with_an_error_is_not_delivered_twice(
+    aws: Account,
+) -> None:
     bus = aws.bus(hooked=True)
     model = Failing(times=0)
-    sub = bus.subscribe("documents", model, name="reader", lease_s=2.0)  # a copy that comes while the first one runs waits for so long
+    # a copy that comes while the first one runs waits for so long
+    sub = bus.subscribe("documents", model, name="reader", lease_s=2.0)
     aws.faults.fail_after("PublishBatch")
 
     bus.publish_batch("documents", ["a", "b", "c"])
@@ -1154,7 +1452,9 @@ def test_publish_that_was_applied_and_answered_with_an_error_is_not_delivered_tw
     assert sum(name == "PublishBatch" for name, _ in aws.faults.calls) == 2
 
 
-def test_entries_that_sns_did_not_take_are_sent_again(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_entries_that_sns_did_not_take_are_sent_again(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(hooked=True, clock=aws_clock)
     sub = bus.subscribe("documents", echo)
     aws.faults.refuse_one_of_a_publish()
@@ -1168,7 +1468,9 @@ def test_entries_that_sns_did_not_take_are_sent_again(aws: Account, aws_clock: S
     assert is_balanced(bus)
 
 
-def test_lease_that_sqs_does_not_extend_lets_the_attempt_end_and_be_recorded(aws: Account, gate: Gate) -> None:
+def test_lease_that_sqs_does_not_extend_lets_the_attempt_end_and_be_recorded(
+    aws: Account, gate: Gate
+) -> None:
     """BI-085."""
 
     def read(data: str) -> str:
@@ -1177,7 +1479,11 @@ def test_lease_that_sqs_does_not_extend_lets_the_attempt_end_and_be_recorded(aws
 
     bus = aws.bus(hooked=True)
     sub = bus.subscribe("documents", read, lease_s=1.5, timeout_s=60.0)
-    for code in ("ReceiptHandleIsInvalid", "InvalidParameterValue", "AWS.SimpleQueueService.MessageNotInflight"):
+    for code in (
+        "ReceiptHandleIsInvalid",
+        "InvalidParameterValue",
+        "AWS.SimpleQueueService.MessageNotInflight",
+    ):
         aws.faults.refuse_entries("ChangeMessageVisibilityBatch", code)
     aws.faults.refuse("ChangeMessageVisibilityBatch", "AccessDenied", status=403)
 
@@ -1192,7 +1498,9 @@ def test_lease_that_sqs_does_not_extend_lets_the_attempt_end_and_be_recorded(aws
     assert is_balanced(bus)
 
 
-def test_queue_that_is_deleted_while_its_event_runs_costs_no_outcome_and_no_other_subscription(aws: Account, gate: Gate) -> None:
+def test_queue_that_is_deleted_while_its_event_runs_costs_no_outcome_and_no_other_subscription(
+    aws: Account, gate: Gate
+) -> None:
     """BI-086."""
 
     def read(data: str) -> str:

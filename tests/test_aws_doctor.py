@@ -1,4 +1,6 @@
-"""The doctor on AWS: what it finds out by looking, against an emulator; each finding is brought about by a bare client."""
+"""The doctor on AWS: what it finds out by looking, against an emulator; each finding is brought
+about by a bare client.
+"""
 
 from __future__ import annotations
 
@@ -105,9 +107,15 @@ def test_a_subscription_of_sns_that_was_deleted_is_an_error(aws: Account) -> Non
 
 
 @pytest.mark.parametrize(("receives", "severity"), [(3, "error"), (5, "error"), (12, "warning")])
-def test_fewer_receives_than_attempts_take_events_away(aws: Account, receives: int, severity: str) -> None:
+def test_fewer_receives_than_attempts_take_events_away(
+    aws: Account, receives: int, severity: str
+) -> None:
     _, sub, queue = subscribed(aws, max_attempts=5)
-    redrive = json.loads(aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])["Attributes"]["RedrivePolicy"])
+    redrive = json.loads(
+        aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["RedrivePolicy"])[
+            "Attributes"
+        ]["RedrivePolicy"]
+    )
 
     change(aws, queue, RedrivePolicy=json.dumps({**redrive, "maxReceiveCount": receives}))
 
@@ -120,7 +128,11 @@ def test_fewer_receives_than_attempts_take_events_away(aws: Account, receives: i
 def test_dead_letters_that_go_before_they_are_looked_at_are_a_warning(aws: Account) -> None:
     _, sub, _ = subscribed(aws)
 
-    change(aws, aws.sqs.get_queue_url(QueueName=f"{aws.prefix}-documents-reader-dead")["QueueUrl"], MessageRetentionPeriod="345600")
+    change(
+        aws,
+        aws.sqs.get_queue_url(QueueName=f"{aws.prefix}-documents-reader-dead")["QueueUrl"],
+        MessageRetentionPeriod="345600",
+    )
 
     severity, finding, advice = said(sub.doctor(), "dead-letter retention")
     assert severity == "warning"
@@ -128,7 +140,9 @@ def test_dead_letters_that_go_before_they_are_looked_at_are_a_warning(aws: Accou
     assert "1209600" in advice
 
 
-def test_attempts_that_take_longer_than_the_queue_keeps_a_message_are_a_warning(aws: Account) -> None:
+def test_attempts_that_take_longer_than_the_queue_keeps_a_message_are_a_warning(
+    aws: Account,
+) -> None:
     _, sub, queue = subscribed(aws, timeout_s=600, max_attempts=10)
 
     change(aws, queue, MessageRetentionPeriod="3600")
@@ -151,7 +165,10 @@ def test_an_event_that_sqs_will_soon_delete_is_a_warning(aws: Account) -> None:
 def test_what_sqs_moved_to_the_dead_letter_queue_waits_to_be_taken_over(aws: Account) -> None:
     bus, sub, _ = subscribed(aws)
 
-    aws.sqs.send_message(QueueUrl=aws.sqs.get_queue_url(QueueName=f"{aws.prefix}-documents-reader-dead")["QueueUrl"], MessageBody="{}")
+    aws.sqs.send_message(
+        QueueUrl=aws.sqs.get_queue_url(QueueName=f"{aws.prefix}-documents-reader-dead")["QueueUrl"],
+        MessageBody="{}",
+    )
 
     severity, finding, _ = said(sub.doctor(), "dead-letter queue")
     assert (severity, "about 1 message(s)" in finding) == ("warning", True)
@@ -207,7 +224,9 @@ def test_the_owner_of_a_queue_is_asked_for_more_receives(aws: Account) -> None:
     bus = aws.bus()
     dead = aws.queue(MessageRetentionPeriod="60")
     redrive = {"deadLetterTargetArn": aws.arn(dead), "maxReceiveCount": 2}
-    sub = bus.subscribe(aws.queue(RedrivePolicy=json.dumps(redrive)), MODEL, name="theirs", listen=False)
+    sub = bus.subscribe(
+        aws.queue(RedrivePolicy=json.dumps(redrive)), MODEL, name="theirs", listen=False
+    )
 
     found = sub.doctor()
 
@@ -231,7 +250,10 @@ def test_events_that_sns_has_not_confirmed_are_counted_with_their_age(aws: Accou
     bus, _, _ = subscribed(aws)
     clients: Any = bus.broker._clients  # type: ignore[attr-defined]
 
-    with refused(clients.sns, "PublishBatch", code="AuthorizationError"), pytest.raises(mt.MltriggerError):
+    with (
+        refused(clients.sns, "PublishBatch", code="AuthorizationError"),
+        pytest.raises(mt.MltriggerError),
+    ):
         bus.publish_batch("documents", [1, 2, 3])
 
     severity, finding, advice = said(bus.doctor(), "unsent")
@@ -266,7 +288,11 @@ def test_doctor_on_the_command_line_looks_at_aws(
     aws: Account, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, value in {"URL": aws.emulator.url, "ACCESS_KEY_ID": "testing", "SECRET_ACCESS_KEY": "testing"}.items():
+    for name, value in {
+        "URL": aws.emulator.url,
+        "ACCESS_KEY_ID": "testing",
+        "SECRET_ACCESS_KEY": "testing",
+    }.items():
         monkeypatch.setenv("AWS_ENDPOINT_URL" if name == "URL" else f"AWS_{name}", value)
 
     assert main(["doctor", "--url", aws.url]) == 1

@@ -1,4 +1,6 @@
-"""AWS on this machine, as it is shipped to users: started in one line, gone with whoever started it."""
+"""AWS on this machine, as it is shipped to users: started in one line, gone with whoever started
+it.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def test_a_bus_runs_on_it_without_an_account() -> None:
     emulator.close()
 
 
-def test_it_is_reached_without_the_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_reached_without_the_proxy_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with unused_port() as port, monkeypatch.context() as patched:
         for name in ("http_proxy", "https_proxy", "all_proxy"):
             patched.setenv(name, f"http://127.0.0.1:{port}")
@@ -58,19 +62,28 @@ def test_it_is_reached_without_the_proxy_of_the_environment(monkeypatch: pytest.
             with mt.connect(f"aws://{emulator.region}/acme", **aws) as bus:
                 bus.subscribe("words", mt.model(len, name="length", version="1.0.0"))
                 assert list(bus.fire("words", ["hello"], progress=False).results()["output"]) == [5]
-            ours = emulator.session().client("sts", endpoint_url=emulator.url)  # as a user makes one
+            # as a user makes one
+            ours = emulator.session().client("sts", endpoint_url=emulator.url)
             assert ours.get_caller_identity()["Account"]
-            patched.setenv("AWS_ENDPOINT_URL", emulator.url)  # boto3 reads it; the session is the user's own
+            # boto3 reads it; the session is the user's own
+            patched.setenv("AWS_ENDPOINT_URL", emulator.url)
             plain = boto3.Session("testing", "testing", region_name=emulator.region)
             assert Clients(plain, emulator.region).account
 
 
 def test_it_ends_with_a_process_that_is_killed() -> None:
-    program = "import os, signal, mltrigger as mt; print(mt.testing.aws_emulator().url, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    program = (
+        "import os, signal, mltrigger as mt; print(mt.testing.aws_emulator().url, flush=True);"
+        " os.kill(os.getpid(), signal.SIGKILL)"
+    )
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": paths}
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": paths},
     )
 
     assert done.returncode < 0
@@ -78,9 +91,13 @@ def test_it_ends_with_a_process_that_is_killed() -> None:
     wait_until(lambda: not answers(url))
 
 
-def test_without_moto_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_moto_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "moto.py").write_text("raise ModuleNotFoundError(\"No module named 'moto'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
-    with pytest.raises(mt.MltriggerError, match=r"No module named 'moto'.*pip install -e '.\[test\]'"):
+    with pytest.raises(
+        mt.MltriggerError, match=r"No module named 'moto'.*pip install -e '.\[test\]'"
+    ):
         mt.testing.aws_emulator()

@@ -1,4 +1,6 @@
-"""A subscription inside an AWS Lambda function: what it answers, what it records, and that it leaves SQS to Lambda."""
+"""A subscription inside an AWS Lambda function: what it answers, what it records, and that it
+leaves SQS to Lambda.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,15 @@ class Context:
 
 
 class Mapping:
-    """The event source mapping: receives from the queue, calls the function, and deletes what it does not return."""
+    """The event source mapping: receives from the queue, calls the function, and deletes what it
+    does not return.
+    """
 
     def __init__(self, aws: Account, name: str) -> None:
         self._sqs = aws.sqs
-        self.queue = next(url for url in aws.queues() if url.endswith((f"-{name}", f"-{name}.fifo")))
+        self.queue = next(
+            url for url in aws.queues() if url.endswith((f"-{name}", f"-{name}.fifo"))
+        )
         self._arn = aws.arn(self.queue)
 
     def records(self, number: int) -> list[dict[str, Any]]:
@@ -42,7 +48,10 @@ class Mapping:
 
         def look() -> bool:
             answer = self._sqs.receive_message(
-                QueueUrl=self.queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
+                QueueUrl=self.queue,
+                MaxNumberOfMessages=10,
+                MessageAttributeNames=["All"],
+                AttributeNames=["All"],
             )
             found.extend(map(self._record, answer.get("Messages", ())))
             return len(found) >= number
@@ -50,26 +59,42 @@ class Mapping:
         wait_until(look)
         return found
 
-    def end(self, records: Sequence[dict[str, Any]], answer: dict[str, list[dict[str, str]]]) -> list[str]:
-        """Delete what the function has not returned, make the rest visible; return the bodies of the rest."""
+    def end(
+        self, records: Sequence[dict[str, Any]], answer: dict[str, list[dict[str, str]]]
+    ) -> list[str]:
+        """Delete what the function has not returned, make the rest visible; return the bodies of
+        the rest.
+        """
         again = {failed["itemIdentifier"] for failed in answer["batchItemFailures"]}
         for record in records:
             if record["messageId"] in again:
-                self._sqs.change_message_visibility(QueueUrl=self.queue, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=0)
+                self._sqs.change_message_visibility(
+                    QueueUrl=self.queue, ReceiptHandle=record["receiptHandle"], VisibilityTimeout=0
+                )
             else:
                 self._sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=record["receiptHandle"])
         return [json.loads(record["body"]) for record in records if record["messageId"] in again]
 
     def _record(self, message: dict[str, Any]) -> dict[str, Any]:
         attributes = {
-            name: {"dataType": a["DataType"], "stringValue": a.get("StringValue"), "stringListValues": [], "binaryListValues": []}
+            name: {
+                "dataType": a["DataType"],
+                "stringValue": a.get("StringValue"),
+                "stringListValues": [],
+                "binaryListValues": [],
+            }
             for name, a in message.get("MessageAttributes", {}).items()
         }
         return {
-            "messageId": message["MessageId"], "receiptHandle": message["ReceiptHandle"], "body": message["Body"],
-            "attributes": message["Attributes"], "messageAttributes": attributes, "eventSource": "aws:sqs", "eventSourceARN": self._arn,
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+            "messageAttributes": attributes,
+            "eventSource": "aws:sqs",
+            "eventSourceARN": self._arn,
             "awsRegion": "eu-west-1",
-        }  # fmt: skip
+        }
 
 
 def fail_on_b(data: str) -> str:
@@ -91,10 +116,16 @@ def test_only_what_has_to_come_again_is_returned_and_sqs_is_left_to_lambda(aws: 
     assert queue.end(records, answer) == ["b"]
     assert sorted(outcomes(sub)) == ["failed", "succeeded", "succeeded"]
     bus.close()
-    assert [name for name, _ in aws.faults.calls if name in ("ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")] == []
+    assert [
+        name
+        for name, _ in aws.faults.calls
+        if name in ("ReceiveMessage", "DeleteMessageBatch", "ChangeMessageVisibilityBatch")
+    ] == []
 
 
-def test_attempts_are_counted_over_invocations_and_what_is_dead_is_not_returned(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_attempts_are_counted_over_invocations_and_what_is_dead_is_not_returned(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     model = Failing(times=100)
     sub = bus.subscribe("documents", model, name="reader", listen=False, max_attempts=2)
@@ -108,7 +139,11 @@ def test_attempts_are_counted_over_invocations_and_what_is_dead_is_not_returned(
         aws_clock.advance(s=10)
 
     assert left == [["a"], []]
-    assert (list(sub.invocations()["attempt"]), outcomes(sub), model.calls) == ([1, 2], ["failed", "dead"], 2)
+    assert (list(sub.invocations()["attempt"]), outcomes(sub), model.calls) == (
+        [1, 2],
+        ["failed", "dead"],
+        2,
+    )
     assert aws.waiting(queue.queue) == 0
     assert list(sub.dead_letters()["attempts"]) == [2]
     assert bus.audit()["balanced"].all()
@@ -129,7 +164,9 @@ def test_repeat_is_recognised_and_does_not_run_the_model(aws: Account) -> None:
     assert (model.calls, outcomes(sub)) == (1, ["succeeded"])
 
 
-def test_what_comes_before_its_backoff_is_over_is_returned_without_an_attempt(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_what_comes_before_its_backoff_is_over_is_returned_without_an_attempt(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     model = Failing(times=1, error=mt.Retry(delay_s=60))
     sub = bus.subscribe("documents", model, name="reader", listen=False)
@@ -146,13 +183,21 @@ def test_what_comes_before_its_backoff_is_over_is_returned_without_an_attempt(aw
     assert model.calls == 2
 
 
-def test_behind_a_failure_everything_of_its_group_is_returned_and_nothing_of_another(aws: Account) -> None:
+def test_behind_a_failure_everything_of_its_group_is_returned_and_nothing_of_another(
+    aws: Account,
+) -> None:
     if not aws.emulator.movable:
         pytest.skip("this emulator may give out one of a group at a time")
     bus = aws.bus()
     sub = bus.subscribe("orders.fifo", fail_on_b, listen=False)
     names = ["a1", "x1", "b2", "x2", "a3"]
-    bus.publish_batch("orders.fifo", [mt.Event(n, extensions={"partitionkey": "other" if n[0] == "x" else "one"}) for n in names])
+    bus.publish_batch(
+        "orders.fifo",
+        [
+            mt.Event(n, extensions={"partitionkey": "other" if n[0] == "x" else "one"})
+            for n in names
+        ],
+    )
     handler, queue = lambda_handler(sub), Mapping(aws, "fail_on_b")
     records = queue.records(5)
 
@@ -193,9 +238,14 @@ def test_what_nobody_understands_is_a_dead_letter_and_is_not_returned(aws: Accou
     bus, foreign = aws.bus(), aws.queue()
     sub = bus.subscribe(foreign, fail_on_b, listen=False)
     record = {
-        "messageId": "0b1f062c-5246-4672-b0b4-8821884a11e2", "receiptHandle": "x", "body": "no JSON", "attributes": {},
-        "messageAttributes": {}, "eventSource": "aws:sqs", "eventSourceARN": aws.arn(foreign),
-    }  # fmt: skip
+        "messageId": "0b1f062c-5246-4672-b0b4-8821884a11e2",
+        "receiptHandle": "x",
+        "body": "no JSON",
+        "attributes": {},
+        "messageAttributes": {},
+        "eventSource": "aws:sqs",
+        "eventSourceARN": aws.arn(foreign),
+    }
 
     assert lambda_handler(sub)({"Records": [record]}) == {"batchItemFailures": []}
     (letter,) = sub.dead_letters().itertuples()
@@ -205,7 +255,13 @@ def test_what_nobody_understands_is_a_dead_letter_and_is_not_returned(aws: Accou
 def test_filter_is_applied_to_what_sns_could_not_filter(aws: Account) -> None:
     bus = aws.bus()
     model = Failing(times=0)
-    sub = bus.subscribe("documents", model, name="reader", listen=False, filter={"type": [{"equals-ignore-case": "INVOICE"}]})
+    sub = bus.subscribe(
+        "documents",
+        model,
+        name="reader",
+        listen=False,
+        filter={"type": [{"equals-ignore-case": "INVOICE"}]},
+    )
     bus.publish_batch("documents", [mt.Event(t, type=t) for t in ("invoice", "letter")])
     handler, queue = lambda_handler(sub), Mapping(aws, "reader")
     records = queue.records(2)

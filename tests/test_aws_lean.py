@@ -58,19 +58,27 @@ class _Calls:
 
 def receive(sqs: Any, queue: str, **more: Any) -> list[dict[str, Any]]:
     answer = sqs.receive_message(
-        QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"], MessageSystemAttributeNames=["SentTimestamp"], **more
+        QueueUrl=queue,
+        MaxNumberOfMessages=10,
+        MessageAttributeNames=["All"],
+        MessageSystemAttributeNames=["SentTimestamp"],
+        **more,
     )
     found: list[dict[str, Any]] = answer.get("Messages", [])
     return found
 
 
-def test_messages_arrive_as_boto3_gives_them(emulator: Emulator, queue: str, lean: LeanSqs, usual: list[str]) -> None:
+def test_messages_arrive_as_boto3_gives_them(
+    emulator: Emulator, queue: str, lean: LeanSqs, usual: list[str]
+) -> None:
     attributes = {
         "name": {"DataType": "String", "StringValue": "ü"},
         "bytes": {"DataType": "Binary.png", "BinaryValue": b"\x00\xff"},
         "n": {"DataType": "Number", "StringValue": "3"},
     }
-    emulator.client("sqs").send_message(QueueUrl=queue, MessageBody='{"text": "ü 🙂"}', MessageAttributes=attributes)
+    emulator.client("sqs").send_message(
+        QueueUrl=queue, MessageBody='{"text": "ü 🙂"}', MessageAttributes=attributes
+    )
 
     (mine,) = receive(lean, queue, VisibilityTimeout=0)
     (theirs,) = receive(emulator.client("sqs"), queue)
@@ -95,11 +103,15 @@ def test_deletes_and_visibility_changes_are_answered_entry_by_entry(
     first, second = receive(lean, queue)
 
     hidden = lean.change_message_visibility_batch(
-        QueueUrl=queue, Entries=[{"Id": "0", "ReceiptHandle": second["ReceiptHandle"], "VisibilityTimeout": 0}]
+        QueueUrl=queue,
+        Entries=[{"Id": "0", "ReceiptHandle": second["ReceiptHandle"], "VisibilityTimeout": 0}],
     )
     deleted = lean.delete_message_batch(
         QueueUrl=queue,
-        Entries=[{"Id": "0", "ReceiptHandle": first["ReceiptHandle"]}, {"Id": "1", "ReceiptHandle": "no such handle"}],
+        Entries=[
+            {"Id": "0", "ReceiptHandle": first["ReceiptHandle"]},
+            {"Id": "1", "ReceiptHandle": "no such handle"},
+        ],
     )
 
     assert [entry["Id"] for entry in hidden["Successful"]] == ["0"]
@@ -113,7 +125,10 @@ def test_error_is_the_one_that_boto3_raises(queue: str, lean: LeanSqs, usual: li
     with pytest.raises(Exception) as raised:
         receive(lean, f"{queue}-is-not-there")
 
-    assert raised.value.response["Error"]["Code"] in ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")  # type: ignore[attr-defined]
+    assert raised.value.response["Error"]["Code"] in (
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "QueueDoesNotExist",
+    )  # type: ignore[attr-defined]
     assert usual == ["receive_message"]
 
 
@@ -122,7 +137,9 @@ def test_client_that_somebody_hooked_into_is_left_to_boto3(emulator: Emulator, q
     seen: list[str] = []
     client = emulator.session().client("sqs", region_name=REGION, endpoint_url=emulator.url)
     unhook(client)
-    client.meta.events.register("before-send.sqs.ReceiveMessage", lambda request, **_: seen.append(request.method))
+    client.meta.events.register(
+        "before-send.sqs.ReceiveMessage", lambda request, **_: seen.append(request.method)
+    )
     usual: list[str] = []
 
     receive(noted(client, usual), queue)
@@ -135,18 +152,28 @@ def test_signature_is_botocores(token: str | None, monkeypatch: pytest.MonkeyPat
     body, path, netloc = b'{"QueueUrl": "q"}', "/", "sqs.eu-west-1.amazonaws.com"
 
     mine = signed(
-        ("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token), REGION, netloc, path, "AmazonSQS.ReceiveMessage", body, AT
+        ("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token),
+        REGION,
+        netloc,
+        path,
+        "AmazonSQS.ReceiveMessage",
+        body,
+        AT,
     )
 
-    given = {name: value for name, value in mine.items() if name in ("content-type", "x-amz-target")}
+    given = {
+        name: value for name, value in mine.items() if name in ("content-type", "x-amz-target")
+    }
     request = AWSRequest("POST", f"https://{netloc}{path}", headers=given, data=body)
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda: AT.replace(tzinfo=None))
-    SigV4Auth(Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token), "sqs", REGION).add_auth(request)
+    SigV4Auth(
+        Credentials("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", token), "sqs", REGION
+    ).add_auth(request)
     assert mine["authorization"] == request.headers["Authorization"]
     assert mine["x-amz-date"] == request.headers["X-Amz-Date"]
 
 
-# -- what a server may answer -----------------------------------------------------------------------------------------------------
+# -- what a server may answer ----------------------------------------------------------------------
 
 
 class Scripted(socketserver.ThreadingTCPServer):
@@ -157,7 +184,9 @@ class Scripted(socketserver.ThreadingTCPServer):
     def __init__(self, answers: list[bytes]) -> None:
         self.answers, self.requests = answers, []  # type: tuple[list[bytes], list[bytes]]
         super().__init__(("127.0.0.1", 0), _Answering)
-        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+        ).start()
 
 
 class _Answering(socketserver.StreamRequestHandler):
@@ -167,7 +196,13 @@ class _Answering(socketserver.StreamRequestHandler):
             head = line
             while (line := self.rfile.readline()) not in (b"\r\n", b""):
                 head += line
-            length = int(next(v for k, _, v in (part.partition(b": ") for part in head.split(b"\r\n")) if k.lower() == b"content-length"))
+            length = int(
+                next(
+                    v
+                    for k, _, v in (part.partition(b": ") for part in head.split(b"\r\n"))
+                    if k.lower() == b"content-length"
+                )
+            )
             server.requests.append(head + self.rfile.read(length))
             answer = server.answers.pop(0) if server.answers else b""
             self.wfile.write(answer)
@@ -183,7 +218,11 @@ def scripted() -> Iterator[Callable[..., tuple[LeanSqs, Scripted, list[str]]]]:
         server = Scripted(list(answers))
         servers.append(server)
         client = boto3.client(
-            "sqs", REGION, endpoint_url=f"http://{host}:{server.server_address[1]}", aws_access_key_id="a", aws_secret_access_key="b"
+            "sqs",
+            REGION,
+            endpoint_url=f"http://{host}:{server.server_address[1]}",
+            aws_access_key_id="a",
+            aws_secret_access_key="b",
         )
         unhook(client)
         usual: list[str] = []
@@ -205,7 +244,10 @@ def scripted() -> Iterator[Callable[..., tuple[LeanSqs, Scripted, list[str]]]]:
 
 
 def ok(body: bytes, *headers: bytes) -> bytes:
-    return b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"Content-Length: %d" % len(body), b"", b""]) + body
+    return (
+        b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"Content-Length: %d" % len(body), b"", b""])
+        + body
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,7 +270,9 @@ def ok(body: bytes, *headers: bytes) -> bytes:
     ],
     ids=range(14),
 )
-def test_answer_that_is_unusual_is_left_to_boto3(answer: bytes, scripted: Callable[..., Any]) -> None:
+def test_answer_that_is_unusual_is_left_to_boto3(
+    answer: bytes, scripted: Callable[..., Any]
+) -> None:
     lean, _, usual = scripted(answer)
 
     assert lean.receive_message(QueueUrl="q") == {"Messages": ["from boto3"]}
@@ -236,17 +280,24 @@ def test_answer_that_is_unusual_is_left_to_boto3(answer: bytes, scripted: Callab
 
 
 def test_answer_in_chunks_is_read(scripted: Callable[..., Any]) -> None:
-    lean, server, usual = scripted(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1;x=y\r\n}\r\n0\r\n\r\n", ok(b"{}"))
+    lean, server, usual = scripted(
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n1;x=y\r\n}\r\n0\r\n\r\n",
+        ok(b"{}"),
+    )
 
     assert [lean.receive_message(QueueUrl="q") for _ in range(2)] == [{}, {}]
     assert (len(server.requests), len(lean._idle), usual) == (2, 1, [])
 
 
-def test_server_whose_answer_was_not_understood_is_left_to_boto3_for_good(scripted: Callable[..., Any]) -> None:
+def test_server_whose_answer_was_not_understood_is_left_to_boto3_for_good(
+    scripted: Callable[..., Any],
+) -> None:
     """What it handed out is hidden now: once is enough."""
     lean, server, usual = scripted(ok(b"<html>"), ok(b"{}"))
 
-    assert [lean.receive_message(QueueUrl="q") for _ in range(3)] == [{"Messages": ["from boto3"]}] * 3
+    assert [lean.receive_message(QueueUrl="q") for _ in range(3)] == [
+        {"Messages": ["from boto3"]}
+    ] * 3
     assert (len(server.requests), len(usual)) == (1, 3)
 
 
@@ -297,7 +348,10 @@ def test_header_that_would_break_the_request_is_never_sent(scripted: Callable[..
 
 def test_calls_from_several_threads_have_a_connection_each(scripted: Callable[..., Any]) -> None:
     lean, server, usual = scripted(*[ok(b"{}")] * 40)
-    threads = [threading.Thread(target=lambda: [lean.receive_message(QueueUrl="q") for _ in range(10)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [lean.receive_message(QueueUrl="q") for _ in range(10)])
+        for _ in range(4)
+    ]
 
     for thread in threads:
         thread.start()

@@ -16,14 +16,22 @@ from mltrigger.event.envelopes.partitions import PARTITIONS, domain_of, is_aws_h
 from mltrigger.event.event import Event
 
 KNOWN: dict[str, Any] = {p["id"]: p for p in create_loader().load_data("partitions")["partitions"]}
-REGIONS = {region: name for name, p in KNOWN.items() for region in p["regions"] if not region.endswith("-global")}
+REGIONS = {
+    region: name
+    for name, p in KNOWN.items()
+    for region in p["regions"]
+    if not region.endswith("-global")
+}
 ONE_EACH = {name: next(r for r, n in REGIONS.items() if n == name) for name in KNOWN}
 
 
 def test_the_partitions_are_those_of_botocore() -> None:
     ours = {p.name: (p.domain, p.dual_stack_domain) for p in PARTITIONS}
 
-    assert ours == {name: (p["outputs"]["dnsSuffix"], p["outputs"]["dualStackDnsSuffix"]) for name, p in KNOWN.items()}
+    assert ours == {
+        name: (p["outputs"]["dnsSuffix"], p["outputs"]["dualStackDnsSuffix"])
+        for name, p in KNOWN.items()
+    }
 
 
 @pytest.mark.parametrize(("region", "partition"), REGIONS.items())
@@ -34,7 +42,9 @@ def test_each_region_is_in_its_partition(region: str, partition: str) -> None:
 
 @pytest.mark.parametrize(("partition", "region"), ONE_EACH.items())
 @pytest.mark.parametrize("dual_stack", [False, True])
-def test_the_hosts_of_a_partition_are_aws_and_no_emulator(partition: str, region: str, dual_stack: bool) -> None:
+def test_the_hosts_of_a_partition_are_aws_and_no_emulator(
+    partition: str, region: str, dual_stack: bool
+) -> None:
     session = boto3.Session("k", "s", region_name=region)
     made = clients.Clients(session, region)
     suffix = KNOWN[partition]["outputs"]["dualStackDnsSuffix" if dual_stack else "dnsSuffix"]
@@ -56,14 +66,20 @@ def test_the_hosts_of_a_partition_are_aws_and_no_emulator(partition: str, region
     ],
 )
 def test_other_hosts_are_an_emulator(url: str) -> None:
-    assert clients.Clients(boto3.Session("k", "s", region_name="eu-west-1"), "eu-west-1", url).endpoint
+    assert clients.Clients(
+        boto3.Session("k", "s", region_name="eu-west-1"), "eu-west-1", url
+    ).endpoint
 
 
-def test_a_partition_that_only_a_newer_botocore_knows_is_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partition_that_only_a_newer_botocore_knows_is_aws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(clients, "_domains", lambda: ["amazonaws.example"])
 
     assert not clients.Clients(
-        boto3.Session("k", "s", region_name="xx-north-1"), "xx-north-1", "https://sqs.xx-north-1.amazonaws.example"
+        boto3.Session("k", "s", region_name="xx-north-1"),
+        "xx-north-1",
+        "https://sqs.xx-north-1.amazonaws.example",
     ).endpoint
 
 
@@ -73,7 +89,10 @@ def test_the_url_of_a_queue_names_its_arn_and_back(partition: str, region: str) 
 
     url = naming.queue_url(arn)
 
-    assert url == f"https://sqs.{region}.{KNOWN[partition]['outputs']['dnsSuffix']}/123456789012/orders"
+    assert (
+        url
+        == f"https://sqs.{region}.{KNOWN[partition]['outputs']['dnsSuffix']}/123456789012/orders"
+    )
     assert naming.aws_kind(url) == "sqs"
     assert naming.queue_arn(url, "eu-west-1") == arn
     dual = f"https://sqs.{region}.{KNOWN[partition]['outputs']['dualStackDnsSuffix']}/123456789012/orders"
@@ -89,16 +108,24 @@ def test_policy_documents_name_the_partition_and_its_domain(partition: str, regi
     document = policies.publisher(scope, payload_bucket="bodies", key_arn=key)
 
     statements = document["Statement"]
-    assert all(resource.startswith(f"arn:{partition}:") for statement in statements for resource in statement["Resource"])
+    assert all(
+        resource.startswith(f"arn:{partition}:")
+        for statement in statements
+        for resource in statement["Resource"]
+    )
     services = statements[-1]["Condition"]["StringEquals"]["kms:ViaService"]
-    assert services == [f"{service}.{region}.{KNOWN[partition]['outputs']['dnsSuffix']}" for service in ("sns", "s3")]
+    assert services == [
+        f"{service}.{region}.{KNOWN[partition]['outputs']['dnsSuffix']}"
+        for service in ("sns", "s3")
+    ]
 
 
 @pytest.mark.parametrize(("partition", "region"), ONE_EACH.items())
 def test_the_events_of_a_bucket_come_from_its_partition(partition: str, region: str) -> None:
     body = (
-        f'{{"Records": [{{"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "{region}", "eventTime": "2026-11-23T09:30:00Z", '
-        '"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "scans"}, "object": {"key": "a.png"}}}]}'
+        f'{{"Records": [{{"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "{region}",'
+        ' "eventTime": "2026-11-23T09:30:00Z", "eventName": "ObjectCreated:Put", "s3": {"bucket":'
+        ' {"name": "scans"}, "object": {"key": "a.png"}}}]}'
     )
 
     (event,) = understand(Arrival(body, {}, "m-1", "q"))

@@ -1,4 +1,6 @@
-"""Policy documents and the CloudFormation template of a bus: what AWS' own lists, cfn-lint and the emulator say about them."""
+"""Policy documents and the CloudFormation template of a bus: what AWS' own lists, cfn-lint and the
+emulator say about them.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +53,19 @@ IDENTITY = {
     "publisher with all": policies.publisher(ACME, payload_bucket="big-bodies", key_arn=KEY),
     "listener": policies.listener(ACME),
     "listener with all": policies.listener(
-        ACME, emits=True, source_buckets=[OBJECTS, "archive", "more/a"], payload_bucket="big-bodies", lists_buckets=True, key_arn=KEY
+        ACME,
+        emits=True,
+        source_buckets=[OBJECTS, "archive", "more/a"],
+        payload_bucket="big-bodies",
+        lists_buckets=True,
+        key_arn=KEY,
     ),
     "queue listener": policies.queue_listener(QUEUE),
     "queue listener with all": policies.queue_listener(QUEUE, f"{QUEUE}-2.fifo", key_arn=KEY),
     "administrator": policies.administrator(ACME),
-    "administrator with all": policies.administrator(ACME, source_buckets=[OBJECTS], source_topics=[TOPIC], payload_bucket="big-bodies"),
+    "administrator with all": policies.administrator(
+        ACME, source_buckets=[OBJECTS], source_topics=[TOPIC], payload_bucket="big-bodies"
+    ),
     "assume role": policies.assume_role_policy(f"arn:aws:iam::{ACCOUNT}:role/orders-reader"),
 }
 BUSES: dict[str, dict[str, Any]] = {
@@ -67,8 +76,18 @@ BUSES: dict[str, dict[str, Any]] = {
         "topics": {"documents": ["reader", "archiver"], "scanned-pages": ["ocr_2"]},
         "payload_bucket": "big-bodies",
     },
-    "fifo": {"prefix": "acme", "topics": {"orders.fifo": ["billing"]}, "lease_s": 360, "max_receive_count": 1000},
-    "s3": {"prefix": "acme", "topics": {OBJECTS: ["ocr"]}, "trusted_account": OTHER, "external_id": "acme-2026"},
+    "fifo": {
+        "prefix": "acme",
+        "topics": {"orders.fifo": ["billing"]},
+        "lease_s": 360,
+        "max_receive_count": 1000,
+    },
+    "s3": {
+        "prefix": "acme",
+        "topics": {OBJECTS: ["ocr"]},
+        "trusted_account": OTHER,
+        "external_id": "acme-2026",
+    },
     "bucket": {
         "prefix": "acme",
         "topics": {OBJECTS: ["ocr"], "s3://scans/out/": ["index"], "s3://archive": ["index"]},
@@ -88,28 +107,46 @@ def listed(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-# -- an evaluation of policies, as far as these documents go ----------------------------------------------------------------------
+# -- an evaluation of policies, as far as these documents go ---------------------------------------
 
 
 def allows(document: Mapping[str, Any], action: str, resource: str = "", **context: str) -> bool:
-    """Return whether *document* allows; *context* has the condition keys, ``_`` for ``:``. A deny wins, and no statement is a no."""
+    """Return whether *document* allows; *context* has the condition keys, ``_`` for ``:``.
+
+    A deny wins, and no statement is a no.
+    """
     effects = {
-        s["Effect"] for s in statements(document) if _concerns(s, action, resource, {k.replace("_", ":"): v for k, v in context.items()})
+        s["Effect"]
+        for s in statements(document)
+        if _concerns(s, action, resource, {k.replace("_", ":"): v for k, v in context.items()})
     }
     return effects == {"Allow"}
 
 
-def _concerns(statement: Mapping[str, Any], action: str, resource: str, context: Mapping[str, str]) -> bool:
-    if not any(fnmatch.fnmatchcase(action.lower(), pattern.lower()) for pattern in listed(statement["Action"])):
+def _concerns(
+    statement: Mapping[str, Any], action: str, resource: str, context: Mapping[str, str]
+) -> bool:
+    if not any(
+        fnmatch.fnmatchcase(action.lower(), pattern.lower())
+        for pattern in listed(statement["Action"])
+    ):
         return False
-    if "Resource" in statement and not any(_like(resource, pattern) for pattern in listed(statement["Resource"])):
+    if "Resource" in statement and not any(
+        _like(resource, pattern) for pattern in listed(statement["Resource"])
+    ):
         return False
-    conditions = [(key, listed(values)) for part in statement.get("Condition", {}).values() for key, values in part.items()]
+    conditions = [
+        (key, listed(values))
+        for part in statement.get("Condition", {}).values()
+        for key, values in part.items()
+    ]
     return all(context.get(key) in values for key, values in conditions)
 
 
 def _like(text: str, pattern: str) -> bool:
-    return re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), text) is not None
+    return (
+        re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), text) is not None
+    )
 
 
 OWN_PAYLOAD = "arn:aws:s3:::big-bodies/mltrigger-payloads/1"
@@ -164,18 +201,28 @@ MATRIX = [
 ]
 
 
-@pytest.mark.parametrize(("role", "action", "resource", "allowed"), MATRIX, ids=lambda value: str(value).rpartition(":")[2])
-def test_a_role_may_do_its_part_and_nothing_beside_it(role: str, action: str, resource: str, allowed: bool) -> None:
+@pytest.mark.parametrize(
+    ("role", "action", "resource", "allowed"),
+    MATRIX,
+    ids=lambda value: str(value).rpartition(":")[2],
+)
+def test_a_role_may_do_its_part_and_nothing_beside_it(
+    role: str, action: str, resource: str, allowed: bool
+) -> None:
     assert allows(IDENTITY[role], action, resource) == allowed
 
 
-# -- what AWS' lists say ----------------------------------------------------------------------------------------------------------
+# -- what AWS' lists say ---------------------------------------------------------------------------
 
 
 @functools.cache
 def services() -> dict[str, Any]:
-    """Return AWS' service reference as cfn-lint carries it: for each service its actions, and the ARNs of its kinds of resources."""
-    data: dict[str, Any] = json.loads((files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text())
+    """Return AWS' service reference as cfn-lint carries it: for each service its actions, and the
+    ARNs of its kinds of resources.
+    """
+    data: dict[str, Any] = json.loads(
+        (files("cfnlint.data.AdditionalSpecs") / "Policies.json").read_text()
+    )
     return data
 
 
@@ -197,12 +244,21 @@ class TestIdentityPolicy:
             for action in statement["Action"]:
                 reference(action)
 
-    def test_every_action_is_limited_to_the_kind_of_resource_that_it_concerns(self, role: str) -> None:
+    def test_every_action_is_limited_to_the_kind_of_resource_that_it_concerns(
+        self, role: str
+    ) -> None:
         for statement in statements(IDENTITY[role]):
             for action in set(statement["Action"]) - set(policies.WITHOUT_RESOURCE):
-                formats = [text for kind in reference(action)["Resources"] for text in arn_of(action.partition(":")[0], kind)]
+                formats = [
+                    text
+                    for kind in reference(action)["Resources"]
+                    for text in arn_of(action.partition(":")[0], kind)
+                ]
 
-                assert all(any(re.fullmatch(text, arn) for text in formats) for arn in statement["Resource"]), action
+                assert all(
+                    any(re.fullmatch(text, arn) for text in formats)
+                    for arn in statement["Resource"]
+                ), action
 
     def test_nothing_is_allowed_by_wildcard(self, role: str) -> None:
         """Resources are `*` only where AWS knows no resource, and then in one region."""
@@ -212,7 +268,9 @@ class TestIdentityPolicy:
                 assert set(statement["Action"]) <= set(policies.WITHOUT_RESOURCE)
                 assert statement["Condition"] == {"StringEquals": {"aws:RequestedRegion": REGION}}
             else:
-                assert all(re.match(r"arn:aws:\w+:[^*]*:[^*]+", arn) for arn in statement["Resource"])
+                assert all(
+                    re.match(r"arn:aws:\w+:[^*]*:[^*]+", arn) for arn in statement["Resource"]
+                )
 
     def test_its_statements_have_names_of_their_own(self, role: str) -> None:
         """IAM takes letters and digits in a Sid, and each once."""
@@ -222,14 +280,16 @@ class TestIdentityPolicy:
         assert all(re.fullmatch(r"[A-Za-z0-9]+", sid) for sid in sids)
 
     def test_it_fits_into_a_managed_policy(self, role: str) -> None:
-        """6,144 characters without white space: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html."""
+        """6,144 characters without white space:
+        https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html.
+        """
         assert len(json.dumps(IDENTITY[role], separators=(",", ":"))) <= 6144
 
 
 def test_only_what_aws_can_limit_to_no_resource_is_allowed_on_all() -> None:
-    assert {action: "Resources" in reference(action) for action in policies.WITHOUT_RESOURCE} == dict.fromkeys(
-        policies.WITHOUT_RESOURCE, False
-    )
+    assert {
+        action: "Resources" in reference(action) for action in policies.WITHOUT_RESOURCE
+    } == dict.fromkeys(policies.WITHOUT_RESOURCE, False)
     assert all(len(reason) > 20 for reason in policies.WITHOUT_RESOURCE.values())
 
 
@@ -237,7 +297,12 @@ def test_listening_to_a_foreign_queue_takes_exactly_four_actions() -> None:
     document = policies.queue_listener(QUEUE)
 
     assert [set(statement["Action"]) for statement in statements(document)] == [
-        {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "sqs:GetQueueAttributes"}
+        {
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage",
+            "sqs:ChangeMessageVisibility",
+            "sqs:GetQueueAttributes",
+        }
     ]
     assert [statement["Resource"] for statement in statements(document)] == [[QUEUE]]
 
@@ -246,14 +311,21 @@ def test_a_key_is_used_only_when_one_is_given_and_only_through_the_services() ->
     used = [s for s in statements(IDENTITY["listener with all"]) if s["Sid"] == "UseKey"]
 
     assert [
-        s for role in ("publisher", "listener", "queue listener") for s in statements(IDENTITY[role]) if "kms:Decrypt" in s["Action"]
+        s
+        for role in ("publisher", "listener", "queue listener")
+        for s in statements(IDENTITY[role])
+        if "kms:Decrypt" in s["Action"]
     ] == []
     assert used[0]["Resource"] == [KEY]
-    assert used[0]["Condition"]["StringEquals"]["kms:ViaService"] == [f"sqs.{REGION}.amazonaws.com", f"s3.{REGION}.amazonaws.com"]
+    assert used[0]["Condition"]["StringEquals"]["kms:ViaService"] == [
+        f"sqs.{REGION}.amazonaws.com",
+        f"s3.{REGION}.amazonaws.com",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("region", "partition"), [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("eusc-de-east-1", "aws-eusc")]
+    ("region", "partition"),
+    [("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("eusc-de-east-1", "aws-eusc")],
 )
 def test_arns_are_of_the_partition_of_the_region(region: str, partition: str) -> None:
     document = policies.listener(Scope.of(region, ACCOUNT, "acme"), source_buckets=[OBJECTS])
@@ -263,7 +335,11 @@ def test_arns_are_of_the_partition_of_the_region(region: str, partition: str) ->
 
 def test_a_pattern_of_keys_never_allows_less_than_it_matches_nor_a_policy_variable() -> None:
     (statement,) = (
-        s for s in statements(policies.listener(ACME, source_buckets=["s3://scans/[ab]/${aws:username}/*"])) if s["Sid"] == "ReadObjects"
+        s
+        for s in statements(
+            policies.listener(ACME, source_buckets=["s3://scans/[ab]/${aws:username}/*"])
+        )
+        if s["Sid"] == "ReadObjects"
     )
 
     assert statement["Resource"] == ["arn:aws:s3:::scans/?/?{aws:username}/*"]
@@ -293,10 +369,12 @@ def test_what_would_widen_a_policy_is_refused(make: Any, named: str) -> None:
     assert named in str(refused.value)
 
 
-# -- from account to account, and what queues and topics accept --------------------------------------------------------------------
+# -- from account to account, and what queues and topics accept ------------------------------------
 
 
-@pytest.mark.parametrize("trusted", [OTHER, f"arn:aws:iam::{OTHER}:root", f"arn:aws:iam::{OTHER}:role/reader"])
+@pytest.mark.parametrize(
+    "trusted", [OTHER, f"arn:aws:iam::{OTHER}:root", f"arn:aws:iam::{OTHER}:role/reader"]
+)
 def test_a_role_is_assumed_with_the_agreed_external_id_only(trusted: str) -> None:
     document = policies.trust_policy(trusted, "acme-2026")
 
@@ -306,7 +384,11 @@ def test_a_role_is_assumed_with_the_agreed_external_id_only(trusted: str) -> Non
     assert not allows(document, "sts:AssumeRole")
 
 
-FROM_TOPIC = {"aws_SourceArn": OWN_TOPIC, "aws_SourceAccount": ACCOUNT, "aws_SecureTransport": "true"}
+FROM_TOPIC = {
+    "aws_SourceArn": OWN_TOPIC,
+    "aws_SourceAccount": ACCOUNT,
+    "aws_SecureTransport": "true",
+}
 
 
 @pytest.mark.parametrize(
@@ -319,7 +401,9 @@ FROM_TOPIC = {"aws_SourceArn": OWN_TOPIC, "aws_SourceAccount": ACCOUNT, "aws_Sec
     ],
     ids=["its topic", "another topic", "another account", "no TLS"],
 )
-def test_a_queue_accepts_messages_of_its_topic_over_tls_only(changed: dict[str, str], accepted: bool) -> None:
+def test_a_queue_accepts_messages_of_its_topic_over_tls_only(
+    changed: dict[str, str], accepted: bool
+) -> None:
     document = policies.queue_policy(OWN_QUEUE, OWN_TOPIC, ACCOUNT)
 
     assert allows(document, "sqs:SendMessage", OWN_QUEUE, **(FROM_TOPIC | changed)) == accepted
@@ -328,12 +412,20 @@ def test_a_queue_accepts_messages_of_its_topic_over_tls_only(changed: dict[str, 
 
 def test_a_topic_accepts_notifications_of_its_bucket_over_tls_only() -> None:
     document = policies.topic_policy(OWN_TOPIC, "scans", ACCOUNT)
-    context = {"aws_SourceArn": "arn:aws:s3:::scans", "aws_SourceAccount": ACCOUNT, "aws_SecureTransport": "true"}
+    context = {
+        "aws_SourceArn": "arn:aws:s3:::scans",
+        "aws_SourceAccount": ACCOUNT,
+        "aws_SecureTransport": "true",
+    }
 
     assert allows(document, "sns:Publish", OWN_TOPIC, **context)
-    assert not allows(document, "sns:Publish", OWN_TOPIC, **context | {"aws_SourceArn": "arn:aws:s3:::other"})
+    assert not allows(
+        document, "sns:Publish", OWN_TOPIC, **context | {"aws_SourceArn": "arn:aws:s3:::other"}
+    )
     assert not allows(document, "sns:Publish", OWN_TOPIC, **context | {"aws_SourceAccount": OTHER})
-    assert not allows(document, "sns:Publish", OWN_TOPIC, **context | {"aws_SecureTransport": "false"})
+    assert not allows(
+        document, "sns:Publish", OWN_TOPIC, **context | {"aws_SecureTransport": "false"}
+    )
 
 
 def test_a_dead_letter_queue_is_denied_without_tls() -> None:
@@ -351,14 +443,18 @@ def test_only_denials_and_services_concern_everybody() -> None:
     ]
 
     for statement in (s for document in documents for s in statements(document)):
-        assert statement["Effect"] == "Deny" or (set(statement["Principal"]) == {"Service"} and "*" not in statement["Action"])
+        assert statement["Effect"] == "Deny" or (
+            set(statement["Principal"]) == {"Service"} and "*" not in statement["Action"]
+        )
 
 
-# -- the template -----------------------------------------------------------------------------------------------------------------
+# -- the template ----------------------------------------------------------------------------------
 
 
 def filled(value: Any, given: Mapping[str, Any]) -> Any:
-    """Return *value* of a template with the parameters of *given* put in; what refers to a resource stays as it is."""
+    """Return *value* of a template with the parameters of *given* put in; what refers to a resource
+    stays as it is.
+    """
     if isinstance(value, dict):
         if set(value) == {"Ref"}:
             return given.get(value["Ref"], value)
@@ -371,18 +467,32 @@ def filled(value: Any, given: Mapping[str, Any]) -> Any:
 
 
 def resources(document: Mapping[str, Any], kind: str, **given: str) -> dict[str, dict[str, Any]]:
-    """Return the properties of the resources of a *kind*, with parameters at their defaults or as *given*, and ids as *given*."""
+    """Return the properties of the resources of a *kind*, with parameters at their defaults or as
+    *given*, and ids as *given*.
+    """
     values = {name: parameter["Default"] for name, parameter in document["Parameters"].items()}
     values |= {"AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::Partition": "aws"} | given
-    return {name: filled(r["Properties"], values) for name, r in document["Resources"].items() if r["Type"] == kind}
+    return {
+        name: filled(r["Properties"], values)
+        for name, r in document["Resources"].items()
+        if r["Type"] == kind
+    }
 
 
 def queue_names(document: Mapping[str, Any], **given: str) -> set[str]:
-    return {properties["QueueName"] for properties in resources(document, "AWS::SQS::Queue", **given).values()}
+    return {
+        properties["QueueName"]
+        for properties in resources(document, "AWS::SQS::Queue", **given).values()
+    }
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:
-    return [str(found) for found in lint(to_json(document), config=ManualArgs(regions=[REGION], include_checks=["I"]))]
+    return [
+        str(found)
+        for found in lint(
+            to_json(document), config=ManualArgs(regions=[REGION], include_checks=["I"])
+        )
+    ]
 
 
 @pytest.mark.parametrize("bus", ["default", "several", "fifo", "bucket", "shortened"])
@@ -393,7 +503,9 @@ def test_cfn_lint_has_nothing_to_say(bus: str) -> None:
 def test_cfn_lint_would_say_something() -> None:
     document = template("acme")
     document["Resources"]["QueueDocumentsReader"]["Properties"]["VisibilityTimeout"] = 43_201
-    document["Resources"]["PublisherRole"]["Properties"]["Policies"][0]["PolicyDocument"]["Statement"][0]["Action"] = ["sns:PublishBatch"]
+    document["Resources"]["PublisherRole"]["Properties"]["Policies"][0]["PolicyDocument"][
+        "Statement"
+    ][0]["Action"] = ["sns:PublishBatch"]
 
     assert len(findings(document)) >= 2
 
@@ -422,9 +534,14 @@ def test_one_subscription_is_named_by_parameters() -> None:
     document = template("acme", {"documents": ["reader"]})
 
     assert queue_names(document, **given) == {"beta-orders-billing", "beta-orders-billing-dead"}
-    assert {p["TopicName"] for p in resources(document, "AWS::SNS::Topic", **given).values()} == {"beta-orders"}
+    assert {p["TopicName"] for p in resources(document, "AWS::SNS::Topic", **given).values()} == {
+        "beta-orders"
+    }
     tags = [t for p in resources(document, "AWS::SQS::Queue", **given).values() for t in p["Tags"]]
-    assert {(t["Key"], t["Value"]) for t in tags} == {("mltrigger:bus", "beta"), ("mltrigger:subscription", "billing")}
+    assert {(t["Key"], t["Value"]) for t in tags} == {
+        ("mltrigger:bus", "beta"),
+        ("mltrigger:subscription", "billing"),
+    }
 
 
 def test_another_prefix_never_gives_another_name_than_the_library_does() -> None:
@@ -467,16 +584,25 @@ def test_the_roles_have_the_statements_of_the_policies(bus: str) -> None:
     bodies = BUSES[bus].get("payload_bucket")
     document = template(**BUSES[bus])
     roles = resources(document, "AWS::IAM::Role")
-    queues = [f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}" for name in queue_names(document) if not name.endswith("-dead")]
+    queues = [
+        f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}"
+        for name in queue_names(document)
+        if not name.endswith("-dead")
+    ]
 
     def inline(name: str) -> Any:
         (policy,) = roles[name]["Policies"]
         return policy["PolicyDocument"]
 
     assert inline("PublisherRole") == policies.publisher(ACME, payload_bucket=bodies)
-    assert inline("ListenerRole") == policies.listener(ACME, source_buckets=buckets, payload_bucket=bodies)
+    assert inline("ListenerRole") == policies.listener(
+        ACME, source_buckets=buckets, payload_bucket=bodies
+    )
     (consumer,) = inline("QueueConsumerRole")["Statement"]
-    assert (sorted(consumer["Resource"]), consumer["Action"]) == (sorted(queues), list(policies.QUEUE_ACTIONS))
+    assert (sorted(consumer["Resource"]), consumer["Action"]) == (
+        sorted(queues),
+        list(policies.QUEUE_ACTIONS),
+    )
 
 
 def test_the_role_for_another_account_is_made_with_an_external_id_or_not_at_all() -> None:
@@ -487,7 +613,9 @@ def test_the_role_for_another_account_is_made_with_an_external_id_or_not_at_all(
     assert role["AssumeRolePolicyDocument"] == policies.trust_policy(OTHER, "acme-2026")
     assert document["Resources"]["QueueConsumerRole"]["Condition"] == "HasTrustedAccount"
     assert rule["RuleCondition"] == document["Conditions"]["HasTrustedAccount"]
-    assert rule["Assertions"][0]["Assert"] == {"Fn::Not": [{"Fn::Equals": [{"Ref": "ExternalId"}, ""]}]}
+    assert rule["Assertions"][0]["Assert"] == {
+        "Fn::Not": [{"Fn::Equals": [{"Ref": "ExternalId"}, ""]}]
+    }
 
 
 def test_dead_letters_stay_when_the_stack_goes_unless_it_is_asked_for() -> None:
@@ -502,21 +630,34 @@ def test_dead_letters_stay_when_the_stack_goes_unless_it_is_asked_for() -> None:
 def test_an_id_of_a_resource_does_not_depend_on_what_else_there_is() -> None:
     """Or adding a subscription to a stack would replace the queues that are there."""
     alone = template("acme", {"scanned-pages": ["ocr"]})["Resources"]
-    more = template("acme", {"documents": ["reader"], "scanned_pages": ["ocr"], "scanned-pages": ["archiver", "ocr"]})["Resources"]
+    more = template(
+        "acme",
+        {"documents": ["reader"], "scanned_pages": ["ocr"], "scanned-pages": ["archiver", "ocr"]},
+    )["Resources"]
 
     assert set(alone) < set(more)
 
 
-def test_the_notification_of_a_bucket_that_the_stack_makes_follows_the_policies_of_the_topics() -> None:
+def test_the_notification_of_a_bucket_that_the_stack_makes_follows_the_policies_of_the_topics() -> (
+    None
+):
     document = template(**BUSES["bucket"])
     buckets = {
-        p["BucketName"]: p["NotificationConfiguration"]["TopicConfigurations"] for p in resources(document, "AWS::S3::Bucket").values()
+        p["BucketName"]: p["NotificationConfiguration"]["TopicConfigurations"]
+        for p in resources(document, "AWS::S3::Bucket").values()
     }
-    waits = [r["DependsOn"] for r in document["Resources"].values() if r["Type"] == "AWS::S3::Bucket"]
+    waits = [
+        r["DependsOn"] for r in document["Resources"].values() if r["Type"] == "AWS::S3::Bucket"
+    ]
 
     assert {name: len(fed) for name, fed in buckets.items()} == {"scans": 2, "archive": 1}
-    assert buckets["scans"][0]["Filter"]["S3Key"]["Rules"] == [{"Name": "prefix", "Value": "in/"}, {"Name": "suffix", "Value": ".png"}]
-    assert {name for names in waits for name in names} == set(resources(document, "AWS::SNS::TopicPolicy"))
+    assert buckets["scans"][0]["Filter"]["S3Key"]["Rules"] == [
+        {"Name": "prefix", "Value": "in/"},
+        {"Name": "suffix", "Value": ".png"},
+    ]
+    assert {name for names in waits for name in names} == set(
+        resources(document, "AWS::SNS::TopicPolicy")
+    )
 
 
 def test_a_bucket_that_exists_is_left_to_subscribe() -> None:
@@ -537,17 +678,23 @@ def test_a_bucket_that_exists_is_left_to_subscribe() -> None:
         ({"max_receive_count": 0}, InvalidPolicy, "max_receive_count"),
         ({"trusted_account": "me"}, InvalidName, "'me'"),
         ({"external_id": "acme-2026"}, InvalidName, "trusted account"),
-        ({"topics": {f"t{n}": [f"s{n}"] for n in range(100)}}, MltriggerError, "at most 500 resources"),
+        (
+            {"topics": {f"t{n}": [f"s{n}"] for n in range(100)}},
+            MltriggerError,
+            "at most 500 resources",
+        ),
     ],
 )
-def test_a_template_that_could_not_be_deployed_is_refused(settings: dict[str, Any], error: type[Exception], named: str) -> None:
+def test_a_template_that_could_not_be_deployed_is_refused(
+    settings: dict[str, Any], error: type[Exception], named: str
+) -> None:
     with pytest.raises(error) as refused:
         template(**settings)
 
     assert named in str(refused.value)
 
 
-# -- on the emulator --------------------------------------------------------------------------------------------------------------
+# -- on the emulator -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -561,47 +708,79 @@ def test_iam_takes_every_document(emulator: Emulator) -> None:
 
     for role, document in IDENTITY.items():
         iam.create_policy(PolicyName=role.replace(" ", "-"), PolicyDocument=json.dumps(document))
-    iam.create_role(RoleName="reader", AssumeRolePolicyDocument=json.dumps(policies.trust_policy(OTHER, "acme-2026")))
+    iam.create_role(
+        RoleName="reader",
+        AssumeRolePolicyDocument=json.dumps(policies.trust_policy(OTHER, "acme-2026")),
+    )
 
 
 def deployed(emulator: Emulator, document: Mapping[str, Any]) -> dict[str, str]:
-    """Make what *document* describes by the calls that CloudFormation makes for it; return names or ARNs by logical id.
+    """Make what *document* describes by the calls that CloudFormation makes for it; return names or
+    ARNs by logical id.
 
-    The emulator has a CloudFormation too, which knows neither the policies of queues and topics nor subscriptions.
+    The emulator has a CloudFormation too, which knows neither the policies of queues and topics nor
+    subscriptions.
     """
     sns: Any = emulator.client("sns")
     sqs: Any = emulator.client("sqs")
     iam: Any = emulator.client("iam")
     ids: dict[str, str] = {}
     for name, topic in resources(document, "AWS::SNS::Topic").items():
-        ids[name] = sns.create_topic(Name=topic.pop("TopicName"), Tags=topic.pop("Tags"), Attributes=as_texts(topic))["TopicArn"]
+        ids[name] = sns.create_topic(
+            Name=topic.pop("TopicName"), Tags=topic.pop("Tags"), Attributes=as_texts(topic)
+        )["TopicArn"]
     for policy in resources(document, "AWS::SNS::TopicPolicy", **ids).values():
         (arn,) = policy["Topics"]
-        sns.set_topic_attributes(TopicArn=arn, AttributeName="Policy", AttributeValue=json.dumps(policy["PolicyDocument"]))
-    for name in resources(document, "AWS::SQS::Queue"):  # dead letters first, as the references between them demand
+        sns.set_topic_attributes(
+            TopicArn=arn,
+            AttributeName="Policy",
+            AttributeValue=json.dumps(policy["PolicyDocument"]),
+        )
+    # dead letters first, as the references between them demand
+    for name in resources(document, "AWS::SQS::Queue"):
         queue = resources(document, "AWS::SQS::Queue", **ids)[name]
         tags = {tag["Key"]: tag["Value"] for tag in queue.pop("Tags")}
-        ids[name] = sqs.create_queue(QueueName=queue.pop("QueueName"), tags=tags, Attributes=as_texts(queue))["QueueUrl"]
-        ids[f"{name}.Arn"] = sqs.get_queue_attributes(QueueUrl=ids[name], AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        ids[name] = sqs.create_queue(
+            QueueName=queue.pop("QueueName"), tags=tags, Attributes=as_texts(queue)
+        )["QueueUrl"]
+        ids[f"{name}.Arn"] = sqs.get_queue_attributes(
+            QueueUrl=ids[name], AttributeNames=["QueueArn"]
+        )["Attributes"]["QueueArn"]
     for policy in resources(document, "AWS::SQS::QueuePolicy", **ids).values():
         (url,) = policy["Queues"]
-        sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": json.dumps(policy["PolicyDocument"])})
+        sqs.set_queue_attributes(
+            QueueUrl=url, Attributes={"Policy": json.dumps(policy["PolicyDocument"])}
+        )
     for feed in resources(document, "AWS::SNS::Subscription", **ids).values():
         sns.subscribe(
-            TopicArn=feed.pop("TopicArn"), Protocol=feed.pop("Protocol"), Endpoint=feed.pop("Endpoint"), Attributes=as_texts(feed)
+            TopicArn=feed.pop("TopicArn"),
+            Protocol=feed.pop("Protocol"),
+            Endpoint=feed.pop("Endpoint"),
+            Attributes=as_texts(feed),
         )
     for name, role in resources(document, "AWS::IAM::Role", **ids).items():
         if document["Resources"][name].get("Condition") is None:
             called = f"{document['Parameters']['Prefix']['Default']}-{name}"
-            iam.create_role(RoleName=called, AssumeRolePolicyDocument=json.dumps(role["AssumeRolePolicyDocument"]), Tags=role["Tags"])
+            iam.create_role(
+                RoleName=called,
+                AssumeRolePolicyDocument=json.dumps(role["AssumeRolePolicyDocument"]),
+                Tags=role["Tags"],
+            )
             (inline,) = role["Policies"]
-            iam.put_role_policy(RoleName=called, PolicyName=inline["PolicyName"], PolicyDocument=json.dumps(inline["PolicyDocument"]))
+            iam.put_role_policy(
+                RoleName=called,
+                PolicyName=inline["PolicyName"],
+                PolicyDocument=json.dumps(inline["PolicyDocument"]),
+            )
     return ids
 
 
 def as_texts(properties: Mapping[str, Any]) -> dict[str, str]:
     """Return the properties of a resource as the attributes that the service takes."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in properties.items()}
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in properties.items()
+    }
 
 
 def test_subscribe_has_nothing_to_change_on_a_stack(emulator: Emulator) -> None:
@@ -610,10 +789,19 @@ def test_subscribe_has_nothing_to_change_on_a_stack(emulator: Emulator) -> None:
 
     ids = deployed(emulator, template("planned", topics))
 
-    specs = [with_lease(SubscriptionSpec(name, topic, "ocr:latest")) for topic, names in topics.items() for name in names]
-    assert [change for spec in specs for change in found.plan(spec) if change.action != "keep"] == []
+    specs = [
+        with_lease(SubscriptionSpec(name, topic, "ocr:latest"))
+        for topic, names in topics.items()
+        for name in names
+    ]
+    assert [
+        change for spec in specs for change in found.plan(spec) if change.action != "keep"
+    ] == []
     place = found.find(specs[0])
-    assert (place.queue_url, place.topic_arn) == (ids["QueueDocumentsReader"], ids["TopicDocuments"])
+    assert (place.queue_url, place.topic_arn) == (
+        ids["QueueDocumentsReader"],
+        ids["TopicDocuments"],
+    )
 
 
 def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: Emulator) -> None:
@@ -622,7 +810,9 @@ def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: E
     found = Resources(Clients(emulator.session(), REGION, emulator.url), "bucket")
     s3: Any = emulator.client("s3")
 
-    s3.create_bucket(Bucket="planned-scans", CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.create_bucket(
+        Bucket="planned-scans", CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
     deployed(emulator, template("bucket", {source: ["ocr"]}))
 
     changes = found.plan(with_lease(SubscriptionSpec("ocr", called, "ocr:latest")), source)
@@ -630,18 +820,25 @@ def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: E
 
 
 class Asked:
-    """The permissions that the calls of a session take, as IAM names them; those of the lean client among them."""
+    """The permissions that the calls of a session take, as IAM names them; those of the lean client
+    among them.
+    """
 
     IAM: ClassVar[dict[str, str]] = {
-        "sns:PublishBatch": "sns:Publish", "sqs:DeleteMessageBatch": "sqs:DeleteMessage", "s3:HeadObject": "s3:GetObject",
+        "sns:PublishBatch": "sns:Publish",
+        "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
+        "s3:HeadObject": "s3:GetObject",
         "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
         "s3:GetBucketNotificationConfiguration": "s3:GetBucketNotification",
         "s3:PutBucketNotificationConfiguration": "s3:PutBucketNotification",
         "s3:GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
         "s3:PutBucketLifecycleConfiguration": "s3:PutLifecycleConfiguration",
-    }  # fmt: skip
+    }
 
-    BESIDE: ClassVar[dict[str, tuple[str, ...]]] = {"sns:CreateTopic": ("sns:TagResource",), "sqs:CreateQueue": ("sqs:TagQueue",)}
+    BESIDE: ClassVar[dict[str, tuple[str, ...]]] = {
+        "sns:CreateTopic": ("sns:TagResource",),
+        "sqs:CreateQueue": ("sqs:TagQueue",),
+    }
     """What AWS asks for beside: ours are never made without tags."""
 
     def __init__(self, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -670,11 +867,15 @@ def granted(document: Mapping[str, Any]) -> set[str]:
     return {action for statement in statements(document) for action in statement["Action"]}
 
 
-def test_what_administering_calls_is_exactly_what_the_administrator_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_administering_calls_is_exactly_what_the_administrator_may(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bucket = "managed-scans"
     source, theirs = f"s3://{bucket}/in/*.png", f"arn:aws:sns:{REGION}:{ACCOUNT}:theirs"
     emulator.client("sns").create_topic(Name="theirs")
-    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
+    emulator.client("s3").create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
     session = emulator.session()
     asked = Asked(session, monkeypatch)
     made = Clients(session, REGION, emulator.url)
@@ -682,7 +883,9 @@ def test_what_administering_calls_is_exactly_what_the_administrator_may(emulator
 
     for at in (None, source, theirs):
         topic = "documents" if at is None else naming.source_topic_name(at, REGION)
-        spec = SubscriptionSpec(f"reader-{len(topic)}", topic, "ocr:latest", filter=FilterPolicy.parse({"type": ["a"]}))
+        spec = SubscriptionSpec(
+            f"reader-{len(topic)}", topic, "ocr:latest", filter=FilterPolicy.parse({"type": ["a"]})
+        )
         found.plan(spec, at)
         found.ensure(spec, at)
         found.find(spec, at)
@@ -697,18 +900,32 @@ def test_what_administering_calls_is_exactly_what_the_administrator_may(emulator
         found.find_topic("document")
     Payloads(made, bucket).let_expire()
 
-    document = policies.administrator(ACME, source_buckets=[bucket], source_topics=[theirs], payload_bucket=bucket)
+    document = policies.administrator(
+        ACME, source_buckets=[bucket], source_topics=[theirs], payload_bucket=bucket
+    )
     # Asked for where somebody else's topic lets this account subscribe and not list.
     assert asked.called | {"sns:ListSubscriptions"} == granted(document)
 
 
-def test_what_delivering_calls_is_exactly_what_a_listener_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    prefix, bucket, log = emulator.fresh_prefix(), f"{emulator.fresh_prefix()}-scans", f"sqlite:///{tmp_path / 'bus.db'}"
+def test_what_delivering_calls_is_exactly_what_a_listener_may(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prefix, bucket, log = (
+        emulator.fresh_prefix(),
+        f"{emulator.fresh_prefix()}-scans",
+        f"sqlite:///{tmp_path / 'bus.db'}",
+    )
     at = {"endpoint_url": emulator.url, "log": log, "bucket": bucket}
-    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    emulator.client("s3").put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    emulator.client("s3").create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    emulator.client("s3").put_bucket_versioning(
+        Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+    )
     with mt.connect(f"aws://{REGION}/{prefix}", session=emulator.session(), **at) as bus:
-        bus.subscribe("pages", "test_aws_policies:fails_once", name="reader", emit="texts", listen=False)
+        bus.subscribe(
+            "pages", "test_aws_policies:fails_once", name="reader", emit="texts", listen=False
+        )
         bus.subscribe(f"s3://{bucket}/in/*", "test_aws_policies:reads", name="opener", listen=False)
         bus.topic("texts")
         bus.publish("pages", "a" * 300_000)
@@ -720,9 +937,18 @@ def test_what_delivering_calls_is_exactly_what_a_listener_may(emulator: Emulator
         for name in ("reader", "opener"):
             bus.subscription(name).start()
         wait_until(
-            lambda: all("succeeded" in set(bus.subscription(n).invocations()["outcome"]) for n in ("reader", "opener")), timeout_s=60
+            lambda: all(
+                "succeeded" in set(bus.subscription(n).invocations()["outcome"])
+                for n in ("reader", "opener")
+            ),
+            timeout_s=60,
         )
-        wait_until(lambda: bus.subscription("reader").depth().dead == 0 and "sqs:GetQueueAttributes" in asked.called)
+        wait_until(
+            lambda: (
+                bus.subscription("reader").depth().dead == 0
+                and "sqs:GetQueueAttributes" in asked.called
+            )
+        )
         for name in ("reader", "opener"):
             bus.broker.bury(bus.spec(name))
 
@@ -731,15 +957,30 @@ def test_what_delivering_calls_is_exactly_what_a_listener_may(emulator: Emulator
     assert asked.called | {"s3:GetObjectVersion"} == granted(document)
 
 
-def test_what_publishing_calls_is_exactly_what_a_publisher_may(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_publishing_calls_is_exactly_what_a_publisher_may(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     prefix, bucket = emulator.fresh_prefix(), f"{emulator.fresh_prefix()}-bodies"
-    emulator.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION})
-    with mt.connect(f"aws://{REGION}/{prefix}", session=emulator.session(), endpoint_url=emulator.url, log="memory://") as bus:
+    emulator.client("s3").create_bucket(
+        Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
+    with mt.connect(
+        f"aws://{REGION}/{prefix}",
+        session=emulator.session(),
+        endpoint_url=emulator.url,
+        log="memory://",
+    ) as bus:
         bus.topic("pages")
     session = emulator.session()
     asked = Asked(session, monkeypatch)
 
-    with mt.connect(f"aws://{REGION}/{prefix}", session=session, endpoint_url=emulator.url, log="memory://", bucket=bucket) as bus:
+    with mt.connect(
+        f"aws://{REGION}/{prefix}",
+        session=session,
+        endpoint_url=emulator.url,
+        log="memory://",
+        bucket=bucket,
+    ) as bus:
         bus.publish_batch("pages", ["small", "a" * 300_000])
 
     assert asked.called == granted(policies.publisher(ACME, payload_bucket=bucket))
@@ -761,13 +1002,32 @@ def reads(event: mt.Event) -> str:
 _FAILED: set[str] = set()
 
 
-# -- the command line -------------------------------------------------------------------------------------------------------------
+# -- the command line ------------------------------------------------------------------------------
 
 GIVEN = {
     "publisher": ["--region", REGION, "--account", ACCOUNT, "--prefix", "acme"],
-    "listener": ["--region", REGION, "--account", ACCOUNT, "--prefix", "acme", "--emits", "--source-bucket", OBJECTS],
+    "listener": [
+        "--region",
+        REGION,
+        "--account",
+        ACCOUNT,
+        "--prefix",
+        "acme",
+        "--emits",
+        "--source-bucket",
+        OBJECTS,
+    ],
     "queue-listener": ["--queue", QUEUE],
-    "administrator": ["--region", REGION, "--account", ACCOUNT, "--prefix", "acme", "--source-topic", TOPIC],
+    "administrator": [
+        "--region",
+        REGION,
+        "--account",
+        ACCOUNT,
+        "--prefix",
+        "acme",
+        "--source-topic",
+        TOPIC,
+    ],
     "trust": ["--trusted", OTHER, "--external-id", "acme-2026"],
     "assume-role": ["--role-arn", f"arn:aws:iam::{ACCOUNT}:role/orders-reader"],
 }
@@ -798,26 +1058,65 @@ def test_a_role_says_what_it_needs(role: str, capsys: pytest.CaptureFixture[str]
     assert f"role {role} needs {GIVEN[role][0]}" in printed.err
 
 
-def test_an_option_that_a_role_does_not_know_is_refused_rather_than_ignored(capsys: pytest.CaptureFixture[str]) -> None:
-    status = main(["aws", "policies", "--role", "publisher", *GIVEN["publisher"], "--external-id", "acme-2026"])
+def test_an_option_that_a_role_does_not_know_is_refused_rather_than_ignored(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status = main(
+        [
+            "aws",
+            "policies",
+            "--role",
+            "publisher",
+            *GIVEN["publisher"],
+            "--external-id",
+            "acme-2026",
+        ]
+    )
 
     assert status == 1
     assert "--external-id" in capsys.readouterr().err
 
 
 def test_the_template_of_several_topics_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--topic", "documents=reader,archiver", "--topic", "s3://scans/dt=*/*.png=ocr", "--lease-s", "360", "--delete-dead-letters"]
-    status = main(["aws", "template", "--prefix", "acme", *options, "--trusted-account", OTHER, "--external-id", "acme-2026"])
+    options = [
+        "--topic",
+        "documents=reader,archiver",
+        "--topic",
+        "s3://scans/dt=*/*.png=ocr",
+        "--lease-s",
+        "360",
+        "--delete-dead-letters",
+    ]
+    status = main(
+        [
+            "aws",
+            "template",
+            "--prefix",
+            "acme",
+            *options,
+            "--trusted-account",
+            OTHER,
+            "--external-id",
+            "acme-2026",
+        ]
+    )
 
     topics = {"documents": ["reader", "archiver"], "s3://scans/dt=*/*.png": ["ocr"]}
     assert status == 0
     assert json.loads(capsys.readouterr().out) == template(
-        "acme", topics, lease_s=360, keep_dead_letters=False, trusted_account=OTHER, external_id="acme-2026"
+        "acme",
+        topics,
+        lease_s=360,
+        keep_dead_letters=False,
+        trusted_account=OTHER,
+        external_id="acme-2026",
     )
 
 
 @pytest.mark.parametrize("topic", ["documents", "documents=", "=reader", "documents=reader,"])
-def test_a_topic_without_a_subscription_is_explained(topic: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_topic_without_a_subscription_is_explained(
+    topic: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     status = main(["aws", "template", "--topic", topic])
 
     assert status == 1
@@ -834,10 +1133,19 @@ def test_help_names_every_role(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_printing_a_document_needs_neither_boto3_nor_pandas() -> None:
     arguments = ["aws", "policies", "--role", "trust", *GIVEN["trust"]]
-    code = f"import sys; from mltrigger.cli import main; main({arguments!r}); print(sorted(sys.modules))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        f"import sys; from mltrigger.cli import main; main({arguments!r});"
+        " print(sorted(sys.modules))"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
 
-    assert [library for library in ("boto3", "botocore", "pandas", "sqlalchemy") if f"'{library}'" in printed] == []
+    assert [
+        library
+        for library in ("boto3", "botocore", "pandas", "sqlalchemy")
+        if f"'{library}'" in printed
+    ] == []
 
 
 def test_the_rooms_of_the_package_are_loaded_when_they_are_asked_for() -> None:

@@ -28,7 +28,10 @@ class Queue:
     def _receive(self, most: int, wait_s: int) -> list[Raw]:
         self.polls.append(wait_s)
         assert self._go.acquire(timeout=20)
-        return [Raw(Message("q", str(i), AT_US, AT_US), "1", {}, str(i), None, None) for i in range(min(most, self.brings))]
+        return [
+            Raw(Message("q", str(i), AT_US, AT_US), "1", {}, str(i), None, None)
+            for i in range(min(most, self.brings))
+        ]
 
     def _give_back(self, unwanted: Sequence[Raw]) -> None:
         self.given_back += unwanted
@@ -109,11 +112,23 @@ def test_what_a_poll_brings_after_nobody_wants_it_is_given_back(queue: Queue) ->
 
 @pytest.mark.parametrize(
     ("age_s", "wanted_s", "seconds"),
-    [(0, 30, 30), (0, 0.2, 1), (0, -5, 0), (0, 10 * HIDE_CAP_S, HIDE_CAP_S - 1), (HIDE_CAP_S - 100, 360, 99), (HIDE_CAP_S + 60, 360, 0)],
+    [
+        (0, 30, 30),
+        (0, 0.2, 1),
+        (0, -5, 0),
+        (0, 10 * HIDE_CAP_S, HIDE_CAP_S - 1),
+        (HIDE_CAP_S - 100, 360, 99),
+        (HIDE_CAP_S + 60, 360, 0),
+    ],
 )
 def test_message_is_hidden_in_whole_seconds_and_never_beyond_twelve_hours_since_it_was_asked_for(
     age_s: float, wanted_s: float, seconds: int
 ) -> None:
     now_us = AT_US + int(age_s * 1e6)
 
-    assert visibility_s(Message("q", "h", AT_US, AT_US + 20_000_000), now_us + int(wanted_s * 1e6), now_us) == seconds
+    assert (
+        visibility_s(
+            Message("q", "h", AT_US, AT_US + 20_000_000), now_us + int(wanted_s * 1e6), now_us
+        )
+        == seconds
+    )

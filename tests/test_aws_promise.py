@@ -1,4 +1,6 @@
-"""What a bus on AWS promises when something goes wrong: regression tests of a review that looked for lost, stuck and repeated events."""
+"""What a bus on AWS promises when something goes wrong: regression tests of a review that looked
+for lost, stuck and repeated events.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,17 @@ from typing import Any
 import pytest
 from conftest import outcomes, wait_until
 from emulators import REGION, Account
-from test_aws_bus import answers, echo, ended, is_balanced, letters, of_group, queue_of, raw_of, size_and_start
+from test_aws_bus import (
+    answers,
+    echo,
+    ended,
+    is_balanced,
+    letters,
+    of_group,
+    queue_of,
+    raw_of,
+    size_and_start,
+)
 from test_aws_function import Context, Mapping
 
 import mltrigger as mt
@@ -26,7 +38,10 @@ OVERDUE_S = 20 * 60
 
 def send(aws: Account, queue: str, body: Any, **attributes: tuple[str, str]) -> None:
     """Send a message as somebody else would."""
-    given = {name.replace("_", "-"): {"DataType": kind, "StringValue": value} for name, (kind, value) in attributes.items()}
+    given = {
+        name.replace("_", "-"): {"DataType": kind, "StringValue": value}
+        for name, (kind, value) in attributes.items()
+    }
     aws.sqs.send_message(QueueUrl=queue, MessageBody=json.dumps(body), MessageAttributes=given)
 
 
@@ -35,10 +50,12 @@ def topic_of(aws: Account, name: str) -> str:
     return next(arn for arn in aws.topics() if arn.endswith(f"-{name}"))
 
 
-# -- what is handed on ------------------------------------------------------------------------------------------------------------
+# -- what is handed on -----------------------------------------------------------------------------
 
 
-def test_output_that_aws_refuses_is_a_dead_letter_and_the_next_event_is_processed(aws: Account) -> None:
+def test_output_that_aws_refuses_is_a_dead_letter_and_the_next_event_is_processed(
+    aws: Account,
+) -> None:
     def widen(data: int) -> str:
         return "x" * data
 
@@ -70,19 +87,27 @@ def test_output_for_an_ordered_topic_stays_in_the_group_of_its_cause(aws: Accoun
     assert ended(reader) == ["succeeded"] and answers(reader) == [["a1", "a"]]
 
 
-# -- what comes -------------------------------------------------------------------------------------------------------------------
+# -- what comes ------------------------------------------------------------------------------------
 
 
 def test_thirty_events_of_one_message_all_succeed(aws: Account) -> None:
     dead = aws.queue()
-    bus, queue = aws.bus(), aws.queue(RedrivePolicy=json.dumps({"deadLetterTargetArn": aws.arn(dead), "maxReceiveCount": 2}))
+    bus, queue = (
+        aws.bus(),
+        aws.queue(
+            RedrivePolicy=json.dumps({"deadLetterTargetArn": aws.arn(dead), "maxReceiveCount": 2})
+        ),
+    )
 
     def work(data: int) -> int:
         time.sleep(0.02)  # or a listener may have all of them at once
         return data
 
     sub = bus.subscribe(queue, work)
-    events = [{"specversion": "1.0", "id": str(n), "source": "s", "type": "x", "data": n} for n in range(30)]
+    events = [
+        {"specversion": "1.0", "id": str(n), "source": "s", "type": "x", "data": n}
+        for n in range(30)
+    ]
 
     send(aws, queue, events, content_type=("String", "application/cloudevents-batch+json"))
 
@@ -109,14 +134,20 @@ def test_attribute_that_no_filter_can_hold_keeps_no_other_message_back(aws: Acco
 
 def notification(message: Any, **changes: Any) -> dict[str, Any]:
     return {
-        "Type": "Notification", "MessageId": "9b1c2f6e-7f0b-5d5e-a6c0-40a1b8b3a111",
+        "Type": "Notification",
+        "MessageId": "9b1c2f6e-7f0b-5d5e-a6c0-40a1b8b3a111",
         "TopicArn": f"arn:aws:sns:{REGION}:123456789012:others",
-        "Subject": "new page", "Message": message, "Timestamp": "2026-11-23T09:29:59.800Z", **changes,
-    }  # fmt: skip
+        "Subject": "new page",
+        "Message": message,
+        "Timestamp": "2026-11-23T09:29:59.800Z",
+        **changes,
+    }
 
 
 def test_envelopes_of_any_make_are_understood_or_say_what_is_wrong_with_them(aws: Account) -> None:
-    """A byte order mark is no part of the data; what cannot be read is a dead letter with a reason; what holds nothing is no invocation."""
+    """A byte order mark is no part of the data; what cannot be read is a dead letter with a reason;
+    what holds nothing is no invocation.
+    """
     bus, queue = aws.bus(), aws.queue()
     sub = bus.subscribe(queue, raw_of, name="reader")
     mark = "\ufeff"
@@ -133,18 +164,29 @@ def test_envelopes_of_any_make_are_understood_or_say_what_is_wrong_with_them(aws
     wait_until(lambda: len(sub.skipped()) == 2 and len(sub.invocations()) == 4)
     (answer,) = answers(sub)
     assert (answer["data"], answer["subject"]) == ({"page": 1}, "new page")
-    assert sorted(sub.dead_letters()["reason"]) == ["empty_body", "malformed_envelope", "number_out_of_range"]
+    assert sorted(sub.dead_letters()["reason"]) == [
+        "empty_body",
+        "malformed_envelope",
+        "number_out_of_range",
+    ]
     assert sorted(zip(sub.skipped()["reason"], sub.skipped()["type"], strict=True)) == [
-        ("no_records", "mltrigger.empty"), ("s3_test_event", "com.amazonaws.s3.TestEvent"),
-    ]  # fmt: skip
-    assert set(sub.results()["outcome"]) == {"succeeded", "dead"} == set(sub.invocations()["outcome"])
+        ("no_records", "mltrigger.empty"),
+        ("s3_test_event", "com.amazonaws.s3.TestEvent"),
+    ]
+    assert (
+        set(sub.results()["outcome"]) == {"succeeded", "dead"} == set(sub.invocations()["outcome"])
+    )
     assert is_balanced(bus)
 
 
-def test_a_thousand_bad_records_of_one_message_do_not_keep_it_a_thousand_times(aws: Account) -> None:
+def test_a_thousand_bad_records_of_one_message_do_not_keep_it_a_thousand_times(
+    aws: Account,
+) -> None:
     bus, queue = aws.bus(), aws.queue()
     sub = bus.subscribe(queue, raw_of, name="reader")
-    records = [{"eventSource": "aws:s3", "s3": {}, "number": n, "pad": "x" * 150} for n in range(1_000)]
+    records = [
+        {"eventSource": "aws:s3", "s3": {}, "number": n, "pad": "x" * 150} for n in range(1_000)
+    ]
     body = json.dumps({"Records": records})
     aws.sqs.send_message(QueueUrl=queue, MessageBody=body)
 
@@ -156,7 +198,9 @@ def test_a_thousand_bad_records_of_one_message_do_not_keep_it_a_thousand_times(a
     assert is_balanced(bus)
 
 
-def test_body_that_s3_does_not_give_out_holds_only_its_own_message_back(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_body_that_s3_does_not_give_out_holds_only_its_own_message_back(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(hooked=True, bucket=aws.bucket(), clock=aws_clock)
     sub = bus.subscribe("documents", size_and_start, listen=False)
     bus.publish_batch("documents", ["x" * 300 * KIB, "a", "b"])
@@ -172,13 +216,18 @@ def test_body_that_s3_does_not_give_out_holds_only_its_own_message_back(aws: Acc
     assert sub.dead_letters().empty and is_balanced(bus)
 
 
-@pytest.mark.parametrize("key", ["hr/salaries.json", "mltrigger-payloads", "0b1f062c-5246-4672-b0b4-8821884a11e2/../a"])
+@pytest.mark.parametrize(
+    "key", ["hr/salaries.json", "mltrigger-payloads", "0b1f062c-5246-4672-b0b4-8821884a11e2/../a"]
+)
 def test_message_cannot_name_any_object_of_the_bucket_as_its_body(aws: Account, key: str) -> None:
     bucket, queue = aws.bucket(), aws.queue()
     bus = aws.bus(bucket=bucket)
     sub = bus.subscribe(queue, echo)
     aws.s3.put_object(Bucket=bucket, Key=key, Body=b'{"boss": 1}')
-    where = ["software.amazon.payloadoffloading.PayloadS3Pointer", {"s3BucketName": bucket, "s3Key": key}]
+    where = [
+        "software.amazon.payloadoffloading.PayloadS3Pointer",
+        {"s3BucketName": bucket, "s3Key": key},
+    ]
 
     send(aws, queue, where, ExtendedPayloadSize=("Number", "11"))
 
@@ -200,10 +249,12 @@ def test_files_of_a_folder_are_events_of_a_bus_on_aws_too(aws: Account, tmp_path
     assert answers(sub) == ["text"]
 
 
-# -- what does not come -----------------------------------------------------------------------------------------------------------
+# -- what does not come ----------------------------------------------------------------------------
 
 
-def test_event_whose_message_is_gone_is_delivered_out_of_the_log(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_event_whose_message_is_gone_is_delivered_out_of_the_log(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", echo, listen=False)
     bus.publish("documents", "a")
@@ -223,7 +274,9 @@ def test_event_whose_message_is_gone_is_delivered_out_of_the_log(aws: Account, a
     assert answers(sub) == ["a"] and is_balanced(bus)
 
 
-def test_overdue_event_whose_message_only_waits_is_left_to_its_queue(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_overdue_event_whose_message_only_waits_is_left_to_its_queue(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", echo, listen=False)
     bus.publish("documents", "a")
@@ -241,7 +294,9 @@ def test_overdue_event_whose_message_only_waits_is_left_to_its_queue(aws: Accoun
 def test_overdue_event_that_later_ones_have_overtaken_is_delivered_while_its_queue_is_never_empty(
     aws: Account, aws_clock: SimulatedClock
 ) -> None:
-    """SNS drops what it judges otherwise than this bus: in a busy queue the event would be open for ever."""
+    """SNS drops what it judges otherwise than this bus: in a busy queue the event would be open for
+    ever.
+    """
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", echo, listen=False)
     bus.publish("documents", "dropped")
@@ -261,7 +316,9 @@ def test_overdue_event_that_later_ones_have_overtaken_is_delivered_while_its_que
     assert sorted(answers(sub)) == ["come", "dropped", "waiting"] and is_balanced(bus)
 
 
-def test_retry_in_two_days_waits_in_the_log_and_not_in_the_queue(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_retry_in_two_days_waits_in_the_log_and_not_in_the_queue(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", Failing(times=1, error=mt.Retry(2 * 86_400)), name="reader")
     bus.publish("documents", "a")
@@ -275,14 +332,20 @@ def test_retry_in_two_days_waits_in_the_log_and_not_in_the_queue(aws: Account, a
     assert outcomes(sub) == ["failed", "succeeded"] and is_balanced(bus)
 
 
-def test_what_somebody_is_at_work_on_stays_in_the_dead_letter_queue(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_what_somebody_is_at_work_on_stays_in_the_dead_letter_queue(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", echo, listen=False, lease_s=600.0)
     bus.publish("documents", "a")
     spec, queue, dead = bus.spec("echo"), queue_of(aws, "echo"), queue_of(aws, "echo-dead")
-    (found,) = aws.sqs.receive_message(QueueUrl=queue, VisibilityTimeout=0, MessageAttributeNames=["All"])["Messages"]
+    (found,) = aws.sqs.receive_message(
+        QueueUrl=queue, VisibilityTimeout=0, MessageAttributeNames=["All"]
+    )["Messages"]
     (delivery,) = wait_until(lambda: bus.broker.receive(spec, 1))
-    aws.sqs.send_message(QueueUrl=dead, MessageBody=found["Body"], MessageAttributes=found["MessageAttributes"])
+    aws.sqs.send_message(
+        QueueUrl=dead, MessageBody=found["Body"], MessageAttributes=found["MessageAttributes"]
+    )
 
     during = bus.broker.bury(spec)
     left = aws.waiting(dead)
@@ -295,7 +358,7 @@ def test_what_somebody_is_at_work_on_stays_in_the_dead_letter_queue(aws: Account
     assert letters(sub) == {'"a"': "model_error"}
 
 
-# -- several buses ----------------------------------------------------------------------------------------------------------------
+# -- several buses ---------------------------------------------------------------------------------
 
 
 def test_log_of_another_bus_is_refused(aws: Account, file: Path) -> None:
@@ -304,7 +367,10 @@ def test_log_of_another_bus_is_refused(aws: Account, file: Path) -> None:
 
     with (
         mt.connect(
-            f"aws://{REGION}/{other}", log=f"sqlite:///{file}", endpoint_url=aws.emulator.url, session=aws.emulator.session()
+            f"aws://{REGION}/{other}",
+            log=f"sqlite:///{file}",
+            endpoint_url=aws.emulator.url,
+            session=aws.emulator.session(),
         ) as bus,
         pytest.raises(StoreError, match=f"{REGION}/{aws.prefix}"),
     ):
@@ -326,7 +392,9 @@ def test_subscriptions_with_and_without_a_queue_share_a_log(aws: Account, file: 
         assert is_balanced(bus) and is_balanced(local)
 
 
-def test_subscription_that_begins_again_on_another_topic_is_received_from_its_new_queue(aws: Account, file: Path) -> None:
+def test_subscription_that_begins_again_on_another_topic_is_received_from_its_new_queue(
+    aws: Account, file: Path
+) -> None:
     manager, worker = aws.bus(f"sqlite:///{file}"), aws.bus(f"sqlite:///{file}")
     model = mt.model("reader", version="1.0.0")(echo)
     worker.register(model)
@@ -345,7 +413,9 @@ def test_subscription_that_begins_again_on_another_topic_is_received_from_its_ne
     assert answers(again) == ["a", "b"]
 
 
-def test_message_that_arrives_after_the_end_of_its_subscription_leaves_nothing_open(aws: Account, file: Path) -> None:
+def test_message_that_arrives_after_the_end_of_its_subscription_leaves_nothing_open(
+    aws: Account, file: Path
+) -> None:
     bus, other = aws.bus(f"sqlite:///{file}"), aws.bus(f"sqlite:///{file}")
     bus.subscribe("documents", echo, listen=False)
     spec, queue = bus.spec("echo"), queue_of(aws, "echo")
@@ -359,25 +429,35 @@ def test_message_that_arrives_after_the_end_of_its_subscription_leaves_nothing_o
     assert bus.wait(5, progress=False)
 
 
-# -- what is sent -----------------------------------------------------------------------------------------------------------------
+# -- what is sent ----------------------------------------------------------------------------------
 
 
-def test_ordered_event_that_was_refused_is_not_overtaken(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_ordered_event_that_was_refused_is_not_overtaken(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(hooked=True, clock=aws_clock)
     sub = bus.subscribe("orders.fifo", echo)
     aws.faults.refuse_one_of_a_publish()
 
     with pytest.raises(mt.MltriggerError, match="kept and sent again"):
-        bus.publish_batch("orders.fifo", [of_group(group, number) for number in range(7) for group in "ab"])
+        bus.publish_batch(
+            "orders.fifo", [of_group(group, number) for number in range(7) for group in "ab"]
+        )
     bus.publish("orders.fifo", of_group("a", 7))
 
     assert ended(sub, 15) == ["succeeded"] * 15
-    assert [answer for answer in answers(sub) if answer[0] == "a"] == [f"a{number}" for number in range(8)]
-    assert [answer for answer in answers(sub) if answer[0] == "b"] == [f"b{number}" for number in range(7)]
+    assert [answer for answer in answers(sub) if answer[0] == "a"] == [
+        f"a{number}" for number in range(8)
+    ]
+    assert [answer for answer in answers(sub) if answer[0] == "b"] == [
+        f"b{number}" for number in range(7)
+    ]
     assert is_balanced(bus)
 
 
-def test_event_that_waits_for_its_bucket_holds_no_other_back(aws: Account, aws_clock: SimulatedClock, file: Path) -> None:
+def test_event_that_waits_for_its_bucket_holds_no_other_back(
+    aws: Account, aws_clock: SimulatedClock, file: Path
+) -> None:
     bus = aws.bus(f"sqlite:///{file}", bucket=f"{aws.prefix}-gone", clock=aws_clock)
     sub = bus.subscribe("documents", size_and_start)
 
@@ -406,7 +486,10 @@ def test_ordered_event_behind_one_that_needs_a_bucket_is_kept_until_there_is_one
         with pytest.raises(AwsError, match="1 of 1 events"):
             first.publish("orders.fifo", large)
 
-    with aws.bus(f"sqlite:///{file}", clock=aws_clock) as second, pytest.raises(AwsError, match="to keep the order"):
+    with (
+        aws.bus(f"sqlite:///{file}", clock=aws_clock) as second,
+        pytest.raises(AwsError, match="to keep the order"),
+    ):
         second.publish("orders.fifo", of_group("a", 1))
     aws_clock.advance(s=10)
     third = aws.bus(f"sqlite:///{file}", bucket=aws.bucket(), clock=aws_clock)
@@ -417,17 +500,20 @@ def test_ordered_event_behind_one_that_needs_a_bucket_is_kept_until_there_is_one
     assert answers(sub) == [[300 * KIB, "x"], [2, "a"]]
 
 
-# -- in a function ----------------------------------------------------------------------------------------------------------------
+# -- in a function ---------------------------------------------------------------------------------
 
 
-def test_invocation_that_was_killed_costs_its_event_a_lease_and_no_more(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_invocation_that_was_killed_costs_its_event_a_lease_and_no_more(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     bus = aws.bus(clock=aws_clock)
     sub = bus.subscribe("documents", echo, listen=False, lease_s=60.0)
     bus.publish("documents", "a")
     handler, queue = lambda_handler(sub), Mapping(aws, "echo")
     records = queue.records(1)
     killed = lambda_handler(sub)
-    with pytest.MonkeyPatch.context() as patch:  # the end of the process, after the lease and before the model
+    # the end of the process, after the lease and before the model
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mltrigger.delivery.listener.Listener.process", _die)
         with pytest.raises(SystemExit):
             killed({"Records": records}, Context(60))
@@ -446,7 +532,9 @@ def _die(*_: Any) -> None:
 
 def test_dead_letter_that_is_sent_again_runs_in_the_next_invocation(aws: Account) -> None:
     bus = aws.bus()
-    sub = bus.subscribe("documents", Failing(times=1, error=mt.Reject("not yet")), name="reader", listen=False)
+    sub = bus.subscribe(
+        "documents", Failing(times=1, error=mt.Reject("not yet")), name="reader", listen=False
+    )
     handler, queue = lambda_handler(sub), Mapping(aws, "reader")
     for data in ("a", "b"):
         bus.publish("documents", data)
@@ -478,7 +566,9 @@ def test_output_is_on_its_way_when_the_function_returns(aws: Account) -> None:
     assert aws.waiting(queue_of(aws, "reader")) == 1
 
 
-def test_nothing_of_a_group_overtakes_what_a_function_has_to_try_again(aws: Account, aws_clock: SimulatedClock) -> None:
+def test_nothing_of_a_group_overtakes_what_a_function_has_to_try_again(
+    aws: Account, aws_clock: SimulatedClock
+) -> None:
     seen: list[str] = []
 
     def read(data: str) -> str:

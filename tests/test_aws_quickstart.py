@@ -1,4 +1,6 @@
-"""The test of the seam: the quickstart, with another URL and nothing else, gives on AWS what its saved outputs say."""
+"""The test of the seam: the quickstart, with another URL and nothing else, gives on AWS what its
+saved outputs say.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,21 @@ def test_quickstart_runs_unchanged_on_aws(emulator: Emulator, tmp_path: Path) ->
     text = NOTEBOOK.read_text()
     assert 'mt.use(\\"memory://\\")' in text
     # What a bus calls itself is the only thing in its outputs that may differ.
-    text = text.replace("memory://", url).replace("EventBus memory", f"EventBus {url}").replace("'memory'", f"'{url}'")
+    text = (
+        text.replace("memory://", url)
+        .replace("EventBus memory", f"EventBus {url}")
+        .replace("'memory'", f"'{url}'")
+    )
     (tmp_path / NOTEBOOK.name).write_text(text)
 
-    strictly = ["--nbval", "--nbval-current-env", "--nbval-sanitize-with", str(HERE / "nbval-sanitize.cfg"), "--nbval-cell-timeout", "120"]
+    strictly = [
+        "--nbval",
+        "--nbval-current-env",
+        "--nbval-sanitize-with",
+        str(HERE / "nbval-sanitize.cfg"),
+        "--nbval-cell-timeout",
+        "120",
+    ]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *strictly, NOTEBOOK.name],
         cwd=tmp_path,

@@ -1,4 +1,7 @@
-"""The kill storm on SQS, small: what `make storm-aws` does with 2,000 events. The server is moto's, behind a proxy that fails."""
+"""The kill storm on SQS, small: what `make storm-aws` does with 2,000 events.
+
+The server is moto's, behind a proxy that fails.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ SIZES = Sizes(events=120, kills=3, workers=3)
 
 @pytest.fixture(scope="module")
 def verdict(tmp_path_factory: pytest.TempPathFactory) -> Verdict:
-    """What became of 120 events and of what they caused, while workers were killed and calls failed."""
+    """What became of 120 events and of what they caused, while workers were killed and calls
+    failed.
+    """
     with moto() as server:
         return storm(tmp_path_factory.mktemp("storm"), server, SIZES, seed=1)
 

@@ -1,6 +1,7 @@
 """What is sent to SNS and SQS: the limits of AWS, checked before sending, and events as messages.
 
-The cases of ``bad_inputs.json`` that are about publishing on AWS are here under their ids; the expected reason code is read from there.
+The cases of ``bad_inputs.json`` that are about publishing on AWS are here under their ids; the
+expected reason code is read from there.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from hypothesis import strategies as st
 
 from mltrigger.aws import limits
 from mltrigger.aws.transport import wire
-from mltrigger.aws.transport.wire import Message, batches, entries, pointer, read_pointer, to_message
+from mltrigger.aws.transport.wire import (
+    Message,
+    batches,
+    entries,
+    pointer,
+    read_pointer,
+    to_message,
+)
 from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, InvalidPolicy, MltriggerError
 from mltrigger.event import codec
 from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, parse_time
 
 CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]
+    case["id"]: case
+    for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]
 }
 SNS, SQS = limits.SNS_MESSAGE.high, limits.SQS_MESSAGE.high
 MAX = 8 * 1024 * 1024
@@ -42,7 +51,9 @@ def sent(event: Event, *, fifo: bool = False, limit: int | None = SQS) -> Messag
 
 
 def refused(reason: str, action: Callable[..., object], *given: Any, **named: Any) -> str:
-    """Run *action*, which must refuse with *reason* (or with the reason code of the case of that id); return what it says."""
+    """Run *action*, which must refuse with *reason* (or with the reason code of the case of that
+    id); return what it says.
+    """
     with pytest.raises(InvalidEvent) as caught:
         action(*given, **named)
     assert caught.value.reason == CASES.get(reason, {}).get("reason_code", reason)
@@ -55,20 +66,35 @@ def text(message: Message, name: str) -> str | None:
 
 
 def received(message: Message) -> Event:
-    """Return the event of a message as any reader of CloudEvents would find it, written without the code that is tested."""
+    """Return the event of a message as any reader of CloudEvents would find it, written without the
+    code that is tested.
+    """
     plain: dict[str, Any] = {}
     for name, attribute in message.attributes.items():
         value = attribute["StringValue"]
         plain[name.removeprefix("ce-")] = int(value) if attribute["DataType"] == "Number" else value
     media_type, encoding = plain.pop("content-type", None), plain.pop("datacontentencoding", None)
-    plain |= json.loads(plain.pop("more", "{}"))  # last: an extension may be called like one of the above
-    raw = base64.b64decode(message.body.strip(), validate=True) if encoding else message.body.encode()
+    # last: an extension may be called like one of the above
+    plain |= json.loads(plain.pop("more", "{}"))
+    raw = (
+        base64.b64decode(message.body.strip(), validate=True) if encoding else message.body.encode()
+    )
     assert plain.pop("specversion") == "1.0"
-    own = {name: plain.pop(name) for name in ("id", "source", "type", "subject", "dataschema") if name in plain}
-    return Event(decode_data(raw, media_type), time=parse_time(plain.pop("time")), datacontenttype=media_type, extensions=plain, **own)
+    own = {
+        name: plain.pop(name)
+        for name in ("id", "source", "type", "subject", "dataschema")
+        if name in plain
+    }
+    return Event(
+        decode_data(raw, media_type),
+        time=parse_time(plain.pop("time")),
+        datacontenttype=media_type,
+        extensions=plain,
+        **own,
+    )
 
 
-# -- characters -------------------------------------------------------------------------------------------------------------------
+# -- characters ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("data", ["a\x00b", "a\x1bb", "a\ufffeb"])
@@ -80,7 +106,10 @@ def test_text_with_a_character_that_sqs_refuses_is_refused_with_its_offset(data:
     assert limits.CHARACTERS in said
 
 
-@pytest.mark.parametrize("data", ["a\x00b", "a\x1bb", "a\ufffeb", "\uffff", "\x7f\x85\u2028\U0010ffff", {"\ufffe": ["\uffff"]}])
+@pytest.mark.parametrize(
+    "data",
+    ["a\x00b", "a\x1bb", "a\ufffeb", "\uffff", "\x7f\x85\u2028\U0010ffff", {"\ufffe": ["\uffff"]}],
+)
 def test_json_says_every_character_with_those_that_sqs_takes(data: Any) -> None:
     message = sent(Event(data))
 
@@ -97,7 +126,13 @@ def test_json_that_came_as_bytes_is_escaped_as_well() -> None:
 
 
 def test_every_character_is_taken_or_refused_as_the_specification_says() -> None:
-    for code in [*range(0x300), *range(0xD7F0, 0xE010), *range(0xFFF0, 0x10010), 0x10FFFE, 0x10FFFF]:
+    for code in [
+        *range(0x300),
+        *range(0xD7F0, 0xE010),
+        *range(0xFFF0, 0x10010),
+        0x10FFFE,
+        0x10FFFF,
+    ]:
         assert bool(limits.FORBIDDEN.match(chr(code))) == bool(BEYOND.match(chr(code))), hex(code)
 
 
@@ -113,11 +148,19 @@ def test_every_character_is_taken_or_refused_as_the_specification_says() -> None
 def test_an_attribute_with_a_character_that_sqs_refuses_is_refused(event: Event) -> None:
     said = refused("invalid_character", sent, event)
 
-    assert re.search(r"(ce-subject|ce-dataschema|extension note|extension more).* has U\+[0-9A-F]{4} at offset \d+", said)
+    assert re.search(
+        r"(ce-subject|ce-dataschema|extension note|extension more).* has U\+[0-9A-F]{4} at"
+        r" offset \d+",
+        said,
+    )
 
 
 def test_an_error_shows_little_of_the_value_and_no_secret() -> None:
-    said = refused("invalid_character", sent, Event("password=hunter2-hunter2 \x00" + "x" * 5000, datacontenttype="text/plain"))
+    said = refused(
+        "invalid_character",
+        sent,
+        Event("password=hunter2-hunter2 \x00" + "x" * 5000, datacontenttype="text/plain"),
+    )
 
     assert "hunter2" not in said
     assert "offset 25" in said
@@ -126,7 +169,11 @@ def test_an_error_shows_little_of_the_value_and_no_secret() -> None:
 def test_bytes_that_are_no_text_go_as_base64_whatever_they_hold() -> None:
     message = sent(Event(b"\x00\x1b\xff", datacontenttype="image/png"))
 
-    assert (message.body, text(message, "ce-datacontentencoding"), text(message, "content-type")) == ("ABv/", "base64", "image/png")
+    assert (
+        message.body,
+        text(message, "ce-datacontentencoding"),
+        text(message, "content-type"),
+    ) == ("ABv/", "base64", "image/png")
 
 
 @pytest.mark.parametrize(
@@ -141,14 +188,18 @@ def test_bytes_that_are_no_text_go_as_base64_whatever_they_hold() -> None:
         (b"plain", None, "cGxhaW4="),
     ],
 )
-def test_text_goes_as_text_only_where_the_same_bytes_come_back(data: str | bytes, media_type: str | None, body: str) -> None:
+def test_text_goes_as_text_only_where_the_same_bytes_come_back(
+    data: str | bytes, media_type: str | None, body: str
+) -> None:
     message = sent(Event(data, datacontenttype=media_type))
 
     assert message.body == body
     assert received(message).data == (data if isinstance(data, bytes) else data.encode())
 
 
-@pytest.mark.parametrize(("data", "media_type"), [(b"", None), (b"", "image/png"), ("", "text/plain")])
+@pytest.mark.parametrize(
+    ("data", "media_type"), [(b"", None), (b"", "image/png"), ("", "text/plain")]
+)
 def test_no_data_is_not_an_empty_body(data: str | bytes, media_type: str | None) -> None:
     message = sent(Event(data, datacontenttype=media_type))
 
@@ -164,7 +215,7 @@ def test_json_in_another_encoding_than_utf_8_is_refused() -> None:
     refused("unsupported_encoding", to_message, Event(1), b'"\xff"', None, False, SQS)
 
 
-# -- sizes ------------------------------------------------------------------------------------------------------------------------
+# -- sizes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("limit", [SNS, SQS])
@@ -190,7 +241,11 @@ def test_size_is_counted_in_bytes_not_in_characters() -> None:
 
 def test_the_size_is_that_of_body_names_types_and_values() -> None:
     message = Message(
-        "é", {"n": {"DataType": "String", "StringValue": "ü€"}, "bin": {"DataType": "Binary.png", "BinaryValue": b"\xff" * 7}}
+        "é",
+        {
+            "n": {"DataType": "String", "StringValue": "ü€"},
+            "bin": {"DataType": "Binary.png", "BinaryValue": b"\xff" * 7},
+        },
     )
 
     assert message.size == 2 + (1 + 6 + 5) + (3 + 10 + 7)
@@ -200,14 +255,21 @@ def test_a_large_message_is_made_for_the_caller_who_stores_its_body() -> None:
     assert sent(Event("x" * 2 * SQS), limit=None).size > 2 * SQS
 
 
-# -- attributes -------------------------------------------------------------------------------------------------------------------
+# -- attributes ------------------------------------------------------------------------------------
 
 
 def test_an_event_travels_in_the_attributes_of_cloudevents() -> None:
     event = Event(
-        {"page": 1}, id="7", source="scanner/4", type="page.scanned", time=NOON, subject="a b.png", dataschema="urn:page",
-        datacontenttype="application/json", extensions={"tenant": "acme", "hops": 2},
-    )  # fmt: skip
+        {"page": 1},
+        id="7",
+        source="scanner/4",
+        type="page.scanned",
+        time=NOON,
+        subject="a b.png",
+        dataschema="urn:page",
+        datacontenttype="application/json",
+        extensions={"tenant": "acme", "hops": 2},
+    )
 
     message = sent(event)
 
@@ -259,7 +321,9 @@ def test_ten_attributes_need_no_eleventh_place() -> None:
 
 
 @pytest.mark.parametrize("name", ["more", "datacontentencoding"])
-def test_an_extension_that_is_called_like_an_attribute_of_ours_is_not_taken_for_it(name: str) -> None:
+def test_an_extension_that_is_called_like_an_attribute_of_ours_is_not_taken_for_it(
+    name: str,
+) -> None:
     event = Event({"page": 1}, extensions={name: "base64"})
 
     message = sent(event)
@@ -275,16 +339,29 @@ def test_enumerations_are_sent_as_their_values() -> None:
     class Kind(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, it is formatted as its name
         PAGE = "page"
 
-    message = sent(Event(1, extensions={"level": Level.HIGH, "kind": Kind.PAGE, "partitionkey": Kind.PAGE}), fifo=True)
+    message = sent(
+        Event(1, extensions={"level": Level.HIGH, "kind": Kind.PAGE, "partitionkey": Kind.PAGE}),
+        fifo=True,
+    )
 
-    assert (text(message, "ce-level"), f"{text(message, 'ce-kind')}", f"{message.group}") == ("3", "page", "page")
+    assert (text(message, "ce-level"), f"{text(message, 'ce-kind')}", f"{message.group}") == (
+        "3",
+        "page",
+        "page",
+    )
 
 
 @pytest.mark.parametrize(
     ("when", "wire_time"),
     [
-        (datetime(2026, 11, 23, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=1))), "2026-11-23T12:00:00.000005+01:00"),
-        (datetime(1890, 1, 1, tzinfo=timezone(timedelta(minutes=53, seconds=28))), "1889-12-31T23:06:32+00:00"),
+        (
+            datetime(2026, 11, 23, 12, 0, 0, 5, tzinfo=timezone(timedelta(hours=1))),
+            "2026-11-23T12:00:00.000005+01:00",
+        ),
+        (
+            datetime(1890, 1, 1, tzinfo=timezone(timedelta(minutes=53, seconds=28))),
+            "1889-12-31T23:06:32+00:00",
+        ),
     ],
 )
 def test_a_time_is_sent_as_rfc_3339(when: datetime, wire_time: str) -> None:
@@ -302,31 +379,60 @@ def test_a_time_that_rfc_3339_cannot_say_is_refused() -> None:
 
 def test_a_number_attribute_must_be_a_number() -> None:
     """BI-030."""
-    said = refused("BI-030", limits.check_attribute, "size", {"DataType": "Number", "StringValue": "abc"})
+    said = refused(
+        "BI-030", limits.check_attribute, "size", {"DataType": "Number", "StringValue": "abc"}
+    )
 
     assert "'size'" in said
     assert "'abc'" in said
 
 
 @pytest.mark.parametrize(
-    "number", ["nan", "Infinity", "1_000", "٣", "1e", "0x1", " 1", "1 ", "1e127", "1e-129", "9" * 39, "1e99999999999999999999", "--1"]
+    "number",
+    [
+        "nan",
+        "Infinity",
+        "1_000",
+        "٣",
+        "1e",
+        "0x1",
+        " 1",
+        "1 ",
+        "1e127",
+        "1e-129",
+        "9" * 39,
+        "1e99999999999999999999",
+        "--1",
+    ],
 )
 def test_what_is_not_a_number_to_aws_is_refused(number: str) -> None:
-    refused("invalid_attribute", limits.check_attribute, "n", {"DataType": "Number.int", "StringValue": number})
+    refused(
+        "invalid_attribute",
+        limits.check_attribute,
+        "n",
+        {"DataType": "Number.int", "StringValue": number},
+    )
 
 
-@pytest.mark.parametrize("number", ["0", "-0.0", "17", "+1.5e3", ".5", "1e126", "1e-128", "9" * 38, "1" + "0" * 100, "000.1000"])
+@pytest.mark.parametrize(
+    "number",
+    ["0", "-0.0", "17", "+1.5e3", ".5", "1e126", "1e-128", "9" * 38, "1" + "0" * 100, "000.1000"],
+)
 def test_numbers_in_the_range_of_aws_are_taken(number: str) -> None:
     limits.check_attribute("n", {"DataType": "Number", "StringValue": number})
 
 
-@pytest.mark.parametrize("name", ["AWS.x", "amazon.x", "aWs.trace", ".x", "x.", "a..b", "", "a b", "é", "x" * 257, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["AWS.x", "amazon.x", "aWs.trace", ".x", "x.", "a..b", "", "a b", "é", "x" * 257, "a\n"]
+)
 def test_a_reserved_or_impossible_attribute_name_is_refused(name: str) -> None:
     """BI-031."""
     refused("BI-031", limits.check_attribute, name, {"DataType": "String", "StringValue": "v"})
 
 
-@pytest.mark.parametrize("name", ["ce-id", "a.b_c-9", "x" * 256, "awsome", "AWS_x", "my.aws.x", "amazonia.x"])
+@pytest.mark.parametrize(
+    "name", ["ce-id", "a.b_c-9", "x" * 256, "awsome", "AWS_x", "my.aws.x", "amazonia.x"]
+)
 def test_other_attribute_names_are_taken(name: str) -> None:
     limits.check_attribute(name, {"DataType": "String", "StringValue": "v"})
 
@@ -374,7 +480,7 @@ def test_eleven_attributes_are_refused() -> None:
     assert "11 message attributes" in refused("invalid_attribute", limits.check_attributes, eleven)
 
 
-# -- FIFO -------------------------------------------------------------------------------------------------------------------------
+# -- FIFO ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("extensions", [{}, {"partitionkey": ""}])
@@ -391,9 +497,14 @@ def test_the_partition_key_is_the_group_and_source_and_id_are_the_deduplication_
     message = sent(event, fifo=True)
 
     assert message.group == "customer-17"
-    assert message.deduplication == "36f308b79aaada2db1c13eed64133e8c82cee83d9a1f641c9408fc12188b7ecb"
     assert (
-        sent(Event("other", id="7", source="scanner", extensions={"partitionkey": "x"}), fifo=True).deduplication == message.deduplication
+        message.deduplication == "36f308b79aaada2db1c13eed64133e8c82cee83d9a1f641c9408fc12188b7ecb"
+    )
+    assert (
+        sent(
+            Event("other", id="7", source="scanner", extensions={"partitionkey": "x"}), fifo=True
+        ).deduplication
+        == message.deduplication
     )
     assert received(message) == event
 
@@ -410,7 +521,12 @@ def test_without_fifo_there_is_neither_group_nor_deduplication() -> None:
 
 @pytest.mark.parametrize(
     ("key", "reason"),
-    [("x" * 129, "invalid_attribute"), ("a b", "invalid_character"), ("ü", "invalid_character"), ("a\n", "invalid_character")],
+    [
+        ("x" * 129, "invalid_attribute"),
+        ("a b", "invalid_character"),
+        ("ü", "invalid_character"),
+        ("a\n", "invalid_character"),
+    ],
 )
 def test_a_group_that_aws_refuses_is_refused(key: str, reason: str) -> None:
     said = refused(reason, sent, Event(1, extensions={"partitionkey": key}), fifo=True)
@@ -424,10 +540,12 @@ def test_every_punctuation_mark_may_stand_in_a_group() -> None:
     assert sent(Event(1, extensions={"partitionkey": every}), fifo=True).group == every
 
 
-# -- subjects, structure, settings, names -----------------------------------------------------------------------------------------
+# -- subjects, structure, settings, names ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("subject", ["a\nb", "a" * 101, "", " ", "a\tb", "a\x7f", "a\u2028b", "\ufffe", None])
+@pytest.mark.parametrize(
+    "subject", ["a\nb", "a" * 101, "", " ", "a\tb", "a\x7f", "a\u2028b", "\ufffe", None]
+)
 def test_a_subject_that_sns_refuses_is_refused(subject: Any) -> None:
     """BI-036."""
     refused("BI-036", limits.check_subject, subject)
@@ -440,9 +558,19 @@ def test_other_subjects_are_taken(subject: str) -> None:
 
 @pytest.mark.parametrize(
     "message",
-    ["{'sqs':'x'}", '{"sqs":"x"}', '{"default":1}', '{"default":null}', "[]", '"default"', "{", "[" * 100_000,
-     '{"default":"a","default":"b"}', '{"default":"a","n":NaN}'],
-)  # fmt: skip
+    [
+        "{'sqs':'x'}",
+        '{"sqs":"x"}',
+        '{"default":1}',
+        '{"default":null}',
+        "[]",
+        '"default"',
+        "{",
+        "[" * 100_000,
+        '{"default":"a","default":"b"}',
+        '{"default":"a","n":NaN}',
+    ],
+)
 def test_a_message_by_protocol_needs_a_default(message: str) -> None:
     """BI-081."""
     refused("BI-081", limits.check_structure, message)
@@ -458,12 +586,21 @@ def test_a_message_by_protocol_carries_no_forbidden_character() -> None:
 
 @pytest.mark.parametrize(
     ("limit", "low", "high"),
-    [(limits.DELAY_S, 0, 900), (limits.VISIBILITY_S, 0, 43_200), (limits.WAIT_S, 0, 20), (limits.RETENTION_S, 60, 1_209_600)],
+    [
+        (limits.DELAY_S, 0, 900),
+        (limits.VISIBILITY_S, 0, 43_200),
+        (limits.WAIT_S, 0, 20),
+        (limits.RETENTION_S, 60, 1_209_600),
+    ],
 )
-def test_settings_are_taken_in_the_range_of_aws_only(limit: limits.Limit, low: int, high: int) -> None:
+def test_settings_are_taken_in_the_range_of_aws_only(
+    limit: limits.Limit, low: int, high: int
+) -> None:
     assert (limits.within(limit, low), limits.within(limit, high)) == (low, high)
     for outside in (low - 1, high + 1, True, 1.5):
-        with pytest.raises(InvalidPolicy, match=f"{limit.name} must be from {low:,} to {high:,} seconds"):
+        with pytest.raises(
+            InvalidPolicy, match=f"{limit.name} must be from {low:,} to {high:,} seconds"
+        ):
             limits.within(limit, outside)  # type: ignore[arg-type]
 
 
@@ -471,10 +608,28 @@ def test_every_limit_has_its_source() -> None:
     known = [value for value in vars(limits).values() if isinstance(value, limits.Limit)]
 
     assert len(known) > 20
-    assert all(limit.source.startswith("https://docs.aws.amazon.com/") and limit.low <= limit.high for limit in known)
+    assert all(
+        limit.source.startswith("https://docs.aws.amazon.com/") and limit.low <= limit.high
+        for limit in known
+    )
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a.b", ".fifo", "a.fifo.fifo", "a.FIFO", "é", "a" * 81, "a" * 76 + ".fifo", "a\n", None])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a b",
+        "a.b",
+        ".fifo",
+        "a.fifo.fifo",
+        "a.FIFO",
+        "é",
+        "a" * 81,
+        "a" * 76 + ".fifo",
+        "a\n",
+        None,
+    ],
+)
 def test_a_queue_name_that_sqs_refuses_is_refused(name: Any) -> None:
     with pytest.raises(InvalidName, match="queue name"):
         limits.check_queue_name(name)
@@ -489,15 +644,35 @@ def test_names_of_topics_may_be_longer_than_those_of_queues() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ab", "a" * 64, "Abc", "a_b", "-ab", "ab-", "a..b", ".ab", "192.168.5.4", "xn--a", "sthree-a", "amzn-s3-demo-a", "a-s3alias",
-     "a--ol-s3", "a.mrap", "a--x-s3", "a--table-s3", "abc\n"],
-)  # fmt: skip
+    [
+        "ab",
+        "a" * 64,
+        "Abc",
+        "a_b",
+        "-ab",
+        "ab-",
+        "a..b",
+        ".ab",
+        "192.168.5.4",
+        "xn--a",
+        "sthree-a",
+        "amzn-s3-demo-a",
+        "a-s3alias",
+        "a--ol-s3",
+        "a.mrap",
+        "a--x-s3",
+        "a--table-s3",
+        "abc\n",
+    ],
+)
 def test_a_bucket_name_that_s3_refuses_is_refused(name: str) -> None:
     with pytest.raises(InvalidName):
         limits.check_bucket_name(name)
 
 
-@pytest.mark.parametrize("name", ["abc", "a" * 63, "a.b-c.9", "1.2.3", "192.168.5.4.5", "300.a.1.2"])
+@pytest.mark.parametrize(
+    "name", ["abc", "a" * 63, "a.b-c.9", "1.2.3", "192.168.5.4.5", "300.a.1.2"]
+)
 def test_other_bucket_names_are_taken(name: str) -> None:
     assert limits.check_bucket_name(name) == name
 
@@ -509,7 +684,7 @@ def test_a_key_is_at_most_1024_bytes_of_utf_8() -> None:
             limits.check_key(key)
 
 
-# -- pointers ---------------------------------------------------------------------------------------------------------------------
+# -- pointers --------------------------------------------------------------------------------------
 
 BODY = '["software.amazon.payloadoffloading.PayloadS3Pointer",{"s3BucketName":"acme","s3Key":"k"}]'
 LEGACY = '["com.amazon.sqs.javamessaging.MessageS3Pointer",{"s3BucketName":"acme","s3Key":"k"}]'
@@ -523,16 +698,27 @@ def test_a_pointer_is_what_the_extended_clients_of_aws_write() -> None:
     small = pointer(message, "acme", "k", limit=SNS)
 
     assert small.body == BODY
-    assert small.attributes == {**message.attributes, "ExtendedPayloadSize": {"DataType": "Number", "StringValue": "400002"}}
+    assert small.attributes == {
+        **message.attributes,
+        "ExtendedPayloadSize": {"DataType": "Number", "StringValue": "400002"},
+    }
     assert (small.group, small.deduplication) == (message.group, message.deduplication)
     assert read_pointer(small.body, small.attributes) == ("acme", "k")
 
 
 @pytest.mark.parametrize("count", range(12))
 @pytest.mark.parametrize("urgent", [{}, {"urgent": True}])
-def test_a_pointer_has_at_most_ten_attributes_and_loses_none(count: int, urgent: dict[str, bool]) -> None:
+def test_a_pointer_has_at_most_ten_attributes_and_loses_none(
+    count: int, urgent: dict[str, bool]
+) -> None:
     extensions = {**{f"x{n}": n for n in range(count)}, **urgent}
-    event = Event(b"\x00" * 9, subject="s", dataschema="urn:s", datacontenttype="image/png", extensions=extensions)
+    event = Event(
+        b"\x00" * 9,
+        subject="s",
+        dataschema="urn:s",
+        datacontenttype="image/png",
+        extensions=extensions,
+    )
     message = sent(event)
 
     small = pointer(message, "acme", "k")
@@ -550,7 +736,9 @@ def test_a_message_whose_attributes_alone_are_too_large_has_no_pointer() -> None
         pointer(message, "acme", "k", limit=SNS)
 
 
-@pytest.mark.parametrize(("bucket", "key"), [("", "k"), ("a b", "k"), ("acme/", "k"), ("acme", ""), ("acme", "x" * 1025)])
+@pytest.mark.parametrize(
+    ("bucket", "key"), [("", "k"), ("a b", "k"), ("acme/", "k"), ("acme", ""), ("acme", "x" * 1025)]
+)
 def test_a_pointer_to_nowhere_is_refused(bucket: str, key: str) -> None:
     with pytest.raises(InvalidName):
         pointer(sent(Event(1)), bucket, key)
@@ -593,7 +781,7 @@ def test_what_only_looks_like_a_pointer_is_none(body: str, attributes: dict[str,
     assert read_pointer(body, attributes) is None
 
 
-# -- calls ------------------------------------------------------------------------------------------------------------------------
+# -- calls -----------------------------------------------------------------------------------------
 
 
 def test_a_batch_over_the_limit_of_a_call_is_split_and_nothing_is_lost() -> None:
@@ -605,12 +793,19 @@ def test_a_batch_over_the_limit_of_a_call_is_split_and_nothing_is_lost() -> None
 
 
 def test_a_call_carries_ten_messages() -> None:
-    assert [len(group) for group in batches([sent(Event(n)) for n in range(23)], SNS)] == [10, 10, 3]
+    assert [len(group) for group in batches([sent(Event(n)) for n in range(23)], SNS)] == [
+        10,
+        10,
+        3,
+    ]
     assert batches([], SNS) == []
 
 
 def test_a_call_may_be_exactly_full() -> None:
-    assert batches([Message("x" * 4, {}), Message("x" * 6, {}), Message("x", {})], 10) == [[0, 1], [2]]
+    assert batches([Message("x" * 4, {}), Message("x" * 6, {}), Message("x", {})], 10) == [
+        [0, 1],
+        [2],
+    ]
 
 
 def test_no_call_carries_two_of_one_ordered_group() -> None:
@@ -624,66 +819,115 @@ def test_a_message_that_no_call_can_carry_is_named() -> None:
 
 
 @given(st.lists(st.integers(1, 12), max_size=60), st.integers(12, 40))
-def test_batches_keep_every_message_in_order_within_the_limits(sizes: list[int], limit: int) -> None:
+def test_batches_keep_every_message_in_order_within_the_limits(
+    sizes: list[int], limit: int
+) -> None:
     messages = [Message("x" * size, {}) for size in sizes]
 
     groups = batches(messages, limit)
 
     assert [index for group in groups for index in group] == list(range(len(sizes)))
-    assert all(0 < len(group) <= 10 and sum(sizes[index] for index in group) <= limit for group in groups)
-    assert all(len(one) == 10 or sum(sizes[i] for i in one) + sizes[next_[0]] > limit for one, next_ in itertools.pairwise(groups))
+    assert all(
+        0 < len(group) <= 10 and sum(sizes[index] for index in group) <= limit for group in groups
+    )
+    assert all(
+        len(one) == 10 or sum(sizes[i] for i in one) + sizes[next_[0]] > limit
+        for one, next_ in itertools.pairwise(groups)
+    )
 
 
 @pytest.mark.parametrize(("service", "body"), [("sns", "Message"), ("sqs", "MessageBody")])
 def test_the_id_of_an_entry_leads_back_to_its_message(service: Any, body: str) -> None:
-    messages = [sent(Event(n, id=str(n), source="s", extensions={"partitionkey": "g"}), fifo=True) for n in range(4)]
+    messages = [
+        sent(Event(n, id=str(n), source="s", extensions={"partitionkey": "g"}), fifo=True)
+        for n in range(4)
+    ]
 
     made = entries(messages, service, [1, 3])
 
     assert made == [
         {
-            "Id": str(n), body: str(n), "MessageAttributes": messages[n].attributes, "MessageGroupId": "g",
+            "Id": str(n),
+            body: str(n),
+            "MessageAttributes": messages[n].attributes,
+            "MessageGroupId": "g",
             "MessageDeduplicationId": wire.deduplication_id("s", str(n)),
         }
         for n in (1, 3)
-    ]  # fmt: skip
+    ]
     assert [entry["Id"] for entry in entries(messages, service)] == ["0", "1", "2", "3"]
     assert set(entries([sent(Event(1))], service)[0]) == {"Id", body, "MessageAttributes"}
 
 
 @pytest.mark.parametrize(
     ("ids", "reason"),
-    [([], "invalid_structure"), ([str(n) for n in range(11)], "invalid_structure"), (["a", "a"], "invalid_structure"),
-     (["a b"], "invalid_structure"), (["x" * 81], "invalid_structure"), (["a", "b"], "too_large")],
-)  # fmt: skip
+    [
+        ([], "invalid_structure"),
+        ([str(n) for n in range(11)], "invalid_structure"),
+        (["a", "a"], "invalid_structure"),
+        (["a b"], "invalid_structure"),
+        (["x" * 81], "invalid_structure"),
+        (["a", "b"], "too_large"),
+    ],
+)
 def test_a_call_that_aws_refuses_as_a_whole_is_refused(ids: list[str], reason: str) -> None:
     refused(reason, limits.check_batch, ids, [6] * len(ids), 11)
 
 
-# -- every event ------------------------------------------------------------------------------------------------------------------
+# -- every event -----------------------------------------------------------------------------------
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 ODD_TEXT = st.text(st.sampled_from('a\x00\x1b\t\r\n\ufffe\uffff\U0010ffff"\\\u2028é€'), max_size=6)
 TEXTS = st.one_of(ANY_TEXT, ODD_TEXT)
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**60), 2**60), st.floats(), TEXTS, st.binary(max_size=5)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**60), 2**60),
+        st.floats(),
+        TEXTS,
+        st.binary(max_size=5),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)),
     max_leaves=10,
 )
 CLEAN = st.text(st.characters(exclude_categories=["C"]), max_size=20)
-EXTENSION_NAMES = st.one_of(st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True), st.sampled_from(["more", "datacontentencoding"]))
+EXTENSION_NAMES = st.one_of(
+    st.from_regex(r"[a-z0-9]{1,20}", fullmatch=True),
+    st.sampled_from(["more", "datacontentencoding"]),
+)
 MEDIA_TYPES = st.sampled_from(
-    [None, "application/json", "text/plain", "text/csv; charset=latin-1", "image/png", "application/jsonl", "text/json", "a/b+json"]
+    [
+        None,
+        "application/json",
+        "text/plain",
+        "text/csv; charset=latin-1",
+        "image/png",
+        "application/jsonl",
+        "text/json",
+        "a/b+json",
+    ]
 )
 
 
 @st.composite
 def events_of_any_kind(draw: st.DrawFn) -> Event:
-    texts = draw(st.sampled_from([CLEAN, CLEAN, TEXTS]))  # or nearly all events would be refused for one of their texts
+    # or nearly all events would be refused for one of their texts
+    texts = draw(st.sampled_from([CLEAN, CLEAN, TEXTS]))
     optional = st.one_of(st.none(), texts)
-    names = st.one_of(st.none(), st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30))
-    fields = {name: value for name in ("id", "source", "type") if (value := draw(names)) is not None}
-    extensions = draw(st.dictionaries(EXTENSION_NAMES, st.one_of(texts, st.booleans(), st.integers(-(2**31), 2**31 - 1)), max_size=14))
+    names = st.one_of(
+        st.none(), st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30)
+    )
+    fields = {
+        name: value for name in ("id", "source", "type") if (value := draw(names)) is not None
+    }
+    extensions = draw(
+        st.dictionaries(
+            EXTENSION_NAMES,
+            st.one_of(texts, st.booleans(), st.integers(-(2**31), 2**31 - 1)),
+            max_size=14,
+        )
+    )
     if draw(st.booleans()):
         extensions["partitionkey"] = draw(st.one_of(st.just("customer-17"), texts))
     zone = timezone(timedelta(seconds=draw(st.integers(-86_399, 86_399))))
@@ -691,16 +935,26 @@ def events_of_any_kind(draw: st.DrawFn) -> Event:
         return Event(
             draw(st.one_of(JSON, TEXTS, st.binary(max_size=30))),
             time=draw(st.datetimes(timezones=st.just(zone))),
-            subject=draw(optional), dataschema=draw(optional), datacontenttype=draw(MEDIA_TYPES), extensions=extensions, **fields,
-        )  # fmt: skip
+            subject=draw(optional),
+            dataschema=draw(optional),
+            datacontenttype=draw(MEDIA_TYPES),
+            extensions=extensions,
+            **fields,
+        )
     except InvalidEvent:
         assume(False)
         raise
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
 @given(events_of_any_kind(), st.booleans(), st.sampled_from([600, SNS]))
-def test_every_event_is_sent_within_all_limits_or_refused_with_a_typed_error(event: Event, fifo: bool, limit: int) -> None:
+def test_every_event_is_sent_within_all_limits_or_refused_with_a_typed_error(
+    event: Event, fifo: bool, limit: int
+) -> None:
     try:
         raw, media_type = encode_data(event, MAX)
     except MltriggerError:
@@ -708,7 +962,12 @@ def test_every_event_is_sent_within_all_limits_or_refused_with_a_typed_error(eve
     try:
         message = to_message(event, raw, media_type, fifo, limit)
     except InvalidEvent as error:
-        assert error.reason in {"invalid_character", "too_large", "invalid_attribute", "missing_group_id"}
+        assert error.reason in {
+            "invalid_character",
+            "too_large",
+            "invalid_attribute",
+            "missing_group_id",
+        }
         assert (error.reason == "too_large") == isinstance(error, EventTooLarge)
         return
 
@@ -722,13 +981,21 @@ def test_every_event_is_sent_within_all_limits_or_refused_with_a_typed_error(eve
         assert attribute["StringValue"]
         assert not BEYOND.search(attribute["StringValue"])
     back = received(message)
-    seen = {name: value for name, value in attributes_of(event).items() if name not in ("time", "datacontenttype")}
-    assert {name: value for name, value in attributes_of(back).items() if name not in ("time", "datacontenttype")} == seen
+    seen = {
+        name: value
+        for name, value in attributes_of(event).items()
+        if name not in ("time", "datacontenttype")
+    }
+    assert {
+        name: value
+        for name, value in attributes_of(back).items()
+        if name not in ("time", "datacontenttype")
+    } == seen
     assert (back.time, back.datacontenttype) == (event.time, media_type)
     assert codec.dumps(back.data) == codec.dumps(decode_data(raw, media_type))
 
 
-# -- a server ---------------------------------------------------------------------------------------------------------------------
+# -- a server --------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -746,17 +1013,25 @@ def place(server: Emulator, request: pytest.FixtureRequest) -> tuple[Any, Any, s
     topic = sns.create_topic(Name=limits.check_topic_name(name))["TopicArn"]
     queue = sqs.create_queue(QueueName=limits.check_queue_name(name))["QueueUrl"]
     sns.subscribe(
-        TopicArn=topic, Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}", Attributes={"RawMessageDelivery": "true"}
+        TopicArn=topic,
+        Protocol="sqs",
+        Endpoint=f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}",
+        Attributes={"RawMessageDelivery": "true"},
     )
     return sns, sqs, topic, queue
 
 
 def drained(sqs: Any, queue: str) -> list[Message]:
     found: list[Message] = []
-    while got := sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"]).get("Messages"):
+    while got := sqs.receive_message(
+        QueueUrl=queue, MaxNumberOfMessages=10, MessageAttributeNames=["All"]
+    ).get("Messages"):
         found += [Message(one["Body"], one.get("MessageAttributes", {})) for one in got]
         sqs.delete_message_batch(
-            QueueUrl=queue, Entries=[{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(got)]
+            QueueUrl=queue,
+            Entries=[
+                {"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(got)
+            ],
         )
     return found
 
@@ -783,13 +1058,18 @@ def test_what_is_sent_comes_back_over_http(place: tuple[Any, Any, str, str], ser
 
     assert {int(entry["Id"]) for entry in result["Successful"]} == set(range(len(messages)))
     back = {event.id: event for event in map(received, drained(sqs, queue))}
-    assert back == {event.id: received(message) for event, message in zip(SAMPLES, messages, strict=True)}
+    assert back == {
+        event.id: received(message) for event, message in zip(SAMPLES, messages, strict=True)
+    }
 
 
 def test_a_full_message_passes_the_server(place: tuple[Any, Any, str, str]) -> None:
     """BI-020."""
     sns, sqs, topic, queue = place
-    full = [sent(Event("x" * (limit - sent(Event("", id="1")).size), id="1"), limit=limit) for limit in (SNS, SQS)]
+    full = [
+        sent(Event("x" * (limit - sent(Event("", id="1")).size), id="1"), limit=limit)
+        for limit in (SNS, SQS)
+    ]
 
     sns.publish(TopicArn=topic, Message=full[0].body, MessageAttributes=full[0].attributes)
     sqs.send_message(QueueUrl=queue, MessageBody=full[1].body, MessageAttributes=full[1].attributes)
@@ -805,8 +1085,12 @@ def test_calls_of_a_split_batch_pass_the_server(place: tuple[Any, Any, str, str]
     done = [
         int(entry["Id"])
         for group in batches(messages, limits.SNS_BATCH.high)
-        for entry in sns.publish_batch(TopicArn=topic, PublishBatchRequestEntries=entries(messages, "sns", group))["Successful"]
+        for entry in sns.publish_batch(
+            TopicArn=topic, PublishBatchRequestEntries=entries(messages, "sns", group)
+        )["Successful"]
     ]
 
     assert done == list(range(10))
-    assert sorted(int(str(text(message, "ce-id"))) for message in drained(sqs, queue)) == list(range(10))
+    assert sorted(int(str(text(message, "ce-id"))) for message in drained(sqs, queue)) == list(
+        range(10)
+    )

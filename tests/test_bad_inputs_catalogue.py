@@ -1,7 +1,9 @@
-"""The catalogue of malformed and hostile inputs (``bad_inputs.json``), each case of it applied to the embedded broker.
+"""The catalogue of malformed and hostile inputs (``bad_inputs.json``), each case of it applied to
+the embedded broker.
 
-What is expected (outcome, reason code, number of attempts) is read from the file; the table here only says how a case is applied. A
-body that a foreign queue would deliver, and the listener dead-letter, is refused to its publisher here: nothing of it is stored.
+What is expected (outcome, reason code, number of attempts) is read from the file; the table here
+only says how a case is applied. A body that a foreign queue would deliver, and the listener
+dead-letter, is refused to its publisher here: nothing of it is stored.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.invoke import MAX_OUTPUT_BYTES, Result
 
 CASES: dict[str, dict[str, Any]] = {
-    case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]
+    case["id"]: case
+    for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]
 }
 HOSTILE = "<img src=x onerror=alert(1)>"
 PATIENCE_S = 60.0
@@ -76,7 +79,9 @@ class Bench:
 
     def all_is_well(self, sub: mt.Subscription) -> None:
         """The listener is alive, the next good event succeeds, and every event is accounted for."""
-        assert self.fire(["good"], sub.topic).results().query(f"subscription == {sub.name!r}")["outcome"].tolist() == ["succeeded"]
+        assert self.fire(["good"], sub.topic).results().query(f"subscription == {sub.name!r}")[
+            "outcome"
+        ].tolist() == ["succeeded"]
         assert sub.state == "listening"
         audit = self.bus.audit()
         assert audit["balanced"].all(), audit.to_string()
@@ -89,7 +94,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         yield Bench(bus, clock, tmp_path, monkeypatch)
 
 
-# -- the ways a case is applied ---------------------------------------------------------------------------------------------------
+# -- the ways a case is applied --------------------------------------------------------------------
 
 
 def check_reason(case: dict[str, Any], found: object) -> None:
@@ -113,7 +118,9 @@ class RefusedAtPublish:
                 assert getattr(error, "reason", None) == self.reason
             elif isinstance(error, mt.InvalidEvent):
                 check_reason(case, error.reason)
-        assert len(bench.bus.events()) == len(sub.invocations()) == case.get("model_attempts", 0) == 0
+        assert (
+            len(bench.bus.events()) == len(sub.invocations()) == case.get("model_attempts", 0) == 0
+        )
         bench.all_is_well(sub)
 
 
@@ -147,7 +154,15 @@ class Delivered:
     model: Callable[[Any], Any] = echo
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     warns: str | None = None
-    outcomes = ("delivered", "accepted", "two events", "split", "process executor", "the child", "captured")
+    outcomes = (
+        "delivered",
+        "accepted",
+        "two events",
+        "split",
+        "process executor",
+        "the child",
+        "captured",
+    )
 
     def check(self, case: dict[str, Any], bench: Bench) -> None:
         got: list[Any] = []
@@ -157,13 +172,26 @@ class Delivered:
             return self.model(data)
 
         isolated = self.options.get("isolation") == "process"
-        sub = bench.bus.subscribe("pages", mt.model(self.model if isolated else kept, name="kept"), max_attempts=1, **self.options)
+        sub = bench.bus.subscribe(
+            "pages",
+            mt.model(self.model if isolated else kept, name="kept"),
+            max_attempts=1,
+            **self.options,
+        )
         samples = self.samples()
-        with contextlib.nullcontext() if self.warns is None else pytest.warns(UserWarning, match=self.warns):
+        with (
+            contextlib.nullcontext()
+            if self.warns is None
+            else pytest.warns(UserWarning, match=self.warns)
+        ):
             run = bench.fire(samples)
 
-        assert run.results()["outcome"].tolist() == ["succeeded"] * len(samples), run.results().to_string()
-        assert run.invocations()["attempt"].tolist() == [case.get("model_attempts", 1)] * len(samples)
+        assert run.results()["outcome"].tolist() == ["succeeded"] * len(samples), (
+            run.results().to_string()
+        )
+        assert run.invocations()["attempt"].tolist() == [case.get("model_attempts", 1)] * len(
+            samples
+        )
         assert len(sub.dead_letters()) == 0
         if self.expected is not None:
             assert (run.results()["output"].tolist() if isolated else got) == self.expected()
@@ -202,7 +230,9 @@ class Unkept:
 
 @dataclasses.dataclass(frozen=True)
 class Dies:
-    """Every attempt is recorded; then a dead letter with the reason and the raw bytes, beside events that are not harmed."""
+    """Every attempt is recorded; then a dead letter with the reason and the raw bytes, beside
+    events that are not harmed.
+    """
 
     model: Callable[[Any], Any]
     attempts: int
@@ -212,15 +242,23 @@ class Dies:
     outcomes = ("failed_then_dead_letter", "process executor", "SIGKILL")
 
     def check(self, case: dict[str, Any], bench: Bench) -> None:
-        sub = bench.bus.subscribe("pages", self.model, **{"max_attempts": self.attempts, **self.options})
+        sub = bench.bus.subscribe(
+            "pages", self.model, **{"max_attempts": self.attempts, **self.options}
+        )
         bench.bus.publish("pages", {"do": "bad", "with": "\u00e9"})
         settle(bench.bus, bench.clock, sub)
         dead, rows = sub.dead_letters(), sub.invocations()
 
         assert case["model_attempts"] in ("max_attempts", self.attempts)
-        assert rows["outcome"].tolist() == ["failed"] * (self.attempts - 1) + ["dead"], rows[["outcome", "reason", "error"]].to_string()
+        assert rows["outcome"].tolist() == ["failed"] * (self.attempts - 1) + ["dead"], rows[
+            ["outcome", "reason", "error"]
+        ].to_string()
         assert rows["attempt"].tolist() == list(range(1, self.attempts + 1))
-        assert set(rows["reason"]) == set(dead["reason"]) <= set(self.reasons or (case["reason_code"],))
+        assert (
+            set(rows["reason"])
+            == set(dead["reason"])
+            <= set(self.reasons or (case["reason_code"],))
+        )
         assert self.error in dead["error"][0]
         assert dead["error"].str.len().max() < 20_000
         assert dead["raw"].tolist() == ['{"do":"bad","with":"\u00e9"}'.encode()]
@@ -234,10 +272,12 @@ class Scene:
     act: Callable[[dict[str, Any], Bench], mt.Subscription | None]
 
     def check(self, case: dict[str, Any], bench: Bench) -> None:
-        bench.all_is_well(self.act(case, bench) or bench.bus.subscribe("pages", mt.model(echo, name="after")))
+        bench.all_is_well(
+            self.act(case, bench) or bench.bus.subscribe("pages", mt.model(echo, name="after"))
+        )
 
 
-# -- inputs and models ------------------------------------------------------------------------------------------------------------
+# -- inputs and models -----------------------------------------------------------------------------
 
 
 def nested(levels: int) -> Any:
@@ -255,11 +295,21 @@ def circular() -> Any:
 
 def raw(*bodies: bytes) -> tuple[Action, ...]:
     """Publish bytes that say they are JSON."""
-    return tuple(functools.partial(lambda body, bench: bench.bus.publish("pages", body, datacontenttype=JSON), body) for body in bodies)
+    return tuple(
+        functools.partial(
+            lambda body, bench: bench.bus.publish("pages", body, datacontenttype=JSON), body
+        )
+        for body in bodies
+    )
 
 
 def filtered(*policies: Any, **options: Any) -> tuple[Action, ...]:
-    return tuple(functools.partial(lambda p, bench: bench.bus.subscribe("scans", echo, name="f", filter=p, **options), p) for p in policies)
+    return tuple(
+        functools.partial(
+            lambda p, bench: bench.bus.subscribe("scans", echo, name="f", filter=p, **options), p
+        )
+        for p in policies
+    )
 
 
 def named(extension: str, bench: Bench) -> object:
@@ -390,11 +440,20 @@ def rearranges(given: Any) -> Any:
     return given
 
 
-for _model in (dies_when_told, eats_when_told, spins_when_told, ignores_when_told, forks, prints_a_lot, rearranges):
-    _model.__module__ = "__main__"  # so that it travels with the call, and no process imports this file
+for _model in (
+    dies_when_told,
+    eats_when_told,
+    spins_when_told,
+    ignores_when_told,
+    forks,
+    prints_a_lot,
+    rearranges,
+):
+    # so that it travels with the call, and no process imports this file
+    _model.__module__ = "__main__"
 
 
-# -- cases with steps of their own ------------------------------------------------------------------------------------------------
+# -- cases with steps of their own -----------------------------------------------------------------
 
 
 def text_where_json_is_due(case: dict[str, Any], bench: Bench) -> mt.Subscription:
@@ -408,7 +467,12 @@ def text_where_json_is_due(case: dict[str, Any], bench: Bench) -> mt.Subscriptio
 
 def wide_filter(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     """AWS refuses it; here it works, and the doctor says so."""
-    sub = bench.bus.subscribe("pages", mt.model(echo, name="wide"), filter=ast.literal_eval(case["input"]), filter_scope="body")
+    sub = bench.bus.subscribe(
+        "pages",
+        mt.model(echo, name="wide"),
+        filter=ast.literal_eval(case["input"]),
+        filter_scope="body",
+    )
     kept_out = bench.bus.publish("pages", {"a": 1})
 
     assert bench.fire([{"a": 10**11}]).results()["outcome"].tolist() == ["succeeded"]
@@ -419,12 +483,17 @@ def wide_filter(case: dict[str, Any], bench: Bench) -> mt.Subscription:
 
 def body_filter_and_text(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     """SNS loses it silently; here it can be seen."""
-    sub = bench.bus.subscribe("pages", mt.model(echo, name="picky"), filter={"a": ["b"]}, filter_scope="body")
+    sub = bench.bus.subscribe(
+        "pages", mt.model(echo, name="picky"), filter={"a": ["b"]}, filter_scope="body"
+    )
     receipt = bench.bus.publish("pages", b"hello", datacontenttype="text/plain")
 
     assert receipt.subscriptions == ()
     assert len(sub.invocations()) == case["model_attempts"]
-    assert [(reason, "not_json" in detail) for reason, detail in sub.skipped()[["reason", "detail"]].values] == [("filtered", True)]
+    assert [
+        (reason, "not_json" in detail)
+        for reason, detail in sub.skipped()[["reason", "detail"]].values
+    ] == [("filtered", True)]
     assert bench.bus.audit()["filtered"].tolist() == [1]
     return bench.bus.subscribe("pages", echo)
 
@@ -439,27 +508,40 @@ def other_source(case: dict[str, Any], bench: Bench) -> mt.Subscription:
 
 
 def other_data(case: dict[str, Any], bench: Bench) -> mt.Subscription:
-    """The first is kept; the warning holds both hashes, and the event says for ever that it was repeated."""
+    """The first is kept; the warning holds both hashes, and the event says for ever that it was
+    repeated.
+    """
     sub = bench.bus.subscribe("pages", echo)
     bench.fire([mt.Event("first", id="7")])
     hashes = [hashlib.sha256(text).hexdigest()[:12] for text in (b'"first"', b'"second"')]
-    with pytest.warns(UserWarning, match=f"'7' was published before with other data.*{hashes[0]}.*{hashes[1]}"):
+    with pytest.warns(
+        UserWarning, match=f"'7' was published before with other data.*{hashes[0]}.*{hashes[1]}"
+    ):
         again = bench.fire([mt.Event("second", id="7")])
 
     assert again.receipts[0].duplicate
     assert again.results()["output"].tolist() == ["first"]
     assert bench.bus.events()["data"].tolist() == ['"first"']
     assert len(sub.invocations()) == case["model_attempts"]
-    assert sub.skipped()[["reason", "detail"]].values.tolist() == [["duplicate", "published 1 more times, 1 of them with other data"]]
+    assert sub.skipped()[["reason", "detail"]].values.tolist() == [
+        ["duplicate", "published 1 more times, 1 of them with other data"]
+    ]
     assert "duplicate" in set(sub.explain("7")["step"])
     return sub
 
 
 def any_time(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     sub = bench.bus.subscribe("pages", echo)
-    times = ["2999-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "2016-12-31T23:59:60Z", "1970-01-01T00:00:00Z"]
+    times = [
+        "2999-01-01T00:00:00Z",
+        "0001-01-01T00:00:00+14:00",
+        "2016-12-31T23:59:60Z",
+        "1970-01-01T00:00:00Z",
+    ]
     members = {"specversion": "1.0", "source": "s", "type": "t"}
-    run = bench.fire([mt.Event.from_json(json.dumps({**members, "id": time, "time": time})) for time in times])
+    run = bench.fire(
+        [mt.Event.from_json(json.dumps({**members, "id": time, "time": time})) for time in times]
+    )
     rows = run.invocations()
 
     assert rows["outcome"].tolist() == ["succeeded"] * 4
@@ -471,7 +553,9 @@ def any_time(case: dict[str, Any], bench: Bench) -> mt.Subscription:
 
 
 @contextlib.contextmanager
-def watching(bench: Bench, model: Callable[[mt.Event], Any], *names: str, **options: Any) -> Iterator[mt.Subscription]:
+def watching(
+    bench: Bench, model: Callable[[mt.Event], Any], *names: str, **options: Any
+) -> Iterator[mt.Subscription]:
     """Subscribe to a folder with files that have been lying there for a minute."""
     folder = bench.folder / "scans"
     folder.mkdir()
@@ -509,7 +593,11 @@ def strange_names(case: dict[str, Any], bench: Bench) -> None:
     names = ["a\u202egnp.exe", "a\nb", "\x1b[2J", HOSTILE.replace("/", "")]
     with watching(bench, _read, *names) as sub:
         rows = sub.invocations()
-        shown = [sub.results().to_string(), sub.results()._repr_html_(), bench.bus.events().to_string()]  # type: ignore[operator]
+        shown = [
+            sub.results().to_string(),
+            sub.results()._repr_html_(),
+            bench.bus.events().to_string(),
+        ]  # type: ignore[operator]
 
         assert rows["outcome"].tolist() == ["succeeded"] * 4
         assert set(rows["attempt"]) == {case["model_attempts"]}
@@ -525,7 +613,9 @@ def gone_before_it_is_read(case: dict[str, Any], bench: Bench) -> None:
     with watching(bench, late, max_attempts=3) as sub:
         bench.bus.publish(sub.topic, None, subject="a.png")
         settle(bench.bus, bench.clock, sub)
-        assert sub.invocations()["reason"].tolist() == [case["reason_code"]] * case["model_attempts"]
+        assert (
+            sub.invocations()["reason"].tolist() == [case["reason_code"]] * case["model_attempts"]
+        )
         assert sub.dead_letters()["raw"].tolist() == [b"null"]
 
 
@@ -553,10 +643,19 @@ def two_workers(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     clock.advance(s=spec.policy.lease + 2)
     (second,) = bus.broker.receive(spec, 1)
     for delivery, output in ((second, "2"), (first, "1")):
-        recorder.record([recorder.ended(delivery, Result(output=output), version, clock.now_us(), clock.now_us(), 1)])
+        recorder.record(
+            [
+                recorder.ended(
+                    delivery, Result(output=output), version, clock.now_us(), clock.now_us(), 1
+                )
+            ]
+        )
     rows = sub.invocations()
 
-    assert sorted(zip(rows["attempt"], rows["outcome"], strict=True)) == [(1, "stale"), (2, "succeeded")]
+    assert sorted(zip(rows["attempt"], rows["outcome"], strict=True)) == [
+        (1, "stale"),
+        (2, "succeeded"),
+    ]
     assert len(rows) == case["model_attempts"]
     assert sub.results()["output"].tolist() == [2]
     return sub.start()
@@ -581,7 +680,9 @@ def clock_jumps(case: dict[str, Any], bench: Bench) -> None:
 
 
 def model_unavailable(case: dict[str, Any], bench: Bench) -> None:
-    """A topic that nobody knows is refused; a model that cannot be called leases nothing, and nothing is dropped."""
+    """A topic that nobody knows is refused; a model that cannot be called leases nothing, and
+    nothing is dropped.
+    """
     bench.refused(lambda: bench.bus.publish("pages", 1), mt.NotFound)
     url = f"sqlite:///{bench.folder}/bus.db"
     with mt.connect(url) as notebook:
@@ -604,20 +705,28 @@ def lambda_of_a_notebook() -> mt.Model:
 
 
 def odd_answers(case: dict[str, Any], bench: Bench) -> mt.Subscription:
-    sub = bench.bus.subscribe("pages", mt.model(lambda name: ODD_ANSWERS.get(name, (name, 0))[0], name="odd"))
+    sub = bench.bus.subscribe(
+        "pages", mt.model(lambda name: ODD_ANSWERS.get(name, (name, 0))[0], name="odd")
+    )
     run = bench.fire(list(ODD_ANSWERS))
 
     assert run.results()["outcome"].tolist() == ["succeeded"] * len(ODD_ANSWERS)
-    assert dict(zip(ODD_ANSWERS, map(json.loads, sub.invocations()["output"]), strict=True)) == {n: t for n, (_, t) in ODD_ANSWERS.items()}
+    assert dict(zip(ODD_ANSWERS, map(json.loads, sub.invocations()["output"]), strict=True)) == {
+        n: t for n, (_, t) in ODD_ANSWERS.items()
+    }
     return sub
 
 
 def huge_answer(case: dict[str, Any], bench: Bench) -> mt.Subscription:
-    sub = bench.bus.subscribe("pages", mt.model(lambda given: "x" * 50_000_000 if given == "bad" else given, name="huge"))
+    sub = bench.bus.subscribe(
+        "pages", mt.model(lambda given: "x" * 50_000_000 if given == "bad" else given, name="huge")
+    )
     run = bench.fire(["bad"])
     kept = json.loads(sub.invocations()["output"][0])
 
-    assert run.results()[["outcome", "reason"]].values.tolist() == [["succeeded", case["reason_code"]]]
+    assert run.results()[["outcome", "reason"]].values.tolist() == [
+        ["succeeded", case["reason_code"]]
+    ]
     assert kept["bytes"] == 50_000_002 > MAX_OUTPUT_BYTES
     assert kept["sha256"] == hashlib.sha256(b'"' + b"x" * 50_000_000 + b'"').hexdigest()
     assert len(kept["truncated"]) == 1000
@@ -659,7 +768,9 @@ def rearranges_the_process(case: dict[str, Any], bench: Bench) -> mt.Subscriptio
 
 
 def leaks_descriptors(case: dict[str, Any], bench: Bench) -> mt.Subscription:
-    """The doctor notices; a model in a process of its own is started anew from time to time (``max_calls``)."""
+    """The doctor notices; a model in a process of its own is started anew from time to time
+    (``max_calls``).
+    """
     kept: list[Any] = []
 
     def leaky(given: Any) -> int:
@@ -668,7 +779,11 @@ def leaks_descriptors(case: dict[str, Any], bench: Bench) -> mt.Subscription:
 
     sub = bench.bus.subscribe("pages", leaky)
     bench.fire([1, 2, 3])
-    bench.monkeypatch.setattr(resource, "getrlimit", lambda _: (len(os.listdir("/proc/self/fd")), 0))  # noqa: PTH208
+    bench.monkeypatch.setattr(
+        resource,
+        "getrlimit",
+        lambda _: (len(os.listdir("/proc/self/fd")), 0),  # noqa: PTH208
+    )
     assert "file descriptors" in set(bench.bus.doctor()["check"])
     for file in kept:
         file.close()
@@ -687,7 +802,9 @@ def stores_that_are_none(case: dict[str, Any], bench: Bench) -> None:
     (bench.folder / "half.db").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
     for name in ("newer.db", "random.db", "half.db"):
         before = (bench.folder / name).read_bytes()
-        error = bench.refused(functools.partial(mt.connect, f"sqlite:///{bench.folder / name}"), mt.StoreError)
+        error = bench.refused(
+            functools.partial(mt.connect, f"sqlite:///{bench.folder / name}"), mt.StoreError
+        )
         assert name in str(error)
         assert (bench.folder / name).read_bytes() == before
 
@@ -695,7 +812,9 @@ def stores_that_are_none(case: dict[str, Any], bench: Bench) -> None:
 def store_on_a_network(case: dict[str, Any], bench: Bench) -> None:
     mounts = bench.folder / "mounts"
     mounts.write_text(f"server:/export {bench.folder} nfs4 rw 0 0\n")
-    bench.monkeypatch.setattr(files, "network_filesystem", functools.partial(files.network_filesystem, mounts=str(mounts)))
+    bench.monkeypatch.setattr(
+        files, "network_filesystem", functools.partial(files.network_filesystem, mounts=str(mounts))
+    )
     error = bench.refused(lambda: mt.connect(f"sqlite:///{bench.folder}/bus.db"), mt.StoreError)
     assert "nfs4" in str(error)
     assert not (bench.folder / "bus.db").exists()
@@ -705,7 +824,10 @@ def markup(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     """tests/test_security.py has the other fields and views."""
     sub = bench.bus.subscribe("pages", mt.model(lambda given: {case["input"]: given}, name="shout"))
     run = bench.fire([mt.Event(case["input"], subject=case["input"])])
-    shown = [o._repr_html_() for o in (bench.bus, sub, run, run.results(), sub.invocations(), bench.bus.events())]
+    shown = [
+        o._repr_html_()
+        for o in (bench.bus, sub, run, run.results(), sub.invocations(), bench.bus.events())
+    ]
     assert not [text for text in shown if "<img" in text]
     assert [text for text in shown if "&lt;img" in text]
     return sub
@@ -713,7 +835,12 @@ def markup(case: dict[str, Any], bench: Bench) -> mt.Subscription:
 
 def formulas(case: dict[str, Any], bench: Bench) -> None:
     frame = pd.DataFrame(
-        {case["input"]: [case["input"], "plain", None], "n": [-1, 2, 3], "x": [-0.5, None, 1.0], "mixed": ["+1", -1, "@a"]}
+        {
+            case["input"]: [case["input"], "plain", None],
+            "n": [-1, 2, 3],
+            "x": [-0.5, None, 1.0],
+            "mixed": ["+1", -1, "@a"],
+        }
     )
     safe, unsafe = mt.to_csv(frame), mt.to_csv(frame, safe=False)
     mt.to_csv(frame, bench.folder / "out.csv")
@@ -751,7 +878,9 @@ class Evil:
 def forged_log_lines(case: dict[str, Any], bench: Bench) -> None:
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(logging.Formatter("%(levelname)s %(message)s").format(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(
+        logging.Formatter("%(levelname)s %(message)s").format(record)
+    )  # type: ignore[method-assign]
     logger = logging.getLogger("mltrigger")
     logger.addHandler(handler)
     try:
@@ -767,7 +896,7 @@ def forged_log_lines(case: dict[str, Any], bench: Bench) -> None:
     assert all(line.isprintable() for line in lines)
 
 
-# -- the table --------------------------------------------------------------------------------------------------------------------
+# -- the table -------------------------------------------------------------------------------------
 
 Way = RefusedAtPublish | RefusedAtSubscribe | Delivered | Unkept | Dies | Scene
 MIB = 1024 * 1024
@@ -784,11 +913,18 @@ APPLIED: dict[str, Way] = {
     "BI-010": RefusedAtPublish(raw(b"1" * 5000)),
     "BI-011": RefusedAtPublish(raw(b"[" * 100_000 + b"]" * 100_000)),
     "BI-012": RefusedAtPublish(raw(b"[" * 900 + b"]" * 900, b"[" * 101 + b"]" * 101)),
-    "BI-013": Delivered(lambda: [mt.Event(b'{"a":1,"a":2}', datacontenttype=JSON)], lambda: [{"a": 2}], warns="'a' twice in one object"),
+    "BI-013": Delivered(
+        lambda: [mt.Event(b'{"a":1,"a":2}', datacontenttype=JSON)],
+        lambda: [{"a": 2}],
+        warns="'a' twice in one object",
+    ),
     "BI-014": RefusedAtPublish(raw(b'"\\ud800"', b'{"\\udfff": 1}')),
     "BI-017": RefusedAtPublish(raw("{}".encode("utf-16"), "{}".encode("utf-32"), b'"\xff"')),
     "BI-020": Delivered(lambda: [b"x" * MAX_EVENT_BYTES, "x" * (MAX_EVENT_BYTES - 2)], model=len),
-    "BI-022": RefusedAtPublish((lambda bench: bench.bus.publish("pages", "\u00e9" * (MAX_EVENT_BYTES // 2)),), mt.EventTooLarge),
+    "BI-022": RefusedAtPublish(
+        (lambda bench: bench.bus.publish("pages", "\u00e9" * (MAX_EVENT_BYTES // 2)),),
+        mt.EventTooLarge,
+    ),
     "BI-023": Delivered(lambda: ["x" * 120 * 1024] * 10, lambda: ["x" * 120 * 1024] * 10),
     "BI-025": RefusedAtPublish(
         (
@@ -803,23 +939,43 @@ APPLIED: dict[str, Way] = {
     ),
     "BI-037": RefusedAtSubscribe(filtered("{"), mt.InvalidFilter, "JSON"),
     "BI-039": RefusedAtSubscribe(filtered({"a": []}), mt.InvalidFilter, "a: an empty list"),
-    "BI-040": RefusedAtSubscribe(filtered({"a": {"b": ["c"]}}), mt.InvalidFilter, "a: attributes are flat"),
+    "BI-040": RefusedAtSubscribe(
+        filtered({"a": {"b": ["c"]}}), mt.InvalidFilter, "a: attributes are flat"
+    ),
     "BI-041": RefusedAtSubscribe(
-        filtered({f"k{i}": ["a"] for i in range(6)}, {key: list("abcdefgh") for key in "abc"}), mt.InvalidFilter, "filter"
+        filtered({f"k{i}": ["a"] for i in range(6)}, {key: list("abcdefgh") for key in "abc"}),
+        mt.InvalidFilter,
+        "filter",
     ),
     "BI-042": RefusedAtSubscribe(filtered({"a": [{"regex": "x"}]}), mt.InvalidFilter, "regex"),
     "BI-043": Delivered(
         lambda: [{"ip": "10.1.2.3", "name": "scan-1.png"}],
-        options={"filter": {"ip": [{"cidr": "10.0.0.0/8"}], "name": [{"wildcard": "scan-*.png"}]}, "filter_scope": "body"},
+        options={
+            "filter": {"ip": [{"cidr": "10.0.0.0/8"}], "name": [{"wildcard": "scan-*.png"}]},
+            "filter_scope": "body",
+        },
     ),
     "BI-044": Scene(wide_filter),
     "BI-045": Scene(body_filter_and_text),
     "BI-047": RefusedAtPublish(
         (
-            structured(specversion=None), structured(specversion="0.3"), structured(id=None), structured(id=""), structured(source=None),
-            structured(type=None), structured(type=5), structured(time="2026-01-01T00:00Z"), structured(time="2026-01-01T00:00:00+01"),
-            structured(time="yesterday"), structured(datacontenttype="xyz"), structured(Upper="a"), structured(under_score="a"),
-            structured(data_base64="AA=="), structured(data=None, data_base64="?"), structured(nested={"a": 1}), structured(float=1.5),
+            structured(specversion=None),
+            structured(specversion="0.3"),
+            structured(id=None),
+            structured(id=""),
+            structured(source=None),
+            structured(type=None),
+            structured(type=5),
+            structured(time="2026-01-01T00:00Z"),
+            structured(time="2026-01-01T00:00:00+01"),
+            structured(time="yesterday"),
+            structured(datacontenttype="xyz"),
+            structured(Upper="a"),
+            structured(under_score="a"),
+            structured(data_base64="AA=="),
+            structured(data=None, data_base64="?"),
+            structured(nested={"a": 1}),
+            structured(float=1.5),
             lambda bench: bench.bus.publish("pages", mt.Event.from_json("[]")),
         )
     ),
@@ -836,7 +992,12 @@ APPLIED: dict[str, Way] = {
     "BI-089": Scene(model_unavailable),
     "BI-090": Dies(raises_when_told, 3, error="x"),
     "BI-093": Dies(dies_when_told, 3, {"isolation": "process", "max_attempts": 5}, error="SIGSEGV"),
-    "BI-094": Dies(eats_when_told, 3, {"isolation": "process", "memory_limit_mb": 4096}, ("worker_died", "model_error")),
+    "BI-094": Dies(
+        eats_when_told,
+        3,
+        {"isolation": "process", "memory_limit_mb": 4096},
+        ("worker_died", "model_error"),
+    ),
     "BI-095": Dies(spins_when_told, 2, {"isolation": "process", "timeout_s": 1.0}),
     "BI-096": Dies(ignores_when_told, 1, {"isolation": "process", "timeout_s": 1.0}),
     "BI-097": Delivered(lambda: [1], lambda: [1], forks, {"isolation": "process"}),
@@ -851,10 +1012,14 @@ APPLIED: dict[str, Way] = {
     "BI-108": Scene(rearranges_the_process),
     "BI-109": Scene(leaks_descriptors),
     "BI-110": RefusedAtSubscribe(
-        (lambda bench: bench.bus.subscribe("scans", over_a_lock(), isolation="process"),), mt.InvalidModel, "isolation='thread'"
+        (lambda bench: bench.bus.subscribe("scans", over_a_lock(), isolation="process"),),
+        mt.InvalidModel,
+        "isolation='thread'",
     ),
     "BI-111": RefusedAtSubscribe(
-        (lambda bench: bench.bus.subscribe("scans", mt.model(lambda: 0, name="f")),), mt.InvalidModel, "one argument"
+        (lambda bench: bench.bus.subscribe("scans", mt.model(lambda: 0, name="f")),),
+        mt.InvalidModel,
+        "one argument",
     ),
     "BI-124": Scene(stores_that_are_none),
     "BI-126": Scene(store_on_a_network),
@@ -862,7 +1027,7 @@ APPLIED: dict[str, Way] = {
     "BI-129": Scene(formulas),
     "BI-131": Scene(pickled_data),
     "BI-135": Scene(forged_log_lines),
-}  # fmt: skip
+}
 
 _AWS = "SNS and SQS only: "
 _S3 = "S3 only: "
@@ -883,7 +1048,9 @@ ELSEWHERE: dict[str, str] = {
     "BI-061": _S3 + "urlDecodedKey",
     "BI-066": _S3 + "eventVersion",
     "BI-067": _S3 + "fields of notifications",
-    "BI-069": _S3 + "versionId; a file that was replaced is another event (tests/test_folder_source.py)",
+    "BI-069": (
+        _S3 + "versionId; a file that was replaced is another event (tests/test_folder_source.py)"
+    ),
     "BI-070": _S3 + "sequencer",
     "BI-071": "the model's: event.open() is a stream that nothing of ours reads or decodes",
     "BI-073": _AWS + "the envelope of SNS in SQS",
@@ -901,7 +1068,9 @@ ELSEWHERE: dict[str, str] = {
     "BI-120": "models on SageMaker only",
     "BI-127": "PostgreSQL only",
     "BI-132": "models of MLflow only",
-    "BI-133": "nothing here fetches what an event names; event.open() of a URL is refused in BI-062",
+    "BI-133": (
+        "nothing here fetches what an event names; event.open() of a URL is refused in BI-062"
+    ),
     "BI-134": _HTTP + "a local API",
 }
 

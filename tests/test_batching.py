@@ -1,4 +1,6 @@
-"""AdaptiveBatch: which size it finds on curves of many shapes, and how it behaves on the way; simulated, without a clock."""
+"""AdaptiveBatch: which size it finds on curves of many shapes, and how it behaves on the way;
+simulated, without a clock.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class Rule(Protocol):
 
 
 class Aimd:
-    """Clipper's: 2 more while calls stay within the budget, a tenth fewer when one does not (NSDI 2017, section 4.3)."""
+    """Clipper's: 2 more while calls stay within the budget, a tenth fewer when one does not (NSDI
+    2017, section 4.3).
+    """
 
     def __init__(self, budget_s: float, most: int) -> None:
         self._budget_s, self._most, self._size = budget_s, most, 1.0
@@ -55,7 +59,11 @@ class Aimd:
         return int(self._size)
 
     def learn(self, count: int, seconds: float) -> None:
-        self._size = max(1.0, self._size * 0.9) if seconds > self._budget_s else min(self._most, self._size + 2)
+        self._size = (
+            max(1.0, self._size * 0.9)
+            if seconds > self._budget_s
+            else min(self._most, self._size + 2)
+        )
 
 
 class Regression:
@@ -69,25 +77,41 @@ class Regression:
             return min(self._most, 2 ** len(self._seen))
         mean_n, mean_s = (sum(values) / len(self._seen) for values in zip(*self._seen, strict=True))
         spread = sum((n - mean_n) ** 2 for n, _ in self._seen)
-        slope = sum((n - mean_n) * (s - mean_s) for n, s in self._seen) / spread if spread else mean_s / mean_n
-        return max(1, min(self._most, int((self._budget_s - mean_s + slope * mean_n) / slope))) if slope > 0 else self._most
+        slope = (
+            sum((n - mean_n) * (s - mean_s) for n, s in self._seen) / spread
+            if spread
+            else mean_s / mean_n
+        )
+        return (
+            max(1, min(self._most, int((self._budget_s - mean_s + slope * mean_n) / slope)))
+            if slope > 0
+            else self._most
+        )
 
     def learn(self, count: int, seconds: float) -> None:
         self._seen = [*self._seen, (count, seconds)][-100:]
 
 
-def run(rule: Rule, *phases: tuple[Curve, int], noise: float = 0.0, stalls: float = 0.0, seed: int = 0) -> Iterator[tuple[int, float]]:
-    """Yield size and seconds of one full lot after the other: *phases* are curves and how many lots they last."""
+def run(
+    rule: Rule, *phases: tuple[Curve, int], noise: float = 0.0, stalls: float = 0.0, seed: int = 0
+) -> Iterator[tuple[int, float]]:
+    """Yield size and seconds of one full lot after the other: *phases* are curves and how many lots
+    they last.
+    """
     chance = random.Random(seed)
     for curve, lots in phases:
         for _ in range(lots):
             size = rule.size()
-            seconds = curve(size) * math.exp(chance.gauss(0, noise)) + (0.5 if chance.random() < stalls else 0)
+            seconds = curve(size) * math.exp(chance.gauss(0, noise)) + (
+                0.5 if chance.random() < stalls else 0
+            )
             rule.learn(size, seconds)
             yield size, seconds
 
 
-def sizes(rule: Rule, *phases: tuple[Curve, int], noise: float = 0.0, stalls: float = 0.0, seed: int = 0) -> list[int]:
+def sizes(
+    rule: Rule, *phases: tuple[Curve, int], noise: float = 0.0, stalls: float = 0.0, seed: int = 0
+) -> list[int]:
     return [size for size, _ in run(rule, *phases, noise=noise, stalls=stalls, seed=seed)]
 
 
@@ -107,18 +131,30 @@ def adaptive() -> AdaptiveBatch:
 
 curves = st.one_of(
     st.builds(lambda c, a: lambda n: c + a * n, st.floats(0, 0.05), st.floats(1e-6, 0.01)),
-    st.builds(lambda c, w: lambda n: c * math.ceil(n / w), st.floats(1e-4, 0.05), st.integers(1, 100)),
-    st.builds(lambda c, a, q: lambda n: c + a * n + q * n * n, st.floats(1e-4, 0.05), st.floats(1e-6, 1e-3), st.floats(1e-8, 1e-4)),
-    st.builds(lambda values: lambda n: values[n % len(values)], st.lists(st.floats(0, 1), min_size=1, max_size=50)),
+    st.builds(
+        lambda c, w: lambda n: c * math.ceil(n / w), st.floats(1e-4, 0.05), st.integers(1, 100)
+    ),
+    st.builds(
+        lambda c, a, q: lambda n: c + a * n + q * n * n,
+        st.floats(1e-4, 0.05),
+        st.floats(1e-6, 1e-3),
+        st.floats(1e-8, 1e-4),
+    ),
+    st.builds(
+        lambda values: lambda n: values[n % len(values)],
+        st.lists(st.floats(0, 1), min_size=1, max_size=50),
+    ),
 )
 
 
-# -- bounds ------------------------------------------------------------------------------------------------------------------------
+# -- bounds ----------------------------------------------------------------------------------------
 
 
 @EXAMPLES
 @given(curve=curves, most=st.integers(1, 500), full=st.lists(st.floats(0, 1.5), max_size=200))
-def test_a_size_is_from_one_to_the_most_and_at_most_twice_the_one_before(curve: Curve, most: int, full: list[float]) -> None:
+def test_a_size_is_from_one_to_the_most_and_at_most_twice_the_one_before(
+    curve: Curve, most: int, full: list[float]
+) -> None:
     rule, before = AdaptiveBatch(BUDGET_S, most), 1
     for part in full:
         assert 1 <= rule.size() <= min(most, 2 * before)
@@ -159,13 +195,15 @@ def test_limits_that_make_no_sense_are_refused(budget_s: float, most: int) -> No
         AdaptiveBatch(budget_s, most)
 
 
-# -- what it finds -----------------------------------------------------------------------------------------------------------------
+# -- what it finds ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", CURVES)
 @pytest.mark.parametrize(("noise", "at_least"), [(0.0, 0.95), (0.1, 0.88)])
 @pytest.mark.parametrize("seed", range(3))
-def test_it_comes_near_the_best_throughput_within_the_budget(name: str, noise: float, at_least: float, seed: int) -> None:
+def test_it_comes_near_the_best_throughput_within_the_budget(
+    name: str, noise: float, at_least: float, seed: int
+) -> None:
     used = sizes(adaptive(), (CURVES[name], LOTS), noise=noise, seed=seed)
 
     assert share(CURVES[name], used[100:]) >= at_least
@@ -179,11 +217,14 @@ def test_on_an_affine_curve_it_settles_near_the_best(constant: float, slope: flo
 
     used = sizes(adaptive(), (curve, LOTS))
 
-    assert share(curve, used[-50:]) >= 0.85  # rungs are up to a quarter apart: the budget may allow that much more than the last one below
+    # rungs are up to a quarter apart: the budget may allow that much more than the last one below
+    assert share(curve, used[-50:]) >= 0.85
     assert sum(map(curve, used[100:])) / len(used[100:]) <= BUDGET_S or max(used[100:]) == 1
 
 
-@pytest.mark.parametrize(("name", "smallest"), [("no gain from batches", 1), ("steps of 32", 32), ("affine", 64)])
+@pytest.mark.parametrize(
+    ("name", "smallest"), [("no gain from batches", 1), ("steps of 32", 32), ("affine", 64)]
+)
 def test_of_sizes_that_are_as_good_it_takes_the_smallest(name: str, smallest: int) -> None:
     used = sizes(adaptive(), (CURVES[name], LOTS))[100:]
 
@@ -203,7 +244,9 @@ def test_where_one_event_is_too_slow_for_the_budget_batches_have_one() -> None:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_it_is_as_good_as_clippers_and_bentomls_rules_and_better_where_their_assumption_fails(noise: float) -> None:
+def test_it_is_as_good_as_clippers_and_bentomls_rules_and_better_where_their_assumption_fails(
+    noise: float,
+) -> None:
     rules: dict[str, Callable[[], Rule]] = {
         "ours": adaptive,
         "aimd": lambda: Aimd(BUDGET_S, MOST),
@@ -215,12 +258,15 @@ def test_it_is_as_good_as_clippers_and_bentomls_rules_and_better_where_their_ass
         for who, rule in rules.items()
     }
 
-    assert all(got[name, "ours"] >= max(got[name, "aimd"], got[name, "regression"]) - 0.1 for name in CURVES)
+    assert all(
+        got[name, "ours"] >= max(got[name, "aimd"], got[name, "regression"]) - 0.1
+        for name in CURVES
+    )
     for name in ("falling throughput beyond 100", "quadratic"):
         assert got[name, "ours"] > 1.5 * max(got[name, "aimd"], got[name, "regression"])
 
 
-# -- the budget --------------------------------------------------------------------------------------------------------------------
+# -- the budget ------------------------------------------------------------------------------------
 
 
 @EXAMPLES
@@ -249,7 +295,7 @@ def test_what_is_too_slow_is_tried_again_ever_more_rarely(curve: Curve) -> None:
     assert sum(seconds > BUDGET_S for seconds in took) <= 40
 
 
-# -- what may happen on the way ----------------------------------------------------------------------------------------------------
+# -- what may happen on the way --------------------------------------------------------------------
 
 
 def test_the_first_call_of_a_model_that_loads_does_not_count() -> None:
@@ -259,7 +305,9 @@ def test_the_first_call_of_a_model_that_loads_does_not_count() -> None:
     assert sizes(rule, (curve, 100)) == sizes(adaptive(), (curve, 101))[1:]
 
 
-@pytest.mark.parametrize("name", ["affine", "steps of 32", "quadratic", "a forest: a large constant"])
+@pytest.mark.parametrize(
+    "name", ["affine", "steps of 32", "quadratic", "a forest: a large constant"]
+)
 @pytest.mark.parametrize("stall_s", [0.05, 3.0])
 def test_a_single_stall_is_forgotten_within_some_lots(name: str, stall_s: float) -> None:
     rule, curve = adaptive(), CURVES[name]
@@ -339,4 +387,8 @@ def test_through_a_bus_batches_grow_and_every_event_is_answered_once() -> None:
         outputs = list(sub.invocations(columns=["output"])["output"])
 
     assert sorted(map(int, outputs)) == [2 * number for number in range(1_000)]
-    assert seen[0] == 1 and max(seen) == 64 and all(after <= 2 * before for before, after in itertools.pairwise(seen))
+    assert (
+        seen[0] == 1
+        and max(seen) == 64
+        and all(after <= 2 * before for before, after in itertools.pairwise(seen))
+    )

@@ -1,4 +1,7 @@
-"""The promise of brokers/base.py, sentence by sentence, on every broker. A new broker is one line in ``BROKERS``."""
+"""The promise of brokers/base.py, sentence by sentence, on every broker.
+
+A new broker is one line in ``BROKERS``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,15 @@ from emulators import REGION, Emulator
 import mltrigger as mt
 from mltrigger.aws.admin.resources import Resources
 from mltrigger.aws.transport.broker import AwsBroker
-from mltrigger.broker import MAX_EVENT_BYTES, Broker, Delivery, Depth, Sending, Settlement, SubscriptionSpec
+from mltrigger.broker import (
+    MAX_EVENT_BYTES,
+    Broker,
+    Delivery,
+    Depth,
+    Sending,
+    Settlement,
+    SubscriptionSpec,
+)
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.store.broker import SqlBroker
@@ -35,8 +46,9 @@ LEASE_S = 30.0
 class Side:
     """A broker, and what is needed to look at it from outside.
 
-    ``another`` opens the same queues a second time, as another process would; ``close`` releases everything. ``sent`` waits for what a
-    unit has published: a database has it when the unit commits, SNS gets it from a thread soon afterwards.
+    ``another`` opens the same queues a second time, as another process would; ``close`` releases
+    everything. ``sent`` waits for what a unit has published: a database has it when the unit
+    commits, SNS gets it from a thread soon afterwards.
     """
 
     broker: Broker
@@ -59,7 +71,13 @@ class Side:
         **policy: float,
     ) -> SubscriptionSpec:
         """Bind a subscription and return it as the registry knows it."""
-        spec = SubscriptionSpec(name, topic, "ocr:latest", DeliveryPolicy(**{"lease_s": LEASE_S, **policy}), filter=passing)
+        spec = SubscriptionSpec(
+            name,
+            topic,
+            "ocr:latest",
+            DeliveryPolicy(**{"lease_s": LEASE_S, **policy}),
+            filter=passing,
+        )
         self.broker.bind(spec, from_start)
         found = self.registry.subscription(name)
         assert found is not None
@@ -71,7 +89,9 @@ class Side:
         return [str(d) for d in data]
 
     def receive(self, spec: SubscriptionSpec, most: int = 100) -> list[Delivery]:
-        """Receive until nothing more comes: a broker may lease apart what it suspects of killing its worker."""
+        """Receive until nothing more comes: a broker may lease apart what it suspects of killing
+        its worker.
+        """
         found: list[Delivery] = []
         while len(found) < most and (more := self.broker.receive(spec, most - len(found))):
             found += more
@@ -86,10 +106,14 @@ class Side:
 
     def attempts(self, spec: SubscriptionSpec) -> list[tuple[int, str, str | None]]:
         """Return (attempt, outcome, reason) of what has ended, oldest first."""
-        return self.log.invocations(["attempt", "outcome", "reason"], subscription_id=spec.id, running=False)  # type: ignore[return-value]
+        return self.log.invocations(
+            ["attempt", "outcome", "reason"], subscription_id=spec.id, running=False
+        )  # type: ignore[return-value]
 
 
-def _sql(store: SqliteStore, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]) -> Side:
+def _sql(
+    store: SqliteStore, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]
+) -> Side:
     registry = Registry(store, clock)
     worker_id = registry.join()
 
@@ -119,14 +143,18 @@ def sqlite(_: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Side:
 
 
 def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Side:
-    """SNS, SQS and S3 on moto's server; its time is ahead of the machine's by what the simulated clock was advanced."""
+    """SNS, SQS and S3 on moto's server; its time is ahead of the machine's by what the simulated
+    clock was advanced.
+    """
     emulator: Emulator = request.getfixturevalue("emulator")
     if not emulator.movable:
         request.getfixturevalue("monkeypatch").setattr(SimulatedClock, "advance", _cannot_be_moved)
     start_us = clock.now_us()
     emulator.ahead_s = lambda: (clock.now_us() - start_us) / 1e6
     prefix = emulator.fresh_prefix()
-    emulator.client("s3").create_bucket(Bucket=f"{prefix}-payloads", CreateBucketConfiguration={"LocationConstraint": REGION})
+    emulator.client("s3").create_bucket(
+        Bucket=f"{prefix}-payloads", CreateBucketConfiguration={"LocationConstraint": REGION}
+    )
 
     def another() -> Side:
         store = SqliteStore(file)
@@ -134,7 +162,16 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
         registry = Registry(store, clock)
         worker_id = registry.join()
         resources = Resources(emulator.clients, prefix)
-        broker = AwsBroker(emulator.clients, resources, store, registry, clock, wakeup, lambda: worker_id, f"{prefix}-payloads")
+        broker = AwsBroker(
+            emulator.clients,
+            resources,
+            store,
+            registry,
+            clock,
+            wakeup,
+            lambda: worker_id,
+            f"{prefix}-payloads",
+        )
 
         def close() -> None:
             broker.close(2.0, 0.0)
@@ -145,7 +182,8 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
             broker.tell_all(timeout_s=20.0)
 
         log = Log(store, clock, lambda: worker_id)
-        return Side(broker, log, registry, clock, another, close, sent, many=60)  # moto is slow with many
+        # moto is slow with many
+        return Side(broker, log, registry, clock, another, close, sent, many=60)
 
     return another()
 
@@ -154,7 +192,11 @@ def _cannot_be_moved(_: SimulatedClock, **__: float) -> None:
     pytest.skip("the time of this emulator cannot be moved")
 
 
-BROKERS: dict[str, Callable[[pytest.FixtureRequest, Path, SimulatedClock], Side]] = {"memory": memory, "sqlite": sqlite, "aws": aws}
+BROKERS: dict[str, Callable[[pytest.FixtureRequest, Path, SimulatedClock], Side]] = {
+    "memory": memory,
+    "sqlite": sqlite,
+    "aws": aws,
+}
 
 
 @pytest.fixture(params=BROKERS)
@@ -172,10 +214,12 @@ def other(side: Side) -> Iterator[Side]:
     other.close()
 
 
-# -- publish ------------------------------------------------------------------------------------------------------------------
+# -- publish ---------------------------------------------------------------------------------------
 
 
-def test_what_was_published_is_there_for_everybody_who_opens_the_broker(side: Side, other: Side) -> None:
+def test_what_was_published_is_there_for_everybody_who_opens_the_broker(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
 
     side.publish("a", "b")
@@ -202,13 +246,24 @@ def test_event_arrives_as_it_was_published(side: Side) -> None:
     (delivery,) = side.receive(spec)
 
     got = delivery.event
-    assert (got.data, got.id, got.type, got.source, got.subject) == (sent.data, "a-1", "document.scanned", "scanner/7", "letter.png")
-    assert (got.datacontenttype, got.dataschema) == ("application/json", "https://example.com/schema")
+    assert (got.data, got.id, got.type, got.source, got.subject) == (
+        sent.data,
+        "a-1",
+        "document.scanned",
+        "scanner/7",
+        "letter.png",
+    )
+    assert (got.datacontenttype, got.dataschema) == (
+        "application/json",
+        "https://example.com/schema",
+    )
     assert got.time == at
     assert {name: got.extensions[name] for name in sent.extensions} == sent.extensions
 
 
-@pytest.mark.parametrize("data", [None, "", 0, [], {}, "ü\x00", b"", b"\x00\xff", {"a": {"b": [1]}}], ids=repr)
+@pytest.mark.parametrize(
+    "data", [None, "", 0, [], {}, "ü\x00", b"", b"\x00\xff", {"a": {"b": [1]}}], ids=repr
+)
 def test_data_of_every_kind_arrives_unchanged(side: Side, data: object) -> None:
     spec = side.bind()
 
@@ -231,7 +286,10 @@ def test_published_event_travels_in_a_trace_and_keeps_the_one_it_came_with(side:
     spec = side.bind()
     given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
-    side.broker.publish("documents", [mt.Event(1, id="new"), mt.Event(2, id="traced", extensions={"traceparent": given})])
+    side.broker.publish(
+        "documents",
+        [mt.Event(1, id="new"), mt.Event(2, id="traced", extensions={"traceparent": given})],
+    )
     traces = {d.event.id: d.event.traceparent for d in side.receive(spec)}
 
     assert traces["traced"] == given
@@ -283,11 +341,16 @@ def test_batch_that_repeats_some_ids_adds_only_the_others(side: Side) -> None:
     assert sorted(side.ids(spec)) == ["a", "b", "c", "d"]
 
 
-def test_id_that_occurs_twice_in_one_batch_is_delivered_once_with_the_first_data(side: Side) -> None:
+def test_id_that_occurs_twice_in_one_batch_is_delivered_once_with_the_first_data(
+    side: Side,
+) -> None:
     spec = side.bind()
 
     with pytest.warns(UserWarning, match="the first stays"):
-        receipts = side.broker.publish("documents", [mt.Event("first", id="a"), mt.Event("b", id="b"), mt.Event("second", id="a")])
+        receipts = side.broker.publish(
+            "documents",
+            [mt.Event("first", id="a"), mt.Event("b", id="b"), mt.Event("second", id="a")],
+        )
 
     assert [r.duplicate for r in receipts] == [False, False, True]
     assert receipts[2].seq == receipts[0].seq
@@ -297,14 +360,18 @@ def test_id_that_occurs_twice_in_one_batch_is_delivered_once_with_the_first_data
 def test_same_id_from_another_source_or_on_another_topic_is_another_event(side: Side) -> None:
     documents, pages = side.bind("d", "documents"), side.bind("p", "pages")
 
-    side.broker.publish("documents", [mt.Event(1, id="a", source="x"), mt.Event(2, id="a", source="y")])
+    side.broker.publish(
+        "documents", [mt.Event(1, id="a", source="x"), mt.Event(2, id="a", source="y")]
+    )
     side.broker.publish("pages", [mt.Event(3, id="a", source="x")])
 
     assert [d.event.data for d in side.receive(documents)] == [1, 2]
     assert [d.event.data for d in side.receive(pages)] == [3]
 
 
-def test_duplicate_receipt_names_only_the_subscriptions_that_the_event_was_delivered_to(side: Side) -> None:
+def test_duplicate_receipt_names_only_the_subscriptions_that_the_event_was_delivered_to(
+    side: Side,
+) -> None:
     side.bind("early")
     side.publish("a")
     late = side.bind("late")
@@ -402,7 +469,7 @@ def test_event_as_large_as_allowed_is_delivered_and_one_byte_more_is_refused(sid
     assert delivery.event.data == most
 
 
-# -- bind ---------------------------------------------------------------------------------------------------------------------
+# -- bind ------------------------------------------------------------------------------------------
 
 
 def test_new_subscription_gets_what_is_published_from_now_on(side: Side) -> None:
@@ -435,7 +502,9 @@ def test_rebinding_to_another_version_and_policy_keeps_the_queue(side: Side) -> 
     spec = side.bind()
     side.publish("a")
 
-    side.broker.bind(dataclasses.replace(spec, selector="ocr:2.0.0", policy=DeliveryPolicy(max_attempts=7)))
+    side.broker.bind(
+        dataclasses.replace(spec, selector="ocr:2.0.0", policy=DeliveryPolicy(max_attempts=7))
+    )
 
     rebound = side.registry.subscription(spec.name)
     assert rebound is not None
@@ -503,7 +572,9 @@ def test_subscription_that_is_bound_again_gets_what_is_published_from_then_on(si
     assert side.ids(again) == ["new"]
 
 
-def test_subscription_that_is_bound_again_from_the_start_gets_what_it_has_not_ended(side: Side) -> None:
+def test_subscription_that_is_bound_again_from_the_start_gets_what_it_has_not_ended(
+    side: Side,
+) -> None:
     spec = side.bind()
     side.publish("ended", "leased", "waiting")
     ended, _leased = side.receive(spec, 2)
@@ -516,7 +587,7 @@ def test_subscription_that_is_bound_again_from_the_start_gets_what_it_has_not_en
     assert side.ids(again) == ["leased", "waiting", "while it was away"]
 
 
-# -- send ---------------------------------------------------------------------------------------------------------------------
+# -- send ------------------------------------------------------------------------------------------
 
 
 def archived(side: Side, *ids: str) -> list[int]:
@@ -570,7 +641,9 @@ def test_sending_an_event_that_is_in_flight_does_not_block_the_subscription(side
     assert side.settle(leased, "ack") == []
 
 
-def test_event_that_is_sent_again_after_it_died_begins_anew_and_its_attempts_go_on(side: Side) -> None:
+def test_event_that_is_sent_again_after_it_died_begins_anew_and_its_attempts_go_on(
+    side: Side,
+) -> None:
     spec = side.bind()
     (receipt,) = side.broker.publish("documents", [mt.Event(1, id="a")])
     (first,) = side.receive(spec)
@@ -585,7 +658,8 @@ def test_event_that_is_sent_again_after_it_died_begins_anew_and_its_attempts_go_
     assert side.log.dead_letters(spec.id) == []
     assert side.settle(first, "ack") == [first]  # fenced
     _record_and_settle(side, again, "succeeded", "ack")
-    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["failed", "succeeded"]  # one final outcome
+    # one final outcome
+    assert [outcome for _, outcome, _ in side.attempts(spec)] == ["failed", "succeeded"]
 
 
 def test_event_that_succeeded_is_not_sent_again(side: Side) -> None:
@@ -600,7 +674,9 @@ def test_event_that_succeeded_is_not_sent_again(side: Side) -> None:
 
 def test_events_are_sent_again_at_a_rate(side: Side) -> None:
     spec = side.bind()
-    seqs = [r.seq for r in side.broker.publish("documents", [mt.Event(i, id=str(i)) for i in range(5)])]
+    seqs = [
+        r.seq for r in side.broker.publish("documents", [mt.Event(i, id=str(i)) for i in range(5)])
+    ]
     for delivery in side.receive(spec):
         _record_and_settle(side, delivery, "dead", "dead_letter")
 
@@ -658,20 +734,32 @@ def test_lease_of_a_paused_subscription_runs_out_all_the_same(side: Side) -> Non
     side.clock.advance(s=LEASE_S + 1)
     side.receive(spec)
 
-    assert side.broker.depth(spec) == Depth(visible=1, delayed=0, in_flight=0, dead=0, oldest_s=pytest.approx(LEASE_S + 1))
+    assert side.broker.depth(spec) == Depth(
+        visible=1, delayed=0, in_flight=0, dead=0, oldest_s=pytest.approx(LEASE_S + 1)
+    )
 
 
 def test_filter_decides_at_publish_and_receipts_say_so(side: Side) -> None:
-    cheap = side.bind("cheap", passing=FilterPolicy.parse({"price": [{"numeric": ["<", 10]}]}, "MessageBody"))
+    cheap = side.bind(
+        "cheap", passing=FilterPolicy.parse({"price": [{"numeric": ["<", 10]}]}, "MessageBody")
+    )
     invoices = side.bind("invoices", passing=FilterPolicy.parse({"type": ["invoice"]}))
     everything = side.bind("everything")
 
     receipts = side.broker.publish(
         "documents",
-        [mt.Event({"price": 5}, id="a"), mt.Event({"price": 50}, id="b", type="invoice"), mt.Event(b"\xff", id="c", type="invoice")],
+        [
+            mt.Event({"price": 5}, id="a"),
+            mt.Event({"price": 50}, id="b", type="invoice"),
+            mt.Event(b"\xff", id="c", type="invoice"),
+        ],
     )
 
-    assert [r.subscriptions for r in receipts] == [("cheap", "everything"), ("invoices", "everything"), ("invoices", "everything")]
+    assert [r.subscriptions for r in receipts] == [
+        ("cheap", "everything"),
+        ("invoices", "everything"),
+        ("invoices", "everything"),
+    ]
     assert side.ids(cheap) == ["a"]
     assert side.ids(invoices) == ["b", "c"]
     assert side.ids(everything) == ["a", "b", "c"]
@@ -681,12 +769,16 @@ def test_new_subscription_from_the_start_gets_what_passes_its_filter(side: Side)
     side.bind("first")
     side.broker.publish("documents", [mt.Event({"page": page}, id=str(page)) for page in range(4)])
 
-    spec = side.bind("second", from_start=True, passing=FilterPolicy.parse({"page": [{"numeric": [">=", 2]}]}, "MessageBody"))
+    spec = side.bind(
+        "second",
+        from_start=True,
+        passing=FilterPolicy.parse({"page": [{"numeric": [">=", 2]}]}, "MessageBody"),
+    )
 
     assert side.ids(spec) == ["2", "3"]
 
 
-# -- receive ------------------------------------------------------------------------------------------------------------------
+# -- receive ---------------------------------------------------------------------------------------
 
 
 def test_delivery_says_when_and_for_the_how_manieth_time(side: Side) -> None:
@@ -699,7 +791,11 @@ def test_delivery_says_when_and_for_the_how_manieth_time(side: Side) -> None:
 
     assert (delivery.seq, delivery.subscription_id) == (receipt.seq, spec.id)
     assert (delivery.attempt, delivery.failures, delivery.abandoned) == (1, 0, 0)
-    assert (delivery.published_us, delivery.visible_us, delivery.received_us) == (published_us, published_us, published_us + 2_000_000)
+    assert (delivery.published_us, delivery.visible_us, delivery.received_us) == (
+        published_us,
+        published_us,
+        published_us + 2_000_000,
+    )
 
 
 def test_oldest_events_come_first_and_never_more_than_asked_for(side: Side) -> None:
@@ -708,7 +804,12 @@ def test_oldest_events_come_first_and_never_more_than_asked_for(side: Side) -> N
         side.publish(i)
         side.clock.advance(s=1)
 
-    assert [side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2)] == [["0", "1"], ["2", "3"], ["4"], []]
+    assert [side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2), side.ids(spec, 2)] == [
+        ["0", "1"],
+        ["2", "3"],
+        ["4"],
+        [],
+    ]
 
 
 def test_lease_hides_an_event_from_everybody(side: Side, other: Side) -> None:
@@ -722,7 +823,9 @@ def test_lease_hides_an_event_from_everybody(side: Side, other: Side) -> None:
     assert other.receive(spec) == []
 
 
-def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(side: Side, other: Side) -> None:
+def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
     side.publish("a")
     (first,) = side.receive(spec)
@@ -735,7 +838,9 @@ def test_event_whose_lease_ran_out_comes_again_with_a_higher_attempt(side: Side,
     assert (second.failures, second.abandoned) == (0, SUSPECT)
 
 
-def test_event_whose_lease_ran_out_comes_before_those_that_were_published_after_it(side: Side, other: Side) -> None:
+def test_event_whose_lease_ran_out_comes_before_those_that_were_published_after_it(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
     side.publish("a")
     side.receive(spec)
@@ -758,7 +863,9 @@ def test_attempt_that_never_ended_leaves_an_abandoned_row(side: Side) -> None:
     assert side.attempts(spec) == [(1, "abandoned", "lease_expired")]
 
 
-def test_event_that_was_abandoned_too_often_alone_is_dead_because_its_worker_died(side: Side) -> None:
+def test_event_that_was_abandoned_too_often_alone_is_dead_because_its_worker_died(
+    side: Side,
+) -> None:
     spec = side.bind()
     side.publish("killer")
     for attempt in range(1, MAX_ABANDONED + 1):
@@ -770,8 +877,14 @@ def test_event_that_was_abandoned_too_often_alone_is_dead_because_its_worker_die
     assert side.receive(spec) == []
 
     assert side.broker.depth(spec) == Depth(0, 0, 0, 1, None)
-    assert side.attempts(spec) == [(1, "abandoned", "lease_expired"), (2, "abandoned", "lease_expired"), (3, "dead", "worker_died")]
-    assert [(d.event_id, d.reason) for d in side.log.dead_letters(spec.id)] == [("killer", "worker_died")]
+    assert side.attempts(spec) == [
+        (1, "abandoned", "lease_expired"),
+        (2, "abandoned", "lease_expired"),
+        (3, "dead", "worker_died"),
+    ]
+    assert [(d.event_id, d.reason) for d in side.log.dead_letters(spec.id)] == [
+        ("killer", "worker_died")
+    ]
 
 
 def test_events_that_were_not_abandoned_stay_alive_beside_one_that_was(side: Side) -> None:
@@ -835,10 +948,12 @@ def test_nobody_runs_alone_without_a_lease(side: Side, other: Side) -> None:
     assert not side.broker.alone(first)
 
 
-# -- answers that come after their lease --------------------------------------------------------------------------------------
+# -- answers that come after their lease -----------------------------------------------------------
 
 
-def answered(side: Side, delivery: Delivery, verdict: str, outcome: str, **details: object) -> list[Delivery]:
+def answered(
+    side: Side, delivery: Delivery, verdict: str, outcome: str, **details: object
+) -> list[Delivery]:
     """Record an answer as a listener does; return those that count although their lease was lost."""
     settlement = Settlement(delivery, verdict, **details)  # type: ignore[arg-type]
     with side.log.unit() as unit:
@@ -849,7 +964,9 @@ def answered(side: Side, delivery: Delivery, verdict: str, outcome: str, **detai
     return counted
 
 
-def test_late_answer_is_the_outcome_when_nobody_else_works_on_the_event(side: Side, other: Side) -> None:
+def test_late_answer_is_the_outcome_when_nobody_else_works_on_the_event(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
     side.publish("a")
     (first,) = side.receive(spec)
@@ -893,7 +1010,9 @@ def test_late_answer_changes_nothing_once_there_is_an_outcome(side: Side, other:
     assert side.attempts(spec) == [(1, "stale", None), (2, "succeeded", None)]
 
 
-def test_late_failure_is_counted_and_its_attempt_abandoned_no_longer(side: Side, other: Side) -> None:
+def test_late_failure_is_counted_and_its_attempt_abandoned_no_longer(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
     side.publish("a")
     (first,) = side.receive(spec)
@@ -976,7 +1095,9 @@ def test_wake_ends_a_waiting_receive(side: Side) -> None:
 
 
 class Waiting(threading.Thread):
-    """Receives in a thread of its own until there is something; ``once`` gives up with the first receive."""
+    """Receives in a thread of its own until there is something; ``once`` gives up with the first
+    receive.
+    """
 
     def __init__(self, side: Side, spec: SubscriptionSpec, once: bool = False) -> None:
         super().__init__(daemon=True)
@@ -1009,9 +1130,15 @@ def test_two_brokers_never_lease_the_same_event_at_once(side: Side, other: Side)
         start.wait()
         while deliveries := mine.receive(spec, 7):
             received.extend(d.event.id for d in deliveries)
-            with mine.log.unit() as unit:  # as the listener does it: a queue outside may deliver twice, and the outcome tells
+            # as the listener does it: a queue outside may deliver twice, and the outcome tells
+            with mine.log.unit() as unit:
                 assert mine.broker.settle([Settlement(d, "ack") for d in deliveries], unit) == []
-                unit.record([Invocation(d, "succeeded", None, Result(output="1"), None, None, 1) for d in deliveries])
+                unit.record(
+                    [
+                        Invocation(d, "succeeded", None, Result(output="1"), None, None, 1)
+                        for d in deliveries
+                    ]
+                )
 
     threads = [threading.Thread(target=drain, args=(mine,)) for mine in (side, side, other, other)]
     for thread in threads:
@@ -1023,7 +1150,7 @@ def test_two_brokers_never_lease_the_same_event_at_once(side: Side, other: Side)
     assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
 
 
-# -- extend -------------------------------------------------------------------------------------------------------------------
+# -- extend ----------------------------------------------------------------------------------------
 
 
 def test_extended_lease_holds_from_now(side: Side, other: Side) -> None:
@@ -1059,7 +1186,7 @@ def test_extending_nothing_is_nothing(side: Side) -> None:
     assert side.broker.extend([], 1.0) == []
 
 
-# -- settle -------------------------------------------------------------------------------------------------------------------
+# -- settle ----------------------------------------------------------------------------------------
 
 
 def test_acked_event_never_comes_again(side: Side) -> None:
@@ -1118,14 +1245,25 @@ def test_dead_letter_is_kept_apart_with_its_reason_and_last_error(side: Side) ->
     side.publish("a")
     (delivery,) = side.receive(spec)
 
-    side.settle(delivery, "dead_letter", reason="rejected", error_type="Reject", error="blank page", traceback="Traceback …")
+    side.settle(
+        delivery,
+        "dead_letter",
+        reason="rejected",
+        error_type="Reject",
+        error="blank page",
+        traceback="Traceback …",
+    )
 
     side.clock.advance(s=10 * LEASE_S)
     assert side.receive(spec) == []
     assert side.broker.depth(spec).dead == 1
     (letter,) = side.log.dead_letters(spec.id)
     assert (letter.event_id, letter.reason, letter.attempts) == ("a", "rejected", 1)
-    assert (letter.error_type, letter.error, letter.traceback) == ("Reject", "blank page", "Traceback …")
+    assert (letter.error_type, letter.error, letter.traceback) == (
+        "Reject",
+        "blank page",
+        "Traceback …",
+    )
     assert letter.data == b'"a"'
 
 
@@ -1138,7 +1276,12 @@ def test_settlements_of_one_call_stand_or_fall_alone(side: Side, other: Side) ->
     other.receive(spec)
 
     settled = side.broker.settle(
-        [Settlement(lost, "dead_letter"), Settlement(acked, "ack"), Settlement(again, "retry"), Settlement(dead, "dead_letter")]
+        [
+            Settlement(lost, "dead_letter"),
+            Settlement(acked, "ack"),
+            Settlement(again, "retry"),
+            Settlement(dead, "dead_letter"),
+        ]
     )
 
     assert settled == [lost]
@@ -1177,7 +1320,9 @@ def test_whoever_lost_the_lease_changes_nothing(side: Side, other: Side, verdict
     assert other.settle(current, "ack") == []
 
 
-def test_event_put_back_after_its_lease_ran_out_is_lost_to_its_first_holder(side: Side, other: Side) -> None:
+def test_event_put_back_after_its_lease_ran_out_is_lost_to_its_first_holder(
+    side: Side, other: Side
+) -> None:
     spec = side.bind()
     side.publish("a")
     (stale,) = side.receive(spec)
@@ -1190,7 +1335,7 @@ def test_event_put_back_after_its_lease_ran_out_is_lost_to_its_first_holder(side
     assert side.ids(spec) == ["a"]
 
 
-# -- unit of work -------------------------------------------------------------------------------------------------------------
+# -- unit of work ----------------------------------------------------------------------------------
 
 
 def _record_and_settle(side: Side, delivery: Delivery, outcome: str, verdict: str) -> None:
@@ -1221,7 +1366,9 @@ def test_record_hand_on_and_settle_take_effect_together(side: Side, other: Side)
 
 
 @pytest.mark.parametrize("verdict", ["ack", "retry", "dead_letter", "release"])
-def test_unit_that_raises_undoes_record_hand_on_and_settle(side: Side, other: Side, verdict: str) -> None:
+def test_unit_that_raises_undoes_record_hand_on_and_settle(
+    side: Side, other: Side, verdict: str
+) -> None:
     source, sink = side.bind("source", "documents"), side.bind("sink", "pages")
     side.publish("a")
     (delivery,) = side.receive(source)
@@ -1253,7 +1400,7 @@ def test_what_shall_follow_the_commit_happens_once_and_never_after_a_failure(sid
     assert done == ["committed"]
 
 
-# -- depth --------------------------------------------------------------------------------------------------------------------
+# -- depth -----------------------------------------------------------------------------------------
 
 
 def test_depth_counts_every_event_where_it_is(side: Side) -> None:
@@ -1267,7 +1414,9 @@ def test_depth_counts_every_event_where_it_is(side: Side) -> None:
     side.publish("visible", "visible too")
     side.clock.advance(s=1)
 
-    assert side.broker.depth(spec) == Depth(visible=2, delayed=1, in_flight=1, dead=1, oldest_s=6.0, next_s=99.0)
+    assert side.broker.depth(spec) == Depth(
+        visible=2, delayed=1, in_flight=1, dead=1, oldest_s=6.0, next_s=99.0
+    )
 
 
 def test_depth_of_a_subscription_without_events_is_zero(side: Side) -> None:
@@ -1294,4 +1443,5 @@ def test_events_sent_published_and_settled_always_add_up(side: Side) -> None:
 
     depth = side.broker.depth(spec)
 
-    assert depth == Depth(visible=15, delayed=5, in_flight=0, dead=5, oldest_s=0.0, next_s=60.0)  # and five were acked
+    # and five were acked
+    assert depth == Depth(visible=15, delayed=5, in_flight=0, dead=5, oldest_s=0.0, next_s=60.0)

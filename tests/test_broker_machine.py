@@ -1,4 +1,6 @@
-"""The broker, log and registry against a model of a few dictionaries: whatever is done in whatever order, they agree after each step."""
+"""The broker, log and registry against a model of a few dictionaries: whatever is done in whatever
+order, they agree after each step.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ FILTERS: dict[str, FilterPolicy | None] = {
     "odd": FilterPolicy.parse({"type": ["odd"]}, "MessageAttributes"),
     "big": FilterPolicy.parse({"n": [{"numeric": [">", 1]}]}, "MessageBody"),
 }
-# What becomes of an attempt: how it is settled, what it is counted as, and what is recorded; no outcome for one that was not begun.
+# What becomes of an attempt: how it is settled, what it is counted as, and what is recorded; no
+# outcome for one that was not begun.
 VERDICTS: dict[str, tuple[dict[str, Any], str | None]] = {
     "ack": ({"verdict": "ack"}, "succeeded"),
     "skip": ({"verdict": "ack"}, "skipped"),
@@ -54,7 +57,9 @@ VERDICTS: dict[str, tuple[dict[str, Any], str | None]] = {
 
 @dataclasses.dataclass
 class Worker:
-    """A process: its own clock, its own view of the store, and the deliveries that it was ever given."""
+    """A process: its own clock, its own view of the store, and the deliveries that it was ever
+    given.
+    """
 
     clock: SimulatedClock
     store: SqliteStore
@@ -121,7 +126,9 @@ class Bound:
     places: dict[int, Place] = dataclasses.field(default_factory=dict)
     offered: set[int] = dataclasses.field(default_factory=set)
     due: set[int] = dataclasses.field(default_factory=set)
-    """What was published while it was bound; what of it passed the filter then, or a later one that began with the archive."""
+    """What was published while it was bound; what of it passed the filter then, or a later one that
+    began with the archive.
+    """
     resent: dict[int, tuple[int, int | None]] = dataclasses.field(default_factory=dict)
     """Event -> how often it was sent again, and with which other data."""
 
@@ -159,7 +166,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if self.folder is not None:
             self.folder.cleanup()
 
-    # -- time -----------------------------------------------------------------------------------------------------------------
+    # -- time --------------------------------------------------------------------------------------
 
     @rule(s=st.sampled_from([0.3, 1.0, 6.0, LEASE_S - SKEW_S, LEASE_S + SKEW_S, 2 * DAY_S]))
     def time_passes(self, s: float) -> None:
@@ -182,7 +189,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 if place.state == "ready" and place.visible_us == self.archive[seq].published_us:
                     place.visible_us = min(place.visible_us, now_us)
 
-    # -- publish --------------------------------------------------------------------------------------------------------------
+    # -- publish -----------------------------------------------------------------------------------
 
     @initialize(filters=st.tuples(st.sampled_from(list(FILTERS)), st.sampled_from(list(FILTERS))))
     def two_subscriptions(self, filters: tuple[str, str]) -> None:
@@ -194,7 +201,9 @@ class BrokerMachine(RuleBasedStateMachine):
     @rule(
         w=st.integers(0, 1),
         topic=st.sampled_from(["pages", "pages", "words"]),
-        batch=st.lists(st.tuples(st.none() | st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=4),
+        batch=st.lists(
+            st.tuples(st.none() | st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=4
+        ),
     )
     def publish(self, w: int, topic: str, batch: list[tuple[int | None, int]]) -> None:
         """New ids, and repeated ones with the same data or others."""
@@ -205,7 +214,9 @@ class BrokerMachine(RuleBasedStateMachine):
         before = dict(self.archive)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            receipts = worker.broker.publish(topic, [event(id_, n) for id_, (_, n) in zip(names, batch, strict=True)])
+            receipts = worker.broker.publish(
+                topic, [event(id_, n) for id_, (_, n) in zip(names, batch, strict=True)]
+            )
 
         for id_, (_, n), receipt in zip(names, batch, receipts, strict=True):
             known = [seq for seq, e in self.archive.items() if (e.topic, e.id) == (topic, id_)]
@@ -213,12 +224,20 @@ class BrokerMachine(RuleBasedStateMachine):
             if known:
                 seq = known[0]
                 assert receipt.seq == seq
-                to = [name for name, sub in self.subs.items() if sub.bound and sub.spec.topic == topic and seq in sub.places]
+                to = [
+                    name
+                    for name, sub in self.subs.items()
+                    if sub.bound and sub.spec.topic == topic and seq in sub.places
+                ]
             else:
                 seq = receipt.seq
                 assert seq > max(self.archive, default=0)
                 self.archive[seq] = Archived(topic, id_, n, worker.now_us)
-                to = [name for name, sub in self.subs.items() if sub.bound and sub.spec.topic == topic and self.offer(sub, seq, worker)]
+                to = [
+                    name
+                    for name, sub in self.subs.items()
+                    if sub.bound and sub.spec.topic == topic and self.offer(sub, seq, worker)
+                ]
             assert sorted(receipt.subscriptions) == sorted(to)
         assert len(self.archive) >= len(before)
 
@@ -236,7 +255,7 @@ class BrokerMachine(RuleBasedStateMachine):
             sub.due.add(seq)
         return passed
 
-    # -- bind -----------------------------------------------------------------------------------------------------------------
+    # -- bind --------------------------------------------------------------------------------------
 
     @rule(
         w=st.integers(0, 1),
@@ -246,13 +265,18 @@ class BrokerMachine(RuleBasedStateMachine):
         from_start=st.booleans(),
     )
     def bind(self, w: int, name: str, topic: str, filter_name: str, from_start: bool) -> None:
-        """Bind, bind again from the start or not, and with another filter; a bound one keeps its topic."""
+        """Bind, bind again from the start or not, and with another filter; a bound one keeps its
+        topic.
+        """
         worker, sub = self.workers[w], self.subs.get(name)
         newly = sub is None or not sub.bound
         if sub is not None and sub.bound:
             topic = sub.spec.topic
         policy = DeliveryPolicy(lease_s=LEASE_S)
-        worker.broker.bind(SubscriptionSpec(name, topic, "ocr:latest", policy, filter=FILTERS[filter_name]), from_start)
+        worker.broker.bind(
+            SubscriptionSpec(name, topic, "ocr:latest", policy, filter=FILTERS[filter_name]),
+            from_start,
+        )
 
         spec = worker.registry.subscription(name)
         assert spec is not None
@@ -269,7 +293,10 @@ class BrokerMachine(RuleBasedStateMachine):
             place = sub.places.get(seq)
             if place is None:
                 self.offer(sub, seq, worker)
-            elif self.passes(sub, seq) and (place.state, place.reason) == ("skipped", "unsubscribed"):
+            elif self.passes(sub, seq) and (place.state, place.reason) == (
+                "skipped",
+                "unsubscribed",
+            ):
                 attempt = max(a for q, s, a in self.rows if (q, s) == (seq, sub.spec.id))
                 self.reopen(sub, seq)
                 sub.places[seq] = Place("ready", worker.now_us, attempt, highest=place.highest)
@@ -290,7 +317,9 @@ class BrokerMachine(RuleBasedStateMachine):
             if place.is_open and sub.bound:
                 attempt = place.attempt + (place.state == "ready")
                 self.rows[seq, sub.spec.id, attempt] = "skipped"
-                sub.places[seq] = dataclasses.replace(place, state="skipped", reason="unsubscribed", attempt=attempt)
+                sub.places[seq] = dataclasses.replace(
+                    place, state="skipped", reason="unsubscribed", attempt=attempt
+                )
         sub.bound = False
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), paused=st.booleans())
@@ -299,39 +328,61 @@ class BrokerMachine(RuleBasedStateMachine):
 
         self.subs[name].paused = paused
 
-    # -- receive --------------------------------------------------------------------------------------------------------------
+    # -- receive -----------------------------------------------------------------------------------
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.integers(1, 4))
     def claim(self, w: int, name: str, most: int) -> None:
-        """Exactly what is due is leased, the longest waiting first; what a dead worker held comes back within the time of a sweep."""
+        """Exactly what is due is leased, the longest waiting first; what a dead worker held comes
+        back within the time of a sweep.
+        """
         worker, sub = self.workers[w], self.subs[name]
         deliveries = worker.broker.receive(sub.spec, most)
 
         self.sweep(worker, sub)
-        due = sorted((p.visible_us, seq) for seq, p in sub.places.items() if p.state == "ready" and p.visible_us <= worker.now_us)
+        due = sorted(
+            (p.visible_us, seq)
+            for seq, p in sub.places.items()
+            if p.state == "ready" and p.visible_us <= worker.now_us
+        )
         together = [] if sub.paused else [seq for _, seq in due[:most]]
         suspect = next((i for i, seq in enumerate(together) if sub.places[seq].abandoned), None)
         # What was abandoned before is leased alone.
-        assert [d.seq for d in deliveries] == (together if suspect is None else together[: max(1, suspect)])
+        assert [d.seq for d in deliveries] == (
+            together if suspect is None else together[: max(1, suspect)]
+        )
         for delivery in deliveries:
             place, archived = sub.places[delivery.seq], self.archive[delivery.seq]
             times, n = sub.resent.get(delivery.seq, (0, None))
             assert delivery.attempt == place.attempt + 1 > place.highest
             assert (delivery.failures, delivery.abandoned) == (place.failures, place.abandoned)
-            assert (delivery.event.id, delivery.event.data) == (archived.id, {"n": archived.n if n is None else n})
+            assert (delivery.event.id, delivery.event.data) == (
+                archived.id,
+                {"n": archived.n if n is None else n},
+            )
             assert delivery.event.extensions.get("redrive", 0) == times
             place.state, place.attempt, place.highest = "leased", delivery.attempt, delivery.attempt
             place.until_us = worker.now_us + int(LEASE_S * 1e6)
         worker.held += deliveries
 
     def sweep(self, worker: Worker, sub: Bound) -> None:
-        """Find out which leases this worker ended: only those that had run out, and all of them if it has not looked for a second."""
+        """Find out which leases this worker ended: only those that had run out, and all of them if
+        it has not looked for a second.
+        """
         now_us, spec = worker.now_us, sub.spec
-        leases = {tuple(row) for row in worker.store.read("SELECT seq, attempt FROM lease WHERE subscription_id = :s", {"s": spec.id})}
+        leases = {
+            tuple(row)
+            for row in worker.store.read(
+                "SELECT seq, attempt FROM lease WHERE subscription_id = :s", {"s": spec.id}
+            )
+        }
         must = now_us - worker.received.get(spec.id, -SWEEP_US) >= SWEEP_US
         worker.received[spec.id] = now_us
         for seq, place in sub.places.items():
-            if place.state == "leased" and place.until_us <= now_us and (must or (seq, place.attempt) not in leases):
+            if (
+                place.state == "leased"
+                and place.until_us <= now_us
+                and (must or (seq, place.attempt) not in leases)
+            ):
                 died = place.abandoned >= MAX_ABANDONED
                 place.abandoned = place.abandoned or SUSPECT
                 self.rows[seq, spec.id, place.attempt] = "dead" if died else "abandoned"
@@ -341,7 +392,9 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.held for worker in self.workers))
     def extend(self, w: int, lease_s: float, data: st.DataObject) -> None:
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        chosen = data.draw(st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id))
+        chosen = data.draw(
+            st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id)
+        )
         lost = worker.broker.extend(chosen, lease_s)
 
         assert lost == [d for d in chosen if not self.holds(d)]
@@ -354,7 +407,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def run_alone(self, w: int, data: st.DataObject) -> None:
         """From now on it is the event's fault if its attempt never ends."""
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        delivery = data.draw(st.sampled_from([d for d in worker.held if not d.alone] or worker.held))
+        delivery = data.draw(
+            st.sampled_from([d for d in worker.held if not d.alone] or worker.held)
+        )
         if delivery.alone:
             return
         held = worker.broker.alone(delivery)
@@ -363,24 +418,47 @@ class BrokerMachine(RuleBasedStateMachine):
         if held:
             self.place(delivery).abandoned = charged(self.place(delivery).abandoned)
 
-    # -- settle ---------------------------------------------------------------------------------------------------------------
+    # -- settle ------------------------------------------------------------------------------------
 
-    @rule(w=st.integers(0, 1), names=st.lists(st.sampled_from(list(VERDICTS)), min_size=3, max_size=3), data=st.data())
+    @rule(
+        w=st.integers(0, 1),
+        names=st.lists(st.sampled_from(list(VERDICTS)), min_size=3, max_size=3),
+        data=st.data(),
+    )
     @precondition(lambda self: any(worker.held for worker in self.workers))
     def settle(self, w: int, names: list[str], data: st.DataObject) -> None:
-        """Record and settle what is held, and what was lost or settled before: of that only a row stays behind."""
+        """Record and settle what is held, and what was lost or settled before: of that only a row
+        stays behind.
+        """
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        chosen = data.draw(st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id))
-        settlements = [Settlement(d, **VERDICTS[name][0]) for d, name in zip(chosen, names, strict=False)]
+        chosen = data.draw(
+            st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id)
+        )
+        settlements = [
+            Settlement(d, **VERDICTS[name][0]) for d, name in zip(chosen, names, strict=False)
+        ]
         with worker.log.unit() as unit:
             lost = worker.broker.settle(settlements, unit)
-            outcomes = [("stale" if d in lost else VERDICTS[n][1], d) for d, n in zip(chosen, names, strict=False)]
-            unit.record([Invocation(d, o, None, Result(), None, None, 1, "told") for o, d in outcomes if o is not None])  # type: ignore[arg-type]
+            outcomes = [
+                ("stale" if d in lost else VERDICTS[n][1], d)
+                for d, n in zip(chosen, names, strict=False)
+            ]
+            unit.record(
+                [
+                    Invocation(d, o, None, Result(), None, None, 1, "told")
+                    for o, d in outcomes
+                    if o is not None
+                ]
+            )  # type: ignore[arg-type]
 
         assert lost == [d for d in chosen if not self.holds(d)]
         for outcome, delivery in outcomes:
             key = (delivery.seq, delivery.subscription_id, delivery.attempt)
-            if outcome is not None and delivery.seq in self.archive and self.rows.get(key, "abandoned") == "abandoned":
+            if (
+                outcome is not None
+                and delivery.seq in self.archive
+                and self.rows.get(key, "abandoned") == "abandoned"
+            ):
                 self.rows[key] = outcome
         for settlement, (outcome, _) in zip(settlements, outcomes, strict=True):
             if settlement.delivery not in lost:
@@ -401,20 +479,42 @@ class BrokerMachine(RuleBasedStateMachine):
                 place.abandoned = charged(place.abandoned)
 
     def place(self, delivery: Delivery) -> Place:
-        return next(sub.places[delivery.seq] for sub in self.subs.values() if sub.spec.id == delivery.subscription_id)
+        return next(
+            sub.places[delivery.seq]
+            for sub in self.subs.values()
+            if sub.spec.id == delivery.subscription_id
+        )
 
     def holds(self, delivery: Delivery) -> bool:
         """Whether its lease is still that delivery's."""
-        place = next(sub.places.get(delivery.seq) for sub in self.subs.values() if sub.spec.id == delivery.subscription_id)
+        place = next(
+            sub.places.get(delivery.seq)
+            for sub in self.subs.values()
+            if sub.spec.id == delivery.subscription_id
+        )
         return place is not None and (place.state, place.attempt) == ("leased", delivery.attempt)
 
-    # -- dead letters and retention -------------------------------------------------------------------------------------------
+    # -- dead letters and retention ----------------------------------------------------------------
 
-    @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), n=st.none() | st.integers(0, 3), rate=st.none() | st.just(0.5), data=st.data())
-    def send(self, w: int, name: str, n: int | None, rate: float | None, data: st.DataObject) -> None:
-        """Redrive: what is neither open nor succeeded begins anew, with other data or the archive's."""
+    @rule(
+        w=st.integers(0, 1),
+        name=st.sampled_from("ab"),
+        n=st.none() | st.integers(0, 3),
+        rate=st.none() | st.just(0.5),
+        data=st.data(),
+    )
+    def send(
+        self, w: int, name: str, n: int | None, rate: float | None, data: st.DataObject
+    ) -> None:
+        """Redrive: what is neither open nor succeeded begins anew, with other data or the
+        archive's.
+        """
         worker, sub = self.workers[w], self.subs[name]
-        seqs = data.draw(st.lists(st.sampled_from(self.of_topic(sub)), max_size=3)) if self.of_topic(sub) else []
+        seqs = (
+            data.draw(st.lists(st.sampled_from(self.of_topic(sub)), max_size=3))
+            if self.of_topic(sub)
+            else []
+        )
         corrected = Sending(rate) if n is None else Sending(rate, b'{"n": %d}' % n)
         sent = worker.broker.send(sub.spec, seqs, sending=corrected)
 
@@ -424,7 +524,12 @@ class BrokerMachine(RuleBasedStateMachine):
             attempt = max((a for q, s, a in self.rows if (q, s) == (seq, sub.spec.id)), default=0)
             highest = sub.places[seq].highest if seq in sub.places else 0
             self.reopen(sub, seq)
-            sub.places[seq] = Place("ready", worker.now_us + (int(i / rate * 1e6) if rate else 0), attempt, highest=highest)
+            sub.places[seq] = Place(
+                "ready",
+                worker.now_us + (int(i / rate * 1e6) if rate else 0),
+                attempt,
+                highest=highest,
+            )
             times, before = sub.resent.get(seq, (0, None))
             sub.resent[seq] = (times + 1, before if n is None else n)
 
@@ -432,21 +537,35 @@ class BrokerMachine(RuleBasedStateMachine):
         return [seq for seq, archived in self.archive.items() if archived.topic == sub.spec.topic]
 
     def may_be_sent(self, sub: Bound, seq: int) -> bool:
-        return seq not in sub.places or (sub.places[seq].state in ("dead", "skipped") and not sub.places[seq].discarded)
+        return seq not in sub.places or (
+            sub.places[seq].state in ("dead", "skipped") and not sub.places[seq].discarded
+        )
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), data=st.data())
     def discard(self, w: int, name: str, data: st.DataObject) -> None:
         sub = self.subs[name]
-        seqs = data.draw(st.lists(st.sampled_from(sorted(sub.places)), max_size=3, unique=True)) if sub.places else []
+        seqs = (
+            data.draw(st.lists(st.sampled_from(sorted(sub.places)), max_size=3, unique=True))
+            if sub.places
+            else []
+        )
         discarded = self.workers[w].broker.discard(sub.spec, seqs, "of no use")
 
-        assert discarded == [seq for seq in seqs if sub.places[seq].state == "dead" and not sub.places[seq].discarded]
+        assert discarded == [
+            seq for seq in seqs if sub.places[seq].state == "dead" and not sub.places[seq].discarded
+        ]
         for seq in discarded:
             sub.places[seq].discarded = True
 
-    @rule(w=st.integers(0, 1), age_s=st.none() | st.sampled_from([10.0, DAY_S]), most=st.none() | st.integers(1, 10))
+    @rule(
+        w=st.integers(0, 1),
+        age_s=st.none() | st.sampled_from([10.0, DAY_S]),
+        most=st.none() | st.integers(1, 10),
+    )
     def prune(self, w: int, age_s: float | None, most: int | None) -> None:
-        """The oldest go, as far as the retention says so; never the newest, never what is open or a dead letter."""
+        """The oldest go, as far as the retention says so; never the newest, never what is open or a
+        dead letter.
+        """
         worker = self.workers[w]
         pruned = prune(worker.store, worker.clock, Retention(age_s, most))
 
@@ -454,9 +573,16 @@ class BrokerMachine(RuleBasedStateMachine):
         kept_by_count = set(seqs if most is None else seqs[-most:])
         gone, held = [], 0
         for seq in seqs[:-1]:
-            if seq in kept_by_count and not (age_s is not None and self.archive[seq].published_us < worker.now_us - int(age_s * 1e6)):
+            if seq in kept_by_count and not (
+                age_s is not None
+                and self.archive[seq].published_us < worker.now_us - int(age_s * 1e6)
+            ):
                 break
-            needed = any(p.is_open or (p.state == "dead" and not p.discarded) for s in self.subs.values() if (p := s.places.get(seq)))
+            needed = any(
+                p.is_open or (p.state == "dead" and not p.discarded)
+                for s in self.subs.values()
+                if (p := s.places.get(seq))
+            )
             held += needed
             if not needed:
                 gone.append(seq)
@@ -472,7 +598,7 @@ class BrokerMachine(RuleBasedStateMachine):
                 sub.due.discard(seq)
                 sub.resent.pop(seq, None)
 
-    # -- what holds after every step --------------------------------------------------------------------------------------------
+    # -- what holds after every step ---------------------------------------------------------------
 
     @invariant()
     def agrees(self) -> None:
@@ -489,21 +615,48 @@ class BrokerMachine(RuleBasedStateMachine):
                 depth, places = worker.broker.depth(sub.spec), sub.places.values()
                 visible = sum(p.state == "ready" and p.visible_us <= worker.now_us for p in places)
                 delayed = sum(p.state == "ready" and p.visible_us > worker.now_us for p in places)
-                leased, dead = sum(p.state == "leased" for p in places), sum(p.state == "dead" and not p.discarded for p in places)
-                assert (depth.visible, depth.delayed, depth.in_flight, depth.dead) == (visible, delayed, leased, dead)
+                leased, dead = (
+                    sum(p.state == "leased" for p in places),
+                    sum(p.state == "dead" and not p.discarded for p in places),
+                )
+                assert (depth.visible, depth.delayed, depth.in_flight, depth.dead) == (
+                    visible,
+                    delayed,
+                    leased,
+                    dead,
+                )
 
     def every_place_and_every_attempt_is_that_of_the_model(self) -> None:
         read = self.workers[0].store.read
-        assert {row[:3]: row[3] for row in read("SELECT seq, subscription_id, attempt, outcome FROM invocation")} == self.rows
-        ready = read("SELECT subscription_id, seq, visible_us, attempt, failures, abandoned FROM ready")
-        lease = read("SELECT subscription_id, seq, until_us, attempt, failures, abandoned FROM lease")
-        assert sorted(ready) == sorted((s, q, p.visible_us, p.attempt, p.failures, p.abandoned) for s, q, p in self.all_places("ready"))
-        assert sorted(lease) == sorted((s, q, p.until_us, p.attempt, p.failures, p.abandoned) for s, q, p in self.all_places("leased"))
-        assert [seq for (seq,) in read("SELECT seq FROM event ORDER BY seq")] == sorted(self.archive)
+        assert {
+            row[:3]: row[3]
+            for row in read("SELECT seq, subscription_id, attempt, outcome FROM invocation")
+        } == self.rows
+        ready = read(
+            "SELECT subscription_id, seq, visible_us, attempt, failures, abandoned FROM ready"
+        )
+        lease = read(
+            "SELECT subscription_id, seq, until_us, attempt, failures, abandoned FROM lease"
+        )
+        assert sorted(ready) == sorted(
+            (s, q, p.visible_us, p.attempt, p.failures, p.abandoned)
+            for s, q, p in self.all_places("ready")
+        )
+        assert sorted(lease) == sorted(
+            (s, q, p.until_us, p.attempt, p.failures, p.abandoned)
+            for s, q, p in self.all_places("leased")
+        )
+        assert [seq for (seq,) in read("SELECT seq FROM event ORDER BY seq")] == sorted(
+            self.archive
+        )
 
     def all_places(self, state: str) -> Iterator[tuple[int, int, Place]]:
         for sub in self.subs.values():
-            yield from ((sub.spec.id, seq, place) for seq, place in sub.places.items() if place.state == state)
+            yield from (
+                (sub.spec.id, seq, place)
+                for seq, place in sub.places.items()
+                if place.state == state
+            )
 
     def there_is_at_most_one_final_outcome(self) -> None:
         final = Counter(key[:2] for key, outcome in self.rows.items() if outcome in FINAL)
@@ -516,8 +669,18 @@ class BrokerMachine(RuleBasedStateMachine):
         for b in balances:
             sub = self.subs[b.subscription]
             states = Counter(place.state for place in sub.places.values())
-            assert (b.balanced, b.missing, b.double, b.surplus, b.events) == (True, 0, 0, 0, None), b
-            assert (b.succeeded, b.dead, b.skipped) == (states["succeeded"], states["dead"], states["skipped"])
+            assert (b.balanced, b.missing, b.double, b.surplus, b.events) == (
+                True,
+                0,
+                0,
+                0,
+                None,
+            ), b
+            assert (b.succeeded, b.dead, b.skipped) == (
+                states["succeeded"],
+                states["dead"],
+                states["skipped"],
+            )
             assert b.open == states["ready"] + states["leased"]
             assert (b.published, b.filtered) == (len(sub.offered), len(sub.offered - sub.due)), b
             assert b.sent == len(sub.places.keys() - sub.due), b
@@ -525,7 +688,12 @@ class BrokerMachine(RuleBasedStateMachine):
     def tallies_count_every_attempt_once(self) -> None:
         expected = Counter({(s, outcome): n for (s, outcome), n in self.pruned.items()})
         expected.update((key[1], outcome) for key, outcome in self.rows.items())
-        found = {(s, o): n for s, counts in self.workers[0].log.tallies().items() for o, n in counts.items() if n}
+        found = {
+            (s, o): n
+            for s, counts in self.workers[0].log.tallies().items()
+            for o, n in counts.items()
+            if n
+        }
         assert found == dict(expected)
 
 
@@ -536,6 +704,10 @@ class FileMachine(BrokerMachine):
 
 
 TestMemory = BrokerMachine.TestCase
-TestMemory.settings = settings(max_examples=120, stateful_step_count=50, deadline=None, derandomize=True, database=None)
+TestMemory.settings = settings(
+    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True, database=None
+)
 TestFile = FileMachine.TestCase
-TestFile.settings = settings(max_examples=10, stateful_step_count=50, deadline=None, derandomize=True, database=None)
+TestFile.settings = settings(
+    max_examples=10, stateful_step_count=50, deadline=None, derandomize=True, database=None
+)

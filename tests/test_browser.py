@@ -1,4 +1,6 @@
-"""What only a browser can show: a widget that lives, one whose kernel is gone, numbers in a narrow page, a notebook saved as HTML."""
+"""What only a browser can show: a widget that lives, one whose kernel is gone, numbers in a narrow
+page, a notebook saved as HTML.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,9 @@ def is_gone(page: Page) -> None:
 
 
 def cut_numbers(page: Page) -> list[str]:
-    """Return the numbers of the dashboard that are not shown whole, because they are wider than their place or covered."""
+    """Return the numbers of the dashboard that are not shown whole, because they are wider than
+    their place or covered.
+    """
     return page.evaluate(
         """() => [...document.querySelectorAll(".mtd-tile dd, .mtd-latency td, .mtd-newest td[data-head$=ms], .mtd-marks text")]
             .filter((cell) => cell.getClientRects().length)
@@ -119,7 +123,9 @@ def test_a_dashboard_lives_fires_and_shows_whole_texts_on_demand(live: Page) -> 
     expect(live.locator('.mtd-tile[data-key="succeeded"] dd')).to_have_text("26", timeout=20_000)
     expect(live.locator('.mtd-tile[data-key="dead"] dd')).to_have_text("4")
     assert live.locator('.mtd-tile[data-key="failed"]').count() == 0
-    expect(live.locator(".mtd-attempts")).to_have_text("1 failed attempt (tried again, or sent again)")
+    expect(live.locator(".mtd-attempts")).to_have_text(
+        "1 failed attempt (tried again, or sent again)"
+    )
 
     live.locator(".mtd-button").click()
     expect(live.locator('.mtd-tile[data-key="succeeded"] dd')).to_have_text("27", timeout=20_000)
@@ -138,10 +144,20 @@ def test_histogram_and_table_say_the_same_of_one_version(live: Page) -> None:
     row = live.locator('.mtd-latency tbody tr[data-first="yes"]', has_text="model")
     expect(live.locator(".mtd-figure figcaption")).to_contain_text("Model time of 1.0.0")
     figures = row.locator("td").all_inner_texts()
-    assert live.locator(".mtd-marks text").all_text_contents() == [f"p50 {figures[2]} ms", f"p99 {figures[4]} ms"]
-    boxes = [box for box in (mark.bounding_box() for mark in live.locator(".mtd-marks text").all()) if box]
+    assert live.locator(".mtd-marks text").all_text_contents() == [
+        f"p50 {figures[2]} ms",
+        f"p99 {figures[4]} ms",
+    ]
+    boxes = [
+        box
+        for box in (mark.bounding_box() for mark in live.locator(".mtd-marks text").all())
+        if box
+    ]
     first, second = boxes
-    apart = first["x"] + first["width"] <= second["x"] or first["y"] + first["height"] <= second["y"] + 1
+    apart = (
+        first["x"] + first["width"] <= second["x"]
+        or first["y"] + first["height"] <= second["y"] + 1
+    )
     assert apart or second["y"] + second["height"] <= first["y"] + 1
 
 
@@ -167,7 +183,9 @@ def test_a_kernel_that_stands_still_is_gone_until_it_goes_on(live: Page) -> None
     expect(live.locator(".mtd-button")).to_be_enabled()
 
 
-def test_after_a_restart_and_after_the_death_of_its_kernel_a_dashboard_says_that_it_is_gone(lab: Lab) -> None:
+def test_after_a_restart_and_after_the_death_of_its_kernel_a_dashboard_says_that_it_is_gone(
+    lab: Lab,
+) -> None:
     from browser import menu
     from playwright.sync_api import expect
 
@@ -221,20 +239,34 @@ mt.fire("mails", [1, 2]).open
     menu(page, "Run", "Run All Cells")
 
     bar = page.locator(".mltrigger-progress")
-    expect(bar).to_contain_text("parse fails: ConnectionError: <b>refused</b> (attempt 1 of 2", timeout=60_000)
+    expect(bar).to_contain_text(
+        "parse fails: ConnectionError: <b>refused</b> (attempt 1 of 2", timeout=60_000
+    )
     expect(bar).to_contain_text("mails: 2 of 2 outcomes in ", timeout=30_000)
     assert page.locator(".mltrigger-progress progress").count() == 0
     page.close()
 
 
 @pytest.mark.parametrize("state", [False, True], ids=["without widget state", "with widget state"])
-def test_a_notebook_saved_as_html_is_no_live_view(chrome: Browser, tmp_path: Path, state: bool) -> None:
+def test_a_notebook_saved_as_html_is_no_live_view(
+    chrome: Browser, tmp_path: Path, state: bool
+) -> None:
     from browser import notebook
     from playwright.sync_api import expect
 
     nbformat.write(notebook(SETUP, SHOW), tmp_path / "saved.ipynb")
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--execute", f"--ExecutePreprocessor.store_widget_state={state}"]
-    subprocess.run([*command, "saved.ipynb"], cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "html",
+        "--execute",
+        f"--ExecutePreprocessor.store_widget_state={state}",
+    ]
+    subprocess.run(
+        [*command, "saved.ipynb"], cwd=tmp_path, check=True, capture_output=True, timeout=120
+    )
 
     page = chrome.new_page()
     page.route("http*://**", lambda route: route.abort())  # no network

@@ -55,7 +55,16 @@ def test_values_that_are_all_equal_share_one_bin():
 
 @pytest.mark.parametrize(
     "values",
-    [[1, 2, 3], [0, 0, 900], [0.002, 0.5, 12_000], list(range(1, 1000)), [1e-9, 1e9], [0.3, 1.1], [-1.0, 2.0], [17.0, 17.5, 529.9]],
+    [
+        [1, 2, 3],
+        [0, 0, 900],
+        [0.002, 0.5, 12_000],
+        list(range(1, 1000)),
+        [1e-9, 1e9],
+        [0.3, 1.1],
+        [-1.0, 2.0],
+        [17.0, 17.5, 529.9],
+    ],
 )
 def test_every_value_is_counted_and_every_place_is_on_the_axis(values):
     found = histogram(values)
@@ -105,8 +114,13 @@ def test_durations_have_one_format():
 
 
 def boxes(svg):
-    """Return left, right and level of the labels of both marks, and where their lines stand and begin."""
-    lines = [path.get("d").removeprefix("M").partition("V")[0].split() for path in svg.findall(f"{SVG}path")[:2]]
+    """Return left, right and level of the labels of both marks, and where their lines stand and
+    begin.
+    """
+    lines = [
+        path.get("d").removeprefix("M").partition("V")[0].split()
+        for path in svg.findall(f"{SVG}path")[:2]
+    ]
     texts = [t for t in svg.findall(f"{SVG}text") if (t.text or "").startswith("p")]
     found = []
     for text, (x, top) in zip(texts, lines, strict=True):
@@ -119,20 +133,41 @@ def boxes(svg):
 @pytest.mark.parametrize(
     "values",
     [
-        [1.0] * 50 + [1.1], [1.0, *[1.1] * 50], [5.0] * 9, [1.0] * 50 + [1000.0], [0.01, *[900.0] * 50], [500.0, *[520.0] * 9, 540.0],
-        [123456.0, 1234567.0, 12345678.0], [0.001] * 3 + [1e7], list(range(1, 100)), [96.0, 97.0, 98.0, 99.0, 100.0, 1.0],
+        [1.0] * 50 + [1.1],
+        [1.0, *[1.1] * 50],
+        [5.0] * 9,
+        [1.0] * 50 + [1000.0],
+        [0.01, *[900.0] * 50],
+        [500.0, *[520.0] * 9, 540.0],
+        [123456.0, 1234567.0, 12345678.0],
+        [0.001] * 3 + [1e7],
+        list(range(1, 100)),
+        [96.0, 97.0, 98.0, 99.0, 100.0, 1.0],
     ],
-)  # fmt: skip
+)
 def test_labels_of_the_quantiles_cover_neither_each_other_nor_a_line(values):
-    (left, right, y, x, top), (left2, right2, y2, x2, top2) = boxes(ET.fromstring(histogram_svg(values)))
+    (left, right, y, x, top), (left2, right2, y2, x2, top2) = boxes(
+        ET.fromstring(histogram_svg(values))
+    )
     assert y != y2 or right <= left2 or right2 <= left
-    assert not (left < x2 < right and top2 < y)  # the line of the other begins below the label, or stands beside it
+    # the line of the other begins below the label, or stands beside it
+    assert not (left < x2 < right and top2 < y)
     assert not (left2 < x < right2 and top < y2)
     assert min(left, left2) >= -1
     assert max(right, right2) <= 441
 
 
-@pytest.mark.parametrize("values", [[0.001, 1e9], [1e6, 9e6], [123456.0, 123457.0], [0.0011, 0.0012], [1.0, 1e5], [999_999.0, 1_000_001.0]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.001, 1e9],
+        [1e6, 9e6],
+        [123456.0, 123457.0],
+        [0.0011, 0.0012],
+        [1.0, 1e5],
+        [999_999.0, 1_000_001.0],
+    ],
+)
 def test_labels_of_the_axis_do_not_touch(values):
     places = histogram(values).ticks
     ends = []

@@ -28,10 +28,20 @@ from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event import codec
 
 EXAMPLES = settings(deadline=None, derandomize=True, max_examples=60)
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=10)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=10)
+)
 # A key that begins with $ may be a tag; those have their own tests.
 KEYS = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=10)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=10,
+)
 TAGGED = st.recursive(
     st.floats() | st.binary(max_size=20) | st.decimals(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
@@ -75,7 +85,7 @@ def refuse_constant(literal: str) -> None:
     raise AssertionError(f"{literal} is not JSON")
 
 
-# -- round trips ------------------------------------------------------------------------------------------------------------------
+# -- round trips -----------------------------------------------------------------------------------
 
 
 @given(VALUES)
@@ -85,7 +95,9 @@ def test_plain_json_values_come_back_equal(value: Any) -> None:
 
     assert codec.loads(text) == value
     assert codec.loads(text.encode()) == value
-    assert json.loads(text.encode(), parse_constant=refuse_constant) == value, "another reader sees something else"
+    assert json.loads(text.encode(), parse_constant=refuse_constant) == value, (
+        "another reader sees something else"
+    )
 
 
 @given(TAGGED)
@@ -137,12 +149,21 @@ def test_what_json_cannot_say_is_tagged_as_extended_json(value: Any, tag: dict[s
         (dt.timedelta(seconds=1.5), 1.5),
         (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
         (pathlib.PurePosixPath("scans/a.png"), "scans/a.png"),
-        (Box("a", (1, 2), Box("b", (3, 4))), {"label": "a", "corners": [1, 2], "extra": {"label": "b", "corners": [3, 4], "extra": None}}),
+        (
+            Box("a", (1, 2), Box("b", (3, 4))),
+            {
+                "label": "a",
+                "corners": [1, 2],
+                "extra": {"label": "b", "corners": [3, 4], "extra": None},
+            },
+        ),
         (Page(number=1, seen=dt.date(2026, 1, 2)), {"number": 1, "seen": "2026-01-02"}),
         ({1: "a", Tone.WARM: "b"}, {"1": "a", "warm": "b"}),
     ],
-)  # fmt: skip
-def test_python_values_with_a_natural_json_form_lose_only_their_type(value: Any, expected: Any) -> None:
+)
+def test_python_values_with_a_natural_json_form_lose_only_their_type(
+    value: Any, expected: Any
+) -> None:
     assert codec.loads(codec.dumps(value)) == expected
 
 
@@ -161,7 +182,10 @@ def test_python_values_with_a_natural_json_form_lose_only_their_type(value: Any,
         (np.array([1.0, np.inf]), [1.0, math.inf]),
         (np.array([], dtype=float), []),
         (np.array([("a", 1)], dtype=[("name", "U1"), ("n", int)]), [{"name": "a", "n": 1}]),
-        (np.array([("a", (1, 2))], dtype=[("name", "U1"), ("at", [("x", int), ("y", int)])])[0], {"name": "a", "at": {"x": 1, "y": 2}}),
+        (
+            np.array([("a", (1, 2))], dtype=[("name", "U1"), ("at", [("x", int), ("y", int)])])[0],
+            {"name": "a", "at": {"x": 1, "y": 2}},
+        ),
         (np.datetime64("2026-11-23T09:30:00"), "2026-11-23T09:30:00"),
         (np.datetime64("NaT"), None),
         ({np.int64(3): [np.float32(0.5)]}, {"3": [0.5]}),
@@ -212,8 +236,14 @@ def test_a_long_double_is_a_number() -> None:
         (pd.DataFrame({"n": [1, 2], "t": ["x", "y"]}), [{"n": 1, "t": "x"}, {"n": 2, "t": "y"}]),
         (pd.DataFrame({"n": []}), []),
         ({"frame": pd.DataFrame({0: [1.5]})}, {"frame": [{"0": 1.5}]}),
-        (pd.DataFrame({"v": [4, 2]}, index=pd.Index([7, 8], name="k")), [{"k": 7, "v": 4}, {"k": 8, "v": 2}]),
-        (pd.DataFrame({"v": [4, 2]}, index=["min", "max"]), [{"index": "min", "v": 4}, {"index": "max", "v": 2}]),
+        (
+            pd.DataFrame({"v": [4, 2]}, index=pd.Index([7, 8], name="k")),
+            [{"k": 7, "v": 4}, {"k": 8, "v": 2}],
+        ),
+        (
+            pd.DataFrame({"v": [4, 2]}, index=["min", "max"]),
+            [{"index": "min", "v": 4}, {"index": "max", "v": 2}],
+        ),
         (pd.DataFrame({"v": [4, 2]}, index=[7, 3]), [{"v": 4}, {"v": 2}]),
         (
             pd.DataFrame({"k": ["x", "y"], "n": [1, 2]}).groupby(["k", "n"]).size(),
@@ -221,7 +251,9 @@ def test_a_long_double_is_a_number() -> None:
         ),
     ],
 )
-def test_pandas_values_become_records_and_lists_with_null_for_what_is_missing(value: Any, expected: Any) -> None:
+def test_pandas_values_become_records_and_lists_with_null_for_what_is_missing(
+    value: Any, expected: Any
+) -> None:
     assert codec.loads(codec.dumps(value)) == expected
 
 
@@ -237,7 +269,7 @@ def test_text_about_brackets_and_escapes_is_only_text() -> None:
     assert codec.loads(codec.dumps(value)) == value
 
 
-# -- tags -------------------------------------------------------------------------------------------------------------------------
+# -- tags ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -264,7 +296,7 @@ def test_what_only_looks_like_a_tag_stays_as_it_is(value: dict[str, Any]) -> Non
     assert codec.loads(codec.dumps({"deep": [value]})) == {"deep": [value]}
 
 
-# -- what cannot be encoded -------------------------------------------------------------------------------------------------------
+# -- what cannot be encoded ------------------------------------------------------------------------
 
 
 def letters() -> Iterator[str]:
@@ -362,19 +394,27 @@ def test_a_lone_surrogate_is_refused_with_its_path(value: Any, path: str) -> Non
         codec.dumps(value)
 
 
-@pytest.mark.parametrize("value", [{"\ud800": 1}, types.MappingProxyType({"\ud800": 1}), {"\ud800"}], ids=["dict", "mapping", "set"])
+@pytest.mark.parametrize(
+    "value",
+    [{"\ud800": 1}, types.MappingProxyType({"\ud800": 1}), {"\ud800"}],
+    ids=["dict", "mapping", "set"],
+)
 def test_a_lone_surrogate_hides_neither_in_keys_nor_in_sets(value: Any) -> None:
     with pytest.raises(NotEncodable, match="surrogate"):
         codec.dumps(value)
 
 
-@pytest.mark.parametrize("value", [10**5000, [{"n": 10**5000}], [10**5000, math.nan]], ids=["alone", "deep", "beside a NaN"])
+@pytest.mark.parametrize(
+    "value",
+    [10**5000, [{"n": 10**5000}], [10**5000, math.nan]],
+    ids=["alone", "deep", "beside a NaN"],
+)
 def test_an_integer_beyond_what_python_writes_is_not_encodable(value: Any) -> None:
     with pytest.raises(NotEncodable):
         codec.dumps(value)
 
 
-# -- objects that defend themselves -----------------------------------------------------------------------------------------------
+# -- objects that defend themselves ----------------------------------------------------------------
 
 
 class BadRepr:
@@ -418,13 +458,15 @@ def test_an_object_whose_repr_raises_is_refused_by_its_type_name() -> None:
         codec.dumps([BadRepr()])
 
 
-@pytest.mark.parametrize("value", [BadProperty(), BadList([object()]), BadMapping(a=object()), BadDump(), BadField()])
+@pytest.mark.parametrize(
+    "value", [BadProperty(), BadList([object()]), BadMapping(a=object()), BadDump(), BadField()]
+)
 def test_an_object_that_raises_while_it_is_read_is_not_encodable(value: Any) -> None:
     with pytest.raises(NotEncodable):
         codec.dumps({"answer": value})
 
 
-# -- strict reading (BI-…: the catalogue of bad inputs) ----------------------------------------------------------------------------
+# -- strict reading (BI-…: the catalogue of bad inputs) --------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -445,7 +487,9 @@ def test_an_object_that_raises_while_it_is_read_is_not_encodable(value: Any) -> 
         pytest.param("-1e999", "number_out_of_range", id="BI-008 negative overflow"),
         pytest.param("1" * 5000, "number_out_of_range", id="BI-010 5,000 digits"),
         pytest.param("[" * 100_000 + "]" * 100_000, "nesting_too_deep", id="BI-011 100,000 levels"),
-        pytest.param('{"a":' * 100_000 + "1" + "}" * 100_000, "nesting_too_deep", id="BI-011 100,000 objects"),
+        pytest.param(
+            '{"a":' * 100_000 + "1" + "}" * 100_000, "nesting_too_deep", id="BI-011 100,000 objects"
+        ),
         pytest.param("[" * 900 + "]" * 900, "nesting_too_deep", id="BI-012 900 levels"),
         pytest.param('"\\ud800"', "invalid_unicode", id="BI-014 lone surrogate"),
         pytest.param('{"\\udc00": 1}', "invalid_unicode", id="BI-014 lone surrogate in a key"),
@@ -469,7 +513,11 @@ def test_other_encodings_than_utf_8_are_refused(encoding: str) -> None:
     assert caught.value.reason == "unsupported_encoding"
 
 
-@pytest.mark.parametrize("number", [2**63, 2**64, -(2**64), int("1" * 4300)], ids=["2**63", "2**64", "-2**64", "4,300 digits"])
+@pytest.mark.parametrize(
+    "number",
+    [2**63, 2**64, -(2**64), int("1" * 4300)],
+    ids=["2**63", "2**64", "-2**64", "4,300 digits"],
+)
 def test_a_huge_integer_stays_exact(number: int) -> None:
     """BI-009."""
     assert codec.loads(str(number)) == number
@@ -480,14 +528,19 @@ def test_a_surrogate_pair_is_one_character() -> None:
     assert codec.loads('"\\ud83d\\ude00"') == "😀"
 
 
-# -- names -------------------------------------------------------------------------------------------------------------------------
+# -- names -----------------------------------------------------------------------------------------
 
 Car = collections.namedtuple("Car", ["make", "year"])
 
 
-@pytest.mark.parametrize("around", [lambda car: car, lambda car: [car], lambda car: {"car": car}, lambda car: (1, {"n": [car]})])
+@pytest.mark.parametrize(
+    "around",
+    [lambda car: car, lambda car: [car], lambda car: {"car": car}, lambda car: (1, {"n": [car]})],
+)
 def test_a_named_tuple_is_an_object_wherever_it_stands(around: Any) -> None:
-    assert codec.loads(codec.dumps(around(Car("Volvo", 1987)))) == json.loads(json.dumps(around({"make": "Volvo", "year": 1987})))
+    assert codec.loads(codec.dumps(around(Car("Volvo", 1987)))) == json.loads(
+        json.dumps(around({"make": "Volvo", "year": 1987}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -504,5 +557,8 @@ def test_a_named_tuple_is_an_object_wherever_it_stands(around: Any) -> None:
     ],
 )
 def test_names_that_become_the_same_text_are_refused(value: Any) -> None:
-    with pytest.raises(NotEncodable, match=r"^\$\S*: (two keys that become the same text|the name '\w' stands for two values)"):
+    with pytest.raises(
+        NotEncodable,
+        match=r"^\$\S*: (two keys that become the same text|the name '\w' stands for two values)",
+    ):
         codec.dumps(value)

@@ -1,4 +1,6 @@
-"""Checks of what any sender may send: four times the input costs about four times the time, never sixteen."""
+"""Checks of what any sender may send: four times the input costs about four times the time, never
+sixteen.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,11 @@ Work = Callable[[int], Callable[[], object]]
 
 
 def growth(work: Work, size: int) -> float:
-    """Return how much longer *work* takes for four times *size*; this thread's own time, the best of several runs in turn.
+    """Return how much longer *work* takes for four times *size*; this thread's own time, the best
+    of several runs in turn.
 
-    The collector of garbage stands still: a pass over all that earlier tests left would count for the larger size alone.
+    The collector of garbage stands still: a pass over all that earlier tests left would count for
+    the larger size alone.
     """
 
     def spent_s(do: Callable[[], object]) -> float:
@@ -80,30 +84,80 @@ LINE = {"kind": "item", "by": {"name": "y"}}
 RECORD = {"eventSource": "aws:s3", "s3": {}}
 WILDCARD = FilterPolicy.parse({"key": [{"wildcard": "*a*a*a*a*b"}]}, "MessageBody")
 LINES = FilterPolicy.parse(
-    {"lines": {"kind": ["fee"], "by": {"name": [{"anything-but": ["x"]}]}, "void": [{"exists": False}]}}, "MessageBody"
+    {
+        "lines": {
+            "kind": ["fee"],
+            "by": {"name": [{"anything-but": ["x"]}]},
+            "void": [{"exists": False}],
+        }
+    },
+    "MessageBody",
 )
 IMAGES = S3Source.parse("s3://scans/*a*a*a*a?[!b]*c.png")
 
 CASES: dict[str, tuple[Work, int]] = {
     "a key twice, published": (publishing, 8_000),
     "a key twice, from a queue": (lambda n: arriving(a_key_twice(n)), 8_000),
-    "a key twice in each of many objects": (lambda n: arriving("[" + ",".join(['{"a":1,"a":2}'] * n) + "]"), 4_000),
-    "a key twice in a policy": (lambda n: refused(lambda: FilterPolicy.parse(a_key_twice(n)), mt.InvalidFilter), 2_000),
-    "nearly a number": (lambda n: lambda: from_message_attributes({"n": {"Type": "Number", "Value": "1" * n + "x"}}), 8_000),
-    "a Number to be sent that is none": (lambda n: refused(lambda: number(f"{'1' * n}x"), mt.InvalidEvent), 8_000),
-    "a wildcard that nearly matches": (lambda n: lambda: WILDCARD.matches_body({"key": "a" * n}), 40_000),
-    "an array of objects under a filter": (lambda n: lambda: LINES.matches_body({"lines": [LINE] * n}), 2_000),
-    "arrays in arrays under a filter": (lambda n: lambda: LINES.matches_body({"lines": [[[LINE] * 10] * 10] * n}), 40),
+    "a key twice in each of many objects": (
+        lambda n: arriving("[" + ",".join(['{"a":1,"a":2}'] * n) + "]"),
+        4_000,
+    ),
+    "a key twice in a policy": (
+        lambda n: refused(lambda: FilterPolicy.parse(a_key_twice(n)), mt.InvalidFilter),
+        2_000,
+    ),
+    "nearly a number": (
+        lambda n: (
+            lambda: from_message_attributes({"n": {"Type": "Number", "Value": "1" * n + "x"}})
+        ),
+        8_000,
+    ),
+    "a Number to be sent that is none": (
+        lambda n: refused(lambda: number(f"{'1' * n}x"), mt.InvalidEvent),
+        8_000,
+    ),
+    "a wildcard that nearly matches": (
+        lambda n: lambda: WILDCARD.matches_body({"key": "a" * n}),
+        40_000,
+    ),
+    "an array of objects under a filter": (
+        lambda n: lambda: LINES.matches_body({"lines": [LINE] * n}),
+        2_000,
+    ),
+    "arrays in arrays under a filter": (
+        lambda n: lambda: LINES.matches_body({"lines": [[[LINE] * 10] * 10] * n}),
+        40,
+    ),
     "a key of S3 that nearly matches": (lambda n: lambda: IMAGES.matches("a" * n), 20_000),
-    "records of S3 of which none can be read": (lambda n: arriving(json.dumps({"Records": [RECORD] * n})), 1_000),
-    "text that nearly holds secrets": (lambda n: lambda: redacted("eyJaaaaaaaa." * n + "://a:" * n + "password=" * n + "AKIA" * n), 2_000),
-    "one long word that may be a secret": (lambda n: lambda: redacted("key: " + "a" * n + " ://" + "b:" * n + "bearer " + "c." * n), 5_000),
-    "control characters": (lambda n: lambda: (harmless("\x1b" * n), one_line("\r" * n), visible("\x07" * n), short("\n" * n)), 10_000),
-    "line ends before a formula": (lambda n: lambda: mt.to_csv(pd.DataFrame({"a": ["\n\r \xa0" * n + "=1"]})), 10_000),
-    "a long name above many values": (lambda n: lambda: codec.dumps({"k" * n: [0] * n + [math.nan]}), 50_000),
+    "records of S3 of which none can be read": (
+        lambda n: arriving(json.dumps({"Records": [RECORD] * n})),
+        1_000,
+    ),
+    "text that nearly holds secrets": (
+        lambda n: lambda: redacted("eyJaaaaaaaa." * n + "://a:" * n + "password=" * n + "AKIA" * n),
+        2_000,
+    ),
+    "one long word that may be a secret": (
+        lambda n: lambda: redacted("key: " + "a" * n + " ://" + "b:" * n + "bearer " + "c." * n),
+        5_000,
+    ),
+    "control characters": (
+        lambda n: (
+            lambda: (harmless("\x1b" * n), one_line("\r" * n), visible("\x07" * n), short("\n" * n))
+        ),
+        10_000,
+    ),
+    "line ends before a formula": (
+        lambda n: lambda: mt.to_csv(pd.DataFrame({"a": ["\n\r \xa0" * n + "=1"]})),
+        10_000,
+    ),
+    "a long name above many values": (
+        lambda n: lambda: codec.dumps({"k" * n: [0] * n + [math.nan]}),
+        50_000,
+    ),
     "brackets": (lambda n: refused(lambda: codec.loads("[" * n), mt.InvalidEvent), 10_000),
     "escapes": (lambda n: lambda: codec.loads('"' + "\\u00e9" * n + '"'), 10_000),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -114,7 +168,9 @@ def test_four_times_the_input_takes_about_four_times_as_long(case: str) -> None:
 
 
 def asked_of_many(count: int) -> Callable[[], object]:
-    """Return the question of the doctor on a bus with *count* subscriptions, to each of which twenty processes listen."""
+    """Return the question of the doctor on a bus with *count* subscriptions, to each of which
+    twenty processes listen.
+    """
     bus = mt.connect("memory://")
     bus.register(len, name="m", version="1.0.0")
     workers = [bus.registry.join() for _ in range(20)]
@@ -123,7 +179,10 @@ def asked_of_many(count: int) -> Callable[[], object]:
     with bus._store.transaction() as transaction:
         for spec in bus.registry.subscriptions():
             for worker in workers:
-                transaction.execute("INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w)", {"s": spec.id, "w": worker})
+                transaction.execute(
+                    "INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w)",
+                    {"s": spec.id, "w": worker},
+                )
     bus.doctor()  # imports what it needs
     return bus.doctor
 

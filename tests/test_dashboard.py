@@ -40,12 +40,16 @@ def followers():
 
 def message(widget, content):
     """Hand over what the front end sends."""
-    widget._handle_msg({"content": {"data": {"method": "custom", "content": content}}, "buffers": []})
+    widget._handle_msg(
+        {"content": {"data": {"method": "custom", "content": content}}, "buffers": []}
+    )
 
 
 def views(widget, count):
     """Say, as the front end does, how many views of the widget there are."""
-    widget._handle_msg({"content": {"data": {"method": "update", "state": {"_view_count": count}}}, "buffers": []})
+    widget._handle_msg(
+        {"content": {"data": {"method": "update", "state": {"_view_count": count}}}, "buffers": []}
+    )
 
 
 @pytest.fixture
@@ -70,12 +74,17 @@ def fire(sub, *samples):
     sub.fire(list(samples), progress=False)
 
 
-# -- snapshot -----------------------------------------------------------------------------------------------------------------
+# -- snapshot --------------------------------------------------------------------------------------
 
 
 def test_snapshot_of_an_unused_subscription_is_empty(sub):
     found = snapshot(sub)
-    assert (found["title"], found["topic"], found["selector"], found["state"]) == ("pages", "documents", "echo:1.0.0", "listening")
+    assert (found["title"], found["topic"], found["selector"], found["state"]) == (
+        "pages",
+        "documents",
+        "echo:1.0.0",
+        "listening",
+    )
     assert found["counts"] == {}
     assert found["depth"] == {"waiting": 0, "delayed": 0, "in_flight": 0, "dead": 0}
     assert found["latency"] == found["newest"] == []
@@ -98,7 +107,9 @@ def test_snapshot_counts_outcomes_and_lists_the_newest_attempts_first(sub):
 
 
 def test_tiles_count_events_and_attempts_are_said_apart(bus):
-    sub = bus.subscribe("parcels", mt.model(Failing(times=2), name="scan", version="1.0.0"), max_attempts=3)
+    sub = bus.subscribe(
+        "parcels", mt.model(Failing(times=2), name="scan", version="1.0.0"), max_attempts=3
+    )
     sub.fire([{"n": 1}], progress=False, timeout_s=30)
     found = snapshot(sub)
     assert (found["counts"], found["attempts"]) == ({"succeeded": 1}, {"failed": 2})
@@ -119,13 +130,22 @@ def test_snapshot_says_of_latency_what_the_frame_says(sub):
 
 def test_histogram_is_of_the_newest_version_and_has_the_figures_of_its_row(bus, sub):
     fire(sub, *range(20))
-    bus.subscribe("documents", mt.model("echo", version="1.1.0")(lambda page: time.sleep(0.01) or page), name="pages")
+    bus.subscribe(
+        "documents",
+        mt.model("echo", version="1.1.0")(lambda page: time.sleep(0.01) or page),
+        name="pages",
+    )
     fire(sub, *range(5))
     found = snapshot(sub)
-    (row,) = [row for row in found["latency"] if (row["stage"], row["version"]) == ("model", "1.1.0")]
+    (row,) = [
+        row for row in found["latency"] if (row["stage"], row["version"]) == ("model", "1.1.0")
+    ]
     assert found["histogram"]["version"] == "1.1.0"
     assert sum(found["histogram"]["counts"]) == row["count"] == 5
-    assert [label for _, label in found["histogram"]["marks"]] == [f"p50 {ms(row['p50_ms'])}", f"p99 {ms(row['p99_ms'])}"]
+    assert [label for _, label in found["histogram"]["marks"]] == [
+        f"p50 {ms(row['p50_ms'])}",
+        f"p99 {ms(row['p99_ms'])}",
+    ]
 
 
 def test_snapshot_is_json_and_comes_back_equal(sub):
@@ -139,7 +159,9 @@ def test_snapshot_reads_only_the_newest_rows(bus, sub):
         fire(sub, *range(WINDOW // 2))
     read = []
     original = bus.log.invocations
-    bus.log.invocations = lambda *args, **options: read.append(original(*args, **options)) or read[-1]
+    bus.log.invocations = lambda *args, **options: (
+        read.append(original(*args, **options)) or read[-1]
+    )
     found = snapshot(sub)
     assert found["counts"] == {"succeeded": WINDOW // 2 * 3}
     assert found["latency"][0]["count"] == sum(found["histogram"]["counts"]) == WINDOW
@@ -234,7 +256,7 @@ def test_selector_is_the_one_that_is_bound_now(bus, sub):
     assert snapshot(sub)["selector"] == "echo:1.1.0"
 
 
-# -- what is shown ------------------------------------------------------------------------------------------------------------
+# -- what is shown ---------------------------------------------------------------------------------
 
 
 def test_repr_is_the_same_every_time(sub):
@@ -261,10 +283,14 @@ def test_mimebundle_takes_every_form_that_widgets_return(sub, monkeypatch, bundl
 def test_saved_html_is_equal_when_the_notebook_runs_again(concurrency):
     def run():
         with mt.connect("memory://") as bus:
-            sub = bus.subscribe("documents", mt.model("echo", version="1.0.0")(echo), max_concurrency=concurrency)
+            sub = bus.subscribe(
+                "documents", mt.model("echo", version="1.0.0")(echo), max_concurrency=concurrency
+            )
             shown = sub.dashboard()
             sub.fire(["bad" if i % 7 == 3 else i for i in range(30)], progress=False)
-            return re.sub(r"as of [-\d]+ [:\d]+ UTC", "as of NOW", shown._repr_mimebundle_()[0]["text/html"])
+            return re.sub(
+                r"as of [-\d]+ [:\d]+ UTC", "as of NOW", shown._repr_mimebundle_()[0]["text/html"]
+            )
 
     first = run()
     assert first == run()
@@ -300,18 +326,30 @@ def test_hostile_text_is_never_markup_in_html(bus, times):
 def test_front_end_never_makes_markup_of_data_and_loads_nothing():
     script = Dashboard._esm
     assert f"newest {WINDOW} attempts" in script
-    for forbidden in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "import ", "fetch(", "https://"):
+    for forbidden in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "import ",
+        "fetch(",
+        "https://",
+    ):
         assert forbidden not in script
     assert "@import" not in Dashboard._css
     assert "url(" not in Dashboard._css
 
 
 def test_the_package_does_not_load_the_widget():
-    code = "import sys, mltrigger.bus, mltrigger.handle; assert not {'anywidget', 'ipywidgets'} & set(sys.modules)"
+    code = (
+        "import sys, mltrigger.bus, mltrigger.handle; assert not {'anywidget', 'ipywidgets'} &"
+        " set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-# -- follow -------------------------------------------------------------------------------------------------------------------
+# -- follow ----------------------------------------------------------------------------------------
 
 
 def test_outcomes_reach_the_widget_by_themselves(sub):
@@ -367,7 +405,8 @@ def test_closing_the_widget_ends_the_thread(sub):
 def test_a_widget_that_nobody_holds_goes_and_its_thread_too(sub):
     shown = sub.dashboard()
     gone = weakref.ref(shown)
-    ipywidgets_registry._instances.pop(shown.model_id)  # what ipywidgets and its channel hold until close()
+    # what ipywidgets and its channel hold until close()
+    ipywidgets_registry._instances.pop(shown.model_id)
     shown.comm.on_msg(None)
     del shown
     until(lambda: gc.collect() is not None and gone() is None)
@@ -381,7 +420,9 @@ def test_the_thread_rests_while_no_view_is_shown(bus, sub, monkeypatch):
     monkeypatch.setattr(shown, "refresh", lambda: looks.append(1) or original())
     views(shown, 1)
     fire(sub, "one")
-    until(lambda: shown.state["counts"] == {"succeeded": 1} and not shown.state["depth"]["in_flight"])
+    until(
+        lambda: shown.state["counts"] == {"succeeded": 1} and not shown.state["depth"]["in_flight"]
+    )
     views(shown, 0)
     time.sleep(0.3)  # a look that had begun
     looks.clear()
@@ -398,7 +439,11 @@ def test_the_thread_rests_while_no_view_is_shown(bus, sub, monkeypatch):
 def test_an_outage_of_the_store_is_shown_and_passes(bus, sub, monkeypatch):
     shown = sub.dashboard()
     with monkeypatch.context() as patch:
-        patch.setattr(bus.broker, "depth", lambda _: (_ for _ in ()).throw(mt.StoreError("database is locked")))
+        patch.setattr(
+            bus.broker,
+            "depth",
+            lambda _: (_ for _ in ()).throw(mt.StoreError("database is locked")),
+        )
         assert shown.refresh()
         assert shown.state["notice"] == "cannot read the log: StoreError: database is locked"
     shown.refresh()
@@ -456,7 +501,10 @@ def test_a_text_that_a_row_shows_shortened_is_whole_on_demand(sub, sent):
     assert "word " * 2_000 + "&lt;img" in html
 
 
-@pytest.mark.parametrize("asked", [{"seq": 10**9, "attempt": 1}, {"seq": "1", "attempt": 1}, {"seq": True, "attempt": 1}, {}])
+@pytest.mark.parametrize(
+    "asked",
+    [{"seq": 10**9, "attempt": 1}, {"seq": "1", "attempt": 1}, {"seq": True, "attempt": 1}, {}],
+)
 def test_a_text_that_is_not_there_is_no_trouble(bus, sub, sent, asked):
     shown = sub.dashboard()
     message(shown, {"type": "whole", **asked})
@@ -465,7 +513,7 @@ def test_a_text_that_is_not_there_is_no_trouble(bus, sub, sent, asked):
     assert len(answers) == (1 if asked.get("seq") == 10**9 else 0)
 
 
-# -- the button ---------------------------------------------------------------------------------------------------------------
+# -- the button ------------------------------------------------------------------------------------
 
 
 def test_the_button_publishes_the_sample(bus, sub):
@@ -477,18 +525,26 @@ def test_the_button_publishes_the_sample(bus, sub):
 
 
 def test_the_button_publishes_a_sample_event_as_a_new_event_every_time(bus, sub):
-    sample = mt.Event("page", type="scan", subject="a.png", source="scanner", extensions={"batch": "b7"})
+    sample = mt.Event(
+        "page", type="scan", subject="a.png", source="scanner", extensions={"batch": "b7"}
+    )
     shown = sub.dashboard(sample)
     for _ in range(2):
         message(shown, {"type": "fire"})
     until(lambda: shown.state["counts"] == {"succeeded": 2})
     events = bus.events("documents")
     assert events["event_id"].nunique() == 2
-    assert events[["type", "subject", "source"]].drop_duplicates().values.tolist() == [["scan", "a.png", "scanner"]]
+    assert events[["type", "subject", "source"]].drop_duplicates().values.tolist() == [
+        ["scan", "a.png", "scanner"]
+    ]
 
 
 def test_without_a_sample_the_button_repeats_the_newest_event(bus, sub):
-    fire(sub, "old", mt.Event(b"\x89PNG", type="scan", subject="new.png", datacontenttype="image/png"))
+    fire(
+        sub,
+        "old",
+        mt.Event(b"\x89PNG", type="scan", subject="new.png", datacontenttype="image/png"),
+    )
     shown = sub.dashboard()
     message(shown, {"type": "fire"})
     until(lambda: sum(shown.state["counts"].values()) == 3)
@@ -511,13 +567,18 @@ def test_an_event_from_before_the_subscription_can_be_repeated(bus):
     bus.topic("documents")
     bus.publish("documents", "early")
     shown = bus.subscribe("documents", mt.model("echo", version="1.0.0")(echo)).dashboard()
-    assert shown.state["button"] == {"enabled": True, "title": "Publish the data of the newest event of documents once more"}
+    assert shown.state["button"] == {
+        "enabled": True,
+        "title": "Publish the data of the newest event of documents once more",
+    }
 
 
 def test_a_message_that_cannot_be_honoured_is_shown_and_goes_with_the_next_that_can(bus, sub):
     shown = sub.dashboard()
     message(shown, {"type": "fire"})
-    assert shown.state["notice"].startswith("the sample was not published: NotFound: topic 'documents' has no event to repeat")
+    assert shown.state["notice"].startswith(
+        "the sample was not published: NotFound: topic 'documents' has no event to repeat"
+    )
     bus.publish("documents", "one")
     message(shown, {"type": "fire"})
     assert shown.state["notice"] == ""
@@ -546,10 +607,14 @@ def test_after_the_bus_was_closed_the_button_says_so(bus, sub):
     assert "the sample was not published: Closed" in shown.state["notice"]
 
 
-# -- the notebooks as they are saved --------------------------------------------------------------------------------------------
+# -- the notebooks as they are saved ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb")),
+    ids=lambda path: path.stem,
+)
 def test_a_saved_notebook_shows_static_forms_and_bars_that_have_ended(path):
     book = json.loads(path.read_text("utf-8"))
     cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
@@ -561,6 +626,8 @@ def test_a_saved_notebook_shows_static_forms_and_bars_that_have_ended(path):
     for data in outputs:
         if "application/vnd.jupyter.widget-view+json" in data:
             assert re.search(r"static, as of 20\d\d-", "".join(data["text/html"]))
-        if found := re.match(r"\w+: ([\d,]+) of ([\d,]+) outcome", "".join(data.get("text/plain", ""))):
+        if found := re.match(
+            r"\w+: ([\d,]+) of ([\d,]+) outcome", "".join(data.get("text/plain", ""))
+        ):
             assert found[1] == found[2]
             assert "<progress" not in "".join(data["text/html"])

@@ -1,4 +1,6 @@
-"""Dead letters: seen whole, tried without settling, sent again under their own ids, put away with a reason."""
+"""Dead letters: seen whole, tried without settling, sent again under their own ids, put away with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,26 @@ def test_dead_letter_shows_everything_there_is_to_know(sub: mt.Subscription) -> 
 
     assert list(dead["event_id"]) == ["a", "b"]
     row = dead.iloc[0]
-    assert (row["subject"], row["reason"], row["attempts"], row["redriven"]) == ("a.png", "rejected", 1, 0)
-    assert (row["model"], row["version"], row["error_type"], row["error"]) == ("strict", "1.0.0", "Reject", "a page without text")
+    assert (row["subject"], row["reason"], row["attempts"], row["redriven"]) == (
+        "a.png",
+        "rejected",
+        1,
+        0,
+    )
+    assert (row["model"], row["version"], row["error_type"], row["error"]) == (
+        "strict",
+        "1.0.0",
+        "Reject",
+        "a page without text",
+    )
     assert "raise mt.Reject" in row["traceback"]
     assert row["data"] == '{"text":null}'
     assert row["raw"] == b'{"text":null}'
 
 
-def test_dry_run_tries_another_version_and_changes_nothing(bus: mt.EventBus, sub: mt.Subscription) -> None:
+def test_dry_run_tries_another_version_and_changes_nothing(
+    bus: mt.EventBus, sub: mt.Subscription
+) -> None:
     @mt.model("strict", version="1.1.0")
     def lenient(page: dict[str, Any]) -> dict[str, Any]:
         print("was empty")
@@ -50,17 +64,28 @@ def test_dry_run_tries_another_version_and_changes_nothing(bus: mt.EventBus, sub
     bus.register(lenient)
     before = (sub.depth(), len(bus.invocations()), len(bus.events()))
 
-    now, new, unregistered = sub.dry_run(), sub.dry_run("a", version="1.1.0"), sub.dry_run(version=lambda page: page and 7)
+    now, new, unregistered = (
+        sub.dry_run(),
+        sub.dry_run("a", version="1.1.0"),
+        sub.dry_run(version=lambda page: page and 7),
+    )
 
     assert list(now["outcome"]) == ["failed", "failed"]
     assert list(now["error"]) == ["Reject: a page without text"] * 2
-    assert (new["version"][0], new["outcome"][0], new["words"][0], new["stdout"][0]) == ("1.1.0", "succeeded", 0, "was empty\n")
+    assert (new["version"][0], new["outcome"][0], new["words"][0], new["stdout"][0]) == (
+        "1.1.0",
+        "succeeded",
+        0,
+        "was empty\n",
+    )
     assert list(unregistered["output"]) == [7, 7]
     assert list(sub.dry_run("a", data={"text": "two words"})["words"]) == [2]
     assert (sub.depth(), len(bus.invocations()), len(bus.events())) == before
 
 
-def test_redriven_events_run_again_under_their_ids_with_the_repaired_model(bus: mt.EventBus, sub: mt.Subscription) -> None:
+def test_redriven_events_run_again_under_their_ids_with_the_repaired_model(
+    bus: mt.EventBus, sub: mt.Subscription
+) -> None:
     @mt.model("strict", version="1.1.0")
     def lenient(page: mt.Event) -> dict[str, Any]:
         return {"id": page.id, "again": page.extensions["redrive"]}
@@ -78,7 +103,9 @@ def test_redriven_events_run_again_under_their_ids_with_the_repaired_model(bus: 
     assert sub.redrive() == 0
 
 
-def test_one_event_is_redriven_with_corrected_data_and_the_archive_stays(bus: mt.EventBus, sub: mt.Subscription) -> None:
+def test_one_event_is_redriven_with_corrected_data_and_the_archive_stays(
+    bus: mt.EventBus, sub: mt.Subscription
+) -> None:
     assert sub.redrive("b", data={"text": "now it has words"}) == 1
     wait_until(lambda: is_settled(sub))
 
@@ -87,7 +114,9 @@ def test_one_event_is_redriven_with_corrected_data_and_the_archive_stays(bus: mt
     assert "with other data" in " ".join(bus.explain("b", sub.name)["detail"])
 
 
-def test_frame_of_dead_letters_chooses_what_is_redriven_or_discarded(bus: mt.EventBus, sub: mt.Subscription) -> None:
+def test_frame_of_dead_letters_chooses_what_is_redriven_or_discarded(
+    bus: mt.EventBus, sub: mt.Subscription
+) -> None:
     dead = sub.dead_letters()
 
     assert sub.discard(dead[dead["event_id"] == "a"], "a test page") == 1
@@ -102,7 +131,9 @@ def test_frame_of_dead_letters_chooses_what_is_redriven_or_discarded(bus: mt.Eve
     assert bool(bus.audit()["balanced"].all())
 
 
-def test_redrive_at_a_rate_spreads_the_events(bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription) -> None:
+def test_redrive_at_a_rate_spreads_the_events(
+    bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription
+) -> None:
     sub.stop()
     assert sub.redrive(rate_per_s=0.1) == 2
 
@@ -111,7 +142,9 @@ def test_redrive_at_a_rate_spreads_the_events(bus: mt.EventBus, clock: Simulated
     assert (sub.depth().visible, sub.depth().delayed) == (2, 0)
 
 
-def test_failures_of_a_redriven_event_are_counted_anew(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_failures_of_a_redriven_event_are_counted_anew(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def fails(page: Any) -> None:
         raise ValueError(page)
 
@@ -130,23 +163,51 @@ def test_failures_of_a_redriven_event_are_counted_anew(bus: mt.EventBus, clock: 
 @pytest.mark.parametrize(
     ("act", "error", "says"),
     [
-        pytest.param(lambda sub: sub.redrive("aa"), mt.NotFound, "did you mean 'a'", id="a wrong id"),
-        pytest.param(lambda sub: sub.redrive("c"), mt.NotFound, "dead letter", id="one that succeeded"),
-        pytest.param(lambda sub: sub.redrive(data=1), mt.InvalidEvent, "2 were chosen", id="one correction for two"),
-        pytest.param(lambda sub: sub.redrive(rate_per_s=0), mt.InvalidEvent, "rate_per_s", id="no rate"),
-        pytest.param(lambda sub: sub.redrive("a", data=object()), mt.NotEncodable, "object", id="data without a JSON form"),
-        pytest.param(lambda sub: sub.dry_run("a", version="9.9.9"), mt.NotFound, "strict:1.0.0", id="an unknown version"),
-        pytest.param(lambda sub: sub.redrive(sub.invocations(columns=["outcome"])), mt.InvalidEvent, "event_id", id="a frame without ids"),
+        pytest.param(
+            lambda sub: sub.redrive("aa"), mt.NotFound, "did you mean 'a'", id="a wrong id"
+        ),
+        pytest.param(
+            lambda sub: sub.redrive("c"), mt.NotFound, "dead letter", id="one that succeeded"
+        ),
+        pytest.param(
+            lambda sub: sub.redrive(data=1),
+            mt.InvalidEvent,
+            "2 were chosen",
+            id="one correction for two",
+        ),
+        pytest.param(
+            lambda sub: sub.redrive(rate_per_s=0), mt.InvalidEvent, "rate_per_s", id="no rate"
+        ),
+        pytest.param(
+            lambda sub: sub.redrive("a", data=object()),
+            mt.NotEncodable,
+            "object",
+            id="data without a JSON form",
+        ),
+        pytest.param(
+            lambda sub: sub.dry_run("a", version="9.9.9"),
+            mt.NotFound,
+            "strict:1.0.0",
+            id="an unknown version",
+        ),
+        pytest.param(
+            lambda sub: sub.redrive(sub.invocations(columns=["outcome"])),
+            mt.InvalidEvent,
+            "event_id",
+            id="a frame without ids",
+        ),
     ],
 )
-def test_what_cannot_be_done_is_said_and_changes_nothing(sub: mt.Subscription, act: Any, error: type[Exception], says: str) -> None:
+def test_what_cannot_be_done_is_said_and_changes_nothing(
+    sub: mt.Subscription, act: Any, error: type[Exception], says: str
+) -> None:
     with pytest.raises(error, match=says):
         act(sub)
 
     assert list(sub.dead_letters()["event_id"]) == ["a", "b"]
 
 
-# -- as a notebook shows them -------------------------------------------------------------------------------------------------------
+# -- as a notebook shows them ----------------------------------------------------------------------
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -164,7 +225,9 @@ def test_dead_letters_are_a_card_with_error_traceback_and_data(sub: mt.Subscript
     assert "{&quot;text&quot;:null}" in page
 
 
-def test_a_part_of_the_rows_is_a_card_and_a_part_of_the_columns_is_a_table(sub: mt.Subscription) -> None:
+def test_a_part_of_the_rows_is_a_card_and_a_part_of_the_columns_is_a_table(
+    sub: mt.Subscription,
+) -> None:
     dead = sub.dead_letters()
 
     assert "1 dead letter<" in dead[dead["event_id"] == "a"]._repr_html_()
@@ -181,7 +244,8 @@ def test_card_of_many_shows_some_and_says_how_many_more(bus: mt.EventBus) -> Non
 
     page = sub.dead_letters()._repr_html_()
 
-    assert page.count("Reject: a page without text") == 40  # in the line and in the traceback of each of 20
+    # in the line and in the traceback of each of 20
+    assert page.count("Reject: a page without text") == 40
     assert "5 more: .iloc[20:]" in page
 
 
@@ -200,7 +264,9 @@ def test_nothing_of_a_dead_letter_is_markup(bus: mt.EventBus) -> None:
     assert "x" * 1_000 in page
 
 
-def test_what_was_done_is_a_number_that_is_shown_as_a_sentence(bus: mt.EventBus, sub: mt.Subscription) -> None:
+def test_what_was_done_is_a_number_that_is_shown_as_a_sentence(
+    bus: mt.EventBus, sub: mt.Subscription
+) -> None:
     discarded, sent, none = sub.discard("a", "a test page"), sub.redrive(), sub.redrive([])
 
     assert [repr(n) for n in (discarded, sent, none)] == [
@@ -209,11 +275,23 @@ def test_what_was_done_is_a_number_that_is_shown_as_a_sentence(bus: mt.EventBus,
         "no dead letter to send again",
     ]
     assert (discarded, sent, none, discarded + sent) == (1, 1, 0, 2)
-    assert (f"{sent} of {discarded}", str(sent), json.dumps([sent]), pickle.loads(pickle.dumps(sent))) == ("1 of 1", "1", "[1]", 1)
+    assert (
+        f"{sent} of {discarded}",
+        str(sent),
+        json.dumps([sent]),
+        pickle.loads(pickle.dumps(sent)),
+    ) == ("1 of 1", "1", "[1]", 1)
 
 
 def test_settings_and_counts_are_cards(bus: mt.EventBus, sub: mt.Subscription) -> None:
-    shown = [sub.depth(), sub.policy, bus.retain(max_age_s=3600), bus.prune(), bus.publish("pages", {"text": ""}), bus.register(strict)]
+    shown = [
+        sub.depth(),
+        sub.policy,
+        bus.retain(max_age_s=3600),
+        bus.prune(),
+        bus.publish("pages", {"text": ""}),
+        bus.register(strict),
+    ]
 
     words = ["dead</th>", "max_attempts", "3,600 s", "invocations", "delivered to", "digest"]
     for value, word in zip(shown, words, strict=True):

@@ -1,4 +1,6 @@
-"""The demonstration's OCR reads a page as any device saves it, or refuses it by name; never another text with confidence."""
+"""The demonstration's OCR reads a page as any device saves it, or refuses it by name; never another
+text with confidence.
+"""
 
 from __future__ import annotations
 
@@ -43,13 +45,34 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def tiff(samples: np.ndarray[Any, Any], **tags: int) -> bytes:
-    """Return an uncompressed grey TIFF of *samples* as they are, which Pillow cannot always write itself."""
+    """Return an uncompressed grey TIFF of *samples* as they are, which Pillow cannot always write
+    itself.
+    """
     height, width = samples.shape
     kind = {"u": 1, "i": 2, "f": 3}[samples.dtype.kind]
     photometric, bits = tags.get("photometric", 1), samples.dtype.itemsize * 8
-    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height, 279: samples.nbytes, 339: kind}
-    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items()))
-    return struct.pack("<2sHI", b"II", 42, 8 + samples.nbytes) + samples.tobytes() + struct.pack("<H", len(entries)) + directory + bytes(4)
+    entries = {
+        256: width,
+        257: height,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: height,
+        279: samples.nbytes,
+        339: kind,
+    }
+    directory = b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(entries.items())
+    )
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + samples.nbytes)
+        + samples.tobytes()
+        + struct.pack("<H", len(entries))
+        + directory
+        + bytes(4)
+    )
 
 
 def turned(orientation: int, kind: str) -> bytes:
@@ -90,14 +113,22 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "CMYK JPEG": lambda: saved(PAGE.convert("CMYK"), "JPEG", quality=95),
     "CMYK TIFF": lambda: saved(PAGE.convert("CMYK"), "TIFF"),
     "YCbCr TIFF": lambda: saved(PAGE.convert("YCbCr"), "TIFF"),
-    "LAB TIFF": lambda: saved(Image.merge("LAB", (PAGE, *[Image.new("L", PAGE.size, 128)] * 2)), "TIFF"),
+    "LAB TIFF": lambda: saved(
+        Image.merge("LAB", (PAGE, *[Image.new("L", PAGE.size, 128)] * 2)), "TIFF"
+    ),
     "palette": palette,
     "ink on transparent": lambda: saved(INK, "PNG"),
     "ink on transparent, colours": lambda: saved(INK.convert("RGBA"), "PNG"),
     "ink on transparent TIFF": lambda: saved(INK.convert("RGBA"), "TIFF"),
     "opaque with alpha": lambda: saved(PAGE.convert("RGBA"), "PNG"),
-    "fax, half as fine down": lambda: saved(PAGE.resize((PAGE.width, PAGE.height // 2)), "TIFF", dpi=(204, 102)),
-    **{f"{kind}, orientation {n}": lambda n=n, kind=kind: turned(n, kind) for kind in ("PNG", "JPEG", "TIFF") for n in WAYS},  # type: ignore[misc]
+    "fax, half as fine down": lambda: saved(
+        PAGE.resize((PAGE.width, PAGE.height // 2)), "TIFF", dpi=(204, 102)
+    ),
+    **{
+        f"{kind}, orientation {n}": lambda n=n, kind=kind: turned(n, kind)
+        for kind in ("PNG", "JPEG", "TIFF")
+        for n in WAYS
+    },  # type: ignore[misc]
 }
 
 
@@ -129,12 +160,21 @@ def test_light_ink_on_transparent_is_laid_on_dark_paper() -> None:
 def test_all_pages_of_a_fax_are_read_and_previews_are_none() -> None:
     preview = PAGE.resize((70, 50)).convert("1")
     preview.encoderinfo = {"tiffinfo": {254: 1}}  # type: ignore[attr-defined]
-    raw = saved(PAGE.convert("1"), "TIFF", save_all=True, append_images=[preview, SECOND.convert("1")], compression="group4")
+    raw = saved(
+        PAGE.convert("1"),
+        "TIFF",
+        save_all=True,
+        append_images=[preview, SECOND.convert("1")],
+        compression="group4",
+    )
     assert [page.size for page in open_pages(raw)] == [PAGE.size, SECOND.size]
 
     read = read_page(raw)
 
-    firsts = [read_page(saved(page.convert("1"), "PNG"))["text"].splitlines()[0] for page in (PAGE, SECOND)]
+    firsts = [
+        read_page(saved(page.convert("1"), "PNG"))["text"].splitlines()[0]
+        for page in (PAGE, SECOND)
+    ]
     assert [line for line in read["text"].splitlines() if line in firsts] == firsts
     assert read["lines"] == len(read["text"].splitlines()) and read["confidence"] > 0.9
 
@@ -150,16 +190,26 @@ def many() -> bytes:
 
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "the page is an empty file"),
-    "text": (lambda: b"these are notes, in plain text\n" * 20, "not an image in one of the formats PNG, JPEG, TIFF"),
+    "text": (
+        lambda: b"these are notes, in plain text\n" * 20,
+        "not an image in one of the formats PNG, JPEG, TIFF",
+    ),
     "GIF": (lambda: saved(PAGE, "GIF"), "not an image in one of the formats"),
     "bomb": (bomb, "more than 25000000"),
-    "animation": (lambda: saved(PAGE, "PNG", save_all=True, append_images=[SECOND]), "an animation of 2 frames: send one of them"),
+    "animation": (
+        lambda: saved(PAGE, "PNG", save_all=True, append_images=[SECOND]),
+        "an animation of 2 frames: send one of them",
+    ),
     "too many pages": (many, f"has {PAGES_MAX + 1} pages, more than {PAGES_MAX}: send it in parts"),
     **{
-        f"{kind}, first {part} %": (lambda kind=kind, part=part: cut(saved(PAGE, kind), part), "broken|not an image")  # type: ignore[misc]
-        for kind in ("PNG", "JPEG", "TIFF") for part in (1, 50, 95)
+        f"{kind}, first {part} %": (
+            lambda kind=kind, part=part: cut(saved(PAGE, kind), part),
+            "broken|not an image",
+        )  # type: ignore[misc]
+        for kind in ("PNG", "JPEG", "TIFF")
+        for part in (1, 50, 95)
     },
-}  # fmt: skip
+}
 
 
 def cut(raw: bytes, percent: int) -> bytes:

@@ -28,10 +28,12 @@ MINIMAL = {"specversion": "1.0", "id": "1", "source": "scanner", "type": "page.s
 
 def structured(**members: Any) -> str:
     """Return a CloudEvent as JSON text; a member given as ``...`` is left out."""
-    return json.dumps({name: value for name, value in {**MINIMAL, **members}.items() if value is not ...})
+    return json.dumps(
+        {name: value for name, value in {**MINIMAL, **members}.items() if value is not ...}
+    )
 
 
-# -- making one -------------------------------------------------------------------------------------------------------------------
+# -- making one ------------------------------------------------------------------------------------
 
 
 def test_data_alone_is_enough() -> None:
@@ -59,7 +61,17 @@ def test_all_problems_are_reported_at_once() -> None:
         )
 
     text = str(caught.value)
-    for part in ("id ", "source ", "type ", "subject ", "datacontenttype ", "dataschema ", "time ", "'Bad-Name'", "extension ratio "):
+    for part in (
+        "id ",
+        "source ",
+        "type ",
+        "subject ",
+        "datacontenttype ",
+        "dataschema ",
+        "time ",
+        "'Bad-Name'",
+        "extension ratio ",
+    ):
         assert part.strip("'") in text, f"{part} is missing in: {text}"
     assert isinstance(caught.value, ValueError)
 
@@ -85,20 +97,43 @@ def test_an_optional_attribute_is_text_or_left_out(name: str, value: Any) -> Non
 
 @pytest.mark.parametrize(
     "value",
-    ['"words"', "true", "null", "[]", '{"kind"', "", "kind", True, 5, '{"a": NaN}', '{"a": 1e999}', '{"a": ' + "[" * 101 + "]" * 101 + "}",
-     '{"a": "\\ud800"}'],
-)  # fmt: skip
+    [
+        '"words"',
+        "true",
+        "null",
+        "[]",
+        '{"kind"',
+        "",
+        "kind",
+        True,
+        5,
+        '{"a": NaN}',
+        '{"a": 1e999}',
+        '{"a": ' + "[" * 101 + "]" * 101 + "}",
+        '{"a": "\\ud800"}',
+    ],
+)
 def test_the_attributes_of_a_publisher_are_the_text_of_a_json_object(value: Any) -> None:
     with pytest.raises(InvalidEvent, match="messageattributes must be the text of a JSON object"):
         Event(1, extensions={"messageattributes": value})
 
 
 def test_the_attributes_of_a_publisher_may_hold_any_json_value() -> None:
-    event = Event(1, extensions={"messageattributes": '{"Kind": "a", "n": 7, "list": ["x", null, true], "id": "theirs"}'})
+    event = Event(
+        1,
+        extensions={
+            "messageattributes": '{"Kind": "a", "n": 7, "list": ["x", null, true], "id": "theirs"}'
+        },
+    )
 
     seen = events.attributes_of(event)
 
-    assert (seen["Kind"], seen["n"], seen["list"], seen["id"]) == ("a", 7, ["x", None, True], "theirs")
+    assert (seen["Kind"], seen["n"], seen["list"], seen["id"]) == (
+        "a",
+        7,
+        ["x", None, True],
+        "theirs",
+    )
     assert "messageattributes" not in seen
 
 
@@ -113,7 +148,11 @@ def test_a_naive_time_is_refused_with_the_remedy() -> None:
         Event(1, time=datetime(2026, 11, 23))
 
 
-@pytest.mark.parametrize("value", [date(2026, 11, 23), "2026-11-23T09:30:00Z", 0, pd.NaT], ids=["date", "text", "number", "NaT"])
+@pytest.mark.parametrize(
+    "value",
+    [date(2026, 11, 23), "2026-11-23T09:30:00Z", 0, pd.NaT],
+    ids=["date", "text", "number", "NaT"],
+)
 def test_a_time_is_a_datetime(value: Any) -> None:
     with pytest.raises(InvalidEvent, match="time"):
         Event(1, time=value)
@@ -123,13 +162,30 @@ def test_a_pandas_timestamp_with_a_zone_is_a_time() -> None:
     assert Event(1, time=pd.Timestamp(NOON)).time == NOON
 
 
-@pytest.mark.parametrize("media_type", ["xyz", "/json", "text/", "text /plain", "text/plain\n", "a/b/c"])
+@pytest.mark.parametrize(
+    "media_type", ["xyz", "/json", "text/", "text /plain", "text/plain\n", "a/b/c"]
+)
 def test_a_media_type_has_two_parts(media_type: str) -> None:
     with pytest.raises(InvalidEvent, match="is not a media type"):
         Event(b"", datacontenttype=media_type)
 
 
-@pytest.mark.parametrize("name", ["", "Upper", "with-hyphen", "with_underscore", "with.dot", "é", "x" * 61, "id", "data", "specversion", 5])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "Upper",
+        "with-hyphen",
+        "with_underscore",
+        "with.dot",
+        "é",
+        "x" * 61,
+        "id",
+        "data",
+        "specversion",
+        5,
+    ],
+)
 def test_an_extension_has_a_lower_case_name_that_is_not_taken(name: Any) -> None:
     with pytest.raises(InvalidEvent, match="extension name"):
         Event(1, extensions={name: "x"})
@@ -143,7 +199,14 @@ def test_an_extension_is_text_a_truth_value_or_a_32_bit_integer(value: Any) -> N
 
 
 def test_extensions_at_their_limits_are_kept() -> None:
-    extensions = {"a" * 60: "x", "low": -(2**31), "high": 2**31 - 1, "flag": False, "text": "", "9": "digit"}
+    extensions = {
+        "a" * 60: "x",
+        "low": -(2**31),
+        "high": 2**31 - 1,
+        "flag": False,
+        "text": "",
+        "9": "digit",
+    }
 
     assert Event(1, extensions=extensions).extensions == extensions
 
@@ -216,7 +279,11 @@ def test_an_event_equals_another_with_the_same_attributes() -> None:
     assert Event(1, id="1", time=NOON) != Event(1, id="1", time=NOON, source="other")
 
 
-@pytest.mark.parametrize("data", [{"page": 1}, object(), [object()], b"\x00"], ids=["mapping", "object", "objects", "bytes"])
+@pytest.mark.parametrize(
+    "data",
+    [{"page": 1}, object(), [object()], b"\x00"],
+    ids=["mapping", "object", "objects", "bytes"],
+)
 def test_the_repr_is_one_line_that_is_the_same_every_time(data: Any) -> None:
     event = Event(data, subject="scan 1.png")
 
@@ -242,7 +309,7 @@ def test_an_event_of_a_plain_topic_has_nothing_to_open() -> None:
     assert caught.value.reason == "nothing_to_open"
 
 
-# -- identity and cause -----------------------------------------------------------------------------------------------------------
+# -- identity and cause ----------------------------------------------------------------------------
 
 
 def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
@@ -269,11 +336,14 @@ def test_ids_do_not_repeat() -> None:
 
 def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
     program = (
-        "import os\nfrom mltrigger.event import ids as identity\nidentity.new_id()\nread, write = os.pipe()\n"
-        "if os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() + identity.new_trace().encode()); os._exit(0)\n"
-        "child = os.read(read, 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
+        "import os\nfrom mltrigger.event import ids as identity\nidentity.new_id()\nread, write ="
+        " os.pipe()\nif os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() +"
+        " identity.new_trace().encode()); os._exit(0)\nchild = os.read(read,"
+        " 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
     )
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+    )
 
     assert found.stdout == "True\n"
 
@@ -281,13 +351,22 @@ def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
 def test_the_id_of_an_output_is_a_function_of_its_cause_and_its_subscription() -> None:
     cause = Event(1, id="1", source="scanner")
 
-    assert events.derived_id(cause, "reader") == events.derived_id(Event(2, id="1", source="scanner"), "reader")
-    others = [(Event(1, id="2", source="scanner"), "reader"), (Event(1, id="1", source="other"), "reader"), (cause, "checker")]
+    assert events.derived_id(cause, "reader") == events.derived_id(
+        Event(2, id="1", source="scanner"), "reader"
+    )
+    others = [
+        (Event(1, id="2", source="scanner"), "reader"),
+        (Event(1, id="1", source="other"), "reader"),
+        (cause, "checker"),
+    ]
     assert events.derived_id(cause, "reader") not in {events.derived_id(*other) for other in others}
 
 
 def test_the_id_of_an_output_is_the_same_in_every_process() -> None:
-    assert events.derived_id(Event(1, id="1", source="scanner"), "reader") == "1d837a003b009a1de4578898d51171ab"
+    assert (
+        events.derived_id(Event(1, id="1", source="scanner"), "reader")
+        == "1d837a003b009a1de4578898d51171ab"
+    )
 
 
 def test_an_output_names_its_cause_and_travels_in_its_trace() -> None:
@@ -326,7 +405,7 @@ def test_as_event_keeps_an_event_and_wraps_anything_else() -> None:
     assert events.as_event({"id": "not an id"}).data == {"id": "not an id"}
 
 
-# -- CloudEvents JSON -------------------------------------------------------------------------------------------------------------
+# -- CloudEvents JSON ------------------------------------------------------------------------------
 
 EVERYTHING = Event(
     {"text": "Zürich", "score": float("inf"), "page": 1},
@@ -353,9 +432,25 @@ EVERYTHING = Event(
         Event(b"\x00\xff", time=NOON),
         Event(b"", time=NOON, datacontenttype="image/png"),
         Event({"raw": b"\x00", "score": float("-inf")}, time=NOON),
-        Event(1, time=datetime(2026, 11, 23, 9, 30, 0, 123456, timezone(timedelta(hours=-5, minutes=-30)))),
+        Event(
+            1,
+            time=datetime(
+                2026, 11, 23, 9, 30, 0, 123456, timezone(timedelta(hours=-5, minutes=-30))
+            ),
+        ),
     ],
-    ids=["everything", "None", "0", "False", "empty text", "list", "bytes", "no bytes", "tagged parts", "offset"],
+    ids=[
+        "everything",
+        "None",
+        "0",
+        "False",
+        "empty text",
+        "list",
+        "bytes",
+        "no bytes",
+        "tagged parts",
+        "offset",
+    ],
 )
 def test_an_event_survives_its_json_form(event: Event) -> None:
     assert Event.from_json(event.to_json()) == event
@@ -365,9 +460,21 @@ def test_an_event_survives_its_json_form(event: Event) -> None:
 def test_the_sdk_reads_what_we_write() -> None:
     read = JSONFormat().read(None, EVERYTHING.to_json())
 
-    assert (read.get_id(), read.get_source(), read.get_type()) == ("A-1", "https://example.com/scanner?x=1#a", "page.scanned")
-    assert (read.get_time(), read.get_subject(), read.get_specversion()) == (NOON, "scan 1.png", "1.0")
-    assert (read.get_extension("traceparent"), read.get_extension("hops"), read.get_extension("urgent")) == (TRACE, 3, True)
+    assert (read.get_id(), read.get_source(), read.get_type()) == (
+        "A-1",
+        "https://example.com/scanner?x=1#a",
+        "page.scanned",
+    )
+    assert (read.get_time(), read.get_subject(), read.get_specversion()) == (
+        NOON,
+        "scan 1.png",
+        "1.0",
+    )
+    assert (
+        read.get_extension("traceparent"),
+        read.get_extension("hops"),
+        read.get_extension("urgent"),
+    ) == (TRACE, 3, True)
     assert read.get_data() == {"text": "Zürich", "score": {"$numberDouble": "Infinity"}, "page": 1}
 
 
@@ -400,9 +507,15 @@ def test_writing_an_event_changes_neither_it_nor_what_it_was_made_of() -> None:
         pytest.param(structured(time="after lunch"), "RFC 3339", id="time is words"),
         pytest.param(structured(time="2026-11-23T09:30Z"), "RFC 3339", id="time without seconds"),
         pytest.param(structured(time="2026-11-23T09:30:00Q"), "RFC 3339", id="zone is a letter"),
-        pytest.param(structured(time="2026-11-23T09:30:00+24:30"), "time", id="offset beyond a day"),
-        pytest.param(structured(time="2026-11-23T09:30:00+ab:00"), "RFC 3339", id="offset is letters"),
-        pytest.param(structured(time="2026-11-23T09:30:00+02"), "RFC 3339", id="offset without minutes"),
+        pytest.param(
+            structured(time="2026-11-23T09:30:00+24:30"), "time", id="offset beyond a day"
+        ),
+        pytest.param(
+            structured(time="2026-11-23T09:30:00+ab:00"), "RFC 3339", id="offset is letters"
+        ),
+        pytest.param(
+            structured(time="2026-11-23T09:30:00+02"), "RFC 3339", id="offset without minutes"
+        ),
         pytest.param(structured(id=""), "id must", id="empty id"),
         pytest.param(structured(type=""), "type must", id="empty type"),
         pytest.param(structured(source=""), "source must", id="empty source"),
@@ -410,7 +523,9 @@ def test_writing_an_event_changes_neither_it_nor_what_it_was_made_of() -> None:
         pytest.param(structured(specversion="0.3"), "specversion", id="older specversion"),
         pytest.param(structured(specversion="2.0"), "specversion", id="newer specversion"),
         pytest.param(structured(specversion=1.0), "specversion", id="specversion is a number"),
-        pytest.param(structured(datacontenttype="json"), "media type", id="content type without a slash"),
+        pytest.param(
+            structured(datacontenttype="json"), "media type", id="content type without a slash"
+        ),
         pytest.param(structured(datacontenttype=""), "datacontenttype", id="empty content type"),
         pytest.param(structured(dataschema=""), "dataschema", id="empty schema"),
         pytest.param(structured(subject=""), "subject", id="empty subject"),
@@ -423,7 +538,9 @@ def test_writing_an_event_changes_neither_it_nor_what_it_was_made_of() -> None:
         pytest.param(structured(ratio=1.5), "ratio", id="an extension with a fraction"),
         pytest.param(structured(list=[1]), "list", id="an extension that is a list"),
         pytest.param(structured(big=2**31), "big", id="BI-052 an extension beyond 32 bits"),
-        pytest.param(structured(data="a", data_base64="YQ=="), "exclude each other", id="data twice"),
+        pytest.param(
+            structured(data="a", data_base64="YQ=="), "exclude each other", id="data twice"
+        ),
         pytest.param(structured(data_base64="not base64!"), "base64", id="not base64"),
         pytest.param(structured(data_base64=5), "base64", id="base64 is a number"),
         pytest.param("[]", "object", id="a list"),
@@ -447,7 +564,9 @@ def test_all_problems_of_a_cloudevent_are_reported_at_once() -> None:
         assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "reason"), [("{", "malformed_json"), ('{"id": NaN}', "non_finite_number")])
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{", "malformed_json"), ('{"id": NaN}', "non_finite_number")]
+)
 def test_text_that_is_not_json_keeps_its_own_reason(text: str, reason: str) -> None:
     with pytest.raises(InvalidEvent) as caught:
         Event.from_json(text)
@@ -455,7 +574,9 @@ def test_text_that_is_not_json_keeps_its_own_reason(text: str, reason: str) -> N
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("name", ["datacontenttype", "dataschema", "subject", "time", "data", "data_base64", "tenant"])
+@pytest.mark.parametrize(
+    "name", ["datacontenttype", "dataschema", "subject", "time", "data", "data_base64", "tenant"]
+)
 def test_an_optional_member_that_is_null_is_one_that_is_left_out(name: str) -> None:
     """CloudEvents JSON format 1.0.2, section 2: null MUST be treated as unset."""
     event = Event.from_json(structured(**{name: None}))
@@ -469,13 +590,18 @@ def test_a_required_member_that_is_null_is_missing(name: str) -> None:
         Event.from_json(structured(**{name: None}))
 
 
-@pytest.mark.parametrize("source", ["#fragment", "/relative/path", "urn:uuid:1", "https://example.com"])
+@pytest.mark.parametrize(
+    "source", ["#fragment", "/relative/path", "urn:uuid:1", "https://example.com"]
+)
 def test_a_source_is_any_uri_reference(source: str) -> None:
     assert Event.from_json(structured(source=source)).source == source
 
 
 def test_text_data_of_a_text_media_type_is_read() -> None:
-    assert Event.from_json(structured(datacontenttype="text/plain", data="Simple text")).data == "Simple text"
+    assert (
+        Event.from_json(structured(datacontenttype="text/plain", data="Simple text")).data
+        == "Simple text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -483,13 +609,19 @@ def test_text_data_of_a_text_media_type_is_read() -> None:
     [
         ("2999-01-01T00:00:00Z", datetime(2999, 1, 1, tzinfo=UTC)),
         ("0001-01-01T00:00:00+14:00", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))),
-        ("9999-12-31T23:59:59.999999-14:00", datetime(9999, 12, 31, 23, 59, 59, 999999, timezone(timedelta(hours=-14)))),
+        (
+            "9999-12-31T23:59:59.999999-14:00",
+            datetime(9999, 12, 31, 23, 59, 59, 999999, timezone(timedelta(hours=-14))),
+        ),
         ("2016-12-31T23:59:60Z", datetime(2016, 12, 31, 23, 59, 59, 999999, UTC)),
         ("2016-12-31T23:59:60.5Z", datetime(2016, 12, 31, 23, 59, 59, 999999, UTC)),
         ("2026-11-23t12:00:00z", NOON),
         ("2026-11-23T12:00:00-00:00", NOON),
         ("2026-11-23T12:00:00.000000000Z", NOON),
-        ("2026-11-23T13:00:00+01:00", datetime(2026, 11, 23, 13, tzinfo=timezone(timedelta(hours=1)))),
+        (
+            "2026-11-23T13:00:00+01:00",
+            datetime(2026, 11, 23, 13, tzinfo=timezone(timedelta(hours=1))),
+        ),
     ],
 )
 def test_rfc_3339_is_read_to_its_extremes(text: str, expected: datetime) -> None:
@@ -501,16 +633,28 @@ def test_rfc_3339_is_read_to_its_extremes(text: str, expected: datetime) -> None
     assert Event.from_json(event.to_json()) == event
 
 
-@pytest.mark.parametrize("text", ["2026-02-30T00:00:00Z", "0000-01-01T00:00:00Z", "2026-11-23T24:30:00Z", "2026-11-23 09:30:00Z", "", "２026-11-23T09:30:00Z"])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-02-30T00:00:00Z",
+        "0000-01-01T00:00:00Z",
+        "2026-11-23T24:30:00Z",
+        "2026-11-23 09:30:00Z",
+        "",
+        "２026-11-23T09:30:00Z",
+    ],
+)
 def test_an_instant_that_does_not_exist_is_refused(text: str) -> None:
     with pytest.raises(InvalidEvent, match="time"):
         Event.from_json(structured(time=text))
 
 
-# -- data as bytes ----------------------------------------------------------------------------------------------------------------
+# -- data as bytes ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("data", [{"a": [1, None]}, "text", None, 0, float("inf"), {"raw": b"\x00"}])
+@pytest.mark.parametrize(
+    "data", [{"a": [1, None]}, "text", None, 0, float("inf"), {"raw": b"\x00"}]
+)
 def test_data_is_kept_as_json_and_comes_back(data: Any) -> None:
     raw, media_type = events.encode_data(Event(data), 1000)
 
@@ -530,7 +674,9 @@ def test_bytes_keep_their_media_type() -> None:
     assert events.encode_data(Event(b"a", datacontenttype="image/png"), 10) == (b"a", "image/png")
 
 
-@pytest.mark.parametrize("media_type", ["application/json", "application/vnd.scan+json; charset=utf-8", "text/json"])
+@pytest.mark.parametrize(
+    "media_type", ["application/json", "application/vnd.scan+json; charset=utf-8", "text/json"]
+)
 def test_bytes_of_json_come_back_as_their_value(media_type: str) -> None:
     raw, kept = events.encode_data(Event(b'{"a": 1}', datacontenttype=media_type), 100)
 
@@ -566,14 +712,18 @@ def test_bytes_of_json_come_back_as_their_value(media_type: str) -> None:
         "utf-16",
     ],
 )
-def test_bytes_that_say_they_are_json_and_are_not_are_refused_before_they_are_kept(raw: bytes, reason: str) -> None:
+def test_bytes_that_say_they_are_json_and_are_not_are_refused_before_they_are_kept(
+    raw: bytes, reason: str
+) -> None:
     with pytest.raises(InvalidEvent) as caught:
         events.encode_data(Event(raw, datacontenttype="application/json"), 1_000_000)
 
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("media_type", ["application/x-ndjson", "application/jsonl", "text/x-json-lines"])
+@pytest.mark.parametrize(
+    "media_type", ["application/x-ndjson", "application/jsonl", "text/x-json-lines"]
+)
 def test_lines_of_json_are_bytes_and_not_one_document(media_type: str) -> None:
     raw, kept = events.encode_data(Event(b'{"a": 1}\n{"a": 2}', datacontenttype=media_type), 100)
 
@@ -583,7 +733,9 @@ def test_lines_of_json_are_bytes_and_not_one_document(media_type: str) -> None:
 def test_the_limit_counts_bytes_and_not_characters() -> None:
     """BI-022, for the embedded broker."""
     assert len(events.encode_data(Event("é" * 49), 100)[0]) == 100
-    with pytest.raises(EventTooLarge, match=r"data has 102 bytes; max_event_bytes is 100") as caught:
+    with pytest.raises(
+        EventTooLarge, match=r"data has 102 bytes; max_event_bytes is 100"
+    ) as caught:
         events.encode_data(Event("é" * 50), 100)
 
     assert caught.value.reason == "too_large"

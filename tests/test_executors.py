@@ -1,4 +1,6 @@
-"""Models in executors: threads, processes and Dask's workers, and what becomes of events when one of these dies."""
+"""Models in executors: threads, processes and Dask's workers, and what becomes of events when one
+of these dies.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ Invoke = Callable[..., ExecutorInvoker]
 
 
 def processes(count: int = 1) -> ProcessPoolExecutor:
-    """Return a pool whose processes are fresh interpreters: a fork of a process with threads may inherit a lock that nobody opens.
+    """Return a pool whose processes are fresh interpreters: a fork of a process with threads may
+    inherit a lock that nobody opens.
 
-    All of them are started here. A pool starts one more for a call, and one that starts while the pool breaks is waited for for ever.
+    All of them are started here. A pool starts one more for a call, and one that starts while the
+    pool breaks is waited for for ever.
     """
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
     wait([pool.submit(time.sleep, 0.1) for _ in range(count)])
@@ -58,7 +62,14 @@ def invoke() -> Iterator[Invoke]:
     """Make invokers, which are closed at the end."""
     made: list[ExecutorInvoker] = []
 
-    def make(target: Any, executor: Any, *, path: str | None = None, timeout_s: float = 60.0, **described: Any) -> ExecutorInvoker:
+    def make(
+        target: Any,
+        executor: Any,
+        *,
+        path: str | None = None,
+        timeout_s: float = 60.0,
+        **described: Any,
+    ) -> ExecutorInvoker:
         model = target if isinstance(target, Model) else as_model(target, name="probe", **described)
         made.append(ExecutorInvoker(model, path, executor, timeout_s))
         return made[-1]
@@ -74,7 +85,9 @@ def answer(result: Result) -> Any:
 
 
 class Noted(ThreadPoolExecutor):
-    """Runs what it is given in the process that it is given to, as a pickle would arrive there; and notes how large it is."""
+    """Runs what it is given in the process that it is given to, as a pickle would arrive there; and
+    notes how large it is.
+    """
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -100,13 +113,15 @@ class Elsewhere(Executor):
         self.inner.shutdown(wait=wait, cancel_futures=cancel_futures)
 
 
-# -- where it runs, and what comes back -----------------------------------------------------------------------------------------------
+# -- where it runs, and what comes back ------------------------------------------------------------
 
 
 def test_in_threads_the_model_is_the_very_object(invoke: Invoke) -> None:
     lock = threading.Lock()  # nothing that could be sent
     with ThreadPoolExecutor(3, "the-pool") as threads:
-        invoker = invoke(lambda data: [threading.current_thread().name, lock.locked(), data], threads)
+        invoker = invoke(
+            lambda data: [threading.current_thread().name, lock.locked(), data], threads
+        )
 
         name, locked, data = answer(invoker.one(Event(1)))
 
@@ -124,7 +139,14 @@ def test_in_processes_it_is_a_copy_that_stays(invoke: Invoke, pool: ProcessPoolE
 
 
 def test_data_arrive_as_they_were_published(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    data = {"bytes": b"\xff\x00", "decimal": Decimal("1.10"), "nan": float("nan"), "text": "ä\n\u2028{}", "big": 2**70, "none": None}
+    data = {
+        "bytes": b"\xff\x00",
+        "decimal": Decimal("1.10"),
+        "nan": float("nan"),
+        "text": "ä\n\u2028{}",
+        "big": 2**70,
+        "none": None,
+    }
     invoker = invoke(lambda data: [repr(value) for value in data.values()], pool)
 
     assert answer(invoker.one(Event(data))) == [repr(value) for value in data.values()]
@@ -151,7 +173,9 @@ def test_a_model_travels_once(invoke: Invoke) -> None:
 
 
 def test_a_worker_that_lacks_the_model_gets_it_soon(invoke: Invoke) -> None:
-    """Calls go to two workers in turn: what one is sent after it said that it lacks the model, the other gets."""
+    """Calls go to two workers in turn: what one is sent after it said that it lacks the model, the
+    other gets.
+    """
     sizes: list[int] = []
     with processes() as one, processes() as other:
 
@@ -171,7 +195,9 @@ def test_a_worker_that_lacks_the_model_gets_it_soon(invoke: Invoke) -> None:
 def test_two_calls_are_never_taken_for_one(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask answers a call with the result of an equal one."""
     executor, given = Elsewhere(), []
-    monkeypatch.setattr(executor, "submit", lambda fn, *args: given.append(args) or executor.inner.submit(fn, *args))
+    monkeypatch.setattr(
+        executor, "submit", lambda fn, *args: given.append(args) or executor.inner.submit(fn, *args)
+    )
     invoker, event = invoke(lambda data: data, executor), Event(1)
 
     for _ in range(3):
@@ -180,7 +206,9 @@ def test_two_calls_are_never_taken_for_one(invoke: Invoke, monkeypatch: pytest.M
     assert all(a != b for i, a in enumerate(given) for b in given[:i])
 
 
-def test_the_whole_event_is_there_and_can_be_opened(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
+def test_the_whole_event_is_there_and_can_be_opened(
+    invoke: Invoke, pool: ProcessPoolExecutor
+) -> None:
     def model(event: mt.Event) -> Any:
         with event.open() as file:
             return [event.subject, event.extensions["n"], file.read().decode()]
@@ -190,7 +218,9 @@ def test_the_whole_event_is_there_and_can_be_opened(invoke: Invoke, pool: Proces
     assert answer(invoke(model, pool).one(event)) == ["a.txt", 1, "content"]
 
 
-def test_an_object_that_nobody_looks_at_is_not_read(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
+def test_an_object_that_nobody_looks_at_is_not_read(
+    invoke: Invoke, pool: ProcessPoolExecutor
+) -> None:
     def gone() -> Any:
         raise ObjectMissing(2, "no such object")
 
@@ -211,9 +241,15 @@ def test_one_missing_object_fails_alone(invoke: Invoke, pool: ProcessPoolExecuto
 
 
 def test_one_bad_event_of_a_batch_fails_alone(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    results = invoke(lambda rows: [1 // n for n in rows], pool, batch=True).many([Event(n) for n in (1, 0, 1)])
+    results = invoke(lambda rows: [1 // n for n in rows], pool, batch=True).many(
+        [Event(n) for n in (1, 0, 1)]
+    )
 
-    assert [result.output or result.error_type for result in results] == ["1", "ZeroDivisionError", "1"]
+    assert [result.output or result.error_type for result in results] == [
+        "1",
+        "ZeroDivisionError",
+        "1",
+    ]
     assert "ZeroDivisionError" in (results[1].traceback or "")
 
 
@@ -238,7 +274,12 @@ def test_signals_of_a_model_arrive(invoke: Invoke, pool: ProcessPoolExecutor) ->
 
     later, rejected = (invoke(model, pool).one(Event(data)) for data in (True, False))
 
-    assert (later.reason, later.delay_s, rejected.reason, rejected.permanent) == ("retry", 30, "rejected", True)
+    assert (later.reason, later.delay_s, rejected.reason, rejected.permanent) == (
+        "retry",
+        30,
+        "rejected",
+        True,
+    )
 
 
 def test_a_coroutine_function_runs_there(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
@@ -260,19 +301,28 @@ def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_na
         return len(event.open().read())
 
     invoker = invoke(model, Elsewhere())
-    fits, refused = (invoker.one(with_opener(Event(), lambda size=size: io.BytesIO(bytes(size)))) for size in (2**20, 2**20 + 1))
+    fits, refused = (
+        invoker.one(with_opener(Event(), lambda size=size: io.BytesIO(bytes(size))))
+        for size in (2**20, 2**20 + 1)
+    )
 
     assert (answer(fits), refused.reason, refused.permanent) == (2**20, "object_too_large", True)
-    assert "more than 1 MiB" in (refused.error or "") and "isolation='process'" in (refused.error or "")
+    assert "more than 1 MiB" in (refused.error or "") and "isolation='process'" in (
+        refused.error or ""
+    )
 
 
-def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
+def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(
+    invoke: Invoke, pool: ProcessPoolExecutor
+) -> None:
     with ThreadPoolExecutor(1) as threads:
         for executor in (threads, pool):
             lines, each = (invoke("command:cat", executor, mode=mode) for mode in ("lines", "each"))
 
             assert (lines.batches, each.batches) == (True, False)
-            assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(range(5))
+            assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(
+                range(5)
+            )
             assert [answer(result) for result in each.many([Event(n) for n in range(2)])] == [0, 1]
 
 
@@ -299,13 +349,15 @@ def test_a_worker_that_makes_room_drops_no_model_that_is_being_called(
         assert (answer(waiting.result()), answer(other)) == (1, 2)
 
 
-# -- what cannot be sent or loaded -----------------------------------------------------------------------------------------------------
+# -- what cannot be sent or loaded -----------------------------------------------------------------
 
 
 def test_what_is_no_executor_is_refused(invoke: Invoke) -> None:
     client = types.SimpleNamespace(get_executor=print)
 
-    with pytest.raises(InvalidModel, match=r"takes a concurrent\.futures\.Executor, not int; or a callable"):
+    with pytest.raises(
+        InvalidModel, match=r"takes a concurrent\.futures\.Executor, not int; or a callable"
+    ):
         invoke(len, 4)
     with pytest.raises(InvalidModel, match=r"hand over client\.get_executor\(\)"):
         invoke(len, client)
@@ -321,10 +373,14 @@ def test_a_model_that_cannot_be_sent_is_refused(invoke: Invoke, pool: ProcessPoo
 
 
 def test_a_model_is_imported_where_it_is_known(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    assert answer(invoke(textwrap.dedent, pool, path="textwrap:dedent").one(Event("  text"))) == "text"
+    assert (
+        answer(invoke(textwrap.dedent, pool, path="textwrap:dedent").one(Event("  text"))) == "text"
+    )
 
 
-def test_other_code_on_a_worker_is_not_run(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_code_on_a_worker_is_not_run(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "moving_model.py").write_text("def score(data):\n    return 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     import moving_model  # type: ignore[import-not-found]
@@ -341,7 +397,9 @@ def test_other_code_on_a_worker_is_not_run(invoke: Invoke, tmp_path: Path, monke
     assert "moving_model:score holds other code on this worker" in (result.error or "")
 
 
-def test_other_files_behind_an_address_are_not_run(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_behind_an_address_are_not_run(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker begins in another folder, where a file has the same name."""
     for folder, text in (("here", "cat"), ("there", "sed s/1/2/"), ("same", "cat")):
         (tmp_path / folder).mkdir()
@@ -352,7 +410,11 @@ def test_other_files_behind_an_address_are_not_run(invoke: Invoke, tmp_path: Pat
     refused = invoker.one(Event(1))
     monkeypatch.chdir(tmp_path / "same")
 
-    assert (refused.reason, refused.throttled, refused.permanent) == ("model_unavailable", True, False)
+    assert (refused.reason, refused.throttled, refused.permanent) == (
+        "model_unavailable",
+        True,
+        False,
+    )
     assert "command:sh score.sh holds other content" in (refused.error or "")
     assert answer(invoker.one(Event(1))) == 1
 
@@ -380,14 +442,20 @@ def test_a_model_that_cannot_be_loaded_there_blames_no_event(invoke: Invoke) -> 
     finally:
         del sys.modules["only_here"]
 
-    assert (result.reason, result.throttled, result.error_type) == ("model_unavailable", True, "ModuleNotFoundError")
+    assert (result.reason, result.throttled, result.error_type) == (
+        "model_unavailable",
+        True,
+        "ModuleNotFoundError",
+    )
 
 
-# -- what dies, hangs, or is shut down ---------------------------------------------------------------------------------------------------
+# -- what dies, hangs, or is shut down -------------------------------------------------------------
 
 
 def deadly() -> Callable[[Any], Any]:
-    """Return a model that some data kill; it travels without this module, which takes seconds to import."""
+    """Return a model that some data kill; it travels without this module, which takes seconds to
+    import.
+    """
 
     def model(data: Any) -> Any:
         if data == "poison":
@@ -402,13 +470,22 @@ def test_only_the_event_that_kills_its_worker_is_blamed(invoke: Invoke) -> None:
     answer(invoker.one(Event("warm")))
 
     with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(invoker.one, [Event("a"), Event("poison"), Event("b"), Event("c")]))
+        results = list(
+            threads.map(invoker.one, [Event("a"), Event("poison"), Event("b"), Event("c")])
+        )
 
-    assert [result.output or result.reason for result in results] == ['"a"', "worker_died", '"b"', '"c"']
+    assert [result.output or result.reason for result in results] == [
+        '"a"',
+        "worker_died",
+        '"b"',
+        '"c"',
+    ]
     assert answer(invoker.one(Event("d"))) == "d"
 
 
-def test_only_the_event_that_kills_its_worker_is_blamed_when_subscriptions_share_a_pool(invoke: Invoke) -> None:
+def test_only_the_event_that_kills_its_worker_is_blamed_when_subscriptions_share_a_pool(
+    invoke: Invoke,
+) -> None:
     made: list[ProcessPoolExecutor] = []
 
     def shared() -> ProcessPoolExecutor:
@@ -435,7 +512,9 @@ def test_only_the_event_that_kills_its_worker_is_blamed_when_subscriptions_share
     assert guilty.result().reason == "worker_died"
 
 
-def test_calls_that_ran_beside_one_another_in_a_pool_that_is_broken_for_good_are_not_blamed(invoke: Invoke) -> None:
+def test_calls_that_ran_beside_one_another_in_a_pool_that_is_broken_for_good_are_not_blamed(
+    invoke: Invoke,
+) -> None:
     with processes(4) as pool, ThreadPoolExecutor(4) as threads:
         invoker = invoke(deadly(), pool)
         answer(invoker.one(Event("warm")))
@@ -510,7 +589,9 @@ def test_what_takes_too_long_is_given_up(invoke: Invoke) -> None:
 def test_who_waits_for_the_worker_of_somebody_else_has_not_been_too_slow(invoke: Invoke) -> None:
     gate, begun = threading.Event(), threading.Event()
     with ThreadPoolExecutor(1) as threads, ThreadPoolExecutor(1) as asking:
-        slow = asking.submit(invoke(lambda data: begun.set() or gate.wait(30), threads).one, Event(1))
+        slow = asking.submit(
+            invoke(lambda data: begun.set() or gate.wait(30), threads).one, Event(1)
+        )
         assert begun.wait(10)
 
         result = invoke(lambda data: data, threads, timeout_s=0.05).one(Event(2))
@@ -521,7 +602,9 @@ def test_who_waits_for_the_worker_of_somebody_else_has_not_been_too_slow(invoke:
     assert "no worker of the executor was free within 0.05 s" in (result.error or "")
 
 
-def test_of_an_executor_that_cancels_anything_nobody_knows_whether_it_had_begun(invoke: Invoke) -> None:
+def test_of_an_executor_that_cancels_anything_nobody_knows_whether_it_had_begun(
+    invoke: Invoke,
+) -> None:
     class LikeDask(Elsewhere):
         def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
             return Future()
@@ -584,12 +667,16 @@ def test_an_error_of_the_executor_itself_is_an_outage(invoke: Invoke) -> None:
     assert "the executor has not run the call" in (result.error or "")
 
 
-# -- on a bus ---------------------------------------------------------------------------------------------------------------------------
+# -- on a bus --------------------------------------------------------------------------------------
 
 
 def test_a_subscription_runs_in_processes() -> None:
     with mt.connect("memory://") as bus:
-        sub = bus.subscribe("numbers", mt.model(lambda n: [n, os.getpid()], name="whoami"), executor=lambda: processes(1))
+        sub = bus.subscribe(
+            "numbers",
+            mt.model(lambda n: [n, os.getpid()], name="whoami"),
+            executor=lambda: processes(1),
+        )
 
         run = bus.fire("numbers", range(8), progress=False)
         outputs = list(run.results()["output"])
@@ -612,10 +699,17 @@ def test_a_worker_of_dask_that_is_killed_loses_no_event(tmp_path: Path) -> None:
         return [n, os.getpid()]
 
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None, silence_logs=logging.CRITICAL
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        host="127.0.0.1",
+        dashboard_address=None,
+        silence_logs=logging.CRITICAL,
     )
     with cluster, distributed.Client(cluster) as client, mt.connect("memory://") as bus:
-        sub = bus.subscribe("numbers", mt.model(model, name="whoami"), executor=client.get_executor())
+        sub = bus.subscribe(
+            "numbers", mt.model(model, name="whoami"), executor=client.get_executor()
+        )
         run = bus.fire("numbers", range(12), progress=False, timeout_s=60.0)
         rows, outputs = sub.invocations(), list(run.results()["output"])
 

@@ -1,4 +1,6 @@
-"""Files for spreadsheets and others: no text of an event is a formula, whatever ends a line inside it and whatever stands before."""
+"""Files for spreadsheets and others: no text of an event is a formula, whatever ends a line inside
+it and whatever stands before.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,30 @@ from mltrigger.reports.export import defused
 
 FORMULA = re.compile(r"[\s\0-\x1f\x7f-\xa0\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
 TEXTS = [
-    *("=1", "+1", "-1", "@SUM(A1)", "＝1", "＋1", "－1", "＠SUM(A1)", "﹦1", "\t=1", "\r=1", "\n=1"),
-    *(" =1", "\xa0=1", "\u3000 =1", "\ufeff=1", "\u200b=1", "\u202e=1", "\x00=1", "\xa0\ufeff\t＝1"),
+    *(
+        "=1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "＝1",
+        "＋1",
+        "－1",
+        "＠SUM(A1)",
+        "﹦1",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+    ),
+    *(
+        " =1",
+        "\xa0=1",
+        "\u3000 =1",
+        "\ufeff=1",
+        "\u200b=1",
+        "\u202e=1",
+        "\x00=1",
+        "\xa0\ufeff\t＝1",
+    ),
     *(
         "paid\r@SUM(A1:A9)",
         "thanks\r\n+2+3",
@@ -34,11 +58,25 @@ TEXTS = [
         "a\t=1",
     ),
 ]
-HARMLESS = ["paid", "a = b", "1-2", "[1,-2]", '{"n": -1}', "x;y", "'=1", "line\nline", "ｘ＝1", "–5", ""]
+HARMLESS = [
+    "paid",
+    "a = b",
+    "1-2",
+    "[1,-2]",
+    '{"n": -1}',
+    "x;y",
+    "'=1",
+    "line\nline",
+    "ｘ＝1",
+    "–5",
+    "",
+]
 
 
 def read_as_a_spreadsheet_does(text: str) -> list[list[str]]:
-    """Return the cells: \\r, \\n and \\r\\n end a row outside quotes, inside them they stay one line end."""
+    """Return the cells: \\r, \\n and \\r\\n end a row outside quotes, inside them they stay one
+    line end.
+    """
     return list(csv.reader(io.StringIO(text, newline=None)))
 
 
@@ -51,10 +89,17 @@ def lines(cell: str) -> list[str]:
 def test_no_text_of_an_event_begins_a_cell_or_a_line_as_a_formula(text: str, where: str) -> None:
     if where == "answer":
         with mt.connect("memory://") as bus:
-            bus.subscribe("notes", mt.model(lambda note: {"text": note, "n": -1}, name="echo", version="1.0.0"))
+            bus.subscribe(
+                "notes",
+                mt.model(lambda note: {"text": note, "n": -1}, name="echo", version="1.0.0"),
+            )
             frame = bus.fire("notes", [text, "plain"], progress=False).results()[["text", "n"]]
     else:
-        frame = pd.DataFrame({"text": [text, "plain"], "n": [-1, -1]} if where == "cell" else {text: ["a", "plain"], "n": [-1, -1]})
+        frame = pd.DataFrame(
+            {"text": [text, "plain"], "n": [-1, -1]}
+            if where == "cell"
+            else {text: ["a", "plain"], "n": [-1, -1]}
+        )
 
     written = mt.to_csv(frame)
 
@@ -104,7 +149,7 @@ def test_names_of_several_levels_are_guarded_level_by_level() -> None:
     assert list(safe.columns.names) == ["'=n", None]
 
 
-# -- Excel and Feather --------------------------------------------------------------------------------------------------------------
+# -- Excel and Feather -----------------------------------------------------------------------------
 
 
 def mixed() -> pd.DataFrame:
@@ -114,7 +159,9 @@ def mixed() -> pd.DataFrame:
         {
             "output": pd.Series([1, "two", {"three": [3, None]}], dtype=object),
             "at": pd.Series([at, at, None], dtype="datetime64[us, UTC]"),
-            "local": pd.Series([at.tz_convert("Asia/Tokyo"), at.tz_localize(None), None], dtype=object),
+            "local": pd.Series(
+                [at.tz_convert("Asia/Tokyo"), at.tz_localize(None), None], dtype=object
+            ),
             "naive": pd.to_datetime(["2026-11-23 05:41:50", None, None]),
             "n": pd.array([2**62 + 1, None, -7], dtype="Int64"),
             "outcome": pd.Categorical(["succeeded", "dead", None]),
@@ -158,16 +205,38 @@ def test_every_frame_of_a_bus_becomes_a_workbook(tmp_path: Path) -> None:
         sub = bus.subscribe("pages", model, max_attempts=1)
         run = bus.fire("pages", [1, 0, "two"], progress=False)
         tables = [
-            *(run.results(), run.invocations(), sub.invocations(), sub.results(), sub.latency(), sub.dead_letters(), sub.skipped()),
-            *(bus.events(), bus.models(), bus.subscriptions(), bus.topics(), bus.audit(), bus.doctor(), sub.dry_run()),
-            *(bus.trace(run.receipts[0].event_id), bus.explain(run.receipts[1].event_id, sub.name), bus.plan("pages")),
+            *(
+                run.results(),
+                run.invocations(),
+                sub.invocations(),
+                sub.results(),
+                sub.latency(),
+                sub.dead_letters(),
+                sub.skipped(),
+            ),
+            *(
+                bus.events(),
+                bus.models(),
+                bus.subscriptions(),
+                bus.topics(),
+                bus.audit(),
+                bus.doctor(),
+                sub.dry_run(),
+            ),
+            *(
+                bus.trace(run.receipts[0].event_id),
+                bus.explain(run.receipts[1].event_id, sub.name),
+                bus.plan("pages"),
+            ),
         ]
     for n, table in enumerate(tables):
         mt.to_excel(table, tmp_path / f"{n}.xlsx")
         assert list(in_excel(tmp_path / f"{n}.xlsx")) == [str(name) for name in table.columns]
 
 
-def test_excel_without_its_library_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excel_without_its_library_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
 
     with pytest.raises(ImportError, match=r"to_excel needs openpyxl: .*\[excel\]"):

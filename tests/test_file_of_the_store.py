@@ -1,4 +1,6 @@
-"""The store's file has a life of its own: it is removed, moved, replaced, forked around, held by others. No receipt is for nowhere."""
+"""The store's file has a life of its own: it is removed, moved, replaced, forked around, held by
+others. No receipt is for nowhere.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,12 @@ def run(program: str, *given: object) -> str:
     """Run *program* in a process of its own; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *map(str, given)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     return done.stdout
 
 
@@ -51,7 +57,7 @@ def connected(home: Path, **more: Any) -> mt.EventBus:
     return mt.connect(f"sqlite:///{home / 'bus.db'}", **more)
 
 
-# -- removed, moved, replaced -------------------------------------------------------------------------------------------------
+# -- removed, moved, replaced ----------------------------------------------------------------------
 
 
 def file_removed(home: Path) -> None:
@@ -94,21 +100,35 @@ def folder_replaced(home: Path) -> None:
 
 
 ACCIDENTS = [
-    file_removed, all_files_removed, log_removed, index_removed, folder_removed, folder_moved, file_moved, file_replaced_by_a_copy,
+    file_removed,
+    all_files_removed,
+    log_removed,
+    index_removed,
+    folder_removed,
+    folder_moved,
+    file_moved,
+    file_replaced_by_a_copy,
     folder_replaced,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("happens", ACCIDENTS)
-def test_nothing_gets_a_receipt_after_the_file_is_gone(home: Path, happens: Callable[[Path], None]) -> None:
+def test_nothing_gets_a_receipt_after_the_file_is_gone(
+    home: Path, happens: Callable[[Path], None]
+) -> None:
     with connected(home) as bus:
         bus.topic("documents")
         bus.publish("documents", 1)
         happens(home)
 
-        for call in (lambda: bus.publish("documents", 2), lambda: bus.topic("pages"), lambda: bus.fire("documents", [3], progress=False)):
+        for call in (
+            lambda: bus.publish("documents", 2),
+            lambda: bus.topic("pages"),
+            lambda: bus.fire("documents", [3], progress=False),
+        ):
             with pytest.raises(
-                mt.StoreError, match=r"was removed or replaced while it was open.*put it back, or close this bus"
+                mt.StoreError,
+                match=r"was removed or replaced while it was open.*put it back, or close this bus",
             ) as refused:
                 call()
             assert str(home.parent) not in str(refused.value)
@@ -129,7 +149,9 @@ def test_loss_is_seen_too_when_the_folder_was_calm_before(
 
 
 @pytest.mark.parametrize("happens", ACCIDENTS)
-def test_doctor_has_one_error_about_a_file_that_is_gone(home: Path, happens: Callable[[Path], None]) -> None:
+def test_doctor_has_one_error_about_a_file_that_is_gone(
+    home: Path, happens: Callable[[Path], None]
+) -> None:
     with connected(home) as bus:
         bus.topic("documents")
         happens(home)
@@ -141,8 +163,20 @@ def test_doctor_has_one_error_about_a_file_that_is_gone(home: Path, happens: Cal
     assert str(home.parent) not in json.dumps(row)
 
 
-@pytest.mark.parametrize("happens", [file_removed, all_files_removed, folder_removed, folder_moved, file_moved, file_replaced_by_a_copy])
-def test_what_is_read_of_a_file_that_is_gone_is_an_error_not_its_ghost(home: Path, happens: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "happens",
+    [
+        file_removed,
+        all_files_removed,
+        folder_removed,
+        folder_moved,
+        file_moved,
+        file_replaced_by_a_copy,
+    ],
+)
+def test_what_is_read_of_a_file_that_is_gone_is_an_error_not_its_ghost(
+    home: Path, happens: Callable[[Path], None]
+) -> None:
     with connected(home) as bus:
         bus.topic("documents")
         happens(home)
@@ -198,7 +232,7 @@ def test_bus_of_a_file_that_is_gone_can_be_closed_and_a_new_one_opened(home: Pat
         assert again.publish("documents", "a").seq == 1
 
 
-# -- overwritten and cut off, under the same name -----------------------------------------------------------------------------
+# -- overwritten and cut off, under the same name --------------------------------------------------
 
 
 def overwritten_by_its_backup(home: Path) -> None:
@@ -218,7 +252,9 @@ def emptied(home: Path) -> None:
     os.truncate(home / "bus.db", 0)
 
 
-@pytest.mark.parametrize("happens", [overwritten_by_its_backup, overwritten_by_something_else, cut_off, emptied])
+@pytest.mark.parametrize(
+    "happens", [overwritten_by_its_backup, overwritten_by_something_else, cut_off, emptied]
+)
 @pytest.mark.parametrize("is_calm", [False, True])
 def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
     home: Path, happens: Callable[[Path], None], is_calm: bool, monkeypatch: pytest.MonkeyPatch
@@ -233,11 +269,21 @@ def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
     with connected(home) as bus:
         bus.publish("documents", 1)
         if is_calm:
-            wait_until(lambda: bus.publish("documents", 1) and bus._store._connections._place._is_calm)  # type: ignore[attr-defined]
+            wait_until(
+                lambda: bus.publish("documents", 1) and bus._store._connections._place._is_calm
+            )  # type: ignore[attr-defined]
         happens(home)
 
-        for call in (lambda: bus.publish("documents", 2), lambda: bus.topic("pages"), bus.events, bus.audit):
-            with pytest.raises(mt.StoreError, match=r"bus\.db was overwritten or cut off while it was open.*close this bus"):
+        for call in (
+            lambda: bus.publish("documents", 2),
+            lambda: bus.topic("pages"),
+            bus.events,
+            bus.audit,
+        ):
+            with pytest.raises(
+                mt.StoreError,
+                match=r"bus\.db was overwritten or cut off while it was open.*close this bus",
+            ):
                 call()
         (row,) = bus.doctor().to_dict("records")
 
@@ -246,7 +292,10 @@ def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
 
 def test_file_that_others_write_to_is_not_taken_for_overwritten(home: Path) -> None:
     """Each process moves the log in at its end, and a repair by hand makes the file shorter."""
-    other = "import mltrigger as mt, sys; b = mt.connect(sys.argv[1]); b.publish_batch('documents', range(3000)); b.close()"
+    other = (
+        "import mltrigger as mt, sys; b = mt.connect(sys.argv[1]); b.publish_batch('documents',"
+        " range(3000)); b.close()"
+    )
     with connected(home) as bus:
         bus.topic("documents")
         for _ in range(3):
@@ -274,7 +323,9 @@ def test_file_with_two_names_is_refused_since_each_would_have_a_log_of_its_own(h
         (home / "other.db").hardlink_to(home / "bus.db")
 
         for name in ("other.db", "bus.db"):
-            with pytest.raises(mt.StoreError, match=r"has several names \(hard links\).*bus\.backup"):
+            with pytest.raises(
+                mt.StoreError, match=r"has several names \(hard links\).*bus\.backup"
+            ):
                 mt.connect(f"sqlite:///{home / name}")
         (home / "other.db").unlink()
 
@@ -282,7 +333,9 @@ def test_file_with_two_names_is_refused_since_each_would_have_a_log_of_its_own(h
             assert len(again.events()) == 1
 
 
-def test_file_that_is_mounted_alone_is_refused_since_its_log_would_stay_behind(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_that_is_mounted_alone_is_refused_since_its_log_would_stay_behind(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounts = home.parent / "mounts"
     mounts.write_text(f"overlay / overlay rw 0 0\n/dev/sda1 {home / 'bus.db'} ext4 rw 0 0\n")
     monkeypatch.setattr(files, "is_mount", functools.partial(files.is_mount, mounts=str(mounts)))
@@ -293,11 +346,13 @@ def test_file_that_is_mounted_alone_is_refused_since_its_log_would_stay_behind(h
     connected(home).close()
 
 
-# -- forked -------------------------------------------------------------------------------------------------------------------
+# -- forked ----------------------------------------------------------------------------------------
 
 
 def child_of(action: Callable[[], object]) -> Callable[[], str]:
-    """Fork, do *action* in the child, and return a function that waits for the repr of what it returned or raised."""
+    """Fork, do *action* in the child, and return a function that waits for the repr of what it
+    returned or raised.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -319,7 +374,10 @@ def child_of(action: Callable[[], object]) -> Callable[[], str]:
     return ends
 
 
-PUBLISHES = "import sys, mltrigger as mt\nwith mt.connect('sqlite:///' + sys.argv[1]) as bus: bus.publish('jobs', 0, id=sys.argv[2])"
+PUBLISHES = (
+    "import sys, mltrigger as mt\nwith mt.connect('sqlite:///' + sys.argv[1]) as bus:"
+    " bus.publish('jobs', 0, id=sys.argv[2])"
+)
 
 
 def publishing_child(file: Path, go: Any, opened: Any) -> Callable[[], str]:
@@ -334,8 +392,13 @@ def publishing_child(file: Path, go: Any, opened: Any) -> Callable[[], str]:
 
 
 @pytest.mark.parametrize("parent_closes", [True, False])
-def test_what_a_forked_child_publishes_is_kept_whoever_closes_the_store_meanwhile(file: Path, parent_closes: bool) -> None:
-    go, opened = multiprocessing.get_context("fork").Event(), multiprocessing.get_context("fork").Event()
+def test_what_a_forked_child_publishes_is_kept_whoever_closes_the_store_meanwhile(
+    file: Path, parent_closes: bool
+) -> None:
+    go, opened = (
+        multiprocessing.get_context("fork").Event(),
+        multiprocessing.get_context("fork").Event(),
+    )
     bus = mt.connect(f"sqlite:///{file}")
     bus.topic("jobs")
     ends = publishing_child(file, go, opened)
@@ -354,7 +417,9 @@ def test_what_a_forked_child_publishes_is_kept_whoever_closes_the_store_meanwhil
         assert set(bus.events()["event_id"]) == {*receipts, *(f"third-{n}" for n in range(3))}
 
 
-def test_child_that_is_forked_while_threads_publish_and_listen_has_a_bus_of_its_own(file: Path) -> None:
+def test_child_that_is_forked_while_threads_publish_and_listen_has_a_bus_of_its_own(
+    file: Path,
+) -> None:
     stop = threading.Event()
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.subscribe("readings", mt.model(len, name="size", version="1.0.0"), listen=True)
@@ -389,7 +454,9 @@ def test_parent_goes_on_where_it_was_after_a_fork(file: Path) -> None:
         sub = bus.subscribe("documents", mt.model(str.upper, name="shout"))
         for n in range(4):
             assert child_of(lambda: 1)() == "1"
-            assert list(bus.fire("documents", [f"a{n}"], progress=False).results()["output"]) == [f"A{n}"]
+            assert list(bus.fire("documents", [f"a{n}"], progress=False).results()["output"]) == [
+                f"A{n}"
+            ]
 
         assert len(sub.invocations()) == 4
 
@@ -401,19 +468,25 @@ def test_fork_inside_a_transaction_is_not_held_up_for_ever_and_the_child_is_told
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("jobs")
         with bus.log.unit() as unit:
-            unit.transaction.execute("INSERT INTO topic (name, created_us) VALUES ('inside', 0)", {})
+            unit.transaction.execute(
+                "INSERT INTO topic (name, created_us) VALUES ('inside', 0)", {}
+            )
             said = child_of(lambda: mt.connect(f"sqlite:///{file}"))()
             in_memory = child_of(lambda: mt.connect("memory://"))()
         bus.publish("jobs", 1)
 
-        assert said.startswith("StoreError: this process was forked while another thread was at work")
+        assert said.startswith(
+            "StoreError: this process was forked while another thread was at work"
+        )
         assert "spawn" in said
         assert in_memory == said
         assert set(bus.topics()["topic"]) == {"jobs", "inside"}
         assert child_of(lambda: mt.connect(f"sqlite:///{file}").publish("jobs", 2).seq)() == "2"
 
 
-def test_child_that_is_refused_and_ends_as_programs_do_undoes_nothing_of_its_parent(file: Path) -> None:
+def test_child_that_is_refused_and_ends_as_programs_do_undoes_nothing_of_its_parent(
+    file: Path,
+) -> None:
     program = f"""
 import os, sys
 import mltrigger as mt
@@ -450,7 +523,12 @@ sys.stdin.read()
 @contextlib.contextmanager
 def held_by_another_program(file: Path) -> Iterator[subprocess.Popen[str]]:
     """Let another process hold the write lock of the store."""
-    with subprocess.Popen([sys.executable, "-c", HOLDS, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holds\n"
         try:
@@ -459,7 +537,9 @@ def held_by_another_program(file: Path) -> Iterator[subprocess.Popen[str]]:
             holder.kill()
 
 
-def test_fork_does_not_wait_for_a_writer_who_waits_for_another_program(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_does_not_wait_for_a_writer_who_waits_for_another_program(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(forks, "PATIENCE_S", 600.0)
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("jobs")
@@ -467,7 +547,9 @@ def test_fork_does_not_wait_for_a_writer_who_waits_for_another_program(file: Pat
         with held_by_another_program(file):
             thread.start()
             wait_until(bus._store._lock.locked)  # type: ignore[attr-defined]
-            begun = child_of(lambda: mt.connect(f"sqlite:///{file}").publish("jobs", 2, id="child").event_id)
+            begun = child_of(
+                lambda: mt.connect(f"sqlite:///{file}").publish("jobs", 2, id="child").event_id
+            )
             assert bus.events().empty
         thread.join(60)
 
@@ -475,7 +557,9 @@ def test_fork_does_not_wait_for_a_writer_who_waits_for_another_program(file: Pat
         assert set(bus.events()["event_id"]) == {"patient", "child"}
 
 
-def test_child_whose_parent_had_the_file_open_with_another_tool_is_told_to_be_spawned(file: Path) -> None:
+def test_child_whose_parent_had_the_file_open_with_another_tool_is_told_to_be_spawned(
+    file: Path,
+) -> None:
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("jobs")
         stranger = sqlite3.connect(file)
@@ -483,8 +567,13 @@ def test_child_whose_parent_had_the_file_open_with_another_tool_is_told_to_be_sp
 
         said = child_of(lambda: mt.connect(f"sqlite:///{file}"))()
 
-        assert said.startswith("StoreError: this process was forked while its parent had the file of the store open")
-        assert child_of(lambda: len(mt.connect(f"sqlite:///{file.parent / 'another.db'}").topics()))() == "0"
+        assert said.startswith(
+            "StoreError: this process was forked while its parent had the file of the store open"
+        )
+        assert (
+            child_of(lambda: len(mt.connect(f"sqlite:///{file.parent / 'another.db'}").topics()))()
+            == "0"
+        )
         stranger.close()
 
 
@@ -494,21 +583,28 @@ def test_bus_in_memory_stays_with_the_parent(file: Path) -> None:
         other.topic("jobs")
         bus.publish("jobs", 1)
 
-        assert child_of(lambda: bus.publish("jobs", 2))().startswith("StoreError: this bus was opened before a fork")
+        assert child_of(lambda: bus.publish("jobs", 2))().startswith(
+            "StoreError: this bus was opened before a fork"
+        )
         assert child_of(lambda: len(mt.connect("memory://").topics()))() == "0"
         assert len(bus.events()) == 1
 
 
-# -- held by others -----------------------------------------------------------------------------------------------------------
+# -- held by others --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="Linux names who holds a lock")
-def test_program_that_holds_the_write_lock_is_named_with_how_long_was_waited(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_that_holds_the_write_lock_is_named_with_how_long_was_waited(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "BUSY_S", 0.2)
     with mt.connect(f"sqlite:///{file}") as bus, held_by_another_program(file) as holder:
         os.kill(holder.pid, signal.SIGSTOP)
         wait_until(lambda: " T " in Path(f"/proc/{holder.pid}/stat").read_text())
-        said = rf"process {holder.pid} \(python.*, stopped\) holds its write lock; waited 0\.[2-9] s\. Let it go on or end it"
+        said = (
+            rf"process {holder.pid} \(python.*, stopped\) holds its write lock; waited 0\.[2-9] s\."
+            r" Let it go on or end it"
+        )
 
         with pytest.raises(mt.StoreError, match=said):
             bus.topic("documents")
@@ -522,17 +618,24 @@ def test_program_that_holds_the_write_lock_is_named_with_how_long_was_waited(fil
     assert f"kill -CONT {holder.pid}" in found["advice"]
 
 
-def test_lock_of_a_program_that_nobody_can_name_is_still_said(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_of_a_program_that_nobody_can_name_is_still_said(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "BUSY_S", 0.05)
     monkeypatch.setattr("mltrigger.store.place._LOCKS", "/nowhere")
-    with held_by_another_program(file), pytest.raises(mt.StoreError, match="another program holds its write lock"):
+    with (
+        held_by_another_program(file),
+        pytest.raises(mt.StoreError, match="another program holds its write lock"),
+    ):
         connected(file.parent)
 
 
-# -- the write-ahead log ------------------------------------------------------------------------------------------------------
+# -- the write-ahead log ---------------------------------------------------------------------------
 
 
-def test_log_of_large_events_stays_below_its_limit_and_one_commit(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_of_large_events_stays_below_its_limit_and_one_commit(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "LOG_BYTES", 3_000_000)
     log, sizes = file.with_name("bus.db-wal"), []
     with mt.connect(f"sqlite:///{file}") as bus:
@@ -546,7 +649,9 @@ def test_log_of_large_events_stays_below_its_limit_and_one_commit(file: Path, mo
         assert len(bus.events()) == 20
 
 
-def test_log_that_a_reader_keeps_from_being_cut_off_is_cut_off_after_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_that_a_reader_keeps_from_being_cut_off_is_cut_off_after_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "LOG_BYTES", 1_000_000)
     monkeypatch.setattr(sqlite, "_LOG_STEP", 1_000_000)
     log = file.with_name("bus.db-wal")
@@ -565,7 +670,7 @@ def test_log_that_a_reader_keeps_from_being_cut_off_is_cut_off_after_it(file: Pa
         assert len(bus.events()) == 7
 
 
-# -- backups ------------------------------------------------------------------------------------------------------------------
+# -- backups ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
@@ -642,7 +747,10 @@ def test_backup_overwrites_nothing(file: Path, tmp_path: Path, there: str) -> No
 def test_backup_that_fails_leaves_nothing_and_says_why(home: Path, tmp_path: Path) -> None:
     with connected(home) as bus:
         bus.topic("jobs")
-        with pytest.raises(mt.StoreError, match=r"'copy\.db' cannot be written .*name a file in a folder that exists"):
+        with pytest.raises(
+            mt.StoreError,
+            match=r"'copy\.db' cannot be written .*name a file in a folder that exists",
+        ):
             bus.backup(tmp_path / "missing" / "copy.db")
         all_files_removed(home)
         with pytest.raises(mt.StoreError, match="was removed or replaced"):
@@ -651,7 +759,7 @@ def test_backup_that_fails_leaves_nothing_and_says_why(home: Path, tmp_path: Pat
     assert not (tmp_path / "copy.db").exists()
 
 
-# -- damaged rows -------------------------------------------------------------------------------------------------------------
+# -- damaged rows ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -672,7 +780,10 @@ def test_damaged_schema_version_is_said_and_nothing_is_changed(file: Path, damag
     connection.close()
     before = file.read_bytes()
 
-    with pytest.raises(mt.StoreError, match=r"'bus\.db': the store is damaged: its table schema_version must hold one row"):
+    with pytest.raises(
+        mt.StoreError,
+        match=r"'bus\.db': the store is damaged: its table schema_version must hold one row",
+    ):
         connected(file.parent)
 
     assert file.read_bytes() == before
@@ -680,29 +791,50 @@ def test_damaged_schema_version_is_said_and_nothing_is_changed(file: Path, damag
 
 def reads(bus: mt.EventBus) -> dict[str, Callable[[], object]]:
     return {
-        "publish": lambda: bus.publish("pages", 1, type="page"), "repeat": lambda: bus.publish("pages", 2, id="p1", source="/here"),
-        "receive": lambda: bus.broker.receive(bus.spec("read"), 10), "subscriptions": bus.subscriptions, "events": bus.events,
-        "models": bus.models, "topics": bus.topics, "invocations": bus.invocations, "audit": bus.audit, "doctor": bus.doctor,
-        "prune": bus.prune, "explain": lambda: bus.explain("p1", "read"), "depth": lambda: bus.subscription("read").depth(),
+        "publish": lambda: bus.publish("pages", 1, type="page"),
+        "repeat": lambda: bus.publish("pages", 2, id="p1", source="/here"),
+        "receive": lambda: bus.broker.receive(bus.spec("read"), 10),
+        "subscriptions": bus.subscriptions,
+        "events": bus.events,
+        "models": bus.models,
+        "topics": bus.topics,
+        "invocations": bus.invocations,
+        "audit": bus.audit,
+        "doctor": bus.doctor,
+        "prune": bus.prune,
+        "explain": lambda: bus.explain("p1", "read"),
+        "depth": lambda: bus.subscription("read").depth(),
         "resolve": lambda: bus.registry.resolve(Selector.parse("read@live")),
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
 def lived(file: Path) -> Path:
     """A store with a row in each of its tables that anybody reads."""
     with connected(file.parent) as bus:
-        bus.subscribe("pages", mt.model("builtins:len", name="read", version="1.0.0"), filter={"type": ["page"]}, listen=False)
+        bus.subscribe(
+            "pages",
+            mt.model("builtins:len", name="read", version="1.0.0"),
+            filter={"type": ["page"]},
+            listen=False,
+        )
         bus.alias("read", "live", "1.0.0")
         bus.retain(max_events=1_000)
-        bus.publish("pages", "text", id="p1", source="/here", type="page", extensions={"tenant": "a"})
+        bus.publish(
+            "pages", "text", id="p1", source="/here", type="page", extensions={"tenant": "a"}
+        )
     return file
 
 
 @pytest.mark.parametrize(
     ("table", "damage", "named", "words"),
     [
-        ("subscription", "policy = '{'", "row 1 ('read')", ["receive", "subscriptions", "doctor", "depth"]),
+        (
+            "subscription",
+            "policy = '{'",
+            "row 1 ('read')",
+            ["receive", "subscriptions", "doctor", "depth"],
+        ),
         ("subscription", "policy = '[1]'", "row 1 ('read')", ["receive", "subscriptions"]),
         ("subscription", 'policy = \'{"timeout_s": "long"}\'', "row 1 ('read')", ["receive"]),
         ("subscription", "policy = x'ff'", "row 1 ('read')", ["receive"]),
@@ -724,29 +856,48 @@ def lived(file: Path) -> Path:
         ("model_alias", "version = 'new'", "row 'read'@'live'", ["resolve", "models"]),
         ("model_alias", "follows = '{'", "row 'read'@'live'", ["resolve"]),
         ("setting", "value = '{' WHERE name = 'retention'", "row 'retention'", ["prune", "doctor"]),
-        ("setting", "value = '{\"max_events\": -1}' WHERE name = 'retention'", "row 'retention'", ["prune"]),
+        (
+            "setting",
+            "value = '{\"max_events\": -1}' WHERE name = 'retention'",
+            "row 'retention'",
+            ["prune"],
+        ),
     ],
 )
-def test_damaged_row_is_a_store_error_that_names_it(lived: Path, table: str, damage: str, named: str, words: list[str]) -> None:
+def test_damaged_row_is_a_store_error_that_names_it(
+    lived: Path, table: str, damage: str, named: str, words: list[str]
+) -> None:
     with sqlite3.connect(lived) as connection:
         connection.execute(f"UPDATE {table} SET {damage}")
     connection.close()
 
     with connected(lived.parent) as bus:
         for word in words:
-            with pytest.raises(mt.StoreError, match=rf"the store is damaged: {re.escape(named)}.* of its table {table} cannot be read \("):
+            with pytest.raises(
+                mt.StoreError,
+                match=(
+                    rf"the store is damaged: {re.escape(named)}.* of its table {table} cannot be"
+                    r" read \("
+                ),
+            ):
                 reads(bus)[word]()
 
 
 @pytest.mark.parametrize(
-    ("table", "column"), [("event", "source"), ("event", "published_us"), ("topic", "name"), ("model_version", "name")]
+    ("table", "column"),
+    [("event", "source"), ("event", "published_us"), ("topic", "name"), ("model_version", "name")],
 )
-def test_frame_with_a_value_of_another_kind_names_row_and_column(lived: Path, table: str, column: str) -> None:
+def test_frame_with_a_value_of_another_kind_names_row_and_column(
+    lived: Path, table: str, column: str
+) -> None:
     with sqlite3.connect(lived) as connection:
         connection.execute(f"UPDATE {table} SET {column} = x'ff'")
     connection.close()
 
-    with connected(lived.parent) as bus, pytest.raises(mt.StoreError, match="the store is damaged: row "):
+    with (
+        connected(lived.parent) as bus,
+        pytest.raises(mt.StoreError, match="the store is damaged: row "),
+    ):
         (bus.models if table == "model_version" else bus.events)()
 
 
@@ -757,11 +908,20 @@ def test_events_beside_a_damaged_one_are_leased_to_nobody_and_lose_no_attempt(li
             connection.execute("UPDATE event SET time = 'noon' WHERE id = 'p1'")
         connection.close()
         sub = bus.subscription("read").start()
-        wait_until(lambda: sub.state.startswith("waiting for the store: the store is damaged: row 1 of its table event"))
-        assert "nothing can be received: the store is damaged: row 1" in bus.doctor().set_index("check").loc["store", "finding"]
+        wait_until(
+            lambda: sub.state.startswith(
+                "waiting for the store: the store is damaged: row 1 of its table event"
+            )
+        )
+        assert (
+            "nothing can be received: the store is damaged: row 1"
+            in bus.doctor().set_index("check").loc["store", "finding"]
+        )
 
         with sqlite3.connect(lived) as connection:
-            connection.execute("UPDATE event SET time = '2026-01-01T00:00:00+00:00' WHERE id = 'p1'")
+            connection.execute(
+                "UPDATE event SET time = '2026-01-01T00:00:00+00:00' WHERE id = 'p1'"
+            )
         connection.close()
         assert bus.wait(timeout_s=60, progress=False)
 

@@ -1,7 +1,10 @@
-"""Filter policies: the operators of SNS in both scopes, what is refused, and why an event did not pass.
+"""Filter policies: the operators of SNS in both scopes, what is refused, and why an event did not
+pass.
 
-The rules come from the SNS developer guide (filter policy constraints; string and numeric value matching; attribute key matching; AND/OR
-logic), and where it is silent from github.com/aws/event-ruler. The corners were checked against the tests of localstack that ran on AWS.
+The rules come from the SNS developer guide (filter policy constraints; string and numeric value
+matching; attribute key matching; AND/OR logic), and where it is silent from
+github.com/aws/event-ruler. The corners were checked against the tests of localstack that ran on
+AWS.
 """
 
 from __future__ import annotations
@@ -17,7 +20,15 @@ from hypothesis import strategies as st
 
 from mltrigger.errors import InvalidFilter, MltriggerError
 from mltrigger.event.codec import MAX_DEPTH
-from mltrigger.filters import MAX_COMBINATIONS, MAX_KEYS, MAX_POLICY_BYTES, Clause, FilterPolicy, Scope, from_message_attributes
+from mltrigger.filters import (
+    MAX_COMBINATIONS,
+    MAX_KEYS,
+    MAX_POLICY_BYTES,
+    Clause,
+    FilterPolicy,
+    Scope,
+    from_message_attributes,
+)
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 NOTHING = object()
@@ -25,14 +36,16 @@ NOTHING = object()
 
 def passes(policy: Any, event: Any, scope: Scope = "MessageBody") -> bool:
     parsed = FilterPolicy.parse(policy, scope)
-    return parsed.matches_body(event) if scope == "MessageBody" else parsed.matches_attributes(event)
+    return (
+        parsed.matches_body(event) if scope == "MessageBody" else parsed.matches_attributes(event)
+    )
 
 
 def decided_by(clauses: list[Clause]) -> bool:
     return all(clause.ok for clause in clauses if "$or[" not in clause.path)
 
 
-# -- the operators, one value, both scopes ----------------------------------------------------------------------------------------
+# -- the operators, one value, both scopes ---------------------------------------------------------
 
 OPERATORS: list[tuple[list[Any], Any, bool]] = [
     # exact strings
@@ -244,26 +257,44 @@ OPERATORS: list[tuple[list[Any], Any, bool]] = [
     (["test1", {"prefix": "typ"}, {"numeric": [">", 5]}], 6, True),
     (["test1", {"prefix": "typ"}, {"numeric": [">", 5]}], "test3", False),
     (["test1", "test2", {"prefix": "som"}], ["anything", "something"], True),
-]  # fmt: skip
+]
 
 
 def label(value: Any) -> str:
-    return "nothing" if value is NOTHING else json.dumps(value, default=str).replace("[", "").replace("]", "")
+    return (
+        "nothing"
+        if value is NOTHING
+        else json.dumps(value, default=str).replace("[", "").replace("]", "")
+    )
 
 
-@pytest.mark.parametrize(("conditions", "value", "expected"), OPERATORS, ids=[f"{label(c)} on {label(v)}" for c, v, _ in OPERATORS])
-def test_an_operator_means_what_sns_says_in_both_scopes(conditions: list[Any], value: Any, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("conditions", "value", "expected"),
+    OPERATORS,
+    ids=[f"{label(c)} on {label(v)}" for c, v, _ in OPERATORS],
+)
+def test_an_operator_means_what_sns_says_in_both_scopes(
+    conditions: list[Any], value: Any, expected: bool
+) -> None:
     event = {"other": 1} | ({} if value is NOTHING else {"field": value})
     for scope in SCOPES:
         (clause,) = FilterPolicy.parse({"field": conditions}, scope).explain(event, event)
 
         assert passes({"field": conditions}, event, scope) is expected
-        assert (clause.ok, clause.path) == (expected, "$.field" if scope == "MessageBody" else "field")
+        assert (clause.ok, clause.path) == (
+            expected,
+            "$.field" if scope == "MessageBody" else "field",
+        )
 
 
-# -- whole bodies -----------------------------------------------------------------------------------------------------------------
+# -- whole bodies ----------------------------------------------------------------------------------
 
-AUTO = {"Records": {"s3": {"object": {"key": [{"prefix": "auto-"}]}}, "eventName": [{"prefix": "ObjectCreated:"}]}}
+AUTO = {
+    "Records": {
+        "s3": {"object": {"key": [{"prefix": "auto-"}]}},
+        "eventName": [{"prefix": "ObjectCreated:"}],
+    }
+}
 TWO = {"d": {"a": [{"exists": True}], "b": [{"exists": True}]}}
 METRICS = {
     "$or": [{"metric": ["cpu", "latency"]}, {"namespace": ["ec2", "es"]}],
@@ -285,7 +316,11 @@ BODIES: dict[str, tuple[Any, Any, bool]] = {
     "nested, a value on the way": ({"a": {"b": ["x"]}}, {"a": "x"}, False),
     "nested, values on the way": ({"a": {"b": ["x"]}}, {"a": ["x", "b"]}, False),
     "nested, array": ({"a": {"b": ["x"]}}, {"a": [{"b": "y"}, {"b": "x"}]}, True),
-    "nested, array of arrays": ({"a": {"b": ["x"]}}, {"a": [[[{"b": "y"}], {"b": ["z", "x"]}]]}, True),
+    "nested, array of arrays": (
+        {"a": {"b": ["x"]}},
+        {"a": [[[{"b": "y"}], {"b": ["z", "x"]}]]},
+        True,
+    ),
     "absence under a value": ({"a": {"b": [{"exists": False}]}}, {"a": "x"}, True),
     "absence under nothing": ({"a": {"b": [{"exists": False}]}}, {"z": 1}, True),
     "absence under null": ({"a": {"b": [{"exists": False}]}}, {"a": None}, True),
@@ -303,8 +338,16 @@ BODIES: dict[str, tuple[Any, Any, bool]] = {
     "dotted, other value": ({"a.b.c": ["x"]}, {"a": {"b": {"c": "y"}}}, False),
     "dotted both ways": ({"a.b": ["x"]}, {"a": {"b": "y"}, "a.b": "x"}, True),
     "dotted both ways, absence": ({"a.b": [{"exists": False}]}, {"a": {}, "a.b": "x"}, False),
-    "the same field twice": ({"a.b": [{"prefix": "x"}], "a": {"b": [{"suffix": "z"}]}}, {"a": {"b": "xyz"}}, True),
-    "the same field twice, one wrong": ({"a.b": [{"prefix": "x"}], "a": {"b": [{"suffix": "z"}]}}, {"a": {"b": "xy"}}, False),
+    "the same field twice": (
+        {"a.b": [{"prefix": "x"}], "a": {"b": [{"suffix": "z"}]}},
+        {"a": {"b": "xyz"}},
+        True,
+    ),
+    "the same field twice, one wrong": (
+        {"a.b": [{"prefix": "x"}], "a": {"b": [{"suffix": "z"}]}},
+        {"a": {"b": "xy"}},
+        False,
+    ),
     "an empty key": ({"": ["x"], "a": {"": [1]}}, {"": "x", "a": {"": 1}}, True),
     "same element": (TWO, {"d": [{"a": 1, "b": 2}]}, True),
     "split": (TWO, {"d": [{"a": 1}, {"b": 2}]}, False),
@@ -316,46 +359,168 @@ BODIES: dict[str, tuple[Any, Any, bool]] = {
     "employees, one person": ({"employees": {"first": ["Anna"], "last": ["Smith"]}}, ANNA, True),
     "employees, two persons": ({"employees": {"first": ["Anna"], "last": ["Doe"]}}, ANNA, False),
     "dotted, two persons": ({"employees.first": ["Anna"], "employees.last": ["Doe"]}, ANNA, False),
-    "inner same": ({"u": {"t": {"k": ["c"], "v": ["b"]}}}, {"u": [{"t": [{"k": "c", "v": "b"}]}]}, True),
-    "inner split": ({"u": {"t": {"k": ["c"], "v": ["b"]}}}, {"u": [{"t": [{"k": "c"}, {"v": "b"}]}]}, False),
-    "outer split": ({"d": {"n": ["x"], "i": {"x": ["1"]}}}, {"d": [{"n": "x"}, {"i": {"x": "1"}}]}, False),
-    "outer same": ({"d": {"n": ["x"], "i": {"x": ["1"]}}}, {"d": [{"n": "x", "i": {"x": "1"}}]}, True),
-    "two arrays are free": ({"a": {"x": [1]}, "b": {"y": [2]}}, {"a": [{"x": 1}, {"x": 2}], "b": [{"y": 1}, {"y": 2}]}, True),
-    "array and value": ({"u": {"n": [{"exists": True}]}, "v": ["1"]}, {"u": [{"n": "x"}], "v": "1"}, True),
-    "absent in the same element, present in another": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [{"a": 1}, {"b": 2}]}, False),
-    "present in an element before": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [{"b": 2}, {"a": 1}]}, False),
-    "absent everywhere": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [{"a": 2, "c": 2}, {"a": 1}]}, True),
-    "absent, or a value in the same element": ({"d": {"a": [1], "b": [2, {"exists": False}]}}, {"d": [{"a": 2}, {"a": 1, "b": 2}]}, True),
-    "absent, or a value, which is in another": ({"d": {"a": [1], "b": [2, {"exists": False}]}}, {"d": [{"a": 1}, {"b": 2}]}, False),
-    "absent but for an empty array": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [{"a": 1}, {"b": [{}, []]}]}, True),
-    "absent in arrays of arrays": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [[{"a": 1}], [[{"b": None}]]]}, False),
-    "present in the same element": ({"d": {"a": [1], "b": [{"exists": False}]}}, {"d": [{"a": 1, "b": 2}]}, False),
-    "absent in one element only": ({"d": {"b": [{"exists": False}]}}, {"d": [{"b": 1}, {"c": 2}]}, False),
-    "absent in one element, other value": ({"d": {"b": [{"exists": False}, "x"]}}, {"d": [{"b": "y"}, {"c": 2}]}, False),
-    "anything-but in another element": ({"u": {"s": [{"anything-but": "banned"}]}}, {"u": [{"s": "banned"}, {"s": "active"}]}, True),
-    "numeric with a neighbour": ({"i": {"p": [{"numeric": ["<", 9]}], "n": ["g"]}}, {"i": [{"n": "w", "p": 5}, {"n": "g", "p": 9}]}, False),
-    "or in an element": ({"d": {"a": [1], "$or": [{"b": [2]}, {"c": [3]}]}}, {"d": [{"a": 1, "c": 3}]}, True),
-    "or across elements": ({"d": {"a": [1], "$or": [{"b": [2]}, {"c": [3]}]}}, {"d": [{"a": 1}, {"c": 3}]}, False),
-    "or outside, same array": ({"d": {"a": [1]}, "$or": [{"d": {"b": [2]}}, {"d": {"c": [3]}}]}, {"d": [{"a": 1}, {"b": 2}]}, False),
-    "s3, two records": (
-        AUTO,
-        {"Records": [
-            {"eventName": "ObjectCreated:Put", "s3": {"object": [[{"key": "auto-1.xml"}]]}},
-            {"eventName": "ObjectRemoved:Delete", "s3": {"object": {"key": "home-1.xml"}}},
-        ]},
+    "inner same": (
+        {"u": {"t": {"k": ["c"], "v": ["b"]}}},
+        {"u": [{"t": [{"k": "c", "v": "b"}]}]},
         True,
     ),
-    "s3, removed": (AUTO, {"Records": [{"eventName": "ObjectRemoved:Delete", "s3": {"object": {"key": "auto-1.xml"}}}]}, False),
-    "s3, another key": (AUTO, {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"object": {"key": "home-1.xml"}}}]}, False),
-    "metrics, first and first": (METRICS, {"metric": "cpu", "detail": {"scope": "service", "source": "watch"}}, True),
-    "metrics, second and second": (METRICS, {"namespace": "es", "detail": {"scope": "service", "type": "alarm"}}, True),
-    "metrics, wrong scope": (METRICS, {"metric": "cpu", "detail": {"scope": "watch", "type": "alarm"}}, False),
-    "metrics, wrong type": (METRICS, {"metric": "cpu", "detail": {"scope": "service", "type": "cpu"}}, False),
+    "inner split": (
+        {"u": {"t": {"k": ["c"], "v": ["b"]}}},
+        {"u": [{"t": [{"k": "c"}, {"v": "b"}]}]},
+        False,
+    ),
+    "outer split": (
+        {"d": {"n": ["x"], "i": {"x": ["1"]}}},
+        {"d": [{"n": "x"}, {"i": {"x": "1"}}]},
+        False,
+    ),
+    "outer same": (
+        {"d": {"n": ["x"], "i": {"x": ["1"]}}},
+        {"d": [{"n": "x", "i": {"x": "1"}}]},
+        True,
+    ),
+    "two arrays are free": (
+        {"a": {"x": [1]}, "b": {"y": [2]}},
+        {"a": [{"x": 1}, {"x": 2}], "b": [{"y": 1}, {"y": 2}]},
+        True,
+    ),
+    "array and value": (
+        {"u": {"n": [{"exists": True}]}, "v": ["1"]},
+        {"u": [{"n": "x"}], "v": "1"},
+        True,
+    ),
+    "absent in the same element, present in another": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [{"a": 1}, {"b": 2}]},
+        False,
+    ),
+    "present in an element before": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [{"b": 2}, {"a": 1}]},
+        False,
+    ),
+    "absent everywhere": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [{"a": 2, "c": 2}, {"a": 1}]},
+        True,
+    ),
+    "absent, or a value in the same element": (
+        {"d": {"a": [1], "b": [2, {"exists": False}]}},
+        {"d": [{"a": 2}, {"a": 1, "b": 2}]},
+        True,
+    ),
+    "absent, or a value, which is in another": (
+        {"d": {"a": [1], "b": [2, {"exists": False}]}},
+        {"d": [{"a": 1}, {"b": 2}]},
+        False,
+    ),
+    "absent but for an empty array": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [{"a": 1}, {"b": [{}, []]}]},
+        True,
+    ),
+    "absent in arrays of arrays": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [[{"a": 1}], [[{"b": None}]]]},
+        False,
+    ),
+    "present in the same element": (
+        {"d": {"a": [1], "b": [{"exists": False}]}},
+        {"d": [{"a": 1, "b": 2}]},
+        False,
+    ),
+    "absent in one element only": (
+        {"d": {"b": [{"exists": False}]}},
+        {"d": [{"b": 1}, {"c": 2}]},
+        False,
+    ),
+    "absent in one element, other value": (
+        {"d": {"b": [{"exists": False}, "x"]}},
+        {"d": [{"b": "y"}, {"c": 2}]},
+        False,
+    ),
+    "anything-but in another element": (
+        {"u": {"s": [{"anything-but": "banned"}]}},
+        {"u": [{"s": "banned"}, {"s": "active"}]},
+        True,
+    ),
+    "numeric with a neighbour": (
+        {"i": {"p": [{"numeric": ["<", 9]}], "n": ["g"]}},
+        {"i": [{"n": "w", "p": 5}, {"n": "g", "p": 9}]},
+        False,
+    ),
+    "or in an element": (
+        {"d": {"a": [1], "$or": [{"b": [2]}, {"c": [3]}]}},
+        {"d": [{"a": 1, "c": 3}]},
+        True,
+    ),
+    "or across elements": (
+        {"d": {"a": [1], "$or": [{"b": [2]}, {"c": [3]}]}},
+        {"d": [{"a": 1}, {"c": 3}]},
+        False,
+    ),
+    "or outside, same array": (
+        {"d": {"a": [1]}, "$or": [{"d": {"b": [2]}}, {"d": {"c": [3]}}]},
+        {"d": [{"a": 1}, {"b": 2}]},
+        False,
+    ),
+    "s3, two records": (
+        AUTO,
+        {
+            "Records": [
+                {"eventName": "ObjectCreated:Put", "s3": {"object": [[{"key": "auto-1.xml"}]]}},
+                {"eventName": "ObjectRemoved:Delete", "s3": {"object": {"key": "home-1.xml"}}},
+            ]
+        },
+        True,
+    ),
+    "s3, removed": (
+        AUTO,
+        {
+            "Records": [
+                {"eventName": "ObjectRemoved:Delete", "s3": {"object": {"key": "auto-1.xml"}}}
+            ]
+        },
+        False,
+    ),
+    "s3, another key": (
+        AUTO,
+        {"Records": [{"eventName": "ObjectCreated:Put", "s3": {"object": {"key": "home-1.xml"}}}]},
+        False,
+    ),
+    "metrics, first and first": (
+        METRICS,
+        {"metric": "cpu", "detail": {"scope": "service", "source": "watch"}},
+        True,
+    ),
+    "metrics, second and second": (
+        METRICS,
+        {"namespace": "es", "detail": {"scope": "service", "type": "alarm"}},
+        True,
+    ),
+    "metrics, wrong scope": (
+        METRICS,
+        {"metric": "cpu", "detail": {"scope": "watch", "type": "alarm"}},
+        False,
+    ),
+    "metrics, wrong type": (
+        METRICS,
+        {"metric": "cpu", "detail": {"scope": "service", "type": "cpu"}},
+        False,
+    ),
     "metrics, no scope": (METRICS, {"metric": "cpu", "detail": {"type": "alarm"}}, False),
     "metrics, no inner branch": (METRICS, {"metric": "cpu", "detail": {"scope": "service"}}, False),
-    "metrics, no outer branch": (METRICS, {"metric": "ec2", "detail": {"scope": "service", "type": "alarm"}}, False),
-    "metrics, at the wrong level": (METRICS, {"metric": "cpu", "scope": "service", "source": "watch"}, False),
-}  # fmt: skip
+    "metrics, no outer branch": (
+        METRICS,
+        {"metric": "ec2", "detail": {"scope": "service", "type": "alarm"}},
+        False,
+    ),
+    "metrics, at the wrong level": (
+        METRICS,
+        {"metric": "cpu", "scope": "service", "source": "watch"},
+        False,
+    ),
+}
 
 
 @pytest.mark.parametrize(("policy", "body", "expected"), BODIES.values(), ids=BODIES)
@@ -364,10 +529,13 @@ def test_a_body_passes_or_not(policy: Any, body: Any, expected: bool) -> None:
     assert decided_by(FilterPolicy.parse(policy, "MessageBody").explain({}, body)) is expected
 
 
-# -- message attributes as AWS writes them ----------------------------------------------------------------------------------------
+# -- message attributes as AWS writes them ---------------------------------------------------------
 
 SPORTS = {"sport": {"Type": "String.Array", "Value": '["soccer", "rugby", "hockey"]'}}
-NESTED_OR = {"f1": ["v1"], "$or": [{"f2": ["v2", "v3"]}, {"f3": ["v4"], "$or": [{"f4": ["v5", "v6"]}, {"f5": ["v7"]}]}]}
+NESTED_OR = {
+    "f1": ["v1"],
+    "$or": [{"f2": ["v2", "v3"]}, {"f3": ["v4"], "$or": [{"f4": ["v5", "v6"]}, {"f5": ["v7"]}]}],
+}
 
 
 def strings(**values: str) -> dict[str, dict[str, str]]:
@@ -380,46 +548,126 @@ ATTRIBUTES: dict[str, tuple[Any, dict[str, Any], bool]] = {
     "no attributes": ({"a": ["x"]}, {}, False),
     "absence needs another attribute": ({"a": [{"exists": False}]}, {}, False),
     "absence": ({"a": [{"exists": False}]}, strings(b="x"), True),
-    "absence beside binary only": ({"a": [{"exists": False}]}, {"b": {"DataType": "Binary", "BinaryValue": b"x"}}, False),
-    "binary is ignored": ({"a": [{"exists": True}]}, {"a": {"Type": "Binary", "Value": "eA=="}, **strings(b="x")}, False),
+    "absence beside binary only": (
+        {"a": [{"exists": False}]},
+        {"b": {"DataType": "Binary", "BinaryValue": b"x"}},
+        False,
+    ),
+    "binary is ignored": (
+        {"a": [{"exists": True}]},
+        {"a": {"Type": "Binary", "Value": "eA=="}, **strings(b="x")},
+        False,
+    ),
     "array": ({"sport": ["rugby", "chess"]}, SPORTS, True),
     "array, none": ({"sport": ["volleyball", "chess"]}, SPORTS, False),
     "array, prefix": ({"sport": [{"prefix": "soc"}]}, SPORTS, True),
     "array, anything-but": ({"sport": [{"anything-but": ["soccer", "rugby"]}]}, SPORTS, True),
     "array of bools": ({"a": [True]}, {"a": {"Type": "String.Array", "Value": "[true]"}}, True),
-    "array with null": ({"a": [None]}, {"a": {"Type": "String.Array", "Value": '["x", null]'}}, True),
-    "array of numbers": ({"a": [100, 500]}, {"a": {"Type": "String.Array", "Value": "[100, 50]"}}, True),
-    "array of numbers, numeric": ({"a": [{"numeric": [">", 99]}]}, {"a": {"Type": "String.Array", "Value": "[100, 50]"}}, True),
-    "Number.Array": ({"a": [{"anything-but": [100, 500]}]}, {"a": {"Type": "Number.Array", "Value": "[100, 50]"}}, True),
+    "array with null": (
+        {"a": [None]},
+        {"a": {"Type": "String.Array", "Value": '["x", null]'}},
+        True,
+    ),
+    "array of numbers": (
+        {"a": [100, 500]},
+        {"a": {"Type": "String.Array", "Value": "[100, 50]"}},
+        True,
+    ),
+    "array of numbers, numeric": (
+        {"a": [{"numeric": [">", 99]}]},
+        {"a": {"Type": "String.Array", "Value": "[100, 50]"}},
+        True,
+    ),
+    "Number.Array": (
+        {"a": [{"anything-but": [100, 500]}]},
+        {"a": {"Type": "Number.Array", "Value": "[100, 50]"}},
+        True,
+    ),
     "array of one value": ({"a": [100]}, {"a": {"Type": "String.Array", "Value": "100"}}, True),
-    "array that is not JSON": ({"a": ["x"]}, {"a": {"Type": "String.Array", "Value": "['x']"}}, False),
-    "array that is text": ({"a": [100]}, {"a": {"Type": "String.Array", "Value": "one hundred"}}, False),
-    "empty array": ({"a": [{"exists": True}]}, {"a": {"Type": "String.Array", "Value": "[]"}}, False),
-    "array given as a list": ({"a": ["x"]}, {"a": {"Type": "String.Array", "Value": ["x", "y"]}}, True),
-    "number": ({"a": [{"numeric": [">", 0, "<=", 100]}]}, {"a": {"DataType": "Number", "StringValue": "99"}}, True),
-    "number, too large": ({"a": [{"numeric": [">", 0, "<=", 100]}]}, {"a": {"DataType": "Number", "StringValue": "111"}}, False),
+    "array that is not JSON": (
+        {"a": ["x"]},
+        {"a": {"Type": "String.Array", "Value": "['x']"}},
+        False,
+    ),
+    "array that is text": (
+        {"a": [100]},
+        {"a": {"Type": "String.Array", "Value": "one hundred"}},
+        False,
+    ),
+    "empty array": (
+        {"a": [{"exists": True}]},
+        {"a": {"Type": "String.Array", "Value": "[]"}},
+        False,
+    ),
+    "array given as a list": (
+        {"a": ["x"]},
+        {"a": {"Type": "String.Array", "Value": ["x", "y"]}},
+        True,
+    ),
+    "number": (
+        {"a": [{"numeric": [">", 0, "<=", 100]}]},
+        {"a": {"DataType": "Number", "StringValue": "99"}},
+        True,
+    ),
+    "number, too large": (
+        {"a": [{"numeric": [">", 0, "<=", 100]}]},
+        {"a": {"DataType": "Number", "StringValue": "111"}},
+        False,
+    ),
     "number with exponent": ({"a": [301.5]}, {"a": {"Type": "Number", "Value": "3.015e2"}}, True),
     "number given as one": ({"a": [301.5]}, {"a": {"Type": "Number", "Value": 301.5}}, True),
-    "number that is none": ({"a": [{"numeric": [">", 0]}]}, {"a": {"Type": "Number", "Value": "many"}}, False),
-    "number, infinite": ({"a": [{"numeric": [">", 0]}]}, {"a": {"Type": "Number", "Value": "1e999"}}, False),
-    "number, nan": ({"a": [{"anything-but": [1]}]}, {"a": {"Type": "Number", "Value": "nan"}}, True),
+    "number that is none": (
+        {"a": [{"numeric": [">", 0]}]},
+        {"a": {"Type": "Number", "Value": "many"}},
+        False,
+    ),
+    "number, infinite": (
+        {"a": [{"numeric": [">", 0]}]},
+        {"a": {"Type": "Number", "Value": "1e999"}},
+        False,
+    ),
+    "number, nan": (
+        {"a": [{"anything-but": [1]}]},
+        {"a": {"Type": "Number", "Value": "nan"}},
+        True,
+    ),
     "number against its text": ({"a": ["99"]}, {"a": {"Type": "Number", "Value": "99"}}, False),
     "string of digits": ({"a": ["99"]}, strings(a="99"), True),
     "string of digits, numeric": ({"a": [{"numeric": ["=", 99]}]}, strings(a="99"), False),
     "string that is an array": ({"a": ["x"]}, strings(a='["x"]'), False),
     "dotted name": ({"a.b": ["x"]}, strings(**{"a.b": "x"}), True),
     "null or anything but, absent": ({"a": [None, {"anything-but": "x"}]}, strings(b="y"), False),
-    "and": ({"a": [{"numeric": ["=", 3]}], "b": [{"prefix": "typ"}]}, {"a": {"Type": "Number", "Value": 3}, **strings(b="type1")}, True),
-    "and, one missing": ({"a": [{"numeric": ["=", 3]}], "b": [{"prefix": "typ"}]}, strings(b="type1"), False),
-    "or, second": ({"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]}, strings(f1="v1", f3="v3"), True),
-    "or, sibling wrong": ({"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]}, strings(f1="v2", f3="v3"), False),
-    "or, none": ({"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]}, strings(f1="v1", f2="v3"), False),
+    "and": (
+        {"a": [{"numeric": ["=", 3]}], "b": [{"prefix": "typ"}]},
+        {"a": {"Type": "Number", "Value": 3}, **strings(b="type1")},
+        True,
+    ),
+    "and, one missing": (
+        {"a": [{"numeric": ["=", 3]}], "b": [{"prefix": "typ"}]},
+        strings(b="type1"),
+        False,
+    ),
+    "or, second": (
+        {"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]},
+        strings(f1="v1", f3="v3"),
+        True,
+    ),
+    "or, sibling wrong": (
+        {"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]},
+        strings(f1="v2", f3="v3"),
+        False,
+    ),
+    "or, none": (
+        {"f1": ["v1"], "$or": [{"f2": ["v2"]}, {"f3": ["v3"]}]},
+        strings(f1="v1", f2="v3"),
+        False,
+    ),
     "or in or, outer": (NESTED_OR, strings(f1="v1", f2="v2"), True),
     "or in or, inner": (NESTED_OR, strings(f1="v1", f3="v4", f4="v6"), True),
     "or in or, inner alone": (NESTED_OR, strings(f1="v1", f4="v6"), False),
     "$or as a name": ({"$or": [{"prefix": "a"}, {"prefix": "b"}]}, strings(**{"$or": "bee"}), True),
     "$or as a name of one": ({"$or": ["a", {"prefix": "b"}]}, strings(x="a"), False),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("policy", "attributes", "expected"), ATTRIBUTES.values(), ids=ATTRIBUTES)
@@ -448,7 +696,7 @@ def test_message_attributes_become_plain_values() -> None:
     assert plain == {"s": "12", "n": 12, "f": -15.0, "a": ["x", 1, True, None], "o": '{"x": 1}'}
 
 
-# -- what is refused --------------------------------------------------------------------------------------------------------------
+# -- what is refused -------------------------------------------------------------------------------
 
 REFUSED: dict[str, tuple[Any, str]] = {
     "not JSON": ("{", "not JSON"),
@@ -474,10 +722,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "operator that is no string": ({"a": [{5: "x"}]}, "no operator '5'"),
     "two operators": ({"a": [{"suffix": "x", "prefix": "y"}]}, "one operator an object, got 2"),
     "no operator": ({"a": [{}]}, "one operator an object, got 0"),
-    "case-insensitive prefix": ({"a": [{"prefix": {"equals-ignore-case": "x"}}]}, "prefix takes a string"),
+    "case-insensitive prefix": (
+        {"a": [{"prefix": {"equals-ignore-case": "x"}}]},
+        "prefix takes a string",
+    ),
     **{
         f"{name} of {label(bad)}": ({"a": [{name: bad}]}, f"{name} takes")
-        for name in ("prefix", "suffix", "equals-ignore-case", "cidr") for bad in (100, None, [], ["x", "y"])
+        for name in ("prefix", "suffix", "equals-ignore-case", "cidr")
+        for bad in (100, None, [], ["x", "y"])
     },
     "wildcard of a number": ({"a": [{"wildcard": 5}]}, "wildcard takes a string"),
     "wildcard, two stars": ({"a": [{"wildcard": "a**b"}]}, r"two '\*' in a row"),
@@ -489,7 +741,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "cidr, too many bits": ({"a": [{"cidr": "10.0.0.0/33"}]}, "cidr takes"),
     "cidr, no bits": ({"a": [{"cidr": "10.0.0.1"}]}, "one address is written as a string"),
     "cidr, one address": ({"a": [{"cidr": "10.0.0.1/32"}]}, "one address is written as a string"),
-    "cidr, one address of IPv6": ({"a": [{"cidr": "::1/128"}]}, "one address is written as a string"),
+    "cidr, one address of IPv6": (
+        {"a": [{"cidr": "::1/128"}]},
+        "one address is written as a string",
+    ),
     "cidr, a mask": ({"a": [{"cidr": "10.0.0.0/255.255.255.0"}]}, "cidr takes"),
     "anything-but null": ({"a": [{"anything-but": None}]}, "anything-but takes"),
     "anything-but true": ({"a": [{"anything-but": True}]}, "anything-but takes"),
@@ -497,9 +752,18 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "anything-but of two kinds": ({"a": [{"anything-but": ["x", 1]}]}, "anything-but takes"),
     "anything-but exists": ({"a": [{"anything-but": {"exists": False}}]}, "no operator 'exists'"),
     "anything-but unknown": ({"a": [{"anything-but": {"sufix": "x"}}]}, "did you mean 'suffix'"),
-    "anything-but prefix false": ({"a": [{"anything-but": {"prefix": False}}]}, "anything-but with prefix takes"),
-    "anything-but prefix empty": ({"a": [{"anything-but": {"prefix": ""}}]}, "anything-but with prefix takes"),
-    "anything-but prefix of none": ({"a": [{"anything-but": {"suffix": []}}]}, "anything-but with suffix takes"),
+    "anything-but prefix false": (
+        {"a": [{"anything-but": {"prefix": False}}]},
+        "anything-but with prefix takes",
+    ),
+    "anything-but prefix empty": (
+        {"a": [{"anything-but": {"prefix": ""}}]},
+        "anything-but with prefix takes",
+    ),
+    "anything-but prefix of none": (
+        {"a": [{"anything-but": {"suffix": []}}]},
+        "anything-but with suffix takes",
+    ),
     "anything-but two": ({"a": [{"anything-but": {"prefix": "x", "suffix": "y"}}]}, "one operator"),
     "numeric, no list": ({"a": [{"numeric": 5}]}, "numeric takes"),
     "numeric, empty": ({"a": [{"numeric": []}]}, "numeric takes"),
@@ -519,7 +783,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "151 values": ({"a": [str(n) for n in range(MAX_COMBINATIONS + 1)]}, "151 combinations"),
     "8 x 8 x 8": ({key: [str(n) for n in range(8)] for key in "abc"}, "512 combinations"),
     "152 over $or": (
-        {"s": list("1234"), "$or": [{"m": list("123456")}, {"t": list("1234"), "$or": [{"i": list("1234")}, {"p": list("1234")}]}]},
+        {
+            "s": list("1234"),
+            "$or": [
+                {"m": list("123456")},
+                {"t": list("1234"), "$or": [{"i": list("1234")}, {"p": list("1234")}]},
+            ],
+        },
         "152 combinations",
     ),
     "too large": (json.dumps({"a": ["x" * MAX_POLICY_BYTES]}), "bytes, at most"),
@@ -527,8 +797,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "$or of one": ({"$or": [{"a": ["x"]}]}, r"\$or\[0\]: no operator 'a'"),
     "$or of none": ({"$or": []}, "an empty list"),
     "$or with an empty branch": ({"$or": [{"a": ["x"]}, {}]}, r"\$or\[1\]: an empty object"),
-    "$or of reserved names": ({"$or": [{"numeric": 123}, {"prefix": "abc"}]}, r"\$or\[0\]: numeric takes"),
-}  # fmt: skip
+    "$or of reserved names": (
+        {"$or": [{"numeric": 123}, {"prefix": "abc"}]},
+        r"\$or\[0\]: numeric takes",
+    ),
+}
 
 
 @pytest.mark.parametrize(("policy", "message"), REFUSED.values(), ids=REFUSED)
@@ -541,10 +814,14 @@ def test_a_policy_that_sns_refuses_is_refused_in_both_scopes(policy: Any, messag
         assert isinstance(caught.value, MltriggerError) and isinstance(caught.value, ValueError)
 
 
-@pytest.mark.parametrize("policy", [{"a": {"b": ["c"]}}, {"$or": [{"a": ["x"]}, {"b": {"c": ["x"]}}]}])
+@pytest.mark.parametrize(
+    "policy", [{"a": {"b": ["c"]}}, {"$or": [{"a": ["x"]}, {"b": {"c": ["x"]}}]}]
+)
 def test_attributes_take_no_nested_policy(policy: Any) -> None:
     """BI-040."""
-    with pytest.raises(InvalidFilter, match='attributes are flat, a nested policy needs the scope "MessageBody"'):
+    with pytest.raises(
+        InvalidFilter, match='attributes are flat, a nested policy needs the scope "MessageBody"'
+    ):
         FilterPolicy.parse(policy)
     assert FilterPolicy.parse(policy, "MessageBody").scope == "MessageBody"
 
@@ -554,22 +831,35 @@ def test_attributes_take_no_nested_policy(policy: Any) -> None:
     [
         ({"a": {}}, r"\$\.a: an empty object"),
         ({"a": {"suffix": "x"}}, r"\$\.a\.suffix: takes a list"),
-        ({"a": {"b": {"c": list("1234")}}, "d": {"e": list("123")}, "f": list("123")}, "216 combinations"),
-        ({"d": {"s": list("12"), "$or": [{"x": ["1"]}, {"y": list("123")}]}, "e": list("12345")}, "160 combinations"),
+        (
+            {"a": {"b": {"c": list("1234")}}, "d": {"e": list("123")}, "f": list("123")},
+            "216 combinations",
+        ),
+        (
+            {"d": {"s": list("12"), "$or": [{"x": ["1"]}, {"y": list("123")}]}, "e": list("12345")},
+            "160 combinations",
+        ),
         ({"a" + ".b" * MAX_DEPTH: ["x"]}, "nested deeper than 100 levels"),
     ],
-)  # fmt: skip
+)
 def test_a_nested_policy_that_sns_refuses_is_refused(policy: Any, message: str) -> None:
     with pytest.raises(InvalidFilter, match=message):
         FilterPolicy.parse(policy, "MessageBody")
 
 
 def test_a_policy_at_the_limits_is_taken() -> None:
-    most = {"s": list("123"), "$or": [{"m": list("123456")}, {"t": list("1234"), "$or": [{"i": list("1234")}, {"p": list("1234567")}]}]}
+    most = {
+        "s": list("123"),
+        "$or": [
+            {"m": list("123456")},
+            {"t": list("1234"), "$or": [{"i": list("1234")}, {"p": list("1234567")}]},
+        ],
+    }
 
     assert FilterPolicy.parse(most).matches_attributes({"s": "1", "t": "4", "p": "7"})
     assert FilterPolicy.parse({f"k{n}": ["x"] for n in range(MAX_KEYS)}).warnings == ()
-    assert FilterPolicy.parse({"a": {key: [1] for key in "bcdefgh"}}, "MessageBody").warnings == ()  # nested keys do not count
+    # nested keys do not count
+    assert FilterPolicy.parse({"a": {key: [1] for key in "bcdefgh"}}, "MessageBody").warnings == ()
 
 
 def test_every_problem_is_listed_with_its_path() -> None:
@@ -598,7 +888,9 @@ def test_a_mapping_that_contains_itself_is_refused() -> None:
 
 
 def test_a_scope_is_one_of_two() -> None:
-    with pytest.raises(InvalidFilter, match="the scope is one of MessageAttributes, MessageBody, got body"):
+    with pytest.raises(
+        InvalidFilter, match="the scope is one of MessageAttributes, MessageBody, got body"
+    ):
         FilterPolicy.parse({}, "body")  # type: ignore[arg-type]
 
 
@@ -606,13 +898,21 @@ def test_a_scope_is_one_of_two() -> None:
     ("conditions", "warnings"),
     [
         ([10**9, -(10**9), 0.12345, 1e9], []),
-        ([{"numeric": [">", 10_000_000_000]}], ["a[0]: SNS takes numbers from -1e9 to 1e9, got 10000000000"]),
-        ([{"anything-but": [1, -1_000_000_000.5]}], ["a[0]: SNS takes numbers from -1e9 to 1e9, got -1000000000.5"]),
+        (
+            [{"numeric": [">", 10_000_000_000]}],
+            ["a[0]: SNS takes numbers from -1e9 to 1e9, got 10000000000"],
+        ),
+        (
+            [{"anything-but": [1, -1_000_000_000.5]}],
+            ["a[0]: SNS takes numbers from -1e9 to 1e9, got -1000000000.5"],
+        ),
         (["x", 0.123456], ["a[1]: SNS compares 5 decimals, got 0.123456"]),
         ([1e-40], ["a[0]: SNS compares 5 decimals, got 1E-40"]),
     ],
 )
-def test_a_number_that_sns_does_not_promise_is_a_warning(conditions: list[Any], warnings: list[str]) -> None:
+def test_a_number_that_sns_does_not_promise_is_a_warning(
+    conditions: list[Any], warnings: list[str]
+) -> None:
     """BI-044."""
     assert list(FilterPolicy.parse({"a": conditions}).warnings) == warnings
 
@@ -623,7 +923,7 @@ def test_a_number_beyond_the_promise_is_compared_nevertheless() -> None:
     assert passes('{"a": [1e400]}', {"a": 10**400})
 
 
-# -- text and equality ------------------------------------------------------------------------------------------------------------
+# -- text and equality -----------------------------------------------------------------------------
 
 
 def test_the_text_of_equal_policies_is_the_same() -> None:
@@ -644,11 +944,14 @@ def test_a_policy_does_not_change_with_the_mapping_it_came_from() -> None:
     assert policy.to_json() == '{"a":["x",{"anything-but":["y"]}]}'
 
 
-# -- why ---------------------------------------------------------------------------------------------------------------------------
+# -- why -------------------------------------------------------------------------------------------
 
 
 def test_an_explanation_has_a_clause_for_each_field() -> None:
-    policy = FilterPolicy.parse({"customer": {"age": [{"numeric": [">", 5]}], "tags": ["vip"]}, "gone": ["x"]}, "MessageBody")
+    policy = FilterPolicy.parse(
+        {"customer": {"age": [{"numeric": [">", 5]}], "tags": ["vip"]}, "gone": ["x"]},
+        "MessageBody",
+    )
 
     assert policy.explain({}, {"customer": {"age": 3, "tags": ["new", "vip"]}}) == [
         Clause("$.customer.age", '[{"numeric":[">",5]}]', "3", ok=False),
@@ -658,7 +961,9 @@ def test_an_explanation_has_a_clause_for_each_field() -> None:
 
 
 def test_an_explanation_shows_every_branch_of_an_or() -> None:
-    policy = FilterPolicy.parse({"kind": ["a"], "$or": [{"name": ["x"]}, {"age": [{"numeric": ["<", 9]}]}]})
+    policy = FilterPolicy.parse(
+        {"kind": ["a"], "$or": [{"name": ["x"]}, {"age": [{"numeric": ["<", 9]}]}]}
+    )
 
     assert policy.explain({"kind": "a", "age": 5}, None) == [
         Clause("kind", '["a"]', '"a"', ok=True),
@@ -671,7 +976,11 @@ def test_an_explanation_shows_every_branch_of_an_or() -> None:
 def test_an_explanation_says_when_fields_hold_in_different_elements() -> None:
     clauses = FilterPolicy.parse(TWO, "MessageBody").explain({}, {"d": [{"a": 1}, {"b": 2}]})
 
-    assert [(clause.path, clause.ok) for clause in clauses] == [("$.d.a", True), ("$.d.b", True), ("$", False)]
+    assert [(clause.path, clause.ok) for clause in clauses] == [
+        ("$.d.a", True),
+        ("$.d.b", True),
+        ("$", False),
+    ]
     assert clauses[-1].condition == "all in the same element of an array"
 
 
@@ -689,7 +998,7 @@ def test_what_was_found_is_shortened() -> None:
     assert len(clause.found) <= 60 and clause.found.endswith("…")
 
 
-# -- time and depth ---------------------------------------------------------------------------------------------------------------
+# -- time and depth --------------------------------------------------------------------------------
 
 
 class Counted(str):
@@ -703,7 +1012,9 @@ class Counted(str):
         return place
 
 
-@pytest.mark.parametrize("pattern", ["*a" * 50 + "*b*", "*ab" * 50 + "*", "*aaaa" * 30 + "*c*b", "a*" * 50 + "b"])
+@pytest.mark.parametrize(
+    "pattern", ["*a" * 50 + "*b*", "*ab" * 50 + "*", "*aaaa" * 30 + "*c*b", "a*" * 50 + "b"]
+)
 def test_a_wildcard_walks_over_its_value_once(pattern: str) -> None:
     value, Counted.walked = Counted("a" * 100_000), 0
     started = time.perf_counter()
@@ -755,28 +1066,59 @@ def test_the_deepest_body_that_is_an_event_is_looked_into() -> None:
     assert passes({path: ["x"]}, body)
 
 
-# -- properties -------------------------------------------------------------------------------------------------------------------
+# -- properties ------------------------------------------------------------------------------------
 
-scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.floats(-2, 2, width=16) | st.sampled_from(["", "a", "ab", "B", "10.0.0.1"])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats(-2, 2, width=16)
+    | st.sampled_from(["", "a", "ab", "B", "10.0.0.1"])
+)
 names = st.sampled_from(["a", "b", "a.b", "c"])
 json_values = st.recursive(
     scalars | st.text(max_size=4) | st.floats() | st.integers(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(names | st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 conditions = st.lists(
     scalars
-    | st.sampled_from([
-        {"prefix": "a"}, {"suffix": "b"}, {"equals-ignore-case": "b"}, {"wildcard": "a*"}, {"anything-but": "a"}, {"anything-but": [1, 2]},
-        {"anything-but": {"prefix": "a"}}, {"numeric": [">", 0, "<=", 2]}, {"cidr": "10.0.0.0/8"}, {"exists": True}, {"exists": False},
-    ]),
-    min_size=1, max_size=2,
-)  # fmt: skip
+    | st.sampled_from(
+        [
+            {"prefix": "a"},
+            {"suffix": "b"},
+            {"equals-ignore-case": "b"},
+            {"wildcard": "a*"},
+            {"anything-but": "a"},
+            {"anything-but": [1, 2]},
+            {"anything-but": {"prefix": "a"}},
+            {"numeric": [">", 0, "<=", 2]},
+            {"cidr": "10.0.0.0/8"},
+            {"exists": True},
+            {"exists": False},
+        ]
+    ),
+    min_size=1,
+    max_size=2,
+)
 flat = st.dictionaries(names, conditions, min_size=1, max_size=2)
-flat_policies = flat | st.builds(lambda policy, branches: policy | {"$or": branches}, flat, st.lists(flat, min_size=2, max_size=2))
-bodies = st.dictionaries(names, st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3), max_leaves=8,
-), max_size=3)  # fmt: skip
+flat_policies = flat | st.builds(
+    lambda policy, branches: policy | {"$or": branches},
+    flat,
+    st.lists(flat, min_size=2, max_size=2),
+)
+bodies = st.dictionaries(
+    names,
+    st.recursive(
+        scalars,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+        max_leaves=8,
+    ),
+    max_size=3,
+)
 nested_policies = flat_policies | st.dictionaries(names, flat_policies, min_size=1, max_size=2)
 
 
@@ -793,7 +1135,10 @@ def test_an_explanation_of_a_body_agrees_with_the_match(policy: Any, body: Any) 
 
 
 @settings(max_examples=30, deadline=None)
-@given(policy=flat_policies, attributes=st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=3))
+@given(
+    policy=flat_policies,
+    attributes=st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=3),
+)
 def test_an_explanation_of_attributes_agrees_with_the_match(policy: Any, attributes: Any) -> None:
     parsed = FilterPolicy.parse(policy)
 
@@ -826,8 +1171,14 @@ def test_a_wildcard_is_the_regular_expression_of_it(pattern: str, value: str) ->
 
 
 def together(policy: dict[str, Any], body: dict[str, Any]) -> bool:
-    """Try every choice of one element an array: what the rule on arrays says, at any price. For policies that ask for presence only."""
-    return any(all(any(test(value) for value in leaves.get(path, [])) for path, test in policy.items()) for leaves in choices(body))
+    """Try every choice of one element an array: what the rule on arrays says, at any price.
+
+    For policies that ask for presence only.
+    """
+    return any(
+        all(any(test(value) for value in leaves.get(path, [])) for path, test in policy.items())
+        for leaves in choices(body)
+    )
 
 
 def choices(value: Any, path: str = "") -> list[dict[str, list[Any]]]:
@@ -837,30 +1188,49 @@ def choices(value: Any, path: str = "") -> list[dict[str, list[Any]]]:
         return [{path: [value]}]
     merged: list[dict[str, list[Any]]] = [{}]
     for key, inner in value.items():
-        merged = [left | right for left in merged for right in choices(inner, f"{path}.{key}".lstrip("."))]
+        merged = [
+            left | right for left in merged for right in choices(inner, f"{path}.{key}".lstrip("."))
+        ]
     return merged
 
 
-plain_bodies = st.dictionaries(st.sampled_from("abc"), st.recursive(
-    st.integers(0, 1), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2), max_leaves=8,
-), max_size=3)  # fmt: skip
+plain_bodies = st.dictionaries(
+    st.sampled_from("abc"),
+    st.recursive(
+        st.integers(0, 1),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2)
+        ),
+        max_leaves=8,
+    ),
+    max_size=3,
+)
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    policy=st.dictionaries(st.sampled_from(["a.a", "a.b", "a.c", "b.a", "b.a.c", "b.b"]), st.integers(0, 1), min_size=1, max_size=3),
+    policy=st.dictionaries(
+        st.sampled_from(["a.a", "a.b", "a.c", "b.a", "b.a.c", "b.b"]),
+        st.integers(0, 1),
+        min_size=1,
+        max_size=3,
+    ),
     body=plain_bodies,
 )
 def test_arrays_are_matched_as_by_trying_every_element(policy: dict[str, int], body: Any) -> None:
-    expected = together({path: (lambda found, wanted=wanted: found == wanted) for path, wanted in policy.items()}, body)  # type: ignore[misc]
+    expected = together(
+        {path: (lambda found, wanted=wanted: found == wanted) for path, wanted in policy.items()},
+        body,
+    )  # type: ignore[misc]
 
     assert passes({path: [wanted] for path, wanted in policy.items()}, body) is expected
 
 
-# -- against the matcher of moto, where that one is right ---------------------------------------------------------------------------
+# -- against the matcher of moto, where that one is right ------------------------------------------
 
-# Left out: what facts A.10 lists as wrong (equals-ignore-case, anything-but with a suffix, cidr, wildcard, $or on a body), anything-but
-# on arrays (moto wants no element of it excluded, the guide one that is not), and operators on values of another type, where it raises.
+# Left out: what facts A.10 lists as wrong (equals-ignore-case, anything-but with a suffix, cidr,
+# wildcard, $or on a body), anything-but on arrays (moto wants no element of it excluded, the guide
+# one that is not), and operators on values of another type, where it raises.
 SHARED: list[tuple[list[Any], list[Any]]] = [
     (["x", "y"], ["x", "y", "z", "", ["x", "z"], ["z"], []]),
     ([1, 2.5], [1, 1.0, 2.5, 3, [3, 1], [3]]),
@@ -876,7 +1246,7 @@ SHARED: list[tuple[list[Any], list[Any]]] = [
     ([{"exists": False}], ["x", 5, ["x"], NOTHING]),
     (["x"], [NOTHING]),
     ([{"prefix": "x"}, {"numeric": ["=", 1]}], [NOTHING]),
-]  # fmt: skip
+]
 
 
 def as_message_attribute(value: Any) -> dict[str, Any]:
@@ -885,7 +1255,9 @@ def as_message_attribute(value: Any) -> dict[str, Any]:
     return {"Type": "String" if isinstance(value, str) else "Number", "Value": value}
 
 
-@pytest.mark.parametrize(("conditions", "values"), SHARED, ids=[label(conditions) for conditions, _ in SHARED])
+@pytest.mark.parametrize(
+    ("conditions", "values"), SHARED, ids=[label(conditions) for conditions, _ in SHARED]
+)
 def test_moto_says_the_same_where_it_is_right(conditions: list[Any], values: list[Any]) -> None:
     from moto.sns.utils import FilterPolicyMatcher
 
@@ -893,6 +1265,12 @@ def test_moto_says_the_same_where_it_is_right(conditions: list[Any], values: lis
     for value in values:
         body = {"other": "z"} | ({} if value is NOTHING else {"field": value})
         attributes = {name: as_message_attribute(value) for name, value in body.items()}
-        theirs = [FilterPolicyMatcher(policy, scope).matches(attributes, json.dumps(body)) for scope in SCOPES]
+        theirs = [
+            FilterPolicyMatcher(policy, scope).matches(attributes, json.dumps(body))
+            for scope in SCOPES
+        ]
 
-        assert [passes(policy, from_message_attributes(attributes), "MessageAttributes"), passes(policy, body)] == theirs
+        assert [
+            passes(policy, from_message_attributes(attributes), "MessageAttributes"),
+            passes(policy, body),
+        ] == theirs

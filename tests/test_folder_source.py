@@ -1,4 +1,6 @@
-"""The watched folder: every new content is an event, once; and nothing outside the folder can ever be opened."""
+"""The watched folder: every new content is an event, once; and nothing outside the folder can ever
+be opened.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +46,29 @@ def source(folder: Path, pattern: str = "*.png") -> FolderSource:
 
 
 class Looker:
-    """Watches a folder on a clock that stands still, with a log that is a list; several may share the log."""
+    """Watches a folder on a clock that stands still, with a log that is a list; several may share
+    the log.
+    """
 
-    def __init__(self, source: FolderSource, log: list[tuple[int, str | None, Any]] | None = None, settle_s: float = SETTLE_S) -> None:
+    def __init__(
+        self,
+        source: FolderSource,
+        log: list[tuple[int, str | None, Any]] | None = None,
+        settle_s: float = SETTLE_S,
+    ) -> None:
         self.log = [] if log is None else log
         self.now_s = 0.0
-        self.watch = FolderWatch(source, "scans", lambda after: [row for row in self.log if row[0] > after], settle_s)
+        self.watch = FolderWatch(
+            source, "scans", lambda after: [row for row in self.log if row[0] > after], settle_s
+        )
 
     def look(self, *, publish: bool = True) -> list[mt.Event]:
         """Look now; what is found is published."""
         events = self.watch.look(self.now_s)
         if publish:
-            self.log += [(len(self.log) + n, event.subject, event.data) for n, event in enumerate(events, 1)]
+            self.log += [
+                (len(self.log) + n, event.subject, event.data) for n, event in enumerate(events, 1)
+            ]
             self.watch.taken(events)
         return events
 
@@ -66,7 +79,7 @@ class Looker:
         return [event.data["name"] for event in [*events, *self.look()]]
 
 
-# -- looking ------------------------------------------------------------------------------------------------------------------
+# -- looking ---------------------------------------------------------------------------------------
 
 
 def test_files_that_are_there_are_events_in_the_order_of_their_names(scans: Path) -> None:
@@ -76,7 +89,7 @@ def test_files_that_are_there_are_events_in_the_order_of_their_names(scans: Path
     looker.look()
     looker.now_s += SETTLE_S
 
-    (first, *rest) = looker.look()
+    first, *rest = looker.look()
 
     assert (first.subject, [e.subject for e in rest]) == ("a.png", ["b.png", "c.png"])
     assert (first.type, first.source) == ("mltrigger.file.created", "mltrigger/files/scans")
@@ -120,8 +133,12 @@ def test_file_has_the_same_identity_for_everybody_who_looks(scans: Path) -> None
     assert mine.log[0][2] == theirs.log[0][2]
 
 
-@pytest.mark.parametrize("ahead_s", [-3600.0, 0.0, 10.0, 400 * 24 * 3600.0], ids=lambda s: f"{s:+g}s")
-def test_file_is_complete_when_two_looks_saw_the_same_whatever_its_clock_says(scans: Path, ahead_s: float) -> None:
+@pytest.mark.parametrize(
+    "ahead_s", [-3600.0, 0.0, 10.0, 400 * 24 * 3600.0], ids=lambda s: f"{s:+g}s"
+)
+def test_file_is_complete_when_two_looks_saw_the_same_whatever_its_clock_says(
+    scans: Path, ahead_s: float
+) -> None:
     looker = Looker(source(scans))
     written_s = time.time() + ahead_s
     path = put(scans, "a.png", b"half", written_s)
@@ -170,7 +187,9 @@ def test_file_that_rests_while_another_is_written_is_announced(scans: Path) -> N
     assert looker.found() == ["half.png"]
 
 
-def test_hidden_files_other_names_folders_and_links_out_are_not_announced(scans: Path, tmp_path: Path) -> None:
+def test_hidden_files_other_names_folders_and_links_out_are_not_announced(
+    scans: Path, tmp_path: Path
+) -> None:
     put(scans, "page.png")
     put(scans, ".hidden.png")
     put(scans, "notes.txt")
@@ -196,7 +215,18 @@ def test_link_to_a_file_in_the_folder_is_announced_and_follows_its_content(scans
 
 
 @pytest.mark.parametrize(
-    "name", ["with blank.png", "a#b.png", "100%.png", "-rf.png", "a\nb.png", "a?b*.png", "日本.png", "a'\"<b>.png", "\x1b[1m.png"]
+    "name",
+    [
+        "with blank.png",
+        "a#b.png",
+        "100%.png",
+        "-rf.png",
+        "a\nb.png",
+        "a?b*.png",
+        "日本.png",
+        "a'\"<b>.png",
+        "\x1b[1m.png",
+    ],
 )
 def test_file_with_an_odd_name_is_an_event_that_opens_it(scans: Path, name: str) -> None:
     put(scans, name, b"odd")
@@ -218,7 +248,7 @@ def test_file_that_goes_away_while_we_look_is_no_error(scans: Path) -> None:
     assert looker.look() == [] and looker.watch.settled
 
 
-# -- the same file, and another one -------------------------------------------------------------------------------------------
+# -- the same file, and another one ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -235,7 +265,8 @@ def rewrite(path: Path, content: bytes) -> None:
     before_ns = path.stat().st_ctime_ns
     path.write_bytes(content)
     os.utime(path, (WRITTEN_S, WRITTEN_S))
-    while path.stat().st_ctime_ns == before_ns:  # the kernel's clock ticks every few milliseconds; no file rests for less
+    # the kernel's clock ticks every few milliseconds; no file rests for less
+    while path.stat().st_ctime_ns == before_ns:
         os.utime(path, (WRITTEN_S, WRITTEN_S))
 
 
@@ -250,7 +281,9 @@ def remove_and_write(path: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("how", [rewrite, replace, remove_and_write], ids=lambda how: how.__name__)
-def test_other_content_of_the_same_name_size_and_time_is_a_new_event(seen: Looker, scans: Path, how: Any) -> None:
+def test_other_content_of_the_same_name_size_and_time_is_a_new_event(
+    seen: Looker, scans: Path, how: Any
+) -> None:
     how(scans / "a.png", b"price 25")
     assert seen.found() == ["a.png"]
 
@@ -283,11 +316,15 @@ def restore(path: Path) -> None:
     path.with_suffix(".part").replace(path)
 
 
-UNCHANGED = pytest.mark.parametrize("how", [touch, chmod, hard_link, write_the_same, restore], ids=lambda how: how.__name__)
+UNCHANGED = pytest.mark.parametrize(
+    "how", [touch, chmod, hard_link, write_the_same, restore], ids=lambda how: how.__name__
+)
 
 
 @UNCHANGED
-def test_new_time_mode_link_or_inode_of_the_same_content_is_no_event(seen: Looker, scans: Path, how: Any) -> None:
+def test_new_time_mode_link_or_inode_of_the_same_content_is_no_event(
+    seen: Looker, scans: Path, how: Any
+) -> None:
     how(scans / "a.png")
 
     assert seen.found() == []
@@ -300,13 +337,17 @@ def test_nor_is_it_one_for_a_process_that_begins_later(seen: Looker, scans: Path
     assert Looker(source(scans), seen.log).found() == []
 
 
-def test_other_content_written_while_nobody_looked_is_a_new_event(seen: Looker, scans: Path) -> None:
+def test_other_content_written_while_nobody_looked_is_a_new_event(
+    seen: Looker, scans: Path
+) -> None:
     rewrite(scans / "a.png", b"price 25")
 
     assert Looker(source(scans), seen.log).found() == ["a.png"]
 
 
-def test_what_another_process_announced_meanwhile_is_not_announced_again(seen: Looker, scans: Path) -> None:
+def test_what_another_process_announced_meanwhile_is_not_announced_again(
+    seen: Looker, scans: Path
+) -> None:
     other = Looker(source(scans), seen.log)
     put(scans, "b.png")
 
@@ -336,7 +377,9 @@ def test_file_that_had_gone_and_comes_back_later_is_a_new_event(seen: Looker, sc
     assert seen.found() == ["a.png"]
 
 
-def test_folder_that_is_empty_for_a_while_announces_nothing_twice(seen: Looker, scans: Path) -> None:
+def test_folder_that_is_empty_for_a_while_announces_nothing_twice(
+    seen: Looker, scans: Path
+) -> None:
     mounted = scans.rename(scans.parent / "mounted")
     scans.mkdir()  # what lies below a disk that is not mounted
     assert seen.found() == []
@@ -346,7 +389,9 @@ def test_folder_that_is_empty_for_a_while_announces_nothing_twice(seen: Looker, 
     assert seen.found() == []
 
 
-def test_large_file_is_compared_by_samples_and_its_time(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_file_is_compared_by_samples_and_its_time(
+    scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mltrigger.sources.folder.identity.WHOLE_BYTES", 1 << 20)
     path = put(scans, "a.png", bytes(3 << 20))
     looker = Looker(source(scans))
@@ -368,9 +413,19 @@ def test_time_that_no_calendar_has_silences_nobody(scans: Path) -> None:
     assert Looker(source(scans)).found() == ["a.png", "b.png"]
 
 
-# -- patterns and places ------------------------------------------------------------------------------------------------------
+# -- patterns and places ---------------------------------------------------------------------------
 
-TREE = ("A.PNG", "a.png", "b.txt", "page1.png", "x.tar.gz", "2026/deep.png", "2026/11/deeper.PNG", "2026/.hidden/c.png", ".git/d.png")
+TREE = (
+    "A.PNG",
+    "a.png",
+    "b.txt",
+    "page1.png",
+    "x.tar.gz",
+    "2026/deep.png",
+    "2026/11/deeper.PNG",
+    "2026/.hidden/c.png",
+    ".git/d.png",
+)
 
 
 @pytest.fixture
@@ -402,7 +457,18 @@ def tree(scans: Path) -> Path:
         ("20*/*.png", ["2026/deep.png"]),
         ("*/11/*.png", ["2026/11/deeper.PNG"]),
         ("**/deep*", ["2026/11/deeper.PNG", "2026/deep.png"]),
-        ("**", ["2026/11/deeper.PNG", "2026/deep.png", "A.PNG", "a.png", "b.txt", "page1.png", "x.tar.gz"]),
+        (
+            "**",
+            [
+                "2026/11/deeper.PNG",
+                "2026/deep.png",
+                "A.PNG",
+                "a.png",
+                "b.txt",
+                "page1.png",
+                "x.tar.gz",
+            ],
+        ),
     ],
 )
 def test_pattern_chooses_the_files(tree: Path, pattern: str, names: list[str]) -> None:
@@ -412,20 +478,29 @@ def test_pattern_chooses_the_files(tree: Path, pattern: str, names: list[str]) -
     assert Looker(FolderSource(chosen.url)).found() == names  # as the registry gives it back
 
 
-@pytest.mark.parametrize("pattern", ["*.png,*.jpg", "*.csv,*.CSV", "*.png;*.jpg", "*.png | *.jpg", "*.png, jpg", "*.png *.jpg"])
+@pytest.mark.parametrize(
+    "pattern",
+    ["*.png,*.jpg", "*.csv,*.CSV", "*.png;*.jpg", "*.png | *.jpg", "*.png, jpg", "*.png *.jpg"],
+)
 def test_several_patterns_in_one_are_refused_with_the_way_out(scans: Path, pattern: str) -> None:
-    with pytest.raises(mt.InvalidName, match=r"write them as one, such as \*\.\{(png,jpg|csv,CSV)\}"):
+    with pytest.raises(
+        mt.InvalidName, match=r"write them as one, such as \*\.\{(png,jpg|csv,CSV)\}"
+    ):
         source(scans, pattern)
 
 
-@pytest.mark.parametrize(("pattern", "words"), [("{1..3}.png", r"\{1,2,3\}"), ("{a,b}" * 9, "more than 256")])
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("{1..3}.png", r"\{1,2,3\}"), ("{a,b}" * 9, "more than 256")]
+)
 def test_pattern_that_cannot_be_meant_is_refused(scans: Path, pattern: str, words: str) -> None:
     with pytest.raises(mt.InvalidName, match=words):
         source(scans, pattern)
 
 
 @pytest.mark.parametrize("name", ["my scans % 100#1", "a[1]", "what?", "{x,y}", "日本"])
-def test_folder_with_special_characters_is_found_again_by_its_url(tmp_path: Path, name: str) -> None:
+def test_folder_with_special_characters_is_found_again_by_its_url(
+    tmp_path: Path, name: str
+) -> None:
     folder = tmp_path / name
     folder.mkdir()
     put(folder, "a b.png")
@@ -463,13 +538,22 @@ def test_new_folders_and_their_files_are_found(scans: Path) -> None:
     assert [event.subject for event in looker.watch.glance(looker.now_s)] == ["a/b/new.png"]
 
 
-@pytest.mark.parametrize("url", ["file://host/scans/*.png", "file:///", "file:", "https://example.com/*.png", "file:///a%00b/*"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://host/scans/*.png",
+        "file:///",
+        "file:",
+        "https://example.com/*.png",
+        "file:///a%00b/*",
+    ],
+)
 def test_url_that_names_no_folder_here_is_refused(url: str) -> None:
     with pytest.raises(mt.InvalidName, match="must be file:///folder/pattern"):
         FolderSource(url)
 
 
-# -- opening ------------------------------------------------------------------------------------------------------------------
+# -- opening ---------------------------------------------------------------------------------------
 
 
 def announced(name: str) -> mt.Event:
@@ -488,7 +572,18 @@ def test_event_opens_its_file(scans: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret.png", "/etc/passwd", "/tmp/secret.png", "sub/secret.png", "..", ".", "a\x00.png", "\x00", "..\\secret.png", "./a.png"],
+    [
+        "../secret.png",
+        "/etc/passwd",
+        "/tmp/secret.png",
+        "sub/secret.png",
+        "..",
+        ".",
+        "a\x00.png",
+        "\x00",
+        "..\\secret.png",
+        "./a.png",
+    ],
     ids=repr,
 )
 def test_event_that_names_something_outside_opens_nothing(scans: Path, name: str) -> None:
@@ -497,7 +592,9 @@ def test_event_that_names_something_outside_opens_nothing(scans: Path, name: str
     put(scans / "sub", "secret.png", b"secret")
     put(scans, "a.png")
 
-    with pytest.raises(mt.InvalidEvent, match="is not the name of a file in the watched folder") as refused:
+    with pytest.raises(
+        mt.InvalidEvent, match="is not the name of a file in the watched folder"
+    ) as refused:
         source(scans, "*").prepare(announced(name)).open()
 
     assert refused.value.reason == "nothing_to_open"
@@ -524,13 +621,17 @@ def test_event_opens_no_link_that_leads_outside(scans: Path, tmp_path: Path, tar
     put(tmp_path, target, b"secret")
     (scans / "link.png").symlink_to(tmp_path / target)
 
-    with pytest.raises(OSError, match=r"leads outside: 'link\.png' in the watched folder") as refused:
+    with pytest.raises(
+        OSError, match=r"leads outside: 'link\.png' in the watched folder"
+    ) as refused:
         source(scans).prepare(announced("link.png")).open()
 
     assert str(tmp_path) not in str(refused.value)
 
 
-def test_event_opens_nothing_through_a_folder_that_became_a_link(scans: Path, tmp_path: Path) -> None:
+def test_event_opens_nothing_through_a_folder_that_became_a_link(
+    scans: Path, tmp_path: Path
+) -> None:
     (scans / "sub").mkdir()
     put(tmp_path, "a.png", b"secret")
     (scans / "sub").rmdir()
@@ -540,7 +641,9 @@ def test_event_opens_nothing_through_a_folder_that_became_a_link(scans: Path, tm
         source(scans, "**/*.png").prepare(announced("sub/a.png")).open()
 
 
-def test_event_of_another_content_says_so_and_a_new_mode_does_not(scans: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_event_of_another_content_says_so_and_a_new_mode_does_not(
+    scans: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = put(scans, "a.png", b"price 10")
     looker = Looker(source(scans))
     looker.found()
@@ -552,7 +655,10 @@ def test_event_of_another_content_says_so_and_a_new_mode_does_not(scans: Path, c
     rewrite(path, b"price 25")
     with event.open() as file:
         assert file.read() == b"price 25"
-    assert capsys.readouterr().out == "etag_mismatch: file a.png was replaced after the event; this is the new one\n"
+    assert (
+        capsys.readouterr().out
+        == "etag_mismatch: file a.png was replaced after the event; this is the new one\n"
+    )
 
 
 def test_event_opens_no_folder_and_waits_for_no_pipe(scans: Path) -> None:
@@ -578,7 +684,7 @@ def test_event_of_a_plain_topic_opens_nothing() -> None:
     assert refused.value.reason == "nothing_to_open"
 
 
-# -- on a bus -----------------------------------------------------------------------------------------------------------------
+# -- on a bus --------------------------------------------------------------------------------------
 
 
 def put_now(folder: Path, name: str, content: bytes = b"page") -> Path:
@@ -605,7 +711,9 @@ def handled(sub: mt.Subscription, count: int) -> None:
     wait_until(lambda: len(sub.invocations(columns=["outcome"])) >= count and is_settled(sub))
 
 
-def test_files_that_were_there_and_new_ones_are_handled_once_each(bus: mt.EventBus, scans: Path) -> None:
+def test_files_that_were_there_and_new_ones_are_handled_once_each(
+    bus: mt.EventBus, scans: Path
+) -> None:
     put_now(scans, "a.png", b"A")
     put_now(scans, "b.png", b"B")
 
@@ -634,7 +742,9 @@ def test_files_are_not_repeated_after_a_restart(file: Path, scans: Path) -> None
         assert outcomes(sub) == ["succeeded"] * 2
 
 
-def test_folder_is_watched_again_by_a_subscription_that_is_only_started(file: Path, scans: Path) -> None:
+def test_folder_is_watched_again_by_a_subscription_that_is_only_started(
+    file: Path, scans: Path
+) -> None:
     with mt.connect(f"sqlite:///{file}") as before:
         before.subscribe(f"file://{scans}/*.png", read)
     put_now(scans, "a.png", b"A")
@@ -656,12 +766,16 @@ def test_replaced_file_is_handled_again(bus: mt.EventBus, scans: Path) -> None:
     assert list(sub.invocations()["output"]) == ['"first"', '"second"']
 
 
-def test_second_subscription_of_the_same_folder_gets_all_files(bus: mt.EventBus, scans: Path) -> None:
+def test_second_subscription_of_the_same_folder_gets_all_files(
+    bus: mt.EventBus, scans: Path
+) -> None:
     put_now(scans, "a.png", b"A")
     first = bus.subscribe(f"file://{scans}/*.png", read)
     handled(first, 1)
 
-    second = bus.subscribe(f"file://{scans}/*.png", mt.model(lambda found: found["name"], name="names"))
+    second = bus.subscribe(
+        f"file://{scans}/*.png", mt.model(lambda found: found["name"], name="names")
+    )
     handled(second, 1)
     put_now(scans, "b.png", b"B")
     handled(first, 2)
@@ -672,7 +786,9 @@ def test_second_subscription_of_the_same_folder_gets_all_files(bus: mt.EventBus,
     assert subjects(bus) == ["a.png", "b.png"]
 
 
-def test_two_processes_that_watch_the_same_folder_handle_each_file_once(bus: mt.EventBus, file: Path, scans: Path) -> None:
+def test_two_processes_that_watch_the_same_folder_handle_each_file_once(
+    bus: mt.EventBus, file: Path, scans: Path
+) -> None:
     url = f"file://{scans}/*.png"
     with mt.connect(f"sqlite:///{file}") as other:
         subs = [bus.subscribe(url, read), other.subscribe(url, read)]
@@ -698,12 +814,16 @@ def test_start_latest_leaves_out_what_is_in_the_archive(bus: mt.EventBus, scans:
     assert list(later.invocations()["output"]) == ['"B"']
 
 
-def test_folders_of_the_same_name_have_topics_of_their_own(bus: mt.EventBus, tmp_path: Path) -> None:
+def test_folders_of_the_same_name_have_topics_of_their_own(
+    bus: mt.EventBus, tmp_path: Path
+) -> None:
     folders = [tmp_path / "north" / "scans", tmp_path / "south" / "scans"]
     for folder in folders:
         folder.mkdir(parents=True)
 
-    subs = [bus.subscribe(f"file://{folder}/*", read, name=folder.parent.name) for folder in folders]
+    subs = [
+        bus.subscribe(f"file://{folder}/*", read, name=folder.parent.name) for folder in folders
+    ]
 
     assert [sub.topic for sub in subs] == ["scans", "south-scans"]
     assert list(bus.subscriptions()["watches"]) == ["north/scans/*", "south/scans/*"]
@@ -712,7 +832,9 @@ def test_folders_of_the_same_name_have_topics_of_their_own(bus: mt.EventBus, tmp
     assert (other.topic, bus.topics()["watches"].iloc[-1]) == ("scans-2", "north/scans/*.txt")
 
 
-def test_forged_event_on_the_topic_of_a_folder_opens_nothing_outside(bus: mt.EventBus, scans: Path) -> None:
+def test_forged_event_on_the_topic_of_a_folder_opens_nothing_outside(
+    bus: mt.EventBus, scans: Path
+) -> None:
     put_now(scans.parent, "secret.png", b"secret")
     sub = bus.subscribe(f"file://{scans}/*.png", read, max_attempts=1)
 
@@ -724,7 +846,9 @@ def test_forged_event_on_the_topic_of_a_folder_opens_nothing_outside(bus: mt.Eve
     assert "secret" not in str(row["output"])
 
 
-def test_nothing_that_is_shown_holds_an_absolute_path(bus: mt.EventBus, scans: Path, tmp_path: Path) -> None:
+def test_nothing_that_is_shown_holds_an_absolute_path(
+    bus: mt.EventBus, scans: Path, tmp_path: Path
+) -> None:
     gone = put_now(scans, "gone.png")
     put_now(scans, "a.png")
     url = f"file://{scans}/*.png"
@@ -736,8 +860,18 @@ def test_nothing_that_is_shown_holds_an_absolute_path(bus: mt.EventBus, scans: P
     handled(sub, 2)
 
     assert sorted(outcomes(sub)) == ["dead", "succeeded"]
-    shown = [repr(x) for x in (bus, sub, bus.subscription("read"))] + [x._repr_html_() for x in (bus, sub)]
-    tables = [bus.topics(), bus.subscriptions(), bus.events(), bus.invocations(), bus.models(), sub.dead_letters(), sub.results()]
+    shown = [repr(x) for x in (bus, sub, bus.subscription("read"))] + [
+        x._repr_html_() for x in (bus, sub)
+    ]
+    tables = [
+        bus.topics(),
+        bus.subscriptions(),
+        bus.events(),
+        bus.invocations(),
+        bus.models(),
+        sub.dead_letters(),
+        sub.results(),
+    ]
     shown += [table.to_csv() for table in tables]
     for text in shown:
         assert str(tmp_path) not in text
@@ -756,10 +890,14 @@ def test_writer_that_pauses_is_waited_for(bus: mt.EventBus, scans: Path) -> None
     assert list(sub.invocations()["output"]) == ['"half and half"']
 
 
-def test_most_patient_subscription_decides_when_a_file_is_complete(bus: mt.EventBus, file: Path, scans: Path) -> None:
+def test_most_patient_subscription_decides_when_a_file_is_complete(
+    bus: mt.EventBus, file: Path, scans: Path
+) -> None:
     first = bus.subscribe(f"file://{scans}/*.png", read)
     with mt.connect(f"sqlite:///{file}") as other:
-        second = other.subscribe(f"file://{scans}/*.png", read, name="patient", settle_s=2.0, listen=False)
+        second = other.subscribe(
+            f"file://{scans}/*.png", read, name="patient", settle_s=2.0, listen=False
+        )
         time.sleep(1.2)  # until the first process follows
         began_s = time.monotonic()
         put_now(scans, "a.png")
@@ -770,7 +908,9 @@ def test_most_patient_subscription_decides_when_a_file_is_complete(bus: mt.Event
 
 
 @pytest.mark.parametrize("settle_s", [-1, "1", None, float("nan"), True])
-def test_time_to_settle_is_a_number_of_seconds(bus: mt.EventBus, scans: Path, settle_s: Any) -> None:
+def test_time_to_settle_is_a_number_of_seconds(
+    bus: mt.EventBus, scans: Path, settle_s: Any
+) -> None:
     with pytest.raises(mt.InvalidPolicy, match="settle_s must be from 0 to 86400"):
         bus.subscribe(f"file://{scans}/*.png", read, settle_s=settle_s)
 
@@ -787,11 +927,15 @@ def test_wait_looks_at_files_that_were_rewritten_in_place(bus: mt.EventBus, scan
         assert list(sub.results()["output"])[-1] == word.decode()
 
 
-def test_folder_that_is_gone_silences_no_other_and_is_said(bus: mt.EventBus, tmp_path: Path) -> None:
+def test_folder_that_is_gone_silences_no_other_and_is_said(
+    bus: mt.EventBus, tmp_path: Path
+) -> None:
     folders = [tmp_path / name for name in ("one", "two", "three")]
     for folder in folders:
         folder.mkdir()
-    one, two, three = (bus.subscribe(folder / "*.png", read, name=folder.name) for folder in folders)
+    one, two, three = (
+        bus.subscribe(folder / "*.png", read, name=folder.name) for folder in folders
+    )
     folders[1].rmdir()
     for folder in (folders[0], folders[2]):
         put_now(folder, "late.png")
@@ -800,8 +944,13 @@ def test_folder_that_is_gone_silences_no_other_and_is_said(bus: mt.EventBus, tmp
 
     wait_until(lambda: two.state == "waiting for the folder: 'two': No such file or directory")
     (finding,) = two.doctor().query("severity == 'error'").itertuples()
-    assert (finding.check, finding.finding) == ("folder", "folder 'two' cannot be read: No such file or directory; its files wait")
-    with pytest.warns(UserWarning, match=r"folder 'two/\*\.png' cannot be read \(No such file or directory\)"):
+    assert (finding.check, finding.finding) == (
+        "folder",
+        "folder 'two' cannot be read: No such file or directory; its files wait",
+    )
+    with pytest.warns(
+        UserWarning, match=r"folder 'two/\*\.png' cannot be read \(No such file or directory\)"
+    ):
         assert bus.wait(timeout_s=20, progress=False)
     assert str(tmp_path) not in bus.doctor().to_csv() + repr(two) + two._repr_html_()
 
@@ -833,7 +982,9 @@ def test_folder_is_forgotten_with_its_last_subscription(bus: mt.EventBus, scans:
     subs[1].stop()
     put_now(scans, "b.png")
 
-    assert bus.wait(timeout_s=0.5, progress=False) is False, "a.png waits for the first subscription"
+    assert bus.wait(timeout_s=0.5, progress=False) is False, (
+        "a.png waits for the first subscription"
+    )
     assert subjects(bus) == ["a.png"]
 
 
@@ -852,7 +1003,10 @@ def test_attempt_says_that_its_file_was_replaced(bus: mt.EventBus, scans: Path) 
 
     for each in (sub, apart):
         said = each.invocations().sort_values("published_at")["stdout"]
-        assert [str(text).startswith("etag_mismatch: file draft.txt") for text in said] == [True, False]
+        assert [str(text).startswith("etag_mismatch: file draft.txt") for text in said] == [
+            True,
+            False,
+        ]
 
 
 def size_of(event: mt.Event) -> int:
@@ -860,30 +1014,53 @@ def size_of(event: mt.Event) -> int:
         return len(file.read())
 
 
-def test_doctor_says_what_lies_there_and_is_no_event(bus: mt.EventBus, scans: Path, tmp_path: Path) -> None:
+def test_doctor_says_what_lies_there_and_is_no_event(
+    bus: mt.EventBus, scans: Path, tmp_path: Path
+) -> None:
     put_now(scans, "a.csv")
     sub = bus.subscribe(scans / "report*.csv", read)
     assert bus.wait(timeout_s=20, progress=False)
     put(tmp_path, "outside.csv")
     (scans / "2026").mkdir()
     put(scans / "2026", "report.csv")
-    for name in ("REPORT_0007.csv", ".report.csv", "report\\1.csv", "report\udcff.csv", ".DS_Store"):
+    for name in (
+        "REPORT_0007.csv",
+        ".report.csv",
+        "report\\1.csv",
+        "report\udcff.csv",
+        ".DS_Store",
+    ):
         put(scans, name)
     (scans / "report-link.csv").symlink_to(tmp_path / "outside.csv")
     (scans / "report-circle.csv").symlink_to("report-circle.csv")
     os.mkfifo(scans / "report-pipe.csv")
 
-    said = [f"{row.severity}: {row.finding}" for row in sub.doctor().query("check == 'files'").itertuples()]
+    said = [
+        f"{row.severity}: {row.finding}"
+        for row in sub.doctor().query("check == 'files'").itertuples()
+    ]
 
     assert sorted(said) == [
         "info: 1 file in 'scans' does not match 'report*.csv': 'a.csv'",
         "info: 1 folder inside 'scans', where 'report*.csv' does not match: '2026'",
-        "info: 1 hidden file in 'scans': '.report.csv'; a name that begins with a dot does not match",
-        "info: 1 pipe, socket or device in 'scans': 'report-pipe.csv'; only regular files are events",
-        "warning: 1 name in 'scans' would match 'report*.csv' in other upper and lower case: 'REPORT_0007.csv'",
-        "warning: 2 links in 'scans' to nothing, to a folder or out of it: 'report-circle.csv', 'report-link.csv'; links are followed "
-        "inside only",
-        r"warning: 2 names in 'scans' with a backslash or bytes that are not UTF-8: 'report\\1.csv', 'report\udcff.csv'; "
+        (
+            "info: 1 hidden file in 'scans': '.report.csv'; a name that begins with a dot does not"
+            " match"
+        ),
+        (
+            "info: 1 pipe, socket or device in 'scans': 'report-pipe.csv'; only regular files are"
+            " events"
+        ),
+        (
+            "warning: 1 name in 'scans' would match 'report*.csv' in other upper and lower case:"
+            " 'REPORT_0007.csv'"
+        ),
+        (
+            "warning: 2 links in 'scans' to nothing, to a folder or out of it: 'report-circle.csv',"
+            " 'report-link.csv'; links are followed inside only"
+        ),
+        r"warning: 2 names in 'scans' with a backslash or bytes that are not UTF-8:"
+        r" 'report\\1.csv', 'report\udcff.csv'; "
         "no event can carry that",
     ]
 
@@ -929,7 +1106,13 @@ def test_folder_is_understood_as_people_write_it(
         ("C:\\scans\\*.png", "is a path of Windows; a folder is written file:"),
         ("\\\\server\\scans\\*.png", "is a path of Windows; a folder is written file:"),
         ("scans\\*.png", "is a path of Windows; a folder is written file:"),
-        ("missing/*.png", "source folder 'missing' does not exist: create it, then subscribe; a folder is written file:"),
+        (
+            "missing/*.png",
+            (
+                "source folder 'missing' does not exist: create it, then subscribe; a folder is"
+                " written file:"
+            ),
+        ),
         (Path("missing"), "source 'missing' is neither a folder nor a file"),
         ("~nobody-here/*.png", "no home folder '~nobody-here'"),
         ("file://scans/*.png", "from the working directory it is file:scans/"),
@@ -952,12 +1135,20 @@ def test_folder_that_cannot_be_meant_is_refused_with_how_it_is_written(
 def test_second_source_under_a_name_says_what_the_first_was(bus: mt.EventBus, scans: Path) -> None:
     bus.subscribe(scans, read)
 
-    with pytest.raises(mt.NameTaken, match=r"listens to 'scans' \(file:scans/\*\), not to 'scans-2' \(file:scans/\*\.png\)"):
+    with pytest.raises(
+        mt.NameTaken,
+        match=r"listens to 'scans' \(file:scans/\*\), not to 'scans-2' \(file:scans/\*\.png\)",
+    ):
         bus.subscribe(scans / "*.png", read)
 
 
-@pytest.mark.parametrize("refused", [mt.VersionConflict, mt.NameTaken, mt.InvalidFilter, mt.InvalidPolicy, mt.InvalidName])
-def test_subscription_that_is_refused_makes_no_topic_and_no_model(bus: mt.EventBus, scans: Path, refused: type[mt.MltriggerError]) -> None:
+@pytest.mark.parametrize(
+    "refused",
+    [mt.VersionConflict, mt.NameTaken, mt.InvalidFilter, mt.InvalidPolicy, mt.InvalidName],
+)
+def test_subscription_that_is_refused_makes_no_topic_and_no_model(
+    bus: mt.EventBus, scans: Path, refused: type[mt.MltriggerError]
+) -> None:
     bus.register(read, name="known", version="1.0.0")
     bus.subscribe("elsewhere", read, name="taken")
     topics, models = list(bus.topics()["topic"]), list(bus.models()["model"])
@@ -976,13 +1167,20 @@ def test_subscription_that_is_refused_makes_no_topic_and_no_model(bus: mt.EventB
     assert list(bus.models()["model"]) == models
 
 
-def test_files_at_rest_are_not_looked_at(bus: mt.EventBus, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_at_rest_are_not_looked_at(
+    bus: mt.EventBus, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(500):
         (scans / f"{number}.dat").touch()
     looks: list[float] = []
     look = FolderWatch.look
-    monkeypatch.setattr(FolderWatch, "look", lambda self, now_s: looks.append(now_s) or look(self, now_s))
-    sub = bus.subscribe(scans, mt.model(lambda events: [event["size"] for event in events], name="sizes", batch=True))
+    monkeypatch.setattr(
+        FolderWatch, "look", lambda self, now_s: looks.append(now_s) or look(self, now_s)
+    )
+    sub = bus.subscribe(
+        scans,
+        mt.model(lambda events: [event["size"] for event in events], name="sizes", batch=True),
+    )
     assert bus.wait(timeout_s=60, progress=False) and len(sub.results()) == 500
     time.sleep(1.5)  # until the system tells of changes: then every file is looked at once more
     before = len(looks)
@@ -996,7 +1194,9 @@ def test_files_at_rest_are_not_looked_at(bus: mt.EventBus, scans: Path, monkeypa
     assert sorted(subjects(bus)[-2:]) == ["7.dat", "new.dat"]
 
 
-def test_files_are_found_where_the_system_tells_of_no_changes(bus: mt.EventBus, scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_found_where_the_system_tells_of_no_changes(
+    bus: mt.EventBus, scans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "watchfiles._rust_notify", None)
     path = put_now(scans, "a.png", b"A")
     sub = bus.subscribe(scans, read)
@@ -1011,7 +1211,8 @@ def test_files_are_found_where_the_system_tells_of_no_changes(bus: mt.EventBus, 
     (finding,) = sub.doctor()["finding"]
     assert (
         finding
-        == "nothing tells of changes in 'scans' (the package watchfiles is not installed): its files are looked at every few seconds"
+        == "nothing tells of changes in 'scans' (the package watchfiles is not installed): its"
+        " files are looked at every few seconds"
     )
 
 
@@ -1033,7 +1234,11 @@ assert bus.wait(timeout_s=20, progress=False)
 print(child.exitcode, len(sub.results()))
 """
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, str(scans)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-W", "ignore", "-c", program, str(scans)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
     assert (ran.stdout.split(), ran.stderr, ran.returncode) == (["7", "2"], "", 0)

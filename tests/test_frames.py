@@ -14,7 +14,11 @@ from mltrigger.notebook.charts import quantile
 from mltrigger.reports import frames
 from mltrigger.store.log import OUTCOMES, ROLES
 
-SCHEMAS = {name: schema for name, schema in vars(frames).items() if name.isupper() and isinstance(schema, dict)}
+SCHEMAS = {
+    name: schema
+    for name, schema in vars(frames).items()
+    if name.isupper() and isinstance(schema, dict)
+}
 # fmt: off
 DESIGNED = [
     "event_id", "source", "type", "topic", "subscription", "model", "version", "role", "attempt", "outcome", "reason", "published_at",
@@ -48,7 +52,7 @@ def sample(dtype: Any) -> Any:
     }[dtype]
 
 
-# -- the schemas ------------------------------------------------------------------------------------------------------------------
+# -- the schemas -----------------------------------------------------------------------------------
 
 
 def test_the_invocation_frame_has_the_columns_of_the_design() -> None:
@@ -59,10 +63,17 @@ def test_the_invocation_frame_has_the_dtypes_of_the_design() -> None:
     table = frames.frame([], frames.INVOCATIONS)
 
     assert {c for c in table if c.endswith("_at")} == {c for c in table if table[c].dtype == TIME}
-    assert {c for c in table if c.endswith("_ms")} == {c for c in table if table[c].dtype == "float64"}
-    assert {c for c in table if isinstance(table[c].dtype, pd.CategoricalDtype)} == {"role", "outcome"}
+    assert {c for c in table if c.endswith("_ms")} == {
+        c for c in table if table[c].dtype == "float64"
+    }
+    assert {c for c in table if isinstance(table[c].dtype, pd.CategoricalDtype)} == {
+        "role",
+        "outcome",
+    }
     assert {c for c in table if table[c].dtype == "Int64"} == {"attempt", "batch_size"}
-    assert list(table["role"].cat.categories) == ["live", "shadow", "canary", "replay"] == list(ROLES)
+    assert (
+        list(table["role"].cat.categories) == ["live", "shadow", "canary", "replay"] == list(ROLES)
+    )
     assert set(table["outcome"].cat.categories) >= {*OUTCOMES}
 
 
@@ -88,16 +99,25 @@ def test_what_the_store_does_not_know_is_missing_and_changes_no_dtype(name: str)
     for rows in ([nothing], [nothing, something], [something, nothing]):
         table = frames.frame(rows, schema)
         assert dtypes(table) == expected(schema)
-        missing = table.iloc[rows.index(nothing)].drop([c for c, dtype in schema.items() if dtype == "bool"])
+        missing = table.iloc[rows.index(nothing)].drop(
+            [c for c, dtype in schema.items() if dtype == "bool"]
+        )
         assert missing.isna().all()
 
 
 def test_values_come_through_exactly() -> None:
     table = frames.frame(
-        [("text", 2**62, 1.5, True, 1_790_000_000_123_456)], {"a": "str", "b": "Int64", "c": "float64", "d": "bool", "e": frames.TIME}
+        [("text", 2**62, 1.5, True, 1_790_000_000_123_456)],
+        {"a": "str", "b": "Int64", "c": "float64", "d": "bool", "e": frames.TIME},
     )
 
-    assert table.iloc[0].tolist() == ["text", 2**62, 1.5, True, pd.Timestamp("2026-09-21T14:13:20.123456Z")]
+    assert table.iloc[0].tolist() == [
+        "text",
+        2**62,
+        1.5,
+        True,
+        pd.Timestamp("2026-09-21T14:13:20.123456Z"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -124,18 +144,22 @@ def test_text_stays_text() -> None:
     assert frames.frame([(t,) for t in text], {"text": "str"})["text"].tolist() == text
 
 
-def test_text_that_would_move_the_cursor_is_escaped_in_every_column_that_nobody_has_checked() -> None:
+def test_text_that_would_move_the_cursor_is_escaped_in_every_column_that_nobody_has_checked() -> (
+    None
+):
     table = frames.frame([("a\x00b", "\u202e\n"), (None, "c")], {"text": "str", "reason": "str"})
 
     assert table["text"].tolist()[0] == "a\\u0000b"
     assert table["reason"].tolist() == ["\\u202e\n", "c"]
 
 
-# -- latency ----------------------------------------------------------------------------------------------------------------------
+# -- latency ---------------------------------------------------------------------------------------
 
 
 def times(rows: list[tuple[str | None, float | None, float | None, float | None]]) -> pd.DataFrame:
-    schema = {name: frames.INVOCATIONS[name] for name in ("version", "queue_ms", "model_ms", "total_ms")}
+    schema = {
+        name: frames.INVOCATIONS[name] for name in ("version", "queue_ms", "model_ms", "total_ms")
+    }
     return frames.frame(rows, schema)
 
 
@@ -153,11 +177,19 @@ def test_quantiles_are_those_of_the_rows() -> None:
 
 
 def test_one_measurement_is_all_of_its_quantiles() -> None:
-    assert frames.latency(times([("1.0.0", 0.0, 7.5, 7.5)])).iloc[1, 2:].tolist() == [1, 7.5, 7.5, 7.5, 7.5]
+    assert frames.latency(times([("1.0.0", 0.0, 7.5, 7.5)])).iloc[1, 2:].tolist() == [
+        1,
+        7.5,
+        7.5,
+        7.5,
+        7.5,
+    ]
 
 
 def test_latency_has_the_digits_that_the_clock_has() -> None:
-    table = frames.latency(times([("1.0.0", 1.0 / 3, 8310.42101, 2.0 / 3), ("1.0.0", 0.1, 0.0004, 1e6 / 7)]))
+    table = frames.latency(
+        times([("1.0.0", 1.0 / 3, 8310.42101, 2.0 / 3), ("1.0.0", 0.1, 0.0004, 1e6 / 7)])
+    )
 
     figures = table[["p50_ms", "p95_ms", "p99_ms", "max_ms"]]
     assert figures.equals(figures.round(3))
@@ -172,13 +204,20 @@ def test_latency_and_the_dashboard_round_in_the_same_way() -> None:
 
 
 def test_each_version_has_its_own_latency() -> None:
-    table = frames.latency(times([("2.0.0", 1.0, 2.0, 3.0), ("1.0.0", 10.0, 20.0, 30.0), ("2.0.0", 3.0, 4.0, 5.0)]))
+    table = frames.latency(
+        times([("2.0.0", 1.0, 2.0, 3.0), ("1.0.0", 10.0, 20.0, 30.0), ("2.0.0", 3.0, 4.0, 5.0)])
+    )
 
-    assert table[table["stage"] == "model"][["version", "count", "max_ms"]].values.tolist() == [["1.0.0", 1, 20.0], ["2.0.0", 2, 4.0]]
+    assert table[table["stage"] == "model"][["version", "count", "max_ms"]].values.tolist() == [
+        ["1.0.0", 1, 20.0],
+        ["2.0.0", 2, 4.0],
+    ]
 
 
 def test_attempts_that_never_ended_have_no_latency() -> None:
-    table = frames.latency(times([("1.0.0", 1.0, None, None), (None, 1.0, 1.0, 1.0), ("1.0.0", 1.0, 5.0, 6.0)]))
+    table = frames.latency(
+        times([("1.0.0", 1.0, None, None), (None, 1.0, 1.0, 1.0), ("1.0.0", 1.0, 5.0, 6.0)])
+    )
 
     assert table["count"].tolist() == [1, 1, 1]
 
@@ -190,7 +229,7 @@ def test_without_measurements_the_latency_frame_is_empty() -> None:
         assert dtypes(table) == expected(frames.LATENCY)
 
 
-# -- the frames of a bus ----------------------------------------------------------------------------------------------------------
+# -- the frames of a bus ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -215,7 +254,9 @@ def worked(bus: mt.EventBus) -> tuple[mt.Subscription, mt.Run]:
     return sub, bus.fire("pages", [1, 13, 2], timeout_s=30, progress=False)
 
 
-def all_frames(bus: mt.EventBus, sub: mt.Subscription, event_id: str | None) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
+def all_frames(
+    bus: mt.EventBus, sub: mt.Subscription, event_id: str | None
+) -> dict[str, tuple[pd.DataFrame, dict[str, Any]]]:
     found = {
         "invocations": (bus.invocations(), frames.INVOCATIONS),
         "invocations of one": (sub.invocations(), frames.INVOCATIONS),
@@ -257,11 +298,31 @@ def test_a_row_of_the_invocation_frame_is_whole(memory_bus: mt.EventBus) -> None
     sub, run = worked(memory_bus)
     row = sub.invocations().set_index("event_id").loc[run.receipts[0].event_id]
 
-    assert (row["topic"], row["subscription"], row["model"], row["role"], row["attempt"]) == ("pages", "read", "read", "live", 1)
-    assert (row["outcome"], row["output"], row["stdout"]) == ("succeeded", '{"page":1,"outcome":"mine"}', "page 1\n")
-    assert row["published_at"] <= row["received_at"] <= row["started_at"] <= row["finished_at"] <= row["settled_at"]
-    assert row["model_ms"] == pytest.approx((row["finished_at"] - row["started_at"]).total_seconds() * 1000)
-    assert row["total_ms"] == pytest.approx((row["finished_at"] - row["published_at"]).total_seconds() * 1000)
+    assert (row["topic"], row["subscription"], row["model"], row["role"], row["attempt"]) == (
+        "pages",
+        "read",
+        "read",
+        "live",
+        1,
+    )
+    assert (row["outcome"], row["output"], row["stdout"]) == (
+        "succeeded",
+        '{"page":1,"outcome":"mine"}',
+        "page 1\n",
+    )
+    assert (
+        row["published_at"]
+        <= row["received_at"]
+        <= row["started_at"]
+        <= row["finished_at"]
+        <= row["settled_at"]
+    )
+    assert row["model_ms"] == pytest.approx(
+        (row["finished_at"] - row["started_at"]).total_seconds() * 1000
+    )
+    assert row["total_ms"] == pytest.approx(
+        (row["finished_at"] - row["published_at"]).total_seconds() * 1000
+    )
     assert row[["reason", "error_type", "error"]].isna().all()
     assert len(row["trace_id"]) == 32
 
@@ -275,7 +336,9 @@ def test_only_the_columns_that_are_asked_for_are_there_and_typed(memory_bus: mt.
         assert dtypes(table) == {name: expected(frames.INVOCATIONS)[name] for name in wanted}
 
 
-def test_results_begin_with_their_own_columns_and_never_lose_one_of_the_output(memory_bus: mt.EventBus) -> None:
+def test_results_begin_with_their_own_columns_and_never_lose_one_of_the_output(
+    memory_bus: mt.EventBus,
+) -> None:
     _, run = worked(memory_bus)
     table = run.results()
 
@@ -286,7 +349,9 @@ def test_results_begin_with_their_own_columns_and_never_lose_one_of_the_output(m
     assert table["output_outcome"].tolist()[::2] == ["mine", "mine"]
 
 
-def test_event_times_beyond_what_pandas_knows_are_shown_as_they_are(memory_bus: mt.EventBus) -> None:
+def test_event_times_beyond_what_pandas_knows_are_shown_as_they_are(
+    memory_bus: mt.EventBus,
+) -> None:
     """BI-056."""
     memory_bus.topic("pages")
     extremes = [

@@ -37,7 +37,9 @@ from mltrigger.versions.running.invoke import Invoker, Result
 from mltrigger.versions.running.portable import check_portable
 from mltrigger.versions.running.process import ProcessInvoker
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="processes cannot be killed as a group there"
+)
 
 Isolate = Callable[..., ProcessInvoker]
 
@@ -47,9 +49,20 @@ def isolate() -> Iterator[Isolate]:
     """Make invokers, which are closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def make(target: Any, *, batch: bool = False, import_path: str | None = None, timeout_s: float = 30.0, **settings: Any) -> Any:
-            model = target if isinstance(target, Model) else as_model(target, name="probe", batch=batch)
-            invoker = ProcessInvoker(model, import_path=import_path, timeout_s=timeout_s, **settings)
+        def make(
+            target: Any,
+            *,
+            batch: bool = False,
+            import_path: str | None = None,
+            timeout_s: float = 30.0,
+            **settings: Any,
+        ) -> Any:
+            model = (
+                target if isinstance(target, Model) else as_model(target, name="probe", batch=batch)
+            )
+            invoker = ProcessInvoker(
+                model, import_path=import_path, timeout_s=timeout_s, **settings
+            )
             stack.callback(invoker.close)
             return invoker
 
@@ -76,7 +89,7 @@ def pid_in(file: Path) -> int:
     return int(wait_until(lambda: file.exists() and file.read_text().strip()))
 
 
-# -- what arrives, and what comes back ----------------------------------------------------------------------------------------------
+# -- what arrives, and what comes back -------------------------------------------------------------
 
 
 def test_a_model_runs_in_another_process_that_is_used_again(isolate: Isolate) -> None:
@@ -88,7 +101,14 @@ def test_a_model_runs_in_another_process_that_is_used_again(isolate: Isolate) ->
 
 
 def test_data_arrive_as_they_were_published(isolate: Isolate) -> None:
-    data = {"bytes": b"\xff\x00", "decimal": Decimal("1.10"), "nan": float("nan"), "text": "ä\n\u2028{}", "big": 2**70, "none": None}
+    data = {
+        "bytes": b"\xff\x00",
+        "decimal": Decimal("1.10"),
+        "nan": float("nan"),
+        "text": "ä\n\u2028{}",
+        "big": 2**70,
+        "none": None,
+    }
     invoker = isolate(lambda data: [repr(value) for value in data.values()])
 
     assert answer(invoker.one(Event(data))) == [repr(value) for value in data.values()]
@@ -111,23 +131,43 @@ def test_raw_bytes_arrive_as_bytes(isolate: Isolate) -> None:
 
 def test_a_model_that_wants_the_event_gets_all_of_it(isolate: Isolate) -> None:
     def model(event: mt.Event) -> dict[str, Any]:
-        fields = ("data", "type", "source", "id", "subject", "datacontenttype", "dataschema", "extensions")
+        fields = (
+            "data",
+            "type",
+            "source",
+            "id",
+            "subject",
+            "datacontenttype",
+            "dataschema",
+            "extensions",
+        )
         return {**{name: getattr(event, name) for name in fields}, "time": event.time.isoformat()}
 
     event = Event(
-        [1], type="t", source="s", id="i", subject="ß", datacontenttype="application/json", dataschema="urn:x",
+        [1],
+        type="t",
+        source="s",
+        id="i",
+        subject="ß",
+        datacontenttype="application/json",
+        dataschema="urn:x",
         time=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
         extensions={"hops": 2, "flag": True, "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"},
-    )  # fmt: skip
+    )
 
     assert answer(isolate(model).one(event)) == model(event)
 
 
-def test_a_batch_of_events_arrives_as_events_although_their_class_does_not_travel_with_the_function(isolate: Isolate) -> None:
+def test_a_batch_of_events_arrives_as_events_although_their_class_does_not_travel_with_the_function(
+    isolate: Isolate,
+) -> None:
     def model(events: list[mt.Event]) -> list[str]:
         return [event.id for event in events]
 
-    assert [answer(r) for r in isolate(model, batch=True).many([Event(id="a"), Event(id="b")])] == ["a", "b"]
+    assert [answer(r) for r in isolate(model, batch=True).many([Event(id="a"), Event(id="b")])] == [
+        "a",
+        "b",
+    ]
 
 
 def test_results_are_those_of_a_thread(isolate: Isolate) -> None:
@@ -142,7 +182,9 @@ def test_results_are_those_of_a_thread(isolate: Isolate) -> None:
             raise type("Odd", (Exception,), {"__str__": lambda _: 1 / 0})
         if data == "exit":
             sys.exit(3)
-        return {"object": object(), "huge": "x" * 17_000_000, "null": None, "nan": float("nan")}[data]
+        return {"object": object(), "huge": "x" * 17_000_000, "null": None, "nan": float("nan")}[
+            data
+        ]
 
     invoker, threaded = isolate(model), Invoker(as_model(model))
     for data in ("retry", "reject", "error", "odd", "exit", "object", "huge", "null", "nan"):
@@ -157,9 +199,9 @@ def test_a_traceback_begins_in_the_model(isolate: Isolate) -> None:
 
     trace = isolate(model).one(Event(0)).traceback or ""
 
-    assert [re.findall(r'"(.*)", .* in (\w+)', line)[0] for line in trace.splitlines() if "File" in line] == [
-        ("test_isolation.py", "model")
-    ]
+    assert [
+        re.findall(r'"(.*)", .* in (\w+)', line)[0] for line in trace.splitlines() if "File" in line
+    ] == [("test_isolation.py", "model")]
 
 
 def test_a_traceback_names_the_cell_also_of_what_the_model_calls(isolate: Isolate) -> None:
@@ -179,8 +221,11 @@ def model(data):
     trace = isolate(names["model"]).one(Event(0)).traceback or ""
 
     assert re.findall(r'File "(.*)", line (\d+), in (\S+)', trace) == [
-        ("7.py", "9", "model"), ("7.py", "8", "inner"), ("7.py", "4", "of"), ("7.py", "4", "<lambda>")
-    ]  # fmt: skip
+        ("7.py", "9", "model"),
+        ("7.py", "8", "inner"),
+        ("7.py", "4", "of"),
+        ("7.py", "4", "<lambda>"),
+    ]
 
 
 def test_a_batch_is_halved_around_a_bad_event(isolate: Isolate) -> None:
@@ -234,11 +279,16 @@ def test_many_threads_call_at_once(isolate: Isolate, tmp_path: Path) -> None:
     assert again <= first
 
 
-# -- where the model comes from -----------------------------------------------------------------------------------------------------
+# -- where the model comes from --------------------------------------------------------------------
 
 
-def test_a_model_of_a_module_is_imported_by_its_path(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "probing.py").write_text("import mltrigger as mt, sys\n@mt.model('probe')\ndef probe(data): return [__name__, sys.path]\n")
+def test_a_model_of_a_module_is_imported_by_its_path(
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "probing.py").write_text(
+        "import mltrigger as mt, sys\n@mt.model('probe')\ndef probe(data): return [__name__,"
+        " sys.path]\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     import probing  # type: ignore[import-not-found]
 
@@ -250,7 +300,9 @@ def test_a_model_of_a_module_is_imported_by_its_path(isolate: Isolate, tmp_path:
     assert answer(isolate(model, import_path=path).one(Event())) == ["probing", sys.path]
 
 
-@pytest.mark.parametrize("definition", ["def _inner(data): return __name__", "_inner = lambda data: __name__"])
+@pytest.mark.parametrize(
+    "definition", ["def _inner(data): return __name__", "_inner = lambda data: __name__"]
+)
 def test_a_model_of_a_module_keeps_the_name_that_it_was_given(
     isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, definition: str
 ) -> None:
@@ -260,29 +312,55 @@ def test_a_model_of_a_module_keeps_the_name_that_it_was_given(
 
     found = (mt.model("privately:_inner", name="given"), mt.model(privately._inner, name="given"))
 
-    assert [answer(isolate(model, import_path="privately:_inner").one(Event())) for model in found] == ["privately"] * 2
+    assert [
+        answer(isolate(model, import_path="privately:_inner").one(Event())) for model in found
+    ] == ["privately"] * 2
 
 
 @pytest.mark.parametrize(
     ("source", "start_timeout_s", "error_type", "error"),
     [
         ("raise KeyError('weights')", 100, "KeyError", "'weights'"),
-        ("import os; os._exit(4)", 100, "ProcessDied", "the model's process ended with exit code 4 while it loaded the model"),
-        ("while True: pass", 3, "TimeoutError", "the model was not loaded within start_timeout_s = 3"),
+        (
+            "import os; os._exit(4)",
+            100,
+            "ProcessDied",
+            "the model's process ended with exit code 4 while it loaded the model",
+        ),
+        (
+            "while True: pass",
+            3,
+            "TimeoutError",
+            "the model was not loaded within start_timeout_s = 3",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_loaded_is_unavailable(
-    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, start_timeout_s: float, error_type: str, error: str
+    isolate: Isolate,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source: str,
+    start_timeout_s: float,
+    error_type: str,
+    error: str,
 ) -> None:
     (tmp_path / "broken_model.py").write_text(f"print('loading', flush=True)\n{source}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    invoker = isolate(lambda data: data, import_path="broken_model:probe", start_timeout_s=start_timeout_s)
+    invoker = isolate(
+        lambda data: data, import_path="broken_model:probe", start_timeout_s=start_timeout_s
+    )
 
     with captured() as printed:
         result = invoker.one(Event())
 
-    assert (result.reason, result.error_type, result.error, result.permanent) == ("model_unavailable", error_type, error, False)
-    assert (result.throttled, result.delay_s) == (True, 15.0)  # no event is the cause: they wait for the model, as those of a thread do
+    assert (result.reason, result.error_type, result.error, result.permanent) == (
+        "model_unavailable",
+        error_type,
+        error,
+        False,
+    )
+    # no event is the cause: they wait for the model, as those of a thread do
+    assert (result.throttled, result.delay_s) == (True, 15.0)
     # How far the endless one comes within its time is the machine's affair.
     assert printed.take() in ("loading\n", None if error_type == "TimeoutError" else "")
 
@@ -296,12 +374,16 @@ def test_a_server_that_is_not_there_spends_no_attempt(isolate: Isolate) -> None:
     assert (result.reason, result.throttled, result.permanent) == ("model_unavailable", True, False)
 
 
-def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "late_model.py").write_text("def probe(data): return data\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("mltrigger.versions.running.process.HOLD_S", 0.05)
     with mt.connect("memory://") as bus:
-        sub = bus.subscribe("numbers", "late_model:probe", isolation="process", max_attempts=1, listen=False)
+        sub = bus.subscribe(
+            "numbers", "late_model:probe", isolation="process", max_attempts=1, listen=False
+        )
         (tmp_path / "late_model.py").write_text("raise KeyError('weights')\n")
         sub.start()
         bus.publish("numbers", 1)
@@ -320,7 +402,9 @@ def test_a_model_at_an_address_takes_batches(isolate: Isolate) -> None:
     assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(range(5))
 
 
-def test_other_files_behind_an_address_are_not_run(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_behind_an_address_are_not_run(
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A process that is started later begins where this one is by then."""
     for folder, text in (("here", "cat"), ("there", "sed s/1/2/")):
         (tmp_path / folder).mkdir()
@@ -366,15 +450,25 @@ def test_a_schema_that_was_given_makes_objects_there_although_the_model_is_impor
 
     given = (page_kinds.Page, page_schema(), page_kinds.Page | None, {"type": "object"})
     assert [kind("plain", schema) for schema in given] == ["Page", "Local", "Page", "dict"]
-    hints, _ = as_model("page_kinds:hinted").schemas()  # as another process has it, which found the model by its path
+    # as another process has it, which found the model by its path
+    hints, _ = as_model("page_kinds:hinted").schemas()
     assert kind("hinted", hints) == "Page"
 
 
-def test_starting_does_not_count_as_running(isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "slow_model.py").write_text("import time\ntime.sleep(0.6)\ndef probe(data): return data\n")
+def test_starting_does_not_count_as_running(
+    isolate: Isolate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow_model.py").write_text(
+        "import time\ntime.sleep(0.6)\ndef probe(data): return data\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
 
-    assert answer(isolate(lambda data: data, import_path="slow_model:probe", timeout_s=0.5).one(Event(5))) == 5
+    assert (
+        answer(
+            isolate(lambda data: data, import_path="slow_model:probe", timeout_s=0.5).one(Event(5))
+        )
+        == 5
+    )
 
 
 def test_what_cannot_be_pickled_is_named_with_the_alternative() -> None:
@@ -384,7 +478,10 @@ def test_what_cannot_be_pickled_is_named_with_the_alternative() -> None:
         with lock:
             return data
 
-    with pytest.raises(InvalidModel, match=r"model 'model' cannot be sent.*'lock' is a lock; cannot pickle.*isolation='thread'"):
+    with pytest.raises(
+        InvalidModel,
+        match=r"model 'model' cannot be sent.*'lock' is a lock; cannot pickle.*isolation='thread'",
+    ):
         check_portable(as_model(model), None)
     with pytest.raises(InvalidModel, match="'lock' is a lock"):
         ProcessInvoker(as_model(model), import_path=None, timeout_s=1)
@@ -420,7 +517,14 @@ print(invoker.many([mt.Event(4)])[0])
 def test_a_function_of_a_script_is_sent_without_running_the_script_again(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
 
-    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    run = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.count("the script runs") == 1
@@ -431,11 +535,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-# -- what hangs ---------------------------------------------------------------------------------------------------------------------
+# -- what hangs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["spin", "sleep", "ignore SIGTERM", "hold the interpreter lock"])
-def test_a_model_that_hangs_is_killed_at_its_timeout(isolate: Isolate, tmp_path: Path, how: str) -> None:
+def test_a_model_that_hangs_is_killed_at_its_timeout(
+    isolate: Isolate, tmp_path: Path, how: str
+) -> None:
     def model(file: str) -> None:
         print("begun")
         if how == "ignore SIGTERM":
@@ -453,7 +559,11 @@ def test_a_model_that_hangs_is_killed_at_its_timeout(isolate: Isolate, tmp_path:
     with captured() as printed:
         result = invoker.one(Event(str(tmp_path / "pid")))
 
-    assert (result.reason, result.error_type, result.permanent) == ("timeout", "TimeoutError", False)
+    assert (result.reason, result.error_type, result.permanent) == (
+        "timeout",
+        "TimeoutError",
+        False,
+    )
     assert result.error == "no answer within timeout_s = 0.8; its process was stopped"
     assert printed.take() == "begun\n"
     assert ended(pid_in(tmp_path / "pid"))
@@ -471,12 +581,16 @@ def test_after_a_timeout_the_next_call_gets_a_fresh_process(isolate: Isolate) ->
 
 
 def test_a_batch_times_out_as_a_whole(isolate: Isolate) -> None:
-    results = isolate(lambda rows: time.sleep(1e6), batch=True, timeout_s=0.5).many([Event(), Event()])
+    results = isolate(lambda rows: time.sleep(1e6), batch=True, timeout_s=0.5).many(
+        [Event(), Event()]
+    )
 
     assert [r.reason for r in results] == ["timeout"] * 2
 
 
-def test_processes_that_the_model_started_are_killed_with_it(isolate: Isolate, tmp_path: Path) -> None:
+def test_processes_that_the_model_started_are_killed_with_it(
+    isolate: Isolate, tmp_path: Path
+) -> None:
     def model(file: str) -> None:
         sleeper = subprocess.Popen(["sleep", "1000000"])
         Path(file).write_text(str(sleeper.pid))
@@ -499,7 +613,7 @@ def test_a_request_that_the_model_does_not_read_times_out_as_well(isolate: Isola
     assert ended(pid)
 
 
-# -- what dies ----------------------------------------------------------------------------------------------------------------------
+# -- what dies -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -508,11 +622,16 @@ def test_a_request_that_the_model_does_not_read_times_out_as_well(isolate: Isola
         ("exit", "the model's process ended with exit code 1"),
         ("segfault", "the model's process was killed by SIGSEGV"),
         ("abort", "the model's process was killed by SIGABRT"),
-        ("kill", "the model's process was killed by SIGKILL (so does the kernel when memory runs out)"),
+        (
+            "kill",
+            "the model's process was killed by SIGKILL (so does the kernel when memory runs out)",
+        ),
         ("mute", "the model's process closed its connection"),
     ],
 )
-def test_a_model_that_ends_its_process_fails_and_says_how(isolate: Isolate, how: str, error: str) -> None:
+def test_a_model_that_ends_its_process_fails_and_says_how(
+    isolate: Isolate, how: str, error: str
+) -> None:
     def model(_: Any) -> None:
         print("last words")
         if how == "exit":
@@ -530,13 +649,19 @@ def test_a_model_that_ends_its_process_fails_and_says_how(isolate: Isolate, how:
     with captured() as printed:
         result = isolate(model, timeout_s=20).one(Event())
 
-    assert (result.reason, result.error_type, result.permanent) == ("worker_died", "ProcessDied", False)
+    assert (result.reason, result.error_type, result.permanent) == (
+        "worker_died",
+        "ProcessDied",
+        False,
+    )
     if how != "mute":  # whether its watcher notices first is chance
         assert result.error == error
     assert (printed.take() or "").startswith("last words\n")
 
 
-def test_a_death_is_noticed_although_a_process_of_the_model_holds_the_pipes(isolate: Isolate, tmp_path: Path) -> None:
+def test_a_death_is_noticed_although_a_process_of_the_model_holds_the_pipes(
+    isolate: Isolate, tmp_path: Path
+) -> None:
     def model(file: str) -> None:
         if os.fork() == 0:
             os.setsid()
@@ -572,12 +697,16 @@ def test_neighbours_of_the_cause_of_a_crash_have_their_own_time(isolate: Isolate
         time.sleep(1e6 if rows[0] == 5 else 0.8)
         return rows
 
-    results = isolate(model, batch=True, timeout_s=1.5).many([Event(9), Event(1), Event(5), Event(2), Event(3)])
+    results = isolate(model, batch=True, timeout_s=1.5).many(
+        [Event(9), Event(1), Event(5), Event(2), Event(3)]
+    )
 
     assert [r.reason for r in results] == ["worker_died", None, "timeout", None, None]
 
 
-def test_a_machine_that_starts_no_process_is_nobodys_failure(isolate: Isolate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_starts_no_process_is_nobodys_failure(
+    isolate: Isolate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_more(*_: Any, **__: Any) -> None:
         raise OSError(24, "Too many open files")
 
@@ -606,7 +735,7 @@ def test_memory_beyond_the_limit_is_an_error_of_the_model(isolate: Isolate) -> N
     assert answer(invoker.one(Event(1000))) == 1000
 
 
-# -- what a model does to its surroundings --------------------------------------------------------------------------------------------
+# -- what a model does to its surroundings ---------------------------------------------------------
 
 
 def test_a_fork_that_comes_back_answers_once(isolate: Isolate) -> None:
@@ -634,14 +763,26 @@ def test_the_model_changes_only_its_own_process(isolate: Isolate) -> None:
     assert "CHANGED" not in os.environ
 
 
-def test_the_process_begins_where_this_one_is(isolate: Isolate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_process_begins_where_this_one_is(
+    isolate: Isolate, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIVEN", "1")
 
     def model(_: Any) -> list[Any]:
-        return [str(Path.cwd()), os.environ["GIVEN"], os.environ.get("PYTHONPATH"), threading.current_thread().name]
+        return [
+            str(Path.cwd()),
+            os.environ["GIVEN"],
+            os.environ.get("PYTHONPATH"),
+            threading.current_thread().name,
+        ]
 
-    assert answer(isolate(model).one(Event())) == [str(tmp_path), "1", os.environ.get("PYTHONPATH"), "MainThread"]
+    assert answer(isolate(model).one(Event())) == [
+        str(tmp_path),
+        "1",
+        os.environ.get("PYTHONPATH"),
+        "MainThread",
+    ]
 
 
 def test_signals_and_asyncio_work_in_the_model(isolate: Isolate) -> None:
@@ -657,7 +798,9 @@ def test_signals_and_asyncio_work_in_the_model(isolate: Isolate) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_the_model_inherits_no_files_and_reads_nothing_from_stdin(isolate: Isolate, tmp_path: Path) -> None:
+def test_the_model_inherits_no_files_and_reads_nothing_from_stdin(
+    isolate: Isolate, tmp_path: Path
+) -> None:
     def model(_: Any) -> list[Any]:
         targets = []
         for link in Path("/proc/self/fd").iterdir():
@@ -683,7 +826,7 @@ def test_a_process_is_replaced_after_its_calls(isolate: Isolate) -> None:
     assert ended(pids[0])
 
 
-# -- what it prints -------------------------------------------------------------------------------------------------------------------
+# -- what it prints --------------------------------------------------------------------------------
 
 
 def test_prints_are_kept_with_the_call_that_made_them(isolate: Isolate) -> None:
@@ -721,7 +864,9 @@ def test_megabytes_of_prints_do_not_block_and_are_cut(isolate: Isolate) -> None:
 
 def test_prints_of_a_thread_that_the_model_left_do_not_block_it(isolate: Isolate) -> None:
     def model(_: Any) -> str:
-        threading.Thread(target=lambda: [os.write(2, b"x" * 1000) for _ in range(10_000)], daemon=True).start()
+        threading.Thread(
+            target=lambda: [os.write(2, b"x" * 1000) for _ in range(10_000)], daemon=True
+        ).start()
         return "done"
 
     invoker = isolate(model)
@@ -729,7 +874,7 @@ def test_prints_of_a_thread_that_the_model_left_do_not_block_it(isolate: Isolate
         assert [answer(invoker.one(Event())) for _ in range(3)] == ["done"] * 3
 
 
-# -- objects of events ----------------------------------------------------------------------------------------------------------------
+# -- objects of events -----------------------------------------------------------------------------
 
 
 def read_both(event: mt.Event) -> list[str]:
@@ -753,7 +898,9 @@ def test_an_object_that_is_no_file_is_copied(isolate: Isolate) -> None:
     assert answer(isolate(read_both).one(event)) == ["content", "con"]
 
 
-def test_an_object_is_opened_by_the_rules_of_its_source_and_only_when_asked_for(isolate: Isolate, tmp_path: Path) -> None:
+def test_an_object_is_opened_by_the_rules_of_its_source_and_only_when_asked_for(
+    isolate: Isolate, tmp_path: Path
+) -> None:
     asked = []
 
     def opener() -> Any:
@@ -771,13 +918,21 @@ def test_an_object_is_opened_by_the_rules_of_its_source_and_only_when_asked_for(
     assert answer(invoker.one(with_opener(Event("leave"), opener))) == "left"
     assert not asked
     missing = invoker.one(with_opener(Event(), opener))
-    assert (missing.error_type, missing.error) == ("FileNotFoundError", "[Errno 2] No such file: 'scan.txt' in the watched folder")
+    assert (missing.error_type, missing.error) == (
+        "FileNotFoundError",
+        "[Errno 2] No such file: 'scan.txt' in the watched folder",
+    )
     event = folder_event(tmp_path)
     (tmp_path / "scan.txt").unlink()
     (tmp_path / "scan.txt").symlink_to("/etc/passwd")
-    assert invoker.one(event) == Invoker(as_model(model)).one(event)._replace(traceback=invoker.one(event).traceback)
+    assert invoker.one(event) == Invoker(as_model(model)).one(event)._replace(
+        traceback=invoker.one(event).traceback
+    )
     plain = invoker.one(Event())
-    assert (plain.error_type, plain.error) == ("InvalidEvent", Invoker(as_model(model)).one(Event()).error)
+    assert (plain.error_type, plain.error) == (
+        "InvalidEvent",
+        Invoker(as_model(model)).one(Event()).error,
+    )
 
 
 def test_an_event_can_be_opened_only_during_its_call(isolate: Isolate) -> None:
@@ -791,10 +946,13 @@ def test_an_event_can_be_opened_only_during_its_call(isolate: Isolate) -> None:
     answer(invoker.one(with_opener(Event("keep"), lambda: io.BytesIO(b"content"))))
     late = invoker.one(Event())
 
-    assert (late.error_type, late.error) == ("InvalidEvent", "an event can be opened only while the model is called with it")
+    assert (late.error_type, late.error) == (
+        "InvalidEvent",
+        "an event can be opened only while the model is called with it",
+    )
 
 
-# -- the end --------------------------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def test_close_kills_what_runs_and_what_waits(isolate: Isolate, tmp_path: Path) -> None:
@@ -821,7 +979,9 @@ def test_close_kills_what_runs_and_what_waits(isolate: Isolate, tmp_path: Path) 
 
 
 def test_an_invoker_that_nobody_closed_leaves_no_process() -> None:
-    invoker = ProcessInvoker(as_model(lambda _: os.getpid(), name="probe"), import_path=None, timeout_s=30)
+    invoker = ProcessInvoker(
+        as_model(lambda _: os.getpid(), name="probe"), import_path=None, timeout_s=30
+    )
     pid = answer(invoker.one(Event()))
     del invoker
     gc.collect()
@@ -879,4 +1039,6 @@ def test_the_search_for_a_bad_event_has_the_time_that_its_calls_need(isolate: An
 
     invoker = isolate(slow, batch=True, timeout_s=1.0)
 
-    assert [result.output or result.error for result in invoker.many([Event(n) for n in (0, 1, -1, 3)])] == ["0", "1", "negative", "3"]
+    assert [
+        result.output or result.error for result in invoker.many([Event(n) for n in (0, 1, -1, 3)])
+    ] == ["0", "1", "negative", "3"]

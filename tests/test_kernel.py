@@ -1,4 +1,6 @@
-"""A real Jupyter kernel, driven as JupyterLab does it: interrupted, restarted, shut down in the middle; nothing is lost, nothing stuck."""
+"""A real Jupyter kernel, driven as JupyterLab does it: interrupted, restarted, shut down in the
+middle; nothing is lost, nothing stuck.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,12 @@ class Notebook:
         if not self.alive:
             self._manager = KernelManager(kernel_name="python3")
             ipython = str(self._folder / "ipython")
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "IPYTHONDIR": ipython, "OPENBLAS_NUM_THREADS": "1"}
+            environment = {
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "IPYTHONDIR": ipython,
+                "OPENBLAS_NUM_THREADS": "1",
+            }
             self._manager.start_kernel(cwd=str(self._folder), env=environment)
             self._connect()
 
@@ -109,7 +116,9 @@ class Notebook:
         self._connect()
 
     def shutdown(self, now: bool = False, patience_s: float = 5.0) -> None:
-        """Shut the kernel down; it gets SIGTERM after half of *patience_s*, Jupyter's own being 5 s."""
+        """Shut the kernel down; it gets SIGTERM after half of *patience_s*, Jupyter's own being 5
+        s.
+        """
         self._client.stop_channels()
         self._manager.shutdown_wait_time = patience_s
         self._manager.shutdown_kernel(now=now)
@@ -125,7 +134,9 @@ def one_notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]
 
 @pytest.fixture
 def notebook(one_notebook: Notebook) -> Notebook:
-    """A notebook whose kernel runs; the next test gets the same one, because starting it takes two seconds."""
+    """A notebook whose kernel runs; the next test gets the same one, because starting it takes two
+    seconds.
+    """
     one_notebook.start()
     return one_notebook
 
@@ -156,18 +167,24 @@ def calls(ledger: Path, word: str) -> list[int]:
 
 
 def assert_every_call_is_accounted_for(file: Path, ledger: Path) -> None:
-    """A call that did not end has a row that says so; a call that ended is the outcome, or came again."""
+    """A call that did not end has a row that says so; a call that ended is the outcome, or came
+    again.
+    """
     assert set(calls(ledger, "end")) == set(range(EVENTS))
     begun, ended = len(calls(ledger, "begin")), len(calls(ledger, "end"))
-    cut_off = rows(file, "SELECT count(*) FROM invocation WHERE outcome IN ('abandoned', 'interrupted')")[0][0]
+    cut_off = rows(
+        file, "SELECT count(*) FROM invocation WHERE outcome IN ('abandoned', 'interrupted')"
+    )[0][0]
     assert begun - ended <= cut_off
     assert begun <= EVENTS + cut_off
 
 
-# -- interrupt ----------------------------------------------------------------------------------------------------------------
+# -- interrupt -------------------------------------------------------------------------------------
 
 
-def test_interrupt_ends_the_cell_and_not_the_delivery(notebook: Notebook, cell: str, bus: mt.EventBus, file: Path, ledger: Path) -> None:
+def test_interrupt_ends_the_cell_and_not_the_delivery(
+    notebook: Notebook, cell: str, bus: mt.EventBus, file: Path, ledger: Path
+) -> None:
     notebook.run(cell)
     request = notebook.begin(f"run = mt.fire('numbers', range({EVENTS}))")
     wait_until(lambda: len(calls(ledger, "end")) > 20)
@@ -184,11 +201,18 @@ def test_interrupt_ends_the_cell_and_not_the_delivery(notebook: Notebook, cell: 
     notebook.run("assert list(mt.fire('numbers', [1000]).results()['outcome']) == ['succeeded']")
 
 
-def test_interrupt_of_a_wait_leaves_the_run_whole(notebook: Notebook, cell: str, file: Path) -> None:
+def test_interrupt_of_a_wait_leaves_the_run_whole(
+    notebook: Notebook, cell: str, file: Path
+) -> None:
     notebook.run(cell)
-    notebook.run("import threading, warnings; warnings.simplefilter('ignore'); gate = threading.Event()")
+    notebook.run(
+        "import threading, warnings; warnings.simplefilter('ignore'); gate = threading.Event()"
+    )
     notebook.run("work = slow.target; hold = lambda n: (gate.wait(), work(n))[1]")
-    notebook.run("sub = mt.subscribe('numbers', mt.model(hold, name='held'), name='slow', lease_s=60, timeout_s=60, max_concurrency=2)")
+    notebook.run(
+        "sub = mt.subscribe('numbers', mt.model(hold, name='held'), name='slow', lease_s=60,"
+        " timeout_s=60, max_concurrency=2)"
+    )
     notebook.run(f"run = mt.fire('numbers', range({EVENTS}), timeout_s=0)")
     for _ in range(3):
         request = notebook.begin("run.wait()")
@@ -196,7 +220,9 @@ def test_interrupt_of_a_wait_leaves_the_run_whole(notebook: Notebook, cell: str,
         notebook.interrupt()
         assert notebook.end(request) == ("error", "KeyboardInterrupt")
 
-    notebook.run(f"gate.set(); run.wait(); assert list(run.results()['output']) == list(range({EVENTS}))")
+    notebook.run(
+        f"gate.set(); run.wait(); assert list(run.results()['output']) == list(range({EVENTS}))"
+    )
 
     assert_each_event_succeeded_once(file, EVENTS)
 
@@ -216,7 +242,9 @@ def test_interrupt_of_a_publish_that_waits_for_the_store_leaves_the_store_free(
     connection.execute("ROLLBACK")
     connection.close()
     bus.publish("numbers", 2, id="2")  # the kernel does not hold the lock
-    notebook.run("run = mt.fire('numbers', [mt.Event(n, id=str(n)) for n in (1, 2)]); assert not run.open")
+    notebook.run(
+        "run = mt.fire('numbers', [mt.Event(n, id=str(n)) for n in (1, 2)]); assert not run.open"
+    )
     assert_each_event_succeeded_once(file, 2)
 
 
@@ -251,7 +279,9 @@ bus.close()
 """
 
 
-def test_interrupt_at_any_moment_of_a_publish_leaves_whole_batches_and_a_store_that_works(bus: mt.EventBus, file: Path) -> None:
+def test_interrupt_at_any_moment_of_a_publish_leaves_whole_batches_and_a_store_that_works(
+    bus: mt.EventBus, file: Path
+) -> None:
     process = subprocess.run(
         [sys.executable, "-c", PUBLISHER, f"sqlite:///{file}"],
         capture_output=True,
@@ -266,7 +296,7 @@ def test_interrupt_at_any_moment_of_a_publish_leaves_whole_batches_and_a_store_t
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
 
 
-# -- restart ------------------------------------------------------------------------------------------------------------------
+# -- restart ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("now", [False, True])
@@ -288,11 +318,13 @@ def test_restarted_kernel_that_runs_the_cell_again_ends_what_the_first_began(
     assert time.monotonic() - again < LEASE_S + 2 + (EVENTS - done) * 0.05
     assert_each_event_succeeded_once(file, EVENTS, also=("abandoned", "interrupted"))
     assert_every_call_is_accounted_for(file, ledger)
-    assert rows(file, "SELECT count(DISTINCT worker_id) FROM invocation WHERE outcome = 'succeeded'") == [(2,)]
+    assert rows(
+        file, "SELECT count(DISTINCT worker_id) FROM invocation WHERE outcome = 'succeeded'"
+    ) == [(2,)]
     assert len(bus.subscriptions()) == 1
 
 
-# -- shutdown -----------------------------------------------------------------------------------------------------------------
+# -- shutdown --------------------------------------------------------------------------------------
 
 
 def test_backlog_of_a_kernel_that_is_shut_down_is_ended_by_another_process(
@@ -307,13 +339,20 @@ def test_backlog_of_a_kernel_that_is_shut_down_is_ended_by_another_process(
     notebook.shutdown()
     assert time.monotonic() - began < 6
 
-    # How much time is left for releasing, when the kernel has shown its traceback and tidied up, is not ours to say: a lease may stay.
-    ended, depth = rows(file, "SELECT count(*) FROM invocation WHERE outcome = 'succeeded'")[0][0], sub.depth()
+    # How much time is left for releasing, when the kernel has shown its traceback and tidied up, is
+    # not ours to say: a lease may stay.
+    ended, depth = (
+        rows(file, "SELECT count(*) FROM invocation WHERE outcome = 'succeeded'")[0][0],
+        sub.depth(),
+    )
     assert depth.visible + depth.in_flight == EVENTS - ended
     assert depth.in_flight <= MOST_IN_FLIGHT
     began = time.monotonic()
     script = tmp_path / "second.py"
-    script.write_text(cell + "import conftest; conftest.wait_until(lambda: conftest.is_settled(sub), 40); mt.close()\n")
+    script.write_text(
+        cell
+        + "import conftest; conftest.wait_until(lambda: conftest.is_settled(sub), 40); mt.close()\n"
+    )
     second = subprocess.run(
         [sys.executable, str(script)],
         capture_output=True,
@@ -328,17 +367,17 @@ def test_backlog_of_a_kernel_that_is_shut_down_is_ended_by_another_process(
     assert_every_call_is_accounted_for(file, ledger)
 
 
-def test_kernel_that_has_the_time_releases_everything_it_holds(notebook: Notebook, bus: mt.EventBus, file: Path) -> None:
-    notebook.run(
-        f"""
+def test_kernel_that_has_the_time_releases_everything_it_holds(
+    notebook: Notebook, bus: mt.EventBus, file: Path
+) -> None:
+    notebook.run(f"""
         import time
         import mltrigger as mt
         mt.use("sqlite:///{file}")
         def stuck(_):
             time.sleep(3600)
         mt.subscribe("numbers", mt.model(stuck, version="1.0.0"), max_concurrency=2)
-        """
-    )
+        """)
     bus.publish_batch("numbers", range(10))
     sub = bus.subscription("stuck")
     wait_until(lambda: sub.depth().in_flight == 2)
@@ -362,10 +401,15 @@ def test_kernel_that_was_killed_is_taken_for_gone_and_its_events_wait(
     os.kill(notebook.pid, signal.SIGKILL)
     wait_until(lambda: not notebook.alive)
 
-    with mt.connect(f"sqlite:///{file}", clock=SimulatedClock(time.time_ns() // 1000 + ALIVE_US)) as later:
+    with mt.connect(
+        f"sqlite:///{file}", clock=SimulatedClock(time.time_ns() // 1000 + ALIVE_US)
+    ) as later:
         assert list(later.subscriptions()["listeners"]) == [0]
     sub = bus.subscription("slow")
-    depth, ended = sub.depth(), rows(file, "SELECT count(*) FROM invocation WHERE outcome = 'succeeded'")[0][0]
+    depth, ended = (
+        sub.depth(),
+        rows(file, "SELECT count(*) FROM invocation WHERE outcome = 'succeeded'")[0][0],
+    )
     assert depth.visible + depth.in_flight == EVENTS - ended
     # Whoever can run the model gets all of them, also those whose leases the dead kernel held.
     notebook.restart(now=True)

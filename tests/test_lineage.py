@@ -1,4 +1,6 @@
-"""What one event leads to: circles are told when they are bound, chains and trees are bounded, a model does not wait for itself."""
+"""What one event leads to: circles are told when they are bound, chains and trees are bounded, a
+model does not wait for itself.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def quiet() -> Iterator[mt.EventBus]:
         yield bus
 
 
-# -- circles are told ---------------------------------------------------------------------------------------------------------
+# -- circles are told ------------------------------------------------------------------------------
 
 
 def circles_of(bus: mt.EventBus) -> list[str]:
@@ -45,7 +47,9 @@ def circles_of(bus: mt.EventBus) -> list[str]:
     return list(table[table["check"] == "emit"]["finding"])
 
 
-def test_subscription_that_closes_a_circle_is_told_and_the_doctor_names_it(bus: mt.EventBus) -> None:
+def test_subscription_that_closes_a_circle_is_told_and_the_doctor_names_it(
+    bus: mt.EventBus,
+) -> None:
     bus.topic("raw"), bus.topic("clean"), bus.topic("sorted")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -55,7 +59,10 @@ def test_subscription_that_closes_a_circle_is_told_and_the_doctor_names_it(bus: 
         bus.subscribe("sorted", named("c"), emit="raw", listen=False)
 
     (message,) = told(warned)
-    assert "'c' emits from 'sorted' to 'raw', 'a' emits from 'raw' to 'clean', 'b' emits from 'clean' to 'sorted'" in message
+    assert (
+        "'c' emits from 'sorted' to 'raw', 'a' emits from 'raw' to 'clean', 'b' emits from 'clean'"
+        " to 'sorted'" in message
+    )
     assert "filter=" in message
     (finding,) = circles_of(bus)
     assert "'a' emits from 'raw' to 'clean'" in finding
@@ -65,7 +72,9 @@ def test_two_subscriptions_that_emit_to_their_own_topic_multiply(bus: mt.EventBu
     bus.topic("t")
     with pytest.warns(UserWarning, match="'a' emits from 't' to 't'"):
         bus.subscribe("t", named("a"), emit="t", listen=False)
-    with pytest.warns(UserWarning, match="'b' emits from 't' to 't'; 'a' is in it too, so that events multiply"):
+    with pytest.warns(
+        UserWarning, match="'b' emits from 't' to 't'; 'a' is in it too, so that events multiply"
+    ):
         bus.subscribe("t", named("b"), emit="t", listen=False)
 
     assert len(circles_of(bus)) == 1
@@ -89,7 +98,9 @@ def test_two_circles_are_told_apart(quiet: mt.EventBus) -> None:
         ({"type": ["scan"], "tenant": ["blue"]}, True),
     ],
 )
-def test_filter_that_keeps_outputs_out_closes_no_circle(bus: mt.EventBus, passing: dict[str, Any], closes: bool) -> None:
+def test_filter_that_keeps_outputs_out_closes_no_circle(
+    bus: mt.EventBus, passing: dict[str, Any], closes: bool
+) -> None:
     bus.topic("t")
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -98,14 +109,19 @@ def test_filter_that_keeps_outputs_out_closes_no_circle(bus: mt.EventBus, passin
     assert (len(told(warned)), len(circles_of(bus))) == (int(closes), int(closes))
 
 
-# -- trees are bounded --------------------------------------------------------------------------------------------------------
+# -- trees are bounded -----------------------------------------------------------------------------
 
 
 def test_tree_that_feeds_itself_ends_after_max_descendants(quiet: mt.EventBus) -> None:
     quiet.topic("raw"), quiet.topic("clean")
     subs = [
         quiet.subscribe(source, named(name), emit=goal, max_descendants=200)
-        for name, source, goal in (("a1", "raw", "clean"), ("a2", "raw", "clean"), ("b1", "clean", "raw"), ("b2", "clean", "raw"))
+        for name, source, goal in (
+            ("a1", "raw", "clean"),
+            ("a2", "raw", "clean"),
+            ("b1", "clean", "raw"),
+            ("b2", "clean", "raw"),
+        )
     ]
     quiet.publish("raw", 1)
     quiet.publish("raw", 2)
@@ -129,7 +145,8 @@ def test_tree_is_bounded_over_several_processes_that_share_a_store(file: Any) ->
         one.publish("t", 1)
         wait_until(lambda: is_settled(one.subscription("a")) and is_settled(one.subscription("b")))
 
-        assert 100 - FEW <= len(one.events()) - 1 <= 100 + 2 * FEW  # what each process counts by itself comes late
+        # what each process counts by itself comes late
+        assert 100 - FEW <= len(one.events()) - 1 <= 100 + 2 * FEW
 
 
 def test_what_is_stopped_keeps_its_answer_and_says_what_to_do(quiet: mt.EventBus) -> None:
@@ -171,7 +188,10 @@ def test_counts_go_with_the_events_that_they_are_about(clock: SimulatedClock) ->
     with warnings.catch_warnings(), mt.connect("memory://", clock=clock) as bus:
         warnings.simplefilter("ignore")
         bus.topic("t")
-        subs = [bus.subscribe("t", named("a"), emit="t", name=name, max_descendants=50) for name in ("a", "b")]
+        subs = [
+            bus.subscribe("t", named("a"), emit="t", name=name, max_descendants=50)
+            for name in ("a", "b")
+        ]
         bus.publish("t", 1)
         wait_until(lambda: all(is_settled(sub) for sub in subs))
         assert bus._store.read("SELECT count(*) FROM descent") == [(1,)]
@@ -189,7 +209,7 @@ def test_counts_go_with_the_events_that_they_are_about(clock: SimulatedClock) ->
         assert bus._store.read("SELECT count(*) FROM descent") == [(0,)]
 
 
-# -- models that publish ------------------------------------------------------------------------------------------------------
+# -- models that publish ---------------------------------------------------------------------------
 
 
 def test_event_that_a_model_publishes_is_led_to_by_its_event(quiet: mt.EventBus) -> None:
@@ -204,7 +224,11 @@ def test_event_that_a_model_publishes_is_led_to_by_its_event(quiet: mt.EventBus)
 
     (row,) = quiet.events("out").to_dict(orient="records")
     (cause,) = quiet.events("in").to_dict(orient="records")
-    assert (row["causation_id"], row["hops"], row["trace_id"]) == (receipt.event_id, 1, cause["trace_id"])
+    assert (row["causation_id"], row["hops"], row["trace_id"]) == (
+        receipt.event_id,
+        1,
+        cause["trace_id"],
+    )
 
 
 def test_the_root_of_a_chain_survives_it(quiet: mt.EventBus) -> None:
@@ -238,7 +262,9 @@ def test_model_that_publishes_to_its_own_topic_is_told_once_and_ends(bus: mt.Eve
     wait_until(lambda: is_settled(sub))
 
     (message,) = said
-    assert message.startswith("the model of 'feeds_itself' publishes to 'own', the topic that it listens to")
+    assert message.startswith(
+        "the model of 'feeds_itself' publishes to 'own', the topic that it listens to"
+    )
     assert outcomes(sub) == ["succeeded"] * MAX_HOPS + ["dead"]
     assert list(sub.dead_letters()["reason"]) == ["recursion_limit"]
 
@@ -301,7 +327,7 @@ def test_outside_of_models_nothing_is_inherited(quiet: mt.EventBus) -> None:
     assert quiet.events("t")["hops"].tolist() == [0]
 
 
-# -- nobody waits for itself --------------------------------------------------------------------------------------------------
+# -- nobody waits for itself -----------------------------------------------------------------------
 
 
 def test_model_that_fires_on_its_own_topic_is_refused_at_once(bus: mt.EventBus) -> None:
@@ -313,12 +339,18 @@ def test_model_that_fires_on_its_own_topic_is_refused_at_once(bus: mt.EventBus) 
     wait_until(lambda: is_settled(sub))
 
     (letter,) = sub.dead_letters().to_dict(orient="records")
-    assert (letter["reason"], letter["attempts"], letter["error_type"]) == ("waits_for_itself", 1, "Circular")
+    assert (letter["reason"], letter["attempts"], letter["error_type"]) == (
+        "waits_for_itself",
+        1,
+        "Circular",
+    )
     assert "it fires on 'own', which 'fires' listens to" in letter["error"]
     assert len(bus.events("own")) == 1
 
 
-def test_model_that_fires_on_the_topic_of_one_that_waits_for_it_is_refused(bus: mt.EventBus) -> None:
+def test_model_that_fires_on_the_topic_of_one_that_waits_for_it_is_refused(
+    bus: mt.EventBus,
+) -> None:
     def asks(n: int) -> object:
         return bus.fire("second", n, progress=False).results()["reason"].tolist()
 

@@ -1,4 +1,6 @@
-"""What becomes of an event: outcomes, retries, hanging and printing models, batches, hand-on, versions, stopping."""
+"""What becomes of an event: outcomes, retries, hanging and printing models, batches, hand-on,
+versions, stopping.
+"""
 
 from __future__ import annotations
 
@@ -44,10 +46,12 @@ def done(sub: mt.Subscription) -> mt.Subscription:
     return sub
 
 
-# -- outcomes -----------------------------------------------------------------------------------------------------------------
+# -- outcomes --------------------------------------------------------------------------------------
 
 
-def test_success_is_one_row_with_output_version_and_times(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_success_is_one_row_with_output_version_and_times(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     @mt.model("count", version="1.2.0")
     def count(text: str) -> dict[str, int]:
         clock.advance(s=0.25)
@@ -64,13 +68,26 @@ def test_success_is_one_row_with_output_version_and_times(bus: mt.EventBus, cloc
         "texts",
         "count",
     )
-    assert (row["model"], row["version"], row["role"], row["attempt"], row["outcome"]) == ("count", "1.2.0", "live", 1, "succeeded")
+    assert (row["model"], row["version"], row["role"], row["attempt"], row["outcome"]) == (
+        "count",
+        "1.2.0",
+        "live",
+        1,
+        "succeeded",
+    )
     assert row["output"] == '{"words":2}'
-    assert (row["queue_ms"], row["model_ms"], row["total_ms"], row["batch_size"]) == (0.0, 250.0, 250.0, 1)
+    assert (row["queue_ms"], row["model_ms"], row["total_ms"], row["batch_size"]) == (
+        0.0,
+        250.0,
+        250.0,
+        1,
+    )
     assert row[["reason", "error_type", "error", "stdout"]].isna().all()
 
 
-def test_failing_model_is_tried_again_until_its_attempts_are_used_up(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_failing_model_is_tried_again_until_its_attempts_are_used_up(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def fails(_: object) -> None:
         raise ValueError("no such page")
 
@@ -83,7 +100,12 @@ def test_failing_model_is_tried_again_until_its_attempts_are_used_up(bus: mt.Eve
     assert data(sub, "reason") == ["model_error"] * 3
     assert data(sub, "error") == ["no such page"] * 3
     (letter,) = sub.dead_letters().to_dict(orient="records")
-    assert (letter["event_id"], letter["reason"], letter["attempts"], letter["data"]) == ("d-7", "model_error", 3, '{"page":7}')
+    assert (letter["event_id"], letter["reason"], letter["attempts"], letter["data"]) == (
+        "d-7",
+        "model_error",
+        3,
+        '{"page":7}',
+    )
     assert letter["error_type"] == "ValueError"
     assert 'raise ValueError("no such page")' in letter["traceback"]
 
@@ -124,11 +146,15 @@ def test_failing_event_does_not_hold_up_the_others(bus: mt.EventBus) -> None:
     sub = bus.subscribe("numbers", divide)
     bus.publish_batch("numbers", [0, 1, 2])
 
-    wait_until(lambda: sub.depth().delayed == 1 and sub.depth().visible + sub.depth().in_flight == 0)
+    wait_until(
+        lambda: sub.depth().delayed == 1 and sub.depth().visible + sub.depth().in_flight == 0
+    )
     assert sorted(outcomes(sub)) == ["failed", "succeeded", "succeeded"]
 
 
-def test_retry_comes_after_the_delay_that_the_model_asked_for(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_retry_comes_after_the_delay_that_the_model_asked_for(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     calls: list[int] = []
 
     def busy(_: object) -> str:
@@ -158,13 +184,24 @@ def test_rejected_event_is_dead_at_once(bus: mt.EventBus) -> None:
     bus.publish("documents", 1)
 
     row = last(done(sub))
-    assert (row["outcome"], row["reason"], row["error_type"], row["error"]) == ("dead", "rejected", "Reject", "blank page")
+    assert (row["outcome"], row["reason"], row["error_type"], row["error"]) == (
+        "dead",
+        "rejected",
+        "Reject",
+        "blank page",
+    )
     assert len(sub.invocations()) == 1
 
 
 @in_memory
-@pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt("stop"), GeneratorExit("x"), MemoryError()], ids=repr)
-def test_model_that_tries_to_end_the_process_only_fails(bus: mt.EventBus, raised: BaseException) -> None:
+@pytest.mark.parametrize(
+    "raised",
+    [SystemExit(3), KeyboardInterrupt("stop"), GeneratorExit("x"), MemoryError()],
+    ids=repr,
+)
+def test_model_that_tries_to_end_the_process_only_fails(
+    bus: mt.EventBus, raised: BaseException
+) -> None:
     def ends(wanted: str) -> str:
         if wanted == "end":
             raise raised
@@ -181,7 +218,9 @@ def test_model_that_tries_to_end_the_process_only_fails(bus: mt.EventBus, raised
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize(("ending", "code"), [("exit", 3), ("raise", 1), ("return", 0)])
 @pytest.mark.parametrize("kind", ["one", "batch", "coroutine"])
-def test_copy_that_a_model_makes_with_fork_ends_when_the_model_ends_in_it(bus: mt.EventBus, ending: str, code: int, kind: str) -> None:
+def test_copy_that_a_model_makes_with_fork_ends_when_the_model_ends_in_it(
+    bus: mt.EventBus, ending: str, code: int, kind: str
+) -> None:
     def forks() -> int:
         if not (copy := os.fork()):
             if ending == "exit":
@@ -197,7 +236,11 @@ def test_copy_that_a_model_makes_with_fork_ends_when_the_model_ends_in_it(bus: m
     async def coroutine(_: object) -> int:
         return forks()
 
-    models = {"one": mt.model(lambda _: forks(), name="m"), "batch": mt.model(batch, batch=True, name="m"), "coroutine": coroutine}
+    models = {
+        "one": mt.model(lambda _: forks(), name="m"),
+        "batch": mt.model(batch, batch=True, name="m"),
+        "coroutine": coroutine,
+    }
     sub = bus.subscribe("documents", models[kind], timeout_s=15, max_attempts=1)
     bus.publish_batch("documents", [1, 2])
 
@@ -222,7 +265,9 @@ def test_model_that_stops_its_loop_or_closes_stdout_harms_no_other_event(bus: mt
         print(how)
         return how
 
-    subs = [bus.subscribe("documents", model, max_attempts=1, timeout_s=15) for model in (stops, closes)]
+    subs = [
+        bus.subscribe("documents", model, max_attempts=1, timeout_s=15) for model in (stops, closes)
+    ]
     bus.publish_batch("documents", ["fine", "stop", "fine", "exit", "fine"])
 
     for sub in subs:
@@ -291,10 +336,12 @@ def test_errors_and_tracebacks_hold_no_absolute_path(bus: mt.EventBus) -> None:
     assert 'File "/' not in letter["traceback"]
 
 
-# -- hanging models -----------------------------------------------------------------------------------------------------------
+# -- hanging models --------------------------------------------------------------------------------
 
 
-def test_hanging_call_fails_with_reason_timeout_and_the_next_event_is_handled(bus: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_hanging_call_fails_with_reason_timeout_and_the_next_event_is_handled(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     def hangs(wanted: str) -> str:
         if wanted == "hang":
             gate.wait()
@@ -314,7 +361,9 @@ def test_hanging_call_fails_with_reason_timeout_and_the_next_event_is_handled(bu
     assert row["model_ms"] >= 50
 
 
-def test_answer_that_comes_after_the_timeout_is_ignored(bus: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_answer_that_comes_after_the_timeout_is_ignored(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     late = threading.Event()
 
     def hangs(_: object) -> str:
@@ -336,7 +385,9 @@ def test_answer_that_comes_after_the_timeout_is_ignored(bus: mt.EventBus, clock:
     assert data(sub, "attempt") == [1, 1]
 
 
-def test_event_whose_call_timed_out_is_tried_again(bus: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_event_whose_call_timed_out_is_tried_again(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     calls = itertools.count()
 
     def hangs_once(_: object) -> str:
@@ -353,7 +404,9 @@ def test_event_whose_call_timed_out_is_tried_again(bus: mt.EventBus, clock: Simu
     assert outcomes(sub) == ["failed", "succeeded"]
 
 
-def test_events_that_were_answered_before_one_hangs_keep_their_answers(bus: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_events_that_were_answered_before_one_hangs_keep_their_answers(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     def hangs(wanted: str) -> str:
         if wanted == "hang":
             gate.wait()
@@ -384,7 +437,11 @@ def parts(clock: SimulatedClock) -> Iterator[mt.EventBus]:
 
 
 def listener_of(
-    parts: mt.EventBus, clock: SimulatedClock, model: Any, resolving: Callable[[], object] = lambda: None, **policy: Any
+    parts: mt.EventBus,
+    clock: SimulatedClock,
+    model: Any,
+    resolving: Callable[[], object] = lambda: None,
+    **policy: Any,
 ) -> Listener:
     sub = parts.subscribe("documents", model, listen=False, **policy)
     version, spec = parts.registry.versions()[-1], parts.registry.subscription(sub.name)
@@ -395,10 +452,14 @@ def listener_of(
         resolving()
         return version, invoker
 
-    return Listener(spec, resolve, broker=parts.broker, log=parts.log, clock=clock, workers=ThreadWorkers())
+    return Listener(
+        spec, resolve, broker=parts.broker, log=parts.log, clock=clock, workers=ThreadWorkers()
+    )
 
 
-def test_listener_counts_the_calls_that_it_left_behind(parts: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_listener_counts_the_calls_that_it_left_behind(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     def hangs(_: object) -> None:
         gate.wait()
 
@@ -416,7 +477,9 @@ def test_listener_counts_the_calls_that_it_left_behind(parts: mt.EventBus, clock
     listener.stop(drain_s=0)
 
 
-def test_listener_with_many_calls_left_behind_waits_until_one_ends(clock: SimulatedClock, gate: Gate) -> None:
+def test_listener_with_many_calls_left_behind_waits_until_one_ends(
+    clock: SimulatedClock, gate: Gate
+) -> None:
     begun: list[int] = []
 
     def hangs(n: int) -> int:
@@ -425,13 +488,17 @@ def test_listener_with_many_calls_left_behind_waits_until_one_ends(clock: Simula
         return n
 
     with mt.connect("memory://", clock=clock) as bus:
-        sub = bus.subscribe("calls", hangs, timeout_s=0.05, max_attempts=1, max_concurrency=MOST_LEFT_BEHIND)
+        sub = bus.subscribe(
+            "calls", hangs, timeout_s=0.05, max_attempts=1, max_concurrency=MOST_LEFT_BEHIND
+        )
         bus.publish_batch("calls", list(range(3 * MOST_LEFT_BEHIND)))
         wait_until(lambda: len(begun) == MOST_LEFT_BEHIND)
         clock.advance(s=0.06)
         wait_until(lambda: sub.state.startswith("waiting for calls that hang"))
 
-        assert sub.state.endswith("in threads that cannot be stopped; isolation='process' stops such calls")
+        assert sub.state.endswith(
+            "in threads that cannot be stopped; isolation='process' stops such calls"
+        )
         assert len(begun) <= 2 * MOST_LEFT_BEHIND
         advice = sub.doctor().set_index("check").loc["hanging calls", "advice"]
         assert "isolation='process'" in advice
@@ -465,7 +532,9 @@ def test_time_in_which_the_whole_process_was_stopped_is_not_a_timeout_of_the_mod
     listener.stop()
 
 
-def test_heartbeat_holds_the_lease_of_every_event_that_is_not_settled(parts: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_heartbeat_holds_the_lease_of_every_event_that_is_not_settled(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     def waits(wanted: str) -> str:
         if wanted == "wait":
             gate.wait()
@@ -514,7 +583,9 @@ def test_late_answer_of_a_listener_without_heartbeat_counts_and_takes_the_lease_
     assert parts.broker.settle([Settlement(taken, "ack")]) == [taken]
 
 
-def test_outcome_that_cannot_be_recorded_at_once_is_recorded_later_and_the_model_not_called_again(file: Path, gate: Gate) -> None:
+def test_outcome_that_cannot_be_recorded_at_once_is_recorded_later_and_the_model_not_called_again(
+    file: Path, gate: Gate
+) -> None:
     calls: list[int] = []
 
     def waits(n: int) -> int:
@@ -537,10 +608,12 @@ def test_outcome_that_cannot_be_recorded_at_once_is_recorded_later_and_the_model
         assert (outcomes(sub), calls) == (["succeeded"], [1])
 
 
-# -- what a model does to its input, and prints -----------------------------------------------------------------------------
+# -- what a model does to its input, and prints ----------------------------------------------------
 
 
-def test_model_that_changes_its_input_harms_neither_its_neighbour_nor_its_retry(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_model_that_changes_its_input_harms_neither_its_neighbour_nor_its_retry(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     seen: dict[str, list[Any]] = {"vandal": [], "neighbour": []}
 
     def vandal(document: dict[str, Any]) -> None:
@@ -563,7 +636,9 @@ def test_model_that_changes_its_input_harms_neither_its_neighbour_nor_its_retry(
     assert seen == {"vandal": [original, original], "neighbour": [original]}
 
 
-def test_what_a_model_prints_is_kept_with_its_attempt(bus: mt.EventBus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_model_prints_is_kept_with_its_attempt(
+    bus: mt.EventBus, capsys: pytest.CaptureFixture[str]
+) -> None:
     def chats(name: str) -> None:
         print("hello", name)
         print("to stderr", file=sys.stderr)
@@ -591,7 +666,7 @@ def test_megabytes_of_print_are_cut_and_counted(bus: mt.EventBus) -> None:
     assert row["stdout"].endswith(f"… ({3_000_000 - 64 * 1024:,} more characters)")
 
 
-# -- results that cannot be kept ----------------------------------------------------------------------------------------------
+# -- results that cannot be kept -------------------------------------------------------------------
 
 
 def test_generator_function_is_refused_when_it_is_handed_over(bus: mt.EventBus) -> None:
@@ -626,7 +701,9 @@ def returns_itself(_: object) -> object:
         (returns_itself, "a value that contains itself"),
     ],
 )
-def test_result_that_has_no_json_form_is_dead_at_once_and_names_the_part(bus: mt.EventBus, model: Any, named: str) -> None:
+def test_result_that_has_no_json_form_is_dead_at_once_and_names_the_part(
+    bus: mt.EventBus, model: Any, named: str
+) -> None:
     sub = bus.subscribe("documents", model)
     bus.publish("documents", 1)
 
@@ -649,7 +726,7 @@ def test_not_a_number_is_kept(bus: mt.EventBus) -> None:
     assert results.loc[0, "best"] == math.inf
 
 
-# -- batches ------------------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 def batched(bus: mt.EventBus, model: Any, samples: list[Any], **policy: Any) -> mt.Subscription:
@@ -687,8 +764,12 @@ def test_batch_model_that_asks_for_events_gets_events(bus: mt.EventBus) -> None:
 
 
 @in_memory
-@pytest.mark.parametrize("answer", [[1, 2], [1, 2, 3, 4], "abc", {"a": 1, "b": 2, "c": 3}, 7, None], ids=repr)
-def test_batch_answer_of_the_wrong_length_is_dead_for_every_event_of_the_batch(bus: mt.EventBus, answer: object) -> None:
+@pytest.mark.parametrize(
+    "answer", [[1, 2], [1, 2, 3, 4], "abc", {"a": 1, "b": 2, "c": 3}, 7, None], ids=repr
+)
+def test_batch_answer_of_the_wrong_length_is_dead_for_every_event_of_the_batch(
+    bus: mt.EventBus, answer: object
+) -> None:
     def wrong(_: list[int]) -> object:
         return answer
 
@@ -699,7 +780,9 @@ def test_batch_answer_of_the_wrong_length_is_dead_for_every_event_of_the_batch(b
     assert "one output an event" in data(sub, "error")[0]
 
 
-def test_exception_in_place_of_an_output_fails_that_event_only(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_exception_in_place_of_an_output_fails_that_event_only(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def halves(numbers: list[int]) -> list[Any]:
         return [n // 2 if n % 2 == 0 else ValueError(f"{n} is odd") for n in numbers]
 
@@ -710,12 +793,17 @@ def test_exception_in_place_of_an_output_fails_that_event_only(bus: mt.EventBus,
     assert by_event(sub, "error")[1:3] == ["5 is odd", "5 is odd"]
 
 
-def test_signals_in_place_of_an_output_are_followed(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_signals_in_place_of_an_output_are_followed(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     calls: list[int] = []
 
     def picky(numbers: list[int]) -> list[Any]:
         calls.append(len(numbers))
-        return [mt.Reject("zero") if n == 0 else mt.Retry(delay_s=60) if len(calls) == 1 else n for n in numbers]
+        return [
+            mt.Reject("zero") if n == 0 else mt.Retry(delay_s=60) if len(calls) == 1 else n
+            for n in numbers
+        ]
 
     sub = batched(bus, picky, [0, 1])
     settle(bus, clock, sub)
@@ -741,7 +829,11 @@ def test_output_of_a_batch_that_has_no_json_form_is_dead_alone(bus: mt.EventBus)
     sub = done(batched(bus, some, [0, 1, 2]))
 
     assert by_event(sub, "outcome") == ["succeeded", "dead", "succeeded"]
-    assert [reason == "result_not_serialisable" for reason in by_event(sub, "reason")] == [False, True, False]
+    assert [reason == "result_not_serialisable" for reason in by_event(sub, "reason")] == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_batch_answer_may_be_an_array_a_series_or_a_frame(bus: mt.EventBus) -> None:
@@ -775,12 +867,18 @@ class Threshold:
 
     def predict(self, rows: Any) -> Any:
         self.seen.append(rows)
-        return (rows["score"] > self.at).to_numpy() if isinstance(rows, pd.DataFrame) else [row > self.at for row in rows]
+        return (
+            (rows["score"] > self.at).to_numpy()
+            if isinstance(rows, pd.DataFrame)
+            else [row > self.at for row in rows]
+        )
 
 
 def test_fitted_model_gets_one_frame_for_a_batch_of_objects(bus: mt.EventBus) -> None:
     model = Threshold(0.5)
-    sub = bus.subscribe("scores", mt.model(model, name="threshold", columns=["score", "id"]), listen=False)
+    sub = bus.subscribe(
+        "scores", mt.model(model, name="threshold", columns=["score", "id"]), listen=False
+    )
     bus.publish_batch("scores", [{"score": 0.9, "id": 1}, {"score": 0.1, "id": 2}])
     sub.start()
 
@@ -811,7 +909,15 @@ def test_events_of_a_batch_in_which_one_hangs_are_not_blamed(isolation: str) -> 
 
     with mt.connect("memory://") as bus:
         model = mt.model(hangs, name="hangs", batch=True)
-        sub = bus.subscribe("numbers", model, batch_size=8, timeout_s=0.5, max_attempts=1, isolation=isolation, listen=False)
+        sub = bus.subscribe(
+            "numbers",
+            model,
+            batch_size=8,
+            timeout_s=0.5,
+            max_attempts=1,
+            isolation=isolation,
+            listen=False,
+        )
         bus.publish_batch("numbers", range(8))
         sub.start()
         done(sub)
@@ -875,14 +981,18 @@ def test_batch_window_waits_for_a_batch_to_fill(bus: mt.EventBus) -> None:
     assert sizes == [3]
 
 
-def test_batch_window_that_is_over_takes_what_is_there(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_batch_window_that_is_over_takes_what_is_there(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     sizes: list[int] = []
 
     def counts(numbers: list[int]) -> list[int]:
         sizes.append(len(numbers))
         return numbers
 
-    sub = bus.subscribe("numbers", counts, batch=True, batch_size=3, batch_window_s=5, timeout_s=FOREVER_S)
+    sub = bus.subscribe(
+        "numbers", counts, batch=True, batch_size=3, batch_window_s=5, timeout_s=FOREVER_S
+    )
     bus.publish("numbers", 1)
     wait_until(lambda: sub.depth().in_flight == 1)
     spec = bus.registry.subscription("counts")
@@ -896,7 +1006,9 @@ def test_batch_window_that_is_over_takes_what_is_there(bus: mt.EventBus, clock: 
     assert sizes == [1]
 
 
-def test_calls_run_at_the_same_time_up_to_the_concurrency_and_no_further(bus: mt.EventBus, gate: Gate) -> None:
+def test_calls_run_at_the_same_time_up_to_the_concurrency_and_no_further(
+    bus: mt.EventBus, gate: Gate
+) -> None:
     running, most, guard = set(), [], threading.Lock()
 
     def slow(n: int) -> int:
@@ -919,7 +1031,7 @@ def test_calls_run_at_the_same_time_up_to_the_concurrency_and_no_further(bus: mt
     assert max(most) == 3
 
 
-# -- hand-on ------------------------------------------------------------------------------------------------------------------
+# -- hand-on ---------------------------------------------------------------------------------------
 
 
 def test_output_goes_on_in_the_same_trace_with_its_cause(bus: mt.EventBus) -> None:
@@ -939,7 +1051,11 @@ def test_output_goes_on_in_the_same_trace_with_its_cause(bus: mt.EventBus) -> No
     done(labeller)
 
     (event,) = got
-    assert (event.data, event.subject, event.source) == ({"text": "PAGE"}, "page-1.png", "mltrigger/read")
+    assert (event.data, event.subject, event.source) == (
+        {"text": "PAGE"},
+        "page-1.png",
+        "mltrigger/read",
+    )
     assert (event.extensions["causationid"], event.hops) == (receipt.event_id, 1)
     (cause,) = bus.events("pages").to_dict(orient="records")
     version, trace_id, span, _ = str(event.traceparent).split("-")
@@ -947,7 +1063,8 @@ def test_output_goes_on_in_the_same_trace_with_its_cause(bus: mt.EventBus) -> No
     assert span != "0" * 16
     assert reader.invocations()["trace_id"][0] == labeller.invocations()["trace_id"][0] == trace_id
     assert list(bus.trace(receipt.event_id)["subscription"]) == ["read", "labeller"]
-    assert list(bus.trace(event.id)["event_id"]) == [receipt.event_id, event.id]  # from the first cause down
+    # from the first cause down
+    assert list(bus.trace(event.id)["event_id"]) == [receipt.event_id, event.id]
 
 
 def test_repeat_of_a_cause_emits_the_same_id(bus: mt.EventBus) -> None:
@@ -962,7 +1079,9 @@ def test_repeat_of_a_cause_emits_the_same_id(bus: mt.EventBus) -> None:
     assert list(bus.events("texts")["event_id"]) == [cause.emitted(None, by="read", type="t").id]
 
 
-def test_event_whose_second_attempt_succeeds_is_handed_on_once(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_event_whose_second_attempt_succeeds_is_handed_on_once(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     answers = iter([ValueError("x"), "text"])
 
     def read(_: object) -> object:
@@ -978,7 +1097,9 @@ def test_event_whose_second_attempt_succeeds_is_handed_on_once(bus: mt.EventBus,
     assert list(bus.events("texts")["data"]) == ['"text"']
 
 
-def test_each_of_many_outputs_is_handed_on_as_it_was_when_the_model_returned_it(bus: mt.EventBus) -> None:
+def test_each_of_many_outputs_is_handed_on_as_it_was_when_the_model_returned_it(
+    bus: mt.EventBus,
+) -> None:
     state = {"n": 0}
 
     def counter(_: object) -> dict[str, int]:
@@ -1039,7 +1160,7 @@ def test_batch_model_that_feeds_itself_ends_too(bus: mt.EventBus) -> None:
     assert outcomes(sub) == ["succeeded"] * MAX_HOPS + ["dead"]
 
 
-# -- versions -----------------------------------------------------------------------------------------------------------------
+# -- versions --------------------------------------------------------------------------------------
 
 
 def version_of(number: str) -> mt.Model:
@@ -1095,7 +1216,9 @@ def test_alias_switches_what_a_subscription_calls(bus: mt.EventBus) -> None:
     assert data(sub, "version") == ["1.0.0", "2.0.0"]  # recorded as what it was, not as the alias
 
 
-def test_selector_alias_or_model_that_does_not_exist_is_refused_with_the_near_names(bus: mt.EventBus) -> None:
+def test_selector_alias_or_model_that_does_not_exist_is_refused_with_the_near_names(
+    bus: mt.EventBus,
+) -> None:
     bus.register(version_of("1.0.0"))
     bus.alias("ocr", "champion", "1.0.0")
 
@@ -1167,7 +1290,10 @@ def test_subscribing_with_another_version_rebinds_and_says_what_it_was(bus: mt.E
 
     sub = bus.subscribe("documents", version_of("1.1.0"))
 
-    assert repr(sub) == "Subscription('documents' -> ocr:1.1.0 (was ocr:1.0.0), listening, no events yet)"
+    assert (
+        repr(sub)
+        == "Subscription('documents' -> ocr:1.1.0 (was ocr:1.0.0), listening, no events yet)"
+    )
     assert fired(bus) == "1.1.0"
     assert len(bus.subscriptions()) == 1
 
@@ -1182,7 +1308,9 @@ def test_every_cell_that_subscribes_and_fires_sees_its_own_version(bus: mt.Event
 def test_name_of_a_subscription_to_another_topic_is_taken(bus: mt.EventBus) -> None:
     bus.subscribe("documents", version_of("1.0.0"))
 
-    with pytest.raises(mt.NameTaken, match=r"listens to 'documents', not to 'pages'; pass name='…'"):
+    with pytest.raises(
+        mt.NameTaken, match=r"listens to 'documents', not to 'pages'; pass name='…'"
+    ):
         bus.subscribe("pages", version_of("1.0.0"))
 
 
@@ -1195,10 +1323,12 @@ def test_subscribe_is_a_decorator_and_leaves_a_function(bus: mt.EventBus) -> Non
     assert bus.fire("documents", 3, progress=False).results().loc[0, "output"] == 6
 
 
-# -- stopping -----------------------------------------------------------------------------------------------------------------
+# -- stopping --------------------------------------------------------------------------------------
 
 
-def test_stop_lets_the_running_call_end_and_releases_what_has_not_begun(bus: mt.EventBus, gate: Gate) -> None:
+def test_stop_lets_the_running_call_end_and_releases_what_has_not_begun(
+    bus: mt.EventBus, gate: Gate
+) -> None:
     def waits(wanted: str) -> str:
         if wanted == "wait":
             gate.wait()
@@ -1223,7 +1353,9 @@ def test_stop_lets_the_running_call_end_and_releases_what_has_not_begun(bus: mt.
     assert data(sub, "attempt") == [1, 1, 2, 2, 2]
 
 
-def test_call_cut_off_by_stop_is_interrupted_and_its_event_comes_again(bus: mt.EventBus, gate: Gate) -> None:
+def test_call_cut_off_by_stop_is_interrupted_and_its_event_comes_again(
+    bus: mt.EventBus, gate: Gate
+) -> None:
     calls = itertools.count()
 
     def waits_once(_: object) -> str:
@@ -1259,7 +1391,9 @@ def test_stopped_subscription_keeps_collecting_and_starts_again(bus: mt.EventBus
     assert sub.state == "listening"
 
 
-def test_stop_that_comes_just_before_the_listener_begins_to_wait_takes_no_poll(parts: mt.EventBus, clock: SimulatedClock) -> None:
+def test_stop_that_comes_just_before_the_listener_begins_to_wait_takes_no_poll(
+    parts: mt.EventBus, clock: SimulatedClock
+) -> None:
     def answers(_: object) -> None: ...
 
     def start_and_stop() -> None:
@@ -1300,7 +1434,9 @@ def test_closing_the_bus_waits_for_the_running_call(file: Path, gate: Gate) -> N
         assert outcomes(again.subscription("waits")) == ["succeeded"]
 
 
-def test_closing_the_bus_releases_the_running_call_of_a_version_that_was_replaced(file: Path, gate: Gate) -> None:
+def test_closing_the_bus_releases_the_running_call_of_a_version_that_was_replaced(
+    file: Path, gate: Gate
+) -> None:
     def waits(_: object) -> str:
         gate.wait()
         return "first"
@@ -1315,7 +1451,11 @@ def test_closing_the_bus_releases_the_running_call_of_a_version_that_was_replace
 
     with mt.connect(f"sqlite:///{file}") as again:
         sub = again.subscription("ocr")
-        assert (outcomes(sub), sub.depth().visible, sub.depth().in_flight) == (["interrupted"], 1, 0)
+        assert (outcomes(sub), sub.depth().visible, sub.depth().in_flight) == (
+            ["interrupted"],
+            1,
+            0,
+        )
 
 
 def test_unsubscribed_name_is_gone_and_its_log_stays(bus: mt.EventBus) -> None:

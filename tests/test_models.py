@@ -20,7 +20,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, List, NamedTuple, Optional  # noqa: UP035 - people still write List
+from typing import (  # noqa: UP035
+    Annotated,
+    Any,
+    List,
+    NamedTuple,
+    Optional,
+)
 
 import numpy as np
 import pandas as pd
@@ -43,7 +49,9 @@ Car = collections.namedtuple("Car", ["make", "year"])
 
 
 def cell(source: str, name: str = "f") -> Any:
-    """Return *name* as a notebook cell with *source* defines it: in ``__main__``, its text kept by linecache."""
+    """Return *name* as a notebook cell with *source* defines it: in ``__main__``, its text kept by
+    linecache.
+    """
     filename = f"<cell {next(_numbers)}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace: dict[str, Any] = {"__name__": "__main__", "mt": mt, "functools": functools}
@@ -51,7 +59,7 @@ def cell(source: str, name: str = "f") -> Any:
     return namespace[name]
 
 
-# -- models that the tests hand over, at the top of a module so that another process could find them ------------------------------
+# -- models that the tests hand over, at the top of a module so that another process could find them
 
 
 def double(x: Any) -> Any:
@@ -155,7 +163,7 @@ def outcome(result: Result) -> tuple[str | None, bool]:
     return result.reason, result.permanent
 
 
-# -- what is accepted (BI-111) ----------------------------------------------------------------------------------------------------
+# -- what is accepted (BI-111) ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -179,7 +187,9 @@ def outcome(result: Result) -> tuple[str | None, bool]:
         (PredictorOfNothing(), "predict"),
     ],
 )
-def test_what_cannot_be_called_with_an_event_is_refused_before_the_first_one(target: Any, says: str) -> None:
+def test_what_cannot_be_called_with_an_event_is_refused_before_the_first_one(
+    target: Any, says: str
+) -> None:
     with pytest.raises(InvalidModel, match=says):
         mt.model(target, name="tried")
 
@@ -239,7 +249,9 @@ def test_a_model_is_named_after_its_function_or_class(target: Any, name: str) ->
 
 @pytest.mark.parametrize("target", [lambda x: x, functools.partial(lambda x, y: x, 1)])
 def test_a_lambda_without_a_name_is_refused_with_the_remedy(target: Any) -> None:
-    with pytest.raises(InvalidModel, match=r"a lambda has no name: give one with name='…', to mt\.model"):
+    with pytest.raises(
+        InvalidModel, match=r"a lambda has no name: give one with name='…', to mt\.model"
+    ):
         mt.model(target)
 
 
@@ -273,7 +285,10 @@ def test_a_lambda_takes_the_name_of_its_subscription(target: Any) -> None:
     [
         pytest.param(lambda bus: bus.subscribe("t", None), id="subscribe"),
         pytest.param(lambda bus: bus.subscribe("t", model=None), id="subscribe by keyword"),
-        pytest.param(lambda bus: bus.subscribe("t", None, name="s", version="1.0.0"), id="subscribe with a name"),
+        pytest.param(
+            lambda bus: bus.subscribe("t", None, name="s", version="1.0.0"),
+            id="subscribe with a name",
+        ),
         pytest.param(lambda bus: bus.subscribe("t")(None), id="the decorator of subscribe"),
         pytest.param(lambda bus: bus.register(None), id="register"),
         pytest.param(lambda bus: bus.register(None, name="m"), id="register with a name"),
@@ -283,9 +298,14 @@ def test_a_lambda_takes_the_name_of_its_subscription(target: Any) -> None:
         pytest.param(lambda bus: mt.model(name="m")(None), id="the decorator with a keyword"),
     ],
 )
-def test_a_model_that_is_none_is_an_error_that_says_why(hand_over: Callable[[mt.EventBus], Any]) -> None:
+def test_a_model_that_is_none_is_an_error_that_says_why(
+    hand_over: Callable[[mt.EventBus], Any],
+) -> None:
     with mt.connect("memory://") as bus:
-        with pytest.raises(InvalidModel, match="the model is None: did the function that makes it forget its return"):
+        with pytest.raises(
+            InvalidModel,
+            match="the model is None: did the function that makes it forget its return",
+        ):
             hand_over(bus)
         assert bus.subscriptions().empty
 
@@ -329,7 +349,7 @@ def test_the_repr_says_which_version() -> None:
     assert repr(mt.model(double, batch=True)) == "Model('double:build', batch=True)"
 
 
-# -- does it want the envelope? ---------------------------------------------------------------------------------------------------
+# -- does it want the envelope? --------------------------------------------------------------------
 
 
 def plain(x: dict[str, Any]) -> None: ...
@@ -352,7 +372,9 @@ def unknown_itself(x: "NotDefinedAnywhere") -> None: ...  # type: ignore[name-de
 def configured(threshold: float, x: Event) -> None: ...
 
 
-POSTPONED = "from __future__ import annotations\nimport mltrigger as mt\nfrom mltrigger import Event\n"
+POSTPONED = (
+    "from __future__ import annotations\nimport mltrigger as mt\nfrom mltrigger import Event\n"
+)
 postponed = cell(POSTPONED + "def f(x: Event) -> NotDefinedAnywhere: ...")
 postponed_batch = cell(POSTPONED + "def f(x: list[mt.Event]) -> NotDefinedAnywhere: ...")
 
@@ -416,11 +438,14 @@ def test_the_envelope_is_what_the_model_gets_and_else_the_data() -> None:
         return [each.type for each in x]
 
     assert invoker(types).one(Event(1, type="a")).output == '"a"'
-    assert [r.output for r in invoker(types_of_all, batch=True).many([Event(1, type="a"), Event(1, type="b")])] == ['"a"', '"b"']
+    assert [
+        r.output
+        for r in invoker(types_of_all, batch=True).many([Event(1, type="a"), Event(1, type="b")])
+    ] == ['"a"', '"b"']
     assert invoker(double).one(Event(2, type="a")).output == "4"
 
 
-# -- where another process finds it -----------------------------------------------------------------------------------------------
+# -- where another process finds it ----------------------------------------------------------------
 
 
 def test_a_function_of_a_module_is_found_again_by_its_path() -> None:
@@ -437,7 +462,15 @@ def test_what_only_lives_here_has_no_path() -> None:
     def local(x: Any) -> Any: ...
 
     hidden = functools.wraps(double)(lambda x: x)
-    for target in (local, lambda x: x, Called(), Called().method, functools.partial(double), Predictor(), hidden):
+    for target in (
+        local,
+        lambda x: x,
+        Called(),
+        Called().method,
+        functools.partial(double),
+        Predictor(),
+        hidden,
+    ):
         assert import_path(target) is None
 
 
@@ -457,12 +490,16 @@ def test_what_the_registry_keeps_describes_the_model() -> None:
     assert described.version == f"0.0.0+{described.digest}"
     assert described.is_build
     assert re.fullmatch("[0-9a-f]{12}", described.digest)
-    assert (described.name, described.kind, described.import_path) == ("double", "callable", "test_models:double")
+    assert (described.name, described.kind, described.import_path) == (
+        "double",
+        "callable",
+        "test_models:double",
+    )
     assert described.description == "Twice as much."
     assert halve.describe().version == "1.2.0"
 
 
-# -- which code it is -------------------------------------------------------------------------------------------------------------
+# -- which code it is ------------------------------------------------------------------------------
 
 
 def digest(source: str) -> str:
@@ -478,17 +515,29 @@ BODY = "def f(x, k=1):\n    for y in x:\n        k += y\n    return k\n"
     [
         pytest.param(BODY, id="again"),
         pytest.param("\n\n" + BODY + "\n\n", id="blank lines around"),
-        pytest.param("def f(x, k=1):  # adds\n    # one by one\n    for y in x:\n\n        k += y  # here\n    return k\n", id="comments"),
+        pytest.param(
+            "def f(x, k=1):  # adds\n    # one by one\n    for y in x:\n\n        k += y  # here\n "
+            "   return k\n",
+            id="comments",
+        ),
         pytest.param("def f( x,k = 1 ):\n  for y in x:\n    k+=y\n  return k", id="spaces"),
-        pytest.param("def f(\n    x, k=1\n):\n    for y in x:\n        k += y\n    return (\n        k\n    )\n".replace("(\n        k\n    )", "k"), id="line breaks"),  # noqa: E501
+        pytest.param(
+            "def f(\n    x, k=1\n):\n    for y in x:\n        k += y\n    return (\n        k\n  "
+            "  )\n".replace("(\n        k\n    )", "k"),
+            id="line breaks",
+        ),
         pytest.param("@mt.model('summed')\n" + BODY, id="decorator"),
         pytest.param("@mt.model('summed', version='1.0.0')\n" + BODY, id="version"),
         pytest.param("@mt.model('summed', version='2.0.0')\n" + BODY, id="another version"),
-        pytest.param("@mt.model(\n    'summed',\n    version='2.0.0',\n)\n" + BODY, id="decorator over lines"),
-        pytest.param("if True:\n" + "".join(f"    {line}\n" for line in BODY.splitlines()), id="indented"),
+        pytest.param(
+            "@mt.model(\n    'summed',\n    version='2.0.0',\n)\n" + BODY, id="decorator over lines"
+        ),
+        pytest.param(
+            "if True:\n" + "".join(f"    {line}\n" for line in BODY.splitlines()), id="indented"
+        ),
         pytest.param("other = 1\n" + BODY + "f2 = f\n", id="neighbours"),
     ],
-)  # fmt: skip
+)
 def test_the_same_code_has_the_same_digest(source: str) -> None:
     assert digest(source) == digest(BODY)
 
@@ -500,7 +549,9 @@ def test_the_same_code_has_the_same_digest(source: str) -> None:
         pytest.param(BODY.replace("k=1", "k=2"), id="default"),
         pytest.param(BODY.replace("return k", "return y"), id="name"),
         pytest.param(BODY.replace("return k", "return k, 'done'"), id="constant"),
-        pytest.param(BODY.replace("    return k", "        return k"), id="return moved into the loop"),
+        pytest.param(
+            BODY.replace("    return k", "        return k"), id="return moved into the loop"
+        ),
         pytest.param(BODY.replace("x, k=1", "x, *, k=1"), id="signature"),
     ],
 )
@@ -526,9 +577,9 @@ def test_a_class_in_a_notebook_changes_its_digest_with_its_code() -> None:
 )
 def test_code_behind_a_decorator_counts(decorator: str) -> None:
     source = (
-        "def plain(f):\n    return lambda x: f(x)\n"
-        "def kept(f):\n    @functools.wraps(f)\n    def inner(x):\n        return f(x)\n    return inner\n"
-        f"{decorator}def f(x):\n    return x + 1\n"
+        "def plain(f):\n    return lambda x: f(x)\ndef kept(f):\n    @functools.wraps(f)\n    def"
+        f" inner(x):\n        return f(x)\n    return inner\n{decorator}def f(x):\n    return x"
+        " + 1\n"
     )
     assert digest(source) == digest(source)
     assert digest(source) != digest(source.replace("x + 1", "x + 2"))
@@ -545,16 +596,23 @@ def test_without_source_the_bytecode_decides() -> None:
     assert digest_of(typed(BODY)) == digest_of(typed("# a comment\n" + BODY))
     assert digest_of(typed(BODY)) != digest_of(typed(BODY.replace("+=", "-=")))
     assert digest_of(typed("def f(x): return x + 1")) != digest_of(typed("def f(x): return x + 2"))
-    assert digest_of(typed("def f(x): return [y + 1 for y in x]")) != digest_of(typed("def f(x): return [y + 2 for y in x]"))
+    assert digest_of(typed("def f(x): return [y + 1 for y in x]")) != digest_of(
+        typed("def f(x): return [y + 2 for y in x]")
+    )
 
 
-@pytest.mark.parametrize("change", [("k=1", "k=2"), ("x, k=1", "x, *, k=1"), ("x, k=1", "x, *, k=2")])
+@pytest.mark.parametrize(
+    "change", [("k=1", "k=2"), ("x, k=1", "x, *, k=1"), ("x, k=1", "x, *, k=2")]
+)
 def test_without_source_the_defaults_count_as_well(change: tuple[str, str]) -> None:
     assert digest_of(typed(BODY)) != digest_of(typed(BODY.replace(*change)))
 
 
 def test_bound_arguments_count() -> None:
-    made = [digest_of(functools.partial(two_arguments, *args, **kwargs)) for args, kwargs in [((1,), {}), ((2,), {}), ((), {"b": 1})]]
+    made = [
+        digest_of(functools.partial(two_arguments, *args, **kwargs))
+        for args, kwargs in [((1,), {}), ((2,), {}), ((), {"b": 1})]
+    ]
 
     assert len(set(made)) == 3
     assert made[0] == digest_of(functools.partial(two_arguments, 1))
@@ -600,7 +658,9 @@ def fitted(texts: Sequence[str] = ("an invoice", "a letter", "invoice no 2", "de
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    return make_pipeline(TfidfVectorizer(), LogisticRegression(random_state=0)).fit(list(texts), [0, 1, 0, 1])
+    return make_pipeline(TfidfVectorizer(), LogisticRegression(random_state=0)).fit(
+        list(texts), [0, 1, 0, 1]
+    )
 
 
 def test_a_classifier_that_is_fitted_again_with_the_same_data_is_the_same_version() -> None:
@@ -608,7 +668,9 @@ def test_a_classifier_that_is_fitted_again_with_the_same_data_is_the_same_versio
 
 
 def test_a_classifier_that_is_fitted_with_other_data_is_another_version() -> None:
-    assert digest_of(fitted()) != digest_of(fitted(["an order", "a letter", "order no 2", "dear letter"]))
+    assert digest_of(fitted()) != digest_of(
+        fitted(["an order", "a letter", "order no 2", "dear letter"])
+    )
 
 
 def searched() -> Any:
@@ -638,7 +700,9 @@ def test_neither_fitting_again_nor_answering_makes_another_version(make: Callabl
     first.predict(x)
 
     assert digest_of(second) == before, "fitted again with the same data"
-    assert digest_of(first) == before, "after an answer: a cell that runs again would meet a conflict"
+    assert digest_of(first) == before, (
+        "after an answer: a cell that runs again would meet a conflict"
+    )
 
 
 MODULE = """
@@ -686,10 +750,16 @@ def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str
     modules = tmp_path_factory.mktemp("modules")
     (modules / "handed_over.py").write_text(MODULE)
     started = {}
-    for name, seed, preload in [("one", "1", ""), ("another", "2", ""), ("with joblib", "1", "import joblib")]:
+    for name, seed, preload in [
+        ("one", "1", ""),
+        ("another", "2", ""),
+        ("with joblib", "1", "import joblib"),
+    ]:
         program = PROCESS.format(root=str(ROOT), modules=str(modules), preload=preload)
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        started[name] = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment)
+        started[name] = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+        )
     return {name: json.loads(process.communicate()[0]) for name, process in started.items()}
 
 
@@ -699,19 +769,28 @@ def test_every_process_finds_the_same_digest(digests: dict[str, dict[str, str]],
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_library_that_happens_to_be_loaded_changes_no_digest(digests: dict[str, dict[str, str]], kind: str) -> None:
+def test_a_library_that_happens_to_be_loaded_changes_no_digest(
+    digests: dict[str, dict[str, str]], kind: str
+) -> None:
     assert digests["one"][kind] == digests["with joblib"][kind]
 
 
 def test_a_kernel_that_starts_anew_and_fits_again_finds_the_same_version() -> None:
-    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{inspect.getsource(fitted)}\n".replace("Sequence[str]", "object")
+    program = f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n{inspect.getsource(fitted)}\n".replace(
+        "Sequence[str]", "object"
+    )
     program += "from mltrigger.versions.code.captured import digest_of\nprint(digest_of(fitted()))"
-    found = subprocess.run([sys.executable, "-c", f"from typing import Any\n{program}"], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", f"from typing import Any\n{program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     assert found.stdout.strip() == digest_of(fitted())
 
 
-# -- one event in, one result out -------------------------------------------------------------------------------------------------
+# -- one event in, one result out ------------------------------------------------------------------
 
 
 def raising(error: BaseException) -> Callable[[Any], Any]:
@@ -741,14 +820,27 @@ def test_an_answer_is_kept_as_json_and_as_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [math.nan, math.inf, b"\x00", (1, 2), {1, 2}, np.array([1.0]), pd.DataFrame({"a": [1]}), timedelta(1), None]
+    "value",
+    [
+        math.nan,
+        math.inf,
+        b"\x00",
+        (1, 2),
+        {1, 2},
+        np.array([1.0]),
+        pd.DataFrame({"a": [1]}),
+        timedelta(1),
+        None,
+    ],
 )
 def test_an_answer_that_json_does_not_know_is_an_answer(value: Any) -> None:
     """BI-099, BI-102."""
     result = invoker(returning(value)).one(Event(1))
 
     assert result.ok
-    assert "NaN" not in json.dumps(json.loads(result.output or ""), allow_nan=False) or "$numberDouble" in (result.output or "")
+    assert "NaN" not in json.dumps(
+        json.loads(result.output or ""), allow_nan=False
+    ) or "$numberDouble" in (result.output or "")
 
 
 @pytest.mark.parametrize(
@@ -774,7 +866,11 @@ def test_whatever_a_model_raises_is_a_failed_attempt(error: BaseException, batch
     result = tried.many([Event(1)])[0] if batch else tried.one(Event(1))
 
     assert (result.ok, result.output) == (False, None)
-    assert (result.reason, result.error_type, result.permanent) == ("model_error", type(error).__qualname__, False)
+    assert (result.reason, result.error_type, result.permanent) == (
+        "model_error",
+        type(error).__qualname__,
+        False,
+    )
     assert result.error == str(error)
     assert "in raises" in (result.traceback or "")
 
@@ -798,7 +894,9 @@ class BadCause(Exception):
         raise RuntimeError("cause")
 
 
-@pytest.mark.parametrize("error", [BadText(), BadNotes("a"), BadCause("a")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error", [BadText(), BadNotes("a"), BadCause("a")], ids=lambda error: type(error).__name__
+)
 def test_an_exception_that_defends_itself_is_still_a_failed_attempt(error: Exception) -> None:
     result, escaped = None, ""
     try:
@@ -889,7 +987,12 @@ def test_a_traceback_shows_the_model_and_no_absolute_path(model: Callable[[Any],
 def test_retry_is_a_signal_with_a_delay() -> None:
     result = invoker(raising(mt.Retry(delay_s=30, reason="warming up"))).one(Event(1))
 
-    assert (result.reason, result.delay_s, result.permanent, result.error) == ("retry", 30, False, "warming up")
+    assert (result.reason, result.delay_s, result.permanent, result.error) == (
+        "retry",
+        30,
+        False,
+        "warming up",
+    )
     assert invoker(raising(mt.Retry())).one(Event(1)).delay_s is None
 
 
@@ -905,7 +1008,9 @@ def test_a_delay_that_is_no_delay_never_reaches_the_broker(delay_s: Any) -> None
     result = invoker(retries).one(Event(1))
 
     assert not result.ok
-    assert result.delay_s is None or (isinstance(result.delay_s, (int, float)) and 0 <= result.delay_s < 1e9)
+    assert result.delay_s is None or (
+        isinstance(result.delay_s, (int, float)) and 0 <= result.delay_s < 1e9
+    )
 
 
 def test_reject_is_a_signal_with_a_reason() -> None:
@@ -914,17 +1019,29 @@ def test_reject_is_a_signal_with_a_reason() -> None:
     assert (result.reason, result.permanent, result.error) == ("rejected", True, "not a page")
 
 
-@pytest.mark.parametrize("value", [print, object(), int, 1j, {"deep": [object()]}], ids=["function", "object", "class", "complex", "deep"])
+@pytest.mark.parametrize(
+    "value",
+    [print, object(), int, 1j, {"deep": [object()]}],
+    ids=["function", "object", "class", "complex", "deep"],
+)
 def test_an_answer_that_has_no_json_form_is_lost_and_no_success(value: Any) -> None:
     """BI-100: the model has run, and trying again cannot help."""
-    for result in (invoker(returning(value)).one(Event(1)), invoker(returning([value]), batch=True).many([Event(1)])[0]):
+    for result in (
+        invoker(returning(value)).one(Event(1)),
+        invoker(returning([value]), batch=True).many([Event(1)])[0],
+    ):
         assert is_lost(result)
         assert "the model ran, and its answer cannot be kept: $" in (result.error or "")
         assert "0x" not in (result.error or "")
 
 
 def is_lost(result: Result) -> bool:
-    return (result.ok, result.permanent, result.reason, result.output) == (False, True, "result_not_serialisable", None)
+    return (result.ok, result.permanent, result.reason, result.output) == (
+        False,
+        True,
+        "result_not_serialisable",
+        None,
+    )
 
 
 def degraded(result: Result) -> tuple[bool, str | None]:
@@ -967,7 +1084,9 @@ def test_an_answer_that_defends_itself_has_no_json_form() -> None:
     assert not invoker(returning(BadAnswer()), batch=True).many([Event(1)])[0].ok
 
 
-def test_an_answer_above_the_limit_is_kept_shortened_with_its_size_and_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_above_the_limit_is_kept_shortened_with_its_size_and_hash(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """BI-104."""
     monkeypatch.setattr(invoke, "MAX_OUTPUT_BYTES", 100)
 
@@ -976,7 +1095,11 @@ def test_an_answer_above_the_limit_is_kept_shortened_with_its_size_and_hash(monk
     assert degraded(result) == (True, "result_too_large")
     assert "101 bytes" in (result.error or "")
     raw = b'"' + b"x" * 99 + b'"'
-    assert json.loads(result.output or "") == {"truncated": raw.decode(), "bytes": 101, "sha256": hashlib.sha256(raw).hexdigest()}
+    assert json.loads(result.output or "") == {
+        "truncated": raw.decode(),
+        "bytes": 101,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
 
 
 def test_the_limit_of_an_answer_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1009,11 +1132,19 @@ def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
         (lambda: sparse.csr_array([[0, 2.5]]), [[0.0, 2.5]]),
         (lambda: {"row": sparse.csr_matrix([[1, 0]])}, {"row": [[1, 0]]}),
         (lambda: [Car("Volvo", 1987)], [{"make": "Volvo", "year": 1987}]),
-        (lambda: pd.DataFrame({"make": ["Volvo"], "year": ["1987"]}).iloc[0], {"make": "Volvo", "year": "1987"}),
-        (lambda: np.array([("Volvo", 1987)], dtype=[("make", "U9"), ("year", "i4")])[0], {"make": "Volvo", "year": 1987}),
+        (
+            lambda: pd.DataFrame({"make": ["Volvo"], "year": ["1987"]}).iloc[0],
+            {"make": "Volvo", "year": "1987"},
+        ),
+        (
+            lambda: np.array([("Volvo", 1987)], dtype=[("make", "U9"), ("year", "i4")])[0],
+            {"make": "Volvo", "year": 1987},
+        ),
     ],
-)  # fmt: skip
-def test_an_answer_that_says_what_is_in_it_is_kept_as_values(answer: Callable[[], Any], kept: Any) -> None:
+)
+def test_an_answer_that_says_what_is_in_it_is_kept_as_values(
+    answer: Callable[[], Any], kept: Any
+) -> None:
     result = invoker(lambda _: answer()).one(Event(1))
 
     assert result.error is None
@@ -1032,7 +1163,12 @@ def test_an_answer_that_says_what_is_in_it_is_kept_as_values(answer: Callable[[]
 def test_an_answer_without_an_end_is_too_large(endless: Callable[[], Any]) -> None:
     result = invoker(lambda _: endless()).one(Event(1))
 
-    assert (result.ok, result.permanent, result.reason, result.output) == (False, True, "result_too_large", None)
+    assert (result.ok, result.permanent, result.reason, result.output) == (
+        False,
+        True,
+        "result_too_large",
+        None,
+    )
 
 
 def test_what_a_generator_raises_is_an_error_of_the_model() -> None:
@@ -1041,7 +1177,11 @@ def test_what_a_generator_raises_is_an_error_of_the_model() -> None:
 
     result = invoker(answers).one(Event(1))
 
-    assert (result.reason, result.error_type, result.permanent) == ("model_error", "ZeroDivisionError", False)
+    assert (result.reason, result.error_type, result.permanent) == (
+        "model_error",
+        "ZeroDivisionError",
+        False,
+    )
 
 
 def test_an_answer_whose_keys_become_the_same_text_is_no_success() -> None:
@@ -1051,7 +1191,7 @@ def test_an_answer_whose_keys_become_the_same_text_is_no_success() -> None:
     assert "$.years[0]: two keys that become the same text '2026'" in (result.error or "")
 
 
-# -- many events ------------------------------------------------------------------------------------------------------------------
+# -- many events -----------------------------------------------------------------------------------
 
 
 def batch_of(*data: Any) -> list[Event]:
@@ -1090,18 +1230,26 @@ def test_a_frame_gives_its_rows() -> None:
     def model(xs: list[int]) -> Any:
         return pd.DataFrame({"n": xs, "label": [str(x) for x in xs]}, index=range(5, 5 + len(xs)))
 
-    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
+    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [
+        {"n": 3, "label": "3"},
+        {"n": 1, "label": "1"},
+    ]
 
 
 def test_a_frame_with_names_of_its_rows_keeps_them() -> None:
     def model(xs: list[int]) -> Any:
         return pd.DataFrame({"n": xs}, index=pd.Index([f"#{x}" for x in xs], name="id"))
 
-    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"id": "#3", "n": 3}, {"id": "#1", "n": 1}]
+    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [
+        {"id": "#3", "n": 3},
+        {"id": "#1", "n": 1},
+    ]
 
 
 def test_a_frame_whose_index_has_the_name_of_a_column_has_no_json_form() -> None:
-    result = invoker(lambda _: pd.DataFrame({"n": [1]}, index=pd.Index([2], name="n"))).one(Event(1))
+    result = invoker(lambda _: pd.DataFrame({"n": [1]}, index=pd.Index([2], name="n"))).one(
+        Event(1)
+    )
 
     assert is_lost(result)
     assert result.error is not None
@@ -1112,15 +1260,23 @@ def test_an_array_of_records_gives_objects() -> None:
     def model(xs: list[int]) -> Any:
         return np.array([(x, str(x)) for x in xs], dtype=[("n", int), ("label", "U3")])
 
-    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [{"n": 3, "label": "3"}, {"n": 1, "label": "1"}]
+    assert outputs(invoker(model, batch=True).many(batch_of(3, 1))) == [
+        {"n": 3, "label": "3"},
+        {"n": 1, "label": "1"},
+    ]
 
 
 def test_a_sparse_matrix_gives_its_rows() -> None:
-    assert outputs(invoker(lambda xs: sparse.eye_array(len(xs), format="csc"), batch=True).many(batch_of(1, 2))) == [[1.0, 0.0], [0.0, 1.0]]
+    assert outputs(
+        invoker(lambda xs: sparse.eye_array(len(xs), format="csc"), batch=True).many(batch_of(1, 2))
+    ) == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_a_matrix_gives_its_first_axis() -> None:
-    assert outputs(invoker(lambda xs: np.eye(len(xs)), batch=True).many(batch_of(1, 2))) == [[1.0, 0.0], [0.0, 1.0]]
+    assert outputs(invoker(lambda xs: np.eye(len(xs)), batch=True).many(batch_of(1, 2))) == [
+        [1.0, 0.0],
+        [0.0, 1.0],
+    ]
 
 
 def test_one_bad_event_fails_alone() -> None:
@@ -1164,14 +1320,25 @@ def renamed_in_events(events: list[mt.Event]) -> list[int]:
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 @pytest.mark.parametrize("model", [renamed, emptied, renamed_later, renamed_in_events])
-def test_events_beside_a_bad_one_are_called_again_as_they_were_published(model: Any, isolation: Any) -> None:
+def test_events_beside_a_bad_one_are_called_again_as_they_were_published(
+    model: Any, isolation: Any
+) -> None:
     with mt.connect("memory://") as bus:
-        bus.subscribe("texts", mt.model(model, name="m", batch=True), batch_size=8, max_attempts=1, isolation=isolation)
-        found = bus.fire("texts", [{"text": text} for text in ("a", "bb", None, "dddd", "e")], progress=False).invocations()
+        bus.subscribe(
+            "texts",
+            mt.model(model, name="m", batch=True),
+            batch_size=8,
+            max_attempts=1,
+            isolation=isolation,
+        )
+        found = bus.fire(
+            "texts", [{"text": text} for text in ("a", "bb", None, "dddd", "e")], progress=False
+        ).invocations()
 
     assert sorted(zip(found["outcome"], found["output"].fillna("").astype(str), strict=True)) == [
-        ("dead", ""), *[("succeeded", size) for size in ("1", "1", "2", "4")]
-    ]  # fmt: skip
+        ("dead", ""),
+        *[("succeeded", size) for size in ("1", "1", "2", "4")],
+    ]
 
 
 class Longer:
@@ -1229,7 +1396,9 @@ NOT_TWO = [
 ]
 
 
-@pytest.mark.parametrize("answer", [*NOT_TWO, LyingList("abc")], ids=lambda answer: type(answer).__name__)
+@pytest.mark.parametrize(
+    "answer", [*NOT_TWO, LyingList("abc")], ids=lambda answer: type(answer).__name__
+)
 def test_an_answer_that_is_not_one_an_event_fails_the_batch_for_good(answer: Any) -> None:
     results = invoker(returning(answer), batch=True).many(batch_of(1, 2))
 
@@ -1245,7 +1414,9 @@ class Scored(NamedTuple):
 @pytest.mark.parametrize("several", [lambda *each: each, Scored])
 @pytest.mark.parametrize("kind", [list, np.array, pd.Series])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_several_results_of_a_batch_are_never_taken_for_one_an_event(several: Any, kind: Any, count: int) -> None:
+def test_several_results_of_a_batch_are_never_taken_for_one_an_event(
+    several: Any, kind: Any, count: int
+) -> None:
     model = invoker(lambda xs: several(kind(xs), kind([0.5] * len(xs))), batch=True)
 
     results = model.many(batch_of(*range(count)))
@@ -1258,7 +1429,10 @@ def test_several_results_of_a_batch_are_never_taken_for_one_an_event(several: An
 def test_the_error_of_a_short_answer_counts() -> None:
     result = invoker(returning([1]), batch=True).many(batch_of(1, 2))[0]
 
-    assert result.error == "a batch model returns one output an event: 2 events went in, 1 outputs came out"
+    assert (
+        result.error
+        == "a batch model returns one output an event: 2 events went in, 1 outputs came out"
+    )
 
 
 def test_a_batch_model_can_be_called_with_one_event() -> None:
@@ -1269,12 +1443,14 @@ def test_an_empty_batch_has_no_results() -> None:
     assert invoker(squares, batch=True).many([]) == []
 
 
-# -- predictors -------------------------------------------------------------------------------------------------------------------
+# -- predictors ------------------------------------------------------------------------------------
 
 
 def test_a_predictor_gets_objects_as_one_frame() -> None:
     predictor = Predictor()
-    results = Invoker(mt.model(predictor, columns=["a", "b"])).many(batch_of({"a": 1, "b": "x"}, {"b": "y", "a": 2, "c": 0}))
+    results = Invoker(mt.model(predictor, columns=["a", "b"])).many(
+        batch_of({"a": 1, "b": "x"}, {"b": "y", "a": 2, "c": 0})
+    )
 
     assert outputs(results) == [3, 3]
     pd.testing.assert_frame_equal(predictor.seen[0], pd.DataFrame({"a": [1, 2], "b": ["x", "y"]}))

@@ -1,7 +1,9 @@
-"""Lambda functions and SageMaker endpoints as models: what they are asked, and what their answers and refusals mean for an event.
+"""Lambda functions and SageMaker endpoints as models: what they are asked, and what their answers
+and refusals mean for an event.
 
-What runs: ``lambda_server`` (handlers and containers in Python, over HTTP, in the shapes of the services) and moto's server, whose S3 keeps
-the answers of asynchronous endpoints. No answer is stubbed in the client.
+What runs: ``lambda_server`` (handlers and containers in Python, over HTTP, in the shapes of the
+services) and moto's server, whose S3 keeps the answers of asynchronous endpoints. No answer is
+stubbed in the client.
 """
 
 from __future__ import annotations
@@ -32,7 +34,11 @@ ARN = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_CONFIG_FILE": "/dev/null"}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_CONFIG_FILE": "/dev/null",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +65,10 @@ def opened(text: str, url: str | None, timeout_s: float = 10.0, **options: Any) 
 @pytest.fixture(scope="module")
 def probes(server: AwsModels) -> tuple[Endpoint, Endpoint]:
     """A function and an endpoint that do what a test wants."""
-    both = opened(f"{ARN}:probe:7", server.url), opened(f"sagemaker://probe/blue?region={REGION}", server.url)
+    both = (
+        opened(f"{ARN}:probe:7", server.url),
+        opened(f"sagemaker://probe/blue?region={REGION}", server.url),
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
@@ -126,7 +135,7 @@ def answering(status: int, body: str | bytes, kind: str = "application/json") ->
     return lambda *_: (status, kind, body.encode() if isinstance(body, str) else body)
 
 
-# -- addresses ---------------------------------------------------------------------------------------------------------------------
+# -- addresses -------------------------------------------------------------------------------------
 
 
 def described(text: str, **options: Any) -> Any:
@@ -185,17 +194,35 @@ def test_another_name_is_refused_with_the_right_form(text: str, advice: str) -> 
         (f"{ARN}:f", {"role_arn": "admin"}, "role_arn 'admin' must be arn:aws:iam"),
         (f"{ARN}:f", {"endpoint_url": "http://user:pw@host"}, "without a user or password"),
         (f"{ARN}:f", {"batch": "yes"}, "option batch must be bool"),
-        ("sagemaker://e?region=eu-west-1", {"region": "us-east-1"}, "two regions, eu-west-1 and us-east-1"),
+        (
+            "sagemaker://e?region=eu-west-1",
+            {"region": "us-east-1"},
+            "two regions, eu-west-1 and us-east-1",
+        ),
         ("sagemaker://e", {"mode": "batch"}, "mode must be 'realtime' or 'async'"),
-        ("sagemaker://e", {"accept": "text\r\nX-Evil: 1"}, "accept must be 1 to 1,024 printable ASCII characters"),
-        ("sagemaker://e", {"custom_attributes": "token=hunter4711"}, "option custom_attributes holds a password, a key or a token"),
+        (
+            "sagemaker://e",
+            {"accept": "text\r\nX-Evil: 1"},
+            "accept must be 1 to 1,024 printable ASCII characters",
+        ),
+        (
+            "sagemaker://e",
+            {"custom_attributes": "token=hunter4711"},
+            "option custom_attributes holds a password, a key or a token",
+        ),
         ("sagemaker://e", {"bucket": "s3://b-1/in"}, "bucket and output are for mode='async'"),
         ("sagemaker://e", {"mode": "async", "bucket": "https://b"}, "bucket must be s3://BUCKET"),
         ("sagemaker://e/blue", {"mode": "async"}, "takes no variant"),
-        ("sagemaker://e", {"mode": "async", "max_answer_mb": 0}, "max_answer_mb must be more than 0"),
+        (
+            "sagemaker://e",
+            {"mode": "async", "max_answer_mb": 0},
+            "max_answer_mb must be more than 0",
+        ),
     ],
 )
-def test_an_option_that_cannot_be_right_is_named(text: str, options: dict[str, Any], message: str) -> None:
+def test_an_option_that_cannot_be_right_is_named(
+    text: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidModel, match=message):
         described(text, **options)
 
@@ -207,13 +234,16 @@ def test_a_misspelt_option_lists_the_near_ones() -> None:
         described("sagemaker://e?regoin=eu-west-1")
 
 
-# -- Lambda: what a function is given, and gives --------------------------------------------------------------------------------------
+# -- Lambda: what a function is given, and gives ---------------------------------------------------
 
 
 def test_a_function_gets_the_data_and_returns_the_output(function: Call, server: AwsModels) -> None:
     given: list[Any] = []
 
-    output = function(lambda event: given.append(event) or {"words": ["ä", 1.5, None]}, Event({"page": 1, "text": "\u2028"}))
+    output = function(
+        lambda event: given.append(event) or {"words": ["ä", 1.5, None]},
+        Event({"page": 1, "text": "\u2028"}),
+    )
 
     assert (given, output) == ([{"page": 1, "text": "\u2028"}], {"words": ["ä", 1.5, None]})
     assert server.requests[0].path.endswith(f"{ARN}:probe:7/invocations")
@@ -228,12 +258,24 @@ def test_what_json_cannot_say_arrives_tagged(function: Call) -> None:
 
 def test_a_function_gets_the_whole_event_on_request(server: AwsModels) -> None:
     server.functions["whole"] = lambda event: event
-    event = Event({"page": 1}, id="e-1", type="page.scanned", subject="p/1", extensions={"traceparent": TRACE})
+    event = Event(
+        {"page": 1}, id="e-1", type="page.scanned", subject="p/1", extensions={"traceparent": TRACE}
+    )
 
     (output,) = opened(f"{ARN}:whole", server.url, envelope="cloudevent").call([event])
 
-    said = {name: output[name] for name in ("specversion", "id", "type", "subject", "traceparent", "data")}
-    assert said == {"specversion": "1.0", "id": "e-1", "type": "page.scanned", "subject": "p/1", "traceparent": TRACE, "data": {"page": 1}}
+    said = {
+        name: output[name]
+        for name in ("specversion", "id", "type", "subject", "traceparent", "data")
+    }
+    assert said == {
+        "specversion": "1.0",
+        "id": "e-1",
+        "type": "page.scanned",
+        "subject": "p/1",
+        "traceparent": TRACE,
+        "data": {"page": 1},
+    }
 
 
 def test_a_batch_is_one_invocation(server: AwsModels) -> None:
@@ -264,7 +306,7 @@ def test_the_log_stays_there_on_request(server: AwsModels) -> None:
     assert printed.take() is None
 
 
-# -- Lambda: what goes wrong ------------------------------------------------------------------------------------------------------
+# -- Lambda: what goes wrong -----------------------------------------------------------------------
 
 
 def test_a_function_that_raises_is_a_model_that_raises(function: Call, server: AwsModels) -> None:
@@ -273,13 +315,26 @@ def test_a_function_that_raises_is_a_model_that_raises(function: Call, server: A
 
     failed = failure_of(lambda: function(handler))
 
-    assert (verdict(failed), failed.kind, str(failed)) == (("model_error", "retried"), "ValueError", "no text on page 1")
+    assert (verdict(failed), failed.kind, str(failed)) == (
+        ("model_error", "retried"),
+        "ValueError",
+        "no text on page 1",
+    )
     assert "in handler\n    raise ValueError" in (failed.detail or "")
-    assert len(server.requests) == 1  # its subscription decides when it is called again, not the client
+    # its subscription decides when it is called again, not the client
+    assert len(server.requests) == 1
 
 
 def test_a_stack_of_node_is_kept(function: Call) -> None:
-    failed = failure_of(lambda: function(raising(Raised("TypeError", "x is undefined", stackTrace=None, trace=["TypeError: x", "  at f"]))))
+    failed = failure_of(
+        lambda: function(
+            raising(
+                Raised(
+                    "TypeError", "x is undefined", stackTrace=None, trace=["TypeError: x", "  at f"]
+                )
+            )
+        )
+    )
 
     assert (failed.kind, failed.detail) == ("TypeError", "TypeError: x\n  at f")
 
@@ -289,8 +344,13 @@ def test_a_function_can_reject_an_event(function: Call) -> None:
         function(raising(Raised("com.acme.Reject", errorMessage="no document")))
 
 
-@pytest.mark.parametrize(("message", "delay_s"), [("later", None), ("the index is rebuilt, delay_s=30", 30.0), ("delay_s=9e9", 9.0)])
-def test_a_function_can_ask_for_another_attempt(function: Call, message: str, delay_s: float | None) -> None:
+@pytest.mark.parametrize(
+    ("message", "delay_s"),
+    [("later", None), ("the index is rebuilt, delay_s=30", 30.0), ("delay_s=9e9", 9.0)],
+)
+def test_a_function_can_ask_for_another_attempt(
+    function: Call, message: str, delay_s: float | None
+) -> None:
     class Retry(Exception):
         """What a function without mltrigger raises."""
 
@@ -303,9 +363,17 @@ def test_a_function_can_ask_for_another_attempt(function: Call, message: str, de
 @pytest.mark.parametrize(
     ("kind", "message", "expected"),
     [
-        ("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds", ("timeout", "retried")),
+        (
+            "Sandbox.Timedout",
+            "RequestId: 1 Error: Task timed out after 3.00 seconds",
+            ("timeout", "retried"),
+        ),
         ("", "2026-11-23T09:30:00Z 1 Task timed out after 3.00 seconds", ("timeout", "retried")),
-        ("Runtime.ExitError", "Runtime exited with error: signal: killed", ("worker_died", "retried")),
+        (
+            "Runtime.ExitError",
+            "Runtime exited with error: signal: killed",
+            ("worker_died", "retried"),
+        ),
         ("Runtime.OutOfMemory", "out of memory", ("worker_died", "retried")),
         ("Runtime.ImportModuleError", "No module named 'app'", ("model_unavailable", "later")),
         ("Runtime.MarshalError", "Unable to marshal response", ("result_not_serialisable", "dead")),
@@ -313,14 +381,25 @@ def test_a_function_can_ask_for_another_attempt(function: Call, message: str, de
         ("Runtime.Unknown", "?", ("model_error", "retried")),
     ],
 )
-def test_what_the_runtime_says_is_understood(function: Call, kind: str, message: str, expected: tuple[str, str]) -> None:
+def test_what_the_runtime_says_is_understood(
+    function: Call, kind: str, message: str, expected: tuple[str, str]
+) -> None:
     assert verdict(failure_of(lambda: function(raising(Raised(kind, message))))) == expected
 
 
 def test_an_error_that_describes_itself_otherwise_is_an_error(function: Call) -> None:
-    failed = failure_of(lambda: function(raising(Raised("", "", errorType=["?"], errorMessage={"a": 1}, stackTrace="line"))))
+    failed = failure_of(
+        lambda: function(
+            raising(Raised("", "", errorType=["?"], errorMessage={"a": 1}, stackTrace="line"))
+        )
+    )
 
-    assert (verdict(failed), failed.kind, str(failed), failed.detail) == (("model_error", "retried"), "['?']", "{'a': 1}", "line")
+    assert (verdict(failed), failed.kind, str(failed), failed.detail) == (
+        ("model_error", "retried"),
+        "['?']",
+        "{'a': 1}",
+        "line",
+    )
 
 
 def test_too_many_at_once_come_later(function: Call, server: AwsModels) -> None:
@@ -330,7 +409,12 @@ def test_too_many_at_once_come_later(function: Call, server: AwsModels) -> None:
     finally:
         server._capacity.clear()
 
-    assert (verdict(failed), failed.delay_s, failed.whole, len(server.requests)) == (("throttled", "later"), 2.0, True, 1)
+    assert (verdict(failed), failed.delay_s, failed.whole, len(server.requests)) == (
+        ("throttled", "later"),
+        2.0,
+        True,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -387,8 +471,12 @@ def test_a_service_that_is_not_there_is_nobodys_failure() -> None:
     assert "the service did not answer" in str(failed)
 
 
-def test_an_answer_that_is_no_json_is_another_attempt(function: Call, server: AwsModels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "invoke", lambda *_: (200, {"Content-Type": "application/json"}, b"<html>"))
+def test_an_answer_that_is_no_json_is_another_attempt(
+    function: Call, server: AwsModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        server, "invoke", lambda *_: (200, {"Content-Type": "application/json"}, b"<html>")
+    )
 
     failed = failure_of(lambda: function(lambda event: event))
 
@@ -414,31 +502,55 @@ def test_without_credentials_no_event_is_blamed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
 
-    for endpoint in (opened(f"{ARN}:f", None), opened(f"sagemaker://e?region={REGION}", None), opened("sagemaker://e", None)):
-        assert verdict(failure_of(lambda e=endpoint: e.call([Event(1)]))) == ("model_unavailable", "later")  # type: ignore[misc]
+    for endpoint in (
+        opened(f"{ARN}:f", None),
+        opened(f"sagemaker://e?region={REGION}", None),
+        opened("sagemaker://e", None),
+    ):
+        assert verdict(failure_of(lambda e=endpoint: e.call([Event(1)]))) == (
+            "model_unavailable",
+            "later",
+        )  # type: ignore[misc]
     assert "there are no valid credentials" in str(failure_of(opened(f"{ARN}:f", None).warm_up))
     assert "set AWS_DEFAULT_REGION" in str(failure_of(opened("sagemaker://e", None).warm_up))
 
 
 def test_a_function_is_called_as_boto3_says_it(emulator: Emulator) -> None:
-    """Of moto: which functions there are, its own reading of the request. What it answers it was told."""
-    config, results = f"{emulator.url}/moto-api/config", f"{emulator.url}/moto-api/static/lambda-simple/response"
+    """Of moto: which functions there are, its own reading of the request.
+
+    What it answers it was told.
+    """
+    config, results = (
+        f"{emulator.url}/moto-api/config",
+        f"{emulator.url}/moto-api/static/lambda-simple/response",
+    )
     requests.post(config, json={"lambda": {"use_docker": False}}, timeout=10).raise_for_status()
-    requests.post(results, json={"results": ['{"text": "hello"}'], "region": REGION}, timeout=10).raise_for_status()
+    requests.post(
+        results, json={"results": ['{"text": "hello"}'], "region": REGION}, timeout=10
+    ).raise_for_status()
     try:
         function = opened(f"{ARN}:ocr:live", emulator.url)
-        first, second = function.call([Event({"page": 1})])[0], function.call([Event({"page": 2})])[0]
+        first, second = (
+            function.call([Event({"page": 1})])[0],
+            function.call([Event({"page": 2})])[0],
+        )
     finally:
         requests.post(config, json={"lambda": {"use_docker": True}}, timeout=10)
 
     assert (first, second) == ({"text": "hello"}, {"page": 2})
 
 
-# -- SageMaker: what an endpoint is given, and gives ----------------------------------------------------------------------------------
+# -- SageMaker: what an endpoint is given, and gives -----------------------------------------------
 
 
 def test_an_endpoint_gets_json_and_returns_json(endpoint: Call, server: AwsModels) -> None:
-    output = endpoint(lambda body, kind: (200, "application/json", json.dumps({"got": json.loads(body), "kind": kind}).encode()))
+    output = endpoint(
+        lambda body, kind: (
+            200,
+            "application/json",
+            json.dumps({"got": json.loads(body), "kind": kind}).encode(),
+        )
+    )
 
     assert output == {"got": {"page": 1}, "kind": "application/json"}
     assert server.requests[0].headers["x-amzn-sagemaker-target-variant"] == "blue"
@@ -452,7 +564,12 @@ def test_bytes_are_sent_as_what_they_are(endpoint: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "output"), [("text/csv; charset=utf-8", "[1]"), ("application/octet-stream", [1]), ("application/jsonlines", b"[1]")]
+    ("kind", "output"),
+    [
+        ("text/csv; charset=utf-8", "[1]"),
+        ("application/octet-stream", [1]),
+        ("application/jsonlines", b"[1]"),
+    ],
 )
 def test_an_answer_is_read_by_its_type(endpoint: Call, kind: str, output: Any) -> None:
     assert endpoint(answering(200, "[1]", kind)) == output
@@ -463,7 +580,10 @@ def test_an_empty_answer_is_none(endpoint: Call) -> None:
 
 
 def test_json_that_is_none_is_another_attempt(endpoint: Call) -> None:
-    assert verdict(failure_of(lambda: endpoint(answering(200, "<html>")))) == ("model_http_error", "retried")
+    assert verdict(failure_of(lambda: endpoint(answering(200, "<html>")))) == (
+        "model_http_error",
+        "retried",
+    )
 
 
 def test_what_the_user_says_of_a_request_is_sent(server: AwsModels) -> None:
@@ -476,22 +596,33 @@ def test_what_the_user_says_of_a_request_is_sent(server: AwsModels) -> None:
         "custom_attributes": "k=v",
     }
 
-    (output,) = opened(f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/many", server.url, **options).call([Event("1,2", id="e-1")])
+    (output,) = opened(
+        f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/many", server.url, **options
+    ).call([Event("1,2", id="e-1")])
 
     headers, own = server.of("many")[0].headers, "x-amzn-sagemaker-"
     sent = [
         headers["accept"],
-        *(headers[own + name] for name in ("target-model", "inference-component", "custom-attributes", "inference-id")),
+        *(
+            headers[own + name]
+            for name in ("target-model", "inference-component", "custom-attributes", "inference-id")
+        ),
     ]
     assert (output, sent) == ("text/csv", ["text/plain", "v2.tar.gz", "c", "k=v", "e-1"])
 
 
 def test_a_batch_for_an_endpoint_is_one_list(server: AwsModels) -> None:
-    server.endpoints["rows"] = lambda body, _: (200, "application/json", json.dumps([sum(row) for row in json.loads(body)]).encode())
+    server.endpoints["rows"] = lambda body, _: (
+        200,
+        "application/json",
+        json.dumps([sum(row) for row in json.loads(body)]).encode(),
+    )
     rows = opened(f"sagemaker://rows?region={REGION}", server.url, batch=True)
 
     assert list(rows.call([Event([1, 2]), Event([3])])) == [3, 3]
-    assert verdict(failure_of(lambda: rows.call([Event([1]), Event(b"x", datacontenttype="image/png")]))) == ("invalid_input", "dead")
+    assert verdict(
+        failure_of(lambda: rows.call([Event([1]), Event(b"x", datacontenttype="image/png")]))
+    ) == ("invalid_input", "dead")
 
 
 @pytest.mark.parametrize("event_id", ["x" * 65, "ü", " x", "a\u2028b"])
@@ -501,7 +632,7 @@ def test_an_id_that_sagemaker_refuses_travels_as_its_hash(event_id: str) -> None
     assert inference_id(event_id).isalnum()
 
 
-# -- SageMaker: what goes wrong ---------------------------------------------------------------------------------------------------
+# -- SageMaker: what goes wrong --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -515,7 +646,9 @@ def test_an_id_that_sagemaker_refuses_travels_as_its_hash(event_id: str) -> None
         (503, ("model_http_error", "retried")),
     ],
 )
-def test_the_status_of_the_container_decides(endpoint: Call, server: AwsModels, status: int, expected: tuple[str, str]) -> None:
+def test_the_status_of_the_container_decides(
+    endpoint: Call, server: AwsModels, status: int, expected: tuple[str, str]
+) -> None:
     """BI-120."""
     failed = failure_of(lambda: endpoint(answering(status, "bad page", "text/plain")))
 
@@ -524,12 +657,23 @@ def test_the_status_of_the_container_decides(endpoint: Call, server: AwsModels, 
     assert "arn:aws:logs:" in (failed.detail or "")
 
 
-def test_the_sixty_seconds_of_the_server_are_a_timeout(endpoint: Call, server: AwsModels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sixty_seconds_of_the_server_are_a_timeout(
+    endpoint: Call, server: AwsModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """BI-120."""
     from lambda_server import error
 
-    said = {"OriginalMessage": "Your invocation timed out while waiting for a response from container primary.", "OriginalStatusCode": 0}
-    monkeypatch.setattr(server, "invoke_endpoint", lambda *_: error(424, "ModelError", "Received server error (0)", more=said))
+    said = {
+        "OriginalMessage": (
+            "Your invocation timed out while waiting for a response from container primary."
+        ),
+        "OriginalStatusCode": 0,
+    }
+    monkeypatch.setattr(
+        server,
+        "invoke_endpoint",
+        lambda *_: error(424, "ModelError", "Received server error (0)", more=said),
+    )
 
     assert verdict(failure_of(lambda: endpoint(answering(200, "1")))) == ("timeout", "retried")
 
@@ -539,9 +683,24 @@ def test_the_sixty_seconds_of_the_server_are_a_timeout(endpoint: Call, server: A
     [
         ("ThrottlingException", 400, "Rate exceeded", ("throttled", "later")),
         ("ModelNotReadyException", 429, "still loading", ("throttled", "later")),
-        ("ValidationError", 400, f"Endpoint e of account {ACCOUNT} not found.", ("model_unavailable", "later")),
-        ("ValidationError", 400, "Variant blue not found for Endpoint e", ("model_unavailable", "later")),
-        ("ValidationError", 400, "Value at 'body' failed to satisfy constraint", ("model_rejected", "dead")),
+        (
+            "ValidationError",
+            400,
+            f"Endpoint e of account {ACCOUNT} not found.",
+            ("model_unavailable", "later"),
+        ),
+        (
+            "ValidationError",
+            400,
+            "Variant blue not found for Endpoint e",
+            ("model_unavailable", "later"),
+        ),
+        (
+            "ValidationError",
+            400,
+            "Value at 'body' failed to satisfy constraint",
+            ("model_rejected", "dead"),
+        ),
         ("ValidationError", 400, "no", ("model_rejected", "dead")),
         ("AccessDeniedException", 403, "not authorized", ("model_unavailable", "later")),
         ("RequestEntityTooLarge", 413, "too large", ("event_too_large", "dead")),
@@ -551,7 +710,12 @@ def test_the_sixty_seconds_of_the_server_are_a_timeout(endpoint: Call, server: A
     ],
 )
 def test_what_sagemaker_refuses_is_understood(
-    endpoint: Call, server: AwsModels, code: str, status: int, message: str, expected: tuple[str, str]
+    endpoint: Call,
+    server: AwsModels,
+    code: str,
+    status: int,
+    message: str,
+    expected: tuple[str, str],
 ) -> None:
     """BI-120."""
     server.refuse(code, status, message)
@@ -564,23 +728,34 @@ def test_what_sagemaker_refuses_is_understood(
 def test_an_endpoint_of_another_account_is_another_model(emulator: Emulator) -> None:
     opened(f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:endpoint/churn", emulator.url).warm_up()
 
-    failed = failure_of(opened(f"arn:aws:sagemaker:{REGION}:210987654321:endpoint/churn", emulator.url).warm_up)
+    failed = failure_of(
+        opened(f"arn:aws:sagemaker:{REGION}:210987654321:endpoint/churn", emulator.url).warm_up
+    )
 
     assert verdict(failed) == ("model_unavailable", "later")
     assert f"in account 210987654321, the credentials are of {ACCOUNT}" in str(failed)
 
 
-def test_an_endpoint_is_called_as_boto3_says_it(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_is_called_as_boto3_says_it(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of moto: its own reading of the request. What it answers it was told."""
-    told = {"Body": '{"score": 0.5}', "ContentType": "application/json", "InvokedProductionVariant": "blue", "CustomAttributes": ""}
+    told = {
+        "Body": '{"score": 0.5}',
+        "ContentType": "application/json",
+        "InvokedProductionVariant": "blue",
+        "CustomAttributes": "",
+    }
     url = f"{emulator.url}/moto-api/static/sagemaker/endpoint-results"
     requests.post(url, json={"results": [told], "region": REGION}, timeout=10).raise_for_status()
     monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)  # for an address that names none
 
-    assert list(opened("sagemaker://churn/blue", emulator.url).call([Event([1, 2])])) == [{"score": 0.5}]
+    assert list(opened("sagemaker://churn/blue", emulator.url).call([Event([1, 2])])) == [
+        {"score": 0.5}
+    ]
 
 
-# -- SageMaker: asynchronous ------------------------------------------------------------------------------------------------------
+# -- SageMaker: asynchronous -----------------------------------------------------------------------
 
 
 class Time:
@@ -617,7 +792,12 @@ class Store:
         return body
 
     def keys(self, prefix: str) -> list[str]:
-        return [found["Key"] for found in self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get("Contents", ())]
+        return [
+            found["Key"]
+            for found in self.s3.list_objects_v2(Bucket=self.bucket, Prefix=prefix).get(
+                "Contents", ()
+            )
+        ]
 
 
 @pytest.fixture
@@ -631,7 +811,11 @@ def store(emulator: Emulator) -> Store:
 def clients(server: AwsModels, aws_server: Emulator) -> ModelClients:
     """Clients of endpoints here, whose answers are in moto's S3."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL_S3": aws_server.url, "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": server.url}.items():
+        for name, value in {
+            **CREDENTIALS,
+            "AWS_ENDPOINT_URL_S3": aws_server.url,
+            "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": server.url,
+        }.items():
             patch.setenv(name, value)
         clients = model_clients(REGION)
         assert clients.s3 and clients.sagemaker
@@ -639,14 +823,25 @@ def clients(server: AwsModels, aws_server: Emulator) -> ModelClients:
 
 
 @pytest.fixture
-def queued(server: AwsModels, store: Store, clients: ModelClients) -> Iterator[Callable[..., Queued]]:
+def queued(
+    server: AwsModels, store: Store, clients: ModelClients
+) -> Iterator[Callable[..., Queued]]:
     """Open an asynchronous endpoint with a container behind it."""
-    server.store, server.fetch, server.output, server.autonomous = store.write, store.read, f"s3://{store.bucket}/out", True
+    server.store, server.fetch, server.output, server.autonomous = (
+        store.write,
+        store.read,
+        f"s3://{store.bucket}/out",
+        True,
+    )
     server.requests.clear()
 
-    def make(container: Container, time: Time | None = None, timeout_s: float = 600.0, **options: Any) -> Queued:
+    def make(
+        container: Container, time: Time | None = None, timeout_s: float = 600.0, **options: Any
+    ) -> Queued:
         server.endpoints["slow"] = container
-        place = place_of(Address.of(f"sagemaker://slow?region={REGION}", {"mode": "async", **options}))
+        place = place_of(
+            Address.of(f"sagemaker://slow?region={REGION}", {"mode": "async", **options})
+        )
         time = time or Time()
         endpoint = Queued(place, Setting(timeout_s, 1), time.now, time.sleep)
         endpoint._made = clients  # to make them takes longer than the test
@@ -656,28 +851,40 @@ def queued(server: AwsModels, store: Store, clients: ModelClients) -> Iterator[C
     server.queue.clear()
 
 
-def test_the_answer_is_fetched_when_it_is_there(queued: Callable[..., Queued], server: AwsModels) -> None:
+def test_the_answer_is_fetched_when_it_is_there(
+    queued: Callable[..., Queued], server: AwsModels
+) -> None:
     server.autonomous, time = False, Time()
     time.then = [lambda: None, lambda: None, server.work]
 
-    (output,) = queued(lambda body, kind: (200, kind, body), time).call([Event({"page": 1}, id="e-1")])
+    (output,) = queued(lambda body, kind: (200, kind, body), time).call(
+        [Event({"page": 1}, id="e-1")]
+    )
 
     headers = server.requests[0].headers
     assert output == {"page": 1}
     assert time.pauses == [0.25, 0.375, 0.5625]  # more and more seldom
     assert headers["x-amzn-sagemaker-inference-id"].startswith("e-1.")
-    assert (headers["x-amzn-sagemaker-requestttlseconds"], headers["x-amzn-sagemaker-invocationtimeoutseconds"]) == ("600", "600")
+    assert (
+        headers["x-amzn-sagemaker-requestttlseconds"],
+        headers["x-amzn-sagemaker-invocationtimeoutseconds"],
+    ) == ("600", "600")
 
 
 def test_a_failure_there_is_a_failure_here(queued: Callable[..., Queued]) -> None:
     rejected = failure_of(lambda: queued(answering(400, "no page")).call([Event(1)]))
     broken = failure_of(lambda: queued(answering(500, "oops")).call([Event(1)]))
 
-    assert (verdict(rejected), verdict(broken)) == (("model_rejected", "dead"), ("model_http_error", "retried"))
+    assert (verdict(rejected), verdict(broken)) == (
+        ("model_rejected", "dead"),
+        ("model_http_error", "retried"),
+    )
     assert "no page" in str(rejected)
 
 
-def test_another_attempt_hears_nothing_of_the_first(queued: Callable[..., Queued], server: AwsModels) -> None:
+def test_another_attempt_hears_nothing_of_the_first(
+    queued: Callable[..., Queued], server: AwsModels
+) -> None:
     answers = [(500, "text/plain", b"oops"), (200, "application/json", b'"second"')]
     endpoint, event = queued(lambda *_: answers.pop(0)), Event(1, id="e-1")
 
@@ -688,17 +895,22 @@ def test_another_attempt_hears_nothing_of_the_first(queued: Callable[..., Queued
     assert len(set(ids)) == 2
 
 
-def test_nobody_waits_longer_than_the_timeout(queued: Callable[..., Queued], server: AwsModels) -> None:
+def test_nobody_waits_longer_than_the_timeout(
+    queued: Callable[..., Queued], server: AwsModels
+) -> None:
     server.autonomous, time = False, Time()
 
     failed = failure_of(lambda: queued(answering(200, "1"), time, timeout_s=20.0).call([Event(1)]))
 
     assert (verdict(failed), time.now_s) == (("timeout", "retried"), 20.0)
-    assert server.requests[0].headers["x-amzn-sagemaker-requestttlseconds"] == "60"  # the least that SageMaker takes
+    # the least that SageMaker takes
+    assert server.requests[0].headers["x-amzn-sagemaker-requestttlseconds"] == "60"
     assert len(time.pauses) < 12
 
 
-def test_a_listener_that_stops_waits_no_more(queued: Callable[..., Queued], server: AwsModels) -> None:
+def test_a_listener_that_stops_waits_no_more(
+    queued: Callable[..., Queued], server: AwsModels
+) -> None:
     server.autonomous, time = False, Time()
     endpoint = queued(answering(200, "1"), time)
     time.then = [endpoint.close]
@@ -706,32 +918,47 @@ def test_a_listener_that_stops_waits_no_more(queued: Callable[..., Queued], serv
     assert failure_of(lambda: endpoint.call([Event(1)])).reason == "stopped"
 
 
-def test_a_large_input_is_stored_until_it_is_answered(queued: Callable[..., Queued], server: AwsModels, store: Store) -> None:
+def test_a_large_input_is_stored_until_it_is_answered(
+    queued: Callable[..., Queued], server: AwsModels, store: Store
+) -> None:
     stored: list[list[str]] = []
 
     def container(body: bytes, kind: str) -> tuple[int, str, bytes]:
         stored.append(store.keys("in/"))
         return 200, kind, str(len(body)).encode()
 
-    (output,) = queued(container, bucket=f"s3://{store.bucket}/in/").call([Event("x" * INLINE_BYTES)])
+    (output,) = queued(container, bucket=f"s3://{store.bucket}/in/").call(
+        [Event("x" * INLINE_BYTES)]
+    )
 
     assert (output, len(stored[0]), store.keys("in/")) == (INLINE_BYTES + 2, 1, [])
     assert server.requests[0].body == b""
 
 
-def test_an_input_that_may_still_be_read_is_left(queued: Callable[..., Queued], server: AwsModels, store: Store) -> None:
+def test_an_input_that_may_still_be_read_is_left(
+    queued: Callable[..., Queued], server: AwsModels, store: Store
+) -> None:
     server.autonomous = False
 
-    failure_of(lambda: queued(answering(200, "1"), timeout_s=1.0, bucket=f"s3://{store.bucket}/left").call([Event("x" * INLINE_BYTES)]))
+    failure_of(
+        lambda: queued(answering(200, "1"), timeout_s=1.0, bucket=f"s3://{store.bucket}/left").call(
+            [Event("x" * INLINE_BYTES)]
+        )
+    )
 
     assert len(store.keys("left/")) == 1
 
 
-def test_a_large_input_without_a_bucket_says_so(queued: Callable[..., Queued], server: AwsModels) -> None:
+def test_a_large_input_without_a_bucket_says_so(
+    queued: Callable[..., Queued], server: AwsModels
+) -> None:
     failed = failure_of(lambda: queued(answering(200, "1")).call([Event("x" * INLINE_BYTES)]))
 
     assert (verdict(failed), len(server.requests)) == (("event_too_large", "dead"), 0)
-    assert "takes 128,000 bytes; the event makes 128,002: name a bucket: bucket='s3://bucket/prefix'" in str(failed)
+    assert (
+        "takes 128,000 bytes; the event makes 128,002: name a bucket: bucket='s3://bucket/prefix'"
+        in str(failed)
+    )
 
 
 def test_a_large_answer_stays_where_it_is(queued: Callable[..., Queued]) -> None:
@@ -745,13 +972,17 @@ def test_a_large_answer_stays_where_it_is(queued: Callable[..., Queued]) -> None
     assert verdict(failed) == ("result_too_large", "dead")
 
 
-def test_a_bucket_that_may_not_be_read_is_named(queued: Callable[..., Queued], request: pytest.FixtureRequest) -> None:
+def test_a_bucket_that_may_not_be_read_is_named(
+    queued: Callable[..., Queued], request: pytest.FixtureRequest
+) -> None:
     endpoint = queued(answering(200, "1"), timeout_s=1.0)
     events, deny = endpoint._clients().s3.meta.events, lambda **_: _Denied()
     events.register("before-send", deny)
     request.addfinalizer(lambda: events.unregister("before-send", deny))
 
-    assert "allow s3:GetObject and s3:ListBucket" in str(failure_of(lambda: endpoint.call([Event(1)])))
+    assert "allow s3:GetObject and s3:ListBucket" in str(
+        failure_of(lambda: endpoint.call([Event(1)]))
+    )
 
 
 class _Denied:
@@ -771,13 +1002,17 @@ def test_asynchronous_results_of_moto_resolve(emulator: Emulator) -> None:
     address = "sagemaker://ocr?region=us-east-1"
 
     (output,) = opened(address, emulator.url, mode="async").call([Event({"page": 1})])
-    failed = failure_of(lambda: opened(address.replace("ocr", "bad"), emulator.url, mode="async").call([Event({"page": 2})]))
+    failed = failure_of(
+        lambda: opened(address.replace("ocr", "bad"), emulator.url, mode="async").call(
+            [Event({"page": 2})]
+        )
+    )
 
     assert output == {"text": "hello"}
     assert (verdict(failed), str(failed)) == (("model_error", "retried"), "the model failed")
 
 
-# -- on a bus ---------------------------------------------------------------------------------------------------------------------
+# -- on a bus --------------------------------------------------------------------------------------
 
 
 def test_a_function_is_subscribed_like_any_model(server: AwsModels, clock: SimulatedClock) -> None:
@@ -804,7 +1039,10 @@ def test_a_function_is_subscribed_like_any_model(server: AwsModels, clock: Simul
         settle(bus, clock, sub)
         rows = sub.invocations()
 
-    said = {n: rows[rows["event_id"] == receipt.event_id].astype(object).fillna("") for n, receipt in enumerate(receipts, 1)}
+    said = {
+        n: rows[rows["event_id"] == receipt.event_id].astype(object).fillna("")
+        for n, receipt in enumerate(receipts, 1)
+    }
     assert list(said[1]["reason"]) == ["throttled", "throttled", "throttled", ""]
     assert [list(said[n]["error_type"]) for n in (2, 3)] == [["Reject"], ["ValueError", ""]]
     assert [list(said[n]["outcome"])[-1] for n in (1, 2, 3)] == ["succeeded", "dead", "succeeded"]

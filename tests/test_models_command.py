@@ -1,4 +1,6 @@
-"""Programs in any language as models: real ones, in node, awk, sh and Python, and what each kind of them may do wrong."""
+"""Programs in any language as models: real ones, in node, awk, sh and Python, and what each kind of
+them may do wrong.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from mltrigger.versions.address import Address
 from mltrigger.versions.running.capture import MAX_STDOUT, captured
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, scheme_of
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="processes cannot be killed as a group there")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="processes cannot be killed as a group there"
+)
 
 NODE = pytest.mark.needs("node")
 PYTHON = shlex.quote(sys.executable)
@@ -48,7 +52,9 @@ def opened() -> Iterator[Open]:
     """Open endpoints, which are closed at the end."""
     with contextlib.ExitStack() as stack:
 
-        def make(text: str, timeout_s: float = 30.0, concurrency: int = 1, **options: Any) -> Endpoint:
+        def make(
+            text: str, timeout_s: float = 30.0, concurrency: int = 1, **options: Any
+        ) -> Endpoint:
             address = Address.of(text, options)
             endpoint = scheme_of(address).open(address, Setting(timeout_s, concurrency))
             stack.callback(endpoint.close)
@@ -70,13 +76,22 @@ def script(name: str, source: str) -> str:
 
 
 def answering(body: str) -> str:
-    """Return the address of a Python program that answers each line; *body* is what it does with ``data``."""
+    """Return the address of a Python program that answers each line; *body* is what it does with
+    ``data``.
+    """
     body = textwrap.indent(textwrap.dedent(body).strip(), "    ")
-    return script("program.py", "import json, os, sys, time\nfor line in sys.stdin:\n    data = json.loads(line)\n" + body + "\n")
+    return script(
+        "program.py",
+        "import json, os, sys, time\nfor line in sys.stdin:\n    data = json.loads(line)\n"
+        + body
+        + "\n",
+    )
 
 
 def answer_of(body: str) -> str:
-    """Return the address of a Python program that answers each line with what *body* calls ``answer``."""
+    """Return the address of a Python program that answers each line with what *body* calls
+    ``answer``.
+    """
     return answering(textwrap.dedent(body) + "\nprint(json.dumps(answer), flush=True)")
 
 
@@ -110,7 +125,7 @@ def pid_in(file: str) -> int:
     return int(wait_until(lambda: Path(file).exists() and Path(file).read_text().strip()))
 
 
-# -- one process, line by line ------------------------------------------------------------------------------------------------------
+# -- one process, line by line ---------------------------------------------------------------------
 
 
 @NODE
@@ -145,7 +160,8 @@ def test_a_shell_script_reads_its_stdin_by_name(opened: Open) -> None:
 def test_an_executable_script_is_run_by_its_own_first_line(opened: Open) -> None:
     script(
         "score.py",
-        f"#!{sys.executable}\nimport sys\nfor line in sys.stdin: print(sys.argv[1:], file=sys.stderr), print(line, end='', flush=True)\n",
+        f"#!{sys.executable}\nimport sys\nfor line in sys.stdin: print(sys.argv[1:],"
+        " file=sys.stderr), print(line, end='', flush=True)\n",
     )
 
     assert ask(opened("command:./score.py --json"), {"a": 1}) == [{"a": 1}]
@@ -182,27 +198,42 @@ def test_values_that_json_has_not_arrive_tagged_and_come_back(opened: Open) -> N
 
 
 def test_nan_is_accepted_as_programs_write_it(opened: Open) -> None:
-    (answer,) = ask(opened(script("nan.sh", "while read -r line; do echo '[NaN, -Infinity]'; done")), None)
+    (answer,) = ask(
+        opened(script("nan.sh", "while read -r line; do echo '[NaN, -Infinity]'; done")), None
+    )
 
     assert str(answer) == "[nan, -inf]"
 
 
 def test_a_line_of_text_is_an_answer_when_that_was_agreed_on(opened: Open) -> None:
-    endpoint = opened(script("say.sh", "while read -r line; do printf 'got %s\\r\\n' \"$line\"; done"), output="text")
+    endpoint = opened(
+        script("say.sh", "while read -r line; do printf 'got %s\\r\\n' \"$line\"; done"),
+        output="text",
+    )
 
     assert ask(endpoint, 1, "ä") == ["got 1", 'got "ä"']
 
 
 def test_the_whole_event_is_a_cloudevent(opened: Open) -> None:
-    (answer,) = opened("command:cat", input="event").call([mt.Event({"a": 1}, id="i", type="t", source="s")])
+    (answer,) = opened("command:cat", input="event").call(
+        [mt.Event({"a": 1}, id="i", type="t", source="s")]
+    )
 
     assert {name: answer[name] for name in ("specversion", "id", "type", "source", "data")} == {
-        "specversion": "1.0", "id": "i", "type": "t", "source": "s", "data": {"a": 1},
-    }  # fmt: skip
+        "specversion": "1.0",
+        "id": "i",
+        "type": "t",
+        "source": "s",
+        "data": {"a": 1},
+    }
 
 
-@pytest.mark.parametrize(("data", "message"), [("a\nb", "line break"), ({"a": 1}, "not dict"), (None, "not NoneType")])
-def test_data_that_are_no_line_of_text_are_dead_and_their_neighbours_answered(opened: Open, data: Any, message: str) -> None:
+@pytest.mark.parametrize(
+    ("data", "message"), [("a\nb", "line break"), ({"a": 1}, "not dict"), (None, "not NoneType")]
+)
+def test_data_that_are_no_line_of_text_are_dead_and_their_neighbours_answered(
+    opened: Open, data: Any, message: str
+) -> None:
     endpoint = opened("command:cat", input="text", output="text")
 
     first, refused, last = ask(endpoint, "one", data, "two")
@@ -227,11 +258,14 @@ def test_four_calls_at_a_time_have_a_process_each(opened: Open, folder: Path) ->
     assert again <= first
 
 
-# -- one process an event -----------------------------------------------------------------------------------------------------------
+# -- one process an event --------------------------------------------------------------------------
 
 
 def test_each_event_has_a_process_whose_stdin_ends(opened: Open) -> None:
-    source = "import json, os, sys\ndata = json.loads(sys.stdin.read())\nprint(json.dumps([data, os.getpid()]))\n"
+    source = (
+        "import json, os, sys\ndata = json.loads(sys.stdin.read())\nprint(json.dumps([data,"
+        " os.getpid()]))\n"
+    )
     endpoint = opened(script("once.py", source), mode="each")
 
     (one, first), (two, second) = ask(endpoint, {"a": "x\ny"}, 2)
@@ -243,8 +277,12 @@ def test_each_event_has_a_process_whose_stdin_ends(opened: Open) -> None:
 
 def test_text_and_bytes_go_in_and_out_as_they_are(opened: Open) -> None:
     assert ask(opened("command:wc -l", mode="each", input="text"), "a\nb\n") == [2]
-    assert ask(opened("command:sort", mode="each", input="text", output="text"), "b\na\n") == ["a\nb"]
-    assert ask(opened("command:cat", mode="each", input="bytes", output="bytes"), b"\x89PNG\xff") == [b"\x89PNG\xff"]
+    assert ask(opened("command:sort", mode="each", input="text", output="text"), "b\na\n") == [
+        "a\nb"
+    ]
+    assert ask(
+        opened("command:cat", mode="each", input="bytes", output="bytes"), b"\x89PNG\xff"
+    ) == [b"\x89PNG\xff"]
 
 
 def test_a_program_need_not_read_its_input(opened: Open) -> None:
@@ -258,7 +296,10 @@ def test_ten_megabytes_pass_through_a_process_of_their_own(opened: Open) -> None
 
 
 def test_a_process_that_closes_its_stdout_early_is_waited_for(opened: Open) -> None:
-    source = "import os, time\nos.write(1, b'5')\nos.close(1)\ntime.sleep(0.1)\nopen('done', 'w').close()\n"
+    source = (
+        "import os, time\nos.write(1, b'5')\nos.close(1)\ntime.sleep(0.1)\nopen('done',"
+        " 'w').close()\n"
+    )
 
     assert ask(opened(script("early.py", source), mode="each"), None) == [5]
     assert Path("done").exists()
@@ -273,12 +314,31 @@ def test_what_a_program_leaves_behind_is_killed_and_its_answer_kept(opened: Open
 
 @pytest.mark.parametrize(
     ("code", "reason", "permanent"),
-    [(1, "model_error", False), (2, "model_error", False), (65, "rejected", True), (75, "retry", False), (127, "model_error", False)],
+    [
+        (1, "model_error", False),
+        (2, "model_error", False),
+        (65, "rejected", True),
+        (75, "retry", False),
+        (127, "model_error", False),
+    ],
 )
-def test_exit_codes_say_what_became_of_the_event(opened: Open, code: int, reason: str, permanent: bool) -> None:
-    failure = failed(opened(script("fail.sh", f"echo no use\necho reading >&2\necho bad weights >&2\nexit {code}\n"), mode="each"))
+def test_exit_codes_say_what_became_of_the_event(
+    opened: Open, code: int, reason: str, permanent: bool
+) -> None:
+    failure = failed(
+        opened(
+            script(
+                "fail.sh", f"echo no use\necho reading >&2\necho bad weights >&2\nexit {code}\n"
+            ),
+            mode="each",
+        )
+    )
 
-    assert (failure.reason, failure.permanent, failure.kind) == (reason, permanent, f"exit code {code}")
+    assert (failure.reason, failure.permanent, failure.kind) == (
+        reason,
+        permanent,
+        f"exit code {code}",
+    )
     assert str(failure) == f"the program 'sh' ended with exit code {code}: bad weights"
     assert failure.detail == "reading\nbad weights\n"
 
@@ -286,13 +346,24 @@ def test_exit_codes_say_what_became_of_the_event(opened: Open, code: int, reason
 def test_a_signal_is_a_death(opened: Open) -> None:
     failure = failed(opened(script("abort.sh", "kill -ABRT $$\n"), mode="each"))
 
-    assert (failure.reason, failure.kind, failure.permanent) == ("worker_died", "ProcessDied", False)
+    assert (failure.reason, failure.kind, failure.permanent) == (
+        "worker_died",
+        "ProcessDied",
+        False,
+    )
     assert str(failure) == "the program 'sh' was killed by SIGABRT before it answered"
 
 
 def test_the_end_of_stderr_is_kept_with_a_failure(opened: Open) -> None:
     failure = failed(
-        opened(script("long.py", "import sys\nprint('x' * 500_000 + '\\nlast words', file=sys.stderr)\nsys.exit(1)\n"), mode="each")
+        opened(
+            script(
+                "long.py",
+                "import sys\nprint('x' * 500_000 + '\\nlast words',"
+                " file=sys.stderr)\nsys.exit(1)\n",
+            ),
+            mode="each",
+        )
     )
 
     assert str(failure).endswith(": last words")
@@ -300,12 +371,15 @@ def test_the_end_of_stderr_is_kept_with_a_failure(opened: Open) -> None:
     assert len(failure.detail or "") < 5000
 
 
-# -- what it prints -----------------------------------------------------------------------------------------------------------------
+# -- what it prints --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["lines", "each"])
 def test_stderr_is_printed_by_the_thread_that_calls(opened: Open, mode: str) -> None:
-    endpoint = opened(script("talk.sh", "while read -r line; do printf 'said \\377\\n' >&2; echo 1; done"), mode=mode)
+    endpoint = opened(
+        script("talk.sh", "while read -r line; do printf 'said \\377\\n' >&2; echo 1; done"),
+        mode=mode,
+    )
     texts = []
     with captured() as printed:
         for _ in range(2):
@@ -326,7 +400,7 @@ def test_megabytes_on_stderr_do_not_block_and_are_cut(opened: Open) -> None:
     assert len(text) <= MAX_STDOUT
 
 
-# -- what an answer may be ------------------------------------------------------------------------------------------------------------
+# -- what an answer may be -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -334,7 +408,12 @@ def test_megabytes_on_stderr_do_not_block_and_are_cut(opened: Open) -> None:
     [
         ({"$error": "m"}, "model_error", False, None),
         ({"$error": "m", "permanent": True}, "rejected", True, None),
-        ({"$error": "m", "permanent": True, "reason": "no_such_customer"}, "no_such_customer", True, None),
+        (
+            {"$error": "m", "permanent": True, "reason": "no_such_customer"},
+            "no_such_customer",
+            True,
+            None,
+        ),
         ({"$error": "m", "delay_s": 5}, "model_error", False, 5.0),
         ({"$error": "m", "delay_s": -5}, "model_error", False, 0.0),
         ({"$error": "m", "delay_s": "soon", "permanent": "yes"}, "model_error", False, None),
@@ -343,11 +422,18 @@ def test_megabytes_on_stderr_do_not_block_and_are_cut(opened: Open) -> None:
         ({"$error": "m", "reason": "Not A Code\n"}, "model_error", False, None),
     ],
 )
-def test_an_error_line_fails_its_event_alone(opened: Open, answer: Any, reason: str, permanent: bool, delay_s: float | None) -> None:
+def test_an_error_line_fails_its_event_alone(
+    opened: Open, answer: Any, reason: str, permanent: bool, delay_s: float | None
+) -> None:
     one, failure, two = ask(opened("command:cat"), 1, answer, 2)
 
     assert (one, two) == (1, 2)
-    assert (failure.reason, failure.permanent, failure.delay_s, str(failure)) == (reason, permanent, delay_s, "m")
+    assert (failure.reason, failure.permanent, failure.delay_s, str(failure)) == (
+        reason,
+        permanent,
+        delay_s,
+        "m",
+    )
 
 
 @pytest.mark.parametrize(
@@ -363,9 +449,15 @@ def test_an_error_line_fails_its_event_alone(opened: Open, answer: Any, reason: 
     ],
     ids=range(7),
 )
-def test_a_line_that_is_no_answer_fails_its_event_and_the_process_is_replaced(opened: Open, line: bytes, problem: str) -> None:
+def test_a_line_that_is_no_answer_fails_its_event_and_the_process_is_replaced(
+    opened: Open, line: bytes, problem: str
+) -> None:
     Path("line").write_bytes(line + b"\n")
-    endpoint = opened(answering("os.write(1, open('line', 'rb').read() if data == 'bad' else b'%d\\n' % os.getpid())"))
+    endpoint = opened(
+        answering(
+            "os.write(1, open('line', 'rb').read() if data == 'bad' else b'%d\\n' % os.getpid())"
+        )
+    )
 
     one, failure, two = ask(endpoint, 1, "bad", 2)
 
@@ -377,7 +469,11 @@ def test_a_line_that_is_no_answer_fails_its_event_and_the_process_is_replaced(op
 
 
 def test_more_lines_than_were_asked_for_fail_the_event_that_caused_them(opened: Open) -> None:
-    endpoint = opened(answering("print(data, flush=False)\nif data == 3: print(33, flush=False)\nsys.stdout.flush()"))
+    endpoint = opened(
+        answering(
+            "print(data, flush=False)\nif data == 3: print(33, flush=False)\nsys.stdout.flush()"
+        )
+    )
     ask(endpoint, *range(50, 60))  # from now on several lines wait at once
 
     outputs = ask(endpoint, *range(4))  # both lines come at once, and nothing after them
@@ -389,7 +485,8 @@ def test_more_lines_than_were_asked_for_fail_the_event_that_caused_them(opened: 
 def test_a_line_that_comes_when_nobody_asks_replaces_the_process(opened: Open) -> None:
     endpoint = opened(
         answering(
-            "print(os.getpid(), flush=True)\nif data == 'chatter': time.sleep(0.05); print('extra', flush=True)\nopen('done', 'w').close()"
+            "print(os.getpid(), flush=True)\nif data == 'chatter': time.sleep(0.05); print('extra',"
+            " flush=True)\nopen('done', 'w').close()"
         )
     )
     (first,) = ask(endpoint, "chatter")
@@ -416,7 +513,10 @@ def test_an_answer_over_the_limit_fails_alone(opened: Open) -> None:
     assert told(ask(endpoint, 1, "x" * 200_000, 2)) == [1, "result_too_large", 2]
 
 
-@pytest.mark.parametrize(("written", "problem"), [("", "is empty"), ("1\\n2\\n", "is not JSON"), ("\\377", "is not UTF-8")])
+@pytest.mark.parametrize(
+    ("written", "problem"),
+    [("", "is empty"), ("1\\n2\\n", "is not JSON"), ("\\377", "is not UTF-8")],
+)
 def test_a_document_that_is_no_answer_fails(opened: Open, written: str, problem: str) -> None:
     failure = failed(opened(script("write.sh", f"printf '{written}'"), mode="each"))
 
@@ -424,12 +524,12 @@ def test_a_document_that_is_no_answer_fails(opened: Open, written: str, problem:
     assert problem in str(failure)
 
 
-# -- what hangs -----------------------------------------------------------------------------------------------------------------------
+# -- what hangs ------------------------------------------------------------------------------------
 
 
 def test_a_program_that_does_not_flush_is_stopped_with_a_hint(opened: Open) -> None:
     endpoint = opened(answering("print(data)"), timeout_s=0.5)
-    (failure, other) = ask(endpoint, 1, 2)
+    failure, other = ask(endpoint, 1, 2)
 
     assert (failure.reason, failure.kind) == ("timeout", "TimeoutError")
     assert "does it flush each line? mode='each'" in str(failure)
@@ -437,8 +537,13 @@ def test_a_program_that_does_not_flush_is_stopped_with_a_hint(opened: Open) -> N
 
 
 @pytest.mark.parametrize("mode", ["lines", "each"])
-def test_a_program_that_ignores_sigterm_is_killed_with_all_that_it_started(opened: Open, mode: str) -> None:
-    source = "trap '' TERM HUP INT\nsleep 1000000 &\necho $! > child\necho $$ > pid\necho begun >&2\nwhile :; do sleep 1000; done\n"
+def test_a_program_that_ignores_sigterm_is_killed_with_all_that_it_started(
+    opened: Open, mode: str
+) -> None:
+    source = (
+        "trap '' TERM HUP INT\nsleep 1000000 &\necho $! > child\necho $$ > pid\necho begun"
+        " >&2\nwhile :; do sleep 1000; done\n"
+    )
     endpoint = opened(script("hang.sh", source), timeout_s=1.0, mode=mode)
     with captured() as printed:
         failure = failed(endpoint)
@@ -449,7 +554,9 @@ def test_a_program_that_ignores_sigterm_is_killed_with_all_that_it_started(opene
 
 
 def test_what_was_answered_before_a_timeout_is_kept_and_the_rest_comes_again(opened: Open) -> None:
-    endpoint = opened(answer_of("time.sleep(1e6 if data == 'hang' else 0); answer = os.getpid()"), timeout_s=2.0)
+    endpoint = opened(
+        answer_of("time.sleep(1e6 if data == 'hang' else 0); answer = os.getpid()"), timeout_s=2.0
+    )
     (pid,) = ask(endpoint, 0)
 
     assert told(ask(endpoint, 1, "hang", 3)) == [pid, "timeout", "no_process"]
@@ -470,40 +577,63 @@ def test_a_slow_program_is_not_begun_with_what_it_cannot_finish(opened: Open) ->
 
 def test_a_trickle_without_a_line_break_is_no_progress(opened: Open) -> None:
     began = time.monotonic()
-    failure = failed(opened(answering("while True: os.write(1, b'1'); time.sleep(0.001)"), timeout_s=0.5))
+    failure = failed(
+        opened(answering("while True: os.write(1, b'1'); time.sleep(0.001)"), timeout_s=0.5)
+    )
 
     assert failure.reason == "timeout"
     assert time.monotonic() - began < 10
 
 
 def test_a_program_that_does_not_read_times_out_as_well(opened: Open) -> None:
-    assert failed(opened("command:sleep 1000000", timeout_s=0.5), "x" * 10_000_000).reason == "timeout"
-    assert failed(opened("command:sleep 1000000", timeout_s=0.5, mode="each"), "x" * 10_000_000).reason == "timeout"
+    assert (
+        failed(opened("command:sleep 1000000", timeout_s=0.5), "x" * 10_000_000).reason == "timeout"
+    )
+    assert (
+        failed(opened("command:sleep 1000000", timeout_s=0.5, mode="each"), "x" * 10_000_000).reason
+        == "timeout"
+    )
 
 
-# -- what dies ------------------------------------------------------------------------------------------------------------------------
+# -- what dies -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("end", "reason", "how"),
     [
-        ("os.kill(os.getpid(), 9)", "worker_died", "was killed by SIGKILL (so does the kernel when memory runs out) before it answered"),
+        (
+            "os.kill(os.getpid(), 9)",
+            "worker_died",
+            "was killed by SIGKILL (so does the kernel when memory runs out) before it answered",
+        ),
         ("os._exit(9)", "model_error", "ended with exit code 9 before it answered"),
-        ("sys.exit('no such rate')", "model_error", "ended with exit code 1 before it answered: no such rate"),
+        (
+            "sys.exit('no such rate')",
+            "model_error",
+            "ended with exit code 1 before it answered: no such rate",
+        ),
         ("{}[data]", "model_error", "ended with exit code 1 before it answered: KeyError: 3"),
     ],
 )
 @pytest.mark.parametrize("flush", [True, False])
-def test_only_the_event_that_ends_the_program_fails(opened: Open, flush: bool, end: str, reason: str, how: str) -> None:
+def test_only_the_event_that_ends_the_program_fails(
+    opened: Open, flush: bool, end: str, reason: str, how: str
+) -> None:
     endpoint = opened(
-        answering(f"if data == 3: {end}\nprint(data, flush={flush})" + ("" if flush else "\nif data > 5 or data < 0: sys.stdout.flush()"))
+        answering(
+            f"if data == 3: {end}\nprint(data, flush={flush})"
+            + ("" if flush else "\nif data > 5 or data < 0: sys.stdout.flush()")
+        )
     )
     ask(endpoint, *[-1] * 20)
 
     outputs = ask(endpoint, *([1, 2, 3, 4, 5] if flush else [8, 3, 9]))
 
     assert told(outputs) == ([1, 2, reason, 4, 5] if flush else [8, reason, 9])
-    assert str(next(o for o in outputs if isinstance(o, ModelFailure))) == f"the program {Path(sys.executable).name!r} {how}"
+    assert (
+        str(next(o for o in outputs if isinstance(o, ModelFailure)))
+        == f"the program {Path(sys.executable).name!r} {how}"
+    )
 
 
 def test_the_last_words_of_a_dead_program_are_kept(opened: Open) -> None:
@@ -518,12 +648,16 @@ def test_a_line_without_its_end_is_no_answer(opened: Open) -> None:
     failure = failed(opened(script("half.sh", "read -r line; printf 1")))
 
     assert failure.reason == "model_error"
-    assert str(failure).endswith("ended with exit code 0 before it answered (its last line has no line break)")
+    assert str(failure).endswith(
+        "ended with exit code 0 before it answered (its last line has no line break)"
+    )
 
 
 def test_a_program_may_end_in_good_order_after_any_answer(opened: Open) -> None:
     text = answer_of("data = line = [data, os.getpid()]; answer = data")
-    Path("program.py").write_text(Path("program.py").read_text() + "    if data[0] % 3 == 0: break\n")
+    Path("program.py").write_text(
+        Path("program.py").read_text() + "    if data[0] % 3 == 0: break\n"
+    )
     endpoint = opened(text)
 
     outputs = [*ask(endpoint, *range(1, 11)), *ask(endpoint, 11)]
@@ -551,7 +685,7 @@ def test_a_death_is_noticed_although_a_process_of_the_program_holds_the_pipes(op
     os.kill(pid_in("pid"), signal.SIGKILL)
 
 
-# -- where it is not there ------------------------------------------------------------------------------------------------------------
+# -- where it is not there -------------------------------------------------------------------------
 
 
 def test_a_program_that_has_gone_is_nobodys_failure(opened: Open, folder: Path) -> None:
@@ -561,25 +695,39 @@ def test_a_program_that_has_gone_is_nobodys_failure(opened: Open, folder: Path) 
 
     failure = failed(endpoint)
 
-    assert (failure.reason, str(failure)) == ("no_process", "the program 'score.sh' could not be started: No such file or directory")
+    assert (failure.reason, str(failure)) == (
+        "no_process",
+        "the program 'score.sh' could not be started: No such file or directory",
+    )
     with pytest.raises(ModelFailure, match="could not be started"):
         endpoint.warm_up()
 
 
 @pytest.mark.parametrize("mode", ["each", "lines"])
-def test_a_file_that_was_edited_never_runs_as_the_version_that_was_registered(opened: Open, mode: str) -> None:
+def test_a_file_that_was_edited_never_runs_as_the_version_that_was_registered(
+    opened: Open, mode: str
+) -> None:
     text = script("score.sh", "read -r line; echo 1\n")
     endpoint = opened(text, mode=mode)
     assert ask(endpoint, None) == [1]
 
     script("score.sh", "read -r line; echo 22\n")
 
-    wait_until(lambda: failed(endpoint).reason == "model_unavailable", timeout_s=30)  # when the process before has ended
+    # when the process before has ended
+    wait_until(lambda: failed(endpoint).reason == "model_unavailable", timeout_s=30)
     for _ in range(2):
         failure = failed(endpoint)
-        assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == ("model_unavailable", False, True, True)
+        assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == (
+            "model_unavailable",
+            False,
+            True,
+            True,
+        )
         assert failure.delay_s == HOLD_S
-        assert "'sh': score.sh has changed since the version was registered; register it under a new version" in str(failure)
+        assert (
+            "'sh': score.sh has changed since the version was registered; register it under a new"
+            " version" in str(failure)
+        )
     script("score.sh", "read -r line; echo 1\n")
     assert ask(endpoint, None) == [1]
 
@@ -592,7 +740,10 @@ def test_a_file_that_is_written_anew_as_it_was_runs_on(opened: Open) -> None:
 
 
 def test_a_file_that_the_program_makes_is_no_other_version(opened: Open) -> None:
-    endpoint = opened(script("score.sh", 'read -r line; echo "$line" >> "$1"; echo 1\n') + " made.log", mode="each")
+    endpoint = opened(
+        script("score.sh", 'read -r line; echo "$line" >> "$1"; echo 1\n') + " made.log",
+        mode="each",
+    )
 
     assert ask(endpoint, 5, 6) == [1, 1]
     assert Path("made.log").read_text() == "5\n6\n"
@@ -611,25 +762,50 @@ def test_a_file_that_is_no_program_says_what_is_missing(opened: Open) -> None:
     Path("score").write_text("cat\n")
     Path("score").chmod(0o755)
 
-    assert "Exec format error; a script begins with a line such as #!/bin/sh" in str(failed(opened("command:./score")))
+    assert "Exec format error; a script begins with a line such as #!/bin/sh" in str(
+        failed(opened("command:./score"))
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("import no_such_module\n", "ended with exit code 1 before it was asked for anything: ModuleNotFoundError: No module named"),
-        ("print(7)\n", "ended with exit code 0 before it was asked for anything; is it for one event. mode='each' runs it once an event"),
-        ("print('ready', flush=True)\ninput()\n", "wrote 'ready' before it was asked for anything: stdout is for answers only"),
+        (
+            "import no_such_module\n",
+            (
+                "ended with exit code 1 before it was asked for anything: ModuleNotFoundError: No"
+                " module named"
+            ),
+        ),
+        (
+            "print(7)\n",
+            (
+                "ended with exit code 0 before it was asked for anything; is it for one event."
+                " mode='each' runs it once an event"
+            ),
+        ),
+        (
+            "print('ready', flush=True)\ninput()\n",
+            "wrote 'ready' before it was asked for anything: stdout is for answers only",
+        ),
     ],
 )
-def test_a_program_that_does_not_wait_for_events_is_noticed_before_one_is_received(opened: Open, source: str, message: str) -> None:
+def test_a_program_that_does_not_wait_for_events_is_noticed_before_one_is_received(
+    opened: Open, source: str, message: str
+) -> None:
     with pytest.raises(ModelFailure, match=message):
-        wait_until(lambda: opened(script("hasty.py", source)).warm_up(), timeout_s=30)  # again, when the machine took too long to start it
+        # again, when the machine took too long to start it
+        wait_until(lambda: opened(script("hasty.py", source)).warm_up(), timeout_s=30)
 
 
 @NODE
 def test_the_error_of_a_node_program_is_told_not_what_follows_it(opened: Open) -> None:
-    failure = failed(opened(script("throw.js", "function f() { throw new TypeError('no weights') }\nf()\n"), mode="each"))
+    failure = failed(
+        opened(
+            script("throw.js", "function f() { throw new TypeError('no weights') }\nf()\n"),
+            mode="each",
+        )
+    )
 
     assert str(failure) == "the program 'node' ended with exit code 1: TypeError: no weights"
 
@@ -638,16 +814,34 @@ def test_the_error_of_a_node_program_is_told_not_what_follows_it(opened: Open) -
     ("text", "message"),
     [
         ("command:nod score.js", r"no program 'nod' in the \d+ folders of PATH"),
-        ("command:no-such-program-at-all", r"no program 'no-such-program-at-all' in the \d+ folders of PATH$"),
+        (
+            "command:no-such-program-at-all",
+            r"no program 'no-such-program-at-all' in the \d+ folders of PATH$",
+        ),
         ("command:score.sh", r"in the working directory: command:./score.sh"),
-        ("command:./scor.sh", r"no program './scor.sh' in the working directory; did you mean 'score.sh' in the same folder"),
-        ("command:/nowhere/else/score", r"no program 'score' in the working directory$|no program 'score'"),
+        (
+            "command:./scor.sh",
+            (
+                r"no program './scor.sh' in the working directory; did you mean 'score.sh' in the"
+                r" same folder"
+            ),
+        ),
+        (
+            "command:/nowhere/else/score",
+            r"no program 'score' in the working directory$|no program 'score'",
+        ),
         ("command:~/score.sh", "~ and .VARIABLES mean nothing without a shell"),
-        ("command:./plain.txt", r"'./plain.txt' is not executable: chmod \+x ./plain.txt .*command:node score.js"),
+        (
+            "command:./plain.txt",
+            r"'./plain.txt' is not executable: chmod \+x ./plain.txt .*command:node score.js",
+        ),
         ("command:./sub", "is a folder"),
         ("command:   ", "names a program"),
         ("command:''", "names a program"),
-        ("command:sh 'open", "No closing quotation; it is split as a shell would, but no shell runs"),
+        (
+            "command:sh 'open",
+            "No closing quotation; it is split as a shell would, but no shell runs",
+        ),
         ("command:./score.sh | head", "'|' is for a shell, and no shell runs"),
         ("command:./score.sh > out", "'>' is for a shell"),
         ("command:./score.sh a\0b", "NUL"),
@@ -655,7 +849,9 @@ def test_the_error_of_a_node_program_is_told_not_what_follows_it(opened: Open) -
         ("command:./score.sh postgresql://me:pw123456@host/db", "everybody can read it"),
     ],
 )
-def test_what_cannot_be_run_is_refused_with_what_to_do(text: str, message: str, folder: Path) -> None:
+def test_what_cannot_be_run_is_refused_with_what_to_do(
+    text: str, message: str, folder: Path
+) -> None:
     script("score.sh", "#!/bin/sh\ncat\n")
     Path("plain.txt").touch(0o644)
     Path("sub").mkdir()
@@ -684,15 +880,19 @@ def test_what_cannot_be_run_is_refused_with_what_to_do(text: str, message: str, 
         ({"files": ["weights.bin"]}, InvalidModel, "no file 'weights.bin'"),
     ],
 )
-def test_a_wrong_option_is_refused_when_the_model_is_described(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_a_wrong_option_is_refused_when_the_model_is_described(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         described("command:cat", **options)
 
 
-# -- what it is given -----------------------------------------------------------------------------------------------------------------
+# -- what it is given ------------------------------------------------------------------------------
 
 
-def test_a_program_gets_a_small_environment_and_what_was_named(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_gets_a_small_environment_and_what_was_named(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("AWS_SECRET_ACCESS_KEY", "MODEL_TOKEN", "MODEL_URL", "LC_TIME"):
         monkeypatch.setenv(name, f"value of {name}")
     source = "import json, os\nprint(json.dumps(dict(os.environ)))\n"
@@ -706,23 +906,32 @@ def test_a_program_gets_a_small_environment_and_what_was_named(opened: Open, mon
     assert named["MODEL_TOKEN"] == "value of MODEL_TOKEN"
 
 
-def test_a_variable_that_was_named_and_is_not_set_is_told(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_was_named_and_is_not_set_is_told(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MODEL_TOKEN", raising=False)
     endpoint = opened("command:cat", env=["MODEL_TOKEN"])
 
-    with pytest.raises(ModelFailure, match="environment variable MODEL_TOKEN, which 'cat' is to have, is not set"):
+    with pytest.raises(
+        ModelFailure, match="environment variable MODEL_TOKEN, which 'cat' is to have, is not set"
+    ):
         endpoint.warm_up()
     assert failed(endpoint).reason == "no_process"
 
 
 def test_words_are_arguments_as_they_are(opened: Open) -> None:
-    endpoint = opened("command:printf '%s|' $HOME '`id`' 'a  b' ';' --x", mode="each", output="text")
+    endpoint = opened(
+        "command:printf '%s|' $HOME '`id`' 'a  b' ';' --x", mode="each", output="text"
+    )
 
     assert ask(endpoint, None) == ["$HOME|`id`|a  b|;|--x|"]
 
 
 def test_nothing_of_an_event_becomes_an_argument_or_a_variable(opened: Open) -> None:
-    source = "import json, os, sys\nprint(json.dumps(sys.argv + list(os.environ) + list(os.environ.values())))\n"
+    source = (
+        "import json, os, sys\nprint(json.dumps(sys.argv + list(os.environ) +"
+        " list(os.environ.values())))\n"
+    )
     endpoint = opened(script("given.py", source) + " --fixed", mode="each", input="event")
     event = mt.Event("CANARY", subject="CANARY", extensions={"canary": "CANARY"})
 
@@ -738,7 +947,9 @@ def test_it_runs_where_cwd_says(opened: Open, folder: Path) -> None:
     script("where.sh", "#!/bin/sh\npwd\n")
     os.chdir("..")
 
-    assert ask(opened("command:./where.sh", cwd="models", mode="each", output="text"), None) == [str(folder / "models")]
+    assert ask(opened("command:./where.sh", cwd="models", mode="each", output="text"), None) == [
+        str(folder / "models")
+    ]
     assert described("command:./where.sh", cwd="models").content
 
 
@@ -752,7 +963,7 @@ def test_it_inherits_no_files_of_this_process(opened: Open, folder: Path) -> Non
     assert "secret" not in listing
 
 
-# -- what it is called, and what belongs to it ------------------------------------------------------------------------------------------
+# -- what it is called, and what belongs to it -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -797,12 +1008,14 @@ def test_files_can_be_named_that_are_no_arguments(folder: Path) -> None:
     assert described(text, files=[]).content == ""
 
 
-# -- the end --------------------------------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------
 
 
 def test_closing_lets_idle_programs_end_by_themselves(opened: Open) -> None:
     text = answer_of("answer = os.getpid()")
-    Path("program.py").write_text(Path("program.py").read_text() + "time.sleep(0.05)\nopen('tidied', 'w').close()\n")
+    Path("program.py").write_text(
+        Path("program.py").read_text() + "time.sleep(0.05)\nopen('tidied', 'w').close()\n"
+    )
     endpoint = opened(text)
     (pid,) = ask(endpoint, None)
 
@@ -860,11 +1073,16 @@ ProcessInvoker(as_model("command:sh deaf.sh"), import_path=None, timeout_s=1000.
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a program is told by the end of its stdin only")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a program is told by the end of its stdin only"
+)
 @pytest.mark.parametrize("source", [PARENT, ISOLATED], ids=["a thread", "isolated"])
 def test_a_parent_that_is_killed_leaves_no_program(source: str) -> None:
     # It waits for the event: from then on the kernel knows whom to kill.
-    script("deaf.sh", "read event\nsleep 1000000 &\necho $! > child\necho $$ > pid\nexec sleep 1000000\n")
+    script(
+        "deaf.sh",
+        "read event\nsleep 1000000 &\necho $! > child\necho $$ > pid\nexec sleep 1000000\n",
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     parent = subprocess.Popen([sys.executable, "-c", source], env=environment)
     pids = [pid_in("pid"), pid_in("child")]
@@ -880,14 +1098,17 @@ def test_an_interrupt_of_the_terminal_does_not_reach_the_program(opened: Open) -
     assert len(set(answer)) == 1
 
 
-# -- through a bus --------------------------------------------------------------------------------------------------------------------
+# -- through a bus ---------------------------------------------------------------------------------
 
 in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
 
 
 @in_memory
 def test_answers_are_columns_and_stderr_is_kept_with_the_invocation(bus: mt.EventBus) -> None:
-    address = answer_of("print('read', data['a'], file=sys.stderr, flush=True); answer = {'twice': 2 * data['a'], 'pid': os.getpid()}")
+    address = answer_of(
+        "print('read', data['a'], file=sys.stderr, flush=True); answer = {'twice': 2 * data['a'],"
+        " 'pid': os.getpid()}"
+    )
     sub = bus.subscribe("numbers", mt.model(address, name="twice", version="1.0.0"), batch_size=1)
 
     frame = bus.fire("numbers", [{"a": n} for n in range(5)]).results()
@@ -899,8 +1120,15 @@ def test_answers_are_columns_and_stderr_is_kept_with_the_invocation(bus: mt.Even
 
 
 @in_memory
-def test_an_event_that_kills_its_program_is_dead_after_three_deaths(bus: mt.EventBus, clock: SimulatedClock) -> None:
-    sub = bus.subscribe("numbers", mt.model(answer_of("answer = data if data != 3 else os.kill(os.getpid(), 9)"), name="fragile"))
+def test_an_event_that_kills_its_program_is_dead_after_three_deaths(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    sub = bus.subscribe(
+        "numbers",
+        mt.model(
+            answer_of("answer = data if data != 3 else os.kill(os.getpid(), 9)"), name="fragile"
+        ),
+    )
     bus.publish_batch("numbers", range(6))
     settle(bus, clock, sub)
 
@@ -914,7 +1142,9 @@ def test_an_event_that_kills_its_program_is_dead_after_three_deaths(bus: mt.Even
 
 
 @in_memory
-def test_an_exception_of_a_program_is_its_models_error_and_counts_as_one(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_an_exception_of_a_program_is_its_models_error_and_counts_as_one(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     address = answer_of("answer = {'at': 0.2}[data['country']]")
     sub = bus.subscribe("bills", mt.model(address, name="tax"), max_attempts=1)
     bus.publish_batch("bills", [{"country": country} for country in ("at", "xx", "at")])
@@ -928,7 +1158,11 @@ def test_an_exception_of_a_program_is_its_models_error_and_counts_as_one(bus: mt
 
 
 UNLOADABLE = {
-    "slow python": ("late.py", "import time\ntime.sleep(0.5)\nimport a_package_that_is_not_installed\n", "ModuleNotFoundError"),
+    "slow python": (
+        "late.py",
+        "import time\ntime.sleep(0.5)\nimport a_package_that_is_not_installed\n",
+        "ModuleNotFoundError",
+    ),
     "slow shell": ("late.sh", "sleep 0.4\necho 'no GPU in here' >&2\nexit 3\n", "no GPU in here"),
     "at the first line": (
         "lazy.py",
@@ -962,8 +1196,13 @@ def test_a_program_that_ends_before_it_ever_answered_could_not_be_loaded_however
 
 
 @in_memory
-def test_a_program_that_can_be_loaded_again_answers_all_that_waited(bus: mt.EventBus, clock: SimulatedClock, folder: Path) -> None:
-    source = "import sys, time\ntime.sleep(0.3)\nimport weights\nfor line in sys.stdin: print(weights.of, flush=True)\n"
+def test_a_program_that_can_be_loaded_again_answers_all_that_waited(
+    bus: mt.EventBus, clock: SimulatedClock, folder: Path
+) -> None:
+    source = (
+        "import sys, time\ntime.sleep(0.3)\nimport weights\nfor line in sys.stdin:"
+        " print(weights.of, flush=True)\n"
+    )
     sub = bus.subscribe("rows", mt.model(script("late.py", source), name="late"), max_attempts=1)
     bus.publish_batch("rows", range(4))
     wait_until(lambda: "No module named 'weights'" in sub.state)
@@ -976,9 +1215,13 @@ def test_a_program_that_can_be_loaded_again_answers_all_that_waited(bus: mt.Even
 
 @in_memory
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_a_bad_first_event_holds_up_nobody_and_is_dead(bus: mt.EventBus, clock: SimulatedClock, batch_size: int) -> None:
+def test_a_bad_first_event_holds_up_nobody_and_is_dead(
+    bus: mt.EventBus, clock: SimulatedClock, batch_size: int
+) -> None:
     address = answer_of("answer = {'at': 0.2}[data]")
-    sub = bus.subscribe("bills", mt.model(address, name="tax"), max_attempts=1, batch_size=batch_size, listen=False)
+    sub = bus.subscribe(
+        "bills", mt.model(address, name="tax"), max_attempts=1, batch_size=batch_size, listen=False
+    )
     bus.publish_batch("bills", ["xx", "at", "at"])
     sub.start()
     settle(bus, clock, sub)
@@ -989,8 +1232,12 @@ def test_a_bad_first_event_holds_up_nobody_and_is_dead(bus: mt.EventBus, clock: 
 
 
 @in_memory
-def test_the_only_event_that_ends_a_program_each_time_is_dead_in_the_end(bus: mt.EventBus, clock: SimulatedClock) -> None:
-    sub = bus.subscribe("bills", mt.model(answer_of("answer = {'at': 0.2}[data]"), name="tax"), max_attempts=1)
+def test_the_only_event_that_ends_a_program_each_time_is_dead_in_the_end(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    sub = bus.subscribe(
+        "bills", mt.model(answer_of("answer = {'at': 0.2}[data]"), name="tax"), max_attempts=1
+    )
     bus.publish("bills", "xx")
     settle(bus, clock, sub)
 
@@ -998,10 +1245,16 @@ def test_the_only_event_that_ends_a_program_each_time_is_dead_in_the_end(bus: mt
     assert list(sub.invocations()["reason"]) == [*["model_unavailable"] * 3, "model_error"]
 
 
-def test_an_event_for_which_a_package_is_missing_is_nobodys_failure_with_a_process_an_event(opened: Open) -> None:
+def test_an_event_for_which_a_package_is_missing_is_nobodys_failure_with_a_process_an_event(
+    opened: Open,
+) -> None:
     failure = failed(opened(script("once.py", "import no_such_package\n"), mode="each"))
 
-    assert (failure.reason, failure.throttled, failure.kind) == ("model_unavailable", True, "NotLoaded")
+    assert (failure.reason, failure.throttled, failure.kind) == (
+        "model_unavailable",
+        True,
+        "NotLoaded",
+    )
     assert "ModuleNotFoundError: No module named 'no_such_package'" in str(failure)
 
 
@@ -1012,25 +1265,34 @@ def test_after_an_answer_a_missing_package_is_the_events_failure(opened: Open) -
 
 
 def test_a_line_without_a_line_break_is_told_as_that(opened: Open) -> None:
-    endpoint = opened(script("half.sh", "while read -r line; do printf '{\"y\":1}'; done"), timeout_s=0.6)
+    endpoint = opened(
+        script("half.sh", "while read -r line; do printf '{\"y\":1}'; done"), timeout_s=0.6
+    )
     failure = failed(endpoint)
 
     assert failure.reason == "timeout"
-    assert """it wrote '{"y":1}' without a line break at its end: an answer ends with one""" in str(failure)
+    assert """it wrote '{"y":1}' without a line break at its end: an answer ends with one""" in str(
+        failure
+    )
     assert "flush" not in str(failure)
 
 
 @pytest.mark.parametrize(
-    ("mode", "output", "read"), [("lines", "json", {"y": 1}), ("each", "json", {"y": 1}), ("each", "text", '{"y": 1}')]
+    ("mode", "output", "read"),
+    [("lines", "json", {"y": 1}), ("each", "json", {"y": 1}), ("each", "text", '{"y": 1}')],
 )
-def test_one_byte_order_mark_before_an_answer_of_a_program_is_left_out(opened: Open, mode: str, output: str, read: Any) -> None:
+def test_one_byte_order_mark_before_an_answer_of_a_program_is_left_out(
+    opened: Open, mode: str, output: str, read: Any
+) -> None:
     source = """while read -r line; do printf '\\357\\273\\277{"y": 1}\\n'; done"""
 
     assert ask(opened(script("mark.sh", source), mode=mode, output=output), 1) == [read]
 
 
 @in_memory
-def test_an_error_line_is_tried_again_and_a_permanent_one_is_not(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_an_error_line_is_tried_again_and_a_permanent_one_is_not(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     address = answer_of("""
         first = not os.path.exists("tried")
         open("tried", "w").close()
@@ -1050,9 +1312,12 @@ def test_an_error_line_is_tried_again_and_a_permanent_one_is_not(bus: mt.EventBu
 
 
 @in_memory
-def test_what_a_program_did_not_come_to_is_nobodys_failure(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_what_a_program_did_not_come_to_is_nobodys_failure(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     address = answer_of(
-        "time.sleep(1e6 if data == 2 and not os.path.exists('hung') and not open('hung', 'w').close() else 0); answer = data"
+        "time.sleep(1e6 if data == 2 and not os.path.exists('hung') and not open('hung',"
+        " 'w').close() else 0); answer = data"
     )
     sub = bus.subscribe("numbers", mt.model(address, name="slow"), timeout_s=1.5)
     bus.publish_batch("numbers", range(5))
@@ -1066,7 +1331,11 @@ def test_what_a_program_did_not_come_to_is_nobodys_failure(bus: mt.EventBus, clo
 
 @in_memory
 def test_a_program_runs_for_a_model_in_a_process_of_its_own(bus: mt.EventBus) -> None:
-    sub = bus.subscribe("numbers", mt.model(answer_of("answer = [data, os.getppid()]"), name="twice"), isolation="process")
+    sub = bus.subscribe(
+        "numbers",
+        mt.model(answer_of("answer = [data, os.getppid()]"), name="twice"),
+        isolation="process",
+    )
 
     frame = bus.fire("numbers", [1, 2]).results()
 
@@ -1080,7 +1349,9 @@ def test_a_worker_finds_the_program_and_notices_that_it_changed(folder: Path, bl
     worker = [sys.executable, "-m", "mltrigger", "worker", "--url", "sqlite:///bus.db"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with mt.connect("sqlite:///bus.db") as bus:
-        sub = bus.subscribe("numbers", mt.model(address, name="there", version="1.0.0"), listen=False)
+        sub = bus.subscribe(
+            "numbers", mt.model(address, name="there", version="1.0.0"), listen=False
+        )
         bus.publish_batch("numbers", range(10))
         with running(worker, environment):
             wait_until(lambda: is_settled(sub), timeout_s=60)
@@ -1091,7 +1362,10 @@ def test_a_worker_finds_the_program_and_notices_that_it_changed(folder: Path, bl
         Path("program.py").write_text(Path("program.py").read_text() + "# changed\n")
         bus.publish("numbers", 11)
         with running(worker, environment) as said:
-            line = wait_until(lambda: next((text for text in said if "not what was registered" in text), None), timeout_s=60)
+            line = wait_until(
+                lambda: next((text for text in said if "not what was registered" in text), None),
+                timeout_s=60,
+            )
         assert "command:" in line
         assert sub.depth().visible == 1
 
@@ -1100,7 +1374,9 @@ def test_a_worker_finds_the_program_and_notices_that_it_changed(folder: Path, bl
 def running(command: list[str], environment: dict[str, str]) -> Iterator[list[str]]:
     """Run a worker; yields the lines that it says."""
     said: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as worker:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as worker:
         assert worker.stdout is not None
         reader = threading.Thread(target=lambda: said.extend(worker.stdout or ()))
         reader.start()

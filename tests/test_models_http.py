@@ -1,4 +1,7 @@
-"""Models behind HTTP: what is sent, what every answer means, and what servers may do without harm. All over real sockets."""
+"""Models behind HTTP: what is sent, what every answer means, and what servers may do without harm.
+
+All over real sockets.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,18 @@ from typing import Any
 
 import pytest
 from conftest import in_memory, outcomes, settle, wait_until
-from model_servers import ModelServer, Proxy, RawServer, Reply, drip, read_request, reset, self_signed, unused_port, whole_answer
+from model_servers import (
+    ModelServer,
+    Proxy,
+    RawServer,
+    Reply,
+    drip,
+    read_request,
+    reset,
+    self_signed,
+    unused_port,
+    whole_answer,
+)
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
@@ -35,7 +49,10 @@ from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, sc
 from mltrigger.versions.schemes.http.answers import EXCERPT, retry_after_s
 from mltrigger.versions.schemes.http.client import Http
 
-CASES = {case["id"]: case for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]}
+CASES = {
+    case["id"]: case
+    for case in json.loads((Path(__file__).parent / "bad_inputs.json").read_text("utf-8"))["cases"]
+}
 SOON_S = 0.4
 """The timeout of calls that are expected to run into it."""
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -43,13 +60,22 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 @pytest.fixture(autouse=True)
 def no_proxy_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
+        "requests_ca_bundle",
+        "curl_ca_bundle",
+    ):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
 
 @contextlib.contextmanager
-def opened(text: str, timeout_s: float = 10.0, concurrency: int = 4, **options: Any) -> Iterator[Endpoint]:
+def opened(
+    text: str, timeout_s: float = 10.0, concurrency: int = 4, **options: Any
+) -> Iterator[Endpoint]:
     address = Address.of(text, options)
     scheme = scheme_of(address)
     scheme.describe(address)
@@ -70,7 +96,9 @@ def ask(text: str, event: Event | None = None, timeout_s: float = 10.0, **option
         return endpoint.call([event or Event({"x": 1})])[0]
 
 
-def failed(text: str, event: Event | None = None, timeout_s: float = 10.0, **options: Any) -> ModelFailure:
+def failed(
+    text: str, event: Event | None = None, timeout_s: float = 10.0, **options: Any
+) -> ModelFailure:
     with pytest.raises(ModelFailure) as caught:
         ask(text, event, timeout_s, **options)
     return caught.value
@@ -89,7 +117,7 @@ DIED = ("worker_died", False, False, True)
 LATE = ("timeout", False, False, True)
 INVALID = ("invalid_input", True, False, False)
 
-# -- what an address says ----------------------------------------------------------------------------------------------------------
+# -- what an address says --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -109,7 +137,9 @@ INVALID = ("invalid_input", True, False, False)
         ("mlflow+http://scoring:5000", "scoring", None),
     ],
 )
-def test_the_address_gives_the_model_its_name_and_where_it_says_one_its_version(text: str, name: str, version: str | None) -> None:
+def test_the_address_gives_the_model_its_name_and_where_it_says_one_its_version(
+    text: str, name: str, version: str | None
+) -> None:
     description = described(text)
 
     assert (description.name, description.version) == (name, version)
@@ -140,7 +170,9 @@ def test_the_address_gives_the_model_its_name_and_where_it_says_one_its_version(
         ("kserve+http://host/v1/models/a/b", "/v1/models/NAME:predict"),
     ],
 )
-def test_an_address_with_a_secret_or_without_sense_is_refused_with_advice(text: str, hint: str) -> None:
+def test_an_address_with_a_secret_or_without_sense_is_refused_with_advice(
+    text: str, hint: str
+) -> None:
     with pytest.raises(InvalidModel, match=re.escape(hint)) as caught:
         described(text)
 
@@ -151,10 +183,14 @@ def test_an_address_with_a_secret_or_without_sense_is_refused_with_advice(text: 
 @pytest.mark.parametrize(
     "text",
     [
-        "http://host/monkey?monkey=1&keyboard=2&tokenizer=3", "http://host/x?page=2&design=a", "http://host/x?country_code=de&zipcode=1",
-        "http://secret:8080/x", "kserve+http://token:8080/v1/models/password:predict", "https://host/api-key/score",
+        "http://host/monkey?monkey=1&keyboard=2&tokenizer=3",
+        "http://host/x?page=2&design=a",
+        "http://host/x?country_code=de&zipcode=1",
+        "http://secret:8080/x",
+        "kserve+http://token:8080/v1/models/password:predict",
+        "https://host/api-key/score",
     ],
-)  # fmt: skip
+)
 def test_a_parameter_that_only_resembles_a_secret_is_fine(text: str) -> None:
     assert described(text)
 
@@ -163,20 +199,44 @@ def test_a_parameter_that_only_resembles_a_secret_is_fine(text: str) -> None:
     ("text", "options", "where"),
     [
         ("mlflow+http://host", {"params": {"password": "hunter4711"}}, "params.password"),
-        ("mlflow+http://host", {"params": {"deep": [{"apiKey": "hunter4711"}]}}, "params.deep[0].apiKey"),
+        (
+            "mlflow+http://host",
+            {"params": {"deep": [{"apiKey": "hunter4711"}]}},
+            "params.deep[0].apiKey",
+        ),
         ("mlflow+http://host", {"params": {"password": 4711}}, "params.password"),
         ("mlflow+http://host", {"params": {"note": "password=hunter4711"}}, "params.note"),
-        ("mlflow+http://host", {"params": {"list": ["x", "sk-4711aaaaaaaaaaaaaaaaaaaa"]}}, "params.list[1]"),
+        (
+            "mlflow+http://host",
+            {"params": {"list": ["x", "sk-4711aaaaaaaaaaaaaaaaaaaa"]}},
+            "params.list[1]",
+        ),
         ("mlflow+http://host", {"params": {"token=abc4711": 1}}, "params.token=***"),
         ("http://host", {"answer": "password=hunter4711"}, "answer"),
         ("oip+http://host/v2/models/x", {"outputs": ["secret=hunter4711"]}, "outputs[0]"),
-        ("openai+http://host", {"model": "m", "params": {"api_key": "hunter4711"}}, "params.api_key"),
-        ("openai+http://host", {"model": "m", "params": {"extra": {"auth": "hunter4711"}}}, "params.extra.auth"),
-        ("openai+http://host", {"model": "m", "system": "use password=hunter4711 for {text}"}, "system"),
+        (
+            "openai+http://host",
+            {"model": "m", "params": {"api_key": "hunter4711"}},
+            "params.api_key",
+        ),
+        (
+            "openai+http://host",
+            {"model": "m", "params": {"extra": {"auth": "hunter4711"}}},
+            "params.extra.auth",
+        ),
+        (
+            "openai+http://host",
+            {"model": "m", "system": "use password=hunter4711 for {text}"},
+            "system",
+        ),
     ],
 )
-def test_a_secret_in_an_option_is_refused_and_not_repeated(text: str, options: dict[str, Any], where: str) -> None:
-    with pytest.raises(InvalidModel, match=re.escape(f"at {where}, and it would be stored")) as caught:
+def test_a_secret_in_an_option_is_refused_and_not_repeated(
+    text: str, options: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(
+        InvalidModel, match=re.escape(f"at {where}, and it would be stored")
+    ) as caught:
         described(text, **options)
 
     assert "4711" not in str(caught.value)
@@ -185,12 +245,45 @@ def test_a_secret_in_an_option_is_refused_and_not_repeated(text: str, options: d
 @pytest.mark.parametrize(
     ("text", "options"),
     [
-        ("openai+http://host", {"model": "m", "params": {"max_tokens": 9, "stop_token_ids": [1, 2], "eos_token_id": 2, "seed": 4711}}),
-        ("openai+http://host", {"model": "m", "params": {"prompt_cache_key": "ocr", "token": None}}),
-        ("openai+http://host", {"model": "m", "prompt": "Is this token: {token} a password: {text}?", "api_key_env": "MODEL_KEY"}),
-        ("openai+http://host", {"model": "m", "params": {"response_format": {"schema": {"password": {"type": "string"}}}}}),
-        ("oip+http://host/v2/models/x", {"columns": ["password", "token"], "headers": {"X-Api-Key": "env:MODEL_KEY"}}),
-        ("http://host", {"headers": {"Authorization": "Bearer env:MODEL_TOKEN"}, "error_field": "token"}),
+        (
+            "openai+http://host",
+            {
+                "model": "m",
+                "params": {
+                    "max_tokens": 9,
+                    "stop_token_ids": [1, 2],
+                    "eos_token_id": 2,
+                    "seed": 4711,
+                },
+            },
+        ),
+        (
+            "openai+http://host",
+            {"model": "m", "params": {"prompt_cache_key": "ocr", "token": None}},
+        ),
+        (
+            "openai+http://host",
+            {
+                "model": "m",
+                "prompt": "Is this token: {token} a password: {text}?",
+                "api_key_env": "MODEL_KEY",
+            },
+        ),
+        (
+            "openai+http://host",
+            {
+                "model": "m",
+                "params": {"response_format": {"schema": {"password": {"type": "string"}}}},
+            },
+        ),
+        (
+            "oip+http://host/v2/models/x",
+            {"columns": ["password", "token"], "headers": {"X-Api-Key": "env:MODEL_KEY"}},
+        ),
+        (
+            "http://host",
+            {"headers": {"Authorization": "Bearer env:MODEL_TOKEN"}, "error_field": "token"},
+        ),
     ],
 )
 def test_an_option_that_only_resembles_a_secret_is_fine(text: str, options: dict[str, Any]) -> None:
@@ -204,7 +297,18 @@ def test_a_secret_is_refused_in_a_header_of_any_name() -> None:
     assert "4711" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["Authorization", "Cookie", "X-Api-Key", "x-access-token", "Proxy-Authorization", "APIKEY", "X-Secret"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Authorization",
+        "Cookie",
+        "X-Api-Key",
+        "x-access-token",
+        "Proxy-Authorization",
+        "APIKEY",
+        "X-Secret",
+    ],
+)
 def test_a_secret_in_a_header_is_refused_and_the_advice_names_a_variable(name: str) -> None:
     with pytest.raises(InvalidModel, match="env:MODEL_SECRET") as caught:
         described("http://host/x", headers={name: "Bearer 4711"})
@@ -215,11 +319,20 @@ def test_a_secret_in_a_header_is_refused_and_the_advice_names_a_variable(name: s
 @pytest.mark.parametrize(
     "headers",
     [
-        {"Host": "other"}, {"content-length": "3"}, {"Transfer-Encoding": "chunked"}, {"Connection": "close"}, {"a b": "x"}, {"": "x"},
-        {"X-A": "x\r\nX-B: y"}, {"X-A": "ü"}, {"X-A": 3},
+        {"Host": "other"},
+        {"content-length": "3"},
+        {"Transfer-Encoding": "chunked"},
+        {"Connection": "close"},
+        {"a b": "x"},
+        {"": "x"},
+        {"X-A": "x\r\nX-B: y"},
+        {"X-A": "ü"},
+        {"X-A": 3},
     ],
-)  # fmt: skip
-def test_a_header_that_would_change_where_a_request_goes_or_ends_is_refused(headers: dict[str, Any]) -> None:
+)
+def test_a_header_that_would_change_where_a_request_goes_or_ends_is_refused(
+    headers: dict[str, Any],
+) -> None:
     with pytest.raises(InvalidModel):
         described("http://host/x", headers=headers)
 
@@ -227,17 +340,26 @@ def test_a_header_that_would_change_where_a_request_goes_or_ends_is_refused(head
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("max_answer_mb", 0), ("max_answer_mb", 1 << 20), ("max_answer_mb", "1"), ("connect_timeout_s", 0), ("connect_timeout_s", -1),
-        ("envelope", "soap"), ("answer", "a..b"), ("batch", "yes"), ("headers", ["a"]),
+        ("max_answer_mb", 0),
+        ("max_answer_mb", 1 << 20),
+        ("max_answer_mb", "1"),
+        ("connect_timeout_s", 0),
+        ("connect_timeout_s", -1),
+        ("envelope", "soap"),
+        ("answer", "a..b"),
+        ("batch", "yes"),
+        ("headers", ["a"]),
     ],
-)  # fmt: skip
+)
 def test_an_option_that_makes_no_sense_is_refused_by_its_name(option: str, value: Any) -> None:
     with pytest.raises(InvalidModel, match=option):
         described("http://host/x", **{option: value})
 
 
 @pytest.mark.parametrize("option", ["verify", "envelop", "timeout"])
-def test_an_unknown_option_is_refused_also_one_that_would_switch_off_the_verification_of_certificates(option: str) -> None:
+def test_an_unknown_option_is_refused_also_one_that_would_switch_off_the_verification_of_certificates(
+    option: str,
+) -> None:
     with pytest.raises(NotFound, match=option):
         described("https://host/x", **{option: False})
 
@@ -249,7 +371,7 @@ def test_neither_describing_nor_opening_nor_warming_up_asks_the_server() -> None
         assert server.connections == 0
 
 
-# -- what is sent ------------------------------------------------------------------------------------------------------------------
+# -- what is sent ----------------------------------------------------------------------------------
 
 
 def test_the_data_of_an_event_are_posted_as_json_and_the_answer_is_the_output() -> None:
@@ -259,25 +381,46 @@ def test_the_data_of_an_event_are_posted_as_json_and_the_answer_is_the_output() 
     assert output == {"label": "invoice", "got": {"text": "naïve", "n": 3}}
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/a/predict?full=1")
-    assert (request.header("content-type"), request.header("host")) == ("application/json", f"127.0.0.1:{server.port}")
+    assert (request.header("content-type"), request.header("host")) == (
+        "application/json",
+        f"127.0.0.1:{server.port}",
+    )
 
 
 def test_an_event_travels_as_a_cloudevent_in_binary_mode_with_its_trace() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     event = Event(
-        {"x": 1}, id="7", source="/scans", type="page", subject='50 % "ü" 🚀', time=datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
-        dataschema="https://example.com/s", extensions={"traceparent": trace, "sampled": True, "priority": 3},
-    )  # fmt: skip
+        {"x": 1},
+        id="7",
+        source="/scans",
+        type="page",
+        subject='50 % "ü" 🚀',
+        time=datetime(2026, 11, 23, 9, 30, tzinfo=UTC),
+        dataschema="https://example.com/s",
+        extensions={"traceparent": trace, "sampled": True, "priority": 3},
+    )
 
     with ModelServer(Reply(value=1)) as server:
         ask(server.url, event)
 
-    sent = {name.lower(): value for name, value in server.requests[0].headers if name.lower().startswith(("ce-", "trace"))}
+    sent = {
+        name.lower(): value
+        for name, value in server.requests[0].headers
+        if name.lower().startswith(("ce-", "trace"))
+    }
     assert sent == {
-        "ce-specversion": "1.0", "ce-id": "7", "ce-source": "/scans", "ce-type": "page", "ce-time": "2026-11-23T09:30:00Z",
-        "ce-subject": "50%20%25%20%22%C3%BC%22%20%F0%9F%9A%80", "ce-dataschema": "https://example.com/s", "ce-sampled": "true",
-        "ce-priority": "3", "ce-traceparent": trace, "traceparent": trace,
-    }  # fmt: skip
+        "ce-specversion": "1.0",
+        "ce-id": "7",
+        "ce-source": "/scans",
+        "ce-type": "page",
+        "ce-time": "2026-11-23T09:30:00Z",
+        "ce-subject": "50%20%25%20%22%C3%BC%22%20%F0%9F%9A%80",
+        "ce-dataschema": "https://example.com/s",
+        "ce-sampled": "true",
+        "ce-priority": "3",
+        "ce-traceparent": trace,
+        "traceparent": trace,
+    }
 
 
 def test_the_sdk_of_cloudevents_reads_the_same_event_in_both_modes() -> None:
@@ -289,10 +432,20 @@ def test_the_sdk_of_cloudevents_reads_the_same_event_in_both_modes() -> None:
         for envelope in ("binary", "structured"):
             ask(server.url, event, envelope=envelope)
             request = server.requests[-1]
-            read.append(from_http_event(HTTPMessage({name.lower(): value for name, value in request.headers}, request.body)))
+            read.append(
+                from_http_event(
+                    HTTPMessage(
+                        {name.lower(): value for name, value in request.headers}, request.body
+                    )
+                )
+            )
 
     for found in read:
-        assert (found.get_id(), found.get_subject(), found.get_data()) == (event.id, event.subject, event.data)
+        assert (found.get_id(), found.get_subject(), found.get_data()) == (
+            event.id,
+            event.subject,
+            event.data,
+        )
         assert found.get_extension("priority") == "high"
         assert found.get_time() == event.time
 
@@ -300,7 +453,11 @@ def test_the_sdk_of_cloudevents_reads_the_same_event_in_both_modes() -> None:
 def test_without_an_envelope_only_the_data_and_the_trace_are_sent() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with ModelServer(Reply(value=1)) as server:
-        ask(server.url, Event({"x": 1}, subject="s", extensions={"traceparent": trace}), envelope="none")
+        ask(
+            server.url,
+            Event({"x": 1}, subject="s", extensions={"traceparent": trace}),
+            envelope="none",
+        )
 
     names = {name.lower() for name, _ in server.requests[0].headers}
     assert not [name for name in names if name.startswith("ce-")]
@@ -325,7 +482,9 @@ def test_without_an_envelope_only_the_data_and_the_trace_are_sent() -> None:
         ),
     ],
 )
-def test_data_are_sent_as_what_they_are(data: Any, given: str | None, sent: bytes, kind: str) -> None:
+def test_data_are_sent_as_what_they_are(
+    data: Any, given: str | None, sent: bytes, kind: str
+) -> None:
     with ModelServer(Reply(value=1)) as server:
         ask(server.url, Event(data, datacontenttype=given))
 
@@ -355,31 +514,49 @@ def test_attributes_that_are_longer_than_servers_take_as_headers_ask_for_another
 
 def test_a_hostile_event_changes_neither_host_nor_path_and_adds_no_header() -> None:
     nasty = "x\r\nHost: 169.254.169.254\r\nX-Injected: 1\r\n\r\nGET /admin HTTP/1.1"
-    event = Event({"url": "http://169.254.169.254/", "path": "../../admin"}, subject=nasty, extensions={"a1": nasty, "host": "evil"})
+    event = Event(
+        {"url": "http://169.254.169.254/", "path": "../../admin"},
+        subject=nasty,
+        extensions={"a1": nasty, "host": "evil"},
+    )
     with ModelServer(Reply(value=1)) as server:
         ask(f"{server.url}/predict", event)
         ask(f"{server.url}/predict", event, envelope="structured")
 
     assert len(server.requests) == 2
     for request in server.requests:
-        assert (request.method, request.path, request.header("host")) == ("POST", "/predict", f"127.0.0.1:{server.port}")
+        assert (request.method, request.path, request.header("host")) == (
+            "POST",
+            "/predict",
+            f"127.0.0.1:{server.port}",
+        )
         assert not [name for name, _ in request.headers if name.lower().startswith("x-")]
     assert server.requests[0].header("ce-host") == "evil"
 
 
 def test_headers_of_the_user_win_over_ours_whatever_their_case() -> None:
     with ModelServer(Reply(value=1)) as server:
-        ask(server.url, headers={"accept": "application/vnd.x+json", "X-Tenant": "blue", "USER-AGENT": "mine", "content-type": "text/x"})
+        ask(
+            server.url,
+            headers={
+                "accept": "application/vnd.x+json",
+                "X-Tenant": "blue",
+                "USER-AGENT": "mine",
+                "content-type": "text/x",
+            },
+        )
 
     request = server.requests[0]
     found = [request.header(name) for name in ("Accept", "x-tenant", "user-agent", "Content-Type")]
     assert found == ["application/vnd.x+json", "blue", "mine", "text/x"]
 
 
-# -- secrets -----------------------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 
-def test_a_header_is_read_from_the_environment_at_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_is_read_from_the_environment_at_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given = {"Authorization": "Bearer env:MLT_TOKEN", "X-Api-Key": "env:MLT_KEY"}
     with ModelServer(Reply(value=1)) as server, opened(server.url, headers=given) as endpoint:
         for token in ("first-4711", "second-4711\n"):  # a mounted secret ends with a line break
@@ -387,16 +564,24 @@ def test_a_header_is_read_from_the_environment_at_each_request(monkeypatch: pyte
             monkeypatch.setenv("MLT_KEY", f"k-{token}")
             endpoint.call([Event(1)])
 
-    assert [r.header("authorization") for r in server.requests] == ["Bearer first-4711", "Bearer second-4711"]
+    assert [r.header("authorization") for r in server.requests] == [
+        "Bearer first-4711",
+        "Bearer second-4711",
+    ]
     assert [r.header("x-api-key") for r in server.requests] == ["k-first-4711", "k-second-4711"]
 
 
 @pytest.mark.parametrize("content", [None, "", "4711\r\nX-Injected: 1", "4711ü"])
-def test_a_variable_that_is_missing_or_unusable_is_named_and_costs_no_attempt(content: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_is_missing_or_unusable_is_named_and_costs_no_attempt(
+    content: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLT_TOKEN", raising=False)
     if content is not None:
         monkeypatch.setenv("MLT_TOKEN", content)
-    with ModelServer(Reply(value=1)) as server, opened(server.url, headers={"Authorization": "env:MLT_TOKEN"}) as endpoint:
+    with (
+        ModelServer(Reply(value=1)) as server,
+        opened(server.url, headers={"Authorization": "env:MLT_TOKEN"}) as endpoint,
+    ):
         for action in (endpoint.warm_up, lambda: endpoint.call([Event(1)])):
             with pytest.raises(ModelFailure, match="MLT_TOKEN") as caught:
                 action()
@@ -407,39 +592,61 @@ def test_a_variable_that_is_missing_or_unusable_is_named_and_costs_no_attempt(co
 
 
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_a_server_that_sends_our_secret_back_does_not_bring_it_into_the_error(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_sends_our_secret_back_does_not_bring_it_into_the_error(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLT_TOKEN", "verysecret4711")
 
     def tell(request: Any) -> Reply:
-        return Reply(status, {"error": f"you sent {request.header('authorization')}", "message": dict(request.headers)})
+        return Reply(
+            status,
+            {
+                "error": f"you sent {request.header('authorization')}",
+                "message": dict(request.headers),
+            },
+        )
 
     with ModelServer(tell) as server:
-        failure = failed(f"{server.url}/x?page=77777", headers={"Authorization": "Bearer env:MLT_TOKEN"})
+        failure = failed(
+            f"{server.url}/x?page=77777", headers={"Authorization": "Bearer env:MLT_TOKEN"}
+        )
 
     assert "4711" not in f"{failure} {failure.detail}"
     assert "77777" not in f"{failure} {failure.detail}"
     assert f"POST {server.url}/x answered {status}" in str(failure)
 
 
-def test_netrc_is_not_read_and_no_cookie_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login user password 4711\ndefault login user password 4711\n")
+def test_netrc_is_not_read_and_no_cookie_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".netrc").write_text(
+        "machine 127.0.0.1 login user password 4711\ndefault login user password 4711\n"
+    )
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
-    with ModelServer(Reply(value=1, headers={"Set-Cookie": "id=1; Path=/"})) as server, opened(server.url) as endpoint:
+    with (
+        ModelServer(Reply(value=1, headers={"Set-Cookie": "id=1; Path=/"})) as server,
+        opened(server.url) as endpoint,
+    ):
         for _ in range(2):
             endpoint.call([Event(1)])
 
-    assert [(r.header("authorization"), r.header("cookie")) for r in server.requests] == [(None, None)] * 2
+    assert [(r.header("authorization"), r.header("cookie")) for r in server.requests] == [
+        (None, None)
+    ] * 2
 
 
-# -- what an answer means ----------------------------------------------------------------------------------------------------------
+# -- what an answer means --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [
-        *[(status, {}, REJECTED) for status in (400, 402, 403, 404, 409, 410, 413, 415, 422, 431, 451, 499)],
+        *[
+            (status, {}, REJECTED)
+            for status in (400, 402, 403, 404, 409, 410, 413, 415, 422, 431, 451, 499)
+        ],
         *[(status, {}, UNAVAILABLE) for status in (401, 405, 407)],
         *[(status, {}, BROKEN) for status in (408, 425, 501, 502, 503, 504, 529, 599, 600, 999)],
         (429, {}, THROTTLED),
@@ -448,16 +655,29 @@ def test_netrc_is_not_read_and_no_cookie_is_kept(tmp_path: Path, monkeypatch: py
         (503, {"Retry-After": "soon"}, BROKEN),
         (500, {}, BROKE_ON_IT),
         (500, {"Retry-After": "7"}, BROKE_ON_IT),
-        *[(status, {"Location": "/other"}, ("redirect_refused", True, False, True)) for status in (300, 301, 302, 303, 304, 307, 308)],
+        *[
+            (status, {"Location": "/other"}, ("redirect_refused", True, False, True))
+            for status in (300, 301, 302, 303, 304, 307, 308)
+        ],
     ],
 )
-def test_every_status_has_one_meaning(status: int, headers: dict[str, str], expected: tuple[str, bool, bool, bool]) -> None:
-    with ModelServer(Reply(status, {"error": "told why"}, body=b"" if status == 304 else None, headers=headers)) as server:
+def test_every_status_has_one_meaning(
+    status: int, headers: dict[str, str], expected: tuple[str, bool, bool, bool]
+) -> None:
+    with ModelServer(
+        Reply(status, {"error": "told why"}, body=b"" if status == 304 else None, headers=headers)
+    ) as server:
         failure = failed(server.url)
 
     assert verdict(failure) == expected
     assert failure.kind == f"HTTP {status}"
-    delay_s = HOLD_S if expected == UNAVAILABLE else 7 if headers.get("Retry-After") == "7" and failure.throttled else None
+    delay_s = (
+        HOLD_S
+        if expected == UNAVAILABLE
+        else 7
+        if headers.get("Retry-After") == "7" and failure.throttled
+        else None
+    )
     assert failure.delay_s == delay_s
     if status not in (304,):
         assert "told why" in str(failure)
@@ -474,7 +694,9 @@ def test_every_status_has_one_meaning(status: int, headers: dict[str, str], expe
     ],
 )
 @pytest.mark.parametrize("status", [401, 403, 404, 405, 407])
-def test_where_a_protocol_says_the_path_no_event_is_at_fault_for_it(prefix: str, path: str, options: dict[str, Any], status: int) -> None:
+def test_where_a_protocol_says_the_path_no_event_is_at_fault_for_it(
+    prefix: str, path: str, options: dict[str, Any], status: int
+) -> None:
     with ModelServer(Reply(status, {"error": "told why"})) as server:
         failure = failed(f"{prefix}{server.url}{path}", **options)
 
@@ -493,27 +715,51 @@ def http_date(seconds: float) -> str:
 @pytest.mark.parametrize(
     ("text", "delay_s"),
     [
-        ("0", 1.0), ("1", 1.0), ("120", 120.0), (" 120 ", 120.0), ("3600", 3600.0), ("86400", 3600.0), ("9" * 20, 3600.0),
-        (http_date(90), 90.0), (http_date(-90), 1.0), (http_date(1e6), 3600.0), ("Monday, 23-Nov-26 12:02:00 GMT", 120.0),
+        ("0", 1.0),
+        ("1", 1.0),
+        ("120", 120.0),
+        (" 120 ", 120.0),
+        ("3600", 3600.0),
+        ("86400", 3600.0),
+        ("9" * 20, 3600.0),
+        (http_date(90), 90.0),
+        (http_date(-90), 1.0),
+        (http_date(1e6), 3600.0),
+        ("Monday, 23-Nov-26 12:02:00 GMT", 120.0),
         ("Mon Nov 23 12:02:00 2026", 120.0),
-        ("", None), ("-5", None), ("1.5", None), ("1e3", None), ("soon", None), ("٣", None), ("5, 6", None), ("9" * 400, None),
-        ("Mon, 99 Nov 2026 12:00:00 GMT", None), ("Mon, 23 Nov 99999 12:00:00 GMT", None), ("\x00", None),
+        ("", None),
+        ("-5", None),
+        ("1.5", None),
+        ("1e3", None),
+        ("soon", None),
+        ("٣", None),
+        ("5, 6", None),
+        ("9" * 400, None),
+        ("Mon, 99 Nov 2026 12:00:00 GMT", None),
+        ("Mon, 23 Nov 99999 12:00:00 GMT", None),
+        ("\x00", None),
     ],
-)  # fmt: skip
-def test_retry_after_is_understood_in_both_forms_within_an_hour_and_garbage_is_none(text: str, delay_s: float | None) -> None:
+)
+def test_retry_after_is_understood_in_both_forms_within_an_hour_and_garbage_is_none(
+    text: str, delay_s: float | None
+) -> None:
     assert retry_after_s({"retry-after": text, "date": http_date(0)}) == delay_s
 
 
 def test_a_date_without_a_date_to_compare_with_is_compared_with_our_clock() -> None:
     until = datetime.now(UTC) + timedelta(seconds=600)
 
-    delay_s = retry_after_s({"retry-after": email.utils.format_datetime(until, usegmt=True), "date": "garbage"})
+    delay_s = retry_after_s(
+        {"retry-after": email.utils.format_datetime(until, usegmt=True), "date": "garbage"}
+    )
 
     assert delay_s is not None
     assert 590 < delay_s <= 600
 
 
-@pytest.mark.parametrize("reply", [Reply(204, body=b""), Reply(200, body=b""), Reply(202, body=b" \n")])
+@pytest.mark.parametrize(
+    "reply", [Reply(204, body=b""), Reply(200, body=b""), Reply(202, body=b" \n")]
+)
 def test_an_answer_without_a_body_is_none(reply: Reply) -> None:
     with ModelServer(reply) as server, opened(server.url) as endpoint:
         assert [endpoint.call([Event(1)]) for _ in range(2)] == [[None], [None]]
@@ -521,7 +767,17 @@ def test_an_answer_without_a_body_is_none(reply: Reply) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"<html><h1>Sign in</h1></html>", b"OK", b'{"a": 1', b'{"a": 1} x', b"\xff\xfe", b"[" * 100_000, b"9" * 5000, b"NaN x"]
+    "body",
+    [
+        b"<html><h1>Sign in</h1></html>",
+        b"OK",
+        b'{"a": 1',
+        b'{"a": 1} x',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b"NaN x",
+    ],
 )
 def test_a_200_that_is_no_json_is_an_error_with_its_beginning(body: bytes) -> None:
     with ModelServer(Reply(body=body, headers={"Content-Type": "text/html"})) as server:
@@ -586,20 +842,33 @@ def test_a_part_of_the_answer_can_be_the_output() -> None:
     with ModelServer(Reply(value={"predictions": [{"label": "a", "0": 7}]})) as server:
         assert ask(server.url, answer="predictions.0.label") == "a"
         assert ask(server.url, answer="predictions.0.0") == 7
-        for path, hint in (("predictions.1", "predictions.1"), ("prediction", "'predictions'"), ("predictions.0.label.x", "label.x")):
+        for path, hint in (
+            ("predictions.1", "predictions.1"),
+            ("prediction", "'predictions'"),
+            ("predictions.0.label.x", "label.x"),
+        ):
             failure = failed(server.url, answer=path)
             assert verdict(failure) == ("bad_model_response", False, False, False)
             assert hint in str(failure)
 
 
-# -- what a server says is wrong ---------------------------------------------------------------------------------------------------
+# -- what a server says is wrong -------------------------------------------------------------------
 
 
 FASTAPI = [
-    {"type": "int_parsing", "loc": ["body", "rows", 0, "age"], "msg": "Input should be a valid integer", "input": "x"},
+    {
+        "type": "int_parsing",
+        "loc": ["body", "rows", 0, "age"],
+        "msg": "Input should be a valid integer",
+        "input": "x",
+    },
     {"type": "missing", "loc": ["body", "rows", 1, "name"], "msg": "Field required"},
 ]
-MLFLOW = "Failed to predict data. " + "x" * 3000 + " Incompatible input types for column age. Can not safely convert float64 to int64."
+MLFLOW = (
+    "Failed to predict data. "
+    + "x" * 3000
+    + " Incompatible input types for column age. Can not safely convert float64 to int64."
+)
 
 
 @pytest.mark.parametrize(
@@ -607,26 +876,55 @@ MLFLOW = "Failed to predict data. " + "x" * 3000 + " Incompatible input types fo
     [
         ({"error": "out of cheese"}, ["out of cheese"]),
         ({"detail": "model 'ocr' has no runner"}, ["model 'ocr' has no runner"]),
-        ({"detail": FASTAPI}, ["body.rows.0.age: Input should be a valid integer; body.rows.1.name: Field required"]),
+        (
+            {"detail": FASTAPI},
+            ["body.rows.0.age: Input should be a valid integer; body.rows.1.name: Field required"],
+        ),
         ({"detail": {"reason": "too many rows", "most": 10}}, ["too many rows"]),
         ({"detail": {"rows": 11, "most": 10}}, ['{"rows": 11, "most": 10}']),
-        ({"error_code": "BAD_REQUEST", "message": MLFLOW}, ["BAD_REQUEST: Failed to predict data.", "column age. Can not safely convert"]),
-        ({"error": {"message": "too long", "type": "invalid_request_error", "code": None}}, ["invalid_request_error: too long"]),
-        ({"errors": ["age is negative", {"field": "name"}]}, ['age is negative; {"field": "name"}']),
+        (
+            {"error_code": "BAD_REQUEST", "message": MLFLOW},
+            ["BAD_REQUEST: Failed to predict data.", "column age. Can not safely convert"],
+        ),
+        (
+            {"error": {"message": "too long", "type": "invalid_request_error", "code": None}},
+            ["invalid_request_error: too long"],
+        ),
+        (
+            {"errors": ["age is negative", {"field": "name"}]},
+            ['age is negative; {"field": "name"}'],
+        ),
         ({"errors": {"age": ["is negative"]}}, ['{"age": ["is negative"]}']),
-        ({"status": 500, "error": "Internal Server Error", "message": "no such table"}, ["Internal Server Error; no such table"]),
-        ({"title": "Bad row", "detail": "age is negative", "status": 422}, ["age is negative; Bad row"]),
+        (
+            {"status": 500, "error": "Internal Server Error", "message": "no such table"},
+            ["Internal Server Error; no such table"],
+        ),
+        (
+            {"title": "Bad row", "detail": "age is negative", "status": 422},
+            ["age is negative; Bad row"],
+        ),
         ({"code": 3, "status": "INVALID_ARGUMENT"}, ['{"code": 3, "status": "INVALID_ARGUMENT"}']),
         (["age", "name"], ["Unprocessable Entity: age; name"]),
         ("nothing but text in JSON", ["nothing but text in JSON"]),
         (b"plain text:\n  line 7\tfailed", ["plain text: line 7 failed"]),
-        (b"<!DOCTYPE html><html><head><title>400 Bad Request</title><style>p {}</style></head><body><h1>Bad Request</h1>"
-         b"<p>age &lt; 0</p><script>track()</script></body></html>", ["400 Bad Request Bad Request age < 0"]),
-        ("\ufeff{\"error\": \"out of cheese\"}".encode(), ["Unprocessable Entity: out of cheese"]),
+        (
+            (
+                b"<!DOCTYPE html><html><head><title>400 Bad Request</title><style>p"
+                b" {}</style></head><body><h1>Bad Request</h1><p>age &lt;"
+                b" 0</p><script>track()</script></body></html>"
+            ),
+            ["400 Bad Request Bad Request age < 0"],
+        ),
+        ('\ufeff{"error": "out of cheese"}'.encode(), ["Unprocessable Entity: out of cheese"]),
     ],
-)  # fmt: skip
+)
 def test_the_reason_of_the_server_is_in_the_row_whole(body: Any, said: list[str]) -> None:
-    with ModelServer(Reply(422, body=body) if isinstance(body, bytes) else Reply(422, body)) as server, mt.connect("memory://") as bus:
+    with (
+        ModelServer(
+            Reply(422, body=body) if isinstance(body, bytes) else Reply(422, body)
+        ) as server,
+        mt.connect("memory://") as bus,
+    ):
         sub = bus.subscribe("rows", f"{server.url}/score", max_attempts=1)
         bus.publish("rows", {"age": "x"})
         bus.wait(timeout_s=20, progress=False)
@@ -649,18 +947,23 @@ def test_of_a_very_long_reason_both_ends_are_kept() -> None:
 
 
 def test_one_byte_order_mark_before_an_answer_is_read() -> None:
-    with ModelServer([Reply(body=b"\xef\xbb\xbf" + body) for body in (b'{"y": 1}', b'{"y": NaN}', b"[1, 2]")]) as server:
+    with ModelServer(
+        [Reply(body=b"\xef\xbb\xbf" + body) for body in (b'{"y": 1}', b'{"y": NaN}', b"[1, 2]")]
+    ) as server:
         assert ask(server.url) == {"y": 1}
         assert str(ask(server.url)) == "{'y': nan}"
         with opened(server.url, batch=True) as endpoint:
             assert endpoint.call([Event(1), Event(2)]) == [1, 2]
 
 
-# -- batches -----------------------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 def test_a_batch_is_one_call_with_a_list_and_one_output_each() -> None:
-    with ModelServer(lambda request: [x["n"] * 2 for x in request.json()]) as server, opened(server.url, batch=True) as endpoint:
+    with (
+        ModelServer(lambda request: [x["n"] * 2 for x in request.json()]) as server,
+        opened(server.url, batch=True) as endpoint,
+    ):
         assert endpoint.batches
         assert list(endpoint.call([Event({"n": n}) for n in range(5)])) == [0, 2, 4, 6, 8]
 
@@ -685,10 +988,16 @@ def test_in_a_batch_what_cannot_be_sent_and_what_the_server_calls_an_error_fail_
         return {"out": [{"error": "odd"} if x % 2 else {"y": x} for x in request.json()]}
 
     with ModelServer(answer) as server, opened(server.url, batch=True, answer="out") as endpoint:
-        outputs = endpoint.call([Event(0), Event(b"\x00"), Event(1), Event({"f": object()}), Event(2)])
+        outputs = endpoint.call(
+            [Event(0), Event(b"\x00"), Event(1), Event({"f": object()}), Event(2)]
+        )
 
     assert [outputs[0], outputs[4]] == [{"y": 0}, {"y": 2}]
-    assert [verdict(outputs[i])[0] for i in (1, 2, 3)] == ["invalid_input", "model_http_error", "invalid_input"]
+    assert [verdict(outputs[i])[0] for i in (1, 2, 3)] == [
+        "invalid_input",
+        "model_http_error",
+        "invalid_input",
+    ]
 
 
 @pytest.mark.parametrize("value", [[1], [1, 2, 3], {"a": 1}, 7, None])
@@ -703,14 +1012,17 @@ def test_a_batch_with_another_number_of_answers_fails_for_good(value: Any) -> No
     assert verdict(caught.value) == ("bad_batch_result", True, False, True)
 
 
-# -- a body as the server wants it --------------------------------------------------------------------------------------------------
+# -- a body as the server wants it -----------------------------------------------------------------
 
 
 def sums(request: Any) -> Any:
     """Answer with the sum of each row, wherever the rows are."""
     body = request.json()
     rows = (
-        body.get("instances") or body.get("rows") or body.get("input_data", {}).get("data") or body.get("dataframe_split", {}).get("data")
+        body.get("instances")
+        or body.get("rows")
+        or body.get("input_data", {}).get("data")
+        or body.get("dataframe_split", {}).get("data")
     )
     return {"predictions": [sum(row.values() if isinstance(row, dict) else row) for row in rows]}
 
@@ -722,18 +1034,39 @@ ROWS = [{"a": 1, "b": 2}, {"a": 3, "b": 4}, {"a": 5, "b": 6}]
     ("options", "sent"),
     [
         ({"body": {"instances": "{batch}"}}, {"instances": ROWS}),
-        ({"body": {"rows": "{batch}", "options": {"round": True, "note": "{{braces}}"}}},
-         {"rows": ROWS, "options": {"round": True, "note": "{braces}"}}),
-        ({"body": {"instances": "{batch}"}, "item": {"x": "{a}", "y": "{b}"}}, {"instances": [{"x": r["a"], "y": r["b"]} for r in ROWS]}),
-        ({"body": {"input_data": {"columns": ["a", "b"], "data": "{batch}"}}, "item": ["{a}", "{b}"]},
-         {"input_data": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}}),
-        ({"body": {"dataframe_split": {"columns": ["a", "b"], "data": "{batch}"}}, "item": ["{a}", "{b}"]},
-         {"dataframe_split": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}}),
+        (
+            {"body": {"rows": "{batch}", "options": {"round": True, "note": "{{braces}}"}}},
+            {"rows": ROWS, "options": {"round": True, "note": "{braces}"}},
+        ),
+        (
+            {"body": {"instances": "{batch}"}, "item": {"x": "{a}", "y": "{b}"}},
+            {"instances": [{"x": r["a"], "y": r["b"]} for r in ROWS]},
+        ),
+        (
+            {
+                "body": {"input_data": {"columns": ["a", "b"], "data": "{batch}"}},
+                "item": ["{a}", "{b}"],
+            },
+            {"input_data": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}},
+        ),
+        (
+            {
+                "body": {"dataframe_split": {"columns": ["a", "b"], "data": "{batch}"}},
+                "item": ["{a}", "{b}"],
+            },
+            {"dataframe_split": {"columns": ["a", "b"], "data": [[1, 2], [3, 4], [5, 6]]}},
+        ),
     ],
-)  # fmt: skip
-def test_a_body_with_a_batch_is_one_call_and_its_answers_are_split(options: dict[str, Any], sent: Any) -> None:
+)
+def test_a_body_with_a_batch_is_one_call_and_its_answers_are_split(
+    options: dict[str, Any], sent: Any
+) -> None:
     with ModelServer(sums) as server, mt.connect("memory://") as bus:
-        sub = bus.subscribe("rows", mt.model(server.url, answer="predictions", name="sums", version="1.0.0", **options), listen=False)
+        sub = bus.subscribe(
+            "rows",
+            mt.model(server.url, answer="predictions", name="sums", version="1.0.0", **options),
+            listen=False,
+        )
         receipts = bus.publish_batch("rows", ROWS)
         sub.start()
         bus.wait(timeout_s=20, progress=False)
@@ -748,7 +1081,9 @@ def test_a_body_of_columns_has_the_list_of_each_field() -> None:
         ModelServer(lambda r: r.json()["inputs"]["age"]) as server,
         opened(server.url, body={"inputs": {"age": "{batch.who.age}"}}) as endpoint,
     ):
-        one, missing, two = endpoint.call([Event({"who": {"age": 1}}), Event({"who": {}}), Event({"who": {"age": 2}})])
+        one, missing, two = endpoint.call(
+            [Event({"who": {"age": 1}}), Event({"who": {}}), Event({"who": {"age": 2}})]
+        )
 
     assert (one, two) == (1, 2)
     assert verdict(missing) == INVALID
@@ -768,22 +1103,33 @@ def test_a_body_of_one_event_has_its_values_and_is_a_call_each() -> None:
         (answer,) = endpoint.call([Event(data)])
 
     assert answer == {
-        "inputs": "a page", "parameters": {"top_k": 3, "hint": "in de, 3 of them"}, "raw": "AP8=",
+        "inputs": "a page",
+        "parameters": {"top_k": 3, "hint": "in de, 3 of them"},
+        "raw": "AP8=",
         "all": [{"text": "a page", "k": 3, "lang": "de", "scan": "AP8="}, 7, None],
-    }  # fmt: skip
+    }
     assert server.requests[0].header("ce-id")
 
 
 def test_a_body_with_a_batch_can_be_for_one_event_at_a_time() -> None:
-    with ModelServer(sums) as server, opened(server.url, body={"rows": "{batch}"}, batch=False, answer="predictions") as endpoint:
+    with (
+        ModelServer(sums) as server,
+        opened(server.url, body={"rows": "{batch}"}, batch=False, answer="predictions") as endpoint,
+    ):
         assert [*endpoint.call([Event(ROWS[0])]), *endpoint.call([Event(ROWS[1])])] == [3, 7]
 
     assert [len(request.json()["rows"]) for request in server.requests] == [1, 1]
 
 
 def test_nothing_of_an_event_is_read_as_a_template() -> None:
-    with ModelServer(lambda r: r.json()["rows"]) as server, opened(server.url, body={"rows": "{batch}"}) as endpoint:
-        assert endpoint.call([Event({"a": "{batch} {a} {{"}), Event('"}]')]) == [{"a": "{batch} {a} {{"}, '"}]']
+    with (
+        ModelServer(lambda r: r.json()["rows"]) as server,
+        opened(server.url, body={"rows": "{batch}"}) as endpoint,
+    ):
+        assert endpoint.call([Event({"a": "{batch} {a} {{"}), Event('"}]')]) == [
+            {"a": "{batch} {a} {{"},
+            '"}]',
+        ]
 
 
 def test_a_batch_without_a_list_of_answers_says_where_to_look() -> None:
@@ -813,7 +1159,9 @@ def test_a_batch_without_a_list_of_answers_says_where_to_look() -> None:
         ({"body": {"api_key": "4711abc"}}, "body.api_key"),
     ],
 )
-def test_a_body_that_cannot_be_filled_is_refused_when_the_model_is_described(options: dict[str, Any], hint: str) -> None:
+def test_a_body_that_cannot_be_filled_is_refused_when_the_model_is_described(
+    options: dict[str, Any], hint: str
+) -> None:
     with pytest.raises(InvalidModel, match=hint):
         described("http://host/score", **options)
 
@@ -823,13 +1171,16 @@ def test_a_field_that_is_called_like_a_secret_is_none() -> None:
 
 
 def test_several_events_for_a_server_that_takes_one_are_several_calls() -> None:
-    with ModelServer(lambda r: Reply(422) if r.json() == 1 else r.json()) as server, opened(server.url) as endpoint:
+    with (
+        ModelServer(lambda r: Reply(422) if r.json() == 1 else r.json()) as server,
+        opened(server.url) as endpoint,
+    ):
         outputs = endpoint.call([Event(0), Event(1), Event(2)])
 
     assert (outputs[0], outputs[2], verdict(outputs[1])) == (0, 2, REJECTED)
 
 
-# -- KServe and MLflow -------------------------------------------------------------------------------------------------------------
+# -- KServe and MLflow -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["/v1/models/churn", "/v1/models/churn:predict"])
@@ -848,7 +1199,13 @@ def test_kserve_gets_bytes_as_b64_and_what_json_cannot_say_fails_alone() -> None
         ModelServer(lambda r: {"predictions": r.json()["instances"]}) as server,
         opened(f"kserve+{server.url}/v1/models/m") as endpoint,
     ):
-        outputs = endpoint.call([Event({"image": b"\x00\x01"}), Event({"x": [float("nan")]}), Event({"d": Decimal("1.5")})])
+        outputs = endpoint.call(
+            [
+                Event({"image": b"\x00\x01"}),
+                Event({"x": [float("nan")]}),
+                Event({"d": Decimal("1.5")}),
+            ]
+        )
 
     assert outputs[0] == {"image": {"b64": base64.b64encode(b"\x00\x01").decode()}}
     assert verdict(outputs[1]) == INVALID
@@ -866,7 +1223,9 @@ def test_kserve_gets_bytes_as_b64_and_what_json_cannot_say_fails_alone() -> None
         ({"predictions": "x"}, ("bad_batch_result", True, False, True)),
     ],
 )
-def test_kserve_answers_without_a_prediction_for_each_are_errors(value: Any, expected: tuple[Any, ...]) -> None:
+def test_kserve_answers_without_a_prediction_for_each_are_errors(
+    value: Any, expected: tuple[Any, ...]
+) -> None:
     with (
         ModelServer(Reply(value=value)) as server,
         opened(f"kserve+{server.url}/v1/models/m") as endpoint,
@@ -884,23 +1243,35 @@ def mlflow(request: Any) -> Any:
     columns = body["dataframe_split"]["columns"]
     if "x" not in columns:
         return Reply(400, {"error_code": "BAD_REQUEST", "message": "the column x is missing"})
-    return {"predictions": [dict(zip(columns, row, strict=True))["x"] for row in body["dataframe_split"]["data"]]}
+    return {
+        "predictions": [
+            dict(zip(columns, row, strict=True))["x"] for row in body["dataframe_split"]["data"]
+        ]
+    }
 
 
 @pytest.mark.parametrize("path", ["", "/", "/invocations"])
 def test_mlflow_gets_records_as_one_table(path: str) -> None:
-    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}{path}", params={"k": 3}, columns=["x", "y"]) as endpoint:
+    with (
+        ModelServer(mlflow) as server,
+        opened(f"mlflow+{server.url}{path}", params={"k": 3}, columns=["x", "y"]) as endpoint,
+    ):
         outputs = endpoint.call([Event({"x": 1, "y": "a"}), Event({"y": "b", "x": 2, "z": 3})])
 
     assert list(outputs) == [1, 2]
     (request,) = server.requests
     assert request.path == "/invocations"
-    assert request.json() == {"dataframe_split": {"columns": ["x", "y"], "data": [[1, "a"], [2, "b"]]}, "params": {"k": 3}}
+    assert request.json() == {
+        "dataframe_split": {"columns": ["x", "y"], "data": [[1, "a"], [2, "b"]]},
+        "params": {"k": 3},
+    }
 
 
 def test_mlflow_gets_missing_numbers_as_null_bytes_as_base64_and_no_infinity() -> None:
     with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}") as endpoint:
-        outputs = endpoint.call([Event({"x": float("nan"), "b": b"\x01"}), Event({"x": float("inf"), "b": b""})])
+        outputs = endpoint.call(
+            [Event({"x": float("nan"), "b": b"\x01"}), Event({"x": float("inf"), "b": b""})]
+        )
 
     assert outputs[0] is None
     assert verdict(outputs[1]) == INVALID
@@ -909,7 +1280,15 @@ def test_mlflow_gets_missing_numbers_as_null_bytes_as_base64_and_no_infinity() -
 
 def test_in_a_batch_for_mlflow_no_event_gets_a_column_that_it_has_not() -> None:
     with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}") as endpoint:
-        outputs = endpoint.call([Event({"x": 1, "y": 2}), Event({"y": 3}), Event([5, 6]), Event({"x": 4, "y": 5}), Event("text")])
+        outputs = endpoint.call(
+            [
+                Event({"x": 1, "y": 2}),
+                Event({"y": 3}),
+                Event([5, 6]),
+                Event({"x": 4, "y": 5}),
+                Event("text"),
+            ]
+        )
 
     assert [outputs[i] for i in (0, 2, 3, 4)] == [1, "array:[5, 6]", 4, "array:text"]
     assert verdict(outputs[1]) == REJECTED
@@ -918,7 +1297,15 @@ def test_in_a_batch_for_mlflow_no_event_gets_a_column_that_it_has_not() -> None:
 
 
 def test_in_a_batch_for_mlflow_an_event_is_sent_as_it_would_be_alone() -> None:
-    data = [{"x": 2**53 + 1, "y": 1}, {"x": 0.5, "y": 1}, {"y": 1, "x": 3}, {"x": None, "y": 1}, {"x": 4, "y": 5}, [1, 2], [1.5, 2]]
+    data = [
+        {"x": 2**53 + 1, "y": 1},
+        {"x": 0.5, "y": 1},
+        {"y": 1, "x": 3},
+        {"x": None, "y": 1},
+        {"x": 4, "y": 5},
+        [1, 2],
+        [1.5, 2],
+    ]
     with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}") as endpoint:
         outputs = endpoint.call([Event(each) for each in data])
 
@@ -934,7 +1321,10 @@ def test_in_a_batch_for_mlflow_an_event_is_sent_as_it_would_be_alone() -> None:
 
 
 def test_columns_for_mlflow_are_named_where_an_event_has_them_not() -> None:
-    with ModelServer(mlflow) as server, opened(f"mlflow+{server.url}", columns=["y", "x"]) as endpoint:
+    with (
+        ModelServer(mlflow) as server,
+        opened(f"mlflow+{server.url}", columns=["y", "x"]) as endpoint,
+    ):
         outputs = endpoint.call([Event({"x": 1}), Event({"x": 2, "y": 3})])
 
     assert outputs[1] == 2
@@ -951,7 +1341,9 @@ def test_columns_for_mlflow_are_different_names(columns: list[Any]) -> None:
 
 @pytest.mark.parametrize("given", [{}, {"batch": True}, {"batch": False}])
 @pytest.mark.parametrize("text", ["kserve+http://host/v1/models/m", "mlflow+http://host"])
-def test_servers_that_take_batches_get_them_unless_the_user_says_otherwise(text: str, given: dict[str, bool]) -> None:
+def test_servers_that_take_batches_get_them_unless_the_user_says_otherwise(
+    text: str, given: dict[str, bool]
+) -> None:
     with opened(text, **given) as endpoint:
         assert endpoint.batches == given.get("batch", True)
 
@@ -961,7 +1353,7 @@ def test_mlflow_may_answer_one_event_with_anything() -> None:
         assert ask(f"mlflow+{server.url}", Event({"x": 1})) == {"label": "a"}
 
 
-# -- what servers do to a connection -----------------------------------------------------------------------------------------------
+# -- what servers do to a connection ---------------------------------------------------------------
 
 
 def test_connections_are_kept_and_shared_by_as_many_calls_as_there_are_slots() -> None:
@@ -971,7 +1363,9 @@ def test_connections_are_kept_and_shared_by_as_many_calls_as_there_are_slots() -
         assert server.connections == 1
 
         with ThreadPoolExecutor(4) as threads:
-            outputs = list(threads.map(lambda n: endpoint.call([Event({"n": n})])[0]["n"], range(100)))
+            outputs = list(
+                threads.map(lambda n: endpoint.call([Event({"n": n})])[0]["n"], range(100))
+            )
 
     assert outputs == list(range(100))
     assert server.connections <= 4
@@ -979,7 +1373,9 @@ def test_connections_are_kept_and_shared_by_as_many_calls_as_there_are_slots() -
 
 def test_a_refused_request_keeps_its_connection() -> None:
     with (
-        ModelServer([Reply(422, {"error": "no"}), Reply(500, {}), Reply(429, {}), Reply(value=1)]) as server,
+        ModelServer(
+            [Reply(422, {"error": "no"}), Reply(500, {}), Reply(429, {}), Reply(value=1)]
+        ) as server,
         opened(server.url) as endpoint,
     ):
         for _ in range(3):
@@ -1007,7 +1403,9 @@ def test_a_closed_endpoint_has_no_connection_left_and_closes_again() -> None:
 
 
 @pytest.mark.parametrize("ending", ["close", "reset"])
-def test_a_kept_connection_that_the_server_drops_before_it_answers_is_replaced_at_once(ending: str) -> None:
+def test_a_kept_connection_that_the_server_drops_before_it_answers_is_replaced_at_once(
+    ending: str,
+) -> None:
     def serve(connection: socket.socket, number: int) -> None:
         read_request(connection)
         connection.sendall(whole_answer(b"%d" % number))
@@ -1040,7 +1438,9 @@ def test_a_connection_that_was_closed_while_it_was_idle_is_not_used() -> None:
 
 
 @pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\n"])
-def test_nothing_is_repeated_on_a_new_connection_or_after_a_byte_of_the_answer(first: bytes) -> None:
+def test_nothing_is_repeated_on_a_new_connection_or_after_a_byte_of_the_answer(
+    first: bytes,
+) -> None:
     def serve(connection: socket.socket, number: int) -> None:
         if first:
             read_request(connection)
@@ -1062,10 +1462,17 @@ def test_nothing_is_repeated_on_a_new_connection_or_after_a_byte_of_the_answer(f
 
 @pytest.mark.parametrize(
     "beginning",
-    [b"", OK + b"X: ", OK + b"Content-Length: 1000\r\n\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"],
+    [
+        b"",
+        OK + b"X: ",
+        OK + b"Content-Length: 1000\r\n\r\n",
+        OK + b"Transfer-Encoding: chunked\r\n\r\n",
+    ],
     ids=["status line", "headers", "body", "chunks"],
-)  # fmt: skip
-def test_a_server_that_sends_a_byte_now_and_then_is_given_up_at_the_deadline(beginning: bytes) -> None:
+)
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up_at_the_deadline(
+    beginning: bytes,
+) -> None:
     stop = threading.Event()
 
     def serve(connection: socket.socket, _: int) -> None:
@@ -1086,10 +1493,13 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up_at_the_deadline(beg
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_server_that_never_says_anything_is_given_up_at_the_deadline(scheme: str) -> None:
-    with RawServer(lambda connection, _: connection.recv(1) and threading.Event().wait(SOON_S * 2)) as server:
+    with RawServer(
+        lambda connection, _: connection.recv(1) and threading.Event().wait(SOON_S * 2)
+    ) as server:
         failure = failed(server.url.replace("http", scheme), timeout_s=SOON_S)
 
-    assert verdict(failure) == (LATE if scheme == "http" else UNAVAILABLE)  # without a handshake nothing is sent, and nothing has run
+    # without a handshake nothing is sent, and nothing has run
+    assert verdict(failure) == (LATE if scheme == "http" else UNAVAILABLE)
 
 
 def test_a_server_that_never_reads_is_given_up_at_the_deadline() -> None:
@@ -1138,14 +1548,17 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        waiting = [socket.socket() for _ in range(8)]  # they fill the queue of a server that accepts nobody
+        # they fill the queue of a server that accepts nobody
+        waiting = [socket.socket() for _ in range(8)]
         try:
             for other in waiting:
                 other.setblocking(False)
                 with contextlib.suppress(BlockingIOError):
                     other.connect(full.getsockname())
             started = time.monotonic()
-            failure = failed(f"http://127.0.0.1:{full.getsockname()[1]}", timeout_s=30, connect_timeout_s=SOON_S)
+            failure = failed(
+                f"http://127.0.0.1:{full.getsockname()[1]}", timeout_s=30, connect_timeout_s=SOON_S
+            )
         finally:
             for other in waiting:
                 other.close()
@@ -1158,7 +1571,10 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        b"garbage\r\n\r\n", b"\x00" * 100, b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/9.9 200 OK\r\n\r\n",
+        b"garbage\r\n\r\n",
+        b"\x00" * 100,
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/9.9 200 OK\r\n\r\n",
         OK + b"Content-Length: 100\r\n\r\n{}",
         OK + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n",
         OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{}",
@@ -1167,8 +1583,20 @@ def test_connecting_waits_no_longer_than_its_own_timeout() -> None:
         OK + b"X: " + b"y" * 100_000 + b"\r\n\r\n{}",
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
     ],
-    ids=["garbage", "zeros", "status", "version", "short", "size", "chunk", "gzip", "many", "long", "101"],
-)  # fmt: skip
+    ids=[
+        "garbage",
+        "zeros",
+        "status",
+        "version",
+        "short",
+        "size",
+        "chunk",
+        "gzip",
+        "many",
+        "long",
+        "101",
+    ],
+)
 def test_a_broken_answer_is_a_failure_of_the_server(answer: bytes) -> None:
     def serve(connection: socket.socket, _: int) -> None:
         read_request(connection)
@@ -1228,7 +1656,9 @@ def test_a_rejection_may_be_a_bomb_as_well() -> None:
 
 def test_a_compressed_answer_within_the_limit_is_an_answer() -> None:
     with (
-        ModelServer(Reply(body=gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"})) as server,
+        ModelServer(
+            Reply(body=gzip.compress(b'{"a": 1}'), headers={"Content-Encoding": "gzip"})
+        ) as server,
         opened(server.url) as endpoint,
     ):
         assert [endpoint.call([Event(1)]) for _ in range(2)] == [[{"a": 1}]] * 2
@@ -1238,7 +1668,12 @@ def test_a_compressed_answer_within_the_limit_is_an_answer() -> None:
 def test_a_redirect_is_refused_and_its_target_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["BI-118"]
     with Proxy() as proxy, ModelServer(Reply(value=1)) as other:
-        for target in ("http://169.254.169.254/latest/meta-data/", f"{other.url}/secret", "//169.254.169.254/", "file:///etc/passwd"):
+        for target in (
+            "http://169.254.169.254/latest/meta-data/",
+            f"{other.url}/secret",
+            "//169.254.169.254/",
+            "file:///etc/passwd",
+        ):
             with ModelServer(Reply(302, {}, headers={"Location": target})) as server:
                 monkeypatch.setenv("HTTP_PROXY", proxy.url)
                 proxy.to = server.port
@@ -1251,7 +1686,7 @@ def test_a_redirect_is_refused_and_its_target_never_asked(monkeypatch: pytest.Mo
         assert len(proxy.asked) == 4
 
 
-# -- the catalogue -----------------------------------------------------------------------------------------------------------------
+# -- the catalogue ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
@@ -1260,7 +1695,11 @@ def test_bi_114_client_errors_are_dead_letters_at_once(status: int) -> None:
     with ModelServer(Reply(status)) as server:
         failure = failed(server.url)
 
-    assert (failure.reason, failure.permanent, len(server.requests)) == (case["reason_code"], True, case["model_attempts"])
+    assert (failure.reason, failure.permanent, len(server.requests)) == (
+        case["reason_code"],
+        True,
+        case["model_attempts"],
+    )
 
 
 def a_500(_: Path) -> Generator[str]:
@@ -1291,22 +1730,32 @@ def no_name(_: Path) -> Generator[str]:
 
 
 def html(_: Path) -> Generator[str]:
-    with ModelServer(Reply(body=b"<html>Sign in</html>", headers={"Content-Type": "text/html"})) as server:
+    with ModelServer(
+        Reply(body=b"<html>Sign in</html>", headers={"Content-Type": "text/html"})
+    ) as server:
         yield server.url
 
 
 @pytest.mark.parametrize("where", [a_500, html])
-def test_bi_115_server_errors_are_tried_again(where: Callable[[Path], Generator[str]], tmp_path: Path) -> None:
+def test_bi_115_server_errors_are_tried_again(
+    where: Callable[[Path], Generator[str]], tmp_path: Path
+) -> None:
     for url in where(tmp_path):
         failure = failed(f"{url}?page=77777")
 
-        assert (failure.reason, failure.permanent, failure.throttled) == (CASES["BI-115"]["reason_code"], False, False)
+        assert (failure.reason, failure.permanent, failure.throttled) == (
+            CASES["BI-115"]["reason_code"],
+            False,
+            False,
+        )
         assert url.partition("?")[0] in str(failure)
         assert "77777" not in str(failure)
 
 
 @pytest.mark.parametrize("where", [a_reset, a_refusal, bad_tls, no_name])
-def test_a_server_that_cannot_be_reached_is_waited_for(where: Callable[[Path], Generator[str]], tmp_path: Path) -> None:
+def test_a_server_that_cannot_be_reached_is_waited_for(
+    where: Callable[[Path], Generator[str]], tmp_path: Path
+) -> None:
     for url in where(tmp_path):
         failure = failed(f"{url}?page=77777")
 
@@ -1318,9 +1767,15 @@ def test_a_server_that_cannot_be_reached_is_waited_for(where: Callable[[Path], G
 
 @pytest.mark.parametrize(
     ("where", "kind", "hint"),
-    [(a_refusal, "ConnectionError", "refused"), (bad_tls, "TlsError", "certificate"), (no_name, "NameError", "resolved")],
+    [
+        (a_refusal, "ConnectionError", "refused"),
+        (bad_tls, "TlsError", "certificate"),
+        (no_name, "NameError", "resolved"),
+    ],
 )
-def test_an_error_of_the_connection_says_which(where: Callable[[Path], Generator[str]], kind: str, hint: str, tmp_path: Path) -> None:
+def test_an_error_of_the_connection_says_which(
+    where: Callable[[Path], Generator[str]], kind: str, hint: str, tmp_path: Path
+) -> None:
     with contextlib.closing(where(tmp_path)) as urls:
         failure = failed(next(urls))
 
@@ -1328,10 +1783,12 @@ def test_an_error_of_the_connection_says_which(where: Callable[[Path], Generator
     assert hint in str(failure)
 
 
-# -- TLS and proxies ---------------------------------------------------------------------------------------------------------------
+# -- TLS and proxies -------------------------------------------------------------------------------
 
 
-def test_a_certificate_of_ones_own_is_trusted_when_the_environment_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_of_ones_own_is_trusted_when_the_environment_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = self_signed(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
     with ModelServer(lambda r: r.json(), files) as server, opened(server.url) as endpoint:
@@ -1339,7 +1796,9 @@ def test_a_certificate_of_ones_own_is_trusted_when_the_environment_says_so(tmp_p
         assert server.connections == 1
 
 
-def test_a_kept_tls_connection_that_the_server_drops_is_replaced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kept_tls_connection_that_the_server_drops_is_replaced_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = self_signed(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
     with ModelServer(lambda r: r.json(), files) as server, Proxy(to=server.port) as proxy:
@@ -1352,10 +1811,16 @@ def test_a_kept_tls_connection_that_the_server_drops_is_replaced_at_once(tmp_pat
         assert server.connections == 2
 
 
-def test_proxies_of_the_environment_are_used_for_http_and_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxies_of_the_environment_are_used_for_http_and_https(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = self_signed(tmp_path)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(files[0]))
-    with Proxy() as proxy, ModelServer(lambda r: r.json()) as plain, ModelServer(lambda r: r.json(), files) as safe:
+    with (
+        Proxy() as proxy,
+        ModelServer(lambda r: r.json()) as plain,
+        ModelServer(lambda r: r.json(), files) as safe,
+    ):
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//user:pw4711@"))
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         proxy.to = plain.port
@@ -1365,16 +1830,26 @@ def test_proxies_of_the_environment_are_used_for_http_and_https(tmp_path: Path, 
         monkeypatch.setenv("NO_PROXY", "model.example")
         assert failed("http://model.example/x", Event(3)).kind == "NameError"
 
-    assert [line.rpartition(" ")[0] for line in proxy.asked] == ["POST http://model.example/x?y=1", "CONNECT model.example:443"]
+    assert [line.rpartition(" ")[0] for line in proxy.asked] == [
+        "POST http://model.example/x?y=1",
+        "CONNECT model.example:443",
+    ]
     assert b"proxy-authorization: basic" in proxy.heads[0].lower()
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1.2.3", "models.localhost", "127.1", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "localhost", "127.1.2.3", "models.localhost", "127.1", "0.0.0.0"]
+)
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-def test_no_proxy_stands_before_this_machine(host: str, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_stands_before_this_machine(
+    host: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Proxy() as proxy, ModelServer(lambda r: r.json()) as server:
         monkeypatch.setenv(variable, proxy.url)
-        with contextlib.suppress(*([ModelFailure] if host in ("models.localhost", "127.1.2.3") else ())):  # nobody need be there
+        # nobody need be there
+        with contextlib.suppress(
+            *([ModelFailure] if host in ("models.localhost", "127.1.2.3") else ())
+        ):
             assert ask(f"http://{host}:{server.port}/x", Event(1)) == 1
 
     assert proxy.asked == []
@@ -1389,7 +1864,9 @@ def test_no_proxy_stands_before_the_loopback_of_ipv6(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there_is_waited_for_and_its_credentials_are_not_shown(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_is_not_there_is_waited_for_and_its_credentials_are_not_shown(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with unused_port() as port:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://user:pw4711@127.0.0.1:{port}")
         failure = failed(f"{scheme}://model.example/x")
@@ -1399,12 +1876,30 @@ def test_a_proxy_that_is_not_there_is_waited_for_and_its_credentials_are_not_sho
     assert "4711" not in str(failure)
 
 
-TUNNEL = [("https", status) for status in ("403 Forbidden", "407 Proxy Authentication Required", "502 Bad Gateway", "503 Unavailable")]
-FORWARD = [("http", status) for status in ("407 Proxy Authentication Required", "502 Bad Gateway", "503 Unavailable", "504 Timeout")]
+TUNNEL = [
+    ("https", status)
+    for status in (
+        "403 Forbidden",
+        "407 Proxy Authentication Required",
+        "502 Bad Gateway",
+        "503 Unavailable",
+    )
+]
+FORWARD = [
+    ("http", status)
+    for status in (
+        "407 Proxy Authentication Required",
+        "502 Bad Gateway",
+        "503 Unavailable",
+        "504 Timeout",
+    )
+]
 
 
 @pytest.mark.parametrize(("scheme", "status"), [*TUNNEL, *FORWARD])
-def test_a_refusal_of_the_proxy_is_nobodys_failure(scheme: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_proxy_is_nobodys_failure(
+    scheme: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Proxy(answer=f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()) as proxy:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", proxy.url)
         failure = failed(f"{scheme}://model.example/x")
@@ -1413,7 +1908,9 @@ def test_a_refusal_of_the_proxy_is_nobodys_failure(scheme: str, status: str, mon
     assert status[:3] in str(failure)
 
 
-def test_a_502_of_a_server_that_answers_is_its_own_also_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_502_of_a_server_that_answers_is_its_own_also_behind_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     replies = [Reply(value=1), Reply(502)]
     with ModelServer(replies) as server, Proxy(to=server.port) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
@@ -1425,7 +1922,7 @@ def test_a_502_of_a_server_that_answers_is_its_own_also_behind_a_proxy(monkeypat
     assert verdict(caught.value) == BROKEN
 
 
-# -- the transport, for other schemes ----------------------------------------------------------------------------------------------
+# -- the transport, for other schemes --------------------------------------------------------------
 
 
 def test_paths_and_whole_urls_of_the_same_server_are_asked_and_nothing_else() -> None:
@@ -1435,7 +1932,14 @@ def test_paths_and_whole_urls_of_the_same_server_are_asked_and_nothing_else() ->
         assert client.get("/v2/models/ocr").json() == ["GET", "/v2/models/ocr"]
         assert client.post(f"{server.url}/v2", {"a": 1}).json() == ["POST", "/v2"]
         assert client.post("", b"raw").headers["CONTENT-type"] == "application/json"
-        for other in ("http://169.254.169.254/", "//169.254.169.254/", f"{server.url}.evil/", "relative", "/a b", "/a\r\nHost: x"):
+        for other in (
+            "http://169.254.169.254/",
+            "//169.254.169.254/",
+            f"{server.url}.evil/",
+            "relative",
+            "/a b",
+            "/a\r\nHost: x",
+        ):
             with pytest.raises(ValueError, match="is no path of"):
                 client.get(other)
         client.close()
@@ -1448,12 +1952,18 @@ def test_the_phrase_of_a_status_is_shown() -> None:
         assert "418 I'm a Teapot" in str(failed(server.url))
 
 
-# -- through the bus ---------------------------------------------------------------------------------------------------------------
+# -- through the bus -------------------------------------------------------------------------------
 
 
 @in_memory
-def test_throttling_spends_no_attempt_and_waits_for_as_long_as_the_server_says(bus: mt.EventBus, clock: SimulatedClock) -> None:
-    busy = [Reply(429, headers={"Retry-After": "40"}), Reply(503, headers={"Retry-After": "40"}), Reply(429)]
+def test_throttling_spends_no_attempt_and_waits_for_as_long_as_the_server_says(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    busy = [
+        Reply(429, headers={"Retry-After": "40"}),
+        Reply(503, headers={"Retry-After": "40"}),
+        Reply(429),
+    ]
     started_us = clock.now_us()
     with ModelServer([*busy, Reply(value={"y": 2})]) as server:
         sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1)
@@ -1469,7 +1979,9 @@ def test_throttling_spends_no_attempt_and_waits_for_as_long_as_the_server_says(b
 
 @in_memory
 @pytest.mark.parametrize("status", [400, 404, 413, 422])
-def test_bi_114_a_rejected_event_is_dead_at_once_and_its_neighbours_are_not(status: int, bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_bi_114_a_rejected_event_is_dead_at_once_and_its_neighbours_are_not(
+    status: int, bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def answer(request: Any) -> Any:
         numbers = [row["x"] for row in request.json()]
         return Reply(status, {"detail": "3 is odd"}) if 3 in numbers else numbers
@@ -1483,12 +1995,18 @@ def test_bi_114_a_rejected_event_is_dead_at_once_and_its_neighbours_are_not(stat
 
     assert sorted(outcomes(sub)) == ["dead", *["succeeded"] * 4]
     (dead,) = sub.dead_letters().to_dict("records")
-    assert (dead["reason"], dead["attempts"], dead["error_type"]) == ("model_rejected", 1, f"HTTP {status}")
+    assert (dead["reason"], dead["attempts"], dead["error_type"]) == (
+        "model_rejected",
+        1,
+        f"HTTP {status}",
+    )
     assert "3 is odd" in dead["error"]
 
 
 @in_memory
-def test_bi_115_a_server_that_fails_has_all_attempts(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_bi_115_a_server_that_fails_has_all_attempts(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     with ModelServer(Reply(500, body=b"<html>oops</html>")) as server:
         sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=3)
         bus.publish("numbers", {"x": 1})
@@ -1502,9 +2020,15 @@ def test_bi_115_a_server_that_fails_has_all_attempts(bus: mt.EventBus, clock: Si
 
 
 @in_memory
-def test_a_server_that_restarts_is_waited_for_and_the_state_says_so(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_a_server_that_restarts_is_waited_for_and_the_state_says_so(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     with unused_port() as port:
-        sub = bus.subscribe("numbers", mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"), max_attempts=1)
+        sub = bus.subscribe(
+            "numbers",
+            mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"),
+            max_attempts=1,
+        )
         bus.publish_batch("numbers", [{"x": x} for x in range(20)])
         wait_until(lambda: "refused" in sub.state)
         for _ in range(60):
@@ -1525,7 +2049,11 @@ def test_a_server_that_restarts_is_waited_for_and_the_state_says_so(bus: mt.Even
 
 def test_waiting_for_a_bus_outlasts_a_server_that_restarts() -> None:
     with unused_port() as port, mt.connect("memory://") as bus:
-        sub = bus.subscribe("numbers", mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"), max_attempts=1)
+        sub = bus.subscribe(
+            "numbers",
+            mt.model(f"http://127.0.0.1:{port}/double", name="double", version="1.0.0"),
+            max_attempts=1,
+        )
         bus.publish("numbers", {"x": 1})
         began = time.monotonic()
         assert not bus.wait(timeout_s=4.5, progress=False)
@@ -1534,8 +2062,12 @@ def test_waiting_for_a_bus_outlasts_a_server_that_restarts() -> None:
 
 
 @in_memory
-def test_a_forwarded_port_with_nobody_behind_it_is_waited_for(bus: mt.EventBus, clock: SimulatedClock) -> None:
-    """As docker's proxy and ssh -L do it: they accept, and end the connection when nobody listens on the other side."""
+def test_a_forwarded_port_with_nobody_behind_it_is_waited_for(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    """As docker's proxy and ssh -L do it: they accept, and end the connection when nobody listens
+    on the other side.
+    """
     up = threading.Event()
 
     def serve(connection: socket.socket, _: int) -> None:
@@ -1561,7 +2093,9 @@ def test_a_forwarded_port_with_nobody_behind_it_is_waited_for(bus: mt.EventBus, 
 
 @in_memory
 @pytest.mark.parametrize("others", [0, 4])
-def test_an_event_that_ends_its_server_each_time_is_dead_and_no_other_is(others: int, bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_an_event_that_ends_its_server_each_time_is_dead_and_no_other_is(
+    others: int, bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def serve(connection: socket.socket, _: int) -> None:
         while asked := read_request(connection):
             if asked.endswith(b"666"):
@@ -1570,7 +2104,9 @@ def test_an_event_that_ends_its_server_each_time_is_dead_and_no_other_is(others:
             connection.sendall(whole_answer(b"" if asked.startswith(b"HEAD") else b"1"))
 
     with RawServer(serve) as server:
-        sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1, max_concurrency=1, listen=False)
+        sub = bus.subscribe(
+            "numbers", f"{server.url}/double", max_attempts=1, max_concurrency=1, listen=False
+        )
         bus.publish_batch("numbers", [666, *range(others)])
         sub.start()
         settle(bus, clock, sub)
@@ -1599,7 +2135,9 @@ def test_of_several_requests_that_break_off_together_only_the_cause_counts() -> 
             connection.sendall(whole_answer(b"" if asked.startswith(b"HEAD") else b"1"))
 
     with RawServer(serve) as server, mt.connect("memory://") as bus:
-        sub = bus.subscribe("numbers", f"{server.url}/double", max_attempts=1, max_concurrency=8, listen=False)
+        sub = bus.subscribe(
+            "numbers", f"{server.url}/double", max_attempts=1, max_concurrency=8, listen=False
+        )
         bus.publish_batch("numbers", [*range(20), 666, *range(40)])
         sub.start()
         bus.wait(timeout_s=60, progress=False)
@@ -1612,9 +2150,15 @@ def test_of_several_requests_that_break_off_together_only_the_cause_counts() -> 
 
 
 @in_memory
-def test_a_hostile_event_through_the_bus_changes_neither_host_nor_path_nor_headers(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_a_hostile_event_through_the_bus_changes_neither_host_nor_path_nor_headers(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     nasty = "x\r\nHost: 169.254.169.254\r\nX-Injected: 1"
-    event = Event({"url": "http://169.254.169.254/", "model": "other"}, subject=nasty, extensions={"path": "/admin", "a1": nasty})
+    event = Event(
+        {"url": "http://169.254.169.254/", "model": "other"},
+        subject=nasty,
+        extensions={"path": "/admin", "a1": nasty},
+    )
     with ModelServer(Reply(value=1)) as server:
         sub = bus.subscribe("numbers", f"{server.url}/double")
         bus.publish("numbers", event)
@@ -1622,7 +2166,11 @@ def test_a_hostile_event_through_the_bus_changes_neither_host_nor_path_nor_heade
 
     assert outcomes(sub) == ["succeeded"]
     (request,) = server.requests
-    assert (request.method, request.path, request.header("host")) == ("POST", "/double", f"127.0.0.1:{server.port}")
+    assert (request.method, request.path, request.header("host")) == (
+        "POST",
+        "/double",
+        f"127.0.0.1:{server.port}",
+    )
     assert request.header("x-injected") is None
     assert urllib.parse.unquote(request.header("ce-subject") or "") == nasty
     assert request.header("traceparent")
@@ -1634,7 +2182,12 @@ def test_without_its_variable_a_model_is_waited_for_and_the_state_names_it(
 ) -> None:
     monkeypatch.delenv("MLT_TOKEN", raising=False)
     with ModelServer(Reply(value=1)) as server:
-        sub = bus.subscribe("numbers", mt.model(server.url, name="m", version="1.0.0", headers={"Authorization": "env:MLT_TOKEN"}))
+        sub = bus.subscribe(
+            "numbers",
+            mt.model(
+                server.url, name="m", version="1.0.0", headers={"Authorization": "env:MLT_TOKEN"}
+            ),
+        )
         bus.publish("numbers", 1)
         wait_until(lambda: "MLT_TOKEN" in sub.state)
         assert sub.depth().visible == 1

@@ -1,4 +1,6 @@
-"""The Open Inference Protocol: what events become on the wire, what answers mean, and what happens when the server changes its mind."""
+"""The Open Inference Protocol: what events become on the wire, what answers mean, and what happens
+when the server changes its mind.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,12 @@ SETOSA, VIRGINICA = [5.1, 3.5, 1.4, 0.2], [7.2, 3.0, 5.8, 1.6]
 
 
 def tensor(name: str, datatype: str = "FP64", *shape: int, **parameters: str) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": list(shape or (-1,)), **({"parameters": parameters} if parameters else {})}
+    return {
+        "name": name,
+        "datatype": datatype,
+        "shape": list(shape or (-1,)),
+        **({"parameters": parameters} if parameters else {}),
+    }
 
 
 def echo(*inputs: dict[str, Any], name: str = "echo", version: str = "1") -> Served:
@@ -78,7 +85,9 @@ def call(server: OipServer, model: Served | str, *data: Any, **options: Any) -> 
         return list(endpoint.call([mt.Event(each) for each in data]))
 
 
-def failed(server: OipServer, model: Served | str, *data: Any, **options: Any) -> list[ModelFailure]:
+def failed(
+    server: OipServer, model: Served | str, *data: Any, **options: Any
+) -> list[ModelFailure]:
     with pytest.raises(ModelFailure) as caught:
         call(server, model, *data, **options)
     return [caught.value]
@@ -95,7 +104,7 @@ def refusal(answer: Any) -> str:
     return str(answer)
 
 
-# -- the address -------------------------------------------------------------------------------------------------------------------
+# -- the address -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,7 +122,9 @@ def refusal(answer: Any) -> str:
         ("/v2/models/doc%20type", "doc-type", None),
     ],
 )
-def test_the_address_says_what_the_model_is_called_and_which_version_it_is(path: str, name: str, version: str | None) -> None:
+def test_the_address_says_what_the_model_is_called_and_which_version_it_is(
+    path: str, name: str, version: str | None
+) -> None:
     found = described(f"oip+http://host:8080{path}")
 
     assert (found.name, found.version, found.input_schema) == (name, version, None)
@@ -123,14 +134,19 @@ def test_the_address_says_what_the_model_is_called_and_which_version_it_is(path:
     ("text", "advice"),
     [
         ("oip+http://host/v2/models/ocr/infer", "write oip+http://host/v2/models/ocr"),
-        ("oip+http://host/v2/models/ocr/versions/2/ready", "write oip+http://host/v2/models/ocr/versions/2"),
+        (
+            "oip+http://host/v2/models/ocr/versions/2/ready",
+            "write oip+http://host/v2/models/ocr/versions/2",
+        ),
         ("oip+http://host/v1/models/ocr", "/v2/models/NAME"),
         ("oip+http://host", "/v2/models/NAME"),
         ("oip+http://host/v2/models/ocr?x=1", "write oip+http"),
         ("oip+http://user:secret@host/v2/models/ocr", "environment variable"),
     ],
 )
-def test_an_address_that_cannot_be_right_is_refused_with_one_that_is(text: str, advice: str) -> None:
+def test_an_address_that_cannot_be_right_is_refused_with_one_that_is(
+    text: str, advice: str
+) -> None:
     with pytest.raises(InvalidModel) as caught:
         described(text)
 
@@ -155,7 +171,9 @@ def test_an_address_that_cannot_be_right_is_refused_with_one_that_is(text: str, 
         ({"batched": "no"}, "bool"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused_when_the_model_is_described(options: dict[str, Any], problem: str) -> None:
+def test_an_option_that_makes_no_sense_is_refused_when_the_model_is_described(
+    options: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(InvalidModel, match=problem):
         described("oip+http://host/v2/models/ocr", **options)
 
@@ -165,11 +183,15 @@ def test_a_mistyped_option_lists_the_near_ones() -> None:
         described("oip+http://host/v2/models/ocr", colums=["a"])
 
 
-# -- from data to tensors ----------------------------------------------------------------------------------------------------------
+# -- from data to tensors --------------------------------------------------------------------------
 
 
-def test_a_record_gives_one_tensor_for_each_input_and_a_batch_is_one_call(server: OipServer) -> None:
-    model = echo(tensor("age", "INT64"), tensor("name", "BYTES", -1, 1), tensor("box", "FP32", -1, 2, 2))
+def test_a_record_gives_one_tensor_for_each_input_and_a_batch_is_one_call(
+    server: OipServer,
+) -> None:
+    model = echo(
+        tensor("age", "INT64"), tensor("name", "BYTES", -1, 1), tensor("box", "FP32", -1, 2, 2)
+    )
     ann = {"age": 41, "name": "Ann", "box": [[1, 2], [3, 4]], "not": "asked for"}
     bob = {"age": 7, "name": "Bob", "box": [[0.5, 0], [0, 0]]}
 
@@ -180,17 +202,37 @@ def test_a_record_gives_one_tensor_for_each_input_and_a_batch_is_one_call(server
     assert body["inputs"] == [
         {"name": "age", "shape": [2], "datatype": "INT64", "data": [41, 7]},
         {"name": "name", "shape": [2, 1], "datatype": "BYTES", "data": ["Ann", "Bob"]},
-        {"name": "box", "shape": [2, 2, 2], "datatype": "FP32", "data": [1.0, 2.0, 3.0, 4.0, 0.5, 0.0, 0.0, 0.0]},
+        {
+            "name": "box",
+            "shape": [2, 2, 2],
+            "datatype": "FP32",
+            "data": [1.0, 2.0, 3.0, 4.0, 0.5, 0.0, 0.0, 0.0],
+        },
     ]
 
 
-@pytest.mark.parametrize("data", [[1, 2], (1, 2), np.array([1, 2]), {"x": [1, 2]}, {"x": np.array([1.0, 2.0])}, {"x": [np.int64(1), 2]}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        [1, 2],
+        (1, 2),
+        np.array([1, 2]),
+        {"x": [1, 2]},
+        {"x": np.array([1.0, 2.0])},
+        {"x": [np.int64(1), 2]},
+    ],
+)
 def test_a_model_with_one_input_of_rows_takes_the_row(server: OipServer, data: Any) -> None:
     assert call(server, sums(), data) == [{"sum": 3.0}]
 
 
 def test_columns_say_in_which_order_the_fields_of_a_record_make_up_a_row(server: OipServer) -> None:
-    model = Served("first", lambda arrays: {"first": arrays["x"][:, 0]}, [tensor("x", "FP64", -1, 2)], [tensor("first")])
+    model = Served(
+        "first",
+        lambda arrays: {"first": arrays["x"][:, 0]},
+        [tensor("x", "FP64", -1, 2)],
+        [tensor("first")],
+    )
 
     assert call(server, model, {"b": 2, "c": 3, "a": 1}, columns=["a", "b"]) == [{"first": 1.0}]
 
@@ -204,7 +246,9 @@ def test_a_record_that_could_be_a_row_is_refused_with_the_way_to_say_how(server:
 
 
 @pytest.mark.parametrize("columns", [["a", "b", "c"], ["a"]])
-def test_columns_that_do_not_fit_the_model_are_refused_before_the_first_event(server: OipServer, columns: list[str]) -> None:
+def test_columns_that_do_not_fit_the_model_are_refused_before_the_first_event(
+    server: OipServer, columns: list[str]
+) -> None:
     with (
         opened(server, sums(), columns=columns) as endpoint,
         pytest.raises(ModelFailure, match=r"option columns names .* FP64\[-1, 2\]") as e,
@@ -215,7 +259,10 @@ def test_columns_that_do_not_fit_the_model_are_refused_before_the_first_event(se
 
 
 def test_a_model_of_scalars_takes_a_scalar(server: OipServer) -> None:
-    assert call(server, echo(tensor("text", "BYTES")), "hello", {"text": "you"}) == [{"text": "hello"}, {"text": "you"}]
+    assert call(server, echo(tensor("text", "BYTES")), "hello", {"text": "you"}) == [
+        {"text": "hello"},
+        {"text": "you"},
+    ]
 
 
 def test_a_model_of_several_inputs_takes_only_records(server: OipServer) -> None:
@@ -224,7 +271,9 @@ def test_a_model_of_several_inputs_takes_only_records(server: OipServer) -> None
     assert "a: FP64[-1], b: FP64[-1]" in refusal(answer)
 
 
-def test_bytes_are_sent_where_the_content_type_of_a_tensor_is_base64_and_come_back_as_bytes(server: OipServer) -> None:
+def test_bytes_are_sent_where_the_content_type_of_a_tensor_is_base64_and_come_back_as_bytes(
+    server: OipServer,
+) -> None:
     page = tensor("page", "BYTES", -1, content_type="base64")
     server.models.append(echo(page))
 
@@ -233,25 +282,63 @@ def test_bytes_are_sent_where_the_content_type_of_a_tensor_is_base64_and_come_ba
 
     assert server.bodies()[0]["inputs"][0] == {**page, "shape": [1], "data": ["iVBORw=="]}
     assert answer == {"page": "iVBORw=="}  # this server does not say what its outputs are
-    answered = answered_with({"outputs": [{**page, "shape": [2], "data": ["iVBORw==", "no base64"]}]}, 2)
+    answered = answered_with(
+        {"outputs": [{**page, "shape": [2], "data": ["iVBORw==", "no base64"]}]}, 2
+    )
     assert answered == [{"page": b"\x89PNG"}, {"page": "no base64"}]
 
 
 FITS = [
-    ("BOOL", True, True), ("UINT8", 255, 255), ("UINT64", 2**64 - 1, 2**64 - 1), ("INT8", -128, -128), ("INT64", -(2**63), -(2**63)),
-    ("INT32", 3.0, 3), ("INT16", Decimal("7"), 7), ("FP16", 65504, 65504.0), ("FP32", 1, 1.0), ("FP64", Decimal("0.5"), 0.5),
-    ("FP64", 10**300, 1e300), ("BYTES", "ü", "ü"), ("BYTES", "", ""),
-]  # fmt: skip
+    ("BOOL", True, True),
+    ("UINT8", 255, 255),
+    ("UINT64", 2**64 - 1, 2**64 - 1),
+    ("INT8", -128, -128),
+    ("INT64", -(2**63), -(2**63)),
+    ("INT32", 3.0, 3),
+    ("INT16", Decimal("7"), 7),
+    ("FP16", 65504, 65504.0),
+    ("FP32", 1, 1.0),
+    ("FP64", Decimal("0.5"), 0.5),
+    ("FP64", 10**300, 1e300),
+    ("BYTES", "ü", "ü"),
+    ("BYTES", "", ""),
+]
 DOES_NOT_FIT = [
-    ("BOOL", 1), ("BOOL", "true"), ("BOOL", None), ("UINT8", 300), ("UINT8", -1), ("UINT64", 2**64), ("INT8", 128), ("INT64", 2**63),
-    ("INT64", 1.5), ("INT64", True), ("INT64", "1"), ("INT64", None), ("INT32", math.inf), ("INT32", math.nan), ("FP16", 65505),
-    ("FP32", 3.5e38), ("FP32", "x"), ("FP32", None), ("FP32", False), ("FP32", {"a": 1}), ("FP64", math.nan), ("FP64", -math.inf),
-    ("FP64", 10**400), ("FP64", Decimal("sNaN")), ("BYTES", 7), ("BYTES", b"raw"), ("BYTES", "\ud800"), ("BYTES", None),
-]  # fmt: skip
+    ("BOOL", 1),
+    ("BOOL", "true"),
+    ("BOOL", None),
+    ("UINT8", 300),
+    ("UINT8", -1),
+    ("UINT64", 2**64),
+    ("INT8", 128),
+    ("INT64", 2**63),
+    ("INT64", 1.5),
+    ("INT64", True),
+    ("INT64", "1"),
+    ("INT64", None),
+    ("INT32", math.inf),
+    ("INT32", math.nan),
+    ("FP16", 65505),
+    ("FP32", 3.5e38),
+    ("FP32", "x"),
+    ("FP32", None),
+    ("FP32", False),
+    ("FP32", {"a": 1}),
+    ("FP64", math.nan),
+    ("FP64", -math.inf),
+    ("FP64", 10**400),
+    ("FP64", Decimal("sNaN")),
+    ("BYTES", 7),
+    ("BYTES", b"raw"),
+    ("BYTES", "\ud800"),
+    ("BYTES", None),
+]
 
 
 @pytest.mark.parametrize(("datatype", "value", "sent"), FITS)
-def test_a_value_that_fits_its_datatype_is_sent_exactly(datatype: str, value: Any, sent: Any) -> None:
+def test_a_value_that_fits_its_datatype_is_sent_exactly(
+    datatype: str, value: Any, sent: Any
+) -> None:
     layout = Layout((Tensor("x", datatype, (-1, 2)),))
 
     ((_, values),) = layout.parts([value, value])
@@ -266,8 +353,11 @@ def test_a_value_that_does_not_fit_its_datatype_is_named(datatype: str, value: A
     good = {"BOOL": True, "BYTES": "x"}.get(datatype, 1)
     record, row = Layout((Tensor("age", datatype, (-1,)),)), (Tensor("x", datatype, (-1, 2)),)
 
-    for layout, data, field in [(record, {"age": value}, "'age'"), (Layout(row), [good, value], "'x'[1]"),
-                                (Layout(row, ("a", "b")), {"a": good, "b": value}, "'b'")]:  # fmt: skip
+    for layout, data, field in [
+        (record, {"age": value}, "'age'"),
+        (Layout(row), [good, value], "'x'[1]"),
+        (Layout(row, ("a", "b")), {"a": good, "b": value}, "'b'"),
+    ]:
         with pytest.raises(ModelFailure) as caught:
             layout.parts(data)
         assert f"input {field}: " in refusal(caught.value)
@@ -276,7 +366,10 @@ def test_a_value_that_does_not_fit_its_datatype_is_named(datatype: str, value: A
 
 def test_every_datatype_reaches_the_model_and_comes_back(server: OipServer) -> None:
     model = echo(*(tensor(datatype.lower(), datatype) for datatype in DATATYPES))
-    event = {datatype.lower(): {"BOOL": False, "BYTES": "text"}.get(datatype, 100) for datatype in DATATYPES}
+    event = {
+        datatype.lower(): {"BOOL": False, "BYTES": "text"}.get(datatype, 100)
+        for datatype in DATATYPES
+    }
 
     assert call(server, model, event, event) == [event, event]
 
@@ -314,7 +407,13 @@ def test_a_batch_of_bad_events_asks_nobody(server: OipServer) -> None:
 def test_what_is_missing_is_sent_as_null_when_the_user_says_so(server: OipServer) -> None:
     model = echo(tensor("x", "FP64", -1, 3), tensor("n", "INT64"))
 
-    good, bad = call(server, model, {"x": [1.5, None, math.nan], "n": 1}, {"x": [1, 2, 3], "n": None}, missing="null")
+    good, bad = call(
+        server,
+        model,
+        {"x": [1.5, None, math.nan], "n": 1},
+        {"x": [1, 2, 3], "n": None},
+        missing="null",
+    )
 
     assert server.bodies()[0]["inputs"][0]["data"] == [1.5, None, None]
     assert good["x"][0] == 1.5
@@ -323,18 +422,27 @@ def test_what_is_missing_is_sent_as_null_when_the_user_says_so(server: OipServer
     assert "missing='null'" in refusal(call(server, "echo", {"x": [None, 2, 3], "n": 1})[0])
 
 
-# -- batches -----------------------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
-def test_events_of_different_shapes_are_different_calls_and_keep_their_order(server: OipServer) -> None:
-    model = Served("length", lambda arrays: {"n": np.full(len(arrays["x"]), arrays["x"].shape[1])}, [tensor("x", "FP64", -1, -1)], [])
+def test_events_of_different_shapes_are_different_calls_and_keep_their_order(
+    server: OipServer,
+) -> None:
+    model = Served(
+        "length",
+        lambda arrays: {"n": np.full(len(arrays["x"]), arrays["x"].shape[1])},
+        [tensor("x", "FP64", -1, -1)],
+        [],
+    )
 
     assert call(server, model, [1], [1, 2], [5], []) == [{"n": 1}, {"n": 2}, {"n": 1}, {"n": 0}]
     assert [body["inputs"][0]["shape"] for body in server.bodies()] == [[2, 1], [1, 2], [1, 0]]
 
 
 @pytest.mark.parametrize("shapes", [((3,), (3,)), ((-1,), (3,))])
-def test_a_model_whose_first_dimensions_do_not_count_events_is_called_once_for_each(server: OipServer, shapes: Any) -> None:
+def test_a_model_whose_first_dimensions_do_not_count_events_is_called_once_for_each(
+    server: OipServer, shapes: Any
+) -> None:
     model = echo(*(tensor(name, "INT64", *shape) for name, shape in zip("ab", shapes, strict=True)))
     event = {"a": [1, 2, 3], "b": [4, 5, 6]}
     with opened(server, model) as endpoint:
@@ -348,13 +456,22 @@ def test_a_model_whose_first_dimensions_do_not_count_events_is_called_once_for_e
     assert len(server.bodies()) == 2
 
 
-def test_batched_false_says_that_a_free_first_dimension_does_not_count_events(server: OipServer) -> None:
-    model = Served("mean", lambda arrays: {"mean": arrays["x"].mean()}, [tensor("x")], [tensor("mean", "FP64", 1)])
+def test_batched_false_says_that_a_free_first_dimension_does_not_count_events(
+    server: OipServer,
+) -> None:
+    model = Served(
+        "mean",
+        lambda arrays: {"mean": arrays["x"].mean()},
+        [tensor("x")],
+        [tensor("mean", "FP64", 1)],
+    )
 
     assert call(server, model, [1, 2, 3], [5], batched=False) == [{"mean": 2.0}, {"mean": 5.0}]
 
 
-def test_one_event_that_breaks_its_call_does_not_stop_the_calls_of_others(server: OipServer) -> None:
+def test_one_event_that_breaks_its_call_does_not_stop_the_calls_of_others(
+    server: OipServer,
+) -> None:
     fixed = Served("sums", total, [tensor("x", "FP64", 1, 2)], [tensor("sum")])
 
     first, broken, last = call(server, fixed, [[1, 1]], [[13, 1]], [[2, 2]])
@@ -363,7 +480,9 @@ def test_one_event_that_breaks_its_call_does_not_stop_the_calls_of_others(server
     assert (broken.reason, broken.permanent, broken.kind) == ("model_http_error", False, "HTTP 500")
 
 
-def test_when_the_server_fails_between_calls_what_was_answered_is_kept_and_the_rest_is_not_asked(server: OipServer) -> None:
+def test_when_the_server_fails_between_calls_what_was_answered_is_kept_and_the_rest_is_not_asked(
+    server: OipServer,
+) -> None:
     fixed = Served("sums", total, [tensor("x", "FP64", 1, 2)], [tensor("sum")])
 
     def predict(arrays: dict[str, np.ndarray]) -> Any:
@@ -375,7 +494,9 @@ def test_when_the_server_fails_between_calls_what_was_answered_is_kept_and_the_r
     first, *others = call(server, fixed, [[1, 1]], [[2, 2]], [[3, 3]])
 
     assert first == {"sum": 2.0}
-    assert [(other.reason, other.kind, other.whole) for other in others] == [("model_http_error", "HTTP 503", True)] * 2
+    assert [(other.reason, other.kind, other.whole) for other in others] == [
+        ("model_http_error", "HTTP 503", True)
+    ] * 2
     assert len(server.bodies()) == 2
 
 
@@ -387,13 +508,17 @@ def test_an_event_that_breaks_the_model_is_found_in_its_batch(server: OipServer)
         bus.fire("rows", [[1, 1], [13, 0], [2, 2], [3, 3]], progress=False)
 
         frame = bus.invocations()
-        assert sorted(frame.loc[frame.outcome == "succeeded", "output"]) == ['{"sum":2.0}', '{"sum":4.0}', '{"sum":6.0}']
+        assert sorted(frame.loc[frame.outcome == "succeeded", "output"]) == [
+            '{"sum":2.0}',
+            '{"sum":4.0}',
+            '{"sum":6.0}',
+        ]
         (dead,) = bus.invocations().query("outcome == 'dead'").itertuples()
         assert dead.reason == "model_http_error"
         assert "ZeroDivisionError: 13" in dead.error
 
 
-# -- answers -----------------------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------
 
 
 def test_an_output_of_one_element_is_a_scalar_and_others_are_nested() -> None:
@@ -411,11 +536,18 @@ def test_an_output_of_one_element_is_a_scalar_and_others_are_nested() -> None:
         {"a": 1, "b": 1, "c": [1, 2], "d": [[1], [2]], "e": []},
         {"a": 2, "b": 2, "c": [3, 4], "d": [[3], [4]], "e": []},
     ]
-    assert answered_with({"outputs": [{**tensor("a", "INT64", 2, 2), "data": [1, 2, 3, 4]}]}, None) == [{"a": [[1, 2], [3, 4]]}]
+    assert answered_with(
+        {"outputs": [{**tensor("a", "INT64", 2, 2), "data": [1, 2, 3, 4]}]}, None
+    ) == [{"a": [[1, 2], [3, 4]]}]
 
 
 def test_null_in_an_output_of_floating_point_numbers_is_nan(server: OipServer) -> None:
-    model = Served("holes", lambda arrays: {"y": np.where(arrays["x"] > 0, arrays["x"], np.nan)}, [tensor("x")], [tensor("y")])
+    model = Served(
+        "holes",
+        lambda arrays: {"y": np.where(arrays["x"] > 0, arrays["x"], np.nan)},
+        [tensor("x")],
+        [tensor("y")],
+    )
 
     one, nothing = call(server, model, 1, -1)
 
@@ -426,11 +558,27 @@ def test_null_in_an_output_of_floating_point_numbers_is_nan(server: OipServer) -
 @pytest.mark.parametrize(
     ("datatype", "value"),
     [
-        ("FP32", {"v": 1}), ("FP32", "0.5"), ("FP64", True), ("FP32", 1e39), ("FP16", 70000), ("BOOL", None), ("BOOL", 1), ("BOOL", "true"),
-        ("UINT8", -1), ("UINT8", 256), ("INT32", "7"), ("INT32", 1.5), ("INT64", None), ("INT64", math.nan), ("INT64", True),
-        ("INT64", 2**63), ("BYTES", None), ("BYTES", 7), ("BYTES", {"b": 1}),
+        ("FP32", {"v": 1}),
+        ("FP32", "0.5"),
+        ("FP64", True),
+        ("FP32", 1e39),
+        ("FP16", 70000),
+        ("BOOL", None),
+        ("BOOL", 1),
+        ("BOOL", "true"),
+        ("UINT8", -1),
+        ("UINT8", 256),
+        ("INT32", "7"),
+        ("INT32", 1.5),
+        ("INT64", None),
+        ("INT64", math.nan),
+        ("INT64", True),
+        ("INT64", 2**63),
+        ("BYTES", None),
+        ("BYTES", 7),
+        ("BYTES", {"b": 1}),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_is_not_of_its_datatype_is_a_failure(datatype: str, value: Any) -> None:
     with pytest.raises(ModelFailure, match=f"output 'y', which is {datatype}") as caught:
         answered_with({"outputs": [{**tensor("y", datatype, 2), "data": [value, value]}]}, 2)
@@ -440,9 +588,16 @@ def test_a_value_that_is_not_of_its_datatype_is_a_failure(datatype: str, value: 
 
 @pytest.mark.parametrize(
     ("datatype", "value", "read"),
-    [("FP32", 3.4028235e38, 3.4028235e38), ("FP64", math.inf, math.inf), ("FP16", 1, 1), ("INT64", 3.0, 3), ("UINT64", 2**63, 2**63),
-     ("BOOL", False, False), ("BYTES", "ä", "ä")],
-)  # fmt: skip
+    [
+        ("FP32", 3.4028235e38, 3.4028235e38),
+        ("FP64", math.inf, math.inf),
+        ("FP16", 1, 1),
+        ("INT64", 3.0, 3),
+        ("UINT64", 2**63, 2**63),
+        ("BOOL", False, False),
+        ("BYTES", "ä", "ä"),
+    ],
+)
 def test_a_value_of_its_datatype_is_the_answer(datatype: str, value: Any, read: Any) -> None:
     (row,) = answered_with({"outputs": [{**tensor("y", datatype, 1), "data": [value]}]}, 1)
 
@@ -450,7 +605,9 @@ def test_a_value_of_its_datatype_is_the_answer(datatype: str, value: Any, read: 
 
 
 def test_an_output_that_the_metadata_name_must_be_in_the_answer(server: OipServer) -> None:
-    model = Served("half", lambda arrays: {"y": arrays["x"]}, [tensor("x")], [tensor("y"), tensor("z")])
+    model = Served(
+        "half", lambda arrays: {"y": arrays["x"]}, [tensor("x")], [tensor("y"), tensor("z")]
+    )
 
     (failure,) = failed(server, model, 1)
     assert (failure.reason, "without output 'z'" in str(failure)) == ("bad_model_response", True)
@@ -458,18 +615,32 @@ def test_an_output_that_the_metadata_name_must_be_in_the_answer(server: OipServe
 
 
 def test_an_output_of_another_kind_than_its_metadata_say_is_a_failure(server: OipServer) -> None:
-    model = Served("words", lambda arrays: {"y": np.array(["a"] * len(arrays["x"]), object)}, [tensor("x")], [tensor("y")])
+    model = Served(
+        "words",
+        lambda arrays: {"y": np.array(["a"] * len(arrays["x"]), object)},
+        [tensor("x")],
+        [tensor("y")],
+    )
 
     (failure,) = failed(server, model, 1)
-    assert (failure.reason, "as BYTES; its metadata say FP64" in str(failure)) == ("bad_model_response", True)
+    assert (failure.reason, "as BYTES; its metadata say FP64" in str(failure)) == (
+        "bad_model_response",
+        True,
+    )
 
 
-def test_an_answer_without_data_is_no_success_and_says_which_output(server: OipServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_without_data_is_no_success_and_says_which_output(
+    server: OipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through a subscription: the row has the reason, and no output."""
     server.models.append(sums())
     told = server.answer
     empty = {"model_name": "sums", "outputs": [{"name": "sum", "datatype": "FP64", "shape": [1]}]}
-    monkeypatch.setattr(server, "answer", lambda method, path, raw: (200, empty) if method == "POST" else told(method, path, raw))
+    monkeypatch.setattr(
+        server,
+        "answer",
+        lambda method, path, raw: (200, empty) if method == "POST" else told(method, path, raw),
+    )
     with mt.connect("memory://") as bus:
         sub = bus.subscribe("rows", f"oip+{server.url}/v2/models/sums", max_attempts=1)
         bus.publish("rows", [1, 2])
@@ -501,26 +672,49 @@ def test_only_the_outputs_that_were_asked_for_come_back(server: OipServer) -> No
                 ({"outputs": "none"}, "without outputs"),
                 ({"outputs": []}, "without outputs"),
                 ({"outputs": [7]}, "no output"),
-                ({"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]}, "output 'y' without data"),
-                ({"outputs": [{**tensor("y", "INT64", 2), "data": None}]}, "output 'y' without data"),
-                ({"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]}, r"with 1 values in output 'y' of the shape \[2\]"),
-                ({"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3, 4]]}]}, r"with 4 values in output 'y' of the shape"),
-                ({"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3], [4]]}]}, "different lengths"),
-                ({"outputs": [{**tensor("y", "INT64", 3), "data": [1, 2, 3]}]}, r"shape \[3\] for 2 events"),
+                (
+                    {"outputs": [{"name": "y", "datatype": "INT64", "shape": [2]}]},
+                    "output 'y' without data",
+                ),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 2), "data": None}]},
+                    "output 'y' without data",
+                ),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 2), "data": [1]}]},
+                    r"with 1 values in output 'y' of the shape \[2\]",
+                ),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3, 4]]}]},
+                    r"with 4 values in output 'y' of the shape",
+                ),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 2, 2), "data": [[1, 2, 3], [4]]}]},
+                    "different lengths",
+                ),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 3), "data": [1, 2, 3]}]},
+                    r"shape \[3\] for 2 events",
+                ),
                 ({"outputs": [{**tensor("y", "INT64", -1), "data": [1]}]}, r"shape \[-1\]"),
-                ({"outputs": [{**tensor("y", "INT64", 2), "data": [1, 2]}] * 2}, "output 'y' twice"),
+                (
+                    {"outputs": [{**tensor("y", "INT64", 2), "data": [1, 2]}] * 2},
+                    "output 'y' twice",
+                ),
             ]
         ],
     ],
 )
-def test_an_answer_that_is_none_is_an_error_although_its_status_is_200(answer: Any, problem: str, reason: str) -> None:
+def test_an_answer_that_is_none_is_an_error_although_its_status_is_200(
+    answer: Any, problem: str, reason: str
+) -> None:
     with pytest.raises(ModelFailure, match=problem) as caught:
         answered_with(answer, 2)
 
     assert caught.value.reason == reason
 
 
-# -- the request -------------------------------------------------------------------------------------------------------------------
+# -- the request -----------------------------------------------------------------------------------
 
 
 def test_the_event_names_its_request_when_it_is_alone_in_it(server: OipServer) -> None:
@@ -544,13 +738,18 @@ def test_the_content_type_of_mlserver_is_asked_for(server: OipServer) -> None:
 
 
 def test_a_version_in_the_address_is_the_one_that_is_asked(server: OipServer) -> None:
-    server.models += [Served("v", lambda arrays, n=n: {"n": arrays["x"] * 0 + n}, [tensor("x")], [], str(n)) for n in (1, 2)]
+    server.models += [
+        Served("v", lambda arrays, n=n: {"n": arrays["x"] * 0 + n}, [tensor("x")], [], str(n))
+        for n in (1, 2)
+    ]
 
     assert call(server, "v/versions/1", 0) == [{"n": 1.0}]
     assert call(server, "v", 0) == [{"n": 2.0}]
 
 
-def test_headers_come_from_the_environment(server: OipServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_come_from_the_environment(
+    server: OipServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(server, sums(), headers={"Authorization": "env:NOT_THERE"}) as endpoint:
         with pytest.raises(ModelFailure, match="NOT_THERE"):
             endpoint.warm_up()
@@ -558,7 +757,7 @@ def test_headers_come_from_the_environment(server: OipServer, monkeypatch: pytes
         endpoint.warm_up()
 
 
-# -- metadata ----------------------------------------------------------------------------------------------------------------------
+# -- metadata --------------------------------------------------------------------------------------
 
 
 def test_the_server_is_asked_once_what_its_model_takes(server: OipServer) -> None:
@@ -588,11 +787,19 @@ def test_a_server_that_does_not_tell_is_told_by_the_user(server: OipServer) -> N
 @pytest.mark.parametrize("model", ["nope", "sums/versions/9"])
 def test_a_model_that_is_not_there_is_no_events_doing(server: OipServer, model: str) -> None:
     server.models.append(sums())
-    with opened(server, model) as endpoint, pytest.raises(ModelFailure, match="not found") as caught:
+    with (
+        opened(server, model) as endpoint,
+        pytest.raises(ModelFailure, match="not found") as caught,
+    ):
         endpoint.call([mt.Event([1, 2])])
 
     failure = caught.value
-    assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == ("model_unavailable", False, True, True)
+    assert (failure.reason, failure.permanent, failure.throttled, failure.whole) == (
+        "model_unavailable",
+        False,
+        True,
+        True,
+    )
     assert failure.delay_s == HOLD_S
 
 
@@ -616,8 +823,13 @@ def test_a_server_that_sends_our_key_back_does_not_bring_it_into_the_error(
         return json.loads(json.dumps(value).replace("KEY", request.header("x-api-key") or ""))
 
     with ModelServer(tell) as server:
-        address = Address.of(f"oip+{server.url}/v2/models/m", {"headers": {"X-Api-Key": "env:MLT_KEY"}})
-        with contextlib.closing(scheme_of(address).open(address, Setting(10.0))) as endpoint, pytest.raises(ModelFailure) as caught:
+        address = Address.of(
+            f"oip+{server.url}/v2/models/m", {"headers": {"X-Api-Key": "env:MLT_KEY"}}
+        )
+        with (
+            contextlib.closing(scheme_of(address).open(address, Setting(10.0))) as endpoint,
+            pytest.raises(ModelFailure) as caught,
+        ):
             endpoint.call([mt.Event(1)])
 
     assert "***" in f"{caught.value} {caught.value.detail}"
@@ -631,7 +843,11 @@ def test_a_server_that_is_gone_is_an_outage(server: OipServer) -> None:
         with pytest.raises(ModelFailure) as caught:
             endpoint.call([mt.Event([1, 2]), mt.Event([3, 4])])
 
-    assert (caught.value.reason, caught.value.throttled, caught.value.whole) == ("model_unavailable", True, True)
+    assert (caught.value.reason, caught.value.throttled, caught.value.whole) == (
+        "model_unavailable",
+        True,
+        True,
+    )
 
 
 def test_a_model_that_is_not_ready_is_tried_again(server: OipServer) -> None:
@@ -646,7 +862,9 @@ def test_a_model_that_is_not_ready_is_tried_again(server: OipServer) -> None:
 
 
 @pytest.mark.parametrize("data", [[1, 2, 3], [1, 2]])
-def test_a_model_that_takes_other_tensors_now_is_asked_what_it_takes(server: OipServer, data: list[int]) -> None:
+def test_a_model_that_takes_other_tensors_now_is_asked_what_it_takes(
+    server: OipServer, data: list[int]
+) -> None:
     """Found out by what the event has, or by what the server refuses."""
     with opened(server, sums(columns=2)) as endpoint:
         endpoint.warm_up()
@@ -669,18 +887,29 @@ def test_a_server_that_refuses_is_not_asked_for_metadata_each_time(server: OipSe
         for _ in range(3):
             with pytest.raises(ModelFailure, match="I do not like it") as caught:
                 endpoint.call([mt.Event(1)])
-            assert (caught.value.reason, caught.value.permanent, caught.value.whole) == ("model_rejected", True, False)
+            assert (caught.value.reason, caught.value.permanent, caught.value.whole) == (
+                "model_rejected",
+                True,
+                False,
+            )
             refusal(endpoint.call([mt.Event("x")])[0])
 
     assert [method for method, _, _ in server.requests] == ["GET", "POST", "GET", "POST", "POST"]
 
 
 @pytest.mark.parametrize("metadata", [{}, [], {"inputs": {}}, {"inputs": [{"name": "x"}]}])
-def test_metadata_that_are_none_make_the_model_unavailable(server: OipServer, metadata: Any) -> None:
+def test_metadata_that_are_none_make_the_model_unavailable(
+    server: OipServer, metadata: Any
+) -> None:
     class Strange(Served):
-        metadata = property(lambda _: metadata if isinstance(metadata, dict) else {"inputs": metadata})
+        metadata = property(
+            lambda _: metadata if isinstance(metadata, dict) else {"inputs": metadata}
+        )
 
-    with opened(server, Strange("strange", dict, [], [])) as endpoint, pytest.raises(ModelFailure) as caught:
+    with (
+        opened(server, Strange("strange", dict, [], [])) as endpoint,
+        pytest.raises(ModelFailure) as caught,
+    ):
         endpoint.warm_up()
 
     assert (caught.value.reason, caught.value.whole) == ("model_unavailable", True)
@@ -688,27 +917,40 @@ def test_metadata_that_are_none_make_the_model_unavailable(server: OipServer, me
 
 def test_an_endpoint_is_used_from_many_threads(server: OipServer) -> None:
     with opened(server, sums()) as endpoint, ThreadPoolExecutor(8) as threads:
-        answers = list(threads.map(lambda number: endpoint.call([mt.Event([number, 0])]), range(20, 100)))
+        answers = list(
+            threads.map(lambda number: endpoint.call([mt.Event([number, 0])]), range(20, 100))
+        )
 
     assert answers == [[{"sum": float(number)}] for number in range(20, 100)]
     assert sum(method == "GET" for method, _, _ in server.requests) == 1
 
 
-# -- through the bus ---------------------------------------------------------------------------------------------------------------
+# -- through the bus -------------------------------------------------------------------------------
 
 
-def test_a_scikit_learn_model_behind_the_protocol_is_a_model_like_any_other(server: OipServer) -> None:
+def test_a_scikit_learn_model_behind_the_protocol_is_a_model_like_any_other(
+    server: OipServer,
+) -> None:
     server.models.append(iris())
     with mt.connect("memory://", clock=SimulatedClock()) as bus:
-        model = mt.model(f"oip+{server.url}/v2/models/iris/versions/1", columns=["sl", "sw", "pl", "pw"])
-        flowers = [dict(zip(("sl", "sw", "pl", "pw"), row, strict=True)) for row in (SETOSA, VIRGINICA)]
+        model = mt.model(
+            f"oip+{server.url}/v2/models/iris/versions/1", columns=["sl", "sw", "pl", "pw"]
+        )
+        flowers = [
+            dict(zip(("sl", "sw", "pl", "pw"), row, strict=True)) for row in (SETOSA, VIRGINICA)
+        ]
         bus.subscribe("flowers", model, batch_size=4)
 
-        run = bus.fire("flowers", [*flowers, {"sl": 1, "sw": "wide", "pl": 1, "pw": 1}], progress=False)
+        run = bus.fire(
+            "flowers", [*flowers, {"sl": 1, "sw": "wide", "pl": 1, "pw": 1}], progress=False
+        )
 
         frame = bus.invocations().set_index("event_id")
         setosa, virginica, bad = (frame.loc[receipt.event_id] for receipt in run.receipts)
-        assert [int(np.argmax(json.loads(row["output"])["y"])) for row in (setosa, virginica)] == [0, 2]
+        assert [int(np.argmax(json.loads(row["output"])["y"])) for row in (setosa, virginica)] == [
+            0,
+            2,
+        ]
         assert (bad["outcome"], bad["reason"], bad["attempt"]) == ("dead", "invalid_input", 1)
         assert "'sw': wide does not fit FP64" in bad["error"]
         assert set(frame["version"]) == {"1.0.0"}
@@ -720,7 +962,11 @@ def test_the_little_server_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
         "x, y = ({'name': name, 'datatype': 'INT64', 'shape': [-1]} for name in 'xy')\n"
         "twice = Served('twice', lambda arrays: {'y': arrays['x'] * 2}, [x], [y])\n"
     )
-    program = [sys.executable, str(Path(__file__).parent / "oip_server.py"), f"{tmp_path / 'models.py'}:twice"]
+    program = [
+        sys.executable,
+        str(Path(__file__).parent / "oip_server.py"),
+        f"{tmp_path / 'models.py'}:twice",
+    ]
     with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

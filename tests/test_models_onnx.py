@@ -1,4 +1,7 @@
-"""ONNX files as models: what an event may be, what comes out, and which files belong to a version. The files are made here."""
+"""ONNX files as models: what an event may be, what comes out, and which files belong to a version.
+
+The files are made here.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def model_of(nodes: Any, inputs: Sequence[Value], outputs: Sequence[Value | Any], constants: dict[str, Any] | None = None) -> Any:
+def model_of(
+    nodes: Any,
+    inputs: Sequence[Value],
+    outputs: Sequence[Value | Any],
+    constants: dict[str, Any] | None = None,
+) -> Any:
     given = [helper.make_tensor_value_info(*value) for value in inputs]
-    made = [helper.make_tensor_value_info(*value) if isinstance(value, tuple) else value for value in outputs]
-    fixed = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()]
+    made = [
+        helper.make_tensor_value_info(*value) if isinstance(value, tuple) else value
+        for value in outputs
+    ]
+    fixed = [
+        onnx.numpy_helper.from_array(np.asarray(value), name)
+        for name, value in (constants or {}).items()
+    ]
     graph = helper.make_graph(list(nodes), "graph", given, made, fixed)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
@@ -42,11 +56,20 @@ def linear(first: int | str | None = "N") -> Any:
     """Return a model of two inputs a row: y = x0 + 10 x1."""
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     weights = {"w": np.array([[1], [10]], np.float32)}
-    return model_of([node], [("x", TensorProto.FLOAT, [first, 2])], [("y", TensorProto.FLOAT, [first, 1])], weights)
+    return model_of(
+        [node],
+        [("x", TensorProto.FLOAT, [first, 2])],
+        [("y", TensorProto.FLOAT, [first, 1])],
+        weights,
+    )
 
 
 def identity(element: int, shape: Sequence[int | str | None] = ("N",)) -> Any:
-    return model_of([helper.make_node("Identity", ["x"], ["y"])], [("x", element, shape)], [("y", element, shape)])
+    return model_of(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [("x", element, shape)],
+        [("y", element, shape)],
+    )
 
 
 def saved(model: Any, name: str = "score.onnx") -> str:
@@ -70,14 +93,18 @@ def ask(endpoint: Endpoint, *data: Any) -> list[Any]:
     return list(endpoint.call([mt.Event(d) for d in data]))
 
 
-# -- what goes in, and what comes out -------------------------------------------------------------------------------------------------
+# -- what goes in, and what comes out --------------------------------------------------------------
 
 
 def test_a_batch_is_one_run_and_every_event_gets_its_row() -> None:
     endpoint = opened(saved(linear()))
 
     assert endpoint.batches
-    assert ask(endpoint, {"x": [1, 2]}, [3, 4.5], {"x": [0, 0]}) == [{"y": 21.0}, {"y": 48.0}, {"y": 0.0}]
+    assert ask(endpoint, {"x": [1, 2]}, [3, 4.5], {"x": [0, 0]}) == [
+        {"y": 21.0},
+        {"y": 48.0},
+        {"y": 0.0},
+    ]
 
 
 def test_records_become_rows_by_the_names_of_their_columns() -> None:
@@ -90,10 +117,16 @@ def test_records_become_rows_by_the_names_of_their_columns() -> None:
 
 def test_a_record_has_a_field_for_each_input() -> None:
     node = helper.make_node("Concat", ["age", "income"], ["row"], axis=1)
-    inputs: list[Value] = [("age", TensorProto.FLOAT, [None, 1]), ("income", TensorProto.FLOAT, [None, 1])]
+    inputs: list[Value] = [
+        ("age", TensorProto.FLOAT, [None, 1]),
+        ("income", TensorProto.FLOAT, [None, 1]),
+    ]
     endpoint = opened(saved(model_of([node], inputs, [("row", TensorProto.FLOAT, [None, 2])])))
 
-    assert ask(endpoint, {"age": 3, "income": 4}, {"age": 5, "income": 6}) == [{"row": [3.0, 4.0]}, {"row": [5.0, 6.0]}]
+    assert ask(endpoint, {"age": 3, "income": 4}, {"age": 5, "income": 6}) == [
+        {"row": [3.0, 4.0]},
+        {"row": [5.0, 6.0]},
+    ]
 
 
 def test_a_model_for_one_row_is_called_once_an_event() -> None:
@@ -106,23 +139,43 @@ def test_a_model_for_one_row_is_called_once_an_event() -> None:
 def test_events_of_different_lengths_go_into_different_runs() -> None:
     node = helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)
     model = model_of(
-        [node], [("x", TensorProto.FLOAT, ["N", "length"])], [("y", TensorProto.FLOAT, ["N"])], {"axes": np.array([1], np.int64)}
+        [node],
+        [("x", TensorProto.FLOAT, ["N", "length"])],
+        [("y", TensorProto.FLOAT, ["N"])],
+        {"axes": np.array([1], np.int64)},
     )
 
-    assert [o["y"] for o in ask(opened(saved(model)), [1, 2], [1, 2, 3], [4, 5], [7])] == [3.0, 6.0, 9.0, 7.0]
+    assert [o["y"] for o in ask(opened(saved(model)), [1, 2], [1, 2, 3], [4, 5], [7])] == [
+        3.0,
+        6.0,
+        9.0,
+        7.0,
+    ]
 
 
 def test_probabilities_of_a_classifier_come_by_their_label() -> None:
     classifier = helper.make_node(
-        "LinearClassifier", ["x"], ["label", "scores"], domain="ai.onnx.ml", coefficients=[1.0, 0.0, 0.0, 1.0],
-        intercepts=[0.0, 0.0], classlabels_ints=[7, 9], post_transform="SOFTMAX",
-    )  # fmt: skip
-    named = helper.make_node("ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml", classlabels_int64s=[7, 9])
+        "LinearClassifier",
+        ["x"],
+        ["label", "scores"],
+        domain="ai.onnx.ml",
+        coefficients=[1.0, 0.0, 0.0, 1.0],
+        intercepts=[0.0, 0.0],
+        classlabels_ints=[7, 9],
+        post_transform="SOFTMAX",
+    )
+    named = helper.make_node(
+        "ZipMap", ["scores"], ["probabilities"], domain="ai.onnx.ml", classlabels_int64s=[7, 9]
+    )
     maps = helper.make_sequence_type_proto(
-        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+        helper.make_map_type_proto(
+            TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+        )
     )
     outputs = [("label", TensorProto.INT64, [None]), helper.make_value_info("probabilities", maps)]
-    endpoint = opened(saved(model_of([classifier, named], [("x", TensorProto.FLOAT, [None, 2])], outputs)))
+    endpoint = opened(
+        saved(model_of([classifier, named], [("x", TensorProto.FLOAT, [None, 2])], outputs))
+    )
 
     one, two = ask(endpoint, [50, 0], [0, 0])
 
@@ -133,10 +186,16 @@ def test_probabilities_of_a_classifier_come_by_their_label() -> None:
 @pytest.mark.parametrize(
     ("element", "value"),
     [
-        (TensorProto.FLOAT, 1.5), (TensorProto.DOUBLE, 0.1), (TensorProto.FLOAT16, 0.5), (TensorProto.INT64, 2**62),
-        (TensorProto.INT8, -128), (TensorProto.UINT8, 255), (TensorProto.BOOL, True), (TensorProto.STRING, "ä"),
+        (TensorProto.FLOAT, 1.5),
+        (TensorProto.DOUBLE, 0.1),
+        (TensorProto.FLOAT16, 0.5),
+        (TensorProto.INT64, 2**62),
+        (TensorProto.INT8, -128),
+        (TensorProto.UINT8, 255),
+        (TensorProto.BOOL, True),
+        (TensorProto.STRING, "ä"),
     ],
-)  # fmt: skip
+)
 def test_every_type_of_element_passes(element: int, value: Any) -> None:
     (alone,) = ask(opened(saved(identity(element))), value)
     (several,) = ask(opened(saved(identity(element, ["N", 2]))), [value, value])
@@ -161,7 +220,9 @@ def test_every_type_of_element_passes(element: int, value: Any) -> None:
         (TensorProto.FLOAT, [1, 2], "the shape is"),
     ],
 )
-def test_data_that_do_not_fit_are_dead_and_their_neighbours_answered(element: int, value: Any, message: str) -> None:
+def test_data_that_do_not_fit_are_dead_and_their_neighbours_answered(
+    element: int, value: Any, message: str
+) -> None:
     fine = {TensorProto.BOOL: True, TensorProto.STRING: "a"}.get(element, 1)
 
     first, refused, last = ask(opened(saved(identity(element))), fine, value, fine)
@@ -180,7 +241,11 @@ def test_what_is_missing_is_nan_when_that_was_agreed_on() -> None:
 
 
 def test_infinities_and_nan_of_a_model_are_kept() -> None:
-    model = model_of([helper.make_node("Log", ["x"], ["y"])], [("x", TensorProto.FLOAT, ["N"])], [("y", TensorProto.FLOAT, ["N"])])
+    model = model_of(
+        [helper.make_node("Log", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["N"])],
+        [("y", TensorProto.FLOAT, ["N"])],
+    )
 
     assert str(ask(opened(saved(model)), 0, -1, 1)) == "[{'y': -inf}, {'y': nan}, {'y': 0.0}]"
 
@@ -198,7 +263,12 @@ def test_only_the_outputs_that_were_asked_for_are_computed() -> None:
 
 def test_only_the_event_that_the_model_refuses_fails() -> None:
     node = helper.make_node("Gather", ["table", "x"], ["y"])
-    model = model_of([node], [("x", TensorProto.INT64, ["N"])], [("y", TensorProto.FLOAT, ["N"])], {"table": np.array([5, 6], np.float32)})
+    model = model_of(
+        [node],
+        [("x", TensorProto.INT64, ["N"])],
+        [("y", TensorProto.FLOAT, ["N"])],
+        {"table": np.array([5, 6], np.float32)},
+    )
 
     first, failure, last = ask(opened(saved(model)), 0, 7, 1)
 
@@ -210,16 +280,25 @@ def test_only_the_event_that_the_model_refuses_fails() -> None:
 
 def test_a_model_whose_rows_are_not_events_says_what_to_do() -> None:
     node = helper.make_node("ReduceSum", ["x"], ["y"], keepdims=1)
-    text = saved(model_of([node], [("x", TensorProto.FLOAT, ["N", 2])], [("y", TensorProto.FLOAT, [1, 1])]))
+    text = saved(
+        model_of([node], [("x", TensorProto.FLOAT, ["N", 2])], [("y", TensorProto.FLOAT, [1, 1])])
+    )
 
-    with pytest.raises(ModelFailure, match=r"output 'y' has the shape \[1, 1\] for 2 events.*batched=False") as raised:
+    with pytest.raises(
+        ModelFailure, match=r"output 'y' has the shape \[1, 1\] for 2 events.*batched=False"
+    ) as raised:
         raise ask(opened(text), [1, 2], [3, 4])[0]
     assert raised.value.permanent
     assert ask(opened(text, batched=False), [[1, 2], [3, 4]], [[1, 1]]) == [{"y": 10.0}, {"y": 2.0}]
 
 
-@pytest.mark.parametrize(("processes", "given", "threads"), [(1, {}, 0), (1000, {}, 1), (1000, {"intra_op_num_threads": 2}, 2)])
-def test_processes_on_one_machine_share_its_cores(processes: int, given: dict[str, Any], threads: int) -> None:
+@pytest.mark.parametrize(
+    ("processes", "given", "threads"),
+    [(1, {}, 0), (1000, {}, 1), (1000, {"intra_op_num_threads": 2}, 2)],
+)
+def test_processes_on_one_machine_share_its_cores(
+    processes: int, given: dict[str, Any], threads: int
+) -> None:
     address = Address.of(saved(linear()), given)
     endpoint = scheme_of(address).open(address, Setting(processes=processes))
     endpoint.warm_up()
@@ -235,21 +314,30 @@ def test_four_threads_share_one_session() -> None:
     assert answers == [[{"y": 11.0 * n}] for n in range(100)]
 
 
-# -- what is a model ------------------------------------------------------------------------------------------------------------------
+# -- what is a model -------------------------------------------------------------------------------
 
 
 def test_the_version_is_the_sum_of_the_file() -> None:
     text = saved(linear(), "my model.onnx")
     found = described(text)
 
-    assert (found.name, found.content) == ("my-model", hashlib.sha256(Path("my model.onnx").read_bytes()).hexdigest())
+    assert (found.name, found.content) == (
+        "my-model",
+        hashlib.sha256(Path("my model.onnx").read_bytes()).hexdigest(),
+    )
     saved(linear(1), "my model.onnx")
     assert described(text).content != found.content
 
 
 def test_weights_in_files_beside_the_model_belong_to_it() -> None:
     Path("sub").mkdir()
-    onnx.save(linear(), "sub/score.onnx", save_as_external_data=True, location="score.onnx.data", size_threshold=0)
+    onnx.save(
+        linear(),
+        "sub/score.onnx",
+        save_as_external_data=True,
+        location="score.onnx.data",
+        size_threshold=0,
+    )
     found = described("onnx:sub/score.onnx")
 
     assert ask(opened("onnx:sub/score.onnx"), [1, 2]) == [{"y": 21.0}]
@@ -266,7 +354,13 @@ def test_weights_in_files_beside_the_model_belong_to_it() -> None:
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_a_model_that_runs_does_not_change_with_its_files(beside: bool) -> None:
-    onnx.save(linear(), "score.onnx", save_as_external_data=beside, location="score.onnx.data", size_threshold=0)
+    onnx.save(
+        linear(),
+        "score.onnx",
+        save_as_external_data=beside,
+        location="score.onnx.data",
+        size_threshold=0,
+    )
     endpoint = opened("onnx:score.onnx")
     for file in Path().glob("score.onnx*"):
         file.write_bytes(b"")
@@ -314,7 +408,9 @@ def test_what_is_no_file_is_refused_when_the_model_is_described(text: str, messa
         ({"intra_op_num_threads": -1}, InvalidModel, "must be a count"),
     ],
 )
-def test_a_wrong_option_is_refused_when_the_model_is_described(options: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_a_wrong_option_is_refused_when_the_model_is_described(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         described(saved(linear()), **options)
 
@@ -322,7 +418,9 @@ def test_a_wrong_option_is_refused_when_the_model_is_described(options: dict[str
 def test_garbage_is_no_model() -> None:
     Path("score.onnx").write_bytes(b"\x08\x08garbage" * 100)
 
-    with pytest.raises(InvalidModel, match=r"score.onnx is no model that ONNX Runtime [\d.]+ can load: .*"):
+    with pytest.raises(
+        InvalidModel, match=r"score.onnx is no model that ONNX Runtime [\d.]+ can load: .*"
+    ):
         opened("onnx:score.onnx")
 
 
@@ -334,10 +432,18 @@ def test_columns_that_do_not_make_a_row_are_refused_when_it_is_loaded() -> None:
 def test_an_input_that_is_no_tensor_is_refused() -> None:
     sequence = helper.make_tensor_sequence_value_info("x", TensorProto.FLOAT, None)
     node = helper.make_node("SequenceLength", ["x"], ["y"])
-    graph = helper.make_graph([node], "graph", [sequence], [helper.make_tensor_value_info("y", TensorProto.INT64, [])])
+    graph = helper.make_graph(
+        [node], "graph", [sequence], [helper.make_tensor_value_info("y", TensorProto.INT64, [])]
+    )
 
-    with pytest.raises(InvalidModel, match=r"input 'x' is a seq\(tensor\(float\)\), for which events have no form"):
-        opened(saved(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)))
+    with pytest.raises(
+        InvalidModel, match=r"input 'x' is a seq\(tensor\(float\)\), for which events have no form"
+    ):
+        opened(
+            saved(
+                helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            )
+        )
 
 
 def test_operators_of_other_libraries_are_refused() -> None:
@@ -360,7 +466,7 @@ def test_an_address_travels_to_another_process() -> None:
     assert pickle.loads(pickle.dumps(address)) == address
 
 
-# -- through a bus --------------------------------------------------------------------------------------------------------------------
+# -- through a bus ---------------------------------------------------------------------------------
 
 in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
 
@@ -368,7 +474,9 @@ in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
 @in_memory
 @pytest.mark.parametrize("isolation", ["thread", "process"])
 def test_outputs_are_columns(bus: mt.EventBus, isolation: str) -> None:
-    sub = bus.subscribe("rows", mt.model(saved(linear()), version="1.0.0", columns=["a", "b"]), isolation=isolation)
+    sub = bus.subscribe(
+        "rows", mt.model(saved(linear()), version="1.0.0", columns=["a", "b"]), isolation=isolation
+    )
 
     frame = bus.fire("rows", [{"a": n, "b": 1} for n in range(4)]).results()
 

@@ -1,4 +1,7 @@
-"""Outages of our own: the store is locked, the disk is full, no file handle is left. They cost time, and nothing else."""
+"""Outages of our own: the store is locked, the disk is full, no file handle is left.
+
+They cost time, and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ MOST_IN_FLIGHT = 2 * 2 * 256  # listeners x slots x the most that a slot takes
 
 @contextlib.contextmanager
 def locked(file: Path, at_least_s: float = 0.0) -> Iterator[None]:
-    """Hold the write lock of the store, as somebody who looks at it with another tool; for *at_least_s*, if nothing else takes longer."""
+    """Hold the write lock of the store, as somebody who looks at it with another tool; for
+    *at_least_s*, if nothing else takes longer.
+    """
     connection = sqlite3.connect(file, isolation_level=None, timeout=DEADLINE_S)
     connection.execute("BEGIN IMMEDIATE")
     until = time.monotonic() + at_least_s
@@ -42,7 +47,9 @@ def locked(file: Path, at_least_s: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alongside(action: Callable[[], object]) -> Iterator[None]:
-    """Do *action* in another thread meanwhile; leaving waits until it has ended, and raises what it raised."""
+    """Do *action* in another thread meanwhile; leaving waits until it has ended, and raises what it
+    raised.
+    """
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -129,12 +136,18 @@ def slowly(n: int) -> int:
     return n
 
 
-# -- the store is locked ------------------------------------------------------------------------------------------------------
+# -- the store is locked ---------------------------------------------------------------------------
 
 
-def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(bus: mt.EventBus, other: mt.EventBus, file: Path) -> None:
-    sub = bus.subscribe("numbers", mt.model(slowly, version="1.0.0"), lease_s=2, timeout_s=1, max_concurrency=2)
-    second = other.subscribe("numbers", mt.model(slowly, version="1.0.0"), lease_s=2, timeout_s=1, max_concurrency=2)
+def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(
+    bus: mt.EventBus, other: mt.EventBus, file: Path
+) -> None:
+    sub = bus.subscribe(
+        "numbers", mt.model(slowly, version="1.0.0"), lease_s=2, timeout_s=1, max_concurrency=2
+    )
+    second = other.subscribe(
+        "numbers", mt.model(slowly, version="1.0.0"), lease_s=2, timeout_s=1, max_concurrency=2
+    )
     bus.publish_batch("numbers", [mt.Event(n, id=f"first-{n}") for n in range(400)])
     wait_until(lambda: len(outcomes(sub)) > 20)
     handles_before, threads_before, all_before = handles(), our_threads(), threading.active_count()
@@ -144,7 +157,9 @@ def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(bus: mt.EventB
     def publish() -> None:
         held.wait()
         for n in range(3):
-            receipts.extend(bus.publish_batch("numbers", [mt.Event(i, id=f"{n}-{i}") for i in range(10)]))
+            receipts.extend(
+                bus.publish_batch("numbers", [mt.Event(i, id=f"{n}-{i}") for i in range(10)])
+            )
 
     with alongside(publish):
         with locked(file, at_least_s=20):
@@ -161,7 +176,9 @@ def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(bus: mt.EventB
     assert len(outcomes(sub)) - outcomes(sub).count("succeeded") <= MOST_IN_FLIGHT
     assert (sub.state, second.state) == ("listening", "listening")
     assert our_threads() >= threads_before
-    assert handles() <= handles_before + 8, "more than the connections of readers that came at the same time"
+    assert handles() <= handles_before + 8, (
+        "more than the connections of readers that came at the same time"
+    )
 
 
 def test_lease_that_nobody_could_extend_is_still_its_holders_when_the_store_answers(
@@ -179,15 +196,23 @@ def test_lease_that_nobody_could_extend_is_still_its_holders_when_the_store_answ
     with locked(file, at_least_s=2.2):
         pass
     began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > 1.5 and rows(file, "SELECT until_us FROM lease")[0][0] / 1e6 > time.time())
-    # The holder extended its lease as soon as the store answered, before the other listener looked for leases that ran out.
+    wait_until(
+        lambda: (
+            time.monotonic() - began > 1.5
+            and rows(file, "SELECT until_us FROM lease")[0][0] / 1e6 > time.time()
+        )
+    )
+    # The holder extended its lease as soon as the store answered, before the other listener looked
+    # for leases that ran out.
     gate.open()
     wait_until(lambda: is_settled(sub))
 
     assert outcomes(sub) == ["succeeded"]
 
 
-def test_lease_begins_when_the_store_answers_not_when_it_was_asked(bus: mt.EventBus, file: Path) -> None:
+def test_lease_begins_when_the_store_answers_not_when_it_was_asked(
+    bus: mt.EventBus, file: Path
+) -> None:
     sub = bus.subscribe("numbers", mt.model(slowly, version="1.0.0"), lease_s=1, listen=False)
     bus.publish("numbers", 1)
     spec = bus.registry.subscription(sub.name)
@@ -197,14 +222,22 @@ def test_lease_begins_when_the_store_answers_not_when_it_was_asked(bus: mt.Event
         return (rows(file, "SELECT until_us FROM lease")[0][0] / 1e6) - time.time()
 
     delivered: list[Delivery] = []
-    for ask in (lambda: delivered.extend(bus.broker.receive(spec, 1)), lambda: bus.broker.extend(delivered, 1)):
+    for ask in (
+        lambda: delivered.extend(bus.broker.receive(spec, 1)),
+        lambda: bus.broker.extend(delivered, 1),
+    ):
         held = threading.Event()
-        with alongside(lambda ask=ask, held=held: held.wait() and ask()), locked_until_waited_for(file, held, 1.2):
+        with (
+            alongside(lambda ask=ask, held=held: held.wait() and ask()),
+            locked_until_waited_for(file, held, 1.2),
+        ):
             pass
         assert left_s() > 0.4
 
 
-def test_publish_that_gave_up_has_stored_nothing_and_may_be_repeated(bus: mt.EventBus, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_that_gave_up_has_stored_nothing_and_may_be_repeated(
+    bus: mt.EventBus, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sub = bus.subscribe("numbers", mt.model(slowly, version="1.0.0"))
     monkeypatch.setattr(sqlite, "BUSY_S", 0.3)
     events = [mt.Event(n, id=str(n)) for n in range(10)]
@@ -223,7 +256,11 @@ def test_publish_that_gave_up_has_stored_nothing_and_may_be_repeated(bus: mt.Eve
 
 
 def test_outcome_waits_for_a_store_that_refuses_again_and_again(
-    bus: mt.EventBus, file: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bus: mt.EventBus,
+    file: Path,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def model(_: object) -> str:
         gate.wait()
@@ -244,7 +281,7 @@ def test_outcome_waits_for_a_store_that_refuses_again_and_again(
     assert_each_event_succeeded_once(file, 1)
 
 
-# -- closing while the store does not answer ----------------------------------------------------------------------------------
+# -- closing while the store does not answer -------------------------------------------------------
 
 
 def test_close_returns_although_the_store_is_locked_and_the_events_come_again(
@@ -255,7 +292,12 @@ def test_close_returns_although_the_store_is_locked_and_the_events_come_again(
         return n
 
     bus = mt.connect(f"sqlite:///{file}")
-    subs = [bus.subscribe("numbers", mt.model(model, version="1.0.0"), name=f"s{n}", lease_s=2, max_concurrency=4) for n in range(4)]
+    subs = [
+        bus.subscribe(
+            "numbers", mt.model(model, version="1.0.0"), name=f"s{n}", lease_s=2, max_concurrency=4
+        )
+        for n in range(4)
+    ]
     bus.publish_batch("numbers", range(40))
     wait_until(lambda: sum(s.depth().in_flight for s in subs) == 16)
 
@@ -265,17 +307,38 @@ def test_close_returns_although_the_store_is_locked_and_the_events_come_again(
         bus.close(drain_s=1)
         took_s = time.monotonic() - began
     assert 0.9 < took_s < 1 + 5
-    assert caplog.text.count("before the store answered") <= 4 * (4 + 1), "once for each of the lots that ran, and each listener"
-    wait_until(lambda: not {name for name in our_threads() if name.startswith(("mltrigger-s", "mltrigger-keeper"))})
+    assert caplog.text.count("before the store answered") <= 4 * (4 + 1), (
+        "once for each of the lots that ran, and each listener"
+    )
+    wait_until(
+        lambda: (
+            not {
+                name
+                for name in our_threads()
+                if name.startswith(("mltrigger-s", "mltrigger-keeper"))
+            }
+        )
+    )
 
     for n in range(4):
-        again = other.subscribe("numbers", mt.model(model, version="1.0.0"), name=f"s{n}", lease_s=2)
+        again = other.subscribe(
+            "numbers", mt.model(model, version="1.0.0"), name=f"s{n}", lease_s=2
+        )
         wait_until(lambda again=again: is_settled(again))
-    assert rows(file, "SELECT outcome, count(*) FROM invocation GROUP BY 1") == [("abandoned", 16), ("succeeded", 160)]
-    assert rows(file, "SELECT count(DISTINCT seq * 10 + subscription_id) FROM invocation WHERE outcome = 'succeeded'") == [(160,)]
+    assert rows(file, "SELECT outcome, count(*) FROM invocation GROUP BY 1") == [
+        ("abandoned", 16),
+        ("succeeded", 160),
+    ]
+    assert rows(
+        file,
+        "SELECT count(DISTINCT seq * 10 + subscription_id) FROM invocation WHERE outcome ="
+        " 'succeeded'",
+    ) == [(160,)]
 
 
-def test_close_waits_for_a_store_that_answers_in_time(file: Path, other: mt.EventBus, gate: Gate) -> None:
+def test_close_waits_for_a_store_that_answers_in_time(
+    file: Path, other: mt.EventBus, gate: Gate
+) -> None:
     def model(n: int) -> int:
         gate.wait()
         return n
@@ -291,9 +354,13 @@ def test_close_waits_for_a_store_that_answers_in_time(file: Path, other: mt.Even
     assert outcomes(other.subscription(sub.name)) == ["succeeded"]
 
 
-def test_stop_returns_although_the_store_is_locked(bus: mt.EventBus, file: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_returns_although_the_store_is_locked(
+    bus: mt.EventBus, file: Path, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sqlite, "BUSY_S", 0.3)
-    sub = bus.subscribe("numbers", mt.model(lambda _: gate.wait(), version="1.0.0", name="waits"), lease_s=1)
+    sub = bus.subscribe(
+        "numbers", mt.model(lambda _: gate.wait(), version="1.0.0", name="waits"), lease_s=1
+    )
     bus.publish_batch("numbers", range(5))
     assert gate.reached.wait(DEADLINE_S)
 
@@ -334,7 +401,7 @@ def test_process_ends_although_the_store_is_locked(bus: mt.EventBus, file: Path)
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
 
 
-# -- the disk is full ---------------------------------------------------------------------------------------------------------
+# -- the disk is full ------------------------------------------------------------------------------
 
 LIMITED = """
 import os, resource, signal, sys, threading, time
@@ -390,7 +457,9 @@ until(lambda: sub.depth().visible < 5)
 """
 
 
-def test_full_disk_refuses_whole_batches_and_everything_is_delivered_when_there_is_room_again(file: Path) -> None:
+def test_full_disk_refuses_whole_batches_and_everything_is_delivered_when_there_is_room_again(
+    file: Path,
+) -> None:
     child = Child(
         LIMITED
         + """
@@ -423,7 +492,7 @@ print(5 * len(refused + stored), flush=True)
     assert_each_event_succeeded_once(file, events, also=("abandoned", "stale"))
 
 
-# -- no file handle is left ---------------------------------------------------------------------------------------------------
+# -- no file handle is left ------------------------------------------------------------------------
 
 
 def test_process_without_file_handles_goes_on_when_there_are_some_again(file: Path) -> None:
@@ -476,15 +545,23 @@ print(5 * (len(stored) + 1), flush=True)
     assert_each_event_succeeded_once(file, events)
 
 
-# -- a store that is open twice -----------------------------------------------------------------------------------------------
+# -- a store that is open twice --------------------------------------------------------------------
 
 
-def test_store_that_is_opened_again_here_stays_open_for_other_processes(bus: mt.EventBus, file: Path) -> None:
+def test_store_that_is_opened_again_here_stays_open_for_other_processes(
+    bus: mt.EventBus, file: Path
+) -> None:
     sub = bus.subscribe("numbers", mt.model(slowly, version="1.0.0"), listen=False)
-    mt.connect(f"sqlite:///{file}").close()  # as a cell does that runs again: it must not cost the locks of the bus that stays open
+    # as a cell does that runs again: it must not cost the locks of the bus that stays open
+    mt.connect(f"sqlite:///{file}").close()
 
-    for n in range(3):  # a process that closes the store as its last one removes the write-ahead log
-        Child(f"import sys, mltrigger as mt\nwith mt.connect(sys.argv[1]) as bus: bus.publish('numbers', {n})", file).ends()
+    # a process that closes the store as its last one removes the write-ahead log
+    for n in range(3):
+        Child(
+            "import sys, mltrigger as mt\nwith mt.connect(sys.argv[1]) as bus:"
+            f" bus.publish('numbers', {n})",
+            file,
+        ).ends()
         bus.publish("numbers", -n)
 
     assert len(bus.events("numbers")) == sub.depth().visible == 6

@@ -41,7 +41,9 @@ def test_a_setting_reaches_both_ends_of_its_range(name: str, end: int) -> None:
 def test_a_setting_beyond_its_range_is_refused_with_range_and_value(name: str) -> None:
     low, high = RANGES[name]
     for value in (low - 1, high + 1, -1, math.nan, math.inf, -math.inf):
-        with pytest.raises(InvalidPolicy, match=f"{name} must be .*from {low:g} to {high:g}, got {value!r}"):
+        with pytest.raises(
+            InvalidPolicy, match=f"{name} must be .*from {low:g} to {high:g}, got {value!r}"
+        ):
             DeliveryPolicy(**{name: value})
 
 
@@ -59,7 +61,9 @@ def test_a_count_is_a_whole_number(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timeout_s", "batch_window_s", "max_attempts"])
-def test_only_lease_batch_size_and_concurrency_may_be_left_to_their_defaults_with_none(name: str) -> None:
+def test_only_lease_batch_size_and_concurrency_may_be_left_to_their_defaults_with_none(
+    name: str,
+) -> None:
     with pytest.raises(InvalidPolicy, match=f"{name} must be .*got None"):
         DeliveryPolicy(**{name: None})
     assert DeliveryPolicy(lease_s=None, batch_size=None, max_concurrency=None) == DeliveryPolicy()
@@ -67,7 +71,14 @@ def test_only_lease_batch_size_and_concurrency_may_be_left_to_their_defaults_wit
 
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InvalidPolicy) as caught:
-        DeliveryPolicy(timeout_s=-1, max_attempts=0, batch_size=0, max_concurrency=0, batch_window_s=-1, lease_s=0)
+        DeliveryPolicy(
+            timeout_s=-1,
+            max_attempts=0,
+            batch_size=0,
+            max_concurrency=0,
+            batch_window_s=-1,
+            lease_s=0,
+        )
 
     assert all(name in str(caught.value) for name in RANGES)
     assert isinstance(caught.value, ValueError)
@@ -80,15 +91,25 @@ def test_the_lease_is_twice_the_timeout_unless_it_is_given() -> None:
 
 
 def test_a_lease_shorter_than_the_batch_window_is_refused() -> None:
-    with pytest.raises(InvalidPolicy, match=r"lease_s \(2\) must be longer than batch_window_s \(5\)"):
+    with pytest.raises(
+        InvalidPolicy, match=r"lease_s \(2\) must be longer than batch_window_s \(5\)"
+    ):
         DeliveryPolicy(timeout_s=1, batch_window_s=5)
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("timeout", "timeout_s"), ("max_attempt", "max_attempts"), ("batchsize", "batch_size"), ("lease", "lease_s")]
+    ("name", "near"),
+    [
+        ("timeout", "timeout_s"),
+        ("max_attempt", "max_attempts"),
+        ("batchsize", "batch_size"),
+        ("lease", "lease_s"),
+    ],
 )
 def test_an_unknown_setting_lists_the_near_ones(name: str, near: str) -> None:
-    with pytest.raises(InvalidPolicy, match=f"no delivery setting '{name}'; did you mean .*'{near}'"):
+    with pytest.raises(
+        InvalidPolicy, match=f"no delivery setting '{name}'; did you mean .*'{near}'"
+    ):
         DeliveryPolicy.of({name: 1})
 
 
@@ -100,7 +121,9 @@ def test_a_setting_that_is_near_to_none_lists_them_all() -> None:
 
 
 def test_a_policy_of_settings_has_them() -> None:
-    assert DeliveryPolicy.of({"timeout_s": 5, "max_attempts": 2}) == DeliveryPolicy(timeout_s=5, max_attempts=2)
+    assert DeliveryPolicy.of({"timeout_s": 5, "max_attempts": 2}) == DeliveryPolicy(
+        timeout_s=5, max_attempts=2
+    )
     assert DeliveryPolicy.of({}) == DeliveryPolicy()
 
 
@@ -108,7 +131,14 @@ def test_a_policy_of_settings_has_them() -> None:
     "policy",
     [
         DeliveryPolicy(),
-        DeliveryPolicy(timeout_s=1.5, lease_s=9, max_attempts=2, batch_size=32, batch_window_s=0.25, max_concurrency=4),
+        DeliveryPolicy(
+            timeout_s=1.5,
+            lease_s=9,
+            max_attempts=2,
+            batch_size=32,
+            batch_window_s=0.25,
+            max_concurrency=4,
+        ),
     ],
 )
 def test_a_policy_survives_its_json_form(policy: DeliveryPolicy) -> None:
@@ -131,7 +161,8 @@ def test_a_policy_never_changes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failures", "most_s"), [(1, 1), (2, 2), (3, 4), (4, 8), (10, 512), (11, 900), (12, 900), (1000, 900), (10**9, 900)]
+    ("failures", "most_s"),
+    [(1, 1), (2, 2), (3, 4), (4, 8), (10, 512), (11, 900), (12, 900), (1000, 900), (10**9, 900)],
 )
 def test_backoff_doubles_with_every_failure_up_to_its_cap(failures: int, most_s: float) -> None:
     assert backoff_s(failures, highest) == most_s

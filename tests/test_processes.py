@@ -1,4 +1,6 @@
-"""Real processes on one file: they wake each other, one may be killed at any time, and nothing is lost or done twice."""
+"""Real processes on one file: they wake each other, one may be killed at any time, and nothing is
+lost or done twice.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from mltrigger.testing import SimulatedClock
 ROOT = Path(mt.__file__).parents[1]
 DEADLINE_S = 60.0
 
-# Starting Python and importing pandas takes a second of both processors; this process does it once and forks, before it has a thread.
+# Starting Python and importing pandas takes a second of both processors; this process does it once
+# and forks, before it has a thread.
 STARTER = """
 import json, os, signal, socket, sys
 import mltrigger.bus, mltrigger.urls
@@ -125,7 +128,12 @@ Start = Callable[..., Program]
 def starter() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="starter") as folder:
         address = f"{folder}/socket"
-        process = subprocess.Popen([sys.executable, "-c", STARTER, address], stdout=subprocess.PIPE, text=True, env=environment())
+        process = subprocess.Popen(
+            [sys.executable, "-c", STARTER, address],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
         yield address
@@ -165,10 +173,12 @@ def ledger(file: Path, sql: str) -> list[tuple[int, ...]]:
         connection.close()
 
 
-# -- waking -------------------------------------------------------------------------------------------------------------------
+# -- waking ----------------------------------------------------------------------------------------
 
 
-def test_event_published_by_another_process_reaches_a_listener_here_at_once(bus: mt.EventBus, start: Start) -> None:
+def test_event_published_by_another_process_reaches_a_listener_here_at_once(
+    bus: mt.EventBus, start: Start
+) -> None:
     sub = bus.subscribe("numbers", mt.model(lambda n: n, name="same"))
     publisher = start("""
         import sys
@@ -184,12 +194,15 @@ def test_event_published_by_another_process_reaches_a_listener_here_at_once(bus:
         publisher.says(f"published {n}")
         wait_until(lambda n=n: len(outcomes(sub)) > n)
 
-    # Without a wake-up a listener looks once a second: half of the events would wait for more than half a second.
+    # Without a wake-up a listener looks once a second: half of the events would wait for more than
+    # half a second.
     assert sub.invocations()["queue_ms"].median() < 100
     assert publisher.ends() == ""
 
 
-def test_fire_waits_for_a_subscription_that_is_delivered_by_another_process(bus: mt.EventBus, start: Start) -> None:
+def test_fire_waits_for_a_subscription_that_is_delivered_by_another_process(
+    bus: mt.EventBus, start: Start
+) -> None:
     worker = start(SQUARE)
     worker.says("listening")
 
@@ -215,7 +228,9 @@ def test_model_of_a_module_is_found_by_every_process(bus: mt.EventBus, start: St
     assert sub.state == "listening"
 
 
-def test_newer_patch_that_another_process_registers_is_picked_up(bus: mt.EventBus, start: Start) -> None:
+def test_newer_patch_that_another_process_registers_is_picked_up(
+    bus: mt.EventBus, start: Start
+) -> None:
     bus.register(mt.model(lambda _: "1.0.0", name="reader", version="1.0.0"))
     sub = bus.subscribe("pages", "reader:1.0")
     bus.fire("pages", 1, progress=False)
@@ -250,16 +265,40 @@ with mt.connect(sys.argv[1]) as bus:
 @pytest.mark.parametrize(
     ("selector", "switch", "meant"),
     [
-        ("rate:latest", "bus.register(mt.model('rates:new', name='rate', version='2.0.0'))", "2.0.0"),
+        (
+            "rate:latest",
+            "bus.register(mt.model('rates:new', name='rate', version='2.0.0'))",
+            "2.0.0",
+        ),
         ("rate:1", "bus.register(mt.model('rates:new', name='rate', version='1.1.0'))", "1.1.0"),
         ("rate:1.0", "bus.register(mt.model('rates:new', name='rate', version='1.0.1'))", "1.0.1"),
-        ("rate@live", "bus.register(mt.model('rates:new', name='rate', version='2.0.0')); bus.alias('rate', 'live', '2.0.0')", "2.0.0"),
-        ("rate:1.0.0", "bus.subscribe('prices', mt.model('rates:new', name='rate', version='3.0.0'), name='rate', listen=False)", "3.0.0"),
+        (
+            "rate@live",
+            (
+                "bus.register(mt.model('rates:new', name='rate', version='2.0.0'));"
+                " bus.alias('rate', 'live', '2.0.0')"
+            ),
+            "2.0.0",
+        ),
+        (
+            "rate:1.0.0",
+            (
+                "bus.subscribe('prices', mt.model('rates:new', name='rate', version='3.0.0'),"
+                " name='rate', listen=False)"
+            ),
+            "3.0.0",
+        ),
     ],
     ids=["latest", "minor", "patch", "alias", "rebind"],
 )
 def test_what_is_published_after_another_process_switched_the_version_runs_the_new_one(
-    bus: mt.EventBus, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selector: str, switch: str, meant: str
+    bus: mt.EventBus,
+    start: Start,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    selector: str,
+    switch: str,
+    meant: str,
 ) -> None:
     (tmp_path / "rates.py").write_text(MODELS)
     monkeypatch.syspath_prepend(tmp_path)
@@ -290,10 +329,12 @@ def test_claim_in_an_earlier_generation_of_the_registry_leases_nothing(bus: mt.E
         bus.broker.receive(spec, 1, generation=before)
 
     assert bus.subscription("shout").depth().visible == 1
-    assert [d.attempt for d in bus.broker.receive(spec, 1, generation=bus.registry.generation())] == [1]
+    assert [
+        d.attempt for d in bus.broker.receive(spec, 1, generation=bus.registry.generation())
+    ] == [1]
 
 
-# -- clocks -------------------------------------------------------------------------------------------------------------------
+# -- clocks ----------------------------------------------------------------------------------------
 
 WRONG_CLOCK = """
 import sys, time
@@ -305,7 +346,9 @@ with mt.connect(sys.argv[1]) as bus:
 AHEAD_S = 1500
 
 
-def test_event_of_a_publisher_whose_clock_is_ahead_does_not_wait(bus: mt.EventBus, start: Start) -> None:
+def test_event_of_a_publisher_whose_clock_is_ahead_does_not_wait(
+    bus: mt.EventBus, start: Start
+) -> None:
     sub = bus.subscribe("numbers", abs, name="size")
     elsewhere = start(WRONG_CLOCK + "    print(bus.publish('numbers', -4).event_id)", str(AHEAD_S))
     published = elsewhere.ends().strip()
@@ -317,7 +360,9 @@ def test_event_of_a_publisher_whose_clock_is_ahead_does_not_wait(bus: mt.EventBu
     assert 0 <= row["queue_ms"] <= row["total_ms"] < 60_000
 
 
-def test_event_of_a_publisher_whose_clock_was_set_back_after_it_began_does_not_wait(bus: mt.EventBus, start: Start) -> None:
+def test_event_of_a_publisher_whose_clock_was_set_back_after_it_began_does_not_wait(
+    bus: mt.EventBus, start: Start
+) -> None:
     program = (
         WRONG_CLOCK
         + """
@@ -339,10 +384,14 @@ def test_event_of_a_publisher_whose_clock_was_set_back_after_it_began_does_not_w
     assert list(sub.invocations()["event_id"]) == [published]
 
 
-def test_event_that_came_from_the_future_before_anybody_listened_is_delivered_when_somebody_does(file: Path) -> None:
+def test_event_that_came_from_the_future_before_anybody_listened_is_delivered_when_somebody_does(
+    file: Path,
+) -> None:
     ahead = SimulatedClock(time.time_ns() // 1000 + AHEAD_S * 1_000_000)
     with mt.connect(f"sqlite:///{file}", clock=ahead) as early:
-        early.subscribe("numbers", mt.model("builtins:abs", name="size", version="1.0.0"), listen=False)
+        early.subscribe(
+            "numbers", mt.model("builtins:abs", name="size", version="1.0.0"), listen=False
+        )
         early.publish("numbers", -4)
     with mt.connect(f"sqlite:///{file}") as bus:
         row = bus.doctor().set_index("check").loc["clock"]
@@ -355,7 +404,9 @@ def test_event_that_came_from_the_future_before_anybody_listened_is_delivered_wh
         assert "clock" not in set(bus.doctor()["check"])
 
 
-def test_worker_whose_clock_is_ahead_takes_no_leases_away(bus: mt.EventBus, start: Start, gate: Gate) -> None:
+def test_worker_whose_clock_is_ahead_takes_no_leases_away(
+    bus: mt.EventBus, start: Start, gate: Gate
+) -> None:
     def waits(n: int) -> int:
         gate.wait()
         return n
@@ -378,10 +429,12 @@ def test_worker_whose_clock_is_ahead_takes_no_leases_away(bus: mt.EventBus, star
     assert outcomes(sub) == ["succeeded"]
 
 
-# -- ending -------------------------------------------------------------------------------------------------------------------
+# -- ending ----------------------------------------------------------------------------------------
 
 
-def test_work_of_a_killed_process_is_finished_by_another_exactly_once(bus: mt.EventBus, file: Path, start: Start) -> None:
+def test_work_of_a_killed_process_is_finished_by_another_exactly_once(
+    bus: mt.EventBus, file: Path, start: Start
+) -> None:
     def succeeded() -> int:
         return bus.log.tallies().get(1, {}).get("succeeded", 0)
 
@@ -398,18 +451,27 @@ def test_work_of_a_killed_process_is_finished_by_another_exactly_once(bus: mt.Ev
     wait_until(lambda: is_settled(sub), DEADLINE_S)
     assert second.ends() == ""
 
-    final = "SELECT count(*) AS n FROM invocation WHERE outcome IN ('succeeded', 'dead', 'skipped') GROUP BY seq, subscription_id"
+    final = (
+        "SELECT count(*) AS n FROM invocation WHERE outcome IN ('succeeded', 'dead', 'skipped')"
+        " GROUP BY seq, subscription_id"
+    )
     assert ledger(file, f"SELECT count(*), min(n), max(n) FROM ({final})") == [(1_000, 1, 1)]
     assert ledger(file, "SELECT count(*) FROM invocation WHERE outcome = 'succeeded'") == [(1_000,)]
-    assert ledger(file, "SELECT count(*) FROM invocation WHERE outcome NOT IN ('succeeded', 'abandoned')") == [(0,)]
+    assert ledger(
+        file, "SELECT count(*) FROM invocation WHERE outcome NOT IN ('succeeded', 'abandoned')"
+    ) == [(0,)]
     assert ledger(file, "PRAGMA integrity_check") == [("ok",)]
     rows = sub.invocations()
-    assert sorted(int(output) for output in rows["output"].dropna()) == [n * n for n in range(1_000)]
+    assert sorted(int(output) for output in rows["output"].dropna()) == [
+        n * n for n in range(1_000)
+    ]
     assert rows[rows["outcome"] == "succeeded"]["worker"].nunique() == 2
     assert succeeded() == 1_000
 
 
-def test_publisher_that_is_killed_leaves_whole_batches_only(bus: mt.EventBus, file: Path, start: Start) -> None:
+def test_publisher_that_is_killed_leaves_whole_batches_only(
+    bus: mt.EventBus, file: Path, start: Start
+) -> None:
     bus.topic("numbers")
     publisher = start("""
         import sys
@@ -422,7 +484,9 @@ def test_publisher_that_is_killed_leaves_whole_batches_only(bus: mt.EventBus, fi
 
     publisher.kill()
 
-    sizes = ledger(file, "SELECT DISTINCT count(*) FROM event GROUP BY substr(id, 1, instr(id, '-'))")
+    sizes = ledger(
+        file, "SELECT DISTINCT count(*) FROM event GROUP BY substr(id, 1, instr(id, '-'))"
+    )
     assert sizes == [(20,)]
     assert ledger(file, "PRAGMA integrity_check") == [("ok",)]
 
@@ -445,7 +509,9 @@ bus.close()
 """
 
 
-def test_event_that_kills_its_process_three_times_while_it_runs_alone_is_dead_and_the_others_go_on(bus: mt.EventBus, start: Start) -> None:
+def test_event_that_kills_its_process_three_times_while_it_runs_alone_is_dead_and_the_others_go_on(
+    bus: mt.EventBus, start: Start
+) -> None:
     bus.register(mt.model(lambda _: None, name="unrelated"))
     worker = start(FRAGILE)
     worker.says("listening")
@@ -495,7 +561,9 @@ bus.close()
 """
 
 
-def test_events_that_run_beside_one_that_kills_its_process_are_not_blamed(bus: mt.EventBus, start: Start) -> None:
+def test_events_that_run_beside_one_that_kills_its_process_are_not_blamed(
+    bus: mt.EventBus, start: Start
+) -> None:
     process = start(BESIDE)
     process.says("listening")
     bus.publish_batch("pages", list(range(12)))
@@ -509,9 +577,14 @@ def test_events_that_run_beside_one_that_kills_its_process_are_not_blamed(bus: m
             process = start(BESIDE)
         time.sleep(0.02)
 
-    assert {name: len(sub.dead_letters()) for name, sub in subs.items()} == {"deadly": 2, "innocent": 0, "rows": 0}
+    assert {name: len(sub.dead_letters()) for name, sub in subs.items()} == {
+        "deadly": 2,
+        "innocent": 0,
+        "rows": 0,
+    }
     assert [outcomes(subs[name]).count("succeeded") for name in ("innocent", "rows")] == [12, 12]
-    assert 2 * MAX_ABANDONED <= ends <= 2 * MAX_ABANDONED + 2  # a death beside others proves nothing
+    # a death beside others proves nothing
+    assert 2 * MAX_ABANDONED <= ends <= 2 * MAX_ABANDONED + 2
     assert bus.audit()["balanced"].all()
     process.kill()
 
@@ -534,14 +607,18 @@ bus.close()
 """
 
 
-def test_event_whose_processes_were_stopped_for_longer_than_their_leases_gets_the_first_answer(bus: mt.EventBus, start: Start) -> None:
+def test_event_whose_processes_were_stopped_for_longer_than_their_leases_gets_the_first_answer(
+    bus: mt.EventBus, start: Start
+) -> None:
     bus.register(mt.model(lambda _: None, name="unrelated"))
     processes = [start(STOPS) for _ in range(MAX_ABANDONED)]
     for process in processes:
         process.says("listening")
     sub = bus.subscription("stops")
     bus.publish("numbers", 12)
-    wait_until(lambda: outcomes(sub) == ["abandoned"] * (MAX_ABANDONED - 1) + ["running"], DEADLINE_S)
+    wait_until(
+        lambda: outcomes(sub) == ["abandoned"] * (MAX_ABANDONED - 1) + ["running"], DEADLINE_S
+    )
     time.sleep(0.4)  # the last one has lost its lease too
 
     for process in processes:
@@ -582,7 +659,8 @@ sys.stdin.readline()
     assert process.stdout is not None
     assert process.stdout.readline() == "began\n"
 
-    out, err = process.communicate(timeout=DEADLINE_S)  # it does not close the bus, as a kernel that is shut down
+    # it does not close the bus, as a kernel that is shut down
+    out, err = process.communicate(timeout=DEADLINE_S)
 
     assert (process.returncode, out, err) == (0, "", "")
     sub = bus.subscription("slow")
@@ -590,7 +668,9 @@ sys.stdin.readline()
     assert outcomes(sub) == ["interrupted"]
 
 
-def test_process_that_has_ended_is_not_taken_for_a_live_listener(bus: mt.EventBus, start: Start) -> None:
+def test_process_that_has_ended_is_not_taken_for_a_live_listener(
+    bus: mt.EventBus, start: Start
+) -> None:
     worker = start(SQUARE)
     worker.says("listening")
     assert list(bus.subscriptions()["listeners"]) == [1]
@@ -600,10 +680,12 @@ def test_process_that_has_ended_is_not_taken_for_a_live_listener(bus: mt.EventBu
     assert list(bus.subscriptions()["listeners"]) == [0]
 
 
-# -- opening ------------------------------------------------------------------------------------------------------------------
+# -- opening ---------------------------------------------------------------------------------------
 
 
-def test_processes_that_open_a_new_file_at_the_same_time_share_it(tmp_path: Path, start: Start) -> None:
+def test_processes_that_open_a_new_file_at_the_same_time_share_it(
+    tmp_path: Path, start: Start
+) -> None:
     program = """
         import os, sys
         from pathlib import Path
@@ -621,15 +703,27 @@ def test_processes_that_open_a_new_file_at_the_same_time_share_it(tmp_path: Path
     processes = [start(program, str(tmp_path), str(number), str(rounds)) for number in range(3)]
     for i in range(rounds):
         (tmp_path / f"go-{i}").touch()
-        wait_until(lambda i=i: len(list(tmp_path.glob(f"done-{i}-*"))) == 3 or any(not p.is_alive() for p in processes))
+        wait_until(
+            lambda i=i: (
+                len(list(tmp_path.glob(f"done-{i}-*"))) == 3
+                or any(not p.is_alive() for p in processes)
+            )
+        )
 
     assert [process.ends() for process in processes] == ["", "", ""]
-    counts = "SELECT (SELECT count(*) FROM topic), (SELECT count(*) FROM event), (SELECT count(*) FROM schema_version)"
+    counts = (
+        "SELECT (SELECT count(*) FROM topic), (SELECT count(*) FROM event), (SELECT count(*) FROM"
+        " schema_version)"
+    )
     assert {ledger(tmp_path / f"new-{i}.db", counts)[0] for i in range(rounds)} == {(1, 3, 1)}
-    assert {ledger(tmp_path / f"new-{i}.db", "PRAGMA integrity_check")[0] for i in range(rounds)} == {("ok",)}
+    assert {
+        ledger(tmp_path / f"new-{i}.db", "PRAGMA integrity_check")[0] for i in range(rounds)
+    } == {("ok",)}
 
 
-def test_processes_that_publish_the_same_events_add_each_once(bus: mt.EventBus, start: Start) -> None:
+def test_processes_that_publish_the_same_events_add_each_once(
+    bus: mt.EventBus, start: Start
+) -> None:
     bus.topic("numbers")
     program = """
         import sys
@@ -645,7 +739,9 @@ def test_processes_that_publish_the_same_events_add_each_once(bus: mt.EventBus, 
     assert len(bus.events("numbers")) == 50
 
 
-def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room_again(bus: mt.EventBus, file: Path, start: Start) -> None:
+def test_full_disk_is_an_error_that_loses_nothing_and_ends_when_there_is_room_again(
+    bus: mt.EventBus, file: Path, start: Start
+) -> None:
     program = start("""
         import os, resource, signal, sys, threading
         import mltrigger as mt

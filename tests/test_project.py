@@ -20,7 +20,19 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TARGETS = ["help", "demo", "test", "test-all", "test-latest", "test-later", "lock", "lint", "bench", "storm", "storm-guilt"]
+TARGETS = [
+    "help",
+    "demo",
+    "test",
+    "test-all",
+    "test-latest",
+    "test-later",
+    "lock",
+    "lint",
+    "bench",
+    "storm",
+    "storm-guilt",
+]
 
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg")
@@ -41,7 +53,7 @@ def environment() -> dict[str, SpecifierSet]:
     return {canonicalize_name(r.name): r.specifier for r in found}
 
 
-# -- what it needs ----------------------------------------------------------------------------------------------------------------
+# -- what it needs ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("requirement", requirements("options", "install_requires"), ids=str)
@@ -49,13 +61,22 @@ def test_conda_installs_what_pip_does(requirement: Requirement) -> None:
     assert environment().get(canonicalize_name(requirement.name)) == requirement.specifier
 
 
-@pytest.mark.parametrize("name", [n for n in ENVIRONMENT["dependencies"] if isinstance(n, str) and n != "pip"])
+@pytest.mark.parametrize(
+    "name", [n for n in ENVIRONMENT["dependencies"] if isinstance(n, str) and n != "pip"]
+)
 def test_what_conda_installs_is_declared_with_the_same_versions(name: str) -> None:
     listed = Requirement(name)
-    declared = {canonicalize_name(r.name): r.specifier for r in requirements("options", "install_requires")}
+    declared = {
+        canonicalize_name(r.name): r.specifier for r in requirements("options", "install_requires")
+    }
     for extra in SETUP.options("options.extras_require"):
         text = SETUP.get("options.extras_require", extra)
-        declared |= {canonicalize_name(r.name): r.specifier for line in text.splitlines() if line.strip() for r in [Requirement(line)]}
+        declared |= {
+            canonicalize_name(r.name): r.specifier
+            for line in text.splitlines()
+            if line.strip()
+            for r in [Requirement(line)]
+        }
     declared["python"] = SpecifierSet(SETUP.get("options", "python_requires"))
 
     assert declared[canonicalize_name(listed.name)] == listed.specifier
@@ -73,7 +94,9 @@ def requirements_of_extra(name: str) -> Iterator[Requirement]:
 
 
 def locked() -> dict[str, list[SpecifierSet]]:
-    """Return name -> versions of what `make lock` chose; several when they differ by Python or platform."""
+    """Return name -> versions of what `make lock` chose; several when they differ by Python or
+    platform.
+    """
     found: dict[str, list[SpecifierSet]] = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line.strip() and not line.startswith("#"):
@@ -86,20 +109,29 @@ EXTRAS = SETUP.options("options.extras_require")
 
 
 @pytest.mark.parametrize(
-    "requirement", [*requirements("options", "install_requires"), *(r for extra in EXTRAS for r in requirements_of_extra(extra))], ids=str
+    "requirement",
+    [
+        *requirements("options", "install_requires"),
+        *(r for extra in EXTRAS for r in requirements_of_extra(extra)),
+    ],
+    ids=str,
 )
 def test_the_lock_names_a_version_of_everything_that_is_installed(requirement: Requirement) -> None:
     chosen = locked().get(canonicalize_name(requirement.name), [])
 
     assert chosen and {s.operator for specifiers in chosen for s in specifiers} == {"=="}
-    assert all(requirement.specifier.contains(s.version) for specifiers in chosen for s in specifiers)
+    assert all(
+        requirement.specifier.contains(s.version) for specifiers in chosen for s in specifiers
+    )
 
 
 def test_everything_that_make_installs_is_held_at_the_versions_of_the_lock() -> None:
     makefile = (ROOT / "Makefile").read_text()
 
     assert "LOCK   := constraints.txt" in makefile and "-c $(LOCK)" in makefile
-    installs = [line for line in makefile.splitlines() if "pip install" in line and "uv" not in line]
+    installs = [
+        line for line in makefile.splitlines() if "pip install" in line and "uv" not in line
+    ]
     assert [line for line in installs if not line.startswith("PIP ")] == []
 
 
@@ -116,11 +148,23 @@ def test_python_is_the_same_everywhere() -> None:
 
 def test_what_the_package_imports_is_declared() -> None:
     """A library that is only used on request comes with an extra."""
-    spelled = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "sqlalchemy": "SQLAlchemy", "mlflow": "mlflow-skinny"}
-    extras = [r for name in ("demo", "mlflow", "onnx", "schema", "tutorial") for r in requirements_of_extra(name)]
-    declared = {canonicalize_name(r.name) for r in [*requirements("options", "install_requires"), *extras]}
-    # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with ipywidgets, botocore with boto3,
-    # pydantic-core with pydantic.
+    spelled = {
+        "PIL": "pillow",
+        "sklearn": "scikit-learn",
+        "yaml": "pyyaml",
+        "sqlalchemy": "SQLAlchemy",
+        "mlflow": "mlflow-skinny",
+    }
+    extras = [
+        r
+        for name in ("demo", "mlflow", "onnx", "schema", "tutorial")
+        for r in requirements_of_extra(name)
+    ]
+    declared = {
+        canonicalize_name(r.name) for r in [*requirements("options", "install_requires"), *extras]
+    }
+    # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with
+    # ipywidgets, botocore with boto3, pydantic-core with pydantic.
     declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core"}
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
@@ -140,7 +184,7 @@ def foreign_imports() -> set[str]:
     return {name.partition(".")[0] for name in names} - set(sys.stdlib_module_names) - {"mltrigger"}
 
 
-# -- what a developer calls -------------------------------------------------------------------------------------------------------
+# -- what a developer calls ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -153,7 +197,14 @@ def test_the_makefile_has_the_target(target: str) -> None:
 
 @pytest.mark.needs("make")
 def test_make_alone_lists_the_targets_with_what_they_do() -> None:
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True, env={**os.environ, "MAKEFLAGS": ""})
+    done = subprocess.run(
+        ["make"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MAKEFLAGS": ""},
+    )
     listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
 
     assert set(TARGETS) <= set(listed)
@@ -171,7 +222,11 @@ def test_continuous_integration_calls_lint_and_then_test() -> None:
 
 def test_the_guide_for_contributors_names_the_packages_that_make_installs() -> None:
     packages = re.search(r"^DEBIAN := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    line = re.search(r"^apt-get install --no-install-recommends (.+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    line = re.search(
+        r"^apt-get install --no-install-recommends (.+)$",
+        (ROOT / "CONTRIBUTING.md").read_text(),
+        re.MULTILINE,
+    )
 
     assert packages and line and packages[1] == line[1]
 
@@ -182,8 +237,12 @@ def test_the_file_is_there_and_says_something(name: str) -> None:
 
 
 def test_the_first_screen_of_the_readme_states_the_promise() -> None:
-    """In the words of the design: at least once, in no order; exactly one recorded outcome for each (subscription, event)."""
-    first_screen = " ".join("".join((ROOT / "README.md").read_text().splitlines(keepends=True)[:40]).split()).lower()
+    """In the words of the design: at least once, in no order; exactly one recorded outcome for each
+    (subscription, event).
+    """
+    first_screen = " ".join(
+        "".join((ROOT / "README.md").read_text().splitlines(keepends=True)[:40]).split()
+    ).lower()
 
     assert "at least once, in no order; exactly one recorded outcome for each" in first_screen
 
@@ -202,7 +261,9 @@ def test_what_the_readme_links_to_is_there() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", [".venv/", "__pycache__/", "mltrigger.db*", ".ipynb_checkpoints/", "*.egg-info/"])
+@pytest.mark.parametrize(
+    "name", [".venv/", "__pycache__/", "mltrigger.db*", ".ipynb_checkpoints/", "*.egg-info/"]
+)
 def test_what_a_run_leaves_behind_is_not_kept(name: str) -> None:
     assert name in (ROOT / ".gitignore").read_text().splitlines()
 
@@ -214,14 +275,21 @@ def test_package_data_exists() -> None:
 
 
 def test_the_console_script_leads_somewhere() -> None:
-    module, _, name = SETUP.get("options.entry_points", "console_scripts").partition("=")[2].strip().partition(":")
+    module, _, name = (
+        SETUP.get("options.entry_points", "console_scripts")
+        .partition("=")[2]
+        .strip()
+        .partition(":")
+    )
     path = ROOT / module.replace(".", "/")
-    tree = ast.parse((path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text())
+    tree = ast.parse(
+        (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    )
 
     assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-# -- notebooks --------------------------------------------------------------------------------------------------------------------
+# -- notebooks -------------------------------------------------------------------------------------
 
 
 def cells(path: Path) -> list[dict[str, Any]]:
@@ -229,13 +297,19 @@ def cells(path: Path) -> list[dict[str, Any]]:
 
 
 def shown(path: Path) -> str:
-    """Return the saved outputs of a notebook as text; pictures are left out, their base64 says nothing."""
+    """Return the saved outputs of a notebook as text; pictures are left out, their base64 says
+    nothing.
+    """
 
     def texts(value: Any) -> Iterator[str]:
         if isinstance(value, str):
             yield value
         elif isinstance(value, list):
-            yield "".join(map(str, value)) if all(isinstance(v, str) for v in value) else "\n".join(t for v in value for t in texts(v))
+            yield (
+                "".join(map(str, value))
+                if all(isinstance(v, str) for v in value)
+                else "\n".join(t for v in value for t in texts(v))
+            )
         elif isinstance(value, dict):
             for key, inner in value.items():
                 if not key.startswith("image/") or key == "image/svg+xml":
@@ -251,7 +325,9 @@ def tags(cell: dict[str, Any]) -> set[str]:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 class TestNotebook:
     def test_every_cell_was_run_in_order(self, path: Path) -> None:
-        counts = [cell["execution_count"] for cell in cells(path) if "".join(cell["source"]).strip()]
+        counts = [
+            cell["execution_count"] for cell in cells(path) if "".join(cell["source"]).strip()
+        ]
 
         assert counts == list(range(1, len(counts) + 1))
 
@@ -260,7 +336,8 @@ class TestNotebook:
 
     def test_no_output_shows_an_absolute_path(self, path: Path) -> None:
         found = re.findall(
-            r"(?<![\w:/.<])/(?:home|root|tmp|work|Users|usr|var|opt|mnt|private)/[\w./-]*|\b[A-Z]:\\\\?Users\\\\?\w+", shown(path)
+            r"(?<![\w:/.<])/(?:home|root|tmp|work|Users|usr|var|opt|mnt|private)/[\w./-]*|\b[A-Z]:\\\\?Users\\\\?\w+",
+            shown(path),
         )
 
         assert found == []
@@ -269,9 +346,7 @@ class TestNotebook:
         assert re.findall(r"\b0x[0-9a-f]{6,}\b", shown(path)) == []
 
     def test_no_output_shows_a_secret(self, path: Path) -> None:
-        patterns = (
-            r"token=\w+|AKIA[0-9A-Z]{16}|aws_secret\w*|X-Amz-Signature|(?i:bearer) [\w.-]{8,}|://[^/\s:@]+:[^/\s:@]+@|hf_[A-Za-z]{20,}"
-        )
+        patterns = r"token=\w+|AKIA[0-9A-Z]{16}|aws_secret\w*|X-Amz-Signature|(?i:bearer) [\w.-]{8,}|://[^/\s:@]+:[^/\s:@]+@|hf_[A-Za-z]{20,}"
 
         assert re.findall(patterns, shown(path)) == []
 
@@ -288,7 +363,13 @@ class TestNotebook:
         assert failed == []
 
     def test_no_output_needs_the_network(self, path: Path) -> None:
-        assert re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^\"'\s>]+", shown(path)) == []
+        assert (
+            re.findall(
+                r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//[^\"'\s>]+",
+                shown(path),
+            )
+            == []
+        )
 
     def test_its_code_needs_no_path_of_one_machine(self, path: Path) -> None:
         source = "\n".join("".join(cell["source"]) for cell in cells(path))

@@ -1,4 +1,6 @@
-"""What a user asks when something looks wrong: does it add up, why did this fire, what should I change."""
+"""What a user asks when something looks wrong: does it add up, why did this fire, what should I
+change.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +31,12 @@ def details(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(table["step"], table["detail"], strict=True))
 
 
-# -- audit ------------------------------------------------------------------------------------------------------------------------
+# -- audit -----------------------------------------------------------------------------------------
 
 
-def test_audit_balances_filters_failures_and_what_is_open(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_audit_balances_filters_failures_and_what_is_open(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def odd(n: int) -> int:
         if n == 1:
             raise mt.Reject("one")
@@ -48,14 +52,22 @@ def test_audit_balances_filters_failures_and_what_is_open(bus: mt.EventBus, cloc
     table = bus.audit()
 
     assert table["balanced"].all()
-    assert {k: balance(bus, "every")[k] for k in ("published", "filtered", "succeeded", "dead", "open")} == {
-        "published": 6, "filtered": 0, "succeeded": 5, "dead": 1, "open": 0,
-    }  # fmt: skip
+    assert {
+        k: balance(bus, "every")[k] for k in ("published", "filtered", "succeeded", "dead", "open")
+    } == {
+        "published": 6,
+        "filtered": 0,
+        "succeeded": 5,
+        "dead": 1,
+        "open": 0,
+    }
     assert (balance(bus, "some")["filtered"], balance(bus, "some")["succeeded"]) == (4, 2)
     assert (balance(bus, "waits")["open"], waits.depth().visible) == (6, 6)
 
 
-def test_audit_stays_exact_when_the_filter_changes_and_after_unsubscribing(bus: mt.EventBus) -> None:
+def test_audit_stays_exact_when_the_filter_changes_and_after_unsubscribing(
+    bus: mt.EventBus,
+) -> None:
     def model(n: int) -> int:
         return n
 
@@ -75,7 +87,13 @@ def test_audit_stays_exact_when_the_filter_changes_and_after_unsubscribing(bus: 
     found = balance(bus, "model")
 
     assert found["balanced"]
-    assert [found[k] for k in ("published", "filtered", "succeeded", "skipped", "open")] == [7, 3, 3, 1, 0]
+    assert [found[k] for k in ("published", "filtered", "succeeded", "skipped", "open")] == [
+        7,
+        3,
+        3,
+        1,
+        0,
+    ]
 
 
 def test_audit_names_what_is_missing_and_what_is_double(file: Path) -> None:
@@ -85,11 +103,14 @@ def test_audit_names_what_is_missing_and_what_is_double(file: Path) -> None:
             bus.publish("numbers", 1, id=id_)
         store = SqliteStore(file)
         with store.transaction() as transaction:
-            transaction.execute("DELETE FROM ready WHERE seq = (SELECT seq FROM event WHERE id = 'lost')", {})
+            transaction.execute(
+                "DELETE FROM ready WHERE seq = (SELECT seq FROM event WHERE id = 'lost')", {}
+            )
             for attempt in (1, 2):
                 transaction.execute(
-                    "INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, visible_us, received_us, settled_us, worker_id) "
-                    "SELECT seq, 1, :n, 'live', 'succeeded', 0, 0, 0, 1 FROM event WHERE id = 'twice'",
+                    "INSERT INTO invocation (seq, subscription_id, attempt, role, outcome,"
+                    " visible_us, received_us, settled_us, worker_id) SELECT seq, 1, :n, 'live',"
+                    " 'succeeded', 0, 0, 0, 1 FROM event WHERE id = 'twice'",
                     {"n": attempt},
                 )
         store.close()
@@ -110,11 +131,17 @@ def test_events_of_the_archive_that_a_new_subscription_gets_are_counted(bus: mt.
     assert [balance(bus, "abs")[k] for k in ("published", "succeeded", "balanced")] == [5, 5, True]
 
 
-# -- explain and skipped ----------------------------------------------------------------------------------------------------------
+# -- explain and skipped ---------------------------------------------------------------------------
 
 
 def test_explain_says_clause_by_clause_why_an_event_did_not_fire(bus: mt.EventBus) -> None:
-    sub = bus.subscribe("orders", abs, listen=False, filter={"price": [{"numeric": [">", 10]}], "kind": ["book"]}, filter_scope="body")
+    sub = bus.subscribe(
+        "orders",
+        abs,
+        listen=False,
+        filter={"price": [{"numeric": [">", 10]}], "kind": ["book"]},
+        filter_scope="body",
+    )
     bus.publish("orders", {"price": 5, "kind": "book"}, id="cheap")
 
     table = bus.explain("cheap", sub.name)
@@ -129,11 +156,17 @@ def test_explain_says_clause_by_clause_why_an_event_did_not_fire(bus: mt.EventBu
 
 
 def test_explain_answers_before_the_fact_and_publishes_nothing(bus: mt.EventBus) -> None:
-    bus.subscribe("orders", abs, listen=False, filter={"price": [{"numeric": [">", 10]}]}, filter_scope="body")
+    bus.subscribe(
+        "orders", abs, listen=False, filter={"price": [{"numeric": [">", 10]}]}, filter_scope="body"
+    )
 
     assert details(bus.explain({"price": 50}, "abs"))["outcome"] == "would be delivered"
-    assert details(bus.explain(mt.Event({"price": 5}), "abs"))["outcome"] == "would not be delivered"
-    assert details(bus.explain(mt.Event(b"no json", datacontenttype="text/plain"), "abs"))["filter"].startswith("not_json")
+    assert (
+        details(bus.explain(mt.Event({"price": 5}), "abs"))["outcome"] == "would not be delivered"
+    )
+    assert details(bus.explain(mt.Event(b"no json", datacontenttype="text/plain"), "abs"))[
+        "filter"
+    ].startswith("not_json")
     assert len(bus.events()) == 0
 
 
@@ -143,7 +176,9 @@ def test_explain_hints_at_the_other_scope(bus: mt.EventBus) -> None:
     assert "filter_scope='body'" in " ".join(bus.explain({"price": 5}, "abs")["detail"])
 
 
-def test_explain_tells_the_story_of_attempts_redrives_and_repeats(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_explain_tells_the_story_of_attempts_redrives_and_repeats(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def fails(n: int) -> None:
         raise ValueError("no")
 
@@ -167,7 +202,11 @@ def test_explain_tells_the_story_of_attempts_redrives_and_repeats(bus: mt.EventB
     ("first", "again", "differs"),
     [
         ({"a": 1, "b": {"c": [1, 2], "d": 3}}, {"b": {"d": 3, "c": [1, 2]}, "a": 1}, False),
-        (mt.Event(b'{"a": 1,  "b": 2}', datacontenttype="application/json"), {"b": 2, "a": 1}, False),
+        (
+            mt.Event(b'{"a": 1,  "b": 2}', datacontenttype="application/json"),
+            {"b": 2, "a": 1},
+            False,
+        ),
         ({"a": 1, "b": 2}, {"a": 2, "b": 1}, True),
         ({"a": 1}, {"a": True}, True),
         ([1, 2], [2, 1], True),
@@ -175,7 +214,9 @@ def test_explain_tells_the_story_of_attempts_redrives_and_repeats(bus: mt.EventB
         (b"ab", b"ba", True),
     ],
 )
-def test_repeat_with_the_same_value_in_other_words_is_no_other_data(bus: mt.EventBus, first: object, again: object, differs: bool) -> None:
+def test_repeat_with_the_same_value_in_other_words_is_no_other_data(
+    bus: mt.EventBus, first: object, again: object, differs: bool
+) -> None:
     bus.topic("documents")
     bus.publish("documents", first, id="x", source="/here")
 
@@ -184,7 +225,9 @@ def test_repeat_with_the_same_value_in_other_words_is_no_other_data(bus: mt.Even
         receipt = bus.publish("documents", again, id="x", source="/here")
 
     assert receipt.duplicate
-    assert [str(w.message) for w in told if "other data" in str(w.message)] == [str(w.message) for w in told]
+    assert [str(w.message) for w in told if "other data" in str(w.message)] == [
+        str(w.message) for w in told
+    ]
     assert bool(told) == differs
 
 
@@ -196,7 +239,9 @@ def test_pruning_costs_the_same_however_much_is_kept() -> None:
             bus.publish_batch("t", [None] * (kept + 3_000))
             bus.retain(max_events=kept)
             with bus.log.unit() as unit:
-                unit.transaction._driver.set_progress_handler(lambda: count.__setitem__(0, count[0] + 1), 1000)  # type: ignore[attr-defined]
+                unit.transaction._driver.set_progress_handler(
+                    lambda: count.__setitem__(0, count[0] + 1), 1000
+                )  # type: ignore[attr-defined]
 
             assert bus.prune().events == 3_000
             pruned = count[0]
@@ -207,7 +252,9 @@ def test_pruning_costs_the_same_however_much_is_kept() -> None:
     assert steps(30_000) <= 1.1 * steps(2_000)
 
 
-def test_event_older_than_max_age_is_skipped_without_the_model(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_event_older_than_max_age_is_skipped_without_the_model(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     calls: list[int] = []
     sub = bus.subscribe("numbers", calls.append, name="reader", max_age_s=60, listen=False)
     bus.publish("numbers", 1, id="old")
@@ -219,7 +266,10 @@ def test_event_older_than_max_age_is_skipped_without_the_model(bus: mt.EventBus,
 
     assert calls == [2]
     assert list(sub.skipped()["reason"]) == ["expired"]
-    assert sub.invocations().set_index("event_id")["outcome"].to_dict() == {"old": "skipped", "new": "succeeded"}
+    assert sub.invocations().set_index("event_id")["outcome"].to_dict() == {
+        "old": "skipped",
+        "new": "succeeded",
+    }
     assert balance(bus, "reader")["balanced"]
 
 
@@ -232,7 +282,7 @@ def test_explain_names_what_it_does_not_know(bus: mt.EventBus, event: str, name:
         bus.explain(event, name)
 
 
-# -- pause, rate -------------------------------------------------------------------------------------------------------------------
+# -- pause, rate -----------------------------------------------------------------------------------
 
 
 def test_paused_subscription_waits_everywhere_and_resumes(bus: mt.EventBus) -> None:
@@ -273,10 +323,12 @@ def test_rate_limit_holds_for_a_backlog() -> None:
         assert len(sub.invocations()) == 30
 
 
-# -- retention -------------------------------------------------------------------------------------------------------------------
+# -- retention -------------------------------------------------------------------------------------
 
 
-def test_retention_lets_old_events_go_and_never_what_is_open_or_dead(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_retention_lets_old_events_go_and_never_what_is_open_or_dead(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def odd(n: int) -> int:
         if n == 1:
             raise mt.Reject("one")
@@ -318,7 +370,9 @@ def test_retention_by_count_keeps_the_newest(bus: mt.EventBus) -> None:
     assert balance(bus, sub.name)["balanced"]
 
 
-def test_everything_is_kept_until_something_else_is_agreed(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_everything_is_kept_until_something_else_is_agreed(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     sub = bus.subscribe("numbers", abs)
     bus.publish_batch("numbers", range(3))
     wait_until(lambda: is_settled(sub))
@@ -329,7 +383,7 @@ def test_everything_is_kept_until_something_else_is_agreed(bus: mt.EventBus, clo
         bus.retain(max_age_s=0)
 
 
-# -- doctor ------------------------------------------------------------------------------------------------------------------------
+# -- doctor ----------------------------------------------------------------------------------------
 
 
 def checks(table: pd.DataFrame) -> dict[str, str]:
@@ -340,11 +394,19 @@ def test_doctor_finds_nothing_where_nothing_is_wrong(bus: mt.EventBus) -> None:
     sub = bus.subscribe("numbers", abs)
 
     assert sub.doctor().to_dict(orient="records") == [
-        {"severity": "ok", "about": "abs", "check": "all", "finding": "nothing to change", "advice": ""}
+        {
+            "severity": "ok",
+            "about": "abs",
+            "check": "all",
+            "finding": "nothing to change",
+            "advice": "",
+        }
     ]
 
 
-def test_doctor_compares_run_times_with_the_timeout_and_the_lease(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_doctor_compares_run_times_with_the_timeout_and_the_lease(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     def slow(n: int) -> int:
         clock.advance(s=0.9)
         return n
@@ -358,7 +420,8 @@ def test_doctor_compares_run_times_with_the_timeout_and_the_lease(bus: mt.EventB
 
     assert found.loc["timeout_s", "severity"] == "warning"
     assert "timeout_s=2.7" in found.loc["timeout_s", "advice"]
-    assert list(found.loc[["lease_s"], "severity"]) == ["warning", "warning"]  # below p99, and below window + timeout
+    # below p99, and below window + timeout
+    assert list(found.loc[["lease_s"], "severity"]) == ["warning", "warning"]
 
 
 def test_doctor_sees_contradictions_before_anything_has_happened(bus: mt.EventBus) -> None:
@@ -389,7 +452,9 @@ def portable(n: int) -> int:
     return n
 
 
-def test_doctor_counts_dead_letters_and_abandoned_attempts(bus: mt.EventBus, clock: SimulatedClock, gate: Gate) -> None:
+def test_doctor_counts_dead_letters_and_abandoned_attempts(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
     def rejects(n: int) -> int:
         raise mt.Reject("no")
 
@@ -408,7 +473,7 @@ def test_doctor_sees_files_that_others_can_read(file: Path) -> None:
         assert checks(bus.doctor())["file mode"] == "warning"
 
 
-# -- time that is told ---------------------------------------------------------------------------------------------------------------
+# -- time that is told -----------------------------------------------------------------------------
 
 
 def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
@@ -417,7 +482,12 @@ def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
     started = time.monotonic()
     with mt.connect("memory://", clock=clock) as bus:
         sub = bus.subscribe("numbers", failing, max_attempts=10)
-        dies = bus.subscribe("numbers", mt.testing.Failing(times=99, error=mt.Retry(delay_s=86400)), name="dies", max_attempts=5)
+        dies = bus.subscribe(
+            "numbers",
+            mt.testing.Failing(times=99, error=mt.Retry(delay_s=86400)),
+            name="dies",
+            max_attempts=5,
+        )
         began_us = clock.now_us()
         bus.publish("numbers", 7)
         mt.testing.settle(bus, clock)
@@ -433,10 +503,12 @@ def test_months_of_backoff_leases_and_retention_pass_in_no_time() -> None:
     assert time.monotonic() - started < 60
 
 
-# -- what must not happen ----------------------------------------------------------------------------------------------------------
+# -- what must not happen --------------------------------------------------------------------------
 
 
-def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate) -> None:
+def test_heartbeats_go_on_while_old_events_are_let_go(
+    file: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
     monkeypatch.setattr("mltrigger.delivery.engine.PRUNE_S", 0.05)
     begun, running = threading.Event(), threading.Event()
 
@@ -467,7 +539,9 @@ def test_heartbeats_go_on_while_old_events_are_let_go(file: Path, monkeypatch: p
         gate.open()
 
 
-def test_age_of_a_redriven_event_counts_from_its_redrive(bus: mt.EventBus, clock: SimulatedClock) -> None:
+def test_age_of_a_redriven_event_counts_from_its_redrive(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
     failing = mt.testing.Failing(times=1, error=mt.Reject("first"))
     sub = bus.subscribe("numbers", failing, max_age_s=3600)
     bus.publish("numbers", 7)
@@ -498,7 +572,9 @@ def test_event_that_was_sent_on_request_is_no_surplus(bus: mt.EventBus) -> None:
     bus.broker.send(sub._spec, [receipt.seq])
     wait_until(lambda: is_settled(sub) and len(sub.results()))
 
-    assert [balance(bus, sub.name)[k] for k in ("filtered", "sent", "succeeded", "surplus", "balanced")] == [1, 1, 1, 0, True]
+    assert [
+        balance(bus, sub.name)[k] for k in ("filtered", "sent", "succeeded", "surplus", "balanced")
+    ] == [1, 1, 1, 0, True]
 
 
 def test_what_was_let_go_meanwhile_is_not_sent(bus: mt.EventBus) -> None:
@@ -564,7 +640,10 @@ def test_fire_says_why_nobody_runs(bus: mt.EventBus) -> None:
 
 def test_receipt_says_which_of_several_events_with_one_id_is_meant(bus: mt.EventBus) -> None:
     sub = bus.subscribe("numbers", abs, listen=False, filter={"source": ["b"]})
-    first, second = bus.publish("numbers", 1, id="1", source="a"), bus.publish("numbers", 2, id="1", source="b")
+    first, second = (
+        bus.publish("numbers", 1, id="1", source="a"),
+        bus.publish("numbers", 2, id="1", source="b"),
+    )
 
     assert details(sub.explain(first))["outcome"] == "skipped: filtered"
     assert details(sub.explain(second))["outcome"] == "open"
@@ -594,7 +673,9 @@ def test_dry_run_of_an_isolated_model_does_not_harm_this_process(clock: Simulate
         assert list(sub.dry_run()["reason"]) == ["worker_died"]
 
 
-@pytest.mark.parametrize("policy", [{"max_rate_per_s": 1}, {"batch_window_s": 5, "batch": True}], ids=["rate", "window"])
+@pytest.mark.parametrize(
+    "policy", [{"max_rate_per_s": 1}, {"batch_window_s": 5, "batch": True}], ids=["rate", "window"]
+)
 def test_settle_lets_time_pass_for_whoever_waits_for_it(policy: dict[str, Any]) -> None:
     clock = mt.testing.SimulatedClock()
     with mt.connect("memory://", clock=clock) as bus:

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE
+)
 RUN = """
 import json, pathlib
 
@@ -27,7 +29,11 @@ print(json.dumps({"scores": scores, "read": read}))
 
 def test_the_blocks_of_the_readme_run_as_printed_one_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "blocks.json").write_text(json.dumps(BLOCKS))
-    kept = {name: value for name, value in os.environ.items() if name not in ("MLTRIGGER_URL", "MLTRIGGER_LOG")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MLTRIGGER_URL", "MLTRIGGER_LOG")
+    }
 
     done = subprocess.run(
         [sys.executable, "-c", RUN],

@@ -1,4 +1,6 @@
-"""What becomes HTML or one line of text, and what a model prints: whatever it is, nothing of it runs and nothing gets lost."""
+"""What becomes HTML or one line of text, and what a model prints: whatever it is, nothing of it
+runs and nothing gets lost.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ from mltrigger.text import card, esc, short, table_html, visible
 from mltrigger.versions.running import capture
 from mltrigger.versions.running.capture import MAX_STDOUT, captured
 
-HOSTILE = "<img src=x onerror=\"alert('1')\">&amp;</td></table><script>\x1b[2J\u202egnp.exe\x00\ud800</script>"
-NAMES = ["<img", "<script", "onerror=\"", "</td></table><", "\x1b", "\x00", "\u202e", "\ud800"]  # fmt: skip
+HOSTILE = (
+    "<img src=x"
+    " onerror=\"alert('1')\">&amp;</td></table><script>\x1b[2J\u202egnp.exe\x00\ud800</script>"
+)
+NAMES = ["<img", "<script", 'onerror="', "</td></table><", "\x1b", "\x00", "\u202e", "\ud800"]
 
 
 class Tags(html.parser.HTMLParser):
@@ -34,7 +39,9 @@ class Tags(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attributes: Any) -> None:
         self.tags.append(tag)
         self.open.append(tag)
-        assert not [name for name, _ in attributes if name.startswith("on") or name in ("src", "href")]
+        assert not [
+            name for name, _ in attributes if name.startswith("on") or name in ("src", "href")
+        ]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -43,7 +50,7 @@ class Tags(html.parser.HTMLParser):
         self.text += data
 
 
-# -- HTML -------------------------------------------------------------------------------------------------------------------------
+# -- HTML ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,17 @@ def test_a_hostile_text_is_only_text(made: str) -> None:
     seen = Tags(made)
 
     assert not [name for name in NAMES if name in made]
-    assert set(seen.tags) <= {"div", "strong", "table", "caption", "thead", "tbody", "tr", "th", "td"}
+    assert set(seen.tags) <= {
+        "div",
+        "strong",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+    }
     assert seen.open == []
     assert "<img src=x onerror=\"alert('1')\">&amp;" in seen.text
     assert "\\x1b[2J\\u202egnp.exe\\x00\\ud800" in seen.text
@@ -90,14 +107,18 @@ def test_a_card_names_its_facts() -> None:
     assert Tags(made).text == "Eventsourcescannern3"
 
 
-# -- text -------------------------------------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------
 
 INVISIBLE = "\x00\x07\x08\r\x1b\x7f\x85\u00ad\u061c\u200b\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\ufeff\ud800"
 
 
 @pytest.mark.parametrize("character", INVISIBLE, ids=ascii)
 def test_control_and_bidirectional_characters_become_visible(character: str) -> None:
-    for made in (visible(f"a{character}b"), esc(f"a{character}b"), short(f"a{character}b") if not character.isspace() else "ab"):
+    for made in (
+        visible(f"a{character}b"),
+        esc(f"a{character}b"),
+        short(f"a{character}b") if not character.isspace() else "ab",
+    ):
         assert character not in made
         assert made.isprintable()
 
@@ -108,7 +129,19 @@ def test_newlines_stay_in_text_and_go_from_a_line() -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 2, 10, 60, 200])
-@pytest.mark.parametrize("value", ["x" * 1000, "\x1b" * 1000, ["y"] * 1000, {"a": "\u202e" * 50}, "", " " * 99 + "z", "é" * 61, HOSTILE])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 1000,
+        "\x1b" * 1000,
+        ["y"] * 1000,
+        {"a": "\u202e" * 50},
+        "",
+        " " * 99 + "z",
+        "é" * 61,
+        HOSTILE,
+    ],
+)
 def test_a_short_text_is_one_printable_line_within_its_limit(value: Any, limit: int) -> None:
     made = short(value, limit)
 
@@ -136,7 +169,11 @@ class NoText:
         return 5
 
 
-@pytest.mark.parametrize("value", [Unprintable(ValueError()), Unprintable(SystemExit()), Unprintable(KeyboardInterrupt())], ids=["ValueError", "SystemExit", "KeyboardInterrupt"])  # fmt: skip # noqa: E501
+@pytest.mark.parametrize(
+    "value",
+    [Unprintable(ValueError()), Unprintable(SystemExit()), Unprintable(KeyboardInterrupt())],
+    ids=["ValueError", "SystemExit", "KeyboardInterrupt"],
+)
 def test_an_object_whose_repr_raises_has_a_short_text(value: Any) -> None:
     made = short(value)
 
@@ -147,7 +184,7 @@ def test_an_object_whose_repr_is_no_text_has_a_short_text() -> None:
     assert short(NoText()) == "<unprintable NoText>"
 
 
-# -- what a model prints ----------------------------------------------------------------------------------------------------------
+# -- what a model prints ---------------------------------------------------------------------------
 
 
 def test_what_is_printed_inside_is_kept_and_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +208,9 @@ def test_nothing_printed_is_none() -> None:
         assert text.take() is None
 
 
-def test_what_is_kept_is_bounded_and_the_rest_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_kept_is_bounded_and_the_rest_is_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """BI-105."""
     with captured() as text:
         for _ in range(10):
@@ -198,7 +237,9 @@ def test_what_is_kept_can_be_stored(capsys: pytest.CaptureFixture[str]) -> None:
     kept.encode()
 
 
-def test_two_threads_do_not_mix_and_a_third_is_not_touched(capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_threads_do_not_mix_and_a_third_is_not_touched(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     both, found = threading.Barrier(3), {}
 
     def work(name: str) -> None:
@@ -279,7 +320,7 @@ def test_capture_keeps_at_most_64_ki_characters() -> None:
     assert capture.MAX_STDOUT == 64 * 1024
 
 
-# -- the threads that models run in -----------------------------------------------------------------------------------------------
+# -- the threads that models run in ----------------------------------------------------------------
 
 
 def test_a_worker_that_hangs_delays_nobody() -> None:

@@ -86,25 +86,46 @@ DOCUMENT = {
     },
     "required": ["items", "page"],
     "additionalProperties": False,
-    "$defs": {"Item": {"type": "object", "properties": {"price": {"type": "number", "minimum": 0}}, "required": ["price"]}},
+    "$defs": {
+        "Item": {
+            "type": "object",
+            "properties": {"price": {"type": "number", "minimum": 0}},
+            "required": ["price"],
+        }
+    },
 }
 RECURSIVE = {
     "$ref": "#/$defs/N",
-    "$defs": {"N": {"properties": {"value": {"type": "integer"}, "children": {"items": {"$ref": "#/$defs/N"}}}}},
+    "$defs": {
+        "N": {
+            "properties": {
+                "value": {"type": "integer"},
+                "children": {"items": {"$ref": "#/$defs/N"}},
+            }
+        }
+    },
 }
 
 
 def refused(schema: Schema, value: Any) -> str:
     with pytest.raises(ModelFailure) as caught:
         schema.accept(value)
-    assert (caught.value.reason, caught.value.permanent, caught.value.kind) == ("invalid_input", True, "InvalidInput")
+    assert (caught.value.reason, caught.value.permanent, caught.value.kind) == (
+        "invalid_input",
+        True,
+        "InvalidInput",
+    )
     return str(caught.value)
 
 
 def refused_output(schema: Schema, value: Any) -> str:
     with pytest.raises(ModelFailure) as caught:
         schema.accept_output(value)
-    assert (caught.value.reason, caught.value.permanent, caught.value.kind) == ("invalid_output", True, "InvalidOutput")
+    assert (caught.value.reason, caught.value.permanent, caught.value.kind) == (
+        "invalid_output",
+        True,
+        "InvalidOutput",
+    )
     return str(caught.value)
 
 
@@ -115,7 +136,7 @@ def nested(depth: int) -> dict[str, Any]:
     return value
 
 
-# -- what fits ---------------------------------------------------------------------------------------------------------------------
+# -- what fits -------------------------------------------------------------------------------------
 
 
 def test_a_pydantic_model_makes_its_object_as_it_is_configured_itself() -> None:
@@ -127,23 +148,38 @@ def test_a_pydantic_model_makes_its_object_as_it_is_configured_itself() -> None:
 
 
 def test_a_dataclass_makes_its_object_and_reads_what_json_cannot_say_from_text() -> None:
-    scan = schema_of(Scan).accept({"number": 3, "taken_at": "2026-01-02T03:04:05", "size": [1, 2.5], "more": 1})
+    scan = schema_of(Scan).accept(
+        {"number": 3, "taken_at": "2026-01-02T03:04:05", "size": [1, 2.5], "more": 1}
+    )
 
     assert scan == Scan(3, dt.datetime(2026, 1, 2, 3, 4, 5), (1.0, 2.5))
 
 
 @pytest.mark.parametrize("kind", [Scan, Row])
-@pytest.mark.parametrize(("value", "shown"), [("4", "'4'"), (True, "true"), (None, "null"), (1.5, "1.5")])
-def test_the_fields_of_a_dataclass_or_typed_dict_are_what_they_say(kind: type, value: Any, shown: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "shown"), [("4", "'4'"), (True, "true"), (None, "null"), (1.5, "1.5")]
+)
+def test_the_fields_of_a_dataclass_or_typed_dict_are_what_they_say(
+    kind: type, value: Any, shown: str
+) -> None:
     message = refused(schema_of(kind), {"number": value})
 
-    assert message.startswith("number: expected ") and "integer" in message and message.endswith(f", got {shown}")
+    assert (
+        message.startswith("number: expected ")
+        and "integer" in message
+        and message.endswith(f", got {shown}")
+    )
 
 
 def test_a_typed_dict_keeps_the_fields_that_it_does_not_name() -> None:
-    row = schema_of(Table).accept({"rows": [{"number": 1, "taken_at": "2026-01-02T03:04:05", "x": 1}], "y": 2})
+    row = schema_of(Table).accept(
+        {"rows": [{"number": 1, "taken_at": "2026-01-02T03:04:05", "x": 1}], "y": 2}
+    )
 
-    assert row == {"rows": [{"number": 1, "taken_at": dt.datetime(2026, 1, 2, 3, 4, 5), "x": 1}], "y": 2}
+    assert row == {
+        "rows": [{"number": 1, "taken_at": dt.datetime(2026, 1, 2, 3, 4, 5), "x": 1}],
+        "y": 2,
+    }
 
 
 def test_the_typed_dict_of_typing_knows_its_optional_fields_on_every_python() -> None:
@@ -157,8 +193,15 @@ def test_the_typed_dict_of_typing_knows_its_optional_fields_on_every_python() ->
         page: int
         text: typing_extensions.NotRequired[str]
 
-    assert schema_of(Row).json["required"] == schema_of(Table).json["$defs"]["Row"]["required"] == ["number"]
-    assert (schema_of(Whole).summary, schema_of(Extension).summary) == ("page?: integer, text: string", "page: integer, text?: string")
+    assert (
+        schema_of(Row).json["required"]
+        == schema_of(Table).json["$defs"]["Row"]["required"]
+        == ["number"]
+    )
+    assert (schema_of(Whole).summary, schema_of(Extension).summary) == (
+        "page?: integer, text: string",
+        "page: integer, text?: string",
+    )
 
 
 def test_a_typed_dict_that_forbids_more_fields_is_heard() -> None:
@@ -169,7 +212,13 @@ def test_a_typed_dict_that_forbids_more_fields_is_heard() -> None:
     assert refused(schema_of(Closed), {"page": 1, "more": 2}) == "more: not allowed"
 
 
-@pytest.mark.parametrize("value", [{"items": [{"price": 1}, {"price": 2.5}], "page": None}, {"items": [], "page": 1, "kind": "letter"}])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"items": [{"price": 1}, {"price": 2.5}], "page": None},
+        {"items": [], "page": 1, "kind": "letter"},
+    ],
+)
 def test_a_json_schema_hands_on_the_value_itself(value: Any) -> None:
     assert schema_of(DOCUMENT).accept(value) is value
 
@@ -181,7 +230,10 @@ def test_an_older_dialect_is_followed_when_the_schema_names_it() -> None:
 
 
 def test_a_constraint_of_an_annotated_type_is_followed() -> None:
-    assert refused(schema_of(list[Annotated[int, pydantic.Field(gt=3)]]), [3]) == "[0]: expected greater than 3, got 3"
+    assert (
+        refused(schema_of(list[Annotated[int, pydantic.Field(gt=3)]]), [3])
+        == "[0]: expected greater than 3, got 3"
+    )
 
 
 def test_formats_are_notes_not_rules() -> None:
@@ -197,9 +249,13 @@ def test_a_schema_is_not_changed_through_what_it_was_made_of() -> None:
     assert schema_of(schema) is schema
 
 
-@pytest.mark.parametrize("kind", [Page, Scan, Row, Priced, Node, dict[str, float], list[Page], DOCUMENT])
+@pytest.mark.parametrize(
+    "kind", [Page, Scan, Row, Priced, Node, dict[str, float], list[Page], DOCUMENT]
+)
 def test_every_schema_has_a_document_in_json(kind: Any) -> None:
-    assert schema_of(json.loads(json.dumps(schema_of(kind).json))).summary == schema_of(kind).summary
+    assert (
+        schema_of(json.loads(json.dumps(schema_of(kind).json))).summary == schema_of(kind).summary
+    )
 
 
 def test_the_document_of_a_class_and_the_class_refuse_the_same_values() -> None:
@@ -209,7 +265,7 @@ def test_the_document_of_a_class_and_the_class_refuse_the_same_values() -> None:
         refused(document, value)
 
 
-# -- in which words ----------------------------------------------------------------------------------------------------------------
+# -- in which words --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -221,22 +277,62 @@ def test_the_document_of_a_class_and_the_class_refuse_the_same_values() -> None:
         (Priced, [1], "data: expected object, got an array of 1"),
         (Priced, None, "data: expected object, got null"),
         (Priced, {"page": {"number": 1}, "tags": ["a", 2]}, "tags[1]: expected string, got 2"),
-        (Priced, {"page": {"number": 1}, "choice": [1]}, "choice: expected integer or string, got an array of 1"),
-        (Priced, {"page": {"number": 1}, "kind": "card"}, "kind: expected 'invoice' or 'letter', got 'card'"),
-        (Priced, {"page": {"number": 1}, "price": -1}, "price: refused: must be positive, not -1.0"),
-        (Priced, {"page": {"number": 1}, "when": "x, y"}, "when: expected a valid date or datetime, got 'x, y'"),
+        (
+            Priced,
+            {"page": {"number": 1}, "choice": [1]},
+            "choice: expected integer or string, got an array of 1",
+        ),
+        (
+            Priced,
+            {"page": {"number": 1}, "kind": "card"},
+            "kind: expected 'invoice' or 'letter', got 'card'",
+        ),
+        (
+            Priced,
+            {"page": {"number": 1}, "price": -1},
+            "price: refused: must be positive, not -1.0",
+        ),
+        (
+            Priced,
+            {"page": {"number": 1}, "when": "x, y"},
+            "when: expected a valid date or datetime, got 'x, y'",
+        ),
         (Page, {"number": b"x"}, "number: expected integer, got bytes"),
         (list[float], [1, "x"], "[1]: expected number, got 'x'"),
-        (DOCUMENT, {"items": [{"price": 1}] * 3 + [{"price": "x"}], "page": 1}, "$.items[3].price: expected number, got 'x'"),
-        (DOCUMENT, {"items": [{"price": -1}], "page": 1}, "$.items[0].price: expected at least 0, got -1"),
+        (
+            DOCUMENT,
+            {"items": [{"price": 1}] * 3 + [{"price": "x"}], "page": 1},
+            "$.items[3].price: expected number, got 'x'",
+        ),
+        (
+            DOCUMENT,
+            {"items": [{"price": -1}], "page": 1},
+            "$.items[0].price: expected at least 0, got -1",
+        ),
         (DOCUMENT, {"items": [], "page": "x"}, "$.page: expected integer or null, got 'x'"),
-        (DOCUMENT, {"items": [], "page": 1, "kind": "card"}, "$.kind: expected 'invoice' or 'letter', got 'card'"),
-        (DOCUMENT, {"items": [], "page": 1, "code": "x"}, "$.code: expected text that matches '^[A-Z]', got 'x'"),
+        (
+            DOCUMENT,
+            {"items": [], "page": 1, "kind": "card"},
+            "$.kind: expected 'invoice' or 'letter', got 'card'",
+        ),
+        (
+            DOCUMENT,
+            {"items": [], "page": 1, "code": "x"},
+            "$.code: expected text that matches '^[A-Z]', got 'x'",
+        ),
         (DOCUMENT, {"items": [], "page": 1, "more": 1}, "$.more: not allowed"),
         (DOCUMENT, {}, "$.items: missing; $.page: missing"),
         (DOCUMENT, b"raw", "$: expected object, got bytes"),
-        ({"anyOf": [{"type": "object", "required": ["a"]}, {"type": "integer"}]}, {}, "$.a: missing"),
-        ({"anyOf": [{"type": "object", "required": ["a"]}, {"type": "integer"}]}, "x", "$: expected object or integer, got 'x'"),
+        (
+            {"anyOf": [{"type": "object", "required": ["a"]}, {"type": "integer"}]},
+            {},
+            "$.a: missing",
+        ),
+        (
+            {"anyOf": [{"type": "object", "required": ["a"]}, {"type": "integer"}]},
+            "x",
+            "$: expected object or integer, got 'x'",
+        ),
         ({"properties": {"a": False}}, {"a": 1}, "$: not allowed"),
         ({"uniqueItems": True}, [1, 1], "$: expected items that all differ"),
         ({"not": {}}, 1, "$: does not fit 'not' of the schema, got 1"),
@@ -249,18 +345,29 @@ def test_what_does_not_fit_is_named_with_its_place(kind: Any, value: Any, messag
 
 
 def test_a_number_that_is_too_long_to_be_shown_is_told_by_its_length() -> None:
-    assert refused(schema_of({"const": None}), 10**5000) == "$: expected null, got an integer of 5,001 digits"
+    assert (
+        refused(schema_of({"const": None}), 10**5000)
+        == "$: expected null, got an integer of 5,001 digits"
+    )
 
 
 def test_the_first_three_of_many_mismatches_are_named() -> None:
-    expected = "[0]: expected number, got 'a'; [1]: expected number, got 'b'; [2]: expected number, got 'c'; and more"
+    expected = (
+        "[0]: expected number, got 'a'; [1]: expected number, got 'b'; [2]: expected number, got"
+        " 'c'; and more"
+    )
 
     assert refused(schema_of(list[float]), list("abcd")) == expected
-    assert refused(schema_of({"items": {"type": "number"}}), list("abcd")) == expected.replace("[", "$[")
+    assert refused(schema_of({"items": {"type": "number"}}), list("abcd")) == expected.replace(
+        "[", "$["
+    )
 
 
 def test_of_a_union_the_branch_that_got_further_is_named() -> None:
-    assert refused(schema_of(dict[str, float] | list[float]), {"a": 1, "b": True}) == "b: expected number, got true"
+    assert (
+        refused(schema_of(dict[str, float] | list[float]), {"a": 1, "b": True})
+        == "b: expected number, got true"
+    )
 
 
 def test_the_words_of_a_users_validator_are_cut() -> None:
@@ -278,10 +385,23 @@ def test_the_words_of_a_users_validator_are_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Priced, Row, dict[str, int], list[dict[str, int]], DOCUMENT, {"type": "object", "additionalProperties": {"type": "integer"}}]
+    "kind",
+    [
+        Priced,
+        Row,
+        dict[str, int],
+        list[dict[str, int]],
+        DOCUMENT,
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+    ],
 )
 @pytest.mark.parametrize(
-    "value", ["q" * 1000, {"q" * 1000: "q" * 1000, "qq" * 500: "q"}, [{"q" * 500 + str(i): "q" * 500} for i in range(9)]]
+    "value",
+    [
+        "q" * 1000,
+        {"q" * 1000: "q" * 1000, "qq" * 500: "q"},
+        [{"q" * 500 + str(i): "q" * 500} for i in range(9)],
+    ],
 )
 def test_a_message_repeats_at_most_100_characters_of_the_data(kind: Any, value: Any) -> None:
     message = refused(schema_of(kind), value).replace("required", "")
@@ -290,15 +410,33 @@ def test_a_message_repeats_at_most_100_characters_of_the_data(kind: Any, value: 
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=300) | st.binary(max_size=3) | st.just(Decimal("1.5")),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=200), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=300)
+    | st.binary(max_size=3)
+    | st.just(Decimal("1.5")),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=200), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
 @functools.cache
 def all_schemas() -> list[Schema]:
-    return [schema_of(kind) for kind in (Priced, Scan, Row, list[float] | None, DOCUMENT, {"multipleOf": 0.1, "minimum": 3})]
+    return [
+        schema_of(kind)
+        for kind in (
+            Priced,
+            Scan,
+            Row,
+            list[float] | None,
+            DOCUMENT,
+            {"multipleOf": 0.1, "minimum": 3},
+        )
+    ]
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -313,7 +451,11 @@ def test_whatever_comes_either_fits_or_is_refused_in_a_few_words(number: int, va
 
 @pytest.mark.parametrize("kind", [Node, RECURSIVE, list[Any]])
 def test_data_that_is_nested_without_end_is_refused_not_a_crash(kind: Any) -> None:
-    assert "nest" in (message := refused(schema_of(kind), nested(20_000))) or "depth" in message or "array" in message
+    assert (
+        "nest" in (message := refused(schema_of(kind), nested(20_000)))
+        or "depth" in message
+        or "array" in message
+    )
 
 
 def test_a_legal_depth_is_no_problem() -> None:
@@ -329,8 +471,21 @@ def test_what_the_library_stumbles_over_is_refused(value: float) -> None:
 
 
 plain_schemas = st.recursive(
-    st.sampled_from([{"type": kind} for kind in ("integer", "number", "string", "boolean", "null", "object", "array")] + [{}, True, False])
-    | st.sampled_from([{"type": ["integer", "null"]}, {"minimum": 2}, {"enum": [1]}, {"type": "string", "maxLength": 1}]),
+    st.sampled_from(
+        [
+            {"type": kind}
+            for kind in ("integer", "number", "string", "boolean", "null", "object", "array")
+        ]
+        + [{}, True, False]
+    )
+    | st.sampled_from(
+        [
+            {"type": ["integer", "null"]},
+            {"minimum": 2},
+            {"enum": [1]},
+            {"type": "string", "maxLength": 1},
+        ]
+    ),
     lambda inner: st.one_of(
         st.fixed_dictionaries({"items": inner}, optional={"type": st.just("array")}),
         st.fixed_dictionaries({"anyOf": st.lists(inner, min_size=1, max_size=3)}),
@@ -346,8 +501,13 @@ plain_schemas = st.recursive(
     max_leaves=6,
 )
 plain_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.0, 1.5, math.nan, "", "xy", b"x", Decimal(1)]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.sampled_from([0.0, 1.5, math.nan, "", "xy", b"x", Decimal(1)]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -357,17 +517,23 @@ plain_values = st.recursive(
 def test_the_quick_yes_is_never_given_to_what_jsonschema_refuses(document: Any, value: Any) -> None:
     check = quick_check(document)
 
-    assert check is None or not check(value) or jsonschema.Draft202012Validator(document).is_valid(value)
+    assert (
+        check is None
+        or not check(value)
+        or jsonschema.Draft202012Validator(document).is_valid(value)
+    )
 
 
 def test_the_quick_yes_is_given_to_flat_records() -> None:
     check = quick_check(schema_of(Page).json)
 
     assert check is not None
-    assert [check(value) for value in ({"number": 1, "text": None}, {"number": True}, {"text": "x"}, [])] == [True, False, False, False]
+    assert [
+        check(value) for value in ({"number": 1, "text": None}, {"number": True}, {"text": "x"}, [])
+    ] == [True, False, False, False]
 
 
-# -- what is no schema -------------------------------------------------------------------------------------------------------------
+# -- what is no schema -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -385,7 +551,10 @@ def test_the_quick_yes_is_given_to_flat_records() -> None:
         ({"properties": {"page": {"type": "intger"}}}, "$.properties.page.type: expected "),
         ({"properties": []}, "$.properties: expected object, got an array of 0"),
         ({"pattern": "("}, "$.pattern: expected a valid regex, got '('"),
-        ({"page": "integer"}, "'page' is a keyword of JSON Schema; write fields as in {'properties'"),
+        (
+            {"page": "integer"},
+            "'page' is a keyword of JSON Schema; write fields as in {'properties'",
+        ),
         ({"page": int}, "JSON form"),
         ({"minimum": math.nan}, "JSON form"),
         ({"$schema": "https://example.org/mine"}, "leave it out for Draft 2020-12"),
@@ -444,21 +613,37 @@ def test_nothing_is_ever_fetched(elsewhere: tuple[str, list[str]], keyword: str)
     address, asked = elsewhere
 
     with pytest.raises(InvalidModel):
-        schema_of({"properties": {"a": {"$ref": "#/$defs/x"}}, "$defs": {"x": {keyword: address}}, keyword: address})
+        schema_of(
+            {
+                "properties": {"a": {"$ref": "#/$defs/x"}},
+                "$defs": {"x": {keyword: address}},
+                keyword: address,
+            }
+        )
     assert asked == []
 
 
 def test_json_schemas_own_document_can_be_referred_to() -> None:
-    schema = schema_of({"properties": {"schema": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}})
+    schema = schema_of(
+        {"properties": {"schema": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}}
+    )
 
     assert "$.schema.type" in refused(schema, {"schema": {"type": "intger"}})
 
 
-@pytest.mark.parametrize(("library", "kind"), [("pydantic", Scan), ("pydantic", list[float]), ("jsonschema", {"type": "integer"})])
-def test_a_missing_library_is_named_with_how_to_install_it(monkeypatch: pytest.MonkeyPatch, library: str, kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("library", "kind"),
+    [("pydantic", Scan), ("pydantic", list[float]), ("jsonschema", {"type": "integer"})],
+)
+def test_a_missing_library_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, library: str, kind: Any
+) -> None:
     monkeypatch.setitem(sys.modules, library, None)
 
-    with pytest.raises(InvalidModel, match=rf"needs {library}: in a checkout of mltrigger, pip install -e '.\[schema\]'"):
+    with pytest.raises(
+        InvalidModel,
+        match=rf"needs {library}: in a checkout of mltrigger, pip install -e '.\[schema\]'",
+    ):
         schema_of(kind)
 
 
@@ -472,12 +657,20 @@ def test_without_pydantic_type_hints_say_nothing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_importing_loads_neither_library() -> None:
-    look = "import sys, mltrigger.versions.schema.schema; print(sorted({'pydantic', 'jsonschema', 'pydantic_core'} & set(sys.modules)))"
+    look = (
+        "import sys, mltrigger.versions.schema.schema; print(sorted({'pydantic', 'jsonschema',"
+        " 'pydantic_core'} & set(sys.modules)))"
+    )
 
-    assert subprocess.run([sys.executable, "-c", look], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", look], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
-# -- outputs -----------------------------------------------------------------------------------------------------------------------
+# -- outputs ---------------------------------------------------------------------------------------
 
 
 def test_an_object_of_the_class_is_taken_as_it_is() -> None:
@@ -500,7 +693,9 @@ def test_an_object_of_the_class_is_taken_as_it_is() -> None:
         (float, np.float64(3)),
     ],
 )
-def test_an_output_is_checked_in_its_json_form_and_handed_on_as_it_is(kind: Any, output: Any) -> None:
+def test_an_output_is_checked_in_its_json_form_and_handed_on_as_it_is(
+    kind: Any, output: Any
+) -> None:
     assert schema_of(kind).accept_output(output) is output
 
 
@@ -509,11 +704,18 @@ def test_an_output_is_checked_in_its_json_form_and_handed_on_as_it_is(kind: Any,
     [
         (Scan, {"number": "3"}, "number: expected integer, got '3'"),
         (Scan, [], "output: expected object, got an array of 0"),
-        ({"properties": {"score": {"type": "number"}}}, {"score": None}, "$.score: expected number, got null"),
+        (
+            {"properties": {"score": {"type": "number"}}},
+            {"score": None},
+            "$.score: expected number, got null",
+        ),
         (
             {"type": "string"},
             print,
-            "the output has no JSON form to check: $: a value of type 'builtin_function_or_method' has no JSON form",
+            (
+                "the output has no JSON form to check: $: a value of type"
+                " 'builtin_function_or_method' has no JSON form"
+            ),
         ),
     ],
 )
@@ -521,19 +723,28 @@ def test_an_output_that_does_not_fit_is_refused(kind: Any, output: Any, message:
     assert refused_output(schema_of(kind), output).startswith(message)
 
 
-# -- short texts -------------------------------------------------------------------------------------------------------------------
+# -- short texts -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("kind", "text"),
     [
-        ({"properties": {"page": {"type": "integer"}, "text": {"type": "string"}}, "required": ["page"]}, "page: integer, text?: string"),
+        (
+            {
+                "properties": {"page": {"type": "integer"}, "text": {"type": "string"}},
+                "required": ["page"],
+            },
+            "page: integer, text?: string",
+        ),
         (Page, "number: integer, text?: string or null"),
         (Node, "value: integer, children?: array of Node"),
         (list[float], "array of number"),
         (dict[str, Any], "object"),
         ({"type": ["integer", "null"]}, "integer or null"),
-        ({"properties": {"a": {"enum": ["x", 1, None]}, "b": {"const": "k"}, "c": True}}, 'a?: "x" or 1 or null, b?: "k", c?: anything'),
+        (
+            {"properties": {"a": {"enum": ["x", 1, None]}, "b": {"const": "k"}, "c": True}},
+            'a?: "x" or 1 or null, b?: "k", c?: anything',
+        ),
         ({}, "anything"),
     ],
 )
@@ -548,7 +759,7 @@ def test_a_long_schema_is_cut() -> None:
     assert len(schema_of(wide).summary) == 200
 
 
-# -- type hints --------------------------------------------------------------------------------------------------------------------
+# -- type hints ------------------------------------------------------------------------------------
 
 
 def hinted(hint: Any, gives: Any = None) -> Callable[[Any], Any]:
@@ -582,7 +793,9 @@ def hinted(hint: Any, gives: Any = None) -> Callable[[Any], Any]:
         ("Page | None", [None], [[]]),
     ],
 )
-def test_a_hint_of_json_values_is_as_strict_as_json_and_no_stricter_than_python(hint: Any, fits: list[Any], not_: list[Any]) -> None:
+def test_a_hint_of_json_values_is_as_strict_as_json_and_no_stricter_than_python(
+    hint: Any, fits: list[Any], not_: list[Any]
+) -> None:
     schema, _ = inferred(hinted(hint), batch=False)
 
     assert schema is not None
@@ -595,18 +808,43 @@ def test_a_hint_of_json_values_is_as_strict_as_json_and_no_stricter_than_python(
 @pytest.mark.parametrize(
     "hint",
     [
-        Any, object, Event, "Event", "Nowhere", bytes, set, tuple, np.ndarray, pd.DataFrame, dict[int, str], Sequence, Sequence[str],
-        Iterable, Iterable[float], list[np.ndarray], int | np.ndarray, Event | Page, dt.datetime, np.array([1, 2]), 5, Callable[[int], int],
+        Any,
+        object,
+        Event,
+        "Event",
+        "Nowhere",
+        bytes,
+        set,
+        tuple,
+        np.ndarray,
+        pd.DataFrame,
+        dict[int, str],
+        Sequence,
+        Sequence[str],
+        Iterable,
+        Iterable[float],
+        list[np.ndarray],
+        int | np.ndarray,
+        Event | Page,
+        dt.datetime,
+        np.array([1, 2]),
+        5,
+        Callable[[int], int],
         threading.Lock,
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_other_hints_say_nothing(hint: Any) -> None:
     assert inferred(hinted(hint, hint), batch=False) == (None, None)
 
 
 def test_without_hints_there_is_no_schema() -> None:
-    assert inferred(hinted(Any), batch=False) == inferred(lambda data: data, batch=False) == inferred(len, batch=False) == (None, None)
+    assert (
+        inferred(hinted(Any), batch=False)
+        == inferred(lambda data: data, batch=False)
+        == inferred(len, batch=False)
+        == (None, None)
+    )
 
 
 def test_a_default_of_none_allows_null() -> None:
@@ -619,7 +857,11 @@ def test_a_default_of_none_allows_null() -> None:
 
 @pytest.mark.parametrize(
     ("gives", "summary"),
-    [(Page, "number: integer, text?: string or null"), (Page | None, "Page or null"), (Row, "number: integer, taken_at?: string")],
+    [
+        (Page, "number: integer, text?: string or null"),
+        (Page | None, "Page or null"),
+        (Row, "number: integer, taken_at?: string"),
+    ],
 )
 def test_a_return_hint_counts_when_it_is_a_class_with_fields(gives: Any, summary: str) -> None:
     _, schema = inferred(hinted(Any, gives), batch=False)
@@ -627,7 +869,9 @@ def test_a_return_hint_counts_when_it_is_a_class_with_fields(gives: Any, summary
     assert schema is not None and schema.summary == summary
 
 
-@pytest.mark.parametrize("gives", [float, str, dict, dict[str, float], list[Page], type(None), Page | int, Event])
+@pytest.mark.parametrize(
+    "gives", [float, str, dict, dict[str, float], list[Page], type(None), Page | int, Event]
+)
 def test_other_return_hints_say_nothing(gives: Any) -> None:
     assert inferred(hinted(Any, gives), batch=False) == (None, None)
 
@@ -638,7 +882,11 @@ def test_a_batch_model_has_the_schema_of_one_item(many: Any) -> None:
 
     assert takes is not None and takes.accept({"number": 1}) == Page(number=1)
     assert gives is not None and gives.accept({"number": 1}) == Scan(1)
-    assert inferred(hinted(list[Event], list[Event]), batch=True) == inferred(hinted(Page, Page), batch=True) == (None, None)
+    assert (
+        inferred(hinted(list[Event], list[Event]), batch=True)
+        == inferred(hinted(Page, Page), batch=True)
+        == (None, None)
+    )
 
 
 class Model:
@@ -669,10 +917,12 @@ def test_hints_are_found_on_whatever_can_be_called(function: Any) -> None:
     assert gives is not None and gives.accept({"number": 3}) == Scan(3)
 
 
-# -- through a bus -----------------------------------------------------------------------------------------------------------------
+# -- through a bus ---------------------------------------------------------------------------------
 
 
-def test_a_record_that_does_not_fit_is_dead_at_once_and_names_the_field(memory_bus: mt.EventBus) -> None:
+def test_a_record_that_does_not_fit_is_dead_at_once_and_names_the_field(
+    memory_bus: mt.EventBus,
+) -> None:
     @mt.model("reader", version="1.0.0")
     def reader(page: Page) -> Scan:
         return Scan(page.number) if page.number else {"number": "none"}  # type: ignore[return-value]
@@ -680,7 +930,11 @@ def test_a_record_that_does_not_fit_is_dead_at_once_and_names_the_field(memory_b
     sub = memory_bus.subscribe("documents", reader)
     memory_bus.fire("documents", [{"number": 1}, {"number": "x"}, {"number": 0}], progress=False)
 
-    rows = sub.invocations(columns=["outcome", "reason", "error", "attempt"]).astype(object).where(lambda frame: frame.notna(), None)
+    rows = (
+        sub.invocations(columns=["outcome", "reason", "error", "attempt"])
+        .astype(object)
+        .where(lambda frame: frame.notna(), None)
+    )
     assert rows.to_numpy().tolist() == [
         ["succeeded", None, None, 1],
         ["dead", "invalid_input", "number: expected integer, got 'x'", 1],
@@ -696,8 +950,13 @@ def test_in_a_batch_only_the_record_that_does_not_fit_is_dead(memory_bus: mt.Eve
     sub = memory_bus.subscribe("rows", scores)
     memory_bus.fire("rows", [{"x": 1}, {"x": "1"}, {"x": 2}], progress=False)
 
-    assert [float(output) for output in sub.invocations(columns=["output"])["output"].dropna()] == [1, 2]
-    assert list(sub.invocations(columns=["error"])["error"].dropna()) == ["x: expected number, got '1'"]
+    assert [float(output) for output in sub.invocations(columns=["output"])["output"].dropna()] == [
+        1,
+        2,
+    ]
+    assert list(sub.invocations(columns=["error"])["error"].dropna()) == [
+        "x: expected number, got '1'"
+    ]
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
-"""What nobody outside may do: run code, reach files, forge what is shown or logged, read secrets. On the embedded broker.
+"""What nobody outside may do: run code, reach files, forge what is shown or logged, read secrets.
 
-The user of the notebook and the models are trusted; events, file names and what models print or raise are not. Data and answers are
-kept as they were given, secrets in them included: whoever may read the store may read the events.
+On the embedded broker.
+
+The user of the notebook and the models are trusted; events, file names and what models print or
+raise are not. Data and answers are kept as they were given, secrets in them included: whoever may
+read the store may read the events.
 """
 
 from __future__ import annotations
@@ -56,7 +59,9 @@ def logged() -> Iterator[list[str]]:
     """What a handler of the logger "mltrigger" would write, one item a record."""
     lines: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: lines.append(logging.Formatter("%(levelname)s %(message)s").format(record))  # type: ignore[method-assign]
+    handler.emit = lambda record: lines.append(
+        logging.Formatter("%(levelname)s %(message)s").format(record)
+    )  # type: ignore[method-assign]
     logger = logging.getLogger("mltrigger")
     logger.addHandler(handler)
     yield lines
@@ -67,7 +72,7 @@ def fire(bus: mt.EventBus, topic: str, samples: list[Any]) -> mt.Run:
     return bus.fire(topic, samples, timeout_s=PATIENCE_S, progress=False)
 
 
-# -- one hostile text in every field, and every view ------------------------------------------------------------------------------
+# -- one hostile text in every field, and every view -----------------------------------------------
 
 
 class Active(html.parser.HTMLParser):
@@ -80,10 +85,24 @@ class Active(html.parser.HTMLParser):
         self.close()
 
     def handle_starttag(self, tag: str, attributes: Any) -> None:
-        if tag in ("img", "script", "iframe", "object", "embed", "link", "a", "form", "input", "base", "meta"):
+        if tag in (
+            "img",
+            "script",
+            "iframe",
+            "object",
+            "embed",
+            "link",
+            "a",
+            "form",
+            "input",
+            "base",
+            "meta",
+        ):
             self.found.append(tag)
         self.found += [
-            name for name, value in attributes if name.startswith("on") or name in ("src", "href") or "javascript:" in str(value)
+            name
+            for name, value in attributes
+            if name.startswith("on") or name in ("src", "href") or "javascript:" in str(value)
         ]
 
 
@@ -109,7 +128,9 @@ hostile.__doc__ = HOSTILE
 
 
 @pytest.fixture
-def attacked(tmp_path: Path, logged: list[str]) -> Iterator[tuple[mt.EventBus, mt.Subscription, mt.Run, mt.Subscription]]:
+def attacked(
+    tmp_path: Path, logged: list[str]
+) -> Iterator[tuple[mt.EventBus, mt.Subscription, mt.Run, mt.Subscription]]:
     """A bus on which every field that takes text holds the hostile one."""
     scans = tmp_path / "scans"
     scans.mkdir()
@@ -118,9 +139,18 @@ def attacked(tmp_path: Path, logged: list[str]) -> Iterator[tuple[mt.EventBus, m
         os.utime(scans / name, (1e9, 1e9))
     with mt.connect(f"sqlite:///{tmp_path / 'bus.db'}") as bus:
         sub = bus.subscribe("pages", hostile, max_attempts=1, emit="next")
-        kept_out = bus.subscribe("pages", mt.model(hostile, name="picky"), filter={"subject": [HOSTILE, {"prefix": MARKUP}], "none": ["x"]})
+        kept_out = bus.subscribe(
+            "pages",
+            mt.model(hostile, name="picky"),
+            filter={"subject": [HOSTILE, {"prefix": MARKUP}], "none": ["x"]},
+        )
         folder = bus.subscribe(f"file://{scans}/*", mt.model(hostile, name="files"))
-        attributes = {"type": PRINTABLE, "source": PRINTABLE, "subject": HOSTILE, "extensions": {"note": HOSTILE}}
+        attributes = {
+            "type": PRINTABLE,
+            "source": PRINTABLE,
+            "subject": HOSTILE,
+            "extensions": {"note": HOSTILE},
+        }
         events = [
             mt.Event(data, id=f"{PRINTABLE}{i}", **attributes)
             for i, data in enumerate([HOSTILE, {HOSTILE: HOSTILE}, "fail", "reject", "discard"])
@@ -135,15 +165,28 @@ def attacked(tmp_path: Path, logged: list[str]) -> Iterator[tuple[mt.EventBus, m
         yield bus, sub, run, kept_out
 
 
-def frames_of(bus: mt.EventBus, sub: mt.Subscription, run: mt.Run, kept_out: mt.Subscription) -> dict[str, Any]:
+def frames_of(
+    bus: mt.EventBus, sub: mt.Subscription, run: mt.Run, kept_out: mt.Subscription
+) -> dict[str, Any]:
     ids = bus.events()["event_id"].tolist()
     return {
-        "events": bus.events(), "models": bus.models(), "subscriptions": bus.subscriptions(), "topics": bus.topics(), "audit": bus.audit(),
-        "invocations": bus.invocations(), "latency": bus.latency(), "doctor": bus.doctor(), "skipped": kept_out.skipped(),
+        "events": bus.events(),
+        "models": bus.models(),
+        "subscriptions": bus.subscriptions(),
+        "topics": bus.topics(),
+        "audit": bus.audit(),
+        "invocations": bus.invocations(),
+        "latency": bus.latency(),
+        "doctor": bus.doctor(),
+        "skipped": kept_out.skipped(),
         "dead letters": sub.dead_letters().drop(columns=["raw"]),  # the bytes as they came
-        **{f"explain {i}": bus.explain(id_, name) for i, id_ in enumerate(ids) for name in ("hostile", "picky")},
+        **{
+            f"explain {i}": bus.explain(id_, name)
+            for i, id_ in enumerate(ids)
+            for name in ("hostile", "picky")
+        },
         **{f"trace {i}": bus.trace(id_) for i, id_ in enumerate(ids)},
-    }  # fmt: skip
+    }
 
 
 def values_of(sub: mt.Subscription, run: mt.Run) -> dict[str, Any]:
@@ -154,10 +197,14 @@ def values_of(sub: mt.Subscription, run: mt.Run) -> dict[str, Any]:
 def test_a_hostile_text_is_only_text_in_every_view(
     attacked: Any, logged: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """BI-128, BI-135: nowhere active markup; nowhere a raw control character in HTML, in a terminal or in a log."""
+    """BI-128, BI-135: nowhere active markup; nowhere a raw control character in HTML, in a terminal
+    or in a log.
+    """
     bus, sub, run, kept_out = attacked
     tables, answers = frames_of(*attacked), values_of(sub, run)
-    event = mt.Event(HOSTILE, type=PRINTABLE, source=PRINTABLE, subject=HOSTILE, extensions={"note": HOSTILE})
+    event = mt.Event(
+        HOSTILE, type=PRINTABLE, source=PRINTABLE, subject=HOSTILE, extensions={"note": HOSTILE}
+    )
     dashboard = sub.dashboard(sample=event)
     bundle = dashboard._repr_mimebundle_()[0]
     Worker(bus, (), cli._say, Stop()).look()
@@ -176,14 +223,22 @@ def test_a_hostile_text_is_only_text_in_every_view(
         "dashboard": dashboard.to_html(times=True),
         "bundle": bundle["text/html"],
     }
-    assert {name: Active(text).found for name, text in marked_up.items() if Active(text).found} == {}
+    assert {
+        name: Active(text).found for name, text in marked_up.items() if Active(text).found
+    } == {}
     raw = {name: RAW.findall(text) for name, text in marked_up.items() if RAW.search(text)}
     assert raw == {}
 
     as_text = {
         **{name: table.to_csv() for name, table in {**tables, **answers}.items()},
-        **{f"{name} repr": f"{table!r}{[table[column] for column in table]}{list(table)}" for name, table in {**tables, **answers}.items()},
-        **{f"{type(o).__name__} repr": repr(o) for o in (bus, sub, run, event, dashboard, sub.depth(), run.receipts[0])},
+        **{
+            f"{name} repr": f"{table!r}{[table[column] for column in table]}{list(table)}"
+            for name, table in {**tables, **answers}.items()
+        },
+        **{
+            f"{type(o).__name__} repr": repr(o)
+            for o in (bus, sub, run, event, dashboard, sub.depth(), run.receipts[0])
+        },
         "state": "\n".join(_texts(dashboard.state)),
         "printed": printed.out + printed.err,
         "plain": bundle["text/plain"],
@@ -191,12 +246,31 @@ def test_a_hostile_text_is_only_text_in_every_view(
     raw = {name: RAW.findall(text) for name, text in as_text.items() if RAW.search(text)}
     assert raw == {}
     assert len([line for line in logged if not line.isprintable()]) == 0
-    assert not [line for line in (printed.out + printed.err).splitlines() if line.startswith("2026-01-01 ERROR")]
+    assert not [
+        line
+        for line in (printed.out + printed.err).splitlines()
+        if line.startswith("2026-01-01 ERROR")
+    ]
     dashboard.close()
 
 
-UNSEEN = [*map(chr, [*range(9), 11, 12, *range(14, 32), *range(127, 160), 0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F)]),
-          *map(chr, [0x2028, 0x2029, *range(0x2066, 0x206A), 0xFEFF])]  # fmt: skip
+UNSEEN = [
+    *map(
+        chr,
+        [
+            *range(9),
+            11,
+            12,
+            *range(14, 32),
+            *range(127, 160),
+            0x61C,
+            0x200E,
+            0x200F,
+            *range(0x202A, 0x202F),
+        ],
+    ),
+    *map(chr, [0x2028, 0x2029, *range(0x2066, 0x206A), 0xFEFF]),
+]
 
 
 @pytest.mark.parametrize(
@@ -211,23 +285,42 @@ UNSEEN = [*map(chr, [*range(9), 11, 12, *range(14, 32), *range(127, 160), 0x61C,
     ids=["text", "list", "object", "column", "all"],
 )
 def test_no_character_of_an_answer_moves_the_cursor_or_turns_the_line(answer: Any) -> None:
-    """In text and HTML, in cells, in nested answers and in names of columns; the exact answer is kept."""
-    answers = [json.loads(json.dumps(answer).replace("{}", json.dumps(character)[1:-1])) for character in UNSEEN]
+    """In text and HTML, in cells, in nested answers and in names of columns; the exact answer is
+    kept.
+    """
+    answers = [
+        json.loads(json.dumps(answer).replace("{}", json.dumps(character)[1:-1]))
+        for character in UNSEEN
+    ]
     with mt.connect("memory://") as bus:
-        sub = bus.subscribe("pages", mt.model(lambda number: answers[number], name="answers", version="1.0.0"))
+        sub = bus.subscribe(
+            "pages", mt.model(lambda number: answers[number], name="answers", version="1.0.0")
+        )
         run = fire(bus, "pages", list(range(len(answers))))
 
         for table in (run.results(), sub.results()):
             shown = f"{table.to_string()}{table.to_html()}{table.to_csv()}{table!r}{table._repr_html_()}{list(table)}"
             assert not set(shown) & set(UNSEEN)
-            assert not [cell for column in table for cell in _texts(table[column].tolist()) if set(cell) & set(UNSEEN)]
-        assert sorted(map(repr, map(json.loads, run.invocations()["output"]))) == sorted(map(repr, answers))
+            assert not [
+                cell
+                for column in table
+                for cell in _texts(table[column].tolist())
+                if set(cell) & set(UNSEEN)
+            ]
+        assert sorted(map(repr, map(json.loads, run.invocations()["output"]))) == sorted(
+            map(repr, answers)
+        )
 
 
 def test_answers_whose_keys_look_alike_keep_all_their_values() -> None:
     with mt.connect("memory://") as bus:
         bus.subscribe(
-            "pages", mt.model(lambda _: {"a\\u001b": 1, "a\x1b": 2, "b\x1b": {"\x9b": 3, "\\u009b": 4}}, name="m", version="1.0.0")
+            "pages",
+            mt.model(
+                lambda _: {"a\\u001b": 1, "a\x1b": 2, "b\x1b": {"\x9b": 3, "\\u009b": 4}},
+                name="m",
+                version="1.0.0",
+            ),
         )
         (row,) = fire(bus, "pages", [1]).results().to_dict("records")
 
@@ -261,12 +354,18 @@ def test_what_is_escaped_for_the_eye_is_kept_as_it_was_given(attacked: Any) -> N
     answer = {HOSTILE: HOSTILE, "list": [HOSTILE]}
 
     assert json.loads(bus.events("pages")["data"][0]) == HOSTILE
-    assert json.loads(sub.invocations()["output"][0]) == json.loads(run.invocations()["output"][0]) == answer
+    assert (
+        json.loads(sub.invocations()["output"][0])
+        == json.loads(run.invocations()["output"][0])
+        == answer
+    )
     assert sub.dead_letters()["raw"].tolist() == [b'"fail"', b'"reject"', b'"retry"']
     assert run.results()[harmless(HOSTILE)][0] == harmless(HOSTILE)
 
 
-def test_a_log_record_is_one_line_and_its_traceback_is_indented_and_without_secrets(logged: list[str]) -> None:
+def test_a_log_record_is_one_line_and_its_traceback_is_indented_and_without_secrets(
+    logged: list[str],
+) -> None:
     logger = logging.getLogger("mltrigger")
     for level in (logging.WARNING, logging.DEBUG):
         logger.setLevel(level)
@@ -286,7 +385,7 @@ def test_a_log_record_is_one_line_and_its_traceback_is_indented_and_without_secr
     assert not [line for line in logged if "hunter2" in line]
 
 
-# -- the store --------------------------------------------------------------------------------------------------------------------
+# -- the store -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -298,7 +397,8 @@ def stack() -> Iterator[contextlib.ExitStack]:
 def test_everything_that_a_bus_leaves_on_the_disk_is_private_whatever_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stack: contextlib.ExitStack
 ) -> None:
-    temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mt")))  # the path of a socket is short
+    # the path of a socket is short
+    temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mt")))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setattr(sqlite, "CHECKPOINT_CHANGES", 1)
     before = os.umask(0)
@@ -306,18 +406,28 @@ def test_everything_that_a_bus_leaves_on_the_disk_is_private_whatever_the_umask(
         with mt.connect(f"sqlite:///{tmp_path / 'bus.db'}") as bus:
             bus.subscribe("pages", hostile)
             fire(bus, "pages", [1])
-            modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (*tmp_path.glob("bus.db*"), *temporary.rglob("*"))}
+            modes = {
+                path: stat.S_IMODE(path.lstat().st_mode)
+                for path in (*tmp_path.glob("bus.db*"), *temporary.rglob("*"))
+            }
             sockets = [path for path in modes if stat.S_ISSOCK(path.lstat().st_mode)]
     finally:
         os.umask(before)
 
-    assert {path.name for path in modes} >= {"bus.db", "bus.db-wal", "bus.db-shm", "bus.db-checkpoint"}
+    assert {path.name for path in modes} >= {
+        "bus.db",
+        "bus.db-wal",
+        "bus.db-shm",
+        "bus.db-checkpoint",
+    }
     assert {modes[path] for path in modes if path.parent == tmp_path} == {0o600}
     assert [modes[path] for path in sockets] == [0o600]
     assert [modes[path] for path in sockets[0].parents if path in modes] == [0o700, 0o700]
 
 
-def test_a_store_that_is_a_link_or_belongs_to_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_is_a_link_or_belongs_to_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mt.connect(f"sqlite:///{tmp_path / 'bus.db'}").close()
     (tmp_path / "link.db").symlink_to(tmp_path / "bus.db")
     with pytest.raises(mt.StoreError, match="symbolic link is refused"):
@@ -327,7 +437,9 @@ def test_a_store_that_is_a_link_or_belongs_to_somebody_else_is_refused(tmp_path:
         mt.connect(f"sqlite:///{tmp_path / 'bus.db'}")
 
 
-def test_a_folder_of_sockets_that_somebody_else_made_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_sockets_that_somebody_else_made_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / f"mltrigger-{os.getuid()}").mkdir()
     (tmp_path / f"mltrigger-{os.getuid()}").chmod(0o755)
@@ -354,7 +466,7 @@ def test_a_network_file_system_is_seen(tmp_path: Path, mounted: str, kind: str |
     assert files.network_filesystem(tmp_path / "bus.db", str(mounts)) == kind
 
 
-# -- nothing is unpickled ---------------------------------------------------------------------------------------------------------
+# -- nothing is unpickled --------------------------------------------------------------------------
 
 
 class Evil:
@@ -368,7 +480,9 @@ class Evil:
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_pickled_bytes_are_bytes_wherever_they_come_from(memory_bus: mt.EventBus, tmp_path: Path, isolation: str) -> None:
+def test_pickled_bytes_are_bytes_wherever_they_come_from(
+    memory_bus: mt.EventBus, tmp_path: Path, isolation: str
+) -> None:
     """BI-131: as data, within data, in an extension, as an answer, printed."""
     created = tmp_path / "created"
     body = pickle.dumps(Evil(created))
@@ -379,13 +493,20 @@ def test_pickled_bytes_are_bytes_wherever_they_come_from(memory_bus: mt.EventBus
         print(data)
         return data
 
-    sub = memory_bus.subscribe("pages", mt.model(returns, name="returns"), isolation=isolation, emit="next")
+    sub = memory_bus.subscribe(
+        "pages", mt.model(returns, name="returns"), isolation=isolation, emit="next"
+    )
     last = memory_bus.subscribe("next", mt.model(lambda data: "seen", name="last"))
     text = body.decode("latin-1")
     run = fire(
         memory_bus,
         "pages",
-        [body, {"page": body}, mt.Event(1, extensions={"model": text}), mt.Event(body, datacontenttype="application/x-pickle")],
+        [
+            body,
+            {"page": body},
+            mt.Event(1, extensions={"model": text}),
+            mt.Event(body, datacontenttype="application/x-pickle"),
+        ],
     )
     assert memory_bus.wait(PATIENCE_S, progress=False)
     assert len(memory_bus.events()) == len(sub.invocations()) + len(last.invocations()) == 8
@@ -396,24 +517,44 @@ def test_pickled_bytes_are_bytes_wherever_they_come_from(memory_bus: mt.EventBus
 
 
 def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() -> None:
-    """Two calls in the package; each unpickles what came with the request to load a model, which nobody but the parent writes."""
+    """Two calls in the package; each unpickles what came with the request to load a model, which
+    nobody but the parent writes.
+    """
     calls = [
         (path.relative_to(PACKAGE).as_posix(), ast.unparse(node))
         for path in sorted(PACKAGE.rglob("*.py"))
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call)
-        and re.search(r"pickle\.(load|Unpickler)|\b(joblib|shelve|dill|torch)\.|marshal\.load", ast.unparse(node.func))
+        and re.search(
+            r"pickle\.(load|Unpickler)|\b(joblib|shelve|dill|torch)\.|marshal\.load",
+            ast.unparse(node.func),
+        )
     ]
     functions, elsewhere = functions_of("child"), functions_of("executed")
 
-    assert calls == [("models/child.py", "pickle.loads(content)"), ("models/executed.py", "pickle.loads(contents)")]
-    assert {name for name, text in functions.items() if re.search(r"\b_unpacked\(", text) and name != "_unpacked"} == {"main"}
-    assert "channel.receive()['load']" in functions["main"]  # the first message, which the parent writes before there is any event
+    assert calls == [
+        ("models/child.py", "pickle.loads(content)"),
+        ("models/executed.py", "pickle.loads(contents)"),
+    ]
+    assert {
+        name
+        for name, text in functions.items()
+        if re.search(r"\b_unpacked\(", text) and name != "_unpacked"
+    } == {"main"}
+    # the first message, which the parent writes before there is any event
+    assert "channel.receive()['load']" in functions["main"]
     assert "_unpacked" not in functions["_serve"]
     assert "_unpacked" in vars(child)
-    assert {name for name, text in elsewhere.items() if re.search(r"\bpickle\.loads\(", text)} == {"_loaded"}
-    assert {name for name, text in elsewhere.items() if re.search(r"\b_loaded\(", text) and name != "_loaded"} == {"run"}
-    assert "_loaded(key, json.loads(ticket), contents or b'')" in elsewhere["run"]  # what an event is, it gets as JSON beside that
+    assert {name for name, text in elsewhere.items() if re.search(r"\bpickle\.loads\(", text)} == {
+        "_loaded"
+    }
+    assert {
+        name
+        for name, text in elsewhere.items()
+        if re.search(r"\b_loaded\(", text) and name != "_loaded"
+    } == {"run"}
+    # what an event is, it gets as JSON beside that
+    assert "_loaded(key, json.loads(ticket), contents or b'')" in elsewhere["run"]
 
 
 def functions_of(module: str) -> dict[str, str]:
@@ -421,7 +562,7 @@ def functions_of(module: str) -> dict[str, str]:
     return {f.name: ast.unparse(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
 
 
-# -- paths ------------------------------------------------------------------------------------------------------------------------
+# -- paths -----------------------------------------------------------------------------------------
 
 
 def _tries_to_open(event: mt.Event) -> Any:
@@ -433,8 +574,12 @@ def _tries_to_open(event: mt.Event) -> Any:
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_an_event_opens_nothing_but_a_plain_file_of_its_folder(memory_bus: mt.EventBus, tmp_path: Path, isolation: str) -> None:
-    """What is no plain file is never announced; a forged event on the folder's topic opens nothing either."""
+def test_an_event_opens_nothing_but_a_plain_file_of_its_folder(
+    memory_bus: mt.EventBus, tmp_path: Path, isolation: str
+) -> None:
+    """What is no plain file is never announced; a forged event on the folder's topic opens nothing
+    either.
+    """
     scans, secret = tmp_path / "scans", tmp_path / "secret.png"
     (scans / "folder.png").mkdir(parents=True)
     secret.write_text("secret")
@@ -451,26 +596,57 @@ def test_an_event_opens_nothing_but_a_plain_file_of_its_folder(memory_bus: mt.Ev
     os.utime(scans / "good.png", (1e9, 1e9))
     os.link(secret, scans / ".hidden.png")
 
-    sub = memory_bus.subscribe(f"file://{scans}/*.png", mt.model(_tries_to_open, name="opens"), isolation=isolation)
+    sub = memory_bus.subscribe(
+        f"file://{scans}/*.png", mt.model(_tries_to_open, name="opens"), isolation=isolation
+    )
     assert memory_bus.wait(PATIENCE_S, progress=False)
     assert memory_bus.events(sub.topic)["subject"].tolist() == ["good.png"]
     names = [
-        "../secret.png", "../../etc/passwd", "/etc/passwd", str(secret), "x\x00", "good.png\x00.png", "..", ".", "link.png", "up.png",
-        "up.png/secret.png", "device.png", "pipe.png", "socket.png", "folder.png", ".hidden.png", "file:///etc/passwd", "..\\secret.png",
-        "gone.png", "good.txt", None,
-    ]  # fmt: skip
-    run = fire(memory_bus, sub.topic, [*(mt.Event(None, subject=name) for name in names), mt.Event(None, subject="good.png")])
+        "../secret.png",
+        "../../etc/passwd",
+        "/etc/passwd",
+        str(secret),
+        "x\x00",
+        "good.png\x00.png",
+        "..",
+        ".",
+        "link.png",
+        "up.png",
+        "up.png/secret.png",
+        "device.png",
+        "pipe.png",
+        "socket.png",
+        "folder.png",
+        ".hidden.png",
+        "file:///etc/passwd",
+        "..\\secret.png",
+        "gone.png",
+        "good.txt",
+        None,
+    ]
+    run = fire(
+        memory_bus,
+        sub.topic,
+        [*(mt.Event(None, subject=name) for name in names), mt.Event(None, subject="good.png")],
+    )
     opened = run.results()["output"].tolist()
 
     assert opened[-1] == "good"
-    assert set(opened[:-1]) <= {"InvalidEvent", "OSError", "FileNotFoundError", "ObjectMissing", "IsADirectoryError"}
+    assert set(opened[:-1]) <= {
+        "InvalidEvent",
+        "OSError",
+        "FileNotFoundError",
+        "ObjectMissing",
+        "IsADirectoryError",
+    }
     assert sub.results()["output"].tolist()[0] == "good"
 
 
-_tries_to_open.__module__ = "__main__"  # so that it is sent by value, and no process imports this file
+# so that it is sent by value, and no process imports this file
+_tries_to_open.__module__ = "__main__"
 
 
-# -- secrets ----------------------------------------------------------------------------------------------------------------------
+# -- secrets ---------------------------------------------------------------------------------------
 
 CANARY = "cAnArY7"
 SECRETS = [
@@ -484,14 +660,17 @@ SECRETS = [
 
 
 @pytest.mark.parametrize("isolation", ["thread", "process"])
-def test_a_secret_that_a_model_raises_or_prints_is_kept_nowhere(tmp_path: Path, isolation: str, logged: list[str]) -> None:
+def test_a_secret_that_a_model_raises_or_prints_is_kept_nowhere(
+    tmp_path: Path, isolation: str, logged: list[str]
+) -> None:
     """BI-106: in no frame, HTML, log record or dead letter, and not in the bytes of the database."""
     shown, file = SECRETS, tmp_path / "bus.db"
 
     def leaks(data: Any) -> Any:
         for text in shown:
             print(text)
-        raise RuntimeError("\n".join(shown)) from ValueError("password=cAnArY7")  # and this line stands in the traceback
+        # and this line stands in the traceback
+        raise RuntimeError("\n".join(shown)) from ValueError("password=cAnArY7")
 
     def degrades(data: Any) -> Any:
         class Answer:
@@ -501,12 +680,16 @@ def test_a_secret_that_a_model_raises_or_prints_is_kept_nowhere(tmp_path: Path, 
         return Answer()
 
     with mt.connect(f"sqlite:///{file}") as bus:
-        sub = bus.subscribe("pages", mt.model(leaks, name="leaks"), max_attempts=1, isolation=isolation)
+        sub = bus.subscribe(
+            "pages", mt.model(leaks, name="leaks"), max_attempts=1, isolation=isolation
+        )
         other = bus.subscribe("pages", mt.model(degrades, name="degrades"), isolation=isolation)
         run = fire(bus, "pages", [1])
         tables = [*frames_of_two(bus, sub, other, run)]
         texts = [table.to_csv() for table in tables] + [table._repr_html_() for table in tables]
-        texts += [repr(o) for o in (bus, sub, run)] + [o._repr_html_() for o in (bus, sub, run)] + logged
+        texts += (
+            [repr(o) for o in (bus, sub, run)] + [o._repr_html_() for o in (bus, sub, run)] + logged
+        )
         texts += [str(other.dashboard().state), sub.dashboard().to_html(times=True)]
         content = b"".join(path.read_bytes() for path in tmp_path.glob("bus.db*"))
 
@@ -516,7 +699,9 @@ def test_a_secret_that_a_model_raises_or_prints_is_kept_nowhere(tmp_path: Path, 
     assert CANARY.lower().encode() not in content.lower()
 
 
-def frames_of_two(bus: mt.EventBus, sub: mt.Subscription, other: mt.Subscription, run: mt.Run) -> Iterator[Any]:
+def frames_of_two(
+    bus: mt.EventBus, sub: mt.Subscription, other: mt.Subscription, run: mt.Run
+) -> Iterator[Any]:
     yield from (
         bus.events(),
         bus.invocations(),
@@ -527,15 +712,25 @@ def frames_of_two(bus: mt.EventBus, sub: mt.Subscription, other: mt.Subscription
         other.results(),
         run.results(),
     )
-    yield from (bus.explain(id_, name) for id_ in bus.events()["event_id"] for name in (sub.name, other.name))
+    yield from (
+        bus.explain(id_, name)
+        for id_ in bus.events()["event_id"]
+        for name in (sub.name, other.name)
+    )
 
 
 def test_data_and_answers_are_kept_as_they_were_given(memory_bus: mt.EventBus) -> None:
-    """A secret in an event stays in it: what is redacted could not be processed, replayed or compared."""
+    """A secret in an event stays in it: what is redacted could not be processed, replayed or
+    compared.
+    """
     sub = memory_bus.subscribe("pages", mt.model(lambda data: data, name="same"))
 
     assert fire(memory_bus, "pages", [SECRETS[0]]).results()["output"].tolist() == [SECRETS[0]]
-    assert json.loads(memory_bus.events()["data"][0]) == json.loads(sub.invocations()["output"][0]) == SECRETS[0]
+    assert (
+        json.loads(memory_bus.events()["data"][0])
+        == json.loads(sub.invocations()["output"][0])
+        == SECRETS[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -551,7 +746,9 @@ def test_data_and_answers_are_kept_as_they_were_given(memory_bus: mt.EventBus) -
         "aws://key:hunter2@eu-west-1/prefix",
     ],
 )
-def test_a_password_in_the_url_of_the_environment_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_password_in_the_url_of_the_environment_is_not_repeated(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLTRIGGER_URL", url)
     with pytest.raises(mt.MltriggerError) as caught:
@@ -600,25 +797,46 @@ def test_a_secret_is_hidden_and_what_stands_beside_it_is_not(text: str, expected
 @pytest.mark.parametrize(
     "text",
     [
-        "tokens: 15", "token: 15", "max_tokens=256", "token=7, loss=0.25",
-        "predict() missing 1 required positional argument: 'token'", "f() got an unexpected keyword argument 'password'",
-        "inspect.Signature(parameters=[x])", "no signature found for builtin <x>", "signature: (x: int) -> str",
-        "signature=inspect.Signature.empty", "KeyError: 'secret'", "Basic authentication failed", "the bearer certificate expired",
-        "unexpected token: <EOF>", "http://host:8080/path?mail=a@b.c", "token=None", "git@github.com:a/b.git", "key=value",
-        "primary key: id", "2026-11-23T09:30:00Z", "sklearn.compose", "3f786850e387550fdab836ed7e6dc881de23001b",
-        "ocr:1.0.0@champion", "-----BEGIN CERTIFICATE-----", "passed: 3, failed: 1", "secretary: Bob",
+        "tokens: 15",
+        "token: 15",
+        "max_tokens=256",
+        "token=7, loss=0.25",
+        "predict() missing 1 required positional argument: 'token'",
+        "f() got an unexpected keyword argument 'password'",
+        "inspect.Signature(parameters=[x])",
+        "no signature found for builtin <x>",
+        "signature: (x: int) -> str",
+        "signature=inspect.Signature.empty",
+        "KeyError: 'secret'",
+        "Basic authentication failed",
+        "the bearer certificate expired",
+        "unexpected token: <EOF>",
+        "http://host:8080/path?mail=a@b.c",
+        "token=None",
+        "git@github.com:a/b.git",
+        "key=value",
+        "primary key: id",
+        "2026-11-23T09:30:00Z",
+        "sklearn.compose",
+        "3f786850e387550fdab836ed7e6dc881de23001b",
+        "ocr:1.0.0@champion",
+        "-----BEGIN CERTIFICATE-----",
+        "passed: 3, failed: 1",
+        "secretary: Bob",
     ],
-)  # fmt: skip
+)
 def test_what_is_no_secret_stays_readable(text: str) -> None:
     assert redacted(text) == text
 
 
-# -- SQL --------------------------------------------------------------------------------------------------------------------------
+# -- SQL -------------------------------------------------------------------------------------------
 
 INJECTION = "x'; DROP TABLE event; --"
 
 
-def test_no_name_reaches_the_text_of_a_statement(memory_bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_name_reaches_the_text_of_a_statement(
+    memory_bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A hostile name is refused, or bound; an error names it and nothing is changed."""
     sub = memory_bus.subscribe("pages", mt.model(hostile, name="hostile"), max_attempts=1)
     fire(memory_bus, "pages", [1, "fail"])
@@ -675,13 +893,23 @@ def test_no_name_reaches_the_text_of_a_statement(memory_bus: mt.EventBus, monkey
         lambda: bus.subscribe("pages", hostile, filter={any_: [any_]}, name="filtered"),
         lambda: sub.discard(sub.dead_letters(), any_),
         lambda: bus.fire(
-            "pages", [mt.Event(any_, id=any_, source=any_, type=any_, subject=any_, extensions={"note": any_})], progress=False
+            "pages",
+            [
+                mt.Event(
+                    any_, id=any_, source=any_, type=any_, subject=any_, extensions={"note": any_}
+                )
+            ],
+            progress=False,
         ),
     ]
     refused = [error for call in calls if (error := _error_of(call)) is not None]
 
     assert len(refused) >= len(calls) - 7
-    assert [error for error in refused if not isinstance(error, (mt.MltriggerError, TypeError, ValueError))] == []
+    assert [
+        error
+        for error in refused
+        if not isinstance(error, (mt.MltriggerError, TypeError, ValueError))
+    ] == []
     assert [text for text in statements if "DROP" in text or INJECTION[:2] in text] == []
     assert memory_bus.topics()["topic"].tolist() == ["pages"]
     assert len(memory_bus.events()) == 3
@@ -696,12 +924,32 @@ def _error_of(call: Callable[[], Any]) -> BaseException | None:
     return None
 
 
-# -- time -------------------------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 REPEATED = [
-    "password=", "password='", "password='\n", "://", "a://b:", "a://", "-----BEGIN ", "-----BEGIN PRIVATE KEY-----", "bearer ", "basic a",
-    "eyJ-", "eyJaaaaaaaa.", "AKIAIOSFODNN7EXAMPLE ", "token: ", "signature=a", "?sig=", "ghp_", "sk-", "x-amz-", "'", "\x1b", "a",
-]  # fmt: skip
+    "password=",
+    "password='",
+    "password='\n",
+    "://",
+    "a://b:",
+    "a://",
+    "-----BEGIN ",
+    "-----BEGIN PRIVATE KEY-----",
+    "bearer ",
+    "basic a",
+    "eyJ-",
+    "eyJaaaaaaaa.",
+    "AKIAIOSFODNN7EXAMPLE ",
+    "token: ",
+    "signature=a",
+    "?sig=",
+    "ghp_",
+    "sk-",
+    "x-amz-",
+    "'",
+    "\x1b",
+    "a",
+]
 
 
 def cpu_s(action: Callable[[], object]) -> float:
@@ -715,9 +963,14 @@ def cpu_s(action: Callable[[], object]) -> float:
 
 
 def grows_linearly(action: Callable[[str], object], text: Callable[[int], str], size: int) -> bool:
-    """Whether eight times the text takes less than 24 times as long: 64 times would be quadratic. Looked at up to three times."""
+    """Whether eight times the text takes less than 24 times as long: 64 times would be quadratic.
+
+    Looked at up to three times.
+    """
     small, large = text(size // 8), text(size)
-    return any(cpu_s(lambda: action(large)) < 24 * cpu_s(lambda: action(small)) + 0.01 for _ in range(3))
+    return any(
+        cpu_s(lambda: action(large)) < 24 * cpu_s(lambda: action(small)) + 0.01 for _ in range(3)
+    )
 
 
 @pytest.mark.parametrize("unit", REPEATED, ids=ascii)
@@ -733,11 +986,15 @@ def test_escaping_takes_time_in_proportion_to_the_text(escape: Callable[[str], s
     assert grows_linearly(escape, lambda size: "\x1b" * size, 128 * 1024)
 
 
-@pytest.mark.parametrize("pattern", ["*a*a*b", "a*a*a*b*", "*" + "a*" * 20 + "b"], ids=["two", "four", "twenty"])
+@pytest.mark.parametrize(
+    "pattern", ["*a*a*b", "a*a*a*b*", "*" + "a*" * 20 + "b"], ids=["two", "four", "twenty"]
+)
 def test_a_filter_takes_time_in_proportion_to_the_event(pattern: str) -> None:
     try:
         policy = FilterPolicy.parse({"name": [{"wildcard": pattern}]}, "MessageAttributes")
     except mt.InvalidFilter:
         return  # more wildcards than SNS takes
 
-    assert grows_linearly(lambda t: policy.matches_attributes({"name": t}), lambda size: "a" * size, 1024 * 1024)
+    assert grows_linearly(
+        lambda t: policy.matches_attributes({"name": t}), lambda size: "a" * size, 1024 * 1024
+    )

@@ -47,7 +47,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# -- files --------------------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def test_new_store_and_everything_beside_it_is_private_whatever_the_umask(tmp_path: Path) -> None:
@@ -154,7 +154,9 @@ def newer_schema(path: Path) -> None:
         newer_schema,
     ],
 )
-def test_file_that_is_no_store_is_refused_by_name_and_not_changed(tmp_path: Path, made_by: Callable[[Path], None]) -> None:
+def test_file_that_is_no_store_is_refused_by_name_and_not_changed(
+    tmp_path: Path, made_by: Callable[[Path], None]
+) -> None:
     file = tmp_path / "mine.db"
     made_by(file)
     before = file.read_bytes()
@@ -202,7 +204,7 @@ def test_empty_file_becomes_a_store(tmp_path: Path) -> None:
     store.close()
 
 
-# -- migrations ---------------------------------------------------------------------------------------------------------------
+# -- migrations ------------------------------------------------------------------------------------
 
 
 def memory_database() -> sa.Connection:
@@ -215,7 +217,9 @@ def version_of(connection: sa.Connection) -> int:
 
 def test_migration_steps_run_once_in_order_from_the_version_that_is_found() -> None:
     ran: list[str] = []
-    steps = tuple((lambda connection, name=name: ran.append(name)) for name in ("1 to 2", "2 to 3", "3 to 4"))
+    steps = tuple(
+        (lambda connection, name=name: ran.append(name)) for name in ("1 to 2", "2 to 3", "3 to 4")
+    )
     with memory_database() as connection:
         schema.migrate(connection, ())
         schema.migrate(connection, steps[:1])
@@ -279,17 +283,24 @@ def restored(file: Path, version: int) -> Path:
 def shape(store: SqliteStore) -> dict[str, set[tuple[str, str, int, int]]]:
     """Return table -> its columns: name, type, whether it may be empty, place in the key."""
     tables = [name for (name,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    return {t: {(c[1], c[2].upper(), c[3], c[5]) for c in store.read(f"PRAGMA table_info({t})")} for t in tables}
+    return {
+        t: {(c[1], c[2].upper(), c[3], c[5]) for c in store.read(f"PRAGMA table_info({t})")}
+        for t in tables
+    }
 
 
 @pytest.mark.parametrize("version", range(1, 1 + len(schema.MIGRATIONS)))
-def test_store_of_an_earlier_version_becomes_what_a_new_one_is(version: int, tmp_path: Path) -> None:
+def test_store_of_an_earlier_version_becomes_what_a_new_one_is(
+    version: int, tmp_path: Path
+) -> None:
     new, old = SqliteStore(tmp_path / "new.db"), SqliteStore(restored(tmp_path / "old.db", version))
 
     with contextlib.closing(new), contextlib.closing(old):
         assert shape(old) == shape(new)
         assert old.read("PRAGMA foreign_key_check") == []
-        assert old.read("SELECT version FROM schema_version") == new.read("SELECT version FROM schema_version")
+        assert old.read("SELECT version FROM schema_version") == new.read(
+            "SELECT version FROM schema_version"
+        )
 
 
 def test_subscriptions_of_version_2_keep_what_they_had_a_right_to(tmp_path: Path) -> None:
@@ -297,14 +308,23 @@ def test_subscriptions_of_version_2_keep_what_they_had_a_right_to(tmp_path: Path
         found = bus.audit().set_index("subscription")
         filtered = bus.skipped("filtered")
 
-        columns = ["published", "filtered", "sent", "succeeded", "dead", "open", "surplus", "balanced"]
+        columns = [
+            "published",
+            "filtered",
+            "sent",
+            "succeeded",
+            "dead",
+            "open",
+            "surplus",
+            "balanced",
+        ]
         assert found.loc["length", columns].tolist() == [6, 0, 0, 4, 1, 1, 0, True]
         assert found.loc["filtered", columns].tolist() == [6, 2, 0, 2, 1, 1, 0, True]
         assert found.loc["again", columns].tolist() == [7, 3, 0, 3, 0, 1, 0, True]
         assert list(filtered["event_id"]) == ["e2", "e4"]
 
 
-# -- transactions -------------------------------------------------------------------------------------------------------------
+# -- transactions ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -314,7 +334,9 @@ def store(file: Path) -> Iterator[SqliteStore]:
     store.close()
 
 
-def test_transaction_is_there_for_others_when_its_block_ends(store: SqliteStore, file: Path) -> None:
+def test_transaction_is_there_for_others_when_its_block_ends(
+    store: SqliteStore, file: Path
+) -> None:
     with store.transaction() as transaction:
         add_topic(transaction, "a")
         assert topics_seen_from_outside(file) == set()
@@ -333,8 +355,13 @@ def test_transaction_that_raises_leaves_nothing(store: SqliteStore, file: Path) 
     assert topics_seen_from_outside(file) == {"b"}
 
 
-def test_statement_that_fails_is_a_store_error_and_undoes_its_transaction(store: SqliteStore) -> None:
-    with pytest.raises(mt.StoreError, match=r"store bus\.db: UNIQUE"), store.transaction() as transaction:
+def test_statement_that_fails_is_a_store_error_and_undoes_its_transaction(
+    store: SqliteStore,
+) -> None:
+    with (
+        pytest.raises(mt.StoreError, match=r"store bus\.db: UNIQUE"),
+        store.transaction() as transaction,
+    ):
         add_topic(transaction, "a")
         add_topic(transaction, "a")
 
@@ -348,7 +375,9 @@ def test_reader_does_not_wait_for_a_writer(store: SqliteStore) -> None:
         assert topics(store) == []
 
 
-def test_each_of_many_concurrent_transactions_is_committed_when_its_block_ends(store: SqliteStore, file: Path) -> None:
+def test_each_of_many_concurrent_transactions_is_committed_when_its_block_ends(
+    store: SqliteStore, file: Path
+) -> None:
     start, missing = threading.Barrier(8), []
 
     def write(writer: int) -> None:
@@ -365,7 +394,9 @@ def test_each_of_many_concurrent_transactions_is_committed_when_its_block_ends(s
     assert topics_seen_from_outside(file) == {f"{w}-{i}" for w in range(8) for i in range(12)}
 
 
-def test_transaction_that_raises_among_concurrent_ones_is_undone_alone(store: SqliteStore, file: Path) -> None:
+def test_transaction_that_raises_among_concurrent_ones_is_undone_alone(
+    store: SqliteStore, file: Path
+) -> None:
     start, raised = threading.Barrier(8), []
 
     def write(writer: int) -> None:
@@ -386,7 +417,9 @@ def test_transaction_that_raises_among_concurrent_ones_is_undone_alone(store: Sq
     assert topics_seen_from_outside(file) == everything - set(raised)
 
 
-def test_what_follows_a_commit_happens_after_it_in_every_concurrent_transaction(store: SqliteStore, file: Path) -> None:
+def test_what_follows_a_commit_happens_after_it_in_every_concurrent_transaction(
+    store: SqliteStore, file: Path
+) -> None:
     start, early = threading.Barrier(6), []
 
     def write(writer: int) -> None:
@@ -395,7 +428,11 @@ def test_what_follows_a_commit_happens_after_it_in_every_concurrent_transaction(
             name = f"{writer}-{i}"
             with store.transaction() as transaction:
                 add_topic(transaction, name)
-                transaction.after_commit(lambda name=name: None if name in topics_seen_from_outside(file) else early.append(name))
+                transaction.after_commit(
+                    lambda name=name: (
+                        None if name in topics_seen_from_outside(file) else early.append(name)
+                    )
+                )
 
     in_threads(write, 6)
 
@@ -452,7 +489,7 @@ def test_writer_waits_for_the_lock_of_another_process(store: SqliteStore, file: 
     assert wait_until(written.is_set)
 
 
-# -- closed and forked --------------------------------------------------------------------------------------------------------
+# -- closed and forked -----------------------------------------------------------------------------
 
 
 def test_closed_store_says_so(store: SqliteStore) -> None:
@@ -510,8 +547,14 @@ def test_forked_child_is_told_to_connect_itself(file: Path) -> None:
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("documents")
 
-        for call in (lambda: bus.publish("documents", 1), lambda: bus.registry.topics(), lambda: bus.topic("pages")):
-            assert in_a_forked_child(call).startswith("StoreError: this bus was opened before a fork")
+        for call in (
+            lambda: bus.publish("documents", 1),
+            lambda: bus.registry.topics(),
+            lambda: bus.topic("pages"),
+        ):
+            assert in_a_forked_child(call).startswith(
+                "StoreError: this bus was opened before a fork"
+            )
 
         bus.publish("documents", 1)
         assert len(bus.events()) == 1
@@ -540,7 +583,7 @@ def test_forked_child_can_open_the_file_itself(file: Path) -> None:
         assert len(bus.events()) == 1
 
 
-# -- durability ---------------------------------------------------------------------------------------------------------------
+# -- durability ------------------------------------------------------------------------------------
 
 
 def synchronous(store: SqliteStore, durable: bool = True) -> int:
@@ -551,7 +594,11 @@ def synchronous(store: SqliteStore, durable: bool = True) -> int:
 def test_commits_reach_the_disk_except_those_that_need_not(store: SqliteStore) -> None:
     full, normal = 2, 1
 
-    assert [synchronous(store), synchronous(store, durable=False), synchronous(store)] == [full, normal, full]
+    assert [synchronous(store), synchronous(store, durable=False), synchronous(store)] == [
+        full,
+        normal,
+        full,
+    ]
 
 
 def test_url_can_trade_durability_for_speed(file: Path) -> None:
@@ -566,7 +613,9 @@ def test_other_durability_and_other_options_are_refused(file: Path) -> None:
         mt.connect(f"sqlite:///{file}?durabilty=normal")
 
 
-@pytest.mark.parametrize("url", ["memory://elsewhere", "sqlite://", "sqlite:///", "mysql://host/db", "bus.db"])
+@pytest.mark.parametrize(
+    "url", ["memory://elsewhere", "sqlite://", "sqlite:///", "mysql://host/db", "bus.db"]
+)
 def test_url_of_no_broker_is_refused_with_the_known_forms(url: str) -> None:
     with pytest.raises(mt.StoreError, match=r"known forms: memory://, sqlite:///"):
         mt.connect(url)
@@ -599,7 +648,9 @@ def test_write_ahead_log_that_others_let_grow_moves_at_the_first_commit(
     assert after > before + 10 * CHECKPOINT_CHANGES
 
 
-def test_only_one_process_at_a_time_moves_the_write_ahead_log(store: SqliteStore, file: Path) -> None:
+def test_only_one_process_at_a_time_moves_the_write_ahead_log(
+    store: SqliteStore, file: Path
+) -> None:
     before = file.stat().st_size
     with Path(f"{file}-checkpoint").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process is at it
@@ -614,14 +665,17 @@ def test_only_one_process_at_a_time_moves_the_write_ahead_log(store: SqliteStore
     assert len(topics(store)) == 2 * CHECKPOINT_CHANGES + 2
 
 
-def test_store_whose_process_died_while_it_moved_the_write_ahead_log_has_everything(store: SqliteStore, file: Path, tmp_path: Path) -> None:
+def test_store_whose_process_died_while_it_moved_the_write_ahead_log_has_everything(
+    store: SqliteStore, file: Path, tmp_path: Path
+) -> None:
     with store.transaction() as transaction:
         transaction.execute(MANY_TOPICS, {"n": 5_000, "prefix": "t"})
     before, log = file.read_bytes(), Path(f"{file}-wal").read_bytes()
     store.close()  # moves the log
     after = file.read_bytes()
     crashed = tmp_path / "crashed.db"
-    crashed.write_bytes(after[:4096] + before[4096:])  # the first page was written, the others were not
+    # the first page was written, the others were not
+    crashed.write_bytes(after[:4096] + before[4096:])
     Path(f"{crashed}-wal").write_bytes(log)
 
     again = SqliteStore(crashed)
@@ -631,7 +685,7 @@ def test_store_whose_process_died_while_it_moved_the_write_ahead_log_has_everyth
     again.close()
 
 
-# -- reopened -----------------------------------------------------------------------------------------------------------------
+# -- reopened --------------------------------------------------------------------------------------
 
 
 def test_reopened_file_has_everything(file: Path) -> None:
@@ -639,12 +693,17 @@ def test_reopened_file_has_everything(file: Path) -> None:
         return text.upper()
 
     with mt.connect(f"sqlite:///{file}") as bus:
-        sub = bus.subscribe("letters", mt.model(shout, version="1.0.0"), emit="shouts", max_attempts=3)
+        sub = bus.subscribe(
+            "letters", mt.model(shout, version="1.0.0"), emit="shouts", max_attempts=3
+        )
         bus.alias("shout", "champion", "1.0.0")
         bus.fire("letters", ["a", "b"], progress=False)
         sub.stop()
         bus.publish("letters", "waiting")
-        before = {name: getattr(bus, name)() for name in ("events", "invocations", "models", "subscriptions", "topics")}
+        before = {
+            name: getattr(bus, name)()
+            for name in ("events", "invocations", "models", "subscriptions", "topics")
+        }
 
     with mt.connect(f"sqlite:///{file}") as bus:
         after = {name: getattr(bus, name)() for name in before}

@@ -24,7 +24,9 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> Verdict:
     return judge(storm(tmp_path_factory.mktemp("storm"), SMOKE, seed=1), SMOKE, seed=1)
 
 
-def test_storm_loses_nothing_records_nothing_twice_and_leaves_nothing_behind(verdict: Verdict) -> None:
+def test_storm_loses_nothing_records_nothing_twice_and_leaves_nothing_behind(
+    verdict: Verdict,
+) -> None:
     assert (verdict.lost, verdict.doubled, verdict.stuck, verdict.unrun) == (0, 0, 0, 0)
     assert (verdict.published, verdict.outcomes) == (SMOKE.events, SMOKE.events + verdict.handed_on)
 
@@ -43,22 +45,39 @@ def test_workers_say_nothing_of_errors_in_a_storm(verdict: Verdict) -> None:
     assert verdict.complaints == []
 
 
-# -- the storm of guilt -------------------------------------------------------------------------------------------------------
+# -- the storm of guilt ----------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
-def test_innocent_events_are_never_blamed_for_what_others_do_to_their_process(tmp_path: Path) -> None:
-    """What `make storm-guilt` does with 5,000 events: some end, stop or fork their process, and a clock jumps."""
+def test_innocent_events_are_never_blamed_for_what_others_do_to_their_process(
+    tmp_path: Path,
+) -> None:
+    """What `make storm-guilt` does with 5,000 events: some end, stop or fork their process, and a
+    clock jumps.
+    """
     found = guilt.storm(tmp_path, guilt.SMOKE)
 
     assert found.broken == []
-    assert (found.innocent_dead, found.guilty_dead, found.lost, found.doubled, found.stuck) == (0, guilt.SMOKE.traps, 0, 0, 0)
+    assert (found.innocent_dead, found.guilty_dead, found.lost, found.doubled, found.stuck) == (
+        0,
+        guilt.SMOKE.traps,
+        0,
+        0,
+        0,
+    )
     assert found.ends >= guilt.SMOKE.traps * MAX_ABANDONED
-    assert all(len(row) == len(table.columns) for table in guilt.report_of([found], guilt.SMOKE).tables for row in table.rows)
+    assert all(
+        len(row) == len(table.columns)
+        for table in guilt.report_of([found], guilt.SMOKE).tables
+        for row in table.rows
+    )
 
 
 def test_report_has_a_cell_for_each_column() -> None:
-    ours, theirs = [Verdict(1), Verdict(2)], [PeerVerdict(seed, 300, 4, 293, 7, 0, 0, 50.0) for seed in (1, 2)]
+    ours, theirs = (
+        [Verdict(1), Verdict(2)],
+        [PeerVerdict(seed, 300, 4, 293, 7, 0, 0, 50.0) for seed in (1, 2)],
+    )
 
     report = report_of(ours, theirs, SMOKE, PEER_SMOKE)
 
@@ -67,7 +86,7 @@ def test_report_has_a_cell_for_each_column() -> None:
     assert "huey, all 2" in report.text()
 
 
-# -- where it is written ----------------------------------------------------------------------------------------------------------
+# -- where it is written ---------------------------------------------------------------------------
 
 OLD = """# Results
 

@@ -1,4 +1,6 @@
-"""A delivered model sees what a direct call would: the decimal context, numpy's errors, the variables of the cell that subscribed."""
+"""A delivered model sees what a direct call would: the decimal context, numpy's errors, the
+variables of the cell that subscribed.
+"""
 
 from __future__ import annotations
 
@@ -68,20 +70,26 @@ def outputs(bus: mt.EventBus, topic: str, data: list[Any]) -> list[Any]:
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("model", [share, root, owner], ids=lambda model: model.__name__)
-def test_a_thread_has_the_context_of_the_cell_that_subscribed(bus: mt.EventBus, cell: Any, model: Any) -> None:
+def test_a_thread_has_the_context_of_the_cell_that_subscribed(
+    bus: mt.EventBus, cell: Any, model: Any
+) -> None:
     cell(bus.subscribe, "t", model)
 
     assert outputs(bus, "t", [-1]) == [cell(model, -1)]
     assert cell(model, -1) != model(-1)
 
 
-def test_a_coroutine_has_the_context_of_the_cell_that_subscribed(bus: mt.EventBus, cell: Any) -> None:
+def test_a_coroutine_has_the_context_of_the_cell_that_subscribed(
+    bus: mt.EventBus, cell: Any
+) -> None:
     cell(bus.subscribe, "t", awaited)
 
     assert outputs(bus, "t", [1]) == ["north 0.33334 refused"]
 
 
-def test_a_batch_and_an_object_that_is_made_have_the_context_of_the_cell(bus: mt.EventBus, cell: Any) -> None:
+def test_a_batch_and_an_object_that_is_made_have_the_context_of_the_cell(
+    bus: mt.EventBus, cell: Any
+) -> None:
     class Made:
         def __init__(self) -> None:
             self.owner = tenant.get()
@@ -94,12 +102,18 @@ def test_a_batch_and_an_object_that_is_made_have_the_context_of_the_cell(bus: mt
     assert outputs(bus, "t", [1, 2]) == ["north north"] * 2
 
 
-def test_a_pool_of_threads_has_the_context_of_the_cell_that_subscribed(bus: mt.EventBus, cell: Any) -> None:
+def test_a_pool_of_threads_has_the_context_of_the_cell_that_subscribed(
+    bus: mt.EventBus, cell: Any
+) -> None:
     with ThreadPoolExecutor(2) as pool:
         for model in (share, root, owner):
             cell(bus.subscribe, model.__name__, model, executor=pool)
 
-        assert [outputs(bus, model.__name__, [-1])[0] for model in (share, root, owner)] == ["-0.33334", "refused", "north"]
+        assert [outputs(bus, model.__name__, [-1])[0] for model in (share, root, owner)] == [
+            "-0.33334",
+            "refused",
+            "north",
+        ]
 
 
 @contextlib.contextmanager
@@ -113,13 +127,18 @@ def elsewhere(how: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("how", ["isolation", "executor"])
 @pytest.mark.parametrize("sent", [False, True], ids=["imported", "pickled"])
-def test_another_process_has_the_decimal_context_and_the_errors_of_numpy(bus: mt.EventBus, cell: Any, how: str, sent: bool) -> None:
+def test_another_process_has_the_decimal_context_and_the_errors_of_numpy(
+    bus: mt.EventBus, cell: Any, how: str, sent: bool
+) -> None:
     models = [lambda n: share(n), lambda n: root(n)] if sent else [share, root]
     with elsewhere(how) as placed:
         for number, model in enumerate(models):
             cell(bus.subscribe, f"t{number}", mt.model(model, name=f"m{number}"), **placed)
 
-        assert [outputs(bus, f"t{number}", [-1])[0] for number in range(2)] == ["-0.33334", "refused"]
+        assert [outputs(bus, f"t{number}", [-1])[0] for number in range(2)] == [
+            "-0.33334",
+            "refused",
+        ]
 
 
 def test_what_the_cell_sets_later_is_not_seen(bus: mt.EventBus, cell: Any) -> None:
@@ -131,7 +150,10 @@ def test_what_the_cell_sets_later_is_not_seen(bus: mt.EventBus, cell: Any) -> No
 
 def test_a_call_leaves_nothing_to_the_next_and_to_the_cell(bus: mt.EventBus, cell: Any) -> None:
     def model(number: int) -> str:
-        seen = f"{tenant.get()} {decimal.getcontext().prec} {np.geterr()['invalid']} {bool(decimal.getcontext().flags[decimal.Inexact])}"
+        seen = (
+            f"{tenant.get()} {decimal.getcontext().prec} {np.geterr()['invalid']}"
+            f" {bool(decimal.getcontext().flags[decimal.Inexact])}"
+        )
         decimal.getcontext().prec = 2
         np.seterr(invalid="ignore")
         tenant.set("south")
@@ -141,7 +163,11 @@ def test_a_call_leaves_nothing_to_the_next_and_to_the_cell(bus: mt.EventBus, cel
     cell(bus.subscribe, "t", model)
 
     assert outputs(bus, "t", [1, 2, 3]) == ["north 5 raise False"] * 3
-    assert (cell(tenant.get), cell(decimal.getcontext).prec, cell(np.geterr)["invalid"]) == ("north", 5, "raise")
+    assert (cell(tenant.get), cell(decimal.getcontext).prec, cell(np.geterr)["invalid"]) == (
+        "north",
+        5,
+        "raise",
+    )
 
 
 def test_the_cell_that_runs_again_brings_its_context(bus: mt.EventBus, cell: Any) -> None:
@@ -152,7 +178,9 @@ def test_the_cell_that_runs_again_brings_its_context(bus: mt.EventBus, cell: Any
     assert outputs(bus, "t", [1]) == ["south"]
 
 
-def test_what_is_printed_is_kept_with_the_call(bus: mt.EventBus, cell: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_printed_is_kept_with_the_call(
+    bus: mt.EventBus, cell: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     def model(number: int) -> int:
         print("seen", number)
         return number
@@ -164,7 +192,7 @@ def test_what_is_printed_is_kept_with_the_call(bus: mt.EventBus, cell: Any, caps
     assert "seen" not in capsys.readouterr().out
 
 
-# -- what belongs to another thread -----------------------------------------------------------------------------------------------
+# -- what belongs to another thread ----------------------------------------------------------------
 
 connection = sqlite3.connect(":memory:")
 lock = asyncio.Lock()
@@ -198,16 +226,40 @@ async def runs(_: int) -> None:
 @pytest.mark.parametrize(
     ("model", "own", "advice"),
     [
-        pytest.param(asks, "SQLite objects created in a thread", "make it in the model", id="a connection"),
-        pytest.param(listens, "signal only works in main thread", 'isolation="process"', id="a signal", marks=pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1")),  # noqa: E501
-        pytest.param(takes_the_loop, "There is no current event loop", "async def", id="the event loop"),
-        pytest.param(takes_the_running_loop, "no running event loop", "async def", id="the running event loop"),
-        pytest.param(waits, "is bound to a different event loop", "make it in the model", id="a lock of another loop"),
-        pytest.param(runs, "cannot be called from a running event loop", "await", id="a loop within a loop"),
+        pytest.param(
+            asks, "SQLite objects created in a thread", "make it in the model", id="a connection"
+        ),
+        pytest.param(
+            listens,
+            "signal only works in main thread",
+            'isolation="process"',
+            id="a signal",
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="no SIGUSR1"),
+        ),
+        pytest.param(
+            takes_the_loop, "There is no current event loop", "async def", id="the event loop"
+        ),
+        pytest.param(
+            takes_the_running_loop,
+            "no running event loop",
+            "async def",
+            id="the running event loop",
+        ),
+        pytest.param(
+            waits,
+            "is bound to a different event loop",
+            "make it in the model",
+            id="a lock of another loop",
+        ),
+        pytest.param(
+            runs, "cannot be called from a running event loop", "await", id="a loop within a loop"
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
-def test_what_belongs_to_another_thread_fails_with_advice(bus: mt.EventBus, model: Any, own: str, advice: str) -> None:
+def test_what_belongs_to_another_thread_fails_with_advice(
+    bus: mt.EventBus, model: Any, own: str, advice: str
+) -> None:
     async def use_the_lock() -> None:
         async with lock:
             waiting = asyncio.ensure_future(lock.acquire())  # which binds it to this loop

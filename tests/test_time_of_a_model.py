@@ -1,4 +1,6 @@
-"""What counts as the time of a model: from its call until it returns, wherever it runs; what it asks of a bus is asked for its event."""
+"""What counts as the time of a model: from its call until it returns, wherever it runs; what it
+asks of a bus is asked for its event.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def placed(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Subscribe a model where it runs in each of the places in turn."""
     pools: list[Executor] = []
 
-    def subscribe(bus: mt.EventBus, topic: str, model: Callable[[Any], Any], **policy: Any) -> mt.Subscription:
+    def subscribe(
+        bus: mt.EventBus, topic: str, model: Callable[[Any], Any], **policy: Any
+    ) -> mt.Subscription:
         if request.param == "async":
 
             async def waits(data: Any) -> Any:
@@ -42,7 +46,9 @@ def placed(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
         elif request.param == "processes":
             pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
             pools[-1].submit(exec, "import mltrigger.versions.running.executed").result()
-        return bus.subscribe(topic, mt.model(model, name="placed"), executor=pools[-1] if pools else None, **policy)
+        return bus.subscribe(
+            topic, mt.model(model, name="placed"), executor=pools[-1] if pools else None, **policy
+        )
 
     yield subscribe
     for pool in pools:
@@ -82,7 +88,9 @@ def test_writing_an_answer_down_is_not_the_time_of_the_model(placed: Callable[..
 def test_answer_that_is_too_large_is_no_timeout(placed: Callable[..., Any]) -> None:
     with mt.connect("memory://") as bus:
         bus.topic("out")
-        sub = placed(bus, "t", slowly_written(20_000), timeout_s=TIMEOUT_S, max_attempts=1, emit="out")
+        sub = placed(
+            bus, "t", slowly_written(20_000), timeout_s=TIMEOUT_S, max_attempts=1, emit="out"
+        )
         bus.fire("t", "warm", timeout_s=60, progress=False)
         bus.fire("t", "answer", timeout_s=60, progress=False)
 
@@ -117,16 +125,21 @@ def test_small_answers_are_written_down_in_no_time(answer: object) -> None:
     assert is_small(answer)
 
 
-@pytest.mark.parametrize("answer", ["x" * 100_000, list(range(100)), {"a": [1]}, {"a": "x" * 2000}, object(), itertools.count()])
+@pytest.mark.parametrize(
+    "answer",
+    ["x" * 100_000, list(range(100)), {"a": [1]}, {"a": "x" * 2000}, object(), itertools.count()],
+)
 def test_of_other_answers_nobody_knows(answer: object) -> None:
     assert not is_small(answer)
 
 
-# -- what a model does through a bus, in a process of its own ------------------------------------------------------------------
+# -- what a model does through a bus, in a process of its own --------------------------------------
 
 
 @pytest.mark.parametrize("place", ["process", "processes"])
-def test_model_in_another_process_publishes_for_its_event_and_does_not_wait_for_itself(place: str, file: Path) -> None:
+def test_model_in_another_process_publishes_for_its_event_and_does_not_wait_for_itself(
+    place: str, file: Path
+) -> None:
     url = f"sqlite:///{file}"
 
     def asks(data: Any) -> Any:
@@ -140,7 +153,11 @@ def test_model_in_another_process_publishes_for_its_event_and_does_not_wait_for_
             else:
                 bus.publish("out", data)
 
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) if place == "processes" else None
+    pool = (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        if place == "processes"
+        else None
+    )
     with mt.connect(url) as bus, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         bus.topic("out")
@@ -158,10 +175,12 @@ def test_model_in_another_process_publishes_for_its_event_and_does_not_wait_for_
         pool.shutdown(wait=False)
 
 
-# -- an executor that takes no calls -------------------------------------------------------------------------------------------
+# -- an executor that takes no calls ---------------------------------------------------------------
 
 
-def test_subscription_whose_executor_is_broken_tries_it_ever_more_rarely(clock: SimulatedClock) -> None:
+def test_subscription_whose_executor_is_broken_tries_it_ever_more_rarely(
+    clock: SimulatedClock,
+) -> None:
     pool = ThreadPoolExecutor(2)
     pool.shutdown()
     with mt.connect("memory://", clock=clock) as bus:

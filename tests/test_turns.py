@@ -1,4 +1,6 @@
-"""Turns: many calls at once or one alone, nobody waits for ever, and what that means for subscriptions of one process."""
+"""Turns: many calls at once or one alone, nobody waits for ever, and what that means for
+subscriptions of one process.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +133,7 @@ def test_who_is_stopped_while_it_waits_gets_no_turn() -> None:
     assert not turns.wanted
 
 
-# -- in a bus -----------------------------------------------------------------------------------------------------------------
+# -- in a bus --------------------------------------------------------------------------------------
 
 
 def abandoned(bus: mt.EventBus, name: str, n: int) -> list[Delivery]:
@@ -161,7 +163,9 @@ class Counted:
         return event.data
 
 
-def test_suspects_run_alone_in_the_whole_process_one_after_the_other_and_all_others_go_on(clock: SimulatedClock) -> None:
+def test_suspects_run_alone_in_the_whole_process_one_after_the_other_and_all_others_go_on(
+    clock: SimulatedClock,
+) -> None:
     counted = Counted()
 
     def suspicious(event: mt.Event) -> object:
@@ -170,7 +174,10 @@ def test_suspects_run_alone_in_the_whole_process_one_after_the_other_and_all_oth
     def innocent(event: mt.Event) -> object:
         return counted.model(event)
 
-    with mt.connect("memory://", clock=clock) as bus, mt.connect("memory://", clock=clock) as elsewhere:
+    with (
+        mt.connect("memory://", clock=clock) as bus,
+        mt.connect("memory://", clock=clock) as elsewhere,
+    ):
         suspects = bus.subscribe("a", suspicious, listen=False, max_concurrency=4, lease_s=60)
         others = bus.subscribe("b", innocent, max_concurrency=4)
         more = elsewhere.subscribe("b", innocent, max_concurrency=2)
@@ -185,9 +192,9 @@ def test_suspects_run_alone_in_the_whole_process_one_after_the_other_and_all_oth
 
         wait_until(lambda: is_settled(suspects) and is_settled(others) and is_settled(more))
 
-        assert {name: most for name, most in counted.most.items() if str(name).startswith("suspect")} == {
-            f"suspect {n}": 1 for n in range(12)
-        }
+        assert {
+            name: most for name, most in counted.most.items() if str(name).startswith("suspect")
+        } == {f"suspect {n}": 1 for n in range(12)}
         assert outcomes(others) == ["succeeded"] * 48
         assert sorted(outcomes(suspects)) == ["abandoned"] * 12 + ["succeeded"] * 12
 
@@ -242,7 +249,9 @@ def test_suspects_of_a_batch_are_no_batch(clock: SimulatedClock) -> None:
     assert sorted(sizes) == [1, 1, 1, 4]
 
 
-def test_suspect_whose_model_waits_for_another_subscription_holds_nothing_up(clock: SimulatedClock, gate: Gate) -> None:
+def test_suspect_whose_model_waits_for_another_subscription_holds_nothing_up(
+    clock: SimulatedClock, gate: Gate
+) -> None:
     def asks(n: int) -> object:
         gate.reached.set()
         return bus.fire("answers", n, progress=False).results()["output"][0]
@@ -263,7 +272,9 @@ def test_suspect_whose_model_waits_for_another_subscription_holds_nothing_up(clo
     assert not HERE.busy
 
 
-def test_stopped_listener_gives_a_suspect_back_that_waits_for_its_turn(clock: SimulatedClock, gate: Gate) -> None:
+def test_stopped_listener_gives_a_suspect_back_that_waits_for_its_turn(
+    clock: SimulatedClock, gate: Gate
+) -> None:
     def hangs(_: object) -> None:
         gate.wait()
 

@@ -14,7 +14,10 @@ from mltrigger.versions.version import ModelVersion, Selector, check_version
 
 def versions(*numbers: str, name: str = "ocr") -> list[ModelVersion]:
     """Return registered versions in the order in which they were made."""
-    return [ModelVersion(name, number, "callable", f"digest{i}", created_us=i, id=i) for i, number in enumerate(numbers, 1)]
+    return [
+        ModelVersion(name, number, "callable", f"digest{i}", created_us=i, id=i)
+        for i, number in enumerate(numbers, 1)
+    ]
 
 
 def chosen(selector: str, *numbers: str, **aliases: str) -> str:
@@ -45,7 +48,9 @@ def test_every_form_of_selector_finds_its_version(selector: str, expected: str) 
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["1.0.2", "1.0.10", "1.0.9"])))
-def test_the_newest_patch_is_the_highest_and_not_the_last_registered(order: tuple[str, ...]) -> None:
+def test_the_newest_patch_is_the_highest_and_not_the_last_registered(
+    order: tuple[str, ...],
+) -> None:
     assert chosen("ocr:1.0", *order) == "1.0.10"
 
 
@@ -96,7 +101,9 @@ def test_an_unknown_alias_lists_the_near_ones() -> None:
 
 
 def test_an_unknown_version_lists_the_near_ones() -> None:
-    with pytest.raises(NotFound, match=r"no model version 'ocr:1\.0\.1'; did you mean 'ocr:1\.0\.0'"):
+    with pytest.raises(
+        NotFound, match=r"no model version 'ocr:1\.0\.1'; did you mean 'ocr:1\.0\.0'"
+    ):
         chosen("ocr:1.0.1", "1.0.0", "7.7.7")
 
 
@@ -106,7 +113,18 @@ def test_a_model_without_versions_is_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ocr:v1", "ocr:1.0.0.0", "ocr:1.x", "ocr:newest", "ocr:1.0.0-", "ocr:1.0.0:2", "ocr: 1", "ocr:-1", "ocr:01.0.0"]
+    "text",
+    [
+        "ocr:v1",
+        "ocr:1.0.0.0",
+        "ocr:1.x",
+        "ocr:newest",
+        "ocr:1.0.0-",
+        "ocr:1.0.0:2",
+        "ocr: 1",
+        "ocr:-1",
+        "ocr:01.0.0",
+    ],
 )
 def test_another_form_is_refused_with_all_the_right_ones(text: str) -> None:
     with pytest.raises(NotFound) as caught:
@@ -116,14 +134,37 @@ def test_another_form_is_refused_with_all_the_right_ones(text: str) -> None:
         assert form in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", ":1.0.0", "@champion", "o c r:1", "-ocr:1", "ocr:1@champion", "ocr@", "ocr@a b", "é:1", "x" * 81])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":1.0.0",
+        "@champion",
+        "o c r:1",
+        "-ocr:1",
+        "ocr:1@champion",
+        "ocr@",
+        "ocr@a b",
+        "é:1",
+        "x" * 81,
+    ],
+)
 def test_a_bad_name_in_a_selector_is_refused(text: str) -> None:
     with pytest.raises(InvalidName):
         Selector.parse(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["ocr:1.0.0", "ocr:1.0", "ocr:1", "ocr:latest", "ocr@champion", "ocr:0.0.0+abc", "my.model-2_x:1.0.0-rc.1+b"]
+    "text",
+    [
+        "ocr:1.0.0",
+        "ocr:1.0",
+        "ocr:1",
+        "ocr:latest",
+        "ocr@champion",
+        "ocr:0.0.0+abc",
+        "my.model-2_x:1.0.0-rc.1+b",
+    ],
 )
 def test_a_selector_is_written_as_it_was_read(text: str) -> None:
     assert str(Selector.parse(text)) == text
@@ -134,13 +175,30 @@ def test_a_name_alone_is_written_out() -> None:
     assert str(Selector.parse("ocr")) == "ocr:latest"
 
 
-@pytest.mark.parametrize("version", ["1.0.0", "0.0.0", "0.0.1+abc", "1.0.0-rc.1", "1.2.3-alpha.1+build.5"])
+@pytest.mark.parametrize(
+    "version", ["1.0.0", "0.0.0", "0.0.1+abc", "1.0.0-rc.1", "1.2.3-alpha.1+build.5"]
+)
 def test_a_full_semantic_version_is_a_version(version: str) -> None:
     assert check_version(version) == version
 
 
 @pytest.mark.parametrize(
-    "version", ["1", "1.0", "v1.0.0", "1.0.0.0", "01.0.0", "1.0.0-", "", "latest", " 1.0.0", "1.0.0\n", 1.0, None, b"1.0.0"]
+    "version",
+    [
+        "1",
+        "1.0",
+        "v1.0.0",
+        "1.0.0.0",
+        "01.0.0",
+        "1.0.0-",
+        "",
+        "latest",
+        " 1.0.0",
+        "1.0.0\n",
+        1.0,
+        None,
+        b"1.0.0",
+    ],
 )
 def test_anything_else_is_no_version(version: Any) -> None:
     with pytest.raises(InvalidModel, match=re.escape("is not a semantic version")):
@@ -153,7 +211,9 @@ def test_the_versions_of_builds_cannot_be_taken() -> None:
 
 
 def test_only_builds_are_builds() -> None:
-    found = {v.version: v.is_build for v in versions("0.0.0+abc", "0.0.0", "0.0.0-rc.1", "1.0.0+abc")}
+    found = {
+        v.version: v.is_build for v in versions("0.0.0+abc", "0.0.0", "0.0.0-rc.1", "1.0.0+abc")
+    }
 
     assert found == {"0.0.0+abc": True, "0.0.0": False, "0.0.0-rc.1": False, "1.0.0+abc": False}
 

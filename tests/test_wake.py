@@ -1,4 +1,6 @@
-"""Wake-ups: who waits hears at once, here and in other processes; and what a dead process left behind is cleared away."""
+"""Wake-ups: who waits hears at once, here and in other processes; and what a dead process left
+behind is cleared away.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def sockets(temporary: Path) -> list[Path]:
     return [path for path in temporary.rglob("*") if stat.S_ISSOCK(path.lstat().st_mode)]
 
 
-# -- in one process -----------------------------------------------------------------------------------------------------------
+# -- in one process --------------------------------------------------------------------------------
 
 
 def test_who_waits_is_woken_by_its_own_key_only() -> None:
@@ -75,7 +77,10 @@ def test_close_wakes_everybody() -> None:
     wakeup = Wakeup()
     woken: list[bool] = []
     waiting = {key: wakeup.generation(key) for key in "abc"}
-    threads = [threading.Thread(target=lambda k=k, seen=seen: woken.append(wakeup.wait(k, seen, LONG_S))) for k, seen in waiting.items()]
+    threads = [
+        threading.Thread(target=lambda k=k, seen=seen: woken.append(wakeup.wait(k, seen, LONG_S)))
+        for k, seen in waiting.items()
+    ]
     for thread in threads:
         thread.start()
 
@@ -86,10 +91,12 @@ def test_close_wakes_everybody() -> None:
     assert woken == [True, True, True]
 
 
-# -- across processes ---------------------------------------------------------------------------------------------------------
+# -- across processes ------------------------------------------------------------------------------
 
 
-def test_wake_up_reaches_the_other_processes_of_the_same_store(pair: tuple[SocketWakeup, SocketWakeup]) -> None:
+def test_wake_up_reaches_the_other_processes_of_the_same_store(
+    pair: tuple[SocketWakeup, SocketWakeup],
+) -> None:
     here, there = pair
     seen = {key: there.generation(key) for key in ("ready:1", "done")}
 
@@ -150,7 +157,9 @@ def plain_file(temporary: Path) -> None:
 
 
 @pytest.mark.parametrize("made_by", [open_to_others, link, plain_file])
-def test_folder_that_somebody_else_prepared_is_not_used_and_looking_takes_its_place(temporary: Path, made_by: object) -> None:
+def test_folder_that_somebody_else_prepared_is_not_used_and_looking_takes_its_place(
+    temporary: Path, made_by: object
+) -> None:
     made_by(temporary)  # type: ignore[operator]
 
     wakeup = SocketWakeup("/data/bus.db")
@@ -163,7 +172,9 @@ def test_folder_that_somebody_else_prepared_is_not_used_and_looking_takes_its_pl
     wakeup.close()
 
 
-def test_path_that_is_too_long_for_a_socket_is_no_error(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_that_is_too_long_for_a_socket_is_no_error(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deep = temporary / ("d" * 100)
     deep.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(deep))
@@ -177,7 +188,9 @@ def test_path_that_is_too_long_for_a_socket_is_no_error(temporary: Path, monkeyp
     wakeup.close()
 
 
-def test_socket_of_a_process_that_died_is_removed(pair: tuple[SocketWakeup, SocketWakeup], temporary: Path) -> None:
+def test_socket_of_a_process_that_died_is_removed(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path
+) -> None:
     here, there = pair
     seen = there.generation("done")
     (alive,) = sockets(temporary)
@@ -191,7 +204,9 @@ def test_socket_of_a_process_that_died_is_removed(pair: tuple[SocketWakeup, Sock
     assert sockets(temporary) == [alive]
 
 
-def test_receiver_that_does_not_read_does_not_hold_up_the_sender(pair: tuple[SocketWakeup, SocketWakeup], temporary: Path) -> None:
+def test_receiver_that_does_not_read_does_not_hold_up_the_sender(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path
+) -> None:
     here, there = pair
     there.generation("done")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stuck:
@@ -204,7 +219,9 @@ def test_receiver_that_does_not_read_does_not_hold_up_the_sender(pair: tuple[Soc
         assert time.monotonic() - began < LONG_S
 
 
-def test_close_removes_the_own_socket_and_no_other(pair: tuple[SocketWakeup, SocketWakeup], temporary: Path) -> None:
+def test_close_removes_the_own_socket_and_no_other(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path
+) -> None:
     here, there = pair
     here.generation("done")
     seen = there.generation("done")
@@ -220,7 +237,9 @@ def test_close_removes_the_own_socket_and_no_other(pair: tuple[SocketWakeup, Soc
     third.close()
 
 
-def test_nonsense_that_arrives_is_ignored(pair: tuple[SocketWakeup, SocketWakeup], temporary: Path) -> None:
+def test_nonsense_that_arrives_is_ignored(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path
+) -> None:
     here, there = pair
     seen = there.generation("done")
     (path,) = sockets(temporary)
@@ -232,7 +251,9 @@ def test_nonsense_that_arrives_is_ignored(pair: tuple[SocketWakeup, SocketWakeup
     assert there.wait("done", seen, LONG_S)
 
 
-def test_forked_child_that_closes_leaves_the_wake_ups_of_its_parent(pair: tuple[SocketWakeup, SocketWakeup], temporary: Path) -> None:
+def test_forked_child_that_closes_leaves_the_wake_ups_of_its_parent(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path
+) -> None:
     here, there = pair
     seen = there.generation("done")
     child = os.fork()

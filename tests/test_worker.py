@@ -1,4 +1,6 @@
-"""``mltrigger worker``: processes that deliver what they can import; and models in processes of their own."""
+"""``mltrigger worker``: processes that deliver what they can import; and models in processes of
+their own.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def slow(n):
 
 @pytest.fixture
 def home(tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory with a store and a module of models, importable here and in the processes started from it."""
+    """A working directory with a store and a module of models, importable here and in the processes
+    started from it.
+    """
     (tmp_path / "some_models.py").write_text(textwrap.dedent(MODELS))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -51,7 +55,11 @@ def home(tmp_path: Path, blank: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def start(*options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "mltrigger", "worker", "--url", "sqlite:///bus.db", *options]
     worker = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": _path()}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": _path()},
     )
     assert worker.stdout is not None
     assert worker.stdout.readline().startswith("worker on ")
@@ -59,7 +67,9 @@ def start(*options: str) -> subprocess.Popen[str]:
 
 
 def _path() -> str:
-    return os.pathsep.join([str(Path(mt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    return os.pathsep.join(
+        [str(Path(mt.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
+    ).rstrip(os.pathsep)
 
 
 def stop(worker: subprocess.Popen[str]) -> str:
@@ -83,7 +93,10 @@ def test_workers_deliver_what_is_portable_and_leave_the_rest(home: Path) -> None
         wait_until(lambda: is_settled(double), timeout_s=60)
         said = [stop(worker) for worker in workers]
 
-        assert all("double: numbers -> double:1.0.0" in text and "local: left to others" in text for text in said)
+        assert all(
+            "double: numbers -> double:1.0.0" in text and "local: left to others" in text
+            for text in said
+        )
         assert "Traceback" not in "".join(said)
         assert sorted(double.results()["twice"]) == [2 * n for n in range(200)]
         assert os.getpid() not in set(double.results()["pid"])
@@ -157,14 +170,18 @@ def test_worker_until_idle_waits_for_nobody_elses_events(home: Path) -> None:
         assert len(mine.results()) == 3
 
 
-def test_doctor_on_the_command_line_makes_no_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_on_the_command_line_makes_no_store(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", "--url", "sqlite:///typo.db"]) == 1
 
     assert "no store 'typo.db'" in capsys.readouterr().err
     assert not (home / "typo.db").exists()
 
 
-def test_worker_takes_only_what_it_was_asked_for_and_ends_when_idle(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_worker_takes_only_what_it_was_asked_for_and_ends_when_idle(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import some_models
 
     with mt.connect("sqlite:///bus.db") as bus:
@@ -189,7 +206,9 @@ def test_worker_takes_only_what_it_was_asked_for_and_ends_when_idle(home: Path, 
     assert "two: others -> double:1.0.0" in capsys.readouterr().out
 
 
-def test_doctor_on_the_command_line_says_what_waits_and_fails_for_errors(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_on_the_command_line_says_what_waits_and_fails_for_errors(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import some_models
 
     with mt.connect("sqlite:///bus.db") as bus:
@@ -200,7 +219,7 @@ def test_doctor_on_the_command_line_says_what_waits_and_fails_for_errors(home: P
     assert "error   double: listener: no live listener; 1 event waiting" in capsys.readouterr().out
 
 
-# -- a process for the model ---------------------------------------------------------------------------------------------------
+# -- a process for the model -----------------------------------------------------------------------
 
 
 def test_call_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
@@ -217,11 +236,17 @@ def test_call_that_hangs_is_killed_and_the_others_go_on(tmp_path: Path) -> None:
         assert table["outcome"].tolist() == ["succeeded", "dead", "succeeded"]
         assert table["reason"].tolist()[1] == "timeout"
         assert os.getpid() not in set(table["pid"].dropna())
-        assert sorted(sub.invocations()["stdout"].dropna()) == ["began 0\n", "began 1\n", "began 2\n"]
+        assert sorted(sub.invocations()["stdout"].dropna()) == [
+            "began 0\n",
+            "began 1\n",
+            "began 2\n",
+        ]
         assert sub.state == "listening"  # nothing was left behind
 
 
-def test_event_that_kills_the_models_process_is_dead_after_three_and_harms_no_other(clock: SimulatedClock) -> None:
+def test_event_that_kills_the_models_process_is_dead_after_three_and_harms_no_other(
+    clock: SimulatedClock,
+) -> None:
     def crashes(n: int) -> int:
         if n == 1:
             os._exit(7)
@@ -278,11 +303,14 @@ def test_model_that_cannot_be_sent_to_a_process_is_refused_at_subscribe() -> Non
 
 
 def test_memory_limit_needs_a_process() -> None:
-    with mt.connect("memory://") as bus, pytest.raises(mt.InvalidPolicy, match="isolation='process'"):
+    with (
+        mt.connect("memory://") as bus,
+        pytest.raises(mt.InvalidPolicy, match="isolation='process'"),
+    ):
         bus.subscribe("numbers", abs, memory_limit_mb=512)
 
 
-# -- several processes, one subscription ----------------------------------------------------------------------------------------
+# -- several processes, one subscription -----------------------------------------------------------
 
 
 def test_listener_follows_what_another_process_agrees_on(file: Path) -> None:
@@ -291,7 +319,9 @@ def test_listener_follows_what_another_process_agrees_on(file: Path) -> None:
 
     with mt.connect(f"sqlite:///{file}") as here, mt.connect(f"sqlite:///{file}") as there:
         sub = here.subscribe("numbers", one, name="reader", version="1.0.0")
-        there.subscribe("numbers", mt.model(lambda n: "two", name="two", version="1.0.0"), name="reader")
+        there.subscribe(
+            "numbers", mt.model(lambda n: "two", name="two", version="1.0.0"), name="reader"
+        )
         wait_until(lambda: sub.state.startswith("waiting for the model"))
         table = there.fire("numbers", range(3), progress=False).results()
         assert table["output"].tolist() == ["two"] * 3
@@ -300,10 +330,12 @@ def test_listener_follows_what_another_process_agrees_on(file: Path) -> None:
         wait_until(lambda: sub.state == "stopped")
 
 
-# -- time ------------------------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 
-def test_processes_of_one_boot_agree_on_the_time_when_the_wall_clock_is_set_back(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_one_boot_agree_on_the_time_when_the_wall_clock_is_set_back(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """BI-087: what an earlier process stamped is not in the future of a later one."""
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.subscribe("numbers", abs)

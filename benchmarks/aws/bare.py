@@ -1,4 +1,8 @@
-"""The limit: boto3 alone. Receive ten, hand each body to a function that does nothing, delete the ten in one call; no log, no objects."""
+"""The limit: boto3 alone.
+
+Receive ten, hand each body to a function that does nothing, delete the ten in one call; no log, no
+objects.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +25,25 @@ def noop(data: Any) -> None:
     """Do nothing: the handler."""
 
 
-def loop(sqs: Any, url: str, handle: Callable[[Any], object], asked: dict[str, Any], until: Callable[[], bool] = lambda: False) -> None:
+def loop(
+    sqs: Any,
+    url: str,
+    handle: Callable[[Any], object],
+    asked: dict[str, Any],
+    until: Callable[[], bool] = lambda: False,
+) -> None:
     """Receive, handle and delete."""
     while not until():
-        messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=20, **asked).get("Messages", [])
+        messages = sqs.receive_message(
+            QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=20, **asked
+        ).get("Messages", [])
         for message in messages:
             handle(json.loads(message["Body"]))
         if messages:
-            entries = [{"Id": str(i), "ReceiptHandle": message["ReceiptHandle"]} for i, message in enumerate(messages)]
+            entries = [
+                {"Id": str(i), "ReceiptHandle": message["ReceiptHandle"]}
+                for i, message in enumerate(messages)
+            ]
             answer = sqs.delete_message_batch(QueueUrl=url, Entries=entries)
             assert not answer.get("Failed"), answer["Failed"]
 
@@ -44,11 +59,19 @@ def drain(url: str, threads: int, with_attributes: bool) -> None:
 
 
 def poll(url: str, count: int) -> None:
-    """Note how long each of *count* events took from before the call of publish to the handler, in milliseconds."""
+    """Note how long each of *count* events took from before the call of publish to the handler, in
+    milliseconds.
+    """
     taken_ms: list[float] = []
     sqs = session().client("sqs")
     wait_for_go()
-    loop(sqs, url, lambda data: taken_ms.append((time.monotonic_ns() - data["sent_ns"]) / 1e6), ALL, lambda: len(taken_ms) >= count)
+    loop(
+        sqs,
+        url,
+        lambda data: taken_ms.append((time.monotonic_ns() - data["sent_ns"]) / 1e6),
+        ALL,
+        lambda: len(taken_ms) >= count,
+    )
     say(taken_ms)
     wait_for_end()
 
@@ -63,11 +86,20 @@ def send(topic_arn: str, count: int) -> None:
 
 
 def pair(server: Server, name: str) -> tuple[str, str]:
-    """Make a topic and a queue that gets its messages as they are; return the ARN of the one and the URL of the other."""
+    """Make a topic and a queue that gets its messages as they are; return the ARN of the one and
+    the URL of the other.
+    """
     sns, sqs = server.client("sns"), server.client("sqs")
-    topic, url = sns.create_topic(Name=name)["TopicArn"], sqs.create_queue(QueueName=name)["QueueUrl"]
-    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"})
+    topic, url = (
+        sns.create_topic(Name=name)["TopicArn"],
+        sqs.create_queue(QueueName=name)["QueueUrl"],
+    )
+    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
+        "QueueArn"
+    ]
+    sns.subscribe(
+        TopicArn=topic, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"}
+    )
     return topic, url
 
 

@@ -1,4 +1,6 @@
-"""How fast and with how many requests a side empties its queue: counted by the server, in the same way for everybody."""
+"""How fast and with how many requests a side empties its queue: counted by the server, in the same
+way for everybody.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from benchmarks.aws.side import side
 
 @dataclasses.dataclass(frozen=True)
 class Drained:
-    """One backlog of ``events``, emptied: the seconds, the requests by action, the CPU seconds of the side."""
+    """One backlog of ``events``, emptied: the seconds, the requests by action, the CPU seconds of
+    the side.
+    """
 
     events: int
     seconds: float
@@ -54,7 +58,12 @@ def drain(server: Server, arguments: Sequence[str], events: int, within_s: float
         return Drained(events, log.drained_s, log.requests, running.cpu_s() - before_s)
 
 
-def published(server: Server, arguments: Sequence[str], events: int, before: Callable[[], object] = lambda: None) -> Published:
+def published(
+    server: Server,
+    arguments: Sequence[str],
+    events: int,
+    before: Callable[[], object] = lambda: None,
+) -> Published:
     """Let a side publish *events*, after it was set up and *before* was called."""
     with side(arguments, server.environment) as running:
         before()
@@ -69,8 +78,13 @@ def published(server: Server, arguments: Sequence[str], events: int, before: Cal
 
 
 def latencies(server: Server, receiver: Sequence[str], sender: Sequence[str]) -> list[float]:
-    """Let one side send events now and then and another one receive them; return what the receiver noted, in milliseconds."""
-    with side(receiver, server.environment) as receiving, side(sender, server.environment) as sending:
+    """Let one side send events now and then and another one receive them; return what the receiver
+    noted, in milliseconds.
+    """
+    with (
+        side(receiver, server.environment) as receiving,
+        side(sender, server.environment) as sending,
+    ):
         receiving.go()
         server.forget()
         server.until("received", 1, 60)

@@ -1,4 +1,6 @@
-"""The processes of a storm on SQS: a worker, and a publisher that says when a batch begins and when it is durable."""
+"""The processes of a storm on SQS: a worker, and a publisher that says when a batch begins and when
+it is durable.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from benchmarks.storm.publisher import TOPIC
 from mltrigger.worker import Worker, stop_on_signals
 
 AHEAD = 100
-"""Events that wait at most: there is work all the time, and a server whose calls take longer the more wait is not slowed down."""
+"""Events that wait at most: there is work all the time, and a server whose calls take longer the
+more wait is not slowed down.
+"""
 _TRIES = 20
 
 
@@ -30,13 +34,18 @@ def work(prefix: str, log: str) -> None:
 
 
 def publish(prefix: str, log: str, first: int, events: int, batch: int) -> None:
-    """Publish from *first* on; the ids are the same however often a batch is repeated, by another process or after a refusal."""
+    """Publish from *first* on; the ids are the same however often a batch is repeated, by another
+    process or after a refusal.
+    """
     ledger = Path(os.environ[LEDGER])
     with connect(prefix, log) as bus:
         for start in range(first, events, batch):
             while length(ledger) / 4 < start - AHEAD:  # two calls an event, two lines a call
                 time.sleep(0.02)
-            samples = [mt.Event({"n": n}, id=f"page-{n:07d}") for n in range(start, min(start + batch, events))]
+            samples = [
+                mt.Event({"n": n}, id=f"page-{n:07d}")
+                for n in range(start, min(start + batch, events))
+            ]
             print(f"begin {start}", flush=True)
             _insist(bus, samples)
             print(f"end {start}", flush=True)

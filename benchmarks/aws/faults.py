@@ -1,4 +1,6 @@
-"""A proxy on loopback that fails as AWS does: throttling, 500 after the call was applied, connections that are reset, slow answers."""
+"""A proxy on loopback that fails as AWS does: throttling, 500 after the call was applied,
+connections that are reset, slow answers.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,23 @@ from urllib.parse import urlsplit
 
 _TIMEOUT_S = 60.0
 _AFTER = {
-    "DeleteMessageBatch": 0.10, "DeleteMessage": 0.10, "ChangeMessageVisibilityBatch": 0.05, "ChangeMessageVisibility": 0.05,
-    "PublishBatch": 0.05, "Publish": 0.05, "SendMessageBatch": 0.05, "SendMessage": 0.05, "ReceiveMessage": 0.02,
-}  # fmt: skip
+    "DeleteMessageBatch": 0.10,
+    "DeleteMessage": 0.10,
+    "ChangeMessageVisibilityBatch": 0.05,
+    "ChangeMessageVisibility": 0.05,
+    "PublishBatch": 0.05,
+    "Publish": 0.05,
+    "SendMessageBatch": 0.05,
+    "SendMessage": 0.05,
+    "ReceiveMessage": 0.02,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """How often what happens, as shares of all calls; ``after`` by the action: 500 although the server did what it was asked."""
+    """How often what happens, as shares of all calls; ``after`` by the action: 500 although the
+    server did what it was asked.
+    """
 
     throttled: float = 0.05
     unavailable: float = 0.01
@@ -43,7 +54,9 @@ CALM = Faults(0, 0, 0, 0, 0, after={})
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Passes requests on to the server at *target*, but for *faults*; ``fired`` counts those by kind, ``seen`` the calls by action."""
+    """Passes requests on to the server at *target*, but for *faults*; ``fired`` counts those by
+    kind, ``seen`` the calls by action.
+    """
 
     daemon_threads = True
     request_queue_size = 128
@@ -65,12 +78,17 @@ class Proxy(http.server.ThreadingHTTPServer):
         faults = self.faults
         with self._guard:
             self.seen[action] += 1
-            late_s = self._chance.uniform(*faults.slow_s) if self._chance.random() < faults.slow else 0.0
+            late_s = (
+                self._chance.uniform(*faults.slow_s) if self._chance.random() < faults.slow else 0.0
+            )
             dice, kind = self._chance.random(), "passed"
             shares = {
-                "throttled": faults.throttled, "unavailable": faults.unavailable, "reset before": faults.reset_before,
-                "reset after": faults.reset_after, f"500 after {action}": faults.after.get(action, 0.0),
-            }  # fmt: skip
+                "throttled": faults.throttled,
+                "unavailable": faults.unavailable,
+                "reset before": faults.reset_before,
+                "reset after": faults.reset_after,
+                f"500 after {action}": faults.after.get(action, 0.0),
+            }
             for name, share in shares.items():
                 if dice < share:
                     kind = name
@@ -88,7 +106,9 @@ class Proxy(http.server.ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         """Close the connection; one that shall be reset without a farewell."""
         with contextlib.suppress(OSError):
-            if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) != struct.pack("ii", 1, 0):
+            if request.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) != struct.pack(
+                "ii", 1, 0
+            ):
                 request.shutdown(socket.SHUT_WR)
         self.close_request(request)
 
@@ -132,7 +152,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._upstream.request(self.command, self.path, body, dict(self.headers))
         answer = self._upstream.getresponse()
         own = ("connection", "keep-alive", "transfer-encoding", "content-length")
-        return answer.status, {name: value for name, value in answer.getheaders() if name.lower() not in own}, answer.read()
+        return (
+            answer.status,
+            {name: value for name, value in answer.getheaders() if name.lower() not in own},
+            answer.read(),
+        )
 
     def _refuse(self, kind: str) -> None:
         throttled = kind == "throttled"
@@ -143,7 +167,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         else:
             code = "Throttling" if throttled else code
             kind = "Sender" if throttled else "Receiver"
-            text = f"<ErrorResponse><Error><Type>{kind}</Type><Code>{code}</Code><Message>Rate exceeded</Message></Error></ErrorResponse>"
+            text = (
+                f"<ErrorResponse><Error><Type>{kind}</Type><Code>{code}</Code><Message>Rate"
+                " exceeded</Message></Error></ErrorResponse>"
+            )
             self._answer(status, {"Content-Type": "text/xml"}, text.encode())
 
     def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:

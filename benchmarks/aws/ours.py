@@ -1,4 +1,6 @@
-"""mltrigger on SNS and SQS, with its log in a SQLite file: publishing, emptying a queue, and from publish to the start of the model."""
+"""mltrigger on SNS and SQS, with its log in a SQLite file: publishing, emptying a queue, and from
+publish to the start of the model.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from benchmarks.harness import Counted, payloads
 from benchmarks.latency import pace
 
 TOPIC = "documents"
-SETTINGS: dict[str, dict[str, Any]] = {"batch": {"batch_size": 100}, "one": {}, "slots": {"max_concurrency": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "batch": {"batch_size": 100},
+    "one": {},
+    "slots": {"max_concurrency": 4},
+}
 """How the subscriptions that are measured are delivered, by their names."""
 PUBLISHED = 500
 """Events in one call of ``publish_batch``."""
@@ -24,7 +30,12 @@ PUBLISHED = 500
 
 def connect(prefix: str, log: str) -> mt.EventBus:
     """Open the bus *prefix* on the server of this process, with its log in the file *log*."""
-    return mt.connect(f"aws://{REGION}/{prefix}", endpoint_url=os.environ["AWS_ENDPOINT_URL"], session=session(), log=f"sqlite:///{log}")
+    return mt.connect(
+        f"aws://{REGION}/{prefix}",
+        endpoint_url=os.environ["AWS_ENDPOINT_URL"],
+        session=session(),
+        log=f"sqlite:///{log}",
+    )
 
 
 def model(name: str) -> mt.Model:
@@ -56,7 +67,9 @@ def drain(prefix: str, log: str, name: str) -> None:
 
 
 def poll(prefix: str, log: str, count: int) -> None:
-    """Note how long each of *count* events took from before the call of ``publish`` to the model, in milliseconds."""
+    """Note how long each of *count* events took from before the call of ``publish`` to the model,
+    in milliseconds.
+    """
     taken_ms: list[float] = []
     enough = threading.Event()
 
@@ -90,13 +103,17 @@ def arguments(what: str, prefix: str, log: str, *more: object) -> list[str]:
 
 
 def twin(server: Server, prefix: str, name: str) -> str:
-    """Subscribe a queue to the topic of the bus, so that it gets the very same messages; return its URL."""
+    """Subscribe a queue to the topic of the bus, so that it gets the very same messages; return its
+    URL.
+    """
     url: str = server.client("sqs").create_queue(QueueName=name)["QueueUrl"]
     account = url.rsplit("/", 2)[1]
     server.client("sns").subscribe(
-        TopicArn=f"arn:aws:sns:{REGION}:{account}:{prefix}-{TOPIC}", Protocol="sqs", Endpoint=f"arn:aws:sqs:{REGION}:{account}:{name}",
+        TopicArn=f"arn:aws:sns:{REGION}:{account}:{prefix}-{TOPIC}",
+        Protocol="sqs",
+        Endpoint=f"arn:aws:sqs:{REGION}:{account}:{name}",
         Attributes={"RawMessageDelivery": "true"},
-    )  # fmt: skip
+    )
     return url
 
 

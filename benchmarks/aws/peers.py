@@ -25,23 +25,42 @@ def noop(data: Any) -> None:
 
 
 def celery(queue: str, tuned: bool) -> Any:
-    """Return an app with its defaults, or *tuned*: acknowledged late and fetched ahead, without pauses and results."""
+    """Return an app with its defaults, or *tuned*: acknowledged late and fetched ahead, without
+    pauses and results.
+    """
     from celery import Celery
 
     where = urlsplit(os.environ["AWS_ENDPOINT_URL"])
     app = Celery("bench", broker=f"sqs://testing:testing@{where.netloc}//", set_as_current=False)
-    app.conf.broker_transport_options = {"region": REGION, "is_secure": False, **(TUNED if tuned else {})}
+    app.conf.broker_transport_options = {
+        "region": REGION,
+        "is_secure": False,
+        **(TUNED if tuned else {}),
+    }
     app.conf.task_default_queue = queue
     app.conf.broker_connection_retry_on_startup = True
     app.conf.worker_hijack_root_logger = app.conf.worker_redirect_stdouts = False
     if tuned:
-        app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=100, worker_concurrency=1)
+        app.conf.update(
+            task_acks_late=True,
+            task_ignore_result=True,
+            worker_prefetch_multiplier=100,
+            worker_concurrency=1,
+        )
     return app
 
 
 def _worker(tuned: bool) -> list[str]:
-    """Return the command line of Celery's worker: without what SQS cannot carry, and when *tuned* in the fastest pool for such a task."""
-    quiet = ["worker", "--loglevel=CRITICAL", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    """Return the command line of Celery's worker: without what SQS cannot carry, and when *tuned*
+    in the fastest pool for such a task.
+    """
+    quiet = [
+        "worker",
+        "--loglevel=CRITICAL",
+        "--without-gossip",
+        "--without-mingle",
+        "--without-heartbeat",
+    ]
     return [*quiet, "--pool=solo"] if tuned else quiet
 
 
@@ -64,7 +83,9 @@ def drain(queue: str, tuned: bool) -> None:
 
 
 def poll(queue: str, count: int) -> None:
-    """Note how long each task took from before the call of ``apply_async`` to its first line, in milliseconds."""
+    """Note how long each task took from before the call of ``apply_async`` to its first line, in
+    milliseconds.
+    """
     app, taken_ms = celery(queue, True), list[float]()
     enough = threading.Event()
 

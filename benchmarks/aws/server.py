@@ -1,7 +1,8 @@
-"""An SQS, SNS and S3 server on loopback, as a process of its own: fauxqs for figures, moto where there is no Node.
+"""An SQS, SNS and S3 server on loopback, as a process of its own: fauxqs for figures, moto where
+there is no Node.
 
-fauxqs keeps the log that everybody is counted by. moto's calls take longer the more messages wait (below 200 they are fit for a storm,
-never for a benchmark).
+fauxqs keeps the log that everybody is counted by. moto's calls take longer the more messages wait
+(below 200 they are fit for a storm, never for a benchmark).
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ sys.stdin.read()
 
 
 class Log(NamedTuple):
-    """What the server served since it was told to forget: requests by action, refusals, receives, and messages sent and deleted."""
+    """What the server served since it was told to forget: requests by action, refusals, receives,
+    and messages sent and deleted.
+    """
 
     requests: dict[str, int]
     refused: int
@@ -56,7 +59,9 @@ class Log(NamedTuple):
 
     @property
     def drained_s(self) -> float:
-        """From the arrival of the first receive to the answer of the last delete, by the server's clock."""
+        """From the arrival of the first receive to the answer of the last delete, by the server's
+        clock.
+        """
         if self.first_receive_ms is None or self.last_delete_ms is None:
             raise RuntimeError("nothing was received and deleted")
         return (self.last_delete_ms - self.first_receive_ms) / 1e3
@@ -79,24 +84,37 @@ class Server:
 
     def forget(self) -> None:
         """Begin a new log; fauxqs only."""
-        urllib.request.urlopen(urllib.request.Request(f"{self.url}/_bench/forget", method="POST"), timeout=10).close()
+        urllib.request.urlopen(
+            urllib.request.Request(f"{self.url}/_bench/forget", method="POST"), timeout=10
+        ).close()
 
     def log(self) -> Log:
         """Return the log; fauxqs only."""
         return Log(**self._get("/_bench/log"))
 
     def until(self, what: str, count: int, within_s: float) -> Log:
-        """Return the log once it has *count* of *what*, ``received`` or ``deleted``; raise TimeoutError after *within_s* seconds."""
-        found = Log(**self._get(f"/_bench/until/{what}/{count}/within/{within_s * 1e3:.0f}", within_s + 10))
+        """Return the log once it has *count* of *what*, ``received`` or ``deleted``; raise
+        TimeoutError after *within_s* seconds.
+        """
+        found = Log(
+            **self._get(f"/_bench/until/{what}/{count}/within/{within_s * 1e3:.0f}", within_s + 10)
+        )
         if getattr(found, what) < count:
-            raise TimeoutError(f"{getattr(found, what):,} of {count:,} {what} after {within_s:g} s: {found.requests}")
+            raise TimeoutError(
+                f"{getattr(found, what):,} of {count:,} {what} after {within_s:g} s:"
+                f" {found.requests}"
+            )
         return found
 
     def left(self) -> dict[str, int]:
-        """Return the messages that each queue has, in flight or not; queues without any are left out."""
+        """Return the messages that each queue has, in flight or not; queues without any are left
+        out.
+        """
         sqs, found = self.client("sqs"), {}
         for url in sqs.list_queues().get("QueueUrls", []):
-            names = [f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")]
+            names = [
+                f"ApproximateNumberOfMessages{which}" for which in ("", "NotVisible", "Delayed")
+            ]
             counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             found[url.rpartition("/")[2]] = sum(map(int, counts.values()))
         return {name: count for name, count in found.items() if count}
@@ -107,9 +125,16 @@ class Server:
 
 
 def environment(url: str) -> dict[str, str]:
-    """Return the variables by which boto3 finds the server at *url*, with credentials that mean nothing."""
+    """Return the variables by which boto3 finds the server at *url*, with credentials that mean
+    nothing.
+    """
     nothing = os.devnull
-    return {**CREDENTIALS, "AWS_ENDPOINT_URL": url, "AWS_CONFIG_FILE": nothing, "AWS_SHARED_CREDENTIALS_FILE": nothing}
+    return {
+        **CREDENTIALS,
+        "AWS_ENDPOINT_URL": url,
+        "AWS_CONFIG_FILE": nothing,
+        "AWS_SHARED_CREDENTIALS_FILE": nothing,
+    }
 
 
 def session() -> Any:
@@ -124,7 +149,10 @@ def fauxqs() -> Iterator[Server]:
     """Run fauxqs until the block ends; at first use it is installed by npm, below the user's cache."""
     node = shutil.which("node")
     if node is None:
-        raise SystemExit("node is not installed: the benchmarks on SQS need Node 20 or newer for their server, fauxqs")
+        raise SystemExit(
+            "node is not installed: the benchmarks on SQS need Node 20 or newer for their server,"
+            " fauxqs"
+        )
     with _running([node, str(_SCRIPT), str(_app()), REGION]) as server:
         yield server
 
@@ -137,10 +165,19 @@ def moto() -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], variables: Mapping[str, str] = CREDENTIALS) -> Iterator[Server]:
-    """Start *command*, read its address, and end it by its pid; it also ends when this process does: its input is closed."""
+def _running(
+    command: Sequence[str], variables: Mapping[str, str] = CREDENTIALS
+) -> Iterator[Server]:
+    """Start *command*, read its address, and end it by its pid; it also ends when this process
+    does: its input is closed.
+    """
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **variables}, start_new_session=True, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **variables},
+        start_new_session=True,
+        text=True,
     )
     assert process.stdout is not None and process.stdin is not None
     try:
@@ -165,7 +202,17 @@ def _app() -> Path:
             raise SystemExit("npm is not installed: it is needed once, to install fauxqs")
         print(f"installing fauxqs {FAUXQS} below the cache folder, once", flush=True)
         folder.mkdir(parents=True, exist_ok=True)
-        wanted = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts", "--silent", f"fauxqs@{FAUXQS}"]
+        wanted = [
+            npm,
+            "install",
+            "--prefix",
+            str(folder),
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+            "--silent",
+            f"fauxqs@{FAUXQS}",
+        ]
         subprocess.run(wanted, check=True, cwd=folder, stdin=subprocess.DEVNULL)
     return app
 

@@ -1,6 +1,7 @@
 """One side of a comparison, in a process of its own, and the CPU that it and its children use.
 
-The process says ``ready`` when everything is imported and its clients are made, begins at ``go``, and ends when its standard input does.
+The process says ``ready`` when everything is imported and its clients are made, begins at ``go``,
+and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -67,9 +68,14 @@ class Side:
 def side(arguments: Sequence[str], environment: Mapping[str, str]) -> Iterator[Side]:
     """Start ``python -m`` *arguments* from the checkout, and wait until it is ready."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
     started = Side(process)
     try:
         if started.result() != "ready":
@@ -93,7 +99,8 @@ def wait_for_go() -> None:
 
 def wait_for_end() -> None:
     """Return when the parent has closed the input, or is gone."""
-    while os.read(0, 4096):  # not sys.stdin: a process that is forked meanwhile would inherit its lock, held
+    # not sys.stdin: a process that is forked meanwhile would inherit its lock, held
+    while os.read(0, 4096):
         pass
 
 
@@ -108,7 +115,9 @@ def at_end(action: Callable[[], object]) -> None:
 
 
 def cpu_s(session: int) -> float:
-    """Return the CPU seconds of the processes of a session, those that it has waited for included; 0.0 where there is no /proc."""
+    """Return the CPU seconds of the processes of a session, those that it has waited for included;
+    0.0 where there is no /proc.
+    """
     ticks = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

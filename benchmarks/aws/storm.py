@@ -1,4 +1,6 @@
-"""``python -m benchmarks.aws.storm``: kill workers while SQS throttles, fails and resets; print what became of every event."""
+"""``python -m benchmarks.aws.storm``: kill workers while SQS throttles, fails and resets; print
+what became of every event.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ LEASE_S = 3.0
 TIMEOUT_S = 1.0
 SLOTS = 3
 QUIET_S = 30.0
-"""Open events that nobody has begun for so long are stuck: ten leases, and longer than what was not confirmed waits to be sent again."""
+"""Open events that nobody has begun for so long are stuck: ten leases, and longer than what was not
+confirmed waits to be sent again.
+"""
 DRAIN_S = 40.0
 SHOWN = 12
 SERVERS = {"fauxqs": fauxqs, "moto": moto}
@@ -42,7 +46,9 @@ SERVERS = {"fauxqs": fauxqs, "moto": moto}
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much storm: events of the first level (as many again on the second), kills of workers, worker processes."""
+    """How much storm: events of the first level (as many again on the second), kills of workers,
+    worker processes.
+    """
 
     events: int = 2_000
     kills: int = 20
@@ -59,7 +65,10 @@ SMOKE = Sizes(200, 3, 3)
 
 @dataclasses.dataclass
 class Verdict:
-    """One storm, judged from the log and the ledger. ``broken`` names every promise that was not kept."""
+    """One storm, judged from the log and the ledger.
+
+    ``broken`` names every promise that was not kept.
+    """
 
     seed: int
     published: int = 0
@@ -96,18 +105,30 @@ class Groups(Crowd):
         return struck
 
 
-def storm(folder: Path, server: Server, sizes: Sizes, seed: int, faults: Faults | None = None) -> Verdict:
-    """Publish to two levels of subscriptions behind a proxy that fails; kill workers and the publisher; judge what is left."""
+def storm(
+    folder: Path, server: Server, sizes: Sizes, seed: int, faults: Faults | None = None
+) -> Verdict:
+    """Publish to two levels of subscriptions behind a proxy that fails; kill workers and the
+    publisher; judge what is left.
+    """
     chance = random.Random(seed)
     log, book = folder / "log.db", folder / "ledger"
     prefix = f"{PREFIX}-{seed}"
-    bus = mt.connect(f"aws://{REGION}/{prefix}", endpoint_url=server.url, session=session(), log=f"sqlite:///{log}")
+    bus = mt.connect(
+        f"aws://{REGION}/{prefix}",
+        endpoint_url=server.url,
+        session=session(),
+        log=f"sqlite:///{log}",
+    )
     with bus:
         policy = {"lease_s": LEASE_S, "timeout_s": TIMEOUT_S, "max_concurrency": SLOTS}
         bus.subscribe(TOPIC, models.read, emit=FILED, listen=False, **policy)
         bus.subscribe(FILED, models.file, listen=False, **policy)
     with proxy(server.url, faults or Faults(), chance) as between:
-        found, crowd, publisher = Verdict(seed), *_start(folder, log, prefix, between, sizes, chance)
+        found, crowd, publisher = (
+            Verdict(seed),
+            *_start(folder, log, prefix, between, sizes, chance),
+        )
         started = time.monotonic()
         try:
             strike(crowd, [signal.SIGKILL] * sizes.kills, 2 * sizes.events, book, chance)
@@ -120,7 +141,9 @@ def storm(folder: Path, server: Server, sizes: Sizes, seed: int, faults: Faults 
             crowd.abort()
             publisher.abort()
     found.fired, found.calls = between.fired, between.seen
-    found.left = {queue: count for queue, count in server.left().items() if queue.startswith(f"{prefix}-")}
+    found.left = {
+        queue: count for queue, count in server.left().items() if queue.startswith(f"{prefix}-")
+    }
     _judge(found, log, Ledger(book), sizes)
     found.per_s = found.outcomes / seconds
     _processes(found, crowd, publisher)
@@ -128,7 +151,9 @@ def storm(folder: Path, server: Server, sizes: Sizes, seed: int, faults: Faults 
     return found
 
 
-def _start(folder: Path, log: Path, prefix: str, between: Proxy, sizes: Sizes, chance: random.Random) -> tuple[Groups, Publisher]:
+def _start(
+    folder: Path, log: Path, prefix: str, between: Proxy, sizes: Sizes, chance: random.Random
+) -> tuple[Groups, Publisher]:
     place = [prefix, str(log)]
     around = {**environment(between.url), LEDGER: str(folder / "ledger")}
     crowd = Groups(["-m", "benchmarks.aws.crew", "work", *place], around, sizes.workers, folder)
@@ -136,7 +161,15 @@ def _start(folder: Path, log: Path, prefix: str, between: Proxy, sizes: Sizes, c
     strikes = chance.sample(starts[1:], min(len(starts) - 1, max(1, sizes.kills // 10)))
 
     def publish(first: int) -> list[str]:
-        return ["-m", "benchmarks.aws.crew", "publish", *place, str(first), str(sizes.events), str(sizes.batch)]
+        return [
+            "-m",
+            "benchmarks.aws.crew",
+            "publish",
+            *place,
+            str(first),
+            str(sizes.events),
+            str(sizes.batch),
+        ]
 
     return crowd, Publisher(publish, around, folder, strikes, chance)
 
@@ -144,15 +177,20 @@ def _start(folder: Path, log: Path, prefix: str, between: Proxy, sizes: Sizes, c
 def _open(log: Path) -> int:
     """Return how many deliveries wait, are leased, or are not sent yet."""
     with reading(log) as connection:
-        counts = "(SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease) + (SELECT count(*) FROM unsent)"
+        counts = (
+            "(SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease) + (SELECT count(*) FROM"
+            " unsent)"
+        )
         return int(connection.execute(f"SELECT {counts}").fetchone()[0])
 
 
-# -- judging -------------------------------------------------------------------------------------------------------------------
+# -- judging ---------------------------------------------------------------------------------------
 
 
 def _judge(found: Verdict, log: Path, ledger: Ledger, sizes: Sizes) -> None:
-    """Follow each number from the publisher through both levels, in the log; compare with the ledger."""
+    """Follow each number from the publisher through both levels, in the log; compare with the
+    ledger.
+    """
     with mt.connect(f"sqlite:///{log}") as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
     with reading(log) as connection:
@@ -164,21 +202,31 @@ def _judge(found: Verdict, log: Path, ledger: Ledger, sizes: Sizes) -> None:
 def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, events: int) -> None:
     where: dict[int, tuple[int, int]] = {}
     seqs: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for seq, topic, data in connection.execute("SELECT e.seq, t.name, e.data FROM event e JOIN topic t ON t.id = e.topic_id"):
+    for seq, topic, data in connection.execute(
+        "SELECT e.seq, t.name, e.data FROM event e JOIN topic t ON t.id = e.topic_id"
+    ):
         where[seq] = (2 if topic == FILED else 1, json.loads(data)["n"])
         seqs[where[seq]].append(seq)
     final: Counter[int] = Counter()
     succeeded: set[tuple[int, int]] = set()
-    for seq, outcome, n in connection.execute("SELECT seq, outcome, count(*) FROM invocation GROUP BY seq, outcome"):
+    for seq, outcome, n in connection.execute(
+        "SELECT seq, outcome, count(*) FROM invocation GROUP BY seq, outcome"
+    ):
         found.counts[outcome] += n
         final[seq] += n if outcome in ("succeeded", "dead", "skipped") else 0
         succeeded |= {where[seq]} if outcome == "succeeded" else set()
-    open_ = {seq for (seq,) in connection.execute("SELECT seq FROM waiting UNION SELECT seq FROM lease")}
+    open_ = {
+        seq for (seq,) in connection.execute("SELECT seq FROM waiting UNION SELECT seq FROM lease")
+    }
     due = [(1, n) for n in range(events)] + [(2, n) for level, n in succeeded if level == 1]
     found.lost = sum(not any(final[seq] or seq in open_ for seq in seqs[place]) for place in due)
-    found.published, found.handed_on = (sum(level == wanted for level, _ in seqs) for wanted in (1, 2))
+    found.published, found.handed_on = (
+        sum(level == wanted for level, _ in seqs) for wanted in (1, 2)
+    )
     found.outcomes = sum(n > 0 for n in final.values())
-    found.doubled = sum(n - 1 for n in final.values() if n) + sum(len(same) - 1 for same in seqs.values() if same)
+    found.doubled = sum(n - 1 for n in final.values() if n) + sum(
+        len(same) - 1 for same in seqs.values() if same
+    )
     found.unrun = sum(not ledger.ended[place] for place in succeeded)
 
 
@@ -187,9 +235,15 @@ def _processes(found: Verdict, crowd: Crowd, publisher: Publisher) -> None:
     found.publisher_kills = publisher.kills
     printed = crowd.printed("err")
     said = [line for text in printed.values() for line in text.splitlines() if line.strip()]
-    found.complaints += [line for line in said if "Traceback" in line or " ERROR " in line or " CRITICAL " in line]
+    found.complaints += [
+        line for line in said if "Traceback" in line or " ERROR " in line or " CRITICAL " in line
+    ]
     found.counts["warnings"] = sum(" WARNING " in line for line in said)
-    found.broken += [f"a worker ended by itself with status {e.status}: {_last(printed, e.pid)}" for e in crowd.ends if e.signum == 0]
+    found.broken += [
+        f"a worker ended by itself with status {e.status}: {_last(printed, e.pid)}"
+        for e in crowd.ends
+        if e.signum == 0
+    ]
     for end in crowd.ends:
         if end.signum == signal.SIGTERM and end.status != 0:
             found.broken.append(f"a worker ended with status {end.status} after SIGTERM")
@@ -202,35 +256,86 @@ def _last(printed: dict[int, str], pid: int) -> str:
 
 
 def _promises(found: Verdict, sizes: Sizes) -> None:
-    zero = {"lost": found.lost, "second outcomes": found.doubled, "stuck": found.stuck, "outcomes without a run": found.unrun}
+    zero = {
+        "lost": found.lost,
+        "second outcomes": found.doubled,
+        "stuck": found.stuck,
+        "outcomes without a run": found.unrun,
+    }
     found.broken += [f"{n} {what}" for what, n in zero.items() if n]
     found.broken += [] if found.balanced else ["bus.audit() is not balanced"]
     found.broken += [] if found.integrity == "ok" else [f"integrity_check: {found.integrity}"]
-    found.broken += [] if found.kills >= sizes.kills else [f"{found.kills} of {sizes.kills} kills: nobody worked any more"]
+    found.broken += (
+        []
+        if found.kills >= sizes.kills
+        else [f"{found.kills} of {sizes.kills} kills: nobody worked any more"]
+    )
 
 
-# -- the report ----------------------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
 
 
 def report_of(all_: Sequence[Verdict], sizes: Sizes, kind: str) -> Report:
     """Return the tables, one line a seed, beside what was promised."""
     report = Report(
-        "Kill storm on SQS", "workers are killed while the service fails, and the log and a ledger say what became of every event"
+        "Kill storm on SQS",
+        "workers are killed while the service fails, and the log and a ledger say what became of"
+        " every event",
     )
-    head = ("seed", "events", "kills", "outcomes", "lost", "second outcomes", "stuck", "repeats", "events/s", "abandoned", "failed", "dead",
-            "audit", "integrity", "faults", "calls", "complaints", "left in SQS")  # fmt: skip
+    head = (
+        "seed",
+        "events",
+        "kills",
+        "outcomes",
+        "lost",
+        "second outcomes",
+        "stuck",
+        "repeats",
+        "events/s",
+        "abandoned",
+        "failed",
+        "dead",
+        "audit",
+        "integrity",
+        "faults",
+        "calls",
+        "complaints",
+        "left in SQS",
+    )
     report.tables.append(Table("What became of the events", head, [_row(v) for v in all_]))
     fired = sum((v.fired for v in all_), Counter[str]())
     calls = sum((v.calls for v in all_), Counter[str]())
-    report.tables.append(Table("Faults that fired", ("kind", "times"), [(kind_, f"{n:,}") for kind_, n in fired.most_common()]))
-    report.tables.append(Table("API calls", ("action", "calls"), [(action, f"{n:,}") for action, n in calls.most_common()]))
-    zeros = {"lost": "lost", "second outcomes": "doubled", "stuck": "stuck", "outcomes without a run": "unrun"}
+    report.tables.append(
+        Table(
+            "Faults that fired",
+            ("kind", "times"),
+            [(kind_, f"{n:,}") for kind_, n in fired.most_common()],
+        )
+    )
+    report.tables.append(
+        Table(
+            "API calls",
+            ("action", "calls"),
+            [(action, f"{n:,}") for action, n in calls.most_common()],
+        )
+    )
+    zeros = {
+        "lost": "lost",
+        "second outcomes": "doubled",
+        "stuck": "stuck",
+        "outcomes without a run": "unrun",
+    }
     for what, name in zeros.items():
         n = sum(getattr(v, name) for v in all_)
         report.targets.append(Target(what, "0", str(n), n == 0))
     whole = sum(v.balanced and v.integrity == "ok" for v in all_)
     report.targets.append(
-        Target("storms after which the books balance and the log is whole", str(len(all_)), str(whole), whole == len(all_))
+        Target(
+            "storms after which the books balance and the log is whole",
+            str(len(all_)),
+            str(whole),
+            whole == len(all_),
+        )
     )
     report.notes += _notes(sizes, kind)
     return report
@@ -239,33 +344,64 @@ def report_of(all_: Sequence[Verdict], sizes: Sizes, kind: str) -> Report:
 def _row(v: Verdict) -> tuple[str, ...]:
     counts = [f"{n:,}" for n in (v.outcomes, v.lost, v.doubled, v.stuck, v.repeats)]
     own = [f"{v.counts[name]:,}" for name in ("abandoned", "failed", "dead")]
-    said = ("balanced" if v.balanced else "NOT BALANCED", v.integrity, f"{v.fired.total():,}", f"{v.calls.total():,}")
+    said = (
+        "balanced" if v.balanced else "NOT BALANCED",
+        v.integrity,
+        f"{v.fired.total():,}",
+        f"{v.calls.total():,}",
+    )
     kills = f"{v.kills} + {v.publisher_kills}"
     events = f"{v.published:,} + {v.handed_on:,}"
-    return (str(v.seed), events, kills, *counts, number(v.per_s), *own, *said, str(len(v.complaints)), str(sum(v.left.values())))
+    return (
+        str(v.seed),
+        events,
+        kills,
+        *counts,
+        number(v.per_s),
+        *own,
+        *said,
+        str(len(v.complaints)),
+        str(sum(v.left.values())),
+    )
 
 
 def _notes(sizes: Sizes, kind: str) -> list[str]:
     server = f"fauxqs {FAUXQS}" if kind == "fauxqs" else f"moto {version_of('moto')}"
     faults = Faults()
     after = ", ".join(
-        f"{share:.0%} of {action}" for action, share in faults.after.items() if action.endswith("Batch") or action[:7] == "Receive"
+        f"{share:.0%} of {action}"
+        for action, share in faults.after.items()
+        if action.endswith("Batch") or action[:7] == "Receive"
     )
     return [
-        f"`python -m benchmarks.aws.storm --events {sizes.events} --kills {sizes.kills} --workers {sizes.workers}`; {server} behind "
-        f"our proxy; mltrigger {mt.__version__}, boto3 {version_of('boto3')}, Python "
-        f"{sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}.",
-        f"Faults, as shares of all calls: throttled {faults.throttled:.0%}, 503 {faults.unavailable:.0%}, connection reset before the call "
-        f"{faults.reset_before:.0%} and after it {faults.reset_after:.0%}, {faults.slow_s[0]:g} to {faults.slow_s[1]:g} s late "
-        f"{faults.slow:.0%}; 500 after the server applied the call: {after}. They go on until the end.",
-        f"{sizes.workers} workers that share one log (SQLite, durability full), two subscriptions, the second on what the first emits, "
-        f"{SLOTS} slots each; a call sleeps {MODEL_S * 1e3:g} ms; lease {LEASE_S:g} s. Events are published in batches of {sizes.batch}, "
-        f"at most some {AHEAD} ahead.",
-        "kills: SIGKILL of the process group of a random worker, spread over the calls of the models, and of the publisher within a batch, "
-        "which another one repeats with the same ids. lost: no final outcome, and not open. stuck: open, or not sent, when nobody had "
-        f"begun anything for {QUIET_S:g} s. repeats: calls of a model beyond the first with an event. complaints: errors and tracebacks "
-        "that workers printed. left in SQS: messages that are still in queues at the end: their outcomes are recorded, and who receives "
-        "them deletes them.",
+        (
+            f"`python -m benchmarks.aws.storm --events {sizes.events} --kills {sizes.kills}"
+            f" --workers {sizes.workers}`; {server} behind our proxy; mltrigger {mt.__version__},"
+            f" boto3 {version_of('boto3')}, Python {sys.version.split()[0]}, SQLite"
+            f" {sqlite3.sqlite_version}."
+        ),
+        (
+            f"Faults, as shares of all calls: throttled {faults.throttled:.0%}, 503"
+            f" {faults.unavailable:.0%}, connection reset before the call {faults.reset_before:.0%}"
+            f" and after it {faults.reset_after:.0%}, {faults.slow_s[0]:g} to {faults.slow_s[1]:g}"
+            f" s late {faults.slow:.0%}; 500 after the server applied the call: {after}. They go on"
+            " until the end."
+        ),
+        (
+            f"{sizes.workers} workers that share one log (SQLite, durability full), two"
+            f" subscriptions, the second on what the first emits, {SLOTS} slots each; a call sleeps"
+            f" {MODEL_S * 1e3:g} ms; lease {LEASE_S:g} s. Events are published in batches of"
+            f" {sizes.batch}, at most some {AHEAD} ahead."
+        ),
+        (
+            "kills: SIGKILL of the process group of a random worker, spread over the calls of the"
+            " models, and of the publisher within a batch, which another one repeats with the same"
+            " ids. lost: no final outcome, and not open. stuck: open, or not sent, when nobody had"
+            f" begun anything for {QUIET_S:g} s. repeats: calls of a model beyond the first with an"
+            " event. complaints: errors and tracebacks that workers printed. left in SQS: messages"
+            " that are still in queues at the end: their outcomes are recorded, and who receives"
+            " them deletes them."
+        ),
     ]
 
 
@@ -290,22 +426,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(found: Verdict) -> None:
-    print(f"seed {found.seed}: {'broken: ' + '; '.join(found.broken) if found.broken else 'kept'}", flush=True)
+    print(
+        f"seed {found.seed}: {'broken: ' + '; '.join(found.broken) if found.broken else 'kept'}",
+        flush=True,
+    )
     for line in found.complaints[:SHOWN]:
         print(f"  {line}", flush=True)
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.aws.storm", description="kill workers while SQS fails; count every event")
-    parser.add_argument("--seeds", type=int, default=1, help="storms in a row (default: 1)")
-    parser.add_argument("--first-seed", type=int, default=1, help="number of the first one (default: 1)")
-    parser.add_argument(
-        "--events", type=int, default=Sizes.events, help=f"events a seed, and as many again handed on (default: {Sizes.events})"
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.aws.storm",
+        description="kill workers while SQS fails; count every event",
     )
-    parser.add_argument("--kills", type=int, default=Sizes.kills, help=f"SIGKILLs of workers a seed (default: {Sizes.kills})")
-    parser.add_argument("--workers", type=int, default=Sizes.workers, help=f"worker processes (default: {Sizes.workers})")
-    parser.add_argument("--server", choices=list(SERVERS), default="fauxqs", help="behind the proxy (default: fauxqs)")
-    parser.add_argument("--smoke", action="store_true", help=f"one seed, {SMOKE.events} events, {SMOKE.kills} kills")
+    parser.add_argument("--seeds", type=int, default=1, help="storms in a row (default: 1)")
+    parser.add_argument(
+        "--first-seed", type=int, default=1, help="number of the first one (default: 1)"
+    )
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=Sizes.events,
+        help=f"events a seed, and as many again handed on (default: {Sizes.events})",
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=Sizes.kills,
+        help=f"SIGKILLs of workers a seed (default: {Sizes.kills})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=Sizes.workers,
+        help=f"worker processes (default: {Sizes.workers})",
+    )
+    parser.add_argument(
+        "--server",
+        choices=list(SERVERS),
+        default="fauxqs",
+        help="behind the proxy (default: fauxqs)",
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help=f"one seed, {SMOKE.events} events, {SMOKE.kills} kills"
+    )
     parser.add_argument("--write", action="store_true", help=f"write the section in {RESULTS.name}")
     return parser.parse_args(arguments)
 

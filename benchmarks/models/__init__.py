@@ -1,1 +1,3 @@
-"""Models through mltrigger beside calling them directly, beside MLServer, and the cost of one HTTP model call and of a schema."""
+"""Models through mltrigger beside calling them directly, beside MLServer, and the cost of one HTTP
+model call and of a schema.
+"""

@@ -1,4 +1,6 @@
-"""The cost of one call of a model behind HTTP: mltrigger's endpoints beside requests, urllib3 and http.client, to one server."""
+"""The cost of one call of a model behind HTTP: mltrigger's endpoints beside requests, urllib3 and
+http.client, to one server.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,16 @@ LIMIT = "requests.Session.post"
 _TENSOR = {"name": "x", "datatype": "FP64", "shape": [-1, len(COLUMNS)]}
 _OUTPUT = {"name": "predict", "datatype": "INT64", "shape": [-1]}
 ANSWERS = {
-    b"GET /v2/models/m": {"name": "m", "platform": "none", "inputs": [_TENSOR], "outputs": [_OUTPUT]},
-    b"POST /v2/models/m/infer": {"model_name": "m", "outputs": [{"name": "predict", "shape": [1], "datatype": "INT64", "data": [1]}]},
+    b"GET /v2/models/m": {
+        "name": "m",
+        "platform": "none",
+        "inputs": [_TENSOR],
+        "outputs": [_OUTPUT],
+    },
+    b"POST /v2/models/m/infer": {
+        "model_name": "m",
+        "outputs": [{"name": "predict", "shape": [1], "datatype": "INT64", "data": [1]}],
+    },
     b"POST /score": {"predict": 1},
 }
 
@@ -50,7 +60,11 @@ async def serve() -> None:
     ready = {}
     for line, answer in ANSWERS.items():
         body = json.dumps(answer).encode()
-        ready[line] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        ready[line] = (
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            % len(body)
+            + body
+        )
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Answering(ready), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
@@ -77,9 +91,16 @@ def clients(port: int) -> dict[str, Callable[[], Any]]:
     import urllib3
 
     row, base = rows(1)[0], f"http://127.0.0.1:{port}"
-    session, pool, connection = requests.Session(), urllib3.PoolManager(), http.client.HTTPConnection("127.0.0.1", port)
+    session, pool, connection = (
+        requests.Session(),
+        urllib3.PoolManager(),
+        http.client.HTTPConnection("127.0.0.1", port),
+    )
     setting = Setting(timeout_s=60.0)
-    plain, oip = Address(f"{base}/score"), Address.of(f"oip+{base}/v2/models/m", {"columns": COLUMNS})
+    plain, oip = (
+        Address(f"{base}/score"),
+        Address.of(f"oip+{base}/v2/models/m", {"columns": COLUMNS}),
+    )
     endpoints = {
         "mltrigger, JSON endpoint": scheme_of(plain).open(plain, setting),
         "mltrigger, Open Inference Protocol": scheme_of(oip).open(oip, setting),
@@ -92,7 +113,9 @@ def clients(port: int) -> dict[str, Callable[[], Any]]:
 
     return {
         "http.client": bare,
-        "urllib3.PoolManager.request": lambda: pool.request("POST", f"{base}/score", json=row).json(),
+        "urllib3.PoolManager.request": lambda: pool.request(
+            "POST", f"{base}/score", json=row
+        ).json(),
         LIMIT: lambda: session.post(f"{base}/score", json=row, timeout=60).json(),
         **{name: _asking(endpoint, event) for name, endpoint in endpoints.items()},
     }
@@ -104,7 +127,9 @@ def _asking(endpoint: Any, event: mt.Event) -> Callable[[], Any]:
 
 
 def measure(asked: dict[str, Callable[[], Any]], calls: int) -> dict[str, float]:
-    """Return microseconds a call, everybody in turn, in blocks of 50 so that nobody has the quiet moment alone."""
+    """Return microseconds a call, everybody in turn, in blocks of 50 so that nobody has the quiet
+    moment alone.
+    """
     spent = dict.fromkeys(asked, 0.0)
     for call in asked.values():
         for _ in range(20):

@@ -42,7 +42,11 @@ def checks() -> dict[str, Callable[[], Any]]:
         price: float = 0.0
 
     record, row = {"number": 3, "text": "invoice", "price": 12.5}, rows(1)[0]
-    wide = {"type": "object", "properties": {name: {"type": "number"} for name in COLUMNS}, "required": COLUMNS}
+    wide = {
+        "type": "object",
+        "properties": {name: {"type": "number"} for name in COLUMNS},
+        "required": COLUMNS,
+    }
     hinted, _ = inferred(_plain, batch=False)
     schemas = {
         "type hint dict[str, Any]": (hinted, record),
@@ -52,7 +56,11 @@ def checks() -> dict[str, Callable[[], Any]]:
         "JSON Schema, 3 fields": (schema_of(Page.model_json_schema()), record),
         "JSON Schema, 10 fields": (schema_of(wide), row),
     }
-    return {name: lambda schema=schema, value=value: schema.accept(value) for name, (schema, value) in schemas.items() if schema}
+    return {
+        name: lambda schema=schema, value=value: schema.accept(value)
+        for name, (schema, value) in schemas.items()
+        if schema
+    }
 
 
 def measure(checked: dict[str, Callable[[], Any]], times: int) -> dict[str, float]:

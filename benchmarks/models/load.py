@@ -1,7 +1,9 @@
-"""The load on an Open Inference Protocol server, in a process of its own: some keep-alive connections, each with one request at a time.
+"""The load on an Open Inference Protocol server, in a process of its own: some keep-alive
+connections, each with one request at a time.
 
-``python -m benchmarks.models.load HOST PORT MODEL CONNECTIONS ROWS SECONDS`` prints what it counted as JSON. It speaks the least HTTP that
-works and its requests are ready-made: what it costs itself is printed, too.
+``python -m benchmarks.models.load HOST PORT MODEL CONNECTIONS ROWS SECONDS`` prints what it counted
+as JSON. It speaks the least HTTP that works and its requests are ready-made: what it costs itself
+is printed, too.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ def request(host: str, model: str, rows: int) -> bytes:
     tensor = {"name": "x", "shape": [rows, FEATURES], "datatype": "FP64", "data": values}
     body = json.dumps({"inputs": [tensor]}).encode()
     head = (
-        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Type:"
+        f" application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
@@ -57,7 +60,9 @@ class Load:
         writer.close()
 
 
-async def run(host: str, port: int, model: str, connections: int, rows: int, seconds: float) -> dict[str, float]:
+async def run(
+    host: str, port: int, model: str, connections: int, rows: int, seconds: float
+) -> dict[str, float]:
     """Load the server and return what was counted."""
     load = Load(host, port, request(host, model, rows), seconds)
     cpu_s, started = time.process_time(), time.perf_counter()
@@ -74,4 +79,10 @@ async def run(host: str, port: int, model: str, connections: int, rows: int, sec
 
 if __name__ == "__main__":
     host_, port_, model_, connections_, rows_, seconds_ = sys.argv[1:]
-    print(json.dumps(asyncio.run(run(host_, int(port_), model_, int(connections_), int(rows_), float(seconds_)))))
+    print(
+        json.dumps(
+            asyncio.run(
+                run(host_, int(port_), model_, int(connections_), int(rows_), float(seconds_))
+            )
+        )
+    )

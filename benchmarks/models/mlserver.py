@@ -30,7 +30,8 @@ model = RandomForestClassifier(100, random_state=0) if sys.argv[2] == "forest" e
 joblib.dump(model.fit(known["features"], known["classes"]), sys.argv[3])
 """
 _VERSIONS = (
-    "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in ('mlserver', 'mlserver-sklearn', 'scikit-learn')), sep=', ')"
+    "import importlib.metadata as m; print(*(f'{n} {m.version(n)}' for n in ('mlserver',"
+    " 'mlserver-sklearn', 'scikit-learn')), sep=', ')"
 )
 
 
@@ -58,7 +59,9 @@ class Unusable(RuntimeError):
 
 def versions(binary: Path) -> str:
     """Return the versions that the server runs with."""
-    return subprocess.run([binary.parent / "python", "-c", _VERSIONS], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [binary.parent / "python", "-c", _VERSIONS], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def prepare(binary: Path, folder: Path) -> None:
@@ -66,18 +69,35 @@ def prepare(binary: Path, folder: Path) -> None:
     features, classes = data()
     np.savez(folder / "known.npz", features=features, classes=classes)
     for slug in _SLUG.values():
-        subprocess.run([binary.parent / "python", "-c", _TRAIN, folder / "known.npz", slug, folder / f"{slug}.joblib"], check=True)
+        subprocess.run(
+            [
+                binary.parent / "python",
+                "-c",
+                _TRAIN,
+                folder / "known.npz",
+                slug,
+                folder / f"{slug}.joblib",
+            ],
+            check=True,
+        )
 
 
 @contextlib.contextmanager
-def serving(binary: Path, folder: Path, *, batching: bool, workers: int) -> Iterator[tuple[str, int]]:
+def serving(
+    binary: Path, folder: Path, *, batching: bool, workers: int
+) -> Iterator[tuple[str, int]]:
     """Run the server with both models until the block ends; yield host and port."""
     place = folder / f"batching-{batching}-workers-{workers}"
     ports = _free_ports(3)
     _configure(place, folder, ports, batching=batching, workers=workers)
     with (place / "log").open("wb") as log:
         process = subprocess.Popen(
-            [binary.absolute(), "start", place], cwd=place, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [binary.absolute(), "start", place],
+            cwd=place,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             _wait(process, ports[0])
@@ -87,7 +107,8 @@ def serving(binary: Path, folder: Path, *, batching: bool, workers: int) -> Iter
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(20)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)  # its worker processes, if any is left: they are of its own session
+                # its worker processes, if any is left: they are of its own session
+                os.killpg(process.pid, 9)
             process.wait()
 
 
@@ -95,7 +116,11 @@ def loaded(place: tuple[str, int], kind: str, way: Way, seconds: float) -> dict[
     """Load *kind* for *seconds* from another process; return what it counted."""
     arguments = [*map(str, place), _SLUG[kind], str(way.connections), str(way.rows), str(seconds)]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.models.load", *arguments], check=True, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "benchmarks.models.load", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     found: dict[str, float] = json.loads(done.stdout)
     if found["failed"]:
@@ -108,9 +133,17 @@ def address(place: tuple[str, int], kind: str) -> str:
     return f"oip+http://{place[0]}:{place[1]}/v2/models/{_SLUG[kind]}"
 
 
-def _configure(place: Path, folder: Path, ports: Sequence[int], *, batching: bool, workers: int) -> None:
+def _configure(
+    place: Path, folder: Path, ports: Sequence[int], *, batching: bool, workers: int
+) -> None:
     place.mkdir(exist_ok=True)
-    settings = {"host": "127.0.0.1", "http_port": ports[0], "grpc_port": ports[1], "metrics_port": ports[2], "debug": False}
+    settings = {
+        "host": "127.0.0.1",
+        "http_port": ports[0],
+        "grpc_port": ports[1],
+        "metrics_port": ports[2],
+        "debug": False,
+    }
     (place / "settings.json").write_text(json.dumps({**settings, "parallel_workers": workers}))
     for slug in _SLUG.values():
         (place / slug).mkdir(exist_ok=True)
@@ -128,7 +161,9 @@ def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     while time.monotonic() < end and process.poll() is None:
         try:
             for slug in _SLUG.values():
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/{slug}/ready", timeout=5).close()
+                urllib.request.urlopen(
+                    f"http://127.0.0.1:{port}/v2/models/{slug}/ready", timeout=5
+                ).close()
         except OSError:
             time.sleep(0.5)
         else:

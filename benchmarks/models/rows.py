@@ -1,4 +1,6 @@
-"""The models, their rows, and two ways to call them: directly, and through mltrigger on SQLite with durability full."""
+"""The models, their rows, and two ways to call them: directly, and through mltrigger on SQLite with
+durability full.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ Row = dict[str, float]
 
 
 class Consumed(NamedTuple):
-    """Rows a second through mltrigger, and how many were in a call at the end (the median of the last tenth)."""
+    """Rows a second through mltrigger, and how many were in a call at the end (the median of the
+    last tenth).
+    """
 
     per_s: float
     size: float
@@ -39,12 +43,16 @@ def data(count: int = 2_000) -> tuple[Any, Any]:
 
 
 def trained(kind: str) -> Any:
-    """Return a fitted model of scikit-learn, with its default settings, that knows the names of its columns."""
+    """Return a fitted model of scikit-learn, with its default settings, that knows the names of its
+    columns.
+    """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     features, classes = data()
-    model = RandomForestClassifier(100, random_state=0) if kind == KINDS[0] else LogisticRegression()
+    model = (
+        RandomForestClassifier(100, random_state=0) if kind == KINDS[0] else LogisticRegression()
+    )
     return model.fit(pd.DataFrame(features, columns=COLUMNS), classes)
 
 
@@ -54,11 +62,13 @@ def rows(count: int) -> list[Row]:
     return pd.DataFrame(features, columns=COLUMNS).to_dict(orient="records")
 
 
-# -- directly: the limit -------------------------------------------------------------------------------------------------------------
+# -- directly: the limit ---------------------------------------------------------------------------
 
 
 def best_size(model: Any, sizes: Sequence[int] = SIZES) -> int:
-    """Return the size whose batches, made of records, give the most rows a second; of those within 2 %, the smallest."""
+    """Return the size whose batches, made of records, give the most rows a second; of those within
+    2 %, the smallest.
+    """
     per_s = {size: max(direct(model, rows(size), size) for _ in range(5)) for size in sizes}
     return min(size for size, rate in per_s.items() if rate >= 0.98 * max(per_s.values()))
 
@@ -80,11 +90,19 @@ def direct_ready(model: Any, given: Sequence[Row], size: int) -> float:
     return len(given) / (time.perf_counter() - started)
 
 
-# -- through mltrigger ---------------------------------------------------------------------------------------------------------------
+# -- through mltrigger -----------------------------------------------------------------------------
 
 
-def through(folder: Path, model: Any, given: Sequence[Row], expected: Sequence[int] | None = None, **how: Any) -> Consumed:
-    """Consume a backlog of *given* rows, each an event with an outcome of its own; check the answers against *expected*."""
+def through(
+    folder: Path,
+    model: Any,
+    given: Sequence[Row],
+    expected: Sequence[int] | None = None,
+    **how: Any,
+) -> Consumed:
+    """Consume a backlog of *given* rows, each an event with an outcome of its own; check the
+    answers against *expected*.
+    """
     with mt.connect(url(folder / "ours.db")) as bus:
         sub = bus.subscribe("rows", model, name="reader", listen=False, **how)
         for i in range(0, len(given), 1_000):
@@ -92,8 +110,12 @@ def through(folder: Path, model: Any, given: Sequence[Row], expected: Sequence[i
         seconds = consume(bus, sub, len(given))
         done = sub.invocations(columns=["outcome", "batch_size", "output"])
     if len(done) != len(given) or set(done["outcome"]) != {"succeeded"}:
-        raise RuntimeError(f"not every row was answered once: {collections.Counter(done['outcome'])}")
-    if expected is not None and collections.Counter(map(float, done["output"])) != collections.Counter(map(float, expected)):
+        raise RuntimeError(
+            f"not every row was answered once: {collections.Counter(done['outcome'])}"
+        )
+    if expected is not None and collections.Counter(
+        map(float, done["output"])
+    ) != collections.Counter(map(float, expected)):
         raise RuntimeError("other answers than the model gives directly")
     last = list(done["batch_size"])
     return Consumed(len(given) / seconds, statistics.median(last[-max(1, len(last) // 10) :]))

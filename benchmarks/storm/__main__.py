@@ -1,4 +1,6 @@
-"""``python -m benchmarks.storm``: one storm a seed, beside huey; print the verdicts, and write them to ``RESULTS.md`` when asked."""
+"""``python -m benchmarks.storm``: one storm a seed, beside huey; print the verdicts, and write them
+to ``RESULTS.md`` when asked.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ from benchmarks.harness import filesystem, scratch, version_of
 from benchmarks.report import Report, Table, Target, number, replaced
 from benchmarks.storm.judge import PeerVerdict, Verdict, judge, judge_peer
 from benchmarks.storm.ledger import MODEL_S
-from benchmarks.storm.run import GRACE_S, LEASE_S, SLOTS, STOP_S, TIMEOUT_S, Sizes, huey_storm, storm
+from benchmarks.storm.run import (
+    GRACE_S,
+    LEASE_S,
+    SLOTS,
+    STOP_S,
+    TIMEOUT_S,
+    Sizes,
+    huey_storm,
+    storm,
+)
 
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 SMOKE = Sizes(1_000, 8, 3)
@@ -53,8 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _say(found: Verdict, seconds: float) -> None:
-    print(f"seed {found.seed}: {'broken: ' + '; '.join(found.broken) if found.broken else 'kept'} ({seconds:.0f} s)", flush=True)
-    print("  " + "  ".join(_row(found)) + f"  recovery {found.recovery_s:.2f} s, {found.served_s:.2f} s of it served", flush=True)
+    print(
+        f"seed {found.seed}: {'broken: ' + '; '.join(found.broken) if found.broken else 'kept'}"
+        f" ({seconds:.0f} s)",
+        flush=True,
+    )
+    print(
+        "  "
+        + "  ".join(_row(found))
+        + f"  recovery {found.recovery_s:.2f} s, {found.served_s:.2f} s of it served",
+        flush=True,
+    )
     said = [*found.complaints, *found.details]
     for line in said[:SHOWN]:
         print(f"  {line}", flush=True)
@@ -64,31 +84,86 @@ def _say(found: Verdict, seconds: float) -> None:
 
 def report_of(ours: list[Verdict], theirs: list[PeerVerdict], sizes: Sizes, peer: Sizes) -> Report:
     """Return the tables, one line a seed and the totals, beside what was promised."""
-    report = Report("Kill storm", "processes end at random moments, and the ledger says what became of every event")
+    report = Report(
+        "Kill storm",
+        "processes end at random moments, and the ledger says what became of every event",
+    )
     rows = [_row(v) for v in ours] + [_peer_row(v) for v in theirs]
     if len(ours) > 1:
         rows.insert(len(ours), _totals(ours))
         rows += [_peer_totals(theirs)] if theirs else []
-    head = ("system, seed", "events", "ends K/T/S", "outcomes", "lost", "second outcomes", "stuck", "repeats", "events/s")
+    head = (
+        "system, seed",
+        "events",
+        "ends K/T/S",
+        "outcomes",
+        "lost",
+        "second outcomes",
+        "stuck",
+        "repeats",
+        "events/s",
+    )
     report.tables.append(Table("What became of the events", head, rows))
-    head = ("seed", "abandoned", "stale", "interrupted", "failed", "dead", "recovered", "worst recovery s", "of it served", "store locked",
-            "SIGTERM to exit s", "publisher kills", "in a batch", "batch found again", "audit", "integrity", "complaints")  # fmt: skip
-    report.tables.append(Table("What the log and the ledger say of mltrigger beside that", head, [_details(v) for v in ours]))
+    head = (
+        "seed",
+        "abandoned",
+        "stale",
+        "interrupted",
+        "failed",
+        "dead",
+        "recovered",
+        "worst recovery s",
+        "of it served",
+        "store locked",
+        "SIGTERM to exit s",
+        "publisher kills",
+        "in a batch",
+        "batch found again",
+        "audit",
+        "integrity",
+        "complaints",
+    )
+    report.tables.append(
+        Table(
+            "What the log and the ledger say of mltrigger beside that",
+            head,
+            [_details(v) for v in ours],
+        )
+    )
     report.targets += _targets(ours)
     report.notes += _notes(sizes, peer, bool(theirs))
     return report
 
 
 def _targets(ours: list[Verdict]) -> list[Target]:
-    zeros = {"lost": "lost", "second outcomes": "doubled", "stuck": "stuck", "outcomes without a run": "unrun"}
+    zeros = {
+        "lost": "lost",
+        "second outcomes": "doubled",
+        "stuck": "stuck",
+        "outcomes without a run": "unrun",
+    }
     targets = []
     for what, name in zeros.items():
         n = sum(getattr(v, name) for v in ours)
         targets.append(Target(what, "0", str(n), n == 0))
     recovery_s, promised_s = max(v.served_s for v in ours), LEASE_S + GRACE_S
-    targets.append(Target("worst recovery, served time", f"<= {promised_s:g} s", f"{recovery_s:.2f} s", recovery_s <= promised_s))
+    targets.append(
+        Target(
+            "worst recovery, served time",
+            f"<= {promised_s:g} s",
+            f"{recovery_s:.2f} s",
+            recovery_s <= promised_s,
+        )
+    )
     whole = sum(v.balanced and v.integrity == "ok" for v in ours)
-    targets.append(Target("storms after which the books balance and the file is whole", str(len(ours)), str(whole), whole == len(ours)))
+    targets.append(
+        Target(
+            "storms after which the books balance and the file is whole",
+            str(len(ours)),
+            str(whole),
+            whole == len(ours),
+        )
+    )
     return targets
 
 
@@ -98,12 +173,24 @@ def _ends(found: Verdict) -> str:
 
 def _row(v: Verdict) -> tuple[str, ...]:
     counts = (v.outcomes, v.lost, v.doubled, v.stuck, v.repeats)
-    return (f"mltrigger, {v.seed}", f"{v.published:,} + {v.handed_on:,}", _ends(v), *[f"{n:,}" for n in counts], number(v.per_s))
+    return (
+        f"mltrigger, {v.seed}",
+        f"{v.published:,} + {v.handed_on:,}",
+        _ends(v),
+        *[f"{n:,}" for n in counts],
+        number(v.per_s),
+    )
 
 
 def _totals(all_: list[Verdict]) -> tuple[str, ...]:
-    ends = "/".join(str(sum(v.signals[s] for v in all_)) for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP))
-    sums = [sum(getattr(v, name) for v in all_) for name in ("outcomes", "lost", "doubled", "stuck", "repeats")]
+    ends = "/".join(
+        str(sum(v.signals[s] for v in all_))
+        for s in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
+    )
+    sums = [
+        sum(getattr(v, name) for v in all_)
+        for name in ("outcomes", "lost", "doubled", "stuck", "repeats")
+    ]
     events = f"{sum(v.published for v in all_):,} + {sum(v.handed_on for v in all_):,}"
     return (f"mltrigger, all {len(all_)}", events, ends, *[f"{n:,}" for n in sums], "")
 
@@ -123,7 +210,10 @@ def _peer_row(v: PeerVerdict) -> tuple[str, ...]:
 
 
 def _peer_totals(all_: list[PeerVerdict]) -> tuple[str, ...]:
-    sums = {name: sum(getattr(v, name) for v in all_) for name in ("events", "kills", "done", "lost", "stuck", "repeats")}
+    sums = {
+        name: sum(getattr(v, name) for v in all_)
+        for name in ("events", "kills", "done", "lost", "stuck", "repeats")
+    }
     shown = [f"{sums[name]:,}" for name in ("done", "lost")]
     return (
         f"huey, all {len(all_)}",
@@ -138,7 +228,9 @@ def _peer_totals(all_: list[PeerVerdict]) -> tuple[str, ...]:
 
 
 def _details(v: Verdict) -> tuple[str, ...]:
-    counts = [f"{v.counts[name]:,}" for name in ("abandoned", "stale", "interrupted", "failed", "dead")]
+    counts = [
+        f"{v.counts[name]:,}" for name in ("abandoned", "stale", "interrupted", "failed", "dead")
+    ]
     publisher = [str(n) for n in (v.publisher_kills, v.publisher_in_a_batch, v.publisher_repeats)]
     balanced = "balanced" if v.balanced else "NOT BALANCED"
     return (
@@ -160,46 +252,89 @@ def _notes(sizes: Sizes, peer: Sizes, with_peer: bool) -> list[str]:
     with scratch() as folder:
         disk = filesystem(folder)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    command = f"python -m benchmarks.storm --events {sizes.events} --kills {sizes.kills} --workers {sizes.workers}"
+    command = (
+        f"python -m benchmarks.storm --events {sizes.events} --kills {sizes.kills} --workers"
+        f" {sizes.workers}"
+    )
     notes = [
-        f"`{command}`; mltrigger {mt.__version__}, Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}, {cores} cores, "
-        f"{disk}; durability full. Load at the end (1 min): {os.getloadavg()[0]:.1f}.",
-        f"{sizes.workers} processes `python -m mltrigger worker`, two subscriptions, the second on what the first emits, {SLOTS} slots "
-        f"each; a call sleeps {MODEL_S * 1e3:g} ms; lease {LEASE_S:g} s, timeout {TIMEOUT_S:g} s. A process that has ended is started "
-        "again at once.",
-        "ends K/T/S: SIGKILL; SIGTERM, with the orderly end of all workers after the storm; SIGSTOP with SIGCONT "
-        f"{STOP_S:g} s later, which is after the lease. They are spread over the calls of the models, not over time, and hit workers that "
-        f"are up: there is work to interrupt. The publisher is killed too, within a batch of {sizes.batch}, and repeats it with the same "
-        "ids.",
-        "lost: no final outcome, and not open. stuck: open when nobody had begun anything for longer than a lease. repeats: calls of a "
-        "model beyond the first with an event. recovered: events that an ended process held and did not end itself; recovery: until their "
-        f"next call begins; promised are {LEASE_S + GRACE_S:g} s (the lease and {GRACE_S:g} s) of served time: some worker is up, and the "
-        "store is not locked by a process that was stopped within a transaction (store locked: so many stops), when nobody can write. "
-        "batch found again: events that the publisher repeated and that were there. complaints: lines of errors that workers printed.",
+        (
+            f"`{command}`; mltrigger {mt.__version__}, Python {sys.version.split()[0]}, SQLite"
+            f" {sqlite3.sqlite_version}, {cores} cores, {disk}; durability full. Load at the end (1"
+            f" min): {os.getloadavg()[0]:.1f}."
+        ),
+        (
+            f"{sizes.workers} processes `python -m mltrigger worker`, two subscriptions, the second"
+            f" on what the first emits, {SLOTS} slots each; a call sleeps {MODEL_S * 1e3:g} ms;"
+            f" lease {LEASE_S:g} s, timeout {TIMEOUT_S:g} s. A process that has ended is started"
+            " again at once."
+        ),
+        (
+            "ends K/T/S: SIGKILL; SIGTERM, with the orderly end of all workers after the storm;"
+            f" SIGSTOP with SIGCONT {STOP_S:g} s later, which is after the lease. They are spread"
+            " over the calls of the models, not over time, and hit workers that are up: there is"
+            f" work to interrupt. The publisher is killed too, within a batch of {sizes.batch}, and"
+            " repeats it with the same ids."
+        ),
+        (
+            "lost: no final outcome, and not open. stuck: open when nobody had begun anything for"
+            " longer than a lease. repeats: calls of a model beyond the first with an event."
+            " recovered: events that an ended process held and did not end itself; recovery: until"
+            f" their next call begins; promised are {LEASE_S + GRACE_S:g} s (the lease and"
+            f" {GRACE_S:g} s) of served time: some worker is up, and the store is not locked by a"
+            " process that was stopped within a transaction (store locked: so many stops), when"
+            " nobody can write. batch found again: events that the publisher repeated and that"
+            " were there. complaints: lines of errors that workers printed."
+        ),
     ]
     if with_peer:
         notes.append(
-            f"huey {version_of('huey')}: SqliteHuey, fsync=True, its consumer with {peer.workers} threads, SIGKILL only; fewer events "
-            f"({peer.events:,}, {peer.kills} kills), one level, to keep the run short; outcomes: calls that ended. It takes a task off its "
-            "queue before it runs: its documentation (consumer shutdown) says that it does not guarantee at-least-once delivery and that "
-            "tasks under way are lost."
+            f"huey {version_of('huey')}: SqliteHuey, fsync=True, its consumer with {peer.workers}"
+            f" threads, SIGKILL only; fewer events ({peer.events:,}, {peer.kills} kills), one"
+            " level, to keep the run short; outcomes: calls that ended. It takes a task off its"
+            " queue before it runs: its documentation (consumer shutdown) says that it does not"
+            " guarantee at-least-once delivery and that tasks under way are lost."
         )
     return notes
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.storm", description="end processes while they work, and count what became of every event"
+        prog="python -m benchmarks.storm",
+        description="end processes while they work, and count what became of every event",
     )
     parser.add_argument("--seeds", type=int, default=5, help="storms in a row (default: 5)")
-    parser.add_argument("--first-seed", type=int, default=1, help="number of the first one (default: 1)")
     parser.add_argument(
-        "--events", type=int, default=Sizes.events, help=f"events a seed, and as many again on the second level (default: {Sizes.events})"
+        "--first-seed", type=int, default=1, help="number of the first one (default: 1)"
     )
-    parser.add_argument("--kills", type=int, default=Sizes.kills, help=f"ends of workers a seed (default: {Sizes.kills})")
-    parser.add_argument("--workers", type=int, default=Sizes.workers, help=f"worker processes (default: {Sizes.workers})")
-    parser.add_argument("--smoke", action="store_true", help=f"one seed, {SMOKE.events:,} events, {SMOKE.kills} ends: under half a minute")
-    parser.add_argument("--huey-seeds", type=int, default=5, help="for how many of the seeds huey is stormed too (default: 5)")
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=Sizes.events,
+        help=f"events a seed, and as many again on the second level (default: {Sizes.events})",
+    )
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=Sizes.kills,
+        help=f"ends of workers a seed (default: {Sizes.kills})",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=Sizes.workers,
+        help=f"worker processes (default: {Sizes.workers})",
+    )
+    parser.add_argument(
+        "--smoke",
+        action="store_true",
+        help=f"one seed, {SMOKE.events:,} events, {SMOKE.kills} ends: under half a minute",
+    )
+    parser.add_argument(
+        "--huey-seeds",
+        type=int,
+        default=5,
+        help="for how many of the seeds huey is stormed too (default: 5)",
+    )
     parser.add_argument("--write", action="store_true", help=f"write the section in {RESULTS.name}")
     return parser.parse_args(arguments)
 

@@ -1,4 +1,6 @@
-"""``python -m benchmarks.storm.guilt``: events that end, stop and copy processes beside innocent ones; none of these may be blamed."""
+"""``python -m benchmarks.storm.guilt``: events that end, stop and copy processes beside innocent
+ones; none of these may be blamed.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ INNOCENT = ("guilt-page", "guilt-rows", "guilt-nap", "guilt-fork", "guilt-forked
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much storm: events in all; of these, events that end, stop and copy a process; processes; how far one clock jumps."""
+    """How much storm: events in all; of these, events that end, stop and copy a process; processes;
+    how far one clock jumps.
+    """
 
     events: int = 5_000
     traps: int = 9
@@ -73,7 +77,9 @@ class Verdict:
 
 
 class Supervised(Crowd):
-    """Processes that are kept at their number; those that stopped go on when their event is in the hands of others, or after a while."""
+    """Processes that are kept at their number; those that stopped go on when their event is in the
+    hands of others, or after a while.
+    """
 
     def __init__(self, book: Path, store: Path, *given: Any) -> None:
         self._book, self._store, self._stopped_s = book, store, dict[int, float]()
@@ -91,7 +97,8 @@ class Supervised(Crowd):
                 self._stopped_s[pid] = now_s
                 self.stops += 1
             elif (
-                now_s - self._stopped_s[pid] > 1.5 * LEASE_S and (self._stopped_enough() or _is_locked(self._store))
+                now_s - self._stopped_s[pid] > 1.5 * LEASE_S
+                and (self._stopped_enough() or _is_locked(self._store))
             ) or now_s - self._stopped_s[pid] > LONGEST_STOP_S:
                 os.kill(pid, signal.SIGCONT)
 
@@ -103,7 +110,9 @@ class Supervised(Crowd):
 
 
 class Supervisor(threading.Thread):
-    """Looks after crowds, in a thread of its own: whoever publishes may have to wait for a process that is stopped."""
+    """Looks after crowds, in a thread of its own: whoever publishes may have to wait for a process
+    that is stopped.
+    """
 
     def __init__(self, crowds: Sequence[Supervised]) -> None:
         super().__init__(daemon=True)
@@ -123,7 +132,9 @@ class Supervisor(threading.Thread):
 
 
 def storm(folder: Path, sizes: Sizes) -> Verdict:
-    """Publish *sizes* events, deliver them in processes that end, stop and copy themselves, and judge what became of them."""
+    """Publish *sizes* events, deliver them in processes that end, stop and copy themselves, and
+    judge what became of them.
+    """
     path, book = folder / "guilt.db", folder / "ledger"
     book.touch()
     url = f"sqlite:///{path}"
@@ -132,8 +143,18 @@ def storm(folder: Path, sizes: Sizes) -> Verdict:
     environment = {ledger.LEDGER: str(book), suspects.STORE: url}
     began = time.monotonic()
     crowds = [
-        Supervised(book, path, ["-m", "benchmarks.storm.guilty", url, moved, "4"], environment, count, _made(folder / name))
-        for name, moved, count in (("steady", "0", sizes.workers - 1), ("moved", str(sizes.moved_s), 1))
+        Supervised(
+            book,
+            path,
+            ["-m", "benchmarks.storm.guilty", url, moved, "4"],
+            environment,
+            count,
+            _made(folder / name),
+        )
+        for name, moved, count in (
+            ("steady", "0", sizes.workers - 1),
+            ("moved", str(sizes.moved_s), 1),
+        )
     ]
     supervisor = Supervisor(crowds)
     try:
@@ -141,7 +162,11 @@ def storm(folder: Path, sizes: Sizes) -> Verdict:
             _publish(bus, sizes, book)
         _until(book, lambda: not open_in(path), lambda: open_in(path))
         supervisor.close()
-        found = Verdict(seconds=time.monotonic() - began, stuck=open_in(path), stops=sum(crowd.stops for crowd in crowds))
+        found = Verdict(
+            seconds=time.monotonic() - began,
+            stuck=open_in(path),
+            stops=sum(crowd.stops for crowd in crowds),
+        )
         found.ends = sum(end.signum == 0 for crowd in crowds for end in crowd.ends)
         for crowd in crowds:
             crowd.close(signal.SIGTERM, 20.0)
@@ -168,14 +193,23 @@ def _made(folder: Path) -> Path:
 
 
 def _publish(bus: mt.EventBus, sizes: Sizes, book: Path) -> None:
-    """Publish a part of everything at a time, so that guilty and innocent events are under way together; one that stops processes alone."""
+    """Publish a part of everything at a time, so that guilty and innocent events are under way
+    together; one that stops processes alone.
+    """
     parts = max(sizes.traps, sizes.naps, sizes.forks)
     for part in range(parts):
         numbers = range(part * sizes.pages // parts, (part + 1) * sizes.pages // parts)
         for first in range(numbers.start, numbers.stop, 50):
-            samples = [mt.Event({"n": n}, id=f"page-{n}") for n in numbers[first - numbers.start : first - numbers.start + 50]]
+            samples = [
+                mt.Event({"n": n}, id=f"page-{n}")
+                for n in numbers[first - numbers.start : first - numbers.start + 50]
+            ]
             bus.publish_batch("guilt-pages", samples)
-        for topic, count in (("guilt-traps", sizes.traps), ("guilt-forks", sizes.forks), ("guilt-naps", sizes.naps)):
+        for topic, count in (
+            ("guilt-traps", sizes.traps),
+            ("guilt-forks", sizes.forks),
+            ("guilt-naps", sizes.naps),
+        ):
             if part < count:
                 bus.publish(topic, {"n": part}, id=f"{topic}-{part}")
         done = part * (2 * sizes.pages) // parts
@@ -220,7 +254,7 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-# -- what became of it --------------------------------------------------------------------------------------------------------
+# -- what became of it -----------------------------------------------------------------------------
 
 
 def _judged(found: Verdict, path: Path, book: Ledger, sizes: Sizes) -> Verdict:
@@ -230,7 +264,9 @@ def _judged(found: Verdict, path: Path, book: Ledger, sizes: Sizes) -> Verdict:
     with reading(path) as connection:
         found.integrity = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
         final: Counter[tuple[str, int]] = Counter()
-        for number, seq, outcome, reason in connection.execute("SELECT subscription_id, seq, outcome, reason FROM invocation"):
+        for number, seq, outcome, reason in connection.execute(
+            "SELECT subscription_id, seq, outcome, reason FROM invocation"
+        ):
             found.counts[outcome] += 1
             if outcome in ("succeeded", "dead", "skipped"):
                 final[names[number], seq] += 1
@@ -242,7 +278,8 @@ def _judged(found: Verdict, path: Path, book: Ledger, sizes: Sizes) -> Verdict:
         ).fetchall()  # every subscription gets every event of its topic
         (found.events,) = connection.execute("SELECT count(*) FROM event").fetchone()
         (receipts,) = connection.execute(
-            "SELECT count(*) FROM event e JOIN topic t ON t.id = e.topic_id WHERE t.name = 'guilt-forked'"
+            "SELECT count(*) FROM event e JOIN topic t ON t.id = e.topic_id WHERE t.name ="
+            " 'guilt-forked'"
         ).fetchone()
     found.outcomes, found.doubled = len(final), sum(n > 1 for n in final.values())
     found.lost = sum(key not in final for key in published)
@@ -260,10 +297,14 @@ def _promises(found: Verdict, sizes: Sizes, stopped: int) -> None:
         f"{found.lost} lost": not found.lost,
         f"{found.doubled} recorded twice": not found.doubled,
         f"{found.stuck} stuck": not found.stuck,
-        f"{found.guilty_dead} of {sizes.traps} events that end processes were found out": found.guilty_dead == sizes.traps,
+        f"{found.guilty_dead} of {sizes.traps} events that end processes were found out": (
+            found.guilty_dead == sizes.traps
+        ),
         "the books do not balance": found.balanced,
         f"the file is damaged: {found.integrity}": found.integrity == "ok",
-        f"an event stopped {stopped} processes only, not {suspects.STOPS}": stopped >= min(suspects.STOPS, sizes.naps * suspects.STOPS),
+        f"an event stopped {stopped} processes only, not {suspects.STOPS}": (
+            stopped >= min(suspects.STOPS, sizes.naps * suspects.STOPS)
+        ),
         f"{found.copies} copies, {sizes.forks} wanted": found.copies >= sizes.forks,
     }
     found.broken = [what for what, kept in promises.items() if not kept]
@@ -271,23 +312,60 @@ def _promises(found: Verdict, sizes: Sizes, stopped: int) -> None:
 
 def report_of(found: Sequence[Verdict], sizes: Sizes) -> Report:
     """Return the figures of the storms, a line each."""
-    report = Report("Storm of guilt", "events end, stop and copy processes beside innocent ones: none of these is blamed")
-    head = ("storm", "events", "outcomes", "innocent dead", "guilty dead", "lost", "recorded twice", "stuck", "processes ended", "stopped",
-            "copied", "abandoned", "stale", "s")  # fmt: skip
+    report = Report(
+        "Storm of guilt",
+        "events end, stop and copy processes beside innocent ones: none of these is blamed",
+    )
+    head = (
+        "storm",
+        "events",
+        "outcomes",
+        "innocent dead",
+        "guilty dead",
+        "lost",
+        "recorded twice",
+        "stuck",
+        "processes ended",
+        "stopped",
+        "copied",
+        "abandoned",
+        "stale",
+        "s",
+    )
     rows = [
-        (str(n), f"{v.events:,}", f"{v.outcomes:,}", str(v.innocent_dead), str(v.guilty_dead), str(v.lost), str(v.doubled), str(v.stuck),
-         str(v.ends), str(v.stops), str(v.copies), str(v.counts["abandoned"]), str(v.counts["stale"]), f"{v.seconds:.0f}")
+        (
+            str(n),
+            f"{v.events:,}",
+            f"{v.outcomes:,}",
+            str(v.innocent_dead),
+            str(v.guilty_dead),
+            str(v.lost),
+            str(v.doubled),
+            str(v.stuck),
+            str(v.ends),
+            str(v.stops),
+            str(v.copies),
+            str(v.counts["abandoned"]),
+            str(v.counts["stale"]),
+            f"{v.seconds:.0f}",
+        )
         for n, v in enumerate(found, 1)
-    ]  # fmt: skip
+    ]
     report.tables.append(Table("What became of the events", head, rows))
-    for what, name in (("innocent dead letters", "innocent_dead"), ("lost", "lost"), ("recorded twice", "doubled"), ("stuck", "stuck")):
+    for what, name in (
+        ("innocent dead letters", "innocent_dead"),
+        ("lost", "lost"),
+        ("recorded twice", "doubled"),
+        ("stuck", "stuck"),
+    ):
         n = sum(getattr(v, name) for v in found)
         report.targets.append(Target(what, "0", str(n), n == 0))
     report.notes.append(
-        f"`python -m benchmarks.storm.guilt --events {sizes.events}`: {sizes.workers} processes, six subscriptions each; lease "
-        f"{LEASE_S:g} s. {sizes.traps} events end their process (a kill, an exit, a wild pointer), {sizes.naps} stop {suspects.STOPS} "
-        f"processes for longer than the lease, {sizes.forks} fork theirs while it delivers; the wall clock of one process jumps by "
-        f"{sizes.moved_s:g} s. A process that has ended is started again at once."
+        f"`python -m benchmarks.storm.guilt --events {sizes.events}`: {sizes.workers} processes,"
+        f" six subscriptions each; lease {LEASE_S:g} s. {sizes.traps} events end their process (a"
+        f" kill, an exit, a wild pointer), {sizes.naps} stop {suspects.STOPS} processes for longer"
+        f" than the lease, {sizes.forks} fork theirs while it delivers; the wall clock of one"
+        f" process jumps by {sizes.moved_s:g} s. A process that has ended is started again at once."
     )
     return report
 
@@ -295,7 +373,9 @@ def report_of(found: Sequence[Verdict], sizes: Sizes) -> Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return 1 when a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm.guilt", description=__doc__)
-    parser.add_argument("--events", type=int, default=Sizes.events, help=f"events (default: {Sizes.events:,})")
+    parser.add_argument(
+        "--events", type=int, default=Sizes.events, help=f"events (default: {Sizes.events:,})"
+    )
     parser.add_argument("--storms", type=int, default=1, help="storms in a row (default: 1)")
     parser.add_argument("--smoke", action="store_true", help=f"{SMOKE.events} events")
     asked = parser.parse_args(arguments)

@@ -1,4 +1,6 @@
-"""A process of the storm of guilt: it delivers every subscription, and its wall clock may move while it does."""
+"""A process of the storm of guilt: it delivers every subscription, and its wall clock may move
+while it does.
+"""
 
 from __future__ import annotations
 

@@ -22,13 +22,18 @@ OWN = "('succeeded', 'failed', 'dead', 'skipped')"
 """Outcomes that the worker itself recorded: it was not too late."""
 _SETTLING_US = 100_000
 """What is written so soon after a stop may carry a time from before it."""
-_GIVEN_BACK = "SELECT settled_us FROM invocation WHERE subscription_id = ? AND seq = ? AND attempt = ?"
+_GIVEN_BACK = (
+    "SELECT settled_us FROM invocation WHERE subscription_id = ? AND seq = ? AND attempt = ?"
+)
 _NOT_ORDINARY = re.compile(r"Traceback|Error|ERROR|WARNING|CRITICAL|locked|failed|Fatal")
 
 
 @dataclasses.dataclass
 class Verdict:
-    """One storm, judged. ``broken`` names every promise that was not kept, ``details`` where to begin to look."""
+    """One storm, judged.
+
+    ``broken`` names every promise that was not kept, ``details`` where to begin to look.
+    """
 
     seed: int
     published: int = 0
@@ -60,7 +65,10 @@ class Verdict:
 def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
     """Compare what was published, begun, ended and recorded."""
     found = Verdict(seed, signals=Counter(e.signum for e in storm.ends), stuck=storm.stuck)
-    found.publisher_kills, found.publisher_in_a_batch = storm.publisher_kills, storm.publisher_in_a_batch
+    found.publisher_kills, found.publisher_in_a_batch = (
+        storm.publisher_kills,
+        storm.publisher_in_a_batch,
+    )
     ledger = Ledger(storm.ledger)
     with mt.connect(f"sqlite:///{storm.store}") as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
@@ -71,7 +79,12 @@ def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
     found.repeats = ledger.repeats
     found.per_s = found.outcomes / storm.seconds
     _exits(found, storm)
-    found.complaints += [line for text in storm.err.values() for line in text.splitlines() if _NOT_ORDINARY.search(line)]
+    found.complaints += [
+        line
+        for text in storm.err.values()
+        for line in text.splitlines()
+        if _NOT_ORDINARY.search(line)
+    ]
     found.details += storm.leftovers
     _promises(found, storm)
     return found
@@ -81,38 +94,63 @@ def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, event
     """Follow each number from the publisher through both levels."""
     where: dict[int, tuple[int, int]] = {}  # seq -> level, number
     seqs: dict[int, defaultdict[int, list[int]]] = {1: defaultdict(list), 2: defaultdict(list)}
-    for seq, topic, data in connection.execute("SELECT e.seq, t.name, e.data FROM event e JOIN topic t ON t.id = e.topic_id"):
+    for seq, topic, data in connection.execute(
+        "SELECT e.seq, t.name, e.data FROM event e JOIN topic t ON t.id = e.topic_id"
+    ):
         level, n = 2 if topic == FILED else 1, json.loads(data)["n"]
         where[seq] = (level, n)
         seqs[level][n].append(seq)
     final: Counter[int] = Counter()
     succeeded: set[tuple[int, int]] = set()
-    for seq, outcome, n in connection.execute("SELECT seq, outcome, count(*) FROM invocation GROUP BY seq, outcome"):
+    for seq, outcome, n in connection.execute(
+        "SELECT seq, outcome, count(*) FROM invocation GROUP BY seq, outcome"
+    ):
         found.counts[outcome] += n
         if outcome in ("succeeded", "dead", "skipped"):
             final[seq] += n
         if outcome == "succeeded":
             succeeded.add(where[seq])
-    open_ = {seq for (seq,) in connection.execute("SELECT seq FROM ready UNION SELECT seq FROM lease")}
+    open_ = {
+        seq for (seq,) in connection.execute("SELECT seq FROM ready UNION SELECT seq FROM lease")
+    }
 
     def lost(level: int, n: int) -> bool:
         return not any(final[seq] or seq in open_ for seq in seqs[level][n])
 
     found.published, found.handed_on = len(seqs[1]), len(seqs[2])
     found.outcomes = len(final)
-    found.lost = sum(lost(1, n) for n in range(events)) + sum(lost(2, n) for level, n in succeeded if level == 1)
-    found.doubled = sum(n - 1 for n in final.values()) + sum(len(s) - 1 for level in seqs.values() for s in level.values())
+    found.lost = sum(lost(1, n) for n in range(events)) + sum(
+        lost(2, n) for level, n in succeeded if level == 1
+    )
+    found.doubled = sum(n - 1 for n in final.values()) + sum(
+        len(s) - 1 for level in seqs.values() for s in level.values()
+    )
     found.unrun = sum(not ledger.ended[place] for place in succeeded)
-    found.publisher_repeats = connection.execute("SELECT coalesce(sum(times), 0) FROM repeat").fetchone()[0]
+    found.publisher_repeats = connection.execute(
+        "SELECT coalesce(sum(times), 0) FROM repeat"
+    ).fetchone()[0]
 
 
-def _recovery(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, ends: list[End]) -> None:
-    """Find, for each lease of an ended process, when its event began again; what the process itself still ended needs none."""
-    numbers = {seq: json.loads(data)["n"] for seq, data in connection.execute("SELECT seq, data FROM event")}
-    levels = {
-        id_: level for id_, name in connection.execute("SELECT id, name FROM subscription") for level in LEVELS if LEVELS[level] == name
+def _recovery(
+    found: Verdict, connection: sqlite3.Connection, ledger: Ledger, ends: list[End]
+) -> None:
+    """Find, for each lease of an ended process, when its event began again; what the process itself
+    still ended needs none.
+    """
+    numbers = {
+        seq: json.loads(data)["n"]
+        for seq, data in connection.execute("SELECT seq, data FROM event")
     }
-    own = connection.execute(f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND reason IS NOT 'worker_died'")
+    levels = {
+        id_: level
+        for id_, name in connection.execute("SELECT id, name FROM subscription")
+        for level in LEVELS
+        if LEVELS[level] == name
+    }
+    own = connection.execute(
+        f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND reason IS"
+        " NOT 'worker_died'"
+    )
     ended = set(own.fetchall())
     pids = _pids(connection, ledger, levels, numbers, ends)
     up = _without(_up(connection, pids, ends), _locked(connection, ends))
@@ -128,12 +166,21 @@ def _recovery(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, en
                 found.served_s = max(found.served_s, served_s)
                 if served_s > LEASE_S + GRACE_S:
                     back_us = connection.execute(_GIVEN_BACK, (s, seq, attempt)).fetchone()
-                    back = f"given back after {(back_us[0] - end.at_us) / 1e6:.2f} s, " if back_us else ""
-                    found.details.append(f"slow recovery from signal {end.signum}: {back}begun after {(again_us - end.at_us) / 1e6:.2f} s")
+                    back = (
+                        f"given back after {(back_us[0] - end.at_us) / 1e6:.2f} s, "
+                        if back_us
+                        else ""
+                    )
+                    found.details.append(
+                        f"slow recovery from signal {end.signum}: {back}begun after"
+                        f" {(again_us - end.at_us) / 1e6:.2f} s"
+                    )
     found.locked = len(_locked(connection, ends))
 
 
-def _up(connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]) -> list[tuple[int, int]]:
+def _up(
+    connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]
+) -> list[tuple[int, int]]:
     """Return from when to when some worker was there to take over; sorted, apart from one another."""
     spans: list[tuple[int, int]] = []
     for worker, from_us in connection.execute("SELECT id, started_us FROM worker").fetchall():
@@ -151,8 +198,12 @@ def _up(connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]) -
 
 
 def _locked(connection: sqlite3.Connection, ends: list[End]) -> list[tuple[int, int]]:
-    """Return from when to when the store was locked by a process that was stopped in a transaction: nobody else could write."""
-    rows = connection.execute("SELECT received_us FROM invocation UNION SELECT settled_us FROM invocation ORDER BY 1").fetchall()
+    """Return from when to when the store was locked by a process that was stopped in a transaction:
+    nobody else could write.
+    """
+    rows = connection.execute(
+        "SELECT received_us FROM invocation UNION SELECT settled_us FROM invocation ORDER BY 1"
+    ).fetchall()
     moments = [at_us for (at_us,) in rows]
     found = []
     for end in ends:
@@ -166,7 +217,9 @@ def _locked(connection: sqlite3.Connection, ends: list[End]) -> list[tuple[int, 
 def _without(spans: list[tuple[int, int]], holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return what is left of *spans* outside *holes*."""
     for low, high in holes:
-        cut = [part for since, to in spans for part in ((since, min(to, low)), (max(since, high), to))]
+        cut = [
+            part for since, to in spans for part in ((since, min(to, low)), (max(since, high), to))
+        ]
         spans = [(since, to) for since, to in cut if since < to]
     return spans
 
@@ -177,18 +230,33 @@ def _covered_us(spans: list[tuple[int, int]], low: int, high: int) -> int:
 
 
 def _pids(
-    connection: sqlite3.Connection, ledger: Ledger, levels: dict[int, int], numbers: dict[int, int], ends: list[End]
+    connection: sqlite3.Connection,
+    ledger: Ledger,
+    levels: dict[int, int],
+    numbers: dict[int, int],
+    ends: list[End],
 ) -> dict[int, int]:
-    """Return worker id -> pid: by the calls of the worker that the ledger has at the same time, else by when it started."""
+    """Return worker id -> pid: by the calls of the worker that the ledger has at the same time,
+    else by when it started.
+    """
     votes: defaultdict[int, Counter[int]] = defaultdict(Counter)
-    rows = connection.execute("SELECT worker_id, subscription_id, seq, started_us FROM invocation WHERE started_us IS NOT NULL")
+    rows = connection.execute(
+        "SELECT worker_id, subscription_id, seq, started_us FROM invocation WHERE started_us IS NOT"
+        " NULL"
+    )
     for worker, s, seq, started_us in rows:
         calls = ledger.begun[levels[s], numbers[seq]]
         if calls:
             votes[worker][min(calls, key=lambda call: abs(call.at_us - started_us)).pid] += 1
     pids = {worker: counted.most_common(1)[0][0] for worker, counted in votes.items()}
-    for worker, started_us in connection.execute("SELECT id, started_us FROM worker ORDER BY id").fetchall():
-        free = [e for e in ends if e.pid not in pids.values() and e.started_us < started_us < (e.exited_us or e.at_us)]
+    for worker, started_us in connection.execute(
+        "SELECT id, started_us FROM worker ORDER BY id"
+    ).fetchall():
+        free = [
+            e
+            for e in ends
+            if e.pid not in pids.values() and e.started_us < started_us < (e.exited_us or e.at_us)
+        ]
         if worker not in pids and free:
             pids[worker] = max(free, key=lambda e: e.started_us).pid
     return pids
@@ -206,18 +274,29 @@ def _exits(found: Verdict, storm: Storm) -> None:
         if asked and end.status not in (0, None) and (up or end.status != -signal.SIGTERM):
             found.complaints.append(f"a worker ended with status {end.status} after SIGTERM")
         if end.signum == 0:
-            found.complaints.append(f"a worker ended by itself with status {end.status}: {storm.err.get(end.pid, '')[-300:]!r}")
+            found.complaints.append(
+                f"a worker ended by itself with status {end.status}:"
+                f" {storm.err.get(end.pid, '')[-300:]!r}"
+            )
 
 
 def _promises(found: Verdict, storm: Storm) -> None:
-    zero = {"lost": found.lost, "second outcomes": found.doubled, "stuck": found.stuck, "outcomes without a run": found.unrun}
+    zero = {
+        "lost": found.lost,
+        "second outcomes": found.doubled,
+        "stuck": found.stuck,
+        "outcomes without a run": found.unrun,
+    }
     found.broken += [f"{n} {what}" for what, n in zero.items() if n]
     if not found.balanced:
         found.broken.append("bus.audit() is not balanced")
     if found.integrity != "ok":
         found.broken.append(f"integrity_check: {found.integrity}")
     if found.served_s > LEASE_S + GRACE_S:
-        found.broken.append(f"recovery took {found.served_s:.1f} s in which a worker was up, promised are {LEASE_S + GRACE_S:g} s")
+        found.broken.append(
+            f"recovery took {found.served_s:.1f} s in which a worker was up, promised are"
+            f" {LEASE_S + GRACE_S:g} s"
+        )
     if storm.publisher_failed:
         found.broken.append(storm.publisher_failed)
 
@@ -242,5 +321,12 @@ def judge_peer(storm: Storm, sizes: Sizes, seed: int) -> PeerVerdict:
     done = sum(bool(ledger.ended[1, n]) for n in range(sizes.events))
     kills = sum(e.signum == signal.SIGKILL for e in storm.ends)
     return PeerVerdict(
-        seed, sizes.events, kills, done, sizes.events - done - storm.stuck, storm.stuck, ledger.repeats, done / storm.seconds
+        seed,
+        sizes.events,
+        kills,
+        done,
+        sizes.events - done - storm.stuck,
+        storm.stuck,
+        ledger.repeats,
+        done / storm.seconds,
     )

@@ -10,7 +10,8 @@ from typing import Any
 import mltrigger as mt
 from benchmarks.storm.ledger import LEDGER, MODEL_S, append
 
-if LEDGER in os.environ:  # in the processes of a storm: what the package logs is looked at afterwards
+# in the processes of a storm: what the package logs is looked at afterwards
+if LEDGER in os.environ:
     logging.basicConfig(level=logging.WARNING)
 
 

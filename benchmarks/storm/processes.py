@@ -26,12 +26,19 @@ def now_us() -> int:
     return time.time_ns() // 1000
 
 
-def start(arguments: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | int, err: IO[bytes]) -> subprocess.Popen[bytes]:
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str], out: IO[bytes] | int, err: IO[bytes]
+) -> subprocess.Popen[bytes]:
     """Start ``python`` with *arguments* in a session of its own, from the checkout."""
     return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=err,
+        start_new_session=True,
+    )
 
 
 @dataclasses.dataclass
@@ -72,9 +79,19 @@ class Crowd:
     """
 
     def __init__(
-        self, arguments: Sequence[str], environment: Mapping[str, str], count: int, folder: Path, held: Callable[[], Held] = list
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        count: int,
+        folder: Path,
+        held: Callable[[], Held] = list,
     ) -> None:
-        self._arguments, self._environment, self._folder, self._held = arguments, environment, folder, held
+        self._arguments, self._environment, self._folder, self._held = (
+            arguments,
+            environment,
+            folder,
+            held,
+        )
         self.ends: list[End] = []
         self._running = [self._start() for _ in range(count)]
 
@@ -94,7 +111,11 @@ class Crowd:
 
     def strike(self, signum: int, chance: random.Random, stop_s: float) -> bool:
         """End one of those that are up and have not been told to end; say whether there was one."""
-        free = [one for one in self._running if one.end is None and one.process.poll() is None and self._is_up(one)]
+        free = [
+            one
+            for one in self._running
+            if one.end is None and one.process.poll() is None and self._is_up(one)
+        ]
         if not free:
             return False
         one = chance.choice(free)
@@ -112,7 +133,9 @@ class Crowd:
         return True
 
     def close(self, signum: int, timeout_s: float) -> None:
-        """End all of them in order, and note it; who has not ended after *timeout_s* is killed, and has no status."""
+        """End all of them in order, and note it; who has not ended after *timeout_s* is killed, and
+        has no status.
+        """
         for one in self._running:
             if one.resume_us:
                 self._resume(one)
@@ -140,7 +163,10 @@ class Crowd:
 
     def printed(self, stream: str) -> dict[int, str]:
         """Return pid -> what it wrote to ``out`` or ``err``."""
-        return {int(path.stem): path.read_text(errors="replace") for path in sorted(self._folder.glob(f"*.{stream}"))}
+        return {
+            int(path.stem): path.read_text(errors="replace")
+            for path in sorted(self._folder.glob(f"*.{stream}"))
+        }
 
     def _start(self) -> _Running:
         started_us = now_us()
@@ -158,7 +184,9 @@ class Crowd:
         one.resume_us, one.end = 0, None
 
     def _is_up(self, one: _Running) -> bool:
-        """Whether it has printed its first line; a process that has not is ended by nobody, or none would ever work."""
+        """Whether it has printed its first line; a process that has not is ended by nobody, or none
+        would ever work.
+        """
         return (self._folder / f"{one.process.pid}.out").stat().st_size > 0
 
     def _note(self, one: _Running, status: int) -> None:
@@ -169,7 +197,8 @@ class Crowd:
 
 
 class Publisher:
-    """The publishing process, killed while it publishes certain batches; another one repeats the batch with the same ids.
+    """The publishing process, killed while it publishes certain batches; another one repeats the
+    batch with the same ids.
 
     Parameters
     ----------
@@ -187,7 +216,12 @@ class Publisher:
         strikes: Sequence[int],
         chance: random.Random,
     ) -> None:
-        self._arguments, self._environment, self._folder, self._chance = arguments, environment, folder, chance
+        self._arguments, self._environment, self._folder, self._chance = (
+            arguments,
+            environment,
+            folder,
+            chance,
+        )
         self._strikes = set(strikes)
         self._process: subprocess.Popen[bytes] | None = None
         self.next = 0
@@ -213,7 +247,9 @@ class Publisher:
         status: int | None = -signal.SIGKILL
         while status == -signal.SIGKILL and not self._closed:
             with (self._folder / "0.err").open("ab") as err:
-                self._process = start(self._arguments(self.next), self._environment, subprocess.PIPE, err)
+                self._process = start(
+                    self._arguments(self.next), self._environment, subprocess.PIPE, err
+                )
             status = self._follow(self._process)
         if status:
             self.failed = f"the publisher ended with {status}"

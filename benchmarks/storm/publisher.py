@@ -1,4 +1,6 @@
-"""A process that publishes the events of a storm in batches, from a given one on; it says when a batch begins and when it is durable."""
+"""A process that publishes the events of a storm in batches, from a given one on; it says when a
+batch begins and when it is durable.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ def main(url: str, first: int, events: int, batch: int) -> None:
         for start in range(first, events, batch):
             while length(ledger) / 4 < start - AHEAD:  # two calls an event, two lines a call
                 time.sleep(0.02)
-            samples = [mt.Event({"n": n}, id=f"page-{n:07d}") for n in range(start, min(start + batch, events))]
+            samples = [
+                mt.Event({"n": n}, id=f"page-{n:07d}")
+                for n in range(start, min(start + batch, events))
+            ]
             print(f"begin {start}", flush=True)
             bus.publish_batch(TOPIC, samples)
             print(f"end {start}", flush=True)

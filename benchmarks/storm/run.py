@@ -1,4 +1,7 @@
-"""The storm itself: publish, end processes at random moments, drain. What it returns was noted on the way; nothing is judged here."""
+"""The storm itself: publish, end processes at random moments, drain.
+
+What it returns was noted on the way; nothing is judged here.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ _HUEY_CONSUMER = "from huey.bin.huey_consumer import consumer_main; consumer_mai
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much storm: events of the first level (as many again on the second), processes that are ended, worker processes."""
+    """How much storm: events of the first level (as many again on the second), processes that are
+    ended, worker processes.
+    """
 
     events: int = 10_000
     kills: int = 60
@@ -49,14 +54,20 @@ class Sizes:
     def signals(self, chance: random.Random) -> list[int]:
         """Return the signals in a random order: half SIGKILL, a quarter SIGTERM, a quarter SIGSTOP."""
         others = self.kills // 2
-        found = [signal.SIGKILL] * (self.kills - others) + [signal.SIGTERM] * (others - others // 2) + [signal.SIGSTOP] * (others // 2)
+        found = (
+            [signal.SIGKILL] * (self.kills - others)
+            + [signal.SIGTERM] * (others - others // 2)
+            + [signal.SIGSTOP] * (others // 2)
+        )
         chance.shuffle(found)
         return [int(signum) for signum in found]
 
 
 @dataclasses.dataclass(frozen=True)
 class Storm:
-    """What was left behind: the store, the ledger, what the processes printed, and who was ended when."""
+    """What was left behind: the store, the ledger, what the processes printed, and who was ended
+    when.
+    """
 
     store: Path
     ledger: Path
@@ -72,7 +83,9 @@ class Storm:
 
 
 def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
-    """Publish *sizes* events to two levels of subscriptions, and end workers and the publisher while they work."""
+    """Publish *sizes* events to two levels of subscriptions, and end workers and the publisher
+    while they work.
+    """
     chance = random.Random(seed)
     path, book = folder / "storm.db", folder / "ledger"
     url = f"sqlite:///{path}"
@@ -82,12 +95,25 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
         bus.subscribe(FILED, models.file, listen=False, **policy)
     environment = {ledger.LEDGER: str(book)}
     started = time.monotonic()
-    crowd = Crowd(["-m", "mltrigger", "worker", "--url", url], environment, sizes.workers, folder, lambda: held(path))
+    crowd = Crowd(
+        ["-m", "mltrigger", "worker", "--url", url],
+        environment,
+        sizes.workers,
+        folder,
+        lambda: held(path),
+    )
     starts = range(0, sizes.events, sizes.batch)
     strikes = chance.sample(starts[1:], min(len(starts) - 1, max(1, sizes.kills // 20)))
 
     def publish(first: int) -> list[str]:
-        return ["-m", "benchmarks.storm.publisher", url, str(first), str(sizes.events), str(sizes.batch)]
+        return [
+            "-m",
+            "benchmarks.storm.publisher",
+            url,
+            str(first),
+            str(sizes.events),
+            str(sizes.batch),
+        ]
 
     publisher = Publisher(publish, environment, folder, strikes, chance)
     try:
@@ -101,13 +127,24 @@ def storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
         crowd.abort()
         publisher.abort()
     return Storm(
-        path, book, crowd.ends, stuck, seconds, crowd.printed("out"), crowd.printed("err"),
-        publisher.kills, publisher.in_a_batch, publisher.failed, leftovers,
-    )  # fmt: skip
+        path,
+        book,
+        crowd.ends,
+        stuck,
+        seconds,
+        crowd.printed("out"),
+        crowd.printed("err"),
+        publisher.kills,
+        publisher.in_a_batch,
+        publisher.failed,
+        leftovers,
+    )
 
 
 def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
-    """Let huey's consumer do the same, first level only, and kill it; its queue is full from the beginning."""
+    """Let huey's consumer do the same, first level only, and kill it; its queue is full from the
+    beginning.
+    """
     from huey import SqliteHuey
 
     chance = random.Random(seed)
@@ -118,7 +155,17 @@ def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
         if start(command, environment, subprocess.DEVNULL, err).wait():
             raise RuntimeError(f"huey's publisher failed: {(folder / 'publisher.err').read_text()}")
     queue = SqliteHuey(filename=str(path), fsync=True)
-    arguments = ["-c", _HUEY_CONSUMER, "benchmarks.storm.peer.huey", "-w", str(sizes.workers), "-k", "thread", "-n", "-q"]
+    arguments = [
+        "-c",
+        _HUEY_CONSUMER,
+        "benchmarks.storm.peer.huey",
+        "-w",
+        str(sizes.workers),
+        "-k",
+        "thread",
+        "-n",
+        "-q",
+    ]
     started = time.monotonic()
     crowd = Crowd(arguments, environment, 1, folder)
     try:
@@ -133,7 +180,9 @@ def huey_storm(folder: Path, sizes: Sizes, seed: int) -> Storm:
 
 
 def strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: random.Random) -> None:
-    """End processes, spread over the *calls* of the models that are expected: so there is always work that an end interrupts."""
+    """End processes, spread over the *calls* of the models that are expected: so there is always
+    work that an end interrupts.
+    """
     for i, signum in enumerate(signals):
         due = (i + chance.random()) / len(signals) * 0.95 * calls
         if not watch(crowd, book, lambda due=due: ledger.length(book) / 2 >= due, _HUNG_S):  # type: ignore[misc]
@@ -143,13 +192,20 @@ def strike(crowd: Crowd, signals: list[int], calls: int, book: Path, chance: ran
 
 
 def _drain(crowd: Crowd, book: Path, left: Callable[[], int]) -> int:
-    """Wait until nothing is *left*, or nothing was begun for longer than a lease; return what is left."""
-    watch(crowd, book, lambda: not left(), _QUIET_S, pause_s=0.05)  # the quiet counts while everybody is up
+    """Wait until nothing is *left*, or nothing was begun for longer than a lease; return what is
+    left.
+    """
+    # the quiet counts while everybody is up
+    watch(crowd, book, lambda: not left(), _QUIET_S, pause_s=0.05)
     return left()
 
 
-def watch(crowd: Crowd, book: Path, done: Callable[[], bool], quiet_s: float, pause_s: float = _LOOK_S) -> bool:
-    """Keep the crowd at its number until *done*, or until the ledger has been quiet for so long; say which."""
+def watch(
+    crowd: Crowd, book: Path, done: Callable[[], bool], quiet_s: float, pause_s: float = _LOOK_S
+) -> bool:
+    """Keep the crowd at its number until *done*, or until the ledger has been quiet for so long;
+    say which.
+    """
     lines, wrote = ledger.length(book), time.monotonic()
     moved = wrote
     while not done():
@@ -176,25 +232,40 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def held(path: Path) -> Held:
     """Return all leases at this moment."""
     with reading(path) as connection:
-        return connection.execute("SELECT subscription_id, seq, attempt, worker_id FROM lease").fetchall()
+        return connection.execute(
+            "SELECT subscription_id, seq, attempt, worker_id FROM lease"
+        ).fetchall()
 
 
 def open_in(path: Path) -> int:
     """Return how many deliveries wait or are leased."""
     with reading(path) as connection:
-        return int(connection.execute("SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM lease)").fetchone()[0])
+        return int(
+            connection.execute(
+                "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM lease)"
+            ).fetchone()[0]
+        )
 
 
 def left_in(path: Path) -> list[str]:
     """Return what is open, a line each: for whoever looks into it."""
     with reading(path) as connection:
         connection.row_factory = sqlite3.Row
-        rows = [(table, dict(row)) for table in ("ready", "lease") for row in connection.execute(f"SELECT * FROM {table} LIMIT 5")]
-        done = [connection.execute("SELECT * FROM invocation WHERE seq = ?", (row["seq"],)).fetchall() for _, row in rows]
+        rows = [
+            (table, dict(row))
+            for table in ("ready", "lease")
+            for row in connection.execute(f"SELECT * FROM {table} LIMIT 5")
+        ]
+        done = [
+            connection.execute("SELECT * FROM invocation WHERE seq = ?", (row["seq"],)).fetchall()
+            for _, row in rows
+        ]
         lines = [
-            f"now {now_us()}, left in {table}: {row}; {[dict(d) for d in before]}" for (table, row), before in zip(rows, done, strict=True)
+            f"now {now_us()}, left in {table}: {row}; {[dict(d) for d in before]}"
+            for (table, row), before in zip(rows, done, strict=True)
         ]
         listening = connection.execute(
-            "SELECT l.subscription_id, w.* FROM listener l JOIN worker w ON w.id = l.worker_id ORDER BY w.id DESC LIMIT 8"
+            "SELECT l.subscription_id, w.* FROM listener l JOIN worker w ON w.id = l.worker_id"
+            " ORDER BY w.id DESC LIMIT 8"
         )
         return [*lines, *[f"listener {dict(row)}" for row in listening]]

@@ -1,4 +1,6 @@
-"""The models of the storm of guilt: innocent ones, and some whose events end, stop or copy the process that they run in."""
+"""The models of the storm of guilt: innocent ones, and some whose events end, stop or copy the
+process that they run in.
+"""
 
 from __future__ import annotations
 
@@ -49,17 +51,24 @@ def trap(data: dict[str, Any]) -> None:
     """End the process: killed from outside, by itself, or by touching memory that it must not."""
     append("b", TRAPS, data["n"])
     time.sleep(0.05)
-    ends = (lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(7), lambda: ctypes.string_at(0))
+    ends = (
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        lambda: os._exit(7),
+        lambda: ctypes.string_at(0),
+    )
     ends[data["n"] % len(ends)]()
     time.sleep(1)  # not every thread ends at once
 
 
 @mt.model("guilt-nap", version="1.0.0")
 def nap(data: dict[str, Any]) -> int:
-    """Stop the process, until somebody lets it go on; the first times only, until as many processes have begun with it."""
+    """Stop the process, until somebody lets it go on; the first times only, until as many processes
+    have begun with it.
+    """
     append("b", NAPS, data["n"])
     mine = begun(NAPS, data["n"])
-    for _ in range(_TRIES if mine <= STOPS else 0):  # again: it goes on early when it was stopped inside a transaction
+    # again: it goes on early when it was stopped inside a transaction
+    for _ in range(_TRIES if mine <= STOPS else 0):
         os.kill(os.getpid(), signal.SIGSTOP)
         time.sleep(0.1)  # not every thread is stopped at once
         if begun(NAPS, data["n"]) >= STOPS:
@@ -70,7 +79,9 @@ def nap(data: dict[str, Any]) -> int:
 
 @mt.model("guilt-fork", version="1.0.0")
 def fork(data: dict[str, Any]) -> str:
-    """Copy the process: the copy publishes through the bus that it inherited, which must refuse, and through one of its own."""
+    """Copy the process: the copy publishes through the bus that it inherited, which must refuse,
+    and through one of its own.
+    """
     append("b", FORKS, data["n"])
     child = os.fork()
     if not child:
@@ -87,7 +98,9 @@ def fork(data: dict[str, Any]) -> str:
 
 
 def _published_by_a_copy(n: int) -> None:
-    """Publish one event, and write down that there is a receipt for it; the copy ends here, whatever happens."""
+    """Publish one event, and write down that there is a receipt for it; the copy ends here,
+    whatever happens.
+    """
     try:
         try:
             sys.modules["__main__"].BUS.publish("guilt-forked", {"n": n})

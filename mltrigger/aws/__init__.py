@@ -1,8 +1,11 @@
-"""What a bus on AWS needs beside :func:`mltrigger.connect`: a Lambda handler, policy documents, a CloudFormation template.
+"""What a bus on AWS needs beside :func:`mltrigger.connect`: a Lambda handler, policy documents, a
+CloudFormation template.
 
-``lambda_handler(subscription)`` runs a subscription inside AWS Lambda; :mod:`~mltrigger.aws.admin.policies` and
-:mod:`~mltrigger.aws.admin.template` return documents for whoever administers the account, and ``apply(clients, stack, template)`` of
-:mod:`~mltrigger.aws.admin.stack` makes the stack of a template. Everything is loaded when it is first used.
+``lambda_handler(subscription)`` runs a subscription inside AWS Lambda;
+:mod:`~mltrigger.aws.admin.policies` and :mod:`~mltrigger.aws.admin.template` return documents for
+whoever administers the account, and ``apply(clients, stack, template)`` of
+:mod:`~mltrigger.aws.admin.stack` makes the stack of a template. Everything is loaded when it is
+first used.
 """
 
 from __future__ import annotations

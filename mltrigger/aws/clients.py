@@ -1,4 +1,6 @@
-"""The one place that imports boto3: sessions, an assumed role, and clients that are made when they are first used."""
+"""The one place that imports boto3: sessions, an assumed role, and clients that are made when they
+are first used.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _ROLE_SESSION = "mltrigger"
 
 
 class Clients:
-    """The clients of one account and region; each is made at its first use, and may be used from any thread.
+    """The clients of one account and region; each is made at its first use, and may be used from
+    any thread.
 
     Parameters
     ----------
@@ -26,8 +29,8 @@ class Clients:
     region : str
         Where, for example ``eu-west-1``.
     endpoint_url : str, optional
-        Another address than AWS': an emulator's. Without it ``AWS_ENDPOINT_URL`` and ``AWS_ENDPOINT_URL_SQS`` (and so on) decide, which
-        boto3 reads.
+        Another address than AWS': an emulator's. Without it ``AWS_ENDPOINT_URL`` and
+        ``AWS_ENDPOINT_URL_SQS`` (and so on) decide, which boto3 reads.
     """
 
     def __init__(self, session: Any, region: str, endpoint_url: str | None = None) -> None:
@@ -63,7 +66,8 @@ class Clients:
         """Amazon SQS, for the calls that are made for every ten events."""
         from botocore.httpsession import get_cert_path
 
-        trusted = self._session._session.get_config_variable("ca_bundle")  # what botocore asks when it makes a client
+        # what botocore asks when it makes a client
+        trusted = self._session._session.get_config_variable("ca_bundle")
         return LeanSqs(self.sqs, self._keys, str(trusted or get_cert_path(True)))
 
     def _keys(self) -> tuple[str, str, str | None] | None:
@@ -119,7 +123,9 @@ class Clients:
 
 
 class ModelClients(Clients):
-    """The clients that models are called with. A call of a model is made once: what becomes of it afterwards its subscription decides.
+    """The clients that models are called with.
+
+    A call of a model is made once: what becomes of it afterwards its subscription decides.
 
     Parameters
     ----------
@@ -133,7 +139,15 @@ class ModelClients(Clients):
 
     _MODELS = frozenset({"lambda", "sagemaker-runtime"})
 
-    def __init__(self, session: Any, region: str, endpoint_url: str | None, *, read_timeout_s: float, connections: int) -> None:
+    def __init__(
+        self,
+        session: Any,
+        region: str,
+        endpoint_url: str | None,
+        *,
+        read_timeout_s: float,
+        connections: int,
+    ) -> None:
         super().__init__(session, region, endpoint_url)
         self._read_timeout_s, self._connections = read_timeout_s, connections
 
@@ -150,15 +164,23 @@ class ModelClients(Clients):
     def _new(self, service: str) -> Any:
         if service not in self._MODELS:
             return super()._new(service)
-        given: dict[str, Any] = {"attempts": 1, "read_timeout_s": self._read_timeout_s, "connections": self._connections}
+        given: dict[str, Any] = {
+            "attempts": 1,
+            "read_timeout_s": self._read_timeout_s,
+            "connections": self._connections,
+        }
         return make_client(self._session, service, self.region, self._endpoint_url, **given)
 
 
 def _domains() -> list[str]:
-    """Return the domains of all partitions that botocore knows: a newer one may know more than we do."""
+    """Return the domains of all partitions that botocore knows: a newer one may know more than we
+    do.
+    """
     from botocore.loaders import create_loader
 
-    outputs = [partition["outputs"] for partition in create_loader().load_data("partitions")["partitions"]]
+    outputs = [
+        partition["outputs"] for partition in create_loader().load_data("partitions")["partitions"]
+    ]
     return [str(output[name]) for output in outputs for name in ("dnsSuffix", "dualStackDnsSuffix")]
 
 
@@ -172,7 +194,8 @@ def model_clients(
     read_timeout_s: float = 60.0,
     connections: int = 10,
 ) -> ModelClients:
-    """Return the clients to call models with, by boto3's own credential chain; without a *region*, in the one that it finds.
+    """Return the clients to call models with, by boto3's own credential chain; without a *region*,
+    in the one that it finds.
 
     Raises
     ------
@@ -180,8 +203,16 @@ def model_clients(
         When there is no such profile, or no region.
     """
     region = region or _usual_region(profile)
-    session = open_session(region, profile=profile, role_arn=role_arn, external_id=external_id, endpoint_url=endpoint_url)
-    return ModelClients(session, region, endpoint_url, read_timeout_s=read_timeout_s, connections=connections)
+    session = open_session(
+        region,
+        profile=profile,
+        role_arn=role_arn,
+        external_id=external_id,
+        endpoint_url=endpoint_url,
+    )
+    return ModelClients(
+        session, region, endpoint_url, read_timeout_s=read_timeout_s, connections=connections
+    )
 
 
 def make_client(
@@ -198,7 +229,8 @@ def make_client(
     from botocore.config import Config
 
     config = Config(
-        # The "standard" mode tries again what may be tried again, with jitter, and gives up when everything fails.
+        # The "standard" mode tries again what may be tried again, with jitter, and gives up when
+        # everything fails.
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=5,
         read_timeout=read_timeout_s,
@@ -209,8 +241,14 @@ def make_client(
     client = session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
     if not is_loopback_url(client.meta.endpoint_url) or client.meta.config.proxies is not None:
         return client
-    # Known only now: the environment may name the endpoint. No proxy stands before this machine itself.
-    return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config.merge(Config(proxies={})))
+    # Known only now: the environment may name the endpoint. No proxy stands before this machine
+    # itself.
+    return session.client(
+        service,
+        region_name=region,
+        endpoint_url=endpoint_url,
+        config=config.merge(Config(proxies={})),
+    )
 
 
 def open_session(
@@ -222,17 +260,24 @@ def open_session(
     external_id: str | None = None,
     endpoint_url: str | None = None,
 ) -> Any:
-    """Return a boto3 session: *session* itself, else one with boto3's own credential chain; with *role_arn* one that assumes the role.
+    """Return a boto3 session: *session* itself, else one with boto3's own credential chain; with
+    *role_arn* one that assumes the role.
 
     The credentials of an assumed role are renewed before they expire, by whichever call comes then.
     """
     import boto3
 
     try:
-        found = session if session is not None else boto3.Session(profile_name=profile, region_name=region)
+        found = (
+            session
+            if session is not None
+            else boto3.Session(profile_name=profile, region_name=region)
+        )
     except Exception as error:
         raise explained(error, "boto3:Session", profile or region) from error
-    return found if role_arn is None else _assumed(found, region, role_arn, external_id, endpoint_url)
+    return (
+        found if role_arn is None else _assumed(found, region, role_arn, external_id, endpoint_url)
+    )
 
 
 def _usual_region(profile: str | None) -> str:
@@ -243,33 +288,56 @@ def _usual_region(profile: str | None) -> str:
     except Exception as error:
         raise explained(error, "boto3:Session", profile or "default") from error
     if region is None:
-        raise AwsError("no region: name one (eu-west-1), or set AWS_DEFAULT_REGION, or the region of the profile", "NoRegionError")
+        raise AwsError(
+            "no region: name one (eu-west-1), or set AWS_DEFAULT_REGION, or the region of the"
+            " profile",
+            "NoRegionError",
+        )
     return str(region)
 
 
 def emulator_session(region: str) -> Any:
-    """Return a session whose credentials no account has, so that what is meant for an emulator is refused by AWS."""
+    """Return a session whose credentials no account has, so that what is meant for an emulator is
+    refused by AWS.
+    """
     import boto3
     import botocore.session
     from botocore.config import Config
 
     inner: Any = botocore.session.Session()
-    inner.set_default_client_config(Config(proxies={}))  # an emulator is on this machine: no proxy stands before it
+    # an emulator is on this machine: no proxy stands before it
+    inner.set_default_client_config(Config(proxies={}))
     return boto3.Session("testing", "testing", region_name=region, botocore_session=inner)
 
 
-def _assumed(session: Any, region: str, role_arn: str, external_id: str | None, endpoint_url: str | None) -> Any:
+def _assumed(
+    session: Any, region: str, role_arn: str, external_id: str | None, endpoint_url: str | None
+) -> Any:
     import boto3
     import botocore.session
     from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
-    def sts(_: str, **given: Any) -> Any:  # the fetcher names the service and the source's credentials
-        source = boto3.Session(given["aws_access_key_id"], given["aws_secret_access_key"], given["aws_session_token"], region)
+    # the fetcher names the service and the source's credentials
+    def sts(_: str, **given: Any) -> Any:
+        source = boto3.Session(
+            given["aws_access_key_id"],
+            given["aws_secret_access_key"],
+            given["aws_session_token"],
+            region,
+        )
         return make_client(source, "sts", region, endpoint_url)
 
-    extra = {"RoleSessionName": _ROLE_SESSION, **({"ExternalId": external_id} if external_id is not None else {})}
-    fetcher = AssumeRoleCredentialFetcher(sts, session.get_credentials(), role_arn, extra_args=extra)
+    extra = {
+        "RoleSessionName": _ROLE_SESSION,
+        **({"ExternalId": external_id} if external_id is not None else {}),
+    }
+    fetcher = AssumeRoleCredentialFetcher(
+        sts, session.get_credentials(), role_arn, extra_args=extra
+    )
     renewed: Any = botocore.session.Session()
-    # As botocore's own provider for roles in the configuration does it; there is no public way for a role that is named in code.
-    renewed._credentials = DeferredRefreshableCredentials(method="assume-role", refresh_using=fetcher.fetch_credentials)
+    # As botocore's own provider for roles in the configuration does it; there is no public way for
+    # a role that is named in code.
+    renewed._credentials = DeferredRefreshableCredentials(
+        method="assume-role", refresh_using=fetcher.fetch_credentials
+    )
     return boto3.Session(botocore_session=renewed, region_name=region)

@@ -1,4 +1,6 @@
-"""AWS on this machine, to try a bus without an account: moto's server in a process of its own, reached over loopback only."""
+"""AWS on this machine, to try a bus without an account: moto's server in a process of its own,
+reached over loopback only.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,17 @@ sys.stdin.read()  # until the process that started this one closes the pipe, or 
 
 
 class AwsEmulator:
-    """A running emulator, empty at its start: SNS, SQS, S3 and STS as `moto <https://docs.getmoto.org>`_ knows them.
+    """A running emulator, empty at its start: SNS, SQS, S3 and STS as `moto
+    <https://docs.getmoto.org>`_ knows them.
 
-    It ends with :meth:`close`, with its ``with`` block, or with this process, however that ends. Nothing is kept.
+    It ends with :meth:`close`, with its ``with`` block, or with this process, however that ends.
+    Nothing is kept.
 
     Attributes
     ----------
     url : str
-        Its address, on 127.0.0.1: for ``endpoint_url=`` of :func:`mltrigger.connect` and of boto3's clients.
+        Its address, on 127.0.0.1: for ``endpoint_url=`` of :func:`mltrigger.connect` and of boto3's
+        clients.
     region : str
         ``eu-west-1``; the emulator takes any.
 
@@ -46,16 +51,22 @@ class AwsEmulator:
         self.region = REGION
         with tempfile.TemporaryFile() as said:
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter
-                [sys.executable, "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
+                [sys.executable, "-c", _PROGRAM],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
                 start_new_session=True,  # an interrupt of the kernel is not for it
-            )  # fmt: skip
+            )
             self._finish = weakref.finalize(self, _end, self._process)
             port = _first_line(self._process)
             if not port:
                 self.close()
                 said.seek(0)
                 last = said.read().decode(errors="replace").strip().rpartition("\n")[2]
-                raise MltriggerError(f"the emulator of AWS did not start ({last}); it is moto's server: {how_to_install('test')}")
+                raise MltriggerError(
+                    f"the emulator of AWS did not start ({last}); it is moto's server:"
+                    f" {how_to_install('test')}"
+                )
         self.url = f"http://127.0.0.1:{port}"
 
     def session(self) -> Any:
@@ -73,7 +84,10 @@ class AwsEmulator:
         self.close()
 
     def __repr__(self) -> str:
-        return f"AwsEmulator({self.region!r}, {'running' if self._process.poll() is None else 'closed'})"
+        return (
+            f"AwsEmulator({self.region!r},"
+            f" {'running' if self._process.poll() is None else 'closed'})"
+        )
 
 
 def _first_line(process: subprocess.Popen[bytes]) -> str:

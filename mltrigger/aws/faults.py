@@ -1,4 +1,7 @@
-"""What AWS refuses, in words: which call, why, and what to do now. Errors are told by their code; nothing here imports botocore."""
+"""What AWS refuses, in words: which call, why, and what to do now.
+
+Errors are told by their code; nothing here imports botocore.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,63 @@ from mltrigger.errors import StoreError
 from mltrigger.text import redacted
 
 THROTTLED = frozenset(
-    {"Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException", "TooManyRequestsException",
-     "RequestLimitExceeded", "SlowDown", "KMSThrottling", "KmsThrottled", "OverLimit"}
-)  # fmt: skip
+    {
+        "Throttling",
+        "ThrottlingException",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException",
+        "RequestLimitExceeded",
+        "SlowDown",
+        "KMSThrottling",
+        "KmsThrottled",
+        "OverLimit",
+    }
+)
 """Codes that say: later. They are nobody's failure."""
 DENIED = frozenset(
-    {"AccessDenied", "AccessDeniedException", "AuthorizationError", "AuthorizationErrorException", "UnauthorizedOperation",
-     "KmsAccessDenied",
-     "KMSAccessDenied", "KMSAccessDeniedException", "403"}
-)  # fmt: skip
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "AuthorizationError",
+        "AuthorizationErrorException",
+        "UnauthorizedOperation",
+        "KmsAccessDenied",
+        "KMSAccessDenied",
+        "KMSAccessDeniedException",
+        "403",
+    }
+)
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired"})
 UNKNOWN_KEY = frozenset(
-    {"InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity"}
+    {
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "InvalidSecurity",
+    }
 )
 MISSING = frozenset(
-    {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "NotFound", "NotFoundException", "NoSuchBucket", "NoSuchKey", "404"}
+    {
+        "AWS.SimpleQueueService.NonExistentQueue",
+        "QueueDoesNotExist",
+        "NotFound",
+        "NotFoundException",
+        "NoSuchBucket",
+        "NoSuchKey",
+        "404",
+    }
 )
 STALE_HANDLE = frozenset(
-    {"ReceiptHandleIsInvalid", "AWS.SimpleQueueService.MessageNotInflight", "MessageNotInflight", "InvalidParameterValue", "NotInflight"}
+    {
+        "ReceiptHandleIsInvalid",
+        "AWS.SimpleQueueService.MessageNotInflight",
+        "MessageNotInflight",
+        "InvalidParameterValue",
+        "NotInflight",
+    }
 )
 """Codes for a message whose lease was lost: it comes again, and is recognised then."""
 
@@ -51,26 +93,51 @@ def code_of(error: BaseException) -> str:
 
 
 def explained(error: Exception, action: str, about: str) -> AwsError:
-    """Return what to raise for *error* of *action* (such as ``sqs:ReceiveMessage``) on *about*, the name of a queue, topic or bucket."""
+    """Return what to raise for *error* of *action* (such as ``sqs:ReceiveMessage``) on *about*, the
+    name of a queue, topic or bucket.
+    """
     if isinstance(error, AwsError):
         return error
     code = code_of(error)
     response = getattr(error, "response", None)
-    said = str(response.get("Error", {}).get("Message", "")) if isinstance(response, dict) else str(error)
-    return AwsError(f"{action} on {about!r} failed with {code}: {_advice(code, action) or redacted(said)[:300]}", code)
+    said = (
+        str(response.get("Error", {}).get("Message", ""))
+        if isinstance(response, dict)
+        else str(error)
+    )
+    return AwsError(
+        f"{action} on {about!r} failed with {code}:"
+        f" {_advice(code, action) or redacted(said)[:300]}",
+        code,
+    )
 
 
 def _advice(code: str, action: str) -> str:
     if code in DENIED:
         return f"allow {action}; `mltrigger aws policies` prints the whole policy of each role"
     if code in EXPIRED:
-        return "the credentials have expired: renew them (aws sso login), then call again; what is leased comes again by itself"
-    if code in UNKNOWN_KEY or code in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"):
         return (
-            "there are no valid credentials: set a profile, environment variables or a role that boto3 finds, or pass profile= or session="
+            "the credentials have expired: renew them (aws sso login), then call again; what is"
+            " leased comes again by itself"
+        )
+    if code in UNKNOWN_KEY or code in (
+        "NoCredentialsError",
+        "PartialCredentialsError",
+        "CredentialRetrievalError",
+        "ProfileNotFound",
+    ):
+        return (
+            "there are no valid credentials: set a profile, environment variables or a role that"
+            " boto3 finds, or pass profile= or session="
         )
     if code in THROTTLED:
         return "AWS throttles this account; it is tried again by itself"
-    if code in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "ConnectionError"):
+    if code in (
+        "EndpointConnectionError",
+        "ConnectTimeoutError",
+        "ReadTimeoutError",
+        "ConnectionClosedError",
+        "ConnectionError",
+    ):
         return "the service did not answer: is the network there, and the region or endpoint right?"
     return ""

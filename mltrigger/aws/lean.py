@@ -1,11 +1,15 @@
-"""The calls that are made for every ten events, without what they do not need: a signed request on a pooled connection.
+"""The calls that are made for every ten events, without what they do not need: a signed request on
+a pooled connection.
 
-boto3 spends most of a millisecond of CPU on a call of SQS; this spends a tenth of that. Whatever is unusual is left to boto3: an answer
-that is no success, a connection that broke, a proxy, a client's certificate, somebody who hooked into the client (a test's stub, a
-tracer). So its retries, its errors and its configuration hold for everybody.
+boto3 spends most of a millisecond of CPU on a call of SQS; this spends a tenth of that. Whatever is
+unusual is left to boto3: an answer that is no success, a connection that broke, a proxy, a client's
+certificate, somebody who hooked into the client (a test's stub, a tracer). So its retries, its
+errors and its configuration hold for everybody.
 
-The protocol is that of the service model: JSON 1.0 (https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/
-sqs-making-api-requests-json.html), signed by Signature Version 4 (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
+The protocol is that of the service model: JSON 1.0
+(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/
+sqs-making-api-requests-json.html), signed by Signature Version 4
+(https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
 """
 
 from __future__ import annotations
@@ -29,9 +33,19 @@ from typing import Any
 from mltrigger.versions.schemes.http.loopback import is_loopback
 
 _EVENTS = (
-    "provide-client-params", "before-parameter-build", "before-call", "request-created", "before-sign", "choose-signer", "before-send",
-    "response-received", "needs-retry", "before-parse", "after-call", "after-call-error",
-)  # fmt: skip
+    "provide-client-params",
+    "before-parameter-build",
+    "before-call",
+    "request-created",
+    "before-sign",
+    "choose-signer",
+    "before-send",
+    "response-received",
+    "needs-retry",
+    "before-parse",
+    "after-call",
+    "after-call-error",
+)
 _ANSWER_S = 40.0
 """A long poll takes up to 20 s."""
 _CONNECT_S = 5.0
@@ -63,7 +77,12 @@ class LeanSqs:
         The certificates that boto3 would trust.
     """
 
-    def __init__(self, client: Any, credentials: Callable[[], tuple[str, str, str | None] | None], cafile: str) -> None:
+    def __init__(
+        self,
+        client: Any,
+        credentials: Callable[[], tuple[str, str, str | None] | None],
+        cafile: str,
+    ) -> None:
         self._client, self._credentials, self._cafile = client, credentials, cafile
         endpoint = urllib.parse.urlsplit(client.meta.endpoint_url)
         self._tls = endpoint.scheme == "https"
@@ -84,15 +103,20 @@ class LeanSqs:
 
     def change_message_visibility_batch(self, **given: Any) -> dict[str, Any]:
         """As the client's ``change_message_visibility_batch``."""
-        return self._call("ChangeMessageVisibilityBatch", self._client.change_message_visibility_batch, given)
+        return self._call(
+            "ChangeMessageVisibilityBatch", self._client.change_message_visibility_batch, given
+        )
 
-    def _call(self, action: str, usual: Callable[..., dict[str, Any]], given: Mapping[str, Any]) -> dict[str, Any]:
+    def _call(
+        self, action: str, usual: Callable[..., dict[str, Any]], given: Mapping[str, Any]
+    ) -> dict[str, Any]:
         if not self._is_plain():
             return usual(**given)
         try:
             raw = self._request(action, json.dumps(given).encode())
         except _Unreadable:
-            self._usable = False  # it was carried out, and nobody knows what it brought: never again
+            # it was carried out, and nobody knows what it brought: never again
+            self._usable = False
             return usual(**given)
         except (_Unusual, OSError, ValueError):
             return usual(**given)
@@ -115,7 +139,11 @@ class LeanSqs:
         events = self._client.meta.events
         emitter = getattr(events, "_emitter", events)
         config = self._client.meta.config
-        if getattr(config, "proxies", None) or getattr(config, "client_cert", None) or not hasattr(emitter, "_handlers"):
+        if (
+            getattr(config, "proxies", None)
+            or getattr(config, "client_cert", None)
+            or not hasattr(emitter, "_handlers")
+        ):
             return True
         return any(
             not str(getattr(handler, "__module__", "")).startswith("botocore.")
@@ -129,12 +157,23 @@ class LeanSqs:
         if found is None:
             raise _Unusual
         target = f"AmazonSQS.{action}"
-        headers = signed(found, self._client.meta.region_name, self._netloc, self._path, target, body, datetime.now(UTC))
+        headers = signed(
+            found,
+            self._client.meta.region_name,
+            self._netloc,
+            self._path,
+            target,
+            body,
+            datetime.now(UTC),
+        )
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection = self._connection()
         try:
             raw, stays = connection.exchange(
-                f"POST {self._path} HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
+                f"POST {self._path} HTTP/1.1\r\n{lines}content-length: {len(body)}\r\n\r\n".encode(
+                    "ascii"
+                )
+                + body
             )
         except BaseException:
             connection.close()
@@ -149,7 +188,11 @@ class LeanSqs:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Connection(self._host, self._port or (443 if self._tls else 80), _context(self._cafile) if self._tls else None)
+            return _Connection(
+                self._host,
+                self._port or (443 if self._tls else 80),
+                _context(self._cafile) if self._tls else None,
+            )
 
 
 class _Connection:
@@ -158,12 +201,16 @@ class _Connection:
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
         plain = socket.create_connection((host, port), timeout=_CONNECT_S)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = plain if context is None else context.wrap_socket(plain, server_hostname=host)
+        self._socket = (
+            plain if context is None else context.wrap_socket(plain, server_hostname=host)
+        )
         self._socket.settimeout(_ANSWER_S)
         self._file = self._socket.makefile("rb")
 
     def exchange(self, request: bytes) -> tuple[bytes, bool]:
-        """Send a request; return the body of a 200 with a length, and whether the connection stays open."""
+        """Send a request; return the body of a 200 with a length, and whether the connection stays
+        open.
+        """
         self._socket.sendall(request)
         status = self._file.readline(_LINE)
         if not status.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
@@ -216,8 +263,14 @@ def _allowed(length: int | None) -> int:
 
 
 def signed(
-    credentials: tuple[str, str, str | None], region: str, netloc: str, path: str, target: str, body: bytes, now: datetime
-) -> dict[str, str]:  # fmt: skip
+    credentials: tuple[str, str, str | None],
+    region: str,
+    netloc: str,
+    path: str,
+    target: str,
+    body: bytes,
+    now: datetime,
+) -> dict[str, str]:
     """Return the headers of a POST, signed for SQS."""
     access, secret, token = credentials
     stamp = now.strftime("%Y%m%dT%H%M%SZ")
@@ -231,7 +284,10 @@ def signed(
     scope = f"{stamp[:8]}/{region}/sqs/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
     signature = hmac.new(_key(secret, stamp[:8], region), text.encode(), hashlib.sha256).hexdigest()
-    headers["authorization"] = f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names}, Signature={signature}"
+    headers["authorization"] = (
+        f"AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={names},"
+        f" Signature={signature}"
+    )
     return headers
 
 
@@ -252,7 +308,9 @@ def _context(cafile: str) -> ssl.SSLContext:
 def _proxied(host: str, tls: bool) -> bool:
     if is_loopback(host):
         return False
-    return bool(urllib.request.getproxies().get("https" if tls else "http")) and not urllib.request.proxy_bypass(host)
+    return bool(
+        urllib.request.getproxies().get("https" if tls else "http")
+    ) and not urllib.request.proxy_bypass(host)
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""What things on AWS are called: ARNs, queue URLs, S3 sources, and the names of our own topics and queues. Nothing here asks AWS."""
+"""What things on AWS are called: ARNs, queue URLs, S3 sources, and the names of our own topics and
+queues. Nothing here asks AWS.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ MAX_KEY_BYTES = limits.OBJECT_KEY.high
 """Bytes of an object key in UTF-8; as many characters has a value of a filter rule."""
 MAX_SOURCE_NAME = 80
 
-_ARN = re.compile(r"arn:(aws[a-z0-9-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):(.+)", re.ASCII | re.DOTALL)
+_ARN = re.compile(
+    r"arn:(aws[a-z0-9-]*):([a-z0-9-]+):([a-z0-9-]*):(\d{12}|):(.+)", re.ASCII | re.DOTALL
+)
 _REGION = re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+", re.ASCII)
 _URL = re.compile(r"(https?)://([^/?#@\s]+)(/[^?#\s]*)?/(\d{12})/([^/?#\s]+)", re.ASCII)
 _DOMAIN = "|".join(map(re.escape, DOMAINS))
@@ -49,14 +53,22 @@ class Arn(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Arn:
-        """Return the parts of *text*; raise InvalidName when it is no ARN, or one of a queue or topic whose name cannot be."""
+        """Return the parts of *text*; raise InvalidName when it is no ARN, or one of a queue or
+        topic whose name cannot be.
+        """
         found = _ARN.fullmatch(text) if isinstance(text, str) else None
         if found is None:
-            raise InvalidName(f"{short(text)} is no ARN: arn:partition:service:region:account:resource, for example {_EXAMPLE}")
+            raise InvalidName(
+                f"{short(text)} is no ARN: arn:partition:service:region:account:resource, for"
+                f" example {_EXAMPLE}"
+            )
         arn = cls(*found.groups())
         if arn.service in ("sqs", "sns"):
             if not arn.region or not arn.account:
-                raise InvalidName(f"ARN {short(text)} names no {'account' if arn.region else 'region'}; for example {_EXAMPLE}")
+                raise InvalidName(
+                    f"ARN {short(text)} names no {'account' if arn.region else 'region'}; for"
+                    f" example {_EXAMPLE}"
+                )
             check_aws_name("queue" if arn.service == "sqs" else "topic", arn.resource)
         return arn
 
@@ -73,15 +85,19 @@ _EXAMPLE = "arn:aws:sqs:eu-west-1:123456789012:orders"
 
 
 def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
-    """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most at the end; 80 or 256 in all."""
+    """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most
+    at the end; 80 or 256 in all.
+    """
     return limits.check_queue_name(name) if kind == "queue" else limits.check_topic_name(name)
 
 
-# -- our own topics and queues ----------------------------------------------------------------------------------------------------
+# -- our own topics and queues ---------------------------------------------------------------------
 
 
 def topic_name(prefix: str, topic: str) -> str:
-    """Return the name of the SNS topic behind *topic* of the bus *prefix*; FIFO when *topic* ends in ``.fifo``."""
+    """Return the name of the SNS topic behind *topic* of the bus *prefix*; FIFO when *topic* ends
+    in ``.fifo``.
+    """
     return _named("topic", (prefix, topic), MAX_TOPIC)
 
 
@@ -91,19 +107,28 @@ def queue_name(prefix: str, topic: str, subscription: str) -> str:
 
 
 def dead_name(prefix: str, topic: str, subscription: str) -> str:
-    """Return the name of the dead-letter queue of *subscription*; FIFO when *topic* is, as SQS demands."""
+    """Return the name of the dead-letter queue of *subscription*; FIFO when *topic* is, as SQS
+    demands.
+    """
     return _named("queue", (prefix, topic, subscription, DEAD), MAX_QUEUE)
 
 
 def check_prefix(prefix: str) -> str:
-    """Return *prefix*, or raise InvalidName: it begins the name of everything that belongs to a bus, and has to leave room for the rest."""
+    """Return *prefix*, or raise InvalidName: it begins the name of everything that belongs to a
+    bus, and has to leave room for the rest.
+    """
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", prefix):
-        raise InvalidName(f"prefix {short(prefix)} must be 1 to 40 letters, digits, '-' or '_': it begins the names of topics and queues")
+        raise InvalidName(
+            f"prefix {short(prefix)} must be 1 to 40 letters, digits, '-' or '_': it begins the"
+            " names of topics and queues"
+        )
     return prefix
 
 
 def shortened(name: str, limit: int, seed: str | None = None) -> str:
-    """Return *name*, or when it is longer than *limit* its beginning and a hash of *seed*, so that different ones stay different."""
+    """Return *name*, or when it is longer than *limit* its beginning and a hash of *seed*, so that
+    different ones stay different.
+    """
     if len(name) <= limit:
         return name
     digest = hashlib.sha256((name if seed is None else seed).encode()).hexdigest()[:12]
@@ -115,22 +140,32 @@ def _named(kind: Literal["queue", "topic"], parts: tuple[str, ...], limit: int) 
     suffix = FIFO if topic.endswith(FIFO) else ""
     plain = [part.removesuffix(FIFO) if part is topic else part for part in parts]
     if not all(plain):
-        raise InvalidName(f"{kind} name made of {short(parts)} needs a prefix, a topic and, for a queue, a subscription")
+        raise InvalidName(
+            f"{kind} name made of {short(parts)} needs a prefix, a topic and, for a queue, a"
+            " subscription"
+        )
     ending = f"-{DEAD}" if len(parts) == 4 else ""
-    # The hash is one of queue and dead-letter queue, so that a person sees that they belong together.
+    # The hash is one of queue and dead-letter queue, so that a person sees that they belong
+    # together.
     whole = "-".join(plain[:3])
-    name = shortened(whole, limit - len(suffix) - (len(f"-{DEAD}") if len(parts) > 2 else 0), json.dumps(plain[:3]))
+    name = shortened(
+        whole,
+        limit - len(suffix) - (len(f"-{DEAD}") if len(parts) > 2 else 0),
+        json.dumps(plain[:3]),
+    )
     return check_aws_name(kind, name + ending + suffix)
 
 
-# -- sources ----------------------------------------------------------------------------------------------------------------------
+# -- sources ---------------------------------------------------------------------------------------
 
 
 def aws_kind(source: str) -> Kind | None:
-    """Return what service the *source* of a subscription belongs to, ``None`` for a topic's name or the URL of something else.
+    """Return what service the *source* of a subscription belongs to, ``None`` for a topic's name or
+    the URL of something else.
 
-    ``s3://…``, ARNs of queues and topics, and URLs of queues: those of AWS, and of an emulator when they have a port and end in an
-    account and a name. Whether the rest of it is right is said by those who read it.
+    ``s3://…``, ARNs of queues and topics, and URLs of queues: those of AWS, and of an emulator when
+    they have a port and end in an account and a name. Whether the rest of it is right is said by
+    those who read it.
     """
     if not isinstance(source, str):
         return None
@@ -145,19 +180,29 @@ def aws_kind(source: str) -> Kind | None:
 
 
 def queue_arn(source: str, region: str) -> Arn:
-    """Return the ARN of the queue that *source* names, an ARN or URL; *region* is where it is when the URL does not say so."""
+    """Return the ARN of the queue that *source* names, an ARN or URL; *region* is where it is when
+    the URL does not say so.
+    """
     if source.startswith("arn:"):
         arn = Arn.parse(source)
         if arn.service != "sqs":
-            raise InvalidName(f"{short(source)} is the ARN of something in {arn.service}, not of a queue; for example {_EXAMPLE}")
+            raise InvalidName(
+                f"{short(source)} is the ARN of something in {arn.service}, not of a queue; for"
+                f" example {_EXAMPLE}"
+            )
         return arn
     found = _URL.fullmatch(source)
     if found is None:
-        raise InvalidName(f"queue URL {short(source)} must be https://sqs.region.amazonaws.com/account/name, account with 12 digits")
+        raise InvalidName(
+            f"queue URL {short(source)} must be https://sqs.region.amazonaws.com/account/name,"
+            " account with 12 digits"
+        )
     host = _AWS_HOST.fullmatch(found[2])
     if host:  # the oldest form names no region: it is that of the first one
         region = host["region"] or host["legacy"] or "us-east-1"
-    elif named := re.match(r"sqs\.([a-z0-9-]+)\.", found[2]) or re.fullmatch(r"/queue/([a-z0-9-]+)", found[3] or ""):
+    elif named := re.match(r"sqs\.([a-z0-9-]+)\.", found[2]) or re.fullmatch(
+        r"/queue/([a-z0-9-]+)", found[3] or ""
+    ):
         region = named[1] if _REGION.fullmatch(named[1]) else region
     return Arn(partition_of(region), "sqs", region, found[4], check_aws_name("queue", found[5]))
 
@@ -168,7 +213,9 @@ def queue_url(arn: Arn) -> str:
 
 
 def source_url(source: str, region: str) -> str:
-    """Return one canonical spelling of *source* on AWS for the registry: the S3 URL, or the ARN of the queue or topic."""
+    """Return one canonical spelling of *source* on AWS for the registry: the S3 URL, or the ARN of
+    the queue or topic.
+    """
     kind = aws_kind(source)
     if kind == "s3":
         return S3Source.parse(source).url
@@ -176,7 +223,9 @@ def source_url(source: str, region: str) -> str:
 
 
 def source_topic_name(source: str, region: str) -> str:
-    """Return the name of the bus's topic for *source* on AWS: what can be read of it, and a hash, so that no two sources share one."""
+    """Return the name of the bus's topic for *source* on AWS: what can be read of it, and a hash,
+    so that no two sources share one.
+    """
     if aws_kind(source) == "s3":
         return S3Source.parse(source).topic_name
     arn = Arn.parse(source_url(source, region))
@@ -191,16 +240,18 @@ def _slug(text: str, seed: str) -> str:
 class S3Source(NamedTuple):
     """The objects of a bucket whose keys match a pattern: ``s3://bucket/prefix/*.png``.
 
-    ``*`` stands for any characters, ``/`` among them, so that ``scans/*.png`` means the whole tree below ``scans/``, as the prefix and
-    suffix of S3 do; ``?`` for one, ``[ab]`` and ``[!ab]`` for one of several, as in :mod:`fnmatch`; ``[*]`` is a star. Case counts. The
-    key is written as it is, not percent-encoded, as in the AWS command line. Without a pattern, or with a ``/`` at the end, it is
-    everything below.
+    ``*`` stands for any characters, ``/`` among them, so that ``scans/*.png`` means the whole tree
+    below ``scans/``, as the prefix and suffix of S3 do; ``?`` for one, ``[ab]`` and ``[!ab]`` for
+    one of several, as in :mod:`fnmatch`; ``[*]`` is a star. Case counts. The key is written as it
+    is, not percent-encoded, as in the AWS command line. Without a pattern, or with a ``/`` at the
+    end, it is everything below.
 
     Attributes
     ----------
     bucket, pattern : str
     prefix, suffix : str
-        The part of the pattern that S3 itself can filter by, possibly empty; whatever matches the pattern passes it.
+        The part of the pattern that S3 itself can filter by, possibly empty; whatever matches the
+        pattern passes it.
     """
 
     bucket: str
@@ -212,16 +263,24 @@ class S3Source(NamedTuple):
     def parse(cls, url: str) -> S3Source:
         """Return what *url* means; raise InvalidName with what is wrong with it."""
         if not isinstance(url, str) or not url.startswith("s3://"):
-            raise InvalidName(f"source {short(url)} must be s3://bucket/pattern, for example s3://scans/incoming/*.png")
+            raise InvalidName(
+                f"source {short(url)} must be s3://bucket/pattern, for example"
+                " s3://scans/incoming/*.png"
+            )
         bucket, _, pattern = url[len("s3://") :].partition("/")
         limits.check_bucket_name(bucket)
         pattern = pattern + "*" if not pattern or pattern.endswith("/") else pattern
         try:
             size = len(pattern.encode())
         except UnicodeEncodeError:
-            raise InvalidName("the pattern of an s3:// source has half of a surrogate pair, which no key can have") from None
+            raise InvalidName(
+                "the pattern of an s3:// source has half of a surrogate pair, which no key can have"
+            ) from None
         if size > MAX_KEY_BYTES:
-            raise InvalidName(f"pattern {short(pattern)} has {size} bytes; the key of an object has at most {MAX_KEY_BYTES}")
+            raise InvalidName(
+                f"pattern {short(pattern)} has {size} bytes; the key of an object has at most"
+                f" {MAX_KEY_BYTES}"
+            )
         head, tail = _ends(pattern)
         return cls(bucket, pattern, _plain_head(head), _plain_tail(tail))
 
@@ -232,11 +291,15 @@ class S3Source(NamedTuple):
 
     @property
     def topic_name(self) -> str:
-        """The name for the topic of this source: bucket, prefix and suffix as far as a name can have them, and a hash of the URL."""
+        """The name for the topic of this source: bucket, prefix and suffix as far as a name can
+        have them, and a hash of the URL.
+        """
         return _slug(f"{self.bucket}-{self.prefix}-{self.suffix}", self.url)
 
     def matches(self, key: str) -> bool:
-        """Return whether the object of this *key* (decoded, as ``event.data["key"]``) is one of the source."""
+        """Return whether the object of this *key* (decoded, as ``event.data["key"]``) is one of the
+        source.
+        """
         return fnmatch.fnmatchcase(key, self.pattern)
 
     def tester(self) -> Callable[[str], bool]:
@@ -246,10 +309,14 @@ class S3Source(NamedTuple):
 
 
 def _ends(pattern: str) -> tuple[str, str]:
-    """Return what stands before the first and after the last wildcard of *pattern*; all and nothing when there is none."""
+    """Return what stands before the first and after the last wildcard of *pattern*; all and nothing
+    when there is none.
+    """
     first, last, at = None, 0, 0
     while at < len(pattern):
-        end = at + 1 if pattern[at] in "*?" else _class_end(pattern, at) if pattern[at] == "[" else 0
+        end = (
+            at + 1 if pattern[at] in "*?" else _class_end(pattern, at) if pattern[at] == "[" else 0
+        )
         if end:
             first, last = at if first is None else first, end
         at = end or at + 1
@@ -257,16 +324,20 @@ def _ends(pattern: str) -> tuple[str, str]:
 
 
 def _class_end(pattern: str, at: int) -> int:
-    """Return where the ``[…]`` that begins at *at* has ended, 0 when it is not one: as :func:`fnmatch.translate` reads it."""
+    """Return where the ``[…]`` that begins at *at* has ended, 0 when it is not one: as
+    :func:`fnmatch.translate` reads it.
+    """
     inner = at + 1
     inner += pattern.startswith("!", inner)
     inner += pattern.startswith("]", inner)
     return pattern.find("]", inner) + 1
 
 
-# "If your prefix or suffix contains a space, you must replace it with the + character"; other special characters are to be
-# percent-encoded (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html). Emulators compare the text.
-# We leave such characters and what lies behind them to `matches`: what S3 then announces too much is sorted out, and nothing is lost.
+# "If your prefix or suffix contains a space, you must replace it with the + character"; other
+# special characters are to be percent-encoded
+# (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html).
+# Emulators compare the text. We leave such characters and what lies behind them to `matches`: what
+# S3 then announces too much is sorted out, and nothing is lost.
 _HEAD = re.compile(r"[A-Za-z0-9/!_.'()-]*", re.ASCII)
 _TAIL = re.compile(r"[A-Za-z0-9/!_.'()-]*\Z", re.ASCII)
 

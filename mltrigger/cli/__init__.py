@@ -23,7 +23,8 @@ TUTORIAL_FOLDER = "mltrigger-tutorial"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 1 refused with a message, 2 wrong usage, 130 interrupted.
+    """Run one command; return its exit status: 0 done, 1 refused with a message, 2 wrong usage, 130
+    interrupted.
 
     Without a command, print the list of commands.
     """
@@ -45,7 +46,10 @@ def demo(given: argparse.Namespace) -> int:
     """Put scanned pages into a watched folder and read them with two OCR versions and a classifier."""
     missing = _missing("rapidocr", "onnxruntime", "sklearn", "PIL")
     if missing:
-        print(f"mltrigger: the demo needs {', '.join(missing)}: {how_to_install('demo')}", file=sys.stderr)
+        print(
+            f"mltrigger: the demo needs {', '.join(missing)}: {how_to_install('demo')}",
+            file=sys.stderr,
+        )
         return 1
     from mltrigger.demo.story import tell
 
@@ -55,7 +59,10 @@ def demo(given: argparse.Namespace) -> int:
 def tutorial(given: argparse.Namespace) -> int:
     """Copy the notebooks here and open JupyterLab on the first one."""
     if _missing("jupyterlab"):
-        print(f"mltrigger: the tutorial needs JupyterLab: {how_to_install('tutorial')}", file=sys.stderr)
+        print(
+            f"mltrigger: the tutorial needs JupyterLab: {how_to_install('tutorial')}",
+            file=sys.stderr,
+        )
         return 1
     folder = copy_notebooks(Path(given.folder))
     first = sorted(folder.glob("*.ipynb"))[0]
@@ -77,7 +84,11 @@ def _published(given: argparse.Namespace) -> int:
     from mltrigger.urls import connect, existing
 
     data = read(given.data, given.text)
-    attributes = {name: getattr(given, name) for name in ("type", "subject", "source", "id") if getattr(given, name) is not None}
+    attributes = {
+        name: getattr(given, name)
+        for name in ("type", "subject", "source", "id")
+        if getattr(given, name) is not None
+    }
     with connect(given.url if given.create else existing(given.url)) as bus:
         if given.create:
             bus.topic(given.topic)
@@ -86,7 +97,10 @@ def _published(given: argparse.Namespace) -> int:
         except NotFound as error:
             raise NotFound(f"{error.plain}; --create makes it") from error
     subscribers = ", ".join(receipt.subscriptions) or "nobody yet"
-    print(f"{receipt.event_id} {'was published before' if receipt.duplicate else 'published'} on {given.topic!r}, for {subscribers}")
+    print(
+        f"{receipt.event_id} {'was published before' if receipt.duplicate else 'published'} on"
+        f" {given.topic!r}, for {subscribers}"
+    )
     return 0
 
 
@@ -121,7 +135,10 @@ def doctor(given: argparse.Namespace) -> int:
         found = bus.doctor(given.subscription)
         balance = bus.audit()
     for severity, about, check, finding, advice in found.itertuples(index=False):
-        print(one_line(f"{severity!s:8}{about}: {check}: {finding}") + (f"\n        -> {one_line(advice)}" if advice else ""))
+        print(
+            one_line(f"{severity!s:8}{about}: {check}: {finding}")
+            + (f"\n        -> {one_line(advice)}" if advice else "")
+        )
     wrong = balance.loc[~balance["balanced"], ["subscription", "missing", "double", "events"]]
     for name, missing, double, events in wrong.itertuples(index=False):
         print(f"error   {name}: audit: {missing} missing, {double} double: {events!s}")
@@ -129,19 +146,27 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def aws(given: argparse.Namespace) -> int:
-    """Print a policy document or a template for AWS, which asks nobody; or make a stack and print its outputs, progress on stderr."""
+    """Print a policy document or a template for AWS, which asks nobody; or make a stack and print
+    its outputs, progress on stderr.
+    """
     given.say = lambda line: print(one_line(redacted(line)), file=sys.stderr, flush=True)
     print(given.text(given))
     return 0
 
 
 def copy_notebooks(folder: Path) -> Path:
-    """Copy the notebooks to *folder*, so that running them changes no installed file; what is there already stays. Return it."""
+    """Copy the notebooks to *folder*, so that running them changes no installed file; what is there
+    already stays. Return it.
+    """
     checkout = Path(__file__).parents[2] / "notebooks"
-    found = checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "mltrigger" / "notebooks"
+    found = (
+        checkout if checkout.is_dir() else Path(sys.prefix) / "share" / "mltrigger" / "notebooks"
+    )
     notebooks = sorted(found.glob("*.ipynb"))
     if not notebooks:
-        raise MltriggerError("the notebooks are not installed; install mltrigger from its wheel or a checkout")
+        raise MltriggerError(
+            "the notebooks are not installed; install mltrigger from its wheel or a checkout"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for notebook in notebooks:
@@ -149,7 +174,8 @@ def copy_notebooks(folder: Path) -> Path:
                 shutil.copy(notebook, folder / notebook.name)
     except OSError as error:
         raise MltriggerError(
-            f"the notebooks cannot be copied to {str(folder)!r}: {error.strerror}; name another folder, --folder"
+            f"the notebooks cannot be copied to {str(folder)!r}: {error.strerror}; name another"
+            " folder, --folder"
         ) from error
     return folder
 
@@ -166,17 +192,28 @@ def _missing(*modules: str) -> list[str]:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="mltrigger", description="Event-driven model serving, Jupyter-first.", epilog=EXIT_STATUS)
+    parser = Parser(
+        prog="mltrigger",
+        description="Event-driven model serving, Jupyter-first.",
+        epilog=EXIT_STATUS,
+    )
     parser.add_argument("--version", action="version", version=f"mltrigger {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="command", title="commands")
 
-    story = commands.add_parser("demo", help="scanned pages through OCR and a classifier, on this machine, in about a minute")
-    story.add_argument("--verbose", action="store_true", help="show the trace of every page, not of one")
+    story = commands.add_parser(
+        "demo",
+        help="scanned pages through OCR and a classifier, on this machine, in about a minute",
+    )
+    story.add_argument(
+        "--verbose", action="store_true", help="show the trace of every page, not of one"
+    )
     story.set_defaults(run=demo)
 
     lab = commands.add_parser("tutorial", help="open the tutorial notebooks in JupyterLab")
-    lab.add_argument("--folder", default=TUTORIAL_FOLDER, help=f"where to copy them (default: {TUTORIAL_FOLDER})")
+    lab.add_argument(
+        "--folder", default=TUTORIAL_FOLDER, help=f"where to copy them (default: {TUTORIAL_FOLDER})"
+    )
     lab.add_argument("--no-browser", action="store_true", help="start the server only")
     lab.set_defaults(run=tutorial)
 
@@ -184,21 +221,41 @@ def _parser() -> Parser:
     one.add_argument("topic")
     one.add_argument("data", help="JSON, or - to read it from standard input")
     one.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
-    one.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    one.add_argument(
+        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
+    )
     one.add_argument("--create", action="store_true", help="make the topic if it does not exist")
-    many = commands.add_parser("worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM")
-    many.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
-    many.add_argument("--subscription", action="append", metavar="NAME", help="take only this one (may be repeated)")
+    many = commands.add_parser(
+        "worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM"
+    )
+    many.add_argument(
+        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
+    )
+    many.add_argument(
+        "--subscription",
+        action="append",
+        metavar="NAME",
+        help="take only this one (may be repeated)",
+    )
     many.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
-    many.add_argument("--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)")
+    many.add_argument(
+        "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
+    )
     many.set_defaults(run=worker)
 
     look = commands.add_parser("doctor", help="what to change and why, from what was measured")
-    look.add_argument("--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)")
+    look.add_argument(
+        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
+    )
     look.add_argument("--subscription", metavar="NAME", help="only about this one")
     look.set_defaults(run=doctor)
 
-    for name, meaning in (("type", "what happened"), ("subject", "to what"), ("source", "where"), ("id", "a repeat changes nothing")):
+    for name, meaning in (
+        ("type", "what happened"),
+        ("subject", "to what"),
+        ("source", "where"),
+        ("id", "a repeat changes nothing"),
+    ):
         one.add_argument(f"--{name}", help=f"{meaning} (CloudEvents {name})")
     one.set_defaults(run=publish)
     add_commands(commands, aws)

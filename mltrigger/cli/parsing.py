@@ -16,7 +16,13 @@ class Parser(argparse.ArgumentParser):
     """A parser that takes no abbreviations, and whose errors name the nearest command or option."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, "formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
+        super().__init__(
+            **{
+                "allow_abbrev": False,
+                "formatter_class": argparse.RawDescriptionHelpFormatter,
+                **settings,
+            }
+        )
 
     def error(self, message: str) -> NoReturn:
         """Print the usage and *message* with what was probably meant; exit with status 2."""
@@ -37,7 +43,9 @@ class Parser(argparse.ArgumentParser):
                 yield from action.choices.values()
 
     def _options(self) -> Iterator[str]:
-        """Yield the options of this command and of those below it: only the uppermost parser is told of unknown ones."""
+        """Yield the options of this command and of those below it: only the uppermost parser is
+        told of unknown ones.
+        """
         yield from self._option_string_actions
         for command in self._commands():
             yield from command._options() if isinstance(command, Parser) else ()
@@ -56,13 +64,19 @@ def seconds(text: str) -> float:
 
 
 def filled(text: str) -> str:
-    """Return *text*, which is there: an empty one comes from a variable of the shell that is not set, and means no default."""
+    """Return *text*, which is there: an empty one comes from a variable of the shell that is not
+    set, and means no default.
+    """
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; leave the option out for the default")
     return text
 
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
-    """Return the two of *known* that are nearest to *word*: those that it abbreviates, else those that look like it."""
+    """Return the two of *known* that are nearest to *word*: those that it abbreviates, else those
+    that look like it.
+    """
     names = sorted(set(known))
-    return [name for name in names if name.startswith(word)][:2] or difflib.get_close_matches(word, names, n=2)
+    return [name for name in names if name.startswith(word)][:2] or difflib.get_close_matches(
+        word, names, n=2
+    )

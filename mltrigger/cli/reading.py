@@ -17,7 +17,8 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read(argument: str, as_text: bool) -> object:
-    """Return the data that *argument* holds, JSON unless *as_text*; ``-`` reads it from standard input.
+    """Return the data that *argument* holds, JSON unless *as_text*; ``-`` reads it from standard
+    input.
 
     Raises
     ------
@@ -27,11 +28,16 @@ def read(argument: str, as_text: bool) -> object:
     from_input = argument == "-"
     text = _decoded(sys.stdin.buffer.read()) if from_input else argument
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InvalidEvent("the data is not UTF-8: convert it first, for example with iconv", "bad_encoding")
+        raise InvalidEvent(
+            "the data is not UTF-8: convert it first, for example with iconv", "bad_encoding"
+        )
     if as_text:
         return text
     if from_input and not text.strip():
-        raise InvalidEvent("standard input is empty: pipe one JSON value into it, or say --text for an empty text", "empty_body")
+        raise InvalidEvent(
+            "standard input is empty: pipe one JSON value into it, or say --text for an empty text",
+            "empty_body",
+        )
     try:
         data = codec.loads(text)
     except InvalidEvent as error:
@@ -43,7 +49,9 @@ def read(argument: str, as_text: bool) -> object:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print warnings as other messages are printed, without the place in the code that they come from."""
+    """Print warnings as other messages are printed, without the place in the code that they come
+    from.
+    """
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         print(f"mltrigger: {one_line(redacted(str(message)))}", file=sys.stderr)
@@ -56,12 +64,17 @@ def plain_warnings() -> Iterator[None]:
 
 def _decoded(raw: bytes) -> str:
     if raw.startswith(_UTF16):
-        raise InvalidEvent("standard input is UTF-16: convert it with iconv -f utf-16 -t utf-8", "bad_encoding")
+        raise InvalidEvent(
+            "standard input is UTF-16: convert it with iconv -f utf-16 -t utf-8", "bad_encoding"
+        )
     try:
         return raw.decode("utf-8-sig")  # a byte order mark is no part of the data
     except UnicodeDecodeError as error:
         where = f"byte 0x{raw[error.start]:02x} at position {error.start}"
-        raise InvalidEvent(f"standard input is not UTF-8 ({where}): convert it, such as iconv -f latin1 -t utf-8", "bad_encoding") from None
+        raise InvalidEvent(
+            f"standard input is not UTF-8 ({where}): convert it, such as iconv -f latin1 -t utf-8",
+            "bad_encoding",
+        ) from None
 
 
 def _advice(text: str, from_input: bool) -> str:
@@ -70,7 +83,10 @@ def _advice(text: str, from_input: bool) -> str:
         return f"@file is not known here: publish TOPIC - < {text[1:] or 'file'} reads one"
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and all(map(_is_json, lines)):
-        return f"these are {len(lines)} JSON values, one a line, and publish takes one: call it once a line, or make them a JSON array"
+        return (
+            f"these are {len(lines)} JSON values, one a line, and publish takes one: call it once a"
+            " line, or make them a JSON array"
+        )
     shown = json.dumps(text if len(text) <= 40 else f"{text[:40]}…", ensure_ascii=False)
     return f"quote it as JSON ({shown}), or say --text"
 

@@ -11,26 +11,44 @@ from mltrigger.event.event import MAX_HOPS
 
 OUTPUT_TYPE = "mltrigger.output"
 """The type of events that ``emit`` makes."""
-ADVICE = "filter={'type': [{'anything-but': 'mltrigger.output'}]} keeps outputs out; or emit to another topic"
+ADVICE = (
+    "filter={'type': [{'anything-but': 'mltrigger.output'}]} keeps outputs out; or emit to another"
+    " topic"
+)
 """What to do about a circle."""
 
 
 def circle_of(name: str, specs: Sequence[SubscriptionSpec]) -> str | None:
-    """Return in words how the subscription *name* feeds itself through ``emit``; ``None`` when it does not."""
-    return next((_told(path, members) for path, members in _circles(specs, [name]) if path[0].name == name), None)
+    """Return in words how the subscription *name* feeds itself through ``emit``; ``None`` when it
+    does not.
+    """
+    return next(
+        (_told(path, members) for path, members in _circles(specs, [name]) if path[0].name == name),
+        None,
+    )
 
 
 def circles(specs: Sequence[SubscriptionSpec]) -> list[tuple[str, str]]:
     """Return the circles of ``emit`` among *specs*: a subscription in it, and the circle in words."""
-    return [(path[0].name, _told(path, members)) for path, members in _circles(specs, [spec.name for spec in specs])]
+    return [
+        (path[0].name, _told(path, members))
+        for path, members in _circles(specs, [spec.name for spec in specs])
+    ]
 
 
-def _circles(specs: Sequence[SubscriptionSpec], names: Sequence[str]) -> list[tuple[list[SubscriptionSpec], set[str]]]:
-    """Return the shortest circle through each of *names*, once for subscriptions that feed one another, and who these are."""
+def _circles(
+    specs: Sequence[SubscriptionSpec], names: Sequence[str]
+) -> list[tuple[list[SubscriptionSpec], set[str]]]:
+    """Return the shortest circle through each of *names*, once for subscriptions that feed one
+    another, and who these are.
+    """
     listening: defaultdict[str, list[SubscriptionSpec]] = defaultdict(list)
     for spec in specs:
         listening[spec.topic].append(spec)
-    fed = {s.name: [t for t in listening[s.emit] if not _kept_out(s, t)] if s.emit else [] for s in specs}
+    fed = {
+        s.name: [t for t in listening[s.emit] if not _kept_out(s, t)] if s.emit else []
+        for s in specs
+    }
     by_name = {spec.name: spec for spec in specs}
     found: list[tuple[list[SubscriptionSpec], set[str]]] = []
     for name in names:
@@ -47,7 +65,9 @@ def _circles(specs: Sequence[SubscriptionSpec], names: Sequence[str]) -> list[tu
 
 
 def _ways(name: str, fed: Mapping[str, Sequence[SubscriptionSpec]]) -> dict[str, str]:
-    """Return whom the subscription *name* feeds, directly or through others, each with the one before it."""
+    """Return whom the subscription *name* feeds, directly or through others, each with the one
+    before it.
+    """
     ways: dict[str, str] = {}
     queue = deque([name])
     while queue:
@@ -60,10 +80,16 @@ def _ways(name: str, fed: Mapping[str, Sequence[SubscriptionSpec]]) -> dict[str,
 
 
 def _kept_out(emitting: SubscriptionSpec, spec: SubscriptionSpec) -> bool:
-    """Whether the filter of *spec* certainly keeps out what *emitting* emits: it asks for type or source only."""
+    """Whether the filter of *spec* certainly keeps out what *emitting* emits: it asks for type or
+    source only.
+    """
     known = {"type": OUTPUT_TYPE, "source": f"mltrigger/{emitting.name}"}
     policy = spec.filter
-    if policy is None or policy.scope != "MessageAttributes" or not set(json.loads(policy.to_json())) <= set(known):
+    if (
+        policy is None
+        or policy.scope != "MessageAttributes"
+        or not set(json.loads(policy.to_json())) <= set(known)
+    ):
         return False
     return not policy.matches_attributes(known)
 
@@ -71,5 +97,13 @@ def _kept_out(emitting: SubscriptionSpec, spec: SubscriptionSpec) -> bool:
 def _told(path: Sequence[SubscriptionSpec], members: set[str]) -> str:
     steps = ", ".join(f"{spec.name!r} emits from {spec.topic!r} to {spec.emit!r}" for spec in path)
     others = sorted(members - {spec.name for spec in path})
-    more = f"; {', '.join(map(repr, others))} {'is' if len(others) == 1 else 'are'} in it too, so that events multiply" if others else ""
-    return f"outputs go in a circle: {steps}{more}; it ends after {MAX_HOPS} hops or max_descendants events"
+    more = (
+        f"; {', '.join(map(repr, others))} {'is' if len(others) == 1 else 'are'} in it too, so that"
+        " events multiply"
+        if others
+        else ""
+    )
+    return (
+        f"outputs go in a circle: {steps}{more}; it ends after {MAX_HOPS} hops or max_descendants"
+        " events"
+    )

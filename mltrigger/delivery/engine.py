@@ -1,4 +1,7 @@
-"""The engine: everything of a bus that runs in this process. Listeners, the keeper of their leases, the watcher of folders."""
+"""The engine: everything of a bus that runs in this process.
+
+Listeners, the keeper of their leases, the watcher of folders.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,8 @@ class Engine:
     Parameters
     ----------
     resolve, forget : callable
-        Takes a selector and returns a function that finds the model version it means, and the model; and makes it ask the registry again.
+        Takes a selector and returns a function that finds the model version it means, and the
+        model; and makes it ask the registry again.
     broker, log, registry, clock
         The parts that listeners work with.
     tidy : callable
@@ -68,10 +72,14 @@ class Engine:
         descent: Descent,
     ) -> None:
         self.worker_id = 0
-        self.watcher = Watcher(broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after))
+        self.watcher = Watcher(
+            broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after)
+        )
         self._registry, self._broker = registry, broker
         self._resolve, self._forget = resolve, forget
-        self._make = functools.partial(Listener, broker=broker, log=log, clock=clock, descent=descent)
+        self._make = functools.partial(
+            Listener, broker=broker, log=log, clock=clock, descent=descent
+        )
         self._workers = ThreadWorkers()
         self._keeper = Keeper(
             [
@@ -102,19 +110,28 @@ class Engine:
         if listener is None:
             return "stopped"
         source = self._sources.get(name)
-        if isinstance(source, FolderSource) and (trouble := self.watcher.trouble(listener.spec.topic)):
+        if isinstance(source, FolderSource) and (
+            trouble := self.watcher.trouble(listener.spec.topic)
+        ):
             return f"waiting for the folder: {source.folder.name!r}: {trouble}"
         if listener.state.startswith("waiting for"):
             return f"{listener.state}: {listener.why[:_WHY]}"
-        return listener.state + (f", {listener.leftover} timed-out calls left behind" if listener.leftover else "")
+        return listener.state + (
+            f", {listener.leftover} timed-out calls left behind" if listener.leftover else ""
+        )
 
     def pauses(self, name: str) -> bool:
-        """Whether the listener of subscription *name* pauses: the model's server asked for it, or is not there yet."""
+        """Whether the listener of subscription *name* pauses: the model's server asked for it, or
+        is not there yet.
+        """
         listener = self._listeners.get(name)
         return listener is not None and listener.pauses
 
     def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
-        """Deliver *spec* here; idempotent. A listener with another policy or selector is replaced, what it runs may end."""
+        """Deliver *spec* here; idempotent.
+
+        A listener with another policy or selector is replaced, what it runs may end.
+        """
         with self._guard:
             running = self._listeners.get(spec.name)
             if running is None or running.spec != spec:
@@ -122,16 +139,25 @@ class Engine:
                     self.worker_id = self._registry.join()
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
-                    running.begin_stop()  # now: what is published next is not for the version before
-                    self._workers.submit(running.stop)  # in the background; the keeper goes on holding its leases
-                self._listeners[spec.name], self._sources[spec.name] = self._started(spec, source), source
+                    # now: what is published next is not for the version before
+                    running.begin_stop()
+                    # in the background; the keeper goes on holding its leases
+                    self._workers.submit(running.stop)
+                self._listeners[spec.name], self._sources[spec.name] = (
+                    self._started(spec, source),
+                    source,
+                )
         if isinstance(source, FolderSource):
-            self.watcher.watch(spec.topic, source, _settle_s([spec, *self._registry.subscriptions()])[spec.topic])
+            self.watcher.watch(
+                spec.topic, source, _settle_s([spec, *self._registry.subscriptions()])[spec.topic]
+            )
 
     def place(self, name: str, executor: Executing | None) -> bool:
-        """Let the model of subscription *name* run in *executor* when it is delivered here, ``None``: in this process.
+        """Let the model of subscription *name* run in *executor* when it is delivered here,
+        ``None``: in this process.
 
-        Return whether a listener was ended by this, which placed its calls elsewhere: it has to be started anew.
+        Return whether a listener was ended by this, which placed its calls elsewhere: it has to be
+        started anew.
         """
         with self._guard:
             if executor is self._executors.get(name):
@@ -147,7 +173,9 @@ class Engine:
             return running is not None
 
     def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
-        """Return a listener that is never started: somebody else receives for it, and calls ``process``."""
+        """Return a listener that is never started: somebody else receives for it, and calls
+        ``process``.
+        """
         with self._guard:
             if self.worker_id == 0:
                 self.worker_id = self._registry.join()
@@ -168,8 +196,11 @@ class Engine:
         self._keeper.forget(listener)
         try:
             self._registry.listening(listener.spec.id, self.worker_id, on=False)
-        except StoreError:  # it has stopped all the same; the store will notice when this process is gone
-            logger.warning("subscription %s: the store did not answer when it was stopped", listener.spec.name)
+        except StoreError:
+            # it has stopped all the same; the store will notice when this process is gone
+            logger.warning(
+                "subscription %s: the store did not answer when it was stopped", listener.spec.name
+            )
 
     def wake(self) -> None:
         """Let every listener here look again: time has passed that nobody waited for."""
@@ -177,8 +208,11 @@ class Engine:
             self._broker.wake(listener.spec)
 
     def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
-        """Let the registry be asked again when it has changed since the generation *known*; ``None``: *spec* is not what it says now."""
-        generation = self._registry.generation()  # first: what is resolved from now on is at least as new
+        """Let the registry be asked again when it has changed since the generation *known*;
+        ``None``: *spec* is not what it says now.
+        """
+        # first: what is resolved from now on is at least as new
+        generation = self._registry.generation()
         if generation == known:
             return known
         self._forget()
@@ -188,26 +222,38 @@ class Engine:
         return None
 
     def _follow(self) -> None:
-        """Let the registry decide: what another process rebound is delivered as it says there, what it ended is let go."""
+        """Let the registry decide: what another process rebound is delivered as it says there, what
+        it ended is let go.
+        """
         known = {spec.name: spec for spec in self._registry.subscriptions()}
         self.watcher.settle(_settle_s(known.values()))
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
-            # Not here: stopping waits for calls, and the leases of others are waiting for this thread.
+            # Not here: stopping waits for calls, and the leases of others are waiting for this
+            # thread.
             if spec is None:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
-                self._workers.submit(functools.partial(self._quietly, self.listen, spec, self._sources[name]))
+                self._workers.submit(
+                    functools.partial(self._quietly, self.listen, spec, self._sources[name])
+                )
 
     def _let_go(self, name: str) -> None:
         with self._guard:
-            # Asked again, where nobody can begin to listen meanwhile: it may have been subscribed anew.
-            listener = self._listeners.pop(name, None) if self._registry.subscription(name) is None else None
+            # Asked again, where nobody can begin to listen meanwhile: it may have been subscribed
+            # anew.
+            listener = (
+                self._listeners.pop(name, None)
+                if self._registry.subscription(name) is None
+                else None
+            )
         if listener is not None:
             self._end(listener, DRAIN_S)
 
     def _beside(self, guard: threading.Lock, action: Callable[[], object]) -> None:
-        """Do *action* in a thread, unless it is still under way: it may take long, and leases are waiting for this thread."""
+        """Do *action* in a thread, unless it is still under way: it may take long, and leases are
+        waiting for this thread.
+        """
 
         def do() -> None:
             if guard.acquire(blocking=False):
@@ -226,7 +272,9 @@ class Engine:
             logger.exception("a chore of the background failed; trying again")
 
     def close(self, drain_s: float) -> None:
-        """Stop everything: all listeners stop receiving first, then they drain, all of them within *drain_s*."""
+        """Stop everything: all listeners stop receiving first, then they drain, all of them within
+        *drain_s*.
+        """
         end = time.monotonic() + drain_s
         self.watcher.stop()
         for listener in list(self._listeners.values()):
@@ -246,14 +294,24 @@ class Engine:
         return listener
 
     def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
-        placed = Placement(self._resolve(spec.selector), spec.policy, self._executors.get(spec.name))
+        placed = Placement(
+            self._resolve(spec.selector), spec.policy, self._executors.get(spec.name)
+        )
         return self._make(
-            spec, placed, look=self._look, tidy=placed.tidy, close=placed.close, workers=self._workers, prepare=prepared_by(source)
+            spec,
+            placed,
+            look=self._look,
+            tidy=placed.tidy,
+            close=placed.close,
+            workers=self._workers,
+            prepare=prepared_by(source),
         )
 
 
 def _settle_s(specs: Iterable[SubscriptionSpec]) -> dict[str, float]:
-    """Return topic -> how long files of its folder rest: as long as the most patient of its subscriptions wants."""
+    """Return topic -> how long files of its folder rest: as long as the most patient of its
+    subscriptions wants.
+    """
     found: dict[str, float] = {}
     for spec in specs:
         found[spec.topic] = max(spec.policy.settle_s, found.get(spec.topic, 0.0))

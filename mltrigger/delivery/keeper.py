@@ -1,4 +1,6 @@
-"""The keeper: one thread of a process that holds the leases of its listeners, notices calls that run too long, and is seen alive."""
+"""The keeper: one thread of a process that holds the leases of its listeners, notices calls that
+run too long, and is seen alive.
+"""
 
 from __future__ import annotations
 
@@ -81,10 +83,14 @@ class Keeper:
                     if not busy and listener.state == "stopped":
                         self.forget(listener)
                 except Exception:
-                    logger.exception("keeping the leases of %s failed; trying again", listener.spec.name)
+                    logger.exception(
+                        "keeping the leases of %s failed; trying again", listener.spec.name
+                    )
             for chore in self._chores:
                 chore.do_if_due()
 
     def _pause_s(self) -> float:
-        shortest = [min(li.spec.policy.lease / 6, li.spec.policy.timeout_s / 4) for li in self._listeners]
+        shortest = [
+            min(li.spec.policy.lease / 6, li.spec.policy.timeout_s / 4) for li in self._listeners
+        ]
         return max(0.01, min([_IDLE_S, *shortest]))

@@ -1,4 +1,7 @@
-"""Lineage: what one event has led to. Chains and trees that feed themselves are told when they are bound, and bounded when they run."""
+"""Lineage: what one event has led to.
+
+Chains and trees that feed themselves are told when they are bound, and bounded when they run.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +39,20 @@ _COUNTED = "SELECT n FROM descent WHERE root = :root"
 CHAIN = Result(
     reason="recursion_limit",
     error_type="RecursionError",
-    error=f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds itself; doctor() names the circle",
+    error=(
+        f"the event is the {MAX_HOPS}th of a chain in which each caused the next: a topic feeds"
+        " itself; doctor() names the circle"
+    ),
     permanent=True,
 )
 """What an event gets that would go round once more; the model is not called."""
 TREE = Result(
     reason="too_many_descendants",
     error_type="RecursionError",
-    error="the event that began it has led to max_descendants others: a topic may feed itself (doctor() names circles); else raise it",
+    error=(
+        "the event that began it has led to max_descendants others: a topic may feed itself"
+        " (doctor() names circles); else raise it"
+    ),
     permanent=True,
 )
 """What an event gets whose output would be one too many."""
@@ -62,7 +71,9 @@ _of_files: dict[tuple[str, int], _Counts] = {}
 
 
 def _counts_of(home: str) -> _Counts:
-    """Return what is counted of the store *home*; of a file it is one thing of the process, since a model may connect at every call."""
+    """Return what is counted of the store *home*; of a file it is one thing of the process, since a
+    model may connect at every call.
+    """
     try:
         key = home, os.stat(home).st_ino  # noqa: PTH116 - no path where the store is in memory
     except OSError:
@@ -77,7 +88,8 @@ if hasattr(os, "register_at_fork"):
 
 
 class Descent:
-    """Counts what each event has led to: exactly in the store, once there is more than a few in this process.
+    """Counts what each event has led to: exactly in the store, once there is more than a few in
+    this process.
 
     Parameters
     ----------
@@ -89,10 +101,17 @@ class Descent:
 
     def __init__(self, clock: Clock, home: str = "") -> None:
         counts = _counts_of(home)
-        self._clock, self._few, self._known, self._guard = clock, counts.few, counts.known, counts.guard
+        self._clock, self._few, self._known, self._guard = (
+            clock,
+            counts.few,
+            counts.known,
+            counts.guard,
+        )
 
     def add(self, transaction: Transaction, roots: Iterable[str]) -> dict[str, int]:
-        """Count one descendant for each of *roots*; return how many each of them has now, as far as it is more than a few."""
+        """Count one descendant for each of *roots*; return how many each of them has now, as far as
+        it is more than a few.
+        """
         totals: dict[str, int] = {}
         for root, n in Counter(roots).items():
             if (unsaved := self._unsaved(root, n)) is None:
@@ -143,7 +162,8 @@ class Lineage:
         Raises
         ------
         Circular
-            When the chain or the tree of events has become too large, or a model would wait for itself.
+            When the chain or the tree of events has become too large, or a model would wait for
+            itself.
         """
         running = current()
         if running is not None and events:
@@ -160,31 +180,50 @@ class Lineage:
         running = current()
         if running is not None and running.place.home == self._log.home:
             raise Circular(
-                f"the model of {running.place.subscription!r} would wait for itself: bus.wait() returns when no event is open, and its own "
-                "is; bus.fire(…) waits for the events that it publishes",
-                reason="waits_for_itself", permanent=True,
-            )  # fmt: skip
+                f"the model of {running.place.subscription!r} would wait for itself: bus.wait()"
+                " returns when no event is open, and its own is; bus.fire(…) waits for the events"
+                " that it publishes",
+                reason="waits_for_itself",
+                permanent=True,
+            )
 
     def warn_of_circle(self, spec: SubscriptionSpec) -> None:
         """Warn when the outputs of a subscription come back to it."""
-        if spec.emit is not None and (circle := circle_of(spec.name, self._registry.subscriptions())):
+        if spec.emit is not None and (
+            circle := circle_of(spec.name, self._registry.subscriptions())
+        ):
             warn(f"{circle}: {ADVICE}")
 
     def _tell(self, topic: str, subscription: str) -> None:
         if (subscription, topic) not in self._told:
             self._told.add((subscription, topic))
             warn(
-                f"the model of {subscription!r} publishes to {topic!r}, the topic that it listens to: each event causes the next, until "
-                f"{MAX_HOPS} hops or max_descendants events"
+                f"the model of {subscription!r} publishes to {topic!r}, the topic that it listens"
+                f" to: each event causes the next, until {MAX_HOPS} hops or max_descendants events"
             )
 
-    def _inherited(self, topic: str, events: Sequence[Event], running: Running, at_home: bool, awaited: bool) -> Sequence[Event]:
+    def _inherited(
+        self, topic: str, events: Sequence[Event], running: Running, at_home: bool, awaited: bool
+    ) -> Sequence[Event]:
         cause = running.event
         if cause.hops >= MAX_HOPS:
-            raise Circular(f"not published to {topic!r}: {CHAIN.error}", reason="recursion_limit", permanent=True)
+            raise Circular(
+                f"not published to {topic!r}: {CHAIN.error}",
+                reason="recursion_limit",
+                permanent=True,
+            )
         spec = self._registry.subscription(running.place.subscription) if at_home else None
-        self._check_tree(topic, cause.root, len(events), (spec.policy if spec else DeliveryPolicy()).max_descendants)
-        more = {AWAITED: ",".join([*awaiting(cause), running.place.subscription])} if awaited and at_home else {}
+        self._check_tree(
+            topic,
+            cause.root,
+            len(events),
+            (spec.policy if spec else DeliveryPolicy()).max_descendants,
+        )
+        more = (
+            {AWAITED: ",".join([*awaiting(cause), running.place.subscription])}
+            if awaited and at_home
+            else {}
+        )
         return [_caused(event, cause, more) for event in events]
 
     def _check_tree(self, topic: str, root: str, n: int, most: int) -> None:
@@ -192,28 +231,44 @@ class Lineage:
             total = self.descent.add(unit.transaction, [root] * n).get(root, 0)
         if total > most:
             raise Circular(
-                f"not published to {topic!r}: with these {n:,} the event {root!r} would have led to {total:,} others, max_descendants is "
-                f"{most:,}: a topic may feed itself; doctor() names circles. Else raise that setting of the subscription",
-                reason="too_many_descendants", permanent=True,
-            )  # fmt: skip
+                f"not published to {topic!r}: with these {n:,} the event {root!r} would have led to"
+                f" {total:,} others, max_descendants is {most:,}: a topic may feed itself; doctor()"
+                " names circles. Else raise that setting of the subscription",
+                reason="too_many_descendants",
+                permanent=True,
+            )
 
     def _check_fire(self, topic: str, events: Sequence[Event], running: Running) -> None:
         """Refuse what would wait for the model that fires, or for one that waits for it."""
         own = running.place.subscription
         for spec in self._registry.subscriptions():
-            if spec.topic == topic and spec.name in (own, *awaiting(running.event)) and any(_passes(spec, event) for event in events):
-                chain = "" if spec.name == own else f", and the model of {spec.name!r} waits for this very event"
+            if (
+                spec.topic == topic
+                and spec.name in (own, *awaiting(running.event))
+                and any(_passes(spec, event) for event in events)
+            ):
+                chain = (
+                    ""
+                    if spec.name == own
+                    else f", and the model of {spec.name!r} waits for this very event"
+                )
                 raise Circular(
-                    f"the model of {own!r} would wait for itself: it fires on {topic!r}, which {spec.name!r} listens to{chain}; nothing "
-                    "was published. bus.publish(…) does not wait",
-                    reason="waits_for_itself", permanent=True,
-                )  # fmt: skip
+                    f"the model of {own!r} would wait for itself: it fires on {topic!r}, which"
+                    f" {spec.name!r} listens to{chain}; nothing was published. bus.publish(…) does"
+                    " not wait",
+                    reason="waits_for_itself",
+                    permanent=True,
+                )
 
 
 def _caused(event: Event, cause: Event, more: Mapping[str, str]) -> Event:
-    """Return *event* as one that *cause* has led to; it keeps a trace of its own, and a longer chain."""
+    """Return *event* as one that *cause* has led to; it keeps a trace of its own, and a longer
+    chain.
+    """
     trace = {"traceparent": child_span(cause.traceparent)} if cause.traceparent else {}
-    return dataclasses.replace(event, extensions={**trace, **event.extensions, **cause.led_to(event.hops), **more})
+    return dataclasses.replace(
+        event, extensions={**trace, **event.extensions, **cause.led_to(event.hops), **more}
+    )
 
 
 def awaiting(event: Event) -> list[str]:

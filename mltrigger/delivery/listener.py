@@ -1,4 +1,7 @@
-"""The listener: receive, invoke, record, settle. One for each subscription that is delivered in this process."""
+"""The listener: receive, invoke, record, settle.
+
+One for each subscription that is delivered in this process.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,21 @@ logger = logging.getLogger("mltrigger")
 DRAIN_S = 25.0
 """How long ``stop()`` waits for calls that run."""
 MOST_LEFT_BEHIND = 32
-"""Calls that may go on after their timeout; with so many of them a listener begins no more until one has ended."""
+"""Calls that may go on after their timeout; with so many of them a listener begins no more until
+one has ended.
+"""
 _WAITS_FOR_MODEL_S = 15.0
 _HOLD_S = 0.25
 _POLL_S = 1.0
 _NUDGE_S = 0.02
 
-State = Literal["stopped", "listening", "waiting for the model", "waiting for the store", "waiting for calls that hang"]
+State = Literal[
+    "stopped",
+    "listening",
+    "waiting for the model",
+    "waiting for the store",
+    "waiting for calls that hang",
+]
 Resolve = Callable[[], tuple[ModelVersion, Caller]]
 Look = Callable[[SubscriptionSpec, str | None], str | None]
 
@@ -51,7 +62,8 @@ class Listener:
     spec : SubscriptionSpec
         What to listen for, and how.
     resolve : callable
-        Returns the model version that the selector means now, and how to call it; raises NotFound while there is none here.
+        Returns the model version that the selector means now, and how to call it; raises NotFound
+        while there is none here.
     broker, log, clock, workers
         The parts.
     prepare : callable
@@ -61,8 +73,9 @@ class Listener:
     close : callable
         Ends what calling the model needs; called when nothing runs any more.
     look : callable, optional
-        Looks at the registry again, if its generation is another than the one given; returns the generation from which on *resolve*
-        answers, ``None`` when the subscription is not *spec* any more.
+        Looks at the registry again, if its generation is another than the one given; returns the
+        generation from which on *resolve* answers, ``None`` when the subscription is not *spec* any
+        more.
     uniform, descent
         Chance, for the backoff; and what counts what events have led to.
     """
@@ -86,7 +99,13 @@ class Listener:
         self.spec = spec
         self.state: State = "stopped"
         self.leftover = 0
-        self._resolve, self._broker, self._clock, self._workers, self._uniform = resolve, broker, clock, workers, uniform
+        self._resolve, self._broker, self._clock, self._workers, self._uniform = (
+            resolve,
+            broker,
+            clock,
+            workers,
+            uniform,
+        )
         self._tidy, self._close, self._look = tidy, close, look
         self._generation: str | None = None
         self._outdated = look is not None
@@ -99,7 +118,9 @@ class Listener:
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
-        self._thread = threading.Thread(target=self._receive, name=f"mltrigger-{spec.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._receive, name=f"mltrigger-{spec.name}", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to receive."""
@@ -117,7 +138,9 @@ class Listener:
         HERE.wake()
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
-        """Receive no more; release what has not begun, wait *drain_s* for what runs, then release that marked ``interrupted``."""
+        """Receive no more; release what has not begun, wait *drain_s* for what runs, then release
+        that marked ``interrupted``.
+        """
         end = time.monotonic() + drain_s
         self.begin_stop()
         self._recorder.give_up(end)
@@ -125,10 +148,13 @@ class Listener:
             if not self._thread.is_alive() or threading.current_thread() is self._thread:
                 break
             self._thread.join(timeout=_NUDGE_S)
-            self._broker.wake(self.spec)  # again: the first one may have come just before it began to wait
+            # again: the first one may have come just before it began to wait
+            self._broker.wake(self.spec)
         self._broker.leave(self.spec)
         with self._changed:
-            self._changed.wait_for(lambda: not self._active, timeout=max(0.0, end - time.monotonic()))
+            self._changed.wait_for(
+                lambda: not self._active, timeout=max(0.0, end - time.monotonic())
+            )
             left = list(self._active)
         for work in left:
             if (remains := work.close()) is not None:
@@ -139,16 +165,22 @@ class Listener:
         self.state = "stopped"
 
     def process(self, deliveries: Sequence[Delivery], until_s: float = math.inf) -> None:
-        """Call the model with deliveries that somebody else has received, in this thread, and settle them; for a listener never started.
+        """Call the model with deliveries that somebody else has received, in this thread, and
+        settle them; for a listener never started.
 
         What has not begun at the monotonic time *until_s* is released.
         """
         self._look_again()
         version, invoker = self._resolve()
         size = self._calls.lot(invoker) if invoker.batches else len(deliveries)
-        for lot in _suspects_last(_lots(deliveries, 1, size, invoker.batches, self._calls.company or ())):
+        for lot in _suspects_last(
+            _lots(deliveries, 1, size, invoker.batches, self._calls.company or ())
+        ):
             work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
-            timer = threading.Timer(min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())), work.stop_after_current)
+            timer = threading.Timer(
+                min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())),
+                work.stop_after_current,
+            )
             timer.daemon = True
             timer.start()
             self._run(work)
@@ -156,7 +188,9 @@ class Listener:
 
     @property
     def pauses(self) -> bool:
-        """Whether nothing begins for a while, because the model's server asked for it or is not there; it is tried again by itself."""
+        """Whether nothing begins for a while, because the model's server asked for it or is not
+        there; it is tried again by itself.
+        """
         return self._pace.held(self._clock.now_us())
 
     @property
@@ -165,7 +199,7 @@ class Listener:
         with self._changed:
             return sum(len(work) for work in self._active)
 
-    # -- receive --------------------------------------------------------------------------------------------------------------
+    # -- receive -----------------------------------------------------------------------------------
 
     def _receive(self) -> None:
         pause_s = 0.0
@@ -175,13 +209,23 @@ class Listener:
                 pause_s = 0.0
             except (NotFound, InvalidModel) as error:
                 self.why = str(error)  # first: whoever reads the state may want the reason
-                self.state, pause_s = "waiting for the model", min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
+                self.state, pause_s = (
+                    "waiting for the model",
+                    min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s)),
+                )
             except Closed:
                 return
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
-                self.why = f"{error}" if isinstance(error, MltriggerError) else f"{type(error).__name__}: {error}"
-                self.state, pause_s = "waiting for the store", min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
+                self.why = (
+                    f"{error}"
+                    if isinstance(error, MltriggerError)
+                    else f"{type(error).__name__}: {error}"
+                )
+                self.state, pause_s = (
+                    "waiting for the store",
+                    min(30.0, 2 * pause_s + self._uniform(0.05, 0.2)),
+                )
 
     def _receive_once(self) -> None:
         HERE.wait_open(self._stopping.is_set)  # nothing is leased while a suspect runs alone
@@ -190,7 +234,8 @@ class Listener:
             return
         if self._outdated and not self._look_again():
             return
-        _, invoker = self._resolve()  # before, for the size; and because what cannot be called must not be leased
+        # before, for the size; and because what cannot be called must not be leased
+        _, invoker = self._resolve()
         with self._changed:
             in_use = [work.invoker for work in self._active]
         self._tidy(in_use)
@@ -198,12 +243,16 @@ class Listener:
         size = self._calls.lot(invoker)
         most = min(free * size, self._pace.room(self._clock.now_us()))
         self.why = self._calls.why
-        self.state = "waiting for the model" if self._pace.held(self._clock.now_us()) else "listening"
+        self.state = (
+            "waiting for the model" if self._pace.held(self._clock.now_us()) else "listening"
+        )
         if not most:
             self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
             return
         try:
-            deliveries = self._young(self._broker.receive(self.spec, most, _POLL_S, self._generation))
+            deliveries = self._young(
+                self._broker.receive(self.spec, most, _POLL_S, self._generation)
+            )
         except Outdated:
             self._outdated = True
             return
@@ -215,7 +264,8 @@ class Listener:
             deliveries += self._young(self._fill(most - len(deliveries)))
         self._pace.spend(len(deliveries), self._clock.now_us())
         try:
-            version, invoker = self._resolve()  # and now, for the version: an alias may have moved while nothing came
+            # and now, for the version: an alias may have moved while nothing came
+            version, invoker = self._resolve()
         except BaseException:
             self._recorder.release(deliveries)
             raise
@@ -234,7 +284,9 @@ class Listener:
             self._recorder.release([d for lot in lots[begun:] for d in lot])
 
     def _look_again(self) -> bool:
-        """Learn what the registry means now; return whether the subscription is still this one, else its listener comes."""
+        """Learn what the registry means now; return whether the subscription is still this one,
+        else its listener comes.
+        """
         if self._look is not None:
             found = self._look(self.spec, self._generation)
             self._generation, self._outdated = found, found is None
@@ -252,7 +304,9 @@ class Listener:
         return [d for d in deliveries if d not in waiting]
 
     def _submit(self, call: Callable[[], None], work: Work[Ended]) -> None:
-        """Run *call* in a thread; when no thread can be started, give *work* back and its slot free."""
+        """Run *call* in a thread; when no thread can be started, give *work* back and its slot
+        free.
+        """
         try:
             self._workers.submit(call)
         except RuntimeError:
@@ -273,28 +327,40 @@ class Listener:
     def _free_slots(self) -> int:
         """Wait for a free slot; return how many there are, 0 when stopping."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._active) < self._slots or self._stopping.is_set())
+            self._changed.wait_for(
+                lambda: len(self._active) < self._slots or self._stopping.is_set()
+            )
             if self.leftover >= MOST_LEFT_BEHIND:
                 self.why = (
-                    f"{self.leftover} calls go on after timeout_s = {self.spec.policy.timeout_s:g}, in threads that cannot be stopped; "
-                    "isolation='process' stops such calls"
+                    f"{self.leftover} calls go on after timeout_s = {self.spec.policy.timeout_s:g},"
+                    " in threads that cannot be stopped; isolation='process' stops such calls"
                 )
                 self.state = "waiting for calls that hang"
-                self._changed.wait_for(lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set())
+                self._changed.wait_for(
+                    lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set()
+                )
             return 0 if self._stopping.is_set() else self._slots - len(self._active)
 
     def _fill(self, room: int) -> list[Delivery]:
         """Receive more until there is no *room*, or the batch window is over."""
         end_us = self._clock.now_us() + int(self.spec.policy.batch_window_s * 1e6)
         more: list[Delivery] = []
-        while len(more) < room and not self._stopping.is_set() and (left_us := end_us - self._clock.now_us()) > 0:
+        while (
+            len(more) < room
+            and not self._stopping.is_set()
+            and (left_us := end_us - self._clock.now_us()) > 0
+        ):
             try:
-                more += self._broker.receive(self.spec, room - len(more), left_us / 1e6, self._generation)
-            except (MltriggerError, Outdated):  # what is leased already must not be lost sight of; the next receive tells of the outage
+                more += self._broker.receive(
+                    self.spec, room - len(more), left_us / 1e6, self._generation
+                )
+            except (MltriggerError, Outdated):
+                # what is leased already must not be lost sight of; the next receive tells of the
+                # outage
                 break
         return more
 
-    # -- invoke ---------------------------------------------------------------------------------------------------------------
+    # -- invoke ------------------------------------------------------------------------------------
 
     def _run(self, work: Work[Ended]) -> None:
         """Run one lot in a worker thread, record it, release what was not begun; never raises."""
@@ -312,7 +378,7 @@ class Listener:
             self._active.discard(work)
             self._changed.notify_all()
 
-    # -- leases and timeouts, from the keeper's thread ------------------------------------------------------------------------
+    # -- leases and timeouts, from the keeper's thread ---------------------------------------------
 
     def tick(self) -> bool:
         """Extend leases and end calls that ran too long; say whether there is something in flight."""
@@ -321,7 +387,8 @@ class Listener:
         now_us = self._clock.now_us()
         for work in active:
             if now_us - work.extended_us >= self.spec.policy.lease * 1e6:
-                work.paused(now_us)  # this process was stopped or starved: that time is nobody's failure
+                # this process was stopped or starved: that time is nobody's failure
+                work.paused(now_us)
             running_s = work.running_s(now_us)
             if running_s > self.spec.policy.timeout_s + work.invoker.grace_s:
                 self._time_out(work)
@@ -329,7 +396,8 @@ class Listener:
             if now_us - work.extended_us >= self.spec.policy.lease / 3 * 1e6:
                 work.extended_us = now_us
                 self._broker.extend(work.leased(), self.spec.policy.lease)
-            if work.waiting and running_s > _HOLD_S:  # a slow call must not hold back the answers before it
+            # a slow call must not hold back the answers before it
+            if work.waiting and running_s > _HOLD_S:
                 self._workers.submit(functools.partial(self._calls.settle, work))
         return bool(active)
 
@@ -343,15 +411,32 @@ class Listener:
         if work.turn is not None:
             work.turn.leave_behind()
         seconds = self.spec.policy.timeout_s
-        message = f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer will be ignored"
+        message = (
+            f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer"
+            " will be ignored"
+        )
         result = Result(reason="timeout", error_type="TimeoutError", error=message)
         if work.returned_us is not None:
-            message = f"the model has answered, but its answer was not written down within {ENCODING_S:g} s; it goes on in its thread"
-            result = Result(reason="result_too_large", error_type="TimeoutError", error=message, permanent=True)
+            message = (
+                f"the model has answered, but its answer was not written down within {ENCODING_S:g}"
+                " s; it goes on in its thread"
+            )
+            result = Result(
+                reason="result_too_large", error_type="TimeoutError", error=message, permanent=True
+            )
         now_us, size = self._clock.now_us(), len(remains.called)
         self._calls.timed_out(work, size)
-        acquitted = self._calls.company.acquit(remains.called, result, size) if size > 1 and not result.permanent else {}
-        late = [self._recorder.ended(d, acquitted.get(d, result), work.version, remains.started_us, now_us, size) for d in remains.called]
+        acquitted = (
+            self._calls.company.acquit(remains.called, result, size)
+            if size > 1 and not result.permanent
+            else {}
+        )
+        late = [
+            self._recorder.ended(
+                d, acquitted.get(d, result), work.version, remains.started_us, now_us, size
+            )
+            for d in remains.called
+        ]
 
         def record() -> None:
             self._recorder.record([*remains.answers, *late])
@@ -361,8 +446,16 @@ class Listener:
         self._submit(record, work)  # not here: other leases are waiting for this thread
 
 
-def _lots(deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, company: Container[Delivery]) -> list[list[Delivery]]:
-    """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned or too late before, for the others' sake."""
+def _lots(
+    deliveries: Sequence[Delivery],
+    slots: int,
+    size: int,
+    batches: bool,
+    company: Container[Delivery],
+) -> list[list[Delivery]]:
+    """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned or
+    too late before, for the others' sake.
+    """
     alone = [[d] for d in deliveries if d.abandoned or d in company]
     rest = [d for d in deliveries if not (d.abandoned or d in company)]
     if any(d.group is not None for d in deliveries):

@@ -1,4 +1,6 @@
-"""Work: a lot of deliveries in one slot, shared between the thread that runs it and the one that watches it."""
+"""Work: a lot of deliveries in one slot, shared between the thread that runs it and the one that
+watches it.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ from mltrigger.versions.version import ModelVersion
 
 Answer = TypeVar("Answer")
 UNLIKELY = 5
-"""Attempts of an event, some of them abandoned, after which it is a suspect although its model runs elsewhere."""
+"""Attempts of an event, some of them abandoned, after which it is a suspect although its model runs
+elsewhere.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Remains(Generic[Answer]):
-    """What a closed work leaves: answers nobody has recorded, deliveries the model was being called with, and those it was not."""
+    """What a closed work leaves: answers nobody has recorded, deliveries the model was being called
+    with, and those it was not.
+    """
 
     answers: Sequence[Answer]
     called: Sequence[Delivery]
@@ -29,9 +35,15 @@ class Remains(Generic[Answer]):
 
 
 class Work(Generic[Answer]):
-    """A lot under way. Whoever closes it (its runner at the end, or the watcher after a timeout) settles what remains; once."""
+    """A lot under way.
 
-    def __init__(self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Caller, now_us: int) -> None:
+    Whoever closes it (its runner at the end, or the watcher after a timeout) settles what remains;
+    once.
+    """
+
+    def __init__(
+        self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Caller, now_us: int
+    ) -> None:
         self.version = version
         self.invoker = invoker
         self.extended_us = self.taken_us = now_us
@@ -53,15 +65,24 @@ class Work(Generic[Answer]):
         return len(self._unsettled)
 
     def ahead(self, apart: bool, company: Container[Delivery] = ()) -> tuple[int, bool]:
-        """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at the end, or when closed or stopped.
+        """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at
+        the end, or when closed or stopped.
 
-        *apart* says that a suspect is called on its own: one that may have ended the process it ran in. Of a model that runs elsewhere
-        that is unlikely (it kills its parent, its answer needs too much memory): suspicion takes more attempts. So is what had *company*.
+        *apart* says that a suspect is called on its own: one that may have ended the process it ran
+        in. Of a model that runs elsewhere that is unlikely (it kills its parent, its answer needs
+        too much memory): suspicion takes more attempts. So is what had *company*.
         """
         rest = () if self.stopped else self._deliveries[self._begun :]
         if not rest:
             return 0, False
-        clean = next((i for i, d in enumerate(rest) if (d.abandoned and (apart or d.attempt > UNLIKELY)) or d in company), len(rest))
+        clean = next(
+            (
+                i
+                for i, d in enumerate(rest)
+                if (d.abandoned and (apart or d.attempt > UNLIKELY)) or d in company
+            ),
+            len(rest),
+        )
         return (clean, False) if clean else (1, True)
 
     @property
@@ -76,7 +97,9 @@ class Work(Generic[Answer]):
             self._unsettled.pop(dropped.seq, None)
 
     def begin(self, count: int, now_us: int) -> Sequence[Delivery]:
-        """Return the next *count* deliveries to call the model with; none at the end, or when the work was closed or stopped."""
+        """Return the next *count* deliveries to call the model with; none at the end, or when the
+        work was closed or stopped.
+        """
         with self._lock:
             if self._closed or self._stop:
                 return ()
@@ -96,15 +119,22 @@ class Work(Generic[Answer]):
         """Count nothing of the time in which this process was stopped."""
         with self._lock:
             if self.started_us is not None:
-                self.started_us = now_us if self.returned_us is None else now_us + int(ENCODING_S * 1e6)
+                self.started_us = (
+                    now_us if self.returned_us is None else now_us + int(ENCODING_S * 1e6)
+                )
 
     def returned(self, now_us: int) -> None:
-        """Count the run time of the current call no longer: the model has returned. Its answer has ``ENCODING_S`` until it is there."""
+        """Count the run time of the current call no longer: the model has returned.
+
+        Its answer has ``ENCODING_S`` until it is there.
+        """
         if self.started_us is not None:
             self.returned_us, self.started_us = now_us, now_us + int(ENCODING_S * 1e6)
 
     def answered(self, answers: Sequence[Answer]) -> None:
-        """Keep *answers* of the current call until they are recorded; forget them when the work was closed meanwhile."""
+        """Keep *answers* of the current call until they are recorded; forget them when the work was
+        closed meanwhile.
+        """
         with self._lock:
             if not self._closed:
                 self._answers += answers
@@ -125,7 +155,9 @@ class Work(Generic[Answer]):
                 self._unsettled.pop(delivery.seq, None)
 
     def leased(self) -> list[Delivery]:
-        """Return what is not settled: its lease must be held, also while its outcome waits for the store."""
+        """Return what is not settled: its lease must be held, also while its outcome waits for the
+        store.
+        """
         with self._lock:
             return list(self._unsettled.values())
 
@@ -142,7 +174,12 @@ class Work(Generic[Answer]):
             self._closed = True
             answers, self._answers = self._answers, []
             started_us = self.started_us if self.returned_us is None else self.called_us
-            return Remains(answers, self._deliveries[self._ended : self._begun], self._deliveries[self._begun :], started_us)
+            return Remains(
+                answers,
+                self._deliveries[self._ended : self._begun],
+                self._deliveries[self._begun :],
+                started_us,
+            )
 
     @property
     def stopped(self) -> bool:

@@ -12,7 +12,8 @@ _NO_LIMIT = 1 << 30
 class Pace:
     """Allows *rate_per_s* events a second on average.
 
-    The bucket holds ``BURST_S`` seconds' worth, at least one event (the "leaky bucket as a meter", ITU-T I.371).
+    The bucket holds ``BURST_S`` seconds' worth, at least one event (the "leaky bucket as a meter",
+    ITU-T I.371).
     """
 
     def __init__(self, rate_per_s: float | None) -> None:
@@ -52,7 +53,8 @@ class Pace:
             return min(1.0, math.ceil((self.held_us - now_us) / 1000) / 1000)
         if self._rate is None or self.room(now_us) >= 1:
             return 0.0
-        return min(1.0, math.ceil((1 - self._tokens) / self._rate * 1000) / 1000)  # not longer, so that a stop is noticed
+        # not longer, so that a stop is noticed
+        return min(1.0, math.ceil((1 - self._tokens) / self._rate * 1000) / 1000)
 
     def _fill(self, rate: float, now_us: int) -> None:
         if self._filled_us is not None:

@@ -1,4 +1,6 @@
-"""The recorder: what becomes of an attempt, and the one unit of work that records it, hands its output on and settles it."""
+"""The recorder: what becomes of an attempt, and the one unit of work that records it, hands its
+output on and settles it.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,15 @@ _OUTAGE_STEP = 4
 _UNKEPT = {"result_not_serialisable": "NotEncodable", "result_too_large": "EventTooLarge"}
 
 OUT_OF_ORDER = Result(reason="group_order")
-"""What an event gets whose group keeps its order, when one before it has to be tried again first; the model's answer does not count."""
+"""What an event gets whose group keeps its order, when one before it has to be tried again first;
+the model's answer does not count.
+"""
 
 
 class Ended(NamedTuple):
-    """One attempt that ended: its row, what shall become of the delivery, and the event that it emits."""
+    """One attempt that ended: its row, what shall become of the delivery, and the event that it
+    emits.
+    """
 
     invocation: Invocation
     settlement: Settlement
@@ -72,12 +78,20 @@ class Recorder:
         descent: Descent | None = None,
     ) -> None:
         self.descent = descent or Descent(clock, log.home)
-        self._spec, self._broker, self._log, self._clock, self._uniform = spec, broker, log, clock, uniform
+        self._spec, self._broker, self._log, self._clock, self._uniform = (
+            spec,
+            broker,
+            log,
+            clock,
+            uniform,
+        )
         self._give_up_s = math.inf
         self._hurry = threading.Event()
 
     def give_up(self, at_s: float) -> None:
-        """Try nothing again after the monotonic time *at_s*: what is not recorded by then comes again when its lease is over."""
+        """Try nothing again after the monotonic time *at_s*: what is not recorded by then comes
+        again when its lease is over.
+        """
         self._give_up_s = at_s
         self._hurry.set()
 
@@ -94,25 +108,49 @@ class Recorder:
         """Return what becomes of one attempt with *result*."""
         emitted = None
         if self._spec.emit is not None and result.degraded:  # a description is no answer to hand on
-            result = result._replace(output=None, error_type=_UNKEPT.get(result.reason or "", "ValueError"), permanent=True, degraded=False)
+            result = result._replace(
+                output=None,
+                error_type=_UNKEPT.get(result.reason or "", "ValueError"),
+                permanent=True,
+                degraded=False,
+            )
         if self._spec.emit is not None and result.output is not None and result.output != "null":
             try:
-                encoded = result.output.encode()  # now: a model may return the same object again, changed
-                emitted = delivery.event.emitted(None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded)
+                # now: a model may return the same object again, changed
+                encoded = result.output.encode()
+                emitted = delivery.event.emitted(
+                    None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded
+                )
                 self._broker.check(self._spec.emit, emitted)
             except InvalidEvent as error:  # the same output would be refused again
                 emitted, result = None, failure(error)._replace(reason=error.reason, permanent=True)
             except MltriggerError as error:
                 emitted, result = None, failure(error)
         outcome, settlement = self._verdict(delivery, result)
-        if result is OUT_OF_ORDER or result is CHAIN or result is TREE:  # the model was not called, or might as well not have been
-            row = Invocation(delivery, outcome, version.id, result, None, None, batch_size, result.reason, stdout)
+        # the model was not called, or might as well not have been
+        if result is OUT_OF_ORDER or result is CHAIN or result is TREE:
+            row = Invocation(
+                delivery, outcome, version.id, result, None, None, batch_size, result.reason, stdout
+            )
         else:
-            row = Invocation(delivery, outcome, version.id, result, started_us, finished_us, batch_size, result.reason, stdout)
+            row = Invocation(
+                delivery,
+                outcome,
+                version.id,
+                result,
+                started_us,
+                finished_us,
+                batch_size,
+                result.reason,
+                stdout,
+            )
         return Ended(row, settlement, emitted)
 
     def record(self, ended: Sequence[Ended]) -> None:
-        """Record, hand on and settle in one commit; patiently. What lost its lease is ``stale`` if there is an outcome."""
+        """Record, hand on and settle in one commit; patiently.
+
+        What lost its lease is ``stale`` if there is an outcome.
+        """
         if ended:
             self._patiently(lambda: self._record(ended))
 
@@ -131,7 +169,9 @@ class Recorder:
             self._broker.settle_late([s for s in given_back if s.delivery in lost])
 
     def interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
-        """Release what a stop or the end of the process cut off, the call under way as ``interrupted``; it is nobody's failure."""
+        """Release what a stop or the end of the process cut off, the call under way as
+        ``interrupted``; it is nobody's failure.
+        """
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))
 
@@ -144,7 +184,16 @@ class Recorder:
                 self._broker.settle_late([s for s in given_back if s.delivery in lost], unit)
             unit.record(
                 [
-                    Invocation(d, _or_stale("interrupted", d, lost), version.id, Result(), remains.started_us, now_us, size, "stopped")
+                    Invocation(
+                        d,
+                        _or_stale("interrupted", d, lost),
+                        version.id,
+                        Result(),
+                        remains.started_us,
+                        now_us,
+                        size,
+                        "stopped",
+                    )
                     for d in remains.called
                 ]
             )
@@ -152,15 +201,24 @@ class Recorder:
     def _record(self, ended: Sequence[Ended]) -> None:
         with self._log.unit() as unit:
             ended = self._within_bounds(ended, unit)
-            # First, because it tells whose lease was lost; it takes effect with the unit, like everything in it.
+            # First, because it tells whose lease was lost; it takes effect with the unit, like
+            # everything in it.
             lost = self._broker.settle([e.settlement for e in ended], unit)
             rows, counted = [e.invocation for e in ended], list[Delivery]()
             if lost:
-                counted = self._broker.settle_late([e.settlement for e in ended if e.settlement.delivery in lost], unit)
+                counted = self._broker.settle_late(
+                    [e.settlement for e in ended if e.settlement.delivery in lost], unit
+                )
                 lost = [d for d in lost if d not in counted]
-                rows = [row._replace(outcome=_or_stale(row.outcome, row.delivery, lost)) for row in rows]
+                rows = [
+                    row._replace(outcome=_or_stale(row.outcome, row.delivery, lost)) for row in rows
+                ]
             unit.record(rows, counted)
-            emitted = [e.emitted for e in ended if e.emitted is not None and e.invocation.delivery not in lost]
+            emitted = [
+                e.emitted
+                for e in ended
+                if e.emitted is not None and e.invocation.delivery not in lost
+            ]
             if emitted and self._spec.emit is not None:
                 self._broker.publish(self._spec.emit, emitted, unit)
 
@@ -170,7 +228,11 @@ class Recorder:
         if not roots:
             return ended
         most = self._spec.policy.max_descendants
-        room = {root: most - n + roots.count(root) for root, n in self.descent.add(unit.transaction, roots).items() if n > most}
+        room = {
+            root: most - n + roots.count(root)
+            for root, n in self.descent.add(unit.transaction, roots).items()
+            if n > most
+        }
         if not room:
             return ended
         kept = []
@@ -185,7 +247,9 @@ class Recorder:
     def _stopped(self, ended: Ended) -> Ended:
         delivery, answer = ended.invocation.delivery, ended.invocation.result
         outcome, settlement = self._verdict(delivery, TREE._replace(output=answer.output))
-        row = ended.invocation._replace(outcome=outcome, reason=TREE.reason, result=TREE._replace(output=answer.output))
+        row = ended.invocation._replace(
+            outcome=outcome, reason=TREE.reason, result=TREE._replace(output=answer.output)
+        )
         return Ended(row, settlement)
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
@@ -194,13 +258,21 @@ class Recorder:
         if result is OUT_OF_ORDER or result.reason == "stopped":  # by us: nobody's failure
             return "interrupted", Settlement(delivery, "release")
         if result.reason == "no_process":  # this machine could not start one: an outage of ours
-            return "interrupted", Settlement(delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing")
+            return "interrupted", Settlement(
+                delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing"
+            )
         if result.throttled:  # "not now" says nothing about the event
-            delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.attempt, self._uniform)
+            delay_s = (
+                result.delay_s
+                if result.delay_s is not None
+                else backoff_s(delivery.attempt, self._uniform)
+            )
             return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="nothing")
         died = result.reason == "worker_died"
         if result.permanent or (
-            charged(delivery.abandoned) >= MAX_ABANDONED if died else delivery.failures + 1 >= self._spec.policy.max_attempts
+            charged(delivery.abandoned) >= MAX_ABANDONED
+            if died
+            else delivery.failures + 1 >= self._spec.policy.max_attempts
         ):
             return "dead", Settlement(
                 delivery,
@@ -210,13 +282,21 @@ class Recorder:
                 error=result.error,
                 traceback=result.traceback,
             )
-        delay_s = result.delay_s if result.delay_s is not None else backoff_s(delivery.failures + 1, self._uniform)
-        return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="death" if died else "failure")
+        delay_s = (
+            result.delay_s
+            if result.delay_s is not None
+            else backoff_s(delivery.failures + 1, self._uniform)
+        )
+        return "failed", Settlement(
+            delivery, "retry", delay_s=delay_s, counts="death" if died else "failure"
+        )
 
     def _patiently(self, action: Callable[[], object]) -> None:
-        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor count as the model's failure.
+        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor
+        count as the model's failure.
 
-        Only one who waits for the end, see :meth:`give_up`, makes it leave the event to whoever gets it next.
+        Only one who waits for the end, see :meth:`give_up`, makes it leave the event to whoever
+        gets it next.
         """
         pause_s = 0.0
         while True:
@@ -224,7 +304,12 @@ class Recorder:
                 action()
             except Exception as error:
                 if isinstance(error, Closed) or time.monotonic() >= self._give_up_s:
-                    logger.warning("subscription %s: stopped before the store answered (%s); events come again", self._spec.name, error)
+                    logger.warning(
+                        "subscription %s: stopped before the store answered (%s); events come"
+                        " again",
+                        self._spec.name,
+                        error,
+                    )
                     return
                 logger.exception("subscription %s: recording failed; trying again", self._spec.name)
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))

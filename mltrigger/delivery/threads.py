@@ -12,8 +12,9 @@ Call = Callable[[], None]
 class ThreadWorkers:
     """Daemon threads, made when none is idle.
 
-    There is no upper limit here, each listener has its own. A thread whose call never returns is simply never idle again; it
-    cannot delay another call, nor, being a daemon, the end of the process. (``concurrent.futures`` joins its threads at exit.)
+    There is no upper limit here, each listener has its own. A thread whose call never returns is
+    simply never idle again; it cannot delay another call, nor, being a daemon, the end of the
+    process. (``concurrent.futures`` joins its threads at exit.)
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,8 @@
 """The real models of the demonstration: an OCR in two versions and a classifier of document types.
 
-They are plain functions and a fitted pipeline, as a user would bring them. The weights of the OCR (PP-OCRv6 small) lie
-in the wheel of rapidocr, and the classifier learns from the texts in ``training_texts``: nothing is downloaded.
+They are plain functions and a fitted pipeline, as a user would bring them. The weights of the OCR
+(PP-OCRv6 small) lie in the wheel of rapidocr, and the classifier learns from the texts in
+``training_texts``: nothing is downloaded.
 """
 
 import os
@@ -14,7 +15,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from mltrigger.demo.pages import PageRefused, PageSource, open_pages
 from mltrigger.demo.training_texts import TRAINING_TEXTS
 
-__all__ = ["PageRefused", "PageText", "document_type_classifier", "page_files", "read_page", "read_page_enhanced"]
+__all__ = [
+    "PageRefused",
+    "PageText",
+    "document_type_classifier",
+    "page_files",
+    "read_page",
+    "read_page_enhanced",
+]
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +30,9 @@ if TYPE_CHECKING:
 
 SMOOTHING_PX = 0.6
 CUTOFF_PERCENT = 1
-"""`enhance`: the radius of its smoothing, and the share of darkest and of lightest pixels that it ignores."""
+"""`enhance`: the radius of its smoothing, and the share of darkest and of lightest pixels that it
+ignores.
+"""
 
 ENGINE_SETTINGS: dict[str, Any] = {
     # Its log names the absolute paths of the weights.
@@ -30,16 +40,20 @@ ENGINE_SETTINGS: dict[str, Any] = {
     # All cores by default, which would starve the other workers of the machine.
     "EngineConfig.onnxruntime.intra_op_num_threads": 2,
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
-    # A page of the demonstration is read at its own size; the default enlarges it for a third of the time.
+    # A page of the demonstration is read at its own size; the default enlarges it for a third of
+    # the time.
     "Det.limit_side_len": 480,
-    # Alone and unpadded, a short text costs less, and its result does not hang on its neighbours in the batch.
+    # Alone and unpadded, a short text costs less, and its result does not hang on its neighbours in
+    # the batch.
     "Rec.rec_batch_num": 1,
     "Rec.rec_img_shape": [3, 48, 64],
 }
 
 
 class PageText(TypedDict):
-    """What was read on a page or several: the text, the number of lines and the mean confidence from 0 to 1."""
+    """What was read on a page or several: the text, the number of lines and the mean confidence
+    from 0 to 1.
+    """
 
     text: str
     lines: int
@@ -48,7 +62,9 @@ class PageText(TypedDict):
 
 @dataclass(frozen=True)
 class Fragment:
-    """A piece of text found on a page, and the place and height of its box in pixels, the page turned straight."""
+    """A piece of text found on a page, and the place and height of its box in pixels, the page
+    turned straight.
+    """
 
     text: str
     score: float
@@ -58,7 +74,8 @@ class Fragment:
 
 
 class PageReader:
-    """Reads pages with one OCR engine, loaded at the first page (seconds, 250 MB) and shared by all threads.
+    """Reads pages with one OCR engine, loaded at the first page (seconds, 250 MB) and shared by all
+    threads.
 
     The engine is not made for calls at the same time, so a page waits for the page before it.
     """
@@ -68,7 +85,9 @@ class PageReader:
         self._engine: Any = None
 
     def read(self, pages: Iterable["Image"]) -> PageText:
-        """Return the text of *pages*, lines from top to bottom; ``""``, 0 and 0.0 where there is none."""
+        """Return the text of *pages*, lines from top to bottom; ``""``, 0 and 0.0 where there is
+        none.
+        """
         return joined([self._found(page) for page in pages])
 
     def _found(self, image: "Image") -> list[Fragment]:
@@ -105,25 +124,27 @@ def page_files() -> list[Path]:
 def read_page(page: PageSource) -> PageText:
     """Read a scanned page as it is: version 1.0.0 of the demonstration's OCR.
 
-    The same page gives the same result every time. Safe in threads, which take turns, and after a fork.
+    The same page gives the same result every time. Safe in threads, which take turns, and after a
+    fork.
 
     Parameters
     ----------
     page
-        An image of text: its bytes, its path, or a binary file (read from its start, left open). Of a TIFF all pages are read.
+        An image of text: its bytes, its path, or a binary file (read from its start, left open). Of
+        a TIFF all pages are read.
 
     Returns
     -------
     PageText
-        ``text`` (lines from top to bottom), ``lines`` (how many) and ``confidence`` (the mean score of the pieces of
-        text, rounded to 3 digits; text that was not found does not lower it). A page without text gives ``""``, 0
-        and 0.0.
+        ``text`` (lines from top to bottom), ``lines`` (how many) and ``confidence`` (the mean score
+        of the pieces of text, rounded to 3 digits; text that was not found does not lower it). A
+        page without text gives ``""``, 0 and 0.0.
 
     Raises
     ------
     PageRefused
-        Not a PNG, JPEG or TIFF image, a broken one, an animation, or one of more than `PAGE_PIXELS_MAX` pixels. It is a
-        ``Reject``: an event with such a page is dead at once.
+        Not a PNG, JPEG or TIFF image, a broken one, an animation, or one of more than
+        `PAGE_PIXELS_MAX` pixels. It is a ``Reject``: an event with such a page is dead at once.
     OSError
         The file of a path cannot be opened.
     """
@@ -144,13 +165,16 @@ def enhance(image: "Image") -> "Image":
     return ImageOps.autocontrast(smooth, cutoff=CUTOFF_PERCENT)
 
 
-def fragments(boxes: Any, texts: Sequence[str] | None, scores: Sequence[float] | None) -> list[Fragment]:
+def fragments(
+    boxes: Any, texts: Sequence[str] | None, scores: Sequence[float] | None
+) -> list[Fragment]:
     """Return what the engine found, with the slant of the page taken out.
 
     Parameters
     ----------
     boxes
-        Four corners a text, clockwise from the top left: an array of shape (texts, 4, 2); ``None`` for an empty page.
+        Four corners a text, clockwise from the top left: an array of shape (texts, 4, 2); ``None``
+        for an empty page.
     texts, scores
         What each box says, and how sure the engine is of it, from 0 to 1.
     """
@@ -172,7 +196,9 @@ def joined(pages: Sequence[Sequence[Fragment]]) -> PageText:
 
 
 def lines_of(found: Sequence[Fragment]) -> list[str]:
-    """Put fragments together: those at one height make a line, from left to right, and the lines go down."""
+    """Put fragments together: those at one height make a line, from left to right, and the lines go
+    down.
+    """
     rows: list[list[Fragment]] = []
     for fragment in sorted(found, key=lambda each: each.y):
         if rows and fragment.y - rows[-1][-1].y < fragment.height / 2:
@@ -185,8 +211,8 @@ def lines_of(found: Sequence[Fragment]) -> list[str]:
 def document_type_classifier() -> "Pipeline":
     """Return a fitted pipeline whose ``predict`` takes a DataFrame with a column ``text``.
 
-    It answers ``'contract'``, ``'invoice'``, ``'letter'`` or ``'receipt'`` for each row. Fitted anew at every call
-    (about 50 ms), to the same coefficients every time.
+    It answers ``'contract'``, ``'invoice'``, ``'letter'`` or ``'receipt'`` for each row. Fitted
+    anew at every call (about 50 ms), to the same coefficients every time.
     """
     import pandas as pd
     from sklearn.compose import ColumnTransformer

@@ -1,4 +1,6 @@
-"""Pages as phones, scanners and programs save them: decoded in full, turned upright, black on white in grey; or refused by name."""
+"""Pages as phones, scanners and programs save them: decoded in full, turned upright, black on white
+in grey; or refused by name.
+"""
 
 import io
 import os
@@ -15,7 +17,9 @@ PageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """A page: the bytes of an image, the path of its file, or a binary file open for reading."""
 
 PAGE_PIXELS_MAX = 25_000_000
-"""The largest page that is decoded: more than A4 at 400 dots per inch (15 million), far less than an image bomb."""
+"""The largest page that is decoded: more than A4 at 400 dots per inch (15 million), far less than
+an image bomb.
+"""
 
 PAGES_MAX = 100
 """Most pages of one file."""
@@ -30,14 +34,16 @@ _WHITE = 255
 
 
 class PageRefused(Reject, ValueError):
-    """Not a page that can be read, now or later: no image, a broken one, a huge one, or of a kind that is not known.
+    """Not a page that can be read, now or later: no image, a broken one, a huge one, or of a kind
+    that is not known.
 
     As a ``Reject`` it ends its event at once: trying again cannot help.
     """
 
 
 def open_pages(page: PageSource) -> Iterator["Image"]:
-    """Yield the pages of an image in grey; raise `PageRefused` before decoding one with too many pixels.
+    """Yield the pages of an image in grey; raise `PageRefused` before decoding one with too many
+    pixels.
 
     A TIFF may have several pages; its previews and masks are none. Of other images there is one.
     """
@@ -67,11 +73,17 @@ def _decoded(file: BinaryIO) -> Iterator["Image"]:
     except PageRefused:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PageRefused(f"the page has more than {PAGE_PIXELS_MAX} pixels; send a smaller scan") from error
+        raise PageRefused(
+            f"the page has more than {PAGE_PIXELS_MAX} pixels; send a smaller scan"
+        ) from error
     except UnidentifiedImageError as error:
-        raise PageRefused(f"the page is not an image in one of the formats {', '.join(PAGE_FORMATS)}") from error
+        raise PageRefused(
+            f"the page is not an image in one of the formats {', '.join(PAGE_FORMATS)}"
+        ) from error
     except Exception as error:  # a broken file may bring about anything in a decoder
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None):
+        if isinstance(error, MemoryError) or (
+            isinstance(error, OSError) and error.errno is not None
+        ):
             raise  # this machine's trouble, not the page's
         raise PageRefused(f"the page is a broken image: {error}") from error
 
@@ -94,11 +106,16 @@ def _numbers(image: Any) -> Iterator[int]:
 
 def _check_pixels(width: int, height: int) -> None:
     if width * height > PAGE_PIXELS_MAX:
-        raise PageRefused(f"the page has {width} x {height} pixels, more than {PAGE_PIXELS_MAX}; send a smaller scan")
+        raise PageRefused(
+            f"the page has {width} x {height} pixels, more than {PAGE_PIXELS_MAX}; send a smaller"
+            " scan"
+        )
 
 
 def grey(image: Any) -> "Image":
-    """Return *image* in grey (``L``), as a viewer shows it: upright, on white paper, its samples scaled to 8 bits."""
+    """Return *image* in grey (``L``), as a viewer shows it: upright, on white paper, its samples
+    scaled to 8 bits.
+    """
     from PIL import ImageOps
 
     tags = dict(getattr(image, "tag_v2", {}))
@@ -120,22 +137,28 @@ def _converted(image: "Image", mode: str) -> "Image":
     try:
         return image.convert(mode)
     except ValueError as error:
-        raise PageRefused(f"the page has colours of a kind that is not known, {image.mode}") from error
+        raise PageRefused(
+            f"the page has colours of a kind that is not known, {image.mode}"
+        ) from error
 
 
 def _scaled(image: Any, tags: dict[int, Any]) -> "Image":
-    """Scale samples of more than 8 bits: to the least number of bits that holds them all, or 0 to 1 for fractions."""
+    """Scale samples of more than 8 bits: to the least number of bits that holds them all, or 0 to 1
+    for fractions.
+    """
     import numpy as np
     from PIL import Image
 
     samples = np.asarray(image)
-    if image.mode == "I" and tags.get(_SAMPLE_FORMAT) == (1,) and samples.min() < 0:  # Pillow reads unsigned samples as signed
+    # Pillow reads unsigned samples as signed
+    if image.mode == "I" and tags.get(_SAMPLE_FORMAT) == (1,) and samples.min() < 0:
         samples = samples.view(np.uint32)
     values = samples.astype("float64")
     known = np.isfinite(values)
     low, high = _range(values[known], image.mode == "F")
     levels = np.where(known, (values - low) / (high - low) * _WHITE, _WHITE).round().astype("uint8")
-    inverted = tags.get(_PHOTOMETRIC) == 0  # zero is white; with fewer bits Pillow turns it round itself
+    # zero is white; with fewer bits Pillow turns it round itself
+    inverted = tags.get(_PHOTOMETRIC) == 0
     transparent = image.info.get("transparency")
     flat = Image.fromarray(_WHITE - levels if inverted else levels)
     if isinstance(transparent, int):
@@ -144,7 +167,9 @@ def _scaled(image: Any, tags: dict[int, Any]) -> "Image":
 
 
 def _range(values: Any, fractions: bool) -> tuple[float, float]:
-    """Return what is black and white among samples of unknown depth; with *fractions* they may lie between 0 and 1."""
+    """Return what is black and white among samples of unknown depth; with *fractions* they may lie
+    between 0 and 1.
+    """
     lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     most = max(highest, -lowest - 1 if not fractions else -lowest, 0.0)
     if fractions and most <= 1.0:
@@ -154,19 +179,30 @@ def _range(values: Any, fractions: bool) -> tuple[float, float]:
 
 
 def _on_paper(image: "Image") -> "Image":
-    """Lay a transparent image on white paper; light ink on nothing on black paper, where it can be seen."""
+    """Lay a transparent image on white paper; light ink on nothing on black paper, where it can be
+    seen.
+    """
     import numpy as np
     from PIL import Image
 
     colours = _converted(image, "RGBA")
-    ink, cover = np.asarray(colours.convert("L"), dtype="float64"), np.asarray(colours.getchannel("A"), dtype="float64")
-    is_light = cover.mean() < _WHITE / 2 and cover.sum() > 0 and (ink * cover).sum() / cover.sum() > _WHITE / 2
+    ink, cover = (
+        np.asarray(colours.convert("L"), dtype="float64"),
+        np.asarray(colours.getchannel("A"), dtype="float64"),
+    )
+    is_light = (
+        cover.mean() < _WHITE / 2
+        and cover.sum() > 0
+        and (ink * cover).sum() / cover.sum() > _WHITE / 2
+    )
     paper = Image.new("RGBA", colours.size, (0, 0, 0, _WHITE) if is_light else (_WHITE,) * 4)
     return Image.alpha_composite(paper, colours).convert("L")
 
 
 def _density(image: Any) -> tuple[float, float]:
-    """Return the dots an inch across and down, as the upright image has them; equal when it does not say."""
+    """Return the dots an inch across and down, as the upright image has them; equal when it does
+    not say.
+    """
     found = image.info.get("dpi") or image.info.get("jfif_density") or (1, 1)
     try:
         across, down = (float(value) for value in found)

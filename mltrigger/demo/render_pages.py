@@ -1,7 +1,8 @@
-"""Render the scanned pages of the demonstration: ``python -m mltrigger.demo.render_pages [FOLDER]``.
+"""Render the scanned pages of the demonstration: ``python -m mltrigger.demo.render_pages
+[FOLDER]``.
 
-The text of every page is data here, so that a test can compare what a model read with what was printed.
-The same script on the same Pillow renders the same pixels: every page has its own seed.
+The text of every page is data here, so that a test can compare what a model read with what was
+printed. The same script on the same Pillow renders the same pixels: every page has its own seed.
 """
 
 import re
@@ -95,7 +96,9 @@ PAGES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }
-"""File name -> (document type, printed lines from top to bottom). An amount at the end of a line is set flush right."""
+"""File name -> (document type, printed lines from top to bottom). An amount at the end of a line is
+set flush right.
+"""
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,15 @@ class Scan:
 SCANS: dict[str, Scan] = {
     "contract-0128.png": Scan(128, "DejaVuSerif.ttf", 23, (720, 520), -0.5),
     "invoice-0417.png": Scan(417, "DejaVuSans.ttf", 25, (700, 500), 0.6),
-    "invoice-0522.png": Scan(522, "DejaVuSerifCondensed.ttf", 28, (700, 500), -0.8, ink=62, last_ink=70, paper=228),
-    "letter-0306.png": Scan(306, "DejaVuSerif.ttf", 24, (720, 500), 0.4, ink=70, last_ink=62, paper=240),
-    "receipt-1183.png": Scan(1183, "DejaVuSansMono.ttf", 24, (700, 500), 0.9, ink=58, last_ink=84, paper=232),
+    "invoice-0522.png": Scan(
+        522, "DejaVuSerifCondensed.ttf", 28, (700, 500), -0.8, ink=62, last_ink=70, paper=228
+    ),
+    "letter-0306.png": Scan(
+        306, "DejaVuSerif.ttf", 24, (720, 500), 0.4, ink=70, last_ink=62, paper=240
+    ),
+    "receipt-1183.png": Scan(
+        1183, "DejaVuSansMono.ttf", 24, (700, 500), 0.9, ink=58, last_ink=84, paper=232
+    ),
     # Thermal paper that has faded: at its end, the ink is nearly as light as the paper.
     "receipt-2291.png": Scan(
         2291,
@@ -200,14 +209,18 @@ def _font(scan: Scan) -> "FreeTypeFont":
         # The basic layout, because the other one depends on what else is installed.
         return ImageFont.truetype(scan.font, scan.font_px, layout_engine=ImageFont.Layout.BASIC)
     except OSError as error:
-        raise FileNotFoundError(f"no font {scan.font!r}; install the DejaVu fonts (fonts-dejavu-core)") from error
+        raise FileNotFoundError(
+            f"no font {scan.font!r}; install the DejaVu fonts (fonts-dejavu-core)"
+        ) from error
 
 
 def _scanned(sheet: "Image", scan: Scan) -> "Image":
     import numpy as np
     from PIL import Image, ImageFilter
 
-    turned = sheet.rotate(scan.rotation_deg, resample=Image.Resampling.BICUBIC, fillcolor=scan.paper)
+    turned = sheet.rotate(
+        scan.rotation_deg, resample=Image.Resampling.BICUBIC, fillcolor=scan.paper
+    )
     soft = turned.filter(ImageFilter.GaussianBlur(scan.blur_px))
     chance = np.random.default_rng(scan.seed)
     pixels = np.asarray(soft, dtype=np.float64)

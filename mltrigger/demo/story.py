@@ -1,4 +1,6 @@
-"""``mltrigger demo``: when new documents arrive in a folder, run them through an OCR model; the next team adds a second one."""
+"""``mltrigger demo``: when new documents arrive in a folder, run them through an OCR model; the
+next team adds a second one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mltrigger as mt
-from mltrigger.demo.models import document_type_classifier, page_files, read_page, read_page_enhanced
+from mltrigger.demo.models import (
+    document_type_classifier,
+    page_files,
+    read_page,
+    read_page_enhanced,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,27 +75,51 @@ def _tell(bus: EventBus, inbox: Path, full_trace: bool) -> int:
         print(f"   {sub}")
         print(_table(sub.latency().round(1)))
 
-    print("\n6. the way of one document through both models" if not full_trace else "\n6. the way of every document")
+    print(
+        "\n6. the way of one document through both models"
+        if not full_trace
+        else "\n6. the way of every document"
+    )
     events = bus.events(ocr.topic)
     for event_id in events["event_id"] if full_trace else events["event_id"][:1]:
-        columns = ["hop", "topic", "subject", "subscription", "version", "outcome", "queue_ms", "model_ms", "total_ms"]
+        columns = [
+            "hop",
+            "topic",
+            "subject",
+            "subscription",
+            "version",
+            "outcome",
+            "queue_ms",
+            "model_ms",
+            "total_ms",
+        ]
         print(_table(bus.trace(event_id)[columns].round(1)))
     dead = sum(len(sub.dead_letters()) for sub in (ocr, following, kinds))
     if dead or len(results) != len(pages):
-        print(f"\n{dead} dead letters, {len(results)} of {len(pages)} documents read: something is wrong, see the tables above")
+        print(
+            f"\n{dead} dead letters, {len(results)} of {len(pages)} documents read: something is"
+            " wrong, see the tables above"
+        )
         return 1
     print("\nNext: `mltrigger tutorial` opens the same in a notebook.")
     return 0
 
 
 def _results(bus: EventBus) -> pd.DataFrame:
-    """Return one row a document that all three models have answered for: what each version read, and the type."""
+    """Return one row a document that all three models have answered for: what each version read,
+    and the type.
+    """
     import pandas as pd
 
     events, rows = bus.events(), []
-    for event_id, subject in events.loc[events["hops"] == 0, ["event_id", "subject"]].itertuples(index=False):
+    for event_id, subject in events.loc[events["hops"] == 0, ["event_id", "subject"]].itertuples(
+        index=False
+    ):
         trace = bus.trace(event_id).dropna(subset=["output"])
-        outputs = {name: json.loads(output) for name, output in zip(trace["subscription"], trace["output"], strict=True)}
+        outputs = {
+            name: json.loads(output)
+            for name, output in zip(trace["subscription"], trace["output"], strict=True)
+        }
         if len(outputs) == 3:
             before, after = (outputs[name]["text"].splitlines() for name in ("ocr", "ocr-next"))
             rows.append(
@@ -98,7 +129,9 @@ def _results(bus: EventBus) -> pd.DataFrame:
                     "first line": after[0],
                     "lines 1.0.0": len(before),
                     "lines 1.1.0": len(after),
-                    "only 1.1.0 read": "; ".join(line for line in after if line not in before) or "-",
+                    "only 1.1.0 read": (
+                        "; ".join(line for line in after if line not in before) or "-"
+                    ),
                 }
             )
     return pd.DataFrame(rows)

@@ -1,14 +1,18 @@
 """JSON in and out, without the silent losses of the defaults.
 
-What JSON cannot say is tagged as MongoDB's Extended JSON v2 does (https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/):
-a NaN is written ``{"$numberDouble": "NaN"}``, bytes ``{"$binary": {"base64": "…", "subType": "00"}}`` and a Decimal
-``{"$numberDecimal": "1.10"}``; :func:`loads` turns them back. What has a natural JSON form loses only its Python type: numpy
-scalars and arrays, frames of pandas, polars and Arrow (records), tensors and sparse matrices (lists), datetimes (ISO 8601), dataclasses
-and pydantic models (objects), tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``, ``NaT``) are ``null``.
+What JSON cannot say is tagged as MongoDB's Extended JSON v2 does
+(https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/): a NaN is written
+``{"$numberDouble": "NaN"}``, bytes ``{"$binary": {"base64": "…", "subType": "00"}}`` and a Decimal
+``{"$numberDecimal": "1.10"}``; :func:`loads` turns them back. What has a natural JSON form loses
+only its Python type: numpy scalars and arrays, frames of pandas, polars and Arrow (records),
+tensors and sparse matrices (lists), datetimes (ISO 8601), dataclasses and pydantic models
+(objects), tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``,
+``NaT``) are ``null``.
 
-What has names keeps them, as an object: a row of a frame (a ``Series`` whose index is text), a named tuple, a numpy record. A series with
-numbers or times for an index is a list. The index of a frame is a column of its records where it is text, has a name or several levels;
-so is that of a series of several levels. Two keys that become the same text are refused.
+What has names keeps them, as an object: a row of a frame (a ``Series`` whose index is text), a
+named tuple, a numpy record. A series with numbers or times for an index is a list. The index of a
+frame is a column of its records where it is text, has a name or several levels; so is that of a
+series of several levels. Two keys that become the same text are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +27,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from mltrigger.errors import InvalidEvent, NotEncodable
-from mltrigger.event.values import MAX_BYTES, MAX_DEPTH, STRICT, Broken, TooLarge, encodable, has_names, plain, rows_of
+from mltrigger.event.values import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    STRICT,
+    Broken,
+    TooLarge,
+    encodable,
+    has_names,
+    plain,
+    rows_of,
+)
 
 NOT_FINITE = frozenset({"non_finite_number", "number_out_of_range"})
 """Reasons of what Python's own parser reads as a float all the same: NaN, Infinity, 1e400."""
@@ -54,21 +68,28 @@ def dumps(value: Any, iterators: bool = False) -> str:
     value
         What to write.
     iterators : bool
-        Whether to read iterators, such as generators: each once, and no further than ``MAX_BYTES`` of JSON.
+        Whether to read iterators, such as generators: each once, and no further than ``MAX_BYTES``
+        of JSON.
 
     Raises
     ------
     NotEncodable
-        With the path of the part that has no JSON form, for example ``$.model: a value of type 'function'``.
+        With the path of the part that has no JSON form, for example ``$.model: a value of type
+        'function'``.
     """
     try:
-        # The fast way: plain JSON values, in C. Whatever it cannot take goes through plain(), which also names the culprit.
+        # The fast way: plain JSON values, in C. Whatever it cannot take goes through plain(), which
+        # also names the culprit.
         text = STRICT(value)
     except Exception:  # a hostile value may raise anything while it is read
         return _carefully(value, iterators)
     lists, objects = text.count("["), text.count("{")
     nested = lists + objects
-    if nested > MAX_DEPTH or (nested and not _says_all(value, lists, objects)) or not (text.isascii() or encodable(text)):
+    if (
+        nested > MAX_DEPTH
+        or (nested and not _says_all(value, lists, objects))
+        or not (text.isascii() or encodable(text))
+    ):
         return _carefully(value, iterators)
     return text
 
@@ -77,13 +98,15 @@ _NESTED = frozenset({dict, list, tuple})
 
 
 def _says_all(value: Any, lists: int, objects: int) -> bool:
-    """Whether the encoder lost nothing of *value*: it drops the names of tuples, and writes a key twice when two become one text.
+    """Whether the encoder lost nothing of *value*: it drops the names of tuples, and writes a key
+    twice when two become one text.
 
     *lists* and *objects* are the most that there can be of them in its text.
     """
     try:
         if lists or objects > 1:
-            marshal.dumps(value, 2)  # the fastest check that nothing in it is of a subclass, such as a named tuple
+            # the fastest check that nothing in it is of a subclass, such as a named tuple
+            marshal.dumps(value, 2)
         if objects == 1 and isinstance(value, dict):
             "".join(value)  # raises for a key that is no text
         elif objects:
@@ -94,7 +117,9 @@ def _says_all(value: Any, lists: int, objects: int) -> bool:
 
 
 def _check_keys(value: Any) -> None:
-    """Raise TypeError when an object in *value*, which has Python's own types only, has a key that is no text."""
+    """Raise TypeError when an object in *value*, which has Python's own types only, has a key that
+    is no text.
+    """
     inside = [value]
     for each in inside:  # which grows meanwhile
         if each.__class__ is dict:
@@ -116,34 +141,49 @@ def _carefully(value: Any, iterators: bool) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value of JSON *text*, strictly: RFC 8259 numbers only, UTF-8 only, at most ``MAX_DEPTH`` levels.
+    """Return the value of JSON *text*, strictly: RFC 8259 numbers only, UTF-8 only, at most
+    ``MAX_DEPTH`` levels.
 
     One byte order mark before it is passed over, as RFC 8259 allows.
 
     Raises
     ------
     InvalidEvent
-        Whose ``reason`` attribute is the reason code: ``malformed_json``, ``non_finite_number``, ``number_out_of_range``,
-        ``nesting_too_deep``, ``invalid_unicode`` or ``unsupported_encoding``.
+        Whose ``reason`` attribute is the reason code: ``malformed_json``, ``non_finite_number``,
+        ``number_out_of_range``, ``nesting_too_deep``, ``invalid_unicode`` or
+        ``unsupported_encoding``.
     """
     if isinstance(text, bytes):
         try:
             text = text.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _invalid("unsupported_encoding", f"data is not UTF-8 (byte {error.start})") from error
+            raise _invalid(
+                "unsupported_encoding", f"data is not UTF-8 (byte {error.start})"
+            ) from error
     text = unmarked(text)
     try:
         value = _DECODE(text)
     except json.JSONDecodeError as error:
-        raise _invalid("malformed_json", f"data is not JSON: {error.msg} at character {error.pos}") from error
+        raise _invalid(
+            "malformed_json", f"data is not JSON: {error.msg} at character {error.pos}"
+        ) from error
     except RecursionError as error:
-        raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels") from error
+        raise _invalid(
+            "nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels"
+        ) from error
     except _Number as error:
-        raise _invalid("non_finite_number", f"data holds {error}, which is not a JSON number (RFC 8259)") from error
+        raise _invalid(
+            "non_finite_number", f"data holds {error}, which is not a JSON number (RFC 8259)"
+        ) from error
     except _TooLarge as error:
-        raise _invalid("number_out_of_range", f"data holds {error}, beyond the largest float, 1.8e308: send it as a text") from error
+        raise _invalid(
+            "number_out_of_range",
+            f"data holds {error}, beyond the largest float, 1.8e308: send it as a text",
+        ) from error
     except ValueError as error:
-        raise _invalid("number_out_of_range", f"data holds a number that Python refuses: {error}") from error
+        raise _invalid(
+            "number_out_of_range", f"data holds a number that Python refuses: {error}"
+        ) from error
     if text.count("[") + text.count("{") > MAX_DEPTH and _too_deep(value):
         raise _invalid("nesting_too_deep", f"data is nested deeper than {MAX_DEPTH} levels")
     if not encodable(text) or ("\\u" in text and _has_lone_surrogate(value)):
@@ -160,7 +200,9 @@ def unmarked(raw: Raw) -> Raw:
 
 
 def repeated_key(raw: bytes) -> str | None:
-    """Return a key that stands twice in one object of JSON that :func:`loads` accepts; ``None`` when there is none."""
+    """Return a key that stands twice in one object of JSON that :func:`loads` accepts; ``None``
+    when there is none.
+    """
     repeated: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
@@ -172,7 +214,10 @@ def repeated_key(raw: bytes) -> str | None:
 
 
 def twice(keys: Iterable[str]) -> str | None:
-    """Return the first of *keys* that was there before; ``None`` when all differ. Takes one look at each: any sender may send many."""
+    """Return the first of *keys* that was there before; ``None`` when all differ.
+
+    Takes one look at each: any sender may send many.
+    """
     seen: set[str] = set()
     for key in keys:
         if key in seen:
@@ -182,7 +227,9 @@ def twice(keys: Iterable[str]) -> str | None:
 
 
 def loads_own(raw: bytes) -> Any:
-    """Return the value of JSON that :func:`dumps` wrote: strict when it was written, so there is nothing to check but the tags."""
+    """Return the value of JSON that :func:`dumps` wrote: strict when it was written, so there is
+    nothing to check but the tags.
+    """
     text = raw.decode()
     return loads(text) if '"$' in text else _SCAN(text, 0)[0]
 
@@ -215,7 +262,12 @@ def _untag(value: dict[str, Any]) -> Any:
         if isinstance(number := value.get("$numberDecimal"), str):
             return decimal.Decimal(number)
         binary = value.get("$binary")
-        if isinstance(binary, dict) and len(binary) == 2 and binary.get("subType") == "00" and isinstance(binary.get("base64"), str):
+        if (
+            isinstance(binary, dict)
+            and len(binary) == 2
+            and binary.get("subType") == "00"
+            and isinstance(binary.get("base64"), str)
+        ):
             return base64.b64decode(binary["base64"], validate=True)
     except (ValueError, decimal.InvalidOperation):
         return value  # only looks like a tag: somebody else's data
@@ -239,7 +291,12 @@ def _children(value: Any) -> Any:
 def _too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for parent in level for child in _children(parent) if isinstance(child, (dict, list))]
+        level = [
+            child
+            for parent in level
+            for child in _children(parent)
+            if isinstance(child, (dict, list))
+        ]
         if not level:
             return False
     return True

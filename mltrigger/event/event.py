@@ -1,4 +1,6 @@
-"""Event: an immutable fact, as CloudEvents 1.0 defines it (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md)."""
+"""Event: an immutable fact, as CloudEvents 1.0 defines it
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md).
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,32 @@ from mltrigger.text import card, short
 DEFAULT_TYPE = "mltrigger.event"
 DEFAULT_SOURCE = "mltrigger"
 MAX_HOPS = 16
-"""How many times an event may cause another before the chain is taken for a loop (the limit of AWS Lambda's loop detection)."""
+"""How many times an event may cause another before the chain is taken for a loop (the limit of AWS
+Lambda's loop detection).
+"""
 
 MESSAGE_ATTRIBUTES = "messageattributes"
-"""The extension that holds, as a JSON object, the message attributes of a publisher who knows nothing of CloudEvents: under their own
-names, which extensions may not have, so that a filter sees them."""
+"""The extension that holds, as a JSON object, the message attributes of a publisher who knows
+nothing of CloudEvents: under their own names, which extensions may not have, so that a filter sees
+them.
+"""
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
-_RESERVED = frozenset({"id", "source", "type", "time", "subject", "specversion", "datacontenttype", "dataschema", "data", "data_base64"})
-# RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at large.
+_RESERVED = frozenset(
+    {
+        "id",
+        "source",
+        "type",
+        "time",
+        "subject",
+        "specversion",
+        "datacontenttype",
+        "dataschema",
+        "data",
+        "data_base64",
+    }
+)
+# RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at
+# large.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ \t]*(;[ -~]*)?", re.ASCII)
 _JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
@@ -42,15 +62,18 @@ class Event:
     Parameters
     ----------
     data
-        Anything with a JSON form (see :mod:`mltrigger.event.codec`), or ``bytes`` with their *datacontenttype*.
+        Anything with a JSON form (see :mod:`mltrigger.event.codec`), or ``bytes`` with their
+        *datacontenttype*.
     type, source, subject : str
         What happened, where, and to what. *source* is a URI reference.
     id : str, optional
-        Unique within *source*; a repeat is recognised by it and never processed twice. Default: a new UUIDv7.
+        Unique within *source*; a repeat is recognised by it and never processed twice. Default: a
+        new UUIDv7.
     time : datetime, optional
         When it happened; timezone-aware. Default: now. Never used to decide a delivery.
     extensions : mapping
-        Further CloudEvents attributes: lower-case letters and digits to ``str``, ``bool`` or 32-bit ``int``.
+        Further CloudEvents attributes: lower-case letters and digits to ``str``, ``bool`` or 32-bit
+        ``int``.
 
     Raises
     ------
@@ -69,7 +92,8 @@ class Event:
     extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
     _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
     _encoded: bytes | None = dataclasses.field(default=None, compare=False)
-    _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)  # what it was delivered as
+    # what it was delivered as
+    _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)
 
     def __post_init__(self) -> None:
         if self.id is None:
@@ -84,7 +108,11 @@ class Event:
         return f"Event({short(self.type)!r}{subject}, data={short(self.data)})"
 
     def _repr_html_(self) -> str:
-        facts = [("source", self.source), ("subject", self.subject or "–"), ("data", short(self.data, 200))]
+        facts = [
+            ("source", self.source),
+            ("subject", self.subject or "–"),
+            ("data", short(self.data, 200)),
+        ]
         return card(f"Event {self.type}", facts)
 
     @property
@@ -101,10 +129,16 @@ class Event:
     @property
     def root(self) -> str:
         """The id of the event that began the chain; its own when nothing caused it."""
-        return str(self.extensions.get("rootid") or (self.extensions.get("causationid") if self.hops == 1 else None) or self.id)
+        return str(
+            self.extensions.get("rootid")
+            or (self.extensions.get("causationid") if self.hops == 1 else None)
+            or self.id
+        )
 
     def led_to(self, hops: int = 0) -> dict[str, str | int]:
-        """Return the extensions of an event that this one has led to, whose own chain is *hops* long; the first one's cause is its root."""
+        """Return the extensions of an event that this one has led to, whose own chain is *hops*
+        long; the first one's cause is its root.
+        """
         hops = max(hops, self.hops + 1)
         return {"causationid": self.id, "hops": hops, **({"rootid": self.root} if hops > 1 else {})}
 
@@ -120,15 +154,18 @@ class Event:
         """
         if self._opener is None:
             raise InvalidEvent(
-                "this event announces no object; only events of a file or bucket source can be opened",
+                "this event announces no object; only events of a file or bucket source can be"
+                " opened",
                 "nothing_to_open",
             )
         return self._opener()
 
     def emitted(self, data: Any, *, by: str, type: str, encoded: bytes | None = None) -> Event:  # noqa: A002 - the CloudEvents name
-        """Return the event that subscription *by* makes of this one; the same cause gives the same id every time.
+        """Return the event that subscription *by* makes of this one; the same cause gives the same
+        id every time.
 
-        With *encoded*, the JSON of the data as it was when the model returned it, that is what will be published.
+        With *encoded*, the JSON of the data as it was when the model returned it, that is what will
+        be published.
         """
         return Event(
             _encoded=encoded,
@@ -139,7 +176,11 @@ class Event:
             subject=self.subject,
             extensions={
                 **({"traceparent": child_span(self.traceparent)} if self.traceparent else {}),
-                **({"partitionkey": self.extensions["partitionkey"]} if "partitionkey" in self.extensions else {}),
+                **(
+                    {"partitionkey": self.extensions["partitionkey"]}
+                    if "partitionkey" in self.extensions
+                    else {}
+                ),
                 **self.led_to(),
             },
         )
@@ -154,7 +195,11 @@ class Event:
         """Return the event as the ``CloudEvent`` of the ``cloudevents`` SDK."""
         from cloudevents.core.v1.event import CloudEvent
 
-        optional = {"subject": self.subject, "dataschema": self.dataschema, "datacontenttype": self.datacontenttype}
+        optional = {
+            "subject": self.subject,
+            "dataschema": self.dataschema,
+            "datacontenttype": self.datacontenttype,
+        }
         attributes = {
             "specversion": "1.0",
             "id": self.id,
@@ -171,8 +216,8 @@ class Event:
     def from_json(cls, text: str | bytes) -> Event:
         """Return the event of CloudEvents JSON *text*, in structured mode.
 
-        Stricter than the SDK, which invents a missing ``id`` (that would hide repeats) and accepts a missing ``specversion``,
-        times without seconds and media types without a slash.
+        Stricter than the SDK, which invents a missing ``id`` (that would hide repeats) and accepts
+        a missing ``specversion``, times without seconds and media types without a slash.
         """
         given = codec.loads(text)
         if not isinstance(given, dict):
@@ -181,12 +226,21 @@ class Event:
 
     @classmethod
     def from_attributes(cls, given: Mapping[str, Any]) -> Event:
-        """Return the event of the JSON members *given*, or raise InvalidEvent listing every problem."""
-        given = {name: value for name, value in given.items() if value is not None or name == "data"}  # null means unset
+        """Return the event of the JSON members *given*, or raise InvalidEvent listing every
+        problem.
+        """
+        # null means unset
+        given = {
+            name: value for name, value in given.items() if value is not None or name == "data"
+        }
         problems = list(_structural_problems(given))
         if problems:
             raise InvalidEvent("not a CloudEvent: " + "; ".join(problems), "not_cloudevent")
-        known = {n: given[n] for n in ("id", "source", "type", "subject", "datacontenttype", "dataschema") if n in given}
+        known = {
+            n: given[n]
+            for n in ("id", "source", "type", "subject", "datacontenttype", "dataschema")
+            if n in given
+        }
         data = _base64(given["data_base64"]) if "data_base64" in given else given.get("data")
         extensions = {n: v for n, v in given.items() if n not in _RESERVED}
         when = parse_time(given["time"]) if "time" in given else None
@@ -206,7 +260,14 @@ def as_event(sample: Any) -> Event:
     _set_source(event, DEFAULT_SOURCE)
     _set_id(event, new_id())
     _set_time(event, datetime.now(UTC))
-    for leave_out in (_set_subject, _set_datacontenttype, _set_dataschema, _set_opener, _set_encoded, _set_raw):
+    for leave_out in (
+        _set_subject,
+        _set_datacontenttype,
+        _set_dataschema,
+        _set_opener,
+        _set_encoded,
+        _set_raw,
+    ):
         leave_out(event, None)
     _set_extensions(event, {})
     return event
@@ -229,7 +290,11 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
         raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
         if is_json(media_type):
             if not raw:
-                raise InvalidEvent("data is empty: an event without data is Event(None), b'' of another media type is kept", "empty_body")
+                raise InvalidEvent(
+                    "data is empty: an event without data is Event(None), b'' of another media type"
+                    " is kept",
+                    "empty_body",
+                )
             codec.loads(raw)  # it says so: then it must be, before it is kept
             raw = codec.unmarked(raw).strip(b" \t\r\n")
             if (key := codec.repeated_key(raw)) is not None:
@@ -239,26 +304,45 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
         if not is_json(media_type) and isinstance(event.data, str):
             raw = event.data.encode()
         elif not is_json(media_type):
-            raise InvalidEvent(f"data of media type {media_type!r} must be given as bytes, not {type(event.data).__name__}")
+            raise InvalidEvent(
+                f"data of media type {media_type!r} must be given as bytes, not"
+                f" {type(event.data).__name__}"
+            )
     if len(raw) > limit:
         raise EventTooLarge(
-            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and publish its name",
+            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and"
+            " publish its name",
             "too_large",
         )
     return raw, media_type
 
 
 def attributes_of(event: Event) -> dict[str, Any]:
-    """Return the context attributes by name: what a filter on attributes sees, and what travels as message attributes."""
-    own = {"id": event.id, "source": event.source, "type": event.type, "subject": event.subject, "time": event.time.isoformat(),
-           "datacontenttype": event.datacontenttype, "dataschema": event.dataschema}  # fmt: skip
-    named = {**{name: value for name, value in own.items() if value is not None}, **event.extensions}
+    """Return the context attributes by name: what a filter on attributes sees, and what travels as
+    message attributes.
+    """
+    own = {
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "subject": event.subject,
+        "time": event.time.isoformat(),
+        "datacontenttype": event.datacontenttype,
+        "dataschema": event.dataschema,
+    }
+    named = {
+        **{name: value for name, value in own.items() if value is not None},
+        **event.extensions,
+    }
     foreign = named.pop(MESSAGE_ATTRIBUTES, None)
-    return named if foreign is None else {**named, **(foreign_attributes(foreign) or {})}  # earlier releases took any text
+    # earlier releases took any text
+    return named if foreign is None else {**named, **(foreign_attributes(foreign) or {})}
 
 
 def foreign_attributes(text: Any) -> dict[str, Any] | None:
-    """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None`` when it says nothing that can be read."""
+    """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None``
+    when it says nothing that can be read.
+    """
     if not isinstance(text, str):
         return None
     try:
@@ -270,7 +354,9 @@ def foreign_attributes(text: Any) -> dict[str, Any] | None:
 
 
 def hops_of(extensions: Mapping[str, Any]) -> int:
-    """Return how many events caused one another before the one with these *extensions*; 0 where that is no count."""
+    """Return how many events caused one another before the one with these *extensions*; 0 where
+    that is no count.
+    """
     hops = extensions.get("hops")
     return hops if type(hops) is int and hops >= 0 else 0
 
@@ -281,15 +367,28 @@ def decode_data(raw: bytes, media_type: str | None) -> Any:
 
 
 def is_json(media_type: str | None) -> bool:
-    """Whether data of *media_type* is one JSON document: nothing said, ``application/json``, ``…+json``; not lines of JSON."""
+    """Whether data of *media_type* is one JSON document: nothing said, ``application/json``,
+    ``…+json``; not lines of JSON.
+    """
     return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
 
 
 def restored(
-    data: Any, type: str, source: str, id: str, time: str, subject: str | None, datacontenttype: str | None, dataschema: str | None,  # noqa: A002
-    extensions: Mapping[str, str | bool | int], raw: bytes | None = None,
-) -> Event:  # fmt: skip
-    """Return an Event of attributes that were checked when they were stored; skips the checks. *data* were decoded from *raw*."""
+    data: Any,
+    type: str,  # noqa: A002
+    source: str,
+    id: str,  # noqa: A002
+    time: str,
+    subject: str | None,
+    datacontenttype: str | None,
+    dataschema: str | None,
+    extensions: Mapping[str, str | bool | int],
+    raw: bytes | None = None,
+) -> Event:
+    """Return an Event of attributes that were checked when they were stored; skips the checks.
+
+    *data* were decoded from *raw*.
+    """
     event = _new(Event)
     _set_data(event, data)
     _set_type(event, type)
@@ -340,20 +439,36 @@ def _copy(event: Event) -> Event:
 _new = object.__new__
 # The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
 (
-    _set_data, _set_type, _set_source, _set_id, _set_time, _set_subject, _set_datacontenttype, _set_dataschema, _set_extensions,
-    _set_opener, _set_encoded, _set_raw,
-) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))  # fmt: skip
+    _set_data,
+    _set_type,
+    _set_source,
+    _set_id,
+    _set_time,
+    _set_subject,
+    _set_datacontenttype,
+    _set_dataschema,
+    _set_extensions,
+    _set_opener,
+    _set_encoded,
+    _set_raw,
+) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))
 
 
 def derived_id(cause: Event, subscription: str) -> str:
-    """Return the id of the event that *subscription* emits for *cause*: a function of both, so that a repeat is recognised."""
-    return hashlib.blake2b(f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16).hexdigest()
+    """Return the id of the event that *subscription* emits for *cause*: a function of both, so that
+    a repeat is recognised.
+    """
+    return hashlib.blake2b(
+        f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16
+    ).hexdigest()
 
 
 def parse_time(text: Any) -> datetime:
     """Return the instant of RFC 3339 *text*; a leap second becomes the last microsecond before it."""
     if not isinstance(text, str) or not (match := _RFC3339.fullmatch(text)):
-        raise InvalidEvent(f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent")
+        raise InvalidEvent(
+            f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent"
+        )
     if match[1] == "60":
         text = f"{text[:17]}59.999999{match[3]}"
     try:
@@ -363,7 +478,9 @@ def parse_time(text: Any) -> datetime:
 
 
 def _plainly_fine(event: Event) -> bool:
-    """Return whether nothing unusual was given: most events need no closer look, and publishing is a hot path."""
+    """Return whether nothing unusual was given: most events need no closer look, and publishing is
+    a hot path.
+    """
     return (
         event.subject is event.datacontenttype is event.dataschema is None
         and event.extensions.__class__ is dict
@@ -393,11 +510,18 @@ def _problems(event: Event) -> Iterable[str]:
         elif value is not None and not codec.encodable(value):
             yield f"{name} holds a lone surrogate, which has no UTF-8 form"
     if isinstance(event.datacontenttype, str) and not _MEDIA_TYPE.fullmatch(event.datacontenttype):
-        yield f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such as application/json"
-    if not isinstance(event.time, datetime) or event.time != event.time:  # NaT is a datetime, and not equal to itself
+        yield (
+            f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such"
+            " as application/json"
+        )
+    # NaT is a datetime, and not equal to itself
+    if not isinstance(event.time, datetime) or event.time != event.time:
         yield f"time must be a datetime, got {short(event.time)}"
     elif event.time.utcoffset() is None:
-        yield f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or datetime.now(UTC)"
+        yield (
+            f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or"
+            " datetime.now(UTC)"
+        )
     if event.extensions or not isinstance(event.extensions, Mapping):
         yield from _extension_problems(event.extensions)
 
@@ -408,19 +532,31 @@ def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
         return
     for name, value in extensions.items():
         if not isinstance(name, str) or not _EXTENSION.fullmatch(name) or name in _RESERVED:
-            yield f"extension name {short(name)} must be lower-case letters and digits, and none of CloudEvents' own"
-        elif not isinstance(value, (str, bool, int)) or (isinstance(value, int) and not -(2**31) <= value < 2**31):
+            yield (
+                f"extension name {short(name)} must be lower-case letters and digits, and none of"
+                " CloudEvents' own"
+            )
+        elif not isinstance(value, (str, bool, int)) or (
+            isinstance(value, int) and not -(2**31) <= value < 2**31
+        ):
             yield f"extension {name} must be a str, bool or 32-bit int, got {short(value)}"
         elif isinstance(value, str) and not codec.encodable(value):
             yield f"extension {name} holds a lone surrogate, which has no UTF-8 form"
-        elif name == "traceparent" and not (isinstance(value, str) and _TRACEPARENT.fullmatch(value)):
+        elif name == "traceparent" and not (
+            isinstance(value, str) and _TRACEPARENT.fullmatch(value)
+        ):
             yield f"extension traceparent {short(value)} is not a W3C trace context"
-        elif name == "hops" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        elif name == "hops" and (
+            isinstance(value, bool) or not isinstance(value, int) or value < 0
+        ):
             yield f"extension hops must be a count, got {short(value)}"
         elif name in ("causationid", "rootid") and not isinstance(value, str):
             yield f"extension {name} must be the id of an event, a str, got {short(value)}"
         elif name == MESSAGE_ATTRIBUTES and foreign_attributes(value) is None:
-            yield f'extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as {{"kind": "invoice"}}, got {short(value)}'
+            yield (
+                f"extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as"
+                f' {{"kind": "invoice"}}, got {short(value)}'
+            )
 
 
 def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:

@@ -1,6 +1,8 @@
-"""From Python's values to those of JSON: plain dicts, lists, texts and numbers, or a refusal that names the part.
+"""From Python's values to those of JSON: plain dicts, lists, texts and numbers, or a refusal that
+names the part.
 
-Frameworks are recognised by what their types can do, and never imported: a value of theirs means that they are loaded.
+Frameworks are recognised by what their types can do, and never imported: a value of theirs means
+that they are loaded.
 """
 
 from __future__ import annotations
@@ -18,20 +20,33 @@ import math
 import pathlib
 import sys
 import uuid
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from mltrigger.errors import NotEncodable
 
 MAX_DEPTH = 100
-"""Levels of nesting that are accepted in either direction; deeper values break other people's parsers."""
+"""Levels of nesting that are accepted in either direction; deeper values break other people's
+parsers.
+"""
 MAX_BYTES = 16 * 1024 * 1024
 """Bytes of JSON that are made of a value whose size only reading it tells."""
 
 
 class TooLarge(NotEncodable):
-    """A value whose JSON would be longer than ``MAX_BYTES``: an iterator that does not end, a sparse matrix written out."""
+    """A value whose JSON would be longer than ``MAX_BYTES``: an iterator that does not end, a
+    sparse matrix written out.
+    """
 
 
 class Broken(NotEncodable):
@@ -42,12 +57,16 @@ _END = object()
 
 
 def _strict_encoder() -> Callable[[Any], str]:
-    """Return a function from plain values to JSON text, in C; it raises TypeError, ValueError or RecursionError for all others."""
+    """Return a function from plain values to JSON text, in C; it raises TypeError, ValueError or
+    RecursionError for all others.
+    """
     plain = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     if (make := getattr(json.encoder, "c_make_encoder", None)) is None:
         return plain.encode
     # What JSONEncoder.encode makes anew at every call.
-    encode = make(None, plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    encode = make(
+        None, plain.default, json.encoder.encode_basestring, None, ":", ",", False, False, False
+    )
     return lambda value: "".join(encode(value, 0))
 
 
@@ -73,20 +92,29 @@ def plain(value: Any, path: str, depth: int, iterators: bool) -> Any:
             return _read(value, path, depth, iterators)
         return plain(_converted(value, path), path, depth, iterators)
     if depth >= MAX_DEPTH:
-        raise NotEncodable(f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)")
+        raise NotEncodable(
+            f"{path[:40]}…: nested deeper than {MAX_DEPTH} levels (or a value that contains itself)"
+        )
     if isinstance(value, Mapping):
         return _object(value.items(), path, depth, iterators)
     return [plain(v, f"{path}[{i}]", depth + 1, iterators) for i, v in enumerate(value)]
 
 
-def _object(pairs: Iterable[tuple[Any, Any]], path: str, depth: int, iterators: bool) -> dict[str, Any]:
-    """Return the object of *pairs*; what becomes the same key twice is refused, since one value would vanish."""
+def _object(
+    pairs: Iterable[tuple[Any, Any]], path: str, depth: int, iterators: bool
+) -> dict[str, Any]:
+    """Return the object of *pairs*; what becomes the same key twice is refused, since one value
+    would vanish.
+    """
     made: dict[str, Any] = {}
     for key, value in pairs:
         name = _key(key, path)
         if name in made:
-            raise NotEncodable(f"{path}: two keys that become the same text {name[:40]!r}; rename one of them")
-        # Cut: a long name, written out again for each of many values below it, would cost its length times their number.
+            raise NotEncodable(
+                f"{path}: two keys that become the same text {name[:40]!r}; rename one of them"
+            )
+        # Cut: a long name, written out again for each of many values below it, would cost its
+        # length times their number.
         made[name] = plain(value, f"{path}.{name[:40]}", depth + 1, iterators)
     return made
 
@@ -99,7 +127,10 @@ def _read(values: Iterator[Any], path: str, depth: int, iterators: bool) -> list
         read.append(plain(value, f"{path}[{len(read)}]", depth + 1, iterators))
         size += len(STRICT(read[-1])) + 1
         if size > MAX_BYTES:
-            raise TooLarge(f"{path}: an iterator that gives more than {MAX_BYTES:,} bytes of JSON, or does not end; return a list")
+            raise TooLarge(
+                f"{path}: an iterator that gives more than {MAX_BYTES:,} bytes of JSON, or does not"
+                " end; return a list"
+            )
     return read
 
 
@@ -112,7 +143,10 @@ def _next(values: Iterator[Any]) -> Any:
 
 def _text(value: str, path: str) -> str:
     if not encodable(value):
-        raise NotEncodable(f"{path}: text with a lone surrogate, which has no UTF-8 form; clean it with str.encode(errors='replace')")
+        raise NotEncodable(
+            f"{path}: text with a lone surrogate, which has no UTF-8 form; clean it with"
+            " str.encode(errors='replace')"
+        )
     return str(value)
 
 
@@ -140,7 +174,9 @@ def _converted(value: Any, path: str) -> Any:
 
 
 def _scientific(value: Any, path: str) -> Any:
-    """Convert values of numpy, pandas and their like without importing one: a value of theirs means that they are loaded."""
+    """Convert values of numpy, pandas and their like without importing one: a value of theirs means
+    that they are loaded.
+    """
     if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)):
         return _of_numpy(value, np)
     if (pd := sys.modules.get("pandas")) is not None:
@@ -162,18 +198,28 @@ def _of_numpy(value: Any, np: Any) -> Any:
         return {name: value[name] for name in value.dtype.names} if value.ndim == 0 else list(value)
     if value.dtype.kind in "Mm":  # .tolist() would make a bare number of nanoseconds
         text = np.asarray(value).astype(str)
-        return np.where(np.isnat(value), None, text).tolist() if value.ndim else None if np.isnat(value) else str(text)
+        return (
+            np.where(np.isnat(value), None, text).tolist()
+            if value.ndim
+            else None
+            if np.isnat(value)
+            else str(text)
+        )
     return float(value) if isinstance(value, np.longdouble) else value.tolist()
 
 
 def _records(frame: Any, path: str) -> Any:
-    """Return the rows of a frame of pandas, with its index where that says something: it is text, or has a name or several levels."""
+    """Return the rows of a frame of pandas, with its index where that says something: it is text,
+    or has a name or several levels.
+    """
     if not frame.columns.is_unique:
         return _ambiguous(frame.columns, path)
     index = frame.index
     if index.nlevels > 1 or index.name is not None or _is_text(index):
         if twice := next((name for name in index.names if name in frame.columns), None):
-            raise NotEncodable(f"{path}: {str(twice)[:40]!r} names a column and the index; rename one of them")
+            raise NotEncodable(
+                f"{path}: {str(twice)[:40]!r} names a column and the index; rename one of them"
+            )
         frame = frame.reset_index()
     return frame.to_dict(orient="records")
 
@@ -183,57 +229,94 @@ def _is_text(index: Any) -> bool:
 
 
 def _of_series(value: Any, path: str) -> Any:
-    """Return a row of a frame, or whatever else has names, as an object; one of several levels as its rows; any other series as a list."""
+    """Return a row of a frame, or whatever else has names, as an object; one of several levels as
+    its rows; any other series as a list.
+    """
     if value.index.nlevels > 1:
         return _records(value.to_frame("value" if value.name is None else value.name), path)
     if not any(isinstance(name, str) for name in value.index):
         return value.tolist()
-    return dict(zip(value.index, value.tolist(), strict=True)) if value.index.is_unique else _ambiguous(value.index, path)
+    return (
+        dict(zip(value.index, value.tolist(), strict=True))
+        if value.index.is_unique
+        else _ambiguous(value.index, path)
+    )
 
 
 def _ambiguous(names: Any, path: str) -> Any:
     twice = names[names.duplicated()][0]
-    raise NotEncodable(f"{path}: the name {str(twice)[:40]!r} stands for two values; rename one of them, or hand over a list of the values")
+    raise NotEncodable(
+        f"{path}: the name {str(twice)[:40]!r} stands for two values; rename one of them, or hand"
+        " over a list of the values"
+    )
 
 
-_ROWS, _VALUES = "to_dicts", ("to_pylist", "as_py", "to_list", "tolist", "_asdict", "to_numpy", "numpy")
-"""What says the content of frames (polars), and of Arrow, series, tensors, arrays, rows of SQLAlchemy."""
+_ROWS, _VALUES = (
+    "to_dicts",
+    ("to_pylist", "as_py", "to_list", "tolist", "_asdict", "to_numpy", "numpy"),
+)
+"""What says the content of frames (polars), and of Arrow, series, tensors, arrays, rows of
+SQLAlchemy.
+"""
 
 
 def _of_containers(value: Any, path: str) -> Any:
-    """Return the content of what says it by itself: tensors, sparse matrices, frames, and Python's own sequences and views."""
+    """Return the content of what says it by itself: tensors, sparse matrices, frames, and Python's
+    own sequences and views.
+    """
     kind = type(value)  # not the value, which may say yes to any name
     if _has_keys(kind):
         names = list(value.keys())
-        return {name: value[name] for name in names} if len(set(names)) == len(names) else _ambiguous(names, path)
+        return (
+            {name: value[name] for name in names}
+            if len(set(names)) == len(names)
+            else _ambiguous(names, path)
+        )
     if callable(getattr(kind, "toarray", None)):
         if math.prod(value.shape) * 2 > MAX_BYTES:
-            raise TooLarge(f"{path}: a sparse matrix of {math.prod(value.shape):,} values; return the part of it that matters")
+            raise TooLarge(
+                f"{path}: a sparse matrix of {math.prod(value.shape):,} values; return the part of"
+                " it that matters"
+            )
         return value.toarray().tolist()
     if getattr(value, "is_sparse", None) is True and callable(getattr(kind, "to_dense", None)):
         return value.to_dense().tolist()
     for name in (_ROWS, *_VALUES):
         if callable(getattr(kind, name, None)):
             return getattr(value, name)()
-    if isinstance(value, (Sequence, KeysView, ValuesView, ItemsView, AbstractSet, collections.deque)):
+    if isinstance(
+        value, (Sequence, KeysView, ValuesView, ItemsView, AbstractSet, collections.deque)
+    ):
         if len(value) * 2 > MAX_BYTES:
             raise TooLarge(f"{path}: {len(value):,} values; return the part of them that matters")
         return list(value)
-    raise NotEncodable(f"{path}: {_what(value)} has no JSON form; use plain values, numpy, pandas, dataclasses or pydantic models")
+    raise NotEncodable(
+        f"{path}: {_what(value)} has no JSON form; use plain values, numpy, pandas, dataclasses or"
+        " pydantic models"
+    )
 
 
 def rows_of(value: Any, indexed: bool = False) -> list[Any] | None:
-    """Return the rows of a frame of any library, or of an array of records; ``None`` for everything else.
+    """Return the rows of a frame of any library, or of an array of records; ``None`` for everything
+    else.
 
     Parameters
     ----------
     indexed : bool
         Whether the index of a frame of pandas is a part of its rows, where it says something.
     """
-    if hasattr(value, "columns") and hasattr(value, "to_dict") and not callable(getattr(type(value), _ROWS, None)):
+    if (
+        hasattr(value, "columns")
+        and hasattr(value, "to_dict")
+        and not callable(getattr(type(value), _ROWS, None))
+    ):
         if indexed and hasattr(value, "reset_index"):
             return list(_records(value, "$"))
-        return list(value.to_dict(orient="records")) if value.columns.is_unique else _ambiguous(value.columns, "$")
+        return (
+            list(value.to_dict(orient="records"))
+            if value.columns.is_unique
+            else _ambiguous(value.columns, "$")
+        )
     for name in (_ROWS, "to_pylist"):
         if callable(getattr(type(value), name, None)):
             return list(getattr(value, name)())
@@ -241,14 +324,22 @@ def rows_of(value: Any, indexed: bool = False) -> list[Any] | None:
 
 
 def has_names(value: Any) -> bool:
-    """Whether *value* is one thing with named parts, although it can be iterated: a row of a frame, a named tuple, a record."""
+    """Whether *value* is one thing with named parts, although it can be iterated: a row of a frame,
+    a named tuple, a record.
+    """
     pd, kind = sys.modules.get("pandas"), type(value)
     if pd is not None and isinstance(value, pd.Series):
         return any(isinstance(name, str) for name in value.index)
-    if isinstance(value, Mapping) or hasattr(kind, "_fields") or callable(getattr(kind, "_asdict", None)) or _has_keys(kind):
+    if (
+        isinstance(value, Mapping)
+        or hasattr(kind, "_fields")
+        or callable(getattr(kind, "_asdict", None))
+        or _has_keys(kind)
+    ):
         return True
     np = sys.modules.get("numpy")
-    return hasattr(kind, "model_fields") or (np is not None and isinstance(value, np.void))  # the first: an object of pydantic
+    # the first: an object of pydantic
+    return hasattr(kind, "model_fields") or (np is not None and isinstance(value, np.void))
 
 
 def _has_keys(kind: type) -> bool:
@@ -268,13 +359,17 @@ def _what(value: Any) -> str:
 
 
 def _key(key: Any, path: str) -> str:
-    """Return *key* as JSON's encoder writes it; text, numbers, truth values and None have a text form."""
+    """Return *key* as JSON's encoder writes it; text, numbers, truth values and None have a text
+    form.
+    """
     if isinstance(key, str):
         return _text(key, path)
     if key is None or isinstance(key, (bool, float)):
         return STRICT(key)
     if isinstance(key, enum.Enum) or not hasattr(key, "__index__"):
-        raise NotEncodable(f"{path}: a key of type {type(key).__qualname__!r}; JSON objects have text keys")
+        raise NotEncodable(
+            f"{path}: a key of type {type(key).__qualname__!r}; JSON objects have text keys"
+        )
     return str(int(key))
 
 

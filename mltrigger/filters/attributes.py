@@ -16,16 +16,20 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def from_message_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the attributes of a message as :meth:`FilterPolicy.matches_attributes` takes them.
 
-    Both spellings are read: ``Type`` and ``Value`` (in notifications), ``DataType`` and ``StringValue`` (in API calls). A ``Number``
-    becomes a number, the JSON text of a ``String.Array`` a list, and ``Binary`` is left out, because SNS ignores it for filtering
-    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). One value where an array should be counts as
-    the array of it; a value that is not what its type says stays the text that it is.
+    Both spellings are read: ``Type`` and ``Value`` (in notifications), ``DataType`` and
+    ``StringValue`` (in API calls). A ``Number`` becomes a number, the JSON text of a
+    ``String.Array`` a list, and ``Binary`` is left out, because SNS ignores it for filtering
+    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). One
+    value where an array should be counts as the array of it; a value that is not what its type says
+    stays the text that it is.
     """
     plain = {}
     for name, attribute in given.items():
         kind = str(attribute.get("Type") or attribute.get("DataType") or "String")
         if not kind.startswith("Binary"):
-            plain[name] = _plain(kind, attribute["Value"] if "Value" in attribute else attribute.get("StringValue"))
+            plain[name] = _plain(
+                kind, attribute["Value"] if "Value" in attribute else attribute.get("StringValue")
+            )
     return plain
 
 

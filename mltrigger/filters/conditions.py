@@ -1,7 +1,8 @@
 """The operators of a filter policy: each is read once and becomes a test of one value.
 
-The rules are those of https://docs.aws.amazon.com/sns/latest/dg/string-value-matching.html, ``…/numeric-value-matching.html`` and
-``…/attribute-key-matching.html``; where these pages are silent, those of the engine of AWS, https://github.com/aws/event-ruler.
+The rules are those of https://docs.aws.amazon.com/sns/latest/dg/string-value-matching.html,
+``…/numeric-value-matching.html`` and ``…/attribute-key-matching.html``; where these pages are
+silent, those of the engine of AWS, https://github.com/aws/event-ruler.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from mltrigger.errors import NotFound
 from mltrigger.text import short
 
 Test = Callable[[Any], bool]
-"""Does this value, a string, number, bool or None of the event, satisfy the condition? Never raises."""
+"""Does this value, a string, number, bool or None of the event, satisfy the condition? Never
+raises.
+"""
 
 DECIMALS = 6
 """Digits after the point that AWS compares: five are promised, event-ruler's README says six."""
@@ -30,12 +33,18 @@ _STEP = Decimal(1).scaleb(-DECIMALS)
 _CUT = Context(prec=10**6, rounding=ROUND_DOWN)
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "=": operator.eq, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "=": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class BadCondition(ValueError):
-    """A condition that SNS would refuse; :class:`~mltrigger.errors.InvalidFilter` says where it stands."""
+    """A condition that SNS would refuse; :class:`~mltrigger.errors.InvalidFilter` says where it
+    stands.
+    """
 
 
 def absent(value: Any) -> bool:
@@ -44,7 +53,9 @@ def absent(value: Any) -> bool:
 
 
 def compile_condition(condition: Any) -> Test:
-    """Return the test of one element of a list of conditions; raise BadCondition with what is wrong with it."""
+    """Return the test of one element of a list of conditions; raise BadCondition with what is wrong
+    with it.
+    """
     if isinstance(condition, Mapping):
         name, operand = _single(condition, OPERATORS)
         return OPERATORS[name](operand)
@@ -54,11 +65,16 @@ def compile_condition(condition: Any) -> Test:
         return lambda value: isinstance(value, str) and value == condition
     if (number := comparable(condition)) is not None:
         return lambda value: comparable(value) == number
-    raise BadCondition(f"a condition is a string, a number, true, false, null or an operator, got {shown(condition)}")
+    raise BadCondition(
+        "a condition is a string, a number, true, false, null or an operator, got"
+        f" {shown(condition)}"
+    )
 
 
 def exact(value: Any) -> Decimal | None:
-    """Return the number *value* as it is written, so that 300, 300.0 and 3e2 are one; ``None`` for what is no finite number."""
+    """Return the number *value* as it is written, so that 300, 300.0 and 3e2 are one; ``None`` for
+    what is no finite number.
+    """
     if isinstance(value, bool):
         return None
     if isinstance(value, float):
@@ -69,7 +85,9 @@ def exact(value: Any) -> Decimal | None:
 
 
 def comparable(value: Any) -> int | Decimal | None:
-    """Return the number *value* as AWS compares it: exact, and cut after ``DECIMALS`` digits; whole numbers as the faster int."""
+    """Return the number *value* as AWS compares it: exact, and cut after ``DECIMALS`` digits; whole
+    numbers as the faster int.
+    """
     if type(value) is int:
         return value
     number = exact(value)
@@ -91,9 +109,15 @@ def numbers(condition: Any) -> Iterator[Decimal]:
 
 
 def canonical(value: Any) -> str:
-    """Return *value*, of JSON types, as JSON text that is the same for equal values: keys sorted, numbers as short as they are exact."""
+    """Return *value*, of JSON types, as JSON text that is the same for equal values: keys sorted,
+    numbers as short as they are exact.
+    """
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{canonical(key)}:{canonical(value[key])}" for key in sorted(value)) + "}"
+        return (
+            "{"
+            + ",".join(f"{canonical(key)}:{canonical(value[key])}" for key in sorted(value))
+            + "}"
+        )
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(map(canonical, value)) + "]"
     if (number := exact(value)) is None:
@@ -111,12 +135,15 @@ def shown(value: Any) -> str:
     return short(json.dumps(value, ensure_ascii=False) if isinstance(value, str) else value)
 
 
-# -- the operators ----------------------------------------------------------------------------------------------------------------
+# -- the operators ---------------------------------------------------------------------------------
 
 
 def _single(condition: Mapping[Any, Any], known: Mapping[str, Any]) -> tuple[str, Any]:
     if len(condition) != 1:
-        raise BadCondition(f"one operator an object, got {len(condition)}; for one or the other write two elements of the list")
+        raise BadCondition(
+            f"one operator an object, got {len(condition)}; for one or the other write two elements"
+            " of the list"
+        )
     name, operand = next(iter(condition.items()))
     if name not in known:
         raise BadCondition(NotFound.of("operator", str(name), known))
@@ -140,15 +167,24 @@ def _suffix(operand: Any) -> Test:
 
 
 def _equals_ignore_case(operand: Any) -> Test:
-    spelled = re.compile("".join(map(_either_case, _string("equals-ignore-case", operand)))).fullmatch
+    spelled = re.compile(
+        "".join(map(_either_case, _string("equals-ignore-case", operand)))
+    ).fullmatch
     return lambda value: isinstance(value, str) and spelled(value) is not None
 
 
 def _either_case(character: str) -> str:
-    """Return the pattern of one character in either case; AWS compares character by character, so that ``ß`` is never ``ss``."""
-    if character > "\uffff":  # the engine of AWS reads UTF-16, where these are two characters without a case
+    """Return the pattern of one character in either case; AWS compares character by character, so
+    that ``ß`` is never ``ss``.
+    """
+    # the engine of AWS reads UTF-16, where these are two characters without a case
+    if character > "\uffff":
         return re.escape(character)
-    return "(?:" + "|".join(re.escape(form) for form in sorted({character.lower(), character.upper()})) + ")"
+    return (
+        "(?:"
+        + "|".join(re.escape(form) for form in sorted({character.lower(), character.upper()}))
+        + ")"
+    )
 
 
 def _wildcard(operand: Any) -> Test:
@@ -158,10 +194,15 @@ def _wildcard(operand: Any) -> Test:
     last = middle.pop()
 
     def test(value: Any) -> bool:
-        if not isinstance(value, str) or len(value) < len(first) + len(last) or not (value.startswith(first) and value.endswith(last)):
+        if (
+            not isinstance(value, str)
+            or len(value) < len(first) + len(last)
+            or not (value.startswith(first) and value.endswith(last))
+        ):
             return False
         at, end = len(first), len(value) - len(last)
-        for literal in middle:  # the leftmost place is always the best one, so nothing is ever tried twice
+        # the leftmost place is always the best one, so nothing is ever tried twice
+        for literal in middle:
             at = value.find(literal, at, end)
             if at < 0:
                 return False
@@ -182,11 +223,16 @@ def _literals(pattern: str) -> list[str]:
         if character == "\\":
             character = next(characters, "")
             if character not in ("*", "\\"):
-                raise BadCondition(f"wildcard takes a backslash only before '*' or another backslash, got {shown(pattern)}")
+                raise BadCondition(
+                    "wildcard takes a backslash only before '*' or another backslash, got"
+                    f" {shown(pattern)}"
+                )
         pieces[-1].append(character)
     literals = ["".join(piece) for piece in pieces]
     if "" in literals[1:-1]:
-        raise BadCondition(f"wildcard takes no two '*' in a row, got {shown(pattern)}; one of them says the same")
+        raise BadCondition(
+            f"wildcard takes no two '*' in a row, got {shown(pattern)}; one of them says the same"
+        )
     return literals
 
 
@@ -197,25 +243,48 @@ def _anything_but(operand: Any) -> Test:
     else:
         name, read = "", compile_condition
     values = operand if isinstance(operand, (list, tuple)) else [operand]
-    kinds = {str if isinstance(v, str) else Decimal if exact(v) is not None else None for v in values}
+    kinds = {
+        str if isinstance(v, str) else Decimal if exact(v) is not None else None for v in values
+    }
     if name and (kinds != {str} or "" in values):
-        raise BadCondition(f"anything-but with {name} takes a string that is not empty, or a list of them, got {shown(operand)}")
+        raise BadCondition(
+            f"anything-but with {name} takes a string that is not empty, or a list of them, got"
+            f" {shown(operand)}"
+        )
     if kinds not in ({str}, {Decimal}):
-        raise BadCondition(f"anything-but takes strings or numbers, one or a list of one kind, got {shown(operand)}")
+        raise BadCondition(
+            "anything-but takes strings or numbers, one or a list of one kind, got"
+            f" {shown(operand)}"
+        )
     kept_out = [read(value) for value in values]
     return lambda value: not any(test(value) for test in kept_out)
 
 
 def _numeric(operand: Any) -> Test:
-    if not isinstance(operand, (list, tuple)) or len(operand) not in (2, 4) or not all(isinstance(s, str) for s in operand[::2]):
-        raise BadCondition(f'numeric takes [comparison, number], or a range such as [">", 0, "<=", 5], got {shown(operand)}')
-    signs, bounds = operand[::2], [number for part in operand[1::2] if (number := comparable(part)) is not None]
+    if (
+        not isinstance(operand, (list, tuple))
+        or len(operand) not in (2, 4)
+        or not all(isinstance(s, str) for s in operand[::2])
+    ):
+        raise BadCondition(
+            'numeric takes [comparison, number], or a range such as [">", 0, "<=", 5], got'
+            f" {shown(operand)}"
+        )
+    signs, bounds = (
+        operand[::2],
+        [number for part in operand[1::2] if (number := comparable(part)) is not None],
+    )
     if wrong := [sign for sign in signs if sign not in COMPARISONS]:
         raise BadCondition(f"numeric knows {', '.join(COMPARISONS)}, got {shown(wrong[0])}")
     if len(bounds) != len(signs):
         raise BadCondition(f"numeric compares with numbers, got {shown(operand)}")
-    if len(signs) == 2 and not (signs[0] in (">", ">=") and signs[1] in ("<", "<=") and bounds[0] < bounds[1]):
-        raise BadCondition(f"a numeric range starts with > or >=, ends with < or <= and has its lower end first, got {shown(operand)}")
+    if len(signs) == 2 and not (
+        signs[0] in (">", ">=") and signs[1] in ("<", "<=") and bounds[0] < bounds[1]
+    ):
+        raise BadCondition(
+            "a numeric range starts with > or >=, ends with < or <= and has its lower end first,"
+            f" got {shown(operand)}"
+        )
     checks = [(COMPARISONS[sign], bound) for sign, bound in zip(signs, bounds, strict=True)]
 
     def test(value: Any) -> bool:
@@ -232,7 +301,8 @@ def _cidr(operand: Any) -> Test:
         network = None
     if network is None or not _CIDR.fullmatch(operand) or network.num_addresses == 1:
         raise BadCondition(
-            f"cidr takes a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}; one address is written as a string"
+            f"cidr takes a range such as 10.0.0.0/24 or 2001:db8::/32, got {shown(operand)}; one"
+            " address is written as a string"
         )
 
     def test(value: Any) -> bool:
@@ -248,12 +318,23 @@ def _exists(operand: Any) -> Test:
     if not isinstance(operand, bool):
         raise BadCondition(f"exists takes true or false, got {shown(operand)}")
     # "The key must have a non-null and non-empty value."
-    return (lambda value: value is not None and not (isinstance(value, str) and not value)) if operand else absent
+    return (
+        (lambda value: value is not None and not (isinstance(value, str) and not value))
+        if operand
+        else absent
+    )
 
 
 _NEGATABLE: dict[str, Callable[[Any], Test]] = {
-    "prefix": _prefix, "suffix": _suffix, "equals-ignore-case": _equals_ignore_case, "wildcard": _wildcard,
-}  # fmt: skip
+    "prefix": _prefix,
+    "suffix": _suffix,
+    "equals-ignore-case": _equals_ignore_case,
+    "wildcard": _wildcard,
+}
 OPERATORS: dict[str, Callable[[Any], Test]] = {
-    **_NEGATABLE, "anything-but": _anything_but, "numeric": _numeric, "cidr": _cidr, "exists": _exists,
-}  # fmt: skip
+    **_NEGATABLE,
+    "anything-but": _anything_but,
+    "numeric": _numeric,
+    "cidr": _cidr,
+    "exists": _exists,
+}

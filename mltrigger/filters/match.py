@@ -1,9 +1,11 @@
 """Looking for the fields of a policy in an event.
 
-A path is flat, as in the engine of AWS: ``a.b`` is what stands under ``{"a": {"b": …}}`` and under ``{"a.b": …}``. Arrays are seen
-through: a field holds when it holds in one element. Fields inside the objects of one array must hold in the same element (section
-"JSON Array Matching" of https://github.com/aws/event-ruler); only a field that an event spells in both ways at once is free of that.
-``exists: false`` is about the whole event: it holds when the field stands nowhere in it, whichever element the other fields hold in.
+A path is flat, as in the engine of AWS: ``a.b`` is what stands under ``{"a": {"b": …}}`` and under
+``{"a.b": …}``. Arrays are seen through: a field holds when it holds in one element. Fields inside
+the objects of one array must hold in the same element (section "JSON Array Matching" of
+https://github.com/aws/event-ruler); only a field that an event spells in both ways at once is free
+of that. ``exists: false`` is about the whole event: it holds when the field stands nowhere in it,
+whichever element the other fields hold in.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Clause:
     Attributes
     ----------
     path : str
-        ``$.customer.age`` in a body, the name of an attribute, or the branch of an ``$or``, such as ``$or[1].age``.
+        ``$.customer.age`` in a body, the name of an attribute, or the branch of an ``$or``, such as
+        ``$or[1].age``.
     condition : str
         The list of conditions as JSON text.
     found : str
@@ -64,8 +67,12 @@ class Or:
 
 
 def holds(fields: Iterable[Field], event: Mapping[str, Any]) -> bool:
-    """Return whether all *fields* hold in *event* at once; takes time in proportion to the event and to the fields."""
-    wanted = [(field.path, field) for field in fields if not field.optional or _stands(field.path, event)]
+    """Return whether all *fields* hold in *event* at once; takes time in proportion to the event
+    and to the fields.
+    """
+    wanted = [
+        (field.path, field) for field in fields if not field.optional or _stands(field.path, event)
+    ]
     return not wanted or _within(wanted, event, 0)
 
 
@@ -75,15 +82,20 @@ def _within(wanted: Sequence[tuple[str, Field]], value: Any, depth: int) -> bool
         return False
     if isinstance(value, Mapping):
         return _within_object(wanted, value, depth)
-    return isinstance(value, (list, tuple)) and any(_within(wanted, element, depth + 1) for element in value)
+    return isinstance(value, (list, tuple)) and any(
+        _within(wanted, element, depth + 1) for element in value
+    )
 
 
-def _within_object(wanted: Sequence[tuple[str, Field]], value: Mapping[str, Any], depth: int) -> bool:
+def _within_object(
+    wanted: Sequence[tuple[str, Field]], value: Mapping[str, Any], depth: int
+) -> bool:
     together: dict[str, list[tuple[str, Field]]] = {}
     for rest, field in wanted:
         here = rest in value
         deeper = [(key, tail) for key, tail in _splits(rest) if key in value] if "." in rest else []
-        if len(deeper) == 1 and not here:  # an array down there may bind the field to its neighbours
+        # an array down there may bind the field to its neighbours
+        if len(deeper) == 1 and not here:
             together.setdefault(deeper[0][0], []).append((deeper[0][1], field))
         elif not (here and _at(field, value[rest], depth + 1)) and not any(
             _within([(tail, field)], value[key], depth + 1) for key, tail in deeper
@@ -98,7 +110,9 @@ def _at(field: Field, value: Any, depth: int) -> bool:
 
 
 def _stands(path: str, event: Mapping[str, Any]) -> bool:
-    """Return whether the event has the field, anywhere; as for the engine of AWS, empty arrays and objects are nothing."""
+    """Return whether the event has the field, anywhere; as for the engine of AWS, empty arrays and
+    objects are nothing.
+    """
     return any(True for value in _standing(path, event, 0) for _ in _leaves(value, 0))
 
 
@@ -112,15 +126,21 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _splits(path: str) -> Iterator[tuple[str, str]]:
-    """Yield each key that *path* may go on with, and the rest: ``a.b.c`` is ``b.c`` under ``a``, or ``c`` under ``a.b``."""
+    """Yield each key that *path* may go on with, and the rest: ``a.b.c`` is ``b.c`` under ``a``, or
+    ``c`` under ``a.b``.
+    """
     dot = path.find(".")
     while dot >= 0:
         yield path[:dot], path[dot + 1 :]
         dot = path.find(".", dot + 1)
 
 
-def explain(parts: Iterable[Field | Or], event: Mapping[str, Any], kept: Collection[Field]) -> tuple[bool, list[Clause]]:
-    """Return whether every part holds by itself, and the clauses that say so; *kept* are the fields known to hold together."""
+def explain(
+    parts: Iterable[Field | Or], event: Mapping[str, Any], kept: Collection[Field]
+) -> tuple[bool, list[Clause]]:
+    """Return whether every part holds by itself, and the clauses that say so; *kept* are the fields
+    known to hold together.
+    """
     verdicts: list[bool] = []
     clauses: list[Clause] = []
     for part in parts:
@@ -131,7 +151,14 @@ def explain(parts: Iterable[Field | Or], event: Mapping[str, Any], kept: Collect
             branches = [explain(branch, event, kept) for branch in part.branches]
             holding = [str(number) for number, (whole, _) in enumerate(branches) if whole]
             ok = bool(holding)
-            clauses.append(Clause(part.name, part.condition, f"branch {', '.join(holding)} holds" if ok else "no branch holds", ok))
+            clauses.append(
+                Clause(
+                    part.name,
+                    part.condition,
+                    f"branch {', '.join(holding)} holds" if ok else "no branch holds",
+                    ok,
+                )
+            )
             clauses += [clause for _, inner in branches for clause in inner]
         verdicts.append(ok)
     return all(verdicts), clauses

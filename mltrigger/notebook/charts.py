@@ -1,4 +1,6 @@
-"""Charts as inline SVG: plain functions from numbers to text, readable in light and dark pages (``currentColor``)."""
+"""Charts as inline SVG: plain functions from numbers to text, readable in light and dark pages
+(``currentColor``).
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 2, 438, 38, 142
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Histogram:
-    """Milliseconds counted in bins of equal width on their axis; places on the axis run from 0 (left end) to 1 (right end).
+    """Milliseconds counted in bins of equal width on their axis; places on the axis run from 0
+    (left end) to 1 (right end).
 
-    ``ticks`` and ``marks`` are (place, label); ``sides`` say where the label of each mark stands: left or right of it, and on which of
-    two levels. ``version`` is the one whose times these are. ``label`` says in words what the picture shows.
+    ``ticks`` and ``marks`` are (place, label); ``sides`` say where the label of each mark stands:
+    left or right of it, and on which of two levels. ``version`` is the one whose times these are.
+    ``label`` says in words what the picture shows.
     """
 
     counts: tuple[int, ...]
@@ -47,20 +51,28 @@ def ms(value: float) -> str:
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Return the *q* quantile of sorted milliseconds, interpolated between neighbours as pandas does, with the digits of the clock."""
+    """Return the *q* quantile of sorted milliseconds, interpolated between neighbours as pandas
+    does, with the digits of the clock.
+    """
     at = q * (len(ordered) - 1)
     low = math.floor(at)
     high = min(low + 1, len(ordered) - 1)
     return rounded_ms(ordered[low] + (ordered[high] - ordered[low]) * (at - low))
 
 
-def histogram(values: Iterable[float | None], title: str = "latency histogram", version: str = "") -> Histogram:
-    """Count milliseconds in bins; missing values are left out, and no value at all gives bins of nothing."""
+def histogram(
+    values: Iterable[float | None], title: str = "latency histogram", version: str = ""
+) -> Histogram:
+    """Count milliseconds in bins; missing values are left out, and no value at all gives bins of
+    nothing.
+    """
     ordered = sorted(max(float(v), 0.0) for v in values if v is not None and math.isfinite(v))
     if not ordered:
         return Histogram((0,) * BINS, (), (), False, f"{title}: no values yet", version=version)
     logarithmic = ordered[-1] > WIDE * max(ordered[0], _LEAST_MS)
-    axis = _log_axis(ordered[0], ordered[-1]) if logarithmic else _linear_axis(ordered[0], ordered[-1])
+    axis = (
+        _log_axis(ordered[0], ordered[-1]) if logarithmic else _linear_axis(ordered[0], ordered[-1])
+    )
     counts = [0] * BINS
     for value in ordered:
         counts[min(int(axis.place(value) * BINS), BINS - 1)] += 1
@@ -74,7 +86,10 @@ def histogram(values: Iterable[float | None], title: str = "latency histogram", 
         sides=_sides(*places),
         version=version,
         logarithmic=logarithmic,
-        label=f"{title}: {size}, median {ms(median)}, p99 {ms(p99)}{f', version {version}' if version else ''}",
+        label=(
+            f"{title}: {size}, median {ms(median)}, p99"
+            f" {ms(p99)}{f', version {version}' if version else ''}"
+        ),
     )
 
 
@@ -89,23 +104,33 @@ def _readable(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
 
 def _apart(one: tuple[float, str], other: tuple[float, str]) -> bool:
     """Whether the labels of two ticks do not touch; one at an end of the axis stands inside it."""
-    half = [len(label) * _CHARACTER * (0.0 if place > 0.98 else 1.0 if place < 0.02 else 0.5) for place, label in (one, other)]
+    half = [
+        len(label) * _CHARACTER * (0.0 if place > 0.98 else 1.0 if place < 0.02 else 0.5)
+        for place, label in (one, other)
+    ]
     left = len(other[1]) * _CHARACTER - half[1]
     return (other[0] - one[0]) * (_RIGHT - _LEFT) >= half[0] + left + _CHARACTER
 
 
 def _sides(low: float, high: float) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return side and level of the labels of two marks: away from each other, and never on the line of the other one.
+    """Return side and level of the labels of two marks: away from each other, and never on the line
+    of the other one.
 
-    A label that has no room outwards stands inwards, on the upper level: the other mark's line begins below it.
+    A label that has no room outwards stands inwards, on the upper level: the other mark's line
+    begins below it.
     """
     outwards = low >= _LABEL, high <= 1 - _LABEL
     upper = 1 if outwards[0] and not outwards[1] else 0  # which of them stands on the upper level
-    return ("left" if outwards[0] else "right", int(upper == 1)), ("right" if outwards[1] else "left", int(upper == 0))
+    return ("left" if outwards[0] else "right", int(upper == 1)), (
+        "right" if outwards[1] else "left",
+        int(upper == 0),
+    )
 
 
 def histogram_svg(values: Iterable[float | None], title: str = "latency histogram") -> str:
-    """Return the histogram of milliseconds as an SVG element with an accessible name (count, median, p99)."""
+    """Return the histogram of milliseconds as an SVG element with an accessible name (count,
+    median, p99).
+    """
     return drawn(histogram(values, title))
 
 
@@ -113,12 +138,16 @@ def drawn(found: Histogram) -> str:
     """Return a counted histogram as :func:`histogram_svg` draws it."""
     body = "".join([*_bars(found.counts), *_ticks(found), *_marks(found)])
     if not found.marks:
-        body += f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT / 2:g}" text-anchor="middle" opacity=".6">no values yet</text>'
+        body += (
+            f'<text x="{_WIDTH / 2:g}" y="{_HEIGHT / 2:g}" text-anchor="middle" opacity=".6">no'
+            " values yet</text>"
+        )
     return (
-        f'<svg role="img" aria-label="{esc(found.label)}" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
-        f'width="{_WIDTH}" height="{_HEIGHT}" style="max-width:100%;height:auto" fill="currentColor" stroke="none" '
-        f'font-family="var(--jp-ui-font-family,sans-serif)" font-size="11">{body}'
-        f'<path d="M{_LEFT} {_BOTTOM + 0.5}H{_RIGHT}" stroke="currentColor" stroke-opacity=".4"/></svg>'
+        f'<svg role="img" aria-label="{esc(found.label)}" xmlns="http://www.w3.org/2000/svg"'
+        f' viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}"'
+        ' style="max-width:100%;height:auto" fill="currentColor" stroke="none"'
+        f' font-family="var(--jp-ui-font-family,sans-serif)" font-size="11">{body}<path d="M{_LEFT}'
+        f' {_BOTTOM + 0.5}H{_RIGHT}" stroke="currentColor" stroke-opacity=".4"/></svg>'
     )
 
 
@@ -137,19 +166,27 @@ class _Axis:
 
 
 def _linear_axis(least: float, most: float) -> _Axis:
-    """Return an axis with three to six round ticks around the values; one value alone stands in its middle."""
+    """Return an axis with three to six round ticks around the values; one value alone stands in its
+    middle.
+    """
     step = _nice((most - least or most / 2 or 1.0) / 4)
     low, high = math.floor(least / step), math.ceil(most / step)
     if low == high:
         low, high = max(low - 1, 0), high + 1
-    return _Axis(low * step, high * step, tuple(round(i * step, 9) for i in range(low, high + 1)), False)
+    return _Axis(
+        low * step, high * step, tuple(round(i * step, 9) for i in range(low, high + 1)), False
+    )
 
 
 def _log_axis(least: float, most: float) -> _Axis:
-    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with few enough ticks to read them."""
+    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with few enough ticks to read
+    them.
+    """
     steps = [
         mantissa * 10.0**power
-        for power in range(math.floor(math.log10(max(least, _LEAST_MS))), math.floor(math.log10(most)) + 2)
+        for power in range(
+            math.floor(math.log10(max(least, _LEAST_MS))), math.floor(math.log10(most)) + 2
+        )
         for mantissa in (1, 2, 5)
     ]
     low = max(s for s in steps if s <= max(least, _LEAST_MS))
@@ -177,17 +214,23 @@ def _bars(counts: Sequence[int]) -> list[str]:
         height = round(max(count / most * (_BOTTOM - _TOP), 1.5), 1) if count else 0
         if height:
             bars.append(
-                f'<rect x="{_x(i / len(counts)) + 0.5:g}" y="{_BOTTOM - height:g}" width="{width - 1:.1f}" height="{height:g}" '
-                f'fill-opacity=".55"/>'
+                f'<rect x="{_x(i / len(counts)) + 0.5:g}" y="{_BOTTOM - height:g}"'
+                f' width="{width - 1:.1f}" height="{height:g}" fill-opacity=".55"/>'
             )
     return bars
 
 
 def _ticks(found: Histogram) -> list[str]:
-    texts = [f'<text x="{_x(at):g}" y="{_BOTTOM + 16}" text-anchor="{_anchor(at)}">{esc(label)}</text>' for at, label in found.ticks]
+    texts = [
+        f'<text x="{_x(at):g}" y="{_BOTTOM + 16}" text-anchor="{_anchor(at)}">{esc(label)}</text>'
+        for at, label in found.ticks
+    ]
     if texts:
         scale = "ms, logarithmic" if found.logarithmic else "ms"
-        texts.append(f'<text x="{_RIGHT}" y="{_HEIGHT - 4}" text-anchor="end" opacity=".7" font-size="10">{scale}</text>')
+        texts.append(
+            f'<text x="{_RIGHT}" y="{_HEIGHT - 4}" text-anchor="end" opacity=".7"'
+            f' font-size="10">{scale}</text>'
+        )
     return texts
 
 
@@ -198,8 +241,9 @@ def _marks(found: Histogram) -> list[str]:
         x, y = _x(at), 11 + 14 * level
         right = side == "right"
         drawn.append(
-            f'<path d="M{x:g} {y - 8}V{_BOTTOM}" stroke="currentColor" stroke-opacity=".8" stroke-dasharray="3 2"/>'
-            f'<text x="{x + (4 if right else -4):g}" y="{y}" text-anchor="{"start" if right else "end"}">{esc(label)}</text>'
+            f'<path d="M{x:g} {y - 8}V{_BOTTOM}" stroke="currentColor" stroke-opacity=".8"'
+            f' stroke-dasharray="3 2"/><text x="{x + (4 if right else -4):g}" y="{y}"'
+            f' text-anchor="{"start" if right else "end"}">{esc(label)}</text>'
         )
     return drawn
 

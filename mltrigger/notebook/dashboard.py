@@ -33,31 +33,38 @@ _SHARE = 0.1
 """How much of the time looking may take at most: where it is slow, it is done less often."""
 _POLL_S = 1.0
 BEAT_S = 2.0
-"""How often the kernel says that it is there, while somebody looks; the front end takes long silence for its end."""
+"""How often the kernel says that it is there, while somebody looks; the front end takes long
+silence for its end.
+"""
 _HERE = Path(__file__).parent
 
 
 class Dashboard(anywidget.AnyWidget):
-    """A live view of one subscription: counts by outcome, latency, newest attempts, and a button that fires a sample.
+    """A live view of one subscription: counts by outcome, latency, newest attempts, and a button
+    that fires a sample.
 
-    A thread follows what is recorded, in this process and in others, until the widget or the bus is closed; it rests while the front
-    end shows no view of it (its cell ran again). It prints nothing. It tells the front end that it lives: a view of a kernel that is gone
-    turns grey, says when it was updated last, and its button is off.
-    Where no front end runs, ``text/html`` says what can be said without times: see :meth:`to_html`.
+    A thread follows what is recorded, in this process and in others, until the widget or the bus is
+    closed; it rests while the front end shows no view of it (its cell ran again). It prints
+    nothing. It tells the front end that it lives: a view of a kernel that is gone turns grey, says
+    when it was updated last, and its button is off. Where no front end runs, ``text/html`` says
+    what can be said without times: see :meth:`to_html`.
 
     Parameters
     ----------
     subscription : Subscription
         What to show.
     sample : optional
-        What the button publishes: data, or an :class:`~mltrigger.Event`, which gets a new id and time every time. Default: the data
-        of the topic's newest event again.
+        What the button publishes: data, or an :class:`~mltrigger.Event`, which gets a new id and
+        time every time. Default: the data of the topic's newest event again.
     """
 
-    # As text, not as a path: for a path anywidget keeps every widget alive, to load the file again when it changes.
+    # As text, not as a path: for a path anywidget keeps every widget alive, to load the file again
+    # when it changes.
     _esm = (_HERE / "dashboard.js").read_text("utf-8")
     _css = (_HERE / "dashboard.css").read_text("utf-8")
-    state = traitlets.Dict(help="What is shown, as JSON values: a snapshot, and what the button may do.").tag(sync=True)
+    state = traitlets.Dict(
+        help="What is shown, as JSON values: a snapshot, and what the button may do."
+    ).tag(sync=True)
 
     def __init__(self, subscription: Subscription, sample: Any = None) -> None:
         self._subscription, self._sample = subscription, sample
@@ -65,11 +72,14 @@ class Dashboard(anywidget.AnyWidget):
         self._stopped, self._guard = threading.Event(), threading.RLock()
         self._found, self._notice, self._outage = snapshot(subscription), "", ""
         self._was_viewed, self._beat_s = False, -math.inf
-        super().__init__(state={**self._shown(), "at": _now()}, _view_count=0)  # 0, not None: asks the front end to count its views
+        # 0, not None: asks the front end to count its views
+        super().__init__(state={**self._shown(), "at": _now()}, _view_count=0)
         self.on_msg(self._heard)
         self.observe(self._viewed, "_view_count")
         arguments = (weakref.ref(self), self._bus.wakeup, self._stopped)
-        threading.Thread(target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True).start()
+        threading.Thread(
+            target=_follow, args=arguments, name="mltrigger-dashboard", daemon=True
+        ).start()
 
     def __repr__(self) -> str:
         return f"Dashboard({self._subscription.name!r} on {self._subscription.topic!r})"
@@ -106,25 +116,47 @@ class Dashboard(anywidget.AnyWidget):
         Parameters
         ----------
         times : bool
-            Whether to add what is never twice the same: the state, what waits, the latency table and its histogram. Left out, a
-            notebook that fires the same samples at the same model, waits for them and runs again shows the same: counts by outcome,
-            and the newest events in the order of publishing, not of ending. That is what is saved beside the widget.
+            Whether to add what is never twice the same: the state, what waits, the latency table
+            and its histogram. Left out, a notebook that fires the same samples at the same model,
+            waits for them and runs again shows the same: counts by outcome, and the newest events
+            in the order of publishing, not of ending. That is what is saved beside the widget.
         """
         self.refresh()
         found, tables = self._found, ""
-        facts: list[tuple[str, Any]] = [("topic", found["topic"]), ("model", found["selector"]), *found["counts"].items()]
-        facts += [(f"{outcome} attempt{'' if n == 1 else 's'}", n) for outcome, n in found["attempts"].items()]
+        facts: list[tuple[str, Any]] = [
+            ("topic", found["topic"]),
+            ("model", found["selector"]),
+            *found["counts"].items(),
+        ]
+        facts += [
+            (f"{outcome} attempt{'' if n == 1 else 's'}", n)
+            for outcome, n in found["attempts"].items()
+        ]
         if not found["counts"] and not found["attempts"]:
             facts.append(("attempts", "none yet"))
         if times:
-            facts += [("state", found["state"]), ("waiting", found["depth"]["waiting"]), ("in flight", found["depth"]["in_flight"])]
+            facts += [
+                ("state", found["state"]),
+                ("waiting", found["depth"]["waiting"]),
+                ("in flight", found["depth"]["in_flight"]),
+            ]
             tables = drawn(Histogram(**found["histogram"])) + _latency_html(found["latency"])
-        static = f'<div style="opacity:.7">static, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; run the cell for the live view</div>'
+        static = (
+            f'<div style="opacity:.7">static, as of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; run the'
+            " cell for the live view</div>"
+        )
         rows = self._newest()
-        return card(f"Dashboard {found['title']}", facts, tables + _newest_html(rows, times) + self._whole_html(rows) + static)
+        return card(
+            f"Dashboard {found['title']}",
+            facts,
+            tables + _newest_html(rows, times) + self._whole_html(rows) + static,
+        )
 
     def follow(self) -> bool:
-        """Refresh, unless nobody looks; return as :meth:`refresh`. A front end that never counted its views is taken for looking."""
+        """Refresh, unless nobody looks; return as :meth:`refresh`.
+
+        A front end that never counted its views is taken for looking.
+        """
         unseen = self._was_viewed and not self._view_count and not self._bus.closed
         if not unseen and time.monotonic() - self._beat_s >= BEAT_S:
             self._beat()
@@ -135,7 +167,7 @@ class Dashboard(anywidget.AnyWidget):
         with contextlib.suppress(Exception):  # no channel, no front end
             self.send({"type": "alive"})
 
-    # -- what the front end says ----------------------------------------------------------------------------------------------
+    # -- what the front end says -------------------------------------------------------------------
 
     def _viewed(self, change: Any) -> None:
         if change["new"]:
@@ -147,8 +179,18 @@ class Dashboard(anywidget.AnyWidget):
             return
         if content.get("type") == "fire":
             self.fire_sample()
-        elif content.get("type") == "whole" and type(seq := content.get("seq")) is type(attempt := content.get("attempt")) is int:
-            self.send({"type": "whole", "seq": seq, "attempt": attempt, "texts": self._whole(seq, attempt)})
+        elif (
+            content.get("type") == "whole"
+            and type(seq := content.get("seq")) is type(attempt := content.get("attempt")) is int
+        ):
+            self.send(
+                {
+                    "type": "whole",
+                    "seq": seq,
+                    "attempt": attempt,
+                    "texts": self._whole(seq, attempt),
+                }
+            )
 
     def _whole(self, seq: int, attempt: int) -> dict[str, str]:
         """Return the texts of one attempt whole, or what stood in the way."""
@@ -158,17 +200,26 @@ class Dashboard(anywidget.AnyWidget):
             return {"error": _message("cannot read the log", error)}
 
     def _whole_html(self, rows: list[dict[str, Any]]) -> str:
-        """Return what *rows* show shortened, whole and folded; nothing else, so that it is the same when a notebook runs again."""
+        """Return what *rows* show shortened, whole and folded; nothing else, so that it is the same
+        when a notebook runs again.
+        """
         parts = {"event": "data", "output": "output", "error": "error"}
         folds = ""
         for row in rows:
             if cut := [part for name, part in parts.items() if row[name].endswith("…")]:
                 texts = self._whole(row["seq"], row["attempt"])
-                folds += "".join(folded(f"{row['event']}, attempt {row['attempt']}: {part}", texts[part]) for part in cut if part in texts)
+                folds += "".join(
+                    folded(f"{row['event']}, attempt {row['attempt']}: {part}", texts[part])
+                    for part in cut
+                    if part in texts
+                )
         return folds
 
     def fire_sample(self) -> None:
-        """Publish the sample, without waiting for what becomes of it: what the button does. A failure is shown in the widget."""
+        """Publish the sample, without waiting for what becomes of it: what the button does.
+
+        A failure is shown in the widget.
+        """
         try:
             self._bus.publish_batch(self._subscription.topic, [self._sample_event()])
             self._notice = ""
@@ -179,17 +230,34 @@ class Dashboard(anywidget.AnyWidget):
     def _sample_event(self) -> Event:
         if isinstance(self._sample, Event):
             # The same id again would be a duplicate, and rightly ignored.
-            fields = {"data", "type", "source", "subject", "datacontenttype", "dataschema", "extensions"}
-            return Event(**{name: getattr(self._sample, name) for name in fields}, id=new_id(), time=datetime.now(UTC))
+            fields = {
+                "data",
+                "type",
+                "source",
+                "subject",
+                "datacontenttype",
+                "dataschema",
+                "extensions",
+            }
+            return Event(
+                **{name: getattr(self._sample, name) for name in fields},
+                id=new_id(),
+                time=datetime.now(UTC),
+            )
         if self._sample is not None:
             return Event(self._sample)
         rows = self._bus.log.events(self._subscription.topic, limit=1)
         if not rows:
-            raise NotFound(f"topic {self._subscription.topic!r} has no event to repeat; sub.dashboard(sample) gives one")
+            raise NotFound(
+                f"topic {self._subscription.topic!r} has no event to repeat; sub.dashboard(sample)"
+                " gives one"
+            )
         _, _, type_, _, subject, _, _, _, media_type, raw, _ = rows[0]
-        return Event(decode_data(raw, media_type), type=type_, subject=subject, datacontenttype=media_type)
+        return Event(
+            decode_data(raw, media_type), type=type_, subject=subject, datacontenttype=media_type
+        )
 
-    # -- what it shows --------------------------------------------------------------------------------------------------------
+    # -- what it shows -----------------------------------------------------------------------------
 
     def _shown(self) -> dict[str, Any]:
         return {**self._found, "notice": self._notice or self._outage, "button": self._button()}
@@ -206,11 +274,22 @@ class Dashboard(anywidget.AnyWidget):
         if self._sample is not None:
             return {"enabled": True, "title": f"Publish the sample on {found['topic']}"}
         if found["repeatable"]:
-            return {"enabled": True, "title": f"Publish the data of the newest event of {found['topic']} once more"}
-        return {"enabled": False, "title": f"{found['topic']} has no event to repeat yet: fire one, or call sub.dashboard(sample)"}
+            return {
+                "enabled": True,
+                "title": f"Publish the data of the newest event of {found['topic']} once more",
+            }
+        return {
+            "enabled": False,
+            "title": (
+                f"{found['topic']} has no event to repeat yet: fire one, or call"
+                " sub.dashboard(sample)"
+            ),
+        }
 
     def _newest(self) -> list[dict[str, Any]]:
-        """Return the attempts on the newest events, in the order of publishing; those of the last look when the bus is closed."""
+        """Return the attempts on the newest events, in the order of publishing; those of the last
+        look when the bus is closed.
+        """
         rows: list[dict[str, Any]] = self._found["newest"]
         with contextlib.suppress(Exception):
             rows = newest(self._bus, self._subscription._spec, 5 * NEWEST)
@@ -218,7 +297,9 @@ class Dashboard(anywidget.AnyWidget):
 
 
 def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.Event) -> None:
-    """Refresh the widget whenever something ended, until it is closed or gone, or the bus is closed."""
+    """Refresh the widget whenever something ended, until it is closed or gone, or the bus is
+    closed.
+    """
     while True:
         seen, began = wakeup.generation("done"), time.monotonic()
         dashboard = widget()
@@ -243,13 +324,19 @@ def _message(what: str, error: Exception) -> str:
 
 def _latency_html(rows: list[dict[str, Any]]) -> str:
     columns = ("p50_ms", "p95_ms", "p99_ms", "max_ms")
-    cells = [(row["stage"], row["version"], row["count"], *(ms(row[name]) for name in columns)) for row in rows]
+    cells = [
+        (row["stage"], row["version"], row["count"], *(ms(row[name]) for name in columns))
+        for row in rows
+    ]
     return table_html(["stage", "version", "count", "p50", "p95", "p99", "max"], cells, "latency")
 
 
 def _newest_html(rows: list[dict[str, Any]], times: bool) -> str:
     columns = ["event", "version", "outcome", "output", "error"] if rows else []
     timed = ["model_ms", "total_ms"] if times and rows else []
-    cells = [[*(row[c] for c in columns), *("–" if row[t] is None else ms(row[t]) for t in timed)] for row in rows]
+    cells = [
+        [*(row[c] for c in columns), *("–" if row[t] is None else ms(row[t]) for t in timed)]
+        for row in rows
+    ]
     heads = [*columns, *(t.removesuffix("_ms") for t in timed)]
     return table_html(heads, cells, "newest events") if rows else ""

@@ -1,4 +1,7 @@
-"""PageBar: the progress bar in a notebook's page. It is HTML without a widget, so a saved notebook has its last state."""
+"""PageBar: the progress bar in a notebook's page.
+
+It is HTML without a widget, so a saved notebook has its last state.
+"""
 
 from __future__ import annotations
 

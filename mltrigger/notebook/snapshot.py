@@ -28,23 +28,40 @@ _PEEK = 400
 _WHOLE = 20_000
 _RUNNING, _LEASED = 3, 64
 _STAGES = ("queue", "model", "total")
-_ROW = ("seq", "attempt", "version", "outcome", "reason", "model_ms", "total_ms", "output", "error_type", "error")
+_ROW = (
+    "seq",
+    "attempt",
+    "version",
+    "outcome",
+    "reason",
+    "model_ms",
+    "total_ms",
+    "output",
+    "error_type",
+    "error",
+)
 _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 
-def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return what there is to show of *subscription* now, as JSON values; every text is short and without control characters.
+def snapshot(
+    subscription: Subscription, previous: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return what there is to show of *subscription* now, as JSON values; every text is short and
+    without control characters.
 
-    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` of events by outcome, ``attempts`` that ended no
-    event by outcome, ``depth``, ``latency`` (one row a stage and version, in milliseconds), ``histogram`` of the newest version's time,
-    ``newest`` attempts, newest first, and ``repeatable``: whether the topic has an event whose data could be published again.
+    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` of events
+    by outcome, ``attempts`` that ended no event by outcome, ``depth``, ``latency`` (one row a stage
+    and version, in milliseconds), ``histogram`` of the newest version's time, ``newest`` attempts,
+    newest first, and ``repeatable``: whether the topic has an event whose data could be published
+    again.
 
     Parameters
     ----------
     subscription : Subscription
         Of whatever model and topic.
     previous : mapping, optional
-        The snapshot before: where nothing has ended since and nothing runs, its rows are taken over instead of read.
+        The snapshot before: where nothing has ended since and nothing runs, its rows are taken over
+        instead of read.
 
     Raises
     ------
@@ -54,7 +71,8 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
     bus = subscription._bus  # the parts behind the handle: this is its view
     spec = bus.registry.subscription(subscription.name)
     bound = spec or subscription._spec
-    # Counts before rows: what ends in between is counted in the next snapshot, which then reads the rows again.
+    # Counts before rows: what ends in between is counted in the next snapshot, which then reads the
+    # rows again.
     tally, depth = bus.tally(bound), bus.broker.depth(bound)
     shown: dict[str, Any] = {
         "title": short(bound.name),
@@ -63,22 +81,34 @@ def snapshot(subscription: Subscription, previous: Mapping[str, Any] | None = No
         "state": _state(bus, spec),
         "counts": {outcome: n for outcome, n in tally.items() if outcome in FINAL},
         "attempts": {outcome: n for outcome, n in tally.items() if outcome not in FINAL and n},
-        "depth": {"waiting": depth.visible + depth.delayed, "delayed": depth.delayed, "in_flight": depth.in_flight, "dead": depth.dead},
+        "depth": {
+            "waiting": depth.visible + depth.delayed,
+            "delayed": depth.delayed,
+            "in_flight": depth.in_flight,
+            "dead": depth.dead,
+        },
     }
     if previous is not None and _same_rows(previous, shown):
         shown |= {name: previous[name] for name in ("latency", "histogram", "newest")}
     else:
         shown |= _times(bus, bound) | {"newest": newest(bus, bound, in_flight=depth.in_flight)}
-    shown["repeatable"] = bool(shown["newest"] or depth.visible or (previous["repeatable"] if previous else _has_event(bus, bound.topic)))
+    shown["repeatable"] = bool(
+        shown["newest"]
+        or depth.visible
+        or (previous["repeatable"] if previous else _has_event(bus, bound.topic))
+    )
     if bus.closed:  # while we looked: the counts may be those of a closed bus
         raise Closed("this bus is closed: mt.connect(…) opens another one")
     return shown
 
 
-def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight: int = 0) -> list[dict[str, Any]]:
+def newest(
+    bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight: int = 0
+) -> list[dict[str, Any]]:
     """Return the newest attempts of one subscription as short rows, newest first.
 
-    Of *in_flight* attempts under way a few are shown before them; a fast model leases many more than it runs.
+    Of *in_flight* attempts under way a few are shown before them; a fast model leases many more
+    than it runs.
     """
     some = in_flight if in_flight <= _LEASED else 0
     found = bus.log.invocations(_ROW, subscription_id=spec.id, limit=limit + some, running=some > 0)
@@ -95,16 +125,26 @@ def newest(bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight
             "model_ms": _rounded(model_ms),
             "total_ms": _rounded(total_ms),
             "output": "" if output is None else _json_hint(output[:_PEEK], _TEXT),
-            "error": short(": ".join(part for part in (error_type, error or reason) if part), _ERROR),
+            "error": short(
+                ": ".join(part for part in (error_type, error or reason) if part), _ERROR
+            ),
         }
-        for seq, attempt, version, outcome, reason, model_ms, total_ms, output, error_type, error in rows
+        for seq, attempt, version, outcome, reason, model_ms, total_ms, output, error_type, error in (
+            rows
+        )
     ]
 
 
 def whole(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, str]:
-    """Return the texts of one attempt that a row shows shortened, by name; each is bounded, and says so when it is cut."""
+    """Return the texts of one attempt that a row shows shortened, by name; each is bounded, and
+    says so when it is cut.
+    """
     columns = ("attempt", "output", "error_type", "error", "reason", "stdout")
-    rows = [row for row in bus.log.invocations(columns, subscription_id=spec.id, seqs=(seq, seq)) if row[0] == attempt]
+    rows = [
+        row
+        for row in bus.log.invocations(columns, subscription_id=spec.id, seqs=(seq, seq))
+        if row[0] == attempt
+    ]
     event = bus.log.archived(seq)
     texts = {"data": data_text(event.raw, event.media_type)}
     for _, output, error_type, error, reason, stdout in rows[-1:]:
@@ -114,23 +154,35 @@ def whole(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict
 
 
 def _bounded(text: str) -> str:
-    return text if len(text) <= _WHOLE else f"{text[:_WHOLE]}… ({len(text) - _WHOLE:,} more characters)"
+    return (
+        text
+        if len(text) <= _WHOLE
+        else f"{text[:_WHOLE]}… ({len(text) - _WHOLE:,} more characters)"
+    )
 
 
 def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
     if spec is None:
         return "unsubscribed"
     here = bus.listener_state(spec.name)
-    return "listening elsewhere" if here == "stopped" and bus.registry.live_listeners().get(spec.id) else here
+    return (
+        "listening elsewhere"
+        if here == "stopped" and bus.registry.live_listeners().get(spec.id)
+        else here
+    )
 
 
 def _has_event(bus: EventBus, topic: str) -> bool:
-    """Say whether the topic has an event; asked once, because it is a long search for a topic without one on a busy bus."""
+    """Say whether the topic has an event; asked once, because it is a long search for a topic
+    without one on a busy bus.
+    """
     return bool(bus.log.events(topic, limit=1))
 
 
 def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Say whether the rows must be the same: nothing has been recorded meanwhile, and nothing is or was under way."""
+    """Say whether the rows must be the same: nothing has been recorded meanwhile, and nothing is or
+    was under way.
+    """
     idle = not previous["depth"]["in_flight"] and not now["depth"]["in_flight"]
     ended = all(previous[part] == now[part] for part in ("counts", "attempts"))
     return idle and ended and previous["title"] == now["title"]
@@ -141,18 +193,25 @@ def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
     rows = bus.log.invocations(columns, subscription_id=spec.id, limit=WINDOW, running=False)
     ran = [row for row in rows if row[2] is not None]  # the model was called
     latency = [
-        {"stage": stage, "version": version, **_quantiles(row[i] for row in ran if row[0] == version)}
+        {
+            "stage": stage,
+            "version": version,
+            **_quantiles(row[i] for row in ran if row[0] == version),
+        }
         for i, stage in enumerate(_STAGES, 1)
         for version in sorted({row[0] for row in ran})
     ]
-    # One version: of several together nobody could say which is slow, and its quantiles would be those of none in the table.
+    # One version: of several together nobody could say which is slow, and its quantiles would be
+    # those of none in the table.
     version = ran[-1][0] if ran else ""
     found = histogram((row[2] for row in ran if row[0] == version), "model time histogram", version)
     return {"latency": latency, "histogram": _listed(dataclasses.asdict(found))}
 
 
 def _quantiles(values: Iterable[float]) -> dict[str, Any]:
-    """Return what ``sub.latency()`` says of these values, rounded; the frame itself takes too long for several times a second."""
+    """Return what ``sub.latency()`` says of these values, rounded; the frame itself takes too long
+    for several times a second.
+    """
     ordered = sorted(values)
     marks = {f"p{q}_ms": quantile(ordered, q / 100) for q in (50, 95, 99)}
     return {"count": len(ordered), **marks, "max_ms": _rounded(ordered[-1])}
@@ -174,7 +233,9 @@ def _hint(subject: str | None, media_type: str | None, size: int, head: bytes) -
 
 
 def _json_hint(head: str, limit: int) -> str:
-    """Return JSON text, which may be cut off, as people write it: a text without quotes, letters instead of escapes."""
+    """Return JSON text, which may be cut off, as people write it: a text without quotes, letters
+    instead of escapes.
+    """
     try:
         value = json.loads(head)
     except ValueError:
@@ -191,4 +252,8 @@ def _listed(value: Any) -> Any:
     """Return *value* with lists for tuples: what comes back from JSON is equal to it."""
     if isinstance(value, Mapping):
         return {key: _listed(part) for key, part in value.items()}
-    return [_listed(part) for part in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return (
+        [_listed(part) for part in value]
+        if isinstance(value, Sequence) and not isinstance(value, str)
+        else value
+    )

@@ -1,4 +1,7 @@
-"""The audit: what was published and what became of it, counted from two sides. G2 of the promise, as numbers."""
+"""The audit: what was published and what became of it, counted from two sides.
+
+G2 of the promise, as numbers.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,14 @@ OR EXISTS (SELECT 1 FROM lease l WHERE l.subscription_id = :s AND l.seq = e.seq)
 OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
 """
 _NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} AND NOT {_PLACED} ORDER BY e.seq"
-_EACH = f"SELECT {ARCHIVED}, e.published_us, {_PLACED} FROM event e WHERE {_MINE} ORDER BY e.seq LIMIT {_BATCH}"
-_ENDED = f"SELECT subscription_id, outcome, count(*) FROM invocation WHERE outcome IN {_FINAL} GROUP BY subscription_id, outcome"
+_EACH = (
+    f"SELECT {ARCHIVED}, e.published_us, {_PLACED} FROM event e WHERE {_MINE} ORDER BY e.seq LIMIT"
+    f" {_BATCH}"
+)
+_ENDED = (
+    f"SELECT subscription_id, outcome, count(*) FROM invocation WHERE outcome IN {_FINAL} GROUP BY"
+    " subscription_id, outcome"
+)
 _OPEN = """
 SELECT subscription_id, count(*) FROM (SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
 GROUP BY subscription_id
@@ -46,9 +55,11 @@ _ASKED_FOR = "SELECT seq FROM resent WHERE subscription_id = :s"
 class Balance(NamedTuple):
     """One subscription: what was due to it, and what is there.
 
-    ``published`` events of its topic while it was bound, less the ``filtered`` ones, plus those ``sent`` to it beside that on request, are
-    ``succeeded`` + ``dead`` + ``skipped`` + ``open``; then it is ``balanced``. ``missing`` were due and are nowhere; ``double`` have more
-    than one outcome or place; ``surplus`` are there and were neither due nor asked for. ``events`` names the first of these.
+    ``published`` events of its topic while it was bound, less the ``filtered`` ones, plus those
+    ``sent`` to it beside that on request, are ``succeeded`` + ``dead`` + ``skipped`` + ``open``;
+    then it is ``balanced``. ``missing`` were due and are nowhere; ``double`` have more than one
+    outcome or place; ``surplus`` are there and were neither due nor asked for. ``events`` names the
+    first of these.
     """
 
     topic: str
@@ -68,7 +79,9 @@ class Balance(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """What the archive says: how many were published, how many of them due, which of those are nowhere, which others are somewhere."""
+    """What the archive says: how many were published, how many of them due, which of those are
+    nowhere, which others are somewhere.
+    """
 
     published: int
     due: int
@@ -77,28 +90,63 @@ class _Due(NamedTuple):
 
 
 def audit(store: Store) -> list[Balance]:
-    """Return one balance a subscription, of those that were unsubscribed too; all of the same moment."""
+    """Return one balance a subscription, of those that were unsubscribed too; all of the same
+    moment.
+    """
     with store.snapshot() as reader:
-        ended: dict[tuple[int, str], int] = {(s, outcome): n for s, outcome, n in reader.query(_ENDED, {})}
+        ended: dict[tuple[int, str], int] = {
+            (s, outcome): n for s, outcome, n in reader.query(_ENDED, {})
+        }
         open_: dict[int, int] = {row[0]: row[1] for row in reader.query(_OPEN, {})}
         double: dict[int, list[int]] = {}
         for seq, s in reader.query(_DOUBLE, {}):
             double.setdefault(s, []).append(seq)
-        return [_balance(reader, history, ended, open_.get(history.id, 0), double.get(history.id, [])) for history in histories(reader)]
+        return [
+            _balance(reader, history, ended, open_.get(history.id, 0), double.get(history.id, []))
+            for history in histories(reader)
+        ]
 
 
-def _balance(reader: Reader, history: History, ended: dict[tuple[int, str], int], open_: int, double: list[int]) -> Balance:
-    found = _filtering(reader, history) if any(p.filter for p in history.periods) else _plain(reader, history)
-    somewhere = reader.query(f"SELECT count(*) FROM ({_ANYWHERE}) AS found", {"s": history.id})[0][0]
+def _balance(
+    reader: Reader,
+    history: History,
+    ended: dict[tuple[int, str], int],
+    open_: int,
+    double: list[int],
+) -> Balance:
+    found = (
+        _filtering(reader, history)
+        if any(p.filter for p in history.periods)
+        else _plain(reader, history)
+    )
+    somewhere = reader.query(f"SELECT count(*) FROM ({_ANYWHERE}) AS found", {"s": history.id})[0][
+        0
+    ]
     beside = somewhere - (found.due - len(found.missing))
     surplus = _surplus(reader, history, found.undue) if beside else []
-    succeeded, dead, skipped = (ended.get((history.id, outcome), 0) for outcome in ("succeeded", "dead", "skipped"))
+    succeeded, dead, skipped = (
+        ended.get((history.id, outcome), 0) for outcome in ("succeeded", "dead", "skipped")
+    )
     sent = beside - len(surplus)
-    balanced = found.due + sent == succeeded + dead + skipped + open_ and not (found.missing or double or surplus)
+    balanced = found.due + sent == succeeded + dead + skipped + open_ and not (
+        found.missing or double or surplus
+    )
     return Balance(
-        history.topic, history.name, found.published, found.published - found.due, sent, succeeded, dead, skipped, open_,
-        len(found.missing), len(double), len(surplus), balanced, _named(reader, [*found.missing, *double, *surplus]),
-    )  # fmt: skip
+        history.topic,
+        history.name,
+        found.published,
+        found.published - found.due,
+        sent,
+        succeeded,
+        dead,
+        skipped,
+        open_,
+        len(found.missing),
+        len(double),
+        len(surplus),
+        balanced,
+        _named(reader, [*found.missing, *double, *surplus]),
+    )
 
 
 def _plain(reader: Reader, history: History) -> _Due:
@@ -125,7 +173,9 @@ def _filtering(reader: Reader, history: History) -> _Due:
 
 
 def kept_out(reader: Reader, history: History) -> Iterator[tuple[Row, int, Period]]:
-    """Yield what filters kept out: an event's ``ARCHIVED`` columns, when it was published, and the newest period that decided."""
+    """Yield what filters kept out: an event's ``ARCHIVED`` columns, when it was published, and the
+    newest period that decided.
+    """
     for row, published_us, periods, placed in _each(reader, history):
         if not placed and not _passed(row, periods):
             yield row, published_us, periods[0]
@@ -138,17 +188,21 @@ def _passed(row: Row, periods: list[Period]) -> bool:
 
 def _each(reader: Reader, history: History) -> Iterator[tuple[Row, int, list[Period], bool]]:
     """Yield the ``ARCHIVED`` columns of each event that was published while the subscription was bound, when that was, the periods that
-    decide, and whether it has a place."""  # noqa: D205, D209 - one sentence
+    decide, and whether it has a place."""  # noqa: D209 - one sentence
     for topic_id, low, high in history.ranges():
         after = low
-        while rows := reader.query(_EACH, {"s": history.id, "t": topic_id, "low": after, "high": high}):
+        while rows := reader.query(
+            _EACH, {"s": history.id, "t": topic_id, "low": after, "high": high}
+        ):
             for row in rows:
                 yield row[:-2], row[-2], history.at(row[0], topic_id), bool(row[-1])
             after = rows[-1][0]
 
 
 def _surplus(reader: Reader, history: History, undue: list[int]) -> list[int]:
-    """Return the events that are there, and were neither due nor asked for; what is older than the subscription came from the archive."""
+    """Return the events that are there, and were neither due nor asked for; what is older than the
+    subscription came from the archive.
+    """
     ranges = history.ranges()
     topics: dict[int, int] = dict(map(tuple, reader.query(_TOPICS, {"s": history.id})))
     asked = {seq for (seq,) in reader.query(_ASKED_FOR, {"s": history.id})}
@@ -157,9 +211,17 @@ def _surplus(reader: Reader, history: History, undue: list[int]) -> list[int]:
         for (seq,) in reader.query(_ANYWHERE, {"s": history.id})
         if not any(t == topics.get(seq) and low < seq <= high for t, low, high in ranges)
     ]
-    return sorted(seq for seq in {*undue, *outside} - asked if seq > history.since or seq not in topics)
+    return sorted(
+        seq for seq in {*undue, *outside} - asked if seq > history.since or seq not in topics
+    )
 
 
 def _named(reader: Reader, seqs: list[int]) -> str | None:
-    rows: list[Row] = [row for seq in seqs[:SHOWN] for row in reader.query("SELECT id FROM event WHERE seq = :seq", {"seq": seq})]
-    return ", ".join(id_ for (id_,) in rows) + (", …" if len(seqs) > SHOWN else "") if seqs else None
+    rows: list[Row] = [
+        row
+        for seq in seqs[:SHOWN]
+        for row in reader.query("SELECT id FROM event WHERE seq = :seq", {"seq": seq})
+    ]
+    return (
+        ", ".join(id_ for (id_,) in rows) + (", …" if len(seqs) > SHOWN else "") if seqs else None
+    )

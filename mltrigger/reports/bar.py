@@ -1,4 +1,7 @@
-"""The progress bar of one call: a line of text in a terminal, a bar of HTML in a notebook. Only the calling thread draws it."""
+"""The progress bar of one call: a line of text in a terminal, a bar of HTML in a notebook.
+
+Only the calling thread draws it.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,8 @@ class _TextBar:
     def draw(self, done: int, total: int, note: str) -> None:
         bar = self._bar
         bar.total = total
-        bar.bar_format = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]" if note else self._usual  # a note needs the bar's place
+        # a note needs the bar's place
+        bar.bar_format = "{desc}: {n_fmt}/{total_fmt} [{elapsed}{postfix}]" if note else self._usual
         bar.set_postfix_str(note, refresh=False)
         bar.n = done
         bar.refresh()

@@ -32,7 +32,8 @@ class Trial(NamedTuple):
 
 
 def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
-    """Return the dead letters that *events* names: an id, several, a frame with a column ``event_id``; ``None`` means all.
+    """Return the dead letters that *events* names: an id, several, a frame with a column
+    ``event_id``; ``None`` means all.
 
     Raises
     ------
@@ -54,7 +55,9 @@ def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
     return chosen
 
 
-def events_of(log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any) -> Iterator[Event]:
+def events_of(
+    log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any
+) -> Iterator[Event]:
     """Yield the events of dead letters, with the data that the model would get, or with *data*."""
     for key in keys:
         for letter in log.dead_letters(spec.id, key.seq):
@@ -62,31 +65,62 @@ def events_of(log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: A
             yield with_data(log.archived(key.seq).event, given)
 
 
-def try_out(events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock) -> list[Trial]:
+def try_out(
+    events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock
+) -> list[Trial]:
     """Call the model with each of *events* in this thread, without recording or settling anything."""
     trials = []
     for event in events:
         started_us = clock.now_us()
         with captured() as printed:
             result = invoker.one(event)
-        trials.append(Trial(event.id, event.subject, version, result, (clock.now_us() - started_us) / 1000, printed.take()))
+        trials.append(
+            Trial(
+                event.id,
+                event.subject,
+                version,
+                result,
+                (clock.now_us() - started_us) / 1000,
+                printed.take(),
+            )
+        )
     return trials
 
 
-def redrive(broker: Broker, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any, rate_per_s: float | None) -> int:
-    """Send dead letters to their subscription again, with other *data* when there is one of them; return how many were sent."""
+def redrive(
+    broker: Broker,
+    spec: SubscriptionSpec,
+    keys: Sequence[DeadKey],
+    data: Any,
+    rate_per_s: float | None,
+) -> int:
+    """Send dead letters to their subscription again, with other *data* when there is one of them;
+    return how many were sent.
+    """
     if rate_per_s is not None and not rate_per_s > 0:
         raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
     if data is UNCHANGED:
         sent = 0
         for first in range(0, len(keys), _BATCH):
             delay_s = sent / rate_per_s if rate_per_s else 0.0
-            sent += len(broker.send(spec, [key.seq for key in keys[first : first + _BATCH]], sending=Sending(rate_per_s, delay_s=delay_s)))
+            sent += len(
+                broker.send(
+                    spec,
+                    [key.seq for key in keys[first : first + _BATCH]],
+                    sending=Sending(rate_per_s, delay_s=delay_s),
+                )
+            )
         return sent
     if len(keys) != 1:
-        raise InvalidEvent(f"data= corrects one event, and {len(keys)} were chosen: name its event_id")
+        raise InvalidEvent(
+            f"data= corrects one event, and {len(keys)} were chosen: name its event_id"
+        )
     raw, media_type = encode_data(Event(data), MAX_EVENT_BYTES)
-    return len(broker.send(spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)))
+    return len(
+        broker.send(
+            spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)
+        )
+    )
 
 
 def _wanted(events: Any) -> list[tuple[str, str | None]]:
@@ -94,7 +128,11 @@ def _wanted(events: Any) -> list[tuple[str, str | None]]:
         return [(events, None)]
     if hasattr(events, "columns"):
         if "event_id" not in events.columns:
-            raise InvalidEvent("a frame of events needs a column event_id, as sub.dead_letters() has it")
-        sources: Iterable[Any] = events["source"] if "source" in events.columns else [None] * len(events)
+            raise InvalidEvent(
+                "a frame of events needs a column event_id, as sub.dead_letters() has it"
+            )
+        sources: Iterable[Any] = (
+            events["source"] if "source" in events.columns else [None] * len(events)
+        )
         return list(zip(events["event_id"], sources, strict=True))
     return [(str(id_), None) for id_ in events]

@@ -33,10 +33,14 @@ LOOKED_AT = 1_000
 ENOUGH = 20
 """Run times below which no quantile is taken."""
 SQS_LEASE_FACTOR = 6
-"""https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html: visibility at least six times the timeout."""
+"""https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html: visibility at least six
+times the timeout.
+"""
 SQS_DEAD_LETTERS_S = 14 * 24 * 3600
-"""The longest that a dead-letter queue keeps a message; an event's age goes on counting when it moves there.
-https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html"""
+"""The longest that a dead-letter queue keeps a message; an event's age goes on counting when it
+moves there.
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-dead-letter-queues.html
+"""
 WAL_FIXED = (3, 51, 3)
 """The first SQLite without the WAL-reset bug (https://sqlite.org/wal.html)."""
 _MANY_BYTES = 1 << 30
@@ -53,14 +57,28 @@ class Doctor:
     here : callable
         Returns what the listener of a subscription is doing in this process.
     no_hints : callable
-        Returns why the system does not tell this process of changes in the folder of a topic; empty when it does.
+        Returns why the system does not tell this process of changes in the folder of a topic; empty
+        when it does.
     """
 
     def __init__(
-        self, store: Store, registry: Registry, log: Log, broker: Broker, clock: Clock, here: Callable[[str], str] = lambda _: "stopped",
+        self,
+        store: Store,
+        registry: Registry,
+        log: Log,
+        broker: Broker,
+        clock: Clock,
+        here: Callable[[str], str] = lambda _: "stopped",
         no_hints: Callable[[str], str] = lambda _: "",
-    ) -> None:  # fmt: skip
-        self._store, self._registry, self._log, self._broker, self._clock, self._here = store, registry, log, broker, clock, here
+    ) -> None:
+        self._store, self._registry, self._log, self._broker, self._clock, self._here = (
+            store,
+            registry,
+            log,
+            broker,
+            clock,
+            here,
+        )
         self._no_hints = no_hints
 
     def bus(self) -> list[Finding]:
@@ -104,14 +122,18 @@ class Doctor:
         for name, circle in circles(self._registry.subscriptions()):
             yield Finding("warning", name, "emit", circle, ADVICE)
 
-    # -- who delivers ---------------------------------------------------------------------------------------------------------
+    # -- who delivers ------------------------------------------------------------------------------
 
     def _model(self, spec: SubscriptionSpec, depth: Depth, listeners: int) -> Iterator[Finding]:
         try:
             version = self._registry.resolve(Selector.parse(spec.selector))
         except NotFound as error:
             yield Finding(
-                "error", spec.name, "model", f"{spec.selector} means no version now: {error}", "register it, or rebind the subscription"
+                "error",
+                spec.name,
+                "model",
+                f"{spec.selector} means no version now: {error}",
+                "register it, or rebind the subscription",
             )
             return
         yield from self._called(spec, depth)
@@ -119,31 +141,50 @@ class Doctor:
             return
         waits = f"{count(depth.open, 'event')} waiting" if depth.open else "nothing waits yet"
         severity: Severity = "error" if depth.open else "warning"
-        yield Finding(severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version))
+        yield Finding(
+            severity, spec.name, "listener", f"no live listener; {waits}", _where(spec, version)
+        )
 
     def _called(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         """Say why the model cannot be called, in this process or where it was to run."""
         state, _, why = self._here(spec.name).partition(": ")
         if state == "waiting for the store":
             yield Finding(
-                "error", spec.name, "store", f"nothing can be received: {why}", "repair it: it is tried again by itself"
-            )  # fmt: skip
+                "error",
+                spec.name,
+                "store",
+                f"nothing can be received: {why}",
+                "repair it: it is tried again by itself",
+            )
         if state == "waiting for the model":
             yield Finding(
-                "error", spec.name, "model", f"it cannot be called here: {why}; {count(depth.open, 'event')} waiting",
+                "error",
+                spec.name,
+                "model",
+                f"it cannot be called here: {why}; {count(depth.open, 'event')} waiting",
                 "repair it: it is tried again by itself; or sub.pause(), or unsubscribe it",
-            )  # fmt: skip
+            )
         if state == "waiting for calls that hang":
             yield Finding(
-                "error", spec.name, "hanging calls", f"{why}; {count(depth.visible, 'event')} waiting",
-                "isolation='process' ends a call that takes too long; it goes on by itself when calls end here",
-            )  # fmt: skip
-        newest = self._log.invocations(("reason", "error"), subscription_id=spec.id, limit=1, running=False)
+                "error",
+                spec.name,
+                "hanging calls",
+                f"{why}; {count(depth.visible, 'event')} waiting",
+                "isolation='process' ends a call that takes too long; it goes on by itself when"
+                " calls end here",
+            )
+        newest = self._log.invocations(
+            ("reason", "error"), subscription_id=spec.id, limit=1, running=False
+        )
         if newest and newest[0][0] == "no_process":
             yield Finding(
-                "error", spec.name, "executor", f"what runs the model takes no calls: {newest[0][1]}",
-                "executor=lambda: ProcessPoolExecutor(2), a callable, is asked for a new one when one breaks",
-            )  # fmt: skip
+                "error",
+                spec.name,
+                "executor",
+                f"what runs the model takes no calls: {newest[0][1]}",
+                "executor=lambda: ProcessPoolExecutor(2), a callable, is asked for a new one when"
+                " one breaks",
+            )
 
     def _folder(self, spec: SubscriptionSpec) -> Iterator[Finding]:
         url = self._registry.sources().get(spec.topic)
@@ -152,40 +193,63 @@ class Doctor:
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():
-            yield Finding("warning", spec.name, "paused", f"paused; {count(depth.open, 'event')} waiting", "sub.resume() delivers them")
+            yield Finding(
+                "warning",
+                spec.name,
+                "paused",
+                f"paused; {count(depth.open, 'event')} waiting",
+                "sub.resume() delivers them",
+            )
         age_s = spec.policy.max_age_s
         if age_s is not None and depth.oldest_s is not None and depth.oldest_s > age_s / 2:
             yield Finding(
-                "warning", spec.name, "max_age_s", f"the oldest open event is {depth.oldest_s:.0f} s old, it expires at {age_s:g} s",
+                "warning",
+                spec.name,
+                "max_age_s",
+                f"the oldest open event is {depth.oldest_s:.0f} s old, it expires at {age_s:g} s",
                 "add workers, raise max_concurrency, or raise max_age_s",
-            )  # fmt: skip
+            )
 
-    # -- what happened --------------------------------------------------------------------------------------------------------
+    # -- what happened -----------------------------------------------------------------------------
 
     def _run_times_s(self, spec: SubscriptionSpec) -> list[float]:
-        rows = self._log.invocations(["model_ms"], subscription_id=spec.id, limit=LOOKED_AT, running=False)
+        rows = self._log.invocations(
+            ["model_ms"], subscription_id=spec.id, limit=LOOKED_AT, running=False
+        )
         return sorted(ms / 1000 for (ms,) in rows if ms is not None)
 
     def _troubles(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         counts = self._log.tallies().get(spec.id, {})
         if depth.dead:
-            shown = ", ".join(f"{n} {reason}" for reason, n in list(self._log.dead_reasons(spec.id).items())[:3])
+            shown = ", ".join(
+                f"{n} {reason}" for reason, n in list(self._log.dead_reasons(spec.id).items())[:3]
+            )
             yield Finding(
-                "warning", spec.name, "dead letters", f"{count(depth.dead, 'dead letter')}: {shown}",
+                "warning",
+                spec.name,
+                "dead letters",
+                f"{count(depth.dead, 'dead letter')}: {shown}",
                 "sub.dead_letters() shows them; sub.dry_run(), then sub.redrive() or sub.discard()",
-            )  # fmt: skip
+            )
         if lost := counts.get("abandoned", 0):
             yield Finding(
-                "warning", spec.name, "abandoned", f"{count(lost, 'attempt')} began and never ended: a worker died or lost its lease",
-                "look at the memory of the workers; isolation='process' keeps a model's crash from the worker",
-            )  # fmt: skip
+                "warning",
+                spec.name,
+                "abandoned",
+                f"{count(lost, 'attempt')} began and never ended: a worker died or lost its lease",
+                "look at the memory of the workers; isolation='process' keeps a model's crash from"
+                " the worker",
+            )
         if late := counts.get("stale", 0):
             yield Finding(
-                "info", spec.name, "stale", f"{count(late, 'attempt')} ended after the lease was lost; another one counted",
+                "info",
+                spec.name,
+                "stale",
+                f"{count(late, 'attempt')} ended after the lease was lost; another one counted",
                 "processes were stopped or starved for longer than the lease: raise lease_s",
-            )  # fmt: skip
+            )
 
-    # -- the store ------------------------------------------------------------------------------------------------------------
+    # -- the store ---------------------------------------------------------------------------------
 
     def _lost(self, about: str) -> list[Finding]:
         lost = self._store.lost()  # nothing else could be read then
@@ -198,30 +262,51 @@ class Doctor:
         ahead_s = self._clock.now_us() / 1e6 - time.time()
         if abs(ahead_s) > 60 and self._store.location is not None:
             yield Finding(
-                "warning", "bus", "clock",
-                f"the bus's clock is {ahead_s:+.0f} s off the wall clock of this process, which was set back, or is not that of the others",
-                "leases and delays are right; the times shown are not until the machine boots again",
-            )  # fmt: skip
+                "warning",
+                "bus",
+                "clock",
+                f"the bus's clock is {ahead_s:+.0f} s off the wall clock of this process, which was"
+                " set back, or is not that of the others",
+                "leases and delays are right; the times shown are not until the machine boots"
+                " again",
+            )
         if (early := ahead(self._store, self._clock.now_us())) is not None:
             yield Finding(
-                "warning", "bus", "clock", f"{count(early[0], 'event')} came from a process whose clock is ahead, due in {early[1]:.0f} s",
+                "warning",
+                "bus",
+                "clock",
+                f"{count(early[0], 'event')} came from a process whose clock is ahead, due in"
+                f" {early[1]:.0f} s",
                 "set the clock of that process; a listener that starts now delivers them at once",
-            )  # fmt: skip
+            )
 
     def _archive(self) -> Iterator[Finding]:
         location = self._store.location
-        size = sum(status.st_size for end in ("", "-wal") if (status := _status(location + end))) if location else 0
+        size = (
+            sum(status.st_size for end in ("", "-wal") if (status := _status(location + end)))
+            if location
+            else 0
+        )
         if size > _MANY_BYTES and self._retention() == Retention():
             yield Finding(
-                "info", "bus", "retention", f"the store has {size / 1e9:.1f} GB and keeps everything",
+                "info",
+                "bus",
+                "retention",
+                f"the store has {size / 1e9:.1f} GB and keeps everything",
                 "bus.retain(max_age_s=14 * 86400) lets old events go; what is open or dead stays",
-            )  # fmt: skip
+            )
 
 
 def _where(spec: SubscriptionSpec, version: ModelVersion) -> str:
     if not version.portable:
-        return f"{version} lives in a notebook only: run its cell again there, or move it into a module that `mltrigger worker` can import"
-    return f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process of its own"
+        return (
+            f"{version} lives in a notebook only: run its cell again there, or move it into a"
+            " module that `mltrigger worker` can import"
+        )
+    return (
+        f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process of"
+        " its own"
+    )
 
 
 def _times(spec: SubscriptionSpec, run_s: list[float]) -> Iterator[Finding]:
@@ -232,19 +317,29 @@ def _times(spec: SubscriptionSpec, run_s: list[float]) -> Iterator[Finding]:
     p99_s, most_s = run_s[int(0.99 * (len(run_s) - 1))], run_s[-1]
     if p99_s > _FULL * policy.timeout_s:
         yield Finding(
-            "warning", spec.name, "timeout_s", f"p99 of the model is {p99_s:.3g} s, timeout_s is {policy.timeout_s:g} s",
+            "warning",
+            spec.name,
+            "timeout_s",
+            f"p99 of the model is {p99_s:.3g} s, timeout_s is {policy.timeout_s:g} s",
             f"timeout_s={_round(3 * p99_s)} leaves room; what is killed is run again",
-        )  # fmt: skip
+        )
     elif policy.timeout_s > 100 * max(most_s, 0.01) and policy.timeout_s > 10:
         yield Finding(
-            "info", spec.name, "timeout_s", f"the longest call took {most_s:.3g} s, timeout_s is {policy.timeout_s:g} s",
-            f"timeout_s={_round(10 * max(most_s, 0.1))} would notice a call that hangs, and a dead worker, sooner",
-        )  # fmt: skip
+            "info",
+            spec.name,
+            "timeout_s",
+            f"the longest call took {most_s:.3g} s, timeout_s is {policy.timeout_s:g} s",
+            f"timeout_s={_round(10 * max(most_s, 0.1))} would notice a call that hangs, and a dead"
+            " worker, sooner",
+        )
     if policy.lease < p99_s:
         yield Finding(
-            "warning", spec.name, "lease_s", f"the lease ({policy.lease:g} s) is shorter than p99 of the model ({p99_s:.3g} s)",
+            "warning",
+            spec.name,
+            "lease_s",
+            f"the lease ({policy.lease:g} s) is shorter than p99 of the model ({p99_s:.3g} s)",
             f"lease_s={_round(2 * policy.timeout_s)}: only heartbeats hold the event now",
-        )  # fmt: skip
+        )
 
 
 def _agreed(spec: SubscriptionSpec, retention: Retention) -> Iterator[Finding]:
@@ -253,27 +348,51 @@ def _agreed(spec: SubscriptionSpec, retention: Retention) -> Iterator[Finding]:
     needed_s = policy.timeout_s + policy.batch_window_s
     if policy.lease < needed_s:
         yield Finding(
-            "warning", name, "lease_s", f"lease_s ({policy.lease:g}) is below batch_window_s + timeout_s ({needed_s:g})",
+            "warning",
+            name,
+            "lease_s",
+            f"lease_s ({policy.lease:g}) is below batch_window_s + timeout_s ({needed_s:g})",
             f"lease_s={_round(2 * needed_s)}, or a call that takes its time depends on heartbeats",
-        )  # fmt: skip
-    if policy.lease < SQS_LEASE_FACTOR * policy.timeout_s + policy.batch_window_s and policy.lease_s is not None:
+        )
+    if (
+        policy.lease < SQS_LEASE_FACTOR * policy.timeout_s + policy.batch_window_s
+        and policy.lease_s is not None
+    ):
         advised = _round(SQS_LEASE_FACTOR * policy.timeout_s + policy.batch_window_s)
         yield Finding(
-            "info", name, "lease_s on SQS", f"lease_s is {policy.lease:g}; on SQS six times the timeout and the window is advised",
+            "info",
+            name,
+            "lease_s on SQS",
+            f"lease_s is {policy.lease:g}; on SQS six times the timeout and the window is advised",
             f"lease_s={advised} there; without lease_s the broker chooses",
-        )  # fmt: skip
+        )
     budget_s = retry_budget_s(policy.max_attempts) + policy.max_attempts * policy.timeout_s
-    for what, limit_s in (("max_age_s", policy.max_age_s), ("the retention", retention.max_age_s), ("SQS' 14 days", SQS_DEAD_LETTERS_S)):
+    for what, limit_s in (
+        ("max_age_s", policy.max_age_s),
+        ("the retention", retention.max_age_s),
+        ("SQS' 14 days", SQS_DEAD_LETTERS_S),
+    ):
         if limit_s is not None and budget_s > limit_s:
             yield Finding(
-                "warning", name, "retry budget", f"{policy.max_attempts} attempts may take {budget_s:.0f} s, {what}: {limit_s:.0f} s",
+                "warning",
+                name,
+                "retry budget",
+                f"{policy.max_attempts} attempts may take {budget_s:.0f} s, {what}:"
+                f" {limit_s:.0f} s",
                 "lower max_attempts, or keep events longer: the last retries would never happen",
-            )  # fmt: skip
-    if retention.max_age_s is not None and policy.max_age_s is not None and retention.max_age_s < policy.max_age_s:
+            )
+    if (
+        retention.max_age_s is not None
+        and policy.max_age_s is not None
+        and retention.max_age_s < policy.max_age_s
+    ):
         yield Finding(
-            "warning", name, "retention", f"events are kept for {retention.max_age_s:g} s, max_age_s is {policy.max_age_s:g}",
+            "warning",
+            name,
+            "retention",
+            f"events are kept for {retention.max_age_s:g} s, max_age_s is {policy.max_age_s:g}",
             "keep events at least as long as they may wait",
-        )  # fmt: skip
+        )
     if spec.filter is not None:
         for warning in spec.filter.warnings:
             yield Finding("info", name, "filter", warning, "SNS would refuse this filter")
@@ -283,7 +402,12 @@ def _sqlite() -> Iterator[Finding]:
     version = sqlite3.sqlite_version_info
     if version < WAL_FIXED:
         yield Finding(
-            "ok", "bus", "SQLite", f"one process at a time checkpoints, since SQLite {sqlite3.sqlite_version} has the WAL-reset bug", ""
+            "ok",
+            "bus",
+            "SQLite",
+            f"one process at a time checkpoints, since SQLite {sqlite3.sqlite_version} has the"
+            " WAL-reset bug",
+            "",
         )
 
 
@@ -294,17 +418,30 @@ def _files(location: str | None) -> Iterator[Finding]:
     for file in (path, Path(location + "-wal"), Path(location + "-shm")):
         if (status := _status(str(file))) and (mode := stat.S_IMODE(status.st_mode)) & 0o077:
             yield Finding(
-                "warning", "bus", "file mode", f"{file.name} has mode {mode:04o}: others on this machine can read events",
+                "warning",
+                "bus",
+                "file mode",
+                f"{file.name} has mode {mode:04o}: others on this machine can read events",
                 f"chmod 600 {file.name}",
-            )  # fmt: skip
+            )
     of_folder = _status(str(path.parent))
     folder = stat.S_IMODE(of_folder.st_mode) if of_folder else 0
     if folder & 0o002 and not folder & stat.S_ISVTX:
         yield Finding(
-            "warning", "bus", "file mode", f"the folder of the store has mode {folder:04o}: others can replace it", "chmod o-w on it"
+            "warning",
+            "bus",
+            "file mode",
+            f"the folder of the store has mode {folder:04o}: others can replace it",
+            "chmod o-w on it",
         )
     if (kind := network_filesystem(path)) is not None:
-        yield Finding("error", "bus", "file system", f"the store lies on {kind}", "SQLite's WAL needs a local disk: move the file")
+        yield Finding(
+            "error",
+            "bus",
+            "file system",
+            f"the store lies on {kind}",
+            "SQLite's WAL needs a local disk: move the file",
+        )
     with contextlib.suppress(OSError):  # removed a moment ago
         yield from _disk(os.statvfs(path))
 
@@ -312,7 +449,11 @@ def _files(location: str | None) -> Iterator[Finding]:
 def _disk(usage: os.statvfs_result) -> Iterator[Finding]:
     if usage.f_bavail * usage.f_frsize < _MANY_BYTES:
         yield Finding(
-            "warning", "bus", "disk", f"{usage.f_bavail * usage.f_frsize / 1e6:,.0f} MB are free", "make room: a full disk stops publishing"
+            "warning",
+            "bus",
+            "disk",
+            f"{usage.f_bavail * usage.f_frsize / 1e6:,.0f} MB are free",
+            "make room: a full disk stops publishing",
         )
 
 
@@ -329,9 +470,12 @@ def _writer(location: str | None) -> Iterator[Finding]:
     pid = writer_of(location) if location is not None else None
     if pid is not None and is_stopped(pid):
         yield Finding(
-            "error", "bus", "write lock", f"process {pid} is stopped and holds the store's write lock: nobody can write",
+            "error",
+            "bus",
+            "write lock",
+            f"process {pid} is stopped and holds the store's write lock: nobody can write",
             f"let it go on (kill -CONT {pid}), or end it",
-        )  # fmt: skip
+        )
 
 
 def _descriptors() -> Iterator[Finding]:
@@ -339,14 +483,20 @@ def _descriptors() -> Iterator[Finding]:
     try:
         import resource
 
-        used, limit = len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # noqa: PTH208 - names only
+        used, limit = (
+            len(os.listdir("/proc/self/fd")),  # noqa: PTH208
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        )
     except (ImportError, OSError):
         return
     if used > _FULL * limit:
         yield Finding(
-            "warning", "bus", "file descriptors", f"{used} of {limit} file descriptors of this process are open",
+            "warning",
+            "bus",
+            "file descriptors",
+            f"{used} of {limit} file descriptors of this process are open",
             "a model may leak them: isolation='process' starts it anew from time to time",
-        )  # fmt: skip
+        )
 
 
 def _sorted(found: list[Finding], about: str) -> list[Finding]:

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-# What begins a formula, also in the wide forms that spreadsheets take for the same (https://owasp.org/www-community/attacks/CSV_Injection);
-# what ends a row or a cell in one of them, whatever this file's separator is; and what they drop or do not show before a formula.
+# What begins a formula, also in the wide forms that spreadsheets take for the same
+# (https://owasp.org/www-community/attacks/CSV_Injection); what ends a row or a cell in one of them,
+# whatever this file's separator is; and what they drop or do not show before a formula.
 _SIGNS = "=+@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b-"
 _ENDS = "\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029;"
 _BLANKS = (
@@ -36,7 +37,9 @@ _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """What no XML may hold, and so no cell of a workbook."""
 
 
-def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, safe: bool = True) -> str | None:
+def to_csv(
+    frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, safe: bool = True
+) -> str | None:
     """Write *frame* as CSV, in UTF-8, without its index.
 
     Parameters
@@ -46,8 +49,9 @@ def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, s
     path : str or path, optional
         Where to; what is there is replaced. Left out, the text is returned.
     safe : bool
-        Put an apostrophe before text that a spreadsheet would take for a formula: in cells and headers, at their beginning and after each
-        line end, tab and semicolon inside. Numbers stay numbers.
+        Put an apostrophe before text that a spreadsheet would take for a formula: in cells and
+        headers, at their beginning and after each line end, tab and semicolon inside. Numbers stay
+        numbers.
 
     Returns
     -------
@@ -56,7 +60,9 @@ def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, s
     """
     table = defused(frame) if safe else frame
     # Only fields with \n are quoted by themselves. Spreadsheets begin a row after \r as well.
-    quoting: Literal[0, 2] = csv.QUOTE_NONNUMERIC if any(map(_ENDS_A_ROW.search, _texts(table))) else csv.QUOTE_MINIMAL
+    quoting: Literal[0, 2] = (
+        csv.QUOTE_NONNUMERIC if any(map(_ENDS_A_ROW.search, _texts(table))) else csv.QUOTE_MINIMAL
+    )
     if path is None:
         return str(table.to_csv(index=False, quoting=quoting))
     table.to_csv(path, index=False, quoting=quoting)
@@ -64,10 +70,11 @@ def to_csv(frame: pd.DataFrame, path: str | os.PathLike[str] | None = None, *, s
 
 
 def to_excel(frame: pd.DataFrame, path: str | os.PathLike[str], *, safe: bool = True) -> None:
-    """Write *frame* as an Excel workbook with one sheet, without its index; needs the extra ``excel``.
+    """Write *frame* as an Excel workbook with one sheet, without its index; needs the extra
+    ``excel``.
 
-    Excel knows no time zones: times are written in UTC. Whole numbers beyond its 15 digits are text, so that they stay exact. A text that
-    is too long for a cell is cut, and says so.
+    Excel knows no time zones: times are written in UTC. Whole numbers beyond its 15 digits are
+    text, so that they stay exact. A text that is too long for a cell is cut, and says so.
 
     Parameters
     ----------
@@ -84,7 +91,9 @@ def to_excel(frame: pd.DataFrame, path: str | os.PathLike[str], *, safe: bool = 
 
     table = _mapped(defused(frame) if safe else frame, _excel_value)
     table.columns = pd.Index([_excel_value(_label(name)) for name in table.columns], dtype=object)
-    with pd.ExcelWriter(path, engine="openpyxl", datetime_format="yyyy-mm-dd hh:mm:ss.000") as writer:
+    with pd.ExcelWriter(
+        path, engine="openpyxl", datetime_format="yyyy-mm-dd hh:mm:ss.000"
+    ) as writer:
         table.to_excel(writer, index=False)
 
 
@@ -96,13 +105,17 @@ def to_feather(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     import pandas as pd
 
     def json_text(value: Any) -> Any:
-        missing = value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+        missing = (
+            value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+        )
         return None if missing else dumps(value)
 
     table = frame.reset_index(drop=True)
     for place, dtype in enumerate(frame.dtypes):
         if dtype.kind == "O" and not _is_uniform(table.iloc[:, place]):
-            table.isetitem(place, pd.array([json_text(value) for value in table.iloc[:, place]], dtype="str"))
+            table.isetitem(
+                place, pd.array([json_text(value) for value in table.iloc[:, place]], dtype="str")
+            )
     table.columns = table.columns.map(_label)
     table.to_feather(path)
 
@@ -110,7 +123,9 @@ def to_feather(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 def _is_uniform(column: pd.Series[Any]) -> bool:
     """Whether Arrow has a type for a column of objects: bytes, or values of one simple type."""
     kinds = {type(value) for value in column if value is not None}
-    return kinds <= {bytes} or kinds <= {str} or kinds <= {bool} or kinds <= {int} or kinds <= {float}
+    return (
+        kinds <= {bytes} or kinds <= {str} or kinds <= {bool} or kinds <= {int} or kinds <= {float}
+    )
 
 
 def _label(name: Any) -> str:
@@ -136,7 +151,9 @@ def _excel_value(value: Any) -> Any:
         return value if value.year >= _EXCEL_BEGINS else str(value)
     if isinstance(value, numbers.Integral) and abs(int(value)) >= _EXCEL_EXACT:
         return str(value)
-    if value is None or isinstance(value, (numbers.Number, datetime.date, datetime.time, datetime.timedelta)):
+    if value is None or isinstance(
+        value, (numbers.Number, datetime.date, datetime.time, datetime.timedelta)
+    ):
         return value
     text = _NO_XML.sub(lambda found: ascii(found[0])[1:-1], str(value))
     if len(text) <= _EXCEL_CELL:
@@ -146,7 +163,9 @@ def _excel_value(value: Any) -> Any:
 
 
 def defused(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy of *frame* in which no text is a formula: neither in cells nor in names of columns, nor in the index."""
+    """Return a copy of *frame* in which no text is a formula: neither in cells nor in names of
+    columns, nor in the index.
+    """
     table = frame.copy(deep=False)
     for place in _with_text(frame):
         table.isetitem(place, frame.iloc[:, place].astype(object).map(_cell).to_numpy())
@@ -172,7 +191,9 @@ def _labels(index: pd.Index[Any]) -> pd.Index[Any]:
     safe = index.set_names([_cell(name) for name in index.names])
     if index.dtype.kind in "biufcmM":
         return safe
-    return safe.map(lambda label: tuple(map(_cell, label)) if isinstance(label, tuple) else _cell(label))
+    return safe.map(
+        lambda label: tuple(map(_cell, label)) if isinstance(label, tuple) else _cell(label)
+    )
 
 
 def _cell(value: Any) -> Any:

@@ -12,7 +12,9 @@ from mltrigger.store.registry import Registry
 from mltrigger.versions.version import ModelVersion, Selector
 
 PATIENCE_S = 3.0
-"""A model that cannot be called here may be repaired while it is tried again; after this time it is taken for broken."""
+"""A model that cannot be called here may be repaired while it is tried again; after this time it is
+taken for broken.
+"""
 
 
 class Hold(NamedTuple):
@@ -27,7 +29,10 @@ class Hold(NamedTuple):
         if self.reason == "paused":
             return f"{name!r} is paused: its events wait until sub.resume()"
         if self.reason == "no_listener":
-            return f"no live listener for {name!r}: its events wait until one starts; {self.why.partition('; ')[2]}"
+            return (
+                f"no live listener for {name!r}: its events wait until one starts;"
+                f" {self.why.partition('; ')[2]}"
+            )
         return f"{name!r} cannot be called: {self.why}"
 
 
@@ -44,9 +49,11 @@ class Outlook:
     state : callable
         Returns what the listener of a subscription is doing in this process.
     absent : callable
-        Returns why this process can never have a version that lives elsewhere; ``None`` when it has it, or could load it.
+        Returns why this process can never have a version that lives elsewhere; ``None`` when it has
+        it, or could load it.
     pauses : callable
-        Returns whether the listener of a subscription only pauses, because a server asked for it or does not answer: it goes on by itself.
+        Returns whether the listener of a subscription only pauses, because a server asked for it or
+        does not answer: it goes on by itself.
     shared : bool
         Whether other processes can have the store.
     """
@@ -70,7 +77,13 @@ class Outlook:
         found = {}
         for name in specs if names is None else names:
             spec = specs.get(name)  # without one it was unsubscribed, which ends what is open
-            if spec is not None and (hold := _PAUSED if spec.id in paused else self._hold(spec, live.get(spec.id, 0))) is not None:
+            if (
+                spec is not None
+                and (
+                    hold := _PAUSED if spec.id in paused else self._hold(spec, live.get(spec.id, 0))
+                )
+                is not None
+            ):
                 found[name] = hold
         return found
 
@@ -81,7 +94,8 @@ class Outlook:
             return None
         if not here:
             return self._silent(spec)
-        if missing := self._missing(spec):  # bound by another process: the listener here may not have heard of it yet
+        # bound by another process: the listener here may not have heard of it yet
+        if missing := self._missing(spec):
             return Hold("held", missing, True)
         if state == "waiting for calls that hang":
             return Hold("held", why, False)
@@ -89,14 +103,21 @@ class Outlook:
             self._held_s.pop(spec.name, None)
             return None
         since_s = self._held_s.setdefault(spec.name, time.monotonic())
-        return Hold("held", why, time.monotonic() - since_s >= PATIENCE_S and not self._pauses(spec.name))
+        return Hold(
+            "held", why, time.monotonic() - since_s >= PATIENCE_S and not self._pauses(spec.name)
+        )
 
     def _silent(self, spec: SubscriptionSpec) -> Hold:
         version = self._version(spec)
         if version is None or not version.portable or not self._shared:
             missing = version and self._absent(version)
-            return Hold("no_listener", f"no live listener; {missing or 'sub.start() delivers here'}", True)
-        way = f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process of its own"
+            return Hold(
+                "no_listener", f"no live listener; {missing or 'sub.start() delivers here'}", True
+            )
+        way = (
+            f"sub.start() delivers here, `mltrigger worker --subscription {spec.name}` in a process"
+            " of its own"
+        )
         return Hold("no_listener", f"no live listener; {way}", False)
 
     def _missing(self, spec: SubscriptionSpec) -> str | None:

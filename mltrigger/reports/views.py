@@ -40,7 +40,9 @@ def invocations(
         if name not in known:
             raise NotFound.of("column", name, known)
     wanted = list(columns) if columns is not None else known
-    rows = log.invocations(wanted, subscription_id=subscription_id, since_us=_us(since), limit=limit, seqs=seqs)
+    rows = log.invocations(
+        wanted, subscription_id=subscription_id, since_us=_us(since), limit=limit, seqs=seqs
+    )
     return _named_workers(frames.frame(rows, {name: frames.INVOCATIONS[name] for name in wanted}))
 
 
@@ -49,15 +51,23 @@ _ENDED = ("model", "version", "outcome", "reason", "error_type", "error", "outpu
 
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row per event of a subscription that has ended, the output expanded."""
-    rows = log.invocations(("subject", *_ENDED), subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False)
+    rows = log.invocations(
+        ("subject", *_ENDED),
+        subscription_id=subscription_id,
+        limit=limit,
+        outcomes=FINAL,
+        running=False,
+    )
     return expanded(rows, frames.ENDED)
 
 
 def expanded(rows: Iterable[Row], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return rows of *schema* that have ``error_type`` before their error and the JSON output at their end, the output as columns.
+    """Return rows of *schema* that have ``error_type`` before their error and the JSON output at
+    their end, the output as columns.
 
-    The keys of outputs that are objects become columns (``output_<key>`` where a column of *schema* has that name); all others stand in
-    ``output``. Control and bidirectional characters are written as in every frame, also inside nested outputs.
+    The keys of outputs that are objects become columns (``output_<key>`` where a column of *schema*
+    has that name); all others stand in ``output``. Control and bidirectional characters are written
+    as in every frame, also inside nested outputs.
     """
     import pandas as pd
 
@@ -81,7 +91,19 @@ def _as_columns(output: str | None, schema: Mapping[str, Any]) -> dict[str, Any]
 def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:
     """Return the archive of published events."""
     rows = []
-    for id_, source, type_, on, subject, time, published_us, trace_id, media_type, data, extensions in log.events(topic, _us(since), limit):
+    for (
+        id_,
+        source,
+        type_,
+        on,
+        subject,
+        time,
+        published_us,
+        trace_id,
+        media_type,
+        data,
+        extensions,
+    ) in log.events(topic, _us(since), limit):
         try:
             others = _extensions(extensions)
             told = (_cause(others), hops_of(others), media_type, data_text(data, media_type))
@@ -92,18 +114,36 @@ def events(log: Log, topic: str | None, limit: int | None, since: datetime | Non
 
 
 def dead_letters(log: Log, subscription_id: int) -> pd.DataFrame:
-    """Return the dead events of one subscription that wait for somebody; ``raw`` are the bytes that ``data`` shows as text."""
-    rows = [(*d[1:-2], data_text(d.data, d.media_type), bytes(d.data)) for d in log.dead_letters(subscription_id)]
+    """Return the dead events of one subscription that wait for somebody; ``raw`` are the bytes that
+    ``data`` shows as text.
+    """
+    rows = [
+        (*d[1:-2], data_text(d.data, d.media_type), bytes(d.data))
+        for d in log.dead_letters(subscription_id)
+    ]
     return frames.dead_letters(rows)
 
 
 def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
-    """Return what a model made of events in a dry run, the output expanded; ``failed`` says that the attempt would have."""
+    """Return what a model made of events in a dry run, the output expanded; ``failed`` says that
+    the attempt would have.
+    """
     rows = [
-        (t.event_id, t.subject, t.version.name, t.version.version, "succeeded" if t.result.ok else "failed", t.result.reason, t.model_ms,
-         t.stdout, t.result.error_type, t.result.error, t.result.output)
+        (
+            t.event_id,
+            t.subject,
+            t.version.name,
+            t.version.version,
+            "succeeded" if t.result.ok else "failed",
+            t.result.reason,
+            t.model_ms,
+            t.stdout,
+            t.result.error_type,
+            t.result.error,
+            t.result.output,
+        )
         for t in trials
-    ]  # fmt: skip
+    ]
     return expanded(rows, frames.DRY_RUN)
 
 
@@ -113,10 +153,21 @@ def models(registry: Registry) -> pd.DataFrame:
     for (name, alias), version in registry.aliases().items():
         aliases.setdefault((name, version), []).append(alias)
     rows = [
-        (v.name, v.version, ", ".join(sorted(aliases.get((v.name, v.version), []))), v.kind, v.digest, v.portable,
-         _schema(v.input_schema), _schema(v.output_schema), v.address, v.description, v.created_us)
+        (
+            v.name,
+            v.version,
+            ", ".join(sorted(aliases.get((v.name, v.version), []))),
+            v.kind,
+            v.digest,
+            v.portable,
+            _schema(v.input_schema),
+            _schema(v.output_schema),
+            v.address,
+            v.description,
+            v.created_us,
+        )
         for v in registry.versions()
-    ]  # fmt: skip
+    ]
     return frames.frame(rows, frames.MODELS)
 
 
@@ -129,20 +180,43 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     tallies, live, paused, rows = log.tallies(), registry.live_listeners(), registry.paused(), []
     watched = shown(registry.sources())
     for spec in registry.subscriptions():
-        depth, counts, version = broker.depth(spec), tallies.get(spec.id, {}), _resolved(registry, spec.selector)
+        depth, counts, version = (
+            broker.depth(spec),
+            tallies.get(spec.id, {}),
+            _resolved(registry, spec.selector),
+        )
         rows.append(
-            (spec.name, spec.topic, watched.get(spec.topic), spec.selector, version and version.version, spec.emit,
-             spec.filter and spec.filter.to_json(),
-             live.get(spec.id, 0), version and version.portable, spec.id in paused, depth.visible, depth.delayed,
-             depth.in_flight, counts.get("succeeded", 0), counts.get("failed", 0), depth.dead)
-        )  # fmt: skip
+            (
+                spec.name,
+                spec.topic,
+                watched.get(spec.topic),
+                spec.selector,
+                version and version.version,
+                spec.emit,
+                spec.filter and spec.filter.to_json(),
+                live.get(spec.id, 0),
+                version and version.portable,
+                spec.id in paused,
+                depth.visible,
+                depth.delayed,
+                depth.in_flight,
+                counts.get("succeeded", 0),
+                counts.get("failed", 0),
+                depth.dead,
+            )
+        )
     return frames.frame(rows, frames.SUBSCRIPTIONS)
 
 
 def topics(registry: Registry) -> pd.DataFrame:
-    """Return every topic; of the URL that it watches, no more is shown than tells it from the others."""
+    """Return every topic; of the URL that it watches, no more is shown than tells it from the
+    others.
+    """
     watched = shown(registry.sources())
-    return frames.frame([(name, n, s, watched.get(name), newest) for name, n, s, newest in registry.topic_counts()], frames.TOPICS)
+    return frames.frame(
+        [(name, n, s, watched.get(name), newest) for name, n, s, newest in registry.topic_counts()],
+        frames.TOPICS,
+    )
 
 
 def trace(log: Log, event_id: str) -> pd.DataFrame:
@@ -152,7 +226,8 @@ def trace(log: Log, event_id: str) -> pd.DataFrame:
         raise NotFound(f"no event {event_id!r}; bus.events() lists what was published")
     rows: list[Row] = []
     shown: set[int] = set()
-    for event in [*_roots(log, found), *found]:  # who only names its cause was not made by it, and stands for itself
+    # who only names its cause was not made by it, and stands for itself
+    for event in [*_roots(log, found), *found]:
         waiting = [(event, 0)]
         while waiting:
             event, hop = waiting.pop()
@@ -171,17 +246,31 @@ def data_text(raw: bytes, media_type: str | None) -> str:
     return short(decode_data(raw, media_type))
 
 
-_ATTEMPT = ["subscription", "model", "version", "attempt", "outcome", "queue_ms", "model_ms", "total_ms", "output"]
+_ATTEMPT = [
+    "subscription",
+    "model",
+    "version",
+    "attempt",
+    "outcome",
+    "queue_ms",
+    "model_ms",
+    "total_ms",
+    "output",
+]
 
 
 def _roots(log: Log, found: list[Row]) -> list[Row]:
-    """Return the first causes of the events *found*: the way up ends where the archive does, and where events name each other."""
+    """Return the first causes of the events *found*: the way up ends where the archive does, and
+    where events name each other.
+    """
     seen = {row[0] for row in found}
     asked: set[str] = set()
     while True:
         causes = {cause for row in found if (cause := _cause(_extensions(row[6])))} - asked
         asked |= causes
-        above = {row[0]: row for cause in sorted(causes) for row in log.find(cause) if row[0] not in seen}
+        above = {
+            row[0]: row for cause in sorted(causes) for row in log.find(cause) if row[0] not in seen
+        }
         if not above:
             return found
         seen |= above.keys()
@@ -196,13 +285,34 @@ def _shown(log: Log, event: Row, hop: int, rows: list[Row]) -> list[Row]:
     for attempt in attempts or [(None,) * len(_ATTEMPT)]:
         name, model, version, number, outcome, queue_ms, model_ms, total_ms, output = attempt
         rows.append(
-            (hop, topic, subject, name, model, version, number, outcome, queue_ms, model_ms, total_ms, output, published_us, id_,
-             _cause(_extensions(event[6])))
-        )  # fmt: skip
-    # A child's id is a function of its cause and the subscription that emitted it, so it is found without an index of causes.
+            (
+                hop,
+                topic,
+                subject,
+                name,
+                model,
+                version,
+                number,
+                outcome,
+                queue_ms,
+                model_ms,
+                total_ms,
+                output,
+                published_us,
+                id_,
+                _cause(_extensions(event[6])),
+            )
+        )
+    # A child's id is a function of its cause and the subscription that emitted it, so it is found
+    # without an index of causes.
     cause = Event(id=id_, source=source)
     names = dict.fromkeys(a[0] for a in attempts)
-    return [child for name in names for child in log.find(derived_id(cause, name)) if child[2] == f"{DEFAULT_SOURCE}/{name}"]
+    return [
+        child
+        for name in names
+        for child in log.find(derived_id(cause, name))
+        if child[2] == f"{DEFAULT_SOURCE}/{name}"
+    ]
 
 
 def _extensions(text: str | None) -> dict[str, Any]:
@@ -234,5 +344,7 @@ def _us(at: datetime | None) -> int | None:
     if not isinstance(at, datetime):
         raise InvalidEvent(f"since must be a datetime, got {short(at)}")
     if at.utcoffset() is None:
-        raise InvalidEvent(f"since={at.isoformat()} is naive; give its zone, for example datetime.now(UTC)")
+        raise InvalidEvent(
+            f"since={at.isoformat()} is naive; give its zone, for example datetime.now(UTC)"
+        )
     return int(at.timestamp() * 1e6)

@@ -21,19 +21,53 @@ if TYPE_CHECKING:
     from mltrigger.store.wake import Wakeup
 
 LOOK_S = 0.05
-"""How often at most the log is read while waiting; the wake-up comes as soon as something was recorded."""
+"""How often at most the log is read while waiting; the wake-up comes as soon as something was
+recorded.
+"""
 OUTLOOK_S = 0.5
 """How often it is asked what open outcomes wait for."""
-ATTEMPT = ("row", "seq", "subscription", "model", "version", "outcome", "reason", "error_type", "error", "output", "attempt")
+ATTEMPT = (
+    "row",
+    "seq",
+    "subscription",
+    "model",
+    "version",
+    "outcome",
+    "reason",
+    "error_type",
+    "error",
+    "output",
+    "attempt",
+)
 """The columns of an attempt that are read while waiting."""
 _SAID = 200
 _NEWEST = 100
-BUGS = frozenset({
-    "ArithmeticError", "AssertionError", "AttributeError", "ImportError", "IndentationError", "IndexError", "KeyError", "LookupError",
-    "ModuleNotFoundError", "NameError", "NotImplementedError", "RecursionError", "SyntaxError", "TypeError", "UnboundLocalError",
-    "UnicodeDecodeError", "UnicodeEncodeError", "ValueError", "ZeroDivisionError",
-})  # fmt: skip
-"""Errors of Python that the same code raises again for the same event: trying again does not end them."""
+BUGS = frozenset(
+    {
+        "ArithmeticError",
+        "AssertionError",
+        "AttributeError",
+        "ImportError",
+        "IndentationError",
+        "IndexError",
+        "KeyError",
+        "LookupError",
+        "ModuleNotFoundError",
+        "NameError",
+        "NotImplementedError",
+        "RecursionError",
+        "SyntaxError",
+        "TypeError",
+        "UnboundLocalError",
+        "UnicodeDecodeError",
+        "UnicodeEncodeError",
+        "ValueError",
+        "ZeroDivisionError",
+    }
+)
+"""Errors of Python that the same code raises again for the same event: trying again does not end
+them.
+"""
 
 
 class Failures:
@@ -60,7 +94,9 @@ class Failures:
         return len(self._rows)
 
     def see(self, row: Row) -> bool:
-        """Take notice of an attempt, a row with the columns ``ATTEMPT``; return whether it ended its event."""
+        """Take notice of an attempt, a row with the columns ``ATTEMPT``; return whether it ended
+        its event.
+        """
         key = row[1], row[2]
         self._rows.pop(key, None)
         if row[5] != "failed":
@@ -95,8 +131,9 @@ class Failures:
         while self._bugs:
             row = self._bugs.pop(0)
             yield (
-                f"{row[3]}:{row[4]} fails: {error_of(row)} ({self._attempt(row)}). Trying again does not repair such an error: "
-                "interrupt the cell, correct the model, and run its cell again"
+                f"{row[3]}:{row[4]} fails: {error_of(row)} ({self._attempt(row)}). Trying again"
+                " does not repair such an error: interrupt the cell, correct the model, and run"
+                " its cell again"
             )
 
     def _attempt(self, row: Row) -> str:
@@ -115,14 +152,31 @@ class Idle:
         Returns whether watched folders hold nothing new.
     """
 
-    def __init__(self, log: Log, broker: Broker, registry: Registry, outlook: Outlook, settled: Callable[[], bool]) -> None:
-        self._log, self._broker, self._registry, self._outlook, self._settled = log, broker, registry, outlook, settled
+    def __init__(
+        self,
+        log: Log,
+        broker: Broker,
+        registry: Registry,
+        outlook: Outlook,
+        settled: Callable[[], bool],
+    ) -> None:
+        self._log, self._broker, self._registry, self._outlook, self._settled = (
+            log,
+            broker,
+            registry,
+            outlook,
+            settled,
+        )
         self._failures = Failures(registry)
         # What failed before is no news: it may have been sent again since.
-        self._read_to = max((row[0] for row in log.invocations(("row",), limit=1, running=False)), default=0)
+        self._read_to = max(
+            (row[0] for row in log.invocations(("row",), limit=1, running=False)), default=0
+        )
 
     def wait(self, wakeup: Wakeup, timeout_s: float, progress: bool) -> bool:
-        """Return whether that was reached within *timeout_s* seconds; ``False`` before, with a warning, when it cannot be."""
+        """Return whether that was reached within *timeout_s* seconds; ``False`` before, with a
+        warning, when it cannot be.
+        """
         end, next_s, held = time.monotonic() + timeout_s, 0.0, dict[str, tuple[Hold, int]]()
         first: int | None = None
         with Bar("waiting", progress) as bar:
@@ -135,7 +189,8 @@ class Idle:
                     self._look(bar)
                 bar.show(ended - first, ended - first + open_, self._note(held) if open_ else "")
                 hopeless = sum(n for hold, n in held.values() if hold.final)
-                # Folders are looked at only where that decides: it takes its time. What was published by this is open.
+                # Folders are looked at only where that decides: it takes its time. What was
+                # published by this is open.
                 settled = hopeless >= open_ and self._settled()
                 open_ = self._log.progress()[1] if settled else open_
                 left = end - time.monotonic()
@@ -159,7 +214,9 @@ class Idle:
 
     def _look(self, bar: Bar) -> None:
         """Read what was recorded since."""
-        for row in self._log.invocations(ATTEMPT, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False):
+        for row in self._log.invocations(
+            ATTEMPT, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False
+        ):
             self._read_to = max(self._read_to, row[0])
             self._failures.see(row)
         for message in self._failures.bugs():
@@ -171,7 +228,10 @@ class Idle:
 
 def _stuck(held: Mapping[str, tuple[Hold, int]]) -> str:
     waits = ", ".join(f"{n} of {name!r} ({hold.why})" for name, (hold, n) in held.items())
-    return f"{sum(n for _, n in held.values())} events are open, and nothing can end them by itself: {waits}"
+    return (
+        f"{sum(n for _, n in held.values())} events are open, and nothing can end them by itself:"
+        f" {waits}"
+    )
 
 
 def error_of(row: Row) -> str:

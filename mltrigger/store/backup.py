@@ -26,7 +26,8 @@ class Backup(NamedTuple):
 
 
 def backup(store: Store, path: Path) -> Backup:
-    """Write a copy of *store* as of now to the new file *path*, with mode 0600; it is on the disk on return.
+    """Write a copy of *store* as of now to the new file *path*, with mode 0600; it is on the disk
+    on return.
 
     Raises
     ------
@@ -47,22 +48,30 @@ def _new(path: Path) -> Iterator[None]:
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        raise StoreError(f"{path.name!r} exists: name another file for the backup; nothing was changed") from None
+        raise StoreError(
+            f"{path.name!r} exists: name another file for the backup; nothing was changed"
+        ) from None
     except OSError as error:
-        raise StoreError(f"the backup {path.name!r} cannot be written ({error.strerror}): name a file in a folder that exists") from error
+        raise StoreError(
+            f"the backup {path.name!r} cannot be written ({error.strerror}): name a file in a"
+            " folder that exists"
+        ) from error
     os.close(handle)
     try:
         yield
     except BaseException as error:
         path.unlink(missing_ok=True)
         if isinstance(error, (sqlite3.Error, OSError)):
-            raise StoreError(f"the backup {path.name!r} could not be written: {error}; nothing is left of it") from error
+            raise StoreError(
+                f"the backup {path.name!r} could not be written: {error}; nothing is left of it"
+            ) from error
         raise
 
 
 def _copied(source: sqlite3.Connection, path: Path) -> None:
     with _opened(path) as target:
-        source.backup(target)  # in one step: all of it is of one moment, and writers go on meanwhile
+        # in one step: all of it is of one moment, and writers go on meanwhile
+        source.backup(target)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,6 @@
-"""Subscriptions in a SQL store: which events they have a right to, and sending single events to them again."""
+"""Subscriptions in a SQL store: which events they have a right to, and sending single events to
+them again.
+"""
 
 from __future__ import annotations
 
@@ -55,13 +57,19 @@ _TALLY = """
 INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:s, :worker_id, :outcome, :n)
 ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n
 """
-_LAST_ATTEMPT = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
-_FINAL = "SELECT outcome FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')"
+_LAST_ATTEMPT = (
+    "SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = :seq AND subscription_id = :s"
+)
+_FINAL = (
+    "SELECT outcome FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN"
+    " ('succeeded', 'dead', 'skipped')"
+)
 _LISTED = """
 SELECT (SELECT count(*) FROM dead_letter d WHERE d.subscription_id = :s AND d.seq = :seq AND d.discarded_us IS NULL)
 FROM event WHERE seq = :seq
 """
-# The outcome is taken back: what was dead was only a failure, what was skipped only stopped. The reason and the error stay.
+# The outcome is taken back: what was dead was only a failure, what was skipped only stopped. The
+# reason and the error stay.
 _REOPEN = """
 UPDATE invocation SET outcome = CASE outcome WHEN 'dead' THEN 'failed' ELSE 'interrupted' END
 WHERE seq = :seq AND subscription_id = :s AND outcome IN ('dead', 'skipped')
@@ -79,19 +87,34 @@ WHERE subscription_id = :s AND seq = :seq AND discarded_us IS NULL
 
 
 def bind(
-    transaction: Transaction, subscription: SubscriptionSpec, from_start: bool, worker_id: int, now_us: int, outside: bool = False
-) -> None:  # fmt: skip
-    """Write the subscription, and a revision when what it has a right to changes; *outside* says that it has a queue elsewhere."""
+    transaction: Transaction,
+    subscription: SubscriptionSpec,
+    from_start: bool,
+    worker_id: int,
+    now_us: int,
+    outside: bool = False,
+) -> None:
+    """Write the subscription, and a revision when what it has a right to changes; *outside* says
+    that it has a queue elsewhere.
+    """
     policy = subscription.filter
     row = {
-        "name": subscription.name, "selector": subscription.selector, "policy": subscription.policy.to_json(), "now": now_us,
-        "topic_id": ensure_topic(transaction, subscription.topic, now_us), "filter": policy and policy.to_json(),
-        "emit": ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None, "scope": policy and policy.scope,
+        "name": subscription.name,
+        "selector": subscription.selector,
+        "policy": subscription.policy.to_json(),
+        "now": now_us,
+        "topic_id": ensure_topic(transaction, subscription.topic, now_us),
+        "filter": policy and policy.to_json(),
+        "emit": ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None,
+        "scope": policy and policy.scope,
         "outside": int(outside),
-    }  # fmt: skip
+    }
     known = transaction.query(_KNOWN, row)
     if known and known[0][1] and known[0][4] != row["topic_id"]:
-        raise NameTaken(f"subscription {subscription.name!r} listens to another topic: pass name='…' for a second one, or unsubscribe it")
+        raise NameTaken(
+            f"subscription {subscription.name!r} listens to another topic: pass name='…' for a"
+            " second one, or unsubscribe it"
+        )
     transaction.execute(_UPDATE if known else _INSERT, row)
     next_generation(transaction)
     newly = not (known and known[0][1])
@@ -102,10 +125,16 @@ def bind(
             transaction.execute(_READY_FROM_START, row)
         else:
             found = transaction.query(f"SELECT {ARCHIVED} {_NOT_ENDED}", row)
-            some = [(now_us, subscription.name, f[0]) for f in found if Seen(*archived(f)).passes(policy)]
+            some = [
+                (now_us, subscription.name, f[0])
+                for f in found
+                if Seen(*archived(f)).passes(policy)
+            ]
             transaction.execute_many(f"{_READY_FROM_START} AND e.seq = :seq", some)
         if known:
-            reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, of := {"s": known[0][0], "worker_id": worker_id})
+            reopened = transaction.execute(
+                _REOPEN_UNSUBSCRIBED, of := {"s": known[0][0], "worker_id": worker_id}
+            )
             for outcome, n in (("skipped", -reopened), ("interrupted", reopened)):
                 transaction.execute(_TALLY, {**of, "outcome": outcome, "n": n})
 
@@ -127,14 +156,34 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
     return True
 
 
-def send(transaction: Transaction, number: int, seqs: Sequence[int], sending: Sending, worker_id: int, now_us: int) -> list[int]:
-    """Make archived events ready again for subscription *number*; return those that were neither open nor succeeded."""
-    if not transaction.query("SELECT 1 FROM subscription WHERE id = :s AND bound = 1", {"s": number}):
-        return []  # somebody unsubscribed it meanwhile: nobody would receive them, and a new binding would find them twice
+def send(
+    transaction: Transaction,
+    number: int,
+    seqs: Sequence[int],
+    sending: Sending,
+    worker_id: int,
+    now_us: int,
+) -> list[int]:
+    """Make archived events ready again for subscription *number*; return those that were neither
+    open nor succeeded.
+    """
+    if not transaction.query(
+        "SELECT 1 FROM subscription WHERE id = :s AND bound = 1", {"s": number}
+    ):
+        # somebody unsubscribed it meanwhile: nobody would receive them, and a new binding would
+        # find them twice
+        return []
     waiting: set[int] | None = None
     sent: list[int] = []
     for seq in dict.fromkeys(seqs):
-        of = {"s": number, "seq": seq, "now": now_us, "data": sending.data, "media_type": sending.media_type, "worker_id": worker_id}
+        of = {
+            "s": number,
+            "seq": seq,
+            "now": now_us,
+            "data": sending.data,
+            "media_type": sending.media_type,
+            "worker_id": worker_id,
+        }
         final = [outcome for (outcome,) in transaction.query(_FINAL, of)]
         if not final and waiting is None:
             waiting = {row[0] for row in transaction.query(_OPEN, {"s": number})}
@@ -145,17 +194,30 @@ def send(transaction: Transaction, number: int, seqs: Sequence[int], sending: Se
             continue
         last = transaction.query(_LAST_ATTEMPT, of)[0][0]
         delay_s = sending.delay_s + (len(sent) / sending.rate_per_s if sending.rate_per_s else 0)
-        transaction.execute_many(INSERT_READY, [(number, now_us + int(delay_s * 1e6), seq, last, 0, 0)])
+        transaction.execute_many(
+            INSERT_READY, [(number, now_us + int(delay_s * 1e6), seq, last, 0, 0)]
+        )
         if final:
             transaction.execute(_REOPEN, of)
-            transaction.execute("DELETE FROM dead_letter WHERE subscription_id = :s AND seq = :seq", of)
-            for outcome, n in ((final[0], -1), ("failed" if final[0] == "dead" else "interrupted", 1)):
+            transaction.execute(
+                "DELETE FROM dead_letter WHERE subscription_id = :s AND seq = :seq", of
+            )
+            for outcome, n in (
+                (final[0], -1),
+                ("failed" if final[0] == "dead" else "interrupted", 1),
+            ):
                 transaction.execute(_TALLY, {**of, "outcome": outcome, "n": n})
         transaction.execute(_RESENT, of)
         sent.append(seq)
     return sent
 
 
-def discard(transaction: Transaction, number: int, seqs: Sequence[int], reason: str, now_us: int) -> list[int]:
+def discard(
+    transaction: Transaction, number: int, seqs: Sequence[int], reason: str, now_us: int
+) -> list[int]:
     """Mark dead letters as put away; return those that were not before."""
-    return [seq for seq in dict.fromkeys(seqs) if transaction.execute(_DISCARD, {"s": number, "seq": seq, "reason": reason, "now": now_us})]
+    return [
+        seq
+        for seq in dict.fromkeys(seqs)
+        if transaction.execute(_DISCARD, {"s": number, "seq": seq, "reason": reason, "now": now_us})
+    ]

@@ -1,4 +1,6 @@
-"""The SQL broker: events, queues and dead letters in the store's own database, so that record, hand-on and ack are one commit."""
+"""The SQL broker: events, queues and dead letters in the store's own database, so that record,
+hand-on and ack are one commit.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,22 @@ _DUE = """
 SELECT (SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND (SELECT paused FROM subscription WHERE id = :s) = 0),
   (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
 """
-_DELETE_READY = "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
+_DELETE_READY = (
+    "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
+)
 INSERT_LEASE = """
 INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id, outside)
 VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id, :outside)
 """
-_SELECT_HELD = "SELECT seq, attempt, failures, abandoned FROM lease WHERE subscription_id = :s AND seq BETWEEN :low AND :high"
+_SELECT_HELD = (
+    "SELECT seq, attempt, failures, abandoned FROM lease WHERE subscription_id = :s AND seq BETWEEN"
+    " :low AND :high"
+)
 _DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
-_EXTEND_LEASE = "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
+_EXTEND_LEASE = (
+    "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt ="
+    " :attempt"
+)
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
 WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
@@ -90,31 +100,53 @@ class SqlBroker:
 
     ordered = False
 
-    def __init__(self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]
+    ) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
         self.time = Timekeeper(clock)
         self._swept: dict[int, int] = {}
         self._idle: set[int] = set()
 
-    # -- publish --------------------------------------------------------------------------------------------------------------
+    # -- publish -----------------------------------------------------------------------------------
 
-    def publish(self, topic: str, events: Sequence[Event], unit: Unit | None = None) -> list[Receipt]:
+    def publish(
+        self, topic: str, events: Sequence[Event], unit: Unit | None = None
+    ) -> list[Receipt]:
         """Make *events* and their deliveries durable; see :class:`~mltrigger.broker.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
         with self.within(unit) as transaction:
-            published = publishing.publish(transaction, topic, encoded, self.time.published_us(transaction))
+            published = publishing.publish(
+                transaction, topic, encoded, self.time.published_us(transaction)
+            )
             if published.woken:
-                transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken]))
+                transaction.after_commit(
+                    functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken])
+                )
         return published.receipts
 
-    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None, sending: Sending = AT_ONCE) -> list[int]:
-        """Deliver archived events to one subscription only; those that it has open, or that succeeded, stay as they are."""
+    def send(
+        self,
+        subscription: SubscriptionSpec,
+        seqs: Sequence[int],
+        unit: Unit | None = None,
+        sending: Sending = AT_ONCE,
+    ) -> list[int]:
+        """Deliver archived events to one subscription only; those that it has open, or that
+        succeeded, stay as they are.
+        """
         with self.within(unit) as transaction:
-            sent = binding.send(transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us())
-            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
+            sent = binding.send(
+                transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us()
+            )
+            transaction.after_commit(
+                functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"])
+            )
         return sent
 
-    def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
+    def discard(
+        self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
+    ) -> list[int]:
         """Put dead letters away for good."""
         with self._store.transaction() as transaction:
             return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
@@ -131,26 +163,39 @@ class SqlBroker:
         """Return ``None`` for a topic; nothing outside can be listened to from here."""
         if "://" in source or source.startswith("arn:"):
             raise InvalidName(
-                f"{short(source)} is listened to from a bus on AWS: bus = mt.connect('aws://region/prefix'), then bus.subscribe(…); "
-                f"here a source is the name of a topic or a folder, file:///scans/*.png"
+                f"{short(source)} is listened to from a bus on AWS: bus ="
+                " mt.connect('aws://region/prefix'), then bus.subscribe(…); here a source is the"
+                " name of a topic or a folder, file:///scans/*.png"
             )
         return None
 
-    # -- bind -----------------------------------------------------------------------------------------------------------------
+    # -- bind --------------------------------------------------------------------------------------
 
-    def bind(self, subscription: SubscriptionSpec, from_start: bool = False, outside: bool = False) -> None:
-        """Deliver what is published from now on, or *from_start* everything in the archive; idempotent.
+    def bind(
+        self, subscription: SubscriptionSpec, from_start: bool = False, outside: bool = False
+    ) -> None:
+        """Deliver what is published from now on, or *from_start* everything in the archive;
+        idempotent.
 
         *outside* says that it has a queue elsewhere too.
         """
         with self._store.transaction() as transaction:
-            binding.bind(transaction, subscription, from_start, self._worker_id(), self._clock.now_us(), outside)
+            binding.bind(
+                transaction,
+                subscription,
+                from_start,
+                self._worker_id(),
+                self._clock.now_us(),
+                outside,
+            )
 
     def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
         """Nothing has to be created outside."""
         return []
 
-    def findings(self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None) -> list[Finding]:
+    def findings(
+        self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None
+    ) -> list[Finding]:
         """Nothing is outside."""
         return []
 
@@ -167,19 +212,31 @@ class SqlBroker:
     def pause(self, name: str, paused: bool = True) -> None:
         """Lease nothing more of *name*, or go on."""
         with self._store.transaction() as transaction:
-            transaction.execute("UPDATE subscription SET paused = :p WHERE name = :name", {"name": name, "p": int(paused)})
-            woken = transaction.query("SELECT id FROM subscription WHERE name = :name", {"name": name})
-            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{number}" for (number,) in woken]))
+            transaction.execute(
+                "UPDATE subscription SET paused = :p WHERE name = :name",
+                {"name": name, "p": int(paused)},
+            )
+            woken = transaction.query(
+                "SELECT id FROM subscription WHERE name = :name", {"name": name}
+            )
+            transaction.after_commit(
+                functools.partial(self._wakeup.notify, [f"ready:{number}" for (number,) in woken])
+            )
 
-    # -- receive --------------------------------------------------------------------------------------------------------------
+    # -- receive -----------------------------------------------------------------------------------
 
     def receive(
-        self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0, generation: str | None = None
-    ) -> list[Delivery]:  # fmt: skip
+        self,
+        subscription: SubscriptionSpec,
+        max_events: int,
+        wait_s: float = 0.0,
+        generation: str | None = None,
+    ) -> list[Delivery]:
         """Lease up to *max_events*; woken by a publisher, or by time when a delay or a lease ends."""
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
-        # Where nothing was found last time, a look at what falls due next is cheaper than a claim that finds nothing again.
+        # Where nothing was found last time, a look at what falls due next is cheaper than a claim
+        # that finds nothing again.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
         deliveries = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not deliveries and wait_s > 0:
@@ -204,7 +261,9 @@ class SqlBroker:
     def close(self, drain_s: float, polls_s: float) -> None:
         """Nothing is held here."""
 
-    def _claim(self, subscription: SubscriptionSpec, max_events: int, generation: str | None) -> list[Delivery]:
+    def _claim(
+        self, subscription: SubscriptionSpec, max_events: int, generation: str | None
+    ) -> list[Delivery]:
         asked_s, now_us = time.monotonic(), self._clock.now_us()
         try:
             if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
@@ -212,20 +271,32 @@ class SqlBroker:
                 self.sweep(subscription, now_us)
             return self._lease(subscription, max_events, generation)
         finally:
-            if _waited(asked_s):  # leases ran out that nobody could extend: let those who hold them come first
+            # leases ran out that nobody could extend: let those who hold them come first
+            if _waited(asked_s):
                 self._swept[subscription.id] = self._clock.now_us()
 
-    def _lease(self, subscription: SubscriptionSpec, max_events: int, generation: str | None) -> list[Delivery]:
+    def _lease(
+        self, subscription: SubscriptionSpec, max_events: int, generation: str | None
+    ) -> list[Delivery]:
         lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
-        # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes it durable anyway.
+        # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes
+        # it durable anyway.
         with self._store.transaction(durable=False) as transaction:
             if generation is not None and generation_of(transaction) != generation:
                 raise Outdated
-            now_us = self._clock.now_us()  # here, after the wait for the store: or the lease might be over as it begins
-            rows = _together(transaction.query(_SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}))
+            # here, after the wait for the store: or the lease might be over as it begins
+            now_us = self._clock.now_us()
+            rows = _together(
+                transaction.query(
+                    _SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}
+                )
+            )
             transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
             until_us = now_us + lease_us
-            leases = [(subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id, 0) for r in rows]
+            leases = [
+                (subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id, 0)
+                for r in rows
+            ]
             transaction.execute_many(INSERT_LEASE, leases)
         try:
             return [delivery(row, subscription.id, now_us) for row in rows]
@@ -236,7 +307,10 @@ class SqlBroker:
     def _put_back(self, leases: Sequence[Row]) -> None:
         with self._store.transaction() as transaction:
             transaction.execute_many(_DELETE_LEASE, [row[:3] for row in leases])
-            transaction.execute_many(INSERT_READY, [(row[0], row[5], row[1], row[2] - 1, row[3], row[4]) for row in leases])
+            transaction.execute_many(
+                INSERT_READY,
+                [(row[0], row[5], row[1], row[2] - 1, row[3], row[4]) for row in leases],
+            )
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
         """Put events back whose lease ran out; one that killed its worker too often is dead."""
@@ -249,11 +323,17 @@ class SqlBroker:
                 return
             rows = transaction.query(_SELECT_EXPIRED, at)
             transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
-            again = [r for r in rows if r[7] < MAX_ABANDONED]  # an attempt alone was counted when it began
+            # an attempt alone was counted when it began
+            again = [r for r in rows if r[7] < MAX_ABANDONED]
             dead = [r for r in rows if r[7] >= MAX_ABANDONED]
-            # In its old place: behind all that came meanwhile it would wait for the whole backlog once more.
+            # In its old place: behind all that came meanwhile it would wait for the whole backlog
+            # once more.
             for insert, outside in ((INSERT_READY, 0), (INSERT_AWAITED, 1)):
-                rows_back = [(r[0], r[3], r[1], r[2], r[6], r[7] or SUSPECT) for r in again if r[8] == outside]
+                rows_back = [
+                    (r[0], r[3], r[1], r[2], r[6], r[7] or SUSPECT)
+                    for r in again
+                    if r[8] == outside
+                ]
                 transaction.execute_many(insert, rows_back)
             transaction.execute_many(INSERT_DEAD, [died_row(r, now_us) for r in dead])
             record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
@@ -262,19 +342,22 @@ class SqlBroker:
                 transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
-        """Return the seconds until the next delayed event or the next look at leases; not above 0 when something is due."""
+        """Return the seconds until the next delayed event or the next look at leases; not above 0
+        when something is due.
+        """
         visible_us, until_us = self._store.read(_DUE, {"s": subscription.id})[0]
         if until_us is not None:  # not before the next sweep, which is what would find it
             until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
         due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
         return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
 
-    # -- settle ---------------------------------------------------------------------------------------------------------------
+    # -- settle ------------------------------------------------------------------------------------
 
     def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
         """Hold the leases for *lease_s* from now; return those that were already lost."""
         with self._store.transaction(durable=False) as transaction:
-            until_us = self._clock.now_us() + int(lease_s * 1e6)  # here: it may have waited for the store
+            # here: it may have waited for the store
+            until_us = self._clock.now_us() + int(lease_s * 1e6)
             rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
                 return []
@@ -287,19 +370,36 @@ class SqlBroker:
             return []
         with self.within(unit) as transaction:
             counts = self._held(transaction, [s.delivery for s in settlements])
-            lost = [] if len(counts) == len(settlements) else [s.delivery for s in settlements if s.delivery not in counts]
+            lost = (
+                []
+                if len(counts) == len(settlements)
+                else [s.delivery for s in settlements if s.delivery not in counts]
+            )
             held = [s for s in settlements if s.delivery in counts] if lost else settlements
             now_us = self._clock.now_us()
-            transaction.execute_many(_DELETE_LEASE, [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held])
+            transaction.execute_many(
+                _DELETE_LEASE,
+                [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held],
+            )
             back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(INSERT_READY, [again_row(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)])
-            transaction.execute_many(INSERT_AWAITED, [again_row(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)])
-            transaction.execute_many(INSERT_DEAD, [dead_row(s, now_us) for s in held if s.verdict == "dead_letter"])
+            transaction.execute_many(
+                INSERT_READY,
+                [again_row(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)],
+            )
+            transaction.execute_many(
+                INSERT_AWAITED,
+                [again_row(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)],
+            )
+            transaction.execute_many(
+                INSERT_DEAD, [dead_row(s, now_us) for s in held if s.verdict == "dead_letter"]
+            )
             keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
             transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
         return lost
 
-    def settle_late(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
+    def settle_late(
+        self, settlements: Sequence[Settlement], unit: Unit | None = None
+    ) -> list[Delivery]:
         """Let answers count that came after their lease, as far as there is no outcome yet."""
         with self.within(unit) as transaction:
             counted = settling.settle_late(transaction, settlements, self._clock.now_us())
@@ -307,38 +407,64 @@ class SqlBroker:
         return counted
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
-        """Count the attempt as abandoned until it ends, or no longer; return whether its lease is still held."""
-        of = {"s": delivery.subscription_id, "seq": delivery.seq, "attempt": delivery.attempt, "before": min(0, delivery.abandoned)}
+        """Count the attempt as abandoned until it ends, or no longer; return whether its lease is
+        still held.
+        """
+        of = {
+            "s": delivery.subscription_id,
+            "seq": delivery.seq,
+            "attempt": delivery.attempt,
+            "before": min(0, delivery.abandoned),
+        }
         with self._store.transaction() as transaction:
             held = transaction.execute(_CHARGE if is_alone else _CLEAR, of) == 1
         delivery.alone = is_alone
         return held
 
     @staticmethod
-    def _held(transaction: Transaction, deliveries: Sequence[Delivery]) -> dict[Delivery, tuple[int, int]]:
-        """Return those whose lease is held, with their failures and abandoned attempts: a late answer may have changed them."""
+    def _held(
+        transaction: Transaction, deliveries: Sequence[Delivery]
+    ) -> dict[Delivery, tuple[int, int]]:
+        """Return those whose lease is held, with their failures and abandoned attempts: a late
+        answer may have changed them.
+        """
         held: dict[tuple[int, int, int], tuple[int, int]] = {}
         for s in {d.subscription_id for d in deliveries}:
             seqs = [d.seq for d in deliveries if d.subscription_id == s]
             rows = transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})
-            held |= {(s, seq, attempt): (failures, abandoned) for seq, attempt, failures, abandoned in rows}
-        return {d: counts for d in deliveries if (counts := held.get((d.subscription_id, d.seq, d.attempt))) is not None}
+            held |= {
+                (s, seq, attempt): (failures, abandoned)
+                for seq, attempt, failures, abandoned in rows
+            }
+        return {
+            d: counts
+            for d in deliveries
+            if (counts := held.get((d.subscription_id, d.seq, d.attempt))) is not None
+        }
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
         visible, delayed, in_flight, dead, oldest_us, next_us = self._store.read(
-            "SELECT (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <= :now), "
-            "(SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us > :now), "
-            "(SELECT count(*) FROM lease WHERE subscription_id = :s), "
-            "(SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), "
-            "(SELECT min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS seq FROM waiting "
-            "WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s) AS open)), "
-            "(SELECT min(visible_us) FROM waiting WHERE subscription_id = :s AND visible_us > :now)",
+            "SELECT (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <="
+            " :now), (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us >"
+            " :now), (SELECT count(*) FROM lease WHERE subscription_id = :s), (SELECT count(*) FROM"
+            " dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), (SELECT"
+            " min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS"
+            " seq FROM waiting WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease"
+            " WHERE subscription_id = :s) AS open)), (SELECT min(visible_us) FROM waiting WHERE"
+            " subscription_id = :s AND visible_us > :now)",
             at,
         )[0]
         oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
-        return Depth(visible, delayed, in_flight, dead, oldest_s, None if next_us is None else (next_us - at["now"]) / 1e6)
+        return Depth(
+            visible,
+            delayed,
+            in_flight,
+            dead,
+            oldest_s,
+            None if next_us is None else (next_us - at["now"]) / 1e6,
+        )
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:
@@ -351,29 +477,77 @@ class SqlBroker:
 
 
 def _together(rows: list[Row]) -> list[Row]:
-    """Return those of *rows*, oldest first, that are leased together; alone what was abandoned before, so that it harms nobody."""
+    """Return those of *rows*, oldest first, that are leased together; alone what was abandoned
+    before, so that it harms nobody.
+    """
     suspect = next((i for i, row in enumerate(rows) if row[4]), None)
     return rows if suspect is None else rows[: max(1, suspect)]
 
 
 def _waited(since_s: float) -> bool:
-    """Whether the store did not answer for so long, since the monotonic time *since_s*, that leases ran out meanwhile."""
+    """Whether the store did not answer for so long, since the monotonic time *since_s*, that leases
+    ran out meanwhile.
+    """
     return time.monotonic() - since_s > SWEEP_US / 1e6
 
 
 def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
     """Return the delivery of a row with the columns of a claim, leased at *now_us*."""
-    (seq, visible_us, attempt, failures, abandoned, published_us, id_, source, type_, time, subject, media_type, schema, traceparent,
-     extensions, data, times, resent_us, other_data, other_type) = row  # fmt: skip
+    (
+        seq,
+        visible_us,
+        attempt,
+        failures,
+        abandoned,
+        published_us,
+        id_,
+        source,
+        type_,
+        time,
+        subject,
+        media_type,
+        schema,
+        traceparent,
+        extensions,
+        data,
+        times,
+        resent_us,
+        other_data,
+        other_type,
+    ) = row
     try:
-        others = {"traceparent": traceparent, **json.loads(extensions)} if extensions else {"traceparent": traceparent}
+        others = (
+            {"traceparent": traceparent, **json.loads(extensions)}
+            if extensions
+            else {"traceparent": traceparent}
+        )
         if times:
             others["redrive"] = times
             if other_data is not None:
                 data, media_type = other_data, other_type
-        event = restored(decode_data(data, media_type), type_, source, id_, time, subject, media_type, schema, others, data)
+        event = restored(
+            decode_data(data, media_type),
+            type_,
+            source,
+            id_,
+            time,
+            subject,
+            media_type,
+            schema,
+            others,
+            data,
+        )
     except ERRORS as error:
         raise damaged("event" if other_data is None else "resent", seq, error) from error
     return Delivery(
-        event, seq, subscription_id, attempt + 1, failures, abandoned, published_us, visible_us, now_us, resent_us or published_us
+        event,
+        seq,
+        subscription_id,
+        attempt + 1,
+        failures,
+        abandoned,
+        published_us,
+        visible_us,
+        now_us,
+        resent_us or published_us,
     )

@@ -1,4 +1,7 @@
-"""The connections of a process to one SQLite database: one that writes, some that read. Opened when needed, closed while it forks."""
+"""The connections of a process to one SQLite database: one that writes, some that read.
+
+Opened when needed, closed while it forks.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ RETURN = "put it back, or close this bus and connect again"
 
 
 class Connections:
-    """Opens and closes what a store works with. All but :meth:`reading` is called with the store's write lock held.
+    """Opens and closes what a store works with.
+
+    All but :meth:`reading` is called with the store's write lock held.
 
     Parameters
     ----------
@@ -47,7 +52,9 @@ class Connections:
         self.location = None if path is None else str(path.resolve())
         self.closed = False
         self.is_ready = False
-        """Whether the connection that writes is open, its files are known, and none of them was seen to be lost."""
+        """Whether the connection that writes is open, its files are known, and none of them was
+        seen to be lost.
+        """
         self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
         self._file: File | None = None
         self._place: Place | None = None
@@ -68,9 +75,12 @@ class Connections:
         if self.closed:
             raise Closed("this bus is closed: mt.connect(…) opens another one")
         if os.getpid() != self._pid:
-            raise StoreError("this bus was opened before a fork; SQLite connections must not be shared: call mt.connect(…) in the child")
+            raise StoreError(
+                "this bus was opened before a fork; SQLite connections must not be shared: call"
+                " mt.connect(…) in the child"
+            )
 
-    # -- write ----------------------------------------------------------------------------------------------------------------
+    # -- write -------------------------------------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -89,7 +99,10 @@ class Connections:
         return self._raw is not None and self._raw.in_transaction
 
     def open(self) -> bool:
-        """Open the connection that writes, unless it is open; return whether it was opened now. What was lost must be back."""
+        """Open the connection that writes, unless it is open; return whether it was opened now.
+
+        What was lost must be back.
+        """
         if self._lost is not None or self._raw is None:
             self.check_place()
         if self._raw is not None:
@@ -98,9 +111,15 @@ class Connections:
         return True
 
     def for_schema(self) -> sa.Connection:
-        """Return the connection that writes, for SQLAlchemy, which must not be in a transaction yet."""
+        """Return the connection that writes, for SQLAlchemy, which must not be in a transaction
+        yet.
+        """
         return sa.create_engine(
-            "sqlite://", creator=lambda: self.writer, poolclass=StaticPool, pool_reset_on_return=None, isolation_level="AUTOCOMMIT"
+            "sqlite://",
+            creator=lambda: self.writer,
+            poolclass=StaticPool,
+            pool_reset_on_return=None,
+            isolation_level="AUTOCOMMIT",
         ).connect()
 
     def begun(self) -> None:
@@ -130,9 +149,11 @@ class Connections:
         if self._place is not None:
             self._place.forget()
 
-    # -- read -----------------------------------------------------------------------------------------------------------------
+    # -- read --------------------------------------------------------------------------------------
 
-    def read(self, sql: str, parameters: Mapping[str, Any], lock: threading.Lock, own: bool) -> list[Any]:
+    def read(
+        self, sql: str, parameters: Mapping[str, Any], lock: threading.Lock, own: bool
+    ) -> list[Any]:
         """Return the rows of *sql*; as :meth:`reading`, for one question."""
         if self._place is None:
             with self.reading(lock, own) as driver:
@@ -151,7 +172,9 @@ class Connections:
 
     @contextlib.contextmanager
     def reading(self, lock: threading.Lock, own: bool) -> Iterator[sqlite3.Connection]:
-        """Hold a connection to read with; *own* says that this thread is in a transaction, which must not wait for its own end."""
+        """Hold a connection to read with; *own* says that this thread is in a transaction, which
+        must not wait for its own end.
+        """
         self.check()
         reader = object()
         try:
@@ -185,10 +208,12 @@ class Connections:
         else:
             connection.close()
 
-    # -- the files ------------------------------------------------------------------------------------------------------------
+    # -- the files ---------------------------------------------------------------------------------
 
     def committed(self, durable: bool = True) -> None:
-        """Raise StoreError when what was committed just now is nowhere; of what is not *durable* nobody gets a receipt."""
+        """Raise StoreError when what was committed just now is nowhere; of what is not *durable*
+        nobody gets a receipt.
+        """
         try:
             if self._place is not None and durable:
                 self._place.check()
@@ -205,7 +230,9 @@ class Connections:
             return 0
 
     def check_place(self) -> None:
-        """Raise StoreError when the file was removed or replaced; after that was seen, until everything is back."""
+        """Raise StoreError when the file was removed or replaced; after that was seen, until
+        everything is back.
+        """
         try:
             if self._place is not None:
                 self._place.check() if self._lost is not None else self._place.check_database()
@@ -226,14 +253,19 @@ class Connections:
         self._lost, self.is_ready = lost, False
         return StoreError(f"store {self.description}: {lost}; {RETURN}")
 
-    # -- patience -------------------------------------------------------------------------------------------------------------
+    # -- patience ----------------------------------------------------------------------------------
 
     def patiently(
-        self, action: Callable[[], object], sleep: Sleep | None = None, give_up_s: Callable[[], float] = lambda: math.inf
+        self,
+        action: Callable[[], object],
+        sleep: Sleep | None = None,
+        give_up_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """Do *action*, waiting for other programs; SQLite's own wait does not cover a change of the journal mode.
+        """Do *action*, waiting for other programs; SQLite's own wait does not cover a change of the
+        journal mode.
 
-        It waits no longer than until the monotonic time that *give_up_s* returns, which may change meanwhile.
+        It waits no longer than until the monotonic time that *give_up_s* returns, which may change
+        meanwhile.
         """
         began_s = time.monotonic()
         while True:
@@ -251,16 +283,20 @@ class Connections:
     def _locked(self, waited_s: float) -> StoreError:
         who = (self._place.writer() if self._place is not None else "") or "another program"
         return StoreError(
-            f"store {self.description}: database is locked: {who} holds its write lock; waited {waited_s:.1f} s. Let it go on or end it, "
-            "then try again"
+            f"store {self.description}: database is locked: {who} holds its write lock; waited"
+            f" {waited_s:.1f} s. Let it go on or end it, then try again"
         )
 
     def _connected(self, reads: bool) -> sqlite3.Connection:
-        # A writer waits in short steps, between which Ctrl-C and the end of the process are noticed.
+        # A writer waits in short steps, between which Ctrl-C and the end of the process are
+        # noticed.
         connection = sqlite3.connect(
-            self.location or ":memory:", timeout=5.0 if reads else 0.1, isolation_level=None,
-            check_same_thread=False, cached_statements=256,
-        )  # fmt: skip
+            self.location or ":memory:",
+            timeout=5.0 if reads else 0.1,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
         try:
             if self._path is not None and not reads:
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))

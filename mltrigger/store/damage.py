@@ -7,7 +7,15 @@ from typing import Any
 from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.text import short
 
-ERRORS = (MltriggerError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError)
+ERRORS = (
+    MltriggerError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
 """What reading a damaged row may raise."""
 
 
@@ -30,8 +38,12 @@ def numbers(*values: Any) -> None:
 
 
 def damaged(table: str, row: object, error: BaseException) -> StoreError:
-    """Return the error about a *row* of *table* that cannot be read; itself, if *error* is one already."""
+    """Return the error about a *row* of *table* that cannot be read; itself, if *error* is one
+    already.
+    """
     if isinstance(error, StoreError):
         return error
     said = f"{type(error).__name__}: {short(str(error))}"
-    return StoreError(f"the store is damaged: row {row} of its table {table} cannot be read ({said}); {REPAIR}")
+    return StoreError(
+        f"the store is damaged: row {row} of its table {table} cannot be read ({said}); {REPAIR}"
+    )

@@ -1,4 +1,6 @@
-"""The files of a SQLite store: made safely, looked at before they are touched, locked across processes."""
+"""The files of a SQLite store: made safely, looked at before they are touched, locked across
+processes.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,17 @@ class _Open:
     stores: int = 0
 
 
-# A process that closes any handle of a file loses all POSIX locks it has on it (https://sqlite.org/howtocorrupt.html, 2.2): other
-# processes would take a store that is open here for closed, and remove its write-ahead log. Hence this one thing of the process.
+# A process that closes any handle of a file loses all POSIX locks it has on it
+# (https://sqlite.org/howtocorrupt.html, 2.2): other processes would take a store that is open here
+# for closed, and remove its write-ahead log. Hence this one thing of the process.
 _open_here: dict[File, _Open] = {}
 _guard = threading.Lock()
 
 
 def open_file(path: Path) -> File:
-    """Create the file, or check the one that is there, unless it is open here already; to be given back with :func:`release_file`."""
+    """Create the file, or check the one that is there, unless it is open here already; to be given
+    back with :func:`release_file`.
+    """
     with _guard:
         if _which(path) not in _open_here:
             check_inherited(_which(path))
@@ -53,7 +58,9 @@ def open_file(path: Path) -> File:
             try:
                 _open_here[file] = _Open(os.open(path, _READ))
             except OSError as error:
-                raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror})") from error
+                raise StoreError(
+                    f"store {path.name!r} cannot be opened ({error.strerror})"
+                ) from error
         _open_here[file].stores += 1
         return file
 
@@ -67,7 +74,9 @@ def release_file(file: File) -> None:
 
 
 def header_of(file: File) -> tuple[bytes, int] | None:
-    """Return the header of a *file* that is open here, shorter when the file is, and its size, now; ``None`` when it is not open."""
+    """Return the header of a *file* that is open here, shorter when the file is, and its size, now;
+    ``None`` when it is not open.
+    """
     with _guard:
         if (opened := _open_here.get(file)) is None:
             return None
@@ -94,30 +103,40 @@ def _which(path: Path) -> File:
 
 
 def _prepare(path: Path) -> None:
-    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or check the one that is there."""
+    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or
+    check the one that is there.
+    """
     if not path.parent.is_dir():
-        raise StoreError(f"the folder of the store {path.name!r} does not exist: create it, or name another file")
+        raise StoreError(
+            f"the folder of the store {path.name!r} does not exist: create it, or name another file"
+        )
     if (kind := network_filesystem(path)) in _REFUSED:
         raise StoreError(
-            f"store {path.name!r} lies on a network file system ({kind}), where SQLite loses writes: name a file on a local disk"
+            f"store {path.name!r} lies on a network file system ({kind}), where SQLite loses"
+            " writes: name a file on a local disk"
         )
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
     except OSError as error:
-        raise StoreError(f"store {path.name!r} cannot be opened ({error.strerror}); a symbolic link is refused") from error
+        raise StoreError(
+            f"store {path.name!r} cannot be opened ({error.strerror}); a symbolic link is refused"
+        ) from error
     with os.fdopen(handle, "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise StoreError(f"store {path.name!r} is not a regular file")
         if hasattr(os, "getuid") and status.st_uid != os.getuid():
-            raise StoreError(f"store {path.name!r} belongs to another user: name a file of your own")
+            raise StoreError(
+                f"store {path.name!r} belongs to another user: name a file of your own"
+            )
         head = file.read(HEADER_BYTES)
     if head:
         _check_content(path, head)
 
 
 def _check_name(path: Path) -> None:
-    """Refuse a file with several names: SQLite's log lies beside the name, and who opens another one never sees it.
+    """Refuse a file with several names: SQLite's log lies beside the name, and who opens another
+    one never sees it.
 
     https://sqlite.org/howtocorrupt.html, 2.5, "Multiple links to the same file"
     """
@@ -125,7 +144,10 @@ def _check_name(path: Path) -> None:
     if several or is_mount(path):
         what = "has several names (hard links)" if several else "is mounted as a single file"
         advice = "keep one name, and copy with bus.backup(…)" if several else "mount its folder"
-        raise StoreError(f"store {path.name!r} {what}: what is written under one name is not seen, and lost, under the other; {advice}")
+        raise StoreError(
+            f"store {path.name!r} {what}: what is written under one name is not seen, and lost,"
+            f" under the other; {advice}"
+        )
 
 
 def _check_content(path: Path, head: bytes) -> None:
@@ -136,12 +158,17 @@ def _check_content(path: Path, head: bytes) -> None:
     page_size = int.from_bytes(head[16:18], "big")
     pages = int.from_bytes(head[28:32], "big")
     if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
-        raise StoreError(f"{path.name!r} is not a SQLite database: name another file; nothing was changed")
+        raise StoreError(
+            f"{path.name!r} is not a SQLite database: name another file; nothing was changed"
+        )
     wal = path.with_name(path.name + "-wal")
-    recovers = wal.exists() and wal.stat().st_size > 0  # a process died while it moved the log in: SQLite will do it again
+    # a process died while it moved the log in: SQLite will do it again
+    recovers = wal.exists() and wal.stat().st_size > 0
     # The size is asked for after: a checkpoint that was under way has ended by then.
     if not recovers and pages * (65536 if page_size == 1 else page_size) > path.stat().st_size:
-        raise StoreError(f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed")
+        raise StoreError(
+            f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed"
+        )
     engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
     try:
         with engine.connect() as connection:
@@ -149,14 +176,20 @@ def _check_content(path: Path, head: bytes) -> None:
             check(connection)
     except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
         reason = getattr(error, "orig", error)
-        raise StoreError(f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing was changed") from None
+        raise StoreError(
+            f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing"
+            " was changed"
+        ) from None
     except StoreError as error:
         raise StoreError(f"{path.name!r}: {error}") from None
 
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[bool]:
-    """Try to hold the lock of *path* (never wait); say whether it is held. The kernel releases it when the process dies."""
+    """Try to hold the lock of *path* (never wait); say whether it is held.
+
+    The kernel releases it when the process dies.
+    """
     try:
         import fcntl
     except ImportError:  # Windows: one process at a time is the user's care
@@ -179,9 +212,11 @@ _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"
 
 
 def network_filesystem(path: Path, mounts: str = "/proc/mounts") -> str | None:
-    """Return the kind of network file system that *path* lies on, ``None`` for a local one or where the system does not say.
+    """Return the kind of network file system that *path* lies on, ``None`` for a local one or where
+    the system does not say.
 
-    SQLite's write-ahead log needs shared memory, which a network does not have (https://sqlite.org/wal.html, "Overview", 2).
+    SQLite's write-ahead log needs shared memory, which a network does not have
+    (https://sqlite.org/wal.html, "Overview", 2).
     """
     _, kind = _mount_of(path, mounts)
     return kind if kind.startswith(_NETWORK) else None
@@ -193,7 +228,9 @@ def is_mount(path: Path, mounts: str = "/proc/mounts") -> bool:
 
 
 def _mount_of(path: Path, mounts: str) -> tuple[str, str]:
-    """Return where the file system of *path* is mounted and its kind; empty where the system does not say."""
+    """Return where the file system of *path* is mounted and its kind; empty where the system does
+    not say.
+    """
     try:
         lines = Path(mounts).read_text(errors="replace").splitlines()
     except OSError:
@@ -201,7 +238,8 @@ def _mount_of(path: Path, mounts: str) -> tuple[str, str]:
     found, real = ("", ""), path.resolve()
     for line in lines:
         _, mounted, kind, *_ = line.split(" ")
-        mounted = mounted.encode().decode("unicode_escape") if "\\" in mounted else mounted  # a blank is written \040
+        # a blank is written \040
+        mounted = mounted.encode().decode("unicode_escape") if "\\" in mounted else mounted
         if real.is_relative_to(mounted) and len(mounted) >= len(found[0]):
             found = (mounted, kind)
     return found

@@ -1,8 +1,10 @@
 """Forks: no file of a store is open, and nobody is inside SQLite, while a process is copied.
 
-SQLite keeps in memory which POSIX locks a process holds (https://sqlite.org/howtocorrupt.html, 2.6). A forked child inherits that memory
-without the locks: others would take its store for closed and remove the write-ahead log, and a transaction under way would never end.
-So a fork waits until nobody uses a store, and closes the files; each is opened again when it is needed next. The child inherits nothing.
+SQLite keeps in memory which POSIX locks a process holds (https://sqlite.org/howtocorrupt.html,
+2.6). A forked child inherits that memory without the locks: others would take its store for closed
+and remove the write-ahead log, and a transaction under way would never end. So a fork waits until
+nobody uses a store, and closes the files; each is opened again when it is needed next. The child
+inherits nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +20,15 @@ from typing import Protocol
 from mltrigger.errors import StoreError
 
 PATIENCE_S = 5.0
-"""How long a fork waits for transactions under way; after that it happens, and the child may open no store."""
+"""How long a fork waits for transactions under way; after that it happens, and the child may open
+no store.
+"""
 
 _HANDLES = "/dev/fd"
-_SPAWN = "what SQLite inherits of that cannot be used: start the process with multiprocessing.get_context('spawn')"
+_SPAWN = (
+    "what SQLite inherits of that cannot be used: start the process with"
+    " multiprocessing.get_context('spawn')"
+)
 
 
 class Opened(Protocol):
@@ -50,7 +57,9 @@ class Gate:
         return not self._inside
 
     def enter(self, who: object, waits: bool = True) -> None:
-        """Let *who* inside, after the forks under way; who is inside a transaction already must not wait for them."""
+        """Let *who* inside, after the forks under way; who is inside a transaction already must not
+        wait for them.
+        """
         with self._guard:
             while self._forks and waits and who not in self._inside:
                 self._changed.wait()
@@ -64,7 +73,9 @@ class Gate:
                 self._changed.notify_all()
 
     def shut(self, timeout_s: float) -> None:
-        """Let nobody in until :meth:`open`; return when nobody is inside, after *timeout_s* seconds at the latest."""
+        """Let nobody in until :meth:`open`; return when nobody is inside, after *timeout_s* seconds
+        at the latest.
+        """
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self._inside, timeout_s)
@@ -98,14 +109,18 @@ def gate() -> Gate:
 def add(store: Opened, in_child: Callable[[], None]) -> None:
     """Take care of *store* at forks; *in_child* makes a child forget what it has not inherited."""
     if _process.refused:
-        raise StoreError(f"this process was forked while another thread was at work in a store; {_SPAWN}")
+        raise StoreError(
+            f"this process was forked while another thread was at work in a store; {_SPAWN}"
+        )
     _process.stores.add(store)
     if in_child not in _process.in_child:
         _process.in_child.append(in_child)
 
 
 def check_inherited(file: tuple[int, int]) -> None:
-    """Raise StoreError in a forked child when its parent had *file* (device and inode) open by other means than a store."""
+    """Raise StoreError in a forked child when its parent had *file* (device and inode) open by
+    other means than a store.
+    """
     if not _process.forked:
         return
     for name in os.listdir(_HANDLES):  # noqa: PTH208 - names only
@@ -113,7 +128,8 @@ def check_inherited(file: tuple[int, int]) -> None:
             status = os.fstat(int(name))
             if (status.st_dev, status.st_ino) == file:
                 raise StoreError(
-                    f"this process was forked while its parent had the file of the store open, by other means than a bus; {_SPAWN}"
+                    "this process was forked while its parent had the file of the store open, by"
+                    f" other means than a bus; {_SPAWN}"
                 )
 
 
@@ -124,7 +140,8 @@ def remove(store: Opened) -> None:
 
 def _before() -> None:
     _process.gate.shut(PATIENCE_S)
-    with _process.closing:  # another thread may be forking too: neither goes on while files are being closed
+    # another thread may be forking too: neither goes on while files are being closed
+    with _process.closing:
         if _process.gate.is_empty:
             for store in list(_process.stores):
                 with contextlib.suppress(Exception):  # what stays open is refused in the child
@@ -141,7 +158,8 @@ def _in_child() -> None:
     stores = list(before.stores)
     inherited = before.refused or not before.gate.is_empty or any(store.is_open for store in stores)
     if inherited:
-        for store in stores:  # never freed: closing an inherited connection would undo what its owner is writing
+        # never freed: closing an inherited connection would undo what its owner is writing
+        for store in stores:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(store))
     _process = _Process(forked=True, refused=inherited)
     for forget in before.in_child:

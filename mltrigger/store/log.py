@@ -15,7 +15,9 @@ from mltrigger.store.damage import ERRORS, damaged, texts
 from mltrigger.store.transaction import Row, Store, Transaction
 from mltrigger.versions.running.invoke import Result
 
-Outcome = Literal["succeeded", "failed", "dead", "skipped", "abandoned", "interrupted", "stale", "running"]
+Outcome = Literal[
+    "succeeded", "failed", "dead", "skipped", "abandoned", "interrupted", "stale", "running"
+]
 OUTCOMES: tuple[Outcome, ...] = (
     "succeeded",
     "failed",
@@ -26,8 +28,10 @@ OUTCOMES: tuple[Outcome, ...] = (
     "stale",
     "running",
 )
-"""What became of an attempt. ``succeeded``, ``dead`` and ``skipped`` are final; ``failed`` is tried again; ``abandoned`` never ended;
-``interrupted`` was stopped on purpose; ``stale`` ended after its lease was lost; ``running`` is under way."""
+"""What became of an attempt. ``succeeded``, ``dead`` and ``skipped`` are final; ``failed`` is tried
+again; ``abandoned`` never ended; ``interrupted`` was stopped on purpose; ``stale`` ended after its
+lease was lost; ``running`` is under way.
+"""
 FINAL: tuple[Outcome, ...] = ("succeeded", "dead", "skipped")
 ROLES = ("live", "shadow", "canary", "replay")
 
@@ -56,7 +60,9 @@ class DeadKey(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A dead event that waits for somebody: why, with which data, after how many attempts, and sent again how often before."""
+    """A dead event that waits for somebody: why, with which data, after how many attempts, and sent
+    again how often before.
+    """
 
     seq: int
     event_id: str
@@ -87,13 +93,17 @@ ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET outcome = excluded.out
 WHERE invocation.outcome = 'abandoned'
 """
 
-# What an attempt that lost its lease finds: nothing when its event was pruned, else the outcome that was written for it, if any.
+# What an attempt that lost its lease finds: nothing when its event was pruned, else the outcome
+# that was written for it, if any.
 _EARLIER = """
 SELECT i.outcome FROM event e LEFT JOIN invocation i ON i.seq = e.seq AND i.subscription_id = :s AND i.attempt = :attempt
 WHERE e.seq = :seq
 """
 
-_FORGET = "DELETE FROM invocation WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND outcome = 'abandoned'"
+_FORGET = (
+    "DELETE FROM invocation WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND"
+    " outcome = 'abandoned'"
+)
 
 _TALLY = """
 INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:subscription_id, :worker_id, :outcome, :n)
@@ -150,7 +160,10 @@ NO_EVENTS = ("s3_test_event", "sns_confirmation", "empty_batch", "no_records")
 """Reasons of what came and was no event: it was skipped, and is no invocation."""
 _INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
 
-ARCHIVED = "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data"
+ARCHIVED = (
+    "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema,"
+    " e.traceparent, e.extensions, e.data"
+)
 
 
 class Archived(NamedTuple):
@@ -167,7 +180,11 @@ def archived(row: Row) -> Archived:
     try:
         texts(type_, source, id_, subject, media_type, schema, traceparent)
         others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
-        return Archived(restored(None, type_, source, id_, time, subject, media_type, schema, others), _bytes(data), media_type)
+        return Archived(
+            restored(None, type_, source, id_, time, subject, media_type, schema, others),
+            _bytes(data),
+            media_type,
+        )
     except ERRORS as error:
         raise damaged("event", seq, error) from error
 
@@ -183,7 +200,9 @@ class Unit:
 
     __slots__ = ("_clock", "_worker_id", "transaction")
 
-    def __init__(self, transaction: Transaction, clock: Clock, worker_id: Callable[[], int]) -> None:
+    def __init__(
+        self, transaction: Transaction, clock: Clock, worker_id: Callable[[], int]
+    ) -> None:
         self.transaction = transaction
         self._clock = clock
         self._worker_id = worker_id
@@ -193,9 +212,12 @@ class Unit:
         self.transaction.after_commit(action)
 
     def record(self, invocations: Sequence[Invocation], counted: Sequence[Delivery] = ()) -> None:
-        """Write one row an attempt. An attempt that was taken for abandoned and ended after all is corrected in place.
+        """Write one row an attempt.
 
-        Those of *counted* came after their lease and count all the same: their row is a new one, for those who follow the log.
+        An attempt that was taken for abandoned and ended after all is corrected in place.
+
+        Those of *counted* came after their lease and count all the same: their row is a new one,
+        for those who follow the log.
         """
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
@@ -203,15 +225,25 @@ class Unit:
         if late:
             pruned = [i for i in late if not self._count_late(i, counts)]
             invocations = [i for i in invocations if i not in pruned]
-            self.transaction.execute_many(_FORGET, [(d.seq, d.subscription_id, d.attempt) for d in counted])
-        self.transaction.execute_many(_RECORD, [_row(i, settled_us, worker_id) for i in invocations])
-        self.transaction.execute_many(_TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()])
+            self.transaction.execute_many(
+                _FORGET, [(d.seq, d.subscription_id, d.attempt) for d in counted]
+            )
+        self.transaction.execute_many(
+            _RECORD, [_row(i, settled_us, worker_id) for i in invocations]
+        )
+        self.transaction.execute_many(
+            _TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()]
+        )
 
     def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
-        """Count a late attempt once, whatever was written for it before; return whether its event is still there."""
+        """Count a late attempt once, whatever was written for it before; return whether its event
+        is still there.
+        """
         delivery = invocation.delivery
         s = delivery.subscription_id
-        earlier = self.transaction.query(_EARLIER, {"s": s, "seq": delivery.seq, "attempt": delivery.attempt})
+        earlier = self.transaction.query(
+            _EARLIER, {"s": s, "seq": delivery.seq, "attempt": delivery.attempt}
+        )
         if earlier == [("abandoned",)]:
             counts[s, "abandoned"] -= 1
         elif earlier != [(None,)]:
@@ -254,7 +286,10 @@ class Log:
         outcomes: Sequence[str] | None = None,
         running: bool = True,
     ) -> list[Row]:
-        """Return rows of *columns*, oldest first; with *limit* the newest ones. Attempts under way come last."""
+        """Return rows of *columns*, oldest first; with *limit* the newest ones.
+
+        Attempts under way come last.
+        """
         conditions = {
             "i.subscription_id = :subscription_id": subscription_id,
             "i.seq BETWEEN :low AND :high": seqs,
@@ -265,14 +300,20 @@ class Log:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         low, high = seqs or (0, 0)
         parameters = {
-            "subscription_id": subscription_id, "low": low, "high": high, "since_us": since_us, "row": after_row, "limit": limit or 0,
-        }  # fmt: skip
+            "subscription_id": subscription_id,
+            "low": low,
+            "high": high,
+            "since_us": since_us,
+            "row": after_row,
+            "limit": limit or 0,
+        }
         select = "SELECT " + ", ".join(_COLUMNS[c] for c in columns)
         rows: list[Row] = []
         if running:
             condition = f" WHERE {' AND '.join(where)}" if where else ""
             rows = self._store.read(
-                f"{select} {_FROM.replace('invocation i', _LEASES + ' i')}{condition} ORDER BY i.received_us",
+                f"{select} {_FROM.replace('invocation i', _LEASES + ' i')}{condition} ORDER BY"
+                " i.received_us",
                 parameters,
             )
         condition = f" WHERE {' AND '.join([*where, 'i.id > :row', _INVOKED])}"
@@ -283,7 +324,9 @@ class Log:
         return (ended[::-1] + rows)[-limit:] if limit else []
 
     def tallies(self) -> dict[int, dict[str, int]]:
-        """Return subscription id -> outcome -> how many attempts were recorded with it; its cost does not grow with the log."""
+        """Return subscription id -> outcome -> how many attempts were recorded with it; its cost
+        does not grow with the log.
+        """
         counts: dict[int, dict[str, int]] = {}
         for subscription_id, outcome, n in self._store.read(
             "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
@@ -291,12 +334,24 @@ class Log:
             counts.setdefault(subscription_id, {})[outcome] = int(n)
         return {s: {o: c[o] for o in OUTCOMES if o in c} for s, c in counts.items()}
 
-    def events(self, topic: str | None = None, since_us: int | None = None, limit: int | None = None) -> list[Row]:
-        """Return (id, source, type, topic, subject, time, published_us, trace_id, media type, data, extensions), oldest first."""
-        where = [text for text, value in {"t.name = :topic": topic, "e.published_us >= :since_us": since_us}.items() if value is not None]
+    def events(
+        self, topic: str | None = None, since_us: int | None = None, limit: int | None = None
+    ) -> list[Row]:
+        """Return (id, source, type, topic, subject, time, published_us, trace_id, media type, data,
+        extensions), oldest first.
+        """
+        where = [
+            text
+            for text, value in {
+                "t.name = :topic": topic,
+                "e.published_us >= :since_us": since_us,
+            }.items()
+            if value is not None
+        ]
         rows = self._store.read(
-            "SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us, substr(e.traceparent, 4, 32), e.datacontenttype, "
-            "e.data, e.extensions FROM event e JOIN topic t ON t.id = e.topic_id"
+            "SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us,"
+            " substr(e.traceparent, 4, 32), e.datacontenttype, e.data, e.extensions FROM event e"
+            " JOIN topic t ON t.id = e.topic_id"
             + (f" WHERE {' AND '.join(where)}" if where else "")
             + (" ORDER BY e.seq DESC LIMIT :limit" if limit is not None else " ORDER BY e.seq"),
             {"topic": topic, "since_us": since_us, "limit": limit},
@@ -304,26 +359,34 @@ class Log:
         return rows[::-1] if limit is not None else rows
 
     def announced(self, topic: str, source: str, after_seq: int, limit: int = 10_000) -> list[Row]:
-        """Return (seq, subject, data) of the next events of *source* on *topic* after *after_seq*, oldest first."""
+        """Return (seq, subject, data) of the next events of *source* on *topic* after *after_seq*,
+        oldest first.
+        """
         rows = self._store.read(
-            "SELECT e.seq, e.subject, e.data, e.datacontenttype FROM event e JOIN topic t ON t.id = e.topic_id "
-            "WHERE e.seq > :after AND t.name = :topic AND e.source = :source ORDER BY e.seq LIMIT :limit",
+            "SELECT e.seq, e.subject, e.data, e.datacontenttype FROM event e JOIN topic t ON t.id ="
+            " e.topic_id WHERE e.seq > :after AND t.name = :topic AND e.source = :source ORDER BY"
+            " e.seq LIMIT :limit",
             {"after": after_seq, "topic": topic, "source": source, "limit": limit},
         )
-        return [(seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows]
+        return [
+            (seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows
+        ]
 
     def find(self, event_id: str) -> list[Row]:
-        """Return (seq, id, source, type, topic, published_us, extensions) of every event with that id."""
+        """Return (seq, id, source, type, topic, published_us, extensions) of every event with that
+        id.
+        """
         return self._store.read(
-            "SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions FROM event e JOIN topic t ON t.id = e.topic_id "
-            "WHERE e.id = :id ORDER BY e.seq",
+            "SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions FROM event"
+            " e JOIN topic t ON t.id = e.topic_id WHERE e.id = :id ORDER BY e.seq",
             {"id": event_id},
         )
 
     def progress(self) -> tuple[int, int]:
         """Return how many attempts were recorded in all, and how many deliveries are open."""
         rows = self._store.read(
-            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease)"
+            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM waiting) +"
+            " (SELECT count(*) FROM lease)"
         )
         return int(rows[0][0]), int(rows[0][1])
 
@@ -331,7 +394,8 @@ class Log:
         """Return which of the events have an outcome of that subscription."""
         among = ", ".join(str(int(seq)) for seq in seqs)
         rows = self._store.read(
-            f"SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped') AND seq IN ({among})",
+            "SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN ('succeeded',"
+            f" 'dead', 'skipped') AND seq IN ({among})",
             {"s": subscription_id},
         )
         return {seq for (seq,) in rows}
@@ -347,7 +411,9 @@ class Log:
 
     def archived(self, seq: int) -> Archived:
         """Return one event of the archive."""
-        return archived(self._store.read(f"SELECT {ARCHIVED} FROM event e WHERE e.seq = :seq", {"seq": seq})[0])
+        return archived(
+            self._store.read(f"SELECT {ARCHIVED} FROM event e WHERE e.seq = :seq", {"seq": seq})[0]
+        )
 
     def subject(self, seq: int) -> str | None:
         """Return the subject of one event."""
@@ -359,8 +425,8 @@ class Log:
         return {
             reason: int(n)
             for reason, n in self._store.read(
-                "SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL GROUP BY reason "
-                "ORDER BY count(*) DESC, reason",
+                "SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND"
+                " discarded_us IS NULL GROUP BY reason ORDER BY count(*) DESC, reason",
                 {"s": subscription_id},
             )
         }
@@ -377,13 +443,14 @@ class Log:
     def dead_letters(self, subscription_id: int, seq: int | None = None) -> list[DeadLetter]:
         """Return what waits for somebody, or one of them, oldest first."""
         rows = self._store.read(
-            "SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt, coalesce(a.times, 0), m.name, m.version, d.error_type, "
-            "d.error, d.traceback, d.dead_us, CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END, "
-            "coalesce(a.data, e.data) FROM dead_letter d JOIN event e ON e.seq = d.seq "
-            "LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq "
-            "LEFT JOIN invocation i ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt = d.attempt "
-            "LEFT JOIN model_version m ON m.id = i.model_version_id "
-            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL"
+            "SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt,"
+            " coalesce(a.times, 0), m.name, m.version, d.error_type, d.error, d.traceback,"
+            " d.dead_us, CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype"
+            " END, coalesce(a.data, e.data) FROM dead_letter d JOIN event e ON e.seq = d.seq LEFT"
+            " JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq LEFT JOIN"
+            " invocation i ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt"
+            " = d.attempt LEFT JOIN model_version m ON m.id = i.model_version_id WHERE"
+            " d.subscription_id = :s AND d.discarded_us IS NULL"
             + (" AND d.seq = :seq" if seq is not None else "")
             + " ORDER BY d.dead_us, d.seq",
             {"s": subscription_id, "seq": seq},
@@ -392,30 +459,74 @@ class Log:
 
 
 def record_uncalled(transaction: Transaction, rows: Sequence[Row], outcome: Outcome) -> None:
-    """Record deliveries that ended before any model was called: (subscription_id, seq, attempt, now, worker, reason, error)."""
+    """Record deliveries that ended before any model was called: (subscription_id, seq, attempt,
+    now, worker, reason, error).
+    """
     transaction.execute_many(
         _RECORD,
         [
-            (seq, s, attempt, None, "live", outcome, reason, now_us, now_us, None, None, now_us, None, worker_id, None, None, error, None,
-             None)
+            (
+                seq,
+                s,
+                attempt,
+                None,
+                "live",
+                outcome,
+                reason,
+                now_us,
+                now_us,
+                None,
+                None,
+                now_us,
+                None,
+                worker_id,
+                None,
+                None,
+                error,
+                None,
+                None,
+            )
             for s, seq, attempt, now_us, worker_id, reason, error in rows
         ],
-    )  # fmt: skip
+    )
     counts = Counter((row[0], row[4]) for row in rows)
     transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
 
 
-def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int) -> None:
-    """Record attempts that never ended, from the leases they left: (subscription_id, seq, attempt, visible, received, worker)."""
+def record_abandoned(
+    transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int
+) -> None:
+    """Record attempts that never ended, from the leases they left: (subscription_id, seq, attempt,
+    visible, received, worker).
+    """
     reason = "lease_expired" if outcome == "abandoned" else "worker_died"
     transaction.execute_many(
         _RECORD,
         [
-            (seq, subscription_id, attempt, None, "live", outcome, reason, visible_us, received_us, None, None, now_us, None, worker_id,
-             None, None, None, None, None)
+            (
+                seq,
+                subscription_id,
+                attempt,
+                None,
+                "live",
+                outcome,
+                reason,
+                visible_us,
+                received_us,
+                None,
+                None,
+                now_us,
+                None,
+                worker_id,
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
             for subscription_id, seq, attempt, visible_us, received_us, worker_id in rows
         ],
-    )  # fmt: skip
+    )
     counts = Counter((row[0], row[5]) for row in rows)
     transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
 
@@ -423,7 +534,23 @@ def record_abandoned(transaction: Transaction, rows: Sequence[Row], outcome: Out
 def _row(invocation: Invocation, settled_us: int, worker_id: int) -> Row:
     delivery, result = invocation.delivery, invocation.result
     return (
-        delivery.seq, delivery.subscription_id, delivery.attempt, invocation.model_version_id, invocation.role, invocation.outcome,
-        invocation.reason, delivery.visible_us, delivery.received_us, invocation.started_us, invocation.finished_us, settled_us,
-        invocation.batch_size, worker_id, result.output, result.error_type, result.error, result.traceback, invocation.stdout,
-    )  # fmt: skip
+        delivery.seq,
+        delivery.subscription_id,
+        delivery.attempt,
+        invocation.model_version_id,
+        invocation.role,
+        invocation.outcome,
+        invocation.reason,
+        delivery.visible_us,
+        delivery.received_us,
+        invocation.started_us,
+        invocation.finished_us,
+        settled_us,
+        invocation.batch_size,
+        worker_id,
+        result.output,
+        result.error_type,
+        result.error,
+        result.traceback,
+        invocation.stdout,
+    )

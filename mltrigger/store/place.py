@@ -1,4 +1,6 @@
-"""Where a SQLite store lies: whether the files that are open still have their names, and who else holds their locks."""
+"""Where a SQLite store lies: whether the files that are open still have their names, and who else
+holds their locks.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,22 @@ from mltrigger.store.files import HEADER_BYTES, MAGIC, File, header_of
 _COARSEST_S = 2.5
 """No file system tells times less exactly: FAT has steps of two seconds."""
 _STEP_NS, _EXACT_S = 10_000_000, 0.1
-"""A time that is no multiple of the first comes from the kernel's clock, whose steps are at most that long; then the second is enough."""
+"""A time that is no multiple of the first comes from the kernel's clock, whose steps are at most
+that long; then the second is enough.
+"""
 _LOCKS = "/proc/locks"
 _FIELDS = 8
-"""Of a line about a lock that is held; one that is waited for has an arrow more (https://man7.org/linux/man-pages/man5/proc_locks.5.html)."""
+"""Of a line about a lock that is held; one that is waited for has an arrow more
+(https://man7.org/linux/man-pages/man5/proc_locks.5.html).
+"""
 _WRITE_BYTE = 120
-"""The byte of the ``-shm`` file that a writer locks (https://sqlite.org/walformat.html, "WAL locks")."""
+"""The byte of the ``-shm`` file that a writer locks (https://sqlite.org/walformat.html, "WAL
+locks").
+"""
 _PENDING_BYTE = 0x40000000
-"""From here on a file is locked by who has the whole of it (https://sqlite.org/fileformat2.html, "The lock-byte page")."""
+"""From here on a file is locked by who has the whole of it (https://sqlite.org/fileformat2.html,
+"The lock-byte page").
+"""
 
 
 class Lost(Exception):  # a signal: the store makes its error of it
@@ -34,7 +44,8 @@ class Lost(Exception):  # a signal: the store makes its error of it
 class Written(NamedTuple):
     """What the header of a database says of when it was written, with the size of the file.
 
-    The counter never falls and, while it stays, neither do the pages (https://sqlite.org/fileformat2.html, "File change counter").
+    The counter never falls and, while it stays, neither do the pages
+    (https://sqlite.org/fileformat2.html, "File change counter").
     """
 
     counter: int
@@ -60,7 +71,11 @@ class Place:
 
     def __init__(self, location: str, file: File) -> None:
         self.location = location
-        self._log, self._index, self._folder = location + "-wal", location + "-shm", str(Path(location).parent)
+        self._log, self._index, self._folder = (
+            location + "-wal",
+            location + "-shm",
+            str(Path(location).parent),
+        )
         self._file, self._beside = file, list[tuple[str, File]]()
         self._seen: tuple[int, int, int] | None = None
         self._guard = threading.Lock()
@@ -84,8 +99,9 @@ class Place:
     def check(self) -> None:
         """Raise Lost unless all open files have their names, and the database its content.
 
-        A folder's time tells when any of its names has changed. It is believed once it has been the same for so long that the clock of no
-        file system could hide a change, and all files were looked at after that. Until then each of them is.
+        A folder's time tells when any of its names has changed. It is believed once it has been the
+        same for so long that the clock of no file system could hide a change, and all files were
+        looked at after that. Until then each of them is.
         """
         path = self._folder
         try:  # all in one function: it runs at every commit
@@ -117,7 +133,8 @@ class Place:
         return _status(self._log).st_size
 
     def check_database(self) -> None:
-        """Raise Lost unless the database has its name, and was not overwritten by an older one or cut off.
+        """Raise Lost unless the database has its name, and was not overwritten by an older one or
+        cut off.
 
         SQLite writes to it only when it moves the log in; else a look at its status is enough.
         """
@@ -134,14 +151,18 @@ class Place:
             header, size = found
             written = None
             if len(header) == HEADER_BYTES and header.startswith(MAGIC):
-                written = Written(int.from_bytes(header[24:28], "big"), int.from_bytes(header[28:32], "big"), size)
+                written = Written(
+                    int.from_bytes(header[24:28], "big"), int.from_bytes(header[28:32], "big"), size
+                )
             if self._written is not None and (written is None or written.is_before(self._written)):
                 raise Lost(Path(self.location).name, "overwritten or cut off")
             self._written = written
         self._state = status.st_mtime_ns, status.st_size
 
     def writer(self) -> str:
-        """Return which process has the write lock, for people: its number, its name and whether it is stopped; empty if unknown."""
+        """Return which process has the write lock, for people: its number, its name and whether it
+        is stopped; empty if unknown.
+        """
         pid = writer_of(self.location)
         if pid is None:
             return ""
@@ -149,14 +170,24 @@ class Place:
 
 
 def writer_of(location: str) -> int | None:
-    """Return the number of the process that has the write lock of a store; ``None`` when nobody has, or the system does not say."""
+    """Return the number of the process that has the write lock of a store; ``None`` when nobody
+    has, or the system does not say.
+    """
     try:
         database, index = _inode(location), _inode(location + "-shm")
         lines = Path(_LOCKS).read_text(encoding="ascii", errors="replace").splitlines()
-        held = [fields for fields in map(str.split, lines) if len(fields) == _FIELDS and fields[3] == "WRITE"]
+        held = [
+            fields
+            for fields in map(str.split, lines)
+            if len(fields) == _FIELDS and fields[3] == "WRITE"
+        ]
         for _, _, _, _, pid, device, first, last in held:
             inode = int(device.rpartition(":")[2])
-            writes = inode == index and int(first) <= _WRITE_BYTE and (last == "EOF" or int(last) >= _WRITE_BYTE)
+            writes = (
+                inode == index
+                and int(first) <= _WRITE_BYTE
+                and (last == "EOF" or int(last) >= _WRITE_BYTE)
+            )
             if writes or (inode == database and int(first) >= _PENDING_BYTE):
                 return int(pid) if int(pid) > 0 else None  # of another container it is not told
     except (OSError, ValueError):
@@ -167,7 +198,9 @@ def writer_of(location: str) -> int | None:
 def is_stopped(pid: int) -> bool:
     """Whether a process is stopped, by a debugger or Ctrl-Z."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] in ("T", "t")
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(
+            ")"
+        )[2].split()[0] in ("T", "t")
     except (OSError, IndexError):
         return False
 

@@ -1,4 +1,6 @@
-"""Publishing in a SQL store: the event once in the archive, and one narrow row for each subscription whose filter it passes."""
+"""Publishing in a SQL store: the event once in the archive, and one narrow row for each
+subscription whose filter it passes.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON
 """
 INSERT_AWAITED = INSERT_READY.replace("ready", "awaited")
 """For subscriptions whose events a queue outside carries."""
-_SELECT_SEQ = "SELECT seq, data, datacontenttype FROM event WHERE id = :id AND source = :source AND topic_id = :topic_id"
+_SELECT_SEQ = (
+    "SELECT seq, data, datacontenttype FROM event WHERE id = :id AND source = :source AND topic_id"
+    " = :topic_id"
+)
 _DELIVERED = """
 SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
 UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
@@ -67,31 +72,59 @@ class _Bound(NamedTuple):
 
 
 def publish(
-    transaction: Transaction, topic: str, encoded: Sequence[Encoded], now_us: int, carried: bool = False,
+    transaction: Transaction,
+    topic: str,
+    encoded: Sequence[Encoded],
+    now_us: int,
+    carried: bool = False,
     arrived_us: Sequence[int] | None = None,
-) -> Published:  # fmt: skip
-    """Write *encoded* events and their deliveries; those that a queue outside has *carried*, or will, are awaited.
+) -> Published:
+    """Write *encoded* events and their deliveries; those that a queue outside has *carried*, or
+    will, are awaited.
 
-    Events that were published elsewhere and have *arrived* say when that was, and have waited since; one that is there already is no news
-    then.
+    Events that were published elsewhere and have *arrived* say when that was, and have waited
+    since; one that is there already is no news then.
     """
     found = transaction.query(_TOPIC, {"name": topic})
     if not found:
         known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
-        raise NotFound.of("topic", topic, known, "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all")
+        raise NotFound.of(
+            "topic",
+            topic,
+            known,
+            "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
+        )
     topic_id, base = found[0][:2]
     at_us = arrived_us or [now_us] * len(encoded)
-    rows = [_event_row(*e, seq, topic_id, at_us[i]) for i, (seq, e) in enumerate(enumerate(encoded, base + 1))]
+    rows = [
+        _event_row(*e, seq, topic_id, at_us[i])
+        for i, (seq, e) in enumerate(enumerate(encoded, base + 1))
+    ]
     added = transaction.execute_many(_INSERT_EVENT, rows)
     bound = [_bound(row, carried) for row in found if row[2] is not None]
     to_whom = _matching(bound, encoded)
     if added == len(rows):
-        receipts = [Receipt(row[2], row[0], False, tuple([b.name for b in to])) for row, to in zip(rows, to_whom, strict=True)]
-        ready = [(b.id, since_us, row[0], 0, 0, 0) for row, to, since_us in zip(rows, to_whom, at_us, strict=True) for b in to]
+        receipts = [
+            Receipt(row[2], row[0], False, tuple([b.name for b in to]))
+            for row, to in zip(rows, to_whom, strict=True)
+        ]
+        ready = [
+            (b.id, since_us, row[0], 0, 0, 0)
+            for row, to, since_us in zip(rows, to_whom, at_us, strict=True)
+            for b in to
+        ]
     else:
-        receipts = _receipts(transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None)
-        fresh = {r.seq: (to, since_us) for r, to, since_us in zip(receipts, to_whom, at_us, strict=True) if not r.duplicate}
-        ready = [(b.id, since_us, seq, 0, 0, 0) for seq, (to, since_us) in fresh.items() for b in to]
+        receipts = _receipts(
+            transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None
+        )
+        fresh = {
+            r.seq: (to, since_us)
+            for r, to, since_us in zip(receipts, to_whom, at_us, strict=True)
+            if not r.duplicate
+        }
+        ready = [
+            (b.id, since_us, seq, 0, 0, 0) for seq, (to, since_us) in fresh.items() for b in to
+        ]
     if not carried:
         transaction.execute_many(INSERT_READY, ready)
     else:
@@ -103,7 +136,12 @@ def publish(
 
 def _bound(row: Row, carried: bool) -> _Bound:
     _, _, number, name, filter_text, scope, outside = row
-    return _Bound(number, name, filter_of(filter_text, scope, "subscription", number), carried and bool(outside))
+    return _Bound(
+        number,
+        name,
+        filter_of(filter_text, scope, "subscription", number),
+        carried and bool(outside),
+    )
 
 
 class Seen:
@@ -125,14 +163,20 @@ class Seen:
 
     @functools.cached_property
     def body(self) -> Any:
-        """The data as a subscriber in another language would read it: plain JSON; ``None`` for what is not JSON, which never matches."""
+        """The data as a subscriber in another language would read it: plain JSON; ``None`` for what
+        is not JSON, which never matches.
+        """
         return json.loads(self._raw) if is_json(self._media_type) else None
 
     def passes(self, policy: FilterPolicy | None) -> bool:
         """Whether a subscription with this filter gets the event."""
         if policy is None:
             return True
-        return policy.matches_attributes(self.attributes) if policy.scope == "MessageAttributes" else policy.matches_body(self.body)
+        return (
+            policy.matches_attributes(self.attributes)
+            if policy.scope == "MessageAttributes"
+            else policy.matches_body(self.body)
+        )
 
 
 def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Sequence[_Bound]]:
@@ -143,16 +187,27 @@ def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Seque
 
 
 def _receipts(
-    transaction: Transaction, encoded: Sequence[Encoded], to_whom: Sequence[Sequence[_Bound]], bound: Sequence[_Bound], base: int,
-    topic_id: int, now_us: int, repeats: bool,
-) -> list[Receipt]:  # fmt: skip
-    """Return the receipts of events of which some were there before, or stand twice among them; note the repeats."""
+    transaction: Transaction,
+    encoded: Sequence[Encoded],
+    to_whom: Sequence[Sequence[_Bound]],
+    bound: Sequence[_Bound],
+    base: int,
+    topic_id: int,
+    now_us: int,
+    repeats: bool,
+) -> list[Receipt]:
+    """Return the receipts of events of which some were there before, or stand twice among them;
+    note the repeats.
+    """
     receipts: list[Receipt] = []
     seen: dict[int, Sequence[_Bound]] = {}
     for (event, raw, media_type), to in zip(encoded, to_whom, strict=True):
-        seq, kept, kept_type = transaction.query(_SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id})[0]
+        seq, kept, kept_type = transaction.query(
+            _SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id}
+        )[0]
         duplicate = seq <= base or seq in seen
-        to = seen.setdefault(seq, to)  # the first of them is what was delivered, whatever the others hold
+        # the first of them is what was delivered, whatever the others hold
+        to = seen.setdefault(seq, to)
         if seq <= base:
             to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate and repeats:
@@ -160,19 +215,25 @@ def _receipts(
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
             if differs:
                 warn(
-                    f"event {event.id!r} was published before with other data: the first stays (sha256 {_hash(bytes(kept))}…), this one "
-                    f"is not delivered ({_hash(raw)}…)"
+                    f"event {event.id!r} was published before with other data: the first stays"
+                    f" (sha256 {_hash(bytes(kept))}…), this one is not delivered ({_hash(raw)}…)"
                 )
         receipts.append(Receipt(event.id, seq, duplicate, tuple([b.name for b in to])))
     return receipts
 
 
 def _differ(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> bool:
-    """Whether two bodies say different things: JSON says the same in another order of keys, or with other blanks."""
+    """Whether two bodies say different things: JSON says the same in another order of keys, or with
+    other blanks.
+    """
     if one[0] == other[0]:
         return False
     try:
-        said = [json.dumps(json.loads(data), sort_keys=True) for data, media_type in (one, other) if is_json(media_type)]
+        said = [
+            json.dumps(json.loads(data), sort_keys=True)
+            for data, media_type in (one, other)
+            if is_json(media_type)
+        ]
     except (ValueError, RecursionError):
         return True
     return len(said) < 2 or said[0] != said[1]
@@ -182,9 +243,26 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _event_row(event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int) -> Row:
-    others = {n: v for n, v in event.extensions.items() if n != "traceparent"} if event.extensions else None
+def _event_row(
+    event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int
+) -> Row:
+    others = (
+        {n: v for n, v in event.extensions.items() if n != "traceparent"}
+        if event.extensions
+        else None
+    )
     return (
-        seq, topic_id, event.id, event.source, event.type, event.time.isoformat(), event.subject, media_type, event.dataschema,
-        event.traceparent or new_trace(), json.dumps(others) if others else None, data, now_us,
-    )  # fmt: skip
+        seq,
+        topic_id,
+        event.id,
+        event.source,
+        event.type,
+        event.time.isoformat(),
+        event.subject,
+        media_type,
+        event.dataschema,
+        event.traceparent or new_trace(),
+        json.dumps(others) if others else None,
+        data,
+        now_us,
+    )

@@ -1,4 +1,7 @@
-"""The registry: what exists. Topics, model versions, aliases, subscriptions, sources, and who is alive."""
+"""The registry: what exists.
+
+Topics, model versions, aliases, subscriptions, sources, and who is alive.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +26,18 @@ from mltrigger.store.transaction import Row, Store, Transaction
 from mltrigger.versions.version import SHOWN, ModelVersion, Selector
 
 _FORGOTTEN_US = 86_400_000_000
-_FORGET_DEAD = "DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :then)"
+_FORGET_DEAD = (
+    "DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :then)"
+)
 
 _SPECS = """
 SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id FROM subscription s JOIN topic t ON t.id = s.topic_id
 LEFT JOIN topic e ON e.id = s.emit_topic_id WHERE s.bound = 1
 """
-_COLUMNS = "name, version, kind, digest, import_path, description, created_us, id, address, options, input_schema, output_schema"
+_COLUMNS = (
+    "name, version, kind, digest, import_path, description, created_us, id, address, options,"
+    " input_schema, output_schema"
+)
 _VERSIONS = f"SELECT {_COLUMNS} FROM model_version"
 _GENERATION = "SELECT value FROM setting WHERE name = 'generation'"
 _NEXT_GENERATION = """
@@ -49,7 +57,7 @@ class Registry:
         self._store, self._clock = store, clock
         self._time = Timekeeper(clock)
 
-    # -- topics and sources ---------------------------------------------------------------------------------------------------
+    # -- topics and sources ------------------------------------------------------------------------
 
     def topic(self, name: str) -> None:
         """Make topic *name* exist; idempotent."""
@@ -63,29 +71,39 @@ class Registry:
     def topic_counts(self) -> list[Row]:
         """Return (name, events, subscriptions, published_us of the newest event) of every topic."""
         return self._store.read(
-            "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), "
-            "(SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), "
-            "(SELECT max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
+            "SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id), (SELECT"
+            " count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1), (SELECT"
+            " max(published_us) FROM event e WHERE e.topic_id = t.id) FROM topic t ORDER BY t.id"
         )
 
     def source_topic(self, url: str, *wanted: str) -> str:
-        """Return the topic that events of source *url* are published to: the first *wanted* that is free, or the first with a number."""
+        """Return the topic that events of source *url* are published to: the first *wanted* that is
+        free, or the first with a number.
+        """
         with self._store.transaction() as transaction:
-            found = transaction.query("SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url", {"url": url})
+            found = transaction.query(
+                "SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url",
+                {"url": url},
+            )
             if found:
                 return str(found[0][0])
             taken = {name for (name,) in transaction.query("SELECT name FROM topic", {})}
             numbered = (f"{wanted[0]}-{n}" for n in range(2, len(taken) + 3))
             name = next(n for n in (*wanted, *numbered) if n not in taken)
             topic_id = ensure_topic(transaction, name, self._clock.now_us())
-            transaction.execute("INSERT INTO source (url, topic_id) VALUES (:url, :topic_id)", {"url": url, "topic_id": topic_id})
+            transaction.execute(
+                "INSERT INTO source (url, topic_id) VALUES (:url, :topic_id)",
+                {"url": url, "topic_id": topic_id},
+            )
             return name
 
     def sources(self) -> dict[str, str]:
         """Return topic -> URL of every source."""
-        return dict(self._store.read("SELECT t.name, s.url FROM source s JOIN topic t ON t.id = s.topic_id"))
+        return dict(
+            self._store.read("SELECT t.name, s.url FROM source s JOIN topic t ON t.id = s.topic_id")
+        )
 
-    # -- models ---------------------------------------------------------------------------------------------------------------
+    # -- models ------------------------------------------------------------------------------------
 
     def register(self, version: ModelVersion) -> ModelVersion:
         """Add *version*; the same code again is the same version.
@@ -99,62 +117,94 @@ class Registry:
             key = {"name": version.name, "version": version.version}
             rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
             if not rows:
-                transaction.execute(_REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()})
+                transaction.execute(
+                    _REGISTER, {**dataclasses.asdict(version), "created_us": self._clock.now_us()}
+                )
                 next_generation(transaction)
-                rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
+                rows = transaction.query(
+                    _VERSIONS + " WHERE name = :name AND version = :version", key
+                )
             found = _version(rows[0])
         if changes := found.changes(version) or _called_otherwise(found, version):
             raise VersionConflict(
-                f"model {version} is registered with other code or data ({', '.join(changes[:SHOWN])}); a released version is immutable: "
-                "give the new code a new version, or leave the version out while you are writing it"
+                f"model {version} is registered with other code or data"
+                f" ({', '.join(changes[:SHOWN])}); a released version is immutable: give the new"
+                " code a new version, or leave the version out while you are writing it"
             )
         return found
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return the registered versions, of *name* or of all models, oldest first."""
         where = " WHERE name = :name" if name is not None else ""
-        return [_version(row) for row in self._store.read(f"{_VERSIONS}{where} ORDER BY id", {"name": name})]
+        return [
+            _version(row)
+            for row in self._store.read(f"{_VERSIONS}{where} ORDER BY id", {"name": name})
+        ]
 
     def aliases(self, name: str | None = None) -> dict[tuple[str, str], str]:
         """Return (model, alias) -> version."""
         where = " WHERE name = :name" if name is not None else ""
-        return dict(map(_alias, self._store.read(f"SELECT name, alias, version, follows FROM model_alias{where}", {"name": name})))
+        return dict(
+            map(
+                _alias,
+                self._store.read(
+                    f"SELECT name, alias, version, follows FROM model_alias{where}", {"name": name}
+                ),
+            )
+        )
 
     def set_alias(self, name: str, alias: str, version: str, follows: str | None = None) -> None:
-        """Point *alias* of model *name* to *version*, which must exist; *follows* says which alias elsewhere it repeats."""
-        Selector(name, version=version).choose([v for v in self.versions(name) if v.version == version] or self.versions(name), {})
+        """Point *alias* of model *name* to *version*, which must exist; *follows* says which alias
+        elsewhere it repeats.
+        """
+        Selector(name, version=version).choose(
+            [v for v in self.versions(name) if v.version == version] or self.versions(name), {}
+        )
         with self._store.transaction() as transaction:
             transaction.execute(
-                "INSERT INTO model_alias (name, alias, version, follows) VALUES (:name, :alias, :version, :follows) "
-                "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version, follows = excluded.follows",
+                "INSERT INTO model_alias (name, alias, version, follows) VALUES (:name, :alias,"
+                " :version, :follows) ON CONFLICT (name, alias) DO UPDATE SET version ="
+                " excluded.version, follows = excluded.follows",
                 {"name": name, "alias": alias, "version": version, "follows": follows},
             )
             next_generation(transaction)
 
     def follow(self, name: str, alias: str, version: str, follows: str) -> None:
-        """Point *alias* to *version*, if it still follows what it did: somebody may have set it by hand meanwhile."""
+        """Point *alias* to *version*, if it still follows what it did: somebody may have set it by
+        hand meanwhile.
+        """
         with self._store.transaction() as transaction:
             transaction.execute(
-                "UPDATE model_alias SET version = :version WHERE name = :name AND alias = :alias AND follows = :follows",
+                "UPDATE model_alias SET version = :version WHERE name = :name AND alias = :alias"
+                " AND follows = :follows",
                 {"name": name, "alias": alias, "version": version, "follows": follows},
             )
             next_generation(transaction)
 
     def followed(self, selector: Selector) -> str | None:
-        """Return what alias elsewhere the alias of *selector* follows, ``None`` when it is our own, or none."""
+        """Return what alias elsewhere the alias of *selector* follows, ``None`` when it is our own,
+        or none.
+        """
         key = {"name": selector.name, "alias": selector.alias}
-        rows = self._store.read("SELECT follows FROM model_alias WHERE name = :name AND alias = :alias", key)
+        rows = self._store.read(
+            "SELECT follows FROM model_alias WHERE name = :name AND alias = :alias", key
+        )
         return rows[0][0] if rows else None
 
     def resolve(self, selector: Selector) -> ModelVersion:
         """Return the version that *selector* means now."""
         versions = self.versions(selector.name)
         if not versions:
-            raise NotFound.of("model", selector.name, [v.name for v in self.versions()], "bus.models() lists what is registered")
+            raise NotFound.of(
+                "model",
+                selector.name,
+                [v.name for v in self.versions()],
+                "bus.models() lists what is registered",
+            )
         aliases = {alias: version for (_, alias), version in self.aliases(selector.name).items()}
         return selector.choose(versions, aliases)
 
-    # -- subscriptions --------------------------------------------------------------------------------------------------------
+    # -- subscriptions -----------------------------------------------------------------------------
 
     def subscriptions(self) -> list[SubscriptionSpec]:
         """Return the bound subscriptions, oldest first."""
@@ -167,14 +217,16 @@ class Registry:
 
     def paused(self) -> set[int]:
         """Return the ids of the subscriptions that are paused."""
-        return {number for (number,) in self._store.read("SELECT id FROM subscription WHERE paused = 1")}
+        return {
+            number for (number,) in self._store.read("SELECT id FROM subscription WHERE paused = 1")
+        }
 
     def generation(self) -> str:
         """Return the registry's generation now; see :func:`next_generation`."""
         rows = self._store.read(_GENERATION)
         return str(rows[0][0]) if rows else ""
 
-    # -- settings -------------------------------------------------------------------------------------------------------------
+    # -- settings ----------------------------------------------------------------------------------
 
     def setting(self, name: str) -> Any:
         """Return a setting of the bus, ``None`` when it was never set."""
@@ -196,10 +248,12 @@ class Registry:
         with self._store.transaction() as transaction:
             _set(transaction, name, value)
 
-    # -- who is alive, and what time it is ------------------------------------------------------------------------------------
+    # -- who is alive, and what time it is ---------------------------------------------------------
 
     def follow_clock(self) -> None:
-        """Take over the time of the processes before us: a wall clock that was set back meanwhile must not make leases longer."""
+        """Take over the time of the processes before us: a wall clock that was set back meanwhile
+        must not make leases longer.
+        """
         self._time.follow(self._store)
 
     def join(self) -> int:
@@ -210,19 +264,26 @@ class Registry:
             bring_forward(transaction, now_us)
             transaction.execute(_FORGET_DEAD, {"then": now_us - _FORGOTTEN_US})
             return int(
-                transaction.query("INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id", {"now": now_us})[0][0]
+                transaction.query(
+                    "INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id",
+                    {"now": now_us},
+                )[0][0]
             )
 
     def seen(self, worker_id: int) -> None:
         """Say that this process is alive."""
         with self._store.transaction(durable=False) as transaction:
             self._time.keep(transaction)
-            transaction.execute("UPDATE worker SET seen_us = :now WHERE id = :id", {"now": self._clock.now_us(), "id": worker_id})
+            transaction.execute(
+                "UPDATE worker SET seen_us = :now WHERE id = :id",
+                {"now": self._clock.now_us(), "id": worker_id},
+            )
 
     def listening(self, subscription_id: int, worker_id: int, on: bool) -> None:
         """Say that this process listens, or no longer listens, for a subscription."""
         sql = (
-            "INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w) ON CONFLICT DO NOTHING"
+            "INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w) ON CONFLICT DO"
+            " NOTHING"
             if on
             else "DELETE FROM listener WHERE subscription_id = :s AND worker_id = :w"
         )
@@ -232,7 +293,8 @@ class Registry:
     def live_listeners(self) -> dict[int, int]:
         """Return subscription id -> how many processes listen for it now."""
         rows = self._store.read(
-            "SELECT l.subscription_id, count(*) FROM listener l JOIN worker w ON w.id = l.worker_id WHERE w.seen_us > :then GROUP BY 1",
+            "SELECT l.subscription_id, count(*) FROM listener l JOIN worker w ON w.id = l.worker_id"
+            " WHERE w.seen_us > :then GROUP BY 1",
             {"then": self._clock.now_us() - ALIVE_US},
         )
         return {subscription_id: int(n) for subscription_id, n in rows}
@@ -254,13 +316,16 @@ def generation_of(transaction: Transaction) -> str:
 
 
 def next_generation(transaction: Transaction) -> None:
-    """Count a change of what selectors and subscriptions mean; listeners that claim in an earlier generation look at it first."""
+    """Count a change of what selectors and subscriptions mean; listeners that claim in an earlier
+    generation look at it first.
+    """
     transaction.execute(_NEXT_GENERATION, {})
 
 
 def _set(transaction: Transaction, name: str, value: Mapping[str, Any]) -> None:
     transaction.execute(
-        "INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        "INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET"
+        " value = excluded.value",
         {"name": name, "value": json.dumps(value)},
     )
 
@@ -285,23 +350,38 @@ def _compiled(text: str, scope: Any) -> FilterPolicy:
 
 
 def _of_today(condition: Any) -> Any:
-    """Return *condition* of a filter with single addresses as texts: earlier releases took ``{"cidr": "10.0.0.1"}`` for them."""
+    """Return *condition* of a filter with single addresses as texts: earlier releases took
+    ``{"cidr": "10.0.0.1"}`` for them.
+    """
     if isinstance(condition, list):
         return [_of_today(one) for one in condition]
     if not isinstance(condition, dict):
         return condition
-    if len(condition) == 1 and ipaddress.ip_network(condition.get("cidr", "0.0.0.0/0"), strict=False).num_addresses == 1:
+    if (
+        len(condition) == 1
+        and ipaddress.ip_network(condition.get("cidr", "0.0.0.0/0"), strict=False).num_addresses
+        == 1
+    ):
         return condition["cidr"].partition("/")[0]
     return {key: _of_today(inner) for key, inner in condition.items()}
 
 
 def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
-    """Return how else the same code is called, in words; releases that kept nothing of that are believed."""
+    """Return how else the same code is called, in words; releases that kept nothing of that are
+    believed.
+    """
     before, now = found.called_by, version.called_by
     if found.address is None and (before is None or now is None):
         return []
-    changed = [f"{name}= differs" for name in {**(before or {}), **(now or {})} if (before or {}).get(name) != (now or {}).get(name)]
-    if found.address is not None and (found.input_schema, found.output_schema) != (version.input_schema, version.output_schema):
+    changed = [
+        f"{name}= differs"
+        for name in {**(before or {}), **(now or {})}
+        if (before or {}).get(name) != (now or {}).get(name)
+    ]
+    if found.address is not None and (found.input_schema, found.output_schema) != (
+        version.input_schema,
+        version.output_schema,
+    ):
         changed.append("its schemas differ")
     return changed
 
@@ -323,7 +403,15 @@ def _version(row: Row) -> ModelVersion:
     """Return the version of a row with ``_COLUMNS``; looked through once in a process."""
     found = ModelVersion(*row)
     try:
-        texts(found.name, found.version, found.kind, found.digest, found.import_path, found.description, found.address)
+        texts(
+            found.name,
+            found.version,
+            found.kind,
+            found.digest,
+            found.import_path,
+            found.description,
+            found.address,
+        )
         numbers(found.created_us)
         SemVersion.parse(found.version)
         for text in (found.options, found.input_schema, found.output_schema):

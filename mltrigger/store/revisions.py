@@ -10,13 +10,18 @@ from mltrigger.store.damage import damaged, numbers
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Reader
 
-_REVISIONS = "SELECT id, topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE subscription_id = :s ORDER BY id"
+_REVISIONS = (
+    "SELECT id, topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE"
+    " subscription_id = :s ORDER BY id"
+)
 END = 2**62
 """Beyond every event."""
 
 
 class Period(NamedTuple):
-    """The events of a topic after ``low`` up to ``high`` were the subscription's if it was ``bound`` and they pass ``filter``."""
+    """The events of a topic after ``low`` up to ``high`` were the subscription's if it was
+    ``bound`` and they pass ``filter``.
+    """
 
     topic_id: int
     low: int
@@ -28,8 +33,8 @@ class Period(NamedTuple):
 class History(NamedTuple):
     """A subscription that exists or did, and its periods, oldest first.
 
-    They follow one another; only one that began with the archive overlaps those before it. An event was due if one of them says so.
-    ``since`` is the newest event when the first of them was made.
+    They follow one another; only one that began with the archive overlaps those before it. An event
+    was due if one of them says so. ``since`` is the newest event when the first of them was made.
     """
 
     id: int
@@ -40,12 +45,20 @@ class History(NamedTuple):
 
     def at(self, seq: int, topic_id: int) -> list[Period]:
         """Return the periods of one event in which the subscription was bound, the newest first."""
-        return [p for p in reversed(self.periods) if p.bound and p.topic_id == topic_id and p.low < seq <= p.high]
+        return [
+            p
+            for p in reversed(self.periods)
+            if p.bound and p.topic_id == topic_id and p.low < seq <= p.high
+        ]
 
     def ranges(self) -> list[tuple[int, int, int]]:
-        """Return (topic, low, high) of all events that were published while it was bound; none of them overlap."""
+        """Return (topic, low, high) of all events that were published while it was bound; none of
+        them overlap.
+        """
         found: list[tuple[int, int, int]] = []
-        for topic_id, low, high in sorted((p.topic_id, p.low, p.high) for p in self.periods if p.bound and p.low < p.high):
+        for topic_id, low, high in sorted(
+            (p.topic_id, p.low, p.high) for p in self.periods if p.bound and p.low < p.high
+        ):
             if found and found[-1][0] == topic_id and low <= found[-1][2]:
                 found[-1] = (topic_id, found[-1][1], max(high, found[-1][2]))
             else:

@@ -1,9 +1,10 @@
 """The SQL schema, and its migrations from the first day.
 
-One schema for SQLite and PostgreSQL. Times are microseconds since 1970 in 64-bit integers: exact, small, and the same on both.
-The queue is two narrow tables whose primary key is their only index: what waits is in ``ready`` in the order it falls due,
-what is leased in ``lease``. The payload is written once, in ``event``. Where a queue outside this database carries the events, what
-waits there is in ``awaited``; the view ``waiting`` has both.
+One schema for SQLite and PostgreSQL. Times are microseconds since 1970 in 64-bit integers: exact,
+small, and the same on both. The queue is two narrow tables whose primary key is their only index:
+what waits is in ``ready`` in the order it falls due, what is leased in ``lease``. The payload is
+written once, in ``event``. Where a queue outside this database carries the events, what waits there
+is in ``awaited``; the view ``waiting`` has both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import sqlalchemy as sa
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, LargeBinary, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 from mltrigger.errors import StoreError
 
@@ -47,7 +58,8 @@ event = Table(
     Column("extensions", Text),
     Column("data", LargeBinary, nullable=False),
     Column("published_us", BigInteger, nullable=False),
-    # The id first: ids are ordered by time, so the index grows at one end; and a trace looks events up by id alone.
+    # The id first: ids are ordered by time, so the index grows at one end; and a trace looks events
+    # up by id alone.
     UniqueConstraint("id", "source", "topic_id", name="event_identity"),
 )
 
@@ -77,7 +89,8 @@ model_alias = Table(
     Column("name", Text, primary_key=True),
     Column("alias", Text, primary_key=True),
     Column("version", Text, nullable=False),
-    # The address, with its options, of an alias elsewhere that this one follows, as JSON; NULL when it was set here.
+    # The address, with its options, of an alias elsewhere that this one follows, as JSON; NULL when
+    # it was set here.
     Column("follows", Text),
 )
 
@@ -100,15 +113,16 @@ subscription = Table(
     Column("outside", Integer, nullable=False, server_default="0"),
 )
 
-# Which events a subscription had a right to: each revision holds for the events after from_seq, up to the made_seq of the next one.
-# What a filter keeps out is not written anywhere else.
+# Which events a subscription had a right to: each revision holds for the events after from_seq, up
+# to the made_seq of the next one. What a filter keeps out is not written anywhere else.
 revision = Table(
     "revision",
     metadata,
     Column("id", _Key, primary_key=True),
     Column("subscription_id", BigInteger, ForeignKey("subscription.id"), nullable=False),
     Column("topic_id", BigInteger, ForeignKey("topic.id"), nullable=False),
-    # The newest event when it was made; and 0 instead where a new binding asked for the archive as well.
+    # The newest event when it was made; and 0 instead where a new binding asked for the archive as
+    # well.
     Column("made_seq", BigInteger, nullable=False),
     Column("from_seq", BigInteger, nullable=False),
     Column("bound", Integer, nullable=False),
@@ -148,12 +162,14 @@ lease = Table(
     Column("received_us", BigInteger, nullable=False),
     Column("until_us", BigInteger, nullable=False),
     Column("worker_id", BigInteger, nullable=False),
-    # Whether a message of a queue outside stands behind it: without that message nobody may lease it again.
+    # Whether a message of a queue outside stands behind it: without that message nobody may lease
+    # it again.
     Column("outside", Integer, nullable=False, server_default="0"),
     sqlite_with_rowid=False,
 )
 
-# As ready, for deliveries that a queue outside this database carries: nobody leases them before their message has come.
+# As ready, for deliveries that a queue outside this database carries: nobody leases them before
+# their message has come.
 awaited = Table(
     "awaited",
     metadata,
@@ -190,7 +206,8 @@ dead_letter = Table(
     sqlite_with_rowid=False,
 )
 
-# Events that were sent to a subscription again, and the data that one of them was given in place of the archive's.
+# Events that were sent to a subscription again, and the data that one of them was given in place of
+# the archive's.
 resent = Table(
     "resent",
     metadata,
@@ -287,7 +304,8 @@ setting = Table(
 )
 
 
-# Not made from the tables above: those will change again, and a step must not. Versions 1 and 2 existed on SQLite only.
+# Not made from the tables above: those will change again, and a step must not. Versions 1 and 2
+# existed on SQLite only.
 _FILTERS_REDRIVE_RETENTION = """
 CREATE TABLE revision (id INTEGER NOT NULL PRIMARY KEY, subscription_id BIGINT NOT NULL REFERENCES subscription (id),
   from_seq BIGINT NOT NULL, bound INTEGER NOT NULL, filter TEXT, filter_scope TEXT, made_us BIGINT NOT NULL);
@@ -313,7 +331,8 @@ ALTER TABLE subscription DROP COLUMN since_seq
 def _filters_redrive_and_retention(connection: sa.Connection) -> None:
     """Version 2: filters with their revisions, pausing, redrive, discarding, repeats, settings.
 
-    Version 1 forgot what was open when a subscription was ended: one that was begun again has its right from after those events on.
+    Version 1 forgot what was open when a subscription was ended: one that was begun again has its
+    right from after those events on.
     """
     for statement in _FILTERS_REDRIVE_RETENTION.split(";"):
         connection.exec_driver_sql(statement)
@@ -332,7 +351,9 @@ ALTER TABLE placed RENAME TO revision
 
 
 def _places_of_revisions(connection: sa.Connection) -> None:
-    """Version 3: a revision says on which topic, and where in the archive it was made, also when it began with the oldest event."""
+    """Version 3: a revision says on which topic, and where in the archive it was made, also when it
+    began with the oldest event.
+    """
     for statement in _PLACES_OF_REVISIONS.split(";"):
         connection.exec_driver_sql(statement)
 
@@ -367,7 +388,9 @@ ALTER TABLE model_alias ADD COLUMN follows TEXT
 
 
 def _addresses_and_schemas(connection: sa.Connection) -> None:
-    """Version 5: models that run elsewhere, what goes in and out of them, and aliases that follow others."""
+    """Version 5: models that run elsewhere, what goes in and out of them, and aliases that follow
+    others.
+    """
     for statement in _ADDRESSES.split(";"):
         connection.exec_driver_sql(statement)
 
@@ -375,7 +398,8 @@ def _addresses_and_schemas(connection: sa.Connection) -> None:
 def _descent(connection: sa.Connection) -> None:
     """Version 6: what one event has led to."""
     connection.exec_driver_sql(
-        "CREATE TABLE descent (root TEXT NOT NULL, n BIGINT NOT NULL, counted_us BIGINT NOT NULL, PRIMARY KEY (root)) WITHOUT ROWID"
+        "CREATE TABLE descent (root TEXT NOT NULL, n BIGINT NOT NULL, counted_us BIGINT NOT NULL,"
+        " PRIMARY KEY (root)) WITHOUT ROWID"
     )
 
 
@@ -386,12 +410,16 @@ MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
     _addresses_and_schemas,
     _descent,
 )
-"""Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever added; a new database is
-created as ``metadata`` says and starts at the newest version."""
+"""Step *n* takes a database of version *n + 1* to *n + 2*, in one transaction. Steps are only ever
+added; a new database is created as ``metadata`` says and starts at the newest version.
+"""
 
 
-def migrate(connection: sa.Connection, migrations: tuple[Callable[[sa.Connection], None], ...] = MIGRATIONS) -> None:
-    """Bring the database behind *connection* to the newest version, inside the caller's transaction.
+def migrate(
+    connection: sa.Connection, migrations: tuple[Callable[[sa.Connection], None], ...] = MIGRATIONS
+) -> None:
+    """Bring the database behind *connection* to the newest version, inside the caller's
+    transaction.
 
     Raises
     ------
@@ -412,10 +440,15 @@ def migrate(connection: sa.Connection, migrations: tuple[Callable[[sa.Connection
 
 
 def check(connection: sa.Connection, newest: int = 1 + len(MIGRATIONS)) -> int | None:
-    """Return the schema version, ``None`` for an empty database; raise StoreError when it is not one of ours, or newer than *newest*."""
+    """Return the schema version, ``None`` for an empty database; raise StoreError when it is not
+    one of ours, or newer than *newest*.
+    """
     found = _found_version(connection)
     if found is not None and found > newest:
-        raise StoreError(f"the store has schema version {found}, this release knows up to {newest}: upgrade mltrigger; nothing was changed")
+        raise StoreError(
+            f"the store has schema version {found}, this release knows up to {newest}: upgrade"
+            " mltrigger; nothing was changed"
+        )
     return found
 
 
@@ -425,11 +458,17 @@ def _found_version(connection: sa.Connection) -> int | None:
     if not names:
         return None
     if "schema_version" not in names:
-        raise StoreError("the database holds other tables and no mltrigger schema: name another file; nothing was changed")
-    found = [version for (version,) in connection.exec_driver_sql("SELECT version FROM schema_version")]
+        raise StoreError(
+            "the database holds other tables and no mltrigger schema: name another file; nothing"
+            " was changed"
+        )
+    found = [
+        version for (version,) in connection.exec_driver_sql("SELECT version FROM schema_version")
+    ]
     if len(found) != 1 or not isinstance(found[0], int) or found[0] < 1:
         raise StoreError(
-            f"the store is damaged: its table schema_version must hold one row, a whole number from 1 on, and holds {found!r:.100}; "
-            "open a backup instead, or put that right; nothing was changed"
+            "the store is damaged: its table schema_version must hold one row, a whole number from"
+            f" 1 on, and holds {found!r:.100}; open a backup instead, or put that right; nothing"
+            " was changed"
         )
     return found[0]

@@ -23,9 +23,13 @@ BUSY_S = 30.0
 CHECKPOINT_CHANGES = 20_000
 """Changed rows after which this process moves the write-ahead log into the database."""
 LOG_BYTES = 64 * 1024 * 1024
-"""Size of the write-ahead log above which it is moved into the database, whoever wrote it, and cut off."""
+"""Size of the write-ahead log above which it is moved into the database, whoever wrote it, and cut
+off.
+"""
 _LOG_STEP = 16 * 1024 * 1024
-"""How much more is written before that is tried again, when a reader kept the log from being cut off."""
+"""How much more is written before that is tried again, when a reader kept the log from being cut
+off.
+"""
 _MEASURE_S = 0.01
 """How often at most the log is measured: no disk takes much in that time."""
 _GROUP = 64
@@ -34,19 +38,25 @@ _GROUP = 64
 class SqliteStore:
     """A SQLite database, in a file or in memory.
 
-    Writers of this process share one connection and, when they come at the same time, one commit (group commit): each runs in a
-    savepoint of the same transaction and returns when the commit has reached the disk.
+    Writers of this process share one connection and, when they come at the same time, one commit
+    (group commit): each runs in a savepoint of the same transaction and returns when the commit has
+    reached the disk.
 
     Parameters
     ----------
     path : Path or None
         The file, created with mode 0600; ``None`` keeps everything in memory.
     durability : {"full", "normal"}
-        ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a crash of the process, not a
-        power cut: the user's choice.
+        ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a
+        crash of the process, not a power cut: the user's choice.
     """
 
-    def __init__(self, path: Path | None = None, durability: str = "full", sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        durability: str = "full",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         if durability not in ("full", "normal"):
             raise StoreError(f"durability must be 'full' or 'normal', got {durability!r}")
         self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
@@ -69,7 +79,8 @@ class SqliteStore:
         except sqlite3.DatabaseError as error:
             self.close()
             raise StoreError(
-                f"{self.description} is not a usable SQLite database: {error}; name another file, nothing was changed"
+                f"{self.description} is not a usable SQLite database: {error}; name another file,"
+                " nothing was changed"
             ) from error
         except BaseException:
             self.close()
@@ -83,9 +94,13 @@ class SqliteStore:
         waiting = object()
         self._connections.check()
         if self._owner == threading.get_ident():
-            raise RuntimeError("a transaction inside one of the same thread would wait for itself for ever: pass the unit on")
+            raise RuntimeError(
+                "a transaction inside one of the same thread would wait for itself for ever: pass"
+                " the unit on"
+            )
         try:
-            # Ctrl-C may come between any two steps: what is held is let go of by ``with``, ``except`` and ``finally``, never by a line.
+            # Ctrl-C may come between any two steps: what is held is let go of by ``with``,
+            # ``except`` and ``finally``, never by a line.
             self._waiting.add(waiting)
             with self._lock:
                 self._waiting.discard(waiting)
@@ -113,30 +128,42 @@ class SqliteStore:
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*; a reader sees the last commit and waits for nobody."""
         try:
-            return self._connections.read(sql, parameters or {}, self._lock, own=self._owner == threading.get_ident())
+            return self._connections.read(
+                sql, parameters or {}, self._lock, own=self._owner == threading.get_ident()
+            )
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
     def give_up(self, at_s: float) -> None:
-        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
+        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is
+        about to be closed.
+        """
         self._give_up_s = at_s
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment; see :class:`~mltrigger.store.transaction.Store`."""
         try:
-            with self._connections.reading(self._lock, own=self._owner == threading.get_ident()) as driver:
+            with self._connections.reading(
+                self._lock, own=self._owner == threading.get_ident()
+            ) as driver:
                 yield Transaction(self, driver)
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
-        """Call *to* with a connection that can be copied; see :class:`~mltrigger.store.transaction.Store`."""
-        with self._connections.reading(self._lock, own=self._owner == threading.get_ident()) as connection:
+        """Call *to* with a connection that can be copied; see
+        :class:`~mltrigger.store.transaction.Store`.
+        """
+        with self._connections.reading(
+            self._lock, own=self._owner == threading.get_ident()
+        ) as connection:
             to(connection)
 
     def lost(self) -> str | None:
-        """Return what is wrong when the file was removed or replaced; see :class:`~mltrigger.store.transaction.Store`."""
+        """Return what is wrong when the file was removed or replaced; see
+        :class:`~mltrigger.store.transaction.Store`.
+        """
         return self._connections.lost()
 
     def close(self) -> None:
@@ -156,10 +183,13 @@ class SqliteStore:
     def _failed(self, error: Exception) -> StoreError:
         return StoreError(f"store {self.description}: {error}")
 
-    # -- group commit ---------------------------------------------------------------------------------------------------------
+    # -- group commit ------------------------------------------------------------------------------
 
     def _join(self, durable: bool) -> _Cohort:
-        """Be inside a transaction: an own one, or a savepoint of the one that is open. The write lock is held, as in all that follows."""
+        """Be inside a transaction: an own one, or a savepoint of the one that is open.
+
+        The write lock is held, as in all that follows.
+        """
         if self._cohort is None:
             self._begin(durable)
             self._cohort = _Cohort(durable)
@@ -177,9 +207,12 @@ class SqliteStore:
 
     def _wait_to_begin(self, durable: bool) -> None:
         try:
-            self._connections.patiently(lambda: self._try_to_begin(durable), self._sleep_outside, lambda: self._give_up_s)
+            self._connections.patiently(
+                lambda: self._try_to_begin(durable), self._sleep_outside, lambda: self._give_up_s
+            )
         except StoreError:
-            self._silent = time.monotonic() > self._give_up_s  # one that waited in vain speaks for all who come after
+            # one that waited in vain speaks for all who come after
+            self._silent = time.monotonic() > self._give_up_s
             raise
 
     def _try_to_begin(self, durable: bool) -> None:
@@ -230,7 +263,9 @@ class SqliteStore:
         if isinstance(cohort.error, StoreError):
             raise StoreError(str(cohort.error)) from cohort.error
         if cohort.error is not None:
-            raise StoreError(f"store {self.description}: commit failed: {cohort.error}") from cohort.error
+            raise StoreError(
+                f"store {self.description}: commit failed: {cohort.error}"
+            ) from cohort.error
 
     def _undo(self) -> None:
         """Roll back this writer only, if there are others in the transaction."""
@@ -243,7 +278,8 @@ class SqliteStore:
             if cohort is not None:
                 self._end(cohort)
         else:
-            with contextlib.suppress(sqlite3.OperationalError):  # Ctrl-C before the savepoint was there, or after its work was taken in
+            # Ctrl-C before the savepoint was there, or after its work was taken in
+            with contextlib.suppress(sqlite3.OperationalError):
                 self._connections.writer.execute("ROLLBACK TO member")
                 self._connections.writer.execute("RELEASE member")
             if not self._waiting:
@@ -276,16 +312,21 @@ class SqliteStore:
         cohort.end(error)
 
     def _checkpoint(self) -> None:
-        """Move the write-ahead log into the database, if no other process is doing so; cut it off when it has become long.
+        """Move the write-ahead log into the database, if no other process is doing so; cut it off
+        when it has become long.
 
         SQLite 3.7.0 to 3.51.2 can corrupt a database when several processes checkpoint at once
-        (https://sqlite.org/wal.html, "The WAL-reset bug"), so its own checkpoints are off and ours hold a file lock.
+        (https://sqlite.org/wal.html, "The WAL-reset bug"), so its own checkpoints are off and ours
+        hold a file lock.
         """
         self._checkpoint_at = self._connections.writer.total_changes + CHECKPOINT_CHANGES
         if self.location is None:
             return
         # What was committed is safe without it: no handle left, or no room, is no reason to fail.
-        with contextlib.suppress(sqlite3.Error, OSError), file_lock(Path(self.location + "-checkpoint")) as held:
+        with (
+            contextlib.suppress(sqlite3.Error, OSError),
+            file_lock(Path(self.location + "-checkpoint")) as held,
+        ):
             if held:
                 self._connections.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
                 if self._log_bytes >= self._log_at:  # little is left to do: others hardly wait
@@ -319,7 +360,9 @@ class _Cohort:
         self._done: threading.Event | None = None
 
     def leave_open(self) -> None:
-        """Leave the commit to a writer who is waiting; called with the write lock held, like :meth:`end`."""
+        """Leave the commit to a writer who is waiting; called with the write lock held, like
+        :meth:`end`.
+        """
         self._done = self._done or threading.Event()
 
     def end(self, error: Exception | None) -> None:

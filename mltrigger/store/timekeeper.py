@@ -1,7 +1,9 @@
-"""The time of a store: all processes of a machine that share it tell the same, whatever their own wall clocks say.
+"""The time of a store: all processes of a machine that share it tell the same, whatever their own
+wall clocks say.
 
-The store keeps how far its time is ahead of the monotonic clock, which all processes share until the machine boots again. Whoever comes
-later follows: up always, and down where a live listener shows that it is the newcomer's clock that is ahead.
+The store keeps how far its time is ahead of the monotonic clock, which all processes share until
+the machine boots again. Whoever comes later follows: up always, and down where a live listener
+shows that it is the newcomer's clock that is ahead.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _SEEN = "SELECT max(seen_us) FROM worker"
 _KEEP = """
 INSERT INTO setting (name, value) VALUES ('clock', :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
-# What is published is due at once: who says "in the future" only has another clock. Retries and delays are not of their publication.
+# What is published is due at once: who says "in the future" only has another clock. Retries and
+# delays are not of their publication.
 _AHEAD = """
 FROM {place} WHERE subscription_id IN (SELECT id FROM subscription) AND visible_us > :now
 AND visible_us = (SELECT published_us FROM event e WHERE e.seq = {place}.seq)
@@ -55,18 +58,24 @@ class Timekeeper:
         self._agree(lambda sql, given: store.read(sql, given))
 
     def keep(self, transaction: Transaction) -> None:
-        """Leave our time for the processes after us, or take over theirs, when it has moved against the machine's own."""
+        """Leave our time for the processes after us, or take over theirs, when it has moved against
+        the machine's own.
+        """
         clock, kept_us = self._clock, self._offset_us(transaction.query)
         if not isinstance(clock, SystemClock) or not self._boot:
             return
         if kept_us is None or clock.offset_us > kept_us + STEP_US:
             self._kept_us = clock.offset_us
-            transaction.execute(_KEEP, {"value": json.dumps({"boot": self._boot, "offset_us": clock.offset_us})})
+            transaction.execute(
+                _KEEP, {"value": json.dumps({"boot": self._boot, "offset_us": clock.offset_us})}
+            )
         else:
             clock.follow(kept_us)
 
     def published_us(self, transaction: Transaction) -> int:
-        """Return when something is published: now; of the listeners' clock when ours is ahead of it, or they would wait."""
+        """Return when something is published: now; of the listeners' clock when ours is ahead of
+        it, or they would wait.
+        """
         monotonic_us = time.monotonic_ns() // 1000
         if monotonic_us >= self._ask_us:
             self._ask_us = monotonic_us + _ASK_US
@@ -91,11 +100,15 @@ class Timekeeper:
             return
         if clock.offset_us <= kept_us:
             clock.follow(kept_us)
-        elif clock.offset_us > kept_us + STEP_US and _is_lead(ask, time.monotonic_ns() // 1000 + kept_us):
+        elif clock.offset_us > kept_us + STEP_US and _is_lead(
+            ask, time.monotonic_ns() // 1000 + kept_us
+        ):
             clock.adopt(kept_us)
 
     def _offset_us(self, ask: Ask) -> int | None:
-        """Return how far the store's time is ahead of the monotonic clock; ``None`` when nobody of this boot has said it."""
+        """Return how far the store's time is ahead of the monotonic clock; ``None`` when nobody of
+        this boot has said it.
+        """
         rows = ask(_KEPT, {})
         if not rows or not self._boot:
             return None
@@ -113,16 +126,28 @@ def _is_lead(ask: Ask, store_us: int) -> bool:
 
 
 def ahead(store: Store, now_us: int) -> tuple[int, float] | None:
-    """Return how many deliveries wait because they were published in the future, and for how many seconds; ``None`` without any."""
+    """Return how many deliveries wait because they were published in the future, and for how many
+    seconds; ``None`` without any.
+    """
     counts = [
-        store.read(f"SELECT count(*), max(visible_us) {_AHEAD.format(place=place)}", {"now": now_us + STEP_US})[0] for place in _PLACES
+        store.read(
+            f"SELECT count(*), max(visible_us) {_AHEAD.format(place=place)}",
+            {"now": now_us + STEP_US},
+        )[0]
+        for place in _PLACES
     ]
     waiting = sum(count for count, _ in counts)
-    return (waiting, (max(until_us for _, until_us in counts if until_us) - now_us) / 1e6) if waiting else None
+    return (
+        (waiting, (max(until_us for _, until_us in counts if until_us) - now_us) / 1e6)
+        if waiting
+        else None
+    )
 
 
 def bring_forward(transaction: Transaction, now_us: int) -> None:
-    """Make what was published in the future visible now: whoever published it had another clock, and has left."""
+    """Make what was published in the future visible now: whoever published it had another clock,
+    and has left.
+    """
     for place in _PLACES:
         due = _AHEAD.format(place=place).replace(f"FROM {place} ", "", 1)
         transaction.execute(f"UPDATE {place} SET visible_us = :now {due}", {"now": now_us})

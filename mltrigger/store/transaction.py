@@ -1,4 +1,7 @@
-"""Transaction: the unit of work. What a store hands out, and what broker, registry and log write through."""
+"""Transaction: the unit of work.
+
+What a store hands out, and what broker, registry and log write through.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,11 @@ class Reader(Protocol):
 
 
 class Transaction:
-    """One transaction of the store's database; becomes durable when its ``with`` block ends, or never.
+    """One transaction of the store's database; becomes durable when its ``with`` block ends, or
+    never.
 
-    Statements are plain SQL with ``:named`` parameters, in the words that SQLite and PostgreSQL share.
+    Statements are plain SQL with ``:named`` parameters, in the words that SQLite and PostgreSQL
+    share.
     """
 
     __slots__ = ("_driver", "_hooks", "store")
@@ -51,7 +56,8 @@ class Transaction:
         return int(self._driver.execute(sql, parameters).rowcount)
 
     def execute_many(self, sql: str, rows: Sequence[Row]) -> int:
-        """Run *sql* for each of *rows*, values in the order in which their names stand in it; return the number of rows it changed.
+        """Run *sql* for each of *rows*, values in the order in which their names stand in it;
+        return the number of rows it changed.
 
         Tuples, because binding 19 values by name costs as much as inserting them.
         """
@@ -80,22 +86,33 @@ class Store(Protocol):
     location: str | None
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
-        """Begin a transaction that may write; with ``durable=False`` a power cut may undo it, a crash of the process not."""
+        """Begin a transaction that may write; with ``durable=False`` a power cut may undo it, a
+        crash of the process not.
+        """
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
 
     def snapshot(self) -> AbstractContextManager[Reader]:
-        """Begin a look at one moment: every query in the block sees the same state. Nothing else of the store may be used inside."""
+        """Begin a look at one moment: every query in the block sees the same state.
+
+        Nothing else of the store may be used inside.
+        """
 
     def give_up(self, at_s: float) -> None:
-        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is about to be closed."""
+        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is
+        about to be closed.
+        """
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
-        """Call *to* with a connection from which the whole database can be copied, as of one moment."""
+        """Call *to* with a connection from which the whole database can be copied, as of one
+        moment.
+        """
 
     def lost(self) -> str | None:
-        """Return what is wrong when the file that is open is no longer the one with its name, else ``None``."""
+        """Return what is wrong when the file that is open is no longer the one with its name, else
+        ``None``.
+        """
 
     def close(self) -> None:
         """Release files and connections; idempotent."""

@@ -1,4 +1,6 @@
-"""Wake-ups: who waits for events or outcomes hears of them at once, in this process and in the others of this machine."""
+"""Wake-ups: who waits for events or outcomes hears of them at once, in this process and in the
+others of this machine.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +22,18 @@ class Wakeup:
     """Wake-ups within one process. A key is what one waits for, such as ``ready:3`` or ``done``."""
 
     poll_s = 1.0
-    """How long to wait at most before looking again: wake-ups may be lost, looking is what is promised."""
+    """How long to wait at most before looking again: wake-ups may be lost, looking is what is
+    promised.
+    """
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._keys: dict[str, tuple[threading.Condition, list[int]]] = {}
 
     def generation(self, key: str) -> int:
-        """Return a number that rises with every wake-up of *key*; take it before looking, pass it to :meth:`wait` after."""
+        """Return a number that rises with every wake-up of *key*; take it before looking, pass it
+        to :meth:`wait` after.
+        """
         return self._slot(key)[1][0]
 
     def wait(self, key: str, seen: int, timeout_s: float) -> bool:
@@ -62,7 +68,8 @@ class Wakeup:
 
 
 class SocketWakeup(Wakeup):
-    """Wake-ups across the processes of one machine: a datagram to each socket in a private folder that belongs to the store.
+    """Wake-ups across the processes of one machine: a datagram to each socket in a private folder
+    that belongs to the store.
 
     Parameters
     ----------
@@ -120,7 +127,10 @@ class SocketWakeup(Wakeup):
         changed_ns = os.stat(folder).st_mtime_ns  # noqa: PTH116 - at every commit
         if changed_ns != self._listed[0]:
             own = self._path.name if self._path is not None else None
-            self._listed = (changed_ns, [str(folder / name) for name in os.listdir(folder) if name != own])  # noqa: PTH208
+            self._listed = (
+                changed_ns,
+                [str(folder / name) for name in os.listdir(folder) if name != own],  # noqa: PTH208
+            )
         return self._listed[1]
 
     def _send(self, message: bytes, path: str) -> None:
@@ -153,7 +163,9 @@ class SocketWakeup(Wakeup):
                 self._folder, self.poll_s = None, 0.05
                 return
             self._socket, self._path = own, path
-        threading.Thread(target=self._hear, args=(own,), name="mltrigger-wakeup", daemon=True).start()
+        threading.Thread(
+            target=self._hear, args=(own,), name="mltrigger-wakeup", daemon=True
+        ).start()
 
     def _hear(self, own: socket.socket) -> None:
         while True:
@@ -174,7 +186,9 @@ def _datagram_socket() -> socket.socket | None:
 
 
 def _folder(location: str) -> Path | None:
-    """Return the private folder of the sockets of the store at *location*; ``None`` when it cannot be trusted or made."""
+    """Return the private folder of the sockets of the store at *location*; ``None`` when it cannot
+    be trusted or made.
+    """
     if not hasattr(os, "getuid"):
         return None
     base = Path(tempfile.gettempdir()) / f"mltrigger-{os.getuid()}"
@@ -183,7 +197,11 @@ def _folder(location: str) -> Path | None:
         for path in (base, folder):
             path.mkdir(mode=0o700, exist_ok=True)
             status = path.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            if (
+                not stat.S_ISDIR(status.st_mode)
+                or status.st_uid != os.getuid()
+                or status.st_mode & 0o077
+            ):
                 return None  # somebody else made it first
     except OSError:
         return None

@@ -1,4 +1,6 @@
-"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for; models that fail; AWS here."""
+"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for;
+models that fail; AWS here.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ _START_US = 1_790_000_000_000_000
 class SimulatedClock:
     """A clock that stands still until it is told to advance.
 
-    Pass it to ``mt.connect("memory://", clock=…)``: backoff, leases, dead letters and retention of 14 days pass when the test says so, in
-    no time at all, through the same code. :func:`settle` tells it for you.
+    Pass it to ``mt.connect("memory://", clock=…)``: backoff, leases, dead letters and retention of
+    14 days pass when the test says so, in no time at all, through the same code. :func:`settle`
+    tells it for you.
     """
 
     def __init__(self, start_us: int = _START_US) -> None:
@@ -70,7 +73,8 @@ class Failing:
 
 
 def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> None:
-    """Let *bus* work until every subscription that is delivered has nothing left to do; time passes only while nothing runs.
+    """Let *bus* work until every subscription that is delivered has nothing left to do; time passes
+    only while nothing runs.
 
     Parameters
     ----------
@@ -87,32 +91,42 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
     end_s = time.monotonic() + timeout_s
     before, since_s = None, time.monotonic()
     while True:
-        now = [(spec.name, bus.broker.depth(spec)) for spec in bus.registry.subscriptions() if bus.listener_state(spec.name) != "stopped"]
+        now = [
+            (spec.name, bus.broker.depth(spec))
+            for spec in bus.registry.subscriptions()
+            if bus.listener_state(spec.name) != "stopped"
+        ]
         state = (bus.log.progress(), [(name, d.visible, d.delayed, d.in_flight) for name, d in now])
-        if not any(d.visible or d.delayed or d.in_flight for _, d in now) and state == before:  # twice: one may hand on to another
+        # twice: one may hand on to another
+        if not any(d.visible or d.delayed or d.in_flight for _, d in now) and state == before:
             return
         if time.monotonic() > end_s:
-            raise TimeoutError(f"still open after {timeout_s:g} s: " + ", ".join(f"{name}: {depth}" for name, depth in now))
+            raise TimeoutError(
+                f"still open after {timeout_s:g} s: "
+                + ", ".join(f"{name}: {depth}" for name, depth in now)
+            )
         if state != before:
             before, since_s = state, time.monotonic()
         elif not any(d.visible or d.in_flight for _, d in now):
             clock.advance(s=min(d.next_s for _, d in now if d.next_s is not None))
-        elif not bus.busy and time.monotonic() - since_s > _STILL_S:  # a rate limit or a batch window waits for this very clock
+        elif not bus.busy and time.monotonic() - since_s > _STILL_S:
+            # a rate limit or a batch window waits for this very clock
             clock.advance(s=_STEP_S)
             since_s = time.monotonic()
         time.sleep(0.001)
 
 
 def aws_emulator() -> AwsEmulator:
-    """Start AWS on this machine: an emulator on a free port of 127.0.0.1, to try a bus on AWS without an account.
+    """Start AWS on this machine: an emulator on a free port of 127.0.0.1, to try a bus on AWS
+    without an account.
 
     ::
 
         with mltrigger.testing.aws_emulator() as emulator:
             bus = mt.connect("aws://eu-west-1/acme", endpoint_url=emulator.url, session=emulator.session())
 
-    It is moto's server (the extra ``test``), a process that ends with this one. It accepts things that AWS refuses; what
-    AWS would refuse of a bus is refused by the bus, before anything is sent.
+    It is moto's server (the extra ``test``), a process that ends with this one. It accepts things
+    that AWS refuses; what AWS would refuse of a bus is refused by the bus, before anything is sent.
     """
     from mltrigger.aws.emulator import AwsEmulator
 

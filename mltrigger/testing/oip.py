@@ -1,11 +1,13 @@
-"""A small server of the Open Inference Protocol v2, for tests, notebooks and benchmarks: a fitted model, or a function, behind real HTTP.
+"""A small server of the Open Inference Protocol v2, for tests, notebooks and benchmarks: a fitted
+model, or a function, behind real HTTP.
 
 It says honestly what its models take, and refuses everything else with 400 and ``{"error": "…"}``::
 
     with OipServer(of_sklearn("iris", LogisticRegression().fit(X, y))) as server:
         requests.post(server.url + "/v2/models/iris/infer", json=…)
 
-It is made for one machine and listens on loopback only. https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
+It is made for one machine and listens on loopback only.
+https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
 from __future__ import annotations
@@ -27,9 +29,20 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_, "UINT8": np.uint8, "UINT16": np.uint16, "UINT32": np.uint32, "UINT64": np.uint64, "INT8": np.int8,
-    "INT16": np.int16, "INT32": np.int32, "INT64": np.int64, "FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": object,
-}  # fmt: skip
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP16": np.float16,
+    "FP32": np.float32,
+    "FP64": np.float64,
+    "BYTES": object,
+}
 MAX_BODY = 64 * 1024 * 1024
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))?")
 
@@ -44,7 +57,9 @@ class Refused(Exception):
 
 @dataclasses.dataclass
 class Served:
-    """One version of a model: a function from arrays to arrays by name, and what both look like, as the protocol's metadata say it."""
+    """One version of a model: a function from arrays to arrays by name, and what both look like, as
+    the protocol's metadata say it.
+    """
 
     name: str
     predict: Callable[[Arrays], Mapping[str, Any]]
@@ -60,18 +75,23 @@ class Served:
 
 
 def of_sklearn(name: str, model: Any, version: str = "1", method: str = "predict") -> Served:
-    """Serve a fitted estimator: one input ``x`` of as many columns as it was fitted with, and its answer as ``y``."""
+    """Serve a fitted estimator: one input ``x`` of as many columns as it was fitted with, and its
+    answer as ``y``.
+    """
     columns = int(model.n_features_in_)
     y = np.asarray(getattr(model, method)(np.zeros((1, columns))))
     answer = {"name": "y", "datatype": _datatype(y), "shape": [-1, *y.shape[1:]]}
     takes = {"name": "x", "datatype": "FP64", "shape": [-1, columns]}
-    return Served(name, lambda arrays: {"y": getattr(model, method)(arrays["x"])}, [takes], [answer], version)
+    return Served(
+        name, lambda arrays: {"y": getattr(model, method)(arrays["x"])}, [takes], [answer], version
+    )
 
 
 class OipServer:
     """Serves *models* on loopback, each request in a thread, until it is closed.
 
-    ``models`` can be changed at any time; ``requests`` has the method, the path and the body of all that came, oldest first, if *keep*.
+    ``models`` can be changed at any time; ``requests`` has the method, the path and the body of all
+    that came, oldest first, if *keep*.
     """
 
     def __init__(self, *models: Served, port: int = 0, keep: bool = True) -> None:
@@ -80,7 +100,9 @@ class OipServer:
         self._server = _Server(("127.0.0.1", port), _Handler)
         self._server.oip = self
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
 
     def __enter__(self) -> OipServer:
@@ -132,7 +154,10 @@ class OipServer:
         if parts[3] is None:
             return {"name": model.name, "versions": self._versions(model.name), **model.metadata}
         if not model.ready:
-            raise Refused(400 if parts[3] == "ready" else 503, f"model {model.name} version {model.version} is not ready")
+            raise Refused(
+                400 if parts[3] == "ready" else 503,
+                f"model {model.name} version {model.version} is not ready",
+            )
         if parts[3] == "ready":
             return {"name": model.name, "ready": True}
         return infer(model, body)
@@ -142,7 +167,11 @@ class OipServer:
 
     def _model(self, name: str, version: str | None) -> Served:
         """Return the model; without a version the last that was added."""
-        found = [model for model in self.models if model.name == name and version in (None, model.version)]
+        found = [
+            model
+            for model in self.models
+            if model.name == name and version in (None, model.version)
+        ]
         if not found:
             what = f"{name} with version {version}" if version else name
             raise Refused(404, f"Model {what} not found; versions: {self._versions(name)}")
@@ -162,7 +191,9 @@ def infer(model: Served, body: Any) -> dict[str, Any]:
             raise Refused(400, f"expected {len(model.inputs)} inputs; {known['name']!r} is missing")
         arrays[known["name"]] = array_of(given[known["name"]], known)
     answers = {name: np.asarray(value) for name, value in model.predict(arrays).items()}
-    wanted = [output.get("name") for output in body.get("outputs") or [{"name": name} for name in answers]]
+    wanted = [
+        output.get("name") for output in body.get("outputs") or [{"name": name} for name in answers]
+    ]
     for name in wanted:
         if name not in answers:
             raise Refused(400, f"unexpected output {name!r}; there is {', '.join(answers)}")
@@ -178,7 +209,9 @@ def array_of(tensor: Mapping[str, Any], known: Mapping[str, Any]) -> np.ndarray:
     if datatype != known["datatype"]:
         raise Refused(400, f"input {name!r} is {known['datatype']}, got {datatype!r}")
     fits = isinstance(shape, list) and len(shape) == len(known["shape"])
-    if not fits or any(wanted not in (-1, length) for wanted, length in zip(known["shape"], shape, strict=True)):
+    if not fits or any(
+        wanted not in (-1, length) for wanted, length in zip(known["shape"], shape, strict=True)
+    ):
         raise Refused(400, f"input {name!r} has the shape {known['shape']}, got {shape}")
     values = _flat(tensor.get("data"))
     if len(values) != int(np.prod(shape)):
@@ -202,7 +235,10 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _datatype(array: np.ndarray) -> str:
-    return next((name for name, dtype in DTYPES.items() if dtype is not object and array.dtype == dtype), "BYTES")
+    return next(
+        (name for name, dtype in DTYPES.items() if dtype is not object and array.dtype == dtype),
+        "BYTES",
+    )
 
 
 def _output(name: str, array: np.ndarray) -> dict[str, Any]:
@@ -245,7 +281,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or int(length) > MAX_BODY:
             self.close_connection = True
-            self._send(411 if not length else 413, {"error": f"a body needs a Content-Length of at most {MAX_BODY}"})
+            self._send(
+                411 if not length else 413,
+                {"error": f"a body needs a Content-Length of at most {MAX_BODY}"},
+            )
             return
         self._answer(self.rfile.read(int(length)))
 

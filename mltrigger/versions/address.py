@@ -1,4 +1,6 @@
-"""Address: a model that runs elsewhere, or that is no Python: what its scheme needs to reach it, decided once by the user."""
+"""Address: a model that runs elsewhere, or that is no Python: what its scheme needs to reach it,
+decided once by the user.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,26 @@ from mltrigger.text import redacted
 
 _SHOWN = 200
 _SECRET_WORDS = frozenset(
-    {"token", "key", "apikey", "password", "passwd", "pwd", "signature", "sig", "secret", "credential", "credentials", "auth",
-     "authorization", "cookie", "bearer", "jwt", "session"}
-)  # fmt: skip
+    {
+        "token",
+        "key",
+        "apikey",
+        "password",
+        "passwd",
+        "pwd",
+        "signature",
+        "sig",
+        "secret",
+        "credential",
+        "credentials",
+        "auth",
+        "authorization",
+        "cookie",
+        "bearer",
+        "jwt",
+        "session",
+    }
+)
 _NO_SECRETS = frozenset({"prompt_cache_key"})
 """Members of requests that are called like a secret, and are none."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -29,14 +48,18 @@ _OTHERWISE = frozenset({"env", "headers", "tracking_uri", "registry_uri", "endpo
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """Where a model is, ``oip+http://host/v2/models/ocr``, and the options its scheme takes. An event never changes either.
+    """Where a model is, ``oip+http://host/v2/models/ocr``, and the options its scheme takes.
+
+    An event never changes either.
 
     Parameters
     ----------
     text : str
-        As the user wrote it. It holds no secret: what is secret is named by an environment variable in the options.
+        As the user wrote it. It holds no secret: what is secret is named by an environment variable
+        in the options.
     given : str
-        The options as canonical JSON, so that an address is a value: it can be compared, kept and sent to another process.
+        The options as canonical JSON, so that an address is a value: it can be compared, kept and
+        sent to another process.
     """
 
     text: str
@@ -46,9 +69,13 @@ class Address:
     def of(cls, text: str, options: Mapping[str, Any]) -> Address:
         """Return an address with *options*, which must have a JSON form."""
         try:
-            return cls(text, json.dumps(dict(options), sort_keys=True, allow_nan=False, ensure_ascii=False))
+            return cls(
+                text, json.dumps(dict(options), sort_keys=True, allow_nan=False, ensure_ascii=False)
+            )
         except (TypeError, ValueError) as error:
-            raise InvalidModel(f"model {text[:_SHOWN]!r}: its options must have a JSON form: {error}") from error
+            raise InvalidModel(
+                f"model {text[:_SHOWN]!r}: its options must have a JSON form: {error}"
+            ) from error
 
     def __repr__(self) -> str:
         return f"Address({self.text[:_SHOWN]!r})"
@@ -70,14 +97,16 @@ class Address:
         return options
 
     def checked(self, **known: type | tuple[type, ...]) -> dict[str, Any]:
-        """Return the options when each is among *known*, name -> type; a wrong name lists the near ones.
+        """Return the options when each is among *known*, name -> type; a wrong name lists the near
+        ones.
 
         Raises
         ------
         NotFound
             For a name that the scheme does not know.
         InvalidModel
-            For a value of another type; for a secret in the address or in an option, since both are stored.
+            For a value of another type; for a secret in the address or in an option, since both are
+            stored.
         """
         options = self.options
         shown = redacted(self.text)[:_SHOWN]
@@ -88,38 +117,63 @@ class Address:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
-                raise InvalidModel(f"model {shown!r}: option {name} must be {wanted}, got {value!r}")
+                raise InvalidModel(
+                    f"model {shown!r}: option {name} must be {wanted}, got {value!r}"
+                )
         self._refuse_secrets(options, shown)
         return options
 
     def digest(self, content: str = "") -> str:
-        """Return 12 hexadecimal digits for the address, its options and, where it can be seen, the *content* behind it."""
+        """Return 12 hexadecimal digits for the address, its options and, where it can be seen, the
+        *content* behind it.
+        """
         parts = json.dumps([self.text, self.options, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
     def _refuse_secrets(self, options: Mapping[str, Any], shown: str) -> None:
-        advice = "and it would be stored; have it read from an environment variable where the model is called"
-        # In pieces: a host or a model may well be called secret or token, with a port or a verb behind it.
-        if any(looks_secret(piece) for piece in re.split(r"[/:?&=\s]", urllib.parse.unquote(self.text))):
+        advice = (
+            "and it would be stored; have it read from an environment variable where the model is"
+            " called"
+        )
+        # In pieces: a host or a model may well be called secret or token, with a port or a verb
+        # behind it.
+        if any(
+            looks_secret(piece) for piece in re.split(r"[/:?&=\s]", urllib.parse.unquote(self.text))
+        ):
             raise InvalidModel(f"model {shown!r}: the address holds a key or a token, {advice}")
         for option, value in options.items():
-            if option not in _OTHERWISE and (found := next(_secrets(option, value), None)) is not None:
-                raise InvalidModel(f"model {shown!r}: option {option} holds a password, a key or a token at {found}, {advice}")
+            if (
+                option not in _OTHERWISE
+                and (found := next(_secrets(option, value), None)) is not None
+            ):
+                raise InvalidModel(
+                    f"model {shown!r}: option {option} holds a password, a key or a token at"
+                    f" {found}, {advice}"
+                )
 
 
 def is_secret(name: str) -> bool:
-    """Whether a header, parameter or member called *name* is likely to hold a secret: ``X-Api-Key``, ``sig``, ``accessToken``."""
-    return not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORD.findall(name)) or "apikey" in name.lower()
+    """Whether a header, parameter or member called *name* is likely to hold a secret:
+    ``X-Api-Key``, ``sig``, ``accessToken``.
+    """
+    return (
+        not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORD.findall(name))
+        or "apikey" in name.lower()
+    )
 
 
 def looks_secret(text: str) -> bool:
-    """Whether *text* holds something of a secret's form, or ``password=…``; fields of a template are none."""
+    """Whether *text* holds something of a secret's form, or ``password=…``; fields of a template
+    are none.
+    """
     text = _FIELD.sub("None", text)
     return redacted(text) != text
 
 
 def _secrets(where: str, value: Any) -> Iterator[str]:
-    """Yield the paths at which *value*, which stands at *where*, holds what is likely to be a secret."""
+    """Yield the paths at which *value*, which stands at *where*, holds what is likely to be a
+    secret.
+    """
     if isinstance(value, Mapping):
         for name, inner in value.items():
             named = isinstance(inner, str) and is_secret(name) and name not in _NO_SECRETS

@@ -1,7 +1,8 @@
-"""Which columns a fitted model takes of a record, and in which order: said by the model, by ``columns=``, or by the input schema.
+"""Which columns a fitted model takes of a record, and in which order: said by the model, by
+``columns=``, or by the input schema.
 
-Libraries are recognised by the names of their classes and never imported: a model of theirs means that they are loaded. Names that a
-library made up for an array (``Column_0``, ``x1``) are none.
+Libraries are recognised by the names of their classes and never imported: a model of theirs means
+that they are loaded. Names that a library made up for an array (``Column_0``, ``x1``) are none.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Takes(NamedTuple):
     given : mapping
         Values of columns that an event need not have, such as the constant of a regression.
     further : bool
-        Whether these need not all be there: then other fields follow them, in the order of the alphabet.
+        Whether these need not all be there: then other fields follow them, in the order of the
+        alphabet.
     numbered : bool
         Whether the frame's columns are called 0, 1, 2 …, since the model knows no names.
     """
@@ -44,7 +46,9 @@ class Takes(NamedTuple):
 
 
 def is_a(target: Any, library: str, name: str) -> bool:
-    """Whether *target*, or a class, is of the class *name* of a *library*, or of one that inherits from it."""
+    """Whether *target*, or a class, is of the class *name* of a *library*, or of one that inherits
+    from it.
+    """
     kind = target if isinstance(target, type) else type(target)
     return any(base.__name__ == name and _library(base) == library for base in kind.__mro__)
 
@@ -58,7 +62,7 @@ def _library(kind: Any) -> str:
     return str(getattr(kind, "__module__", "")).partition(".")[0]
 
 
-# -- what a model knows ------------------------------------------------------------------------------------------------------------
+# -- what a model knows ----------------------------------------------------------------------------
 
 
 def known(target: Any) -> Takes | None:
@@ -92,11 +96,18 @@ def _needed_by_columns(target: Any, names: Sequence[str]) -> frozenset[str]:
     if not is_a(head, "sklearn", "ColumnTransformer"):
         return frozenset(names)
     places = getattr(head, "_transformer_to_input_indices", {"": range(len(names))})
-    return frozenset(names[place] for name in places if head.named_transformers_.get(name) != "drop" for place in places[name])
+    return frozenset(
+        names[place]
+        for name in places
+        if head.named_transformers_.get(name) != "drop"
+        for place in places[name]
+    )
 
 
 def _of_later_steps(target: Any) -> Takes | None:
-    """Return the names that a later step of a pipeline knows, whose head is somebody's own: they give the order, and no more."""
+    """Return the names that a later step of a pipeline knows, whose head is somebody's own: they
+    give the order, and no more.
+    """
     for _, step in getattr(target, "best_estimator_", target).steps:
         if (found := known(step)) is not None:
             return found._replace(needed=frozenset(), further=True, numbered=False)
@@ -104,7 +115,14 @@ def _of_later_steps(target: Any) -> Takes | None:
 
 
 def _of_booster(target: Any) -> Takes | None:
-    library = next((name for name in ("lightgbm", "catboost", "xgboost") if any(_library(b) == name for b in type(target).__mro__)), "")
+    library = next(
+        (
+            name
+            for name in ("lightgbm", "catboost", "xgboost")
+            if any(_library(b) == name for b in type(target).__mro__)
+        ),
+        "",
+    )
     if library == "lightgbm" and callable(getattr(target, "feature_name", None)):
         names = list(target.feature_name())
         return None if _made_up(names, "Column_{}") else _all(names)
@@ -126,7 +144,11 @@ def _of_statsmodels(target: Any) -> Takes | None:
     model = target.model
     if getattr(model, "formula", None) is not None:
         right = str(model.formula).partition("~")[2]
-        used = [str(c) for c in model.data.frame.columns if re.search(rf"(?<![\w.]){re.escape(str(c))}(?!\w|\s*\()", right)]
+        used = [
+            str(c)
+            for c in model.data.frame.columns
+            if re.search(rf"(?<![\w.]){re.escape(str(c))}(?!\w|\s*\()", right)
+        ]
         return _all(used)
     if not any(base.__name__ == "PandasData" for base in type(model.data).__mro__):
         return None
@@ -145,17 +167,27 @@ def _of_mlflow(target: Any) -> Takes | None:
     if not is_a(target, "mlflow", "PyFuncModel"):
         return None
     schema = target.metadata.get_input_schema()
-    return Takes(tuple(schema.input_names()), frozenset(schema.required_input_names())) if schema.has_input_names() else None
+    return (
+        Takes(tuple(schema.input_names()), frozenset(schema.required_input_names()))
+        if schema.has_input_names()
+        else None
+    )
 
 
-# -- what the user says ------------------------------------------------------------------------------------------------------------
+# -- what the user says ----------------------------------------------------------------------------
 
 
 def of_user(target: Any, columns: Sequence[str], schema: Mapping[str, Any] | None) -> Takes:
-    """Return the *columns* that were said to be those of *target*; what the *schema* does not require is null, or its default."""
+    """Return the *columns* that were said to be those of *target*; what the *schema* does not
+    require is null, or its default.
+    """
     properties = (schema or {}).get("properties") or {}
     required = (schema or {}).get("required") or ()
-    given: dict[str, Any] = {name: properties[name].get("default") for name in columns if name in properties and name not in required}
+    given: dict[str, Any] = {
+        name: properties[name].get("default")
+        for name in columns
+        if name in properties and name not in required
+    }
     names = list(columns)
     if any(_library(base) == "statsmodels" for base in type(target).__mro__):
         place = _constant(target.model)
@@ -163,7 +195,12 @@ def of_user(target: Any, columns: Sequence[str], schema: Mapping[str, Any] | Non
             names.insert(place, "const")
             given["const"] = 1.0
     formula = getattr(getattr(target, "model", None), "formula", None)
-    return Takes(tuple(names), frozenset(columns), given, numbered=formula is None and _library(type(_first_step(target))) in _NUMBERED)
+    return Takes(
+        tuple(names),
+        frozenset(columns),
+        given,
+        numbered=formula is None and _library(type(_first_step(target))) in _NUMBERED,
+    )
 
 
 def checked(columns: Any, target: Any, name: str) -> tuple[str, ...]:
@@ -175,14 +212,31 @@ def checked(columns: Any, target: Any, name: str) -> tuple[str, ...]:
         When it is no list of different names, or *target* was fitted with others.
     """
     if isinstance(columns, str) or not isinstance(columns, Iterable):
-        raise InvalidModel(f"model {name!r}: columns={short(columns)}: write a list of names, such as columns=['height', 'width']")
+        raise InvalidModel(
+            f"model {name!r}: columns={short(columns)}: write a list of names, such as"
+            " columns=['height', 'width']"
+        )
     found = tuple(columns)
-    if not found or len(set(found)) != len(found) or not all(isinstance(each, str) and each for each in found):
-        raise InvalidModel(f"model {name!r}: columns={short(list(found))}: each is the name of one field of an event")
+    if (
+        not found
+        or len(set(found)) != len(found)
+        or not all(isinstance(each, str) and each for each in found)
+    ):
+        raise InvalidModel(
+            f"model {name!r}: columns={short(list(found))}: each is the name of one field of an"
+            " event"
+        )
     takes = None if isinstance(target, type) else known(target)
-    if takes is not None and not takes.further and not takes.needed - takes.given.keys() <= set(found) <= set(takes.names):
+    if (
+        takes is not None
+        and not takes.further
+        and not takes.needed - takes.given.keys() <= set(found) <= set(takes.names)
+    ):
         fitted = short(", ".join(map(repr, takes.names)), 300)
-        raise InvalidModel(f"model {name!r} was fitted with the columns {fitted}: leave columns= out, it knows their order")
+        raise InvalidModel(
+            f"model {name!r} was fitted with the columns {fitted}: leave columns= out, it knows"
+            " their order"
+        )
     return found
 
 
@@ -201,14 +255,18 @@ def of_schema(schema: Mapping[str, Any] | None) -> tuple[str, ...] | None:
     return tuple(properties) if isinstance(properties, Mapping) and properties else None
 
 
-# -- the head of a pipeline --------------------------------------------------------------------------------------------------------
+# -- the head of a pipeline ------------------------------------------------------------------------
 
 
 def head(target: Any) -> str:
-    """Return ``text`` for a model that takes texts, ``records`` for one that takes dicts, ``files`` for one that opens what it is told."""
+    """Return ``text`` for a model that takes texts, ``records`` for one that takes dicts, ``files``
+    for one that opens what it is told.
+    """
     if any(base.__module__ == "sklearn.feature_extraction.text" for base in type(target).__mro__):
         return "text" if getattr(target, "input", "content") == "content" else "files"
-    if is_a(target, "sklearn", "DictVectorizer") or (is_a(target, "sklearn", "FeatureHasher") and target.input_type == "dict"):
+    if is_a(target, "sklearn", "DictVectorizer") or (
+        is_a(target, "sklearn", "FeatureHasher") and target.input_type == "dict"
+    ):
         return "records"
     if isinstance(members := getattr(target, "transformer_list", None), list):
         return _agreed([head(member) for _, member in members if not isinstance(member, str)])
@@ -222,18 +280,27 @@ def _agreed(kinds: list[str]) -> str:
 
 
 def _head_of_steps(steps: list[Any]) -> str:
-    """Return the kind of the first step that has one; functions and other people's classes before it are asked to keep it."""
+    """Return the kind of the first step that has one; functions and other people's classes before
+    it are asked to keep it.
+    """
     for step in steps:
         if found := head(step):
             return found
         own = not isinstance(step, str) and step is not None and _library(type(step)) != "sklearn"
-        if not (step is None or isinstance(step, str) or own or is_a(step, "sklearn", "FunctionTransformer")):
+        if not (
+            step is None
+            or isinstance(step, str)
+            or own
+            or is_a(step, "sklearn", "FunctionTransformer")
+        ):
             return ""
     return ""
 
 
 def _inside(target: Any) -> list[Any]:
-    """Return the first of the models that *target* wraps, when it is of a library that is known for it."""
+    """Return the first of the models that *target* wraps, when it is of a library that is known for
+    it.
+    """
     for name in _INSIDE if _library(type(target)) in _NUMBERED else ():
         found = vars(target).get(name)
         if isinstance(found, list):
@@ -244,7 +311,9 @@ def _inside(target: Any) -> list[Any]:
 
 
 def _first_step(target: Any) -> Any:
-    """Return the model that sees the columns first: the first step of a pipeline, also of one that is wrapped."""
+    """Return the model that sees the columns first: the first step of a pipeline, also of one that
+    is wrapped.
+    """
     if isinstance(steps := getattr(target, "steps", None), list):
         real = [step for _, step in steps if step is not None and not isinstance(step, str)]
         return _first_step(real[0]) if real else target

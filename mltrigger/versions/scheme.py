@@ -1,14 +1,15 @@
 """The protocol of a scheme: how models at addresses of one kind are described, and called.
 
-A package adds a scheme with an entry point of the group ``mltrigger.models`` whose name is the scheme and whose value is a
-:class:`Scheme`, as a class or an object::
+A package adds a scheme with an entry point of the group ``mltrigger.models`` whose name is the
+scheme and whose value is a :class:`Scheme`, as a class or an object::
 
     [options.entry_points]
     mltrigger.models =
         grpc = my_package.grpc_models:GrpcScheme
 
-From then on ``mt.subscribe("documents", "grpc://host/ocr")`` works, with versions, batches, timeouts, retries and frames as for any other
-model. What a scheme has to do is small: check an address, and open an :class:`Endpoint` for it, whose ``call`` answers for events.
+From then on ``mt.subscribe("documents", "grpc://host/ocr")`` works, with versions, batches,
+timeouts, retries and frames as for any other model. What a scheme has to do is small: check an
+address, and open an :class:`Endpoint` for it, whose ``call`` answers for events.
 """
 
 from __future__ import annotations
@@ -41,14 +42,15 @@ class Description:
     version : str, optional
         A semantic version, when the address itself names one (``…/versions/2`` is ``2.0.0``).
     content : str
-        A fingerprint of what lies behind the address, where that is a file here: its SHA-256. A version is immutable; other content is
-        another version.
+        A fingerprint of what lies behind the address, where that is a file here: its SHA-256. A
+        version is immutable; other content is another version.
     about : str, optional
         One line for ``bus.models()``.
     input_schema, output_schema : mapping, optional
         JSON Schemas of one event's data and of one output, when the format tells them.
     alias : str, optional
-        The alias that the address follows, when it means another version tomorrow; see :meth:`Scheme.pin`.
+        The alias that the address follows, when it means another version tomorrow; see
+        :meth:`Scheme.pin`.
     """
 
     name: str
@@ -67,12 +69,14 @@ class Setting:
     Parameters
     ----------
     timeout_s : float
-        Longest run of one call. An endpoint gives up by then and raises ``TimeoutError`` or a ``ModelFailure`` with reason ``timeout``, so
-        that nothing stays behind; what it does not notice, the listener does.
+        Longest run of one call. An endpoint gives up by then and raises ``TimeoutError`` or a
+        ``ModelFailure`` with reason ``timeout``, so that nothing stays behind; what it does not
+        notice, the listener does.
     concurrency : int
         Calls at the same time: ``call`` is called from this many threads.
     processes : int
-        Processes that do the same on this machine, as far as is known: one that computes leaves the others their cores.
+        Processes that do the same on this machine, as far as is known: one that computes leaves the
+        others their cores.
     """
 
     timeout_s: float = 60.0
@@ -86,18 +90,25 @@ class Endpoint(abc.ABC):
     batches: bool = False
     """Whether one call may have several events."""
     concurrency: int = 1
-    """Calls at the same time when the subscription does not say; more than 1 for servers that take them."""
+    """Calls at the same time when the subscription does not say; more than 1 for servers that take
+    them.
+    """
 
     @abc.abstractmethod
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """Return one output an event, in their order; an exception in the place of what failed alone.
+        """Return one output an event, in their order; an exception in the place of what failed
+        alone.
 
-        Outputs need a JSON form (:mod:`mltrigger.event.codec`). What it raises fails all *events*: a :class:`~mltrigger.errors.ModelFailure` says
-        how; after anything else a batch is split, until the bad event is alone. What it prints is kept with the invocation.
+        Outputs need a JSON form (:mod:`mltrigger.event.codec`). What it raises fails all *events*:
+        a :class:`~mltrigger.errors.ModelFailure` says how; after anything else a batch is split,
+        until the bad event is alone. What it prints is kept with the invocation.
         """
 
     def warm_up(self) -> None:  # noqa: B027 - optional
-        """Prepare the first call: connect, load, ask for metadata. Called once, before anything is received; may raise."""
+        """Prepare the first call: connect, load, ask for metadata.
+
+        Called once, before anything is received; may raise.
+        """
 
     def close(self) -> None:  # noqa: B027 - optional
         """Let go of everything; idempotent. No call is under way."""
@@ -108,7 +119,9 @@ class Scheme(abc.ABC):
 
     @abc.abstractmethod
     def describe(self, address: Address) -> Description:
-        """Check *address* and its options, and return what they say. Asks no server; may read files.
+        """Check *address* and its options, and return what they say.
+
+        Asks no server; may read files.
 
         Raises
         ------
@@ -121,11 +134,16 @@ class Scheme(abc.ABC):
         """Return an endpoint for *address*; connecting can wait for ``warm_up`` or the first call."""
 
     def pin(self, address: Address) -> Address:
-        """Return the address of the version that *address* means now; itself, unless its description has an ``alias``."""
+        """Return the address of the version that *address* means now; itself, unless its
+        description has an ``alias``.
+        """
         return address
 
-    def schemas(self, address: Address) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Return JSON Schemas of one event's data and of one output, ``None`` for what nobody knows; may ask the server.
+    def schemas(
+        self, address: Address
+    ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Return JSON Schemas of one event's data and of one output, ``None`` for what nobody
+        knows; may ask the server.
 
         Called once, when the model is registered, and only for what the user gave no schema for.
         """
@@ -149,7 +167,7 @@ OWN = {
     "sagemaker": "aws.models.arn:SageMaker",
     "command": "versions.schemes.command.scheme:Command",
     "onnx": "versions.schemes.onnx:Onnx",
-}  # fmt: skip
+}
 """Scheme -> module of this room and class."""
 _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _VERSION = re.compile(r"latest|\d+(\.\d+){0,2}([-+].*)?")
@@ -173,14 +191,23 @@ def scheme_of(address: Address) -> Scheme:
     else:
         others = _others()
         if name not in others:
-            raise NotFound.of("scheme of models", name, [*OWN, *others], "packages add others by the entry point mltrigger.models")
+            raise NotFound.of(
+                "scheme of models",
+                name,
+                [*OWN, *others],
+                "packages add others by the entry point mltrigger.models",
+            )
         try:
             found = others[name].load()
         except Exception as error:  # whatever another package does while it is imported
-            raise InvalidModel(f"scheme {name!r}: {others[name].value} cannot be loaded: {error}") from error
+            raise InvalidModel(
+                f"scheme {name!r}: {others[name].value} cannot be loaded: {error}"
+            ) from error
     scheme = found() if isinstance(found, type) else found
     if not isinstance(scheme, Scheme):
-        raise InvalidModel(f"scheme {name!r}: {type(scheme).__name__} is no mltrigger.schemes.Scheme")
+        raise InvalidModel(
+            f"scheme {name!r}: {type(scheme).__name__} is no mltrigger.schemes.Scheme"
+        )
     return scheme
 
 

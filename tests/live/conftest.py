@@ -1,4 +1,7 @@
-"""``make test-aws``: checks on a real account, by whoever runs them. What they make is told before, and removed however they end."""
+"""``make test-aws``: checks on a real account, by whoever runs them.
+
+What they make is told before, and removed however they end.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ _WILL_MAKE = """\
 def pytest_configure(config: pytest.Config) -> None:
     where = rig.region()
     if where is None:
-        raise pytest.UsageError("in which region? Set AWS_REGION or AWS_DEFAULT_REGION; credentials are those that boto3 finds")
+        raise pytest.UsageError(
+            "in which region? Set AWS_REGION or AWS_DEFAULT_REGION; credentials are those that"
+            " boto3 finds"
+        )
     clients = Clients(boto3.Session(region_name=where), where)
     try:
         _ = clients.account
@@ -42,7 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     live = config.stash[LIVE]
     endpoint = live.clients.sqs.meta.endpoint_url + (" (an emulator)" if live.emulator else "")
-    told = _WILL_MAKE.format(region=live.clients.region, account=live.clients.account, endpoint=endpoint, prefix=live.prefix)
+    told = _WILL_MAKE.format(
+        region=live.clients.region,
+        account=live.clients.account,
+        endpoint=endpoint,
+        prefix=live.prefix,
+    )
     return ["live checks on AWS:", *told.splitlines()]
 
 
@@ -56,7 +67,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     try:
         janitor.clean(tuple(live.buckets))
         time.sleep(0 if live.emulator else 5)
-        again = rig.Janitor(live.prefix, live.clients.region)  # what was being made while the first one looked
+        # what was being made while the first one looked
+        again = rig.Janitor(live.prefix, live.clients.region)
         again.clean()
         janitor.problems += again.problems
     finally:
@@ -64,19 +76,33 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         live.sees(f"removed: {told}")
         if janitor.problems:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            live.sees(f"NOT REMOVED, run make clean-aws PREFIX={live.prefix}: {'; '.join(janitor.problems)}")
+            live.sees(
+                f"NOT REMOVED, run make clean-aws PREFIX={live.prefix}:"
+                f" {'; '.join(janitor.problems)}"
+            )
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    gaps = [report for report in terminalreporter.stats.get("xfailed", ()) if "emulator gap" in getattr(report, "wasxfail", "")]
+    gaps = [
+        report
+        for report in terminalreporter.stats.get("xfailed", ())
+        if "emulator gap" in getattr(report, "wasxfail", "")
+    ]
     if gaps:
         terminalreporter.section(f"{len(gaps)} emulator gaps: not checked here, only AWS can tell")
         for report in gaps:
             terminalreporter.write_line(
-                short(f"{report.nodeid.rpartition('::')[2]}: {report.wasxfail.removeprefix('emulator gap: ')}", 180)
+                short(
+                    f"{report.nodeid.rpartition('::')[2]}:"
+                    f" {report.wasxfail.removeprefix('emulator gap: ')}",
+                    180,
+                )
             )
     for report in terminalreporter.stats.get("skipped", ()):
-        terminalreporter.write_line(f"not run: {report.nodeid.rpartition('::')[2]}: {report.longrepr[2].removeprefix('Skipped: ')}")
+        terminalreporter.write_line(
+            f"not run: {report.nodeid.rpartition('::')[2]}:"
+            f" {report.longrepr[2].removeprefix('Skipped: ')}"
+        )
     terminalreporter.section("seen")
     for line in config.stash[LIVE].observed:
         terminalreporter.write_line(line)
@@ -86,9 +112,17 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """Tell what an emulator does otherwise than AWS as a gap. A failure of ours stays one."""
     report = yield
-    if report.when != "call" or not report.failed or not item.config.stash[LIVE].emulator or call.excinfo is None:
+    if (
+        report.when != "call"
+        or not report.failed
+        or not item.config.stash[LIVE].emulator
+        or call.excinfo is None
+    ):
         return report
-    if isinstance(call.excinfo.value, rig.Gap) or getattr(call.excinfo.value, "code", "") == NOT_KEPT:
+    if (
+        isinstance(call.excinfo.value, rig.Gap)
+        or getattr(call.excinfo.value, "code", "") == NOT_KEPT
+    ):
         said = str(call.excinfo.value).splitlines() or [""]
         report.outcome = "skipped"
         report.wasxfail = f"emulator gap: {said[0]}"

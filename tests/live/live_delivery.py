@@ -1,4 +1,6 @@
-"""Deliveries: order, repeats, visibility, dead letters, large bodies; and the codes with which SQS says what we understand by them."""
+"""Deliveries: order, repeats, visibility, dead letters, large bodies; and the codes with which SQS
+says what we understand by them.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,31 @@ MODEL = mt.model(same, version="1.0.0")
 def test_the_quickstart(live: Live) -> None:
     with live.bus() as bus:
         subs = [bus.subscribe("documents", MODEL, name=name) for name in ("first", "second")]
-        run = bus.fire("documents", [{"n": n} for n in range(50)], progress=False, timeout_s=rig.PATIENCE_S)
+        run = bus.fire(
+            "documents", [{"n": n} for n in range(50)], progress=False, timeout_s=rig.PATIENCE_S
+        )
 
         assert len(run.results()) == 100
         assert [set(sub.invocations()["outcome"]) for sub in subs] == [{"succeeded"}] * 2
         assert bus.audit()["balanced"].all()
-        live.sees(f"publish to model start, 50 events: {subs[0].invocations()['queue_ms'].median():.0f} ms median")
+        live.sees(
+            f"publish to model start, 50 events: {subs[0].invocations()['queue_ms'].median():.0f}"
+            " ms median"
+        )
 
 
 def test_bodies_of_any_kind_come_back_as_they_were(live: Live) -> None:
-    samples = ["", "\x00\x1b\ufffe", "ä" * 1000, b"\x00\xff", None, True, 1.5, [1, {"a": "\u2028"}], {"deep": [[[]]]}]
+    samples = [
+        "",
+        "\x00\x1b\ufffe",
+        "ä" * 1000,
+        b"\x00\xff",
+        None,
+        True,
+        1.5,
+        [1, {"a": "\u2028"}],
+        {"deep": [[[]]]},
+    ]
     with live.bus() as bus:
         sub = bus.subscribe("documents", mt.model(same, version="1.0.0"))
         receipts = bus.publish_batch("documents", samples)
@@ -76,7 +93,10 @@ def test_a_failure_is_tried_again_ends_as_a_dead_letter_and_is_redriven(live: Li
         sub = bus.subscribe("documents", mt.model(picky, version="1.0.0"), max_attempts=2)
         bus.publish_batch("documents", ["good", "bad"])
         assert bus.wait(rig.PATIENCE_S, progress=False)
-        assert sorted(sub.invocations()["outcome"]) == ["dead", "failed", "succeeded"] or len(sub.dead_letters()) == 1
+        assert (
+            sorted(sub.invocations()["outcome"]) == ["dead", "failed", "succeeded"]
+            or len(sub.dead_letters()) == 1
+        )
 
         sub.redrive(data="fine")
         assert bus.wait(rig.PATIENCE_S, progress=False)
@@ -99,7 +119,9 @@ def test_the_order_of_a_group_is_kept_although_one_of_it_fails_at_first(live: Li
     with live.bus() as bus:
         bus.subscribe("orders.fifo", mt.model(keep, version="1.0.0"), max_concurrency=3)
         for number in range(10):
-            bus.publish_batch("orders.fifo", [mt.Event([g, number], extensions={"partitionkey": g}) for g in seen])
+            bus.publish_batch(
+                "orders.fifo", [mt.Event([g, number], extensions={"partitionkey": g}) for g in seen]
+            )
         assert bus.wait(2 * rig.PATIENCE_S, progress=False)
 
     assert failed == [3]
@@ -111,7 +133,8 @@ def test_a_listener_that_dies_gives_its_event_back(live: Live) -> None:
         sub = bus.subscribe("documents", MODEL, name="reader", listen=False)
         bus.publish("documents", 1)
         url = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader")["QueueUrl"]
-        assert len(live.received(url, VisibilityTimeout=3)) == 1  # and nothing more is heard of whoever received it
+        # and nothing more is heard of whoever received it
+        assert len(live.received(url, VisibilityTimeout=3)) == 1
         sub.start()
 
         assert rig.within(lambda: list(sub.invocations()["outcome"]) == ["succeeded"])
@@ -121,20 +144,29 @@ def test_what_sqs_moves_to_the_dead_letter_queue_is_taken_over(live: Live) -> No
     with live.bus(prefix := live.bus_prefix()) as bus:
         sub = bus.subscribe("documents", MODEL, name="reader", listen=False)
         url = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader")["QueueUrl"]
-        attributes = live.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["RedrivePolicy"])["Attributes"]
+        attributes = live.clients.sqs.get_queue_attributes(
+            QueueUrl=url, AttributeNames=["RedrivePolicy"]
+        )["Attributes"]
         redrive = {**json.loads(attributes["RedrivePolicy"]), "maxReceiveCount": 1}
-        live.clients.sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(redrive)})
-        time.sleep(0 if live.emulator else 60)  # "takes up to 60 seconds for the change to propagate" (API_SetQueueAttributes)
+        live.clients.sqs.set_queue_attributes(
+            QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(redrive)}
+        )
+        # "takes up to 60 seconds for the change to propagate" (API_SetQueueAttributes)
+        time.sleep(0 if live.emulator else 60)
         bus.publish("documents", {"a": 1}, id="moved")
 
         assert len(live.received(url, VisibilityTimeout=1)) == 1
         time.sleep(2)
         live.received(url, wait_s=5)
         broker: Any = bus.broker
-        dead = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader-dead")["QueueUrl"]
+        dead = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader-dead")[
+            "QueueUrl"
+        ]
 
         def moved() -> bool:
-            asked = live.clients.sqs.get_queue_attributes(QueueUrl=dead, AttributeNames=["ApproximateNumberOfMessages"])
+            asked = live.clients.sqs.get_queue_attributes(
+                QueueUrl=dead, AttributeNames=["ApproximateNumberOfMessages"]
+            )
             return bool(asked["Attributes"]["ApproximateNumberOfMessages"] == "1")
 
         with rig.only_aws("it does not move it, or not on the receive after the last one"):
@@ -143,11 +175,15 @@ def test_what_sqs_moves_to_the_dead_letter_queue_is_taken_over(live: Live) -> No
         assert list(sub.dead_letters()["event_id"]) == ["moved"]
 
 
-# -- receipt handles and visibility -----------------------------------------------------------------------------------------------------
+# -- receipt handles and visibility ----------------------------------------------------------------
 
 
 def hidden(live: Live, queue: str, handle: str, seconds: int) -> str | None:
-    return rig.refusal(lambda: live.bare("sqs").change_message_visibility(QueueUrl=queue, ReceiptHandle=handle, VisibilityTimeout=seconds))
+    return rig.refusal(
+        lambda: live.bare("sqs").change_message_visibility(
+            QueueUrl=queue, ReceiptHandle=handle, VisibilityTimeout=seconds
+        )
+    )
 
 
 def sent_and_received(live: Live, queue: str, **given: Any) -> dict[str, Any]:
@@ -181,9 +217,13 @@ def test_the_codes_for_a_lease_that_is_lost_are_those_we_know(live: Live) -> Non
     live.clients.sqs.delete_message(QueueUrl=queue, ReceiptHandle=again["ReceiptHandle"])
     seen["deleted"] = hidden(live, queue, again["ReceiptHandle"], 30)
     seen["no handle"] = hidden(live, queue, "nonsense", 30)
-    seen["delete, no handle"] = rig.refusal(lambda: live.bare("sqs").delete_message(QueueUrl=queue, ReceiptHandle="nonsense"))
+    seen["delete, no handle"] = rig.refusal(
+        lambda: live.bare("sqs").delete_message(QueueUrl=queue, ReceiptHandle="nonsense")
+    )
     entries = [{"Id": "a", "ReceiptHandle": "nonsense", "VisibilityTimeout": 30}]
-    seen["batch"] = rig.refusal(lambda: live.bare("sqs").change_message_visibility_batch(QueueUrl=queue, Entries=entries))
+    seen["batch"] = rig.refusal(
+        lambda: live.bare("sqs").change_message_visibility_batch(QueueUrl=queue, Entries=entries)
+    )
 
     live.sees(f"codes for lost leases: {seen}")
     with rig.only_aws("its codes are others"):
@@ -203,7 +243,10 @@ def test_what_deleting_with_a_stale_handle_does_is_seen(live: Live) -> None:
     still = live.received(queue, wait_s=5)
 
     assert again["MessageId"]
-    live.sees(f"a stale handle deletes: SQS says {said or 'yes'}, and the message is {'still there' if still else 'gone'}")
+    live.sees(
+        f"a stale handle deletes: SQS says {said or 'yes'}, and the message is"
+        f" {'still there' if still else 'gone'}"
+    )
 
 
 def test_the_code_for_a_queue_that_is_not_there_is_one_we_know(live: Live) -> None:
@@ -211,7 +254,10 @@ def test_the_code_for_a_queue_that_is_not_there_is_one_we_know(live: Live) -> No
     missing = url + "-none"
 
     assert rig.refusal(lambda: live.bare("sqs").receive_message(QueueUrl=missing)) in MISSING
-    assert rig.refusal(lambda: live.bare("sqs").get_queue_url(QueueName=missing.rpartition("/")[2])) in MISSING
+    assert (
+        rig.refusal(lambda: live.bare("sqs").get_queue_url(QueueName=missing.rpartition("/")[2]))
+        in MISSING
+    )
 
 
 def test_a_call_that_sqs_refuses_for_some_entries_says_for_which(live: Live) -> None:
@@ -219,7 +265,8 @@ def test_a_call_that_sqs_refuses_for_some_entries_says_for_which(live: Live) -> 
     handle = sent_and_received(live, queue)["ReceiptHandle"]
 
     answer = live.bare("sqs").delete_message_batch(
-        QueueUrl=queue, Entries=[{"Id": "0", "ReceiptHandle": handle}, {"Id": "1", "ReceiptHandle": "nonsense"}]
+        QueueUrl=queue,
+        Entries=[{"Id": "0", "ReceiptHandle": handle}, {"Id": "1", "ReceiptHandle": "nonsense"}],
     )
 
     with rig.only_aws("it refuses none, or with another code"):

@@ -1,4 +1,6 @@
-"""Filter policies: what SNS takes is what mltrigger takes, and what mltrigger hands on to SNS is taken and means the same."""
+"""Filter policies: what SNS takes is what mltrigger takes, and what mltrigger hands on to SNS is
+taken and means the same.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ UNKNOWN: dict[str, Policy] = {
     "six decimals": {"pages": [1.000001]},
     "beyond 1e9": {"pages": [1_000_000_001]},
 }
-"""What the documentation of SNS does not say, or says differently in two places. We take it and do not push it, but for the last two."""
+"""What the documentation of SNS does not say, or says differently in two places. We take it and do
+not push it, but for the last two.
+"""
 REFUSED: dict[str, Policy] = {
     "six keys": {f"k{n}": ["a"] for n in range(6)},
     "151 combinations": {"a": [str(n) for n in range(151)]},
@@ -70,7 +74,9 @@ REFUSED: dict[str, Policy] = {
 def subscription(live: Live) -> str:
     """A subscription whose filter the checks set."""
     queue, topic = live.queue(), live.topic()
-    made = live.clients.sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=live.arn(queue), ReturnSubscriptionArn=True)
+    made = live.clients.sns.subscribe(
+        TopicArn=topic, Protocol="sqs", Endpoint=live.arn(queue), ReturnSubscriptionArn=True
+    )
     return str(made["SubscriptionArn"])
 
 
@@ -78,7 +84,9 @@ def said(live: Live, subscription: str, policy: str, scope: Scope) -> str | None
     """Return what SNS says to a policy, ``None`` when it takes it."""
 
     def set_(name: str, value: str) -> None:
-        live.bare("sns").set_subscription_attributes(SubscriptionArn=subscription, AttributeName=name, AttributeValue=value)
+        live.bare("sns").set_subscription_attributes(
+            SubscriptionArn=subscription, AttributeName=name, AttributeValue=value
+        )
 
     set_("FilterPolicy", "{}")
     set_("FilterPolicyScope", scope)
@@ -87,7 +95,9 @@ def said(live: Live, subscription: str, policy: str, scope: Scope) -> str | None
 
 @pytest.mark.parametrize("scope", BOTH)
 @pytest.mark.parametrize("case", TAKEN)
-def test_what_mltrigger_takes_sns_takes(live: Live, subscription: str, case: str, scope: Scope) -> None:
+def test_what_mltrigger_takes_sns_takes(
+    live: Live, subscription: str, case: str, scope: Scope
+) -> None:
     FilterPolicy.parse(TAKEN[case], scope)
 
     with rig.only_aws("it refuses a policy that SNS takes"):
@@ -96,7 +106,9 @@ def test_what_mltrigger_takes_sns_takes(live: Live, subscription: str, case: str
 
 @pytest.mark.parametrize("scope", BOTH)
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_mltrigger_refuses_sns_refuses(live: Live, subscription: str, case: str, scope: Scope) -> None:
+def test_what_mltrigger_refuses_sns_refuses(
+    live: Live, subscription: str, case: str, scope: Scope
+) -> None:
     with pytest.raises(mt.InvalidFilter):
         FilterPolicy.parse(REFUSED[case], scope)
 
@@ -106,26 +118,39 @@ def test_what_mltrigger_refuses_sns_refuses(live: Live, subscription: str, case:
 
 @pytest.mark.parametrize("scope", BOTH)
 @pytest.mark.parametrize("case", UNKNOWN)
-def test_what_the_documentation_does_not_say_is_seen(live: Live, subscription: str, case: str, scope: Scope) -> None:
+def test_what_the_documentation_does_not_say_is_seen(
+    live: Live, subscription: str, case: str, scope: Scope
+) -> None:
     """Noted, not judged: it is what may be pushed one day."""
     FilterPolicy.parse(UNKNOWN[case], scope)
 
-    live.sees(f"filter {case}, {scope}: SNS says {said(live, subscription, json.dumps(UNKNOWN[case]), scope) or 'yes'}")
+    live.sees(
+        f"filter {case}, {scope}: SNS says"
+        f" {said(live, subscription, json.dumps(UNKNOWN[case]), scope) or 'yes'}"
+    )
 
 
 @pytest.mark.parametrize("scope", BOTH)
 def test_which_filters_are_handed_on_to_sns_is_told(live: Live, scope: Scope) -> None:
     every = {**TAKEN, **UNKNOWN}
-    handed_on = [case for case in every if push(FilterPolicy.parse(every[case], scope), own=True, offloads=False).policy]
+    handed_on = [
+        case
+        for case in every
+        if push(FilterPolicy.parse(every[case], scope), own=True, offloads=False).policy
+    ]
 
-    live.sees(f"filters on the {scope} that SNS applies: {', '.join(handed_on)}; by the listener alone: "
-              f"{', '.join(case for case in every if case not in handed_on)}")  # fmt: skip
+    live.sees(
+        f"filters on the {scope} that SNS applies: {', '.join(handed_on)}; by the listener alone: "
+        f"{', '.join(case for case in every if case not in handed_on)}"
+    )
     assert {"exact", "prefix", "suffix", "numeric range", "exists"} <= set(handed_on)
 
 
 @pytest.mark.parametrize("scope", BOTH)
 @pytest.mark.parametrize("case", [*TAKEN, *UNKNOWN])
-def test_what_is_handed_on_to_sns_is_taken(live: Live, subscription: str, case: str, scope: Scope) -> None:
+def test_what_is_handed_on_to_sns_is_taken(
+    live: Live, subscription: str, case: str, scope: Scope
+) -> None:
     pushed = push(FilterPolicy.parse({**TAKEN, **UNKNOWN}[case], scope), own=True, offloads=False)
 
     if pushed.policy is not None:
@@ -146,21 +171,31 @@ EVENTS: list[tuple[Any, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("scope", BOTH)
 @pytest.mark.parametrize("case", [c for c in TAKEN if c not in ("true and null",)])
-def test_no_event_that_matches_is_lost_and_none_that_does_not_is_delivered(live: Live, case: str, scope: Scope) -> None:
+def test_no_event_that_matches_is_lost_and_none_that_does_not_is_delivered(
+    live: Live, case: str, scope: Scope
+) -> None:
     """SNS applies what was pushed, the listener all of it: together it is what the filter says."""
     policy = FilterPolicy.parse(TAKEN[case], scope)
     with live.bus() as bus:
         sub = bus.subscribe(
-            "documents", mt.model(len, name="reader", version="1.0.0"), filter=TAKEN[case],
+            "documents",
+            mt.model(len, name="reader", version="1.0.0"),
+            filter=TAKEN[case],
             filter_scope="attributes" if scope == "MessageAttributes" else "body",
-        )  # fmt: skip
-        receipts = bus.publish_batch("documents", [mt.Event(data, extensions=extensions) for data, extensions in EVENTS])
+        )
+        receipts = bus.publish_batch(
+            "documents", [mt.Event(data, extensions=extensions) for data, extensions in EVENTS]
+        )
         bus.wait(5 if live.emulator else rig.PATIENCE_S, progress=False)
         delivered = set(sub.invocations()["event_id"])
         balance = bus.audit()
 
-    missed = [EVENTS[n] for n, r in enumerate(receipts) if r.subscriptions and r.event_id not in delivered]
-    surplus = [EVENTS[n] for n, r in enumerate(receipts) if not r.subscriptions and r.event_id in delivered]
+    missed = [
+        EVENTS[n] for n, r in enumerate(receipts) if r.subscriptions and r.event_id not in delivered
+    ]
+    surplus = [
+        EVENTS[n] for n, r in enumerate(receipts) if not r.subscriptions and r.event_id in delivered
+    ]
     assert surplus == [], policy
     assert balance["balanced"].all()
     with rig.only_aws("it keeps out what the policy lets pass"):

@@ -1,4 +1,6 @@
-"""What subscribing makes: AWS takes it, keeps it as it was wanted, protects it, and nothing of it stays behind."""
+"""What subscribing makes: AWS takes it, keeps it as it was wanted, protects it, and nothing of it
+stays behind.
+"""
 
 from __future__ import annotations
 
@@ -26,19 +28,26 @@ MODEL = mt.model(same, version="1.0.0")
 
 def attributes(live: Live, name: str) -> dict[str, str]:
     url = live.clients.sqs.get_queue_url(QueueName=name)["QueueUrl"]
-    found: dict[str, str] = live.clients.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    found: dict[str, str] = live.clients.sqs.get_queue_attributes(
+        QueueUrl=url, AttributeNames=["All"]
+    )["Attributes"]
     return found
 
 
 @pytest.mark.parametrize(
     ("topic", "options"),
     [
-        ("documents", {}), ("orders.fifo", {}), ("some", {"filter": {"kind": ["invoice", {"prefix": "x"}]}}),
-        ("body", {"filter": {"a": {"b": [{"numeric": [">", 1]}]}}, "filter_scope": "body"}), ("slow", {"timeout_s": 3600}),
+        ("documents", {}),
+        ("orders.fifo", {}),
+        ("some", {"filter": {"kind": ["invoice", {"prefix": "x"}]}}),
+        ("body", {"filter": {"a": {"b": [{"numeric": [">", 1]}]}}, "filter_scope": "body"}),
+        ("slow", {"timeout_s": 3600}),
     ],
     ids=["topic", "fifo", "attributes", "body", "slow"],
-)  # fmt: skip
-def test_after_subscribing_there_is_nothing_left_to_do(live: Live, topic: str, options: dict[str, Any]) -> None:
+)
+def test_after_subscribing_there_is_nothing_left_to_do(
+    live: Live, topic: str, options: dict[str, Any]
+) -> None:
     with live.bus() as bus:
         bus.subscribe(topic, MODEL, name="reader", listen=False, **options)
 
@@ -66,19 +75,28 @@ def test_a_doctor_finds_nothing_wrong_with_what_was_made(live: Live) -> None:
 def test_queues_are_encrypted_and_keep_dead_letters_for_longer(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
-    queue, dead = attributes(live, f"{prefix}-documents-reader"), attributes(live, f"{prefix}-documents-reader-dead")
+    queue, dead = (
+        attributes(live, f"{prefix}-documents-reader"),
+        attributes(live, f"{prefix}-documents-reader-dead"),
+    )
 
     with rig.only_aws("it does not show encryption"):
         shown = (queue["SqsManagedSseEnabled"], dead["SqsManagedSseEnabled"])
     assert shown == ("true", "true")
     assert json.loads(queue["RedrivePolicy"])["deadLetterTargetArn"] == dead["QueueArn"]
-    assert (queue["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == ("864000", "1209600")
+    assert (queue["MessageRetentionPeriod"], dead["MessageRetentionPeriod"]) == (
+        "864000",
+        "1209600",
+    )
 
 
 def test_only_its_queue_may_use_a_dead_letter_queue(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
-    queue, dead = attributes(live, f"{prefix}-documents-reader"), attributes(live, f"{prefix}-documents-reader-dead")
+    queue, dead = (
+        attributes(live, f"{prefix}-documents-reader"),
+        attributes(live, f"{prefix}-documents-reader-dead"),
+    )
 
     with rig.only_aws("it does not show the policy"):
         shown = json.loads(dead["RedriveAllowPolicy"])
@@ -88,11 +106,18 @@ def test_only_its_queue_may_use_a_dead_letter_queue(live: Live) -> None:
 def test_no_other_queue_may_use_our_dead_letter_queue(live: Live) -> None:
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
-    redrive = {"deadLetterTargetArn": attributes(live, f"{prefix}-documents-reader-dead")["QueueArn"], "maxReceiveCount": 1}
+    redrive = {
+        "deadLetterTargetArn": attributes(live, f"{prefix}-documents-reader-dead")["QueueArn"],
+        "maxReceiveCount": 1,
+    }
     other = live.queue()
 
     with rig.only_aws("it takes any queue for a dead-letter queue"):
-        assert rig.refusal(lambda: live.bare("sqs").set_queue_attributes(QueueUrl=other, Attributes={"RedrivePolicy": json.dumps(redrive)}))
+        assert rig.refusal(
+            lambda: live.bare("sqs").set_queue_attributes(
+                QueueUrl=other, Attributes={"RedrivePolicy": json.dumps(redrive)}
+            )
+        )
 
 
 def test_our_queues_are_reached_by_tls_only(live: Live) -> None:
@@ -101,12 +126,18 @@ def test_our_queues_are_reached_by_tls_only(live: Live) -> None:
     plain = live.bare("sqs", use_ssl=False)
     with live.bus(prefix := live.bus_prefix()) as bus:
         bus.subscribe("documents", MODEL, name="reader", listen=False)
-    ours = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader")["QueueUrl"].replace("https://", "http://")
+    ours = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader")[
+        "QueueUrl"
+    ].replace("https://", "http://")
     theirs = live.queue().replace("https://", "http://")
 
     asked = {"AttributeNames": ["QueueArn"]}
-    assert rig.refusal(lambda: plain.get_queue_attributes(QueueUrl=theirs, **asked)) is None, "no plain HTTP here at all: nothing is shown"
-    refused = rig.within(lambda: rig.refusal(lambda: plain.get_queue_attributes(QueueUrl=ours, **asked)))
+    assert rig.refusal(lambda: plain.get_queue_attributes(QueueUrl=theirs, **asked)) is None, (
+        "no plain HTTP here at all: nothing is shown"
+    )
+    refused = rig.within(
+        lambda: rig.refusal(lambda: plain.get_queue_attributes(QueueUrl=ours, **asked))
+    )
     assert refused is not None
     assert "AccessDenied" in refused
 
@@ -117,7 +148,12 @@ def test_nobody_but_the_topic_sends_to_our_queue_without_a_right_of_their_own(li
         bus.subscribe("documents", MODEL, name="reader", listen=False)
     url = live.clients.sqs.get_queue_url(QueueName=f"{prefix}-documents-reader")["QueueUrl"]
     other = live.topic()
-    live.clients.sns.subscribe(TopicArn=other, Protocol="sqs", Endpoint=live.arn(url), Attributes={"RawMessageDelivery": "true"})
+    live.clients.sns.subscribe(
+        TopicArn=other,
+        Protocol="sqs",
+        Endpoint=live.arn(url),
+        Attributes={"RawMessageDelivery": "true"},
+    )
 
     live.clients.sns.publish(TopicArn=other, Message="{}")
 
@@ -128,20 +164,26 @@ def test_nobody_but_the_topic_sends_to_our_queue_without_a_right_of_their_own(li
 def test_unsubscribing_with_delete_leaves_nothing(live: Live) -> None:
     bucket = live.bucket()
     with live.bus(prefix := live.bus_prefix()) as bus:
-        for source, name in (("documents", "reader"), ("orders.fifo", "biller"), (f"s3://{bucket}/*", "ocr")):
+        for source, name in (
+            ("documents", "reader"),
+            ("orders.fifo", "biller"),
+            (f"s3://{bucket}/*", "ocr"),
+        ):
             bus.subscribe(source, MODEL, name=name, listen=False)
         for name in ("reader", "biller", "ocr"):
             bus.unsubscribe(name, delete=True)
 
     janitor = rig.Janitor(live.prefix, live.clients.region)
-    left = rig.within(lambda: [url for url in janitor._queues() if f"/{prefix}-" in url] == [], timeout_s=90)
+    left = rig.within(
+        lambda: [url for url in janitor._queues() if f"/{prefix}-" in url] == [], timeout_s=90
+    )
     assert left, "queues are still listed 90 s after they were deleted"
     assert [arn for arn in janitor._topics() if f":{prefix}-" in arn] == []
     configuration = live.clients.s3.get_bucket_notification_configuration(Bucket=bucket)
     assert {name for name in configuration if name != "ResponseMetadata"} == set()
 
 
-# -- permissions ----------------------------------------------------------------------------------------------------------------------
+# -- permissions -----------------------------------------------------------------------------------
 
 
 def test_looking_for_permissions_receives_counts_and_hides_nothing(live: Live) -> None:
@@ -155,12 +197,18 @@ def test_looking_for_permissions_receives_counts_and_hides_nothing(live: Live) -
 
 
 def role(live: Live, document: dict[str, Any]) -> str:
-    """Make a role with this policy that this account may assume; the check is not run when it may not be made."""
+    """Make a role with this policy that this account may assume; the check is not run when it may
+    not be made.
+    """
     name = live.name("role")
     trust = policies.trust_policy(live.clients.account, "live-checks")
     try:
-        made = live.clients.iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(trust))
-        live.clients.iam.put_role_policy(RoleName=name, PolicyName="listen", PolicyDocument=json.dumps(document))
+        made = live.clients.iam.create_role(
+            RoleName=name, AssumeRolePolicyDocument=json.dumps(trust)
+        )
+        live.clients.iam.put_role_policy(
+            RoleName=name, PolicyName="listen", PolicyDocument=json.dumps(document)
+        )
     except Exception as error:
         if live.emulator:
             pytest.xfail(f"emulator gap: it has no IAM ({code_of(error)})")
@@ -210,14 +258,17 @@ def test_a_permission_that_is_missing_is_named(live: Live, action: str) -> None:
         statement["Action"] = [each for each in statement["Action"] if each != action]
     clients = assumed(live, role(live, document))
 
-    found = rig.within(lambda: Resources(clients, live.bus_prefix()).preflight(queue), timeout_s=0 if live.emulator else rig.PATIENCE_S)
+    found = rig.within(
+        lambda: Resources(clients, live.bus_prefix()).preflight(queue),
+        timeout_s=0 if live.emulator else rig.PATIENCE_S,
+    )
 
     with rig.only_aws("it allows everything to everybody"):
         assert found
     assert [missing.action for missing in found] == [action]
 
 
-# -- a stack --------------------------------------------------------------------------------------------------------------------------
+# -- a stack ---------------------------------------------------------------------------------------
 
 
 def test_a_stack_of_the_template_has_what_subscribing_wants(live: Live) -> None:

@@ -1,4 +1,6 @@
-"""Buckets: every key arrives as it is, each event opens its version, and nobody's notification is lost."""
+"""Buckets: every key arrives as it is, each event opens its version, and nobody's notification is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,23 @@ from mltrigger.aws.faults import MISSING
 from mltrigger.errors import NameTaken
 
 KEYS = [
-    "in/scan.png", "in/a b.png", "in/a+b.png", "in/a%20b.png", "in/100%.png", "in/ä ö+ü.png", "in/日本.png", "in/😀.png", 'in/"q"&<x>.png',
-    "in/a=b;c,d@e:f$g.png", "in/../up.png", "in//double.png", "in/tab\there.png", "in/back\\slash.png", "in/[1]{2}^`|~#.png",
+    "in/scan.png",
+    "in/a b.png",
+    "in/a+b.png",
+    "in/a%20b.png",
+    "in/100%.png",
+    "in/ä ö+ü.png",
+    "in/日本.png",
+    "in/😀.png",
+    'in/"q"&<x>.png',
+    "in/a=b;c,d@e:f$g.png",
+    "in/../up.png",
+    "in//double.png",
+    "in/tab\there.png",
+    "in/back\\slash.png",
+    "in/[1]{2}^`|~#.png",
     "in/a'b!(c)*.png",
-]  # fmt: skip
+]
 
 
 def read(event: mt.Event) -> dict[str, str]:
@@ -30,7 +45,9 @@ READ = mt.model(read, version="1.0.0")
 
 
 def succeeded(sub: mt.Subscription) -> Any:
-    """Return the invocations that succeeded; what S3 sends as a test is among the others, as skipped."""
+    """Return the invocations that succeeded; what S3 sends as a test is among the others, as
+    skipped.
+    """
     found = sub.invocations()
     return found[found["outcome"] == "succeeded"]
 
@@ -62,14 +79,19 @@ def test_the_test_event_of_s3_is_put_away(live: Live) -> None:
         sub = bus.subscribe(f"s3://{bucket}/in/*.png", READ, name="reader")
 
         with rig.only_aws("it sends none, or under another name"):
-            assert rig.within(lambda: list(sub.skipped()["reason"]) == ["s3_test_event"], every_s=1.0)
+            assert rig.within(
+                lambda: list(sub.skipped()["reason"]) == ["s3_test_event"], every_s=1.0
+            )
         assert sub.invocations().empty
 
 
 def test_two_subscribers_of_a_bucket_get_every_object(live: Live) -> None:
     bucket = live.bucket()
     with live.bus() as bus:
-        subs = [bus.subscribe(f"s3://{bucket}/in/*.png", READ, name=name) for name in ("first", "second")]
+        subs = [
+            bus.subscribe(f"s3://{bucket}/in/*.png", READ, name=name)
+            for name in ("first", "second")
+        ]
         live.clients.s3.put_object(Bucket=bucket, Key="in/a.png", Body=b"x")
 
         assert [len(outputs(sub, 1)) for sub in subs] == [1, 1]
@@ -123,7 +145,10 @@ def test_notifications_that_overlap_are_refused_by_s3_and_by_us_before(live: Liv
     rig.within(lambda: rig.refusal(lambda: _notify(live, bucket, [entry])) is None)
 
     with rig.only_aws("it announces an object twice"):
-        assert rig.refusal(lambda: _notify(live, bucket, [entry, {**entry, **rules, "Id": "b"}])) == "InvalidArgument"
+        assert (
+            rig.refusal(lambda: _notify(live, bucket, [entry, {**entry, **rules, "Id": "b"}]))
+            == "InvalidArgument"
+        )
     with live.bus() as bus, pytest.raises(NameTaken, match="already"):
         bus.subscribe(f"s3://{bucket}/in/*", READ, name="reader", listen=False)
 
@@ -132,15 +157,21 @@ def _may_publish(live: Live, topic: str, bucket: str) -> None:
     from mltrigger.aws.admin.policies import topic_policy
 
     document = json.dumps(topic_policy(topic, bucket, live.clients.account))
-    live.clients.sns.set_topic_attributes(TopicArn=topic, AttributeName="Policy", AttributeValue=document)
+    live.clients.sns.set_topic_attributes(
+        TopicArn=topic, AttributeName="Policy", AttributeValue=document
+    )
 
 
 def _notify(live: Live, bucket: str, entries: list[dict[str, Any]]) -> None:
-    live.bare("s3").put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"TopicConfigurations": entries})
+    live.bare("s3").put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"TopicConfigurations": entries}
+    )
 
 
 def _entries(live: Live, bucket: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = live.clients.s3.get_bucket_notification_configuration(Bucket=bucket).get("TopicConfigurations", [])
+    found: list[dict[str, Any]] = live.clients.s3.get_bucket_notification_configuration(
+        Bucket=bucket
+    ).get("TopicConfigurations", [])
     return found
 
 
@@ -148,20 +179,31 @@ def test_the_keys_of_eventbridge_are_not_encoded(live: Live) -> None:
     bucket, queue = live.bucket(), live.queue()
     events, rule = live.bare("events"), live.name("rule")
     arn = f"arn:{live.clients.partition}:events:{live.clients.region}:{live.clients.account}:rule/{rule}"
-    allow = {"Effect": "Allow", "Principal": {"Service": "events.amazonaws.com"}, "Action": "sqs:SendMessage", "Resource": live.arn(queue)}
+    allow = {
+        "Effect": "Allow",
+        "Principal": {"Service": "events.amazonaws.com"},
+        "Action": "sqs:SendMessage",
+        "Resource": live.arn(queue),
+    }
     allow["Condition"] = {"ArnEquals": {"aws:SourceArn": arn}}
     live.clients.sqs.set_queue_attributes(
-        QueueUrl=queue, Attributes={"Policy": json.dumps({"Version": "2012-10-17", "Statement": [allow]})}
+        QueueUrl=queue,
+        Attributes={"Policy": json.dumps({"Version": "2012-10-17", "Statement": [allow]})},
     )
     pattern = json.dumps({"source": ["aws.s3"], "detail": {"bucket": {"name": [bucket]}}})
     if code := rig.refusal(lambda: events.put_rule(Name=rule, EventPattern=pattern)):
         pytest.skip(f"making a rule is not allowed here: {code}")
     events.put_targets(Rule=rule, Targets=[{"Id": "queue", "Arn": live.arn(queue)}])
-    live.clients.s3.put_bucket_notification_configuration(Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}})
-    time.sleep(0 if live.emulator else 60)  # until S3 and EventBridge know of it: "about five minutes" for the former, says its guide
+    live.clients.s3.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"EventBridgeConfiguration": {}}
+    )
+    # until S3 and EventBridge know of it: "about five minutes" for the former, says its guide
+    time.sleep(0 if live.emulator else 60)
 
     with live.bus() as bus:
-        sub = bus.subscribe(queue, mt.model(lambda event: event, name="seen", version="1.0.0"), name="seen")
+        sub = bus.subscribe(
+            queue, mt.model(lambda event: event, name="seen", version="1.0.0"), name="seen"
+        )
 
         def told() -> set[str]:
             return {json.loads(data)["key"] for data in bus.events(sub.topic)["data"]}
@@ -179,4 +221,7 @@ def test_the_keys_of_eventbridge_are_not_encoded(live: Live) -> None:
 def test_the_code_for_a_bucket_that_is_not_there_is_one_we_know(live: Live) -> None:
     asked = live.name("none-")
 
-    assert rig.refusal(lambda: live.clients.s3.get_bucket_notification_configuration(Bucket=asked)) in MISSING
+    assert (
+        rig.refusal(lambda: live.clients.s3.get_bucket_notification_configuration(Bucket=asked))
+        in MISSING
+    )

@@ -1,4 +1,6 @@
-"""What the checks on real AWS share: an account, names that begin with one random prefix, bare clients, and how all of it goes again."""
+"""What the checks on real AWS share: an account, names that begin with one random prefix, bare
+clients, and how all of it goes again.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +40,17 @@ def fresh_prefix() -> str:
 
 
 class Gap(AssertionError):
-    """What the service did otherwise than AWS' documentation says. On an emulator it is told as a gap; on AWS it is a failure."""
+    """What the service did otherwise than AWS' documentation says.
+
+    On an emulator it is told as a gap; on AWS it is a failure.
+    """
 
 
 @contextlib.contextmanager
 def only_aws(why: str) -> Iterator[None]:
-    """Check inside what is the service's part, and nothing of ours: an emulator need not do it, and *why* says what it does instead."""
+    """Check inside what is the service's part, and nothing of ours: an emulator need not do it, and
+    *why* says what it does instead.
+    """
     try:
         yield
     except (AssertionError, KeyError, ClientError, AwsError) as error:
@@ -68,18 +75,26 @@ class Live:
         return self.clients.endpoint
 
     def bare(self, service: str, **options: Any) -> Any:
-        """Return a client that checks nothing and repeats nothing: what AWS says is what the check sees."""
+        """Return a client that checks nothing and repeats nothing: what AWS says is what the check
+        sees.
+        """
         key = f"{service} {options}"
         if key not in self._bare:
-            config = Config(parameter_validation=False, retries={"total_max_attempts": 2, "mode": "standard"}, read_timeout=40)
-            self._bare[key] = boto3.Session().client(service, region_name=self.clients.region, config=config, **options)
+            config = Config(
+                parameter_validation=False,
+                retries={"total_max_attempts": 2, "mode": "standard"},
+                read_timeout=40,
+            )
+            self._bare[key] = boto3.Session().client(
+                service, region_name=self.clients.region, config=config, **options
+            )
         return self._bare[key]
 
     def sees(self, line: str) -> None:
         """Note what AWS does where its documentation does not say; shown at the end."""
         self.observed.append(line)
 
-    # -- things --------------------------------------------------------------------------------------------------------------------
+    # -- things ------------------------------------------------------------------------------------
 
     def name(self, what: str = "") -> str:
         return f"{self.prefix}-{what}{next(self._numbers)}"
@@ -90,7 +105,10 @@ class Live:
 
     @contextlib.contextmanager
     def bus(self, prefix: str | None = None, **options: Any) -> Iterator[mt.EventBus]:
-        with mt.connect(f"aws://{self.clients.region}/{prefix or self.bus_prefix()}", **{"log": "memory://", **options}) as bus:
+        with mt.connect(
+            f"aws://{self.clients.region}/{prefix or self.bus_prefix()}",
+            **{"log": "memory://", **options},
+        ) as bus:
             yield bus
 
     def queue(self, fifo: bool = False, **attributes: str) -> str:
@@ -101,27 +119,47 @@ class Live:
         return str(self.clients.sqs.create_queue(QueueName=name, Attributes=attributes)["QueueUrl"])
 
     def arn(self, queue: str) -> str:
-        return str(self.clients.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"])
+        return str(
+            self.clients.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])[
+                "Attributes"
+            ]["QueueArn"]
+        )
 
     def topic(self) -> str:
         return str(self.clients.sns.create_topic(Name=self.name("t"))["TopicArn"])
 
     def bucket(self, versioned: bool = False) -> str:
         name = self.name("s3-")
-        where = {} if self.clients.region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": self.clients.region}}
+        where = (
+            {}
+            if self.clients.region == "us-east-1"
+            else {"CreateBucketConfiguration": {"LocationConstraint": self.clients.region}}
+        )
         self.buckets.append(name)
         self.clients.s3.create_bucket(Bucket=name, **where)
         if versioned:
-            self.clients.s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            self.clients.s3.put_bucket_versioning(
+                Bucket=name, VersioningConfiguration={"Status": "Enabled"}
+            )
         return name
 
-    def received(self, queue: str, count: int = 1, wait_s: float = PATIENCE_S, **given: Any) -> list[dict[str, Any]]:
+    def received(
+        self, queue: str, count: int = 1, wait_s: float = PATIENCE_S, **given: Any
+    ) -> list[dict[str, Any]]:
         """Receive *count* messages, or what came within *wait_s*."""
         found: list[dict[str, Any]] = []
         deadline = time.monotonic() + wait_s
         while len(found) < count and time.monotonic() < deadline:
-            asked = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "WaitTimeSeconds": min(10, max(0, round(deadline - time.monotonic())))}
-            asked |= {"MessageAttributeNames": ["All"], "MessageSystemAttributeNames": ["All"], **given}
+            asked = {
+                "QueueUrl": queue,
+                "MaxNumberOfMessages": 10,
+                "WaitTimeSeconds": min(10, max(0, round(deadline - time.monotonic()))),
+            }
+            asked |= {
+                "MessageAttributeNames": ["All"],
+                "MessageSystemAttributeNames": ["All"],
+                **given,
+            }
             found += self.clients.sqs.receive_message(**asked).get("Messages", [])
         return found
 
@@ -135,7 +173,9 @@ def within(look: Callable[[], T], timeout_s: float = PATIENCE_S, every_s: float 
 
 
 def refusal(ask: Callable[[], Any]) -> str | None:
-    """Return the code with which AWS refuses, ``None`` when it does not; an entry that fails in a batch call counts."""
+    """Return the code with which AWS refuses, ``None`` when it does not; an entry that fails in a
+    batch call counts.
+    """
     try:
         answer = ask()
     except Exception as error:
@@ -155,15 +195,20 @@ def ours(check: Callable[[], Any]) -> str | None:
     return None
 
 
-# -- going again ----------------------------------------------------------------------------------------------------------------------
+# -- going again -----------------------------------------------------------------------------------
 
 
 class Janitor:
-    """Removes everything of one run, known by the prefix of its name; says what it removed and what it could not."""
+    """Removes everything of one run, known by the prefix of its name; says what it removed and what
+    it could not.
+    """
 
     def __init__(self, prefix: str, region: str) -> None:
         if not PREFIX.fullmatch(prefix):
-            raise SystemExit(f"PREFIX must be one that a run has printed, {FAMILY} and 8 hexadecimal digits; got {prefix!r}")
+            raise SystemExit(
+                f"PREFIX must be one that a run has printed, {FAMILY} and 8 hexadecimal digits; got"
+                f" {prefix!r}"
+            )
         self.prefix = prefix
         session = boto3.Session()
         self._of = {service: make_client(session, service, region, None) for service in SERVICES}
@@ -185,13 +230,18 @@ class Janitor:
             except Exception as error:
                 if kind in ("bucket", "SNS topic", "SQS queue"):
                     self.problems.append(f"{kind}s could not be listed: {code_of(error)}")
-                continue  # who may not list roles, rules or stacks, or whose emulator has none, has made none
+                # who may not list roles, rules or stacks, or whose emulator has none, has made none
+                continue
             for each in found:
                 try:
                     remove(each)
                     self.removed[kind] = self.removed.get(kind, 0) + 1
                 except Exception as error:
-                    if code_of(error) not in ("NoSuchBucket", "AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"):
+                    if code_of(error) not in (
+                        "NoSuchBucket",
+                        "AWS.SimpleQueueService.NonExistentQueue",
+                        "QueueDoesNotExist",
+                    ):
                         self.problems.append(f"{kind} {each}: {code_of(error)}")
 
     def _mine(self, name: str) -> bool:
@@ -201,7 +251,11 @@ class Janitor:
         client = self._of[service]
         if not client.can_paginate(operation):
             return list(getattr(client, operation)(**given).get(key, ()))
-        return [each for page in client.get_paginator(operation).paginate(**given) for each in page.get(key, ())]
+        return [
+            each
+            for page in client.get_paginator(operation).paginate(**given)
+            for each in page.get(key, ())
+        ]
 
     def _queues(self) -> list[str]:
         return self._pages("sqs", "list_queues", "QueueUrls", QueueNamePrefix=f"{self.prefix}-")
@@ -211,26 +265,35 @@ class Janitor:
         return [t["TopicArn"] for t in found if self._mine(t["TopicArn"].rpartition(":")[2])]
 
     def _topic(self, arn: str) -> None:
-        for each in self._pages("sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn):
+        for each in self._pages(
+            "sns", "list_subscriptions_by_topic", "Subscriptions", TopicArn=arn
+        ):
             if each["SubscriptionArn"].startswith("arn:"):
                 self._of["sns"].unsubscribe(SubscriptionArn=each["SubscriptionArn"])
         self._of["sns"].delete_topic(TopicArn=arn)
 
     def _buckets(self) -> list[str]:
-        return [b["Name"] for b in self._of["s3"].list_buckets()["Buckets"] if self._mine(b["Name"])]
+        return [
+            b["Name"] for b in self._of["s3"].list_buckets()["Buckets"] if self._mine(b["Name"])
+        ]
 
     def _bucket(self, name: str) -> None:
         s3 = self._of["s3"]
         for page in s3.get_paginator("list_object_versions").paginate(Bucket=name):
             for each in (*page.get("Versions", ()), *page.get("DeleteMarkers", ())):
                 s3.delete_object(Bucket=name, Key=each["Key"], VersionId=each["VersionId"])
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=name):  # an emulator without versions shows none
+        # an emulator without versions shows none
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=name):
             for each in page.get("Contents", ()):
                 s3.delete_object(Bucket=name, Key=each["Key"])
         s3.delete_bucket(Bucket=name)
 
     def _roles(self) -> list[str]:
-        return [r["RoleName"] for r in self._pages("iam", "list_roles", "Roles") if self._mine(r["RoleName"])]
+        return [
+            r["RoleName"]
+            for r in self._pages("iam", "list_roles", "Roles")
+            if self._mine(r["RoleName"])
+        ]
 
     def _role(self, name: str) -> None:
         iam = self._of["iam"]
@@ -239,7 +302,9 @@ class Janitor:
         iam.delete_role(RoleName=name)
 
     def _rules(self) -> list[str]:
-        return [r["Name"] for r in self._of["events"].list_rules(NamePrefix=f"{self.prefix}-")["Rules"]]
+        return [
+            r["Name"] for r in self._of["events"].list_rules(NamePrefix=f"{self.prefix}-")["Rules"]
+        ]
 
     def _rule(self, name: str) -> None:
         targets = [t["Id"] for t in self._of["events"].list_targets_by_rule(Rule=name)["Targets"]]
@@ -249,8 +314,14 @@ class Janitor:
 
     def _stacks(self) -> list[str]:
         found = self._pages("cloudformation", "list_stacks", "StackSummaries")
-        return [s["StackName"] for s in found if self._mine(s["StackName"]) and s["StackStatus"] != "DELETE_COMPLETE"]
+        return [
+            s["StackName"]
+            for s in found
+            if self._mine(s["StackName"]) and s["StackStatus"] != "DELETE_COMPLETE"
+        ]
 
     def _stack(self, name: str) -> None:
         self._of["cloudformation"].delete_stack(StackName=name)
-        self._of["cloudformation"].get_waiter("stack_delete_complete").wait(StackName=name, WaiterConfig={"Delay": 5, "MaxAttempts": 60})
+        self._of["cloudformation"].get_waiter("stack_delete_complete").wait(
+            StackName=name, WaiterConfig={"Delay": 5, "MaxAttempts": 60}
+        )

@@ -1,1 +1,4 @@
-"""What a bus needs on AWS: planned, made, checked and taken away. It administers; it moves no event."""
+"""What a bus needs on AWS: planned, made, checked and taken away.
+
+It administers; it moves no event.
+"""

@@ -1,8 +1,9 @@
 """The notification of a bucket: one entry of ours in a document that others write as well.
 
-S3 has one notification configuration for a bucket, which is read and written as a whole and without a condition. Our entry is merged
-into it, what others have there is written back as it was read, and it is read again afterwards: whoever wrote at the same time cannot
-make our entry vanish unnoticed, and we cannot make theirs vanish but in the moment between the last reading and the writing.
+S3 has one notification configuration for a bucket, which is read and written as a whole and without
+a condition. Our entry is merged into it, what others have there is written back as it was read, and
+it is read again afterwards: whoever wrote at the same time cannot make our entry vanish unnoticed,
+and we cannot make theirs vanish but in the moment between the last reading and the writing.
 """
 
 from __future__ import annotations
@@ -22,17 +23,26 @@ _MAX_ID = 255
 _SETTLE_S = 0.2
 """How long after writing it is read again: longer than somebody else takes from reading to writing."""
 _ATTEMPTS = 8
-_DESTINATIONS = {"TopicConfigurations": "TopicArn", "QueueConfigurations": "QueueArn", "LambdaFunctionConfigurations": "LambdaFunctionArn"}
+_DESTINATIONS = {
+    "TopicConfigurations": "TopicArn",
+    "QueueConfigurations": "QueueArn",
+    "LambdaFunctionConfigurations": "LambdaFunctionArn",
+}
 
 Configuration = dict[str, Any]
 
 
 class Notification:
-    """Our entry in the notification configuration of a bucket: a part of a plan. *pause* is called with seconds to wait."""
+    """Our entry in the notification configuration of a bucket: a part of a plan.
+
+    *pause* is called with seconds to wait.
+    """
 
     kind = "bucket notification"
 
-    def __init__(self, clients: Any, source: S3Source, topic: Arn, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, clients: Any, source: S3Source, topic: Arn, pause: Callable[[float], None]
+    ) -> None:
         self.name, self.source, self.topic = source.bucket, source, topic
         self._clients, self._pause = clients, pause
 
@@ -40,22 +50,35 @@ class Notification:
     def entry(self) -> dict[str, Any]:
         """The entry that there shall be."""
         rules = [
-            {"Name": name, "Value": value} for name, value in (("prefix", self.source.prefix), ("suffix", self.source.suffix)) if value
+            {"Name": name, "Value": value}
+            for name, value in (("prefix", self.source.prefix), ("suffix", self.source.suffix))
+            if value
         ]
-        entry = {"Id": shortened(f"mltrigger-{self.topic.resource}", _MAX_ID), "TopicArn": str(self.topic), "Events": list(EVENTS)}
+        entry = {
+            "Id": shortened(f"mltrigger-{self.topic.resource}", _MAX_ID),
+            "TopicArn": str(self.topic),
+            "Events": list(EVENTS),
+        }
         return {**entry, **({"Filter": {"Key": {"FilterRules": rules}}} if rules else {})}
 
     def look(self) -> Settings | None:
-        """Return our entry, ``None`` when there is none; raise NameTaken when one of somebody else does not leave room for it."""
+        """Return our entry, ``None`` when there is none; raise NameTaken when one of somebody else
+        does not leave room for it.
+        """
         configuration = self._read()
         self._check(configuration)
-        ours = next((each for each in configuration.get("TopicConfigurations", ()) if self._is_ours(each)), None)
+        ours = next(
+            (each for each in configuration.get("TopicConfigurations", ()) if self._is_ours(each)),
+            None,
+        )
         return None if ours is None else _settings(ours)
 
     def wanted(self, now: Settings) -> Settings:
         """Return topic, events and filter; more events that somebody added to our entry are kept."""
         wanted = _settings(self.entry)
-        events = set(wanted["Events"].split(", ")) | {event for event in now.get("Events", "").split(", ") if event}
+        events = set(wanted["Events"].split(", ")) | {
+            event for event in now.get("Events", "").split(", ") if event
+        }
         return {**wanted, "Events": ", ".join(sorted(events))}
 
     def create(self, wanted: Settings) -> None:
@@ -88,7 +111,9 @@ class Notification:
         return {**configuration, "TopicConfigurations": topics}
 
     def _without_ours(self, configuration: Configuration) -> Configuration:
-        topics = [each for each in configuration.get("TopicConfigurations", ()) if not self._is_ours(each)]
+        topics = [
+            each for each in configuration.get("TopicConfigurations", ()) if not self._is_ours(each)
+        ]
         return {**configuration, "TopicConfigurations": topics}
 
     def _write(self, edit: Callable[[Configuration], Configuration]) -> None:
@@ -110,24 +135,35 @@ class Notification:
                 return
             if self._clients.endpoint and attempt and _same(now, before):
                 raise AwsError(
-                    f"the emulator forgets the notification of bucket {self.name!r}: it does not have that part of S3", "NotKept"
+                    f"the emulator forgets the notification of bucket {self.name!r}: it does not"
+                    " have that part of S3",
+                    "NotKept",
                 )
         raise AwsError(
-            f"the notification configuration of bucket {self.name!r} was changed by somebody else at each of {_ATTEMPTS} tries; call again "
-            "when they are done",
+            f"the notification configuration of bucket {self.name!r} was changed by somebody else"
+            f" at each of {_ATTEMPTS} tries; call again when they are done",
             "Conflict",
         )
 
     def _put(self, configuration: Configuration, attempt: int) -> bool:
-        """Write it; say whether S3 took it: it has to see the topic's policy first, which takes a moment after it was set."""
+        """Write it; say whether S3 took it: it has to see the topic's policy first, which takes a
+        moment after it was set.
+        """
         try:
             call(
-                self._clients.s3, "put_bucket_notification_configuration", self.name,
-                Bucket=self.name, NotificationConfiguration=configuration, **self._owner,
-            )  # fmt: skip
+                self._clients.s3,
+                "put_bucket_notification_configuration",
+                self.name,
+                Bucket=self.name,
+                NotificationConfiguration=configuration,
+                **self._owner,
+            )
         except AwsError as error:
             if error.code == "InvalidArgument" and "overlap" in str(error).lower():
-                raise NameTaken(f"bucket {self.name!r} has another notification that overlaps with {self.source.url!r}: {error}") from error
+                raise NameTaken(
+                    f"bucket {self.name!r} has another notification that overlaps with"
+                    f" {self.source.url!r}: {error}"
+                ) from error
             if (
                 error.code != "InvalidArgument"
                 or "validate" not in str(error).lower()
@@ -141,16 +177,25 @@ class Notification:
 
     def _read(self) -> Configuration:
         try:
-            found = call(self._clients.s3, "get_bucket_notification_configuration", self.name, Bucket=self.name, **self._owner)
+            found = call(
+                self._clients.s3,
+                "get_bucket_notification_configuration",
+                self.name,
+                Bucket=self.name,
+                **self._owner,
+            )
         except AwsError as error:
             if error.code not in MISSING:
                 raise
-            raise NotFound(f"no bucket {self.name!r}: is the name right, and is it in this account?") from error
+            raise NotFound(
+                f"no bucket {self.name!r}: is the name right, and is it in this account?"
+            ) from error
         return {name: value for name, value in found.items() if name != "ResponseMetadata"}
 
     @property
     def _owner(self) -> dict[str, str]:
-        # A bucket of that name may be deleted and made again by somebody else; emulators have accounts of their own.
+        # A bucket of that name may be deleted and made again by somebody else; emulators have
+        # accounts of their own.
         return {} if self._clients.endpoint else {"ExpectedBucketOwner": self._clients.account}
 
     def _is_ours(self, entry: Mapping[str, Any]) -> bool:
@@ -163,13 +208,18 @@ class Notification:
                 continue
             target = entry[_DESTINATIONS[kind]]
             advice = (
-                f"subscribe to that topic: mt.subscribe({target!r}, …)" if kind == "TopicConfigurations"
-                else "narrow one of the two patterns, or let that entry point to a topic, to which both subscribe"
-            )  # fmt: skip
+                f"subscribe to that topic: mt.subscribe({target!r}, …)"
+                if kind == "TopicConfigurations"
+                else (
+                    "narrow one of the two patterns, or let that entry point to a topic, to which"
+                    " both subscribe"
+                )
+            )
             prefix, suffix = _ends(entry)
             raise NameTaken(
-                f"bucket {self.name!r} announces objects {prefix + '*' + suffix!r} to {target!r} already (entry {entry.get('Id')!r}); S3 "
-                f"announces no object twice, as {self.source.url!r} would need: {advice}"
+                f"bucket {self.name!r} announces objects {prefix + '*' + suffix!r} to {target!r}"
+                f" already (entry {entry.get('Id')!r}); S3 announces no object twice, as"
+                f" {self.source.url!r} would need: {advice}"
             )
 
 
@@ -187,12 +237,18 @@ def _ends(entry: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether there may be an object, and an event, that both entries announce: what S3 refuses."""
+    """Say whether there may be an object, and an event, that both entries announce: what S3
+    refuses.
+    """
     (prefix, suffix), (prefix2, suffix2) = _ends(one), _ends(other)
     return (
         (prefix.startswith(prefix2) or prefix2.startswith(prefix))
         and (suffix.endswith(suffix2) or suffix2.endswith(suffix))
-        and any(_covers(event, event2) or _covers(event2, event) for event in one["Events"] for event2 in other["Events"])
+        and any(
+            _covers(event, event2) or _covers(event2, event)
+            for event in one["Events"]
+            for event2 in other["Events"]
+        )
     )
 
 
@@ -202,11 +258,18 @@ def _covers(event: str, other: str) -> bool:
 
 def _settings(entry: Mapping[str, Any]) -> dict[str, str]:
     prefix, suffix = _ends(entry)
-    return {"Topic": str(entry["TopicArn"]), "Events": ", ".join(sorted(entry["Events"])), "Prefix": prefix, "Suffix": suffix}
+    return {
+        "Topic": str(entry["TopicArn"]),
+        "Events": ", ".join(sorted(entry["Events"])),
+        "Prefix": prefix,
+        "Suffix": suffix,
+    }
 
 
 def _same(one: Configuration, other: Configuration) -> bool:
-    """Say whether two configurations mean the same: regardless of order, and of lists that are empty or not there."""
+    """Say whether two configurations mean the same: regardless of order, and of lists that are
+    empty or not there.
+    """
     return _canonical(one) == _canonical(other)
 
 

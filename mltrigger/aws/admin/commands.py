@@ -1,4 +1,7 @@
-"""``mltrigger aws template | policies | apply``: their options, and the text that each prints. Only ``apply`` asks AWS."""
+"""``mltrigger aws template | policies | apply``: their options, and the text that each prints.
+
+Only ``apply`` asks AWS.
+"""
 
 from __future__ import annotations
 
@@ -59,15 +62,42 @@ From one account to another, the owner of the queue makes a role with the polici
 
 
 def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    """Add ``aws`` to the *commands* of the command line; *run* prints what ``given.text(given)`` returns."""
-    aws = commands.add_parser("aws", help="policy documents and a CloudFormation template for a bus on AWS, and its stack")
+    """Add ``aws`` to the *commands* of the command line; *run* prints what ``given.text(given)``
+    returns.
+    """
+    aws = commands.add_parser(
+        "aws", help="policy documents and a CloudFormation template for a bus on AWS, and its stack"
+    )
     kinds = aws.add_subparsers(required=True, metavar="command")
     for name, about, described, add, text in (
-        ("template", "a CloudFormation template of a bus", _TEMPLATE_HELP, _add_template, template_text),
-        ("policies", "the least-privilege policy document of a role", _POLICIES_HELP, _add_policies, policies_text),
-        ("apply", "make or update the CloudFormation stack of a bus", _APPLY_HELP, _add_apply, apply_text),
+        (
+            "template",
+            "a CloudFormation template of a bus",
+            _TEMPLATE_HELP,
+            _add_template,
+            template_text,
+        ),
+        (
+            "policies",
+            "the least-privilege policy document of a role",
+            _POLICIES_HELP,
+            _add_policies,
+            policies_text,
+        ),
+        (
+            "apply",
+            "make or update the CloudFormation stack of a bus",
+            _APPLY_HELP,
+            _add_apply,
+            apply_text,
+        ),
     ):
-        parser = kinds.add_parser(name, help=about, description=described, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = kinds.add_parser(
+            name,
+            help=about,
+            description=described,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         add(parser)
         parser.set_defaults(run=run, text=text)
 
@@ -80,7 +110,9 @@ def template_text(given: argparse.Namespace) -> str:
 
 
 def apply_text(given: argparse.Namespace) -> str:
-    """Make or update the stack that the options describe; return what was done, and its outputs, one a line."""
+    """Make or update the stack that the options describe; return what was done, and its outputs,
+    one a line.
+    """
     region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if not region:
         raise MltriggerError("in which region? --region eu-west-1, or AWS_REGION")
@@ -88,7 +120,9 @@ def apply_text(given: argparse.Namespace) -> str:
     for text in given.parameter or ():
         name, sign, value = text.partition("=")
         if not sign:
-            raise InvalidName(f"--parameter {text!r} must be a name and a value, such as LeaseSeconds=600")
+            raise InvalidName(
+                f"--parameter {text!r} must be a name and a value, such as LeaseSeconds=600"
+            )
         parameters[name] = value
     document = _template(given)
     from mltrigger.aws.admin.stack import apply
@@ -96,10 +130,21 @@ def apply_text(given: argparse.Namespace) -> str:
 
     clients = Clients(open_session(region, profile=given.profile), region)
     made = apply(
-        clients, given.stack, document, parameters=parameters, bucket=given.bucket, replace=given.replace, timeout_s=given.timeout_s,
+        clients,
+        given.stack,
+        document,
+        parameters=parameters,
+        bucket=given.bucket,
+        replace=given.replace,
+        timeout_s=given.timeout_s,
         say=given.say,
-    )  # fmt: skip
-    return "\n".join([f"stack {made.name} {made.action}", *(f"{name} = {value}" for name, value in sorted(made.outputs.items()))])
+    )
+    return "\n".join(
+        [
+            f"stack {made.name} {made.action}",
+            *(f"{name} = {value}" for name, value in sorted(made.outputs.items())),
+        ]
+    )
 
 
 def _template(given: argparse.Namespace) -> dict[str, Any]:
@@ -109,9 +154,16 @@ def _template(given: argparse.Namespace) -> dict[str, Any]:
     for text in given.topic or ["documents=reader"]:
         topic, _, names = text.rpartition("=")  # the last one: keys of objects may have others
         if not topic or not all(names.split(",")):
-            raise InvalidName(f"--topic {text!r} must be a topic and its subscriptions, such as documents=reader,archiver")
+            raise InvalidName(
+                f"--topic {text!r} must be a topic and its subscriptions, such as"
+                " documents=reader,archiver"
+            )
         topics.setdefault(topic, []).extend(names.split(","))
-    chosen = {name: value for name in ("lease_s", "max_receive_count") if (value := getattr(given, name)) is not None}
+    chosen = {
+        name: value
+        for name in ("lease_s", "max_receive_count")
+        if (value := getattr(given, name)) is not None
+    }
     return template(
         given.prefix,
         topics,
@@ -135,7 +187,10 @@ def policies_text(given: argparse.Namespace) -> str:
     if missing := [flags[name] for name in role.needs if name not in values]:
         raise MltriggerError(f"the policy of the role {given.role} needs {', '.join(missing)}")
     if foreign := [flags[name] for name in values if name not in (*role.needs, *role.takes)]:
-        raise MltriggerError(f"the policy of the role {given.role} takes no {', '.join(foreign)}; it would say nothing about it")
+        raise MltriggerError(
+            f"the policy of the role {given.role} takes no {', '.join(foreign)}; it would say"
+            " nothing about it"
+        )
     return to_json(role.make(values))
 
 
@@ -153,7 +208,9 @@ def _of_bus(make: str, *takes: str) -> _Role:
 
         scope = policies.Scope.of(values["region"], values["account"], values["prefix"])
         function: Callable[..., policies.Policy] = getattr(policies, make)
-        return function(scope, **{_PARAMETERS.get(name, name): values[name] for name in takes if name in values})
+        return function(
+            scope, **{_PARAMETERS.get(name, name): values[name] for name in takes if name in values}
+        )
 
     return _Role(("region", "account", "prefix"), takes, document)
 
@@ -179,7 +236,9 @@ def _assume_role(values: Mapping[str, Any]) -> policies.Policy:
 _PARAMETERS = {"key": "key_arn", "source_bucket": "source_buckets", "source_topic": "source_topics"}
 ROLES = {
     "publisher": _of_bus("publisher", "payload_bucket", "key"),
-    "listener": _of_bus("listener", "emits", "source_bucket", "payload_bucket", "lists_buckets", "key"),
+    "listener": _of_bus(
+        "listener", "emits", "source_bucket", "payload_bucket", "lists_buckets", "key"
+    ),
     "queue-listener": _Role(("queue",), ("key",), _queue_listener),
     "administrator": _of_bus("administrator", "source_bucket", "source_topic", "payload_bucket"),
     "trust": _Role(("trusted", "external_id"), (), _trust),
@@ -199,12 +258,16 @@ _OPTIONS = {
 }
 _REPEATED = {
     "queue": "ARN of a queue that somebody else owns (may be repeated)",
-    "source_bucket": "bucket, bucket/prefix or s3://bucket/prefix/*.png that events are about (may be repeated)",
+    "source_bucket": (
+        "bucket, bucket/prefix or s3://bucket/prefix/*.png that events are about (may be repeated)"
+    ),
     "source_topic": "ARN of a topic that somebody else owns (may be repeated)",
 }
 _SWITCHES = {
     "emits": "the models' answers are published on the bus",
-    "lists_buckets": "it may list the buckets, and so tell an object that has gone from one it may not read",
+    "lists_buckets": (
+        "it may list the buckets, and so tell an object that has gone from one it may not read"
+    ),
 }
 
 
@@ -213,34 +276,80 @@ def _add_policies(parser: argparse.ArgumentParser) -> None:
     for name, about in _OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", help=about)
     for name, about in _REPEATED.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", action="append", metavar="NAME", help=about)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", action="append", metavar="NAME", help=about
+        )
     for name, about in _SWITCHES.items():
         parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about)
 
 
 def _add_template(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prefix", default="mltrigger", help="of the bus, as in aws://region/prefix (default: mltrigger)")
+    parser.add_argument(
+        "--prefix",
+        default="mltrigger",
+        help="of the bus, as in aws://region/prefix (default: mltrigger)",
+    )
     parser.add_argument(
         "--topic",
         action="append",
         metavar="TOPIC=NAME,NAME",
-        help="a topic, or s3://bucket/prefix/*.png, and its subscriptions (may be repeated; default: documents=reader)",
+        help=(
+            "a topic, or s3://bucket/prefix/*.png, and its subscriptions (may be repeated; default:"
+            " documents=reader)"
+        ),
     )
-    parser.add_argument("--lease-s", type=int, help="default of LeaseSeconds: how long a received event is hidden from other listeners")
-    parser.add_argument("--max-receive-count", type=int, help="default of MaxReceiveCount: receives before SQS itself gives up")
-    parser.add_argument("--trusted-account", default="", help="default of TrustedAccount: who else may read the queues")
-    parser.add_argument("--external-id", default="", help="default of ExternalId: what the trusted account has to name")
+    parser.add_argument(
+        "--lease-s",
+        type=int,
+        help="default of LeaseSeconds: how long a received event is hidden from other listeners",
+    )
+    parser.add_argument(
+        "--max-receive-count",
+        type=int,
+        help="default of MaxReceiveCount: receives before SQS itself gives up",
+    )
+    parser.add_argument(
+        "--trusted-account",
+        default="",
+        help="default of TrustedAccount: who else may read the queues",
+    )
+    parser.add_argument(
+        "--external-id",
+        default="",
+        help="default of ExternalId: what the trusted account has to name",
+    )
     parser.add_argument("--payload-bucket", help="existing bucket for bodies beyond the limit")
-    parser.add_argument("--create-buckets", action="store_true", help="make the buckets of s3:// topics too, with their notification")
-    parser.add_argument("--delete-dead-letters", action="store_true", help="delete the dead letters together with the stack")
+    parser.add_argument(
+        "--create-buckets",
+        action="store_true",
+        help="make the buckets of s3:// topics too, with their notification",
+    )
+    parser.add_argument(
+        "--delete-dead-letters",
+        action="store_true",
+        help="delete the dead letters together with the stack",
+    )
 
 
 def _add_apply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", required=True, help="name of the stack")
     parser.add_argument("--region", help="where (default: $AWS_REGION, else $AWS_DEFAULT_REGION)")
     parser.add_argument("--profile", help="whose credentials, else boto3's own chain")
-    parser.add_argument("--parameter", action="append", metavar="NAME=VALUE", help="a parameter of the template (may be repeated)")
-    parser.add_argument("--bucket", help="where a template above 51,200 bytes is put for CloudFormation to read it")
-    parser.add_argument("--replace", action="store_true", help="let an update delete queues and topics that the options name no more")
-    parser.add_argument("--timeout-s", type=float, default=900.0, help="how long to wait (default: 900)")
+    parser.add_argument(
+        "--parameter",
+        action="append",
+        metavar="NAME=VALUE",
+        help="a parameter of the template (may be repeated)",
+    )
+    parser.add_argument(
+        "--bucket", help="where a template above 51,200 bytes is put for CloudFormation to read it"
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="let an update delete queues and topics that the options name no more",
+    )
+    parser.add_argument(
+        "--timeout-s", type=float, default=900.0, help="how long to wait (default: 900)"
+    )
     _add_template(parser)

@@ -1,4 +1,6 @@
-"""What is wanted beside what is there: one description that a plan shows and that ``ensure`` brings about."""
+"""What is wanted beside what is there: one description that a plan shows and that ``ensure`` brings
+about.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,24 @@ Action = Literal["create", "change", "keep", "delete"]
 Settings = Mapping[str, str]
 """The settings of one resource by name, each as the text that AWS takes for it."""
 
-TAKEN = frozenset({"QueueAlreadyExists", "QueueNameExists", "AWS.SimpleQueueService.QueueNameExists"})
+TAKEN = frozenset(
+    {"QueueAlreadyExists", "QueueNameExists", "AWS.SimpleQueueService.QueueNameExists"}
+)
 """Codes for: somebody else has made it meanwhile, with other attributes."""
 _ATTEMPTS = 3
 _PERMISSIONS = {
-    "GetBucketNotificationConfiguration": "GetBucketNotification", "PutBucketNotificationConfiguration": "PutBucketNotification",
-}  # fmt: skip
+    "GetBucketNotificationConfiguration": "GetBucketNotification",
+    "PutBucketNotificationConfiguration": "PutBucketNotification",
+}
 """Permissions that are not called as the operation that they allow."""
 
 
 class Change(NamedTuple):
     """One line of a plan.
 
-    ``keep``: it is there as it is wanted. ``create``: it is not there; a line with no ``setting`` for the resource, and one for each of
-    its settings. ``change``: this setting is another one ``now`` than is ``wanted``. ``delete``: what :meth:`Resources.delete` removed.
+    ``keep``: it is there as it is wanted. ``create``: it is not there; a line with no ``setting``
+    for the resource, and one for each of its settings. ``change``: this setting is another one
+    ``now`` than is ``wanted``. ``delete``: what :meth:`Resources.delete` removed.
     """
 
     action: Action
@@ -49,10 +55,14 @@ class Part(Protocol):
         """What it is called."""
 
     def look(self) -> Settings | None:
-        """Return its settings, ``None`` when it does not exist; raise NameTaken when it is somebody else's. Changes nothing."""
+        """Return its settings, ``None`` when it does not exist; raise NameTaken when it is somebody
+        else's. Changes nothing.
+        """
 
     def wanted(self, now: Settings) -> Settings:
-        """Return what its settings shall be, given those that are *now* there: what others have set beside ours is kept."""
+        """Return what its settings shall be, given those that are *now* there: what others have set
+        beside ours is kept.
+        """
 
     def create(self, wanted: Settings) -> None:
         """Make it."""
@@ -65,7 +75,10 @@ def changes(part: Part, now: Settings | None) -> list[Change]:
     """Return what would have to be done to *part*."""
     wanted = part.wanted(now or {})
     if now is None:
-        made = [Change("create", part.kind, part.name, setting, None, value) for setting, value in sorted(wanted.items())]
+        made = [
+            Change("create", part.kind, part.name, setting, None, value)
+            for setting, value in sorted(wanted.items())
+        ]
         return [Change("create", part.kind, part.name), *made]
     different = [
         Change("change", part.kind, part.name, setting, now.get(setting), value)
@@ -93,11 +106,17 @@ def apply(part: Part, now: Settings | None) -> None:
 
 def differences(now: Settings, wanted: Settings) -> dict[str, str]:
     """Return the settings of *wanted* that *now* are other ones."""
-    return {name: value for name, value in wanted.items() if _normal(name, now.get(name)) != _normal(name, value)}
+    return {
+        name: value
+        for name, value in wanted.items()
+        if _normal(name, now.get(name)) != _normal(name, value)
+    }
 
 
 def call(client: Any, operation: str, about: str, **given: Any) -> Any:
-    """Return what *operation* of a boto3 *client* answers; raise an :class:`~mltrigger.aws.faults.AwsError` that names action and thing."""
+    """Return what *operation* of a boto3 *client* answers; raise an
+    :class:`~mltrigger.aws.faults.AwsError` that names action and thing.
+    """
     try:
         return getattr(client, operation)(**given)
     except Exception as error:
@@ -116,15 +135,20 @@ def missing(ask: Callable[[], Any]) -> Any:
         raise
 
 
-# -- JSON settings ----------------------------------------------------------------------------------------------------------------
+# -- JSON settings ---------------------------------------------------------------------------------
 
 
 def merged(policy: str | None, ours: Mapping[str, Any]) -> str:
-    """Return the resource policy *policy* with the statements of *ours*: those of the same ``Sid`` replaced, all others kept."""
+    """Return the resource policy *policy* with the statements of *ours*: those of the same ``Sid``
+    replaced, all others kept.
+    """
     document = as_object(policy)
     statements = list(_statements(document))
     for statement in ours["Statement"]:
-        at = next((n for n, old in enumerate(statements) if old.get("Sid") == statement["Sid"]), len(statements))
+        at = next(
+            (n for n, old in enumerate(statements) if old.get("Sid") == statement["Sid"]),
+            len(statements),
+        )
         if at == len(statements) or _statement(statements[at]) != _statement(statement):
             statements[at : at + 1] = [statement]
     if document and statements == list(_statements(document)):
@@ -143,11 +167,15 @@ def as_object(text: str | None) -> dict[str, Any]:
 
 def _statements(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     given = document.get("Statement", [])
-    return [given] if isinstance(given, dict) else [each for each in given if isinstance(each, dict)]
+    return (
+        [given] if isinstance(given, dict) else [each for each in given if isinstance(each, dict)]
+    )
 
 
 def _statement(given: Mapping[str, Any]) -> Any:
-    """Return a statement in the one form of those that mean the same: AWS writes lists of one as their element, and reversed."""
+    """Return a statement in the one form of those that mean the same: AWS writes lists of one as
+    their element, and reversed.
+    """
     principal = given.get("Principal")
     return _plain({**given, "Principal": {"AWS": "*"} if principal == "*" else principal})
 
@@ -156,12 +184,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return _plain(value[0]) if len(value) == 1 else sorted((_plain(each) for each in value), key=str)
+        return (
+            _plain(value[0])
+            if len(value) == 1
+            else sorted((_plain(each) for each in value), key=str)
+        )
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _normal(name: str, text: str | None) -> Any:
-    """Return a setting in the form that it is compared in: JSON by its meaning, the rest as text without regard to case of ``True``."""
+    """Return a setting in the form that it is compared in: JSON by its meaning, the rest as text
+    without regard to case of ``True``.
+    """
     if text is None:
         return None
     if name == "FilterPolicy":  # here a list of one is no element, and the order counts

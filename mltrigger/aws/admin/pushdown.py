@@ -1,10 +1,13 @@
-"""What of a filter policy SNS can apply: the same, or something weaker; what is left to the listener is never lost.
+"""What of a filter policy SNS can apply: the same, or something weaker; what is left to the
+listener is never lost.
 
-SNS sees messages, a filter sees events. In our wire format the attribute ``type`` of an event is the message attribute ``ce-type``, an
-extension ``ce-<name>`` or, when there are too many of them, a part of ``ce-more``. A policy that is pushed therefore lets pass, beside
-what matches, each message with ``ce-more`` (when the filter asks for something that may be in there) and each that is not in our format:
-other publishers' attributes are read by the listener, who knows all formats. Only messages without any attribute are kept out, as by
-every policy on attributes: "``exists: false`` only matches if at least one attribute is present".
+SNS sees messages, a filter sees events. In our wire format the attribute ``type`` of an event is
+the message attribute ``ce-type``, an extension ``ce-<name>`` or, when there are too many of them, a
+part of ``ce-more``. A policy that is pushed therefore lets pass, beside what matches, each message
+with ``ce-more`` (when the filter asks for something that may be in there) and each that is not in
+our format: other publishers' attributes are read by the listener, who knows all formats. Only
+messages without any attribute are kept out, as by every policy on attributes: "``exists: false``
+only matches if at least one attribute is present".
 """
 
 from __future__ import annotations
@@ -18,20 +21,32 @@ from typing import Any, NamedTuple
 
 from mltrigger.errors import InvalidFilter
 from mltrigger.filters.conditions import canonical
-from mltrigger.filters.policy import MAX_DECIMALS, MAX_KEYS, MAX_NUMBER, RESERVED, FilterPolicy, Scope
+from mltrigger.filters.policy import (
+    MAX_DECIMALS,
+    MAX_KEYS,
+    MAX_NUMBER,
+    RESERVED,
+    FilterPolicy,
+    Scope,
+)
 
 ALWAYS = {"id": "ce-id", "source": "ce-source", "type": "ce-type", "subject": "ce-subject"}
 """Attributes of events that travel as message attributes of their own whenever they are there."""
 MORE = "ce-more"
 FORMAT = "ce-specversion"
-# Of these the wire may say something else than the event: another spelling of the time, a media type that was derived.
-_UNLIKE = frozenset({"time", "datacontenttype", "specversion", "data", "more", "datacontentencoding"})
+# Of these the wire may say something else than the event: another spelling of the time, a media
+# type that was derived.
+_UNLIKE = frozenset(
+    {"time", "datacontenttype", "specversion", "data", "more", "datacontentencoding"}
+)
 _EXTENSION = re.compile(r"[a-z0-9]{1,40}", re.ASCII)
 _AND = tuple[tuple[str, Any], ...]
 
 
 class Pushed(NamedTuple):
-    """What SNS shall apply: the policy as JSON text, ``None`` for none; ``whole`` when nothing of the filter is left for our own events."""
+    """What SNS shall apply: the policy as JSON text, ``None`` for none; ``whole`` when nothing of
+    the filter is left for our own events.
+    """
 
     policy: str | None
     scope: Scope = "MessageAttributes"
@@ -44,15 +59,18 @@ def push(given: FilterPolicy | None, *, own: bool, offloads: bool) -> Pushed:
     Parameters
     ----------
     own : bool
-        Whether messages of the topic are in our wire format. Of those of others (S3 notifications, somebody else's topic) nobody knows
-        which part of them becomes what in the event, so that nothing is pushed.
+        Whether messages of the topic are in our wire format. Of those of others (S3 notifications,
+        somebody else's topic) nobody knows which part of them becomes what in the event, so that
+        nothing is pushed.
     offloads : bool
-        Whether bodies may lie in S3, with a pointer in the message: then SNS does not see what a filter on the body asks for.
+        Whether bodies may lie in S3, with a pointer in the message: then SNS does not see what a
+        filter on the body asks for.
 
-    Not pushed are ``equals-ignore-case``, ``wildcard``, ``cidr`` and ``anything-but`` with another operator than ``prefix``, of which AWS'
-    documentation does not say exactly what they match; in bodies, where arrays may stand, ``anything-but`` and ``exists: false`` below the
-    top, on which it contradicts itself or is silent; strings with quotes or backslashes, which SNS compares in an escaped form; and what
-    the wire format spells differently.
+    Not pushed are ``equals-ignore-case``, ``wildcard``, ``cidr`` and ``anything-but`` with another
+    operator than ``prefix``, of which AWS' documentation does not say exactly what they match; in
+    bodies, where arrays may stand, ``anything-but`` and ``exists: false`` below the top, on which
+    it contradicts itself or is silent; strings with quotes or backslashes, which SNS compares in an
+    escaped form; and what the wire format spells differently.
     """
     if given is None or given.to_json() == "{}":
         return Pushed(None, whole=True)
@@ -75,11 +93,13 @@ def _checked(policy: Mapping[str, Any], whole: bool, scope: Scope) -> Pushed:
     return Pushed(text, scope, whole)
 
 
-# -- the body ---------------------------------------------------------------------------------------------------------------------
+# -- the body --------------------------------------------------------------------------------------
 
 
 def _body(policy: Mapping[str, Any], top: bool = True) -> tuple[dict[str, Any], bool]:
-    """Return what of *policy* can be pushed, and whether that is all of it; *top* says that no array can stand above."""
+    """Return what of *policy* can be pushed, and whether that is all of it; *top* says that no
+    array can stand above.
+    """
     kept: dict[str, Any] = {}
     whole = True
     for key, value in policy.items():
@@ -88,7 +108,9 @@ def _body(policy: Mapping[str, Any], top: bool = True) -> tuple[dict[str, Any], 
             whole = whole and all_of_it
             if inner:
                 kept[key] = inner
-        elif key != "$or" and all(_pushable_in_body(condition, top and "." not in key) for condition in value):
+        elif key != "$or" and all(
+            _pushable_in_body(condition, top and "." not in key) for condition in value
+        ):
             kept[key] = value
         else:
             whole = False
@@ -101,7 +123,7 @@ def _pushable_in_body(condition: Any, top: bool) -> bool:
     return _pushable(condition, body=True) and (top or condition != {"exists": False})
 
 
-# -- the attributes ---------------------------------------------------------------------------------------------------------------
+# -- the attributes --------------------------------------------------------------------------------
 
 
 def _attributes(policy: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
@@ -113,38 +135,59 @@ def _attributes(policy: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     if any(name not in ALWAYS.values() for name in names):
         beside.insert(0, {MORE: [{"exists": True}]})
         whole = False
-    # Whether a name that stands in several branches counts once among the five is not documented: none is used that might be a sixth.
+    # Whether a name that stands in several branches counts once among the five is not documented:
+    # none is used that might be a sixth.
     if over := set(names[MAX_KEYS - len(beside) :]):
         whole = False
-        kinds = [{name: value for name, value in kept.items() if name not in over} for kept in kinds]
+        kinds = [
+            {name: value for name, value in kept.items() if name not in over} for kept in kinds
+        ]
     if not all(kinds):  # a branch that says nothing lets everything pass
         return {}, False
     return {"$or": [*kinds, *beside]}, whole
 
 
 def _ways(policy: Mapping[str, Any]) -> Iterator[_AND]:
-    """Yield the lists of conditions of which one must hold as a whole: each choice of branches of every ``$or``."""
+    """Yield the lists of conditions of which one must hold as a whole: each choice of branches of
+    every ``$or``.
+    """
     always = [(name, value) for name, value in policy.items() if not _is_or(name, value)]
-    choices = [[way for branch in value for way in _ways(branch)] for name, value in policy.items() if _is_or(name, value)]
+    choices = [
+        [way for branch in value for way in _ways(branch)]
+        for name, value in policy.items()
+        if _is_or(name, value)
+    ]
     for choice in itertools.product(*choices):
         yield (*always, *itertools.chain(*choice))
 
 
 def _is_or(name: str, value: Any) -> bool:
-    return name == "$or" and len(value) > 1 and all(isinstance(branch, Mapping) and RESERVED.isdisjoint(branch) for branch in value)
+    return (
+        name == "$or"
+        and len(value) > 1
+        and all(isinstance(branch, Mapping) and RESERVED.isdisjoint(branch) for branch in value)
+    )
 
 
 def _wire(way: _AND) -> tuple[dict[str, Any], bool]:
-    """Return the conditions by their names on the wire, without those that cannot be pushed; and whether these are all of them."""
+    """Return the conditions by their names on the wire, without those that cannot be pushed; and
+    whether these are all of them.
+    """
     kept: dict[str, Any] = {}
     for name, conditions in way:
-        wire = ALWAYS.get(name) or (f"ce-{name}" if name not in _UNLIKE and _EXTENSION.fullmatch(name) else None)
-        if wire is not None and wire not in kept and all(_pushable(condition, body=False) for condition in conditions):
+        wire = ALWAYS.get(name) or (
+            f"ce-{name}" if name not in _UNLIKE and _EXTENSION.fullmatch(name) else None
+        )
+        if (
+            wire is not None
+            and wire not in kept
+            and all(_pushable(condition, body=False) for condition in conditions)
+        ):
             kept[wire] = conditions
     return kept, len(kept) == len(way)
 
 
-# -- one condition ----------------------------------------------------------------------------------------------------------------
+# -- one condition ---------------------------------------------------------------------------------
 
 
 def _pushable(condition: Any, body: bool) -> bool:
@@ -169,7 +212,8 @@ def _pushable(condition: Any, body: bool) -> bool:
 
 def _value(value: Any, body: bool) -> bool:
     if isinstance(value, str):
-        # "you must double-escape certain special characters, specifically double quotes and backslashes"
+        # "you must double-escape certain special characters, specifically double quotes and
+        # backslashes"
         return bool(value) and (body or not ('"' in value or "\\" in value))
     if isinstance(value, Decimal):
         exponent = value.normalize().as_tuple().exponent

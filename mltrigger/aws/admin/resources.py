@@ -1,4 +1,7 @@
-"""What a subscription needs on AWS: shown, made, found, and taken away again. Everything may be repeated."""
+"""What a subscription needs on AWS: shown, made, found, and taken away again.
+
+Everything may be repeated.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,16 @@ class Place(NamedTuple):
     queue_url, queue_arn : str
         What is listened to.
     dead_url, dead_arn : str or None
-        The dead-letter queue that SQS moves to; ``None`` when somebody else decides that, or there is none.
+        The dead-letter queue that SQS moves to; ``None`` when somebody else decides that, or there
+        is none.
     topic_arn : str or None
         What feeds the queue; ``None`` when somebody else does.
     fifo : bool
         Whether groups keep their order.
     filtered : bool
-        Whether SNS applies the whole filter to events in our wire format. What others publish, and what was sent before SNS knew the filter
-        (15 minutes), comes nevertheless: the listener always applies it.
+        Whether SNS applies the whole filter to events in our wire format. What others publish, and
+        what was sent before SNS knew the filter (15 minutes), comes nevertheless: the listener
+        always applies it.
     owned : bool
         Whether the queue is ours, to make and to remove.
     """
@@ -76,8 +81,16 @@ class _Needs(NamedTuple):
 
     @property
     def parts(self) -> list[Part]:
-        """All of them: the way out of the queue before the way in, and the bucket last, so that nothing it announces is lost."""
-        found: list[Part | None] = [self.own_topic, self.dead, self.queue, self.feed, self.notification]
+        """All of them: the way out of the queue before the way in, and the bucket last, so that
+        nothing it announces is lost.
+        """
+        found: list[Part | None] = [
+            self.own_topic,
+            self.dead,
+            self.queue,
+            self.feed,
+            self.notification,
+        ]
         return [part for part in found if part is not None]
 
 
@@ -89,38 +102,55 @@ class Resources:
     clients : Clients
         Clients of one account and region.
     prefix : str
-        The name of the bus: what the names of its topics and queues begin with, and what they are tagged with.
+        The name of the bus: what the names of its topics and queues begin with, and what they are
+        tagged with.
     offloads : bool
-        Whether bodies beyond the limit may lie in S3. Then no filter on the body is pushed to SNS, which would not see what it asks for.
+        Whether bodies beyond the limit may lie in S3. Then no filter on the body is pushed to SNS,
+        which would not see what it asks for.
     pause : callable
         Waits for some seconds.
 
-    A `source` is ``None`` for a topic of the bus, else ``s3://…``, the ARN of a topic, or the ARN or URL of a queue. Errors of AWS are
-    :class:`~mltrigger.aws.faults.AwsError`.
+    A `source` is ``None`` for a topic of the bus, else ``s3://…``, the ARN of a topic, or the ARN
+    or URL of a queue. Errors of AWS are :class:`~mltrigger.aws.faults.AwsError`.
     """
 
-    def __init__(self, clients: Any, prefix: str, *, offloads: bool = True, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        clients: Any,
+        prefix: str,
+        *,
+        offloads: bool = True,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.prefix = naming.check_prefix(prefix)
         self._clients, self._offloads, self._pause = clients, offloads, pause
 
-    # -- making -------------------------------------------------------------------------------------------------------------------
+    # -- making ------------------------------------------------------------------------------------
 
     def plan(self, spec: SubscriptionSpec, source: str | None = None) -> list[Change]:
-        """Return what :meth:`ensure` would do, without doing it; it raises what :meth:`ensure` would raise before its first change."""
+        """Return what :meth:`ensure` would do, without doing it; it raises what :meth:`ensure`
+        would raise before its first change.
+        """
         if _kind(source) == "sqs":
             return [Change("keep", "queue", self._foreign(str(source)).resource)]
-        return [change for part in self._needs(spec, source).parts for change in changes(part, part.look())]
+        return [
+            change
+            for part in self._needs(spec, source).parts
+            for change in changes(part, part.look())
+        ]
 
     def ensure(self, spec: SubscriptionSpec, source: str | None = None) -> Place:
         """Make what *spec* needs, or bring it to what it shall be, and return where it is.
 
-        Nothing of a queue that somebody else owns is made or changed. What is there of the names and not tagged as ours is refused before
-        anything is made. If it is interrupted, calling it again goes on.
+        Nothing of a queue that somebody else owns is made or changed. What is there of the names
+        and not tagged as ours is refused before anything is made. If it is interrupted, calling it
+        again goes on.
 
         Raises
         ------
         NameTaken
-            A queue or topic of the name is somebody else's, or another notification of the bucket overlaps with the source.
+            A queue or topic of the name is somebody else's, or another notification of the bucket
+            overlaps with the source.
         NotFound
             The bucket, or the queue or topic of somebody else, does not exist.
         InvalidName
@@ -134,7 +164,9 @@ class Resources:
         return self._place(needs, needs.feed.filtered)
 
     def ensure_topic(self, topic: str, source: str | None = None) -> str:
-        """Make the topic, for an S3 source with the bucket's permission and notification, and return its ARN."""
+        """Make the topic, for an S3 source with the bucket's permission and notification, and
+        return its ARN.
+        """
         arn = self._topic_arn(topic, source)
         own, notification = self._topic(arn, source)
         parts: list[Part] = [part for part in (own, notification) if part is not None]
@@ -142,10 +174,12 @@ class Resources:
             apply(part, now)
         return str(arn)
 
-    # -- finding ------------------------------------------------------------------------------------------------------------------
+    # -- finding -----------------------------------------------------------------------------------
 
     def find(self, spec: SubscriptionSpec, source: str | None = None) -> Place:
-        """Return where *spec* is; raise NotFound with near names when it was not made. Changes nothing, and needs few permissions.
+        """Return where *spec* is; raise NotFound with near names when it was not made.
+
+        Changes nothing, and needs few permissions.
 
         ``filtered`` is true only when there is no filter: a listener may not be allowed to ask SNS.
         """
@@ -158,7 +192,8 @@ class Resources:
         return self._place(needs, needs.feed.filtered and spec.filter is None)
 
     def find_topic(self, topic: str) -> str:
-        """Return the ARN of the topic of the bus; raise NotFound with near names when nobody has made it.
+        """Return the ARN of the topic of the bus; raise NotFound with near names when nobody has
+        made it.
 
         Who may publish only, and not ask, is given the ARN that it would have.
         """
@@ -167,7 +202,9 @@ class Resources:
             call(self._clients.sns, "get_topic_attributes", arn.resource, TopicArn=str(arn))
         except AwsError as error:
             if error.code in MISSING:
-                raise NotFound.of("topic", topic, self._topics(), f"subscribe or bus.topic({topic!r}) makes it") from error
+                raise NotFound.of(
+                    "topic", topic, self._topics(), f"subscribe or bus.topic({topic!r}) makes it"
+                ) from error
             if error.code not in DENIED:
                 raise
         return str(arn)
@@ -177,22 +214,35 @@ class Resources:
         return str(self._topic_arn(topic, source))
 
     def queue_url(self, source: str) -> str:
-        """Return the URL of the queue that *source* names, an ARN or URL; only an emulator is asked for it."""
+        """Return the URL of the queue that *source* names, an ARN or URL; only an emulator is asked
+        for it.
+        """
         return self._listen_to(source).queue_url
 
     def preflight(self, queue_url: str) -> list[Missing]:
-        """Return which of the four permissions are missing that listening to a queue takes, without touching a message.
+        """Return which of the four permissions are missing that listening to a queue takes, without
+        touching a message.
 
-        AWS decides whether a caller may before it looks at what was asked: DeleteMessage and ChangeMessageVisibility are asked with a
-        receipt handle that is none, ReceiveMessage for 11 messages, which is more than there may be. Who may not, is told so; who may, is
-        told that the request is wrong, and no message was received, counted or hidden. GetQueueAttributes reads one attribute. A
-        permission that AWS should come to check later than the request is taken for given: there is no false alarm.
+        AWS decides whether a caller may before it looks at what was asked: DeleteMessage and
+        ChangeMessageVisibility are asked with a receipt handle that is none, ReceiveMessage for 11
+        messages, which is more than there may be. Who may not, is told so; who may, is told that
+        the request is wrong, and no message was received, counted or hidden. GetQueueAttributes
+        reads one attribute. A permission that AWS should come to check later than the request is
+        taken for given: there is no false alarm.
         """
         about = queue_url.rpartition("/")[2]
         asked: list[tuple[str, str, dict[str, Any]]] = [
-            ("sqs:ReceiveMessage", "receive_message", {"MaxNumberOfMessages": _BEYOND, "WaitTimeSeconds": 0}),
+            (
+                "sqs:ReceiveMessage",
+                "receive_message",
+                {"MaxNumberOfMessages": _BEYOND, "WaitTimeSeconds": 0},
+            ),
             ("sqs:DeleteMessage", "delete_message", {"ReceiptHandle": _NO_HANDLE}),
-            ("sqs:ChangeMessageVisibility", "change_message_visibility", {"ReceiptHandle": _NO_HANDLE, "VisibilityTimeout": 30}),
+            (
+                "sqs:ChangeMessageVisibility",
+                "change_message_visibility",
+                {"ReceiptHandle": _NO_HANDLE, "VisibilityTimeout": 30},
+            ),
             ("sqs:GetQueueAttributes", "get_queue_attributes", {"AttributeNames": ["QueueArn"]}),
         ]
         found = []
@@ -203,23 +253,31 @@ class Resources:
                 if error.code in DENIED:
                     found.append(Missing(action, str(error)))
                 elif error.code in _NO_QUEUE:
-                    raise NotFound(f"no queue {queue_url!r}, or this account may not see it: is the URL right? {error}") from error
+                    raise NotFound(
+                        f"no queue {queue_url!r}, or this account may not see it: is the URL right?"
+                        f" {error}"
+                    ) from error
                 elif not _refused_as_meant(error.code):
                     raise
         return found
 
-    # -- taking away --------------------------------------------------------------------------------------------------------------
+    # -- taking away -------------------------------------------------------------------------------
 
     def remove(self, spec: SubscriptionSpec, source: str | None = None) -> None:
-        """End the SNS subscription of *spec*: nothing more comes into its queue, which stays with what is in it."""
+        """End the SNS subscription of *spec*: nothing more comes into its queue, which stays with
+        what is in it.
+        """
         if _kind(source) != "sqs":
             self._needs(spec, source).feed.delete()
 
-    def delete(self, spec: SubscriptionSpec, source: str | None = None, last: bool = False) -> list[Change]:
-        """Delete what :meth:`ensure` made for *spec*: subscription, queue and dead-letter queue, with what is in them.
+    def delete(
+        self, spec: SubscriptionSpec, source: str | None = None, last: bool = False
+    ) -> list[Change]:
+        """Delete what :meth:`ensure` made for *spec*: subscription, queue and dead-letter queue,
+        with what is in them.
 
-        With *last* also the topic and the bucket's notification, unless something else is subscribed to the topic. What is not tagged as
-        ours stays. Returns what was deleted.
+        With *last* also the topic and the bucket's notification, unless something else is
+        subscribed to the topic. What is not tagged as ours stays. Returns what was deleted.
         """
         if _kind(source) == "sqs":
             return []
@@ -235,7 +293,7 @@ class Resources:
                 gone.append(needs.own_topic)
         return [Change("delete", part.kind, part.name) for part in gone]
 
-    # -- what it is made of -------------------------------------------------------------------------------------------------------
+    # -- what it is made of ------------------------------------------------------------------------
 
     def _needs(self, spec: SubscriptionSpec, source: str | None) -> _Needs:
         topic = self._topic_arn(spec.topic, source)
@@ -263,20 +321,29 @@ class Resources:
             return Topic(self._clients, arn, owner), None
         objects = S3Source.parse(str(source))
         policy = topic_policy(str(arn), objects.bucket, self._clients.account)
-        return Topic(self._clients, arn, owner, policy), Notification(self._clients, objects, arn, self._pause)
+        return Topic(self._clients, arn, owner, policy), Notification(
+            self._clients, objects, arn, self._pause
+        )
 
     def _topic_arn(self, topic: str, source: str | None) -> Arn:
         kind = _kind(source)
         if kind == "sqs":
-            raise InvalidName(f"source {source!r} is a queue: nothing publishes to it through a topic of ours")
+            raise InvalidName(
+                f"source {source!r} is a queue: nothing publishes to it through a topic of ours"
+            )
         if kind == "sns":
             return self._here(Arn.parse(str(source)), str(source))
         if kind == "s3" and topic.endswith(FIFO):
-            raise InvalidName(f"topic {topic!r} cannot have the source {source!r}: S3 announces nothing to FIFO topics")
+            raise InvalidName(
+                f"topic {topic!r} cannot have the source {source!r}: S3 announces nothing to FIFO"
+                " topics"
+            )
         return self._arn("sns", naming.topic_name(self.prefix, topic))
 
     def _arn(self, service: str, name: str) -> Arn:
-        return Arn(self._clients.partition, service, self._clients.region, self._clients.account, name)
+        return Arn(
+            self._clients.partition, service, self._clients.region, self._clients.account, name
+        )
 
     def _foreign(self, source: str) -> Arn:
         return self._here(naming.queue_arn(source, self._clients.region), source)
@@ -284,19 +351,24 @@ class Resources:
     def _here(self, arn: Arn, source: str) -> Arn:
         if arn.region != self._clients.region and not self._clients.endpoint:
             raise InvalidName(
-                f"source {source!r} is in {arn.region}, this bus in {self._clients.region}: mt.connect('aws://{arn.region}/{self.prefix}')"
+                f"source {source!r} is in {arn.region}, this bus in {self._clients.region}:"
+                f" mt.connect('aws://{arn.region}/{self.prefix}')"
             )
         return arn
 
     def _listen_to(self, source: str) -> Place:
-        """Return the place of a queue that somebody else owns; nothing but its URL is asked for, and only of an emulator."""
+        """Return the place of a queue that somebody else owns; nothing but its URL is asked for,
+        and only of an emulator.
+        """
         arn = self._foreign(source)
         url = source
         if source.startswith("arn:"):
             url = naming.queue_url(arn)
             if self._clients.endpoint:
                 given = {"QueueName": arn.resource, "QueueOwnerAWSAccountId": arn.account}
-                found = missing(lambda: call(self._clients.sqs, "get_queue_url", arn.resource, **given))
+                found = missing(
+                    lambda: call(self._clients.sqs, "get_queue_url", arn.resource, **given)
+                )
                 if found is None:
                     raise NotFound(f"no queue {source!r}: is the ARN right?")
                 url = str(found["QueueUrl"])
@@ -322,15 +394,25 @@ class Resources:
         return [name for name in names if not name.removesuffix(FIFO).endswith(f"-{naming.DEAD}")]
 
     def _topics(self) -> list[str]:
-        """Return the topics of the bus, among the first of the account; none when they may not be listed."""
+        """Return the topics of the bus, among the first of the account; none when they may not be
+        listed.
+        """
         names: list[str] = []
         page: dict[str, Any] = {"NextToken": None}
         for _ in range(_PAGES):
             if "NextToken" not in page:
                 break
-            page = self._listed(self._clients.sns, "list_topics", **({"NextToken": page["NextToken"]} if page["NextToken"] else {}))
+            page = self._listed(
+                self._clients.sns,
+                "list_topics",
+                **({"NextToken": page["NextToken"]} if page["NextToken"] else {}),
+            )
             names += [each["TopicArn"].rpartition(":")[2] for each in page.get("Topics", ())]
-        return [name.removeprefix(f"{self.prefix}-") for name in names if name.startswith(f"{self.prefix}-")]
+        return [
+            name.removeprefix(f"{self.prefix}-")
+            for name in names
+            if name.startswith(f"{self.prefix}-")
+        ]
 
     def _listed(self, client: Any, operation: str, **given: str) -> dict[str, Any]:
         try:
@@ -343,7 +425,14 @@ class Resources:
 
 
 _NO_QUEUE = MISSING - {"404"}
-_AS_MEANT = ("Invalid", "ReceiptHandle", "OutOfRange", "NotInflight", "MessageNotInflight", "ValidationError")
+_AS_MEANT = (
+    "Invalid",
+    "ReceiptHandle",
+    "OutOfRange",
+    "NotInflight",
+    "MessageNotInflight",
+    "ValidationError",
+)
 
 
 def _refused_as_meant(code: str) -> bool:
@@ -357,6 +446,7 @@ def _kind(source: str | None) -> Source:
     kind = naming.aws_kind(source)
     if kind is None:
         raise InvalidName(
-            f"source {source!r} must be s3://bucket/pattern, the ARN of a queue or topic, or a queue URL with an account of 12 digits"
+            f"source {source!r} must be s3://bucket/pattern, the ARN of a queue or topic, or a"
+            " queue URL with an account of 12 digits"
         )
     return kind

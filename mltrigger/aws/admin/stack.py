@@ -1,4 +1,7 @@
-"""A template as a stack of CloudFormation: made, or brought to what the template says. It may be repeated."""
+"""A template as a stack of CloudFormation: made, or brought to what the template says.
+
+It may be repeated.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ _LOOK_S = 3.0
 _CAPABILITIES = ["CAPABILITY_IAM"]
 _DONE = frozenset({"CREATE_COMPLETE", "UPDATE_COMPLETE"})
 _READY = _DONE | {"UPDATE_ROLLBACK_COMPLETE", "IMPORT_COMPLETE", "IMPORT_ROLLBACK_COMPLETE"}
-_NEVER_MADE = frozenset({"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"})
+_NEVER_MADE = frozenset(
+    {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED", "REVIEW_IN_PROGRESS"}
+)
 _NAMES = ("TopicName", "SubscriptionName")
 """Parameters that a queue or topic is called by: another value replaces it by an empty one."""
 _HOLDING = frozenset({"AWS::SQS::Queue", "AWS::S3::Bucket", "AWS::SNS::Topic"})
@@ -29,7 +34,8 @@ _HOLDING = frozenset({"AWS::SQS::Queue", "AWS::S3::Bucket", "AWS::SNS::Topic"})
 class Stack(NamedTuple):
     """What :func:`apply` did.
 
-    ``action`` is ``created``, ``updated`` or ``unchanged``; ``outputs`` are the values of the stack's outputs by name.
+    ``action`` is ``created``, ``updated`` or ``unchanged``; ``outputs`` are the values of the
+    stack's outputs by name.
     """
 
     name: str
@@ -50,11 +56,13 @@ def apply(
     say: Callable[[str], None] = lambda line: None,
     pause: Callable[[float], None] = time.sleep,
 ) -> Stack:
-    """Make the stack *stack* of a template, or update it, wait until that is done, and return its outputs; idempotent.
+    """Make the stack *stack* of a template, or update it, wait until that is done, and return its
+    outputs; idempotent.
 
-    When making it fails, nothing of it is left; when an update fails, the stack is what it was. Either raises, with CloudFormation's first
-    reasons. It takes the rights of the administrator, those of CloudFormation, and ``iam:CreateRole``, ``GetRole``, ``TagRole``,
-    ``PutRolePolicy``, ``DeleteRole`` and ``DeleteRolePolicy``.
+    When making it fails, nothing of it is left; when an update fails, the stack is what it was.
+    Either raises, with CloudFormation's first reasons. It takes the rights of the administrator,
+    those of CloudFormation, and ``iam:CreateRole``, ``GetRole``, ``TagRole``, ``PutRolePolicy``,
+    ``DeleteRole`` and ``DeleteRolePolicy``.
 
     Parameters
     ----------
@@ -65,11 +73,13 @@ def apply(
     document : mapping
         What :func:`mltrigger.aws.admin.template.template` returns.
     parameters : mapping, optional
-        Values of the template's parameters; what is not named has the template's default, at an update too.
+        Values of the template's parameters; what is not named has the template's default, at an
+        update too.
     bucket : str, optional
         Where a template above 51,200 bytes is put for CloudFormation to read it.
     replace : bool
-        Let an update delete queues, topics and buckets that the template has no more, with what is in them. Otherwise it is refused.
+        Let an update delete queues, topics and buckets that the template has no more, with what is
+        in them. Otherwise it is refused.
     timeout_s : float
         How long to wait.
     say : callable, optional
@@ -80,11 +90,14 @@ def apply(
     NameTaken
         A stack of this name is not of this bus.
     MltriggerError
-        The update would delete queues or topics; a parameter is not the template's; the template is too large.
+        The update would delete queues or topics; a parameter is not the template's; the template is
+        too large.
     AwsError
         CloudFormation refuses, fails, or takes longer.
     """
-    return _Apply(clients, stack, document, parameters or {}, bucket, timeout_s, say, pause).run(replace)
+    return _Apply(clients, stack, document, parameters or {}, bucket, timeout_s, say, pause).run(
+        replace
+    )
 
 
 class _Apply:
@@ -103,15 +116,26 @@ class _Apply:
     ) -> None:
         known = document["Parameters"]
         if wrong := sorted(set(parameters) - set(known)):
-            raise InvalidName(f"the template has no parameter {wrong[0]!r}; it has {', '.join(known)}")
+            raise InvalidName(
+                f"the template has no parameter {wrong[0]!r}; it has {', '.join(known)}"
+            )
         self._clients, self._stack, self._document, self._bucket = clients, stack, document, bucket
         self._timeout_s, self._say, self._pause = timeout_s, say, pause
-        self._values = {name: str(parameters.get(name, parameter["Default"])) for name, parameter in known.items()}
+        self._values = {
+            name: str(parameters.get(name, parameter["Default"]))
+            for name, parameter in known.items()
+        }
 
     def run(self, replace: bool) -> Stack:
         found = self._find(self._stack)
-        if found is not None and found["StackStatus"].endswith("_IN_PROGRESS") and found["StackStatus"] != "REVIEW_IN_PROGRESS":
-            self._say(f"stack {self._stack!r} is {found['StackStatus']}: waiting for whoever is at it")
+        if (
+            found is not None
+            and found["StackStatus"].endswith("_IN_PROGRESS")
+            and found["StackStatus"] != "REVIEW_IN_PROGRESS"
+        ):
+            self._say(
+                f"stack {self._stack!r} is {found['StackStatus']}: waiting for whoever is at it"
+            )
             found = self._wait(found["StackId"])
             found = None if found["StackStatus"] == "DELETE_COMPLETE" else found
         if found is None:
@@ -119,7 +143,7 @@ class _Apply:
         self._check(found, replace)
         return self._update(found)
 
-    # -- what is there ------------------------------------------------------------------------------------------------------------
+    # -- what is there -----------------------------------------------------------------------------
 
     def _find(self, name: str) -> dict[str, Any] | None:
         try:
@@ -131,48 +155,70 @@ class _Apply:
         return None if found["StackStatus"] == "DELETE_COMPLETE" and name == self._stack else found
 
     def _check(self, found: Mapping[str, Any], replace: bool) -> None:
-        """Raise when this stack must not be updated: it is somebody else's, it never worked, or queues would go with it."""
+        """Raise when this stack must not be updated: it is somebody else's, it never worked, or
+        queues would go with it.
+        """
         status, url = found["StackStatus"], f"aws://{self._clients.region}/{self._values['Prefix']}"
         if status in _NEVER_MADE:
             raise AwsError(
-                f"stack {self._stack!r} is {status} and cannot be updated: delete it (aws cloudformation delete-stack --stack-name "
-                f"{self._stack}), then call again",
+                f"stack {self._stack!r} is {status} and cannot be updated: delete it (aws"
+                f" cloudformation delete-stack --stack-name {self._stack}), then call again",
                 status,
             )
         if status not in _READY:
-            raise AwsError(f"stack {self._stack!r} is {status}: repair it in CloudFormation first", status)
+            raise AwsError(
+                f"stack {self._stack!r} is {status}: repair it in CloudFormation first", status
+            )
         bus = _outputs(found).get("BusURL")
         if bus != url:
             whose = f"is of the bus {bus!r}" if bus else "was not made of a template of mltrigger"
-            raise NameTaken(f"stack {self._stack!r} {whose}; this template is of {url!r}: choose another name for the stack")
+            raise NameTaken(
+                f"stack {self._stack!r} {whose}; this template is of {url!r}: choose another name"
+                " for the stack"
+            )
         if not replace and (gone := self._gone(found)):
             raise MltriggerError(
-                f"updating stack {self._stack!r} would delete {', '.join(gone)}, with what is in them: drain them first, then say "
-                f"replace=True (--replace)"
+                f"updating stack {self._stack!r} would delete {', '.join(gone)}, with what is in"
+                " them: drain them first, then say replace=True (--replace)"
             )
 
     def _gone(self, found: Mapping[str, Any]) -> list[str]:
         """Return the queues, topics and buckets that the stack has and that it would lose."""
-        before = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", ())}
-        renamed = [name for name in _NAMES if name in before and name in self._values and before[name] != self._values[name]]
+        before = {
+            each["ParameterKey"]: each.get("ParameterValue", "")
+            for each in found.get("Parameters", ())
+        }
+        renamed = [
+            name
+            for name in _NAMES
+            if name in before and name in self._values and before[name] != self._values[name]
+        ]
         if renamed:
             return [f"the topic and the queues of {before[name]!r}" for name in renamed]
-        body = self._call("get_template", StackName=self._stack, TemplateStage="Original")["TemplateBody"]
+        body = self._call("get_template", StackName=self._stack, TemplateStage="Original")[
+            "TemplateBody"
+        ]
         try:
             old = json.loads(body) if isinstance(body, str) else body
         except ValueError:
             return ["queues or topics, perhaps: its template is not JSON and cannot be compared"]
         return sorted(
-            name for name, resource in old["Resources"].items()
-            if name not in self._document["Resources"] and resource["Type"] in _HOLDING and resource.get("DeletionPolicy") != "Retain"
-        )  # fmt: skip
+            name
+            for name, resource in old["Resources"].items()
+            if name not in self._document["Resources"]
+            and resource["Type"] in _HOLDING
+            and resource.get("DeletionPolicy") != "Retain"
+        )
 
-    # -- what is done -------------------------------------------------------------------------------------------------------------
+    # -- what is done ------------------------------------------------------------------------------
 
     def _create(self) -> Stack:
         self._say(f"creating stack {self._stack!r} in {self._clients.region}")
-        # A dead-letter queue outlives its stack; one that a failed creation has made must not, or the next try finds its name taken.
-        made = self._call("create_stack", **self._given(), OnFailure="ROLLBACK", RetainExceptOnCreate=True)["StackId"]
+        # A dead-letter queue outlives its stack; one that a failed creation has made must not, or
+        # the next try finds its name taken.
+        made = self._call(
+            "create_stack", **self._given(), OnFailure="ROLLBACK", RetainExceptOnCreate=True
+        )["StackId"]
         return self._finish(made, "created")
 
     def _update(self, found: Mapping[str, Any]) -> Stack:
@@ -188,14 +234,22 @@ class _Apply:
     def _finish(self, stack_id: str, action: str) -> Stack:
         found = self._wait(stack_id)
         if found["StackStatus"] not in _DONE:
-            reasons = "; ".join(self._reasons(stack_id)) or found.get("StackStatusReason", "CloudFormation gives no reason")
+            reasons = "; ".join(self._reasons(stack_id)) or found.get(
+                "StackStatusReason", "CloudFormation gives no reason"
+            )
             status = found["StackStatus"]
-            if status == "ROLLBACK_COMPLETE" and action == "created":  # it is empty, and could never be updated
+            # it is empty, and could never be updated
+            if status == "ROLLBACK_COMPLETE" and action == "created":
                 self._call("delete_stack", StackName=stack_id)
                 status = self._wait(stack_id)["StackStatus"]
-            left = {"DELETE_COMPLETE": "nothing of it is left", "UPDATE_ROLLBACK_COMPLETE": "it is what it was before"}
+            left = {
+                "DELETE_COMPLETE": "nothing of it is left",
+                "UPDATE_ROLLBACK_COMPLETE": "it is what it was before",
+            }
             raise AwsError(
-                f"stack {self._stack!r} could not be {action}, {left.get(status, f'it is {status} now')}: {reasons}", found["StackStatus"]
+                f"stack {self._stack!r} could not be {action},"
+                f" {left.get(status, f'it is {status} now')}: {reasons}",
+                found["StackStatus"],
             )
         return Stack(self._stack, stack_id, action, _outputs(found))
 
@@ -210,15 +264,25 @@ class _Apply:
             if not status.endswith("_IN_PROGRESS"):
                 return found
             if waited_s >= self._timeout_s:
-                raise AwsError(f"stack {self._stack!r} is still {status} after {waited_s:,.0f} s; calling again waits for it", status)
+                raise AwsError(
+                    f"stack {self._stack!r} is still {status} after {waited_s:,.0f} s; calling"
+                    " again waits for it",
+                    status,
+                )
             self._pause(_LOOK_S)
             waited_s += _LOOK_S
 
     def _reasons(self, stack_id: str) -> list[str]:
-        """Return why resources of the last operation failed, the first failure first; those that were cancelled because of it not."""
+        """Return why resources of the last operation failed, the first failure first; those that
+        were cancelled because of it not.
+        """
         found: list[str] = []
-        for event in self._call("describe_stack_events", StackName=stack_id)["StackEvents"]:  # the newest first
-            reason, status = str(event.get("ResourceStatusReason", "")), event.get("ResourceStatus", "")
+        # the newest first
+        for event in self._call("describe_stack_events", StackName=stack_id)["StackEvents"]:
+            reason, status = (
+                str(event.get("ResourceStatusReason", "")),
+                event.get("ResourceStatus", ""),
+            )
             if status.endswith("_FAILED") and "cancelled" not in reason:
                 found.append(f"{event['LogicalResourceId']} ({event['ResourceType']}): {reason}")
             if reason == "User Initiated":
@@ -226,21 +290,44 @@ class _Apply:
         return found[::-1][:5]
 
     def _given(self) -> dict[str, Any]:
-        parameters = [{"ParameterKey": name, "ParameterValue": value} for name, value in self._values.items()]
-        return {"StackName": self._stack, "Parameters": parameters, "Capabilities": _CAPABILITIES, **self._body()}
+        parameters = [
+            {"ParameterKey": name, "ParameterValue": value} for name, value in self._values.items()
+        ]
+        return {
+            "StackName": self._stack,
+            "Parameters": parameters,
+            "Capabilities": _CAPABILITIES,
+            **self._body(),
+        }
 
     def _body(self) -> dict[str, str]:
         text = json.dumps(self._document, separators=(",", ":"))
         if len(text.encode()) <= MAX_BODY_BYTES:
             return {"TemplateBody": text}
-        size = f"the template has {len(text.encode()):,} bytes; CloudFormation takes {MAX_BODY_BYTES:,} in a call"
+        size = (
+            f"the template has {len(text.encode()):,} bytes; CloudFormation takes"
+            f" {MAX_BODY_BYTES:,} in a call"
+        )
         if len(text.encode()) > MAX_TEMPLATE_BYTES:
-            raise MltriggerError(f"{size} and {MAX_TEMPLATE_BYTES:,} from a bucket: make a stack for some of the topics each")
+            raise MltriggerError(
+                f"{size} and {MAX_TEMPLATE_BYTES:,} from a bucket: make a stack for some of the"
+                " topics each"
+            )
         if self._bucket is None:
             raise MltriggerError(f"{size}: name a bucket to read it from (bucket=, --bucket)")
         key = f"mltrigger-templates/{self._stack}.json"
-        call(self._clients.s3, "put_object", self._bucket, Bucket=self._bucket, Key=key, Body=text.encode(), ContentType="application/json")
-        address = self._clients.s3.generate_presigned_url("get_object", Params={"Bucket": self._bucket, "Key": key}).partition("?")[0]
+        call(
+            self._clients.s3,
+            "put_object",
+            self._bucket,
+            Bucket=self._bucket,
+            Key=key,
+            Body=text.encode(),
+            ContentType="application/json",
+        )
+        address = self._clients.s3.generate_presigned_url(
+            "get_object", Params={"Bucket": self._bucket, "Key": key}
+        ).partition("?")[0]
         return {"TemplateURL": address}
 
     def _call(self, operation: str, **given: Any) -> dict[str, Any]:

@@ -18,17 +18,26 @@ _DIFFERENT = "InvalidParameter"
 
 
 class Topic:
-    """A topic of ours: a part of a plan. *policy* are statements that its policy shall have, beside what others have set."""
+    """A topic of ours: a part of a plan.
+
+    *policy* are statements that its policy shall have, beside what others have set.
+    """
 
     kind = "topic"
 
-    def __init__(self, clients: Any, arn: Arn, owner: Owner, policy: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, clients: Any, arn: Arn, owner: Owner, policy: Mapping[str, Any] | None = None
+    ) -> None:
         self.name, self.arn = arn.resource, arn
         self._clients, self._owner, self._policy = clients, owner, policy
 
     def look(self) -> Settings | None:
         """Return attributes and tags; raise NameTaken when it is not ours."""
-        found = missing(lambda: call(self._clients.sns, "get_topic_attributes", self.name, TopicArn=str(self.arn)))
+        found = missing(
+            lambda: call(
+                self._clients.sns, "get_topic_attributes", self.name, TopicArn=str(self.arn)
+            )
+        )
         tags = None if found is None else missing(self._tags)
         if found is None or tags is None:
             return None
@@ -42,22 +51,52 @@ class Topic:
             wanted["Policy"] = merged(now.get("Policy"), self._policy)
         # An emulator does not show what it does not know.
         fifo = _FIFO if self.arn.fifo else {}
-        return {**wanted, **{name: value for name, value in fifo.items() if not (now and self._clients.endpoint) or name in now}}
+        return {
+            **wanted,
+            **{
+                name: value
+                for name, value in fifo.items()
+                if not (now and self._clients.endpoint) or name in now
+            },
+        }
 
     def create(self, wanted: Settings) -> None:
         """Make it. SNS gives back the one that is there if somebody else was first."""
         attributes = {name: value for name, value in wanted.items() if name in _FIFO}
         if self.arn.fifo:
             attributes["FifoTopic"] = "true"
-        tags = [{"Key": name.removeprefix(TAG), "Value": value} for name, value in wanted.items() if name.startswith(TAG)]
+        tags = [
+            {"Key": name.removeprefix(TAG), "Value": value}
+            for name, value in wanted.items()
+            if name.startswith(TAG)
+        ]
         try:
-            call(self._clients.sns, "create_topic", self.name, Name=self.name, Attributes=attributes, Tags=tags)
+            call(
+                self._clients.sns,
+                "create_topic",
+                self.name,
+                Name=self.name,
+                Attributes=attributes,
+                Tags=tags,
+            )
         except AwsError as error:
-            if not self._clients.endpoint or error.code != _DIFFERENT or "FifoThroughputScope" not in attributes:
+            if (
+                not self._clients.endpoint
+                or error.code != _DIFFERENT
+                or "FifoThroughputScope" not in attributes
+            ):
                 raise
             attributes.pop("FifoThroughputScope")
-            call(self._clients.sns, "create_topic", self.name, Name=self.name, Attributes=attributes, Tags=tags)
-        # Not in one call: a topic that is given a policy when it is made has no statement for its own account.
+            call(
+                self._clients.sns,
+                "create_topic",
+                self.name,
+                Name=self.name,
+                Attributes=attributes,
+                Tags=tags,
+            )
+        # Not in one call: a topic that is given a policy when it is made has no statement for its
+        # own account.
         if "Policy" in wanted and (now := self.look()) is not None:
             self.change(now, {"Policy": self.wanted(now)["Policy"]})
 
@@ -66,7 +105,13 @@ class Topic:
         for name, value in different.items():
             if name.startswith(TAG):
                 tags = [{"Key": name.removeprefix(TAG), "Value": value}]
-                call(self._clients.sns, "tag_resource", self.name, ResourceArn=str(self.arn), Tags=tags)
+                call(
+                    self._clients.sns,
+                    "tag_resource",
+                    self.name,
+                    ResourceArn=str(self.arn),
+                    Tags=tags,
+                )
             else:
                 given = {"TopicArn": str(self.arn), "AttributeName": name, "AttributeValue": value}
                 call(self._clients.sns, "set_topic_attributes", self.name, **given)
@@ -81,7 +126,9 @@ class Topic:
 
     def _tags(self) -> dict[str, str]:
         try:
-            found = call(self._clients.sns, "list_tags_for_resource", self.name, ResourceArn=str(self.arn))
+            found = call(
+                self._clients.sns, "list_tags_for_resource", self.name, ResourceArn=str(self.arn)
+            )
         except AwsError as error:
             if not self._clients.endpoint or error.code in DENIED | MISSING:
                 raise
@@ -94,7 +141,9 @@ class Feed:
 
     kind = "subscription"
 
-    def __init__(self, clients: Any, topic: Arn, queue: Arn, pushed: Pushed, own_topic: bool) -> None:
+    def __init__(
+        self, clients: Any, topic: Arn, queue: Arn, pushed: Pushed, own_topic: bool
+    ) -> None:
         self.name, self.topic, self.queue = queue.resource, topic, queue
         self.filtered = pushed.whole
         self._clients, self._pushed, self._own_topic = clients, pushed, own_topic
@@ -106,14 +155,32 @@ class Feed:
         if self._arn is None:
             self._check_topic()
             return None
-        found = missing(lambda: call(self._clients.sns, "get_subscription_attributes", self.name, SubscriptionArn=self._arn))
-        return None if found is None else {"FilterPolicyScope": "MessageAttributes", **found["Attributes"]}
+        found = missing(
+            lambda: call(
+                self._clients.sns,
+                "get_subscription_attributes",
+                self.name,
+                SubscriptionArn=self._arn,
+            )
+        )
+        return (
+            None
+            if found is None
+            else {"FilterPolicyScope": "MessageAttributes", **found["Attributes"]}
+        )
 
     def wanted(self, now: Settings) -> Settings:
         """Return raw delivery, and the filter that SNS shall apply."""
         if self._pushed.policy is not None:
-            return {"RawMessageDelivery": "true", "FilterPolicy": self._pushed.policy, "FilterPolicyScope": self._pushed.scope}
-        return {"RawMessageDelivery": "true", **({"FilterPolicy": "{}"} if as_object(now.get("FilterPolicy")) else {})}
+            return {
+                "RawMessageDelivery": "true",
+                "FilterPolicy": self._pushed.policy,
+                "FilterPolicyScope": self._pushed.scope,
+            }
+        return {
+            "RawMessageDelivery": "true",
+            **({"FilterPolicy": "{}"} if as_object(now.get("FilterPolicy")) else {}),
+        }
 
     def create(self, wanted: Settings) -> None:
         """Subscribe the queue."""
@@ -122,7 +189,8 @@ class Feed:
         except AwsError as error:
             if error.code != _DIFFERENT:
                 raise
-            # Either somebody else was first, with other attributes, or an emulator does not know an operator of the filter.
+            # Either somebody else was first, with other attributes, or an emulator does not know an
+            # operator of the filter.
             if (now := self.look()) is not None:
                 self.change(now, self.wanted(now))
             elif self._clients.endpoint and self._pushed.policy is not None:
@@ -132,8 +200,12 @@ class Feed:
                 raise
 
     def change(self, now: Settings, different: Settings) -> None:
-        """Set attributes; in an order in which SNS takes them and in which at no time less is delivered than before or after."""
-        if different.get("FilterPolicyScope", now["FilterPolicyScope"]) != now["FilterPolicyScope"] and now.get("FilterPolicy"):
+        """Set attributes; in an order in which SNS takes them and in which at no time less is
+        delivered than before or after.
+        """
+        if different.get("FilterPolicyScope", now["FilterPolicyScope"]) != now[
+            "FilterPolicyScope"
+        ] and now.get("FilterPolicy"):
             self._set("FilterPolicy", "{}")  # a nested policy would be wrong in the other scope
             different = {"FilterPolicy": now["FilterPolicy"], **different}
         for name in sorted(different, reverse=True):  # the scope before the policy
@@ -142,7 +214,8 @@ class Feed:
             except AwsError as error:
                 if name != "FilterPolicy" or error.code != _DIFFERENT or not self._clients.endpoint:
                     raise
-                self.filtered = False  # an emulator that does not know an operator; on AWS it would be our mistake
+                # an emulator that does not know an operator; on AWS it would be our mistake
+                self.filtered = False
                 self._set("FilterPolicy", "{}")
 
     def _set(self, name: str, value: str) -> None:
@@ -158,18 +231,27 @@ class Feed:
 
     def find(self) -> str | None:
         """Return the ARN of the subscription, ``None`` when there is none."""
-        return next((arn for endpoint, arn in self._subscriptions() if endpoint == str(self.queue)), None)
+        return next(
+            (arn for endpoint, arn in self._subscriptions() if endpoint == str(self.queue)), None
+        )
 
     def others(self) -> list[str]:
         """Return what else is subscribed to the topic."""
         return [endpoint for endpoint, _ in self._subscriptions() if endpoint != str(self.queue)]
 
     def _check_topic(self) -> None:
-        """Raise NotFound when somebody else's topic is not there; who may not ask finds out by subscribing."""
+        """Raise NotFound when somebody else's topic is not there; who may not ask finds out by
+        subscribing.
+        """
         if self._own_topic:
             return
         try:
-            call(self._clients.sns, "get_topic_attributes", self.topic.resource, TopicArn=str(self.topic))
+            call(
+                self._clients.sns,
+                "get_topic_attributes",
+                self.topic.resource,
+                TopicArn=str(self.topic),
+            )
         except AwsError as error:
             if error.code in MISSING:
                 raise self._no_topic() from error
@@ -177,17 +259,27 @@ class Feed:
                 raise
 
     def _no_topic(self) -> NotFound:
-        return NotFound(f"no topic {str(self.topic)!r}: is the ARN right, and may this account see it?")
+        return NotFound(
+            f"no topic {str(self.topic)!r}: is the ARN right, and may this account see it?"
+        )
 
     def _subscribe(self, wanted: Settings) -> None:
         made = call(
-            self._clients.sns, "subscribe", self.name,
-            TopicArn=str(self.topic), Protocol="sqs", Endpoint=str(self.queue), Attributes=dict(wanted), ReturnSubscriptionArn=True,
-        )  # fmt: skip
+            self._clients.sns,
+            "subscribe",
+            self.name,
+            TopicArn=str(self.topic),
+            Protocol="sqs",
+            Endpoint=str(self.queue),
+            Attributes=dict(wanted),
+            ReturnSubscriptionArn=True,
+        )
         self._arn = str(made["SubscriptionArn"])
 
     def _subscriptions(self) -> Iterator[tuple[str, str]]:
-        """Yield endpoint and ARN of the subscriptions of the topic; what is not confirmed has no ARN and is left out."""
+        """Yield endpoint and ARN of the subscriptions of the topic; what is not confirmed has no
+        ARN and is left out.
+        """
         try:
             yield from self._pages("list_subscriptions_by_topic", {"TopicArn": str(self.topic)})
         except AwsError as error:
@@ -197,7 +289,8 @@ class Feed:
                 raise self._no_topic() from error
             if error.code not in DENIED or self._own_topic:
                 raise
-            # Somebody else's topic may allow to subscribe and not to list; our own account lists what is its own.
+            # Somebody else's topic may allow to subscribe and not to list; our own account lists
+            # what is its own.
             yield from self._pages("list_subscriptions", {})
 
     def _pages(self, operation: str, given: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -205,7 +298,9 @@ class Feed:
         while True:
             page = call(self._clients.sns, operation, self.topic.resource, **given, **token)
             for each in page.get("Subscriptions", ()):
-                if each.get("TopicArn", str(self.topic)) == str(self.topic) and str(each["SubscriptionArn"]).startswith("arn:"):
+                if each.get("TopicArn", str(self.topic)) == str(self.topic) and str(
+                    each["SubscriptionArn"]
+                ).startswith("arn:"):
                     yield str(each["Endpoint"]), str(each["SubscriptionArn"])
             if not page.get("NextToken"):
                 return

@@ -1,8 +1,10 @@
-"""What models on AWS share: whose credentials call them, and what the refusals of AWS mean for an event.
+"""What models on AWS share: whose credentials call them, and what the refusals of AWS mean for an
+event.
 
-A refusal is one of four things. AWS asks to come later: no attempt is spent. The call cannot work for any event (no permission, no such
-function, credentials that have expired): an outage of ours, no attempt is spent either, and the listener holds back until somebody has
-mended it. The event itself is refused: it is dead at once. Anything else is a failed attempt.
+A refusal is one of four things. AWS asks to come later: no attempt is spent. The call cannot work
+for any event (no permission, no such function, credentials that have expired): an outage of ours,
+no attempt is spent either, and the listener holds back until somebody has mended it. The event
+itself is refused: it is dead at once. Anything else is a failed attempt.
 """
 
 from __future__ import annotations
@@ -14,27 +16,67 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mltrigger.aws.clients import ModelClients, model_clients
-from mltrigger.aws.faults import DENIED, EXPIRED, MISSING, THROTTLED, UNKNOWN_KEY, code_of, explained
+from mltrigger.aws.faults import (
+    DENIED,
+    EXPIRED,
+    MISSING,
+    THROTTLED,
+    UNKNOWN_KEY,
+    code_of,
+    explained,
+)
 from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.event.event import Event, encode_data, is_json
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import HOLD_S
 from mltrigger.versions.schemes.http.answers import Answer, retry_after_s
 
-OPTIONS: dict[str, type | tuple[type, ...]] = {"profile": str, "role_arn": str, "external_id": str, "endpoint_url": str}
-"""The options that every model on AWS takes: who calls it, and an emulator's address in the place of AWS'."""
+OPTIONS: dict[str, type | tuple[type, ...]] = {
+    "profile": str,
+    "role_arn": str,
+    "external_id": str,
+    "endpoint_url": str,
+}
+"""The options that every model on AWS takes: who calls it, and an emulator's address in the place
+of AWS'.
+"""
 CONCURRENCY = 8
 """Calls at the same time when the subscription does not say."""
 
 _ROLE = re.compile(r"arn:aws[a-zA-Z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
-_UNUSABLE = DENIED | EXPIRED | UNKNOWN_KEY | MISSING | frozenset(
-    {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound", "NoRegionError", "SSOTokenLoadError",
-     "TokenRetrievalError", "UnauthorizedSSOTokenError", "ResourceNotFoundException", "ResourceNotFound", "MissingAuthenticationToken",
-     "IncompleteSignature", "InvalidSignatureException", "OptInRequired", "NotAuthorized",
-     "EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError"}
-)  # fmt: skip
-"""Codes that say nothing about an event: no call can work before somebody mends it. With the last four nothing was sent."""
+_UNUSABLE = (
+    DENIED
+    | EXPIRED
+    | UNKNOWN_KEY
+    | MISSING
+    | frozenset(
+        {
+            "NoCredentialsError",
+            "PartialCredentialsError",
+            "CredentialRetrievalError",
+            "ProfileNotFound",
+            "NoRegionError",
+            "SSOTokenLoadError",
+            "TokenRetrievalError",
+            "UnauthorizedSSOTokenError",
+            "ResourceNotFoundException",
+            "ResourceNotFound",
+            "MissingAuthenticationToken",
+            "IncompleteSignature",
+            "InvalidSignatureException",
+            "OptInRequired",
+            "NotAuthorized",
+            "EndpointConnectionError",
+            "ConnectTimeoutError",
+            "ProxyConnectionError",
+            "SSLError",
+        }
+    )
+)
+"""Codes that say nothing about an event: no call can work before somebody mends it. With the last
+four nothing was sent.
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,27 +91,48 @@ class Access:
     endpoint_url: str | None = None
 
     @classmethod
-    def of(cls, address: Address, options: Mapping[str, Any], region: str | None, account: str | None = None) -> Access:
+    def of(
+        cls,
+        address: Address,
+        options: Mapping[str, Any],
+        region: str | None,
+        account: str | None = None,
+    ) -> Access:
         """Return what the *options* of *address* say; raise InvalidModel for what cannot be right."""
         if region is not None and not _REGION.fullmatch(region):
-            raise InvalidModel(f"model {address.text[:200]!r}: region {region[:40]!r} is none; a region is named like eu-west-1")
+            raise InvalidModel(
+                f"model {address.text[:200]!r}: region {region[:40]!r} is none; a region is named"
+                " like eu-west-1"
+            )
         given = {name: options[name] for name in OPTIONS if name in options}
         if not _ROLE.fullmatch(role := given.get("role_arn", "arn:aws:iam::123456789012:role/any")):
-            raise InvalidModel(f"model {address.text[:200]!r}: role_arn {role[:200]!r} must be arn:aws:iam::ACCOUNT:role/NAME")
+            raise InvalidModel(
+                f"model {address.text[:200]!r}: role_arn {role[:200]!r} must be"
+                " arn:aws:iam::ACCOUNT:role/NAME"
+            )
         if (url := given.get("endpoint_url")) is not None:
             parts = urllib.parse.urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-                raise InvalidModel(f"model {address.text[:200]!r}: endpoint_url must be http(s)://HOST[:PORT], without a user or password")
+                raise InvalidModel(
+                    f"model {address.text[:200]!r}: endpoint_url must be http(s)://HOST[:PORT],"
+                    " without a user or password"
+                )
         return cls(region, account, **given)
 
     def clients(self, timeout_s: float, concurrency: int) -> ModelClients:
         """Return the clients, whose calls of a model give up after *timeout_s*."""
         given = {name: getattr(self, name) for name in OPTIONS}
-        return model_clients(self.region, **given, read_timeout_s=timeout_s, connections=max(1, concurrency))
+        return model_clients(
+            self.region, **given, read_timeout_s=timeout_s, connections=max(1, concurrency)
+        )
 
 
-def failure_of(error: Exception, action: str, about: str, later: Collection[str] = ()) -> ModelFailure:
-    """Return what *error* of *action* (such as ``lambda:InvokeFunction``) on *about* means; codes *later* ask to come again, too."""
+def failure_of(
+    error: Exception, action: str, about: str, later: Collection[str] = ()
+) -> ModelFailure:
+    """Return what *error* of *action* (such as ``lambda:InvokeFunction``) on *about* means; codes
+    *later* ask to come again, too.
+    """
     code, message = code_of(error), str(explained(error, action, about))
     status = status_of(error)
     if code in THROTTLED or code in later or status == 429:
@@ -97,8 +160,12 @@ def failure_of(error: Exception, action: str, about: str, later: Collection[str]
 
 
 def unusable(message: str, code: str) -> ModelFailure:
-    """Return the failure of a call that no event could make: nobody's attempt, and worth another look in a while."""
-    return ModelFailure(message, reason="model_unavailable", throttled=True, whole=True, delay_s=HOLD_S, kind=code)
+    """Return the failure of a call that no event could make: nobody's attempt, and worth another
+    look in a while.
+    """
+    return ModelFailure(
+        message, reason="model_unavailable", throttled=True, whole=True, delay_s=HOLD_S, kind=code
+    )
 
 
 def status_of(error: Exception) -> int:
@@ -117,7 +184,7 @@ def _metadata(error: Exception) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# -- what goes in and comes out ----------------------------------------------------------------------------------------------------
+# -- what goes in and comes out --------------------------------------------------------------------
 
 _NO_LIMIT = 1 << 62
 
@@ -133,7 +200,9 @@ def listed(events: Collection[Event], json_of: Any) -> bytes:
     return b"[" + b",".join(json_of(event) for event in events) + b"]"
 
 
-def within(body: bytes, limit: int, what: str, advice: str = "store the object and publish its name") -> bytes:
+def within(
+    body: bytes, limit: int, what: str, advice: str = "store the object and publish its name"
+) -> bytes:
     """Return *body* when it has at most *limit* bytes."""
     if len(body) > limit:
         message = f"{what} takes {limit:,} bytes; the event makes {len(body):,}: {advice}"
@@ -142,10 +211,15 @@ def within(body: bytes, limit: int, what: str, advice: str = "store the object a
 
 
 def value_of(raw: bytes, media_type: str | None, where: str) -> Any:
-    """Return the answer *raw* of *where*: the value of JSON, text, or the bytes as they are; what names no type is looked at."""
+    """Return the answer *raw* of *where*: the value of JSON, text, or the bytes as they are; what
+    names no type is looked at.
+    """
     if not raw:
         return None
-    unnamed = media_type is None or media_type.partition(";")[0].strip().lower() in ("application/octet-stream", "binary/octet-stream")
+    unnamed = media_type is None or media_type.partition(";")[0].strip().lower() in (
+        "application/octet-stream",
+        "binary/octet-stream",
+    )
     if unnamed or is_json(media_type):
         try:
             return Answer(200, {"content-type": media_type or "no type"}, raw, where).json()

@@ -14,7 +14,8 @@ _SOURCES = ("sns", "sqs", "s3")
 
 
 class AwsArn(Scheme):
-    """``arn:aws:lambda:…:function:NAME[:VERSION or ALIAS]`` or ``arn:aws:sagemaker:…:endpoint/NAME``.
+    """``arn:aws:lambda:…:function:NAME[:VERSION or ALIAS]`` or
+    ``arn:aws:sagemaker:…:endpoint/NAME``.
 
     The options are those of :class:`~mltrigger.aws.models.awslambda.Lambda` and :class:`SageMaker`.
     """
@@ -40,5 +41,8 @@ def _scheme(address: Address) -> Scheme:
         if service in _SOURCES
         else "models are lambda functions and sagemaker endpoints"
     )
-    forms = "arn:aws:lambda:REGION:ACCOUNT:function:NAME:VERSION or arn:aws:sagemaker:REGION:ACCOUNT:endpoint/NAME"
+    forms = (
+        "arn:aws:lambda:REGION:ACCOUNT:function:NAME:VERSION or"
+        " arn:aws:sagemaker:REGION:ACCOUNT:endpoint/NAME"
+    )
     raise InvalidModel(f"{address.text[:200]!r} names no model; {advice}; write {forms}")

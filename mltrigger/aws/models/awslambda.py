@@ -10,7 +10,16 @@ from typing import Any
 
 from mltrigger.aws.clients import ModelClients
 from mltrigger.aws.models import access as aws_access
-from mltrigger.aws.models.access import Access, failure_of, listed, sent, status_of, unusable, value_of, within
+from mltrigger.aws.models.access import (
+    Access,
+    failure_of,
+    listed,
+    sent,
+    status_of,
+    unusable,
+    value_of,
+    within,
+)
 from mltrigger.errors import MAX_DELAY_S, InvalidModel, ModelFailure, Reject, Retry
 from mltrigger.event import codec
 from mltrigger.event.event import Event, is_json
@@ -19,33 +28,83 @@ from mltrigger.versions.running.capture import echo
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Scheme, Setting
 
 MAX_PAYLOAD = 6 * 1024 * 1024
-"""What a synchronous invocation takes: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html"""
+"""What a synchronous invocation takes:
+https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+"""
 ACTION = "lambda:InvokeFunction"
 
 _ARN = re.compile(
     r"arn:aws[a-zA-Z-]*:lambda:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):function:(?P<name>[A-Za-z0-9_-]{1,140})"
     r"(:(?P<qualifier>\$LATEST(\.PUBLISHED)?|[A-Za-z0-9_-]{1,128}))?"
 )
-_OPTIONS: dict[str, type | tuple[type, ...]] = {**aws_access.OPTIONS, "envelope": str, "batch": bool, "log": bool}
+_OPTIONS: dict[str, type | tuple[type, ...]] = {
+    **aws_access.OPTIONS,
+    "envelope": str,
+    "batch": bool,
+    "log": bool,
+}
 _ENVELOPES = ("data", "cloudevent")
 _LATER = frozenset(
-    {"EC2ThrottledException", "ServiceQuotaExceededException", "ENILimitReachedException", "SubnetIPAddressLimitReachedException"}
+    {
+        "EC2ThrottledException",
+        "ServiceQuotaExceededException",
+        "ENILimitReachedException",
+        "SubnetIPAddressLimitReachedException",
+    }
 )
 """More of "too much at once"."""
 _NOT_READY = frozenset(
-    {"ResourceConflictException", "ResourceNotReadyException", "SnapStartNotReadyException", "SnapStartTimeoutException",
-     "SnapStartException", "ENINotReadyException", "CodeArtifactUserPendingException", "CodeArtifactUserDeletedException",
-     "CodeArtifactUserFailedException", "EC2AccessDeniedException", "EC2UnexpectedException", "EFSIOException",
-     "EFSMountConnectivityException", "EFSMountFailureException", "EFSMountTimeoutException", "InvalidRuntimeException",
-     "InvalidSecurityGroupIDException", "InvalidSubnetIDException", "InvalidZipFileException", "KMSDisabledException",
-     "KMSInvalidStateException", "KMSNotFoundException", "NoPublishedVersionException", "RuntimeAliasDeletedException",
-     "RuntimeVersionDeletedException", "S3FilesMountConnectivityException", "S3FilesMountFailureException",
-     "S3FilesMountTimeoutException", "InvalidParameterValueException"}
-)  # fmt: skip
+    {
+        "ResourceConflictException",
+        "ResourceNotReadyException",
+        "SnapStartNotReadyException",
+        "SnapStartTimeoutException",
+        "SnapStartException",
+        "ENINotReadyException",
+        "CodeArtifactUserPendingException",
+        "CodeArtifactUserDeletedException",
+        "CodeArtifactUserFailedException",
+        "EC2AccessDeniedException",
+        "EC2UnexpectedException",
+        "EFSIOException",
+        "EFSMountConnectivityException",
+        "EFSMountFailureException",
+        "EFSMountTimeoutException",
+        "InvalidRuntimeException",
+        "InvalidSecurityGroupIDException",
+        "InvalidSubnetIDException",
+        "InvalidZipFileException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+        "NoPublishedVersionException",
+        "RuntimeAliasDeletedException",
+        "RuntimeVersionDeletedException",
+        "S3FilesMountConnectivityException",
+        "S3FilesMountFailureException",
+        "S3FilesMountTimeoutException",
+        "InvalidParameterValueException",
+    }
+)
 """The function is being deployed, or was deployed wrongly: that is no event's doing."""
-_REFUSED = frozenset({"InvalidRequestContentException", "UnsupportedMediaTypeException", "RecursiveInvocationException"})
+_REFUSED = frozenset(
+    {
+        "InvalidRequestContentException",
+        "UnsupportedMediaTypeException",
+        "RecursiveInvocationException",
+    }
+)
 
-_BROKEN = frozenset({"ImportModuleError", "HandlerNotFound", "UserCodeSyntaxError", "InvalidEntrypoint", "InvalidWorkingDir", "NotFound"})
+_BROKEN = frozenset(
+    {
+        "ImportModuleError",
+        "HandlerNotFound",
+        "UserCodeSyntaxError",
+        "InvalidEntrypoint",
+        "InvalidWorkingDir",
+        "NotFound",
+    }
+)
 """Of ``Runtime.…``: what was deployed does not start."""
 _DEAD = frozenset({"ExitError", "OutOfMemory", "Crash"})
 _TIMED_OUT = re.compile(r"Task timed out after [\d.]+ seconds")
@@ -53,19 +112,23 @@ _DELAY = re.compile(r"\bdelay_s\s*=\s*(\d{1,9}(?:\.\d{1,6})?)")
 
 
 class Lambda(Scheme):
-    """A function, called synchronously with the data of one event as its JSON payload; what it returns is the output.
+    """A function, called synchronously with the data of one event as its JSON payload; what it
+    returns is the output.
 
-    ``…:function:ocr:7`` is version 7, model version ``7.0.0``; with an alias, ``$LATEST`` or nothing it is a build, since what it means
-    changes: which version ran then stands in the log that is kept with each invocation.
+    ``…:function:ocr:7`` is version 7, model version ``7.0.0``; with an alias, ``$LATEST`` or
+    nothing it is a build, since what it means changes: which version ran then stands in the log
+    that is kept with each invocation.
 
-    Options: ``envelope="cloudevent"`` sends the whole event in CloudEvents' JSON format, ``traceparent`` included; ``batch=True`` a list of
-    events, for a list of as many outputs; ``log=False`` leaves the last 4 KB of the function's log where they are. ``profile``,
-    ``role_arn``, ``external_id``: who calls, by default whoever boto3 finds; ``endpoint_url`` of an emulator. The caller needs
-    ``lambda:InvokeFunction``.
+    Options: ``envelope="cloudevent"`` sends the whole event in CloudEvents' JSON format,
+    ``traceparent`` included; ``batch=True`` a list of events, for a list of as many outputs;
+    ``log=False`` leaves the last 4 KB of the function's log where they are. ``profile``,
+    ``role_arn``, ``external_id``: who calls, by default whoever boto3 finds; ``endpoint_url`` of an
+    emulator. The caller needs ``lambda:InvokeFunction``.
 
-    A function that raises is a model that raises: its type, message and stack trace are recorded, and it is called again. An error whose
-    type is named ``Reject`` ends the event at once, and one named ``Retry`` asks for another attempt, after so many seconds if its message
-    says ``delay_s=30``, in whatever language the function is written.
+    A function that raises is a model that raises: its type, message and stack trace are recorded,
+    and it is called again. An error whose type is named ``Reject`` ends the event at once, and one
+    named ``Retry`` asks for another attempt, after so many seconds if its message says
+    ``delay_s=30``, in whatever language the function is written.
     """
 
     def describe(self, address: Address) -> Description:
@@ -74,7 +137,9 @@ class Lambda(Scheme):
         qualifier = found["qualifier"] or ""
         version = f"{int(qualifier)}.0.0" if qualifier.isdecimal() else None
         return Description(
-            found["name"][:80].lstrip("_-") or "function", version, about=f"Lambda function {found['name']}, {found['region']}"
+            found["name"][:80].lstrip("_-") or "function",
+            version,
+            about=f"Lambda function {found['name']}, {found['region']}",
         )
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
@@ -125,7 +190,9 @@ class LambdaEndpoint(Endpoint):
 
     def _invoked(self, payload: bytes) -> Any:
         try:
-            said = self._lambda().invoke(FunctionName=self._name, Payload=payload, LogType=self._log_type)
+            said = self._lambda().invoke(
+                FunctionName=self._name, Payload=payload, LogType=self._log_type
+            )
             raw = said["Payload"].read()
         except Exception as error:
             raise _refusal(error, self._name) from error
@@ -148,7 +215,10 @@ def _read(address: Address) -> tuple[re.Match[str], dict[str, Any]]:
         raise InvalidModel(f"{address.text[:200]!r} names no Lambda function; write {form}")
     options = address.checked(**_OPTIONS)
     if (envelope := options.get("envelope", "data")) not in _ENVELOPES:
-        raise InvalidModel(f"model {address.text[:200]!r}: envelope must be 'data' or 'cloudevent', got {envelope[:40]!r}")
+        raise InvalidModel(
+            f"model {address.text[:200]!r}: envelope must be 'data' or 'cloudevent', got"
+            f" {envelope[:40]!r}"
+        )
     Access.of(address, options, found["region"])
     return found, options
 
@@ -170,7 +240,10 @@ def _failed(raw: bytes) -> Exception:
     except (ValueError, RecursionError):
         said = raw.decode("utf-8", "backslashreplace")
     said = said if isinstance(said, dict) else {"errorMessage": str(said)}
-    kind, message = str(said.get("errorType") or "FunctionError"), str(said.get("errorMessage") or "")
+    kind, message = (
+        str(said.get("errorType") or "FunctionError"),
+        str(said.get("errorMessage") or ""),
+    )
     area, _, name = kind.rpartition(".")
     if name == "Reject":
         return Reject(message or "rejected by the function")
@@ -185,14 +258,18 @@ def _failed(raw: bytes) -> Exception:
     if kind == "Runtime.MarshalError":
         return ModelFailure(message, reason="result_not_serialisable", permanent=True, **given)
     if area == "Runtime" and name in _BROKEN:
-        return ModelFailure(message, reason="model_unavailable", throttled=True, delay_s=HOLD_S, **given)
+        return ModelFailure(
+            message, reason="model_unavailable", throttled=True, delay_s=HOLD_S, **given
+        )
     if area in ("Runtime", "Extension") and name in _DEAD:
         return ModelFailure(message, reason="worker_died", **given)
     return ModelFailure(message, **given)
 
 
 def _trace(said: dict[str, Any]) -> str | None:
-    """Return the stack trace as its runtime wrote it: lists of lines in Python, Ruby and Java, ``trace`` in Node."""
+    """Return the stack trace as its runtime wrote it: lists of lines in Python, Ruby and Java,
+    ``trace`` in Node.
+    """
     lines = said.get("stackTrace") or said.get("trace")
     if isinstance(lines, list):
         return "\n".join(str(line).rstrip("\n") for line in lines) or None

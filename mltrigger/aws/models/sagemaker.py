@@ -1,4 +1,6 @@
-"""Amazon SageMaker endpoints as models: ``sagemaker://ENDPOINT/VARIANT?region=eu-west-1``, real-time and asynchronous."""
+"""Amazon SageMaker endpoints as models: ``sagemaker://ENDPOINT/VARIANT?region=eu-west-1``,
+real-time and asynchronous.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +14,47 @@ from typing import Any
 from mltrigger.aws.clients import ModelClients
 from mltrigger.aws.faults import AwsError, code_of
 from mltrigger.aws.models import access as aws_access
-from mltrigger.aws.models.access import Access, failure_of, listed, said_by, sent, unusable, value_of, within
+from mltrigger.aws.models.access import (
+    Access,
+    failure_of,
+    listed,
+    said_by,
+    sent,
+    unusable,
+    value_of,
+    within,
+)
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.event.event import Event, is_json
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 
 MAX_BODY = 25 * 1000 * 1000
-"""What an endpoint takes at most, of the kind that takes most (serverless ones take 4 MB); what it takes less it refuses itself."""
+"""What an endpoint takes at most, of the kind that takes most (serverless ones take 4 MB); what it
+takes less it refuses itself.
+"""
 ACTION = "sagemaker:InvokeEndpoint"
 
 _NAME = r"[A-Za-z0-9](?:-*[A-Za-z0-9]){0,62}"
 _ARN = re.compile(
     rf"arn:aws[a-zA-Z-]*:sagemaker:(?P<region>[a-z0-9-]+):(?P<account>\d{{12}}):endpoint/(?P<name>{_NAME})(?P<variant>)(?P<query>)"
 )
-_URL = re.compile(rf"sagemaker://(?P<name>{_NAME})(?:/(?P<variant>{_NAME})?)?(?:\?(?P<query>[^#]*))?(?P<region>)(?P<account>)")
+_URL = re.compile(
+    rf"sagemaker://(?P<name>{_NAME})(?:/(?P<variant>{_NAME})?)?(?:\?(?P<query>[^#]*))?(?P<region>)(?P<account>)"
+)
 _HEADER = re.compile(r"[!-~][ -~]{0,1023}")
 _TEXTS = ("content_type", "accept", "inference_component", "target_model", "custom_attributes")
 _ASYNC = ("bucket", "output")
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
-    **aws_access.OPTIONS, "region": str, "mode": str, "batch": bool, **dict.fromkeys(_TEXTS, str), "bucket": str, "output": str,
+    **aws_access.OPTIONS,
+    "region": str,
+    "mode": str,
+    "batch": bool,
+    **dict.fromkeys(_TEXTS, str),
+    "bucket": str,
+    "output": str,
     "max_answer_mb": (int, float),
-}  # fmt: skip
+}
 _LATER = frozenset({"ModelNotReadyException"})
 _ENDPOINT = re.compile(r"\b(endpoint|variant|inference component|target ?model)\b", re.IGNORECASE)
 _BODY = re.compile(r"\b(body|payload|length less than)\b", re.IGNORECASE)
@@ -61,25 +82,34 @@ class Place:
     def parameters(self) -> dict[str, str]:
         """Return the parameters that every call has, as boto3 names them."""
         given = {
-            "EndpointName": self.name, "TargetVariant": self.variant, "Accept": self.accept, "TargetModel": self.target_model,
-            "InferenceComponentName": self.inference_component, "CustomAttributes": self.custom_attributes,
-        }  # fmt: skip
+            "EndpointName": self.name,
+            "TargetVariant": self.variant,
+            "Accept": self.accept,
+            "TargetModel": self.target_model,
+            "InferenceComponentName": self.inference_component,
+            "CustomAttributes": self.custom_attributes,
+        }
         return {name: value for name, value in given.items() if value is not None}
 
 
 class SageMaker(Scheme):
-    """An endpoint that is called with the data of one event: JSON, or bytes of the event's own media type.
+    """An endpoint that is called with the data of one event: JSON, or bytes of the event's own
+    media type.
 
-    ``sagemaker://ENDPOINT`` leaves the production variant to the endpoint's weights, ``sagemaker://ENDPOINT/VARIANT`` names it. The region
-    is ``?region=``, the option ``region=``, or the one that boto3 finds. An endpoint keeps its name when another model is deployed to it,
-    so it is a build unless a version is given.
+    ``sagemaker://ENDPOINT`` leaves the production variant to the endpoint's weights,
+    ``sagemaker://ENDPOINT/VARIANT`` names it. The region is ``?region=``, the option ``region=``,
+    or the one that boto3 finds. An endpoint keeps its name when another model is deployed to it, so
+    it is a build unless a version is given.
 
-    Options: ``accept="application/json"`` asks for the answer's type; JSON becomes the output, text a text, all else bytes.
-    ``content_type="text/csv"`` says what texts and bytes are. ``inference_component``, ``target_model``, ``custom_attributes``: as in
-    SageMaker's InvokeEndpoint. ``batch=True`` sends a JSON list of events for a list of as many outputs. ``profile``, ``role_arn``,
-    ``external_id``, ``endpoint_url``: who calls, and an emulator. The caller needs ``sagemaker:InvokeEndpoint``.
+    Options: ``accept="application/json"`` asks for the answer's type; JSON becomes the output, text
+    a text, all else bytes. ``content_type="text/csv"`` says what texts and bytes are.
+    ``inference_component``, ``target_model``, ``custom_attributes``: as in SageMaker's
+    InvokeEndpoint. ``batch=True`` sends a JSON list of events for a list of as many outputs.
+    ``profile``, ``role_arn``, ``external_id``, ``endpoint_url``: who calls, and an emulator. The
+    caller needs ``sagemaker:InvokeEndpoint``.
 
-    ``mode="async"`` calls an asynchronous endpoint, up to an hour and 1 GB: see :class:`~mltrigger.aws.models.sagemaker_async.Queued`.
+    ``mode="async"`` calls an asynchronous endpoint, up to an hour and 1 GB: see
+    :class:`~mltrigger.aws.models.sagemaker_async.Queued`.
     """
 
     def describe(self, address: Address) -> Description:
@@ -87,7 +117,13 @@ class SageMaker(Scheme):
         place = place_of(address)
         name = f"{place.name}.{place.variant}" if place.variant else place.name
         region = f", {place.access.region}" if place.access.region else ""
-        return Description(name[:80], about=f"SageMaker endpoint {place.name}{region}{', asynchronous' if place.mode == 'async' else ''}")
+        return Description(
+            name[:80],
+            about=(
+                "SageMaker endpoint"
+                f" {place.name}{region}{', asynchronous' if place.mode == 'async' else ''}"
+            ),
+        )
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
         """Return the endpoint; the client is made at its first use."""
@@ -110,7 +146,8 @@ class SageMakerEndpoint(Endpoint):
         self._made: ModelClients | None = None
 
     def warm_up(self) -> None:
-        """Make the clients, and look whose they are: an endpoint of the same name in another account is another model.
+        """Make the clients, and look whose they are: an endpoint of the same name in another
+        account is another model.
 
         Raises
         ------
@@ -128,13 +165,18 @@ class SageMakerEndpoint(Endpoint):
                 raise failed from error
             return  # STS may be out of reach where SageMaker is not
         if found != wanted:
-            message = f"endpoint {self._place.name!r} is in account {wanted}, the credentials are of {found}: name a profile or role_arn"
+            message = (
+                f"endpoint {self._place.name!r} is in account {wanted}, the credentials are of"
+                f" {found}: name a profile or role_arn"
+            )
             raise unusable(message, "WrongAccount")
 
     def _clients(self) -> ModelClients:
         if self._made is None:
             try:
-                self._made = self._place.access.clients(self._setting.timeout_s, self._setting.concurrency)
+                self._made = self._place.access.clients(
+                    self._setting.timeout_s, self._setting.concurrency
+                )
             except AwsError as error:
                 raise failure_of(error, ACTION, self._place.name) from error
         return self._made
@@ -152,10 +194,18 @@ class RealTime(SageMakerEndpoint):
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
         """Invoke the endpoint once."""
-        body, kind = (self._list_of(events), "application/json") if self.batches else self._sent(events[0])
-        given = {"Body": within(body, MAX_BODY, "a SageMaker endpoint", _SMALLER), "ContentType": kind, **self._place.parameters()}
+        body, kind = (
+            (self._list_of(events), "application/json") if self.batches else self._sent(events[0])
+        )
+        given = {
+            "Body": within(body, MAX_BODY, "a SageMaker endpoint", _SMALLER),
+            "ContentType": kind,
+            **self._place.parameters(),
+        }
         try:
-            said = self._clients().sagemaker.invoke_endpoint(**given, InferenceId=inference_id(events[0].id))
+            said = self._clients().sagemaker.invoke_endpoint(
+                **given, InferenceId=inference_id(events[0].id)
+            )
             raw = said["Body"].read()
         except ModelFailure:
             raise
@@ -170,7 +220,11 @@ class RealTime(SageMakerEndpoint):
     def _json_of(self, event: Event) -> bytes:
         raw, kind = sent(event)
         if not is_json(kind):
-            raise ModelFailure(f"a batch is one JSON list; this event's data are {kind}", reason="invalid_input", permanent=True)
+            raise ModelFailure(
+                f"a batch is one JSON list; this event's data are {kind}",
+                reason="invalid_input",
+                permanent=True,
+            )
         return raw
 
 
@@ -188,15 +242,23 @@ def place_of(address: Address) -> Place:
     shown = f"model {address.text[:200]!r}"
     if (found := _ARN.fullmatch(address.text) or _URL.fullmatch(address.text)) is None:
         raise InvalidModel(
-            f"{address.text[:200]!r} names no SageMaker endpoint; write sagemaker://ENDPOINT or sagemaker://ENDPOINT/VARIANT"
+            f"{address.text[:200]!r} names no SageMaker endpoint; write sagemaker://ENDPOINT or"
+            " sagemaker://ENDPOINT/VARIANT"
         )
     options = address.checked(**_OPTIONS)
     asked = dict(urllib.parse.parse_qsl(found["query"] or "", keep_blank_values=True))
     for name in asked.keys() - {"region"}:
         raise NotFound.of(
-            "parameter of sagemaker: addresses", name, ["region"], "other settings are options: mt.model(address, name=value)"
+            "parameter of sagemaker: addresses",
+            name,
+            ["region"],
+            "other settings are options: mt.model(address, name=value)",
         )
-    regions = {region for region in (found["region"], asked.get("region"), options.pop("region", None)) if region}
+    regions = {
+        region
+        for region in (found["region"], asked.get("region"), options.pop("region", None))
+        if region
+    }
     if len(regions) > 1:
         raise InvalidModel(f"{shown}: names two regions, {' and '.join(sorted(regions))}")
     access = Access.of(address, options, next(iter(regions), None), found["account"] or None)
@@ -227,11 +289,15 @@ def _problems(place: Place) -> Any:
         yield "bucket and output are for mode='async'"
 
 
-BUCKET = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[ -~]{0,512}))?")
+BUCKET = re.compile(
+    r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[ -~]{0,512}))?"
+)
 
 
 def inference_id(event_id: str) -> str:
-    """Return *event_id* when SageMaker takes it as an inference id (64 printable ASCII characters), else its SHA-256."""
+    """Return *event_id* when SageMaker takes it as an inference id (64 printable ASCII characters),
+    else its SHA-256.
+    """
     if len(event_id) <= 64 and _HEADER.fullmatch(event_id):
         return event_id
     return hashlib.sha256(event_id.encode("utf-8", "surrogatepass")).hexdigest()
@@ -241,19 +307,34 @@ def refusal(error: Exception, action: str, name: str) -> ModelFailure:
     """Return what it means that SageMaker gave no answer of the model."""
     code, said = code_of(error), said_by(error)
     if code == "ModelError":
-        return of_container(int(said.get("OriginalStatusCode") or 0), str(said.get("OriginalMessage") or ""), said.get("LogStreamArn"))
+        return of_container(
+            int(said.get("OriginalStatusCode") or 0),
+            str(said.get("OriginalMessage") or ""),
+            said.get("LogStreamArn"),
+        )
     failed = failure_of(error, action, name, _LATER)
     if code not in ("ValidationError", "ValidationException"):
         return failed
-    if _BODY.search(message := str(said.get("Error", {}).get("Message", ""))) is None and _ENDPOINT.search(message):
+    if _BODY.search(
+        message := str(said.get("Error", {}).get("Message", ""))
+    ) is None and _ENDPOINT.search(message):
         return unusable(str(failed), code)
     return ModelFailure(str(failed), reason="model_rejected", permanent=True, kind=code)
 
 
 def of_container(status: int, message: str, log: str | None = None) -> ModelFailure:
-    """Return what it means that the model's own container answered with *status*; 0 when it gave no answer at all."""
-    shown = f"the container answered {status}: {message[:1000]}" if status else message[:1000] or "the container gave no answer"
-    given: dict[str, Any] = {"kind": f"HTTP {status}" if status else "ModelError", "detail": f"log stream: {log}" if log else None}
+    """Return what it means that the model's own container answered with *status*; 0 when it gave no
+    answer at all.
+    """
+    shown = (
+        f"the container answered {status}: {message[:1000]}"
+        if status
+        else message[:1000] or "the container gave no answer"
+    )
+    given: dict[str, Any] = {
+        "kind": f"HTTP {status}" if status else "ModelError",
+        "detail": f"log stream: {log}" if log else None,
+    }
     if status == 429:
         return ModelFailure(shown, reason="throttled", throttled=True, whole=True, **given)
     if 400 <= status < 500 and status not in (408, 425):

@@ -14,7 +14,14 @@ from typing import Any, NamedTuple
 
 from mltrigger.aws.faults import DENIED, code_of
 from mltrigger.aws.models.access import failure_of, value_of, within
-from mltrigger.aws.models.sagemaker import BUCKET, Place, SageMakerEndpoint, inference_id, of_container, refusal
+from mltrigger.aws.models.sagemaker import (
+    BUCKET,
+    Place,
+    SageMakerEndpoint,
+    inference_id,
+    of_container,
+    refusal,
+)
 from mltrigger.errors import ModelFailure
 from mltrigger.event.event import Event
 from mltrigger.versions.scheme import Setting
@@ -26,7 +33,10 @@ FIRST_PAUSE_S = 0.25
 MOST_PAUSE_S = 5.0
 
 _S3 = re.compile(r"s3://([^/]+)/(.+)")
-_ANSWERED = re.compile(r"(?:client|server) error \((\d{1,3})\) from .{0,200}? with message \"?", re.IGNORECASE | re.DOTALL)
+_ANSWERED = re.compile(
+    r"(?:client|server) error \((\d{1,3})\) from .{0,200}? with message \"?",
+    re.IGNORECASE | re.DOTALL,
+)
 _QUEUE_S = (60, 21_600)
 _RUN_S = (1, 3_600)
 
@@ -34,17 +44,22 @@ _RUN_S = (1, 3_600)
 class Queued(SageMakerEndpoint):
     """An asynchronous endpoint; each call waits for its answer. Thread-safe.
 
-    Up to 128,000 bytes travel with the request; more is stored under the option ``bucket="s3://bucket/prefix"`` until it was answered.
-    The answer is looked for in the endpoint's output and failure locations, more and more seldom, until the subscription's ``timeout_s``;
-    by then the request expires in SageMaker, too. ``output="location"`` gives ``{"output_location": "s3://…", "bytes": 123}`` instead of
-    the answer, which may be large. The caller needs ``sagemaker:InvokeEndpointAsync``, and ``s3:GetObject`` and ``s3:ListBucket`` where
-    the answers are (without the latter S3 does not say that one is not there yet), ``s3:PutObject`` and ``s3:DeleteObject`` for ``bucket``.
+    Up to 128,000 bytes travel with the request; more is stored under the option
+    ``bucket="s3://bucket/prefix"`` until it was answered. The answer is looked for in the
+    endpoint's output and failure locations, more and more seldom, until the subscription's
+    ``timeout_s``; by then the request expires in SageMaker, too. ``output="location"`` gives
+    ``{"output_location": "s3://…", "bytes": 123}`` instead of the answer, which may be large. The
+    caller needs ``sagemaker:InvokeEndpointAsync``, and ``s3:GetObject`` and ``s3:ListBucket`` where
+    the answers are (without the latter S3 does not say that one is not there yet), ``s3:PutObject``
+    and ``s3:DeleteObject`` for ``bucket``.
 
-    Every attempt is a request of its own, with an inference id of its own that begins with the event's: an answer of another attempt, of a
-    replay or of an earlier model at the same endpoint is never taken for it. An attempt that was cut off runs to its end there, unheard.
+    Every attempt is a request of its own, with an inference id of its own that begins with the
+    event's: an answer of another attempt, of a replay or of an earlier model at the same endpoint
+    is never taken for it. An attempt that was cut off runs to its end there, unheard.
 
-    To react to SageMaker's notices, or to requests of others, subscribe to the topic that the endpoint was configured with:
-    ``mt.subscribe("arn:aws:sns:…", model)``; that needs neither this class nor a listener that waits.
+    To react to SageMaker's notices, or to requests of others, subscribe to the topic that the
+    endpoint was configured with: ``mt.subscribe("arn:aws:sns:…", model)``; that needs neither this
+    class nor a listener that waits.
 
     Parameters
     ----------
@@ -57,7 +72,11 @@ class Queued(SageMakerEndpoint):
     concurrency = 32
 
     def __init__(
-        self, place: Place, setting: Setting, now: Callable[[], float] = time.monotonic, sleep: Callable[[float], Any] | None = None
+        self,
+        place: Place,
+        setting: Setting,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Any] | None = None,
     ) -> None:
         super().__init__(place, setting)
         self._closed = threading.Event()
@@ -77,18 +96,32 @@ class Queued(SageMakerEndpoint):
             given = {**self._input(body, kind, request_id, stack), **self._place.parameters()}
             return [self._answer(self._queued(given, kind, request_id), until_s)]
 
-    def _input(self, body: bytes, kind: str, request_id: str, stack: contextlib.ExitStack) -> dict[str, Any]:
-        """Return the input as a parameter of the call; what had to be stored for it is deleted when *stack* ends well."""
+    def _input(
+        self, body: bytes, kind: str, request_id: str, stack: contextlib.ExitStack
+    ) -> dict[str, Any]:
+        """Return the input as a parameter of the call; what had to be stored for it is deleted when
+        *stack* ends well.
+        """
         clients = self._clients()
-        known = clients.sagemaker.meta.service_model.operation_model("InvokeEndpointAsync").input_shape.members
+        known = clients.sagemaker.meta.service_model.operation_model(
+            "InvokeEndpointAsync"
+        ).input_shape.members
         if len(body) <= INLINE_BYTES and "Body" in known:
             return {"Body": body}
         if self._place.bucket is None:
-            within(body, INLINE_BYTES if "Body" in known else 0, "an asynchronous call", "name a bucket: bucket='s3://bucket/prefix'")
+            within(
+                body,
+                INLINE_BYTES if "Body" in known else 0,
+                "an asynchronous call",
+                "name a bucket: bucket='s3://bucket/prefix'",
+            )
         within(body, MAX_BODY, "an asynchronous endpoint")
         found = BUCKET.fullmatch(self._place.bucket or "")
         bucket, prefix = (found["bucket"], found["prefix"]) if found else ("", "")
-        place = {"Bucket": bucket, "Key": "/".join(filter(None, [(prefix or "").strip("/"), uuid.uuid4().hex]))}
+        place = {
+            "Bucket": bucket,
+            "Key": "/".join(filter(None, [(prefix or "").strip("/"), uuid.uuid4().hex])),
+        }
         try:
             clients.s3.put_object(**place, Body=body, ContentType=kind)
         except Exception as error:
@@ -97,9 +130,14 @@ class Queued(SageMakerEndpoint):
         return {"InputLocation": f"s3://{place['Bucket']}/{place['Key']}"}
 
     def _queued(self, given: dict[str, Any], kind: str, request_id: str) -> _Locations:
-        limits = {"RequestTTLSeconds": self._seconds(*_QUEUE_S), "InvocationTimeoutSeconds": self._seconds(*_RUN_S)}
+        limits = {
+            "RequestTTLSeconds": self._seconds(*_QUEUE_S),
+            "InvocationTimeoutSeconds": self._seconds(*_RUN_S),
+        }
         try:
-            said = self._clients().sagemaker.invoke_endpoint_async(**given, **limits, ContentType=kind, InferenceId=request_id)
+            said = self._clients().sagemaker.invoke_endpoint_async(
+                **given, **limits, ContentType=kind, InferenceId=request_id
+            )
         except ModelFailure:
             raise
         except Exception as error:
@@ -119,7 +157,12 @@ class Queued(SageMakerEndpoint):
             if where.failure and isinstance(failed := self._object(where.failure), dict):
                 raise _failed(_read(failed["Body"], 64 * 1024))
             if self._closed.is_set():
-                raise ModelFailure("nobody waits for the answer any more", reason="stopped", kind="Closed", whole=True)
+                raise ModelFailure(
+                    "nobody waits for the answer any more",
+                    reason="stopped",
+                    kind="Closed",
+                    whole=True,
+                )
             denied = found == "denied"
             if self._now() >= until_s:
                 raise self._late(where.output, denied)
@@ -142,15 +185,25 @@ class Queued(SageMakerEndpoint):
                 return {"output_location": location, "bytes": size}
             if size > most:
                 message = (
-                    f"the answer has {size:,} bytes; max_answer_mb is {self._place.max_answer_mb:g}: raise it, or take output='location'"
+                    f"the answer has {size:,} bytes; max_answer_mb is"
+                    f" {self._place.max_answer_mb:g}: raise it, or take output='location'"
                 )
-                raise ModelFailure(message, reason="result_too_large", permanent=True, kind="AnswerTooLarge")
-            return value_of(_read(found["Body"], most), found.get("ContentType"), f"endpoint {self._place.name}")
+                raise ModelFailure(
+                    message, reason="result_too_large", permanent=True, kind="AnswerTooLarge"
+                )
+            return value_of(
+                _read(found["Body"], most), found.get("ContentType"), f"endpoint {self._place.name}"
+            )
 
     def _late(self, location: str, denied: bool) -> ModelFailure:
-        message = f"no answer within timeout_s = {self._setting.timeout_s:g}; SageMaker drops the request"
+        message = (
+            f"no answer within timeout_s = {self._setting.timeout_s:g}; SageMaker drops the request"
+        )
         if denied:
-            message = f"S3 does not say whether {location} is there: allow s3:GetObject and s3:ListBucket; {message}"
+            message = (
+                f"S3 does not say whether {location} is there: allow s3:GetObject and"
+                f" s3:ListBucket; {message}"
+            )
         return ModelFailure(message, reason="timeout", kind="TimeoutError", whole=True)
 
 
@@ -163,7 +216,11 @@ class _Locations(NamedTuple):
 
 def _parts(location: str) -> tuple[str, str]:
     if (found := _S3.fullmatch(location)) is None:
-        raise ModelFailure(f"SageMaker names no object of S3: {location[:200]!r}", reason="model_http_error", kind="BadAnswer")
+        raise ModelFailure(
+            f"SageMaker names no object of S3: {location[:200]!r}",
+            reason="model_http_error",
+            kind="BadAnswer",
+        )
     return found[1], found[2]
 
 
@@ -176,7 +233,9 @@ def _read(body: Any, most: int) -> bytes:
 
 
 def _deleting(s3: Any, place: dict[str, str]) -> Callable[..., None]:
-    """Return what deletes the object at *place*, unless the request may still be queued: then it will be read."""
+    """Return what deletes the object at *place*, unless the request may still be queued: then it
+    will be read.
+    """
 
     def delete(_: object, error: BaseException | None, __: object) -> None:
         if error is None or (isinstance(error, ModelFailure) and error.reason != "timeout"):
@@ -187,12 +246,23 @@ def _deleting(s3: Any, place: dict[str, str]) -> Callable[..., None]:
 
 
 def _failed(raw: bytes) -> ModelFailure:
-    """Return what the object at the failure location means: the words in which SageMaker reports its container, or JSON of its own."""
+    """Return what the object at the failure location means: the words in which SageMaker reports
+    its container, or JSON of its own.
+    """
     text = raw.decode("utf-8", "backslashreplace")
     with contextlib.suppress(ValueError, RecursionError):
         said = json.loads(text)
-        text = str(said.get("failureReason") or said.get("errorMessage") or text) if isinstance(said, dict) else text
+        text = (
+            str(said.get("failureReason") or said.get("errorMessage") or text)
+            if isinstance(said, dict)
+            else text
+        )
     answered = _ANSWERED.search(text)
     if answered is None:
-        return ModelFailure(text[:1000] or "the request failed", reason="model_error", kind="ModelError", detail=text)
+        return ModelFailure(
+            text[:1000] or "the request failed",
+            reason="model_error",
+            kind="ModelError",
+            detail=text,
+        )
     return of_container(int(answered[1]), text[answered.end() :])

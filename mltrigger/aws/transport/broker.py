@@ -1,8 +1,10 @@
-"""The broker on Amazon SNS and SQS: a message stays in its queue until its outcome is durable in the log, then it is deleted.
+"""The broker on Amazon SNS and SQS: a message stays in its queue until its outcome is durable in
+the log, then it is deleted.
 
-The log keeps what it keeps for every broker: the archive, attempts, leases, dead letters, and what is expected. SNS and SQS carry the
-events. What is published is written down first and sent after the commit (a transactional outbox); what comes is looked up before it is
-leased, so that a repeat finds its outcome and is deleted without running the model.
+The log keeps what it keeps for every broker: the archive, attempts, leases, dead letters, and what
+is expected. SNS and SQS carry the events. What is published is written down first and sent after
+the commit (a transactional outbox); what comes is looked up before it is leased, so that a repeat
+finds its outcome and is deleted without running the model.
 """
 
 from __future__ import annotations
@@ -98,27 +100,43 @@ class AwsBroker:
         worker_id: Callable[[], int],
         bucket: str | None = None,
     ) -> None:
-        self._clients, self._resources, self._store, self._registry = clients, resources, store, registry
+        self._clients, self._resources, self._store, self._registry = (
+            clients,
+            resources,
+            store,
+            registry,
+        )
         self._clock, self._wakeup, self._worker_id = clock, wakeup, worker_id
         self._sql = SqlBroker(store, clock, wakeup, worker_id)
         self._payloads = Payloads(clients, bucket)
         self._outbox = Outbox(clients, store, clock, self._target, self._make, self._payloads)
         self._settler = Settler(lambda: clients.lean_sqs, clock)
         self._intake = Intake(
-            clients, resources, store=store, registry=registry, clock=clock, worker_id=worker_id, payloads=self._payloads,
-            settler=self._settler, arrived=lambda number: wakeup.notify_here(f"ready:{number}"),
-        )  # fmt: skip
+            clients,
+            resources,
+            store=store,
+            registry=registry,
+            clock=clock,
+            worker_id=worker_id,
+            payloads=self._payloads,
+            settler=self._settler,
+            arrived=lambda number: wakeup.notify_here(f"ready:{number}"),
+        )
         self.bury = self._intake.bury
         self._targets: dict[str, Target] = {}
         self._counted: dict[int, tuple[float, int]] = {}
         self._buried_s = time.monotonic()
 
-    # -- publish --------------------------------------------------------------------------------------------------------------
+    # -- publish -----------------------------------------------------------------------------------
 
-    def publish(self, topic: str, events: Sequence[Event], unit: Unit | None = None) -> list[Receipt]:
-        """Write events and what is expected of them into the log, then send them; see :class:`~mltrigger.broker.Broker`.
+    def publish(
+        self, topic: str, events: Sequence[Event], unit: Unit | None = None
+    ) -> list[Receipt]:
+        """Write events and what is expected of them into the log, then send them; see
+        :class:`~mltrigger.broker.Broker`.
 
-        Without a *unit* they are on SNS on return. With one they are sent when it commits; what is refused then is sent again later.
+        Without a *unit* they are on SNS on return. With one they are sent when it commits; what is
+        refused then is sent again later.
         """
         if not events:
             return []
@@ -128,7 +146,9 @@ class AwsBroker:
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
         messages = [self._outbox.message(e, target) for e in encoded]
         with self._sql.within(unit) as transaction:
-            published = publishing.publish(transaction, topic, encoded, self._sql.time.published_us(transaction), carried=True)
+            published = publishing.publish(
+                transaction, topic, encoded, self._sql.time.published_us(transaction), carried=True
+            )
             unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in published.receipts])
             outgoing = {
                 r.seq: Outgoing(r.seq, m)
@@ -137,7 +157,9 @@ class AwsBroker:
             }
             self._outbox.add(transaction, list(outgoing))
             if unit is not None:
-                transaction.after_commit(functools.partial(self._outbox.send_soon, topic, list(outgoing.values())))
+                transaction.after_commit(
+                    functools.partial(self._outbox.send_soon, topic, list(outgoing.values()))
+                )
         if unit is None:
             self._outbox.send(topic, list(outgoing.values()))
             self._outbox.flush_at_times()  # who only publishes has nobody else who would
@@ -167,21 +189,29 @@ class AwsBroker:
         self._targets[topic] = Target(arn, None)
         return self._targets[topic]
 
-    # -- bind -----------------------------------------------------------------------------------------------------------------
+    # -- bind --------------------------------------------------------------------------------------
 
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
         """Make topic and queue as far as they are not there, then bind in the log; idempotent."""
         self._own_log()
         subscription = with_lease(subscription)
         source = self._registry.sources().get(subscription.topic)
-        others = [s.name for s in self._registry.subscriptions() if s.topic == subscription.topic and s.name != subscription.name]
+        others = [
+            s.name
+            for s in self._registry.subscriptions()
+            if s.topic == subscription.topic and s.name != subscription.name
+        ]
         if source is not None and aws_kind(source) == "sqs" and others:
             raise NameTaken(
-                f"{others[0]!r} listens to this queue already, and each message goes to one listener only: unsubscribe it, or let the "
-                f"queue's owner publish to a topic, which any number of subscriptions can have"
+                f"{others[0]!r} listens to this queue already, and each message goes to one"
+                " listener only: unsubscribe it, or let the queue's owner publish to a topic,"
+                " which any number of subscriptions can have"
             )
         if subscription.topic.endswith(FIFO) and subscription.policy.ack == "accepted":
-            raise InvalidPolicy("ack='accepted' gives an event up before it has run: the order of its group would be lost on a FIFO topic")
+            raise InvalidPolicy(
+                "ack='accepted' gives an event up before it has run: the order of its group would"
+                " be lost on a FIFO topic"
+            )
         place = self._resources.ensure(subscription, source)
         if not place.owned and (missing := self._resources.preflight(place.queue_url)):
             raise AwsError("; ".join(m.message for m in missing), "AccessDenied")
@@ -192,13 +222,18 @@ class AwsBroker:
             self._intake.made(found, place)
 
     def _own_log(self) -> None:
-        """See to it that the log belongs to this bus: what is expected of queues is expected of these."""
+        """See to it that the log belongs to this bus: what is expected of queues is expected of
+        these.
+        """
         mine = {"bus": f"{self._clients.region}/{self._resources.prefix}"}
         kept = self._registry.setting("aws")
         if kept is None:
             self._registry.set_setting("aws", mine)
         elif kept != mine:
-            raise StoreError(f"the log belongs to the bus aws://{kept['bus']}: name another one for this bus, log='sqlite:///other.db'")
+            raise StoreError(
+                f"the log belongs to the bus aws://{kept['bus']}: name another one for this bus,"
+                " log='sqlite:///other.db'"
+            )
 
     def unbind(self, name: str, delete: bool = False) -> None:
         """Deliver no more to *name*; with *delete* what was made for it on AWS goes as well."""
@@ -207,7 +242,9 @@ class AwsBroker:
             source = self._registry.sources().get(spec.topic)
             self._intake.forget(spec)
             if delete:
-                last = not any(s.topic == spec.topic and s.name != name for s in self._registry.subscriptions())
+                last = not any(
+                    s.topic == spec.topic and s.name != name for s in self._registry.subscriptions()
+                )
                 self._settler.flush(_EXTEND_S)
                 self._resources.delete(spec, source, last=last)
                 if last:
@@ -220,20 +257,36 @@ class AwsBroker:
         """Lease nothing more of *name*, or go on."""
         self._sql.pause(name, paused)
 
-    def send(self, subscription: SubscriptionSpec, seqs: Sequence[int], unit: Unit | None = None, sending: Sending = AT_ONCE) -> list[int]:
-        """Deliver archived events to one subscription only: out of the log, which needs no right to send to its queue."""
+    def send(
+        self,
+        subscription: SubscriptionSpec,
+        seqs: Sequence[int],
+        unit: Unit | None = None,
+        sending: Sending = AT_ONCE,
+    ) -> list[int]:
+        """Deliver archived events to one subscription only: out of the log, which needs no right to
+        send to its queue.
+        """
         return self._sql.send(subscription, seqs, unit, sending)
 
-    def discard(self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str) -> list[int]:
+    def discard(
+        self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
+    ) -> list[int]:
         """Put dead letters away for good."""
         return self._sql.discard(subscription, seqs, reason)
 
-    # -- receive --------------------------------------------------------------------------------------------------------------
+    # -- receive -----------------------------------------------------------------------------------
 
     def receive(
-        self, subscription: SubscriptionSpec, max_events: int, wait_s: float = 0.0, generation: str | None = None
-    ) -> list[Delivery]:  # fmt: skip
-        """Lease what the log has ready (what was sent again), else what the queue has; long polls go on between two calls."""
+        self,
+        subscription: SubscriptionSpec,
+        max_events: int,
+        wait_s: float = 0.0,
+        generation: str | None = None,
+    ) -> list[Delivery]:
+        """Lease what the log has ready (what was sent again), else what the queue has; long polls
+        go on between two calls.
+        """
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
         if ready := self._sql.receive(subscription, max_events, generation=generation):
@@ -251,26 +304,34 @@ class AwsBroker:
         self._check_generation(generation)
         deliveries = self._intake.taken(subscription, inlet.take(max_events))
         if deliveries:
-            inlet.want(max_events - len(deliveries))  # while these are worked on, the next ones are on their way
+            # while these are worked on, the next ones are on their way
+            inlet.want(max_events - len(deliveries))
             return deliveries
         inlet.want(max_events)
         if self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s)):
             self._check_generation(generation)
-            return self._sql.receive(subscription, max_events) or self._intake.taken(subscription, inlet.take(max_events))
+            return self._sql.receive(subscription, max_events) or self._intake.taken(
+                subscription, inlet.take(max_events)
+            )
         return []
 
     def _check_generation(self, generation: str | None) -> None:
-        """Raise Outdated when the registry has another one: looked at before messages are taken, which are on their way for longer."""
+        """Raise Outdated when the registry has another one: looked at before messages are taken,
+        which are on their way for longer.
+        """
         if generation is not None and self._registry.generation() != generation:
             raise Outdated
 
     def accept(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> Taken:
-        """Lease messages that somebody else has received and will settle, a Lambda function's; and what the log has ready.
+        """Lease messages that somebody else has received and will settle, a Lambda function's; and
+        what the log has ready.
 
         Nobody else may ever sweep or deliver for such a subscription.
         """
         ready = self._sql.receive(subscription, max(1, len(received)))
-        taken = self._intake.lease(subscription, [self._intake.arrived(subscription, r) for r in received])
+        taken = self._intake.lease(
+            subscription, [self._intake.arrived(subscription, r) for r in received]
+        )
         return taken._replace(deliveries=[*ready, *taken.deliveries])
 
     def tell_all(self, timeout_s: float) -> None:
@@ -287,13 +348,17 @@ class AwsBroker:
         """Give back what polls bring from now on."""
         self._intake.leave(subscription)
 
-    # -- settle ---------------------------------------------------------------------------------------------------------------
+    # -- settle ------------------------------------------------------------------------------------
 
     def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
         """Hold the leases in the log and in SQS; return those that were already lost."""
         now_us = self._clock.now_us()
         lost = self._sql.extend(deliveries, lease_s)
-        hidden = [(d.message, now_us + int(lease_s * 1e6)) for d in deliveries if isinstance(d.message, Message) and d not in lost]
+        hidden = [
+            (d.message, now_us + int(lease_s * 1e6))
+            for d in deliveries
+            if isinstance(d.message, Message) and d not in lost
+        ]
         self._settler.hide(hidden, wait_s=0.0)  # the leases of others wait for this thread
         return lost
 
@@ -302,17 +367,29 @@ class AwsBroker:
         if not settlements:
             return []
         with self._sql.within(unit) as transaction:
-            lost = self._sql.settle(settlements, unit or Unit(transaction, self._clock, self._worker_id))
+            lost = self._sql.settle(
+                settlements, unit or Unit(transaction, self._clock, self._worker_id)
+            )
             held = [s for s in settlements if s.delivery not in lost] if lost else list(settlements)
             self._intake.settled(lost)
             transaction.after_commit(functools.partial(self._tell, held, self._clock.now_us()))
         return lost
 
-    def settle_late(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
-        """Let answers count in the log that came after their lease; the message of one that ended is deleted."""
+    def settle_late(
+        self, settlements: Sequence[Settlement], unit: Unit | None = None
+    ) -> list[Delivery]:
+        """Let answers count in the log that came after their lease; the message of one that ended
+        is deleted.
+        """
         with self._sql.within(unit) as transaction:
-            counted = self._sql.settle_late(settlements, unit or Unit(transaction, self._clock, self._worker_id))
-            ended = [s for s in settlements if s.delivery in counted and s.verdict in ("ack", "dead_letter")]
+            counted = self._sql.settle_late(
+                settlements, unit or Unit(transaction, self._clock, self._worker_id)
+            )
+            ended = [
+                s
+                for s in settlements
+                if s.delivery in counted and s.verdict in ("ack", "dead_letter")
+            ]
             transaction.after_commit(lambda: self._tell(ended, self._clock.now_us()))
         return counted
 
@@ -321,7 +398,9 @@ class AwsBroker:
         return self._sql.alone(delivery, is_alone)
 
     def _tell(self, settlements: Sequence[Settlement], now_us: int) -> None:
-        """Tell SQS what was committed: a message whose delivery ended is deleted, the others come again when it is time."""
+        """Tell SQS what was committed: a message whose delivery ended is deleted, the others come
+        again when it is time.
+        """
         self._intake.settled([s.delivery for s in settlements])
         done: list[Message] = []
         again: list[tuple[Message, int]] = []
@@ -332,40 +411,55 @@ class AwsBroker:
             if s.verdict in ("ack", "dead_letter") or not comes_again(s):
                 done.append(message)
             else:
-                again.append((message, now_us + int(s.delay_s * 1e6) if s.verdict == "retry" else 0))
+                again.append(
+                    (message, now_us + int(s.delay_s * 1e6) if s.verdict == "retry" else 0)
+                )
         self._settler.delete(done)
         self._settler.hide(again)
 
-    # -- look -----------------------------------------------------------------------------------------------------------------
+    # -- look --------------------------------------------------------------------------------------
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
-        """Count what the log knows of; what others have published and nobody has received yet is added from SQS' own count."""
+        """Count what the log knows of; what others have published and nobody has received yet is
+        added from SQS' own count.
+        """
         depth = self._sql.depth(subscription)
-        waiting = 0 if self._settler.busy else self._count(subscription)  # what is about to be deleted must not count
+        # what is about to be deleted must not count
+        waiting = 0 if self._settler.busy else self._count(subscription)
         known = depth.visible + depth.delayed
         return Depth(
-            max(depth.visible, waiting) if waiting > known else depth.visible, depth.delayed, depth.in_flight, depth.dead, depth.oldest_s,
+            max(depth.visible, waiting) if waiting > known else depth.visible,
+            depth.delayed,
+            depth.in_flight,
+            depth.dead,
+            depth.oldest_s,
             depth.next_s,
-        )  # fmt: skip
+        )
 
     def _count(self, subscription: SubscriptionSpec) -> int:
-        """Return SQS' approximate number of visible messages, of a moment ago at most; 0 when it does not say."""
+        """Return SQS' approximate number of visible messages, of a moment ago at most; 0 when it
+        does not say.
+        """
         now_s = time.monotonic()
         counted = self._counted.get(subscription.id)
         if counted is None or now_s - counted[0] > _COUNT_S:
             try:
                 answer = self._clients.sqs.get_queue_attributes(
-                    QueueUrl=self._intake.place(subscription).queue_url, AttributeNames=["ApproximateNumberOfMessages"]
+                    QueueUrl=self._intake.place(subscription).queue_url,
+                    AttributeNames=["ApproximateNumberOfMessages"],
                 )
                 counted = (now_s, int(answer["Attributes"]["ApproximateNumberOfMessages"]))
             except Exception as error:
                 if code_of(error) not in THROTTLED | MISSING:
-                    logger.warning("the depth of a queue is not known: %s", explained(error, "sqs:GetQueueAttributes", subscription.name))
+                    logger.warning(
+                        "the depth of a queue is not known: %s",
+                        explained(error, "sqs:GetQueueAttributes", subscription.name),
+                    )
                 counted = (now_s, 0)
             self._counted[subscription.id] = counted
         return counted[1]
 
-    # -- keep -----------------------------------------------------------------------------------------------------------------
+    # -- keep --------------------------------------------------------------------------------------
 
     def topic(self, name: str) -> None:
         """Make topic *name* exist; idempotent."""
@@ -376,33 +470,64 @@ class AwsBroker:
         """Return what :meth:`bind` would create or change on AWS; nothing is changed."""
         return self._resources.plan(with_lease(subscription), source)
 
-    def findings(self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None) -> list[Finding]:
+    def findings(
+        self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None
+    ) -> list[Finding]:
         """Return what there is to say about what is on AWS; it is only read."""
         if subscription is None:
             waiting = self._outbox.waiting()
-            return [*health.account_findings(self._clients, time.time()), *([health.unsent_finding(*waiting)] if waiting else [])]
-        source, listening = self._registry.sources().get(subscription.topic), subscription.id in self._registry.live_listeners()
+            return [
+                *health.account_findings(self._clients, time.time()),
+                *([health.unsent_finding(*waiting)] if waiting else []),
+            ]
+        source, listening = (
+            self._registry.sources().get(subscription.topic),
+            subscription.id in self._registry.live_listeners(),
+        )
         known = depth or self.depth(subscription)
-        found = health.findings(self._clients, self._resources, with_lease(subscription), source, known, listening=listening)
-        overdue = self._store.read(_OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1_000})
-        return [*found, *([health.overdue_finding(subscription.name, len(overdue))] if overdue else [])]
+        found = health.findings(
+            self._clients,
+            self._resources,
+            with_lease(subscription),
+            source,
+            known,
+            listening=listening,
+        )
+        overdue = self._store.read(
+            _OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1_000}
+        )
+        return [
+            *found,
+            *([health.overdue_finding(subscription.name, len(overdue))] if overdue else []),
+        ]
 
     def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
         """Return how the objects of a bucket are opened; queues and topics of others announce none."""
-        return BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20) if aws_kind(url) == "s3" else None
+        return (
+            BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20)
+            if aws_kind(url) == "s3"
+            else None
+        )
 
     def locate(self, source: str) -> tuple[str, str] | None:
-        """Return the canonical URL or ARN of a source on AWS, and a name for its topic; ``None`` for a topic of the bus."""
+        """Return the canonical URL or ARN of a source on AWS, and a name for its topic; ``None``
+        for a topic of the bus.
+        """
         if aws_kind(source) is None:
             if "://" in source or source.startswith("arn:"):
                 raise InvalidName(
-                    f"{short(source)} is no source: s3://bucket/prefix/*.png, or the ARN of a topic or queue, or a queue's URL"
+                    f"{short(source)} is no source: s3://bucket/prefix/*.png, or the ARN of a topic"
+                    " or queue, or a queue's URL"
                 )
             return None
-        return source_url(source, self._clients.region), source_topic_name(source, self._clients.region)
+        return source_url(source, self._clients.region), source_topic_name(
+            source, self._clients.region
+        )
 
     def upkeep(self) -> None:
-        """Send what was not confirmed; from time to time, fetch what SQS moved to dead-letter queues."""
+        """Send what was not confirmed; from time to time, fetch what SQS moved to dead-letter
+        queues.
+        """
         self._outbox.flush()
         if time.monotonic() - self._buried_s >= BURY_EVERY_S:
             self._buried_s = time.monotonic()
@@ -413,23 +538,42 @@ class AwsBroker:
 
     def _reconcile(self, subscription: SubscriptionSpec) -> None:
         """Deliver out of the log what should have come long ago, and is not in the queue: SNS takes minutes to learn of a filter and may
-        judge one otherwise, a queue may be purged, a message may expire. Should its message come after all, it is recognised."""  # noqa: D205, D209 - one sentence
-        if not self._store.read(_OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1}):
+        judge one otherwise, a queue may be purged, a message may expire. Should its message come after all, it is recognised.
+        """
+        if not self._store.read(
+            _OVERDUE, {"s": subscription.id, "then": self._clock.now_us() - OVERDUE_US, "n": 1}
+        ):
             return
-        due = {"s": subscription.id, "then": self._come_so_far_us(subscription) - OVERDUE_US, "n": 1_000}
+        due = {
+            "s": subscription.id,
+            "then": self._come_so_far_us(subscription) - OVERDUE_US,
+            "n": 1_000,
+        }
         with self._store.transaction() as transaction:
             seqs = [seq for (seq,) in transaction.query(_OVERDUE, due)]
             for seq in seqs:
-                transaction.execute(READY_OF_AWAITED + " AND seq = :seq", {"s": subscription.id, "seq": seq})
-                transaction.execute("DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq", {"s": subscription.id, "seq": seq})
-            transaction.after_commit(functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"]))
+                transaction.execute(
+                    READY_OF_AWAITED + " AND seq = :seq", {"s": subscription.id, "seq": seq}
+                )
+                transaction.execute(
+                    "DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq",
+                    {"s": subscription.id, "seq": seq},
+                )
+            transaction.after_commit(
+                functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"])
+            )
         if seqs:
             logger.warning(
-                "subscription %s: %d events were overdue in its queue and are delivered out of the log", subscription.name, len(seqs)
+                "subscription %s: %d events were overdue in its queue and are delivered out of"
+                " the log",
+                subscription.name,
+                len(seqs),
             )
 
     def _come_so_far_us(self, subscription: SubscriptionSpec) -> int:
-        """Return up to when what was published has come: now if nothing waits in the queue, else the time of the newest that has come."""
+        """Return up to when what was published has come: now if nothing waits in the queue, else
+        the time of the newest that has come.
+        """
         now_us = self._clock.now_us()
         if not self._count(subscription):
             return now_us
@@ -437,7 +581,9 @@ class AwsBroker:
         return min(now_us, newest[0][0]) if newest else 0
 
     def close(self, drain_s: float, polls_s: float) -> None:
-        """Give back what polls bring, and let SQS hear within *drain_s* seconds what it does not know yet."""
+        """Give back what polls bring, and let SQS hear within *drain_s* seconds what it does not
+        know yet.
+        """
         self._intake.leave_all()
         end_s = time.monotonic() + drain_s
         self._outbox.drain(drain_s)
@@ -448,7 +594,8 @@ class AwsBroker:
 
 
 def with_lease(subscription: SubscriptionSpec) -> SubscriptionSpec:
-    """Return *subscription* with a lease: where none was asked for, six times the timeout, as AWS advises for a function behind a queue.
+    """Return *subscription* with a lease: where none was asked for, six times the timeout, as AWS
+    advises for a function behind a queue.
 
     https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-configure.html
     """
@@ -456,4 +603,6 @@ def with_lease(subscription: SubscriptionSpec) -> SubscriptionSpec:
     if policy.lease_s is not None:
         return subscription
     lease_s = min(HIDE_CAP_S, max(LEASE_S, LEASE_FACTOR * policy.timeout_s + policy.batch_window_s))
-    return dataclasses.replace(subscription, policy=dataclasses.replace(policy, lease_s=float(lease_s)))
+    return dataclasses.replace(
+        subscription, policy=dataclasses.replace(policy, lease_s=float(lease_s))
+    )

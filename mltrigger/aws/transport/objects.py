@@ -1,4 +1,6 @@
-"""Objects of a bucket as files: the version that an event announces, read as it is needed, from the event's own source only."""
+"""Objects of a bucket as files: the version that an event announces, read as it is needed, from the
+event's own source only.
+"""
 
 from __future__ import annotations
 
@@ -38,22 +40,35 @@ class BucketSource:
         return with_opener(event, functools.partial(self.open, event))
 
     def open(self, event: Event) -> BinaryIO:
-        """Open the object of *event*: the version that it names, else what is there now; seekable, and read as far as it is needed.
+        """Open the object of *event*: the version that it names, else what is there now; seekable,
+        and read as far as it is needed.
 
         Raises
         ------
         ObjectMissing
             When it is not there (any more).
         InvalidEvent
-            ``nothing_to_open`` when the event announces no object of this source, ``object_too_large`` when it is beyond the limit.
+            ``nothing_to_open`` when the event announces no object of this source,
+            ``object_too_large`` when it is beyond the limit.
         AwsError
             When S3 refuses or does not answer.
         """
         data = event.data if isinstance(event.data, dict) else {}
         key, version = data.get("key"), data.get("version_id")
-        if not isinstance(key, str) or data.get("bucket") != self._source.bucket or not self._source.matches(key):
-            raise InvalidEvent(f"event {short(event.subject)} announces no object of {self._source.url}", "nothing_to_open")
-        which = {"Bucket": self._source.bucket, "Key": key, **({"VersionId": version} if isinstance(version, str) and version else {})}
+        if (
+            not isinstance(key, str)
+            or data.get("bucket") != self._source.bucket
+            or not self._source.matches(key)
+        ):
+            raise InvalidEvent(
+                f"event {short(event.subject)} announces no object of {self._source.url}",
+                "nothing_to_open",
+            )
+        which = {
+            "Bucket": self._source.bucket,
+            "Key": key,
+            **({"VersionId": version} if isinstance(version, str) and version else {}),
+        }
         try:
             found = self._clients.s3.head_object(**which)
         except Exception as error:
@@ -61,10 +76,21 @@ class BucketSource:
         size = int(found["ContentLength"])
         if size > self._max_bytes:
             limit = f"max_object_mb is {self._max_bytes >> 20:,} ({self._max_bytes:,} bytes)"
-            raise InvalidEvent(f"object {short(key)} has {size:,} bytes; {limit}: raise it for this subscription", "object_too_large")
-        if "VersionId" not in which and (etag := data.get("etag")) and etag != found["ETag"].strip('"'):
+            raise InvalidEvent(
+                f"object {short(key)} has {size:,} bytes; {limit}: raise it for this subscription",
+                "object_too_large",
+            )
+        if (
+            "VersionId" not in which
+            and (etag := data.get("etag"))
+            and etag != found["ETag"].strip('"')
+        ):
             # Into what the attempt printed: the record of this invocation says so.
-            print(f"etag_mismatch: object {short(key)} was replaced after the event; this is the new one", file=sys.stdout)  # noqa: T201
+            print(  # noqa: T201
+                f"etag_mismatch: object {short(key)} was replaced after the event; this is the"
+                " new one",
+                file=sys.stdout,
+            )
         read = functools.partial(self._read, {**which, "IfMatch": found["ETag"]}, key)
         return io.BufferedReader(_Object(read, size), _BUFFER)
 
@@ -77,14 +103,22 @@ class BucketSource:
 
     def _problem(self, error: Exception, key: str) -> Exception:
         if code_of(error) in _GONE:
-            return ObjectMissing(2, f"no such object: {short(key)} in bucket {self._source.bucket!r}")
+            return ObjectMissing(
+                2, f"no such object: {short(key)} in bucket {self._source.bucket!r}"
+            )
         if code_of(error) in ("PreconditionFailed", "412"):
-            return ObjectMissing(2, f"object {short(key)} was replaced while it was read; the next attempt reads the new one")
+            return ObjectMissing(
+                2,
+                f"object {short(key)} was replaced while it was read; the next attempt reads the"
+                " new one",
+            )
         return explained(error, "s3:GetObject", self._source.bucket)
 
 
 class _Object(io.RawIOBase):
-    """An object as a raw stream: one request for as long as it is read in order, another one after a jump."""
+    """An object as a raw stream: one request for as long as it is read in order, another one after
+    a jump.
+    """
 
     def __init__(self, read: Any, size: int) -> None:
         super().__init__()

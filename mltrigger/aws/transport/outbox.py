@@ -1,4 +1,6 @@
-"""What goes out: events that are durable here and on their way to SNS, until it says that it has them."""
+"""What goes out: events that are durable here and on their way to SNS, until it says that it has
+them.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,13 @@ from mltrigger.store.transaction import Row, Store, Transaction
 logger = logging.getLogger("mltrigger")
 
 AGAIN_US = 5_000_000
-"""What was not confirmed for so long is sent again: whoever began to send it has gone, or was refused."""
+"""What was not confirmed for so long is sent again: whoever began to send it has gone, or was
+refused.
+"""
 LINGER_S = 0.02
-"""How long what a model's output causes waits for others to be sent with it: their cause is recorded already."""
+"""How long what a model's output causes waits for others to be sent with it: their cause is
+recorded already.
+"""
 _MOST = 500
 
 _ADD = "INSERT INTO unsent (seq, since_us) VALUES (:seq, :since_us) ON CONFLICT DO NOTHING"
@@ -42,7 +48,9 @@ _AMONG = "SELECT seq FROM unsent WHERE seq IN ({seqs})"
 
 
 class Target(NamedTuple):
-    """Where the events of a topic are sent: the ARN of an SNS topic, or the URL of a queue that somebody else owns."""
+    """Where the events of a topic are sent: the ARN of an SNS topic, or the URL of a queue that
+    somebody else owns.
+    """
 
     topic_arn: str | None
     queue_url: str | None
@@ -102,13 +110,19 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def message(self, encoded: Encoded, target: Target) -> Message:
-        """Return the message of an event, checked against what AWS takes; raise InvalidEvent or EventTooLarge."""
+        """Return the message of an event, checked against what AWS takes; raise InvalidEvent or
+        EventTooLarge.
+        """
         try:
-            return to_message(*encoded, target.fifo, None if self._payloads.bucket else target.limit)
+            return to_message(
+                *encoded, target.fifo, None if self._payloads.bucket else target.limit
+            )
         except EventTooLarge as error:
             if error.reason != "too_large":
                 raise
-            raise EventTooLarge(f"{error}; mt.connect(…, bucket='…') keeps larger ones in S3", error.reason) from error
+            raise EventTooLarge(
+                f"{error}; mt.connect(…, bucket='…') keeps larger ones in S3", error.reason
+            ) from error
 
     def add(self, transaction: Transaction, seqs: Sequence[int]) -> None:
         """Note in *transaction* that these events have to be sent."""
@@ -116,10 +130,14 @@ class Outbox:
 
     def unconfirmed(self, transaction: Transaction, seqs: Sequence[int]) -> set[int]:
         """Return which of these events nobody has confirmed yet."""
-        return {seq for (seq,) in transaction.query(_AMONG.format(seqs=", ".join(map(str, seqs))), {})}
+        return {
+            seq for (seq,) in transaction.query(_AMONG.format(seqs=", ".join(map(str, seqs))), {})
+        }
 
     def waiting(self) -> tuple[int, float] | None:
-        """Return how many events nobody has confirmed, and the age of the oldest in seconds; ``None`` when there is none."""
+        """Return how many events nobody has confirmed, and the age of the oldest in seconds;
+        ``None`` when there is none.
+        """
         count, oldest_us = self._store.read(_WAITING, {})[0]
         return (count, (self._clock.now_us() - oldest_us) / 1e6) if count else None
 
@@ -135,13 +153,15 @@ class Outbox:
             return
         target = self._target_of(topic)
         if target.fifo:
-            outgoing = [*self._before(topic, outgoing[0].seq, target), *outgoing]  # nothing overtakes what waits to be sent again
+            # nothing overtakes what waits to be sent again
+            outgoing = [*self._before(topic, outgoing[0].seq, target), *outgoing]
         messages, problem = self._small(outgoing, target)
         refused: dict[int, str] = {}
         began_s = time.monotonic()
         for group in batches(list(messages.values()), target.limit):
             places = [list(messages)[i] for i in group]
-            if time.monotonic() - began_s > AGAIN_US / 2e6:  # or somebody takes what is not sent yet for left behind
+            # or somebody takes what is not sent yet for left behind
+            if time.monotonic() - began_s > AGAIN_US / 2e6:
                 began_s = time.monotonic()
                 self._mark([o.seq for o in outgoing])
             try:
@@ -151,19 +171,27 @@ class Outbox:
             self._confirm([outgoing[place].seq for i, place in enumerate(places) if i not in found])
             refused |= {places[i]: code for i, code in found.items()}
             if refused and target.fifo:
-                refused |= dict.fromkeys([place for place in messages if place > places[-1]], "not sent, to keep the order")
+                refused |= dict.fromkeys(
+                    [place for place in messages if place > places[-1]],
+                    "not sent, to keep the order",
+                )
                 break
         left = len(refused) + len(outgoing) - len(messages)
         if left:
             codes = ", ".join(sorted({*refused.values(), *([problem.code] if problem else [])}))
             raise AwsError(
-                f"{left} of {len(outgoing)} events on {topic!r} were not taken ({codes}): they are kept and sent again; publishing them "
-                f"again with the same ids is safe{f'. {problem}' if problem else ''}",
+                f"{left} of {len(outgoing)} events on {topic!r} were not taken ({codes}): they are"
+                " kept and sent again; publishing them again with the same ids is"
+                f" safe{f'. {problem}' if problem else ''}",
                 problem.code if problem else next(iter(refused.values())),
             ) from problem
 
-    def _small(self, outgoing: Sequence[Outgoing], target: Target) -> tuple[dict[int, Message], AwsError | None]:
-        """Return the messages by their place, large bodies put into the bucket; without those that could not be, and why."""
+    def _small(
+        self, outgoing: Sequence[Outgoing], target: Target
+    ) -> tuple[dict[int, Message], AwsError | None]:
+        """Return the messages by their place, large bodies put into the bucket; without those that
+        could not be, and why.
+        """
         messages: dict[int, Message] = {}
         problem: AwsError | None = None
         for place, one in enumerate(outgoing):
@@ -179,9 +207,12 @@ class Outbox:
         rows = self._store.read(_EARLIER, {"topic": topic, "seq": seq})
         try:
             return [Outgoing(row[0], self.message(archived(row), target)) for row in rows]
-        except InvalidEvent as error:  # it is another event that is too large, since the bus has no bucket any more
+        except InvalidEvent as error:
+            # it is another event that is too large, since the bus has no bucket any more
             raise AwsError(
-                f"events on {topic!r} are kept, to keep the order, until one before them can be sent: {error}", error.reason
+                f"events on {topic!r} are kept, to keep the order, until one before them can be"
+                f" sent: {error}",
+                error.reason,
             ) from error
 
     def _mark(self, seqs: Sequence[int]) -> None:
@@ -197,7 +228,9 @@ class Outbox:
         with self._changed:
             self._pending.setdefault(topic, []).extend(outgoing)
             if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._loop, name="mltrigger-sender", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._loop, name="mltrigger-sender", daemon=True
+                )
                 self._thread.start()
             self._changed.notify_all()
 
@@ -206,12 +239,16 @@ class Outbox:
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
-            done = self._changed.wait_for(lambda: not self._pending and not self._sending, timeout_s)
+            done = self._changed.wait_for(
+                lambda: not self._pending and not self._sending, timeout_s
+            )
             self._hurry = False
             return done
 
     def stop(self) -> None:
-        """End the thread; what it has not sent stays in the log, and whoever opens it next sends it."""
+        """End the thread; what it has not sent stays in the log, and whoever opens it next sends
+        it.
+        """
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -227,17 +264,25 @@ class Outbox:
             for topic, outgoing in pending.items():
                 try:
                     self.send(topic, outgoing)
-                except Exception as error:  # the outcome that caused them is recorded; they are in the outbox, and sent again
+                except Exception as error:
+                    # the outcome that caused them is recorded; they are in the outbox, and sent
+                    # again
                     logger.warning("events wait to be sent: %s", error)
             with self._changed:
                 self._sending = False
                 self._changed.notify_all()
 
     def _is_full(self) -> bool:
-        return self._hurry or self._stopped or any(len(waiting) >= limits.BATCH_ENTRIES.high for waiting in self._pending.values())
+        return (
+            self._hurry
+            or self._stopped
+            or any(len(waiting) >= limits.BATCH_ENTRIES.high for waiting in self._pending.values())
+        )
 
     def flush_at_times(self) -> None:
-        """Do :meth:`flush`, unless it was done a moment ago; what is refused again is nobody's error here."""
+        """Do :meth:`flush`, unless it was done a moment ago; what is refused again is nobody's
+        error here.
+        """
         if time.monotonic() - self._flushed_s > AGAIN_US / 1e6:
             try:
                 self.flush()
@@ -245,7 +290,10 @@ class Outbox:
                 logger.warning("events wait to be sent: %s", error)
 
     def flush(self) -> int:
-        """Send again what was not confirmed in time; return how many events were. What is refused again stays for the next time."""
+        """Send again what was not confirmed in time; return how many events were.
+
+        What is refused again stays for the next time.
+        """
         now_us, self._flushed_s = self._clock.now_us(), time.monotonic()
         rows = self._store.read(_LEFT, {"then": now_us - AGAIN_US})
         if not rows:
@@ -265,7 +313,8 @@ class Outbox:
         for row in rows:
             try:
                 outgoing.append(Outgoing(row[0], self.message(archived(row), target)))
-            except InvalidEvent as error:  # too large since the bus has no bucket any more: it must not hold the others back
+            except InvalidEvent as error:
+                # too large since the bus has no bucket any more: it must not hold the others back
                 logger.warning("event %s waits to be sent: %s", row[3], error)
         self.send(topic, outgoing)
         return len(outgoing)
@@ -279,7 +328,8 @@ class Outbox:
             if code_of(error) not in MISSING or target.topic_arn is None:
                 raise explained(error, action, topic) from error
             try:
-                answer = self._sent(self._make(topic), messages)  # a topic of ours that nobody has subscribed to yet
+                # a topic of ours that nobody has subscribed to yet
+                answer = self._sent(self._make(topic), messages)
             except Exception as again:
                 raise explained(again, action, topic) from again
         return {int(f["Id"]): str(f.get("Code", "")) for f in answer.get("Failed", ())}
@@ -287,12 +337,17 @@ class Outbox:
     def _sent(self, target: Target, messages: Sequence[Message]) -> dict[str, Any]:
         answer: dict[str, Any]
         if target.topic_arn:
-            answer = self._clients.sns.publish_batch(TopicArn=target.topic_arn, PublishBatchRequestEntries=entries(messages, "sns"))
+            answer = self._clients.sns.publish_batch(
+                TopicArn=target.topic_arn, PublishBatchRequestEntries=entries(messages, "sns")
+            )
         else:
-            answer = self._clients.sqs.send_message_batch(QueueUrl=target.queue_url, Entries=entries(messages, "sqs"))
+            answer = self._clients.sqs.send_message_batch(
+                QueueUrl=target.queue_url, Entries=entries(messages, "sqs")
+            )
         return answer
 
     def _confirm(self, seqs: Sequence[int]) -> None:
-        # Not durable: losing it at a power cut only sends the events again, and repeats are recognised.
+        # Not durable: losing it at a power cut only sends the events again, and repeats are
+        # recognised.
         with self._store.transaction(durable=False) as transaction:
             transaction.execute_many(_DONE, [(seq,) for seq in seqs])

@@ -19,7 +19,14 @@ from mltrigger.aws.transport.polls import Raw
 from mltrigger.aws.transport.wire import POINTER_SIZES, Message, pointer, read_pointer
 from mltrigger.broker import MAX_EVENT_BYTES
 from mltrigger.event.codec import encodable
-from mltrigger.event.envelopes import MESSAGE_TYPE, Arrival, Item, Unreadable, message_attributes, understand
+from mltrigger.event.envelopes import (
+    MESSAGE_TYPE,
+    Arrival,
+    Item,
+    Unreadable,
+    message_attributes,
+    understand,
+)
 from mltrigger.event.envelopes.sns import Layer, peel
 from mltrigger.event.event import MESSAGE_ATTRIBUTES, Event
 from mltrigger.filters.attributes import from_message_attributes
@@ -47,15 +54,21 @@ class Payloads:
     """
 
     def __init__(self, clients: Any, bucket: str | None) -> None:
-        self._clients, self.bucket = clients, None if bucket is None else limits.check_bucket_name(bucket)
+        self._clients, self.bucket = (
+            clients,
+            None if bucket is None else limits.check_bucket_name(bucket),
+        )
         self._expires = False
 
     def kept(self, message: Message, limit: int) -> Message:
-        """Return *message*, or when it has more than *limit* bytes one that points to its body, which is in the bucket then."""
+        """Return *message*, or when it has more than *limit* bytes one that points to its body,
+        which is in the bucket then.
+        """
         if message.size <= limit or self.bucket is None:
             return message
         body = message.body.encode()
-        key = f"{PAYLOADS}{hashlib.sha256(body).hexdigest()}"  # the same body is the same object: a repeat adds nothing
+        # the same body is the same object: a repeat adds nothing
+        key = f"{PAYLOADS}{hashlib.sha256(body).hexdigest()}"
         small = pointer(message, self.bucket, key, limit)
         try:
             self._clients.s3.put_object(Bucket=self.bucket, Key=key, Body=body)
@@ -65,7 +78,9 @@ class Payloads:
 
     @staticmethod
     def identity(received: Raw) -> tuple[str, str] | None:
-        """Return source and id of an event in our own format whose body is in the message itself; ``None`` for all others."""
+        """Return source and id of an event in our own format whose body is in the message itself;
+        ``None`` for all others.
+        """
         attributes = received.attributes
         if "ce-specversion" not in attributes or not attributes.keys().isdisjoint(POINTER_SIZES):
             return None
@@ -74,12 +89,22 @@ class Payloads:
             return None
         return source["StringValue"], id_["StringValue"]
 
-    def understand(self, received: Raw, origin: str, policy: DeliveryPolicy, source: S3Source | None) -> list[Item]:
-        """Return the events of a message; of a *source* in a bucket, only those whose key matches its pattern.
+    def understand(
+        self, received: Raw, origin: str, policy: DeliveryPolicy, source: S3Source | None
+    ) -> list[Item]:
+        """Return the events of a message; of a *source* in a bucket, only those whose key matches
+        its pattern.
 
         Raises AwsError when S3 does not answer: the message shall come again.
         """
-        whole = Arrival(received.body, received.attributes, received.message_id, origin, received.sent_us, received.group)
+        whole = Arrival(
+            received.body,
+            received.attributes,
+            received.message_id,
+            origin,
+            received.sent_us,
+            received.group,
+        )
         layer = peel(whole, policy.unwrap)
         if layer.confirmation or layer.malformed is not None:
             return understand(whole, unwrap=policy.unwrap)
@@ -87,7 +112,11 @@ class Payloads:
         if (where := read_pointer(arrival.body, arrival.attributes)) is not None:
             body = self._fetched(*where)
             if isinstance(body, tuple):
-                return [Unreadable(*body, received.message_id, received.body.encode("utf-8", "surrogatepass"))]
+                return [
+                    Unreadable(
+                        *body, received.message_id, received.body.encode("utf-8", "surrogatepass")
+                    )
+                ]
             arrival = arrival._replace(body=body)
         found = understand(arrival, text=policy.input == "text", unwrap=0)
         items = [_as_published(item, layer._replace(arrival=arrival)) for item in found]
@@ -100,10 +129,19 @@ class Payloads:
         if bucket == self.bucket and not (key.startswith(PAYLOADS) or _UUID.fullmatch(key)):
             return (
                 "untrusted_key",
-                f"a body lies below {PAYLOADS} or under a UUID, as the extended clients write it; {key[:100]!r} is neither",
+                (
+                    f"a body lies below {PAYLOADS} or under a UUID, as the extended clients write"
+                    f" it; {key[:100]!r} is neither"
+                ),
             )
         if bucket != self.bucket:
-            return "untrusted_bucket", f"the body lies in bucket {bucket!r}; mt.connect(…, bucket={bucket!r}) would allow to read it there"
+            return (
+                "untrusted_bucket",
+                (
+                    f"the body lies in bucket {bucket!r}; mt.connect(…, bucket={bucket!r}) would"
+                    " allow to read it there"
+                ),
+            )
         try:
             answer = self._clients.s3.get_object(Bucket=bucket, Key=key)
             with contextlib.closing(answer["Body"]) as stream:
@@ -117,26 +155,43 @@ class Payloads:
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            return "unsupported_encoding", f"the body in bucket {bucket!r} is not UTF-8 (byte {error.start})"
+            return (
+                "unsupported_encoding",
+                f"the body in bucket {bucket!r} is not UTF-8 (byte {error.start})",
+            )
 
     def let_expire(self) -> None:
-        """Have S3 delete old bodies: our rule is added to those of the bucket, once. Without the right to do so, they stay."""
+        """Have S3 delete old bodies: our rule is added to those of the bucket, once.
+
+        Without the right to do so, they stay.
+        """
         if self._expires or self.bucket is None:
             return
         self._expires = True
         try:
             rules = self._rules()
             if not any(rule.get("ID") == _RULE for rule in rules):
-                ours = {"ID": _RULE, "Status": "Enabled", "Filter": {"Prefix": PAYLOADS}, "Expiration": {"Days": EXPIRE_DAYS}}
-                self._clients.s3.put_bucket_lifecycle_configuration(Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules, ours]})
+                ours = {
+                    "ID": _RULE,
+                    "Status": "Enabled",
+                    "Filter": {"Prefix": PAYLOADS},
+                    "Expiration": {"Days": EXPIRE_DAYS},
+                }
+                self._clients.s3.put_bucket_lifecycle_configuration(
+                    Bucket=self.bucket, LifecycleConfiguration={"Rules": [*rules, ours]}
+                )
         except Exception as error:
             logger.warning(
-                "bodies below %s stay until somebody deletes them: %s", PAYLOADS, explained(error, "s3:PutLifecycle", str(self.bucket))
+                "bodies below %s stay until somebody deletes them: %s",
+                PAYLOADS,
+                explained(error, "s3:PutLifecycle", str(self.bucket)),
             )
 
     def _rules(self) -> list[dict[str, Any]]:
         try:
-            rules: list[dict[str, Any]] = self._clients.s3.get_bucket_lifecycle_configuration(Bucket=self.bucket)["Rules"]
+            rules: list[dict[str, Any]] = self._clients.s3.get_bucket_lifecycle_configuration(
+                Bucket=self.bucket
+            )["Rules"]
         except Exception as error:
             if code_of(error) == "NoSuchLifecycleConfiguration":
                 return []
@@ -145,21 +200,35 @@ class Payloads:
 
 
 def _as_published(item: Item, layer: Layer) -> Item:
-    """Return a plain message with the subject and the attributes that its publisher gave it, these under their names."""
+    """Return a plain message with the subject and the attributes that its publisher gave it, these
+    under their names.
+    """
     if not isinstance(item, Event) or item.type != MESSAGE_TYPE:
         return item
     if layer.subject is not None:
         item = dataclasses.replace(item, subject=layer.subject)
     plain = from_message_attributes(message_attributes(layer.arrival))
-    given = {name: value for name, value in plain.items() if encodable(f"{name}{value}") and value not in (math.inf, -math.inf)}
+    given = {
+        name: value
+        for name, value in plain.items()
+        if encodable(f"{name}{value}") and value not in (math.inf, -math.inf)
+    }
     if not given:
         return item
-    return dataclasses.replace(item, extensions={**item.extensions, MESSAGE_ATTRIBUTES: json.dumps(given)})
+    return dataclasses.replace(
+        item, extensions={**item.extensions, MESSAGE_ATTRIBUTES: json.dumps(given)}
+    )
 
 
 def _announced(event: Event, source: S3Source) -> bool:
-    """Whether *event* is about an object of *source*; what is no notification of S3 was published on its topic on purpose."""
+    """Whether *event* is about an object of *source*; what is no notification of S3 was published
+    on its topic on purpose.
+    """
     data = event.data
-    if not isinstance(data, dict) or not event.source.endswith(f":s3:::{data.get('bucket')}") or not isinstance(data.get("key"), str):
+    if (
+        not isinstance(data, dict)
+        or not event.source.endswith(f":s3:::{data.get('bucket')}")
+        or not isinstance(data.get("key"), str)
+    ):
         return True
     return data["bucket"] == source.bucket and source.matches(data["key"])

@@ -15,7 +15,9 @@ logger = logging.getLogger("mltrigger")
 MOST_A_CALL = 10
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html"""
 POLL_S = (1, 2, 5, 10, 20)
-"""How long a poll waits for the first message: longer with each that brought nothing, up to what SQS allows, for few requests then."""
+"""How long a poll waits for the first message: longer with each that brought nothing, up to what
+SQS allows, for few requests then.
+"""
 _EXTRA_POLL_S = 1
 """A second poll beside the first is there for a backlog; without one it shall end soon."""
 MOST_POLLS = 8
@@ -23,7 +25,9 @@ MOST_POLLS = 8
 
 
 class Message:
-    """One received message. It stands for one delivery; several events of one message are in the log's own care at once.
+    """One received message.
+
+    It stands for one delivery; several events of one message are in the log's own care at once.
 
     Parameters
     ----------
@@ -32,7 +36,8 @@ class Message:
     handle : str
         The receipt handle of the newest receive.
     asked_us, received_us : int
-        When it was asked for, from which SQS may count its twelve hours, and when it came, from which its lease counts.
+        When it was asked for, from which SQS may count its twelve hours, and when it came, from
+        which its lease counts.
     group : str, optional
         The group whose order a FIFO queue keeps.
     lent : bool
@@ -41,13 +46,27 @@ class Message:
 
     __slots__ = ("asked_us", "group", "handle", "lent", "queue", "received_us")
 
-    def __init__(self, queue: str, handle: str, asked_us: int, received_us: int, group: str | None = None, lent: bool = False) -> None:
+    def __init__(
+        self,
+        queue: str,
+        handle: str,
+        asked_us: int,
+        received_us: int,
+        group: str | None = None,
+        lent: bool = False,
+    ) -> None:
         self.queue, self.handle, self.group, self.lent = queue, handle, group, lent
         self.asked_us, self.received_us = asked_us, received_us
 
     def received_again(self, newer: Message) -> None:
-        """Go on with the handle of a newer receive of the same message: the old one settles nothing any more."""
-        self.handle, self.asked_us, self.received_us = newer.handle, newer.asked_us, newer.received_us
+        """Go on with the handle of a newer receive of the same message: the old one settles nothing
+        any more.
+        """
+        self.handle, self.asked_us, self.received_us = (
+            newer.handle,
+            newer.asked_us,
+            newer.received_us,
+        )
 
 
 class Raw(NamedTuple):
@@ -68,13 +87,18 @@ def raw(given: Mapping[str, Any], queue: str, asked_us: int, received_us: int) -
     group = system.get("MessageGroupId")
     ordered = group if queue.endswith(FIFO) else None
     return Raw(
-        Message(queue, given["ReceiptHandle"], asked_us, received_us, ordered), given.get("Body", ""), given.get("MessageAttributes", {}),
-        given["MessageId"], int(sent) * 1000 if sent else None, group,
-    )  # fmt: skip
+        Message(queue, given["ReceiptHandle"], asked_us, received_us, ordered),
+        given.get("Body", ""),
+        given.get("MessageAttributes", {}),
+        given["MessageId"],
+        int(sent) * 1000 if sent else None,
+        group,
+    )
 
 
 class Inlet:
-    """The polls of one queue: one that waits long while nothing comes, several while there is a backlog.
+    """The polls of one queue: one that waits long while nothing comes, several while there is a
+    backlog.
 
     Parameters
     ----------
@@ -95,7 +119,12 @@ class Inlet:
         arrived: Callable[[], None],
         workers: ThreadWorkers,
     ) -> None:
-        self._receive, self._give_back, self._arrived, self._workers = receive, give_back, arrived, workers
+        self._receive, self._give_back, self._arrived, self._workers = (
+            receive,
+            give_back,
+            arrived,
+            workers,
+        )
         self._guard = threading.Condition()
         self._buffer: list[Raw] = []
         self._error: Exception | None = None
@@ -106,7 +135,10 @@ class Inlet:
         self._left = False
 
     def take(self, most: int) -> list[Raw]:
-        """Return up to *most* messages that have come; what came beyond that is given back. Raises what a poll raised."""
+        """Return up to *most* messages that have come; what came beyond that is given back.
+
+        Raises what a poll raised.
+        """
         with self._guard:
             error, self._error = self._error, None
             taken, surplus, self._buffer = self._buffer[:most], self._buffer[most:], []
@@ -122,10 +154,14 @@ class Inlet:
         return found or self._receive(min(most, MOST_A_CALL), 0)
 
     def want(self, most: int) -> None:
-        """See to it that polls for up to *most* messages are under way: as many as the backlog is worth."""
+        """See to it that polls for up to *most* messages are under way: as many as the backlog is
+        worth.
+        """
         with self._guard:
             self._left = False
-            while self._flying < self._allowed and (share := min(MOST_A_CALL, most - self._asked)) > 0:
+            while (
+                self._flying < self._allowed and (share := min(MOST_A_CALL, most - self._asked)) > 0
+            ):
                 wait_s = _EXTRA_POLL_S if self._flying else POLL_S[min(self._vain, len(POLL_S) - 1)]
                 self._flying += 1
                 self._asked += share

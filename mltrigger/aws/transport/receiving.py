@@ -31,7 +31,9 @@ Key = tuple[int, int]
 """A delivery: its subscription and its place in the archive."""
 
 Queue = tuple[int, str]
-"""A subscription and its topic: one that was ended and begun again on another topic has another queue."""
+"""A subscription and its topic: one that was ended and begun again on another topic has another
+queue.
+"""
 
 _OUTAGE_S = 30.0
 """When a message is looked at again that an outage of ours kept from being processed."""
@@ -70,8 +72,18 @@ class Intake:
         settler: Settler,
         arrived: Callable[[int], None],
     ) -> None:
-        self._clients, self._resources, self._payloads, self._settler = clients, resources, payloads, settler
-        self._store, self._registry, self._clock, self._worker_id = store, registry, clock, worker_id
+        self._clients, self._resources, self._payloads, self._settler = (
+            clients,
+            resources,
+            payloads,
+            settler,
+        )
+        self._store, self._registry, self._clock, self._worker_id = (
+            store,
+            registry,
+            clock,
+            worker_id,
+        )
         self._told = arrived
         self._workers = ThreadWorkers()
         self._guard = threading.Lock()
@@ -81,13 +93,15 @@ class Intake:
         self._buckets: dict[str, S3Source | None] = {}
         self._leases_s: dict[int, float] = {}
 
-    # -- where ----------------------------------------------------------------------------------------------------------------
+    # -- where -------------------------------------------------------------------------------------
 
     def place(self, subscription: SubscriptionSpec) -> Place:
         """Return where the messages of a subscription are; AWS is asked once."""
         queue = (subscription.id, subscription.topic)
         if queue not in self._places:
-            self._places[queue] = self._resources.find(subscription, self._registry.sources().get(subscription.topic))
+            self._places[queue] = self._resources.find(
+                subscription, self._registry.sources().get(subscription.topic)
+            )
         return self._places[queue]
 
     def made(self, subscription: SubscriptionSpec, place: Place) -> None:
@@ -135,20 +149,25 @@ class Intake:
             inlet.wait_until_landed(max(0.0, end_s - time.monotonic()))
         self._workers.close()
 
-    # -- receive --------------------------------------------------------------------------------------------------------------
+    # -- receive -----------------------------------------------------------------------------------
 
     def _poll(self, subscription: SubscriptionSpec, most: int, wait_s: int) -> list[Raw]:
         """Ask SQS once, for as long a lease as the subscription has now."""
-        return self._received(self.place(subscription).queue_url, most, wait_s, self._leases_s[subscription.id])
+        return self._received(
+            self.place(subscription).queue_url, most, wait_s, self._leases_s[subscription.id]
+        )
 
     def _received(self, queue_url: str, most: int, wait_s: int, lease_s: float) -> list[Raw]:
         asked_us = self._clock.now_us()
         try:
             answer = self._clients.lean_sqs.receive_message(
-                QueueUrl=queue_url, MaxNumberOfMessages=min(most, MOST_A_CALL), WaitTimeSeconds=wait_s,
-                VisibilityTimeout=min(HIDE_CAP_S, max(1, math.ceil(lease_s))), MessageAttributeNames=["All"],
+                QueueUrl=queue_url,
+                MaxNumberOfMessages=min(most, MOST_A_CALL),
+                WaitTimeSeconds=wait_s,
+                VisibilityTimeout=min(HIDE_CAP_S, max(1, math.ceil(lease_s))),
+                MessageAttributeNames=["All"],
                 MessageSystemAttributeNames=["SentTimestamp", "MessageGroupId"],
-            )  # fmt: skip
+            )
         except Exception as error:
             raise explained(error, "sqs:ReceiveMessage", queue_url.rpartition("/")[2]) from error
         received_us = self._clock.now_us()
@@ -160,7 +179,9 @@ class Intake:
             self._settler.hide([(r.message, until_us) for r in unwanted])
 
     def taken(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Delivery]:
-        """Lease what was received, in one transaction of the log; what is done with already is deleted."""
+        """Lease what was received, in one transaction of the log; what is done with already is
+        deleted.
+        """
         received = self._young(subscription, received)
         if not received:
             return []
@@ -168,20 +189,28 @@ class Intake:
         for r in received:
             try:
                 arrived.append(self.arrived(subscription, r))
-            except StoreError as error:  # S3 does not answer for this one: the others need not wait for it
-                logger.warning("subscription %s: a message has to wait: %s", subscription.name, error)
+            except StoreError as error:
+                # S3 does not answer for this one: the others need not wait for it
+                logger.warning(
+                    "subscription %s: a message has to wait: %s", subscription.name, error
+                )
                 self._give_back([r], _OUTAGE_S)
         try:
             taken = self.lease(subscription, arrived) if arrived else Taken([], [], [])
-        except BaseException:  # an outage of ours: often received is not often tried, but SQS counts it
-            self._give_back([r for r in received if any(a.message is r.message for a in arrived)], _OUTAGE_S)
+        except BaseException:
+            # an outage of ours: often received is not often tried, but SQS counts it
+            self._give_back(
+                [r for r in received if any(a.message is r.message for a in arrived)], _OUTAGE_S
+            )
             raise
         self._settler.delete(taken.done)
         self._put_off(taken.early)
         return taken.deliveries
 
     def _young(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Raw]:
-        """Give back what has waited here for so long that its lease is about to end before it begins; return the others."""
+        """Give back what has waited here for so long that its lease is about to end before it
+        begins; return the others.
+        """
         after_us = self._clock.now_us() - int(subscription.policy.lease * 1e6 / 2)
         young = [r for r in received if r.message.received_us > after_us]
         if len(young) != len(received):
@@ -189,13 +218,23 @@ class Intake:
         return young
 
     def lease(self, subscription: SubscriptionSpec, arrived: Sequence[Arrived]) -> Taken:
-        """Lease what has arrived, as far as there is neither an outcome for it nor somebody at work on it."""
+        """Lease what has arrived, as far as there is neither an outcome for it nor somebody at work
+        on it.
+        """
         accepted = subscription.policy.ack == "accepted"
         with self._store.transaction(durable=accepted) as transaction:
             now_us = self._clock.now_us()
-            until_us = min(a.message.received_us for a in arrived) + int(subscription.policy.lease * 1e6)
-            taken = take_in(transaction, subscription, arrived, Lease(now_us, until_us, self._worker_id(), accepted))
-        if taken.moved and not accepted:  # a lease may be lost at a power cut; what lets a message be deleted must not be
+            until_us = min(a.message.received_us for a in arrived) + int(
+                subscription.policy.lease * 1e6
+            )
+            taken = take_in(
+                transaction,
+                subscription,
+                arrived,
+                Lease(now_us, until_us, self._worker_id(), accepted),
+            )
+        # a lease may be lost at a power cut; what lets a message be deleted must not be
+        if taken.moved and not accepted:
             with self._store.transaction() as transaction:
                 transaction.execute(_SYNC, {"id": self._worker_id()})
         if taken.moved:
@@ -212,7 +251,9 @@ class Intake:
                 self._held.pop((d.subscription_id, d.seq), None)
 
     def _put_off(self, early: Sequence[Early]) -> None:
-        """Hide what comes too early; where this process is at work on it, the new receipt is the one that counts."""
+        """Hide what comes too early; where this process is at work on it, the new receipt is the
+        one that counts.
+        """
         for message, _, key in early:
             held = self._held.get(key) if key is not None else None
             if held is not None and held.queue == message.queue:
@@ -224,37 +265,61 @@ class Intake:
         place = self.place(subscription)
         identity = self._payloads.identity(received)
         understand = functools.partial(self._understood, received, place.queue_arn, subscription)
-        # S3 and what is read are waited for here, not inside a transaction; what says what it is may never have to be read at all.
+        # S3 and what is read are waited for here, not inside a transaction; what says what it is
+        # may never have to be read at all.
         read = understand if identity else functools.partial(_as_it_is, understand())
         sent_us = received.sent_us or self._clock.now_us()
-        return Arrived(received.message, received.message_id, identity, read, sent_us, alone=not place.owned)
+        return Arrived(
+            received.message, received.message_id, identity, read, sent_us, alone=not place.owned
+        )
 
-    def _understood(self, received: Raw, origin: str, subscription: SubscriptionSpec) -> Sequence[Item]:
+    def _understood(
+        self, received: Raw, origin: str, subscription: SubscriptionSpec
+    ) -> Sequence[Item]:
         try:
-            return self._payloads.understand(received, origin, subscription.policy, self._bucket_of(subscription))
+            return self._payloads.understand(
+                received, origin, subscription.policy, self._bucket_of(subscription)
+            )
         except StoreError:
             raise
-        except MltriggerError as error:  # whatever is wrong with one message must not keep others from being processed
+        except MltriggerError as error:
+            # whatever is wrong with one message must not keep others from being processed
             text = received.body.encode("utf-8", "surrogatepass")
-            return [Unreadable(getattr(error, "reason", "invalid_event"), str(error), received.message_id, text)]
+            return [
+                Unreadable(
+                    getattr(error, "reason", "invalid_event"), str(error), received.message_id, text
+                )
+            ]
 
     def _bucket_of(self, subscription: SubscriptionSpec) -> S3Source | None:
         """Return the source of a subscription if it is a bucket; it never changes."""
         if subscription.topic not in self._buckets:
             url = self._registry.sources().get(subscription.topic, "")
-            self._buckets[subscription.topic] = S3Source.parse(url) if aws_kind(url) == "s3" else None
+            self._buckets[subscription.topic] = (
+                S3Source.parse(url) if aws_kind(url) == "s3" else None
+            )
         return self._buckets[subscription.topic]
 
-    # -- the dead-letter queue ------------------------------------------------------------------------------------------------
+    # -- the dead-letter queue ---------------------------------------------------------------------
 
     def bury(self, subscription: SubscriptionSpec) -> int:
-        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return how many messages."""
+        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return
+        how many messages.
+        """
         place, total = self.place(subscription), 0
-        while place.dead_url is not None and (received := self._received(place.dead_url, MOST_A_CALL, 0, _BURY_S)):
+        while place.dead_url is not None and (
+            received := self._received(place.dead_url, MOST_A_CALL, 0, _BURY_S)
+        ):
             arrived = [self.arrived(subscription, r) for r in received]
             with self._store.transaction() as transaction:
                 now_us = self._clock.now_us()
-                done = bury(transaction, subscription, arrived, Lease(now_us, now_us, self._worker_id()), _MOVED)
+                done = bury(
+                    transaction,
+                    subscription,
+                    arrived,
+                    Lease(now_us, now_us, self._worker_id()),
+                    _MOVED,
+                )
             self._settler.delete(done)
             total += len(done)
         return total

@@ -1,4 +1,6 @@
-"""Tells SQS what became of messages: deletes and visibility changes, in batches of ten, entry by entry, from one thread."""
+"""Tells SQS what became of messages: deletes and visibility changes, in batches of ten, entry by
+entry, from one thread.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,21 @@ from mltrigger.names import FIFO
 logger = logging.getLogger("mltrigger")
 
 LINGER_S = 0.5
-"""How long a delete may wait for others to go with it. Its outcome is durable: a repeat would be recognised, so nothing is at stake."""
+"""How long a delete may wait for others to go with it. Its outcome is durable: a repeat would be
+recognised, so nothing is at stake.
+"""
 HIDE_CAP_S = 12 * 3600
 """No message is hidden for longer than this since it was received, in all
-(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html)."""
+(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html).
+"""
 SAID_S = 1.0
-"""How long somebody waits for SQS to have heard of a change; longer, and it is said in the background."""
+"""How long somebody waits for SQS to have heard of a change; longer, and it is said in the
+background.
+"""
 _PAUSE_S = (0.1, 0.4, 1.6, 5.0, 20.0)
-"""How long to wait after the first, second … failure of one entry; then it is let go, and the message comes again."""
+"""How long to wait after the first, second … failure of one entry; then it is let go, and the
+message comes again.
+"""
 
 Kind = Literal["delete", "hide"]
 
@@ -60,18 +69,23 @@ class Settler:
         self._thread: threading.Thread | None = None
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete messages, in good company: at once in batches of ten, what is left over after ``LINGER_S``."""
+        """Delete messages, in good company: at once in batches of ten, what is left over after
+        ``LINGER_S``.
+        """
         if messages:
             # A message of an ordered group holds back the ones behind it.
             due_s = time.monotonic() + (0.0 if messages[0].queue.endswith(FIFO) else LINGER_S)
             self._add([_Entry("delete", message, 0, due_s) for message in messages])
 
     def hide(self, hidden: Sequence[tuple[Message, int]], wait_s: float = SAID_S) -> None:
-        """Let each message be visible again at its time, or now when that has passed; return when SQS knows, or after *wait_s*."""
+        """Let each message be visible again at its time, or now when that has passed; return when
+        SQS knows, or after *wait_s*.
+        """
         if not hidden:
             return
         entries = [_Entry("hide", message, until_us, 0.0) for message, until_us in hidden]
-        if self._stopped:  # closed; a poll has landed all the same, in a thread that nobody waits for
+        # closed; a poll has landed all the same, in a thread that nobody waits for
+        if self._stopped:
             for queue in dict.fromkeys(e.message.queue for e in entries):
                 mine_there = [e for e in entries if e.message.queue == queue]
                 for first in range(0, len(mine_there), MOST_A_CALL):
@@ -81,7 +95,12 @@ class Settler:
         if wait_s > 0:
             mine = set(map(id, entries))
             with self._changed:
-                self._changed.wait_for(lambda: self._stopped or mine.isdisjoint(map(id, [*self._entries, *self._saying])), wait_s)
+                self._changed.wait_for(
+                    lambda: (
+                        self._stopped or mine.isdisjoint(map(id, [*self._entries, *self._saying]))
+                    ),
+                    wait_s,
+                )
 
     @property
     def busy(self) -> bool:
@@ -110,9 +129,16 @@ class Settler:
             alone = not self._entries
             self._entries += entries
             if self._thread is None and not self._stopped:
-                self._thread = threading.Thread(target=self._loop, name="mltrigger-settler", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._loop, name="mltrigger-settler", daemon=True
+                )
                 self._thread.start()
-            if alone or entries[0].tries or len(self._entries) >= MOST_A_CALL or entries[0].due_s <= time.monotonic():
+            if (
+                alone
+                or entries[0].tries
+                or len(self._entries) >= MOST_A_CALL
+                or entries[0].due_s <= time.monotonic()
+            ):
                 self._changed.notify_all()
 
     def _loop(self) -> None:
@@ -130,7 +156,9 @@ class Settler:
             try:
                 failed = self._send(batch)
             except Exception:
-                logger.exception("telling SQS what became of messages failed; they come again and are recognised")
+                logger.exception(
+                    "telling SQS what became of messages failed; they come again and are recognised"
+                )
             finally:
                 with self._changed:
                     self._saying = []
@@ -138,11 +166,19 @@ class Settler:
                     self._changed.notify_all()
 
     def _ready(self) -> list[_Entry]:
-        """Take a batch for one call out of what is due, or of what fills a call; empty when nothing is."""
+        """Take a batch for one call out of what is due, or of what fills a call; empty when nothing
+        is.
+        """
         now_s = time.monotonic()
         for kind in ("hide", "delete"):
             for queue in dict.fromkeys(e.message.queue for e in self._entries if e.kind == kind):
-                mine = [e for e in self._entries if e.kind == kind and e.message.queue == queue and (not e.tries or e.due_s <= now_s)]
+                mine = [
+                    e
+                    for e in self._entries
+                    if e.kind == kind
+                    and e.message.queue == queue
+                    and (not e.tries or e.due_s <= now_s)
+                ]
                 if len(mine) >= MOST_A_CALL or self._hurry or any(e.due_s <= now_s for e in mine):
                     chosen = mine[:MOST_A_CALL]
                     if chosen:
@@ -159,7 +195,9 @@ class Settler:
     def _send(self, batch: Sequence[_Entry]) -> list[_Entry]:
         """Make one call; return what has to be said again."""
         kind, queue = batch[0].kind, batch[0].message.queue
-        entries: list[dict[str, Any]] = [{"Id": str(i), "ReceiptHandle": e.message.handle} for i, e in enumerate(batch)]
+        entries: list[dict[str, Any]] = [
+            {"Id": str(i), "ReceiptHandle": e.message.handle} for i, e in enumerate(batch)
+        ]
         try:
             if kind == "delete":
                 answer = self._sqs().delete_message_batch(QueueUrl=queue, Entries=entries)
@@ -167,10 +205,15 @@ class Settler:
                 now_us = self._clock.now_us()
                 for entry, e in zip(entries, batch, strict=True):
                     entry["VisibilityTimeout"] = visibility_s(e.message, e.until_us, now_us)
-                answer = self._sqs().change_message_visibility_batch(QueueUrl=queue, Entries=entries)
+                answer = self._sqs().change_message_visibility_batch(
+                    QueueUrl=queue, Entries=entries
+                )
         except Exception as error:
             return self._again([(e, code_of(error), False) for e in batch])
-        faults = [(batch[int(f["Id"])], str(f.get("Code", "")), bool(f.get("SenderFault"))) for f in answer.get("Failed", ())]
+        faults = [
+            (batch[int(f["Id"])], str(f.get("Code", "")), bool(f.get("SenderFault")))
+            for f in answer.get("Failed", ())
+        ]
         return self._again(faults) if faults else []
 
     def _again(self, faults: Sequence[tuple[_Entry, str, bool]]) -> list[_Entry]:
@@ -182,14 +225,24 @@ class Settler:
                 or entry.tries >= len(_PAUSE_S)
                 or code in ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue")
             ):
-                logger.warning("SQS did not take a %s: %s; the message may come again, and will be recognised", entry.kind, code)
+                logger.warning(
+                    "SQS did not take a %s: %s; the message may come again, and will be recognised",
+                    entry.kind,
+                    code,
+                )
             else:
-                again.append(entry._replace(tries=entry.tries + 1, due_s=time.monotonic() + _PAUSE_S[entry.tries]))
+                again.append(
+                    entry._replace(
+                        tries=entry.tries + 1, due_s=time.monotonic() + _PAUSE_S[entry.tries]
+                    )
+                )
         return again
 
 
 def visibility_s(message: Message, until_us: int, now_us: int) -> int:
-    """Return the seconds from now for which SQS shall hide *message*; never beyond its twelve hours."""
+    """Return the seconds from now for which SQS shall hide *message*; never beyond its twelve
+    hours.
+    """
     wanted = math.ceil(max(0, until_us - now_us) / 1e6)
     left = HIDE_CAP_S - math.ceil((now_us - message.asked_us) / 1e6) - 1
     return max(0, min(wanted, left))

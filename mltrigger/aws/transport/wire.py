@@ -1,10 +1,13 @@
-"""Events as messages of SNS and SQS: CloudEvents' binary mode in message attributes, batches for one call, the pointer to a large body.
+"""Events as messages of SNS and SQS: CloudEvents' binary mode in message attributes, batches for
+one call, the pointer to a large body.
 
-The body is the data: JSON text, the text of ``text/*``, or base64 of anything else (attribute ``ce-datacontentencoding`` says so; no
-data at all is one line feed then, which no base64 counts as data: SQS and SNS refuse an empty body). The attributes ``ce-specversion``,
-``ce-id``, ``ce-source``, ``ce-type``, ``ce-time``, ``ce-subject`` and ``content-type`` always travel on their own, so that a filter
-policy of SNS sees them. Extensions do as long as there is room for them; the rest is the JSON object ``ce-more``, and so are truth values
-and empty texts, which are no attribute values. A filter that is pushed to SNS must therefore let pass what has ``ce-more``.
+The body is the data: JSON text, the text of ``text/*``, or base64 of anything else (attribute
+``ce-datacontentencoding`` says so; no data at all is one line feed then, which no base64 counts as
+data: SQS and SNS refuse an empty body). The attributes ``ce-specversion``, ``ce-id``,
+``ce-source``, ``ce-type``, ``ce-time``, ``ce-subject`` and ``content-type`` always travel on their
+own, so that a filter policy of SNS sees them. Extensions do as long as there is room for them; the
+rest is the JSON object ``ce-more``, and so are truth values and empty texts, which are no attribute
+values. A filter that is pushed to SNS must therefore let pass what has ``ce-more``.
 
 Reading is :mod:`mltrigger.event.envelopes`.
 """
@@ -38,7 +41,18 @@ POINTERS = (POINTER, "com.amazon.sqs.javamessaging.MessageS3Pointer")
 POINTER_SIZE = "ExtendedPayloadSize"
 POINTER_SIZES = (POINTER_SIZE, "SQSLargePayloadSize")
 
-ON_THEIR_OWN = frozenset({"ce-specversion", "ce-id", "ce-source", "ce-type", "ce-time", "ce-subject", "content-type", ENCODING})
+ON_THEIR_OWN = frozenset(
+    {
+        "ce-specversion",
+        "ce-id",
+        "ce-source",
+        "ce-type",
+        "ce-time",
+        "ce-subject",
+        "content-type",
+        ENCODING,
+    }
+)
 """Attributes that are never in ``ce-more``: what a filter policy of SNS may ask for alone."""
 
 _UNNAMED = frozenset({"more", "datacontentencoding"})
@@ -47,7 +61,9 @@ _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
 _COUNT = re.compile(r"[0-9]{1,15}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,2046}[A-Za-z0-9]")
-"""Wider than the rules for new buckets: access points have aliases and ARNs, which stand in the place of a bucket."""
+"""Wider than the rules for new buckets: access points have aliases and ARNs, which stand in the
+place of a bucket.
+"""
 
 
 class Message(NamedTuple):
@@ -74,22 +90,28 @@ class Message(NamedTuple):
         return limits.message_bytes(self.body, self.attributes)
 
 
-def to_message(event: Event, raw: bytes, media_type: str | None, fifo: bool, limit: int | None) -> Message:
-    """Return the message of *event*, whose data are *raw* of *media_type*, as :func:`mltrigger.event.event.encode_data` gives them.
+def to_message(
+    event: Event, raw: bytes, media_type: str | None, fifo: bool, limit: int | None
+) -> Message:
+    """Return the message of *event*, whose data are *raw* of *media_type*, as
+    :func:`mltrigger.event.event.encode_data` gives them.
 
     Parameters
     ----------
     fifo
-        For a FIFO topic or queue: the extension ``partitionkey`` is the message group, and source and id make the deduplication id.
+        For a FIFO topic or queue: the extension ``partitionkey`` is the message group, and source
+        and id make the deduplication id.
     limit
-        The most bytes that the message may have; ``None`` when a large one becomes a :func:`pointer` anyway.
+        The most bytes that the message may have; ``None`` when a large one becomes a
+        :func:`pointer` anyway.
 
     Raises
     ------
     EventTooLarge
         ``too_large``
     InvalidEvent
-        ``invalid_character`` (with its offset), ``invalid_attribute`` or ``missing_group_id``: what AWS would refuse, or lose.
+        ``invalid_character`` (with its offset), ``invalid_attribute`` or ``missing_group_id``: what
+        AWS would refuse, or lose.
     """
     body, encoding = _body(raw, media_type)
     group = _group(event) if fifo else None
@@ -99,7 +121,14 @@ def to_message(event: Event, raw: bytes, media_type: str | None, fifo: bool, lim
         group=group,
         deduplication=deduplication_id(event.source, event.id) if fifo else None,
     )
-    limits.check_message(message.body, message.attributes, group=message.group, deduplication=message.deduplication, fifo=fifo, limit=limit)
+    limits.check_message(
+        message.body,
+        message.attributes,
+        group=message.group,
+        deduplication=message.deduplication,
+        fifo=fifo,
+        limit=limit,
+    )
     return message
 
 
@@ -108,7 +137,7 @@ def deduplication_id(source: str, id: str) -> str:  # noqa: A002 - the CloudEven
     return hashlib.sha256(f"{source}\n{id}".encode()).hexdigest()
 
 
-# -- the body ----------------------------------------------------------------------------------------------------------------------
+# -- the body --------------------------------------------------------------------------------------
 
 
 def _body(raw: bytes, media_type: str | None) -> tuple[str, str | None]:
@@ -117,22 +146,31 @@ def _body(raw: bytes, media_type: str | None) -> tuple[str, str | None]:
         try:
             return escaped(raw.decode()), None
         except UnicodeDecodeError as error:
-            raise InvalidEvent(f"data is not UTF-8 (byte {error.start})", "unsupported_encoding") from error
+            raise InvalidEvent(
+                f"data is not UTF-8 (byte {error.start})", "unsupported_encoding"
+            ) from error
     if raw and (text := _text(raw, media_type or "")) is not None:
         return limits.check_text("data", text), None
     return base64.b64encode(raw).decode() or "\n", "base64"
 
 
 def escaped(text: str) -> str:
-    r"""Return JSON *text* with every character that SQS refuses as its escape; what it says remains the same.
+    r"""Return JSON *text* with every character that SQS refuses as its escape; what it says remains
+    the same.
 
     Inside JSON such a character can only stand in a text, where ``\uFFFE`` means the same.
     """
-    return text if text.isprintable() else limits.FORBIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return (
+        text
+        if text.isprintable()
+        else limits.FORBIDDEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    )
 
 
 def _text(raw: bytes, media_type: str) -> str | None:
-    """Return the text of ``text/*`` data in UTF-8; ``None`` for all others, whose bytes must arrive as they are."""
+    """Return the text of ``text/*`` data in UTF-8; ``None`` for all others, whose bytes must arrive
+    as they are.
+    """
     if not media_type.lower().startswith("text/"):
         return None
     if (charset := _CHARSET.search(media_type)) and charset[1].lower() not in _UTF8:
@@ -143,7 +181,7 @@ def _text(raw: bytes, media_type: str) -> str | None:
         return None
 
 
-# -- the attributes ----------------------------------------------------------------------------------------------------------------
+# -- the attributes --------------------------------------------------------------------------------
 
 
 def _attributes(event: Event, media_type: str | None, encoding: str | None) -> dict[str, Attribute]:
@@ -162,7 +200,8 @@ def _attributes(event: Event, media_type: str | None, encoding: str | None) -> d
     more: dict[str, Any] = {}
     for name, value in event.extensions.items():
         if isinstance(value, str):
-            limits.check_text(f"extension {name}", value)  # inside of ce-more as well: what a filter reads is the same everywhere
+            # inside of ce-more as well: what a filter reads is the same everywhere
+            limits.check_text(f"extension {name}", value)
         if isinstance(value, bool) or value == "" or name in _UNNAMED:
             more[name] = value
         elif isinstance(value, str):
@@ -172,24 +211,36 @@ def _attributes(event: Event, media_type: str | None, encoding: str | None) -> d
     return _fitted(attributes, more, limits.ATTRIBUTES.high)
 
 
-def _fitted(attributes: dict[str, Attribute], more: dict[str, Any], room: int) -> dict[str, Attribute]:
-    """Return at most *room* attributes: those that do not fit go to *more*, the last extension first, ``ce-dataschema`` last."""
+def _fitted(
+    attributes: dict[str, Attribute], more: dict[str, Any], room: int
+) -> dict[str, Attribute]:
+    """Return at most *room* attributes: those that do not fit go to *more*, the last extension
+    first, ``ce-dataschema`` last.
+    """
     movable = [name for name in attributes if name not in ON_THEIR_OWN]
     while movable and len(attributes) + bool(more) > room:
         name = movable.pop()
         more[name.removeprefix("ce-")] = _value(attributes[name])
         attributes = {other: attribute for other, attribute in attributes.items() if other != name}
     if more:
-        attributes = {**attributes, MORE: _string(escaped(json.dumps(more, ensure_ascii=False, separators=(",", ":"))))}
+        attributes = {
+            **attributes,
+            MORE: _string(escaped(json.dumps(more, ensure_ascii=False, separators=(",", ":")))),
+        }
     return attributes
 
 
 def _string(value: str) -> Attribute:
-    return {"DataType": "String", "StringValue": str.__str__(value)}  # plain text: an enumeration of texts would be sent under its name
+    # plain text: an enumeration of texts would be sent under its name
+    return {"DataType": "String", "StringValue": str.__str__(value)}
 
 
 def _value(attribute: Attribute) -> str | int:
-    return int(attribute["StringValue"]) if attribute["DataType"] == "Number" else str(attribute["StringValue"])
+    return (
+        int(attribute["StringValue"])
+        if attribute["DataType"] == "Number"
+        else str(attribute["StringValue"])
+    )
 
 
 def _time(event: Event) -> str:
@@ -200,7 +251,9 @@ def _time(event: Event) -> str:
     try:
         return event.time.astimezone(UTC).isoformat()
     except OverflowError as error:
-        raise InvalidEvent(f"time {event.time.isoformat()} has no form in UTC", "invalid_attribute") from error
+        raise InvalidEvent(
+            f"time {event.time.isoformat()} has no form in UTC", "invalid_attribute"
+        ) from error
 
 
 def _group(event: Event) -> str | None:
@@ -208,13 +261,15 @@ def _group(event: Event) -> str | None:
     return str.__str__(value) if isinstance(value, str) else None if value is None else str(value)
 
 
-# -- bodies beyond the limit -------------------------------------------------------------------------------------------------------
+# -- bodies beyond the limit -----------------------------------------------------------------------
 
 
 def pointer(message: Message, bucket: str, key: str, limit: int | None = None) -> Message:
-    """Return the message that says where the body of *message* lies, as the AWS extended clients write it.
+    """Return the message that says where the body of *message* lies, as the AWS extended clients
+    write it.
 
-    The object must hold ``message.body`` in UTF-8. The attributes are kept, so that filters see the same.
+    The object must hold ``message.body`` in UTF-8. The attributes are kept, so that filters see the
+    same.
 
     Raises
     ------
@@ -224,22 +279,31 @@ def pointer(message: Message, bucket: str, key: str, limit: int | None = None) -
         When there can be no such bucket or key.
     """
     if not _BUCKET.fullmatch(bucket):
-        raise InvalidName(f"bucket {short(bucket)!r} must be the name of a bucket, or the alias or ARN of an access point")
+        raise InvalidName(
+            f"bucket {short(bucket)!r} must be the name of a bucket, or the alias or ARN of an"
+            " access point"
+        )
     where = {"s3BucketName": bucket, "s3Key": limits.check_key(key)}
     attributes = dict(message.attributes)
     more = json.loads(attributes.pop(MORE)["StringValue"]) if MORE in attributes else {}
-    size = {POINTER_SIZE: {"DataType": "Number", "StringValue": str(limits.text_bytes(message.body))}}
+    size = {
+        POINTER_SIZE: {"DataType": "Number", "StringValue": str(limits.text_bytes(message.body))}
+    }
     fitted = _fitted(attributes, more, limits.ATTRIBUTES.high - len(size))
-    small = message._replace(body=json.dumps([POINTER, where], separators=(",", ":")), attributes={**fitted, **size})
+    small = message._replace(
+        body=json.dumps([POINTER, where], separators=(",", ":")), attributes={**fitted, **size}
+    )
     if limit is not None:
         limits.check_size(small.size, limit, "message without its data")
     return small
 
 
 def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Return the bucket and the key that a message points to; ``None`` when it is no pointer, down to the last detail.
+    """Return the bucket and the key that a message points to; ``None`` when it is no pointer, down
+    to the last detail.
 
-    Who may send to the queue decides what stands there: fetch from buckets that the receiver was told of, and from no other.
+    Who may send to the queue decides what stands there: fetch from buckets that the receiver was
+    told of, and from no other.
     """
     if not any(_says_size(attributes[name]) for name in POINTER_SIZES if name in attributes):
         return None
@@ -247,10 +311,20 @@ def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tupl
         given = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(given, list) or len(given) != 2 or given[0] not in POINTERS or not isinstance(given[1], dict):
+    if (
+        not isinstance(given, list)
+        or len(given) != 2
+        or given[0] not in POINTERS
+        or not isinstance(given[1], dict)
+    ):
         return None
     bucket, key = given[1].get("s3BucketName"), given[1].get("s3Key")
-    if len(given[1]) != 2 or not isinstance(bucket, str) or not isinstance(key, str) or not _BUCKET.fullmatch(bucket):
+    if (
+        len(given[1]) != 2
+        or not isinstance(bucket, str)
+        or not isinstance(key, str)
+        or not _BUCKET.fullmatch(bucket)
+    ):
         return None
     with contextlib.suppress(InvalidName):
         return bucket, limits.check_key(key)
@@ -258,19 +332,28 @@ def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tupl
 
 
 def _says_size(attribute: Mapping[str, Any]) -> bool:
-    """Whether the attribute is a count of bytes, in the spelling of SQS, Lambda or an SNS notification."""
+    """Whether the attribute is a count of bytes, in the spelling of SQS, Lambda or an SNS
+    notification.
+    """
     kind = attribute.get("DataType") or attribute.get("dataType") or attribute.get("Type")
     value = attribute.get("StringValue") or attribute.get("stringValue") or attribute.get("Value")
-    return isinstance(kind, str) and kind.partition(".")[0] == "Number" and isinstance(value, str) and bool(_COUNT.fullmatch(value))
+    return (
+        isinstance(kind, str)
+        and kind.partition(".")[0] == "Number"
+        and isinstance(value, str)
+        and bool(_COUNT.fullmatch(value))
+    )
 
 
-# -- calls -------------------------------------------------------------------------------------------------------------------------
+# -- calls -----------------------------------------------------------------------------------------
 
 
 def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
-    """Return the indexes of *messages*, in order, in groups that one call can carry: at most 10, and *limit* bytes together.
+    """Return the indexes of *messages*, in order, in groups that one call can carry: at most 10,
+    and *limit* bytes together.
 
-    No two of a call are of one ordered group: a call may take some entries and refuse others, and what is behind must not overtake.
+    No two of a call are of one ordered group: a call may take some entries and refuse others, and
+    what is behind must not overtake.
 
     Raises
     ------
@@ -282,8 +365,17 @@ def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
     for index, message in enumerate(messages):
         size = message.size
         limits.check_size(size, limit, f"message {index}")
-        behind = groups and message.group is not None and any(messages[i].group == message.group for i in groups[-1])
-        if not groups or behind or len(groups[-1]) == limits.BATCH_ENTRIES.high or total + size > limit:
+        behind = (
+            groups
+            and message.group is not None
+            and any(messages[i].group == message.group for i in groups[-1])
+        )
+        if (
+            not groups
+            or behind
+            or len(groups[-1]) == limits.BATCH_ENTRIES.high
+            or total + size > limit
+        ):
             groups.append([])
             total = 0
         groups[-1].append(index)
@@ -291,11 +383,16 @@ def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
     return groups
 
 
-def entries(messages: Sequence[Message], service: Literal["sns", "sqs"], indexes: Iterable[int] | None = None) -> list[dict[str, Any]]:
-    """Return the entries of one ``PublishBatch`` (*service* ``"sns"``) or ``SendMessageBatch`` (``"sqs"``), in boto3's shape.
+def entries(
+    messages: Sequence[Message],
+    service: Literal["sns", "sqs"],
+    indexes: Iterable[int] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the entries of one ``PublishBatch`` (*service* ``"sns"``) or ``SendMessageBatch``
+    (``"sqs"``), in boto3's shape.
 
-    The ``Id`` of an entry is the index of its message in *messages*: ``int(failed["Id"])`` leads back to it. *indexes* is one group
-    of :func:`batches`; all messages by default.
+    The ``Id`` of an entry is the index of its message in *messages*: ``int(failed["Id"])`` leads
+    back to it. *indexes* is one group of :func:`batches`; all messages by default.
     """
     body = "Message" if service == "sns" else "MessageBody"
     chosen = range(len(messages)) if indexes is None else indexes
@@ -303,7 +400,11 @@ def entries(messages: Sequence[Message], service: Literal["sns", "sqs"], indexes
 
 
 def _entry(entry_id: str, message: Message, body: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"Id": entry_id, body: message.body, "MessageAttributes": message.attributes}
+    entry: dict[str, Any] = {
+        "Id": entry_id,
+        body: message.body,
+        "MessageAttributes": message.attributes,
+    }
     if message.group is not None:
         entry["MessageGroupId"] = message.group
     if message.deduplication is not None:

@@ -26,8 +26,8 @@ class Arrival(NamedTuple):
     body : str
         The body; what the extended client keeps in S3 must have been fetched before.
     attributes : mapping
-        Its message attributes, in the spelling of SQS (``DataType``, ``StringValue``), of Lambda (``dataType``, ``stringValue``) or of a
-        notification (``Type``, ``Value``).
+        Its message attributes, in the spelling of SQS (``DataType``, ``StringValue``), of Lambda
+        (``dataType``, ``stringValue``) or of a notification (``Type``, ``Value``).
     message_id : str
         The id of a message that brings none of its own.
     origin : str
@@ -49,8 +49,8 @@ class Arrival(NamedTuple):
 class Unreadable(NamedTuple):
     """What could not be understood: becomes a dead letter with the raw bytes of the whole body.
 
-    ``id`` is the message's; with ``#2`` behind it, when only the second of several events in the message could not be read: ``part`` is
-    that event alone then.
+    ``id`` is the message's; with ``#2`` behind it, when only the second of several events in the
+    message could not be read: ``part`` is that event alone then.
     """
 
     reason: str
@@ -61,7 +61,9 @@ class Unreadable(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """What is no event, such as ``s3_test_event``: acked with one row in the log, and no model is called. ``type`` says what it is."""
+    """What is no event, such as ``s3_test_event``: acked with one row in the log, and no model is
+    called. ``type`` says what it is.
+    """
 
     reason: str
     id: str
@@ -74,7 +76,9 @@ Item = Event | Unreadable | Ignored
 
 
 class Attribute(NamedTuple):
-    """One message attribute: its type with all that AWS lets stand behind it (``Binary.png``), and its text or bytes."""
+    """One message attribute: its type with all that AWS lets stand behind it (``Binary.png``), and
+    its text or bytes.
+    """
 
     kind: str
     value: str | bytes
@@ -86,7 +90,9 @@ class Attribute(NamedTuple):
 
 
 def read_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Attribute]:
-    """Return message attributes of any of the three spellings by name; what has no value is left out."""
+    """Return message attributes of any of the three spellings by name; what has no value is left
+    out.
+    """
     found = {}
     for name, entry in given.items():
         if (attribute := _attribute(entry)) is not None:
@@ -95,14 +101,19 @@ def read_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Attribu
 
 
 def message_attributes(arrival: Arrival) -> dict[str, dict[str, Any]]:
-    """Return the attributes of an unwrapped message, all in the spelling of SQS and without those of the extended client.
+    """Return the attributes of an unwrapped message, all in the spelling of SQS and without those
+    of the extended client.
 
-    :func:`mltrigger.filters.attributes.from_message_attributes` makes of them what a filter on attributes compares, under the very names
-    that the publisher gave. For an event of type ``mltrigger.message`` they come before the event's own, as in SNS; for every other
-    event its own come first.
+    :func:`mltrigger.filters.attributes.from_message_attributes` makes of them what a filter on
+    attributes compares, under the very names that the publisher gave. For an event of type
+    ``mltrigger.message`` they come before the event's own, as in SNS; for every other event its own
+    come first.
     """
     return {
-        name: {"DataType": attribute.kind, "StringValue" if isinstance(attribute.value, str) else "BinaryValue": attribute.value}
+        name: {
+            "DataType": attribute.kind,
+            "StringValue" if isinstance(attribute.value, str) else "BinaryValue": attribute.value,
+        }
         for name, attribute in read_attributes(arrival.attributes).items()
         if not is_of_transport(name)
     }
@@ -136,19 +147,25 @@ def with_group(extensions: Mapping[str, Any], arrival: Arrival) -> dict[str, Any
 
 
 def with_raw(event: Event, raw: bytes) -> Event:
-    """Return *event*, which was just made of JSON that :func:`mltrigger.event.codec.loads` took, with that very JSON to be kept and sent on."""
-    object.__setattr__(event, "_encoded", unmarked(raw).lstrip())  # in place: nobody else has it yet, and a copy would be checked once more
+    """Return *event*, which was just made of JSON that :func:`mltrigger.event.codec.loads` took,
+    with that very JSON to be kept and sent on.
+    """
+    # in place: nobody else has it yet, and a copy would be checked once more
+    object.__setattr__(event, "_encoded", unmarked(raw).lstrip())
     return event
 
 
 def as_subject(text: str) -> str | None:
-    """Return *text* as a subject that every transport takes: what cannot be printed is escaped, as ``\\x1b`` or ``\\u202e``.
+    """Return *text* as a subject that every transport takes: what cannot be printed is escaped, as
+    ``\\x1b`` or ``\\u202e``.
 
     Spaces of any kind stay: they occur in names of files, and no transport refuses them.
     """
     if text.isprintable():
         return text or None
-    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text)
+    return "".join(
+        c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in text
+    )
 
 
 def _attribute(entry: Any) -> Attribute | None:

@@ -1,6 +1,7 @@
 """The partitions of AWS: which region belongs to which, and under which domains its services are.
 
-The same as botocore's data (``partitions.json``), which a test compares: neither names nor policy documents need botocore.
+The same as botocore's data (``partitions.json``), which a test compares: neither names nor policy
+documents need botocore.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from typing import NamedTuple
 
 
 class Partition(NamedTuple):
-    """One partition: what ARNs call it, what its regions begin with, and the domains of its services, over IPv4 and over both protocols."""
+    """One partition: what ARNs call it, what its regions begin with, and the domains of its
+    services, over IPv4 and over both protocols.
+    """
 
     name: str
     regions: tuple[str, ...]
@@ -28,7 +31,9 @@ PARTITIONS = (
     Partition("aws-us-gov", ("us-gov-",), "amazonaws.com", "api.aws"),
     Partition("aws", ("",), "amazonaws.com", "api.aws"),
 )
-DOMAINS = tuple(dict.fromkeys(domain for p in PARTITIONS for domain in (p.domain, p.dual_stack_domain)))
+DOMAINS = tuple(
+    dict.fromkeys(domain for p in PARTITIONS for domain in (p.domain, p.dual_stack_domain))
+)
 """All domains under which AWS has services."""
 
 
@@ -38,7 +43,9 @@ def partition_of(region: str) -> str:
 
 
 def domain_of(partition: str) -> str:
-    """Return the domain of the services of *partition*: ``amazonaws.com``, ``amazonaws.eu`` and so on."""
+    """Return the domain of the services of *partition*: ``amazonaws.com``, ``amazonaws.eu`` and so
+    on.
+    """
     return next((p.domain for p in PARTITIONS if p.name == partition), PARTITIONS[-1].domain)
 
 

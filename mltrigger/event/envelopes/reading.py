@@ -33,12 +33,19 @@ MESSAGE_TYPE = "mltrigger.message"
 """The type of what comes in no envelope."""
 EMPTY_TYPE = "mltrigger.empty"
 """The type of an envelope that holds no events."""
-EVENTBRIDGE_KEYS = frozenset({"version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail"})
-"""Every event of EventBridge has all of them (https://docs.aws.amazon.com/eventbridge/latest/ref/events-structure.html)."""
+EVENTBRIDGE_KEYS = frozenset(
+    {"version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail"}
+)
+"""Every event of EventBridge has all of them
+(https://docs.aws.amazon.com/eventbridge/latest/ref/events-structure.html).
+"""
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
-_POINTERS = ("software.amazon.payloadoffloading.PayloadS3Pointer", "com.amazon.sqs.javamessaging.MessageS3Pointer")
+_POINTERS = (
+    "software.amazon.payloadoffloading.PayloadS3Pointer",
+    "com.amazon.sqs.javamessaging.MessageS3Pointer",
+)
 _SEPARATORS = re.compile(r"[-_.]")
 _NOT_THEIRS = frozenset(
     {
@@ -57,7 +64,9 @@ _NOT_THEIRS = frozenset(
         "awaitedby",
     }
 )
-"""Names of CloudEvents' own, and of extensions that decide how an event is handled here, which a foreign attribute must not."""
+"""Names of CloudEvents' own, and of extensions that decide how an event is handled here, which a
+foreign attribute must not.
+"""
 
 
 def understand(arrival: Arrival, *, text: bool = False, unwrap: int = 1) -> list[Item]:
@@ -66,7 +75,8 @@ def understand(arrival: Arrival, *, text: bool = False, unwrap: int = 1) -> list
     Parameters
     ----------
     arrival
-        The message. Events in it that say so themselves keep their id; the others get the message's, never an invented one.
+        The message. Events in it that say so themselves keep their id; the others get the
+        message's, never an invented one.
     text
         What comes in no envelope is delivered as the ``str`` that it is, and not as JSON.
     unwrap
@@ -99,7 +109,10 @@ def _read(layer: Layer, text: bool, raw: bytes) -> list[Item]:
     if (items := _enveloped(body, declared, arrival, raw)) is not None:
         return items
     if _is_pointer(body, attributes):
-        raise InvalidEvent("the body is in S3 and was not fetched: let the listener read the bucket that it names", "payload_in_s3")
+        raise InvalidEvent(
+            "the body is in S3 and was not fetched: let the listener read the bucket that it names",
+            "payload_in_s3",
+        )
     if text:
         return [_plain(_text(arrival.body), attributes, layer)]
     data = codec.unmarked(arrival.body).encode()
@@ -117,11 +130,19 @@ def _enveloped(body: Any, declared: str | None, arrival: Arrival, raw: bytes) ->
     if (records := s3.records(body)) is not None:
         return _each(records, s3.of_record, arrival, raw)
     if _is_eventbridge(body):
-        return [s3.of_eventbridge(body, arrival) if s3.is_from_eventbridge(body) else _of_eventbridge(body, arrival)]
+        return [
+            s3.of_eventbridge(body, arrival)
+            if s3.is_from_eventbridge(body)
+            else _of_eventbridge(body, arrival)
+        ]
     if _means(declared, cloudevents.BATCH):
         if not isinstance(body, list):
-            raise InvalidEvent(f"a batch of CloudEvents is a JSON array, not {short(body)}", "not_cloudevent")
-        return _each(body, cloudevents.structured, arrival, raw) or [Ignored("empty_batch", arrival.message_id, raw, EMPTY_TYPE)]
+            raise InvalidEvent(
+                f"a batch of CloudEvents is a JSON array, not {short(body)}", "not_cloudevent"
+            )
+        return _each(body, cloudevents.structured, arrival, raw) or [
+            Ignored("empty_batch", arrival.message_id, raw, EMPTY_TYPE)
+        ]
     if _means(declared, cloudevents.STRUCTURED) or cloudevents.claims(body):
         return [cloudevents.structured(body, arrival)]
     if isinstance(body, list) and body and all(map(cloudevents.claims, body)):
@@ -129,7 +150,9 @@ def _enveloped(body: Any, declared: str | None, arrival: Arrival, raw: bytes) ->
     return None
 
 
-def _each(parts: list[Any], read: Callable[[Any, Arrival], Event], arrival: Arrival, raw: bytes) -> list[Item]:
+def _each(
+    parts: list[Any], read: Callable[[Any, Arrival], Event], arrival: Arrival, raw: bytes
+) -> list[Item]:
     """Read every part on its own: one that is bad does not spoil its neighbours."""
 
     def item(number: int, part: Any) -> Item:
@@ -138,12 +161,18 @@ def _each(parts: list[Any], read: Callable[[Any, Arrival], Event], arrival: Arri
         except InvalidEvent as error:
             if len(parts) == 1:
                 return Unreadable(error.reason, str(error), arrival.message_id, raw)
-            return Unreadable(error.reason, str(error), f"{arrival.message_id}#{number}", raw, codec.dumps(part).encode())
+            return Unreadable(
+                error.reason,
+                str(error),
+                f"{arrival.message_id}#{number}",
+                raw,
+                codec.dumps(part).encode(),
+            )
 
     return [item(number, part) for number, part in enumerate(parts, 1)]
 
 
-# -- EventBridge -------------------------------------------------------------------------------------------------------------------
+# -- EventBridge -----------------------------------------------------------------------------------
 
 
 def _is_eventbridge(body: Any) -> bool:
@@ -176,15 +205,18 @@ def _of_eventbridge(body: Mapping[str, Any], arrival: Arrival) -> Event:
     )
 
 
-# -- what comes in no envelope -----------------------------------------------------------------------------------------------------
+# -- what comes in no envelope ---------------------------------------------------------------------
 
 
 def _plain(data: Any, attributes: Mapping[str, Attribute], layer: Layer) -> Event:
     theirs = dict(_extensions(attributes))
     try:
         return _message(data, theirs, layer)
-    except InvalidEvent:  # one of them has a meaning in CloudEvents, and not this value: a traceparent
-        return _message(data, {name: value for name, value in theirs.items() if _fits(name, value)}, layer)
+    except InvalidEvent:
+        # one of them has a meaning in CloudEvents, and not this value: a traceparent
+        return _message(
+            data, {name: value for name, value in theirs.items() if _fits(name, value)}, layer
+        )
 
 
 def _message(data: Any, extensions: Mapping[str, Any], layer: Layer) -> Event:
@@ -202,21 +234,27 @@ def _message(data: Any, extensions: Mapping[str, Any], layer: Layer) -> Event:
 
 def _json(body: str) -> Any:
     if not codec.unmarked(body):
-        raise InvalidEvent("the body is empty: send JSON, or let the subscription say input='text'", "empty_body")
+        raise InvalidEvent(
+            "the body is empty: send JSON, or let the subscription say input='text'", "empty_body"
+        )
     return codec.loads(body)
 
 
 def _text(body: str) -> str:
     if not codec.encodable(body):
-        raise InvalidEvent("the body holds a lone surrogate, which has no UTF-8 form", "invalid_unicode")
+        raise InvalidEvent(
+            "the body holds a lone surrogate, which has no UTF-8 form", "invalid_unicode"
+        )
     return body
 
 
 def _extensions(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, str | int]]:
-    """Yield the attributes of a plain message whose name, in lower case and without separators, is one of an extension.
+    """Yield the attributes of a plain message whose name, in lower case and without separators, is
+    one of an extension.
 
-    A whole number of 32 bits is one, every other value is its text, and bytes are base64, which is how CloudEvents writes them. Of
-    names that become the same, the last in alphabetical order counts, and one that was lower-case letters and digits before all others.
+    A whole number of 32 bits is one, every other value is its text, and bytes are base64, which is
+    how CloudEvents writes them. Of names that become the same, the last in alphabetical order
+    counts, and one that was lower-case letters and digits before all others.
     """
     for name in sorted(attributes, key=lambda n: (_EXTENSION.fullmatch(n) is not None, n)):
         plain = _SEPARATORS.sub("", name).lower()
@@ -225,7 +263,11 @@ def _extensions(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, str 
 
 
 def _scalar(attribute: Attribute) -> str | int:
-    if attribute.kind.startswith("Number") and _INTEGER.fullmatch(attribute.text) and -(2**31) <= int(attribute.text) < 2**31:
+    if (
+        attribute.kind.startswith("Number")
+        and _INTEGER.fullmatch(attribute.text)
+        and -(2**31) <= int(attribute.text) < 2**31
+    ):
         return int(attribute.text)
     return attribute.text
 
@@ -239,7 +281,12 @@ def _fits(name: str, value: str | int) -> bool:
 
 
 def _is_pointer(body: Any, attributes: Mapping[str, Attribute]) -> bool:
-    return isinstance(body, list) and len(body) == 2 and body[0] in _POINTERS and any(map(is_of_transport, attributes))
+    return (
+        isinstance(body, list)
+        and len(body) == 2
+        and body[0] in _POINTERS
+        and any(map(is_of_transport, attributes))
+    )
 
 
 def _is_cloudevents(declared: str | None) -> bool:

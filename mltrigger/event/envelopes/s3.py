@@ -1,6 +1,8 @@
-"""What S3 tells about its objects: notifications (SQS, SNS) and EventBridge; both make the same event of the same change.
+"""What S3 tells about its objects: notifications (SQS, SNS) and EventBridge; both make the same
+event of the same change.
 
-https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and …/ev-events.html
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
+…/ev-events.html
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ SEQUENCER_DIGITS = 32
 _SEQUENCER = re.compile(rf"[0-9A-Fa-f]{{1,{SEQUENCER_DIGITS}}}")
 _NAME = re.compile(r"[A-Za-z0-9]+(:[A-Za-z0-9]+)?")
 _BUCKET_ARN = re.compile(r"arn:aws[a-z0-9-]*:s3:::(.+)")
-_ENVELOPE = frozenset({"version", "event-version", "bucket", "object", "request-id", "requester", "source-ip-address"})
+_ENVELOPE = frozenset(
+    {"version", "event-version", "bucket", "object", "request-id", "requester", "source-ip-address"}
+)
 
-# The names of notifications for what EventBridge calls otherwise, so that a filter on the type need not know which way an event came.
-# A second name is what a member of the detail turns it into.
+# The names of notifications for what EventBridge calls otherwise, so that a filter on the type need
+# not know which way an event came. A second name is what a member of the detail turns it into.
 _NAMES = {
     "Object Created": "ObjectCreated",
     "Object Deleted": "ObjectRemoved:Delete",
@@ -51,7 +55,10 @@ _REASONS = {
 
 
 class _Change(NamedTuple):
-    """One change of one object, whoever told of it. ``moment`` tells apart what S3 gives no sequencer."""
+    """One change of one object, whoever told of it.
+
+    ``moment`` tells apart what S3 gives no sequencer.
+    """
 
     bucket: str
     key: str
@@ -69,18 +76,31 @@ class _Change(NamedTuple):
 
 def is_test(body: Any) -> bool:
     """Whether *body* is what S3 sends once, when a notification is set up."""
-    return isinstance(body, dict) and body.get("Service") == "Amazon S3" and body.get("Event") == "s3:TestEvent" and "Records" not in body
+    return (
+        isinstance(body, dict)
+        and body.get("Service") == "Amazon S3"
+        and body.get("Event") == "s3:TestEvent"
+        and "Records" not in body
+    )
 
 
 def records(body: Any) -> list[Any] | None:
-    """Return the records of a notification of S3, or of a service that speaks like it; ``None`` for any other body."""
+    """Return the records of a notification of S3, or of a service that speaks like it; ``None`` for
+    any other body.
+    """
     found = body.get("Records") if isinstance(body, dict) else None
-    return found if isinstance(found, list) and any(_is_record(record) for record in found) else None
+    return (
+        found if isinstance(found, list) and any(_is_record(record) for record in found) else None
+    )
 
 
 def is_from_eventbridge(body: Mapping[str, Any]) -> bool:
     """Whether an event of EventBridge tells of a change of an object."""
-    return body["source"] == "aws.s3" and body["detail-type"] in _NAMES and isinstance(body["detail"], dict)
+    return (
+        body["source"] == "aws.s3"
+        and body["detail-type"] in _NAMES
+        and isinstance(body["detail"], dict)
+    )
 
 
 def of_record(record: Any, arrival: Arrival) -> Event:
@@ -89,10 +109,13 @@ def of_record(record: Any, arrival: Arrival) -> Event:
     Raises
     ------
     InvalidEvent
-        ``unsupported_event_version``, ``invalid_key_encoding``, or ``invalid_s3_record`` when it does not name bucket, object and change.
+        ``unsupported_event_version``, ``invalid_key_encoding``, or ``invalid_s3_record`` when it
+        does not name bucket, object and change.
     """
     if not _is_record(record):
-        raise InvalidEvent(f"record {short(record)!r} is not one of S3, as its neighbours are", "invalid_s3_record")
+        raise InvalidEvent(
+            f"record {short(record)!r} is not one of S3, as its neighbours are", "invalid_s3_record"
+        )
     _check_version(record.get("eventVersion"), "2")
     bucket, thing = _named(record["s3"], "bucket"), _named(record["s3"], "object")
     change = _change(bucket, thing, _text(record.get("eventName")), _key(thing.get("key")))
@@ -100,15 +123,20 @@ def of_record(record: Any, arrival: Arrival) -> Event:
     when = _text(record.get("eventTime"))
     return _event(
         change._replace(
-            etag=_text(thing.get("eTag")), version_id=_text(thing.get("versionId")), event_time=when, region=_text(record.get("awsRegion")),
-            details=extra or None, moment=when or arrival.message_id,
+            etag=_text(thing.get("eTag")),
+            version_id=_text(thing.get("versionId")),
+            event_time=when,
+            region=_text(record.get("awsRegion")),
+            details=extra or None,
+            moment=when or arrival.message_id,
         ),
         arrival,
-    )  # fmt: skip
+    )
 
 
 def of_eventbridge(body: Mapping[str, Any], arrival: Arrival) -> Event:
-    """Return the event of what :func:`is_from_eventbridge`; keys come as they are, and not percent-encoded, on this way.
+    """Return the event of what :func:`is_from_eventbridge`; keys come as they are, and not
+    percent-encoded, on this way.
 
     Raises
     ------
@@ -122,11 +150,17 @@ def of_eventbridge(body: Mapping[str, Any], arrival: Arrival) -> Event:
     arn = next((a for a in body["resources"] if isinstance(a, str)), None)
     return _event(
         change._replace(
-            etag=_text(thing.get("etag")), version_id=_text(thing.get("version-id")), event_time=body["time"], region=body["region"],
-            arn=arn, details={name: value for name, value in detail.items() if name not in _ENVELOPE} or None, moment=body["id"],
+            etag=_text(thing.get("etag")),
+            version_id=_text(thing.get("version-id")),
+            event_time=body["time"],
+            region=body["region"],
+            arn=arn,
+            details={name: value for name, value in detail.items() if name not in _ENVELOPE}
+            or None,
+            moment=body["id"],
         ),
         arrival,
-    )  # fmt: skip
+    )
 
 
 def _is_record(record: Any) -> bool:
@@ -137,7 +171,10 @@ def _is_record(record: Any) -> bool:
 def _check_version(version: Any, major: str) -> None:
     """Compare the major version only: "Applications should ignore new fields"."""
     if not isinstance(version, str) or version.partition(".")[0] != major:
-        raise InvalidEvent(f"eventVersion {short(version)} is not supported; supported: {major}.x", "unsupported_event_version")
+        raise InvalidEvent(
+            f"eventVersion {short(version)} is not supported; supported: {major}.x",
+            "unsupported_event_version",
+        )
 
 
 def _named(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -147,30 +184,54 @@ def _named(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _change(bucket: Mapping[str, Any], thing: Mapping[str, Any], event_name: str | None, key: Any) -> _Change:
-    """Return what both ways of telling have in common; refuse what does not say which object changed, or how."""
+def _change(
+    bucket: Mapping[str, Any], thing: Mapping[str, Any], event_name: str | None, key: Any
+) -> _Change:
+    """Return what both ways of telling have in common; refuse what does not say which object
+    changed, or how.
+    """
     name = _text(bucket.get("name"))
     event_name = (event_name or "").removeprefix("s3:")
     if not name or not name.isprintable():
-        raise InvalidEvent(f"bucket name {short(bucket.get('name'))!r} is none", "invalid_s3_record")
+        raise InvalidEvent(
+            f"bucket name {short(bucket.get('name'))!r} is none", "invalid_s3_record"
+        )
     if not isinstance(key, str) or not key:
         raise InvalidEvent(f"object key {short(key)!r} is none", "invalid_s3_record")
     if not _NAME.fullmatch(event_name):
-        raise InvalidEvent(f"event name {short(event_name)!r} is none of S3, such as ObjectCreated:Put", "invalid_s3_record")
+        raise InvalidEvent(
+            f"event name {short(event_name)!r} is none of S3, such as ObjectCreated:Put",
+            "invalid_s3_record",
+        )
     size = thing.get("size")
     whole = isinstance(size, int) and not isinstance(size, bool)
     return _Change(
-        name, key, event_name, size=size if whole else None, etag=None, version_id=None, sequencer=_text(thing.get("sequencer")),
-        event_time=None, region=None, arn=_text(bucket.get("arn")), details=None, moment="",
-    )  # fmt: skip
+        name,
+        key,
+        event_name,
+        size=size if whole else None,
+        etag=None,
+        version_id=None,
+        sequencer=_text(thing.get("sequencer")),
+        event_time=None,
+        region=None,
+        arn=_text(bucket.get("arn")),
+        details=None,
+        moment="",
+    )
 
 
 def _key(encoded: Any) -> Any:
-    """Return a key as it is in the bucket, decoded once. ``urlDecodedKey`` is not needed for it: where it differs, it is wrong."""
+    """Return a key as it is in the bucket, decoded once.
+
+    ``urlDecodedKey`` is not needed for it: where it differs, it is wrong.
+    """
     try:
         return unquote_plus(encoded, errors="strict") if isinstance(encoded, str) else encoded
     except UnicodeDecodeError as error:
-        raise InvalidEvent(f"object key {short(encoded)!r} is not UTF-8 once it is decoded", "invalid_key_encoding") from error
+        raise InvalidEvent(
+            f"object key {short(encoded)!r} is not UTF-8 once it is decoded", "invalid_key_encoding"
+        ) from error
 
 
 def _name(detail_type: str, detail: Mapping[str, Any]) -> str:
@@ -212,9 +273,16 @@ def _event(change: _Change, arrival: Arrival) -> Event:
 def _identity(change: _Change, order: str | None) -> str:
     """Return the id: of the same change the same, whichever way and however often it is told.
 
-    What has no sequencer (tags, access lists, restores) may happen twice to one version: its time tells it apart.
+    What has no sequencer (tags, access lists, restores) may happen twice to one version: its time
+    tells it apart.
     """
-    parts = (change.bucket, change.key, change.version_id or "", order or change.sequencer or f"at {change.moment}", change.event_name)
+    parts = (
+        change.bucket,
+        change.key,
+        change.version_id or "",
+        order or change.sequencer or f"at {change.moment}",
+        change.event_name,
+    )
     return hashlib.blake2b("\n".join(map(repr, parts)).encode(), digest_size=16).hexdigest()
 
 
@@ -226,5 +294,7 @@ def _source(change: _Change) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return text, and nothing for what is none or empty: a service that speaks like S3 leaves fields empty."""
+    """Return text, and nothing for what is none or empty: a service that speaks like S3 leaves
+    fields empty.
+    """
     return value if isinstance(value, str) and value else None

@@ -1,6 +1,8 @@
-"""The envelope of SNS in SQS (https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html).
+"""The envelope of SNS in SQS
+(https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html).
 
-Signatures are not looked at: whatever is in the queue was let in by the queue's policy. Nothing that an envelope names is ever fetched.
+Signatures are not looked at: whatever is in the queue was let in by the queue's policy. Nothing
+that an envelope names is ever fetched.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Layer(NamedTuple):
-    """A message without its wrapping: the subject that the innermost envelope gave it, and why it is none.
+    """A message without its wrapping: the subject that the innermost envelope gave it, and why it
+    is none.
 
-    ``confirmation``: it only asks for one. ``malformed``: what is wrong with the envelope that it is in.
+    ``confirmation``: it only asks for one. ``malformed``: what is wrong with the envelope that it
+    is in.
     """
 
     arrival: Arrival
@@ -37,9 +41,11 @@ class Layer(NamedTuple):
 
 
 def unwrapped(arrival: Arrival, levels: int = 1) -> Arrival:
-    """Return the message inside at most *levels* envelopes of SNS; *arrival* itself when it is in none.
+    """Return the message inside at most *levels* envelopes of SNS; *arrival* itself when it is in
+    none.
 
-    Its id, origin and time are then those of the notification, which stay the same when SNS delivers it twice.
+    Its id, origin and time are then those of the notification, which stay the same when SNS
+    delivers it twice.
     """
     return peel(arrival, levels).arrival
 
@@ -60,13 +66,17 @@ def peel(arrival: Arrival, levels: int) -> Layer:
 
 
 def _envelope(arrival: Arrival) -> dict[str, Any] | None:
-    """Return the body as an envelope; ``None`` when it has not all that SNS writes beside the message, as SNS writes it."""
+    """Return the body as an envelope; ``None`` when it has not all that SNS writes beside the
+    message, as SNS writes it.
+    """
     # A look at the text first: most bodies are none, and would be parsed twice.
     if '"TopicArn"' not in arrival.body or context(read_attributes(arrival.attributes)) is not None:
         return None
     try:
         body = codec.loads(arrival.body)
-        if not isinstance(body, dict) or not all(isinstance(body.get(name), str) for name in _TEXTS):
+        if not isinstance(body, dict) or not all(
+            isinstance(body.get(name), str) for name in _TEXTS
+        ):
             return None
         parse_time(body["Timestamp"])
     except InvalidEvent:
@@ -85,7 +95,10 @@ def _envelope(arrival: Arrival) -> dict[str, Any] | None:
 
 
 def _not_text(message: Any) -> str:
-    return f"an envelope of SNS has its message as text, this one has {short(message)}: encode the message as JSON text, then wrap it"
+    return (
+        f"an envelope of SNS has its message as text, this one has {short(message)}: encode the"
+        " message as JSON text, then wrap it"
+    )
 
 
 def _inside(envelope: dict[str, Any], arrival: Arrival) -> Layer:

@@ -17,7 +17,8 @@ _EXAMPLES = 3
 
 
 def findings(about: str, source: FolderSource, no_hints: str = "") -> Iterator[Finding]:
-    """Yield what there is to say about the folder of *source*, which belongs to the subscription *about*.
+    """Yield what there is to say about the folder of *source*, which belongs to the subscription
+    *about*.
 
     *no_hints* is why the system tells this process nothing of changes, if it does not.
     """
@@ -26,17 +27,26 @@ def findings(about: str, source: FolderSource, no_hints: str = "") -> Iterator[F
         left_out = _left_out(source)
     except OSError as error:
         yield Finding(
-            "error", about, "folder", f"folder {folder} cannot be read: {error.strerror or type(error).__name__}; its files wait",
+            "error",
+            about,
+            "folder",
+            f"folder {folder} cannot be read: {error.strerror or type(error).__name__}; its files"
+            " wait",
             "create, mount or permit it: it is looked at again by itself",
-        )  # fmt: skip
+        )
         return
     for kind, names in left_out.items():
         yield _said(kind, names, about, source)
     if no_hints:
         yield Finding(
-            "info", about, "folder", f"nothing tells of changes in {folder} ({no_hints}): its files are looked at every few seconds",
-            "sysctl fs.inotify.max_user_watches and max_user_instances have the limits, pip install watchfiles the package",
-        )  # fmt: skip
+            "info",
+            about,
+            "folder",
+            f"nothing tells of changes in {folder} ({no_hints}): its files are looked at every few"
+            " seconds",
+            "sysctl fs.inotify.max_user_watches and max_user_instances have the limits, pip install"
+            " watchfiles the package",
+        )
 
 
 def _left_out(source: FolderSource) -> dict[Kind, list[str]]:
@@ -62,7 +72,9 @@ def _left_out(source: FolderSource) -> dict[Kind, list[str]]:
 
 
 def _reason(source: FolderSource, name: str, entry: os.DirEntry[str]) -> Kind | None:
-    """Return why the entry *name* is no event; ``None`` when it is one, or nobody can have meant it."""
+    """Return why the entry *name* is no event; ``None`` when it is one, or nobody can have meant
+    it.
+    """
     pattern = source.pattern
     if is_hidden(name):
         above, slash, own = name.rpartition("/")
@@ -91,25 +103,76 @@ def _said(kind: Kind, names: list[str], about: str, source: FolderSource) -> Fin
     n, pattern, folder = len(names), repr(source.pattern.text[:60]), repr(source.folder.name[:60])
     one = n == 1
     if kind == "name":
-        what = f"{n:,} file{'' if one else 's'} in {folder} {'does' if one else 'do'} not match {pattern}: {shown}"
-        return Finding("info", about, "files", what, "none if they are not meant; a pattern such as *.{csv,tsv} takes more")
+        what = (
+            f"{n:,} file{'' if one else 's'} in {folder} {'does' if one else 'do'} not match"
+            f" {pattern}: {shown}"
+        )
+        return Finding(
+            "info",
+            about,
+            "files",
+            what,
+            "none if they are not meant; a pattern such as *.{csv,tsv} takes more",
+        )
     if kind == "case":
-        what = f"{n:,} name{'' if one else 's'} in {folder} would match {pattern} in other upper and lower case: {shown}"
-        return Finding("warning", about, "files", what, "only the case of the extension is ignored: write the others out, {scan,SCAN}*")
+        what = (
+            f"{n:,} name{'' if one else 's'} in {folder} would match {pattern} in other upper and"
+            f" lower case: {shown}"
+        )
+        return Finding(
+            "warning",
+            about,
+            "files",
+            what,
+            "only the case of the extension is ignored: write the others out, {scan,SCAN}*",
+        )
     if kind == "hidden":
-        what = f"{n:,} hidden file{'' if one else 's'} in {folder}: {shown}; a name that begins with a dot does not match"
-        return Finding("info", about, "files", what, "none if it is still being written under that name; else rename it")
+        what = (
+            f"{n:,} hidden file{'' if one else 's'} in {folder}: {shown}; a name that begins with a"
+            " dot does not match"
+        )
+        return Finding(
+            "info",
+            about,
+            "files",
+            what,
+            "none if it is still being written under that name; else rename it",
+        )
     if kind == "unsayable":
-        what = f"{n:,} name{'' if one else 's'} in {folder} with a backslash or bytes that are not UTF-8: {shown}; no event can carry that"
+        what = (
+            f"{n:,} name{'' if one else 's'} in {folder} with a backslash or bytes that are not"
+            f" UTF-8: {shown}; no event can carry that"
+        )
         return Finding("warning", about, "files", what, "rename them")
     if kind == "link":
-        what = f"{n:,} link{'' if one else 's'} in {folder} to nothing, to a folder or out of it: {shown}; links are followed inside only"
-        return Finding("warning", about, "files", what, "put the file itself there, or subscribe to the folder that it lies in")
+        what = (
+            f"{n:,} link{'' if one else 's'} in {folder} to nothing, to a folder or out of it:"
+            f" {shown}; links are followed inside only"
+        )
+        return Finding(
+            "warning",
+            about,
+            "files",
+            what,
+            "put the file itself there, or subscribe to the folder that it lies in",
+        )
     if kind == "special":
-        what = f"{n:,} pipe{', socket or device' if one else 's, sockets or devices'} in {folder}: {shown}; only regular files are events"
+        what = (
+            f"{n:,} pipe{', socket or device' if one else 's, sockets or devices'} in {folder}:"
+            f" {shown}; only regular files are events"
+        )
         return Finding("info", about, "files", what, "none")
     if kind == "folder":
-        what = f"{n:,} folder{'' if one else 's'} inside {folder}, where {pattern} does not match: {shown}"
-        return Finding("info", about, "files", what, "none if they are not meant; a pattern such as **/*.csv takes files at any depth")
+        what = (
+            f"{n:,} folder{'' if one else 's'} inside {folder}, where {pattern} does not match:"
+            f" {shown}"
+        )
+        return Finding(
+            "info",
+            about,
+            "files",
+            what,
+            "none if they are not meant; a pattern such as **/*.csv takes files at any depth",
+        )
     what = f"{n:,} folder{'' if one else 's'} inside {folder} cannot be read: {shown}"
     return Finding("warning", about, "files", what, "permit this user to read them")

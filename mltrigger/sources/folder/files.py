@@ -1,4 +1,6 @@
-"""The files below a folder: listed without following links, and opened so that nothing outside the folder can be reached."""
+"""The files below a folder: listed without following links, and opened so that nothing outside the
+folder can be reached.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def entries(folder: Path, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield what lies in *below*, a folder relative to *folder*, with its name relative to *folder*."""
+    """Yield what lies in *below*, a folder relative to *folder*, with its name relative to
+    *folder*.
+    """
     prefix = f"{below}/" if below else ""
     with os.scandir(folder / below) as found:
         for entry in found:
@@ -22,7 +26,8 @@ def entries(folder: Path, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def regular(folder: Path, name: str, found: os.stat_result | None = None) -> os.stat_result | None:
-    """Return the status of the file *name*, or of the file in the same folder that it links to; ``None`` when there is none.
+    """Return the status of the file *name*, or of the file in the same folder that it links to;
+    ``None`` when there is none.
 
     Parameters
     ----------
@@ -42,16 +47,19 @@ def regular(folder: Path, name: str, found: os.stat_result | None = None) -> os.
 
 
 def target_of(folder: Path, name: str) -> str | None:
-    """Return the name inside *folder* that *name* leads to when all links are followed; ``None`` when it leads outside."""
+    """Return the name inside *folder* that *name* leads to when all links are followed; ``None``
+    when it leads outside.
+    """
     real = os.path.realpath(folder / name)
     return os.path.relpath(real, folder) if real.startswith(os.path.join(folder, "")) else None  # noqa: PTH118 - a text with its slash
 
 
 def opened(folder: Path, name: str) -> int:
-    """Open the file *name* in *folder* for reading, or the file in *folder* that it links to; return the descriptor.
+    """Open the file *name* in *folder* for reading, or the file in *folder* that it links to;
+    return the descriptor.
 
-    The way is gone one part after the other, and no part may be a link at that moment: whoever swaps one for a link while it is opened
-    gets an error, never a file outside.
+    The way is gone one part after the other, and no part may be a link at that moment: whoever
+    swaps one for a link while it is opened gets an error, never a file outside.
     """
     try:
         return _walked(folder, name)

@@ -1,4 +1,7 @@
-"""What the operating system says has changed in folders: hints only, which save looking. Nothing is wrong when one is missed."""
+"""What the operating system says has changed in folders: hints only, which save looking.
+
+Nothing is wrong when one is missed.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,14 @@ _STEP_MS = 50
 _APART_S = 1.0
 """Folders that come and go are taken up this often at most: to begin anew costs something."""
 _NEVER_MS = 3_600_000
-"""How often watchfiles looks by itself where the system tells nothing. It does not: that is done here, at a lower cost."""
+"""How often watchfiles looks by itself where the system tells nothing. It does not: that is done
+here, at a lower cost.
+"""
 
 
 class Hints:
-    """Watches folders through ``watchfiles`` (inotify, kqueue, FSEvents); without links and without the folders inside.
+    """Watches folders through ``watchfiles`` (inotify, kqueue, FSEvents); without links and without
+    the folders inside.
 
     ``trouble`` says why there are no hints; empty when there are.
     """
@@ -31,7 +37,9 @@ class Hints:
         self._again_s = 0.0
 
     def cover(self, folders: Mapping[str, int]) -> bool:
-        """Watch these *folders*, paths given with their inodes, and no others; return whether hints may have been missed."""
+        """Watch these *folders*, paths given with their inodes, and no others; return whether hints
+        may have been missed.
+        """
         if folders == self._covered or time.monotonic() < self._again_s:
             return False
         self._again_s = time.monotonic() + _APART_S
@@ -42,7 +50,9 @@ class Hints:
         return True
 
     def wait(self, timeout_s: float, stop: threading.Event) -> set[str] | None:
-        """Wait until something changes, at most *timeout_s*; return what did, ``None`` when it cannot be said."""
+        """Wait until something changes, at most *timeout_s*; return what did, ``None`` when it
+        cannot be said.
+        """
         if self._native is None:
             stop.wait(timeout_s)
             return set()

@@ -7,7 +7,9 @@ import os
 from typing import Any, BinaryIO, NamedTuple
 
 WHOLE_BYTES = 64 << 20
-"""A file up to this size is compared by its whole content, a larger one by samples of it and its time of modification."""
+"""A file up to this size is compared by its whole content, a larger one by samples of it and its
+time of modification.
+"""
 _SAMPLES, _SAMPLE_BYTES = 64, 64 << 10
 _CHUNK = 1 << 20
 
@@ -27,7 +29,10 @@ class Stamp(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """What an event said of its file. Events of older releases know size and time of modification only."""
+    """What an event said of its file.
+
+    Events of older releases know size and time of modification only.
+    """
 
     size: int
     modified_ns: int
@@ -44,29 +49,38 @@ class Announced(NamedTuple):
         if not (isinstance(size, int) and isinstance(modified_ns, int)):
             return None
         return cls(
-            size, modified_ns,
+            size,
+            modified_ns,
             changed_ns if isinstance(changed_ns, int) else None,
             inode if isinstance(inode, int) else None,
             etag if isinstance(etag, str) else None,
-        )  # fmt: skip
+        )
 
     def is_surely(self, stamp: Stamp) -> bool:
-        """Whether a file with *stamp* is the announced one, as far as can be said without looking inside."""
+        """Whether a file with *stamp* is the announced one, as far as can be said without looking
+        inside.
+        """
         if self.changed_ns is None:
             return self[:2] == stamp[:2]
         return self[:4] == stamp
 
     def has_content_of(self, stamp: Stamp, etag: str | None) -> bool:
-        """Whether a file with *stamp* and *etag* still has the announced content. A new mode, owner, link or time changes none."""
+        """Whether a file with *stamp* and *etag* still has the announced content.
+
+        A new mode, owner, link or time changes none.
+        """
         if self.size != stamp.size:
             return False
-        if self.etag is None or etag is None:  # nobody has looked inside: in the same inode, only a new time says that it was written to
+        # nobody has looked inside: in the same inode, only a new time says that it was written to
+        if self.etag is None or etag is None:
             return self.modified_ns == stamp.modified_ns and self.inode in (None, stamp.inode)
         return self.etag == etag
 
 
 def etag_of(file: BinaryIO, stamp: Stamp) -> str:
-    """Return a digest of the content of *file*, which is read; of a large one, of samples and the time of modification."""
+    """Return a digest of the content of *file*, which is read; of a large one, of samples and the
+    time of modification.
+    """
     digest = hashlib.blake2b(digest_size=16)
     if stamp.size <= WHOLE_BYTES:
         while chunk := file.read(_CHUNK):

@@ -11,7 +11,8 @@ from mltrigger.errors import InvalidName
 _MAX_ALTERNATIVES = 256
 _WILD = re.compile(r"[*?\[{]")
 _RANGE = re.compile(r"\{[^{},]*\.\.[^{},]*\}")
-# Several patterns in one: "*.png,*.jpg", "*.png;*.jpg", "*.png | *.jpg", "*.png, jpg", and "*.png *.jpg".
+# Several patterns in one: "*.png,*.jpg", "*.png;*.jpg", "*.png | *.jpg", "*.png, jpg", and "*.png
+# *.jpg".
 _LIST = re.compile(r"[,;|]\s*(?:\*|\.|\w{1,5}$)|^\*\.\w+\s+\*\.\w+")
 
 
@@ -23,8 +24,9 @@ def is_wild(text: str) -> bool:
 class Pattern:
     """Which files of a folder are meant: names relative to it, with ``/`` between folders.
 
-    Upper and lower case of the extension are the same, as devices write ``.PNG`` and ``.JPG``; elsewhere in the name they differ. A name
-    that begins with a dot is hidden: it never matches, nor does anything inside a hidden folder.
+    Upper and lower case of the extension are the same, as devices write ``.PNG`` and ``.JPG``;
+    elsewhere in the name they differ. A name that begins with a dot is hidden: it never matches,
+    nor does anything inside a hidden folder.
 
     Parameters
     ----------
@@ -39,8 +41,12 @@ class Pattern:
         self.depth: int | None = None if "**" in parts else len(parts) - 1
         """How many folders down names can match; ``None`` for any number."""
         alternatives = list(_expanded(text))
-        self._match = re.compile("|".join(f"(?:{_regex(each)})" for each in alternatives), re.DOTALL).fullmatch
-        self._match_any_case = re.compile("|".join(f"(?:{_regex(each)})" for each in alternatives), re.DOTALL | re.IGNORECASE).fullmatch
+        self._match = re.compile(
+            "|".join(f"(?:{_regex(each)})" for each in alternatives), re.DOTALL
+        ).fullmatch
+        self._match_any_case = re.compile(
+            "|".join(f"(?:{_regex(each)})" for each in alternatives), re.DOTALL | re.IGNORECASE
+        ).fullmatch
 
     def matches(self, name: str) -> bool:
         """Whether the file *name* is meant."""
@@ -63,22 +69,33 @@ def is_hidden(name: str) -> bool:
 def _check(text: str) -> None:
     outside = re.sub(r"\{[^{}]*\}|\[[^\]]*\]", "_", text)
     if is_wild(text) and _LIST.search(outside):
-        parts = [part.strip().removeprefix("*").removeprefix(".") for part in re.split(r"[,;|\s]+", text)]
+        parts = [
+            part.strip().removeprefix("*").removeprefix(".") for part in re.split(r"[,;|\s]+", text)
+        ]
         raise InvalidName(
-            f"pattern {text[:100]!r} looks like several: write them as one, such as *.{{{','.join(parts)[:60]}}}, "
-            "or subscribe once for each; a separator that belongs to the name is written in brackets, [,]"
+            f"pattern {text[:100]!r} looks like several: write them as one, such as"
+            f" *.{{{','.join(parts)[:60]}}}, or subscribe once for each; a separator that belongs"
+            " to the name is written in brackets, [,]"
         )
     if _RANGE.search(text):
-        raise InvalidName(f"pattern {text[:100]!r} has a range: write the names out, {{1,2,3}}, or one of several characters, [1-3]")
+        raise InvalidName(
+            f"pattern {text[:100]!r} has a range: write the names out, {{1,2,3}}, or one of several"
+            " characters, [1-3]"
+        )
 
 
 def _expanded(text: str) -> Iterator[str]:
-    """Yield the patterns without braces that *text* stands for; braces without a comma are meant literally."""
+    """Yield the patterns without braces that *text* stands for; braces without a comma are meant
+    literally.
+    """
     found = [text]
     while any(_first_group(each) for each in found):
         found = [new for each in found for new in _opened(each)]
         if len(found) > _MAX_ALTERNATIVES:
-            raise InvalidName(f"pattern {text[:100]!r} stands for more than {_MAX_ALTERNATIVES} patterns: subscribe to a wider one")
+            raise InvalidName(
+                f"pattern {text[:100]!r} stands for more than {_MAX_ALTERNATIVES} patterns:"
+                " subscribe to a wider one"
+            )
     yield from dict.fromkeys(found)
 
 
@@ -91,7 +108,9 @@ def _opened(text: str) -> list[str]:
 
 
 def _first_group(text: str) -> tuple[int, int, list[str]] | None:
-    """Return the first braces with a comma: where they begin and end, and what stands between the commas."""
+    """Return the first braces with a comma: where they begin and end, and what stands between the
+    commas.
+    """
     for start, character in enumerate(text):
         if character != "{":
             continue
@@ -109,7 +128,9 @@ def _first_group(text: str) -> tuple[int, int, list[str]] | None:
 
 
 def _regex(text: str) -> str:
-    """Return the regular expression of a pattern without braces; the case of its extension does not matter."""
+    """Return the regular expression of a pattern without braces; the case of its extension does not
+    matter.
+    """
     *folders, name = text.split("/")
     found = "".join("(?:[^/]+/)*" if part == "**" else f"{_part(part)}/" for part in folders)
     if name == "**":

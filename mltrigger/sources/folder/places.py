@@ -1,4 +1,6 @@
-"""Where a watched folder is: a URL, a path or a pattern, as people write them, and what is shown of it."""
+"""Where a watched folder is: a URL, a path or a pattern, as people write them, and what is shown of
+it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _SAFE = "*?[]!{},/"
 """Characters of a pattern that a URL keeps as they are. In the folder's own name they are quoted."""
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-HOW_FOLDERS_ARE_WRITTEN = "a folder is written file:///scans/*.png, or file:scans/*.png from the working directory"
+HOW_FOLDERS_ARE_WRITTEN = (
+    "a folder is written file:///scans/*.png, or file:scans/*.png from the working directory"
+)
 
 
 class Place(NamedTuple):
@@ -37,11 +41,14 @@ def is_source(source: str | os.PathLike[str]) -> bool:
         return isinstance(source, os.PathLike)
     if _WINDOWS.match(source) or source[:5].lower() == "file:":
         return True
-    return not _SCHEME.match(source) and (source in (".", "..", "~") or "/" in source or "\\" in source or is_wild(source))
+    return not _SCHEME.match(source) and (
+        source in (".", "..", "~") or "/" in source or "\\" in source or is_wild(source)
+    )
 
 
 def folder_url(source: str | os.PathLike[str]) -> str:
-    """Return the URL of a folder source as it was written: a path or a pattern becomes one, a URL stays.
+    """Return the URL of a folder source as it was written: a path or a pattern becomes one, a URL
+    stays.
 
     Raises
     ------
@@ -50,7 +57,9 @@ def folder_url(source: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(source)
     if not isinstance(text, str):
-        raise InvalidName(f"a folder is given as text or pathlib.Path, not as bytes; {HOW_FOLDERS_ARE_WRITTEN}")
+        raise InvalidName(
+            f"a folder is given as text or pathlib.Path, not as bytes; {HOW_FOLDERS_ARE_WRITTEN}"
+        )
     if isinstance(source, str) and source[:5].lower() == "file:":
         return source
     if os.name != "nt" and (_WINDOWS.match(text) or ("\\" in text and not Path(text).exists())):
@@ -69,22 +78,47 @@ def place_of(url: str) -> Place:
     # Not urlsplit: in a pattern "?" stands for one character, and "#" is good in a file name.
     scheme, _, rest = url.partition(":")
     host, slash, absolute = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
-    if scheme.lower() != "file" or host not in ("", "localhost") or not (slash + absolute).strip("/"):
-        hint = f"; from the working directory it is file:{host}/{absolute}" if host and scheme.lower() == "file" else ""
-        raise InvalidName(f"source {url[:100]!r} must be file:///folder/pattern, for example file:///scans/*.png{hint[:160]}")
+    if (
+        scheme.lower() != "file"
+        or host not in ("", "localhost")
+        or not (slash + absolute).strip("/")
+    ):
+        hint = (
+            f"; from the working directory it is file:{host}/{absolute}"
+            if host and scheme.lower() == "file"
+            else ""
+        )
+        raise InvalidName(
+            f"source {url[:100]!r} must be file:///folder/pattern, for example"
+            f" file:///scans/*.png{hint[:160]}"
+        )
     if "%00" in url or "\x00" in url:
-        raise InvalidName(f"source {url[:100]!r} must be file:///folder/pattern: a name has no zero byte")
+        raise InvalidName(
+            f"source {url[:100]!r} must be file:///folder/pattern: a name has no zero byte"
+        )
     return _split(slash + absolute)
 
 
 def _split(written: str) -> Place:
-    """Split what was written at its first part that stands for several names, or names no folder that is there."""
-    root, parts = Path("/" if written.startswith("/") else "."), [part for part in written.split("/") if part]
-    if parts and parts[0].startswith("~") and root == Path() and not Path(_unquoted(parts[0])).exists():
+    """Split what was written at its first part that stands for several names, or names no folder
+    that is there.
+    """
+    root, parts = (
+        Path("/" if written.startswith("/") else "."),
+        [part for part in written.split("/") if part],
+    )
+    if (
+        parts
+        and parts[0].startswith("~")
+        and root == Path()
+        and not Path(_unquoted(parts[0])).exists()
+    ):
         try:
             root = Path(_unquoted(parts[0])).expanduser()
         except RuntimeError:
-            raise InvalidName(f"no home folder {_unquoted(parts[0])[:60]!r} on this machine") from None
+            raise InvalidName(
+                f"no home folder {_unquoted(parts[0])[:60]!r} on this machine"
+            ) from None
         parts = parts[1:]
     folder = root
     for number, part in enumerate(parts):
@@ -104,7 +138,9 @@ def _unquoted(part: str) -> str:
 
 
 def topic_names(folder: Path) -> Iterable[str]:
-    """Yield names for the topic of *folder*, each with one part of the path more; what SNS refuses is replaced."""
+    """Yield names for the topic of *folder*, each with one part of the path more; what SNS refuses
+    is replaced.
+    """
     *above, own = (re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in folder.parts)
     name = own[:80] or "files"
     yield name
@@ -115,22 +151,33 @@ def topic_names(folder: Path) -> Iterable[str]:
 
 
 def shown(urls: Mapping[str, str]) -> dict[str, str]:
-    """Return topic -> what is shown of the URL that it watches: no more of the path than tells it from the others."""
+    """Return topic -> what is shown of the URL that it watches: no more of the path than tells it
+    from the others.
+    """
     places = {topic: place_of(url) for topic, url in urls.items() if is_source(url)}
-    return {topic: urllib.parse.unquote("/".join(url.split("/")[-2:])) for topic, url in urls.items()} | {
-        topic: _told_apart(place, [other for name, other in places.items() if name != topic]) for topic, place in places.items()
+    return {
+        topic: urllib.parse.unquote("/".join(url.split("/")[-2:])) for topic, url in urls.items()
+    } | {
+        topic: _told_apart(place, [other for name, other in places.items() if name != topic])
+        for topic, place in places.items()
     }
 
 
 def described(topic: str, urls: Mapping[str, str]) -> str:
     """Return *topic* as it is named in an error, with the folder that it watches, if it does."""
-    return f"{topic!r} (file:{shown(urls)[topic]})" if is_source(urls.get(topic, topic)) else repr(topic)
+    return (
+        f"{topic!r} (file:{shown(urls)[topic]})"
+        if is_source(urls.get(topic, topic))
+        else repr(topic)
+    )
 
 
 def _told_apart(place: Place, others: list[Place]) -> str:
     parts = place.folder.parts
     for count in range(1, len(parts)):
         end = parts[-count:]
-        if not any(other.folder.parts[-count:] == end and other.folder != place.folder for other in others):
+        if not any(
+            other.folder.parts[-count:] == end and other.folder != place.folder for other in others
+        ):
             return "/".join((*end, place.pattern.text))
     return "/".join((*parts[1:], place.pattern.text))

@@ -15,7 +15,13 @@ from mltrigger.event.event import Event, with_opener
 from mltrigger.sources.folder.files import is_sayable, opened
 from mltrigger.sources.folder.identity import Announced, Stamp, etag_of, event_id
 from mltrigger.sources.folder.patterns import Pattern, is_wild
-from mltrigger.sources.folder.places import HOW_FOLDERS_ARE_WRITTEN, Place, is_source, place_of, topic_names
+from mltrigger.sources.folder.places import (
+    HOW_FOLDERS_ARE_WRITTEN,
+    Place,
+    is_source,
+    place_of,
+    topic_names,
+)
 from mltrigger.text import short
 from mltrigger.versions.running import capture
 
@@ -23,15 +29,18 @@ FILE_TYPE = "mltrigger.file.created"
 
 
 class FolderSource:
-    """The files of one folder whose names match a pattern, each an event; once, also across restarts.
+    """The files of one folder whose names match a pattern, each an event; once, also across
+    restarts.
 
     Parameters
     ----------
     url : str
-        ``file:///folder/*.png``, or ``file:scans/*.png`` relative to the working directory. The folder need not exist.
+        ``file:///folder/*.png``, or ``file:scans/*.png`` relative to the working directory. The
+        folder need not exist.
 
-    A file is an event when its content is new. The same content under the same name is announced once, whatever its times, mode and
-    owner become; a file that had gone and comes back with another time is announced again.
+    A file is an event when its content is new. The same content under the same name is announced
+    once, whatever its times, mode and owner become; a file that had gone and comes back with
+    another time is announced again.
     """
 
     def __init__(self, url: str) -> None:
@@ -58,7 +67,9 @@ class FolderSource:
         return f"{self.folder.name}/{self.pattern.text}"
 
     def topic_names(self, urls: Iterable[str] = ()) -> list[str]:
-        """Return names for the topic of this source, the best first: longer ones where *urls* of other folders may have taken that."""
+        """Return names for the topic of this source, the best first: longer ones where *urls* of
+        other folders may have taken that.
+        """
         names = list(topic_names(self.folder))
         alone = any(is_source(url) and place_of(url).folder == self.folder for url in urls)
         return names[:1] if alone else names
@@ -67,14 +78,18 @@ class FolderSource:
         """Raise InvalidName when nothing is there that could be watched now."""
         name, pattern = repr(self.folder.name[:60]), self.pattern.text
         if not self.folder.is_dir():
-            raise InvalidName(f"source folder {name} does not exist: create it, then subscribe; {HOW_FOLDERS_ARE_WRITTEN}")
+            raise InvalidName(
+                f"source folder {name} does not exist: create it, then subscribe;"
+                f" {HOW_FOLDERS_ARE_WRITTEN}"
+            )
         if not is_wild(pattern) and "." not in pattern and not (self.folder / pattern).exists():
             raise InvalidName(
-                f"source {pattern[:60]!r} is neither a folder nor a file in {name}: create the folder, then subscribe; "
-                f"or name its files with a pattern: {HOW_FOLDERS_ARE_WRITTEN}"
+                f"source {pattern[:60]!r} is neither a folder nor a file in {name}: create the"
+                " folder, then subscribe; or name its files with a pattern:"
+                f" {HOW_FOLDERS_ARE_WRITTEN}"
             )
 
-    # -- one file -----------------------------------------------------------------------------------------------------------------
+    # -- one file ----------------------------------------------------------------------------------
 
     def event(self, name: str, stamp: Stamp, etag: str | None, topic: str) -> Event:
         """Return the event that announces the file *name*."""
@@ -100,21 +115,28 @@ class FolderSource:
     def open(self, event: Event) -> BinaryIO:
         """Open the file that *event* announces: by its name inside this folder, never elsewhere.
 
-        A link is followed to a file inside the folder only. When the file has another content than was announced, the new one is opened,
-        and the record of the attempt says ``etag_mismatch``.
+        A link is followed to a file inside the folder only. When the file has another content than
+        was announced, the new one is opened, and the record of the attempt says ``etag_mismatch``.
         """
         name = event.subject or ""
         self._check_name(name)
         try:
             file = self._opened(name)
         except FileNotFoundError as error:
-            raise ObjectMissing(error.errno, f"{error.strerror}: {name!r} in the watched folder") from None
+            raise ObjectMissing(
+                error.errno, f"{error.strerror}: {name!r} in the watched folder"
+            ) from None
         except OSError as error:
-            raise type(error)(error.errno, f"{error.strerror}: {name!r} in the watched folder") from None
+            raise type(error)(
+                error.errno, f"{error.strerror}: {name!r} in the watched folder"
+            ) from None
         try:
             if self._is_another(file, Announced.of(event.data)):
                 # Into what the attempt printed: the record of this invocation says so.
-                capture.echo(f"etag_mismatch: file {short(name)} was replaced after the event; this is the new one\n")
+                capture.echo(
+                    f"etag_mismatch: file {short(name)} was replaced after the event; this is the"
+                    " new one\n"
+                )
             file.seek(0)
         except BaseException:
             file.close()
@@ -128,10 +150,23 @@ class FolderSource:
     def _check_name(self, name: str) -> None:
         parts = name.split("/")
         inside = self.pattern.depth is None or len(parts) - 1 <= self.pattern.depth
-        if not inside or not all(parts) or any(part in (".", "..") for part in parts) or "\x00" in name or not is_sayable(name):
-            raise InvalidEvent(f"event subject {name[:100]!r} is not the name of a file in the watched folder", "nothing_to_open")
+        if (
+            not inside
+            or not all(parts)
+            or any(part in (".", "..") for part in parts)
+            or "\x00" in name
+            or not is_sayable(name)
+        ):
+            raise InvalidEvent(
+                f"event subject {name[:100]!r} is not the name of a file in the watched folder",
+                "nothing_to_open",
+            )
         if not self.pattern.matches(name):
-            raise InvalidEvent(f"file {name[:100]!r} does not match {self.pattern.text!r}, which this source announces", "nothing_to_open")
+            raise InvalidEvent(
+                f"file {name[:100]!r} does not match {self.pattern.text!r}, which this source"
+                " announces",
+                "nothing_to_open",
+            )
 
     def _opened(self, name: str) -> BinaryIO:
         handle = opened(self.folder, name)
@@ -145,12 +180,18 @@ class FolderSource:
         stamp = Stamp.of(os.fstat(file.fileno()))
         if announced is None or announced.is_surely(stamp):
             return False
-        etag = etag_of(file, stamp) if announced.size == stamp.size and announced.etag is not None else None
+        etag = (
+            etag_of(file, stamp)
+            if announced.size == stamp.size and announced.etag is not None
+            else None
+        )
         return not announced.has_content_of(stamp, etag)
 
 
 def _time(ns: int) -> datetime:
-    """Return a file's time of modification; the beginning of time when it lies where no calendar reaches."""
+    """Return a file's time of modification; the beginning of time when it lies where no calendar
+    reaches.
+    """
     try:
         return datetime.fromtimestamp(ns / 1e9, UTC)
     except (OverflowError, ValueError, OSError):

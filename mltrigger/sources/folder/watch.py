@@ -1,4 +1,7 @@
-"""One watched folder: which of its files are new and complete. It is told the time, and publishes nothing itself."""
+"""One watched folder: which of its files are new and complete.
+
+It is told the time, and publishes nothing itself.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,21 @@ from mltrigger.sources.folder.identity import Announced, Stamp
 from mltrigger.sources.folder.source import FolderSource
 
 History = Callable[[int], Sequence[tuple[int, str | None, Any]]]
-"""Takes a number in the log; returns (number, subject, data) of the next events of the folder, oldest first; none at the end."""
+"""Takes a number in the log; returns (number, subject, data) of the next events of the folder,
+oldest first; none at the end.
+"""
 _MOST_GONE = 100_000
-"""So many names of files that went are remembered, so that an unmounted disk announces nothing twice when it is back."""
+"""So many names of files that went are remembered, so that an unmounted disk announces nothing
+twice when it is back.
+"""
 
 
 class FolderWatch:
     """What is known of the files of one source.
 
-    A file is complete when two looks, at least ``settle_s`` apart, saw the same size, times and inode. Only our own monotonic clock
-    counts: the file's times may come from a file server that is ahead.
+    A file is complete when two looks, at least ``settle_s`` apart, saw the same size, times and
+    inode. Only our own monotonic clock counts: the file's times may come from a file server that is
+    ahead.
 
     Parameters
     ----------
@@ -58,19 +66,29 @@ class FolderWatch:
     @property
     def due_s(self) -> float | None:
         """When the next file can be complete."""
-        return min(since for _, since in self._waiting.values()) + self.settle_s if self._waiting else None
+        return (
+            min(since for _, since in self._waiting.values()) + self.settle_s
+            if self._waiting
+            else None
+        )
 
     @property
     def folders(self) -> dict[str, int]:
         """The paths of the folders that were looked into, with their inodes."""
         if self._paths is None:  # asked for several times a second, and there may be thousands
-            self._paths = {str(self.source.folder / below): inode for below, (_, inode) in self._folders.items()}
+            self._paths = {
+                str(self.source.folder / below): inode
+                for below, (_, inode) in self._folders.items()
+            }
         return self._paths
 
-    # -- looking ------------------------------------------------------------------------------------------------------------------
+    # -- looking -----------------------------------------------------------------------------------
 
     def look(self, now_s: float) -> list[Event]:
-        """Look at every file; return an event for each that is new and complete. Raises OSError when the folder is not there."""
+        """Look at every file; return an event for each that is new and complete.
+
+        Raises OSError when the folder is not there.
+        """
         before, self._folders, self._paths = self._folders, {}, None
         seen: set[str] = set()
         try:
@@ -86,7 +104,9 @@ class FolderWatch:
         return self._complete(now_s)
 
     def glance(self, now_s: float, touched: Iterable[str] = ()) -> list[Event]:
-        """Look only at what may have changed: the files *touched*, folders with a new time, and files that wait to be complete."""
+        """Look only at what may have changed: the files *touched*, folders with a new time, and
+        files that wait to be complete.
+        """
         self.at_rest = not self._waiting
         for below, state in list(self._folders.items()):
             try:
@@ -116,7 +136,9 @@ class FolderWatch:
             self._gone.pop(name, None)
 
     def _look_into(self, folder: str, now_s: float, seen: set[str] | None) -> None:
-        """Look at the files in *folder*, and in folders there that are not known; without *seen* only at files that are new."""
+        """Look at the files in *folder*, and in folders there that are not known; without *seen*
+        only at files that are new.
+        """
         unread = [folder]
         while unread:
             below = unread.pop()
@@ -131,7 +153,8 @@ class FolderWatch:
     def _read(self, below: str, now_s: float, seen: set[str] | None) -> list[str]:
         """Look at the files in *below* alone; return the folders there that are not known."""
         self._paths = None
-        self._folders[below] = _state(self.source.folder / below)  # before it is read: what comes meanwhile is seen the next time
+        # before it is read: what comes meanwhile is seen the next time
+        self._folders[below] = _state(self.source.folder / below)
         inner = []
         for name, entry in entries(self.source.folder, below):
             if entry.is_dir(follow_symlinks=False):
@@ -169,7 +192,7 @@ class FolderWatch:
             self._links.add(name)
         return regular(self.source.folder, name, own)
 
-    # -- what is new --------------------------------------------------------------------------------------------------------------
+    # -- what is new -------------------------------------------------------------------------------
 
     def _notice(self, name: str, stamp: Stamp, now_s: float) -> None:
         if self._known.get(name) == stamp:
@@ -186,7 +209,9 @@ class FolderWatch:
                 del self._gone[next(iter(self._gone))]
 
     def _complete(self, now_s: float) -> list[Event]:
-        ready = sorted(name for name, (_, since) in self._waiting.items() if now_s - since >= self.settle_s)
+        ready = sorted(
+            name for name, (_, since) in self._waiting.items() if now_s - since >= self.settle_s
+        )
         if ready:
             self._catch_up()
         return [event for name in ready if (event := self._judged(name, now_s)) is not None]
@@ -196,7 +221,9 @@ class FolderWatch:
         stamp = self._waiting[name][0]
         gone, before = self._gone.get(name, (None, None))
         announced = self._announced.get(name) or before
-        if (gone is not None and gone[:3] == stamp[:3]) or (gone is None and announced is not None and announced.is_surely(stamp)):
+        if (gone is not None and gone[:3] == stamp[:3]) or (
+            gone is None and announced is not None and announced.is_surely(stamp)
+        ):
             self._is_known(name, stamp, announced.etag if announced else None)
             return None
         try:
@@ -224,8 +251,13 @@ class FolderWatch:
         while rows := self._history(self._read_to):
             for self._read_to, name, data in rows:
                 announced = Announced.of(data)
-                # Of the whole past, only what is there now matters; of what comes later, also what this process has not seen yet.
-                if name is not None and announced is not None and not (first and name not in self._waiting):
+                # Of the whole past, only what is there now matters; of what comes later, also what
+                # this process has not seen yet.
+                if (
+                    name is not None
+                    and announced is not None
+                    and not (first and name not in self._waiting)
+                ):
                     self._announced[name] = announced
 
 

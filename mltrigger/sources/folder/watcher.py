@@ -1,4 +1,6 @@
-"""The watcher: one thread of a process that looks at its folders, and publishes what is new and complete."""
+"""The watcher: one thread of a process that looks at its folders, and publishes what is new and
+complete.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Watcher:
     publish : callable
         Takes a topic and events; returns when they are durable.
     history : callable
-        Takes a topic and a number in the log; returns (number, subject, data) of the next events of that folder, oldest first.
+        Takes a topic and a number in the log; returns (number, subject, data) of the next events of
+        that folder, oldest first.
     """
 
     def __init__(
@@ -54,11 +57,15 @@ class Watcher:
         with self._guard:
             known = self._rounds.get(topic)
             if known is None:
-                self._rounds[topic] = _Rounds(FolderWatch(source, topic, lambda after: self._history(topic, after), settle_s))
+                self._rounds[topic] = _Rounds(
+                    FolderWatch(source, topic, lambda after: self._history(topic, after), settle_s)
+                )
             else:
                 known.watch.settle_s = settle_s
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name="mltrigger-watcher", daemon=True)
+            self._thread = threading.Thread(
+                target=self._loop, name="mltrigger-watcher", daemon=True
+            )
             self._thread.start()
 
     def forget(self, topic: str) -> None:
@@ -67,7 +74,9 @@ class Watcher:
             self._rounds.pop(topic, None)
 
     def settle(self, settle_s: Mapping[str, float]) -> None:
-        """Let files rest for as long as *settle_s* says of their topic, which another process may have changed."""
+        """Let files rest for as long as *settle_s* says of their topic, which another process may
+        have changed.
+        """
         with self._guard:
             for topic, rounds in self._rounds.items():
                 rounds.watch.settle_s = settle_s.get(topic, rounds.watch.settle_s)
@@ -78,17 +87,30 @@ class Watcher:
         return rounds.trouble if rounds is not None else ""
 
     def no_hints(self, topic: str) -> str:
-        """Return why the system does not tell of changes in the folder of *topic*, empty when it does."""
+        """Return why the system does not tell of changes in the folder of *topic*, empty when it
+        does.
+        """
         return self._hints.trouble if topic in self._rounds else ""
 
     def settled(self) -> bool:
-        """Look now; return whether everything that is there has been published. A folder that is gone holds nobody up."""
+        """Look now; return whether everything that is there has been published.
+
+        A folder that is gone holds nobody up.
+        """
         with self._guard:
-            quiet = [self._look(rounds, whole=rounds.watch.settled) == 0 and rounds.watch.settled for rounds in self._rounds.values()]
-            gone = [rounds for rounds in self._rounds.values() if rounds.trouble and not rounds.warned]
+            quiet = [
+                self._look(rounds, whole=rounds.watch.settled) == 0 and rounds.watch.settled
+                for rounds in self._rounds.values()
+            ]
+            gone = [
+                rounds for rounds in self._rounds.values() if rounds.trouble and not rounds.warned
+            ]
         for rounds in gone:
             rounds.warned = True
-            warn(f"folder {rounds.watch.source.shown!r} cannot be read ({rounds.trouble}): it is waited for, its files are not counted")
+            warn(
+                f"folder {rounds.watch.source.shown!r} cannot be read ({rounds.trouble}): it is"
+                " waited for, its files are not counted"
+            )
         return all(quiet)
 
     def stop(self) -> None:
@@ -97,7 +119,7 @@ class Watcher:
         if self._thread is not None:
             self._thread.join(timeout=5.0)
 
-    # -- the thread ---------------------------------------------------------------------------------------------------------------
+    # -- the thread --------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         touched: set[str] | None = set()
@@ -123,16 +145,28 @@ class Watcher:
                     try:
                         self._look(rounds, touched or ())
                     except Exception:  # the store did not answer, for one: the other folders go on
-                        logger.exception("watched folder %s: publishing failed; trying again", rounds.watch.source.shown)
+                        logger.exception(
+                            "watched folder %s: publishing failed; trying again",
+                            rounds.watch.source.shown,
+                        )
                         rounds.rest_until_s = time.monotonic() + _AGAIN_S
-            folders: dict[str, int] = {path: inode for rounds in self._rounds.values() for path, inode in rounds.watch.folders.items()}
+            folders: dict[str, int] = {
+                path: inode
+                for rounds in self._rounds.values()
+                for path, inode in rounds.watch.folders.items()
+            }
             if self._hints.cover(folders):
                 for rounds in self._rounds.values():
                     rounds.look_again()
-            due_s = min((rounds.next_s for rounds in self._rounds.values()), default=time.monotonic() + POLL_S)
+            due_s = min(
+                (rounds.next_s for rounds in self._rounds.values()),
+                default=time.monotonic() + POLL_S,
+            )
         return min(POLL_S, max(0.01, due_s - time.monotonic()))
 
-    def _look(self, rounds: _Rounds, touched: Sequence[str] | set[str] = (), whole: bool | None = None) -> int:
+    def _look(
+        self, rounds: _Rounds, touched: Sequence[str] | set[str] = (), whole: bool | None = None
+    ) -> int:
         """Look at one folder and publish what is new; return how many events that was."""
         events = rounds.look(touched, whole)
         if events:
@@ -156,11 +190,15 @@ class _Rounds:
     @property
     def next_s(self) -> float:
         """When to look again."""
-        return max(self.rest_until_s, min(self._look_s, self._glance_s, self.watch.due_s or self._glance_s))
+        return max(
+            self.rest_until_s, min(self._look_s, self._glance_s, self.watch.due_s or self._glance_s)
+        )
 
     def look_again(self) -> None:
         """Look at every file soon: something may have changed unnoticed."""
-        self._look_s = min(self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE_BUSY))
+        self._look_s = min(
+            self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE_BUSY)
+        )
 
     def is_due(self, now_s: float, touched: Sequence[str] | set[str]) -> bool:
         """Whether to look now, because it is time or because a file of this folder was *touched*."""
@@ -170,9 +208,15 @@ class _Rounds:
         return now_s >= self.next_s or any(path.rpartition("/")[0] in folders for path in touched)
 
     def look(self, touched: Sequence[str] | set[str], whole: bool | None) -> list[Event]:
-        """Look at what may have changed, or at every file when it is time to, or when *whole* says so."""
+        """Look at what may have changed, or at every file when it is time to, or when *whole* says
+        so.
+        """
         began_s, used_s = time.monotonic(), time.thread_time()
-        whole = began_s >= self._look_s or bool(self.trouble) if whole is None else whole or bool(self.trouble)
+        whole = (
+            began_s >= self._look_s or bool(self.trouble)
+            if whole is None
+            else whole or bool(self.trouble)
+        )
         try:
             events = self.watch.look(began_s) if whole else self.watch.glance(began_s, touched)
         except OSError as error:
@@ -184,13 +228,21 @@ class _Rounds:
         return events
 
     def _plan(self, whole: bool, took_s: float, used_s: float) -> None:
-        """Plan the next looks after one that *took_s*, and *used_s* of a core: of a slow network drive the first is much more."""
+        """Plan the next looks after one that *took_s*, and *used_s* of a core: of a slow network
+        drive the first is much more.
+        """
         now_s = time.monotonic()
         self._glance_s = now_s + (_GLANCE_S if self.hinted and not self.trouble else POLL_S)
         if whole:
             self._looked_s, self._look_cost_s = now_s, max(used_s, took_s / 10)
-            self._look_s = now_s + max(_LOOK_WITH_HINTS_S if self.hinted else _LOOK_S, used_s / _SHARE, took_s)
+            self._look_s = now_s + max(
+                _LOOK_WITH_HINTS_S if self.hinted else _LOOK_S, used_s / _SHARE, took_s
+            )
         else:
-            self._glance_s = max(self._glance_s, now_s + min(10.0, max(used_s / (_SHARE if self.watch.at_rest else _SHARE_BUSY), took_s)))
+            self._glance_s = max(
+                self._glance_s,
+                now_s
+                + min(10.0, max(used_s / (_SHARE if self.watch.at_rest else _SHARE_BUSY), took_s)),
+            )
         if self.trouble:
             self._look_s = now_s + _GLANCE_S

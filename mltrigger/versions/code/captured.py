@@ -1,7 +1,9 @@
-"""What the code of a version finds around it: captured values, defaults, and the globals that it reads.
+"""What the code of a version finds around it: captured values, defaults, and the globals that it
+reads.
 
-Left out on purpose, since it is no part of the code or changes with use: modules and their functions, connections and clients, what the
-code itself changes, texts that are called like a secret, and globals of an importable module that its text does not tell.
+Left out on purpose, since it is no part of the code or changes with use: modules and their
+functions, connections and clients, what the code itself changes, texts that are called like a
+secret, and globals of an importable module that its text does not tell.
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from typing import Any, NamedTuple
 
 from mltrigger.versions.address import is_secret
 from mltrigger.versions.code import source
-from mltrigger.versions.code.digest import Digests, TooLarge, closed_over, has_value, hashed, is_code, is_of_a_library, name_of
+from mltrigger.versions.code.digest import (
+    Digests,
+    TooLarge,
+    closed_over,
+    has_value,
+    hashed,
+    is_code,
+    is_of_a_library,
+    name_of,
+)
 
 _READ = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
 _BOUND = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_DEREF", "DELETE_DEREF"})
@@ -28,7 +39,9 @@ _DIGITS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Which code a version is: the ``digest`` of all, that of the ``code`` alone, and those of what it found ``around`` it, by name."""
+    """Which code a version is: the ``digest`` of all, that of the ``code`` alone, and those of what
+    it found ``around`` it, by name.
+    """
 
     digest: str
     code: str
@@ -36,10 +49,11 @@ class Fingerprint:
 
 
 def fingerprint_of(target: Any) -> Fingerprint:
-    """Return the fingerprint of *target*: the code and, for a fitted object, its state; and what the code finds around it.
+    """Return the fingerprint of *target*: the code and, for a fitted object, its state; and what
+    the code finds around it.
 
-    Comments, layout and decorators do not count. Of a library's classes only the name counts, so that an upgrade does not make another
-    model of the same weights.
+    Comments, layout and decorators do not count. Of a library's classes only the name counts, so
+    that an upgrade does not make another model of the same weights.
     """
     digests = Digests()
     try:
@@ -47,7 +61,8 @@ def fingerprint_of(target: Any) -> Fingerprint:
     except RecursionError:  # a state nested too deep to look at
         digests = Digests()
         code = digests.of(type(target))
-    if isinstance(target, types.FunctionType) and target not in digests.functions:  # a model that is installed as a package
+    # a model that is installed as a package
+    if isinstance(target, types.FunctionType) and target not in digests.functions:
         digests.functions.append(target)
     around = _Around(digests).parts()
     whole = hashed(code, *(text for part in around.items() for text in part)) if around else code
@@ -60,7 +75,9 @@ def digest_of(target: Any) -> str:
 
 
 class _Read(NamedTuple):
-    """A value that a function finds around it: the variable, which code may change, what it is called, and whether data in it count."""
+    """A value that a function finds around it: the variable, which code may change, what it is
+    called, and whether data in it count.
+    """
 
     variable: Hashable
     kind: str
@@ -70,7 +87,9 @@ class _Read(NamedTuple):
 
 
 class _Around:
-    """Collects what the functions of *digests* find around them, and what else of the user they use."""
+    """Collects what the functions of *digests* find around them, and what else of the user they
+    use.
+    """
 
     def __init__(self, digests: Digests) -> None:
         self._waiting = list(digests.functions)
@@ -85,7 +104,8 @@ class _Around:
             node = source.node_of(function)
             self._changed |= _changed(function, node)
             for read in _reads(function, node):
-                # A proxy of something that is not there, a hostile __len__: such a value cannot be told.
+                # A proxy of something that is not there, a hostile __len__: such a value cannot be
+                # told.
                 with contextlib.suppress(Exception):
                     self._look_at(read, function)
         parts: dict[str, set[bytes]] = {}
@@ -122,22 +142,33 @@ def _reads(function: types.FunctionType, node: source.Function | None) -> Iterat
     around = function.__globals__
     for name in _names(function.__code__)[0]:
         if name in around and not name.startswith("__") and name not in _OF_A_KERNEL:
-            yield _Read((id(around), name), "global", name, around[name], constants is None or name in constants)
+            yield _Read(
+                (id(around), name),
+                "global",
+                name,
+                around[name],
+                constants is None or name in constants,
+            )
     for name, value in closed_over(function):
         if not is_code(value) and not name.startswith("__"):  # its digest has the code
             yield _Read(_cell(function, name), "captured", name, value)
     expressions = source.defaults_of(node) if node is not None else {}
-    for name, value in _defaults(function) if node is not None else ():  # without a source, the digest of the code has the defaults
+    # without a source, the digest of the code has the defaults
+    for name, value in _defaults(function) if node is not None else ():
         expression = expressions.get(name)
         if expression is None or not source.is_literal(expression):
-            counts = constants is None or expression is None or source.is_literal(expression, constants)
+            counts = (
+                constants is None or expression is None or source.is_literal(expression, constants)
+            )
             yield _Read((id(function), name), "default", name, value, counts)
 
 
 def _defaults(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
     given = function.__defaults__ or ()
     code = function.__code__
-    yield from zip(code.co_varnames[code.co_argcount - len(given) : code.co_argcount], given, strict=True)
+    yield from zip(
+        code.co_varnames[code.co_argcount - len(given) : code.co_argcount], given, strict=True
+    )
     yield from (function.__kwdefaults__ or {}).items()
 
 
@@ -146,7 +177,10 @@ def _changed(function: types.FunctionType, node: source.Function | None) -> set[
     _, bound = _names(function.__code__)
     names = {*bound, *(source.changed_by(node) if node is not None else ())}
     free = set(function.__code__.co_freevars)
-    found: set[Hashable] = {_cell(function, name) if name in free else (id(function.__globals__), name) for name in names}
+    found: set[Hashable] = {
+        _cell(function, name) if name in free else (id(function.__globals__), name)
+        for name in names
+    }
     if source.constants_of(function) is not None:  # a module may fill them in when it is set up
         found |= {(id(function.__globals__), name) for name in _bound_beside(function)}
     return found | {(id(function), name) for name in names}
@@ -165,17 +199,25 @@ def _cell(function: types.FunctionType, name: str) -> Hashable:
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the globals that *code* reads, and the variables around it that it binds."""
-    found = [(step.opname, step.argval) for part in source.codes(code) for step in dis.get_instructions(part)]
+    found = [
+        (step.opname, step.argval)
+        for part in source.codes(code)
+        for step in dis.get_instructions(part)
+    ]
     read, bound = ({name for kind, name in found if kind in kinds} for kinds in (_READ, _BOUND))
     return tuple(sorted(read)), tuple(sorted(bound))
 
 
 def _called(value: Any, function: types.FunctionType) -> Any:
-    """Return the function or class behind a model, a cache or a decorator of a library; any other value as it is."""
+    """Return the function or class behind a model, a cache or a decorator of a library; any other
+    value as it is.
+    """
     models = sys.modules.get("mltrigger.versions.describe")
     if models is not None and isinstance(value, models.Model):
         value = value.target
-    if isinstance(value, type) or (isinstance(value, types.FunctionType) and _is_beside(value, function)):
+    if isinstance(value, type) or (
+        isinstance(value, types.FunctionType) and _is_beside(value, function)
+    ):
         return value
     return inspect.unwrap(value) if callable(value) and hasattr(value, "__wrapped__") else value
 
@@ -189,6 +231,8 @@ def _is_beside(value: Any, function: types.FunctionType) -> bool:
 
 def _counts(name: str, value: Any) -> bool:
     """Whether *value* is data, or an object whose state says what it is."""
-    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) or (isinstance(value, str) and is_secret(name)):
+    if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) or (
+        isinstance(value, str) and is_secret(name)
+    ):
         return False
     return is_code(value) or has_value(value)

@@ -1,4 +1,4 @@
-"""Which code is it? A digest that is the same when a cell runs again, also in another process, and another when the code changes."""
+"""A digest of code: the same when a cell runs again, here or elsewhere; another when it changes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,56 @@ from typing import Any
 
 from mltrigger.versions.code import source
 
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")} | set(site.getsitepackages()))
-# In the state of fitted scikit-learn objects although they say nothing about what was learnt: a release, an address, timings, and
-# search trees that count their own calls (the data that they are built from stands beside them).
-_SKIPPED_STATE = frozenset({"_sklearn_version", "_stop_words_id", "cv_results_", "refit_time_", "_tree"})
-# Libraries whose objects are values. Others may be connections, clients and caches: their state changes with use.
+_LIBRARIES = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    | set(site.getsitepackages())
+)
+# In the state of fitted scikit-learn objects although they say nothing about what was learnt: a
+# release, an address, timings, and search trees that count their own calls (the data that they are
+# built from stands beside them).
+_SKIPPED_STATE = frozenset(
+    {"_sklearn_version", "_stop_words_id", "cv_results_", "refit_time_", "_tree"}
+)
+# Libraries whose objects are values. Others may be connections, clients and caches: their state
+# changes with use.
 _VALUES = frozenset(
-    {"builtins", "collections", "datetime", "decimal", "enum", "fractions", "ipaddress", "numpy", "pandas", "pathlib", "polars", "pyarrow",
-     "re", "scipy", "sklearn", "types", "uuid", "zoneinfo"}
-)  # fmt: skip
-_LEARNT = frozenset({("torch", "Module"), ("torch", "Tensor"), ("xgboost", "Booster"), ("lightgbm", "Booster")})
+    {
+        "builtins",
+        "collections",
+        "datetime",
+        "decimal",
+        "enum",
+        "fractions",
+        "ipaddress",
+        "numpy",
+        "pandas",
+        "pathlib",
+        "polars",
+        "pyarrow",
+        "re",
+        "scipy",
+        "sklearn",
+        "types",
+        "uuid",
+        "zoneinfo",
+    }
+)
+_LEARNT = frozenset(
+    {("torch", "Module"), ("torch", "Tensor"), ("xgboost", "Booster"), ("lightgbm", "Booster")}
+)
 """Classes of other libraries whose objects are what was learnt, by library and name."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 _MOST_PARTS = 50_000
 _LONG = 1000
 _CONTAINERS = (list, tuple, dict, set, frozenset)
-_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, type, functools.partial, types.CodeType)
+_FUNCTIONS = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    type,
+    functools.partial,
+    types.CodeType,
+)
 
 
 class TooLarge(Exception):  # internal signal
@@ -41,13 +75,14 @@ class TooLarge(Exception):  # internal signal
 
 
 class Digests:
-    """Makes digests of values from their structure: no addresses, no hash order, nothing of the process.
+    """Makes digests of values from their structure: no addresses, no hash order, nothing of the
+    process.
 
     Parameters
     ----------
     captured : bool
-        Whether it looks at what functions find around them. Then objects of other libraries count by their class alone, and very large
-        containers are refused with :class:`TooLarge`.
+        Whether it looks at what functions find around them. Then objects of other libraries count
+        by their class alone, and very large containers are refused with :class:`TooLarge`.
     """
 
     def __init__(self, captured: bool = False) -> None:
@@ -90,7 +125,11 @@ class Digests:
         if self._captured and (text := _plain(value)) is not None:
             return hashed(name_of(type(value)), text)
         if isinstance(value, Mapping):
-            pairs = sorted((self.of(k, seen), self.of(v, seen)) for k, v in value.items() if k not in _SKIPPED_STATE)
+            pairs = sorted(
+                (self.of(k, seen), self.of(v, seen))
+                for k, v in value.items()
+                if k not in _SKIPPED_STATE
+            )
             return hashed(name_of(type(value)), *(part for pair in pairs for part in pair))
         if isinstance(value, (list, tuple)):
             return hashed(name_of(type(value)), *(self.of(v, seen) for v in value))
@@ -99,12 +138,21 @@ class Digests:
         return self._object(value, seen)
 
     def _object(self, value: Any, seen: dict[int, int]) -> bytes:
-        """Return the digest of an object: its class, and the state that copying it would carry over."""
+        """Return the digest of an object: its class, and the state that copying it would carry
+        over.
+        """
         kind = self.of(type(value), seen)
-        if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):  # an array of objects
+        # an array of objects
+        if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):
             return hashed("objects", kind, self.of(value.tolist(), seen))
         if _is_learnt(type(value), "Module"):  # whether it is in training mode changes with use
-            return hashed("module", kind, self.of({name: part for name, part in vars(value).items() if name != "training"}, seen))
+            return hashed(
+                "module",
+                kind,
+                self.of(
+                    {name: part for name, part in vars(value).items() if name != "training"}, seen
+                ),
+            )
         try:
             reducer = copyreg.dispatch_table.get(type(value))  # of regular expressions
             reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
@@ -113,13 +161,23 @@ class Digests:
         if isinstance(reduced, str):
             return hashed("global", reduced)
         _, arguments, *rest = reduced
-        plain = [list(part) if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping)) else part for part in rest[:3]]
+        plain = [
+            (
+                list(part)
+                if isinstance(part, Iterable) and not isinstance(part, (str, bytes, Mapping))
+                else part
+            )
+            for part in rest[:3]
+        ]
         own = self.of([a for a in arguments if a is not type(value)], seen)
         return hashed("object", kind, own, *(self.of(p, seen) for p in plain))
 
     def _code(self, value: Any, seen: dict[int, int]) -> bytes:
         if isinstance(value, functools.partial):
-            return hashed("partial", *(self.of(part, seen) for part in (value.func, value.args, value.keywords)))
+            return hashed(
+                "partial",
+                *(self.of(part, seen) for part in (value.func, value.args, value.keywords)),
+            )
         if isinstance(value, types.MethodType):
             return hashed("method", self.of(value.__func__, seen), self.of(value.__self__, seen))
         if isinstance(value, types.BuiltinFunctionType) and _belongs_to_a_value(value):
@@ -127,12 +185,26 @@ class Digests:
         if isinstance(value, types.FunctionType):
             return self._function(value, seen)
         if isinstance(value, types.CodeType):
-            return hashed("code", value.co_code, str(value.co_names), *(self.of(c, seen) for c in value.co_consts))
+            return hashed(
+                "code",
+                value.co_code,
+                str(value.co_names),
+                *(self.of(c, seen) for c in value.co_consts),
+            )
         if isinstance(value, type) and not is_of_a_library(value):
             self.classes.append(value)
-            own = {name: self.of(_unwrapped(v), seen) for name, v in vars(value).items() if not name.startswith("__") or callable(v)}
+            own = {
+                name: self.of(_unwrapped(v), seen)
+                for name, v in vars(value).items()
+                if not name.startswith("__") or callable(v)
+            }
             bases = [self.of(base, seen) for base in value.__bases__]
-            return hashed("class", name_of(value), *bases, *(part for name in sorted(own) for part in (name, own[name])))
+            return hashed(
+                "class",
+                name_of(value),
+                *bases,
+                *(part for name in sorted(own) for part in (name, own[name])),
+            )
         return hashed("name", name_of(value))
 
     def _function(self, function: types.FunctionType, seen: dict[int, int]) -> bytes:
@@ -142,9 +214,16 @@ class Digests:
         inner = [self.of(value, seen) for _, value in closed_over(function) if is_code(value)]
         try:
             return hashed("source", "\x00".join(source.tokens_of(function)), *inner)
-        except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # typed at a prompt, or made by exec
-            defaults = (function.__defaults__, function.__kwdefaults__, inspect.getfullargspec(function)[:5:4])
-            return hashed("function", self.of(function.__code__, seen), self.of(defaults, seen), *inner)
+        except (OSError, TypeError, SyntaxError, tokenize.TokenError):
+            # typed at a prompt, or made by exec
+            defaults = (
+                function.__defaults__,
+                function.__kwdefaults__,
+                inspect.getfullargspec(function)[:5:4],
+            )
+            return hashed(
+                "function", self.of(function.__code__, seen), self.of(defaults, seen), *inner
+            )
 
 
 def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -162,13 +241,24 @@ def is_code(value: Any) -> bool:
 
 
 def has_value(value: Any) -> bool:
-    """Whether the state of *value* says what it is: data, a fitted object, an object of a class of the user."""
+    """Whether the state of *value* says what it is: data, a fitted object, an object of a class of
+    the user.
+    """
     kind = type(value)
-    if isinstance(value, (Iterator, random.Random)) or kind.__name__ in ("Generator", "RandomState") or kind.__module__ == "itertools":
+    if (
+        isinstance(value, (Iterator, random.Random))
+        or kind.__name__ in ("Generator", "RandomState")
+        or kind.__module__ == "itertools"
+    ):
         return False  # it moves on with use
-    if kind.__module__.startswith("mltrigger.") and not kind.__module__.startswith("mltrigger.demo"):  # a bus, a subscription, a run
+    # a bus, a subscription, a run
+    if kind.__module__.startswith("mltrigger.") and not kind.__module__.startswith(
+        "mltrigger.demo"
+    ):
         return dataclasses.is_dataclass(kind) and bool(kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]
-    if kind.__module__.partition(".")[0] in _VALUES or (hasattr(kind, "get_params") and hasattr(kind, "fit")):
+    if kind.__module__.partition(".")[0] in _VALUES or (
+        hasattr(kind, "get_params") and hasattr(kind, "fit")
+    ):
         return True
     if _is_learnt(kind):
         return True
@@ -182,8 +272,14 @@ def _belongs_to_a_value(method: types.BuiltinFunctionType) -> bool:
 
 
 def _is_learnt(kind: type, name: str | None = None) -> bool:
-    """Whether objects of *kind* are what was learnt; *name* asks for one class, and those that inherit from it."""
-    return any((base.__module__.partition(".")[0], base.__name__) in _LEARNT and name in (None, base.__name__) for base in kind.__mro__)
+    """Whether objects of *kind* are what was learnt; *name* asks for one class, and those that
+    inherit from it.
+    """
+    return any(
+        (base.__module__.partition(".")[0], base.__name__) in _LEARNT
+        and name in (None, base.__name__)
+        for base in kind.__mro__
+    )
 
 
 def _of_tensor(tensor: Any) -> bytes | None:
@@ -212,7 +308,9 @@ def _array(value: Any) -> Any:
 
 
 def _plain(value: Any) -> str | None:
-    """Return the text of a long container of texts and numbers, which is quicker than a digest of each; ``None`` for others."""
+    """Return the text of a long container of texts and numbers, which is quicker than a digest of
+    each; ``None`` for others.
+    """
     if type(value) not in _CONTAINERS or len(value) < _LONG:
         return None
     parts = [*value, *value.values()] if isinstance(value, dict) else value

@@ -18,13 +18,15 @@ ABSENT = "absent"
 
 
 def code_at(path: str) -> str | None:
-    """Return the digest of the code of the function at *path*, ``package.module:function``, without importing anything.
+    """Return the digest of the code of the function at *path*, ``package.module:function``, without
+    importing anything.
 
     Returns
     -------
     str, optional
-        As the ``code`` of :class:`~mltrigger.versions.code.captured.Fingerprint`; ``"absent"`` when the module has no such name; ``None`` when
-        only importing it can tell: it is imported already, has no source, or the target is no plain function.
+        As the ``code`` of :class:`~mltrigger.versions.code.captured.Fingerprint`; ``"absent"`` when
+        the module has no such name; ``None`` when only importing it can tell: it is imported
+        already, has no source, or the target is no plain function.
     """
     module, _, name = path.partition(":")
     if module in sys.modules:
@@ -42,7 +44,12 @@ def code_at(path: str) -> str | None:
         at_run_time = any(_AT_RUN_TIME & _names(node) for node in ast.walk(tree))
         return None if at_run_time else ABSENT
     node = bound[0]
-    if len(bound) > 1 or name != first or node not in tree.body or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    if (
+        len(bound) > 1
+        or name != first
+        or node not in tree.body
+        or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ):
         return None
     if not all(_describes(decorator) for decorator in node.decorator_list):
         return None
@@ -86,10 +93,13 @@ def _names(node: ast.AST) -> set[str]:
         return {(node.asname or node.name).partition(".")[0]}
     if isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
         return {node.name}
-    return {name for name in getattr(node, "names", ()) if isinstance(name, str)}  # global and nonlocal
+    # global and nonlocal
+    return {name for name in getattr(node, "names", ()) if isinstance(name, str)}
 
 
 def _describes(decorator: ast.expr) -> bool:
     """Whether a decorator is ``mt.model``, which keeps the function as it is."""
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) == "model"
+    return (
+        called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    ) == "model"

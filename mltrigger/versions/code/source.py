@@ -1,4 +1,6 @@
-"""The text of a function: its tokens, its place in the file, and the names whose values it changes itself."""
+"""The text of a function: its tokens, its place in the file, and the names whose values it changes
+itself.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,24 @@ from typing import Any
 _NOISE = {tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER, tokenize.ENCODING}
 _START, _END = getattr(tokenize, "FSTRING_START", -1), getattr(tokenize, "FSTRING_END", -1)
 _CHANGING = frozenset(
-    {"add", "append", "appendleft", "clear", "discard", "extend", "extendleft", "insert", "partial_fit", "pop", "popitem", "popleft",
-     "remove", "setdefault", "update"}
-)  # fmt: skip
+    {
+        "add",
+        "append",
+        "appendleft",
+        "clear",
+        "discard",
+        "extend",
+        "extendleft",
+        "insert",
+        "partial_fit",
+        "pop",
+        "popitem",
+        "popleft",
+        "remove",
+        "setdefault",
+        "update",
+    }
+)
 """Methods that change their object, and whose result may be used."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -42,9 +59,11 @@ def tokens_of(function: types.FunctionType) -> list[str]:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the tokens of a function's source from its ``def`` on, layout reduced to what has a meaning.
+    """Return the tokens of a function's source from its ``def`` on, layout reduced to what has a
+    meaning.
 
-    An f-string is one token, as it was before Python 3.12: a digest must not change with the release.
+    An f-string is one token, as it was before Python 3.12: a digest must not change with the
+    release.
     """
     found: list[str] = []
     lines = text.splitlines(keepends=True)
@@ -58,9 +77,20 @@ def tokens(text: str) -> list[str]:
             if depth == 0:
                 found.append(_between(lines, begin, token.end))
         elif depth == 0 and token.type not in _NOISE:
-            meaning = {tokenize.INDENT: "<indent>", tokenize.DEDENT: "<dedent>", tokenize.NEWLINE: "<end>"}
+            meaning = {
+                tokenize.INDENT: "<indent>",
+                tokenize.DEDENT: "<dedent>",
+                tokenize.NEWLINE: "<end>",
+            }
             found.append(meaning.get(token.type, token.string))
-    start = next((i for i, t in enumerate(found) if t in ("def", "async") and (i == 0 or found[i - 1] == "<end>")), 0)
+    start = next(
+        (
+            i
+            for i, t in enumerate(found)
+            if t in ("def", "async") and (i == 0 or found[i - 1] == "<end>")
+        ),
+        0,
+    )
     return found[start:]
 
 
@@ -72,17 +102,35 @@ def _between(lines: list[str], begin: tuple[int, int], end: tuple[int, int]) -> 
 
 
 def node_of(function: types.FunctionType) -> Function | None:
-    """Return where *function* stands in the tree of its file or cell, ``None`` when it cannot be found there."""
+    """Return where *function* stands in the tree of its file or cell, ``None`` when it cannot be
+    found there.
+    """
     try:
         tree = _tree(_text(function))
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
     code = function.__code__
     if code.co_name == "<lambda>":
-        around = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda) and _holds(node.body, code)]
-        return max(around, key=lambda node: (node.lineno, node.col_offset), default=None)  # the innermost
-    named = (n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == code.co_name)
-    return next((n for n in named if min([n.lineno, *(d.lineno for d in n.decorator_list)]) == code.co_firstlineno), None)
+        around = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Lambda) and _holds(node.body, code)
+        ]
+        # the innermost
+        return max(around, key=lambda node: (node.lineno, node.col_offset), default=None)
+    named = (
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)) and n.name == code.co_name
+    )
+    return next(
+        (
+            n
+            for n in named
+            if min([n.lineno, *(d.lineno for d in n.decorator_list)]) == code.co_firstlineno
+        ),
+        None,
+    )
 
 
 def defaults_of(node: Function) -> dict[str, ast.expr]:
@@ -90,22 +138,48 @@ def defaults_of(node: Function) -> dict[str, ast.expr]:
     given = node.args
     behind = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
     found = dict(zip([argument.arg for argument in behind], given.defaults, strict=True))
-    return found | {a.arg: default for a, default in zip(given.kwonlyargs, given.kw_defaults, strict=True) if default is not None}
+    return found | {
+        a.arg: default
+        for a, default in zip(given.kwonlyargs, given.kw_defaults, strict=True)
+        if default is not None
+    }
 
 
 def is_literal(expression: ast.expr, names: frozenset[str] = frozenset()) -> bool:
-    """Whether the text of *expression* says its value: literals, and *names* of which the same is true."""
-    parts = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop, ast.expr_context)
-    return all(isinstance(part, parts) or (isinstance(part, ast.Name) and part.id in names) for part in ast.walk(expression))
+    """Whether the text of *expression* says its value: literals, and *names* of which the same is
+    true.
+    """
+    parts = (
+        ast.Constant,
+        ast.List,
+        ast.Tuple,
+        ast.Set,
+        ast.Dict,
+        ast.UnaryOp,
+        ast.BinOp,
+        ast.operator,
+        ast.unaryop,
+        ast.expr_context,
+    )
+    return all(
+        isinstance(part, parts) or (isinstance(part, ast.Name) and part.id in names)
+        for part in ast.walk(expression)
+    )
 
 
 def constants_of(function: types.FunctionType) -> frozenset[str] | None:
-    """Return the globals of an importable module whose values its text says; ``None`` for a notebook or a script.
+    """Return the globals of an importable module whose values its text says; ``None`` for a
+    notebook or a script.
 
-    Other globals of a module depend on where it is imported: on folders, variables of the environment, the time.
+    Other globals of a module depend on where it is imported: on folders, variables of the
+    environment, the time.
     """
     module = sys.modules.get(function.__module__)
-    if function.__module__ == "__main__" or module is None or vars(module) is not function.__globals__:
+    if (
+        function.__module__ == "__main__"
+        or module is None
+        or vars(module) is not function.__globals__
+    ):
         return None
     try:
         return _constants(inspect.getsource(module))
@@ -118,7 +192,11 @@ def _constants(text: str) -> frozenset[str]:
     found: dict[str, bool] = {}
     for node in _tree(text).body:
         targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, (ast.AnnAssign, ast.AugAssign)) else []
+            node.targets
+            if isinstance(node, ast.Assign)
+            else [node.target]
+            if isinstance(node, (ast.AnnAssign, ast.AugAssign))
+            else []
         )
         for name in [target.id for target in targets if isinstance(target, ast.Name)]:
             value = getattr(node, "value", None)
@@ -128,16 +206,24 @@ def _constants(text: str) -> frozenset[str]:
 
 
 def changed_by(node: Function) -> set[str]:
-    """Return the names whose values the function changes: it stores into them, or calls a method for its effect alone."""
+    """Return the names whose values the function changes: it stores into them, or calls a method
+    for its effect alone.
+    """
     found: set[str] = set()
     for part in ast.walk(node):
-        if isinstance(part, (ast.Subscript, ast.Attribute)) and isinstance(part.ctx, (ast.Store, ast.Del)):
+        if isinstance(part, (ast.Subscript, ast.Attribute)) and isinstance(
+            part.ctx, (ast.Store, ast.Del)
+        ):
             found |= _root(part)
         elif isinstance(part, ast.Expr):
             called = part.value.value if isinstance(part.value, ast.Await) else part.value
             if isinstance(called, ast.Call) and isinstance(called.func, ast.Attribute):
                 found |= _root(called.func)
-        elif isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr in _CHANGING:
+        elif (
+            isinstance(part, ast.Call)
+            and isinstance(part.func, ast.Attribute)
+            and part.func.attr in _CHANGING
+        ):
             found |= _root(part.func)
     return found
 
@@ -154,9 +240,15 @@ def _root(expression: ast.expr) -> set[str]:
 
 
 def _holds(node: ast.expr, code: types.CodeType) -> bool:
-    """Whether all instructions of *code* stand in *node*; those of no width belong to nothing in the text."""
+    """Whether all instructions of *code* stand in *node*; those of no width belong to nothing in
+    the text.
+    """
     begin, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
-    spans = [((line, column), (last, stop)) for line, last, column, stop in code.co_positions() if column is not None and column != stop]
+    spans = [
+        ((line, column), (last, stop))
+        for line, last, column, stop in code.co_positions()
+        if column is not None and column != stop
+    ]
     return bool(spans) and all(begin <= first and last <= end for first, last in spans)
 
 

@@ -1,4 +1,6 @@
-"""The files that belong to a version of a Python model (``files=``), its weights: other content is another version."""
+"""The files that belong to a version of a Python model (``files=``), its weights: other content is
+another version.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +19,27 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 def checked(files: Any, model: str) -> tuple[str, ...]:
     """Return the names in *files*, each once; raise InvalidModel when it is no list of names."""
-    named = isinstance(files, (list, tuple)) and all(isinstance(file, (str, os.PathLike)) for file in files)
+    named = isinstance(files, (list, tuple)) and all(
+        isinstance(file, (str, os.PathLike)) for file in files
+    )
     names = [os.fspath(file) for file in files] if named else []
     if not named or not all(isinstance(name, str) and name and "\0" not in name for name in names):
-        raise InvalidModel(f"model {model!r}: files={files!r}: write a list of names of files or folders, files=['weights.bin']")
+        raise InvalidModel(
+            f"model {model!r}: files={files!r}: write a list of names of files or folders,"
+            " files=['weights.bin']"
+        )
     return tuple(dict.fromkeys(names))
 
 
 def sums_of(files: tuple[str, ...], model: str) -> dict[str, str]:
-    """Return name -> SHA-256 of each file, read piece by piece; of a folder, over the names and sums of all files in it.
+    """Return name -> SHA-256 of each file, read piece by piece; of a folder, over the names and
+    sums of all files in it.
 
     Raises
     ------
     InvalidModel
-        When one is not there, or cannot be read; relative names are looked for from the working directory.
+        When one is not there, or cannot be read; relative names are looked for from the working
+        directory.
     """
     return {name: _sum_of(name, model) for name in files}
 
@@ -60,7 +69,8 @@ class Weights:
         if changed:
             names = ", ".join(repr(shown(name)) for name in changed[:_SHOWN])
             raise InvalidModel(
-                f"model {model!r}: {names} changed since the version was registered; bring back what it had, or register a new version"
+                f"model {model!r}: {names} changed since the version was registered; bring back"
+                " what it had, or register a new version"
             )
 
     def _is_same(self, name: str, model: str) -> bool:
@@ -84,11 +94,18 @@ def _sum_of(name: str, model: str) -> str:
     try:
         if not path.is_dir():
             return _digest(path)
-        parts = [f"{inner.relative_to(path).as_posix()}\0{_digest(inner)}\0" for inner in _inside(path)]
+        parts = [
+            f"{inner.relative_to(path).as_posix()}\0{_digest(inner)}\0" for inner in _inside(path)
+        ]
     except FileNotFoundError as error:
-        raise InvalidModel(f"model {model!r}: files: there is no {shown(name)!r} here (looked for from the working directory)") from error
+        raise InvalidModel(
+            f"model {model!r}: files: there is no {shown(name)!r} here (looked for from the working"
+            " directory)"
+        ) from error
     except OSError as error:
-        raise InvalidModel(f"model {model!r}: files: {shown(name)!r} cannot be read: {error.strerror}") from error
+        raise InvalidModel(
+            f"model {model!r}: files: {shown(name)!r} cannot be read: {error.strerror}"
+        ) from error
     return hashlib.sha256("".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -98,12 +115,16 @@ def _digest(path: Path) -> str:
 
 
 def _stamp_of(name: str) -> Stamp:
-    """Return by what a write is noticed: of each file its size, its number, and when it and its entry were written."""
+    """Return by what a write is noticed: of each file its size, its number, and when it and its
+    entry were written.
+    """
     path, found = Path(name), []
     for inner in _inside(path) if path.is_dir() else [path]:
         with contextlib.suppress(OSError):  # what is not there has none
             status = inner.stat()
-            found.append((str(inner), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns))
+            found.append(
+                (str(inner), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+            )
     return tuple(found)
 
 

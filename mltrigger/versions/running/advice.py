@@ -1,14 +1,28 @@
-"""Advice on errors whose own words do not say the cause: that a model is not called where its cell runs."""
+"""Advice on errors whose own words do not say the cause: that a model is not called where its cell
+runs.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
 
-_MADE = "It was made in another thread than the one that calls the model: make it in the model, or once in its class"
-_LOOP = "It belongs to the event loop of the kernel; the model runs on another one: make it in the model, at its first call"
-_MAIN = 'A model is called in a thread of its own: subscribe it with isolation="process", where it has the main thread'
-_NO_LOOP = "A model is called in a thread without an event loop: write it as async def, or call asyncio.run(…) in it"
+_MADE = (
+    "It was made in another thread than the one that calls the model: make it in the model, or once"
+    " in its class"
+)
+_LOOP = (
+    "It belongs to the event loop of the kernel; the model runs on another one: make it in the"
+    " model, at its first call"
+)
+_MAIN = (
+    'A model is called in a thread of its own: subscribe it with isolation="process", where it has'
+    " the main thread"
+)
+_NO_LOOP = (
+    "A model is called in a thread without an event loop: write it as async def, or call"
+    " asyncio.run(…) in it"
+)
 _RUNNING = "An async def model runs on an event loop already: await instead"
 _ADVICE = [
     (re.compile(words), advice)
@@ -20,13 +34,18 @@ _ADVICE = [
         (r"only works? in (the )?main thread", _MAIN),
         (r"main thread is not in main loop", _MAIN),
         (r"There is no current event loop in thread|no running event loop", _NO_LOOP),
-        (r"cannot be called from a running event loop|This event loop is already running", _RUNNING),
+        (
+            r"cannot be called from a running event loop|This event loop is already running",
+            _RUNNING,
+        ),
     ]
 ]
 
 
 def advice_on(text: str) -> str | None:
-    """Return what to do about an error with this *text* that a model raised in this thread; ``None`` when nothing is known."""
+    """Return what to do about an error with this *text* that a model raised in this thread;
+    ``None`` when nothing is known.
+    """
     advice = next((advice for words, advice in _ADVICE if words.search(text)), None)
     if advice is _MAIN and threading.current_thread() is threading.main_thread():
         return None  # then it is a thread that the model started itself

@@ -1,4 +1,6 @@
-"""Models that are ``async def``: many calls in flight on one event loop, for models that wait on the network."""
+"""Models that are ``async def``: many calls in flight on one event loop, for models that wait on
+the network.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ CONCURRENCY = 64
 """Calls in flight when the subscription does not say."""
 _END_S = 5.0
 _LATE_S, _LATE = 0.05, 0.1
-"""How much later than it should a coroutine is cancelled when the loop was blocked meanwhile; the second is a share of its timeout."""
+"""How much later than it should a coroutine is cancelled when the loop was blocked meanwhile; the
+second is a share of its timeout.
+"""
 _GIVEN_UP_S = 60.0
 """A loop that a call blocks for so long, and for ten times its timeout, is left to it."""
 
@@ -36,15 +40,17 @@ class _Stay:
 
 
 class AsyncInvoker(Invoker):
-    """Calls one coroutine function; never raises. Whoever calls waits; the coroutine runs on the loop, between all the others.
+    """Calls one coroutine function; never raises.
+
+    Whoever calls waits; the coroutine runs on the loop, between all the others.
 
     Parameters
     ----------
     model : Model
         What to call; of a class, an object whose ``__call__`` is ``async``.
     timeout_s : float
-        Longest run of one call: then the coroutine is cancelled, which frees what it holds. Code that blocks the loop instead of awaiting
-        blocks all calls, and cannot be cancelled.
+        Longest run of one call: then the coroutine is cancelled, which frees what it holds. Code
+        that blocks the loop instead of awaiting blocks all calls, and cannot be cancelled.
     """
 
     concurrency = CONCURRENCY
@@ -62,7 +68,10 @@ class AsyncInvoker(Invoker):
         super().__init__(model)
 
     def close(self) -> None:
-        """Cancel what is under way and end the loop; idempotent. Later calls give a Result with reason ``stopped``."""
+        """Cancel what is under way and end the loop; idempotent.
+
+        Later calls give a Result with reason ``stopped``.
+        """
         with self._guard:
             self._closed = True
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
@@ -77,11 +86,18 @@ class AsyncInvoker(Invoker):
         return lambda value: self._wait(function(value)), given
 
     def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
-        """Run *answer* on the loop, in a copy of this thread's context: what it prints is captured where this thread's is."""
+        """Run *answer* on the loop, in a copy of this thread's context: what it prints is captured
+        where this thread's is.
+        """
         with self._guard:
             if self._closed:
                 answer.close()
-                raise _Ours("the event loop of the model was closed", reason="stopped", kind="Closed", whole=True)
+                raise _Ours(
+                    "the event loop of the model was closed",
+                    reason="stopped",
+                    kind="Closed",
+                    whole=True,
+                )
             loop = self._loop or self._started()
             self._entered += 1
             stay = _Stay(self._entered, bool(self._stays))
@@ -91,8 +107,15 @@ class AsyncInvoker(Invoker):
             value, error = future.result(self._timeout_s + self.grace_s / 2)
         except concurrent.futures.CancelledError:
             if self._closed:
-                raise _Ours("the event loop of the model was closed", reason="stopped", kind="Closed", whole=True) from None
-            raise ModelFailure("the coroutine was cancelled", kind="CancelledError", whole=True) from None
+                raise _Ours(
+                    "the event loop of the model was closed",
+                    reason="stopped",
+                    kind="Closed",
+                    whole=True,
+                ) from None
+            raise ModelFailure(
+                "the coroutine was cancelled", kind="CancelledError", whole=True
+            ) from None
         except concurrent.futures.TimeoutError:
             future.cancel()
             raise self._blocked(loop, stay) from None
@@ -101,24 +124,37 @@ class AsyncInvoker(Invoker):
         return value
 
     def _blocked(self, loop: asyncio.AbstractEventLoop, stay: _Stay) -> ModelFailure:
-        """Return what to say of a call when the loop does not even cancel it. Which coroutine blocks it is proved by one that is alone."""
+        """Return what to say of a call when the loop does not even cancel it.
+
+        Which coroutine blocks it is proved by one that is alone.
+        """
         with self._guard, contextlib.suppress(RuntimeError):  # it was closed meanwhile
             loop.call_soon_threadsafe(self._leave, stay)
             now_s, alone = time.monotonic(), not self._had_company(stay)
             if alone and self._blocked_s is None:
                 self._blocked_s = now_s
-            if self._blocked_s is not None and self._loop is loop and now_s - self._blocked_s > max(_GIVEN_UP_S, 10 * self._timeout_s):
-                self._loop = self._thread = self._blocked_s = None  # for ever, it seems: the next call gets another loop
+            if (
+                self._blocked_s is not None
+                and self._loop is loop
+                and now_s - self._blocked_s > max(_GIVEN_UP_S, 10 * self._timeout_s)
+            ):
+                # for ever, it seems: the next call gets another loop
+                self._loop = self._thread = self._blocked_s = None
                 self._stays.clear()
                 loop.call_soon_threadsafe(loop.stop)
-        return self._late("something blocks the event loop instead of awaiting", self._had_company(stay))
+        return self._late(
+            "something blocks the event loop instead of awaiting", self._had_company(stay)
+        )
 
     def _late(self, why: str, is_acquitted: bool) -> ModelFailure:
         why += ": it may be another event, each is called alone now" if is_acquitted else ""
         return ModelFailure(
             f"no answer within timeout_s = {self._timeout_s:g}; {why}",
-            reason="timeout", kind="TimeoutError", whole=True, throttled=is_acquitted,
-        )  # fmt: skip
+            reason="timeout",
+            kind="TimeoutError",
+            whole=True,
+            throttled=is_acquitted,
+        )
 
     def _had_company(self, stay: _Stay) -> bool:
         """Whether another coroutine was on the loop at any time since this one came."""
@@ -128,15 +164,21 @@ class AsyncInvoker(Invoker):
         if not stay.begun:
             self._stays.discard(stay)
 
-    async def _limited(self, answer: Coroutine[Any, Any, Any], stay: _Stay) -> tuple[Any, BaseException | None]:
+    async def _limited(
+        self, answer: Coroutine[Any, Any, Any], stay: _Stay
+    ) -> tuple[Any, BaseException | None]:
         stay.begun, self._blocked_s = True, None
         try:
             return await self._outcome(answer, stay)
         finally:
             self._stays.discard(stay)
 
-    async def _outcome(self, answer: Coroutine[Any, Any, Any], stay: _Stay) -> tuple[Any, BaseException | None]:
-        """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for everybody."""
+    async def _outcome(
+        self, answer: Coroutine[Any, Any, Any], stay: _Stay
+    ) -> tuple[Any, BaseException | None]:
+        """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for
+        everybody.
+        """
         began = running.forks
         until_s = time.monotonic() + self._timeout_s
         try:
@@ -151,7 +193,9 @@ class AsyncInvoker(Invoker):
             if not limit.expired():
                 return None, error
             if time.monotonic() - until_s > _LATE_S + _LATE * self._timeout_s:
-                return None, self._late("something blocked the event loop instead of awaiting", self._had_company(stay))
+                return None, self._late(
+                    "something blocked the event loop instead of awaiting", self._had_company(stay)
+                )
             return None, self._late("the coroutine was cancelled", False)
         except BaseException as error:
             if running.forks != began:
@@ -161,7 +205,10 @@ class AsyncInvoker(Invoker):
     def _started(self) -> asyncio.AbstractEventLoop:
         self._loop = loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=_serve, args=(loop, lambda: self._closed or self._loop is not loop), name="mltrigger-async", daemon=True
+            target=_serve,
+            args=(loop, lambda: self._closed or self._loop is not loop),
+            name="mltrigger-async",
+            daemon=True,
         )
         self._thread.start()
         return loop
@@ -172,7 +219,9 @@ class _Ours(ModelFailure):
 
 
 def _serve(loop: asyncio.AbstractEventLoop, is_closed: Callable[[], bool]) -> None:
-    """Run *loop* until it is closed by us: a model that stops it, or whose task raises SystemExit, must not end the calls of others."""
+    """Run *loop* until it is closed by us: a model that stops it, or whose task raises SystemExit,
+    must not end the calls of others.
+    """
     asyncio.set_event_loop(loop)
     try:
         while True:

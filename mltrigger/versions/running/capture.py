@@ -14,8 +14,11 @@ from mltrigger.text import redacted
 MAX_STDOUT = 64 * 1024
 """Characters of printed text that are kept an attempt; the rest is counted."""
 
-# Each thread has a context of its own; a coroutine runs in a copy of the context of the thread that waits for it.
-_current: contextvars.ContextVar[Captured | None] = contextvars.ContextVar("mltrigger_captured", default=None)
+# Each thread has a context of its own; a coroutine runs in a copy of the context of the thread that
+# waits for it.
+_current: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
+    "mltrigger_captured", default=None
+)
 _guard = threading.Lock()
 
 
@@ -52,7 +55,9 @@ class Captured:
 
 
 class _Stream:
-    """Stands for ``sys.stdout`` or ``sys.stderr``: who captures writes to a buffer of its own, all others as before."""
+    """Stands for ``sys.stdout`` or ``sys.stderr``: who captures writes to a buffer of its own, all
+    others as before.
+    """
 
     def __init__(self, original: Any) -> None:
         self._original = original
@@ -86,7 +91,9 @@ def current() -> Captured | None:
 
 
 def go_on(captured: Captured | None) -> None:
-    """Let *captured* capture in this context, too, which is another thread's or older; ``None``: nothing."""
+    """Let *captured* capture in this context, too, which is another thread's or older; ``None``:
+    nothing.
+    """
     _current.set(captured)
 
 
@@ -109,7 +116,10 @@ def captured() -> Iterator[Captured]:
 
 
 def echo(text: str) -> None:
-    """Print *text*, which a model printed elsewhere, in this thread, where the listener captures it."""
+    """Print *text*, which a model printed elsewhere, in this thread, where the listener captures
+    it.
+    """
     if text and sys.stdout is not None:
-        with contextlib.suppress(OSError, ValueError):  # a closed stream, or one with another encoding
+        # a closed stream, or one with another encoding
+        with contextlib.suppress(OSError, ValueError):
             sys.stdout.write(text)

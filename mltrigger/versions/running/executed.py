@@ -1,4 +1,5 @@
-"""What runs in the worker of an executor: a model that is loaded once, and called for as long as the worker lives.
+"""What runs in the worker of an executor: a model that is loaded once, and called for as long as
+the worker lives.
 
 See :mod:`mltrigger.versions.running.executor` for the other side.
 """
@@ -38,8 +39,8 @@ class _Held:
         self.caller, self.calls = caller, 0
 
 
-# What a worker has loaded, by key. The only state that this package keeps in a module: an executor gives its workers no
-# other place to keep a model in from one call to the next.
+# What a worker has loaded, by key. The only state that this package keeps in a module: an executor
+# gives its workers no other place to keep a model in from one call to the next.
 _held: dict[str, _Held] = {}
 _loading, _counting = threading.Lock(), threading.Lock()
 
@@ -61,21 +62,24 @@ def run(
     key, ticket
         Which model, and what is to be known of it to call it, as JSON.
     contents
-        The model, pickled, or nothing if it can be imported; ``None`` when the call is only for a worker that has it.
+        The model, pickled, or nothing if it can be imported; ``None`` when the call is only for a
+        worker that has it.
     events, objects
-        The events, as one JSON list of what :func:`~mltrigger.versions.running.parcel.sent` returns, and the contents of those that can be opened.
+        The events, as one JSON list of what :func:`~mltrigger.versions.running.parcel.sent`
+        returns, and the contents of those that can be opened.
     turn
         Makes each call another one: Dask takes two with equal arguments for the same.
     within
         What :func:`mltrigger.versions.running.current.place` says.
     flag
-        A file to make when the model has returned, if its folder is there: on this machine, somebody looks at it.
+        A file to make when the model has returned, if its folder is there: on this machine,
+        somebody looks at it.
 
     Returns
     -------
     dict
-        Which ``worker`` this is; and that the model is ``missing``, or why it could not be loaded (``failed``), or the ``results``, one an
-        event, and what was ``printed``.
+        Which ``worker`` this is; and that the model is ``missing``, or why it could not be loaded
+        (``failed``), or the ``results``, one an event, and what was ``printed``.
     """
     del turn
     worker = {"worker": f"{socket.gethostname()}:{os.getpid()}"}
@@ -86,17 +90,24 @@ def run(
         try:
             held = held or _loaded(key, json.loads(ticket), contents or b"")
         except BaseException as error:  # whatever a module does while it is imported
-            failed = failure(error)._replace(reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S)
+            failed = failure(error)._replace(
+                reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S
+            )
             return {**worker, "failed": parcel.fields(failed), "printed": printed.take()}
         try:
             given = json.loads(events)
             opened = objects or [None] * len(given)
             arrived = [
-                parcel.received(event, functools.partial(io.BytesIO, content or b"")) for event, content in zip(given, opened, strict=True)
+                parcel.received(event, functools.partial(io.BytesIO, content or b""))
+                for event, content in zip(given, opened, strict=True)
             ]
             longest = max(arrived, key=lambda event: event.hops)
             with during(elsewhere(within, longest, functools.partial(_returned, flag))):
-                return {**worker, "results": _results(held.caller, arrived), "printed": printed.take()}
+                return {
+                    **worker,
+                    "results": _results(held.caller, arrived),
+                    "printed": printed.take(),
+                }
         finally:
             with _counting:
                 held.calls -= 1
@@ -130,17 +141,22 @@ def _taken(key: str) -> _Held | None:
 
 
 def _loaded(key: str, ticket: dict[str, Any], contents: bytes) -> _Held:
-    """Return how the model is called here, loaded by the first who asks, with a call more under way."""
+    """Return how the model is called here, loaded by the first who asks, with a call more under
+    way.
+    """
     with _loading:
         if (held := _taken(key)) is None:
-            # The only bytes that are unpickled: the model that the user of the calling process handed over, never what came in an event.
+            # The only bytes that are unpickled: the model that the user of the calling process
+            # handed over, never what came in an event.
             model = parcel.unpacked(ticket, lambda: pickle.loads(contents))  # noqa: S301
             with _counting:
                 idle = [old for old, held in _held.items() if not held.calls]
                 dropped = [_held.pop(old) for old in idle[: max(0, len(_held) + 1 - _MOST_HELD)]]
             for old in dropped:
                 old.caller.close()
-            held = _Held(called(model, Setting(ticket["timeout_s"], CONCURRENCY, ticket["processes"])))
+            held = _Held(
+                called(model, Setting(ticket["timeout_s"], CONCURRENCY, ticket["processes"]))
+            )
             with _counting:
                 _held[key], held.calls = held, 1
         return held

@@ -15,20 +15,32 @@ from mltrigger.versions.running.nets import Boosted, Keras, Module, Pipelined, T
 def feed_of(model: Model, target: Any) -> Feed:
     """Return how the predictor *target*, which *model* describes, is called."""
     name, method, columns = repr(model.name), getattr(target, model.method), model.ordered()
-    if is_a(target, "transformers", "Pipeline") and model.method in ("predict", "transform", "__call__"):
+    if is_a(target, "transformers", "Pipeline") and model.method in (
+        "predict",
+        "transform",
+        "__call__",
+    ):
         return Pipelined(target, name, columns)
-    if any(is_a(target, library, "Model") for library in ("keras", "tf_keras")) and model.method in ("predict", "predict_on_batch"):
+    if any(
+        is_a(target, library, "Model") for library in ("keras", "tf_keras")
+    ) and model.method in ("predict", "predict_on_batch"):
         return Keras(target, method, name, columns, quiet=model.method == "predict")
     is_torch = is_a(target, "torch", "Module")
     if is_torch and model.method in ("__call__", "forward"):
         return Torch(target, method, name, columns)
-    asked = functools.partial(_by_event, method) if is_of_library(target) and not is_a(target, "xgboost", "Booster") else method
+    asked = (
+        functools.partial(_by_event, method)
+        if is_of_library(target) and not is_a(target, "xgboost", "Booster")
+        else method
+    )
     feed = named(_fitted(model, target, asked, columns), target, model.method)
     return Module(target, method, feed) if is_torch else feed
 
 
 def _by_event(method: Callable[[Any], Any], given: Any) -> Any:
-    """Return what *method* answers: of several arrays in a tuple, such as distances and neighbours, those of each event."""
+    """Return what *method* answers: of several arrays in a tuple, such as distances and neighbours,
+    those of each event.
+    """
     answer = method(given)
     return parted(answer, len(given), lists=False) if isinstance(answer, tuple) else answer
 
@@ -42,13 +54,26 @@ def _fitted(model: Model, target: Any, method: Any, columns: Sequence[str] | Non
         takes = of_user(target, columns, None if schema is None else schema.json)
     if is_a(target, "xgboost", "Booster"):
         return Boosted(method, name, takes)
-    return Frames(method, name, takes, floats=any(base.__module__.startswith(("lightgbm.", "xgboost.")) for base in type(target).__mro__))
+    return Frames(
+        method,
+        name,
+        takes,
+        floats=any(
+            base.__module__.startswith(("lightgbm.", "xgboost.")) for base in type(target).__mro__
+        ),
+    )
 
 
-def of_head(target: Any, method: Any, name: str, takes: Takes | None, columns: Sequence[str] | None) -> Feed | None:
-    """Return how a model is called whose head takes something else than columns; ``None`` for all others."""
+def of_head(
+    target: Any, method: Any, name: str, takes: Takes | None, columns: Sequence[str] | None
+) -> Feed | None:
+    """Return how a model is called whose head takes something else than columns; ``None`` for all
+    others.
+    """
     if not (kind := head(target)) or not (takes is None or takes.further):
         return None
     if kind == "text":
-        return Texts(method, name, columns[0] if columns is not None and len(columns) == 1 else None)
+        return Texts(
+            method, name, columns[0] if columns is not None and len(columns) == 1 else None
+        )
     return Records(method, name) if kind == "records" else Files(method, name)

@@ -29,9 +29,10 @@ MAX_TEXT = 16 * 1024
 class Result(NamedTuple):
     """What one call of a model made of one event.
 
-    ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it is only the beginning of what the model answered,
-    which was too long: ``reason`` says so. ``permanent`` failures are not tried again; ``delay_s`` is what the model asked for with
-    ``mt.Retry``, or its server with ``Retry-After``; ``throttled`` ones only mean "not now", and spend no attempt.
+    ``output`` is JSON text, ``None`` when the call failed. ``degraded`` says that it is only the
+    beginning of what the model answered, which was too long: ``reason`` says so. ``permanent``
+    failures are not tried again; ``delay_s`` is what the model asked for with ``mt.Retry``, or its
+    server with ``Retry-After``; ``throttled`` ones only mean "not now", and spend no attempt.
     """
 
     output: str | None = None
@@ -51,11 +52,14 @@ class Result(NamedTuple):
 
 
 class Caller(Protocol):
-    """How a model is called by one listener; never raises. In a thread: :class:`Invoker`; elsewhere ``ProcessInvoker`` and its like.
+    """How a model is called by one listener; never raises.
 
-    ``batches`` says whether the model takes several events at once; ``concurrency`` how many calls at the same time it is made for;
-    ``runs_here`` whether the model runs in this process, and ends it when it crashes;
-    ``grace_s`` how much longer than its timeout a call is waited for: where a call is stopped from inside, that takes a moment.
+    In a thread: :class:`Invoker`; elsewhere ``ProcessInvoker`` and its like.
+
+    ``batches`` says whether the model takes several events at once; ``concurrency`` how many calls
+    at the same time it is made for; ``runs_here`` whether the model runs in this process, and ends
+    it when it crashes; ``grace_s`` how much longer than its timeout a call is waited for: where a
+    call is stopped from inside, that takes a moment.
     """
 
     model: Model
@@ -68,7 +72,10 @@ class Caller(Protocol):
         """Call the model with one event."""
 
     def many(self, events: Sequence[Event], again: Callable[[], None] = ...) -> list[Result]:
-        """Call the model with a batch; one bad event fails alone. *again* is told when the model is called once more to find it."""
+        """Call the model with a batch; one bad event fails alone.
+
+        *again* is told when the model is called once more to find it.
+        """
 
     def close(self) -> None:
         """Let go of what calling needs; idempotent."""
@@ -93,7 +100,8 @@ class Invoker:
     Parameters
     ----------
     model : Model
-        What to call: Python here; :mod:`mltrigger.versions.running.feeding` says what a fitted object gets. An object of a class is made now.
+        What to call: Python here; :mod:`mltrigger.versions.running.feeding` says what a fitted
+        object gets. An object of a class is made now.
     """
 
     concurrency = 1
@@ -120,16 +128,20 @@ class Invoker:
                 end_copy()
             model_returned(answer)
             return self._encoded(answer)
-        except BaseException as error:  # SystemExit in a model is a failed model, not the end of the listener
+        except BaseException as error:
+            # SystemExit in a model is a failed model, not the end of the listener
             if running.forks != began:
                 end_copy(error)
             return self._failed(error)
 
-    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
-        """Call the model with a batch; when a call as a whole fails, halve it, so that one bad event fails alone.
+    def many(
+        self, events: Sequence[Event], again: Callable[[], None] = lambda: None
+    ) -> list[Result]:
+        """Call the model with a batch; when a call as a whole fails, halve it, so that one bad
+        event fails alone.
 
-        A predictor is called once for all events that are alike. Each call may take as long as one may: *again* is told before every
-        further one.
+        A predictor is called once for all events that are alike. Each call may take as long as one
+        may: *again* is told before every further one.
         """
         results: list[Result | None] = [None] * len(events)
         groups: Groups = {}
@@ -147,7 +159,11 @@ class Invoker:
         for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
-            for number, result in zip(numbers, self._halved(key, parts, [events[number] for number in numbers], again), strict=True):
+            for number, result in zip(
+                numbers,
+                self._halved(key, parts, [events[number] for number in numbers], again),
+                strict=True,
+            ):
                 results[number] = result
         return results  # type: ignore[return-value]
 
@@ -162,17 +178,32 @@ class Invoker:
         if self._takes is None:
             return self._input(event)
         accepted = self._takes.accept(event.data)
-        # What wants the whole event gets that; and a predictor gets records, which become a DataFrame.
-        return accepted if self._input is _data and self.model.kind != "predictor" else self._input(event)
+        # What wants the whole event gets that; and a predictor gets records, which become a
+        # DataFrame.
+        return (
+            accepted
+            if self._input is _data and self.model.kind != "predictor"
+            else self._input(event)
+        )
 
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else _conforming(value, self._gives)
 
     def _failed(self, error: BaseException) -> Result:
         result = failure(error)
-        return result._replace(reason="model_error") if result.reason in OUR_REASONS and not self._ours else result
+        return (
+            result._replace(reason="model_error")
+            if result.reason in OUR_REASONS and not self._ours
+            else result
+        )
 
-    def _halved(self, key: Hashable, inputs: Sequence[Any], events: Sequence[Event], again: Callable[[], None]) -> list[Result]:
+    def _halved(
+        self,
+        key: Hashable,
+        inputs: Sequence[Any],
+        events: Sequence[Event],
+        again: Callable[[], None],
+    ) -> list[Result]:
         began = running.forks
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
@@ -183,18 +214,34 @@ class Invoker:
         except BaseException as error:
             if running.forks != began:
                 end_copy(error)
-            if len(events) == 1 or isinstance(error, _WrongLength) or (isinstance(error, ModelFailure) and error.whole):
+            if (
+                len(events) == 1
+                or isinstance(error, _WrongLength)
+                or (isinstance(error, ModelFailure) and error.whole)
+            ):
                 return [self._failed(error)] * len(events)
             middle = len(events) // 2
-            return [result for half in (events[:middle], events[middle:]) for result in self._once_more(key, half, again)]
-        return [self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs]
+            return [
+                result
+                for half in (events[:middle], events[middle:])
+                for result in self._once_more(key, half, again)
+            ]
+        return [
+            self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs
+        ]
 
-    def _once_more(self, key: Hashable, events: Sequence[Event], again: Callable[[], None]) -> list[Result]:
-        """Call the model with a part of a batch that failed; it gets their data anew, since it may have changed them."""
+    def _once_more(
+        self, key: Hashable, events: Sequence[Event], again: Callable[[], None]
+    ) -> list[Result]:
+        """Call the model with a part of a batch that failed; it gets their data anew, since it may
+        have changed them.
+        """
         again()
         try:
             values = [self._checked(_unchanged(event)) for event in events]
-            inputs = values if self._feed is None else [self._feed.part(value)[1] for value in values]
+            inputs = (
+                values if self._feed is None else [self._feed.part(value)[1] for value in values]
+            )
         except BaseException as error:
             return [self._failed(error)] * len(events)
         return self._halved(key, inputs, events, again)
@@ -220,11 +267,17 @@ class _WrongLength(ValueError):
 
 
 def failure(error: BaseException) -> Result:
-    """Return the Result of *error*, its text and traceback bounded; never raises, whatever *error* does when it is looked at."""
+    """Return the Result of *error*, its text and traceback bounded; never raises, whatever *error*
+    does when it is looked at.
+    """
     try:
         return _failure(error)
     except BaseException:
-        return Result(reason="model_error", error_type="Exception", error="<an exception that cannot be looked at>")
+        return Result(
+            reason="model_error",
+            error_type="Exception",
+            error="<an exception that cannot be looked at>",
+        )
 
 
 def _failure(error: BaseException) -> Result:
@@ -245,14 +298,33 @@ def _failure(error: BaseException) -> Result:
         reason, permanent = "bad_batch_result", True
     name = type(error).__qualname__ if not isinstance(error, _WrongLength) else "ValueError"
     message = redacted(_bounded(with_advice(text))) if text is not None else f"<unprintable {name}>"
-    return Result(reason=reason, error_type=name[:200], error=message, traceback=trace, permanent=permanent, delay_s=delay_s)
+    return Result(
+        reason=reason,
+        error_type=name[:200],
+        error=message,
+        traceback=trace,
+        permanent=permanent,
+        delay_s=delay_s,
+    )
 
 
 def _reported(error: ModelFailure, text: str | None) -> Result:
     """Return the Result of what was said elsewhere: our own stack says nothing about it."""
-    message, detail = redacted(_bounded(text or "")), error.detail and redacted(_bounded(_FOLDER.sub('File "', error.detail)))
+    message, detail = (
+        redacted(_bounded(text or "")),
+        error.detail and redacted(_bounded(_FOLDER.sub('File "', error.detail))),
+    )
     kind = (error.kind or _KINDS.get(error.reason) or type(error).__qualname__)[:200]
-    return Result(None, error.reason, kind, message, detail or None, error.permanent, error.delay_s, throttled=error.throttled)
+    return Result(
+        None,
+        error.reason,
+        kind,
+        message,
+        detail or None,
+        error.permanent,
+        error.delay_s,
+        throttled=error.throttled,
+    )
 
 
 def _conforming(value: Any, schema: Schema) -> Result:
@@ -271,39 +343,61 @@ def _conforming(value: Any, schema: Schema) -> Result:
 def encoded(value: Any) -> Result:
     """Return the Result of what a model answered: its JSON, or why it cannot be kept; never raises.
 
-    The model has run and running it again would give the same: an answer that has no JSON form is not worth a retry. Of one that is too
-    long the beginning is kept, its size and its hash.
+    The model has run and running it again would give the same: an answer that has no JSON form is
+    not worth a retry. Of one that is too long the beginning is kept, its size and its hash.
     """
     try:
         text = codec.dumps(value, iterators=True)
-        if len(text) * 4 <= MAX_OUTPUT_BYTES or (size := len(raw := text.encode())) <= MAX_OUTPUT_BYTES:
+        if (
+            len(text) * 4 <= MAX_OUTPUT_BYTES
+            or (size := len(raw := text.encode())) <= MAX_OUTPUT_BYTES
+        ):
             return Result(output=text)
     except BaseException as problem:  # a hostile __iter__, __repr__ or property of the value
         return _unkept(problem)
-    described = {"truncated": text[:_SHOWN], "bytes": size, "sha256": hashlib.sha256(raw).hexdigest()}
+    described = {
+        "truncated": text[:_SHOWN],
+        "bytes": size,
+        "sha256": hashlib.sha256(raw).hexdigest(),
+    }
     error = f"the output has {size:,} bytes of JSON; max_output_bytes is {MAX_OUTPUT_BYTES:,}"
-    return Result(output=codec.dumps(described), reason="result_too_large", error=error, degraded=True)
+    return Result(
+        output=codec.dumps(described), reason="result_too_large", error=error, degraded=True
+    )
 
 
 def _unkept(problem: BaseException) -> Result:
     """Return the Result of an answer that has no JSON form: it is lost, and that is no success."""
-    if isinstance(problem, codec.Broken) and problem.__cause__ is not None:  # a generator is a part of the model
+    # a generator is a part of the model
+    if isinstance(problem, codec.Broken) and problem.__cause__ is not None:
         return failure(problem.__cause__)
     text = redacted(_bounded(_text_of(problem) or type(problem).__qualname__))
     if isinstance(problem, codec.TooLarge):
-        return Result(reason="result_too_large", error_type="EventTooLarge", error=f"the answer is too large: {text}", permanent=True)
+        return Result(
+            reason="result_too_large",
+            error_type="EventTooLarge",
+            error=f"the answer is too large: {text}",
+            permanent=True,
+        )
     error = f"the model ran, and its answer cannot be kept: {text}"
-    return Result(reason="result_not_serialisable", error_type="NotEncodable", error=error, permanent=True)
+    return Result(
+        reason="result_not_serialisable", error_type="NotEncodable", error=error, permanent=True
+    )
 
 
 def _one_each(outputs: Any, count: int) -> Sequence[Any]:
-    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its first axis.
+    """Return *outputs* as a sequence of *count*, one an event; a frame gives its rows, an array its
+    first axis.
 
-    A tuple of lists is refused whatever its length: ``return labels, scores`` would be right or wrong by the number of events.
+    A tuple of lists is refused whatever its length: ``return labels, scores`` would be right or
+    wrong by the number of events.
     """
-    if isinstance(outputs, tuple) and (hasattr(outputs, "_fields") or any(isinstance(o, list) or _is_array(o) for o in outputs)):
+    if isinstance(outputs, tuple) and (
+        hasattr(outputs, "_fields") or any(isinstance(o, list) or _is_array(o) for o in outputs)
+    ):
         raise _WrongLength(
-            "a batch model returns a list with one output an event, not a tuple of several results: list(zip(labels, scores))"
+            "a batch model returns a list with one output an event, not a tuple of several results:"
+            " list(zip(labels, scores))"
         )
     if (rows := codec.rows_of(outputs, indexed=True)) is not None:
         outputs = rows
@@ -311,13 +405,22 @@ def _one_each(outputs: Any, count: int) -> Sequence[Any]:
         outputs = list(outputs.tocsr()) if outputs.ndim == 2 else outputs.toarray().tolist()
     elif getattr(getattr(outputs, "dtype", None), "names", None):
         outputs = list(outputs)
-    elif (listed := next((name for name in ("tolist", "to_list") if hasattr(outputs, name)), None)) is not None:
+    elif (
+        listed := next((name for name in ("tolist", "to_list") if hasattr(outputs, name)), None)
+    ) is not None:
         outputs = getattr(outputs, listed)()
-    if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or not hasattr(outputs, "__len__"):
-        raise _WrongLength(f"a batch model returns a list with one output an event, not {type(outputs).__name__}")
+    if isinstance(outputs, (str, bytes, Mapping, set, frozenset)) or not hasattr(
+        outputs, "__len__"
+    ):
+        raise _WrongLength(
+            f"a batch model returns a list with one output an event, not {type(outputs).__name__}"
+        )
     answers: list[Any] = list(outputs)
     if len(answers) != count:
-        raise _WrongLength(f"a batch model returns one output an event: {count} events went in, {len(answers)} outputs came out")
+        raise _WrongLength(
+            f"a batch model returns one output an event: {count} events went in, {len(answers)}"
+            " outputs came out"
+        )
     return answers
 
 
@@ -326,10 +429,14 @@ def _is_array(value: Any) -> bool:
 
 
 def _traceback_of(error: BaseException) -> str | None:
-    """Return the traceback as text, from the model on; without absolute paths, since it is shown in notebooks."""
+    """Return the traceback as text, from the model on; without absolute paths, since it is shown in
+    notebooks.
+    """
     try:
         lines = tracebacks.TracebackException(type(error), error, error.__traceback__, compact=True)
-        lines.stack = tracebacks.StackSummary.from_list([f for f in lines.stack if not f.filename.endswith(_BETWEEN)])
+        lines.stack = tracebacks.StackSummary.from_list(
+            [f for f in lines.stack if not f.filename.endswith(_BETWEEN)]
+        )
         return redacted(_bounded(_FOLDER.sub('File "', "".join(lines.format()))))
     except BaseException:  # a hostile __notes__ or __cause__
         return None
@@ -344,4 +451,8 @@ def _text_of(error: BaseException) -> str | None:
 
 def _bounded(text: str) -> str:
     text = text.encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}… ({len(text) - MAX_TEXT:,} more characters)"
+    return (
+        text
+        if len(text) <= MAX_TEXT
+        else f"{text[:MAX_TEXT]}… ({len(text) - MAX_TEXT:,} more characters)"
+    )

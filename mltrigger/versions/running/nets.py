@@ -1,4 +1,6 @@
-"""How neural networks and their like are called: torch modules, Keras models, XGBoost's Booster, pipelines of Hugging Face."""
+"""How neural networks and their like are called: torch modules, Keras models, XGBoost's Booster,
+pipelines of Hugging Face.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from mltrigger.versions.running.feeds import Feed, Frames, _Shape, text_of, unfi
 class Arrays(Feed):
     """Stacks numbers: those of events that are lists, and the fields of events that are records.
 
-    A record whose fields have the names of the model's inputs is an array for each. Otherwise its fields are one row of numbers, in the
-    order of the columns, or its only field is the array.
+    A record whose fields have the names of the model's inputs is an array for each. Otherwise its
+    fields are one row of numbers, in the order of the columns, or its only field is the array.
 
     Parameters
     ----------
@@ -35,7 +37,12 @@ class Arrays(Feed):
     """Whether an answer that is a list has several arrays, as a tuple has."""
 
     def __init__(
-        self, method: Callable[..., Any], name: str, inputs: Sequence[str] = (), needed: int = 0, columns: Sequence[str] | None = None
+        self,
+        method: Callable[..., Any],
+        name: str,
+        inputs: Sequence[str] = (),
+        needed: int = 0,
+        columns: Sequence[str] | None = None,
     ) -> None:
         super().__init__(method, name)
         self._call: Callable[..., Any] = method
@@ -48,32 +55,48 @@ class Arrays(Feed):
         return (names, *((array.shape, array.dtype.str) for array in arrays)), arrays
 
     def call(self, key: Any, parts: Sequence[Any]) -> Any:
-        """Call the model with one array, or with one for each name; every answer is parted along its first axis."""
+        """Call the model with one array, or with one for each name; every answer is parted along
+        its first axis.
+        """
         import numpy as np
 
         stacked = [np.stack(arrays) for arrays in zip(*parts, strict=True)]
-        answer = self._asked(stacked[0] if key[0] is None else dict(zip(key[0], stacked, strict=True)))
+        answer = self._asked(
+            stacked[0] if key[0] is None else dict(zip(key[0], stacked, strict=True))
+        )
         return parted(answer, len(parts), self._lists)
 
     def _asked(self, given: Any) -> Any:
         return self._method(given)
 
     def _read(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, list[Any]]:
-        """Return the names of the inputs that *record* has, ``None`` for the only one, and their values."""
-        if self._inputs and record.keys() <= set(self._inputs) and record.keys() >= set(self._needed) and record:
+        """Return the names of the inputs that *record* has, ``None`` for the only one, and their
+        values.
+        """
+        if (
+            self._inputs
+            and record.keys() <= set(self._inputs)
+            and record.keys() >= set(self._needed)
+            and record
+        ):
             names = tuple(name for name in self._inputs if name in record)
             return names, [record[name] for name in names]
         if self._columns is not None:
             if missing := [name for name in self._columns if name not in record]:
-                raise unfit(f"{self._name} needs {short(', '.join(map(repr, missing)), 200)}; the event has "
-                            f"{short(', '.join(map(repr, record)), 200) or 'no fields'}")  # fmt: skip
+                raise unfit(
+                    f"{self._name} needs {short(', '.join(map(repr, missing)), 200)}; the event has"
+                    f" {short(', '.join(map(repr, record)), 200) or 'no fields'}"
+                )
             values = [record[name] for name in self._columns]
             return None, values if len(values) == 1 and isinstance(values[0], list) else [values]
         if len(record) == 1 and isinstance(only := next(iter(record.values())), list):
             return None, [only]
         inputs = f"its inputs are {short(', '.join(self._inputs), 100)}; " if self._inputs else ""
-        raise unfit(f"the order of the columns of {self._name} is not known, and an event's fields have none: {inputs}say the order, "
-                    f"mt.model(…, columns=[{short(', '.join(map(repr, record)), 200)}]), or publish lists of numbers")  # fmt: skip
+        raise unfit(
+            f"the order of the columns of {self._name} is not known, and an event's fields have"
+            f" none: {inputs}say the order, mt.model(…,"
+            f" columns=[{short(', '.join(map(repr, record)), 200)}]), or publish lists of numbers"
+        )
 
     def _array(self, value: Any) -> Any:
         """Return *value* as an array of floats, of 64-bit integers or of truth values."""
@@ -93,30 +116,44 @@ class Arrays(Feed):
 class Torch(Arrays):
     """Calls a torch module with tensors on its device, in evaluation mode and without gradients.
 
-    Numbers with a fraction have the dtype of its weights, else float32; integers are int64 where it looks them up in an embedding or has no
-    weights, and numbers like the others everywhere else: a client may write 3 for 3.0.
+    Numbers with a fraction have the dtype of its weights, else float32; integers are int64 where it
+    looks them up in an embedding or has no weights, and numbers like the others everywhere else: a
+    client may write 3 for 3.0.
     """
 
-    def __init__(self, module: Any, method: Callable[..., Any], name: str, columns: Sequence[str] | None) -> None:
+    def __init__(
+        self, module: Any, method: Callable[..., Any], name: str, columns: Sequence[str] | None
+    ) -> None:
         self._torch, self._module = sys.modules["torch"], module
         inputs, needed = _parameters(getattr(module, "forward", method))
         super().__init__(method, name, inputs, needed, columns)
         weight = next((p for p in module.parameters() if p.is_floating_point()), None)
         self._dtype = weight.dtype if weight is not None else self._torch.float32
-        looks_up = any("Embedding" in type(part).__name__ or getattr(part, "original_name", "") == "Embedding" for part in module.modules())
+        looks_up = any(
+            "Embedding" in type(part).__name__ or getattr(part, "original_name", "") == "Embedding"
+            for part in module.modules()
+        )
         self._integers = weight is None or looks_up
 
     def finer(self, key: Any, parts: Sequence[Any]) -> Sequence[Hashable] | None:
-        """Call events that are one number alone, unless they are looked up: several would be taken for the features of one."""
-        return range(len(parts)) if key[0] is None and not key[1][0] and not self._integers else None
+        """Call events that are one number alone, unless they are looked up: several would be taken
+        for the features of one.
+        """
+        return (
+            range(len(parts)) if key[0] is None and not key[1][0] and not self._integers else None
+        )
 
     def _asked(self, given: Any) -> Any:
-        place = next((p.device for p in [*self._module.parameters(), *self._module.buffers()]), None)
+        place = next(
+            (p.device for p in [*self._module.parameters(), *self._module.buffers()]), None
+        )
         with self._torch.no_grad():
             if self._module.training:
                 self._module.eval()
             if isinstance(given, dict):
-                return self._call(**{name: self._tensor(array, place) for name, array in given.items()})
+                return self._call(
+                    **{name: self._tensor(array, place) for name, array in given.items()}
+                )
             return self._call(self._tensor(given, place))
 
     def _tensor(self, array: Any, place: Any) -> Any:
@@ -129,7 +166,9 @@ class Torch(Arrays):
 
 
 class Module(Feed):
-    """Calls a method that a torch module has beside ``forward``, with a list of the data: in evaluation mode, without gradients."""
+    """Calls a method that a torch module has beside ``forward``, with a list of the data: in
+    evaluation mode, without gradients.
+    """
 
     def __init__(self, module: Any, method: Callable[..., Any], feed: Feed) -> None:
         super().__init__(method, feed._name)
@@ -149,7 +188,14 @@ class Keras(Arrays):
 
     _lists = True
 
-    def __init__(self, model: Any, method: Callable[..., Any], name: str, columns: Sequence[str] | None, quiet: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        method: Callable[..., Any],
+        name: str,
+        columns: Sequence[str] | None,
+        quiet: bool,
+    ) -> None:
         try:
             inputs = [str(tensor.name) for tensor in model.inputs]
         except Exception:  # a subclass of Model that was never called knows none
@@ -159,8 +205,12 @@ class Keras(Arrays):
 
     def _asked(self, given: Any) -> Any:
         alone = isinstance(given, dict) and len(self._inputs) == 1
-        cast = {n: _narrow(a) for n, a in given.items()} if isinstance(given, dict) else _narrow(given)
-        return self._call(next(iter(cast.values())) if alone else cast, **({"verbose": 0} if self._quiet else {}))
+        cast = (
+            {n: _narrow(a) for n, a in given.items()} if isinstance(given, dict) else _narrow(given)
+        )
+        return self._call(
+            next(iter(cast.values())) if alone else cast, **({"verbose": 0} if self._quiet else {})
+        )
 
 
 def _narrow(array: Any) -> Any:
@@ -184,12 +234,16 @@ class Boosted(Frames):
 
         if isinstance(key, _Shape):
             frame = self._frame(key, parts)
-            return self._method(frame.to_numpy() if self._takes is not None and self._takes.numbered else frame)
+            return self._method(
+                frame.to_numpy() if self._takes is not None and self._takes.numbered else frame
+            )
         return self._method(np.array(parts, float))
 
 
 class Pipelined(Feed):
-    """Calls a pipeline of Hugging Face with texts, or with records that it takes as they are; a batch in one call."""
+    """Calls a pipeline of Hugging Face with texts, or with records that it takes as they are; a
+    batch in one call.
+    """
 
     def __init__(self, pipeline: Any, name: str, columns: Sequence[str] | None) -> None:
         super().__init__(pipeline, name)
@@ -197,30 +251,49 @@ class Pipelined(Feed):
         self._column = columns[0] if columns is not None and len(columns) == 1 else None
         self._records = "question-answering" in str(getattr(pipeline, "task", ""))
         # Texts that name an image or a sound would be fetched, or opened.
-        self._opens = any(getattr(pipeline, part, None) is not None for part in ("image_processor", "feature_extractor", "processor"))
+        self._opens = any(
+            getattr(pipeline, part, None) is not None
+            for part in ("image_processor", "feature_extractor", "processor")
+        )
 
     def part(self, data: Any) -> tuple[Hashable, Any]:
         """Return the text of an event, or its record."""
         if self._opens:
-            raise unfit(f"{self._name} takes images or sounds, and would fetch what a text names: hand over a function that reads "
-                        "event.open() and calls the pipeline")  # fmt: skip
-        if isinstance(data, Mapping) and not (self._records or ({"text", "text_pair"} == data.keys() and self._column is None)):
+            raise unfit(
+                f"{self._name} takes images or sounds, and would fetch what a text names: hand over"
+                " a function that reads event.open() and calls the pipeline"
+            )
+        if isinstance(data, Mapping) and not (
+            self._records or ({"text", "text_pair"} == data.keys() and self._column is None)
+        ):
             data = text_of(data, self._column, self._name)
         return type(data).__name__, data
 
     def call(self, key: Hashable, parts: Sequence[Any]) -> Any:
-        """Call the pipeline; where its tokenizer cannot fill up shorter texts, it takes one after the other."""
-        model, tokenizer = getattr(self._pipeline, "model", None), getattr(self._pipeline, "tokenizer", None)
+        """Call the pipeline; where its tokenizer cannot fill up shorter texts, it takes one after
+        the other.
+        """
+        model, tokenizer = (
+            getattr(self._pipeline, "model", None),
+            getattr(self._pipeline, "tokenizer", None),
+        )
         if getattr(model, "training", False):
             model.eval()  # type: ignore[union-attr]
-        fills = getattr(tokenizer, "pad_token_id", None) is not None and getattr(self._pipeline, "_batch_size", None) is None
+        fills = (
+            getattr(tokenizer, "pad_token_id", None) is not None
+            and getattr(self._pipeline, "_batch_size", None) is None
+        )
         return self._pipeline(list(parts), **({"batch_size": len(parts)} if fills else {}))
 
 
 def _parameters(function: Any) -> tuple[list[str], int]:
     """Return the names of the parameters of ``forward``, and how many have no default."""
     try:
-        parameters = [p for p in inspect.signature(function).parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        parameters = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
     except (TypeError, ValueError):
         return [], 0
     named = sorted(parameters, key=lambda p: p.default is not p.empty)
@@ -228,24 +301,41 @@ def _parameters(function: Any) -> tuple[list[str], int]:
 
 
 def parted(answer: Any, count: int, lists: bool) -> Any:
-    """Return an answer of arrays as one output an event: each array is parted along its first axis, names and positions are kept.
+    """Return an answer of arrays as one output an event: each array is parted along its first axis,
+    names and positions are kept.
 
-    *lists* says that a list, as a tuple, has several arrays; otherwise it has one output an event, unless each of its arrays counts the
-    events. Where a list can be read both ways, the events are called alone: then it cannot.
+    *lists* says that a list, as a tuple, has several arrays; otherwise it has one output an event,
+    unless each of its arrays counts the events. Where a list can be read both ways, the events are
+    called alone: then it cannot.
     """
     if hasattr(answer, "tolist"):
         return answer.tolist()
     if isinstance(answer, tuple) and (names := getattr(type(answer), "_fields", None)):
         answer = dict(zip(names, answer, strict=True))
     if isinstance(answer, Mapping):
-        parts = {name: parted(value, count, lists) for name, value in answer.items() if _holds_arrays(value)}
+        parts = {
+            name: parted(value, count, lists)
+            for name, value in answer.items()
+            if _holds_arrays(value)
+        }
         return [dict(zip(parts, row, strict=True)) for row in _rows(parts.values(), count)]
-    if isinstance(answer, list) and not lists and answer and all(_counts(value, count) for value in answer):
+    if (
+        isinstance(answer, list)
+        and not lists
+        and answer
+        and all(_counts(value, count) for value in answer)
+    ):
         if len(answer) == count > 1:
-            raise ModelFailure(f"a list of {count} arrays, each of {count}, for {count} events", reason="bad_batch_result", permanent=True)
+            raise ModelFailure(
+                f"a list of {count} arrays, each of {count}, for {count} events",
+                reason="bad_batch_result",
+                permanent=True,
+            )
         lists = True
     if isinstance(answer, (tuple, list) if lists else tuple) and answer:
-        return [list(row) for row in _rows([parted(value, count, lists) for value in answer], count)]
+        return [
+            list(row) for row in _rows([parted(value, count, lists) for value in answer], count)
+        ]
     return answer
 
 
@@ -255,7 +345,9 @@ def _counts(value: Any, count: int) -> bool:
 
 
 def _holds_arrays(value: Any) -> bool:
-    """Whether *value* is an array or has some; what a model keeps for its next call has none, and nobody asked for it."""
+    """Whether *value* is an array or has some; what a model keeps for its next call has none, and
+    nobody asked for it.
+    """
     return hasattr(value, "tolist") or isinstance(value, (Mapping, tuple, list))
 
 
@@ -263,7 +355,10 @@ def _rows(columns: Iterable[Any], count: int) -> Any:
     listed = list(columns)
     if any(not isinstance(column, list) or len(column) != count for column in listed):
         raise ModelFailure(
-            f"a model that is called with {count} events answers arrays whose first axis counts them", reason="bad_batch_result",
-            permanent=True, whole=True,
-        )  # fmt: skip
+            f"a model that is called with {count} events answers arrays whose first axis counts"
+            " them",
+            reason="bad_batch_result",
+            permanent=True,
+            whole=True,
+        )
     return zip(*listed, strict=True)

@@ -1,15 +1,18 @@
-"""A process that can be killed, written to and read from without ever being waited for; and one that is spoken to in lines of JSON.
+"""A process that can be killed, written to and read from without ever being waited for; and one
+that is spoken to in lines of JSON.
 
 The protocol of a :class:`Peer` is turn-based; each line is one JSON object, in UTF-8:
 
-======== =============================================================================================================
+========
+=============================================================================================================
 stdin    requests, one line each. The end of the stream means: the other side is gone, end at once.
 stdout   answers, exactly one line for each request. A line that is no object counts as printed.
-stderr   whatever is printed; kept up to a limit, never waited for.
-======== =============================================================================================================
+stderr   whatever is printed; kept up to a limit, never waited for. ========
+=============================================================================================================
 
-What the lines say is the matter of the two ends; :mod:`mltrigger.versions.running.child` tells what a Python model's process understands.
-stdin is a Unix stream socket, so that an open file can travel with a request.
+What the lines say is the matter of the two ends; :mod:`mltrigger.versions.running.child` tells what
+a Python model's process understands. stdin is a Unix stream socket, so that an open file can travel
+with a request.
 """
 
 from __future__ import annotations
@@ -32,11 +35,15 @@ from mltrigger.versions.running.capture import MAX_STDOUT
 from mltrigger.versions.running.current import ENCODING_S, model_returned
 
 RETURNED = b'{"returned": true}'
-"""What a process says besides its answer, without a reply: the model has returned, its answer is being written down."""
+"""What a process says besides its answer, without a reply: the model has returned, its answer is
+being written down.
+"""
 _CHUNK = 64 * 1024
 _CHUNKS = 16  # read in a row: a process that never stops writing must not hold us
 _LOOK_S = 0.25
-"""How often it is looked whether the process still lives; its end is noticed at once, unless a process it left holds the pipe."""
+"""How often it is looked whether the process still lives; its end is noticed at once, unless a
+process it left holds the pipe.
+"""
 _REAP_S = 5.0
 _END_S = 1.0
 """How long the end of the process may take after the end of its stdout."""
@@ -52,7 +59,8 @@ class TimedOut(Exception):  # internal signal
 
 
 class Died(Exception):  # internal signal
-    """The process ended, or broke off the conversation; the message says how: ``ended with exit code 1``.
+    """The process ended, or broke off the conversation; the message says how: ``ended with exit
+    code 1``.
 
     ``code`` is the exit code, negative for a signal, ``None`` when it has not ended.
     """
@@ -67,11 +75,16 @@ class Died(Exception):  # internal signal
         if code >= 0:
             return cls(f"ended with exit code {code}", code)
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return cls(f"was killed by {name}" + (" (so does the kernel when memory runs out)" if name == "SIGKILL" else ""), code)
+        return cls(
+            f"was killed by {name}"
+            + (" (so does the kernel when memory runs out)" if name == "SIGKILL" else ""),
+            code,
+        )
 
 
 class ChildProcess(abc.ABC):
-    """One child process, the leader of its own session and process group; for one thread at a time, but for :meth:`kill`.
+    """One child process, the leader of its own session and process group; for one thread at a time,
+    but for :meth:`kill`.
 
     Parameters
     ----------
@@ -115,7 +128,9 @@ class ChildProcess(abc.ABC):
         )
         self._input = ours
         os.set_blocking(ours, False)
-        self._streams = [stream for stream in (self._process.stdout, self._process.stderr) if stream is not None]
+        self._streams = [
+            stream for stream in (self._process.stdout, self._process.stderr) if stream is not None
+        ]
         self._answers, self._prints = (stream.fileno() for stream in self._streams)
         self._poll = select.poll()
         for handle in (self._answers, self._prints):
@@ -129,7 +144,10 @@ class ChildProcess(abc.ABC):
 
     @abc.abstractmethod
     def _put(self, data: memoryview) -> int:
-        """Write some of *data*; return how much. Raises BlockingIOError, BrokenPipeError and ConnectionResetError."""
+        """Write some of *data*; return how much.
+
+        Raises BlockingIOError, BrokenPipeError and ConnectionResetError.
+        """
 
     @abc.abstractmethod
     def _hang_up(self) -> None:
@@ -149,7 +167,9 @@ class ChildProcess(abc.ABC):
         return all(handle != self._answers for handle, _ in self._poll.poll(0))
 
     def printed(self) -> str:
-        """Return what was printed since the last time, bounded; after :meth:`kill`, the last words too."""
+        """Return what was printed since the last time, bounded; after :meth:`kill`, the last words
+        too.
+        """
         if self._killed:
             self._drain()
         return self._printed.take()
@@ -162,14 +182,19 @@ class ChildProcess(abc.ABC):
         return self._printed.tail.decode("utf-8", "backslashreplace")
 
     def kill(self) -> None:
-        """End the process and all of its group, which no process can refuse. Idempotent, from any thread."""
+        """End the process and all of its group, which no process can refuse.
+
+        Idempotent, from any thread.
+        """
         with self._kill_guard:
             if self._killed:
                 return
             self._killed = True
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # Darwin refuses a group of zombies
+            # Darwin refuses a group of zombies
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel; it is killed all the same
+            # it hangs in the kernel; it is killed all the same
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_REAP_S)
 
     def close(self) -> None:
@@ -190,7 +215,9 @@ class ChildProcess(abc.ABC):
         return unsent
 
     def _line(self) -> bytes | None:
-        """Return the next line that was received, without its end; ``None`` when there is no whole one."""
+        """Return the next line that was received, without its end; ``None`` when there is no whole
+        one.
+        """
         end = self._received.find(b"\n", self._looked_at)
         if end < 0:
             self._looked_at = len(self._received)
@@ -201,7 +228,9 @@ class ChildProcess(abc.ABC):
         return line
 
     def _wait(self, deadline: float, look_s: float = _LOOK_S) -> bool:
-        """Wait for something to happen, and take what arrived; return whether more can come on stdout."""
+        """Wait for something to happen, and take what arrived; return whether more can come on
+        stdout.
+        """
         left_s = deadline - time.monotonic()
         ready = [handle for handle, _ in self._poll.poll(1000 * max(0.0, min(left_s, look_s)))]
         more = True
@@ -213,7 +242,9 @@ class ChildProcess(abc.ABC):
             else:
                 self._poll.unregister(self._input)  # until it is full again
         if self._answers not in ready and self._over():
-            self._receive()  # something may have come in between; and the pipe may be held by a process that was left
+            # something may have come in between; and the pipe may be held by a process that was
+            # left
+            self._receive()
             return False
         if more and left_s <= (-_LAST_LOOK_S if self._answers in ready else 0):
             raise TimedOut
@@ -250,10 +281,16 @@ class ChildProcess(abc.ABC):
                 return
 
     def _over(self) -> bool:
-        """Whether the process has ended. It is left a zombie: its number, which is the group's, must not become somebody else's."""
+        """Whether the process has ended.
+
+        It is left a zombie: its number, which is the group's, must not become somebody else's.
+        """
         if self._process.returncode is None and hasattr(os, "waitid"):
             with contextlib.suppress(ChildProcessError):
-                return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+                return (
+                    os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    is not None
+                )
         return self._process.poll() is not None
 
     def _end(self) -> Died:
@@ -293,14 +330,17 @@ class Peer(ChildProcess):
         finally:
             theirs.close()
 
-    def ask(self, message: dict[str, Any], deadline: float, file: int | None = None) -> dict[str, Any]:
+    def ask(
+        self, message: dict[str, Any], deadline: float, file: int | None = None
+    ) -> dict[str, Any]:
         """Send *message*, with an open *file* if given, and return the answer.
 
         Raises
         ------
         TimedOut
-            When *deadline*, an instant of ``time.monotonic()``, passes first. The process goes on: kill it. Once it has said that the model
-            has returned, it has ``ENCODING_S`` for writing the answer down.
+            When *deadline*, an instant of ``time.monotonic()``, passes first. The process goes on:
+            kill it. Once it has said that the model has returned, it has ``ENCODING_S`` for writing
+            the answer down.
         Died
             When the process ends before it answers.
         """
@@ -316,7 +356,8 @@ class Peer(ChildProcess):
                 raise self._end() from None
             while (line := self._line()) is not None:
                 if line == RETURNED:
-                    model_returned(...)  # as something of which nobody knows how long it takes to write down
+                    # as something of which nobody knows how long it takes to write down
+                    model_returned(...)
                     deadline = max(deadline, time.monotonic() + ENCODING_S)
                 elif line.startswith(b"{"):
                     self._drain()  # what was printed before the answer is in the pipe by now
@@ -343,7 +384,9 @@ class Peer(ChildProcess):
 
 
 class _Printed:
-    """Bytes that were printed: the first ones are kept until they are taken, the rest is counted; the last ones of all are kept as well."""
+    """Bytes that were printed: the first ones are kept until they are taken, the rest is counted;
+    the last ones of all are kept as well.
+    """
 
     def __init__(self) -> None:
         self._kept, self._spilt = bytearray(), 0
@@ -360,6 +403,8 @@ class _Printed:
             return ""
         note = f"… ({self._spilt:,} more bytes)" if self._spilt else ""
         # Not final when cut off: half a character at the end is not invalid.
-        text = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode(bytes(self._kept), final=not self._spilt)
+        text = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode(
+            bytes(self._kept), final=not self._spilt
+        )
         self._kept, self._spilt = bytearray(), 0
         return text[:_KEPT] + note  # a byte that is no text is shown as four characters

@@ -1,4 +1,6 @@
-"""Where a model runs: in a thread of this process, on an event loop, in processes of its own, in an executor, or at its address."""
+"""Where a model runs: in a thread of this process, on an event loop, in processes of its own, in an
+executor, or at its address.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _CONCURRENCY = 8
 class Placement:
     """Resolves as *resolve* does, and has the model called where the policy says.
 
-    A version that is no longer meant keeps what it holds until :meth:`tidy` hears that nobody uses it.
+    A version that is no longer meant keeps what it holds until :meth:`tidy` hears that nobody uses
+    it.
 
     Parameters
     ----------
@@ -39,7 +42,10 @@ class Placement:
     """
 
     def __init__(
-        self, resolve: Callable[[], tuple[ModelVersion, Model]], policy: DeliveryPolicy, executor: Executing | None = None
+        self,
+        resolve: Callable[[], tuple[ModelVersion, Model]],
+        policy: DeliveryPolicy,
+        executor: Executing | None = None,
     ) -> None:
         self._resolve, self._policy, self._executor = resolve, policy, executor
         self._now: tuple[ModelVersion, Model, Caller] | None = None
@@ -77,7 +83,9 @@ class Placement:
             return version, self._now[2]
 
     def tidy(self, in_use: Collection[Caller]) -> None:
-        """Close the callers of versions before, but for those *in_use*: a lot that has begun with one ends with it."""
+        """Close the callers of versions before, but for those *in_use*: a lot that has begun with
+        one ends with it.
+        """
         if self._before:
             with self._guard:
                 for old in [old for old in self._before if not any(old is used for used in in_use)]:
@@ -100,14 +108,22 @@ class Placement:
             return self._placed(version, model)
         except MltriggerError:
             raise
-        except BaseException as error:  # whatever a model does while it is loaded, sys.exit() included
+        except BaseException as error:
+            # whatever a model does while it is loaded, sys.exit() included
             text = redacted(f"{type(error).__name__}: {error}")[:500]
             raise InvalidModel(f"model {version} could not be loaded: {text}") from error
 
     def _placed(self, version: ModelVersion, model: Model) -> Caller:
         policy = self._policy
-        if isinstance(model.target, Address) and version.id and model.describe().digest != version.digest:
-            raise NotFound(f"model {version}: what its address names has changed since; register it under a new version")
+        if (
+            isinstance(model.target, Address)
+            and version.id
+            and model.describe().digest != version.digest
+        ):
+            raise NotFound(
+                f"model {version}: what its address names has changed since; register it under a"
+                " new version"
+            )
         if self._executor is not None:
             from mltrigger.versions.running.executor import ExecutorInvoker
 
@@ -117,12 +133,18 @@ class Placement:
 
             limit, calls = policy.memory_limit_mb, policy.max_concurrency or 1
             return ProcessInvoker(
-                model, import_path=version.import_path, timeout_s=policy.timeout_s, memory_limit_mb=limit, processes=calls
+                model,
+                import_path=version.import_path,
+                timeout_s=policy.timeout_s,
+                memory_limit_mb=limit,
+                processes=calls,
             )
         return called(model, Setting(policy.timeout_s, policy.max_concurrency or _CONCURRENCY))
 
 
-def check_placement(model: Model | None, policy: DeliveryPolicy, executor: Executing | None) -> None:
+def check_placement(
+    model: Model | None, policy: DeliveryPolicy, executor: Executing | None
+) -> None:
     """Check that a model, where it is known yet, can run where the policy and the executor say.
 
     Raises
@@ -135,7 +157,9 @@ def check_placement(model: Model | None, policy: DeliveryPolicy, executor: Execu
             check_portable(model, model.import_path)
         return
     if policy.isolation == "process":
-        raise InvalidPolicy("executor= and isolation='process' both say where the model runs: leave one of them out")
+        raise InvalidPolicy(
+            "executor= and isolation='process' both say where the model runs: leave one of them out"
+        )
     from mltrigger.versions.running.pools import Source
 
     Source(executor)

@@ -18,8 +18,15 @@ class Source:
 
     def __init__(self, given: Executor | Callable[[], Executor]) -> None:
         if not isinstance(given, Executor) and not callable(given):
-            advice = "hand over client.get_executor()" if hasattr(given, "get_executor") else "or a callable that makes one"
-            raise InvalidModel(f"executor= takes a concurrent.futures.Executor, not {type(given).__name__}; {advice}")
+            advice = (
+                "hand over client.get_executor()"
+                if hasattr(given, "get_executor")
+                else "or a callable that makes one"
+            )
+            raise InvalidModel(
+                f"executor= takes a concurrent.futures.Executor, not {type(given).__name__};"
+                f" {advice}"
+            )
         self.makes = not isinstance(given, Executor)
         self.closed = False
         self._make: Callable[[], Any] = (lambda: given) if isinstance(given, Executor) else given
@@ -34,7 +41,10 @@ class Source:
             if self._now is None:
                 self._now = self._make()
                 if not isinstance(self._now, Executor):
-                    raise InvalidModel(f"executor= made no concurrent.futures.Executor, but a {type(self._now).__name__}")
+                    raise InvalidModel(
+                        "executor= made no concurrent.futures.Executor, but a"
+                        f" {type(self._now).__name__}"
+                    )
             return self._now
 
     def broke(self, executor: Executor | None = None) -> None:

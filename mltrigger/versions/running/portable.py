@@ -19,30 +19,40 @@ from mltrigger.versions.running.parcel import contents, path_there
 
 
 def check_portable(model: Model, import_path: str | None) -> None:
-    """Check that *model* can be called in another process: found at its *import_path*, or else sent with cloudpickle.
+    """Check that *model* can be called in another process: found at its *import_path*, or else sent
+    with cloudpickle.
 
     Raises
     ------
     InvalidModel
-        With what could not be pickled, and what to do about it; and where processes cannot be killed as a group (Windows).
+        With what could not be pickled, and what to do about it; and where processes cannot be
+        killed as a group (Windows).
     """
     if sys.platform == "win32":
         raise InvalidModel("isolation='process' needs Linux or macOS; use isolation='thread'")
     if not sys.executable:
-        raise InvalidModel("isolation='process' needs a Python to start, and this one is embedded; use isolation='thread'")
+        raise InvalidModel(
+            "isolation='process' needs a Python to start, and this one is embedded; use"
+            " isolation='thread'"
+        )
     check_sendable(model, import_path)
 
 
 def check_sendable(model: Model, import_path: str | None) -> None:
-    """Check that *model* can be sent at all: found at its *import_path* there, or else pickled; raises InvalidModel as above."""
+    """Check that *model* can be sent at all: found at its *import_path* there, or else pickled;
+    raises InvalidModel as above.
+    """
     if path_there(model, import_path) is None:
         _dump(model, _Nowhere())
 
 
 def packed(model: Model) -> BinaryIO:
-    """Return an open file, without a name, that holds the pickled target of *model*; see :func:`check_portable`."""
+    """Return an open file, without a name, that holds the pickled target of *model*; see
+    :func:`check_portable`.
+    """
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(tempfile.TemporaryFile())  # no name: nobody else can write into it
+        # no name: nobody else can write into it
+        file = stack.enter_context(tempfile.TemporaryFile())
         _dump(model, file)
         file.flush()
         stack.pop_all()
@@ -57,8 +67,9 @@ def _dump(model: Model, file: Any) -> None:
     except Exception as error:
         culprit = _culprit(model.target)
         raise InvalidModel(
-            f"model {model.name!r} cannot be sent to another process: {culprit}{error}. Make that inside of the function, move the model "
-            "into a module that can be imported, or let it run here: isolation='thread', no executor"
+            f"model {model.name!r} cannot be sent to another process: {culprit}{error}. Make that"
+            " inside of the function, move the model into a module that can be imported, or let it"
+            " run here: isolation='thread', no executor"
         ) from error
 
 
@@ -72,7 +83,9 @@ def _culprit(target: Any) -> str:
 
 
 def _parts(target: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what *target* takes along, by name: variables of a function, arguments of a partial, attributes of an object."""
+    """Yield what *target* takes along, by name: variables of a function, arguments of a partial,
+    attributes of an object.
+    """
     if isinstance(target, functools.partial):
         yield from [(f"argument {number}", value) for number, value in enumerate(target.args)]
         yield from target.keywords.items()
@@ -93,23 +106,29 @@ def _pickle(value: Any, file: Any) -> None:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        # "No default", in the fields of a dataclass of a notebook, is told by being that very object: a copy of it would be a default.
+        # "No default", in the fields of a dataclass of a notebook, is told by being that very
+        # object: a copy of it would be a default.
         dispatch_table: ClassVar[Any] = collections.ChainMap(
-            {type(dataclasses.MISSING): lambda _: "MISSING", types.CodeType: _reduced}, cloudpickle.Pickler.dispatch_table
+            {type(dataclasses.MISSING): lambda _: "MISSING", types.CodeType: _reduced},
+            cloudpickle.Pickler.dispatch_table,
         )
 
     Pickler(file).dump(value)
 
 
 def _reduced(code: types.CodeType) -> tuple[Any, ...]:
-    """Return how *code* is pickled; its file goes along, which cloudpickle leaves out since 3.1.3 and a traceback needs."""
+    """Return how *code* is pickled; its file goes along, which cloudpickle leaves out since 3.1.3
+    and a traceback needs.
+    """
     import cloudpickle
 
     make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
     return _in_file, (make, arguments, code.co_filename)
 
 
-def _in_file(make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str) -> types.CodeType:
+def _in_file(
+    make: Callable[..., types.CodeType], arguments: tuple[Any, ...], file: str
+) -> types.CodeType:
     return make(*arguments).replace(co_filename=file)
 
 

@@ -1,4 +1,6 @@
-"""Models in processes of their own (``isolation="process"``): what hangs, crashes or eats the memory is stopped, and only that."""
+"""Models in processes of their own (``isolation="process"``): what hangs, crashes or eats the
+memory is stopped, and only that.
+"""
 
 from __future__ import annotations
 
@@ -27,28 +29,32 @@ _STOPPED = Result(reason="stopped", error_type="Closed", error="the model's proc
 
 
 class ProcessInvoker:
-    """Calls one model in child processes that can be killed; never raises. The counterpart of ``Invoker``, which calls it in a thread.
+    """Calls one model in child processes that can be killed; never raises.
 
-    A child serves one call at a time; there are as many as calls at the same time. The model is sent when the object is made:
-    what a notebook changes later does not reach it. What it prints is written to ``sys.stdout`` of the calling thread.
+    The counterpart of ``Invoker``, which calls it in a thread.
+
+    A child serves one call at a time; there are as many as calls at the same time. The model is
+    sent when the object is made: what a notebook changes later does not reach it. What it prints is
+    written to ``sys.stdout`` of the calling thread.
 
     Parameters
     ----------
     model : Model
         What to call.
     import_path : str, optional
-        ``package.module:attribute``, where the children find it; without one it is sent with cloudpickle. So it is when its schema is a
-        class that cannot be imported.
+        ``package.module:attribute``, where the children find it; without one it is sent with
+        cloudpickle. So it is when its schema is a class that cannot be imported.
     timeout_s : float
-        Longest run of one call; then the process is killed, and every process that it has started. A batch is one call; when it killed its
-        process, each event of it is another one.
+        Longest run of one call; then the process is killed, and every process that it has started.
+        A batch is one call; when it killed its process, each event of it is another one.
     memory_limit_mb : int, optional
-        Most address space of a child (``RLIMIT_AS``), libraries included; beyond it the model gets a MemoryError.
+        Most address space of a child (``RLIMIT_AS``), libraries included; beyond it the model gets
+        a MemoryError.
     max_calls : int
         Calls after which a child is replaced, so that what leaks is bounded.
     start_timeout_s : float
-        Longest time to start a child and load the model; it does not count as the model's run. A model that cannot be loaded is waited
-        for: that spends no attempt.
+        Longest time to start a child and load the model; it does not count as the model's run. A
+        model that cannot be loaded is waited for: that spends no attempt.
 
     Raises
     ------
@@ -70,10 +76,16 @@ class ProcessInvoker:
         self.model = model
         self.batches = takes_batches(model, Setting(timeout_s))
         self.concurrency, self.runs_here = 1, False
-        self.grace_s = math.inf  # a call ends by itself here, in its own time; nobody else needs to watch it
-        self._timeout_s, self._start_timeout_s, self._max_calls = timeout_s, start_timeout_s, max_calls
+        # a call ends by itself here, in its own time; nobody else needs to watch it
+        self.grace_s = math.inf
+        self._timeout_s, self._start_timeout_s, self._max_calls = (
+            timeout_s,
+            start_timeout_s,
+            max_calls,
+        )
         path = path_there(model, import_path)
-        described = {**description(model, path), "processes": processes}  # once: what a file holds later is another version
+        # once: what a file holds later is another version
+        described = {**description(model, path), "processes": processes}
         self._file = packed(model) if path is None else None
         self._make = functools.partial(ModelProcess, described, self._file, memory_limit_mb)
         self._idle: list[ModelProcess] = []
@@ -87,8 +99,13 @@ class ProcessInvoker:
         """Call the model with one event."""
         return self._ask([event], self._time())[0]
 
-    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
-        """Call the model with a batch, as ``Invoker.many`` does. After a crash each event is tried alone, so that only its cause fails."""
+    def many(
+        self, events: Sequence[Event], again: Callable[[], None] = lambda: None
+    ) -> list[Result]:
+        """Call the model with a batch, as ``Invoker.many`` does.
+
+        After a crash each event is tried alone, so that only its cause fails.
+        """
         time_left = self._time()
         results = self._ask(events, time_left, again) if events else []
         if len(events) > 1 and results[0].reason == "worker_died":
@@ -96,7 +113,10 @@ class ProcessInvoker:
         return results
 
     def close(self) -> None:
-        """Kill all children. Idempotent; calls under way, and later ones, give a Result with reason ``stopped``."""
+        """Kill all children.
+
+        Idempotent; calls under way, and later ones, give a Result with reason ``stopped``.
+        """
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -115,7 +135,9 @@ class ProcessInvoker:
     def _time(self) -> _Time:
         return _Time(_Allowance(self._start_timeout_s), _Allowance(self._timeout_s))
 
-    def _ask(self, events: Sequence[Event], time_left: _Time, again: Callable[[], None] = lambda: None) -> list[Result]:
+    def _ask(
+        self, events: Sequence[Event], time_left: _Time, again: Callable[[], None] = lambda: None
+    ) -> list[Result]:
         try:
             request = [sent(event) for event in events]
         except Exception as error:  # never published: what came through a broker has a JSON form
@@ -134,7 +156,13 @@ class ProcessInvoker:
         except TimedOut:
             results = [self._late()] * len(events)
         except Died as died:
-            results = [Result(reason="worker_died", error_type="ProcessDied", error=f"the model's process {died}")] * len(events)
+            results = [
+                Result(
+                    reason="worker_died",
+                    error_type="ProcessDied",
+                    error=f"the model's process {died}",
+                )
+            ] * len(events)
         except BaseException:  # an interrupt, in the main thread
             self._drop(child)
             raise
@@ -166,16 +194,21 @@ class ProcessInvoker:
         with time_left.starting as deadline:
             try:
                 child = self._make()
-            except (OSError, ValueError) as error:  # no more processes; or the file was closed a moment ago
+            except (OSError, ValueError) as error:
+                # no more processes; or the file was closed a moment ago
                 return _STOPPED if self._closed else failure(error)._replace(reason="no_process")
             with self._guard:
                 self._all.add(child)
-            if self._closed:  # after it was added: whoever closes either sees the child, or is seen here
+            # after it was added: whoever closes either sees the child, or is seen here
+            if self._closed:
                 return self._lost(child, [_STOPPED])[0]
             refused = self._loaded(child, deadline)
         if refused is None:
             return child
-        waiting = refused._replace(reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S)  # it says nothing of events
+        # it says nothing of events
+        waiting = refused._replace(
+            reason="model_unavailable", permanent=False, throttled=True, delay_s=HOLD_S
+        )
         return self._lost(child, [waiting])[0]
 
     def _loaded(self, child: ModelProcess, deadline: float) -> Result | None:
@@ -183,9 +216,17 @@ class ProcessInvoker:
         try:
             return child.load(deadline)
         except TimedOut:
-            return Result(error_type="TimeoutError", error=f"the model was not loaded within start_timeout_s = {self._start_timeout_s:g}")
+            return Result(
+                error_type="TimeoutError",
+                error=(
+                    f"the model was not loaded within start_timeout_s = {self._start_timeout_s:g}"
+                ),
+            )
         except Died as died:
-            return Result(error_type="ProcessDied", error=f"the model's process {died} while it loaded the model")
+            return Result(
+                error_type="ProcessDied",
+                error=f"the model's process {died} while it loaded the model",
+            )
         except BaseException:
             self._drop(child)
             raise
@@ -199,7 +240,9 @@ class ProcessInvoker:
             self._drop(child)
 
     def _lost(self, child: ModelProcess, results: list[Result]) -> list[Result]:
-        """End *child* after *results*, its last words first; they are nobody's failure when it was we who killed it."""
+        """End *child* after *results*, its last words first; they are nobody's failure when it was
+        we who killed it.
+        """
         child.kill()
         echo(child.printed())
         self._drop(child)
@@ -212,7 +255,9 @@ class ProcessInvoker:
 
 
 class _Allowance:
-    """Seconds that may be spent: each ``with`` block gets the instant at which they are over, and is charged for what it took."""
+    """Seconds that may be spent: each ``with`` block gets the instant at which they are over, and
+    is charged for what it took.
+    """
 
     def __init__(self, left_s: float) -> None:
         self.left_s = left_s
@@ -234,7 +279,9 @@ class _Time(NamedTuple):
 
 
 def _close(children: set[ModelProcess], file: BinaryIO | None, process: int) -> None:
-    """End what an invoker left behind that nobody closed; not from a copy of the process that made it."""
+    """End what an invoker left behind that nobody closed; not from a copy of the process that made
+    it.
+    """
     if os.getpid() == process:
         for child in list(children):
             child.close()

@@ -26,7 +26,8 @@ class RemoteInvoker(Invoker):
     Raises
     ------
     Exception
-        Whatever opening and warming up raises: a server that does not answer, a file that is not there.
+        Whatever opening and warming up raises: a server that does not answer, a file that is not
+        there.
     """
 
     grace_s = 2.0

@@ -1,4 +1,6 @@
-"""What a model finds around it when it is called: the context variables of the cell that handed it over, and its files."""
+"""What a model finds around it when it is called: the context variables of the cell that handed it
+over, and its files.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,11 @@ _DECIMAL = "decimal_context"
 
 
 class Surrounded:
-    """Calls one model as another caller does, each time in a copy of the model's context, and while its files are those of its version.
+    """Calls one model as another caller does, each time in a copy of the model's context, and while
+    its files are those of its version.
 
-    Never raises once it is made. Decimal's context and numpy's error state are part of the context; a copy keeps calls apart.
+    Never raises once it is made. Decimal's context and numpy's error state are part of the context;
+    a copy keeps calls apart.
 
     Parameters
     ----------
@@ -40,7 +44,11 @@ class Surrounded:
         self._watches = model.weights is not None and model.is_function
         around = self._around()
         self._caller = make() if around is None else around.run(make)
-        self.batches, self.concurrency, self.grace_s = self._caller.batches, self._caller.concurrency, self._caller.grace_s
+        self.batches, self.concurrency, self.grace_s = (
+            self._caller.batches,
+            self._caller.concurrency,
+            self._caller.grace_s,
+        )
         self.runs_here = self._caller.runs_here
 
     def one(self, event: Event) -> Result:
@@ -50,28 +58,44 @@ class Surrounded:
         around = self._around()
         return self._caller.one(event) if around is None else around.run(self._caller.one, event)
 
-    def many(self, events: Sequence[Event], again: Callable[[], None] = lambda: None) -> list[Result]:
+    def many(
+        self, events: Sequence[Event], again: Callable[[], None] = lambda: None
+    ) -> list[Result]:
         """Call the model with a batch."""
         if self._watches and (changed := self._changed()):
             return [changed] * len(events)
         around = self._around()
-        return self._caller.many(events, again) if around is None else around.run(self._caller.many, events, again)
+        return (
+            self._caller.many(events, again)
+            if around is None
+            else around.run(self._caller.many, events, again)
+        )
 
     def close(self) -> None:
         """Let go of what calling needs; idempotent."""
         self._caller.close()
 
     def _changed(self) -> Result | None:
-        """Return the Result of an event that is not called since a file has changed; an object has read its files when it was made."""
+        """Return the Result of an event that is not called since a file has changed; an object has
+        read its files when it was made.
+        """
         try:
             if self.model.weights is not None:
                 self.model.weights.check(self.model.name)
         except InvalidModel as error:
-            return failure(error)._replace(reason="model_unavailable", error_type="Changed", traceback=None, throttled=True, delay_s=HOLD_S)
+            return failure(error)._replace(
+                reason="model_unavailable",
+                error_type="Changed",
+                traceback=None,
+                throttled=True,
+                delay_s=HOLD_S,
+            )
         return None
 
     def _around(self) -> contextvars.Context | None:
-        """Return the context of the next call, for it alone; that of which it is a copy is made once for all calls of a turn."""
+        """Return the context of the next call, for it alone; that of which it is a copy is made
+        once for all calls of a turn.
+        """
         if self.model.context is None:
             return None
         under_way = running.current()
@@ -93,12 +117,16 @@ def _go_on(captured: Any, under_way: Running | None) -> None:
 
 
 def _count_apart() -> None:
-    """Give this context decimal's settings to itself: the object that holds them can be changed, and copies share it."""
+    """Give this context decimal's settings to itself: the object that holds them can be changed,
+    and copies share it.
+    """
     decimal.setcontext(decimal.getcontext().copy())
 
 
 def _has_arithmetic(context: contextvars.Context) -> bool:
-    """Whether decimal's settings are in *context*; where they are not, each copy makes its own as soon as it needs them."""
+    """Whether decimal's settings are in *context*; where they are not, each copy makes its own as
+    soon as it needs them.
+    """
     return any(variable.name == _DECIMAL for variable in context)
 
 
@@ -116,23 +144,30 @@ def snapshot() -> contextvars.Context:
 
 def _settle() -> None:
     _go_on(None, None)
-    if (sniffio := sys.modules.get("sniffio")) is not None:  # the model is not called on the loop of the kernel
+    # the model is not called on the loop of the kernel
+    if (sniffio := sys.modules.get("sniffio")) is not None:
         sniffio.current_async_library_cvar.set(None)
 
 
 def arithmetic(context: contextvars.Context | None) -> dict[str, Any] | None:
-    """Return what of *context* can travel to another process, in JSON: decimal's context and numpy's error state."""
+    """Return what of *context* can travel to another process, in JSON: decimal's context and
+    numpy's error state.
+    """
     return None if context is None else context.copy().run(_arithmetic)
 
 
 def _settings(own: decimal.Context) -> dict[str, Any]:
-    numbers = {name: getattr(own, name) for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")}
+    numbers = {
+        name: getattr(own, name)
+        for name in ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+    }
     return {**numbers, "traps": [signal.__name__ for signal, is_set in own.traps.items() if is_set]}
 
 
 def _arithmetic() -> dict[str, Any]:
     errors: Mapping[str, str] = np.geterr() if (np := sys.modules.get("numpy")) is not None else {}
-    told = {kind: how for kind, how in errors.items() if how not in ("call", "log")}  # whom to call does not travel
+    # whom to call does not travel
+    told = {kind: how for kind, how in errors.items() if how not in ("call", "log")}
     return {
         "decimal": _settings(decimal.getcontext()),
         "numpy": {k: v for k, v in told.items() if v != ("ignore" if k == "under" else "warn")},
@@ -149,7 +184,10 @@ def context_of(given: Mapping[str, Any] | None) -> contextvars.Context | None:
 
 
 def _restore(given: Mapping[str, Any]) -> None:
-    numbers = {**given["decimal"], "traps": [getattr(decimal, name) for name in given["decimal"]["traps"]]}
+    numbers = {
+        **given["decimal"],
+        "traps": [getattr(decimal, name) for name in given["decimal"]["traps"]],
+    }
     decimal.setcontext(decimal.Context(**numbers, flags=[]))
     if given["numpy"]:
         import numpy as np

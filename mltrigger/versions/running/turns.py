@@ -1,4 +1,7 @@
-"""Turns: many calls at once, or one alone. Whether a death says something about an event depends on what ran beside it."""
+"""Turns: many calls at once, or one alone.
+
+Whether a death says something about an event depends on what ran beside it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from collections.abc import Callable
 _LOOK_S = 0.05
 """How often a call that waits looks whether it was stopped, or whether it may go on."""
 _CLOSED_S = 1.0
-"""How long a call that waits to be alone keeps others from beginning, the first time; twice as long each further time."""
+"""How long a call that waits to be alone keeps others from beginning, the first time; twice as long
+each further time.
+"""
 _LEAST_S, _MOST_S = 0.05, 1.0
 """How long others may begin after a call that was alone: as long as that took, within these limits."""
 
@@ -36,7 +41,10 @@ class Turn:
         self._turns._open(self)
 
     def leave_behind(self) -> None:
-        """Let others begin: nobody waits for this call any more, which goes on until :meth:`leave`. Idempotent."""
+        """Let others begin: nobody waits for this call any more, which goes on until :meth:`leave`.
+
+        Idempotent.
+        """
         self._turns._leave(self, behind=True)
 
     def leave(self) -> None:
@@ -45,11 +53,13 @@ class Turn:
 
 
 class Turns:
-    """Who may run now. A call that wants to be alone waits until nothing runs, and lets nothing begin meanwhile.
+    """Who may run now.
 
-    Nobody waits for long. A call under way may itself wait for another one (a model that fires events): one that waits to be alone
-    therefore lets others begin from time to time, and holds them up for longer each time. After a call that was alone those that it
-    kept waiting come first.
+    A call that wants to be alone waits until nothing runs, and lets nothing begin meanwhile.
+
+    Nobody waits for long. A call under way may itself wait for another one (a model that fires
+    events): one that waits to be alone therefore lets others begin from time to time, and holds
+    them up for longer each time. After a call that was alone those that it kept waiting come first.
     """
 
     def __init__(self) -> None:
@@ -82,14 +92,20 @@ class Turns:
         """Whether a call that needs not be alone would have to wait now."""
         return self._alone is not None or (bool(self._queue) and self._is_closing(time.monotonic()))
 
-    def enter(self, alone: bool = False, stopped: Callable[[], bool] = lambda: False) -> Turn | None:
+    def enter(
+        self, alone: bool = False, stopped: Callable[[], bool] = lambda: False
+    ) -> Turn | None:
         """Wait for a turn and return it; ``None`` when *stopped* says so first."""
         turn = Turn(self, alone)
         with self._changed:
             if not (self._waited_alone(turn, stopped) if alone else self._waited_open(stopped)):
                 return None
             self._begun += 1
-            turn._first, turn._number, turn._began_s = not self._running, self._begun, time.monotonic()
+            turn._first, turn._number, turn._began_s = (
+                not self._running,
+                self._begun,
+                time.monotonic(),
+            )
             turn.proves = alone and not self._behind
             self._alone = turn if alone else None
             self._running.add(turn)
@@ -138,7 +154,9 @@ class Turns:
             self._changed.notify_all()
 
     def _is_closing(self, now_s: float) -> bool:
-        """Whether the first call that waits to be alone holds others up: for 1 s of 2, then for 2 of 4, 4 of 8, and so on."""
+        """Whether the first call that waits to be alone holds others up: for 1 s of 2, then for 2
+        of 4, 4 of 8, and so on.
+        """
         passed_s, closed_s = now_s - self._since_s, _CLOSED_S
         while passed_s >= 2 * closed_s:
             passed_s -= 2 * closed_s
@@ -170,7 +188,8 @@ class Turns:
             self._kept_waiting = False
 
 
-# The process dies as a whole, whatever of it called a model: the turns of its threads belong to no bus.
+# The process dies as a whole, whatever of it called a model: the turns of its threads belong to no
+# bus.
 HERE = Turns()
 """The turns of the models that are called in this process."""
 if hasattr(os, "register_at_fork"):

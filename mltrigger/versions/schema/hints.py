@@ -1,4 +1,6 @@
-"""Type hints that say what JSON looks like: classes with fields, and the types of JSON's own values."""
+"""Type hints that say what JSON looks like: classes with fields, and the types of JSON's own
+values.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,10 @@ _DICTS = (dict, Mapping, MutableMapping)
 class Hint:
     """A type that pydantic can check.
 
-    ``strict``: it has a dataclass or TypedDict inside, whose fields are what they say: no number is made of a text. ``own``: it has a
-    class inside, so that what pydantic makes of a value is what the model wants. ``extra``: what to do with fields of a TypedDict that it
-    does not name. ``classes``: whose objects fit as they are.
+    ``strict``: it has a dataclass or TypedDict inside, whose fields are what they say: no number is
+    made of a text. ``own``: it has a class inside, so that what pydantic makes of a value is what
+    the model wants. ``extra``: what to do with fields of a TypedDict that it does not name.
+    ``classes``: whose objects fit as they are.
     """
 
     type: Any
@@ -56,19 +59,30 @@ class Hint:
         made, kinds = found
         typed = "typed" in kinds and not hasattr(hint, "__pydantic_config__")
         classes = tuple(part for part in choices if is_class(part) in ("pydantic", "dataclass"))
-        return cls(made, bool(kinds & {"typed", "dataclass"}), bool(kinds), "allow" if typed else None, classes)
+        return cls(
+            made,
+            bool(kinds & {"typed", "dataclass"}),
+            bool(kinds),
+            "allow" if typed else None,
+            classes,
+        )
 
 
 def _parts(hint: Any) -> tuple[Any, set[str]] | None:
-    """Return *hint* as pydantic takes it, and the kinds of classes in it; ``None`` when a part of it is no type of JSON values."""
+    """Return *hint* as pydantic takes it, and the kinds of classes in it; ``None`` when a part of
+    it is no type of JSON values.
+    """
     origin, given = typing.get_origin(hint), typing.get_args(hint)
     bare, first = hint if origin is None else origin, given[0] if given else Any
     if _is_any(hint, (Any, object, *PLAIN)) or origin is typing.Literal:
         return (Any if hint is object else hint), set()
-    if bare is list or (bare is Sequence and not _is_any(first, (Any, object, str))):  # a text is a sequence of texts, too
+    # a text is a sequence of texts, too
+    if bare is list or (bare is Sequence and not _is_any(first, (Any, object, str))):
         return _around(lambda item: types.GenericAlias(list, (item,)), first)
     if _is_any(bare, _DICTS) and _is_any(first, (Any, str)):
-        return _around(lambda item: types.GenericAlias(dict, (str, item)), given[1] if given else Any)
+        return _around(
+            lambda item: types.GenericAlias(dict, (str, item)), given[1] if given else Any
+        )
     if kind := is_class(hint):
         return (_portable(hint) if kind == "typed" else hint), {kind}
     if origin is typing.Annotated:
@@ -78,7 +92,9 @@ def _parts(hint: Any) -> tuple[Any, set[str]] | None:
     if origin in (typing.Union, types.UnionType):
         found = [inner for part in given if (inner := _parts(part)) is not None]
         if len(found) == len(given):
-            return functools.reduce(operator.or_, [made for made, _ in found]), {kind for _, kinds in found for kind in kinds}
+            return functools.reduce(operator.or_, [made for made, _ in found]), {
+                kind for _, kinds in found for kind in kinds
+            }
     return None
 
 
@@ -94,11 +110,17 @@ def _is_any(hint: Any, known: Sequence[Any]) -> bool:
 
 def _choices(hint: Any) -> tuple[Any, ...]:
     """Return the members of a union; a hint that is none alone."""
-    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    return (
+        typing.get_args(hint)
+        if typing.get_origin(hint) in (typing.Union, types.UnionType)
+        else (hint,)
+    )
 
 
 def is_class(hint: Any) -> str:
-    """Return ``pydantic``, ``dataclass`` or ``typed`` for such a class; an Event is the envelope, not the data."""
+    """Return ``pydantic``, ``dataclass`` or ``typed`` for such a class; an Event is the envelope,
+    not the data.
+    """
     if not isinstance(hint, type) or issubclass(hint, Event):
         return ""
     if type(hint).__name__ == "_TypedDictMeta" or typing.is_typeddict(hint):
@@ -112,7 +134,9 @@ def is_class(hint: Any) -> str:
 
 
 def _portable(typed: Any) -> Any:
-    """Return a TypedDict that pydantic takes: before Python 3.12, ``typing``'s own does not tell which fields are required."""
+    """Return a TypedDict that pydantic takes: before Python 3.12, ``typing``'s own does not tell
+    which fields are required.
+    """
     if sys.version_info >= (3, 12) or type(typed).__module__ != "typing":
         return typed
     try:
@@ -123,10 +147,16 @@ def _portable(typed: Any) -> Any:
     fields = {}
     for name, hint in hints.items():
         marked = typing.get_origin(hint) in (typing.Required, typing.NotRequired)
-        needed = typing.get_origin(hint) is typing.Required if marked else name in typed.__required_keys__
+        needed = (
+            typing.get_origin(hint) is typing.Required
+            if marked
+            else name in typed.__required_keys__
+        )
         inner = typing.get_args(hint)[0] if marked else hint
         found = _parts(inner)
-        fields[name] = (extensions.Required if needed else extensions.NotRequired)[inner if found is None else found[0]]
+        fields[name] = (extensions.Required if needed else extensions.NotRequired)[
+            inner if found is None else found[0]
+        ]
     made = extensions.TypedDict(typed.__name__, fields)
     if hasattr(typed, "__pydantic_config__"):
         made.__pydantic_config__ = typed.__pydantic_config__
@@ -141,7 +171,9 @@ def item_of(hint: Any) -> Any:
 
 
 def defaults_to_none(function: Any) -> bool:
-    """Whether the first argument of *function* is ``None`` when it is left out: then it may be, whatever its hint says."""
+    """Whether the first argument of *function* is ``None`` when it is left out: then it may be,
+    whatever its hint says.
+    """
     try:
         return next(iter(inspect.signature(function).parameters.values())).default is None
     except (TypeError, ValueError, StopIteration):
@@ -149,12 +181,16 @@ def defaults_to_none(function: Any) -> bool:
 
 
 def return_hint(function: Any) -> Any:
-    """Return the type hint of what *function* returns; ``None`` without one, or when it names what does not exist."""
+    """Return the type hint of what *function* returns; ``None`` without one, or when it names what
+    does not exist.
+    """
     inner = inspect.unwrap(underlying(function))
     hint = getattr(inner, "__annotations__", {}).get("return")
     if hint is None:  # says nothing, or that there is nothing to look at
         return None
-    alone = types.SimpleNamespace(__annotations__={"x": hint}, __globals__=getattr(inner, "__globals__", {}))
+    alone = types.SimpleNamespace(
+        __annotations__={"x": hint}, __globals__=getattr(inner, "__globals__", {})
+    )
     try:
         return typing.get_type_hints(alone)["x"]
     except Exception:

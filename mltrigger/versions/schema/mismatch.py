@@ -1,4 +1,6 @@
-"""A schema, and what does not fit it, in words: the first three fields with their paths, never more than 100 characters of the data."""
+"""A schema, and what does not fit it, in words: the first three fields with their paths, never more
+than 100 characters of the data.
+"""
 
 from __future__ import annotations
 
@@ -26,22 +28,40 @@ _KINDS = {
     "boolean": ("bool_type", "bool_parsing"),
     "null": ("none_required",),
     "array": ("list_type", "tuple_type", "set_type", "frozen_set_type", "iterable_type"),
-    "object": ("dict_type", "mapping_type", "model_type", "model_attributes_type", "dataclass_type", "dataclass_exact_type"),
+    "object": (
+        "dict_type",
+        "mapping_type",
+        "model_type",
+        "model_attributes_type",
+        "dataclass_type",
+        "dataclass_exact_type",
+    ),
 }
 _EXPECTED = {kind: f"expected {word}" for word, kinds in _KINDS.items() for kind in kinds}
 """pydantic's kinds of errors, in the words of JSON Schema; the rest keeps pydantic's."""
 _LIMITS = {
-    "minimum": "expected at least {}", "maximum": "expected at most {}", "exclusiveMinimum": "expected more than {}",
-    "exclusiveMaximum": "expected less than {}", "multipleOf": "expected a multiple of {}", "pattern": "expected text that matches {}",
-    "minLength": "expected at least {} characters", "maxLength": "expected at most {} characters", "minItems": "expected at least {} items",
-    "maxItems": "expected at most {} items", "minProperties": "expected at least {} fields", "maxProperties": "expected at most {} fields",
-    "const": "expected {}", "contains": "expected an item as the schema says",
-}  # fmt: skip
+    "minimum": "expected at least {}",
+    "maximum": "expected at most {}",
+    "exclusiveMinimum": "expected more than {}",
+    "exclusiveMaximum": "expected less than {}",
+    "multipleOf": "expected a multiple of {}",
+    "pattern": "expected text that matches {}",
+    "minLength": "expected at least {} characters",
+    "maxLength": "expected at most {} characters",
+    "minItems": "expected at least {} items",
+    "maxItems": "expected at most {} items",
+    "minProperties": "expected at least {} fields",
+    "maxProperties": "expected at most {} fields",
+    "const": "expected {}",
+    "contains": "expected an item as the schema says",
+}
 """Keywords of JSON Schema, in words; the value of the keyword is the user's own, not the data's."""
 
 
 class Mismatch(NamedTuple):
-    """One thing that does not fit: where it is, what is wrong, and the value; *quoted* is text that may repeat the data."""
+    """One thing that does not fit: where it is, what is wrong, and the value; *quoted* is text that
+    may repeat the data.
+    """
 
     path: tuple[str | int, ...]
     wrong: str
@@ -63,7 +83,9 @@ class _Budget:
 
 
 def told(mismatches: Iterable[Mismatch], root: str, names: frozenset[str]) -> str:
-    """Return the message for *mismatches*; *names* are the fields that the schema knows, *root* is what holds them, such as ``$``."""
+    """Return the message for *mismatches*; *names* are the fields that the schema knows, *root* is
+    what holds them, such as ``$``.
+    """
     by_path: dict[tuple[str | int, ...], list[Mismatch]] = {}
     more = False
     for found in mismatches:
@@ -72,7 +94,10 @@ def told(mismatches: Iterable[Mismatch], root: str, names: frozenset[str]) -> st
             break
         by_path.setdefault(found.path, []).append(found)
     budget = _Budget()
-    lines = [f"{_path(path, root, names, budget)}: {_line(found, budget)}" for path, found in by_path.items()]
+    lines = [
+        f"{_path(path, root, names, budget)}: {_line(found, budget)}"
+        for path, found in by_path.items()
+    ]
     return "; ".join(lines) + ("; and more" if more else "")
 
 
@@ -93,7 +118,9 @@ def _beginning(text: str, budget: _Budget, most: int) -> str:
 
 
 def _path(path: Sequence[str | int], root: str, names: frozenset[str], budget: _Budget) -> str:
-    """Return ``page.items[3]``, with *root* before it where it begins with ``$``, or is alone; what the schema does not name is data."""
+    """Return ``page.items[3]``, with *root* before it where it begins with ``$``, or is alone; what
+    the schema does not name is data.
+    """
     text = root if root.startswith("$") or not path else ""
     for part in path if len(path) <= _DEEP else (*path[: _DEEP // 2], "…", *path[-_DEEP // 2 :]):
         if isinstance(part, int):
@@ -111,7 +138,9 @@ def _shown(value: Any, budget: _Budget) -> str:
     if isinstance(value, str):
         cut = budget.take(value, _VALUE)
         return repr(cut) if len(cut) == len(value) else repr(cut) + "…"
-    if isinstance(value, (int, float)) and not (isinstance(value, int) and value.bit_length() > 1024):
+    if isinstance(value, (int, float)) and not (
+        isinstance(value, int) and value.bit_length() > 1024
+    ):
         return _beginning(repr(value), budget, _VALUE)
     if isinstance(value, int):
         return f"an integer of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
@@ -120,11 +149,13 @@ def _shown(value: Any, budget: _Budget) -> str:
     return type(value).__qualname__[:_KEY]
 
 
-# -- pydantic ----------------------------------------------------------------------------------------------------------------------
+# -- pydantic --------------------------------------------------------------------------------------
 
 
 def of_pydantic(error: Any, data: Any) -> Iterator[Mismatch]:
-    """Yield the mismatches of a ``pydantic.ValidationError`` about *data*, in its order; of a union's branches, what got further."""
+    """Yield the mismatches of a ``pydantic.ValidationError`` about *data*, in its order; of a
+    union's branches, what got further.
+    """
     found = list(_of_pydantic(error, data))
     within = {m.path[:length] for m in found for length in range(len(m.path))}
     yield from (m for m in found if m.path not in within)
@@ -144,9 +175,14 @@ def _of_pydantic(error: Any, data: Any) -> Iterator[Mismatch]:
             yield Mismatch(path, f"expected {_cut(str(context.get('expected')))}", found["input"])
         elif kind in ("union_tag_invalid", "union_tag_not_found"):
             tags = context.get("expected_tags")
-            yield Mismatch(path, f"expected {context['discriminator']}" + (f" to be one of {_cut(tags)}" if tags else ""))
+            yield Mismatch(
+                path,
+                f"expected {context['discriminator']}"
+                + (f" to be one of {_cut(tags)}" if tags else ""),
+            )
         elif kind in ("value_error", "assertion_error") or kind not in _own_kinds():
-            yield Mismatch(path, "refused", quoted=str(context.get("error") or message))  # the user's words may repeat the data
+            # the user's words may repeat the data
+            yield Mismatch(path, "refused", quoted=str(context.get("error") or message))
         else:
             yield Mismatch(path, _in_words(message, "error" in context), found["input"])
 
@@ -166,38 +202,62 @@ def _in_words(message: str, quotes: bool) -> str:
 
 
 def _inside(location: Sequence[str | int], data: Any, missing: bool) -> Iterator[str | int]:
-    """Yield what of *location* is a place in *data*: pydantic names the branches of unions among them."""
+    """Yield what of *location* is a place in *data*: pydantic names the branches of unions among
+    them.
+    """
     for i, part in enumerate(location):
         if missing and i == len(location) - 1:
             yield part
-        elif part in data if isinstance(data, Mapping) else isinstance(part, int) and isinstance(data, (list, tuple)) and part < len(data):
+        elif (
+            part in data
+            if isinstance(data, Mapping)
+            else isinstance(part, int) and isinstance(data, (list, tuple)) and part < len(data)
+        ):
             data = data[part]
             yield part
 
 
-# -- JSON Schema -------------------------------------------------------------------------------------------------------------------
+# -- JSON Schema -----------------------------------------------------------------------------------
 
 
 def of_jsonschema(errors: Iterable[Any], best_match: Any) -> Iterator[Mismatch]:
-    """Yield the mismatches of ``jsonschema``'s *errors*; of alternatives, those of the one that fits best."""
+    """Yield the mismatches of ``jsonschema``'s *errors*; of alternatives, those of the one that
+    fits best.
+    """
     for error in errors:
         alternatives = [
-            _wrong(inner) for inner in error.context or () if inner.validator in ("type", "enum", "const") and not inner.relative_path
+            _wrong(inner)
+            for inner in error.context or ()
+            if inner.validator in ("type", "enum", "const") and not inner.relative_path
         ]
         if alternatives and len(alternatives) == len(error.context):
-            yield from (Mismatch(tuple(error.absolute_path), wrong, error.instance) for wrong in alternatives)
+            yield from (
+                Mismatch(tuple(error.absolute_path), wrong, error.instance)
+                for wrong in alternatives
+            )
         else:
             yield from _of_one(best_match([error]) if error.context else error)
 
 
 def _of_one(error: Any) -> Iterator[Mismatch]:
-    path, keyword, value, limit = tuple(error.absolute_path), error.validator, error.instance, error.validator_value
+    path, keyword, value, limit = (
+        tuple(error.absolute_path),
+        error.validator,
+        error.instance,
+        error.validator_value,
+    )
     if keyword == "required":
         yield from (Mismatch((*path, name), "missing") for name in limit if name not in value)
     elif keyword == "dependentRequired":
         wanted = {name for given, names in limit.items() if given in value for name in names}
-        yield from (Mismatch((*path, name), "missing") for name in sorted(wanted) if name not in value)
-    elif keyword == "additionalProperties" and isinstance(value, Mapping) and not error.schema.get("patternProperties"):
+        yield from (
+            Mismatch((*path, name), "missing") for name in sorted(wanted) if name not in value
+        )
+    elif (
+        keyword == "additionalProperties"
+        and isinstance(value, Mapping)
+        and not error.schema.get("patternProperties")
+    ):
         known = error.schema.get("properties", {})
         yield from (Mismatch((*path, name), "not allowed") for name in value if name not in known)
     elif keyword is None:  # the schema false
@@ -216,7 +276,11 @@ def _wrong(error: Any) -> str:
         return f"expected {_cut(' or '.join(map(_json, limit[:10])))}"
     if keyword == "format":
         return f"expected a valid {_cut(limit)}"
-    return _LIMITS[keyword].format(_cut(_json(limit))) if keyword in _LIMITS else f"does not fit {keyword!r} of the schema"
+    return (
+        _LIMITS[keyword].format(_cut(_json(limit)))
+        if keyword in _LIMITS
+        else f"does not fit {keyword!r} of the schema"
+    )
 
 
 def _json(value: Any) -> str:
@@ -229,17 +293,29 @@ def _cut(text: str) -> str:
     return text if len(text) <= _OWN_TEXT else text[:_OWN_TEXT] + "…"
 
 
-# -- the schema itself ---------------------------------------------------------------------------------------------------------------
+# -- the schema itself -----------------------------------------------------------------------------
 
 
 def names(document: Any) -> Iterator[str]:
     """Yield the names of fields that a JSON Schema knows."""
     if isinstance(document, Mapping):
-        yield from document.get("properties", {}) if isinstance(document.get("properties"), Mapping) else ()
         yield from (
-            (name for name in document.get("required", ()) if isinstance(name, str)) if isinstance(document.get("required"), list) else ()
+            document.get("properties", {})
+            if isinstance(document.get("properties"), Mapping)
+            else ()
         )
-    for inner in document.values() if isinstance(document, Mapping) else document if isinstance(document, list) else ():
+        yield from (
+            (name for name in document.get("required", ()) if isinstance(name, str))
+            if isinstance(document.get("required"), list)
+            else ()
+        )
+    for inner in (
+        document.values()
+        if isinstance(document, Mapping)
+        else document
+        if isinstance(document, list)
+        else ()
+    ):
         yield from names(inner)
 
 
@@ -259,13 +335,18 @@ def _meant(schema: Any, document: Mapping[str, Any]) -> Any:
 
 
 def _fields(schema: Any, document: Mapping[str, Any]) -> str:
-    """Return ``page: integer, text?: string`` for the schema of an object; an empty text for others."""
+    """Return ``page: integer, text?: string`` for the schema of an object; an empty text for
+    others.
+    """
     schema = _meant(schema, document)
     fields = schema.get("properties")
     if not isinstance(fields, Mapping):
         return ""
     required = schema.get("required", ())
-    return ", ".join(f"{name}{'' if name in required else '?'}: {_kind(inner, document)}" for name, inner in fields.items())
+    return ", ".join(
+        f"{name}{'' if name in required else '?'}: {_kind(inner, document)}"
+        for name, inner in fields.items()
+    )
 
 
 def _kind(schema: Any, document: Mapping[str, Any]) -> str:
@@ -276,7 +357,11 @@ def _kind(schema: Any, document: Mapping[str, Any]) -> str:
         return str(reference).rpartition("/")[2] or "object"
     kinds = schema.get("type")
     if kinds == "array":
-        return f"array of {_kind(schema['items'], document)}" if isinstance(schema.get("items"), Mapping) else "array"
+        return (
+            f"array of {_kind(schema['items'], document)}"
+            if isinstance(schema.get("items"), Mapping)
+            else "array"
+        )
     if isinstance(kinds, str):
         return kinds
     if isinstance(kinds, list):

@@ -1,4 +1,7 @@
-"""A quick yes for plain JSON Schemas: flat records need no validator to be seen to fit. Whatever is not a clear yes is for jsonschema."""
+"""A quick yes for plain JSON Schemas: flat records need no validator to be seen to fit.
+
+Whatever is not a clear yes is for jsonschema.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,41 @@ from typing import Any
 Check = Callable[[Any], bool]
 
 _TYPES: dict[str, tuple[type, ...]] = {
-    "integer": (int,), "number": (int, float), "string": (str,), "boolean": (bool,), "null": (type(None),), "object": (dict,),
+    "integer": (int,),
+    "number": (int, float),
+    "string": (str,),
+    "boolean": (bool,),
+    "null": (type(None),),
+    "object": (dict,),
     "array": (list,),
-}  # fmt: skip
-_NOTES = {"title", "description", "default", "examples", "$comment", "$defs", "deprecated", "readOnly", "writeOnly", "format"}
+}
+_NOTES = {
+    "title",
+    "description",
+    "default",
+    "examples",
+    "$comment",
+    "$defs",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "format",
+}
 _KNOWN = _NOTES | {"type", "properties", "required", "items", "additionalProperties", "anyOf"}
 """Keywords of Draft 2020-12 that are understood here."""
 
 
 def quick_check(schema: Any) -> Check | None:
-    """Return a check that is true for values that fit *schema*, and may be false for others that do; ``None`` for a schema beyond it."""
+    """Return a check that is true for values that fit *schema*, and may be false for others that
+    do; ``None`` for a schema beyond it.
+    """
     if schema is True:
         return _always
     if not isinstance(schema, Mapping) or schema.keys() - _KNOWN:
         return None
-    checks = [part(schema) for part, names in _PARTS.items() if any(name in schema for name in names)]
+    checks = [
+        part(schema) for part, names in _PARTS.items() if any(name in schema for name in names)
+    ]
     certain = [check for check in checks if check is not None]
     if len(certain) < len(checks):
         return None
@@ -36,7 +59,8 @@ def _always(value: Any) -> bool:
 def _of_type(schema: Mapping[str, Any]) -> Check:
     names = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
     kinds = frozenset(kind for name in names for kind in _TYPES[name])
-    return lambda value: type(value) in kinds  # exactly: a bool is no integer, and a subclass may be anything
+    # exactly: a bool is no integer, and a subclass may be anything
+    return lambda value: type(value) in kinds
 
 
 def _of_fields(schema: Mapping[str, Any]) -> Check | None:
@@ -47,7 +71,10 @@ def _of_fields(schema: Mapping[str, Any]) -> Check | None:
         others = _never
     if others is None or None in checks.values():
         return None
-    known, required = {name: check for name, check in checks.items() if check is not None}, schema.get("required", ())
+    known, required = (
+        {name: check for name, check in checks.items() if check is not None},
+        schema.get("required", ()),
+    )
     rest = others
 
     def fits(value: Any) -> bool:
@@ -73,9 +100,16 @@ def _of_items(schema: Mapping[str, Any]) -> Check | None:
 def _of_choices(schema: Mapping[str, Any]) -> Check | None:
     checks = [quick_check(inner) for inner in schema["anyOf"]]
     certain = [check for check in checks if check is not None]
-    return (lambda value: any(check(value) for check in certain)) if len(certain) == len(checks) else None
+    return (
+        (lambda value: any(check(value) for check in certain))
+        if len(certain) == len(checks)
+        else None
+    )
 
 
 _PARTS: dict[Callable[[Mapping[str, Any]], Check | None], tuple[str, ...]] = {
-    _of_type: ("type",), _of_fields: ("properties", "required", "additionalProperties"), _of_items: ("items",), _of_choices: ("anyOf",),
-}  # fmt: skip
+    _of_type: ("type",),
+    _of_fields: ("properties", "required", "additionalProperties"),
+    _of_items: ("items",),
+    _of_choices: ("anyOf",),
+}

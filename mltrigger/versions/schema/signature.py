@@ -14,7 +14,8 @@ from mltrigger.event.event import Event
 
 
 def check_signature(function: Any, name: str) -> None:
-    """Check that *function* can be called with one argument, and that calling it gives an answer rather than a generator.
+    """Check that *function* can be called with one argument, and that calling it gives an answer
+    rather than a generator.
 
     Raises
     ------
@@ -23,11 +24,15 @@ def check_signature(function: Any, name: str) -> None:
     """
     inner = underlying(function)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
-        raise InvalidModel(f"model {name!r} is a generator function; return list(…) instead of yielding")
+        raise InvalidModel(
+            f"model {name!r} is a generator function; return list(…) instead of yielding"
+        )
     try:
         inspect.signature(function).bind(object())
     except TypeError as error:
-        raise InvalidModel(f"model {name!r} must take one argument, the event's data: {error}") from error
+        raise InvalidModel(
+            f"model {name!r} must take one argument, the event's data: {error}"
+        ) from error
     except ValueError:  # some builtins have no signature to look at
         return
 
@@ -40,18 +45,26 @@ def is_async(function: Any) -> bool:
 def of_class(kind: type, method: str) -> Any:
     """Return *method* of an instance that does not exist yet, to look at: without ``self``."""
     function = getattr(kind, method)
-    return functools.partial(function, None) if inspect.isfunction(inspect.getattr_static(kind, method)) else function
+    return (
+        functools.partial(function, None)
+        if inspect.isfunction(inspect.getattr_static(kind, method))
+        else function
+    )
 
 
 def underlying(target: Any) -> Any:
     """Return the function that a call of *target* ends in."""
     while isinstance(target, functools.partial):
         target = target.func
-    return target if inspect.isroutine(target) or isinstance(target, type) else type(target).__call__
+    return (
+        target if inspect.isroutine(target) or isinstance(target, type) else type(target).__call__
+    )
 
 
 def first_hint(target: Any) -> Any:
-    """Return the type hint of the first argument that a call fills; ``None`` without one, or when it names what does not exist."""
+    """Return the type hint of the first argument that a call fills; ``None`` without one, or when
+    it names what does not exist.
+    """
     try:
         first = next(iter(inspect.signature(target).parameters.values()))
     except (TypeError, ValueError, StopIteration):
@@ -61,7 +74,9 @@ def first_hint(target: Any) -> Any:
     if hint is inspect.Parameter.empty:
         return None
     # Looked up alone: another annotation of the same function may name what does not exist here.
-    alone = types.SimpleNamespace(__annotations__={"x": hint}, __globals__=getattr(function, "__globals__", {}))
+    alone = types.SimpleNamespace(
+        __annotations__={"x": hint}, __globals__=getattr(function, "__globals__", {})
+    )
     try:
         return typing.get_type_hints(alone)["x"]
     except Exception:
@@ -71,7 +86,9 @@ def first_hint(target: Any) -> Any:
 def wants_event(target: Any) -> bool:
     """Whether the first argument that a call fills is annotated as Event, or as a sequence of them."""
     hint = first_hint(target)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType) and Event in typing.get_args(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType) and Event in typing.get_args(
+        hint
+    ):
         return True  # there is always one
     sequence = typing.get_origin(hint) in (list, collections.abc.Sequence, collections.abc.Iterable)
     return hint is Event or (sequence and typing.get_args(hint)[:1] in ((Event,), ("Event",)))

@@ -1,7 +1,9 @@
-"""A program of any language, spoken to over pipes: lines in, lines out; or one document in and one out.
+"""A program of any language, spoken to over pipes: lines in, lines out; or one document in and one
+out.
 
-It is given nothing but its arguments, what it reads from stdin, and one file descriptor more that it need not know of: a pipe that
-ends with this process, upon which Linux kills the program and all of its process group. Elsewhere it is told by the end of its stdin.
+It is given nothing but its arguments, what it reads from stdin, and one file descriptor more that
+it need not know of: a pipe that ends with this process, upon which Linux kills the program and all
+of its process group. Elsewhere it is told by the end of its stdin.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from collections.abc import Mapping, Sequence
 from mltrigger.versions.running.peer import ChildProcess, Died, TimedOut
 
 AHEAD_S = 0.1
-"""A program is sent as many lines as it will answer within this time, measured; one, as long as nothing is known."""
+"""A program is sent as many lines as it will answer within this time, measured; one, as long as
+nothing is known.
+"""
 _AHEAD_BYTES = 1024 * 1024
 _MOST_AHEAD = 1024
 _LOOK_S, _SOON_S = 0.25, 0.002
@@ -54,7 +58,9 @@ class Program(ChildProcess):
         When it cannot be started.
     """
 
-    def __init__(self, arguments: Sequence[str], *, cwd: str | None, env: Mapping[str, str], most_bytes: int) -> None:
+    def __init__(
+        self, arguments: Sequence[str], *, cwd: str | None, env: Mapping[str, str], most_bytes: int
+    ) -> None:
         self.in_flight, self.overlapped = 0, False
         self._most_bytes = most_bytes
         self._mean_s: float | None = None
@@ -65,15 +71,26 @@ class Program(ChildProcess):
             stdin, self._stdin = _pipe(theirs, ours)
             lifeline, self._lifeline = _pipe(theirs, ours)
             handles = [lifeline.fileno()]
-            super().__init__(arguments, stdin.fileno(), self._stdin.fileno(), pass_fds=handles, cwd=cwd, env=env)
+            super().__init__(
+                arguments, stdin.fileno(), self._stdin.fileno(), pass_fds=handles, cwd=cwd, env=env
+            )
             _tie(lifeline.fileno(), self.pid)
             ours.pop_all()
 
-    def exchange(self, lines: Sequence[bytes], answers: list[bytes], *, deadline: float, last_start: float, alone: bool) -> None:
+    def exchange(
+        self,
+        lines: Sequence[bytes],
+        answers: list[bytes],
+        *,
+        deadline: float,
+        last_start: float,
+        alone: bool,
+    ) -> None:
         """Send *lines*, and append one answer for each to *answers*, in their order.
 
-        Nothing is begun after *last_start*, an instant of ``time.monotonic()``, but the first line: then there are fewer answers. When it
-        raises, *answers* holds what came before; ``in_flight`` tells how many lines were sent without an answer, and ``overlapped`` whether
+        Nothing is begun after *last_start*, an instant of ``time.monotonic()``, but the first line:
+        then there are fewer answers. When it raises, *answers* holds what came before;
+        ``in_flight`` tells how many lines were sent without an answer, and ``overlapped`` whether
         there ever was more than one.
 
         Parameters
@@ -101,7 +118,11 @@ class Program(ChildProcess):
                     return
             if not unsent and sent < len(lines):
                 most = 1 if alone else self._ahead()
-                chosen = _some(lines[sent : len(answers) + most]) if not sent or time.monotonic() <= last_start else []
+                chosen = (
+                    _some(lines[sent : len(answers) + most])
+                    if not sent or time.monotonic() <= last_start
+                    else []
+                )
                 unsent, sent = memoryview(b"\n".join([*chosen, b""])), sent + len(chosen)
                 self.in_flight = sent - len(answers)
                 self.overlapped = self.overlapped or self.in_flight > 1
@@ -111,7 +132,8 @@ class Program(ChildProcess):
             more = self._wait(deadline)
 
     def run(self, document: bytes, deadline: float) -> tuple[int, bytes]:
-        """Give it *document* and the end of its stdin; return its exit code (negative for a signal) and what it wrote, once it has ended.
+        """Give it *document* and the end of its stdin; return its exit code (negative for a signal)
+        and what it wrote, once it has ended.
 
         What it leaves of its process group is killed.
 
@@ -169,7 +191,10 @@ class Program(ChildProcess):
         self._lifeline.close()
 
     def _sent(self, unsent: memoryview) -> memoryview:
-        """Write what there is room for; return the rest. A program need not read to the end: how it ends tells whether it should have."""
+        """Write what there is room for; return the rest.
+
+        A program need not read to the end: how it ends tells whether it should have.
+        """
         try:
             return self._send(unsent)
         except BrokenPipeError:
@@ -201,7 +226,11 @@ class Program(ChildProcess):
         self._first = self._first and not count
 
     def _ahead(self) -> int:
-        return 1 if self._mean_s is None else max(1, min(_MOST_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-9))))
+        return (
+            1
+            if self._mean_s is None
+            else max(1, min(_MOST_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-9))))
+        )
 
 
 def say_goodbye(programs: Sequence[Program]) -> None:
@@ -222,9 +251,11 @@ def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[io.
 
 
 def _tie(lifeline: int, group: int) -> None:
-    """Let the kernel kill *group*, which has inherited *lifeline*, when the last writer of that pipe is gone: this process.
+    """Let the kernel kill *group*, which has inherited *lifeline*, when the last writer of that
+    pipe is gone: this process.
 
-    The setting belongs to the open file, which lives on in the program. Before it is made, only the end of its stdin tells the program.
+    The setting belongs to the open file, which lives on in the program. Before it is made, only the
+    end of its stdin tells the program.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it has ended already

@@ -1,54 +1,64 @@
-"""``command:./score --json``: any program is a model that reads events from its stdin and writes answers to its stdout.
+"""``command:./score --json``: any program is a model that reads events from its stdin and writes
+answers to its stdout.
 
 ::
 
     mt.subscribe("documents", "command:node score.js")            # one process for many events
     mt.model("command:./classify.R", mode="each", version="1.0.0")  # one process an event
 
-The words are split as a shell would, but no shell runs, and nothing of an event becomes an argument or a variable of the environment.
+The words are split as a shell would, but no shell runs, and nothing of an event becomes an argument
+or a variable of the environment.
 
 ``mode="lines"`` (the default)
-    One process as long as the listener listens, one a call at the same time. It reads one line for each event, and answers each with
-    one line, in their order; it writes the line out at once (``fflush()``, ``flush=True``) and nothing else on stdout. It ends when
-    its stdin ends, and may end by itself after any answer: then it is started again. Several lines may wait for it at once. The time
-    that it needs to start is part of its first call.
+    One process as long as the listener listens, one a call at the same time. It reads one line for
+    each event, and answers each with one line, in their order; it writes the line out at once
+    (``fflush()``, ``flush=True``) and nothing else on stdout. It ends when its stdin ends, and may
+    end by itself after any answer: then it is started again. Several lines may wait for it at once.
+    The time that it needs to start is part of its first call.
 ``mode="each"``
-    One process an event. Its stdin is one document and ends; its stdout, once it has ended, is the answer. Nothing is batched:
-    ``batch_size`` and ``batch="adaptive"`` of the subscription change nothing.
+    One process an event. Its stdin is one document and ends; its stdout, once it has ended, is the
+    answer. Nothing is batched: ``batch_size`` and ``batch="adaptive"`` of the subscription change
+    nothing.
 
-``input`` is ``"data"``, the event's data as JSON in the form of :mod:`mltrigger.event.codec`; ``"event"``, the whole event as a CloudEvent in
-JSON; ``"text"`` or ``"bytes"``, the data as they are. ``output`` is ``"json"``, ``"text"`` (without the line break at its end) or
-``"bytes"``. Other options are those of :class:`~mltrigger.versions.schemes.command.line.CommandLine`.
+``input`` is ``"data"``, the event's data as JSON in the form of :mod:`mltrigger.event.codec`;
+``"event"``, the whole event as a CloudEvent in JSON; ``"text"`` or ``"bytes"``, the data as they
+are. ``output`` is ``"json"``, ``"text"`` (without the line break at its end) or ``"bytes"``. Other
+options are those of :class:`~mltrigger.versions.schemes.command.line.CommandLine`.
 
-What it prints to stderr is kept with the invocation. What went wrong is told by its exit code (``mode="each"``), or by a line such as
-``{"$error": "no such customer", "permanent": true}``; ``reason`` and ``delay_s`` may stand beside it:
+What it prints to stderr is kept with the invocation. What went wrong is told by its exit code
+(``mode="each"``), or by a line such as ``{"$error": "no such customer", "permanent": true}``;
+``reason`` and ``delay_s`` may stand beside it:
 
-================================================  ====================  ====================================================
-what                                              reason                then
-================================================  ====================  ====================================================
-``{"$error": …}``                                 model_error           tried again, after ``delay_s``
-the same, ``"permanent": true``; exit code 65     rejected              dead
-exit code 75                                      retry                 tried again
-another exit code; any in line mode               model_error           tried again
-ended by a signal                                 worker_died           tried again; dead after three
-ended before it ever answered                     model_unavailable     comes again, nobody's failure
-too late                                          timeout               the process group is killed; tried again
-no JSON, no UTF-8, more lines than asked for      bad_answer            the process is replaced; tried again
-more than ``max_answer_mb``                       result_too_large      dead
-data that ``input`` cannot send                   invalid_input         dead
-not started, or not come to                       no_process            comes again, nobody's failure
-a file of the version is another one now          model_unavailable     comes again, nobody's failure
-================================================  ====================  ====================================================
+================================================  ====================
+==================================================== what
+reason                then ================================================  ====================
+==================================================== ``{"$error": …}``
+model_error           tried again, after ``delay_s`` the same, ``"permanent": true``; exit code 65
+rejected              dead exit code 75                                      retry
+tried again another exit code; any in line mode               model_error           tried again
+ended by a signal                                 worker_died           tried again; dead after
+three ended before it ever answered                     model_unavailable     comes again, nobody's
+failure too late                                          timeout               the process group is
+killed; tried again no JSON, no UTF-8, more lines than asked for      bad_answer            the
+process is replaced; tried again more than ``max_answer_mb``                       result_too_large
+dead data that ``input`` cannot send                   invalid_input         dead not started, or
+not come to                       no_process            comes again, nobody's failure a file of the
+version is another one now          model_unavailable     comes again, nobody's failure
+================================================  ====================
+====================================================
 
-Before a process is started, the files that belong to the version are looked at: other content is another version, and never runs as this
-one. A process that runs already goes on with what it has read.
+Before a process is started, the files that belong to the version are looked at: other content is
+another version, and never runs as this one. A process that runs already goes on with what it has
+read.
 
-A program that ends before its version ever answered could not be loaded: a package is missing, a library, a file. Its events wait, and
-it is started again from time to time. An exception at the first event looks alike, until an answer to another event shows that it can be
-loaded, or until it has ended several times at one event, with no other there. With ``mode="each"`` the exit code speaks for the event at
-once, but for words such as ``ModuleNotFoundError``.
+A program that ends before its version ever answered could not be loaded: a package is missing, a
+library, a file. Its events wait, and it is started again from time to time. An exception at the
+first event looks alike, until an answer to another event shows that it can be loaded, or until it
+has ended several times at one event, with no other there. With ``mode="each"`` the exit code speaks
+for the event at once, but for words such as ``ModuleNotFoundError``.
 
-When a process dies with several lines before it, or answers nonsense, a new one is asked for each alone: only the cause fails.
+When a process dies with several lines before it, or answers nonsense, a new one is asked for each
+alone: only the cause fails.
 """
 
 from __future__ import annotations
@@ -72,7 +82,9 @@ from mltrigger.versions.schemes.command.programs import OutOfStep, Program, TooL
 from mltrigger.versions.schemes.command.trial import EARLY_S, Trial, says_not_loaded
 
 _LAST_START = 0.5
-"""The part of the timeout after which no further event of a batch is begun: each shall have at least the rest."""
+"""The part of the timeout after which no further event of a batch is begun: each shall have at
+least the rest.
+"""
 
 
 class Command(Scheme):
@@ -114,7 +126,8 @@ class CommandEndpoint(Endpoint):
         weakref.finalize(self, _end, self._all, os.getpid()).atexit = False
 
     def warm_up(self) -> None:
-        """Start a process, where one answers many events, and see whether it waits for one; else look whether it could be started.
+        """Start a process, where one answers many events, and see whether it waits for one; else
+        look whether it could be started.
 
         Raises
         ------
@@ -144,7 +157,9 @@ class CommandEndpoint(Endpoint):
         if self.batches:
             names = [f"{event.source}\n{event.id}" for event in events]
             askable.sort(key=lambda number: self._trial.deaths(names[number]))
-            answers = self._lines([outputs[number] for number in askable], [names[number] for number in askable])
+            answers = self._lines(
+                [outputs[number] for number in askable], [names[number] for number in askable]
+            )
         else:
             answers = [self._each(outputs[number]) for number in askable]
         for number, answer in zip(askable, answers, strict=True):
@@ -152,7 +167,10 @@ class CommandEndpoint(Endpoint):
         return outputs
 
     def close(self) -> None:
-        """End idle processes by the end of their stdin, and kill what does not end at once. Idempotent."""
+        """End idle processes by the end of their stdin, and kill what does not end at once.
+
+        Idempotent.
+        """
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -188,12 +206,16 @@ class CommandEndpoint(Endpoint):
         return answer
 
     def _lines(self, requests: Sequence[bytes], names: Sequence[str]) -> list[Any]:
-        """Return an answer for each of *requests*, a ModelFailure in the place of what failed; *names* tell events apart."""
+        """Return an answer for each of *requests*, a ModelFailure in the place of what failed;
+        *names* tell events apart.
+        """
         began_s = time.monotonic()
         last_start = began_s + _LAST_START * self._timeout_s
         outcomes: list[Any] = []
         alone = len(requests) == 1
-        while (todo := requests[len(outcomes) :]) and (not outcomes or time.monotonic() <= last_start):
+        while (todo := requests[len(outcomes) :]) and (
+            not outcomes or time.monotonic() <= last_start
+        ):
             program = self._taken(last_start)
             if isinstance(program, ModelFailure):
                 return outcomes + [program] * len(todo)
@@ -225,7 +247,14 @@ class CommandEndpoint(Endpoint):
                 outcomes += [*turn.outputs, failed]
         return outcomes + [answers_of.not_begun(self._timeout_s)] * (len(requests) - len(outcomes))
 
-    def _exchanged(self, program: Program, requests: Sequence[bytes], deadline: float, last_start: float, alone: bool) -> _Turn:
+    def _exchanged(
+        self,
+        program: Program,
+        requests: Sequence[bytes],
+        deadline: float,
+        last_start: float,
+        alone: bool,
+    ) -> _Turn:
         lines: list[bytes] = []
         broken: Exception | None = None
         try:
@@ -238,8 +267,12 @@ class CommandEndpoint(Endpoint):
         echo(program.printed())
         return _Turn(self._line, lines, broken)
 
-    def _not_loaded(self, program: Program, failed: ModelFailure, name: str | None = None) -> ModelFailure:
-        """Return what it is that *program* ended before the version ever answered; another one is watched until the next call."""
+    def _not_loaded(
+        self, program: Program, failed: ModelFailure, name: str | None = None
+    ) -> ModelFailure:
+        """Return what it is that *program* ended before the version ever answered; another one is
+        watched until the next call.
+        """
         if self._trial.ended(program.lived_s, failed.detail or "", name):
             return failed
         if isinstance(watched := self._started(), Program):
@@ -247,7 +280,9 @@ class CommandEndpoint(Endpoint):
         return answers_of.not_loaded(str(failed), failed.detail, self._trial.delay_s)
 
     def _lost(self, program: Program, broken: Exception) -> ModelFailure:
-        """End *program*, its last words first, and return what it is to the event that it was asked for."""
+        """End *program*, its last words first, and return what it is to the event that it was asked
+        for.
+        """
         program.kill()
         echo(program.printed())
         printed, half = program.last_printed, program.unasked
@@ -262,7 +297,8 @@ class CommandEndpoint(Endpoint):
             with self._guard:
                 if self._closed:
                     return answers_of.stopped()
-                idle = self._idle.pop() if self._idle else None  # the one that was used last: its caches are warm
+                # the one that was used last: its caches are warm
+                idle = self._idle.pop() if self._idle else None
             program = self._started() if idle is None else idle
             if isinstance(program, ModelFailure):
                 return program
@@ -273,18 +309,27 @@ class CommandEndpoint(Endpoint):
             program.kill()
             echo(program.printed())
             if program.unasked:
-                echo(f"(the program {self._line.program!r} wrote a line that nobody asked for; it was replaced)\n")
+                echo(
+                    f"(the program {self._line.program!r} wrote a line that nobody asked for; it"
+                    " was replaced)\n"
+                )
             self._drop(program)
 
     def _watched(self, program: Program, deadline: float) -> ModelFailure | None:
-        """Watch *program* for longer than the one before it lived, before an event is sent to it; return why none can be, if so."""
+        """Watch *program* for longer than the one before it lived, before an event is sent to it;
+        return why none can be, if so.
+        """
         left_s = self._trial.watch_s - program.lived_s
         end = program.early_end(max(0.0, min(left_s, deadline - time.monotonic())))
         if end is None and program.lived_s >= self._trial.watch_s:
             return None
         if end is None:
             self._give_back(program)
-            return answers_of.not_loaded(f"the program {self._line.program!r} may still be starting", None, self._trial.delay_s)
+            return answers_of.not_loaded(
+                f"the program {self._line.program!r} may still be starting",
+                None,
+                self._trial.delay_s,
+            )
         program.kill()
         echo(program.printed())
         failed = answers_of.not_waiting(self._line, end, b"", program.last_printed)
@@ -296,7 +341,9 @@ class CommandEndpoint(Endpoint):
         try:
             self._files.check()
             environment = line.environment(os.environ)
-            program = Program(line.arguments, cwd=line.cwd, env=environment, most_bytes=line.most_bytes)
+            program = Program(
+                line.arguments, cwd=line.cwd, env=environment, most_bytes=line.most_bytes
+            )
         except ModelFailure as failed:
             return failed
         except (OSError, ValueError) as error:  # it has gone; no more processes
@@ -331,7 +378,9 @@ class _Files:
         self._known = {path: (stamp_of(path), digest_of(path)) for path in line.paths()}
 
     def check(self) -> None:
-        """Raise ModelFailure when their content is another one now; a file that was only written anew is the same."""
+        """Raise ModelFailure when their content is another one now; a file that was only written
+        anew is the same.
+        """
         changed = []
         for path, (stamp, digest) in self._known.items():
             if (now := stamp_of(path)) == stamp:
@@ -342,10 +391,15 @@ class _Files:
                 changed.append(path.name)
         if changed and not self._line.program_is_gone():  # which its start tells better
             raise ModelFailure(
-                f"the program {self._line.program!r}: {', '.join(changed)[:200]} has changed since the version was registered; register it "
-                "under a new version, or name with files=[…] what belongs to it",
-                reason="model_unavailable", throttled=True, delay_s=HOLD_S, whole=True, kind="Changed",
-            )  # fmt: skip
+                f"the program {self._line.program!r}: {', '.join(changed)[:200]} has changed since"
+                " the version was registered; register it under a new version, or name with"
+                " files=[…] what belongs to it",
+                reason="model_unavailable",
+                throttled=True,
+                delay_s=HOLD_S,
+                whole=True,
+                kind="Changed",
+            )
 
 
 class _Turn:
@@ -356,14 +410,18 @@ class _Turn:
         self.broken = broken
         for number, answer in enumerate(lines):
             output = answers_of.output(line, answer)
-            if isinstance(output, answers_of.BadAnswer) or (isinstance(broken, OutOfStep) and number == len(lines) - 1):
+            if isinstance(output, answers_of.BadAnswer) or (
+                isinstance(broken, OutOfStep) and number == len(lines) - 1
+            ):
                 self.broken = output if isinstance(output, answers_of.BadAnswer) else broken
                 break
             self.outputs.append(output)
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether answers may stand at the wrong events: before the nonsense, another line may have been too many."""
+        """Whether answers may stand at the wrong events: before the nonsense, another line may have
+        been too many.
+        """
         return isinstance(self.broken, (OutOfStep, answers_of.BadAnswer))
 
     @property
@@ -373,7 +431,9 @@ class _Turn:
 
 
 def _end(programs: set[Program], process: int) -> None:
-    """End what an endpoint left behind that nobody closed; not from a copy of the process that made it."""
+    """End what an endpoint left behind that nobody closed; not from a copy of the process that made
+    it.
+    """
     if os.getpid() == process:
         for program in list(programs):
             program.close()

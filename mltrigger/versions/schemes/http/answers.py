@@ -1,4 +1,5 @@
-"""What a server's answer means: the one reading of every status, of ``Retry-After``, and of a body that should be JSON.
+"""What a server's answer means: the one reading of every status, of ``Retry-After``, and of a body
+that should be JSON.
 
 What a server may do wrong ends as a :class:`~mltrigger.errors.ModelFailure` with these words:
 
@@ -23,12 +24,14 @@ an answer that the protocol has not       bad_model_response no        no       
 too late                                  timeout           no         no           yes
 ========================================  ================  =========  ===========  =======
 
-401, 403, 405, 407 and 404 are about the address, the token or a model that is not loaded: the same for every event, so no attempt is spent,
-and the listener looks again after 30 s. After a connection that could not be made it looks again the sooner, the shorter the outage is.
-Plain JSON endpoints answer 404 also for what an event names, and firewalls refuse one body with 403: there both are about the event.
+401, 403, 405, 407 and 404 are about the address, the token or a model that is not loaded: the same
+for every event, so no attempt is spent, and the listener looks again after 30 s. After a connection
+that could not be made it looks again the sooner, the shorter the outage is. Plain JSON endpoints
+answer 404 also for what an event names, and firewalls refuse one body with 403: there both are
+about the event.
 
-Servers answer 500 also to an input that a model does not like, and say no more: a batch that is answered so is split, or one bad event
-would take its neighbours with it.
+Servers answer 500 also to an input that a model does not like, and say no more: a batch that is
+answered so is split, or one bad event would take its neighbours with it.
 """
 
 from __future__ import annotations
@@ -74,7 +77,11 @@ _BY_THE_ADDRESS = frozenset({403, 404})
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Answer:
-    """A 2xx answer. ``headers`` are found whatever their case; ``where`` is the request, as errors show it, ``secrets`` what they hide."""
+    """A 2xx answer.
+
+    ``headers`` are found whatever their case; ``where`` is the request, as errors show it,
+    ``secrets`` what they hide.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -106,21 +113,43 @@ class Answer:
         said = f"with something that is no JSON ({kind}, {len(self.body):,} bytes)"
         raise self.failure(said, reason="model_http_error") from problem
 
-    def failure(self, what: str, *, reason: str = "bad_model_response", permanent: bool = False, whole: bool = False) -> ModelFailure:
-        """Return what to raise because the server answered *what*: "without predictions"; the answer is its detail.
+    def failure(
+        self,
+        what: str,
+        *,
+        reason: str = "bad_model_response",
+        permanent: bool = False,
+        whole: bool = False,
+    ) -> ModelFailure:
+        """Return what to raise because the server answered *what*: "without predictions"; the
+        answer is its detail.
 
         The reason is by default that the answer is JSON, and not what the protocol says.
         """
-        text, detail = masked(f"{self.where} answered {self.status} {what}", self.secrets), masked(excerpt(self.body), self.secrets)
-        return ModelFailure(text, reason=reason, permanent=permanent, whole=whole, kind=f"HTTP {self.status}", detail=detail or None)
+        text, detail = (
+            masked(f"{self.where} answered {self.status} {what}", self.secrets),
+            masked(excerpt(self.body), self.secrets),
+        )
+        return ModelFailure(
+            text,
+            reason=reason,
+            permanent=permanent,
+            whole=whole,
+            kind=f"HTTP {self.status}",
+            detail=detail or None,
+        )
 
 
 def without_mark(raw: bytes) -> bytes:
-    """Return *raw* without the one byte order mark of UTF-8 that tools of Windows write at the beginning."""
+    """Return *raw* without the one byte order mark of UTF-8 that tools of Windows write at the
+    beginning.
+    """
     return raw.removeprefix(codecs.BOM_UTF8)
 
 
-def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = True) -> ModelFailure:
+def refused(
+    where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = True
+) -> ModelFailure:
     """Return what an answer means that is no 2xx.
 
     Parameters
@@ -130,29 +159,52 @@ def refused(where: str, status: int, headers: Mapping[str, str], body: bytes, *,
     status, headers, body
         The answer; of its body the beginning.
     any_json : bool
-        Whether it is of any JSON endpoint, rather than of a protocol in which no event changes what 403 and 404 are about.
+        Whether it is of any JSON endpoint, rather than of a protocol in which no event changes what
+        403 and 404 are about.
     """
     said = said_by(body)
     text = f"{where} answered {status}{_phrase(status)}{f': {said}' if said else ''}"
     kind, detail = f"HTTP {status}", excerpt(body) or None
     delay_s = retry_after_s(headers)
     if status == 429 or (status == 503 and delay_s is not None):
-        return ModelFailure(text, reason="throttled", throttled=True, delay_s=delay_s, whole=True, kind=kind, detail=detail)
+        return ModelFailure(
+            text,
+            reason="throttled",
+            throttled=True,
+            delay_s=delay_s,
+            whole=True,
+            kind=kind,
+            detail=detail,
+        )
     if 300 <= status < 400:
         text = f"{text}; redirects are not followed: register the address where the model is"
-        return ModelFailure(text, reason="redirect_refused", permanent=True, whole=True, kind=kind, detail=detail)
+        return ModelFailure(
+            text, reason="redirect_refused", permanent=True, whole=True, kind=kind, detail=detail
+        )
     if 400 <= status < 500 and status not in (408, 425):
         if status in _NOT_BY_THE_EVENT or (status in _BY_THE_ADDRESS and not any_json):
             return ModelFailure(
-                text, reason="model_unavailable", throttled=True, delay_s=HOLD_S if delay_s is None else delay_s, whole=True, kind=kind,
+                text,
+                reason="model_unavailable",
+                throttled=True,
+                delay_s=HOLD_S if delay_s is None else delay_s,
+                whole=True,
+                kind=kind,
                 detail=detail,
-            )  # fmt: skip
+            )
         return ModelFailure(text, reason="model_rejected", permanent=True, kind=kind, detail=detail)
-    return ModelFailure(text, reason="model_http_error", whole=status != http.HTTPStatus.INTERNAL_SERVER_ERROR, kind=kind, detail=detail)
+    return ModelFailure(
+        text,
+        reason="model_http_error",
+        whole=status != http.HTTPStatus.INTERNAL_SERVER_ERROR,
+        kind=kind,
+        detail=detail,
+    )
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a ``Retry-After``, given in seconds or as an HTTP date, from 1 s to 1 hour; ``None`` for none and for garbage.
+    """Return the seconds of a ``Retry-After``, given in seconds or as an HTTP date, from 1 s to 1
+    hour; ``None`` for none and for garbage.
 
     A date is compared with the server's own ``Date``, so that two clocks that differ do no harm.
     """
@@ -167,7 +219,9 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def excerpt(body: bytes) -> str:
-    """Return an answer as text, of a long one both ends; markup and control characters stay what they are: data, for others to escape."""
+    """Return an answer as text, of a long one both ends; markup and control characters stay what
+    they are: data, for others to escape.
+    """
     return shortened(without_mark(body).decode("utf-8", "replace"))
 
 
@@ -195,18 +249,24 @@ def _phrase(status: int) -> str:
 
 
 def said_by(body: bytes) -> str:
-    """Return what an answer that is an error says: the reason in JSON, the words of plain text or HTML; empty when there is none."""
+    """Return what an answer that is an error says: the reason in JSON, the words of plain text or
+    HTML; empty when there is none.
+    """
     body = without_mark(body)
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         return _line(words(body.decode("utf-8", "replace")))
     said = said_in(found)
-    return said if said is not None else "" if found in (None, "", [], {}) else _line(_compact(found))
+    return (
+        said if said is not None else "" if found in (None, "", [], {}) else _line(_compact(found))
+    )
 
 
 def said_in(value: Any) -> str | None:
-    """Return the reason that an error in JSON gives in the fields where servers put it, ``None`` when it has none of them."""
+    """Return the reason that an error in JSON gives in the fields where servers put it, ``None``
+    when it has none of them.
+    """
     said = _reason(value, 0)
     return _line(said) if said else None
 
@@ -217,13 +277,24 @@ def _reason(value: Any, depth: int) -> str:
     if depth > _DEEPEST or isinstance(value, (int, float)) or not value:
         return ""
     if isinstance(value, list):
-        return "; ".join(filter(None, (_reason(inner, depth + 1) or _compact(inner) for inner in value)))
+        return "; ".join(
+            filter(None, (_reason(inner, depth + 1) or _compact(inner) for inner in value))
+        )
     if "msg" in value and "loc" in value:  # of FastAPI's validation, and pydantic's
-        return f"{'.'.join(map(str, value['loc'])) if isinstance(value['loc'], list) else value['loc']}: {value['msg']}"
-    said = list(dict.fromkeys(filter(None, (_reason(value.get(name), depth + 1) for name in _REASONS))))
+        return (
+            f"{'.'.join(map(str, value['loc'])) if isinstance(value['loc'], list) else value['loc']}:"
+            f" {value['msg']}"
+        )
+    said = list(
+        dict.fromkeys(filter(None, (_reason(value.get(name), depth + 1) for name in _REASONS)))
+    )
     if not said:
         return _compact(value) if depth else ""
-    codes = [str(value[name]) for name in _CODES if isinstance(value.get(name), str) and value[name] and value[name] not in said[0]]
+    codes = [
+        str(value[name])
+        for name in _CODES
+        if isinstance(value.get(name), str) and value[name] and value[name] not in said[0]
+    ]
     return f"{': '.join([*codes[:1], said[0]])}{''.join(f'; {more}' for more in said[1:] if more not in said[0])}"
 
 

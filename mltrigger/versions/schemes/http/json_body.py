@@ -1,4 +1,6 @@
-"""The body that a JSON endpoint wants, as a template: ``{"instances": "{batch}"}``, ``{"inputs": "{text}"}``."""
+"""The body that a JSON endpoint wants, as a template: ``{"instances": "{batch}"}``, ``{"inputs":
+"{text}"}``.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ BATCH = "batch"
 
 
 class Body:
-    """Makes the body of a request: of one event, or of a batch where the template has ``{batch}`` or ``{batch.field}``.
+    """Makes the body of a request: of one event, or of a batch where the template has ``{batch}``
+    or ``{batch.field}``.
 
     Parameters
     ----------
@@ -54,13 +57,23 @@ class Body:
         found: dict[str, Any] = {}
         for column in self._columns:
             inner = column.partition(".")[2]
-            found[column] = Template(f"{{{inner}}}", column).value(data) if inner else self._item.fill(lambda leaf, _: leaf.value(data))
+            found[column] = (
+                Template(f"{{{inner}}}", column).value(data)
+                if inner
+                else self._item.fill(lambda leaf, _: leaf.value(data))
+            )
         return found
 
     def of_batch(self, parts: Sequence[Mapping[str, Any]]) -> bytes:
         """Return the body for the events with these *parts*."""
         return _json(
-            self._form.fill(lambda leaf, _: [part[leaf.field] for part in parts] if leaf.field in self._columns else leaf.value({}))
+            self._form.fill(
+                lambda leaf, _: (
+                    [part[leaf.field] for part in parts]
+                    if leaf.field in self._columns
+                    else leaf.value({})
+                )
+            )
         )
 
     def of_one(self, data: Any) -> bytes:
@@ -70,15 +83,28 @@ class Body:
     def _check(self, fields: set[str], item: Any, about: str) -> None:
         for template in self._form.templates():
             if template.field is None and any(map(_is_of_a_batch, template.fields)):
-                raise InvalidModel(f"option body of {about}: {{{BATCH}}} is a list and stands alone in its text: {{'rows': '{{{BATCH}}}'}}")
-        if any(_is_of_a_batch(field) for template in self._item.templates() for field in template.fields):
-            raise InvalidModel(f"option item of {about} is one event of the batch: {{{BATCH}}} has no place in it")
+                raise InvalidModel(
+                    f"option body of {about}: {{{BATCH}}} is a list and stands alone in its text:"
+                    f" {{'rows': '{{{BATCH}}}'}}"
+                )
+        if any(
+            _is_of_a_batch(field)
+            for template in self._item.templates()
+            for field in template.fields
+        ):
+            raise InvalidModel(
+                f"option item of {about} is one event of the batch: {{{BATCH}}} has no place in it"
+            )
         if item is not None and f"{BATCH}" not in self._columns:
-            raise InvalidModel(f"option item of {about} stands for each event where option body has {{{BATCH}}}, and it has none")
+            raise InvalidModel(
+                f"option item of {about} stands for each event where option body has {{{BATCH}}},"
+                " and it has none"
+            )
         if self._columns and (others := sorted(fields - self._columns)):
             raise InvalidModel(
-                f"option body of {about}: {{{others[0]}}} differs from event to event of a batch; put it into the option item, "
-                f"or write {{{BATCH}{'' if others[0] == WHOLE else '.' + others[0]}}} for the list of all"
+                f"option body of {about}: {{{others[0]}}} differs from event to event of a batch;"
+                " put it into the option item, or write"
+                f" {{{BATCH}{'' if others[0] == WHOLE else '.' + others[0]}}} for the list of all"
             )
 
 

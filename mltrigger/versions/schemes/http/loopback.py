@@ -10,9 +10,11 @@ import urllib.request
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* is this machine: ``localhost``, a name below it (RFC 6761, 6.3), ``127.0.0.0/8``, ``::1``.
+    """Whether *host* is this machine: ``localhost``, a name below it (RFC 6761, 6.3),
+    ``127.0.0.0/8``, ``::1``.
 
-    No name is looked up. ``0.0.0.0`` and ``::`` are it as well: a connection to them goes to this machine.
+    No name is looked up. ``0.0.0.0`` and ``::`` are it as well: a connection to them goes to this
+    machine.
     """
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
@@ -34,7 +36,8 @@ def is_loopback_url(url: str) -> bool:
 
 
 def bypass_proxies(url: str) -> None:
-    """Let no client of this process ask a proxy for *url*, when that is this machine: for libraries that cannot be told otherwise.
+    """Let no client of this process ask a proxy for *url*, when that is this machine: for libraries
+    that cannot be told otherwise.
 
     ``no_proxy`` of the environment gets its host, and keeps what it has.
     """

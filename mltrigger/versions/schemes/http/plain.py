@@ -1,4 +1,6 @@
-"""Data for servers that know nothing of mltrigger: plain JSON, without the tags of :mod:`mltrigger.event.codec`; and answers, one an event."""
+"""Data for servers that know nothing of mltrigger: plain JSON, without the tags of
+:mod:`mltrigger.event.codec`; and answers, one an event.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +44,8 @@ def plain(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool = Fals
     Parameters
     ----------
     nan_is_null : bool
-        Whether the format writes a missing number as ``null``. Otherwise a NaN is refused, as infinity always is: neither is JSON, and
-        no server can tell what was meant.
+        Whether the format writes a missing number as ``null``. Otherwise a NaN is refused, as
+        infinity always is: neither is JSON, and no server can tell what was meant.
 
     Raises
     ------
@@ -51,7 +53,11 @@ def plain(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool = Fals
         For the event alone, with the path of what has no form.
     """
     raw = encoded(data)
-    return json.loads(raw) if b'"$' not in raw else _plain(codec.loads_own(raw), "$", binary, nan_is_null)
+    return (
+        json.loads(raw)
+        if b'"$' not in raw
+        else _plain(codec.loads_own(raw), "$", binary, nan_is_null)
+    )
 
 
 def plain_text(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool = False) -> bytes:
@@ -64,18 +70,31 @@ def plain_text(data: Any, *, binary: Callable[[bytes], Any], nan_is_null: bool =
 
 
 def one_each(answer: Answer, found: Any, count: int, what: str, hint: str = "") -> Sequence[Any]:
-    """Return what was *found* in *answer* when it is a list of *count*; no server can be asked again for what it left out."""
+    """Return what was *found* in *answer* when it is a list of *count*; no server can be asked
+    again for what it left out.
+    """
     if isinstance(found, list) and len(found) == count:
         return found
     got = f"{len(found):,}" if isinstance(found, list) else f"no list but {short(found)}"
-    raise answer.failure(f"with {got} in the place of {count:,} {what}{hint}", reason="bad_batch_result", permanent=True, whole=True)
+    raise answer.failure(
+        f"with {got} in the place of {count:,} {what}{hint}",
+        reason="bad_batch_result",
+        permanent=True,
+        whole=True,
+    )
 
 
 def _plain(value: Any, path: str, binary: Callable[[bytes], Any], nan_is_null: bool) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(inner, f"{path}.{name}", binary, nan_is_null) for name, inner in value.items()}
+        return {
+            name: _plain(inner, f"{path}.{name}", binary, nan_is_null)
+            for name, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_plain(inner, f"{path}[{number}]", binary, nan_is_null) for number, inner in enumerate(value)]
+        return [
+            _plain(inner, f"{path}[{number}]", binary, nan_is_null)
+            for number, inner in enumerate(value)
+        ]
     if isinstance(value, bytes):
         return binary(value)
     if isinstance(value, decimal.Decimal):
@@ -84,6 +103,8 @@ def _plain(value: Any, path: str, binary: Callable[[bytes], Any], nan_is_null: b
         if math.isnan(value) and nan_is_null:
             return None
         raise ModelFailure(
-            f"the input has {value} at {short(path)}, which JSON has not: send a number or null", reason="invalid_input", permanent=True
+            f"the input has {value} at {short(path)}, which JSON has not: send a number or null",
+            reason="invalid_input",
+            permanent=True,
         )
     return value

@@ -1,12 +1,14 @@
 """Whether a server is there: what tells an outage from a server that one event ended.
 
-A request of which nothing was sent has run nothing: that is an outage, for as long as it lasts. When a connection ends after the request
-was sent, and before a byte of the answer, the model may have run, and the event may have ended it. So such an end counts against its
-event when the server was seen alive before: it had answered since the last outage. A server that has not, such as a forwarded port with
-nobody behind it, is asked for a sign of life (``HEAD``) before the next request.
+A request of which nothing was sent has run nothing: that is an outage, for as long as it lasts.
+When a connection ends after the request was sent, and before a byte of the answer, the model may
+have run, and the event may have ended it. So such an end counts against its event when the server
+was seen alive before: it had answered since the last outage. A server that has not, such as a
+forwarded port with nobody behind it, is asked for a sign of life (``HEAD``) before the next
+request.
 
-It counts only when the event was alone there. When several requests broke off together, nobody can tell which of them did it: none counts,
-and for a while the server gets one at a time.
+It counts only when the event was alone there. When several requests broke off together, nobody can
+tell which of them did it: none counts, and for a while the server gets one at a time.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from mltrigger.versions.scheme import HOLD_S
 
 _LEAST_S = 1.0
 _PART = 0.5
-"""The part of an outage so far after which a server is looked for again: it is found at most half as late again as it came back."""
+"""The part of an outage so far after which a server is looked for again: it is found at most half
+as late again as it came back.
+"""
 
 
 class Turn:
@@ -99,7 +103,9 @@ class Reach:
                 self._seen, self._silent, self._away_since_s = True, False, None
 
     def away(self, *, silent: bool) -> float:
-        """Note that it does not answer, *silent* when it took the request; return the seconds after which to look again."""
+        """Note that it does not answer, *silent* when it took the request; return the seconds after
+        which to look again.
+        """
         with self._guard:
             now_s = time.monotonic()
             self._seen, self._silent = False, silent

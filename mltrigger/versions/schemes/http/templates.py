@@ -1,4 +1,7 @@
-"""Templates over an event's data: ``"Summarise: {text}"``, or JSON with such texts. Names and paths, nothing else of ``str.format``."""
+"""Templates over an event's data: ``"Summarise: {text}"``, or JSON with such texts.
+
+Names and paths, nothing else of ``str.format``.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,12 @@ Binary = Callable[[bytes], Any]
 
 
 class Template:
-    r"""A text with ``{field}``, ``{field.sub}``, ``{list.0}`` and ``{data}``, which is all of the data; ``{{`` and ``}}`` are braces.
+    r"""A text with ``{field}``, ``{field.sub}``, ``{list.0}`` and ``{data}``, which is all of the
+    data; ``{{`` and ``}}`` are braces.
 
-    Fields are looked up in JSON values only: no attribute of an object, no conversion, no format. Text is put in as it is, anything else as
-    JSON. What is put in is never read as a template again.
+    Fields are looked up in JSON values only: no attribute of an object, no conversion, no format.
+    Text is put in as it is, anything else as JSON. What is put in is never read as a template
+    again.
     """
 
     def __init__(self, text: str, about: str) -> None:
@@ -45,8 +50,8 @@ class Template:
                 self._pieces.append((found[0][0], None))
             elif found[1] is None or not _FIELD.fullmatch(found[1]):
                 raise InvalidModel(
-                    f"{about}: {short(found[0])!r} at character {found.start()} is no field: write {{name}}, {{name.inner}} or {{data}}; "
-                    "a brace itself is {{ or }}"
+                    f"{about}: {short(found[0])!r} at character {found.start()} is no field: write"
+                    " {name}, {name.inner} or {data}; a brace itself is {{ or }}"
                 )
             else:
                 self._pieces.append(("", found[1]))
@@ -54,8 +59,12 @@ class Template:
 
     @property
     def field(self) -> str | None:
-        """The field that is all of the template, ``{photo}``; ``None`` when there is more to it, or less."""
-        pieces = [(literal, field) for literal, field in self._pieces if literal or field is not None]
+        """The field that is all of the template, ``{photo}``; ``None`` when there is more to it, or
+        less.
+        """
+        pieces = [
+            (literal, field) for literal, field in self._pieces if literal or field is not None
+        ]
         return pieces[0][1] if len(pieces) == 1 else None
 
     @property
@@ -63,7 +72,9 @@ class Template:
         """The fields that it has."""
         return {field for _, field in self._pieces if field is not None}
 
-    def fill(self, data: Any, named: Mapping[str, Any] | None = None, binary: Binary | None = None) -> str:
+    def fill(
+        self, data: Any, named: Mapping[str, Any] | None = None, binary: Binary | None = None
+    ) -> str:
         """Return the text for *data*.
 
         Parameters
@@ -76,23 +87,38 @@ class Template:
         Raises
         ------
         ModelFailure
-            For the event alone: naming the field that it has not, or because its data are bytes that are no text (UTF-8).
+            For the event alone: naming the field that it has not, or because its data are bytes
+            that are no text (UTF-8).
         """
         binary = binary or decoded
         if isinstance(data, bytes):
             data = binary(data)
-        return "".join(literal if field is None else _text(_found(data, field, named), binary) for literal, field in self._pieces)
+        return "".join(
+            literal if field is None else _text(_found(data, field, named), binary)
+            for literal, field in self._pieces
+        )
 
-    def value(self, data: Any, named: Mapping[str, Any] | None = None, binary: Binary | None = None) -> Any:
-        """Return the value of the field that the template is, ``34`` for ``{age}``; the text when there is more to it."""
+    def value(
+        self, data: Any, named: Mapping[str, Any] | None = None, binary: Binary | None = None
+    ) -> Any:
+        """Return the value of the field that the template is, ``34`` for ``{age}``; the text when
+        there is more to it.
+        """
         binary = binary or base64_text
         if self.field is None:
             return self.fill(data, named, binary)
-        return named[self.field] if named and self.field in named else plain(_found(data, self.field), binary=binary)
+        return (
+            named[self.field]
+            if named and self.field in named
+            else plain(_found(data, self.field), binary=binary)
+        )
 
 
 class Form:
-    """JSON whose texts are templates: ``{"instances": [{"age": "{age}"}], "note": "of {name}"}``. Names of members are what they are."""
+    """JSON whose texts are templates: ``{"instances": [{"age": "{age}"}], "note": "of {name}"}``.
+
+    Names of members are what they are.
+    """
 
     def __init__(self, value: Any, about: str) -> None:
         """Read *value*; *about* says in errors where it stands.
@@ -121,9 +147,16 @@ def _read(value: Any, about: str, path: str = "") -> Any:
         return Template(value, where)
     if isinstance(value, dict):
         if wrong := next((name for name in value if _FIELD_IN_A_NAME.search(name)), None):
-            raise InvalidModel(f"{where}: {short(wrong)!r} is the name of a member, and fields stand in values only")
+            raise InvalidModel(
+                f"{where}: {short(wrong)!r} is the name of a member, and fields stand in values"
+                " only"
+            )
         return {name: _read(inner, about, f"{path}.{name}") for name, inner in value.items()}
-    return [_read(inner, about, f"{path}[{number}]") for number, inner in enumerate(value)] if isinstance(value, list) else value
+    return (
+        [_read(inner, about, f"{path}[{number}]") for number, inner in enumerate(value)]
+        if isinstance(value, list)
+        else value
+    )
 
 
 def _filled(value: Any, name: str, leaf: Callable[[Template, str], Any]) -> Any:
@@ -146,7 +179,9 @@ def _found(data: Any, field: str, named: Mapping[str, Any] | None = None) -> Any
         elif isinstance(value, list) and step.isdecimal() and int(step[:9]) < len(value):
             value = value[int(step)]
         else:
-            raise ModelFailure(_missing(value, field, path, step), reason="invalid_input", permanent=True)
+            raise ModelFailure(
+                _missing(value, field, path, step), reason="invalid_input", permanent=True
+            )
         path = f"{path}.{step}" if path else step
     return value
 
@@ -154,7 +189,10 @@ def _found(data: Any, field: str, named: Mapping[str, Any] | None = None) -> Any
 def _missing(value: Any, field: str, path: str, step: str) -> str:
     where = f"data.{path}" if path else "the data"
     if not isinstance(value, dict):
-        return f"the template wants {{{field}}}, but {where} is of type {type(value).__name__}, without fields; {{data}} is the whole"
+        return (
+            f"the template wants {{{field}}}, but {where} is of type {type(value).__name__},"
+            " without fields; {data} is the whole"
+        )
     names = [name for name in value if isinstance(name, str)]
     near = difflib.get_close_matches(step, names, n=3) or sorted(names)[:8]
     hint = f"there is {', '.join(repr(short(name)) for name in near)}" if near else "it is empty"
@@ -174,4 +212,6 @@ def decoded(raw: bytes) -> str:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise ModelFailure("the data are bytes that are no text (UTF-8)", reason="invalid_input", permanent=True) from error
+        raise ModelFailure(
+            "the data are bytes that are no text (UTF-8)", reason="invalid_input", permanent=True
+        ) from error

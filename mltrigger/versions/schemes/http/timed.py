@@ -1,7 +1,8 @@
-"""A pool of connections that keep to a deadline: all that is sent and received in one call, headers and body, however slowly it comes.
+"""A pool of connections that keep to a deadline: all that is sent and received in one call, headers
+and body, however slowly it comes.
 
-A socket's own timeout begins anew with every byte, so that a server which sends one byte a second is never too slow for it. Here each
-wait is as long as what is left of the call.
+A socket's own timeout begins anew with every byte, so that a server which sends one byte a second
+is never too slow for it. Here each wait is as long as what is left of the call.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ _PART_BYTES = 256 * 1024
 class Progress(threading.local):
     """How far the call of this thread is.
 
-    ``due`` is when it must end, ``fresh`` whether its connection is new. ``sent`` says whether a byte of the request went to a server that
-    was connected, through TLS and proxy; ``answered`` whether a byte of the answer has come.
+    ``due`` is when it must end, ``fresh`` whether its connection is new. ``sent`` says whether a
+    byte of the request went to a server that was connected, through TLS and proxy; ``answered``
+    whether a byte of the answer has come.
     """
 
     due: float = math.inf
@@ -41,7 +43,9 @@ class Progress(threading.local):
         self.due, self.fresh, self.sent, self.answered = due, False, False, False
 
     def left_s(self) -> float:
-        """Return how many seconds are left, always more than zero; raise TimeoutError when there are none."""
+        """Return how many seconds are left, always more than zero; raise TimeoutError when there
+        are none.
+        """
         left = self.due - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline of the call has passed")
@@ -53,9 +57,15 @@ class Progress(threading.local):
 
 
 def _timed(connection: type, progress: Progress) -> type:
-    """Return a subclass of *connection*, which is some HTTPConnection of the standard library, that keeps to the deadline of *progress*."""
+    """Return a subclass of *connection*, which is some HTTPConnection of the standard library, that
+    keeps to the deadline of *progress*.
+    """
     answer = functools.partial(_Answer, progress)
-    return type("TimedConnection", (_Timed, connection), {"progress": progress, "response_class": staticmethod(answer)})
+    return type(
+        "TimedConnection",
+        (_Timed, connection),
+        {"progress": progress, "response_class": staticmethod(answer)},
+    )
 
 
 class _Timed(http.client.HTTPConnection):
@@ -109,7 +119,8 @@ class _Reader(io.RawIOBase):
         count: int | None = self._raw.readinto(buffer)
         if count:
             self._progress.answered = True
-        elif self.in_head and self._progress.answered:  # to http.client the end of everything is the end of the headers as well
+        elif self.in_head and self._progress.answered:
+            # to http.client the end of everything is the end of the headers as well
             raise ConnectionAbortedError("the answer ended before its headers did")
         return count
 
@@ -119,19 +130,28 @@ class _Reader(io.RawIOBase):
 
 
 def open_pool(origin: str, size: int, progress: Progress) -> tuple[HTTPConnectionPool, str]:
-    """Return a pool for *origin*, through the proxy that the environment names for it, and the prefix of its targets.
+    """Return a pool for *origin*, through the proxy that the environment names for it, and the
+    prefix of its targets.
 
     No proxy stands before this machine itself, whatever the environment says.
     """
     import requests
     import urllib3
-    from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_auth_from_url, prepend_scheme_if_needed, select_proxy
+    from requests.utils import (
+        DEFAULT_CA_BUNDLE_PATH,
+        get_auth_from_url,
+        prepend_scheme_if_needed,
+        select_proxy,
+    )
 
     settings = requests.Session().merge_environment_settings(origin, {}, None, True, None)
     verify = settings["verify"] if isinstance(settings["verify"], str) else DEFAULT_CA_BUNDLE_PATH
     given: dict[str, Any] = {"maxsize": size, "block": False}
     if origin.startswith("https"):
-        given |= {"cert_reqs": "CERT_REQUIRED", "ca_cert_dir" if pathlib.Path(verify).is_dir() else "ca_certs": verify}
+        given |= {
+            "cert_reqs": "CERT_REQUIRED",
+            "ca_cert_dir" if pathlib.Path(verify).is_dir() else "ca_certs": verify,
+        }
     proxy = None if is_loopback_url(origin) else select_proxy(origin, settings["proxies"])
     if not proxy:
         pool = urllib3.PoolManager(1, **given).connection_from_url(origin)
@@ -139,12 +159,17 @@ def open_pool(origin: str, size: int, progress: Progress) -> tuple[HTTPConnectio
     elif proxy.lower().startswith("socks"):
         from urllib3.contrib.socks import SOCKSProxyManager
 
-        pool, prefix = SOCKSProxyManager(proxy, num_pools=1, **given).connection_from_url(origin), ""
+        pool, prefix = (
+            SOCKSProxyManager(proxy, num_pools=1, **given).connection_from_url(origin),
+            "",
+        )
     else:
         proxy = prepend_scheme_if_needed(proxy, "http")  # type: ignore[no-untyped-call]
         user, password = get_auth_from_url(proxy)
         proxy_headers = urllib3.make_headers(proxy_basic_auth=f"{user}:{password}") if user else {}
-        pool = urllib3.ProxyManager(proxy, 1, proxy_headers=proxy_headers, **given).connection_from_url(origin)
+        pool = urllib3.ProxyManager(
+            proxy, 1, proxy_headers=proxy_headers, **given
+        ).connection_from_url(origin)
         prefix = origin if origin.startswith("http:") else ""
     pool.ConnectionCls = _timed(pool.ConnectionCls, progress)
     return pool, prefix

@@ -1,4 +1,7 @@
-"""Models of an MLflow registry: ``models:/churn/3``, ``models:/churn@champion``. The extra ``mlflow`` (``mlflow-skinny``) is enough."""
+"""Models of an MLflow registry: ``models:/churn/3``, ``models:/churn@champion``.
+
+The extra ``mlflow`` (``mlflow-skinny``) is enough.
+"""
 
 from __future__ import annotations
 
@@ -26,47 +29,64 @@ from mltrigger.versions.schemes.http.loopback import bypass_proxies
 from mltrigger.versions.schemes.mlflow.signature import Signature, outputs
 
 ANSWER_S = 10.0
-"""Longest wait for a registry that is asked what an alias means; MLflow itself tries again for minutes."""
-_FORM = re.compile(r"models:/(?P<name>[^/:@?#]+)(?:/(?P<version>[1-9]\d{0,17})|/(?P<latest>latest)|@(?P<alias>[\w.-]+))", re.ASCII | re.I)
+"""Longest wait for a registry that is asked what an alias means; MLflow itself tries again for
+minutes.
+"""
+_FORM = re.compile(
+    r"models:/(?P<name>[^/:@?#]+)(?:/(?P<version>[1-9]\d{0,17})|/(?P<latest>latest)|@(?P<alias>[\w.-]+))",
+    re.ASCII | re.I,
+)
 _CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD")
 _INVALID = frozenset({"INVALID_PARAMETER_VALUE", "BAD_REQUEST"})
-_ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "INVALID_PARAMETER_VALUE"})
+_ABSENT = frozenset(
+    {"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND", "ENDPOINT_NOT_FOUND", "INVALID_PARAMETER_VALUE"}
+)
 
 
 class MlflowRegistry(Scheme):
-    """``models:/NAME/3``, ``models:/NAME@alias`` or ``models:/NAME/latest``: a model of the registry, loaded into this process.
+    """``models:/NAME/3``, ``models:/NAME@alias`` or ``models:/NAME/latest``: a model of the
+    registry, loaded into this process.
 
-    **Loading a model runs code that its author put into the registry**, with the rights of this process, whatever its flavor. By naming
-    it in a registration the user decides that whoever may write there may do so; no event does.
+    **Loading a model runs code that its author put into the registry**, with the rights of this
+    process, whatever its flavor. By naming it in a registration the user decides that whoever may
+    write there may do so; no event does.
 
-    Version 3 is ``3.0.0``. An alias, and ``latest`` (the highest version that is ready), mean another version tomorrow: they are looked
-    up when events come, and the version that ran is recorded. Stages, which MLflow has given up, are refused.
+    Version 3 is ``3.0.0``. An alias, and ``latest`` (the highest version that is ready), mean
+    another version tomorrow: they are looked up when events come, and the version that ran is
+    recorded. Stages, which MLflow has given up, are refused.
 
-    **Name the registry with** ``registry_uri`` **or** ``tracking_uri`` **where there is more than one.** Without them each process asks the
-    one that its own ``MLFLOW_TRACKING_URI`` and ``MLFLOW_REGISTRY_URI`` name; which one that is belongs neither to the address nor to the
-    digest of the version, so a worker with other variables runs another model as the same ``3.0.0``, and nothing notices.
+    **Name the registry with** ``registry_uri`` **or** ``tracking_uri`` **where there is more than
+    one.** Without them each process asks the one that its own ``MLFLOW_TRACKING_URI`` and
+    ``MLFLOW_REGISTRY_URI`` name; which one that is belongs neither to the address nor to the digest
+    of the version, so a worker with other variables runs another model as the same ``3.0.0``, and
+    nothing notices.
 
-    The model is loaded once and called through ``mlflow.pyfunc``, a batch in one call. A model with a signature of columns gets a
-    DataFrame of one row an event, converted exactly: 3 is a double and 1.5 no long. What is missing from an optional column is null; a
-    column of integers is left out then, in a call of its own, since MLflow has no null for it. Other fields are left out. Tensors are
-    arrays, stacked. Without a signature records are a DataFrame, its columns in the order of the fit or of the option ``columns``, and
-    anything else is a list, as is what a Python model with type hints gets. What does not fit, to us or to MLflow, fails alone with the
-    reason ``invalid_input``. The outputs of a signature with named columns are objects. For probabilities, log the model with
-    ``pyfunc_predict_fn="predict_proba"``.
+    The model is loaded once and called through ``mlflow.pyfunc``, a batch in one call. A model with
+    a signature of columns gets a DataFrame of one row an event, converted exactly: 3 is a double
+    and 1.5 no long. What is missing from an optional column is null; a column of integers is left
+    out then, in a call of its own, since MLflow has no null for it. Other fields are left out.
+    Tensors are arrays, stacked. Without a signature records are a DataFrame, its columns in the
+    order of the fit or of the option ``columns``, and anything else is a list, as is what a Python
+    model with type hints gets. What does not fit, to us or to MLflow, fails alone with the reason
+    ``invalid_input``. The outputs of a signature with named columns are objects. For probabilities,
+    log the model with ``pyfunc_predict_fn="predict_proba"``.
 
-    MLflow asks its server again and again for minutes when that does not answer, as its own variables say
-    (``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, ``MLFLOW_HTTP_REQUEST_TIMEOUT``); an alias is waited for 10 s. Credentials come from MLflow's
-    variables (``MLFLOW_TRACKING_TOKEN``, …), and ``MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false`` keeps downloads quiet.
+    MLflow asks its server again and again for minutes when that does not answer, as its own
+    variables say (``MLFLOW_HTTP_REQUEST_MAX_RETRIES``, ``MLFLOW_HTTP_REQUEST_TIMEOUT``); an alias
+    is waited for 10 s. Credentials come from MLflow's variables (``MLFLOW_TRACKING_TOKEN``, …), and
+    ``MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR=false`` keeps downloads quiet.
 
     Options
     -------
     tracking_uri, registry_uri : str
-        Where the models are, without credentials; by default what MLflow is told by its own variables. The registry is where the tracking
-        server is, unless it is named. Paths are relative to the process that loads the model.
+        Where the models are, without credentials; by default what MLflow is told by its own
+        variables. The registry is where the tracking server is, unless it is named. Paths are
+        relative to the process that loads the model.
     params : dict
         Sent with every call, as ``params`` of the model's signature.
     columns : list of str
-        The fields of a record in the order of the columns, for a model without a signature that does not know it by itself.
+        The fields of a record in the order of the columns, for a model without a signature that
+        does not know it by itself.
     """
 
     def describe(self, address: Address) -> Description:
@@ -76,7 +96,10 @@ class MlflowRegistry(Scheme):
         name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found.name).strip("-._")[:80] or "model"
         what = f"version {found.version}" if found.version else found.alias
         return Description(
-            name, f"{found.version}.0.0" if found.version else None, about=f"MLflow model {found.name}, {what}"[:200], alias=found.alias
+            name,
+            f"{found.version}.0.0" if found.version else None,
+            about=f"MLflow model {found.name}, {what}"[:200],
+            alias=found.alias,
         )
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
@@ -102,8 +125,12 @@ class MlflowRegistry(Scheme):
         version = _answered(address, lambda: _version(client, found))
         return Address(f"models:/{found.name}/{version}", address.given)
 
-    def schemas(self, address: Address) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Return what the signature of the model says, without loading it; of an alias, what it says of the version it means now."""
+    def schemas(
+        self, address: Address
+    ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+        """Return what the signature of the model says, without loading it; of an alias, what it
+        says of the version it means now.
+        """
         from mlflow.models import Model
 
         with tempfile.TemporaryDirectory(prefix="mltrigger-", ignore_cleanup_errors=True) as folder:
@@ -112,7 +139,9 @@ class MlflowRegistry(Scheme):
 
 
 class MlflowEndpoint(Endpoint):
-    """One version, loaded at the first use; called from several threads when the subscription says so, which its author must allow."""
+    """One version, loaded at the first use; called from several threads when the subscription says
+    so, which its author must allow.
+    """
 
     batches = True
 
@@ -145,7 +174,9 @@ class MlflowEndpoint(Endpoint):
             except ModelFailure as failure:
                 answers[number] = failure
                 continue
-            numbers, parts = groups.setdefault(key if loaded.signature.batches else number, ([], []))
+            numbers, parts = groups.setdefault(
+                key if loaded.signature.batches else number, ([], [])
+            )
             numbers.append(number)
             parts.append(part)
         for key, numbers, parts in alike(loaded.feed, groups):
@@ -172,7 +203,9 @@ class MlflowEndpoint(Endpoint):
             if self._loaded is None:
                 import mlflow.pyfunc
 
-                self._folder = self._folder or tempfile.TemporaryDirectory(prefix="mltrigger-", ignore_cleanup_errors=True)
+                self._folder = self._folder or tempfile.TemporaryDirectory(
+                    prefix="mltrigger-", ignore_cleanup_errors=True
+                )
                 path = _files(self._scheme.pin(self._address), self._folder.name)
                 self._loaded = _Loaded(mlflow.pyfunc.load_model(str(path)), self._address)
             return self._loaded
@@ -184,7 +217,11 @@ class _Loaded:
     def __init__(self, model: Any, address: Address) -> None:
         self._model, self._params = model, address.options.get("params")
         self.signature = Signature.of(model.metadata.to_dict())
-        self.feed = None if self.signature.inputs is not None or self.signature.hinted else self._unsigned(address)
+        self.feed = (
+            None
+            if self.signature.inputs is not None or self.signature.hinted
+            else self._unsigned(address)
+        )
 
     def part(self, data: Any) -> tuple[Any, Any]:
         """Return the part of an input that *data* is; those with equal keys share a call."""
@@ -195,15 +232,25 @@ class _Loaded:
 
     def asked(self, key: Any, parts: Sequence[Any]) -> Any:
         """Return what the model answers for *parts*."""
-        return self._predicted(self.signature.frame(parts)) if self.feed is None else self.feed.call(key, parts)
+        return (
+            self._predicted(self.signature.frame(parts))
+            if self.feed is None
+            else self.feed.call(key, parts)
+        )
 
     def _unsigned(self, address: Address) -> Feed:
-        """Return how a model without a signature is called: as what it was before it was logged, as far as that is known."""
+        """Return how a model without a signature is called: as what it was before it was logged, as
+        far as that is known.
+        """
         try:
             raw = self._model.get_raw_model()
         except Exception:  # a flavor that keeps none
             raw = None
-        name, columns, takes = f"MLflow model {_read(address).name!r}", address.options.get("columns"), known(raw)
+        name, columns, takes = (
+            f"MLflow model {_read(address).name!r}",
+            address.options.get("columns"),
+            known(raw),
+        )
         if (feed := of_head(raw, self._predicted, name, takes, columns)) is not None:
             return feed
         if columns is not None and (takes is None or takes.further):
@@ -216,12 +263,18 @@ class _Loaded:
         from mlflow.exceptions import MlflowException
 
         try:
-            return self._model.predict(given, params=self._params) if self._params else self._model.predict(given)
+            return (
+                self._model.predict(given, params=self._params)
+                if self._params
+                else self._model.predict(given)
+            )
         except MlflowException as error:
             if error.error_code not in _INVALID:
                 raise
             problem = str(error).rpartition("Error: ")[2]  # before it stands all the data
-            raise ModelFailure(short(problem, 1000), reason="invalid_input", permanent=True, kind="MlflowException") from error
+            raise ModelFailure(
+                short(problem, 1000), reason="invalid_input", permanent=True, kind="MlflowException"
+            ) from error
 
 
 class _Read(NamedTuple):
@@ -238,19 +291,28 @@ def _read(address: Address) -> _Read:
     if found is None:
         path = address.rest.strip("/").partition("/")
         name = path[0].partition("@")[0] or "churn"
-        advice = f"write models:/{name}/3 (a version), models:/{name}@champion (an alias) or models:/{name}/latest"
+        advice = (
+            f"write models:/{name}/3 (a version), models:/{name}@champion (an alias) or"
+            f" models:/{name}/latest"
+        )
         if re.fullmatch(r"staging|production|archived|none", path[2], re.I):
-            advice = f"MLflow has given up stages; give the version an alias, and write models:/{name}@{path[2].lower()}"
+            advice = (
+                "MLflow has given up stages; give the version an alias, and write"
+                f" models:/{name}@{path[2].lower()}"
+            )
         elif address.rest.startswith("//"):
             advice = "name the registry with the option registry_uri; " + advice
         raise InvalidModel(f"model {shown!r}: {advice}")
     options = address.checked(tracking_uri=str, registry_uri=str, params=dict, columns=list)
     for name in ("tracking_uri", "registry_uri"):
         parts = urllib.parse.urlsplit(options.get(name, ""))
-        if "@" in parts.netloc or any(is_secret(key) for key, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)):
+        if "@" in parts.netloc or any(
+            is_secret(key) for key, _ in urllib.parse.parse_qsl(parts.query, keep_blank_values=True)
+        ):
             raise InvalidModel(
-                f"model {shown!r}: option {name} is stored, so it must not hold a user or a password; leave the option out and set "
-                f"MLFLOW_{name.upper()}, or set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, where the model runs"
+                f"model {shown!r}: option {name} is stored, so it must not hold a user or a"
+                f" password; leave the option out and set MLFLOW_{name.upper()}, or set"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, where the model runs"
             )
     latest = found["latest"] or ((found["alias"] or "").lower() == "latest")
     return _Read(found["name"], found["version"], "latest" if latest else found["alias"])
@@ -259,7 +321,9 @@ def _read(address: Address) -> _Read:
 def _check_installed(address: Address) -> None:
     spec = importlib.util.find_spec("mlflow")
     if spec is None or spec.origin is None:  # a folder of that name is no package
-        raise InvalidModel(f"model {short(address.text, 200)!r} needs MLflow: {how_to_install('mlflow')}")
+        raise InvalidModel(
+            f"model {short(address.text, 200)!r} needs MLflow: {how_to_install('mlflow')}"
+        )
 
 
 def _client(address: Address) -> Any:
@@ -283,7 +347,9 @@ def _version(client: Any, found: _Read) -> int:
             return int(client.get_model_version_by_alias(found.name, found.alias).version)
         client.get_registered_model(found.name)
         name = found.name.replace("'", "\\'")
-        page = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=100)
+        page = client.search_model_versions(
+            f"name='{name}'", order_by=["version_number DESC"], max_results=100
+        )
         ready = [int(each.version) for each in page if each.status == "READY"]
     except MlflowException as error:
         if error.error_code in _ABSENT:
@@ -300,12 +366,22 @@ def _absent(client: Any, found: _Read) -> NotFound:
     try:
         model = client.get_registered_model(found.name)
     except MlflowException:
-        return NotFound.of("MLflow model", found.name, [each.name for each in client.search_registered_models(max_results=100)])
-    return NotFound.of("alias of MLflow model", f"{found.name}@{found.alias}", [f"{found.name}@{alias}" for alias in model.aliases])
+        return NotFound.of(
+            "MLflow model",
+            found.name,
+            [each.name for each in client.search_registered_models(max_results=100)],
+        )
+    return NotFound.of(
+        "alias of MLflow model",
+        f"{found.name}@{found.alias}",
+        [f"{found.name}@{alias}" for alias in model.aliases],
+    )
 
 
 def _files(address: Address, folder: str, part: str = "") -> Path:
-    """Return where the files of the version that *address* names lie, or one *part*; those of another machine come into *folder*."""
+    """Return where the files of the version that *address* names lie, or one *part*; those of
+    another machine come into *folder*.
+    """
     import mlflow.artifacts
     from mlflow.exceptions import MlflowException
 
@@ -317,16 +393,26 @@ def _files(address: Address, folder: str, part: str = "") -> Path:
         # MLflow looks up models:/… in the registry of the process, whatever it is told besides.
         where = source if "tracking_uri" in options or "registry_uri" in options else address.text
         uri = f"{where}/{part}" if part else where
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=options.get("tracking_uri")))
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=uri, dst_path=folder, tracking_uri=options.get("tracking_uri")
+            )
+        )
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise NotFound(f"no model {address.text!r} in MLflow's registry: {short(_masked(error), 200)}") from error
+            raise NotFound(
+                f"no model {address.text!r} in MLflow's registry: {short(_masked(error), 200)}"
+            ) from error
         raise _unavailable(address, error) from error
 
 
 def _here(source: str) -> Path | None:
     """Return the folder of this machine that *source* names, if it is there."""
-    path = Path(urllib.request.url2pathname(urllib.parse.urlsplit(source).path) if source.startswith("file:") else source)
+    path = Path(
+        urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
+        if source.startswith("file:")
+        else source
+    )
     return path if path.is_dir() else None
 
 
@@ -356,10 +442,15 @@ def _answered(address: Address, ask: Callable[[], int]) -> int:
 def _unavailable(address: Address, problem: object) -> ModelFailure:
     return ModelFailure(
         f"MLflow's registry cannot be asked for {address.text!r}: {short(_masked(problem), 500)}",
-        reason="model_unavailable", whole=True, kind=type(problem).__name__ if isinstance(problem, Exception) else "Timeout",
-    )  # fmt: skip
+        reason="model_unavailable",
+        whole=True,
+        kind=type(problem).__name__ if isinstance(problem, Exception) else "Timeout",
+    )
 
 
 def _masked(problem: object) -> str:
     """Return *problem* without MLflow's own credentials: a server may send them back."""
-    return masked(str(problem), [secret for name in _CREDENTIALS if (secret := os.environ.get(name, "").strip())])
+    return masked(
+        str(problem),
+        [secret for name in _CREDENTIALS if (secret := os.environ.get(name, "").strip())],
+    )

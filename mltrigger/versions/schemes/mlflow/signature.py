@@ -1,4 +1,5 @@
-"""What an MLflow signature says: as JSON Schemas, and as the way from events to a model's input and from its answer to outputs.
+"""What an MLflow signature says: as JSON Schemas, and as the way from events to a model's input and
+from its answer to outputs.
 
 https://mlflow.org/docs/latest/ml/model/signatures/
 """
@@ -20,14 +21,28 @@ from mltrigger.versions.schemes.oip import datatypes
 from mltrigger.versions.schemes.oip.tensors import Layout, Tensor, unfit
 
 _SCALARS = {
-    "boolean": ("BOOL", "bool", "boolean"), "integer": ("INT32", "int32", "integer"), "long": ("INT64", "int64", "integer"),
-    "float": ("FP32", "float32", "number"), "double": ("FP64", "float64", "number"), "string": ("BYTES", "str", "string"),
-}  # fmt: skip
+    "boolean": ("BOOL", "bool", "boolean"),
+    "integer": ("INT32", "int32", "integer"),
+    "long": ("INT64", "int64", "integer"),
+    "float": ("FP32", "float32", "number"),
+    "double": ("FP64", "float64", "number"),
+    "string": ("BYTES", "str", "string"),
+}
 """MLflow's type -> that of the Open Inference Protocol, of pandas, of JSON Schema."""
 _WHOLE = ("integer", "long")
 _ABSENT: Any = object()
-"""The value of an optional column of integers that an event does not have: they have no null in MLflow."""
-_DTYPES = {"float16": "FP16", "float32": "FP32", "float64": "FP64", "bool": "BOOL", "str": "BYTES", "object": "BYTES", "string": "BYTES"}
+"""The value of an optional column of integers that an event does not have: they have no null in
+MLflow.
+"""
+_DTYPES = {
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+    "bool": "BOOL",
+    "str": "BYTES",
+    "object": "BYTES",
+    "string": "BYTES",
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,7 +60,9 @@ class Column:
         if spec is None:
             return None
         dtype = str(spec["dtype"])
-        datatype = _DTYPES.get(dtype.rstrip("0123456789") if dtype.startswith("str") else dtype, dtype.upper())
+        datatype = _DTYPES.get(
+            dtype.rstrip("0123456789") if dtype.startswith("str") else dtype, dtype.upper()
+        )
         return Tensor("" if self.name is None else str(self.name), datatype, tuple(spec["shape"]))
 
 
@@ -58,7 +75,8 @@ class Signature:
     inputs, outputs : tuple of Column, optional
         As the model's signature lists them.
     hinted : bool
-        Whether they were read off the type hints of a Python model, which takes a list then and checks it itself.
+        Whether they were read off the type hints of a Python model, which takes a list then and
+        checks it itself.
     """
 
     inputs: tuple[Column, ...] | None = None
@@ -73,7 +91,9 @@ class Signature:
         return cls(takes, gives, bool(mlmodel.get("is_signature_from_type_hint")))
 
     def schemas(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Return the JSON Schemas of one event's data and of one output; MLflow checks no outputs, so that theirs may be null."""
+        """Return the JSON Schemas of one event's data and of one output; MLflow checks no outputs,
+        so that theirs may be null.
+        """
         return (
             None if self.inputs is None else _schema(self.inputs, nullable=False),
             None if self.outputs is None else _schema(self.outputs, nullable=True),
@@ -91,17 +111,29 @@ class Signature:
             return data
         if self._layout is not None:
             return self._layout.parts(data)
-        return [_converted(column, value) for column, value in zip(self.inputs, self._values(data), strict=True)]
+        return [
+            _converted(column, value)
+            for column, value in zip(self.inputs, self._values(data), strict=True)
+        ]
 
     def key(self, row: Any) -> Any:
-        """Return a key of a row of :meth:`rows`: rows with other keys have other columns or dtypes, and share no call."""
+        """Return a key of a row of :meth:`rows`: rows with other keys have other columns or dtypes,
+        and share no call.
+        """
         if self.inputs is None or self.hinted or self._layout is not None:
             return None
         kinds = [column.type.get("type") for column in self.inputs]
-        return tuple([value is _ABSENT or (value is None and kind == "boolean") for kind, value in zip(kinds, row, strict=True)])
+        return tuple(
+            [
+                value is _ABSENT or (value is None and kind == "boolean")
+                for kind, value in zip(kinds, row, strict=True)
+            ]
+        )
 
     def frame(self, rows: Sequence[Any]) -> Any:
-        """Return what the model is called with for *rows*: a DataFrame, an array, arrays by name, or a list."""
+        """Return what the model is called with for *rows*: a DataFrame, an array, arrays by name,
+        or a list.
+        """
         import numpy as np
         import pandas as pd
 
@@ -109,7 +141,12 @@ class Signature:
             return list(rows)
         if self._layout is None:
             here = [number for number in range(len(self.inputs)) if rows[0][number] is not _ABSENT]
-            columns = {_label(self.inputs, number): _series([row[number] for row in rows], self.inputs[number]) for number in here}
+            columns = {
+                _label(self.inputs, number): _series(
+                    [row[number] for row in rows], self.inputs[number]
+                )
+                for number in here
+            }
             return pd.DataFrame(columns, index=range(len(rows)))
         arrays = {}
         for number, column in enumerate(self.inputs):
@@ -126,7 +163,11 @@ class Signature:
     @property
     def _layout(self) -> Layout | None:
         tensors = [column.tensor for column in self.inputs or ()]
-        return Layout(tuple(t for t in tensors if t is not None), nulls=True) if tensors and all(tensors) else None
+        return (
+            Layout(tuple(t for t in tensors if t is not None), nulls=True)
+            if tensors and all(tensors)
+            else None
+        )
 
     def _values(self, data: Any) -> list[Any]:
         """Return the value of each column in *data*."""
@@ -135,11 +176,16 @@ class Signature:
         if isinstance(data, Mapping) and columns[0].name is not None:
             for column, name in zip(columns, names, strict=True):
                 if name not in data and column.required:
-                    raise unfit(f"column {name!r} is missing; the event has {short(', '.join(map(str, data))) or 'no fields'}")
+                    raise unfit(
+                        f"column {name!r} is missing; the event has"
+                        f" {short(', '.join(map(str, data))) or 'no fields'}"
+                    )
             absent = [_ABSENT if column.type.get("type") in _WHOLE else None for column in columns]
             return [data.get(name, nothing) for name, nothing in zip(names, absent, strict=True)]
         if all(isinstance(column.name, str) for column in columns):
-            raise unfit(f"the model takes a record with the columns {', '.join(names)}, not {short(data)}")
+            raise unfit(
+                f"the model takes a record with the columns {', '.join(names)}, not {short(data)}"
+            )
         values = [data] if len(columns) == 1 and not isinstance(data, (list, tuple)) else data
         if not isinstance(values, (list, tuple)) or len(values) != len(columns):
             raise unfit(f"the model takes a row of {len(columns)} values, not {short(data)}")
@@ -147,19 +193,33 @@ class Signature:
 
 
 def outputs(signature: Signature, answer: Any, count: int) -> list[Any]:
-    """Return what a model answered for *count* events as one output an event, in the form that its signature says.
+    """Return what a model answered for *count* events as one output an event, in the form that its
+    signature says.
 
-    Named columns are objects, also when the model returned bare rows; without names a DataFrame gives its values. Without a signature a
-    DataFrame gives records, an array its rows, and arrays by name an object of them for each event.
+    Named columns are objects, also when the model returned bare rows; without names a DataFrame
+    gives its values. Without a signature a DataFrame gives records, an array its rows, and arrays
+    by name an object of them for each event.
     """
     columns = signature.outputs or ()
     named = bool(columns) and all(isinstance(column.name, str) for column in columns)
     if hasattr(answer, "to_dict") and hasattr(answer, "columns"):
-        rows = answer.to_numpy().tolist() if columns and not named else answer.to_dict(orient="records")
-        rows = [row[0] for row in rows] if columns and not named and len(answer.columns) == 1 else rows
-    elif isinstance(answer, Mapping) and answer and all(getattr(value, "shape", ())[:1] == (count,) for value in answer.values()):
+        rows = (
+            answer.to_numpy().tolist()
+            if columns and not named
+            else answer.to_dict(orient="records")
+        )
+        rows = (
+            [row[0] for row in rows] if columns and not named and len(answer.columns) == 1 else rows
+        )
+    elif (
+        isinstance(answer, Mapping)
+        and answer
+        and all(getattr(value, "shape", ())[:1] == (count,) for value in answer.values())
+    ):
         listed = {name: value.tolist() for name, value in answer.items()}
-        rows = [{name: values[number] for name, values in listed.items()} for number in range(count)]
+        rows = [
+            {name: values[number] for name, values in listed.items()} for number in range(count)
+        ]
     else:
         rows = answer.tolist() if hasattr(answer, "tolist") else answer
         rows = list(rows) if isinstance(rows, tuple) else rows
@@ -170,8 +230,10 @@ def outputs(signature: Signature, answer: Any, count: int) -> list[Any]:
         got = f"{len(rows):,} outputs" if isinstance(rows, list) else short(rows)
         raise ModelFailure(
             f"a model answers one output an event: {count:,} events went in, {got} came out",
-            reason="bad_batch_result", permanent=True, whole=True,
-        )  # fmt: skip
+            reason="bad_batch_result",
+            permanent=True,
+            whole=True,
+        )
     return rows
 
 
@@ -187,7 +249,9 @@ def _columns(text: Any) -> tuple[Column, ...] | None:
     if not found:
         return None
     columns = tuple(Column(each.get("name"), each, each.get("required", True)) for each in found)
-    known = all(column.tensor is None or column.tensor.datatype in datatypes.DATATYPES for column in columns)
+    known = all(
+        column.tensor is None or column.tensor.datatype in datatypes.DATATYPES for column in columns
+    )
     return columns if known else None  # complex numbers and the like: left to MLflow
 
 
@@ -215,8 +279,10 @@ def _converted(column: Column, value: Any) -> Any:
         return value
     if value is None and not column.required:
         if kind in _WHOLE:
-            raise unfit(f"column {str(column.name)!r}: MLflow has no null of the type {kind}; leave the field out, or log the model "
-                        "with the type double for it")  # fmt: skip
+            raise unfit(
+                f"column {str(column.name)!r}: MLflow has no null of the type {kind}; leave the"
+                " field out, or log the model with the type double for it"
+            )
         return None
     value = value.tolist() if hasattr(value, "tolist") else value
     try:
@@ -229,8 +295,13 @@ def _converted(column: Column, value: Any) -> Any:
         if kind == "datetime":
             return _naive(value)
     except (TypeError, ValueError, ArithmeticError, binascii.Error):
-        limits = {"binary": "binary (bytes or base64)", "datetime": "datetime (ISO 8601)"}.get(str(kind), str(kind))
-        raise unfit(f"column {'' if column.name is None else repr(str(column.name))}: {short(value)} does not fit {limits}") from None
+        limits = {"binary": "binary (bytes or base64)", "datetime": "datetime (ISO 8601)"}.get(
+            str(kind), str(kind)
+        )
+        raise unfit(
+            f"column {'' if column.name is None else repr(str(column.name))}: {short(value)} does"
+            f" not fit {limits}"
+        ) from None
     return value
 
 
@@ -248,7 +319,11 @@ def _schema(columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
     if all(isinstance(column.name, str) for column in columns):
         required = [str(column.name) for column in columns if column.required]
         return {"type": "object", "properties": named, "required": required}
-    parts = list(named.values()) if len(named) == len(columns) else [_of_column(column, nullable) for column in columns]
+    parts = (
+        list(named.values())
+        if len(named) == len(columns)
+        else [_of_column(column, nullable) for column in columns]
+    )
     if len(parts) == 1:
         return parts[0]
     return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
@@ -257,12 +332,15 @@ def _schema(columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
 def _of_column(column: Column, nullable: bool) -> dict[str, Any]:
     spec = column.type.get("tensor-spec")
     schema = _of_type(column.type, nullable) if spec is None else _of_tensor(spec, nullable)
-    optional = not column.required and column.type.get("type") not in _WHOLE  # MLflow refuses a null there
+    # MLflow refuses a null there
+    optional = not column.required and column.type.get("type") not in _WHOLE
     return _or_null(schema) if nullable or optional else schema
 
 
 def _of_type(type_: Any, nullable: bool) -> dict[str, Any]:
-    """Return the JSON Schema of an MLflow type; what JSON says nothing about, such as bytes, is anything."""
+    """Return the JSON Schema of an MLflow type; what JSON says nothing about, such as bytes, is
+    anything.
+    """
     if isinstance(type_, str):
         type_ = {"type": type_}
     kind = type_.get("type")
@@ -274,7 +352,9 @@ def _of_type(type_: Any, nullable: bool) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": _inner(type_["values"], nullable)}
     if kind == "object":
         properties = {name: _inner(inner, nullable) for name, inner in type_["properties"].items()}
-        required = [name for name, inner in type_["properties"].items() if inner.get("required", True)]
+        required = [
+            name for name, inner in type_["properties"].items() if inner.get("required", True)
+        ]
         return {"type": "object", "properties": properties, "required": required}
     return {"type": "string"} if kind == "datetime" else {}
 
@@ -286,9 +366,13 @@ def _inner(type_: Any, nullable: bool) -> dict[str, Any]:
 
 
 def _of_tensor(spec: Mapping[str, Any], nullable: bool) -> dict[str, Any]:
-    """Return the JSON Schema of one event's part of a tensor: its first dimension counts events when it is free."""
+    """Return the JSON Schema of one event's part of a tensor: its first dimension counts events
+    when it is free.
+    """
     dtype = str(spec["dtype"])
-    known = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "s": "string"}.get(dtype[:1])
+    known = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "s": "string"}.get(
+        dtype[:1]
+    )
     schema: dict[str, Any] = {"type": known} if known else {}
     if nullable or known == "number":  # a gap is a NaN
         schema = _or_null(schema)

@@ -1,4 +1,6 @@
-"""Answers of the Open Inference Protocol v2, read and checked: data that are there, of their datatype and shape, for every output."""
+"""Answers of the Open Inference Protocol v2, read and checked: data that are there, of their
+datatype and shape, for every output.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,27 @@ Wanted = Collection[tuple[str, str | None]]
 
 
 def outputs(answer: Answer, count: int | None, wanted: Wanted = ()) -> list[dict[str, Any]]:
-    """Return for each event what the model says of it, name -> value; a value of one element is a scalar, others are nested lists.
+    """Return for each event what the model says of it, name -> value; a value of one element is a
+    scalar, others are nested lists.
 
-    In a tensor of floating-point numbers null is NaN, which JSON does not have; text of the content type ``base64`` is bytes.
+    In a tensor of floating-point numbers null is NaN, which JSON does not have; text of the content
+    type ``base64`` is bytes.
 
     Parameters
     ----------
     answer : Answer
         Of the server; what it says is in errors without the secrets that were sent.
     count : int, optional
-        How many events the first dimension counts; ``None`` when the tensors are those of one event.
+        How many events the first dimension counts; ``None`` when the tensors are those of one
+        event.
     wanted : collection
         What the model answers with, as its metadata or its user say.
 
     Raises
     ------
     ModelFailure
-        ``bad_model_response``: it lacks an output, data, or values; or data are not of the datatype or shape that they are said to be.
+        ``bad_model_response``: it lacks an output, data, or values; or data are not of the datatype
+        or shape that they are said to be.
     """
     found: list[dict[str, Any]] = [{} for _ in range(1 if count is None else count)]
     datatypes_of: dict[str, str] = {}
@@ -43,7 +49,10 @@ def outputs(answer: Answer, count: int | None, wanted: Wanted = ()) -> list[dict
             raise answer.failure(f"with output {tensor.name!r} twice", whole=True)
         datatypes_of[tensor.name] = tensor.datatype
         if count is not None and tensor.shape[:1] != (count,):
-            problem = f"output {tensor.name!r} of the shape {list(tensor.shape)} for {count} events; a batch model answers one row an event"
+            problem = (
+                f"output {tensor.name!r} of the shape {list(tensor.shape)} for {count} events; a"
+                " batch model answers one row an event"
+            )
             raise answer.failure(f"with {problem}", permanent=True, whole=True)
         for event, row in zip(found, _rows(answer, tensor, given, count), strict=True):
             event[tensor.name] = row
@@ -68,7 +77,10 @@ def _tensor(answer: Answer, given: Any) -> Tensor:
     except InvalidModel as error:
         raise answer.failure(f"with something that is no output: {error}") from None
     if -1 in tensor.shape:
-        raise answer.failure(f"with output {tensor.name!r} of the shape {list(tensor.shape)}, whose lengths nobody knows")
+        raise answer.failure(
+            f"with output {tensor.name!r} of the shape {list(tensor.shape)}, whose lengths nobody"
+            " knows"
+        )
     return tensor
 
 
@@ -78,11 +90,15 @@ def _check(answer: Answer, datatypes_of: Mapping[str, str], wanted: Wanted) -> N
         if name not in datatypes_of:
             there = ", ".join(map(repr, datatypes_of))
             raise answer.failure(
-                f"without output {name!r}, which the model has; there is {short(there, 200)}; the option outputs=[…] says which are wanted",
+                f"without output {name!r}, which the model has; there is {short(there, 200)}; the"
+                " option outputs=[…] says which are wanted",
                 whole=True,
             )
         if datatype is not None and _kind(datatype) != _kind(datatypes_of[name]):
-            raise answer.failure(f"with output {name!r} as {datatypes_of[name]}; its metadata say {datatype}", whole=True)
+            raise answer.failure(
+                f"with output {name!r} as {datatypes_of[name]}; its metadata say {datatype}",
+                whole=True,
+            )
 
 
 def _kind(datatype: str) -> str:
@@ -94,7 +110,14 @@ def _rows(answer: Answer, tensor: Tensor, given: Mapping[str, Any], count: int |
     values = _values(answer, tensor, given.get("data"))
     shape = tensor.shape if count is None else tensor.shape[1:]
     size = math.prod(shape)
-    return [_nested(values[start : start + size], shape) for start in range(0, size * (count or 1), size)] if size else [[]] * (count or 1)
+    return (
+        [
+            _nested(values[start : start + size], shape)
+            for start in range(0, size * (count or 1), size)
+        ]
+        if size
+        else [[]] * (count or 1)
+    )
 
 
 def _values(answer: Answer, tensor: Tensor, data: Any) -> list[Any]:
@@ -106,11 +129,15 @@ def _values(answer: Answer, tensor: Tensor, data: Any) -> list[Any]:
     except ModelFailure:
         raise answer.failure(f"with {what} in lists of different lengths", whole=True) from None
     if len(values) != math.prod(tensor.shape) or (len(shape) > 1 and shape != tensor.shape):
-        raise answer.failure(f"with {len(values):,} values in {what} of the shape {list(tensor.shape)}", whole=True)
+        raise answer.failure(
+            f"with {len(values):,} values in {what} of the shape {list(tensor.shape)}", whole=True
+        )
     try:
         return datatypes.read(tensor.datatype, tensor.content_type, values)
     except datatypes.Unfit as error:
-        raise answer.failure(f"with {short(error.value)} in {what}, which is {tensor.datatype}") from None
+        raise answer.failure(
+            f"with {short(error.value)} in {what}, which is {tensor.datatype}"
+        ) from None
 
 
 def _nested(values: list[Any], shape: tuple[int, ...]) -> Any:

@@ -1,4 +1,6 @@
-"""The datatypes of the Open Inference Protocol v2, and which values fit them: checked and converted exactly."""
+"""The datatypes of the Open Inference Protocol v2, and which values fit them: checked and converted
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from typing import Any
 from mltrigger.event.codec import encodable
 
 INTEGERS = {
-    f"{sign}INT{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits - (not sign)) - 1) for sign in ("U", "") for bits in (8, 16, 32, 64)
+    f"{sign}INT{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits - (not sign)) - 1)
+    for sign in ("U", "")
+    for bits in (8, 16, 32, 64)
 }
 FLOATS = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
 _LARGEST_READ = {"FP16": 65520.0, "FP32": 3.4028236e38, "FP64": math.inf}
@@ -23,7 +27,9 @@ DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
 
 
 def quickly(datatype: str, values: list[Any]) -> list[Any] | None:
-    """Return the values at once when all are numbers of the plain kind and fit: most are, and one by one takes ten times as long."""
+    """Return the values at once when all are numbers of the plain kind and fit: most are, and one
+    by one takes ten times as long.
+    """
     types = set(map(type, values))
     if datatype in INTEGERS and types == {int}:
         low, high = INTEGERS[datatype]
@@ -34,13 +40,19 @@ def quickly(datatype: str, values: list[Any]) -> list[Any] | None:
         except OverflowError:
             return None
         # NaN hides from min and max, but not from a sum.
-        fine = -FLOATS[datatype] <= min(numbers) and max(numbers) <= FLOATS[datatype] and sum(numbers) == sum(numbers)
+        fine = (
+            -FLOATS[datatype] <= min(numbers)
+            and max(numbers) <= FLOATS[datatype]
+            and sum(numbers) == sum(numbers)
+        )
         return numbers if fine else None
     return None
 
 
 def converter(datatype: str, content_type: str | None, nulls: bool) -> Callable[[Any], Any]:
-    """Return a function from a value to its JSON, which raises ValueError or ArithmeticError for what does not fit."""
+    """Return a function from a value to its JSON, which raises ValueError or ArithmeticError for
+    what does not fit.
+    """
     if datatype in INTEGERS:
         low, high = INTEGERS[datatype]
         return lambda value: _integer(value, low, high)
@@ -58,12 +70,17 @@ def limits(datatype: str, value: Any) -> str:
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         advice = "; the option missing='null' sends null for what is missing" if missing else ""
         return f"{datatype} (a finite number up to {FLOATS[datatype]:.6g}){advice}"
-    return "BOOL (true or false)" if datatype == "BOOL" else "BYTES (text; bytes where the content type of the tensor is base64)"
+    return (
+        "BOOL (true or false)"
+        if datatype == "BOOL"
+        else "BYTES (text; bytes where the content type of the tensor is base64)"
+    )
 
 
 def _integer(value: Any, low: int, high: int) -> int:
     number = value if isinstance(value, int) and not isinstance(value, bool) else None
-    if isinstance(value, (float, decimal.Decimal)) and value % 1 == 0:  # JSON has one kind of number: 3.0 is 3
+    # JSON has one kind of number: 3.0 is 3
+    if isinstance(value, (float, decimal.Decimal)) and value % 1 == 0:
         number = int(value)
     if number is None or not low <= number <= high:
         raise ValueError
@@ -73,7 +90,11 @@ def _integer(value: Any, low: int, high: int) -> int:
 def _number(value: Any, largest: float, nulls: bool) -> float | None:
     if nulls and (value is None or value != value):
         return None
-    if not isinstance(value, (int, float, decimal.Decimal)) or isinstance(value, bool) or not -largest <= value <= largest:
+    if (
+        not isinstance(value, (int, float, decimal.Decimal))
+        or isinstance(value, bool)
+        or not -largest <= value <= largest
+    ):
         raise ValueError
     return float(value)
 
@@ -101,7 +122,8 @@ class Unfit(ValueError):
 
 
 def read(datatype: str, content_type: str | None, values: list[Any]) -> list[Any]:
-    """Return the *values* of an answer, each of its datatype: null is NaN among floating-point numbers, base64 is bytes.
+    """Return the *values* of an answer, each of its datatype: null is NaN among floating-point
+    numbers, base64 is bytes.
 
     Raises
     ------
@@ -111,7 +133,9 @@ def read(datatype: str, content_type: str | None, values: list[Any]) -> list[Any
     types = set(map(type, values))
     if datatype in FLOATS:
         if not types <= {int, float, NoneType}:
-            raise Unfit(next(value for value in values if type(value) not in (int, float, NoneType)))
+            raise Unfit(
+                next(value for value in values if type(value) not in (int, float, NoneType))
+            )
         return [_read_number(value, _LARGEST_READ[datatype]) for value in values]
     if datatype in INTEGERS:
         low, high = INTEGERS[datatype]
@@ -121,7 +145,11 @@ def read(datatype: str, content_type: str | None, values: list[Any]) -> list[Any
     wanted = bool if datatype == "BOOL" else str
     if not types <= {wanted}:
         raise Unfit(next(value for value in values if type(value) is not wanted))
-    return [unpacked(value) for value in values] if content_type == "base64" and wanted is str else values
+    return (
+        [unpacked(value) for value in values]
+        if content_type == "base64" and wanted is str
+        else values
+    )
 
 
 def _read_number(value: Any, largest: float) -> Any:

@@ -1,4 +1,6 @@
-"""The Open Inference Protocol v2 (KServe, MLServer, Triton, Seldon): ``oip+http://host/v2/models/ocr/versions/2``."""
+"""The Open Inference Protocol v2 (KServe, MLServer, Triton, Seldon):
+``oip+http://host/v2/models/ocr/versions/2``.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.http.answers import masked
-from mltrigger.versions.schemes.http.client import Http, HttpEndpoint, base_url, checked_http, default_name, default_version
+from mltrigger.versions.schemes.http.client import (
+    Http,
+    HttpEndpoint,
+    base_url,
+    checked_http,
+    default_name,
+    default_version,
+)
 from mltrigger.versions.schemes.oip.answers import outputs
 from mltrigger.versions.schemes.oip.datatypes import DATATYPES
 from mltrigger.versions.schemes.oip.tensors import Layout, Part, Tensor
@@ -33,34 +42,45 @@ _MISSING = ("refuse", "null")
 
 
 class OpenInference(Scheme):
-    """``oip+http(s)://host[:port]/v2/models/NAME[/versions/V]``: a server of the Open Inference Protocol v2.
+    """``oip+http(s)://host[:port]/v2/models/NAME[/versions/V]``: a server of the Open Inference
+    Protocol v2.
 
-    What the model takes is asked of the server (its metadata), before the first call and again when it refuses one. An event's data is an
-    object with a field for each input, or, for a model with one input, its value: a list of numbers for the shape ``[-1, n]``. When the
-    first dimension of every input is -1 it counts the events, and a batch is one call; else each event is a call of its own. Events whose
-    other dimensions differ go into different calls. The output of an event is an object, output name -> value, also when there is one
-    output; a value of one element is a scalar, others are nested lists.
+    What the model takes is asked of the server (its metadata), before the first call and again when
+    it refuses one. An event's data is an object with a field for each input, or, for a model with
+    one input, its value: a list of numbers for the shape ``[-1, n]``. When the first dimension of
+    every input is -1 it counts the events, and a batch is one call; else each event is a call of
+    its own. Events whose other dimensions differ go into different calls. The output of an event is
+    an object, output name -> value, also when there is one output; a value of one element is a
+    scalar, others are nested lists.
 
-    Values are checked and converted exactly: 3.0 is an integer, 1.5 is none, 300 does not fit UINT8, and such an event fails alone, with
-    the reason ``invalid_input``. An answer is checked likewise: all outputs that the metadata name, with data of their datatype and shape.
-    Another one is a failure, ``bad_model_response``. Only JSON is spoken, without the binary extension. It has no NaN and no infinity: both
-    are refused, or with ``missing="null"`` a NaN is sent as null; null in an output of floating-point numbers is NaN. The id of an event is
-    the id of its request, when it is alone in it and ASCII.
+    Values are checked and converted exactly: 3.0 is an integer, 1.5 is none, 300 does not fit
+    UINT8, and such an event fails alone, with the reason ``invalid_input``. An answer is checked
+    likewise: all outputs that the metadata name, with data of their datatype and shape. Another one
+    is a failure, ``bad_model_response``. Only JSON is spoken, without the binary extension. It has
+    no NaN and no infinity: both are refused, or with ``missing="null"`` a NaN is sent as null; null
+    in an output of floating-point numbers is NaN. The id of an event is the id of its request, when
+    it is alone in it and ASCII.
 
-    Servers answer 500 also to an input that a model does not like, and say no more; so a batch that is answered 500 is split.
+    Servers answer 500 also to an input that a model does not like, and say no more; so a batch that
+    is answered 500 is split.
 
     Options
     -------
     columns : list of str
-        For one input of the shape ``[-1, n]``: the fields of a record that make up its row, in their order.
+        For one input of the shape ``[-1, n]``: the fields of a record that make up its row, in
+        their order.
     outputs : list of str
-        The outputs to ask for; by default those that the server chooses, which must be all that its metadata name.
+        The outputs to ask for; by default those that the server chooses, which must be all that its
+        metadata name.
     content_type : str
-        ``pd`` or ``np``: how MLServer shall hand the request to the model, as a DataFrame with a column for each input, or as an array.
+        ``pd`` or ``np``: how MLServer shall hand the request to the model, as a DataFrame with a
+        column for each input, or as an array.
     inputs : list of dict
-        The tensors, for a server that does not tell: ``[{"name": "x", "datatype": "FP64", "shape": [-1, 4]}]``. It is not asked then.
+        The tensors, for a server that does not tell: ``[{"name": "x", "datatype": "FP64", "shape":
+        [-1, 4]}]``. It is not asked then.
     missing : str
-        ``refuse`` (default), or ``null``: None and NaN in inputs of floating-point numbers are sent as null, which MLServer takes for NaN.
+        ``refuse`` (default), or ``null``: None and NaN in inputs of floating-point numbers are sent
+        as null, which MLServer takes for NaN.
     batched : bool
         ``False`` for a model whose first dimension does not count events, although it is -1.
     headers, max_answer_mb, connect_timeout_s
@@ -106,20 +126,28 @@ class OipEndpoint(HttpEndpoint):
         Raises
         ------
         ModelFailure
-            When it does not answer, has no such model, or one that takes something else than the options say.
+            When it does not answer, has no such model, or one that takes something else than the
+            options say.
         """
         self.batches = self._known().batches
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """See :meth:`Endpoint.call`; when the server fails between calls, its failure is in the place of the events that are left."""
+        """See :meth:`Endpoint.call`; when the server fails between calls, its failure is in the
+        place of the events that are left.
+        """
         layout = self._known()
         answers = [_tried(layout, event) for event in events]
-        if any(isinstance(answer, ModelFailure) for answer in answers) and (fresh := self._refreshed(layout)) is not None:
+        if (
+            any(isinstance(answer, ModelFailure) for answer in answers)
+            and (fresh := self._refreshed(layout)) is not None
+        ):
             layout, answers = fresh, [_tried(fresh, event) for event in events]
         groups = _alike(answers, layout.batches)
         for done, numbers in enumerate(groups):
             try:
-                found: Sequence[Any] = self._asked(layout, [events[n] for n in numbers], [answers[n] for n in numbers])
+                found: Sequence[Any] = self._asked(
+                    layout, [events[n] for n in numbers], [answers[n] for n in numbers]
+                )
             except ModelFailure as failure:
                 if len(groups) == 1 or (len(numbers) > 1 and not failure.whole):
                     raise
@@ -132,11 +160,17 @@ class OipEndpoint(HttpEndpoint):
                 break
         return answers
 
-    def _asked(self, layout: Layout, events: Sequence[Event], parts: Sequence[tuple[Part, ...]]) -> Sequence[Any]:
-        """Return the outputs of one call; when the server refuses it and says that its model takes something else now, of the next."""
+    def _asked(
+        self, layout: Layout, events: Sequence[Event], parts: Sequence[tuple[Part, ...]]
+    ) -> Sequence[Any]:
+        """Return the outputs of one call; when the server refuses it and says that its model takes
+        something else now, of the next.
+        """
         alone = {"id": events[0].id} if len(events) == 1 and events[0].id.isascii() else {}
         try:
-            answer = self.http.post(f"{self.http.url}/infer", {**alone, **self._more, "inputs": layout.request(parts)})
+            answer = self.http.post(
+                f"{self.http.url}/infer", {**alone, **self._more, "inputs": layout.request(parts)}
+            )
         except ModelFailure as failure:
             broke = failure.kind == "HTTP 500"  # perhaps by one event, and not the server's fault
             refused = broke or failure.reason == "model_rejected"
@@ -152,7 +186,9 @@ class OipEndpoint(HttpEndpoint):
         return layout
 
     def _refreshed(self, layout: Layout) -> Layout | None:
-        """Return how events become tensors now, ``None`` when that is still *layout*, as far as can be told."""
+        """Return how events become tensors now, ``None`` when that is still *layout*, as far as can
+        be told.
+        """
         with self._guard:
             if self._layout is not layout:
                 return self._layout
@@ -177,34 +213,53 @@ class OipEndpoint(HttpEndpoint):
                 answer = self.http.get()
                 told = answer.json()
             except ModelFailure as failure:
-                if failure.reason == "model_rejected":  # not there, not there yet, or not for us: that is no event's doing
-                    failure.reason, failure.permanent, failure.throttled, failure.delay_s = "model_unavailable", False, True, HOLD_S
+                # not there, not there yet, or not for us: that is no event's doing
+                if failure.reason == "model_rejected":
+                    failure.reason, failure.permanent, failure.throttled, failure.delay_s = (
+                        "model_unavailable",
+                        False,
+                        True,
+                        HOLD_S,
+                    )
                 failure.whole = True
                 raise
-            inputs, named = (told.get("inputs"), told.get("outputs")) if isinstance(told, Mapping) else (None, None)
+            inputs, named = (
+                (told.get("inputs"), told.get("outputs"))
+                if isinstance(told, Mapping)
+                else (None, None)
+            )
         try:
             layout = _layout(inputs, self._columns, self._batched, self._nulls)
             return dataclasses.replace(layout, outputs=_outputs(named, self._wanted))
         except InvalidModel as error:
             text = masked(f"{self.http.url}: {error}", answer.secrets if answer is not None else ())
-            raise ModelFailure(text, reason="model_unavailable", whole=True, kind="InvalidModel") from error
+            raise ModelFailure(
+                text, reason="model_unavailable", whole=True, kind="InvalidModel"
+            ) from error
 
 
 def _layout(inputs: Any, columns: tuple[str, ...] | None, batched: bool, nulls: bool) -> Layout:
     """Return the layout of the tensors that metadata or the option ``inputs`` describe."""
     if not isinstance(inputs, list) or not inputs:
         raise InvalidModel(
-            "the server does not tell which inputs the model takes; name them: "
-            "inputs=[{'name': 'x', 'datatype': 'FP64', 'shape': [-1, 4]}], or put them into the model's settings there"
+            "the server does not tell which inputs the model takes; name them: inputs=[{'name':"
+            " 'x', 'datatype': 'FP64', 'shape': [-1, 4]}], or put them into the model's settings"
+            " there"
         )
     return Layout(tuple(map(Tensor.of, inputs)), columns, batched, nulls)
 
 
 def _outputs(named: Any, wanted: Sequence[str] | None) -> tuple[tuple[str, str | None], ...]:
-    """Return the outputs that an answer must have: the *wanted* ones, else all that metadata name; each with its datatype, if told."""
+    """Return the outputs that an answer must have: the *wanted* ones, else all that metadata name;
+    each with its datatype, if told.
+    """
     known: dict[str, str | None] = {}
     for given in named if isinstance(named, list) else ():
-        name, datatype = (given.get("name"), given.get("datatype")) if isinstance(given, Mapping) else (None, None)
+        name, datatype = (
+            (given.get("name"), given.get("datatype"))
+            if isinstance(given, Mapping)
+            else (None, None)
+        )
         if isinstance(name, str) and name:
             known[name] = datatype if datatype in DATATYPES else None
     return tuple((name, known.get(name)) for name in (known if wanted is None else wanted))
@@ -217,8 +272,14 @@ def _read(address: Address) -> tuple[str, str, str | None]:
     path = parts.path.rstrip("/")
     found = _PATH.fullmatch(path)
     if found is None or parts.query:
-        wanted = re.sub(r"/(infer|ready)$", "", path) if path.endswith(("/infer", "/ready")) else "/v2/models/NAME/versions/2"
-        raise InvalidModel(f"model {short(address.text, 200)!r}: write oip+{parts.scheme}://{parts.netloc}{wanted}")
+        wanted = (
+            re.sub(r"/(infer|ready)$", "", path)
+            if path.endswith(("/infer", "/ready"))
+            else "/v2/models/NAME/versions/2"
+        )
+        raise InvalidModel(
+            f"model {short(address.text, 200)!r}: write oip+{parts.scheme}://{parts.netloc}{wanted}"
+        )
     name = urllib.parse.unquote(found[1])
     try:
         check_model_name(name)
@@ -230,16 +291,34 @@ def _read(address: Address) -> tuple[str, str, str | None]:
 
 
 def _options(address: Address) -> dict[str, Any]:
-    options = checked_http(address, inputs=list, columns=list, outputs=list, content_type=str, missing=str, batched=bool)
+    options = checked_http(
+        address,
+        inputs=list,
+        columns=list,
+        outputs=list,
+        content_type=str,
+        missing=str,
+        batched=bool,
+    )
     shown = short(address.text, 200)
     for name, known in (("content_type", _CONTENT_TYPES), ("missing", _MISSING)):
         if name in options and options[name] not in known:
-            raise InvalidModel(f"model {shown!r}: option {name} must be one of {', '.join(known)}; got {options[name]!r}")
+            raise InvalidModel(
+                f"model {shown!r}: option {name} must be one of {', '.join(known)}; got"
+                f" {options[name]!r}"
+            )
     for name in ("columns", "outputs"):
-        if name in options and not (options[name] and all(isinstance(each, str) and each for each in options[name])):
-            raise InvalidModel(f"model {shown!r}: option {name} must be a list of names, got {short(options[name])}")
+        if name in options and not (
+            options[name] and all(isinstance(each, str) and each for each in options[name])
+        ):
+            raise InvalidModel(
+                f"model {shown!r}: option {name} must be a list of names, got"
+                f" {short(options[name])}"
+            )
     if "columns" in options and len(set(options["columns"])) < len(options["columns"]):
-        raise InvalidModel(f"model {shown!r}: option columns names a field twice: {short(options['columns'])}")
+        raise InvalidModel(
+            f"model {shown!r}: option columns names a field twice: {short(options['columns'])}"
+        )
     if "inputs" in options:
         columns = tuple(options["columns"]) if "columns" in options else None
         try:
@@ -258,9 +337,13 @@ def _tried(layout: Layout, event: Event) -> Any:
 
 
 def _alike(parts: Iterable[Any], batches: bool) -> list[list[int]]:
-    """Return the numbers of the events that go into one call: those whose tensors have the same shapes. What failed is in none."""
+    """Return the numbers of the events that go into one call: those whose tensors have the same
+    shapes. What failed is in none.
+    """
     groups: dict[Any, list[int]] = {}
     for number, part in enumerate(parts):
         if not isinstance(part, ModelFailure):
-            groups.setdefault(tuple(shape for shape, _ in part) if batches else number, []).append(number)
+            groups.setdefault(tuple(shape for shape, _ in part) if batches else number, []).append(
+                number
+            )
     return list(groups.values())

@@ -1,6 +1,8 @@
-"""Tensors of the Open Inference Protocol v2, to and from plain values: pure functions, checked and converted exactly; nothing is sent here.
+"""Tensors of the Open Inference Protocol v2, to and from plain values: pure functions, checked and
+converted exactly; nothing is sent here.
 
-A value that does not fit is the fault of its event alone, and is named: ``input 'age': 300 does not fit UINT8 (0 to 255)``.
+A value that does not fit is the fault of its event alone, and is named: ``input 'age': 300 does not
+fit UINT8 (0 to 255)``.
 """
 
 from __future__ import annotations
@@ -40,13 +42,28 @@ class Tensor:
         """
         named = given if isinstance(given, Mapping) else {}
         name, datatype, shape = named.get("name"), named.get("datatype"), named.get("shape")
-        whole = isinstance(shape, list) and all(type(length) is int and length >= -1 for length in shape)
-        if not isinstance(name, str) or not name or datatype not in datatypes.DATATYPES or not whole:
-            wanted = f"{{'name': 'x', 'datatype': 'FP64', 'shape': [-1, 4]}}, the datatype one of {', '.join(datatypes.DATATYPES)}"
+        whole = isinstance(shape, list) and all(
+            type(length) is int and length >= -1 for length in shape
+        )
+        if (
+            not isinstance(name, str)
+            or not name
+            or datatype not in datatypes.DATATYPES
+            or not whole
+        ):
+            wanted = (
+                "{'name': 'x', 'datatype': 'FP64', 'shape': [-1, 4]}, the datatype one of"
+                f" {', '.join(datatypes.DATATYPES)}"
+            )
             raise InvalidModel(f"a tensor is described as {wanted}, not {short(given, 200)}")
         parameters = named.get("parameters")
         content_type = parameters.get("content_type") if isinstance(parameters, Mapping) else None
-        return cls(name, str(datatype), tuple(shape or ()), content_type if isinstance(content_type, str) else None)
+        return cls(
+            name,
+            str(datatype),
+            tuple(shape or ()),
+            content_type if isinstance(content_type, str) else None,
+        )
 
     @property
     def is_float(self) -> bool:
@@ -65,7 +82,8 @@ class Layout:
     columns : tuple of str, optional
         For a single input of rows: which field of a record stands where in a row.
     batched : bool
-        Whether a first dimension of any length counts the events; else each event brings its tensors whole.
+        Whether a first dimension of any length counts the events; else each event brings its
+        tensors whole.
     nulls : bool
         Whether a missing value of a floating-point tensor is sent as null.
     outputs : tuple of (str, str or None)
@@ -84,17 +102,23 @@ class Layout:
         shape = self._row_shape(self.inputs[0])
         if len(self.inputs) != 1 or len(shape) != 1 or shape[0] not in (-1, len(self.columns)):
             raise InvalidModel(
-                f"option columns names {len(self.columns)} fields of a row, for a model with one input of that many values; "
-                f"this one takes {self}"
+                f"option columns names {len(self.columns)} fields of a row, for a model with one"
+                f" input of that many values; this one takes {self}"
             )
 
     def __str__(self) -> str:
-        return ", ".join(f"{tensor.name}: {tensor.datatype}{list(tensor.shape)}" for tensor in self.inputs)
+        return ", ".join(
+            f"{tensor.name}: {tensor.datatype}{list(tensor.shape)}" for tensor in self.inputs
+        )
 
     @property
     def batches(self) -> bool:
         """Whether several events go into one call: the first dimension of every input is free."""
-        return self.batched and bool(self.inputs) and all(tensor.shape[:1] == (-1,) for tensor in self.inputs)
+        return (
+            self.batched
+            and bool(self.inputs)
+            and all(tensor.shape[:1] == (-1,) for tensor in self.inputs)
+        )
 
     def parts(self, data: Any) -> tuple[Part, ...]:
         """Return the tensors that *data* gives, in the order of the inputs.
@@ -105,7 +129,9 @@ class Layout:
             Permanent, with the reason ``invalid_input``, naming the field.
         """
         data = data.tolist() if hasattr(data, "tolist") else data
-        return tuple(self._part(tensor, value, names) for tensor, value, names in self._values(data))
+        return tuple(
+            self._part(tensor, value, names) for tensor, value, names in self._values(data)
+        )
 
     def request(self, parts: Sequence[tuple[Part, ...]]) -> list[dict[str, Any]]:
         """Return the ``inputs`` of a request for events of equal shapes."""
@@ -113,8 +139,15 @@ class Layout:
         for number, tensor in enumerate(self.inputs):
             shape, values = parts[0][number]
             if self.batches:
-                shape, values = (len(parts), *shape), [value for event in parts for value in event[number][1]]
-            one: dict[str, Any] = {"name": tensor.name, "shape": list(shape), "datatype": tensor.datatype}
+                shape, values = (
+                    (len(parts), *shape),
+                    [value for event in parts for value in event[number][1]],
+                )
+            one: dict[str, Any] = {
+                "name": tensor.name,
+                "shape": list(shape),
+                "datatype": tensor.datatype,
+            }
             if tensor.content_type is not None:
                 one["parameters"] = {"content_type": tensor.content_type}
             inputs.append({**one, "data": values})
@@ -127,14 +160,22 @@ class Layout:
         """Yield each input, its value in *data*, and the names of its fields."""
         if not isinstance(data, Mapping):
             if len(self.inputs) != 1:
-                raise unfit(f"the model takes {len(self.inputs)} inputs: an event is an object with the fields {self}, not {short(data)}")
+                raise unfit(
+                    f"the model takes {len(self.inputs)} inputs: an event is an object with the"
+                    f" fields {self}, not {short(data)}"
+                )
             yield self.inputs[0], data, self.columns
         elif self.columns is not None:
             yield self.inputs[0], [_field(data, name) for name in self.columns], self.columns
-        elif len(self.inputs) == 1 and self.inputs[0].name not in data and len(self._row_shape(self.inputs[0])) == 1:
+        elif (
+            len(self.inputs) == 1
+            and self.inputs[0].name not in data
+            and len(self._row_shape(self.inputs[0])) == 1
+        ):
             raise unfit(
-                f"no field {self.inputs[0].name!r}: the model takes one row of values ({self}); hand over such an object, or a list, "
-                f"or say which fields make up the row: columns=[…]; the event has {short(', '.join(map(str, data)))}"
+                f"no field {self.inputs[0].name!r}: the model takes one row of values ({self});"
+                " hand over such an object, or a list, or say which fields make up the row:"
+                f" columns=[…]; the event has {short(', '.join(map(str, data)))}"
             )
         else:
             for tensor in self.inputs:
@@ -145,8 +186,13 @@ class Layout:
         value = value.tolist() if hasattr(value, "tolist") else value
         alone = wanted in ((1,), ()) and not isinstance(value, (list, tuple))
         shape, values = (wanted, [value]) if alone else flat(value, tensor.name)
-        if len(shape) != len(wanted) or any(own not in (-1, length) for own, length in zip(wanted, shape, strict=True)):
-            raise unfit(f"input {tensor.name!r}: the shape is {list(shape)}, and the model takes {list(wanted)} of each event")
+        if len(shape) != len(wanted) or any(
+            own not in (-1, length) for own, length in zip(wanted, shape, strict=True)
+        ):
+            raise unfit(
+                f"input {tensor.name!r}: the shape is {list(shape)}, and the model takes"
+                f" {list(wanted)} of each event"
+            )
         return shape, _converted(tensor, values, self.nulls, names, shape)
 
 
@@ -157,12 +203,17 @@ def unfit(message: str) -> ModelFailure:
 
 def _field(data: Mapping[Any, Any], name: str) -> Any:
     if name not in data:
-        raise unfit(f"input {name!r} is missing; the event has {short(', '.join(map(str, data))) or 'no fields'}")
+        raise unfit(
+            f"input {name!r} is missing; the event has"
+            f" {short(', '.join(map(str, data))) or 'no fields'}"
+        )
     return data[name]
 
 
 def flat(value: Any, name: str) -> Part:
-    """Return the shape of nested lists, and their values row by row; lists of different lengths are no tensor: see :func:`unfit`."""
+    """Return the shape of nested lists, and their values row by row; lists of different lengths are
+    no tensor: see :func:`unfit`.
+    """
     if type(value) is list and set(map(type, value)) <= _PLAIN:
         return (len(value),), value
     shape: list[int] = []
@@ -176,11 +227,19 @@ def flat(value: Any, name: str) -> Part:
         if len(lengths) != 1:
             raise unfit(f"input {name!r}: lists of different lengths make no tensor")
         shape.append(lengths.pop())
-        level = [value for one in lists for value in (one if isinstance(one, (list, tuple)) else [one])]
+        level = [
+            value for one in lists for value in (one if isinstance(one, (list, tuple)) else [one])
+        ]
     return tuple(shape), level
 
 
-def _converted(tensor: Tensor, values: list[Any], nulls: bool, names: Sequence[str] | None, shape: tuple[int, ...]) -> list[Any]:
+def _converted(
+    tensor: Tensor,
+    values: list[Any],
+    nulls: bool,
+    names: Sequence[str] | None,
+    shape: tuple[int, ...],
+) -> list[Any]:
     """Return *values* as the datatype is written in JSON."""
     if (quick := datatypes.quickly(tensor.datatype, values)) is not None:
         return quick
@@ -191,12 +250,17 @@ def _converted(tensor: Tensor, values: list[Any], nulls: bool, names: Sequence[s
             converted.append(convert(value))
         except (ValueError, ArithmeticError):
             where = repr(names[number]) if names else f"{tensor.name!r}{_place(number, shape)}"
-            raise unfit(f"input {where}: {short(value)} does not fit {datatypes.limits(tensor.datatype, value)}") from None
+            raise unfit(
+                f"input {where}: {short(value)} does not fit"
+                f" {datatypes.limits(tensor.datatype, value)}"
+            ) from None
     return converted
 
 
 def _place(number: int, shape: tuple[int, ...]) -> str:
-    """Return ``[1][0]``: where value *number* stands in a tensor of *shape*; nothing for a single one."""
+    """Return ``[1][0]``: where value *number* stands in a tensor of *shape*; nothing for a single
+    one.
+    """
     if math.prod(shape) <= 1:
         return ""
     indices: list[int] = []

@@ -1,4 +1,6 @@
-"""What an answer of OpenAI's protocol holds: each member of a message that says something is a column."""
+"""What an answer of OpenAI's protocol holds: each member of a message that says something is a
+column.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,36 @@ from mltrigger.versions.schemes.http.answers import Answer
 
 _CUT_OFF = ("length", "content_filter")
 _JSON_FORMATS = ("json_object", "json_schema")
-_OWN = frozenset({"role", "content", "text", "answer", "message", "choices", "finish_reason", "model", "logprobs"})
+_OWN = frozenset(
+    {
+        "role",
+        "content",
+        "text",
+        "answer",
+        "message",
+        "choices",
+        "finish_reason",
+        "model",
+        "logprobs",
+    }
+)
 """Names that a member of a message cannot have as a column."""
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def asks_for_json(options: Mapping[str, Any]) -> bool:
-    """Whether the *options* of a model ask for an answer in JSON: by ours, or by the server's own in ``params``."""
+    """Whether the *options* of a model ask for an answer in JSON: by ours, or by the server's own
+    in ``params``.
+    """
     params = options.get("params", {})
     wanted = params.get("response_format")
     format_ = wanted.get("type") if isinstance(wanted, Mapping) else None
     return bool(options.get("json") or format_ in _JSON_FORMATS or params.get("guided_json"))
 
 
-def columns(answer: Answer, value: Mapping[str, Any], *, parsed: bool, whole: bool) -> dict[str, Any]:
+def columns(
+    answer: Answer, value: Mapping[str, Any], *, parsed: bool, whole: bool
+) -> dict[str, Any]:
     """Return the columns of one answer of a chat or a completion.
 
     Parameters
@@ -40,10 +58,15 @@ def columns(answer: Answer, value: Mapping[str, Any], *, parsed: bool, whole: bo
     Raises
     ------
     ModelFailure
-        ``bad_model_response`` when it has no choices, or one that says nothing; ``invalid_output`` for a text that is not the JSON wanted.
+        ``bad_model_response`` when it has no choices, or one that says nothing; ``invalid_output``
+        for a text that is not the JSON wanted.
     """
     choices = value.get("choices")
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
+    if (
+        not isinstance(choices, list)
+        or not choices
+        or not all(isinstance(choice, dict) for choice in choices)
+    ):
         raise answer.failure("without choices")
     if all(isinstance(choice.get("index"), int) for choice in choices):
         choices = sorted(choices, key=lambda choice: int(choice["index"]))
@@ -66,7 +89,11 @@ def _choice(answer: Answer, choice: Mapping[str, Any], parsed: bool, whole: bool
             raise answer.failure("with a choice that has no message")
         message = {"content": choice["text"]}
     reason, content = choice.get("finish_reason"), message.get("content")
-    more = {name: inner for name, inner in message.items() if inner and name not in _OWN and name not in _TOKENS}
+    more = {
+        name: inner
+        for name, inner in message.items()
+        if inner and name not in _OWN and name not in _TOKENS
+    }
     if isinstance(content, list):  # parts, as servers with thoughts or images write them
         more["content"], content = content, _text(content)
     if content is not None and not isinstance(content, str):
@@ -85,17 +112,26 @@ def _choice(answer: Answer, choice: Mapping[str, Any], parsed: bool, whole: bool
 
 
 def _text(parts: list[Any]) -> str | None:
-    texts = [part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)]
+    texts = [
+        part["text"]
+        for part in parts
+        if isinstance(part, dict) and isinstance(part.get("text"), str)
+    ]
     return "".join(texts) if texts else None
 
 
 def _with_arguments(value: Any) -> Any:
-    """Return tool calls with the values of their arguments, which the protocol sends as text; what is no JSON stays text."""
+    """Return tool calls with the values of their arguments, which the protocol sends as text; what
+    is no JSON stays text.
+    """
     if isinstance(value, list):
         return [_with_arguments(inner) for inner in value]
     if not isinstance(value, dict):
         return value
-    found = {name: _with_arguments(inner) if name == "function" else inner for name, inner in value.items()}
+    found = {
+        name: _with_arguments(inner) if name == "function" else inner
+        for name, inner in value.items()
+    }
     if isinstance(given := found.get("arguments"), str):
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             value = json.loads(given)
@@ -104,11 +140,17 @@ def _with_arguments(value: Any) -> Any:
     return found
 
 
-def _answer(answer: Answer, text: str | None, reason: Any, message: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of a text in JSON; ``None`` beside the text when it was cut off, withheld, or there is none."""
+def _answer(
+    answer: Answer, text: str | None, reason: Any, message: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the value of a text in JSON; ``None`` beside the text when it was cut off, withheld,
+    or there is none.
+    """
     try:
         return {"answer": dataclasses.replace(answer, body=(text or "").encode()).json()}
     except (ModelFailure, UnicodeEncodeError, InvalidEvent) as error:
         if reason in _CUT_OFF or not text or message.get("refusal") or message.get("tool_calls"):
             return {"answer": None, "text": text}
-        raise answer.failure("with a text, where the model was asked for JSON", reason="invalid_output") from error
+        raise answer.failure(
+            "with a text, where the model was asked for JSON", reason="invalid_output"
+        ) from error

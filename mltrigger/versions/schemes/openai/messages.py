@@ -19,19 +19,27 @@ OBJECT = "object"
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
 # https://www.iana.org/assignments/media-types: how files of these types begin
 _BEGINNINGS = (
-    (b"\x89PNG\r\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"), (b"BM", "image/bmp"),
-    (b"II*\0", "image/tiff"), (b"MM\0*", "image/tiff"), (b"%PDF-", "application/pdf"), (b"OggS", "audio/ogg"), (b"ID3", "audio/mpeg"),
+    (b"\x89PNG\r\n", "image/png"),
+    (b"\xff\xd8\xff", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+    (b"II*\0", "image/tiff"),
+    (b"MM\0*", "image/tiff"),
+    (b"%PDF-", "application/pdf"),
+    (b"OggS", "audio/ogg"),
+    (b"ID3", "audio/mpeg"),
     (b"fLaC", "audio/flac"),
-)  # fmt: skip
+)
 _MEDIA_TYPE = re.compile(r"[a-z]+/[\w.+-]+", re.ASCII)
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 
 
 class Messages:
-    """All messages of a chat, as templates: ``[{"role": "user", "content": "What is this? {text}"}]``.
+    """All messages of a chat, as templates: ``[{"role": "user", "content": "What is this?
+    {text}"}]``.
 
-    A content may be a list of parts, whose texts are templates. Bytes of an event are base64 there, and a whole data URL where they are all
-    of a member called ``url``.
+    A content may be a list of parts, whose texts are templates. Bytes of an event are base64 there,
+    and a whole data URL where they are all of a member called ``url``.
     """
 
     def __init__(self, given: Sequence[tuple[str, Any]]) -> None:
@@ -44,10 +52,21 @@ class Messages:
         """
         self._messages: list[tuple[str, Template | Form]] = []
         for where, message in given:
-            if not isinstance(message, dict) or set(message) != {"role", "content"} or not isinstance(message["role"], str):
-                raise InvalidModel(f"{where} must be {{'role': 'user', 'content': 'a template'}}, got {short(message)}")
+            if (
+                not isinstance(message, dict)
+                or set(message) != {"role", "content"}
+                or not isinstance(message["role"], str)
+            ):
+                raise InvalidModel(
+                    f"{where} must be {{'role': 'user', 'content': 'a template'}}, got"
+                    f" {short(message)}"
+                )
             self._messages.append((message["role"], _content(message["content"], where)))
-        self._opens = any(field.partition(".")[0] == OBJECT for template in self._templates() for field in template.fields)
+        self._opens = any(
+            field.partition(".")[0] == OBJECT
+            for template in self._templates()
+            for field in template.fields
+        )
 
     def fill(self, event: Event) -> list[dict[str, Any]]:
         """Return the messages for *event*.
@@ -55,11 +74,15 @@ class Messages:
         Raises
         ------
         ModelFailure
-            For the event alone: a field that it has not, bytes that are no text, an object that it does not announce.
+            For the event alone: a field that it has not, bytes that are no text, an object that it
+            does not announce.
         """
         has_field = isinstance(event.data, Mapping) and OBJECT in event.data
         named = {OBJECT: _object(event)} if self._opens and not has_field else None
-        return [{"role": role, "content": _filled(content, event, named)} for role, content in self._messages]
+        return [
+            {"role": role, "content": _filled(content, event, named)}
+            for role, content in self._messages
+        ]
 
     def _templates(self) -> Iterator[Template]:
         for _, content in self._messages:
@@ -69,10 +92,15 @@ class Messages:
 def _content(given: Any, where: str) -> Template | Form:
     if isinstance(given, str):
         return Template(given, where)
-    if not isinstance(given, list) or not given or not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in given):
+    if (
+        not isinstance(given, list)
+        or not given
+        or not all(isinstance(part, dict) and isinstance(part.get("type"), str) for part in given)
+    ):
         raise InvalidModel(
-            f"{where}: content must be a template, or a list of parts such as {{'type': 'text', 'text': 'What is this?'}} and "
-            f"{{'type': 'image_url', 'image_url': {{'url': '{{photo}}'}}}}; got {short(given)}"
+            f"{where}: content must be a template, or a list of parts such as {{'type': 'text',"
+            " 'text': 'What is this?'} and {'type': 'image_url', 'image_url': {'url':"
+            f" '{{photo}}'}}}}; got {short(given)}"
         )
     return Form(given, where)
 
@@ -98,9 +126,17 @@ def _media_type(raw: bytes, event: Event, field: str) -> str:
     """Return the media type of *raw*: by how it begins, else as the event says."""
     if raw[:4] == b"RIFF" and raw[8:12] in _RIFF:
         return _RIFF[raw[8:12]]
-    if (found := next((kind for beginning, kind in _BEGINNINGS if raw.startswith(beginning)), None)) is not None:
+    if (
+        found := next((kind for beginning, kind in _BEGINNINGS if raw.startswith(beginning)), None)
+    ) is not None:
         return found
-    said = mimetypes.guess_type(event.subject or "")[0] if field == OBJECT else event.datacontenttype if field == WHOLE else None
+    said = (
+        mimetypes.guess_type(event.subject or "")[0]
+        if field == OBJECT
+        else event.datacontenttype
+        if field == WHOLE
+        else None
+    )
     return said if said and _MEDIA_TYPE.fullmatch(said) else "application/octet-stream"
 
 
@@ -111,9 +147,13 @@ def _object(event: Event) -> bytes:
     except InvalidEvent as error:
         if error.reason != "nothing_to_open":
             raise
-        raise ModelFailure(f"the template wants {{{OBJECT}}}: {error}", reason="invalid_input", permanent=True) from error
+        raise ModelFailure(
+            f"the template wants {{{OBJECT}}}: {error}", reason="invalid_input", permanent=True
+        ) from error
     if len(raw) > MAX_OBJECT_BYTES:
         raise ModelFailure(
-            f"the object has more than {MAX_OBJECT_BYTES >> 20} MiB, too many for a message", reason="invalid_input", permanent=True
+            f"the object has more than {MAX_OBJECT_BYTES >> 20} MiB, too many for a message",
+            reason="invalid_input",
+            permanent=True,
         )
     return raw
