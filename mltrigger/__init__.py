@@ -64,27 +64,11 @@ if TYPE_CHECKING:
     # For editors and type checkers: the functions below are the methods of a bus, with their
     # signatures.
     _bus = EventBus.__new__(EventBus)
-    alias, audit, doctor, explain, fire, invocations = (
-        _bus.alias,
-        _bus.audit,
-        _bus.doctor,
-        _bus.explain,
-        _bus.fire,
-        _bus.invocations,
-    )
-    latency, plan, prune, publish, publish_batch = (
-        _bus.latency,
-        _bus.plan,
-        _bus.prune,
-        _bus.publish,
-        _bus.publish_batch,
-    )
-    register, retain, subscribe, subscription = (
-        _bus.register,
-        _bus.retain,
-        _bus.subscribe,
-        _bus.subscription,
-    )
+    alias, audit, backup, doctor = _bus.alias, _bus.audit, _bus.backup, _bus.doctor
+    events, explain, fire, invocations = _bus.events, _bus.explain, _bus.fire, _bus.invocations
+    latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
+    publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
+    retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
     subscriptions, topic, topics, trace = _bus.subscriptions, _bus.topic, _bus.topics, _bus.trace
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
@@ -122,17 +106,17 @@ _HOME = {
     "to_excel": "reports.export",
     "to_feather": "reports.export",
 }
-# ``bus.events()`` and ``bus.models()`` have no short form here: these names are rooms of the
-# package.
 _OF_THE_BUS = (
     "alias",
     "audit",
     "backup",
     "doctor",
+    "events",
     "explain",
     "fire",
     "invocations",
     "latency",
+    "models",
     "plan",
     "prune",
     "publish",
@@ -148,6 +132,9 @@ _OF_THE_BUS = (
     "unsubscribe",
     "wait",
 )
+
+_ROOMS = ("aws", "schemes", "testing")
+"""Rooms that are public beside these names."""
 
 __all__ = [
     "Circular",
@@ -185,11 +172,13 @@ __all__ = [
     "connect",
     "default_bus",
     "doctor",
+    "events",
     "explain",
     "fire",
     "invocations",
     "latency",
     "model",
+    "models",
     "plan",
     "prune",
     "publish",
@@ -280,11 +269,11 @@ def __getattr__(name: str) -> Any:
         function = _of_the_default_bus(name)
         globals()[name] = function
         return function
-    if name in ("aws", "testing"):
+    if name in _ROOMS:
         return importlib.import_module(f"mltrigger.{name}")
     raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     """Offer the public names alone; rooms of the package that happen to be loaded are left out."""
-    return sorted([*__all__, "aws", "testing"])
+    return sorted([*__all__, *_ROOMS])

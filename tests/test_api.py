@@ -13,11 +13,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import public_api
 import pytest
 
 import mltrigger as mt
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(mt.__file__).parent.parent
 PACKAGE = ROOT / "mltrigger"
 HEAVY = [
     "boto3",
@@ -93,19 +94,45 @@ def test_all_is_complete() -> None:
     assert set(mt._HOME) | set(mt._OF_THE_BUS) <= set(mt.__all__)
 
 
+def test_public_names_and_signatures_are_those_that_were_agreed() -> None:
+    """A change breaks the programs of users; ``tests/public_api.py`` says how to renew the text."""
+    agreed = (ROOT / "tests" / "data" / "api.txt").read_text().splitlines()
+
+    assert list(public_api.lines()) == agreed
+
+
+SUBMODULES = """
+import importlib, pkgutil, types
+import mltrigger as mt
+
+names = [found.name for found in pkgutil.walk_packages(mt.__path__, "mltrigger.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+modules = [name for name in mt.__all__ if isinstance(getattr(mt, name), types.ModuleType)]
+print(json.dumps({"modules": modules, "imported": len(names)}))
+"""
+
+
+def test_no_submodule_takes_the_place_of_a_public_name(tmp_path: Path) -> None:
+    """Importing ``mltrigger.model.x`` would make ``mt.model`` a module."""
+    found = run(SUBMODULES, tmp_path)
+
+    assert found["modules"] == []
+    assert found["imported"] > 100
+
+
 def test_completion_offers_public_names_only() -> None:
     """Rooms that happen to be loaded would otherwise be offered beside them."""
     import mltrigger.filters
     import mltrigger.store.registry  # noqa: F401 - as a user's program may
 
-    assert set(dir(mt)) == {*mt.__all__, "aws", "testing"}
+    assert set(dir(mt)) == {*mt.__all__, "aws", "schemes", "testing"}
 
 
 OF_A_BUS_ONLY = {
     "close",
     "closed",  # mt.close() ends the default bus
-    "events",
-    "models",  # these names are rooms of the package, so far
     "borrowed_listener",
     "busy",
     "event_of",
