@@ -265,8 +265,8 @@ def _notes(sizes: Sizes) -> list[str]:
         (
             f"`python -m benchmarks.models`; {cores} cores; mltrigger {mt.__version__},"
             f" scikit-learn {version_of('scikit-learn')}, pandas {version_of('pandas')}, requests"
-            f" {version_of('requests')}, pydantic {version_of('pydantic')}, jsonschema"
-            f" {version_of('jsonschema')}, Python {sys.version.split()[0]}. Load at the end (1"
+            f" {version_of('requests')}, pydantic {version_of('pydantic')}, jsonschema-rs"
+            f" {version_of('jsonschema-rs')}, Python {sys.version.split()[0]}. Load at the end (1"
             f" min): {os.getloadavg()[0]:.1f}.{' Quick: small and noisy.' if sizes.quick else ''}"
         ),
         (

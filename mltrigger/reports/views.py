@@ -19,7 +19,7 @@ from mltrigger.store.log import FINAL, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
 from mltrigger.text import harmless_value, short
-from mltrigger.versions.schema.mismatch import outline
+from mltrigger.versions.schema.outline import outline
 from mltrigger.versions.version import ModelVersion, Selector
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from mltrigger.versions.describe import Model, load
 from mltrigger.versions.describe import import_path as path_of
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.surroundings import arithmetic, context_of
-from mltrigger.versions.schema.schema import _Class, schema_of
+from mltrigger.versions.schema.schema import Schema, schema_of
 from mltrigger.versions.scheme import Setting, scheme_of
 
 _DESCRIBED = ("name", "version", "batch", "method", "columns", "wants_event")
@@ -143,7 +143,7 @@ def _way(model: Model, name: str, import_path: str) -> dict[str, Any] | None:
         return {}
     schema, wanted = schema_of(given), _type(given)
     # plain data are handed over, here as well as there
-    if not (isinstance(schema, _Class) and schema._hint.own):
+    if schema.hint is None or not schema.hint.own:
         return {"document": json.loads(json.dumps(schema.json))}
     if path := path_of(wanted):
         return {"class": path}
@@ -165,7 +165,7 @@ def _arrived(way: Mapping[str, Any], own: Any) -> Any:
 
 def _type(schema: Any) -> Any:
     """Return the class or type that *schema* was made of, which can be pickled; its checks cannot."""
-    return schema._hint.type if isinstance(schema, _Class) else schema
+    return schema.hint.type if isinstance(schema, Schema) and schema.hint else schema
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
