@@ -179,7 +179,7 @@ def facts(options: Options) -> Table:
     with scratch() as folder:
         syncs = disk_ms(folder)
         kind = filesystem(folder)
-    packages = ("SQLAlchemy", "pandas", "huey", "persist-queue")
+    packages = ("pandas", "huey", "persist-queue")
     rows = [
         ("cores", str(_cores())),
         (

@@ -11,7 +11,7 @@ from mltrigger.errors import brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
-from mltrigger.store.log import FINAL
+from mltrigger.store.outcomes import FINAL
 from mltrigger.text import Told, card, count, short
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from mltrigger.event.event import Event
 from mltrigger.reports.bar import Bar
 from mltrigger.reports.outlook import Hold, Outlook
 from mltrigger.reports.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
-from mltrigger.store.log import FINAL
+from mltrigger.store.outcomes import FINAL
 from mltrigger.text import card
 from mltrigger.versions.running.current import about_to_wait
 

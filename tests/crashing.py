@@ -20,8 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 import mltrigger as mt
 from mltrigger.broker import Delivery
 from mltrigger.clock import SystemClock
@@ -41,11 +39,13 @@ READING = (
     "PRAGMA query",
     "PRAGMA read",
     "PRAGMA cache_size",
+    "PRAGMA wal_autocheckpoint",
     "--",
 )
 """How statements begin that change nothing: killed before one, a process leaves what it leaves
 before the next.
 """
+connect = sqlite3.connect
 BIG = "x" * 20_000
 """Data that make the file grow, so that a checkpoint has something to write at its end."""
 
@@ -73,7 +73,7 @@ class Life:
     # -- the phases, in the order of a life; each may be repeated ----------------------------------
 
     def create(self) -> None:
-        """A new file, or one of an older version."""
+        """A new file."""
 
     def subscribe(self) -> None:
         self.bus.subscribe(
@@ -181,7 +181,7 @@ class Life:
 
     def settle_as_interrupted(self, deliveries: list[Delivery], unit: Any) -> None:
         from mltrigger.broker import Settlement
-        from mltrigger.store.log import Invocation
+        from mltrigger.store.unit import Invocation
         from mltrigger.versions.running.invoke import Result
 
         self.bus.broker.settle([Settlement(d, "release") for d in deliveries], unit)
@@ -231,7 +231,7 @@ PHASES: tuple[str, ...] = (
     "unsubscribe",
     "subscribe_again",
 )
-OPENING = ("create", "migrate", "checkpoint")
+OPENING = ("create", "checkpoint")
 """Phases in which it may be killed while it opens the file, too."""
 
 
@@ -445,9 +445,11 @@ def obey(order: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def connected(connection: sqlite3.Connection, _: Any) -> None:
+def watched(*args: Any, **options: Any) -> sqlite3.Connection:
+    connection = connect(*args, **options)
     if Watch.current is not None:
         connection.set_trace_callback(Watch.current.begins)
+    return connection
 
 
 def warm_up() -> None:
@@ -459,7 +461,7 @@ def warm_up() -> None:
     audit(life.bus._store)
     life.bus.close()
     # here, because it takes longer than all that a child does
-    sa.event.listen(sa.pool.Pool, "connect", connected)
+    sqlite3.connect = watched
     gc.collect()
     gc.freeze()
 

@@ -25,7 +25,6 @@ HEAVY = [
     "botocore",
     "pandas",
     "numpy",
-    "sqlalchemy",
     "ipywidgets",
     "anywidget",
     "cloudevents",
@@ -348,7 +347,6 @@ def test_a_model_and_an_event_only_describe(tmp_path: Path) -> None:
     assert not {
         "boto3",
         "pandas",
-        "sqlalchemy",
         "ipywidgets",
         "anywidget",
         "cloudevents",

@@ -247,7 +247,6 @@ def test_only_render_makes_html() -> None:
     [
         "pandas",
         "numpy",
-        "sqlalchemy",
         "requests",
         "tqdm",
         "cloudevents",

@@ -24,7 +24,7 @@ import mltrigger as mt
 from mltrigger.aws.faults import AwsError
 from mltrigger.aws.transport.wire import to_message
 from mltrigger.broker import Settlement
-from mltrigger.store.log import FINAL
+from mltrigger.store.outcomes import FINAL
 from mltrigger.testing import Failing, SimulatedClock
 
 KIB = 1024

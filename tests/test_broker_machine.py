@@ -22,10 +22,11 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
 from mltrigger.reports.audit import audit
 from mltrigger.store.broker import SWEEP_US, SqlBroker
-from mltrigger.store.log import Invocation, Log
+from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
 from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import Wakeup
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.invoke import Result

@@ -64,18 +64,15 @@ def before(order: Order, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The file as it is before each phase of an undisturbed life; there is none before the first."""
     folder = tmp_path_factory.mktemp("before")
     life = folder / "life.db"
-    files = {"create": folder / "none.db", "migrate": folder / "migrate.db"}
+    files = {"create": folder / "none.db"}
     for phase in PHASES:
         if phase != "create":
             files[phase] = Path(shutil.copy(life, folder / f"{phase}.db"))
         order("live", life, phase=phase)
-    connection = sqlite3.connect(files["migrate"])
-    connection.executescript((HERE / "data" / "schema-1.sql").read_text())
-    connection.close()
     return files
 
 
-@pytest.mark.parametrize("phase", [*PHASES, "migrate"])
+@pytest.mark.parametrize("phase", PHASES)
 def test_process_that_is_killed_before_any_statement_leaves_what_another_ends_exactly_once(
     phase: str, order: Order, before: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 import mltrigger as mt
 from mltrigger.notebook.charts import quantile
 from mltrigger.reports import frames
-from mltrigger.store.log import OUTCOMES, ROLES
+from mltrigger.store.outcomes import OUTCOMES, ROLES
 
 SCHEMAS = {
     name: schema

@@ -152,7 +152,6 @@ def test_what_the_package_imports_is_declared() -> None:
         "PIL": "pillow",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
-        "sqlalchemy": "SQLAlchemy",
         "mlflow": "mlflow-skinny",
     }
     extras = [

@@ -1,4 +1,4 @@
-"""SQLite as a store: safe files, migrations, group commit, and errors that say what to do."""
+"""SQLite as a store: safe files, one schema, group commit, and errors that say what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 from conftest import wait_until
 from pandas.testing import assert_frame_equal
 
@@ -204,124 +203,57 @@ def test_empty_file_becomes_a_store(tmp_path: Path) -> None:
     store.close()
 
 
-# -- migrations ------------------------------------------------------------------------------------
+# -- the schema ------------------------------------------------------------------------------------
 
 
-def memory_database() -> sa.Connection:
-    return sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool).connect()
-
-
-def version_of(connection: sa.Connection) -> int:
-    return int(connection.execute(sa.text("SELECT version FROM schema_version")).scalar_one())
-
-
-def test_migration_steps_run_once_in_order_from_the_version_that_is_found() -> None:
-    ran: list[str] = []
-    steps = tuple(
-        (lambda connection, name=name: ran.append(name)) for name in ("1 to 2", "2 to 3", "3 to 4")
-    )
-    with memory_database() as connection:
-        schema.migrate(connection, ())
-        schema.migrate(connection, steps[:1])
-        assert (ran, version_of(connection)) == (["1 to 2"], 2)
-
-        schema.migrate(connection, steps)
-        schema.migrate(connection, steps)
-
-        assert (ran, version_of(connection)) == (["1 to 2", "2 to 3", "3 to 4"], 4)
-
-
-def test_new_database_starts_at_the_newest_version_without_steps() -> None:
-    ran: list[object] = []
-    with memory_database() as connection:
-        schema.migrate(connection, (ran.append, ran.append))
-
-        assert (ran, version_of(connection)) == ([], 3)
-
-
-def test_database_of_a_newer_release_is_refused_before_any_step() -> None:
-    ran: list[object] = []
-    with memory_database() as connection:
-        schema.migrate(connection, (ran.append, ran.append))
-
-        with pytest.raises(mt.StoreError, match="schema version 3, this release knows up to 2"):
-            schema.migrate(connection, (ran.append,))
-
-        assert (ran, version_of(connection)) == ([], 3)
-
-
-def test_migration_that_fails_leaves_the_version_and_the_data_as_they_were(file: Path) -> None:
-    def fails(connection: sa.Connection) -> None:
-        connection.execute(sa.text("CREATE TABLE half (done TEXT)"))
-        raise ZeroDivisionError
-
-    engine = sa.create_engine(f"sqlite:///{file}", isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        with pytest.raises(ZeroDivisionError):
-            schema.migrate(connection, (*schema.MIGRATIONS, fails))
-        connection.exec_driver_sql("ROLLBACK")
-    engine.dispose()
-
-    store = SqliteStore(file)
-    assert store.read("SELECT version FROM schema_version") == [(1 + len(schema.MIGRATIONS),)]
-    assert store.read("SELECT name FROM sqlite_master WHERE name = 'half'") == []
-    store.close()
-
-
-OLD = Path(__file__).parent / "data"
-
-
-def restored(file: Path, version: int) -> Path:
-    """Write the store of an earlier version to *file*."""
-    with sqlite3.connect(file) as connection:
-        connection.executescript((OLD / f"schema-{version}.sql").read_text())
-    connection.close()
-    return file
-
-
-def shape(store: SqliteStore) -> dict[str, set[tuple[str, str, int, int]]]:
-    """Return table -> its columns: name, type, whether it may be empty, place in the key."""
-    tables = [name for (name,) in store.read("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    return {
-        t: {(c[1], c[2].upper(), c[3], c[5]) for c in store.read(f"PRAGMA table_info({t})")}
-        for t in tables
-    }
-
-
-@pytest.mark.parametrize("version", range(1, 1 + len(schema.MIGRATIONS)))
-def test_store_of_an_earlier_version_becomes_what_a_new_one_is(
-    version: int, tmp_path: Path
+@pytest.mark.parametrize("version", [1, 3, schema.VERSION - 1])
+def test_store_of_an_earlier_version_is_refused_with_what_to_do_and_not_changed(
+    version: int, file: Path
 ) -> None:
-    new, old = SqliteStore(tmp_path / "new.db"), SqliteStore(restored(tmp_path / "old.db", version))
+    SqliteStore(file).close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE schema_version SET version = ?", (version,))
+    connection.close()
+    before = file.read_bytes()
 
-    with contextlib.closing(new), contextlib.closing(old):
-        assert shape(old) == shape(new)
-        assert old.read("PRAGMA foreign_key_check") == []
-        assert old.read("SELECT version FROM schema_version") == new.read(
-            "SELECT version FROM schema_version"
-        )
+    with pytest.raises(
+        mt.StoreError,
+        match=rf"'bus\.db': the store has schema version {version}, this release reads version"
+        rf" {schema.VERSION} only: keep the file .* name a new file here; nothing was changed",
+    ):
+        mt.connect(f"sqlite:///{file}")
+
+    assert file.read_bytes() == before
 
 
-def test_subscriptions_of_version_2_keep_what_they_had_a_right_to(tmp_path: Path) -> None:
-    with mt.connect(f"sqlite:///{restored(tmp_path / 'old.db', 2)}") as bus:
-        found = bus.audit().set_index("subscription")
-        filtered = bus.skipped("filtered")
+def test_opening_a_store_again_leaves_its_schema_and_version(file: Path) -> None:
+    made = "SELECT name, sql FROM sqlite_master ORDER BY name"
+    for _ in range(2):
+        store = SqliteStore(file)
+        found = store.read(made)
+        assert store.read("SELECT version FROM schema_version") == [(schema.VERSION,)]
+        store.close()
 
-        columns = [
-            "published",
-            "filtered",
-            "sent",
-            "succeeded",
-            "dead",
-            "open",
-            "surplus",
-            "balanced",
-        ]
-        assert found.loc["length", columns].tolist() == [6, 0, 0, 4, 1, 1, 0, True]
-        assert found.loc["filtered", columns].tolist() == [6, 2, 0, 2, 1, 1, 0, True]
-        assert found.loc["again", columns].tolist() == [7, 3, 0, 3, 0, 1, 0, True]
-        assert list(filtered["event_id"]) == ["e2", "e4"]
+    again = SqliteStore(file)
+    assert again.read(made) == found
+    assert again.read("PRAGMA foreign_key_check") == []
+    again.close()
+
+
+def test_store_that_cannot_be_made_whole_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "new.db"
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "CREATE", schema.CREATE + ";\n\nCREATE TABLE half (")
+        with pytest.raises(mt.StoreError):
+            SqliteStore(file)
+
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == []
+    store = SqliteStore(file)
+    assert topics(store) == []
+    store.close()
 
 
 # -- transactions ----------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from mltrigger.delivery.lot import Remains
 from mltrigger.errors import Closed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
-from mltrigger.store.log import Invocation, Log, Outcome, Unit
+from mltrigger.store.log import Log
+from mltrigger.store.outcomes import Outcome
+from mltrigger.store.unit import Invocation, Unit
 from mltrigger.versions.running.invoke import Result, failure
 from mltrigger.versions.version import ModelVersion
 

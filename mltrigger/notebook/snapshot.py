@@ -12,7 +12,7 @@ from mltrigger.clock import rounded_ms
 from mltrigger.errors import Closed
 from mltrigger.notebook.charts import histogram, quantile
 from mltrigger.reports.views import data_text
-from mltrigger.store.log import FINAL
+from mltrigger.store.outcomes import FINAL
 from mltrigger.text import short, visible
 
 if TYPE_CHECKING:

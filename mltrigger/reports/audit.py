@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mltrigger.store.log import ARCHIVED, archived
+from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, Period, histories
 from mltrigger.store.transaction import Reader, Row, Store

@@ -13,7 +13,8 @@ from mltrigger.errors import NotFound
 from mltrigger.event.event import Event, encode_data
 from mltrigger.filters import FilterPolicy
 from mltrigger.reports.audit import kept_out
-from mltrigger.store.log import ARCHIVED, FINAL, archived
+from mltrigger.store.archive import ARCHIVED, archived
+from mltrigger.store.outcomes import FINAL
 from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, histories
 from mltrigger.store.timekeeper import ALIVE_US

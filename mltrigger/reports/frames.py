@@ -10,7 +10,7 @@ import pandas as pd
 from mltrigger.clock import rounded_ms
 from mltrigger.errors import StoreError
 from mltrigger.store.damage import REPAIR
-from mltrigger.store.log import OUTCOMES, ROLES
+from mltrigger.store.outcomes import OUTCOMES, ROLES
 from mltrigger.text import count, harmless, letters, near, short
 
 TIME = "datetime64[us, UTC]"

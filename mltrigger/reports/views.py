@@ -15,7 +15,8 @@ from mltrigger.reports import frames
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.sources.folder.places import shown
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.log import FINAL, Log
+from mltrigger.store.log import Log
+from mltrigger.store.outcomes import FINAL
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
 from mltrigger.text import harmless_value, short

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mltrigger.reports.bar import Bar
 from mltrigger.reports.outlook import Hold, Outlook
-from mltrigger.store.log import FINAL
+from mltrigger.store.outcomes import FINAL
 from mltrigger.text import short
 
 if TYPE_CHECKING:

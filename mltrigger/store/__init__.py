@@ -1,1 +1,1 @@
-"""The store: one SQL schema for broker, registry and log, through SQLAlchemy Core."""
+"""The store: one SQLite database for broker, registry and log."""

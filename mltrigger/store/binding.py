@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from mltrigger.broker import Sending, SubscriptionSpec
 from mltrigger.errors import NameTaken
-from mltrigger.store.log import ARCHIVED, archived
+from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.publishing import INSERT_READY, Seen
 from mltrigger.store.registry import ensure_topic, next_generation
 from mltrigger.store.transaction import Transaction

@@ -30,12 +30,12 @@ from mltrigger.event.event import Event, decode_data, encode_data, restored
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.store import binding, publishing, settling
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.log import Unit, record_abandoned
 from mltrigger.store.publishing import INSERT_AWAITED, INSERT_READY
 from mltrigger.store.registry import ensure_topic, generation_of
 from mltrigger.store.settling import INSERT_DEAD, again_row, comes_again, dead_row, died_row
 from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.store.unit import Unit, record_abandoned
 from mltrigger.store.wake import Wakeup
 from mltrigger.text import short
 

@@ -16,9 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.pool import StaticPool
-
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import forks
 from mltrigger.store.files import File, forget_files, open_file, release_file
@@ -109,18 +106,6 @@ class Connections:
             return False
         self._raw = self._connected(reads=False)
         return True
-
-    def for_schema(self) -> sa.Connection:
-        """Return the connection that writes, for SQLAlchemy, which must not be in a transaction
-        yet.
-        """
-        return sa.create_engine(
-            "sqlite://",
-            creator=lambda: self.writer,
-            poolclass=StaticPool,
-            pool_reset_on_return=None,
-            isolation_level="AUTOCOMMIT",
-        ).connect()
 
     def begun(self) -> None:
         """Say that a transaction has begun: by now all files are there."""

@@ -13,9 +13,6 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import sqlalchemy as sa
-from sqlalchemy.pool import NullPool
-
 from mltrigger.errors import StoreError
 from mltrigger.store.forks import check_inherited
 from mltrigger.store.schema import check
@@ -169,15 +166,13 @@ def _check_content(path: Path, head: bytes) -> None:
         raise StoreError(
             f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed"
         )
-    engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), poolclass=NullPool)
     try:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA query_only=1")
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA query_only=1")
             check(connection)
-    except (sqlite3.DatabaseError, sa.exc.DatabaseError) as error:
-        reason = getattr(error, "orig", error)
+    except sqlite3.DatabaseError as error:
         raise StoreError(
-            f"{path.name!r} is not a usable SQLite database ({reason}): name another file; nothing"
+            f"{path.name!r} is not a usable SQLite database ({error}): name another file; nothing"
             " was changed"
         ) from None
     except StoreError as error:

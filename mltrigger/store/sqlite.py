@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import StoreError
+from mltrigger.store import schema
 from mltrigger.store.connections import Connections
 from mltrigger.store.files import file_lock
-from mltrigger.store.schema import migrate
 from mltrigger.store.transaction import Reader, Row, Transaction
 
 BUSY_S = 30.0
@@ -337,14 +337,13 @@ class SqliteStore:
     def _prepare(self) -> None:
         self._connections.prepare()
         self._connections.open()
-        with contextlib.closing(self._connections.for_schema()) as schema:
-            self._begin(durable=True)
-            try:
-                migrate(schema)
-            except BaseException:
-                self._connections.writer.execute("ROLLBACK")
-                raise
-            self._connections.writer.execute("COMMIT")
+        self._begin(durable=True)
+        try:
+            schema.create(self._connections.writer)
+        except BaseException:
+            self._connections.writer.execute("ROLLBACK")
+            raise
+        self._connections.writer.execute("COMMIT")
 
 
 class _Cohort:

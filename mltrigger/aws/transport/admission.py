@@ -14,12 +14,14 @@ from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event.envelopes import Ignored, Item, Unreadable
 from mltrigger.event.event import Event, encode_data
 from mltrigger.store import publishing
+from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.broker import INSERT_LEASE, delivery
-from mltrigger.store.log import ARCHIVED, Outcome, archived, record_uncalled
+from mltrigger.store.outcomes import Outcome
 from mltrigger.store.publishing import INSERT_AWAITED, Encoded, Seen
 from mltrigger.store.registry import ensure_topic
 from mltrigger.store.settling import INSERT_DEAD
 from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.unit import record_uncalled
 
 UNREADABLE_TYPE = "mltrigger.unreadable"
 INBOX = ".inbox"

@@ -47,10 +47,10 @@ from mltrigger.names import FIFO
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store import publishing
 from mltrigger.store.broker import SqlBroker
-from mltrigger.store.log import Unit
 from mltrigger.store.registry import Registry
 from mltrigger.store.settling import comes_again
 from mltrigger.store.transaction import Store
+from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
 from mltrigger.text import short
 

@@ -16,7 +16,7 @@ from mltrigger.aws.transport.payloads import Payloads
 from mltrigger.aws.transport.wire import Message, batches, entries, to_message
 from mltrigger.clock import Clock
 from mltrigger.errors import EventTooLarge, InvalidEvent, MltriggerError
-from mltrigger.store.log import ARCHIVED, archived
+from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.publishing import Encoded
 from mltrigger.store.transaction import Row, Store, Transaction
 
