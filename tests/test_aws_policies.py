@@ -804,6 +804,20 @@ def test_subscribe_has_nothing_to_change_on_a_stack(emulator: Emulator) -> None:
     )
 
 
+def test_the_lease_of_a_stack_is_the_one_that_subscribing_would_set(emulator: Emulator) -> None:
+    with mt.connect(
+        f"aws://{REGION}/{emulator.fresh_prefix()}",
+        endpoint_url=emulator.url,
+        session=emulator.session(),
+        log="memory://",
+    ) as bus:
+        plan = bus.plan("documents", name="reader")
+
+    wanted = plan.loc[plan["setting"] == "VisibilityTimeout", "wanted"].iloc[0]
+    default = template("acme", {"documents": ["reader"]})["Parameters"]["LeaseSeconds"]["Default"]
+    assert wanted == str(default)
+
+
 def test_subscribe_to_a_bucket_of_a_stack_adds_the_notification_only(emulator: Emulator) -> None:
     source = "s3://planned-scans/in/*.png"
     called = naming.S3Source.parse(source).topic_name

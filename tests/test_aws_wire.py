@@ -31,7 +31,7 @@ from mltrigger.aws.transport.wire import (
     read_pointer,
     to_message,
 )
-from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, InvalidPolicy, MltriggerError
+from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, MltriggerError
 from mltrigger.event import codec
 from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, parse_time
 
@@ -208,7 +208,7 @@ def test_no_data_is_not_an_empty_body(data: str | bytes, media_type: str | None)
 
 
 def test_an_empty_body_is_refused() -> None:
-    refused("invalid_structure", limits.check_body, "")
+    refused("invalid_structure", to_message, Event(1), b"", None, False, SQS)
 
 
 def test_json_in_another_encoding_than_utf_8_is_refused() -> None:
@@ -244,11 +244,11 @@ def test_the_size_is_that_of_body_names_types_and_values() -> None:
         "é",
         {
             "n": {"DataType": "String", "StringValue": "ü€"},
-            "bin": {"DataType": "Binary.png", "BinaryValue": b"\xff" * 7},
+            "num": {"DataType": "Number", "StringValue": "1234567"},
         },
     )
 
-    assert message.size == 2 + (1 + 6 + 5) + (3 + 10 + 7)
+    assert message.size == 2 + (1 + 6 + 5) + (3 + 6 + 7)
 
 
 def test_a_large_message_is_made_for_the_caller_who_stores_its_body() -> None:
@@ -377,109 +377,6 @@ def test_a_time_that_rfc_3339_cannot_say_is_refused() -> None:
     refused("invalid_attribute", sent, Event(1, time=when))
 
 
-def test_a_number_attribute_must_be_a_number() -> None:
-    """BI-030."""
-    said = refused(
-        "BI-030", limits.check_attribute, "size", {"DataType": "Number", "StringValue": "abc"}
-    )
-
-    assert "'size'" in said
-    assert "'abc'" in said
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        "nan",
-        "Infinity",
-        "1_000",
-        "٣",
-        "1e",
-        "0x1",
-        " 1",
-        "1 ",
-        "1e127",
-        "1e-129",
-        "9" * 39,
-        "1e99999999999999999999",
-        "--1",
-    ],
-)
-def test_what_is_not_a_number_to_aws_is_refused(number: str) -> None:
-    refused(
-        "invalid_attribute",
-        limits.check_attribute,
-        "n",
-        {"DataType": "Number.int", "StringValue": number},
-    )
-
-
-@pytest.mark.parametrize(
-    "number",
-    ["0", "-0.0", "17", "+1.5e3", ".5", "1e126", "1e-128", "9" * 38, "1" + "0" * 100, "000.1000"],
-)
-def test_numbers_in_the_range_of_aws_are_taken(number: str) -> None:
-    limits.check_attribute("n", {"DataType": "Number", "StringValue": number})
-
-
-@pytest.mark.parametrize(
-    "name", ["AWS.x", "amazon.x", "aWs.trace", ".x", "x.", "a..b", "", "a b", "é", "x" * 257, "a\n"]
-)
-def test_a_reserved_or_impossible_attribute_name_is_refused(name: str) -> None:
-    """BI-031."""
-    refused("BI-031", limits.check_attribute, name, {"DataType": "String", "StringValue": "v"})
-
-
-@pytest.mark.parametrize(
-    "name", ["ce-id", "a.b_c-9", "x" * 256, "awsome", "AWS_x", "my.aws.x", "amazonia.x"]
-)
-def test_other_attribute_names_are_taken(name: str) -> None:
-    limits.check_attribute(name, {"DataType": "String", "StringValue": "v"})
-
-
-@pytest.mark.parametrize(
-    "attribute",
-    [
-        {"DataType": "String", "StringValue": ""},
-        {"DataType": "Binary", "BinaryValue": b""},
-        {"DataType": "Binary", "StringValue": "x"},
-        {"DataType": "Binary", "BinaryValue": "x"},
-        {"DataType": "String", "StringValue": 5},
-        {"DataType": "String", "StringValue": "x", "BinaryValue": b"x"},
-        {"DataType": "String", "StringListValues": ["x"]},
-        {"DataType": "String"},
-        {"DataType": "string", "StringValue": "x"},
-        {"DataType": "Strings", "StringValue": "x"},
-        {"DataType": "String.", "StringValue": "x"},
-        {"DataType": "String." + "x" * 250, "StringValue": "x"},
-        {"DataType": "String.Array", "StringValue": "[[1]]"},
-        {"DataType": "String.Array", "StringValue": "1"},
-        {"StringValue": "x"},
-    ],
-)
-def test_an_attribute_that_aws_refuses_is_refused(attribute: dict[str, Any]) -> None:
-    refused("invalid_attribute", limits.check_attribute, "n", attribute)
-
-
-@pytest.mark.parametrize(
-    "attribute",
-    [
-        {"DataType": "String", "StringValue": " "},
-        {"DataType": "String.tag", "StringValue": "x"},
-        {"DataType": "String.Array", "StringValue": '["a", 1, true, null]'},
-        {"DataType": "Binary.png", "BinaryValue": b"\x00"},
-    ],
-)
-def test_an_attribute_that_aws_takes_is_taken(attribute: dict[str, Any]) -> None:
-    limits.check_attribute("n", attribute)
-
-
-def test_eleven_attributes_are_refused() -> None:
-    eleven = {f"n{n}": {"DataType": "String", "StringValue": "v"} for n in range(11)}
-
-    assert "11 message attributes" in refused("invalid_attribute", limits.check_attributes, eleven)
-
-
 # -- FIFO ------------------------------------------------------------------------------------------
 
 
@@ -540,74 +437,13 @@ def test_every_punctuation_mark_may_stand_in_a_group() -> None:
     assert sent(Event(1, extensions={"partitionkey": every}), fifo=True).group == every
 
 
-# -- subjects, structure, settings, names ----------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "subject", ["a\nb", "a" * 101, "", " ", "a\tb", "a\x7f", "a\u2028b", "\ufffe", None]
-)
-def test_a_subject_that_sns_refuses_is_refused(subject: Any) -> None:
-    """BI-036."""
-    refused("BI-036", limits.check_subject, subject)
-
-
-@pytest.mark.parametrize("subject", ["a", "a" * 100, "Größe: 3 \N{GRINNING FACE}"])
-def test_other_subjects_are_taken(subject: str) -> None:
-    assert limits.check_subject(subject) == subject
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "{'sqs':'x'}",
-        '{"sqs":"x"}',
-        '{"default":1}',
-        '{"default":null}',
-        "[]",
-        '"default"',
-        "{",
-        "[" * 100_000,
-        '{"default":"a","default":"b"}',
-        '{"default":"a","n":NaN}',
-    ],
-)
-def test_a_message_by_protocol_needs_a_default(message: str) -> None:
-    """BI-081."""
-    refused("BI-081", limits.check_structure, message)
-
-
-def test_a_message_by_protocol_is_returned_by_protocol() -> None:
-    assert limits.check_structure('{"default":"a","sqs":"b"}') == {"default": "a", "sqs": "b"}
-
-
-def test_a_message_by_protocol_carries_no_forbidden_character() -> None:
-    refused("invalid_character", limits.check_structure, '{"default":"a","sqs":"b\\u0000"}')
-
-
-@pytest.mark.parametrize(
-    ("limit", "low", "high"),
-    [
-        (limits.DELAY_S, 0, 900),
-        (limits.VISIBILITY_S, 0, 43_200),
-        (limits.WAIT_S, 0, 20),
-        (limits.RETENTION_S, 60, 1_209_600),
-    ],
-)
-def test_settings_are_taken_in_the_range_of_aws_only(
-    limit: limits.Limit, low: int, high: int
-) -> None:
-    assert (limits.within(limit, low), limits.within(limit, high)) == (low, high)
-    for outside in (low - 1, high + 1, True, 1.5):
-        with pytest.raises(
-            InvalidPolicy, match=f"{limit.name} must be from {low:,} to {high:,} seconds"
-        ):
-            limits.within(limit, outside)  # type: ignore[arg-type]
+# -- names -----------------------------------------------------------------------------------------
 
 
 def test_every_limit_has_its_source() -> None:
     known = [value for value in vars(limits).values() if isinstance(value, limits.Limit)]
 
-    assert len(known) > 20
+    assert len(known) > 8
     assert all(
         limit.source.startswith("https://docs.aws.amazon.com/") and limit.low <= limit.high
         for limit in known
@@ -859,21 +695,6 @@ def test_the_id_of_an_entry_leads_back_to_its_message(service: Any, body: str) -
     assert set(entries([sent(Event(1))], service)[0]) == {"Id", body, "MessageAttributes"}
 
 
-@pytest.mark.parametrize(
-    ("ids", "reason"),
-    [
-        ([], "invalid_structure"),
-        ([str(n) for n in range(11)], "invalid_structure"),
-        (["a", "a"], "invalid_structure"),
-        (["a b"], "invalid_structure"),
-        (["x" * 81], "invalid_structure"),
-        (["a", "b"], "too_large"),
-    ],
-)
-def test_a_call_that_aws_refuses_as_a_whole_is_refused(ids: list[str], reason: str) -> None:
-    refused(reason, limits.check_batch, ids, [6] * len(ids), 11)
-
-
 # -- every event -----------------------------------------------------------------------------------
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -1084,7 +905,7 @@ def test_calls_of_a_split_batch_pass_the_server(place: tuple[Any, Any, str, str]
 
     done = [
         int(entry["Id"])
-        for group in batches(messages, limits.SNS_BATCH.high)
+        for group in batches(messages, SNS)
         for entry in sns.publish_batch(
             TopicArn=topic, PublishBatchRequestEntries=entries(messages, "sns", group)
         )["Successful"]

@@ -92,11 +92,6 @@ class Clients:
         """AWS IAM."""
         return self._client("iam")
 
-    @property
-    def cloudformation(self) -> Any:
-        """AWS CloudFormation."""
-        return self._client("cloudformation")
-
     @functools.cached_property
     def account(self) -> str:
         """The number of the account whose credentials these are."""

@@ -146,10 +146,7 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def aws(given: argparse.Namespace) -> int:
-    """Print a policy document or a template for AWS, which asks nobody; or make a stack and print
-    its outputs, progress on stderr.
-    """
-    given.say = lambda line: print(one_line(redacted(line)), file=sys.stderr, flush=True)
+    """Print a policy document or a CloudFormation template. No call is made."""
     print(given.text(given))
     return 0
 

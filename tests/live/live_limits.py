@@ -4,7 +4,6 @@ value, on both sides of each limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,10 @@ STRING = {"DataType": "String", "StringValue": "x"}
 
 def text(kind: str, value: str) -> dict[str, Any]:
     return {"DataType": kind, "StringValue": value}
+
+
+def checked(body: str, attributes: Attributes, group: str | None = None) -> None:
+    limits.check_message(body, attributes, group=group, fifo=group is not None, limit=None)
 
 
 def agree(check: Callable[[], Any], ask: Callable[[], Any], accepted: bool) -> None:
@@ -102,7 +105,7 @@ def test_the_size_of_a_message_of_sqs_is_counted_as_sqs_counts(
 def test_the_messages_of_one_call_together_are_no_larger_than_one(
     live: Live, queue: str, topic: str, service: str, over: int
 ) -> None:
-    limit = limits.SNS_BATCH.high if service == "sns" else limits.SQS_BATCH.high
+    limit = limits.SNS_MESSAGE.high if service == "sns" else limits.SQS_MESSAGE.high
     bodies = ["x" * (limit // 2), "x" * (limit - limit // 2 + over)]
     ids = ["a", "b"]
 
@@ -117,39 +120,7 @@ def test_the_messages_of_one_call_together_are_no_larger_than_one(
             Entries=[{"Id": i, "MessageBody": b} for i, b in zip(ids, bodies, strict=True)],
         )
 
-    agree(lambda: limits.check_batch(ids, map(len, bodies), limit), ask, accepted=not over)
-
-
-IDS = {
-    "ten": ([f"e{n}" for n in range(10)], True),
-    "eleven": ([f"e{n}" for n in range(11)], False),
-    "none": ([], False),
-    "twice": (["a", "a"], False),
-    "80 characters": (["a" * 80], True),
-    "81 characters": (["a" * 81], False),
-    "all characters": (["aZ09-_"], True),
-    "dot": (["a.b"], False),
-    "blank": (["a b"], False),
-}
-
-
-@pytest.mark.parametrize("case", IDS)
-@pytest.mark.parametrize("service", ["sns", "sqs"])
-def test_the_entries_of_one_call(
-    live: Live, queue: str, topic: str, service: str, case: str
-) -> None:
-    ids, accepted = IDS[case]
-
-    def ask() -> Any:
-        if service == "sns":
-            return live.bare("sns").publish_batch(
-                TopicArn=topic, PublishBatchRequestEntries=[{"Id": i, "Message": "x"} for i in ids]
-            )
-        return live.bare("sqs").send_message_batch(
-            QueueUrl=queue, Entries=[{"Id": i, "MessageBody": "x"} for i in ids]
-        )
-
-    agree(lambda: limits.check_batch(ids, [1] * len(ids), 262_144), ask, accepted)
+    agree(lambda: limits.check_size(sum(map(len, bodies)), limit), ask, accepted=not over)
 
 
 # -- characters ------------------------------------------------------------------------------------
@@ -175,7 +146,7 @@ def test_the_characters_of_a_message(
         return live.bare("sns").publish(TopicArn=topic, Message=body, MessageAttributes=attributes)
 
     agree(
-        lambda: (limits.check_body(body), limits.check_attributes(attributes)),
+        lambda: checked(body, attributes),
         ask,
         accepted=character in TAKEN,
     )
@@ -188,122 +159,10 @@ def test_a_body_is_not_empty(live: Live, queue: str, topic: str, service: str) -
             return live.bare("sns").publish(TopicArn=topic, Message="")
         return live.bare("sqs").send_message(QueueUrl=queue, MessageBody="")
 
-    agree(lambda: limits.check_body(""), ask, accepted=False)
+    agree(lambda: checked("", {}), ask, accepted=False)
 
 
-# -- attributes ------------------------------------------------------------------------------------
-
-ATTRIBUTES: dict[str, tuple[Attributes, bool]] = {
-    "ten": ({f"a{n}": STRING for n in range(10)}, True),
-    "eleven": ({f"a{n}": STRING for n in range(11)}, False),
-    **{
-        f"name {name[:12]!r} of {len(name)}": ({name: STRING}, accepted)
-        for name, accepted in {
-            "a": True,
-            "A-z_0.9": True,
-            "ce-type": True,
-            "x" * 256: True,
-            "x" * 257: False,
-            ".a": False,
-            "a.": False,
-            "a..b": False,
-            "a b": False,
-            "é": False,
-            "a/b": False,
-            "AWS.x": False,
-            "aws.x": False,
-            "Amazon.x": False,
-            "amazon.x": False,
-            "awsx": True,
-        }.items()
-    },
-    **{
-        f"type {kind[:16]!r} of {len(kind)}": ({"a": text(kind, "1")}, accepted)
-        for kind, accepted in {
-            "String": True,
-            "Number": True,
-            "String.custom": True,
-            "Number.int": True,
-            "Text": False,
-            "string": False,
-            "": False,
-            "String." + "x" * 249: True,
-            "String." + "x" * 250: False,
-        }.items()
-    },
-    **{
-        f"number {value[:12]} of {len(value)}": ({"a": text("Number", value)}, accepted)
-        for value, accepted in {
-            "0": True,
-            "-1.5e3": True,
-            "+7": True,
-            "9" * 38: True,
-            "9" * 39: False,
-            "1e126": True,
-            "1e127": False,
-            "1e-128": True,
-            "abc": False,
-            "": False,
-            "1,5": False,
-            "NaN": False,
-        }.items()
-    },
-    "binary": ({"a": {"DataType": "Binary", "BinaryValue": b"\x00\xff"}}, True),
-    "binary.png": ({"a": {"DataType": "Binary.png", "BinaryValue": b"\x00"}}, True),
-    "empty binary": ({"a": {"DataType": "Binary", "BinaryValue": b""}}, False),
-    "empty string": ({"a": text("String", "")}, False),
-    "string without a value": ({"a": {"DataType": "String"}}, False),
-}
-
-
-@pytest.mark.parametrize("case", ATTRIBUTES)
-def test_message_attributes_of_sqs(live: Live, queue: str, case: str) -> None:
-    attributes, accepted = ATTRIBUTES[case]
-
-    agree(
-        lambda: limits.check_attributes(attributes),
-        lambda: live.bare("sqs").send_message(
-            QueueUrl=queue, MessageBody="x", MessageAttributes=attributes
-        ),
-        accepted,
-    )
-
-
-@pytest.mark.parametrize("case", [case for case, (_, accepted) in ATTRIBUTES.items() if accepted])
-def test_message_attributes_that_we_send_are_taken_by_sns(
-    live: Live, topic: str, case: str
-) -> None:
-    attributes, _ = ATTRIBUTES[case]
-
-    with rig.only_aws("it refuses attributes that SNS takes"):
-        assert (
-            rig.refusal(
-                lambda: live.bare("sns").publish(
-                    TopicArn=topic, Message="x", MessageAttributes=attributes
-                )
-            )
-            is None
-        )
-
-
-@pytest.mark.parametrize(
-    "case", [case for case, (_, accepted) in ATTRIBUTES.items() if not accepted]
-)
-def test_what_sns_says_to_attributes_that_we_do_not_send(live: Live, topic: str, case: str) -> None:
-    """SNS is laxer than SQS in places; what it takes and SQS refuses would be lost on delivery.
-
-    It is noted, not judged.
-    """
-    attributes, _ = ATTRIBUTES[case]
-    said = rig.refusal(
-        lambda: live.bare("sns").publish(TopicArn=topic, Message="x", MessageAttributes=attributes)
-    )
-
-    if said is None:
-        live.sees(f"SNS takes attributes that SQS refuses: {case}")
-
-
-# -- ids, subjects, names, settings ----------------------------------------------------------------
+# -- ids and names ----------------------------------------------------------------
 
 PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
 GROUPS = {
@@ -322,52 +181,11 @@ GROUPS = {
 @pytest.mark.parametrize("which", ["MessageGroupId", "MessageDeduplicationId"])
 def test_the_ids_of_fifo_queues(live: Live, fifo_queue: str, which: str, value: str) -> None:
     ids = {"MessageGroupId": live.name(), "MessageDeduplicationId": live.name(), which: value}
-    limit = limits.GROUP_ID if which == "MessageGroupId" else limits.DEDUPLICATION_ID
 
     agree(
-        lambda: limits.check_id(limit, value),
+        lambda: checked("x", {}, value),
         lambda: live.bare("sqs").send_message(QueueUrl=fifo_queue, MessageBody="x", **ids),
         GROUPS[value],
-    )
-
-
-SUBJECTS = {
-    "a": True,
-    "Invoice 17, paid": True,
-    "x" * 100: True,
-    "x" * 101: False,
-    "a\nb": False,
-    "a\tb": False,
-    "\x7f": False,
-}
-
-
-@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda s: f"{s[:8]!r} of {len(s)}")
-def test_the_subject_of_a_notification(live: Live, topic: str, subject: str) -> None:
-    agree(
-        lambda: limits.check_subject(subject),
-        lambda: live.bare("sns").publish(TopicArn=topic, Message="x", Subject=subject),
-        SUBJECTS[subject],
-    )
-
-
-STRUCTURES = {
-    '{"default": "a"}': True,
-    '{"default": "a", "sqs": "b"}': True,
-    "{}": False,
-    '{"sqs": "b"}': False,
-    "not json": False,
-    '{"default": 1}': False,
-    "[]": False,
-}
-
-
-@pytest.mark.parametrize("message", STRUCTURES)
-def test_a_message_for_each_protocol(live: Live, topic: str, message: str) -> None:
-    agree(
-        lambda: limits.check_structure(message),
-        lambda: live.bare("sns").publish(TopicArn=topic, Message=message, MessageStructure="json"),
-        STRUCTURES[message],
     )
 
 
@@ -396,75 +214,6 @@ def test_the_name_of_a_topic(live: Live, end: str, length: int, accepted: bool) 
         lambda: limits.check_topic_name(name),
         lambda: live.bare("sns").create_topic(Name=name),
         accepted,
-    )
-
-
-SETTINGS = [
-    ("VisibilityTimeout", limits.VISIBILITY_S),
-    ("DelaySeconds", limits.DELAY_S),
-    ("MessageRetentionPeriod", limits.RETENTION_S),
-    ("ReceiveMessageWaitTimeSeconds", limits.WAIT_S),
-    ("MaximumMessageSize", limits.QUEUE_MESSAGE_SIZE),
-]
-
-
-@pytest.mark.parametrize("end", ["low", "high", "below", "above"])
-@pytest.mark.parametrize(("name", "limit"), SETTINGS, ids=[name for name, _ in SETTINGS])
-def test_the_range_of_a_setting_of_a_queue(
-    live: Live, name: str, limit: limits.Limit, end: str
-) -> None:
-    value = {"low": limit.low, "high": limit.high, "below": limit.low - 1, "above": limit.high + 1}[
-        end
-    ]
-    other = live.queue()
-
-    agree(
-        lambda: limits.within(limit, value),
-        lambda: live.bare("sqs").set_queue_attributes(
-            QueueUrl=other, Attributes={name: str(value)}
-        ),
-        accepted=end in ("low", "high"),
-    )
-
-
-@pytest.mark.parametrize(
-    ("receives", "accepted"), [(1, True), (1000, True), (0, False), (1001, False)]
-)
-def test_the_range_of_the_receives_before_a_message_is_dead(
-    live: Live, queue: str, receives: int, accepted: bool
-) -> None:
-    redrive = json.dumps({"deadLetterTargetArn": live.arn(queue), "maxReceiveCount": receives})
-    other = live.queue()
-
-    agree(
-        lambda: limits.within(limits.RECEIVE_COUNT, receives),
-        lambda: live.bare("sqs").set_queue_attributes(
-            QueueUrl=other, Attributes={"RedrivePolicy": redrive}
-        ),
-        accepted,
-    )
-
-
-@pytest.mark.parametrize(
-    ("given", "limit"),
-    [
-        ({"MaxNumberOfMessages": 11}, limits.RECEIVE_MESSAGES),
-        ({"MaxNumberOfMessages": 0}, limits.RECEIVE_MESSAGES),
-        ({"WaitTimeSeconds": 21}, limits.WAIT_S),
-        ({"VisibilityTimeout": 43_201}, limits.VISIBILITY_S),
-    ],
-    ids=str,
-)
-def test_a_receive_that_asks_for_too_much_is_refused(
-    live: Live, given: dict[str, int], limit: limits.Limit
-) -> None:
-    (value,) = given.values()
-    empty = live.queue()
-
-    agree(
-        lambda: limits.within(limit, value),
-        lambda: live.bare("sqs").receive_message(QueueUrl=empty, **given),
-        accepted=False,
     )
 
 

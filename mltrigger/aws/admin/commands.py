@@ -1,12 +1,11 @@
-"""``mltrigger aws template | policies | apply``: their options, and the text that each prints.
+"""``mltrigger aws template | policies``: their options, and the text that each prints.
 
-Only ``apply`` asks AWS.
+Nothing here calls AWS.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,34 +15,27 @@ if TYPE_CHECKING:
     from mltrigger.aws.admin import policies
 
 _TEMPLATE_HELP = """\
-Print a CloudFormation template of a bus: its topics, queues and dead-letter queues, and the roles that use them.
+Print a CloudFormation template of a bus: its topics, queues, dead-letter queues and roles.
 
   mltrigger aws template --prefix acme --topic documents=reader,archiver > acme.json
-  aws cloudformation deploy --stack-name acme --template-file acme.json --capabilities CAPABILITY_IAM
+  aws cloudformation deploy --stack-name acme --template-file acme.json \\
+      --capabilities CAPABILITY_IAM
 
-Then mt.connect("aws://region/acme") finds the topics and queues and has nothing to change. The outputs of the stack name the URL of each
-queue (QueueURL), of its dead letters (DeadLetterQueueURL) and the role to read them with (QueueConsumerARN). Another account may use that
-role when the stack is deployed with its number and an external id that both have agreed on:
+mt.connect("aws://region/acme") then finds the topics and queues and has nothing to change. The
+outputs of the stack give the URL of each queue (QueueURL), the URL of its dead letters
+(DeadLetterQueueURL) and the role that reads them (QueueConsumerARN). Another account may use that
+role if you deploy with its number and an external id that both sides have agreed on:
 
   ... --parameter-overrides TrustedAccount=210987654321 ExternalId=acme-2026
 
-Deleting the stack keeps the dead letters, unless --delete-dead-letters is given here. A template above 51,200 bytes, which is about seven
-subscriptions, is deployed through a bucket of yours (--s3-bucket of the AWS command line). Whoever deploys it needs the rights of
-CloudFormation itself, what `mltrigger aws policies --role administrator` prints, and iam:CreateRole, GetRole, TagRole and PutRolePolicy.
-"""
-
-_APPLY_HELP = """\
-Make the CloudFormation stack of a bus, or update it, wait until that is done, and print its outputs. Calling it again changes nothing.
-
-  mltrigger aws apply --stack acme --prefix acme --topic documents=reader,archiver --region eu-west-1
-
-The template is the one that `mltrigger aws template` prints for the same options; --parameter sets a parameter of it, such as
-LeaseSeconds=600. When making the stack fails, nothing of it is left; when an update fails, it is what it was. A stack of another bus is
-refused, and so is an update that would delete queues or topics, unless --replace is given. Credentials are those that boto3 finds.
+Deleting the stack keeps the dead letters, unless --delete-dead-letters is given here. A template
+above 51,200 bytes (about seven subscriptions) needs a bucket of yours (--s3-bucket of the AWS
+command line). Deploying needs the rights of CloudFormation itself, those that `mltrigger aws
+policies --role administrator` prints, and iam:CreateRole, GetRole, TagRole and PutRolePolicy.
 """
 
 _POLICIES_HELP = """\
-Print the policy document of one role, which allows what this role needs and nothing else.
+Print the policy document of one role. It allows what this role needs and nothing else.
 
   publisher       publish on the topics of a bus         --region --account --prefix
   listener        deliver its subscriptions              --region --account --prefix
@@ -52,21 +44,24 @@ Print the policy document of one role, which allows what this role needs and not
   trust           who may assume a role                  --trusted --external-id
   assume-role     that a role may be assumed             --role-arn
 
-From one account to another, the owner of the queue makes a role with the policies `queue-listener` and `trust`, and the other side gives
-`assume-role` to whoever listens:
+For access from another account, the owner of the queue makes a role with the policies
+`queue-listener` and `trust`. The other side gives `assume-role` to its listener:
 
-  mltrigger aws policies --role queue-listener --queue arn:aws:sqs:eu-west-1:123456789012:orders
+  mltrigger aws policies --role queue-listener \\
+      --queue arn:aws:sqs:eu-west-1:123456789012:orders
   mltrigger aws policies --role trust --trusted 210987654321 --external-id acme-2026
-  mltrigger aws policies --role assume-role --role-arn arn:aws:iam::123456789012:role/orders-reader
+  mltrigger aws policies --role assume-role \\
+      --role-arn arn:aws:iam::123456789012:role/orders-reader
 """
 
 
 def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> None:
-    """Add ``aws`` to the *commands* of the command line; *run* prints what ``given.text(given)``
-    returns.
+    """Add ``aws`` to the *commands* of the command line.
+
+    *run* gets the parsed options and prints ``given.text(given)``.
     """
     aws = commands.add_parser(
-        "aws", help="policy documents and a CloudFormation template for a bus on AWS, and its stack"
+        "aws", help="policy documents and a CloudFormation template for a bus on AWS"
     )
     kinds = aws.add_subparsers(required=True, metavar="command")
     for name, about, described, add, text in (
@@ -84,13 +79,6 @@ def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> Non
             _add_policies,
             policies_text,
         ),
-        (
-            "apply",
-            "make or update the CloudFormation stack of a bus",
-            _APPLY_HELP,
-            _add_apply,
-            apply_text,
-        ),
     ):
         parser = kinds.add_parser(
             name,
@@ -103,56 +91,12 @@ def add_commands(commands: Any, run: Callable[[argparse.Namespace], int]) -> Non
 
 
 def template_text(given: argparse.Namespace) -> str:
-    """Return the template that the options describe, as JSON."""
-    from mltrigger.aws.admin.template import to_json
-
-    return to_json(_template(given))
-
-
-def apply_text(given: argparse.Namespace) -> str:
-    """Make or update the stack that the options describe; return what was done, and its outputs,
-    one a line.
-    """
-    region = given.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    if not region:
-        raise MltriggerError("in which region? --region eu-west-1, or AWS_REGION")
-    parameters = {}
-    for text in given.parameter or ():
-        name, sign, value = text.partition("=")
-        if not sign:
-            raise InvalidName(
-                f"--parameter {text!r} must be a name and a value, such as LeaseSeconds=600"
-            )
-        parameters[name] = value
-    document = _template(given)
-    from mltrigger.aws.admin.stack import apply
-    from mltrigger.aws.clients import Clients, open_session
-
-    clients = Clients(open_session(region, profile=given.profile), region)
-    made = apply(
-        clients,
-        given.stack,
-        document,
-        parameters=parameters,
-        bucket=given.bucket,
-        replace=given.replace,
-        timeout_s=given.timeout_s,
-        say=given.say,
-    )
-    return "\n".join(
-        [
-            f"stack {made.name} {made.action}",
-            *(f"{name} = {value}" for name, value in sorted(made.outputs.items())),
-        ]
-    )
-
-
-def _template(given: argparse.Namespace) -> dict[str, Any]:
-    from mltrigger.aws.admin.template import template
+    """Return the template for the options, as JSON."""
+    from mltrigger.aws.admin.template import template, to_json
 
     topics: dict[str, list[str]] = {}
     for text in given.topic or ["documents=reader"]:
-        topic, _, names = text.rpartition("=")  # the last one: keys of objects may have others
+        topic, _, names = text.rpartition("=")  # the last one: object keys may have others
         if not topic or not all(names.split(",")):
             raise InvalidName(
                 f"--topic {text!r} must be a topic and its subscriptions, such as"
@@ -164,7 +108,7 @@ def _template(given: argparse.Namespace) -> dict[str, Any]:
         for name in ("lease_s", "max_receive_count")
         if (value := getattr(given, name)) is not None
     }
-    return template(
+    document = template(
         given.prefix,
         topics,
         **chosen,
@@ -174,16 +118,17 @@ def _template(given: argparse.Namespace) -> dict[str, Any]:
         create_buckets=given.create_buckets,
         keep_dead_letters=not given.delete_dead_letters,
     )
+    return to_json(document)
 
 
 def policies_text(given: argparse.Namespace) -> str:
-    """Return the policy document of the role that the options name, as JSON."""
+    """Return the policy document of the chosen role, as JSON."""
     from mltrigger.aws.admin.template import to_json
 
     role = ROLES[given.role]
     options = [*_OPTIONS, *_REPEATED, *_SWITCHES]
     values = {name: value for name in options if (value := getattr(given, name))}
-    flags = {name: f"--{name.replace('_', '-')}" for name in options}
+    flags = {name: _flag(name) for name in options}
     if missing := [flags[name] for name in role.needs if name not in values]:
         raise MltriggerError(f"the policy of the role {given.role} needs {', '.join(missing)}")
     if foreign := [flags[name] for name in values if name not in (*role.needs, *role.takes)]:
@@ -195,7 +140,7 @@ def policies_text(given: argparse.Namespace) -> str:
 
 
 class _Role(NamedTuple):
-    """One role: the options that its document needs and takes, and how it is made of them."""
+    """One role: required options, optional ones, and the function that makes its document."""
 
     needs: tuple[str, ...]
     takes: tuple[str, ...]
@@ -244,15 +189,15 @@ ROLES = {
     "trust": _Role(("trusted", "external_id"), (), _trust),
     "assume-role": _Role(("role_arn",), (), _assume_role),
 }
-"""The roles that there is a policy document for."""
+"""The roles that have a policy document."""
 
 _OPTIONS = {
-    "region": "of the bus, such as eu-west-1",
-    "account": "of the bus, 12 digits",
-    "prefix": "of the bus, as in aws://region/prefix",
-    "payload_bucket": "where bodies beyond the limit are kept",
-    "key": "ARN of the KMS key of the topics, queues or buckets, when they have one of their own",
-    "external_id": "what the trusted side has to name",
+    "region": "region of the bus, such as eu-west-1",
+    "account": "account of the bus, 12 digits",
+    "prefix": "prefix of the bus, as in aws://region/prefix",
+    "payload_bucket": "bucket for bodies beyond the limit",
+    "key": "ARN of the KMS key of the topics, queues or buckets, if they have one of their own",
+    "external_id": "external id that the trusted side has to name",
     "trusted": "who may assume the role: an account or the ARN of a role",
     "role_arn": "the role that may be assumed",
 }
@@ -264,30 +209,30 @@ _REPEATED = {
     "source_topic": "ARN of a topic that somebody else owns (may be repeated)",
 }
 _SWITCHES = {
-    "emits": "the models' answers are published on the bus",
-    "lists_buckets": (
-        "it may list the buckets, and so tell an object that has gone from one it may not read"
-    ),
+    "emits": "the outputs of the models are published on the bus",
+    "lists_buckets": "allow listing the buckets, which tells a deleted object from a forbidden one",
 }
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _add_policies(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", required=True, choices=list(ROLES), help="whose policy")
     for name, about in _OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", help=about)
+        parser.add_argument(_flag(name), help=about)
     for name, about in _REPEATED.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", action="append", metavar="NAME", help=about
-        )
+        parser.add_argument(_flag(name), action="append", metavar="NAME", help=about)
     for name, about in _SWITCHES.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true", help=about)
+        parser.add_argument(_flag(name), action="store_true", help=about)
 
 
 def _add_template(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prefix",
         default="mltrigger",
-        help="of the bus, as in aws://region/prefix (default: mltrigger)",
+        help="prefix of the bus, as in aws://region/prefix (default: mltrigger)",
     )
     parser.add_argument(
         "--topic",
@@ -301,7 +246,7 @@ def _add_template(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease-s",
         type=int,
-        help="default of LeaseSeconds: how long a received event is hidden from other listeners",
+        help="default of LeaseSeconds: seconds that a received event is hidden from others",
     )
     parser.add_argument(
         "--max-receive-count",
@@ -316,7 +261,7 @@ def _add_template(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--external-id",
         default="",
-        help="default of ExternalId: what the trusted account has to name",
+        help="default of ExternalId: the id that the trusted account has to name",
     )
     parser.add_argument("--payload-bucket", help="existing bucket for bodies beyond the limit")
     parser.add_argument(
@@ -329,27 +274,3 @@ def _add_template(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete the dead letters together with the stack",
     )
-
-
-def _add_apply(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stack", required=True, help="name of the stack")
-    parser.add_argument("--region", help="where (default: $AWS_REGION, else $AWS_DEFAULT_REGION)")
-    parser.add_argument("--profile", help="whose credentials, else boto3's own chain")
-    parser.add_argument(
-        "--parameter",
-        action="append",
-        metavar="NAME=VALUE",
-        help="a parameter of the template (may be repeated)",
-    )
-    parser.add_argument(
-        "--bucket", help="where a template above 51,200 bytes is put for CloudFormation to read it"
-    )
-    parser.add_argument(
-        "--replace",
-        action="store_true",
-        help="let an update delete queues and topics that the options name no more",
-    )
-    parser.add_argument(
-        "--timeout-s", type=float, default=900.0, help="how long to wait (default: 900)"
-    )
-    _add_template(parser)

@@ -1,15 +1,17 @@
-"""Events as messages of SNS and SQS: CloudEvents' binary mode in message attributes, batches for
-one call, the pointer to a large body.
+"""Events as messages of SNS and SQS, batches for one call, and pointers to large bodies.
 
-The body is the data: JSON text, the text of ``text/*``, or base64 of anything else (attribute
-``ce-datacontentencoding`` says so; no data at all is one line feed then, which no base64 counts as
-data: SQS and SNS refuse an empty body). The attributes ``ce-specversion``, ``ce-id``,
-``ce-source``, ``ce-type``, ``ce-time``, ``ce-subject`` and ``content-type`` always travel on their
-own, so that a filter policy of SNS sees them. Extensions do as long as there is room for them; the
-rest is the JSON object ``ce-more``, and so are truth values and empty texts, which are no attribute
-values. A filter that is pushed to SNS must therefore let pass what has ``ce-more``.
+The format is CloudEvents' binary mode in message attributes. The body is the data: JSON text, the
+text of ``text/*``, or base64 of anything else. For base64, the attribute ``ce-datacontentencoding``
+says so. SQS and SNS refuse an empty body, so no data at all is sent as one line feed, which is no
+base64 data.
 
-Reading is :mod:`mltrigger.event.envelopes`.
+These attributes always travel on their own, so that a filter policy of SNS sees them:
+``ce-specversion``, ``ce-id``, ``ce-source``, ``ce-type``, ``ce-time``, ``ce-subject`` and
+``content-type``. Extensions do as long as there is room. The rest is the JSON object ``ce-more``,
+together with booleans and empty texts, which cannot be attribute values. A filter that is pushed to
+SNS must therefore accept each message with ``ce-more``.
+
+:mod:`mltrigger.event.envelopes` reads these messages.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from mltrigger.event.event import Event, is_json
 from mltrigger.text import short
 
 Attribute = dict[str, Any]
-"""A message attribute as boto3 takes it: ``DataType``, and ``StringValue`` or ``BinaryValue``."""
+"""A message attribute as boto3 takes it: ``DataType`` and ``StringValue``."""
 
 GROUP = "partitionkey"
 """The extension that is the message group of a FIFO topic (CloudEvents' extension of that name)."""
@@ -37,7 +39,7 @@ ENCODING = "ce-datacontentencoding"
 MORE = "ce-more"
 POINTER = "software.amazon.payloadoffloading.PayloadS3Pointer"
 POINTERS = (POINTER, "com.amazon.sqs.javamessaging.MessageS3Pointer")
-"""What the AWS extended clients write, and what their first versions wrote."""
+"""Markers of the AWS extended clients: today's, and that of their first versions."""
 POINTER_SIZE = "ExtendedPayloadSize"
 POINTER_SIZES = (POINTER_SIZE, "SQSLargePayloadSize")
 
@@ -53,21 +55,19 @@ ON_THEIR_OWN = frozenset(
         ENCODING,
     }
 )
-"""Attributes that are never in ``ce-more``: what a filter policy of SNS may ask for alone."""
+"""Attributes that are never in ``ce-more``, so that a filter policy of SNS can test them."""
 
 _UNNAMED = frozenset({"more", "datacontentencoding"})
-"""Extensions whose attribute would be one of ours; they are always in ``ce-more``."""
+"""Extensions whose attribute name is one of ours. They are always in ``ce-more``."""
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s\";]+)", re.IGNORECASE)
 _COUNT = re.compile(r"[0-9]{1,15}")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{1,2046}[A-Za-z0-9]")
-"""Wider than the rules for new buckets: access points have aliases and ARNs, which stand in the
-place of a bucket.
-"""
+"""Wider than the rules for new buckets: the alias or ARN of an access point may stand here."""
 
 
 class Message(NamedTuple):
-    """What is sent for one event.
+    """The message of one event.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ class Message(NamedTuple):
     attributes : dict
         In boto3's shape, by name.
     group, deduplication : str or None
-        ``MessageGroupId`` and ``MessageDeduplicationId``, of a FIFO topic or queue only.
+        ``MessageGroupId`` and ``MessageDeduplicationId``, for a FIFO topic or queue only.
     """
 
     body: str
@@ -86,32 +86,32 @@ class Message(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes as AWS counts them: the body, and the names, types and values of the attributes."""
+        """Size in bytes as AWS counts it: the body, and names, types and values of the attributes."""
         return limits.message_bytes(self.body, self.attributes)
 
 
 def to_message(
     event: Event, raw: bytes, media_type: str | None, fifo: bool, limit: int | None
 ) -> Message:
-    """Return the message of *event*, whose data are *raw* of *media_type*, as
-    :func:`mltrigger.event.event.encode_data` gives them.
+    """Return the message of *event*.
 
     Parameters
     ----------
+    raw, media_type
+        The data of *event*, as :func:`mltrigger.event.event.encode_data` returns them.
     fifo
-        For a FIFO topic or queue: the extension ``partitionkey`` is the message group, and source
+        For a FIFO topic or queue. The extension ``partitionkey`` becomes the message group. Source
         and id make the deduplication id.
     limit
-        The most bytes that the message may have; ``None`` when a large one becomes a
-        :func:`pointer` anyway.
+        The largest size of the message in bytes. ``None`` if a large one becomes a :func:`pointer`.
 
     Raises
     ------
     EventTooLarge
         ``too_large``
     InvalidEvent
-        ``invalid_character`` (with its offset), ``invalid_attribute`` or ``missing_group_id``: what
-        AWS would refuse, or lose.
+        AWS would refuse or lose the event: ``invalid_character`` (with its offset),
+        ``invalid_attribute`` or ``missing_group_id``.
     """
     body, encoding = _body(raw, media_type)
     group = _group(event) if fifo else None
@@ -125,7 +125,6 @@ def to_message(
         message.body,
         message.attributes,
         group=message.group,
-        deduplication=message.deduplication,
         fifo=fifo,
         limit=limit,
     )
@@ -133,7 +132,7 @@ def to_message(
 
 
 def deduplication_id(source: str, id: str) -> str:  # noqa: A002 - the CloudEvents name
-    """Return the ``MessageDeduplicationId`` of an event: the same for every repeat of it."""
+    """Return the ``MessageDeduplicationId`` of an event. It is the same for every repeat."""
     return hashlib.sha256(f"{source}\n{id}".encode()).hexdigest()
 
 
@@ -141,7 +140,7 @@ def deduplication_id(source: str, id: str) -> str:  # noqa: A002 - the CloudEven
 
 
 def _body(raw: bytes, media_type: str | None) -> tuple[str, str | None]:
-    """Return the text that stands for *raw*, and the encoding to be told, if any."""
+    """Return *raw* as text, and its encoding if there is one."""
     if is_json(media_type):
         try:
             return escaped(raw.decode()), None
@@ -155,10 +154,9 @@ def _body(raw: bytes, media_type: str | None) -> tuple[str, str | None]:
 
 
 def escaped(text: str) -> str:
-    r"""Return JSON *text* with every character that SQS refuses as its escape; what it says remains
-    the same.
+    r"""Return JSON *text* with each character that SQS refuses as an escape. Its meaning stays.
 
-    Inside JSON such a character can only stand in a text, where ``\uFFFE`` means the same.
+    In JSON such a character can only stand in a string, where ``\uFFFE`` means the same.
     """
     return (
         text
@@ -168,9 +166,7 @@ def escaped(text: str) -> str:
 
 
 def _text(raw: bytes, media_type: str) -> str | None:
-    """Return the text of ``text/*`` data in UTF-8; ``None`` for all others, whose bytes must arrive
-    as they are.
-    """
+    """Return ``text/*`` data in UTF-8 as text, ``None`` for all others: their bytes must stay."""
     if not media_type.lower().startswith("text/"):
         return None
     if (charset := _CHARSET.search(media_type)) and charset[1].lower() not in _UTF8:
@@ -200,7 +196,7 @@ def _attributes(event: Event, media_type: str | None, encoding: str | None) -> d
     more: dict[str, Any] = {}
     for name, value in event.extensions.items():
         if isinstance(value, str):
-            # inside of ce-more as well: what a filter reads is the same everywhere
+            # also in ce-more: a filter must read the same everywhere
             limits.check_text(f"extension {name}", value)
         if isinstance(value, bool) or value == "" or name in _UNNAMED:
             more[name] = value
@@ -214,8 +210,9 @@ def _attributes(event: Event, media_type: str | None, encoding: str | None) -> d
 def _fitted(
     attributes: dict[str, Attribute], more: dict[str, Any], room: int
 ) -> dict[str, Attribute]:
-    """Return at most *room* attributes: those that do not fit go to *more*, the last extension
-    first, ``ce-dataschema`` last.
+    """Return at most *room* attributes. The rest goes to *more*.
+
+    The last extension goes first, ``ce-dataschema`` last.
     """
     movable = [name for name in attributes if name not in ON_THEIR_OWN]
     while movable and len(attributes) + bool(more) > room:
@@ -231,7 +228,7 @@ def _fitted(
 
 
 def _string(value: str) -> Attribute:
-    # plain text: an enumeration of texts would be sent under its name
+    # as plain str: a str enumeration would be sent under its name
     return {"DataType": "String", "StringValue": str.__str__(value)}
 
 
@@ -244,7 +241,7 @@ def _value(attribute: Attribute) -> str | int:
 
 
 def _time(event: Event) -> str:
-    """Return the event's time as RFC 3339, which knows no offsets with seconds (local mean time)."""
+    """Return the event's time as RFC 3339, which has no offsets with seconds (local mean time)."""
     offset = event.time.utcoffset()
     if offset is None or offset.total_seconds() % 60 == 0:
         return event.time.isoformat()
@@ -265,18 +262,17 @@ def _group(event: Event) -> str | None:
 
 
 def pointer(message: Message, bucket: str, key: str, limit: int | None = None) -> Message:
-    """Return the message that says where the body of *message* lies, as the AWS extended clients
-    write it.
+    """Return the message that points to the body of *message*, as the AWS extended clients do.
 
-    The object must hold ``message.body`` in UTF-8. The attributes are kept, so that filters see the
+    The object must hold ``message.body`` in UTF-8. The attributes stay, so that filters see the
     same.
 
     Raises
     ------
     EventTooLarge
-        When the attributes alone have more than *limit* bytes.
+        The attributes alone have more than *limit* bytes.
     InvalidName
-        When there can be no such bucket or key.
+        There can be no such bucket or key.
     """
     if not _BUCKET.fullmatch(bucket):
         raise InvalidName(
@@ -299,11 +295,10 @@ def pointer(message: Message, bucket: str, key: str, limit: int | None = None) -
 
 
 def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
-    """Return the bucket and the key that a message points to; ``None`` when it is no pointer, down
-    to the last detail.
+    """Return the bucket and key that a message points to, ``None`` if it is not exactly a pointer.
 
-    Who may send to the queue decides what stands there: fetch from buckets that the receiver was
-    told of, and from no other.
+    Every sender to the queue can write a pointer. Fetch from buckets that the receiver was told of,
+    and from no other.
     """
     if not any(_says_size(attributes[name]) for name in POINTER_SIZES if name in attributes):
         return None
@@ -332,9 +327,7 @@ def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tupl
 
 
 def _says_size(attribute: Mapping[str, Any]) -> bool:
-    """Whether the attribute is a count of bytes, in the spelling of SQS, Lambda or an SNS
-    notification.
-    """
+    """Whether the attribute is a count of bytes, as SQS, Lambda or an SNS notification spells it."""
     kind = attribute.get("DataType") or attribute.get("dataType") or attribute.get("Type")
     value = attribute.get("StringValue") or attribute.get("stringValue") or attribute.get("Value")
     return (
@@ -349,16 +342,15 @@ def _says_size(attribute: Mapping[str, Any]) -> bool:
 
 
 def batches(messages: Sequence[Message], limit: int) -> list[list[int]]:
-    """Return the indexes of *messages*, in order, in groups that one call can carry: at most 10,
-    and *limit* bytes together.
+    """Return the indexes of *messages* in order, grouped by call.
 
-    No two of a call are of one ordered group: a call may take some entries and refuse others, and
-    what is behind must not overtake.
+    A call has at most 10 messages and *limit* bytes together. It never has two messages of one
+    ordered group: a call may refuse one entry and take the next, which would then overtake.
 
     Raises
     ------
     EventTooLarge
-        When one message alone has more than *limit* bytes.
+        One message alone has more than *limit* bytes.
     """
     groups: list[list[int]] = []
     total = 0
@@ -388,11 +380,11 @@ def entries(
     service: Literal["sns", "sqs"],
     indexes: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the entries of one ``PublishBatch`` (*service* ``"sns"``) or ``SendMessageBatch``
-    (``"sqs"``), in boto3's shape.
+    """Return the entries of one ``PublishBatch`` (``"sns"``) or ``SendMessageBatch`` (``"sqs"``).
 
-    The ``Id`` of an entry is the index of its message in *messages*: ``int(failed["Id"])`` leads
-    back to it. *indexes* is one group of :func:`batches`; all messages by default.
+    They have boto3's shape. The ``Id`` of an entry is the index of its message in *messages*:
+    ``int(failed["Id"])`` leads back to it. *indexes* is one group of :func:`batches`, by default
+    all.
     """
     body = "Message" if service == "sns" else "MessageBody"
     chosen = range(len(messages)) if indexes is None else indexes
