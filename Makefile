@@ -43,7 +43,7 @@ test-latest:            ## the same on the newest releases of everything, in an 
 test-later: $(VENV)/.installed-test $(VENV)/wall_clock.so            ## the same with the wall clock 400 days ahead, in another time zone
 	LD_PRELOAD=$(abspath $(VENV)/wall_clock.so) $(LATER) $(PYTEST)
 
-$(VENV)/wall_clock.so: tests/wall_clock.c | $(BIN)/python
+$(VENV)/wall_clock.so: tests/helpers/wall_clock.c | $(BIN)/python
 	$(CC) -O2 -shared -fPIC -o $@ $< -ldl
 
 programs:            ## install the programs that tests drive: needs apt-get, and root

@@ -14,8 +14,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from conftest import wait_until
 from emulators import REGION, Emulator
+from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.aws.admin.resources import Resources

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import Gate, in_memory, outcomes, settle, wait_until
+from shared import Gate, in_memory, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock

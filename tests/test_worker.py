@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import is_settled, outcomes, settle, wait_until
+from shared import is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.cli import main

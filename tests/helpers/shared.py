@@ -1,0 +1,75 @@
+"""Shared steps of tests: wait for a condition, hold a model, let a subscription finish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+import mltrigger as mt
+from mltrigger.testing import SimulatedClock
+
+T = TypeVar("T")
+
+
+def wait_until(look: Callable[[], T], timeout_s: float = 20.0) -> T:
+    """Return what *look* returns as soon as it is true; fail when *timeout_s* have passed before."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"still not so after {timeout_s:g} s: {found!r}"
+        time.sleep(0.002)
+    return found
+
+
+def is_settled(sub: mt.Subscription) -> bool:
+    """Whether *sub* has nothing left to do."""
+    depth = sub.depth()
+    return not (depth.visible or depth.delayed or depth.in_flight)
+
+
+def settle(bus: mt.EventBus, clock: SimulatedClock, sub: mt.Subscription) -> None:
+    """Let *sub* work until nothing is left.
+
+    Time passes only while nothing runs, so that nothing ever times out.
+    """
+    spec = bus.registry.subscription(sub.name)
+
+    def look() -> bool:
+        depth = sub.depth()
+        # for as long as the clock stands still
+        held = sub.state.startswith("waiting for the model")
+        if not depth.in_flight and (held or (depth.delayed and not depth.visible)):
+            clock.advance(s=1)
+            bus.broker.wake(spec)
+        return not (depth.visible or depth.delayed or depth.in_flight)
+
+    wait_until(look)
+
+
+def outcomes(sub: mt.Subscription) -> list[str]:
+    """Return the outcomes of all attempts, oldest first."""
+    return list(sub.invocations(columns=["outcome"])["outcome"])
+
+
+class Gate:
+    """A model waits here until the test opens it; it opens by itself at the end, so that no thread
+    is left behind.
+    """
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._opened = threading.Event()
+
+    def open(self) -> None:
+        self._opened.set()
+
+    def wait(self) -> None:
+        self.reached.set()
+        assert self._opened.wait(60), "nobody opened the gate"
+
+
+in_memory = pytest.mark.parametrize("url", ["memory"], indirect=True)
+"""For a test with many parameters whose claim has nothing to do with the broker."""
