@@ -1,50 +1,55 @@
-"""The batch size that pays: learned from how long calls of a model take, within a latency budget.
+"""Find the batch size that pays, from measured run times and within a latency budget.
 
-What a batch costs is seldom a straight line: a RandomForest has a large constant, vector units like
-certain sizes, caches make throughput fall again. So nothing is fitted: sizes form a ladder (1, 2, 3
-… 8, 10, 12 …), each rung remembers what an event cost there lately, and the smallest rung whose
-throughput is about the best is used. Where to look next is decided by what was measured, never by a
-clock.
+A batch seldom costs a straight line. A RandomForest has a large constant. Vector units like certain
+sizes. Caches make throughput fall again. So no curve is fitted: each size remembers its last costs,
+and the smallest size near the best throughput is used.
 """
 
 from __future__ import annotations
 
 import bisect
-import collections
 import itertools
 import math
+import statistics
 import threading
-from collections.abc import Iterator
+from collections import deque
 
 from mltrigger.errors import InvalidPolicy
 
 NEAR = 1.05
-"""Costs within this factor of the best count as the best: of those, the smallest size is used."""
+"""Costs within this factor of the best are as good. The smallest such size is used."""
+SURELY_NEAR = 1.025
+"""Within this factor a smaller size replaces the one in use."""
 _KEPT, _ENOUGH = 9, 3
-"""Calls of one size that are remembered; calls that are enough to judge it."""
+"""How many calls a size remembers, and how many are enough to judge it."""
 _SOON, _RARELY = 8, 512
-"""Full lots until something is tried again: at first, and at most."""
+"""Full lots until a size is tried again: at first, and at most."""
 _STALL = 4
+"""Full lots in which a single stall keeps the size down."""
 _DRIFT = 1.5
+"""A change of the cost by this factor means that the model has changed."""
 _ROOM = 0.95
 _LIKE = 0.1
+_BEYOND = 4
+"""How far beyond the best size it looks at first: curves have dents."""
+_STEPS = (1.5, 2 / 3, 2, 0.5)
+"""Sizes to try now and then, relative to the best one."""
 
 
 class AdaptiveBatch:
-    """Learns the batch size with the best throughput among those whose calls stay within
-    *budget_s*; may be used from several threads.
+    """Learns the batch size with the best throughput within a latency budget.
 
-    It begins with 1 and doubles while lots are full and calls stay within the budget, until
-    throughput falls; then it settles on the smallest size within some 5 % of the best and tries a
-    neighbour now and then, ever less often while nothing changes. A call that exceeds the budget
-    sends it to a smaller size at once. Estimates are medians of the last calls, so that a single
-    stall changes nothing, and a model that becomes slower or faster is followed after a few calls.
-    The first call of all is not counted: a model often loads then.
+    It begins with 1 and doubles until throughput falls or the budget is reached. Then it uses the
+    smallest size within 5 % of the best. It tries neighbours, less and less often while nothing
+    changes. After a call beyond the budget the next lot is smaller.
+
+    Costs are medians of the last calls: a single stall changes nothing. The first call of all does
+    not count, since many models load then. Threads may share one object.
 
     Parameters
     ----------
     budget_s : float
-        Longest run of one call, in seconds. One event alone may take longer; then batches have one.
+        Longest run time of one call, in seconds. Batches have one event where even that is slower.
     most : int
         Largest size.
     """
@@ -55,34 +60,38 @@ class AdaptiveBatch:
                 f"a batch needs budget_s > 0 and most >= 1, got {budget_s!r} and {most!r}"
             )
         self._budget_s = budget_s
-        self._sizes = list(_ladder(most))
-        self._rungs = [_Rung() for _ in self._sizes]
+        self._sizes = _ladder(most)
+        self._rungs = {size: _Rung() for size in self._sizes}
         self._guard = threading.Lock()
         self._cold = True
-        self._home = self._asked = 0
-        self._reference = math.inf
-        self._climbing = True
-        self._lots, self._quiet = 0, _SOON
-        self._direction = 0
-        self._ceiling = self._failed = len(self._sizes)
-        self._barred, self._stalled, self._penalty = 0, False, _SOON
+        self._size = self._home = 1
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget everything but the current size."""
+        for size, rung in self._rungs.items():
+            if size != self._size:
+                rung.clear()
+        self._home, self._reference_s = self._size, self._rungs[self._size].cost_s
+        self._lots = self._since = self._probe_at = self._lift_at = 0
+        self._quiet = self._penalty = _SOON
+        self._ceiling = math.inf
 
     def size(self) -> int:
-        """Return how many events the next lot may have; at most twice what it was before."""
-        return self._sizes[self._asked]
+        """Return how many events the next lot may have, at most twice the size before."""
+        return self._size
 
     def learn(self, count: int, seconds: float, overhead_s: float = 0.0) -> None:
-        """Say that a call with *count* events took *seconds*.
+        """Learn from one call with *count* events.
 
         Parameters
         ----------
         count : int
-            Events of the call. Larger sizes are only tried after calls that were full.
+            Events of the call. Larger sizes are tried only after full calls.
         seconds : float
-            Its run time, which the budget is for.
+            Its run time. The budget limits this.
         overhead_s : float
-            What the lot cost besides, such as recording it: it counts for the throughput, not for
-            the budget.
+            Other costs of the lot, such as recording it. They count for the throughput only.
         """
         if count < 1 or not seconds >= 0:
             return
@@ -90,228 +99,144 @@ class AdaptiveBatch:
             if self._cold:
                 self._cold = False
                 return
-            rung = self._nearest(count)
-            # a lot between two rungs tells of neither
-            tells = abs(count - self._sizes[rung]) <= _LIKE * count
-            if tells:
-                self._rungs[rung].add(
+            size = self._nearest(count)
+            is_like = abs(count - size) <= _LIKE * count  # else it tells of neither size
+            if is_like:
+                self._rungs[size].add(
                     max(seconds, 1e-9) / count, max(seconds + overhead_s, 1e-9) / count
                 )
-                self._follow(rung)
+                self._notice_change(size)
             if seconds > self._budget_s:
-                self._retreat(rung, count)
-            elif tells and rung == self._asked and count >= self._sizes[rung]:
-                self._step()
+                self._back_off(size, count)
+            elif is_like and size == self._size and count >= size:
+                self._count_lot()
 
-    # -- one full lot within the budget ------------------------------------------------------------
-
-    def _step(self) -> None:
+    def _count_lot(self) -> None:
+        """Count a full lot within the budget. Move when its size is judged."""
         self._lots += 1
-        if self._barred:
-            self._barred -= 1
-            if not self._barred:
-                self._lift()
-                return
-        if self._climbing:
-            if self._lots >= _ENOUGH:
-                self._climb()
-        elif self._asked != self._home:
-            if self._lots >= _ENOUGH:
-                self._settle()
-        elif self._lots % _ENOUGH == 0 and self._choice() != self._home:
-            self._settle()
-        elif self._lots >= self._quiet:
-            self._go(self._neighbour())
+        if self._lots == self._lift_at:
+            self._ceiling = math.inf
+        if (self._lots - self._since) % _ENOUGH == 0:
+            self._use(self._next())
 
-    def _climb(self) -> None:
-        """Double, as long as throughput rises, and two rungs beyond: curves have dents."""
-        cheapest = min(range(len(self._rungs)), key=lambda k: self._rungs[k].cost_s)
-        higher = self._within(self._sizes[self._asked] * 2)
-        if higher > self._asked and self._sizes[self._asked] < 4 * self._sizes[cheapest]:
-            self._go(higher)
+    def _next(self) -> int:
+        """Return the size to use now: a larger one, a neighbour worth a try, or the best."""
+        best = self._best()
+        if best != self._home:
+            self._home, self._reference_s = best, self._rungs[best].cost_s
+            self._quiet, self._probe_at = _ENOUGH, self._lots + _ENOUGH
+        if self._size < _BEYOND * best and self._is_largest_known(self._size):
+            double = self._below(2 * self._size, above=self._size)
+            if double is not None:
+                return double
+        if self._lots < self._probe_at:
+            return best
+        self._quiet = min(2 * self._quiet, _RARELY)
+        self._probe_at = self._lots + self._quiet
+        near = {
+            size
+            for step in _STEPS
+            if (size := self._below(min(best * step, 2 * self._size), best if step > 1 else 0))
+        }
+        return min(near - {best}, key=lambda size: self._rungs[size].used_at, default=best)
+
+    def _is_largest_known(self, size: int) -> bool:
+        return not any(self._rungs[s].is_known for s in self._sizes if s > size)
+
+    def _below(self, most: float, above: int) -> int | None:
+        """Return the largest size up to *most* that is expected to fit."""
+        for size in reversed(self._sizes[: bisect.bisect_right(self._sizes, most)]):
+            if size <= above:
+                return None
+            if self._fits(size):
+                return size
+        return None
+
+    def _use(self, size: int) -> None:
+        self._size, self._since = size, self._lots
+        self._rungs[size].used_at = self._lots
+
+    def _back_off(self, size: int, count: int) -> None:
+        """Use a smaller size at once: shortly after a stall, else longer each time."""
+        rung = self._rungs[size]
+        is_stall = rung.is_sure and rung.run_s * count < self._budget_s / 2
+        self._ceiling = max(size, 2)
+        if is_stall or 2 * count < self._size:
+            self._lift_at = self._lots + _STALL
+        else:
+            self._lift_at = self._lots + self._penalty
+            self._penalty = min(2 * self._penalty, _RARELY)
+        self._use(min(self._best(), self._size))
+
+    def _notice_change(self, size: int) -> None:
+        """Begin anew when the size in use costs much more or less than before."""
+        rung = self._rungs[size]
+        if size != self._home or not rung.is_sure:
             return
-        self._climbing, self._quiet = False, _ENOUGH
-        self._settle()
+        if math.isinf(self._reference_s):
+            self._reference_s = rung.cost_s
+        elif not 1 / _DRIFT < rung.cost_s / self._reference_s < _DRIFT:
+            self._restart()
 
-    def _settle(self) -> None:
-        """Use the size that was found best; look again the later, the less there was to gain, and
-        first where it became better.
-        """
-        chosen, probed = self._choice(), self._asked != self._home
-        if (
-            chosen != self._home
-            and self._rungs[chosen].cost_s * NEAR < self._rungs[self._home].cost_s
-        ):
-            self._quiet = _ENOUGH
-        elif probed:
-            self._quiet, self._direction = min(2 * self._quiet, _RARELY), self._direction + 1
-        if chosen >= self._failed:
-            self._penalty, self._failed = _SOON, len(self._sizes)
-        self._home, self._reference = chosen, self._rungs[chosen].cost_s
-        self._go(chosen)
-
-    def _go(self, rung: int) -> None:
-        double = 2 * self._sizes[self._asked]
-        while self._sizes[rung] > double:
-            rung -= 1
-        self._asked, self._lots = rung, 0
-
-    def _neighbour(self) -> int:
-        """Return the next rung to try: half as large again, two thirds, the double, the half in
-        turn; the one in use when there is none.
-        """
-        size = self._sizes[self._home]
-        for turn in range(self._direction, self._direction + 4):
-            wanted = size * (1.5, 2 / 3, 2.0, 0.5)[turn % 4]
-            rung = self._within(wanted) if wanted > size else self._nearest(wanted)
-            if rung != self._home:
-                self._direction = turn
-                return rung
-        return self._home
-
-    # -- a call that took too long -----------------------------------------------------------------
-
-    def _retreat(self, rung: int, count: int) -> None:
-        """Go back at once: for a moment when it was not the size (a stall of what is known to be
-        fast, a small lot), else ever longer.
-        """
-        known = self._rungs[rung]
-        fast = len(known) > _KEPT // 2 and known.run_s * count < self._budget_s / 2
-        self._stalled = fast or 2 * count < self._sizes[self._asked]
-        self._ceiling, self._barred = max(1, rung), _STALL if self._stalled else self._penalty
-        self._climbing = False
-        if not self._stalled:
-            self._failed, self._penalty = self._ceiling, min(2 * self._penalty, _RARELY)
-            self._home, self._quiet = self._choice(), _ENOUGH
-            self._reference = self._rungs[self._home].cost_s
-        self._asked, self._lots = min(self._choice(), self._asked), 0
-
-    def _lift(self) -> None:
-        """Allow again what took too long; what is known of it is too old to be believed."""
-        if not self._stalled:
-            for rung in self._rungs[self._ceiling :]:
-                rung.clear()
-            # else throughput fell before the budget did
-            self._climbing = not any(rung.known for rung in self._rungs[self._home + 1 :])
-        self._ceiling = len(self._sizes)
-        self._settle()
-
-    # -- what is known -----------------------------------------------------------------------------
-
-    def _choice(self) -> int:
-        """Return the smallest rung within some percent of the cheapest; the one in use has the
-        benefit of the doubt.
-        """
+    def _best(self) -> int:
+        """Return the smallest size near the lowest cost. The one in use wins ties."""
         costs = {
-            k: self._rungs[k].cost_s
-            for k in range(self._ceiling)
-            if self._rungs[k].known and self._fits(k)
+            size: rung.cost_s
+            for size, rung in self._rungs.items()
+            if rung.is_known and self._fits(size)
         }
         if not costs:
-            return min(self._ceiling - 1, self._nearest(max(1, self._sizes[self._asked] // 2)))
-        best = min(costs.values())
-        if self._home in costs and self._rungs[self._home].hopeful_s <= best * NEAR:
-            return next(
-                k
-                for k, cost in costs.items()
-                if k == self._home or (k < self._home and cost <= best * (1 + NEAR) / 2)
-            )
-        return next(k for k, cost in costs.items() if cost <= best * NEAR)
+            return self._nearest(max(1, self._size // 2))
+        lowest = min(costs.values())
+        near = [size for size, cost in costs.items() if cost <= lowest * NEAR]
+        if self._home in near:
+            return next(s for s in near if s == self._home or costs[s] <= lowest * SURELY_NEAR)
+        return near[0]
 
-    def _within(self, size: float) -> int:
-        """Return the highest rung up to *size* that is expected to stay within the budget; the one
-        in use when there is none above.
-        """
-        rungs = range(self._asked + 1, self._ceiling)
-        return max(
-            (k for k in rungs if self._sizes[k] <= size and self._fits(k)), default=self._asked
-        )
+    def _fits(self, size: int) -> bool:
+        return size == 1 or (size < self._ceiling and self._run_s(size) <= self._budget_s * _ROOM)
 
-    def _fits(self, rung: int) -> bool:
-        return rung == 0 or self._run_s(rung) <= self._budget_s * _ROOM
-
-    def _run_s(self, rung: int) -> float:
-        """Return how long a call at *rung* takes: as measured, else on the line through the two
-        highest that were measured below.
-        """
-        size = self._sizes[rung]
-        if self._rungs[rung].known:
-            return self._rungs[rung].run_s * size
-        below = [
-            (self._sizes[k], self._rungs[k].run_s * self._sizes[k])
-            for k in range(rung)
-            if self._rungs[k].known
-        ][-2:]
+    def _run_s(self, size: int) -> float:
+        """Return the run time of a call with *size* events, measured or extrapolated."""
+        if self._rungs[size].is_known:
+            return self._rungs[size].run_s * size
+        below = [(s, s * r.run_s) for s, r in self._rungs.items() if s < size and r.is_known]
         if len(below) < 2:
             return below[0][1] if below else 0.0
-        (few, few_s), (many, many_s) = below
+        (few, few_s), (many, many_s) = below[-2:]
         return many_s + max(0.0, many_s - few_s) / (many - few) * (size - many)
 
-    def _follow(self, rung: int) -> None:
-        """When the size in use costs another amount than it did, the model has changed: what is
-        known of other sizes is worth nothing.
-        """
-        known = self._rungs[rung]
-        if rung != self._home or len(known) <= _KEPT // 2:
-            return
-        if math.isinf(self._reference):
-            self._reference = known.cost_s
-        change = known.cost_s / self._reference
-        if not 1 / _DRIFT < change < _DRIFT:
-            for other in self._rungs:
-                if other is not known:
-                    other.clear()
-            self._reference, self._climbing, self._quiet = known.cost_s, True, _ENOUGH
-
-    def _nearest(self, count: float) -> int:
+    def _nearest(self, count: int) -> int:
         above = min(bisect.bisect_left(self._sizes, count), len(self._sizes) - 1)
-        return (
-            above - 1
-            if above and count - self._sizes[above - 1] <= self._sizes[above] - count
-            else above
-        )
+        return min(self._sizes[max(0, above - 1) : above + 1], key=lambda size: abs(size - count))
 
 
 class _Rung:
-    """What an event cost lately in lots of one size: run time, and all in all; infinite while
-    nothing is known.
-
-    ``hopeful_s`` is the cost if the last calls had bad luck: the more they differ, the lower.
-    """
+    """The last costs of an event in lots of one size. Infinite while nothing is known."""
 
     def __init__(self) -> None:
-        self._runs: collections.deque[float] = collections.deque(maxlen=_KEPT)
-        self._costs: collections.deque[float] = collections.deque(maxlen=_KEPT)
+        self._calls: deque[tuple[float, float]] = deque(maxlen=_KEPT)
         self.clear()
 
-    def __len__(self) -> int:
-        return len(self._runs)
+    def clear(self) -> None:
+        self._calls.clear()
+        self.run_s = self.cost_s = math.inf
+        self.used_at = 0
 
     def add(self, run_s: float, cost_s: float) -> None:
-        self._runs.append(run_s)
-        self._costs.append(cost_s)
-        self.known = len(self._runs) >= _ENOUGH
-        self.run_s, self.cost_s = _quantile(self._runs, 2), _quantile(self._costs, 2)
-        self.hopeful_s = (self.cost_s + _quantile(self._costs, 4)) / 2
+        self._calls.append((run_s, cost_s))
+        self.run_s, self.cost_s = map(statistics.median_low, zip(*self._calls, strict=True))
 
-    def clear(self) -> None:
-        self._runs.clear()
-        self._costs.clear()
-        self.known, self.run_s, self.cost_s, self.hopeful_s = False, math.inf, math.inf, math.inf
+    @property
+    def is_known(self) -> bool:
+        return len(self._calls) >= _ENOUGH
 
-
-def _quantile(values: collections.deque[float], part: int) -> float:
-    """Return the value below which a *part*-th of *values* lies."""
-    return sorted(values)[(len(values) - 1) // part]
+    @property
+    def is_sure(self) -> bool:
+        return len(self._calls) > _KEPT // 2
 
 
-def _ladder(most: int) -> Iterator[int]:
-    """Yield 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20 … and *most*: near the budget a finer step
-    is worth having.
-    """
-    sizes = {
-        1,
-        most,
-        *(base << n for n, base in itertools.product(range(most.bit_length()), (1, 3, 5, 7))),
-    }
-    yield from sorted(size for size in sizes if size <= most)
+def _ladder(most: int) -> list[int]:
+    """Return 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20 … and *most*."""
+    steps = (base << n for n, base in itertools.product(range(most.bit_length()), (1, 3, 5, 7)))
+    return sorted({1, most, *(size for size in steps if size <= most)})
