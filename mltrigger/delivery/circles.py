@@ -1,4 +1,4 @@
-"""Circles: subscriptions whose outputs come back to them through ``emit``."""
+"""Circles: subscriptions that feed themselves through ``emit``."""
 
 from __future__ import annotations
 
@@ -15,21 +15,18 @@ ADVICE = (
     "filter={'type': [{'anything-but': 'mltrigger.output'}]} keeps outputs out; or emit to another"
     " topic"
 )
-"""What to do about a circle."""
+"""How to end a circle."""
 
 
 def circle_of(name: str, specs: Sequence[SubscriptionSpec]) -> str | None:
-    """Return in words how the subscription *name* feeds itself through ``emit``; ``None`` when it
-    does not.
-    """
-    return next(
-        (_told(path, members) for path, members in _circles(specs, [name]) if path[0].name == name),
-        None,
-    )
+    """Describe how the subscription *name* feeds itself through ``emit``, None if it does not."""
+    for path, members in _circles(specs, [name]):
+        return _told(path, members)
+    return None
 
 
 def circles(specs: Sequence[SubscriptionSpec]) -> list[tuple[str, str]]:
-    """Return the circles of ``emit`` among *specs*: a subscription in it, and the circle in words."""
+    """Return each circle of ``emit`` among *specs*: one of its subscriptions, and a description."""
     return [
         (path[0].name, _told(path, members))
         for path, members in _circles(specs, [spec.name for spec in specs])
@@ -39,14 +36,15 @@ def circles(specs: Sequence[SubscriptionSpec]) -> list[tuple[str, str]]:
 def _circles(
     specs: Sequence[SubscriptionSpec], names: Sequence[str]
 ) -> list[tuple[list[SubscriptionSpec], set[str]]]:
-    """Return the shortest circle through each of *names*, once for subscriptions that feed one
-    another, and who these are.
+    """Return the shortest circle through each of *names*, and all subscriptions that feed it.
+
+    Subscriptions that feed one another have one circle.
     """
     listening: defaultdict[str, list[SubscriptionSpec]] = defaultdict(list)
     for spec in specs:
         listening[spec.topic].append(spec)
     fed = {
-        s.name: [t for t in listening[s.emit] if not _kept_out(s, t)] if s.emit else []
+        s.name: [t.name for t in listening[s.emit] if not _keeps_out(t, s)] if s.emit else []
         for s in specs
     }
     by_name = {spec.name: spec for spec in specs}
@@ -54,44 +52,41 @@ def _circles(
     for name in names:
         if name not in by_name or any(name in members for _, members in found):
             continue
-        ways = _ways(name, fed)
-        if name in ways:
-            path = [by_name[name]]
-            while (before := ways[path[0].name]) != name:
-                path.insert(0, by_name[before])
+        feeder = _reached(name, fed)
+        if name in feeder:
+            path = [name]
+            while (before := feeder[path[0]]) != name:
+                path.insert(0, before)
             path = [path[-1], *path[:-1]]
-            found.append((path, {other for other in ways if name in _ways(other, fed)}))
+            members = {other for other in feeder if name in _reached(other, fed)}
+            found.append(([by_name[step] for step in path], members))
     return found
 
 
-def _ways(name: str, fed: Mapping[str, Sequence[SubscriptionSpec]]) -> dict[str, str]:
-    """Return whom the subscription *name* feeds, directly or through others, each with the one
-    before it.
-    """
-    ways: dict[str, str] = {}
+def _reached(name: str, fed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Return the subscriptions that *name* feeds, directly or not, each with its feeder."""
+    feeder: dict[str, str] = {}
     queue = deque([name])
     while queue:
         now = queue.popleft()
         for other in fed[now]:
-            if other.name not in ways:
-                ways[other.name] = now
-                queue.append(other.name)
-    return ways
+            if other not in feeder:
+                feeder[other] = now
+                queue.append(other)
+    return feeder
 
 
-def _kept_out(emitting: SubscriptionSpec, spec: SubscriptionSpec) -> bool:
-    """Whether the filter of *spec* certainly keeps out what *emitting* emits: it asks for type or
-    source only.
+def _keeps_out(spec: SubscriptionSpec, emitting: SubscriptionSpec) -> bool:
+    """Whether the filter of *spec* surely keeps out the outputs of *emitting*.
+
+    Only the type and the source of an output are known.
     """
     known = {"type": OUTPUT_TYPE, "source": f"mltrigger/{emitting.name}"}
     policy = spec.filter
-    if (
-        policy is None
-        or policy.scope != "MessageAttributes"
-        or not set(json.loads(policy.to_json())) <= set(known)
-    ):
+    if policy is None or policy.scope != "MessageAttributes":
         return False
-    return not policy.matches_attributes(known)
+    asked = set(json.loads(policy.to_json()))
+    return asked <= set(known) and not policy.matches_attributes(known)
 
 
 def _told(path: Sequence[SubscriptionSpec], members: set[str]) -> str:

@@ -301,8 +301,6 @@ class Engine:
             spec,
             placed,
             look=self._look,
-            tidy=placed.tidy,
-            close=placed.close,
             workers=self._workers,
             prepare=prepared_by(source),
         )

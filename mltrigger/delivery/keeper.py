@@ -1,6 +1,4 @@
-"""The keeper: one thread of a process that holds the leases of its listeners, notices calls that
-run too long, and is seen alive.
-"""
+"""The keeper: one thread that holds leases, ends late calls and does the chores of a process."""
 
 from __future__ import annotations
 
@@ -18,22 +16,14 @@ _IDLE_S = 0.5
 
 
 class Chore:
-    """Something to do every *every_s* seconds, beginning after the first of them.
-
-    Parameters
-    ----------
-    every_s : float
-        Seconds between two times.
-    do : callable
-        What to do; an error is logged, and it is tried again the next time.
-    """
+    """An action that is due every *every_s* seconds. An error is logged, and it is due again."""
 
     def __init__(self, every_s: float, do: Callable[[], object]) -> None:
         self._every_s, self._do = every_s, do
         self._due_s = time.monotonic() + every_s
 
     def do_if_due(self) -> None:
-        """Do it, if it is time."""
+        """Do it if it is due."""
         now_s = time.monotonic()
         if now_s >= self._due_s:
             self._due_s = now_s + self._every_s
@@ -44,12 +34,12 @@ class Chore:
 
 
 class Keeper:
-    """Calls ``tick`` of every listener, often enough for the shortest lease and timeout among them.
+    """Calls ``tick`` of every listener, often enough for the shortest lease and timeout.
 
     Parameters
     ----------
     chores : sequence of Chore
-        What else has to be done from time to time: saying that this process is alive.
+        Other actions that are due from time to time.
     """
 
     def __init__(self, chores: Sequence[Chore]) -> None:
@@ -59,7 +49,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def watch(self, listener: Listener) -> None:
-        """Keep *listener* until :meth:`forget`, or until it was replaced and has nothing in flight."""
+        """Keep *listener* until :meth:`forget`, or until it has stopped with nothing in flight."""
         self._listeners.append(listener)
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="mltrigger-keeper", daemon=True)
@@ -90,7 +80,6 @@ class Keeper:
                 chore.do_if_due()
 
     def _pause_s(self) -> float:
-        shortest = [
-            min(li.spec.policy.lease / 6, li.spec.policy.timeout_s / 4) for li in self._listeners
-        ]
+        policies = [listener.spec.policy for listener in self._listeners]
+        shortest = [min(policy.lease / 6, policy.timeout_s / 4) for policy in policies]
         return max(0.01, min([_IDLE_S, *shortest]))

@@ -1,6 +1,6 @@
-"""Lineage: what one event has led to.
+"""Lineage: the chain and the tree of events that one event has caused.
 
-Chains and trees that feed themselves are told when they are bound, and bounded when they run.
+Topics may feed themselves. A warning says so when they are bound, and limits end it when they run.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mltrigger.versions.running.current import Running, current
 from mltrigger.versions.running.invoke import Result
 
 AWAITED = "awaitedby"
-"""The extension that names the subscriptions whose models wait for the event."""
+"""The extension with the subscriptions whose models wait for the event."""
 FEW = 16
-"""Descendants that a process counts by itself: what most events lead to costs the store nothing."""
+"""Descendants that a process counts in memory. Most events have no more."""
 _MOST_ROOTS, _MOST_STORES = 50_000, 100
 _COUNT = """
 INSERT INTO descent (root, n, counted_us) VALUES (:root, :n, :now)
@@ -45,7 +45,7 @@ CHAIN = Result(
     ),
     permanent=True,
 )
-"""What an event gets that would go round once more; the model is not called."""
+"""The refusal of an event at the end of a chain. The model is not called."""
 TREE = Result(
     reason="too_many_descendants",
     error_type="RecursionError",
@@ -55,11 +55,11 @@ TREE = Result(
     ),
     permanent=True,
 )
-"""What an event gets whose output would be one too many."""
+"""The refusal of an event whose output would be one too many."""
 
 
 class _Counts:
-    """What this process has counted of the events of one store."""
+    """The descendants of the events of one store, as this process counted them."""
 
     def __init__(self) -> None:
         self.few: dict[str, int] = {}
@@ -71,8 +71,9 @@ _of_files: dict[tuple[str, int], _Counts] = {}
 
 
 def _counts_of(home: str) -> _Counts:
-    """Return what is counted of the store *home*; of a file it is one thing of the process, since a
-    model may connect at every call.
+    """Return the counts of the store *home*.
+
+    All buses on one file share them: a model may connect at every call.
     """
     try:
         key = home, os.stat(home).st_ino  # noqa: PTH116 - no path where the store is in memory
@@ -88,30 +89,23 @@ if hasattr(os, "register_at_fork"):
 
 
 class Descent:
-    """Counts what each event has led to: exactly in the store, once there is more than a few in
-    this process.
+    """Counts the descendants of events: a few in memory, more of them exactly in the store.
 
     Parameters
     ----------
     clock : Clock
-        When something was counted, so that it can be let go.
+        Dates the counts, so that old ones can be deleted.
     home : str, optional
-        The store whose events they are, as the log tells it.
+        The store of the events, see :attr:`Log.home`.
     """
 
     def __init__(self, clock: Clock, home: str = "") -> None:
         counts = _counts_of(home)
-        self._clock, self._few, self._known, self._guard = (
-            clock,
-            counts.few,
-            counts.known,
-            counts.guard,
-        )
+        self._clock, self._guard = clock, counts.guard
+        self._few, self._known = counts.few, counts.known
 
     def add(self, transaction: Transaction, roots: Iterable[str]) -> dict[str, int]:
-        """Count one descendant for each of *roots*; return how many each of them has now, as far as
-        it is more than a few.
-        """
+        """Count one descendant for each of *roots*. Return root -> count for roots above a few."""
         totals: dict[str, int] = {}
         for root, n in Counter(roots).items():
             if (unsaved := self._unsaved(root, n)) is None:
@@ -123,11 +117,11 @@ class Descent:
         return totals
 
     def of(self, root: str) -> int:
-        """Return how many descendants *root* had when they were counted last, 0 for a few."""
+        """Return how many descendants *root* had at the last count, 0 for a few."""
         return self._known.get(root, 0)
 
     def _unsaved(self, root: str, n: int) -> int | None:
-        """Return how many are to be added in the store; ``None`` while there are few."""
+        """Return how many to add in the store, None while there are few."""
         with self._guard:
             if root in self._known:
                 return n
@@ -143,13 +137,7 @@ class Descent:
 
 
 class Lineage:
-    """Publishes for a bus; inside a model, what it publishes is led to by the model's event.
-
-    Parameters
-    ----------
-    broker, registry, log, clock
-        The parts of the bus.
-    """
+    """Publishes for a bus. Events that a model publishes are caused by the model's event."""
 
     def __init__(self, broker: Broker, registry: Registry, log: Log, clock: Clock) -> None:
         self.descent = Descent(clock, log.home)
@@ -157,13 +145,12 @@ class Lineage:
         self._told: set[tuple[str, str]] = set()
 
     def publish(self, topic: str, events: Sequence[Event], awaited: bool = False) -> list[Receipt]:
-        """Publish *events*; *awaited* says that they are waited for.
+        """Publish *events*. With *awaited* the caller waits for their outcomes.
 
         Raises
         ------
         Circular
-            When the chain or the tree of events has become too large, or a model would wait for
-            itself.
+            When the chain or the tree of events is too large, or a model would wait for itself.
         """
         running = current()
         if running is not None and events:
@@ -176,7 +163,7 @@ class Lineage:
         return self._broker.publish(topic, events)
 
     def check_wait(self) -> None:
-        """Raise Circular inside a model of this bus: its own event is open until it returns."""
+        """Raise Circular inside a model of this bus. Its own event is open until it returns."""
         running = current()
         if running is not None and running.place.home == self._log.home:
             raise Circular(
@@ -239,7 +226,7 @@ class Lineage:
             )
 
     def _check_fire(self, topic: str, events: Sequence[Event], running: Running) -> None:
-        """Refuse what would wait for the model that fires, or for one that waits for it."""
+        """Raise Circular if a model would wait for itself, directly or through others."""
         own = running.place.subscription
         for spec in self._registry.subscriptions():
             if (
@@ -262,9 +249,7 @@ class Lineage:
 
 
 def _caused(event: Event, cause: Event, more: Mapping[str, str]) -> Event:
-    """Return *event* as one that *cause* has led to; it keeps a trace of its own, and a longer
-    chain.
-    """
+    """Return *event* as caused by *cause*. It keeps its own trace, and a longer chain."""
     trace = {"traceparent": child_span(cause.traceparent)} if cause.traceparent else {}
     return dataclasses.replace(
         event, extensions={**trace, **event.extensions, **cause.led_to(event.hops), **more}

@@ -1,7 +1,4 @@
-"""The listener: receive, invoke, record, settle.
-
-One for each subscription that is delivered in this process.
-"""
+"""The listener: receive, invoke, record, settle. Each subscription delivered here has one."""
 
 from __future__ import annotations
 
@@ -11,33 +8,30 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Container, Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.calls import Calls
 from mltrigger.delivery.lineage import Descent
-from mltrigger.delivery.lot import Work
+from mltrigger.delivery.lot import Lot, shared_out, suspects_last
 from mltrigger.delivery.pace import Pace
-from mltrigger.delivery.recorder import Ended, Recorder
+from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
 from mltrigger.event.event import Event
 from mltrigger.store.log import Log
-from mltrigger.versions.running.current import ENCODING_S, Place
-from mltrigger.versions.running.invoke import Caller, Result
+from mltrigger.versions.running.current import Place
+from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.running.turns import HERE
-from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
 
 DRAIN_S = 25.0
-"""How long ``stop()`` waits for calls that run."""
+"""How long ``stop()`` waits for running calls."""
 MOST_LEFT_BEHIND = 32
-"""Calls that may go on after their timeout; with so many of them a listener begins no more until
-one has ended.
-"""
+"""Timed-out calls that may go on in a listener. With more it waits until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
 _HOLD_S = 0.25
 _POLL_S = 1.0
@@ -50,8 +44,16 @@ State = Literal[
     "waiting for the store",
     "waiting for calls that hang",
 ]
-Resolve = Callable[[], tuple[ModelVersion, Caller]]
 Look = Callable[[SubscriptionSpec, str | None], str | None]
+
+
+class _Room(NamedTuple):
+    """How much may begin now: free slots, events in a lot and events in all."""
+
+    slots: int
+    size: int
+    events: int
+    batches: bool
 
 
 class Listener:
@@ -60,64 +62,55 @@ class Listener:
     Parameters
     ----------
     spec : SubscriptionSpec
-        What to listen for, and how.
-    resolve : callable
-        Returns the model version that the selector means now, and how to call it; raises NotFound
-        while there is none here.
+        The subscription.
+    placement : Placement
+        Resolves the selector to a model version, and says how to call it. The listener tidies it,
+        and closes it at the end.
     broker, log, clock, workers
-        The parts.
+        Parts of the bus, and the threads that call the model.
     prepare : callable
-        What to do with an event before the model sees it: a source attaches how to open its object.
-    tidy : callable
-        Told which callers are in use, from time to time: what others hold can go.
-    close : callable
-        Ends what calling the model needs; called when nothing runs any more.
+        Makes an event ready for the model. A source attaches how to open its object.
     look : callable, optional
-        Looks at the registry again, if its generation is another than the one given; returns the
-        generation from which on *resolve* answers, ``None`` when the subscription is not *spec* any
-        more.
-    uniform, descent
-        Chance, for the backoff; and what counts what events have led to.
+        Takes a generation of the registry and looks for a newer one. Returns the generation that
+        *placement* resolves for, or None if the subscription is not *spec* any more.
+    uniform : callable
+        Returns a random number between two bounds, for the backoff.
+    descent : Descent, optional
+        Counts the descendants of events.
     """
 
     def __init__(
         self,
         spec: SubscriptionSpec,
-        resolve: Resolve,
+        placement: Placement,
         *,
         broker: Broker,
         log: Log,
         clock: Clock,
         workers: ThreadWorkers,
         prepare: Callable[[Event], Event] = lambda event: event,
-        tidy: Callable[[Collection[Caller]], None] = lambda _: None,
-        close: Callable[[], None] = lambda: None,
         look: Look | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         descent: Descent | None = None,
     ) -> None:
         self.spec = spec
         self.state: State = "stopped"
+        self.why = ""
+        """The reason of a state that waits."""
         self.leftover = 0
-        self._resolve, self._broker, self._clock, self._workers, self._uniform = (
-            resolve,
-            broker,
-            clock,
-            workers,
-            uniform,
-        )
-        self._tidy, self._close, self._look = tidy, close, look
+        """How many timed-out calls go on."""
+        self._placement, self._broker, self._clock = placement, broker, clock
+        self._workers, self._uniform, self._look = workers, uniform, look
         self._generation: str | None = None
         self._outdated = look is not None
         self._recorder = Recorder(spec, broker, log, clock, uniform, descent)
-        self._changed = threading.Condition()
-        self._active: set[Work[Ended]] = set()
-        self._stopping = threading.Event()
-        self._slots = spec.policy.max_concurrency or 1
-        self.why = ""
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
+        self._changed = threading.Condition()
+        self._active: set[Lot] = set()
+        self._slots = spec.policy.max_concurrency or 1
+        self._stopping = threading.Event()
         self._thread = threading.Thread(
             target=self._receive, name=f"mltrigger-{spec.name}", daemon=True
         )
@@ -128,18 +121,19 @@ class Listener:
         self._thread.start()
 
     def begin_stop(self) -> None:
-        """Receive no more, without waiting for anything."""
+        """Receive no more. Returns at once."""
         self._stopping.set()
         self._broker.wake(self.spec)
         with self._changed:
-            for work in self._active:
-                work.stop_after_current()
+            for lot in self._active:
+                lot.stop_after_current()
             self._changed.notify_all()
         HERE.wake()
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
-        """Receive no more; release what has not begun, wait *drain_s* for what runs, then release
-        that marked ``interrupted``.
+        """Receive no more, release deliveries that were not begun, wait *drain_s* for the others.
+
+        Calls that still run then are released and recorded as ``interrupted``.
         """
         end = time.monotonic() + drain_s
         self.begin_stop()
@@ -148,48 +142,45 @@ class Listener:
             if not self._thread.is_alive() or threading.current_thread() is self._thread:
                 break
             self._thread.join(timeout=_NUDGE_S)
-            # again: the first one may have come just before it began to wait
-            self._broker.wake(self.spec)
+            self._broker.wake(self.spec)  # the thread may have begun to wait after the last one
         self._broker.leave(self.spec)
         with self._changed:
             self._changed.wait_for(
                 lambda: not self._active, timeout=max(0.0, end - time.monotonic())
             )
             left = list(self._active)
-        for work in left:
-            if (remains := work.close()) is not None:
+        for lot in left:
+            if (remains := lot.close()) is not None:
                 self._recorder.record(remains.answers)
-                self._recorder.interrupt(remains, work.version)
-                self._finished(work)
-        self._close()
+                self._recorder.interrupt(remains, lot.version)
+                self._finished(lot)
+        self._placement.close()
         self.state = "stopped"
 
     def process(self, deliveries: Sequence[Delivery], until_s: float = math.inf) -> None:
-        """Call the model with deliveries that somebody else has received, in this thread, and
-        settle them; for a listener never started.
+        """Call the model with deliveries from elsewhere in this thread, and settle them.
 
-        What has not begun at the monotonic time *until_s* is released.
+        This is for a listener that is never started. Deliveries that were not begun at the
+        monotonic time *until_s* are released.
         """
         self._look_again()
-        version, invoker = self._resolve()
-        size = self._calls.lot(invoker) if invoker.batches else len(deliveries)
-        for lot in _suspects_last(
-            _lots(deliveries, 1, size, invoker.batches, self._calls.company or ())
-        ):
-            work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
-            timer = threading.Timer(
-                min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic())),
-                work.stop_after_current,
-            )
+        version, invoker = self._placement()
+        size = self._calls.size.of(invoker) if invoker.batches else len(deliveries)
+        lots = shared_out(deliveries, 1, size, invoker.batches, self._calls.suspects)
+        for deliveries_of_lot in suspects_last(lots):
+            lot = Lot(deliveries_of_lot, version, invoker, self._clock.now_us())
+            left_s = min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic()))
+            timer = threading.Timer(left_s, lot.stop_after_current)
             timer.daemon = True
             timer.start()
-            self._run(work)
+            self._run(lot)
             timer.cancel()
 
     @property
     def pauses(self) -> bool:
-        """Whether nothing begins for a while, because the model's server asked for it or is not
-        there; it is tried again by itself.
+        """Whether nothing begins for a while, because the model's server is busy or not there.
+
+        The listener tries again by itself.
         """
         return self._pace.held(self._clock.now_us())
 
@@ -197,7 +188,7 @@ class Listener:
     def in_flight(self) -> int:
         """How many events are leased here."""
         with self._changed:
-            return sum(len(work) for work in self._active)
+            return sum(len(lot) for lot in self._active)
 
     # -- receive -----------------------------------------------------------------------------------
 
@@ -208,84 +199,53 @@ class Listener:
                 self._receive_once()
                 pause_s = 0.0
             except (NotFound, InvalidModel) as error:
-                self.why = str(error)  # first: whoever reads the state may want the reason
-                self.state, pause_s = (
-                    "waiting for the model",
-                    min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s)),
-                )
+                pause_s = min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
+                self._wait_for("waiting for the model", str(error))
             except Closed:
                 return
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
-                self.why = (
-                    f"{error}"
-                    if isinstance(error, MltriggerError)
-                    else f"{type(error).__name__}: {error}"
-                )
-                self.state, pause_s = (
-                    "waiting for the store",
-                    min(30.0, 2 * pause_s + self._uniform(0.05, 0.2)),
-                )
+                pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
+                kind = "" if isinstance(error, MltriggerError) else f"{type(error).__name__}: "
+                self._wait_for("waiting for the store", f"{kind}{error}")
+
+    def _wait_for(self, state: State, why: str) -> None:
+        self.why = why  # first: a reader of the state may want the reason
+        self.state = state
 
     def _receive_once(self) -> None:
-        HERE.wait_open(self._stopping.is_set)  # nothing is leased while a suspect runs alone
-        free = self._free_slots()
-        if not free:
+        """Wait for room, receive deliveries and begin their calls."""
+        HERE.wait_open(self._stopping.is_set)  # lease nothing while a suspect runs alone
+        slots = self._free_slots()
+        if not slots or (self._outdated and not self._look_again()):
             return
-        if self._outdated and not self._look_again():
-            return
-        # before, for the size; and because what cannot be called must not be leased
-        _, invoker = self._resolve()
-        with self._changed:
-            in_use = [work.invoker for work in self._active]
-        self._tidy(in_use)
-        self._slots = self.spec.policy.max_concurrency or invoker.concurrency
-        size = self._calls.lot(invoker)
-        most = min(free * size, self._pace.room(self._clock.now_us()))
-        self.why = self._calls.why
-        self.state = (
-            "waiting for the model" if self._pace.held(self._clock.now_us()) else "listening"
-        )
-        if not most:
+        room = self._room(slots)
+        if not room.events:
             self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
-            return
-        try:
-            deliveries = self._young(
-                self._broker.receive(self.spec, most, _POLL_S, self._generation)
+        elif deliveries := self._received(room):
+            self._begin(deliveries, room)
+
+    def _free_slots(self) -> int:
+        """Wait for a free slot. Return how many there are, 0 when stopping."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: len(self._active) < self._slots or self._stopping.is_set()
             )
-        except Outdated:
-            self._outdated = True
-            return
-        if HERE.closed:
-            deliveries = self._suspects_of(deliveries)
-        if not deliveries:
-            return
-        if self.spec.policy.batch_window_s and invoker.batches:
-            deliveries += self._young(self._fill(most - len(deliveries)))
-        self._pace.spend(len(deliveries), self._clock.now_us())
-        try:
-            # and now, for the version: an alias may have moved while nothing came
-            version, invoker = self._resolve()
-        except BaseException:
-            self._recorder.release(deliveries)
-            raise
-        lots = _lots(deliveries, free, size, invoker.batches, self._calls.company or ())
-        begun = 0
-        try:
-            for lot in _suspects_last(lots[:free]):
-                begun += 1
-                work: Work[Ended] = Work(lot, version, invoker, self._clock.now_us())
-                if self._stopping.is_set():
-                    work.stop_after_current()
-                with self._changed:
-                    self._active.add(work)
-                self._submit(functools.partial(self._run, work), work)
-        finally:
-            self._recorder.release([d for lot in lots[begun:] for d in lot])
+            if self.leftover >= MOST_LEFT_BEHIND:
+                self._wait_for(
+                    "waiting for calls that hang",
+                    f"{self.leftover} calls go on after timeout_s = {self.spec.policy.timeout_s:g},"
+                    " in threads that cannot be stopped; isolation='process' stops such calls",
+                )
+                self._changed.wait_for(
+                    lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set()
+                )
+            return 0 if self._stopping.is_set() else self._slots - len(self._active)
 
     def _look_again(self) -> bool:
-        """Learn what the registry means now; return whether the subscription is still this one,
-        else its listener comes.
+        """Ask the registry for changes. Return whether this listener is still the right one.
+
+        If not, another listener takes over soon.
         """
         if self._look is not None:
             found = self._look(self.spec, self._generation)
@@ -294,52 +254,72 @@ class Listener:
             self._stopping.wait(_NUDGE_S)
         return not self._outdated
 
-    def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Give back the deliveries that would wait until a suspect has run alone.
+    def _room(self, slots: int) -> _Room:
+        """Return how much may begin now. Raises if the model cannot be called: lease nothing then."""
+        _, invoker = self._placement()
+        with self._changed:
+            in_use = [lot.invoker for lot in self._active]
+        self._placement.tidy(in_use)
+        self._slots = self.spec.policy.max_concurrency or invoker.concurrency
+        size, now_us = self._calls.size.of(invoker), self._clock.now_us()
+        is_held = self._pace.held(now_us)
+        self._wait_for("waiting for the model" if is_held else "listening", self._pace.why)
+        return _Room(slots, size, min(slots * size, self._pace.room(now_us)), invoker.batches)
 
-        Those of a queue outside stay here: such a queue counts how often it is received.
+    def _received(self, room: _Room) -> list[Delivery]:
+        """Receive as much as there is room for. Skip expired deliveries."""
+        try:
+            deliveries = self._young(
+                self._broker.receive(self.spec, room.events, _POLL_S, self._generation)
+            )
+        except Outdated:
+            self._outdated = True
+            return []
+        if HERE.closed:
+            deliveries = self._suspects_of(deliveries)
+        if deliveries and room.batches and self.spec.policy.batch_window_s:
+            deliveries += self._young(self._fill(room.events - len(deliveries)))
+        return deliveries
+
+    def _begin(self, deliveries: list[Delivery], room: _Room) -> None:
+        """Begin the calls of *deliveries*, one lot in each free slot. Release the rest."""
+        self._pace.spend(len(deliveries), self._clock.now_us())
+        try:
+            version, invoker = self._placement()  # again: an alias may have moved meanwhile
+        except BaseException:
+            self._recorder.release(deliveries)
+            raise
+        lots = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
+        waiting = suspects_last(lots[: room.slots])
+        late = lots[room.slots :]
+        try:
+            while waiting:
+                lot = Lot(waiting.pop(0), version, invoker, self._clock.now_us())
+                if self._stopping.is_set():
+                    lot.stop_after_current()
+                with self._changed:
+                    self._active.add(lot)
+                self._submit(functools.partial(self._run, lot), lot)
+        finally:
+            self._recorder.release([d for rest in (*waiting, *late) for d in rest])
+
+    def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Release the deliveries that would wait while a suspect runs alone.
+
+        Those of a queue outside are kept: such a queue counts how often it is received.
         """
         waiting = [d for d in deliveries if not d.abandoned and d.message is None]
         self._recorder.release(waiting)
         return [d for d in deliveries if d not in waiting]
 
-    def _submit(self, call: Callable[[], None], work: Work[Ended]) -> None:
-        """Run *call* in a thread; when no thread can be started, give *work* back and its slot
-        free.
-        """
-        try:
-            self._workers.submit(call)
-        except RuntimeError:
-            if (remains := work.close()) is not None:
-                self._recorder.release([*remains.called, *remains.unbegun])
-            self._finished(work)
-            raise
-
     def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """End what is older than the policy's ``max_age_s``; return the others."""
+        """End deliveries older than the policy's ``max_age_s``, return the others."""
         max_age_s = self.spec.policy.max_age_s
         if max_age_s is None:
             return deliveries
         expired = [d for d in deliveries if d.received_us - d.since_us > max_age_s * 1e6]
         self._recorder.skip(expired, "expired")
         return [d for d in deliveries if d not in expired] if expired else deliveries
-
-    def _free_slots(self) -> int:
-        """Wait for a free slot; return how many there are, 0 when stopping."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._active) < self._slots or self._stopping.is_set()
-            )
-            if self.leftover >= MOST_LEFT_BEHIND:
-                self.why = (
-                    f"{self.leftover} calls go on after timeout_s = {self.spec.policy.timeout_s:g},"
-                    " in threads that cannot be stopped; isolation='process' stops such calls"
-                )
-                self.state = "waiting for calls that hang"
-                self._changed.wait_for(
-                    lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set()
-                )
-            return 0 if self._stopping.is_set() else self._slots - len(self._active)
 
     def _fill(self, room: int) -> list[Delivery]:
         """Receive more until there is no *room*, or the batch window is over."""
@@ -355,126 +335,77 @@ class Listener:
                     self.spec, room - len(more), left_us / 1e6, self._generation
                 )
             except (MltriggerError, Outdated):
-                # what is leased already must not be lost sight of; the next receive tells of the
-                # outage
-                break
+                break  # keep track of what is leased; the next receive meets the same outage
         return more
 
     # -- invoke ------------------------------------------------------------------------------------
 
-    def _run(self, work: Work[Ended]) -> None:
-        """Run one lot in a worker thread, record it, release what was not begun; never raises."""
-        self._calls.run(work)
-        if (remains := work.close()) is not None:
-            self._recorder.release([*remains.called, *remains.unbegun])
-            self._finished(work)
-        elif work.turn is not None and work.turn.behind:
+    def _submit(self, call: Callable[[], None], lot: Lot) -> None:
+        """Run *call* in a thread. If none can be started, release *lot* and free its slot."""
+        try:
+            self._workers.submit(call)
+        except RuntimeError:
+            self._close(lot)
+            raise
+
+    def _run(self, lot: Lot) -> None:
+        """Run and record one lot, release deliveries that were not begun. Never raises."""
+        self._calls.run(lot)
+        if not self._close(lot) and lot.turn is not None and lot.turn.behind:
             with self._changed:
                 self.leftover -= 1
                 self._changed.notify_all()
 
-    def _finished(self, work: Work[Ended]) -> None:
+    def _close(self, lot: Lot) -> bool:
+        """Close a lot and release its rest. Return False if it was closed before."""
+        if (remains := lot.close()) is None:
+            return False
+        self._recorder.release([*remains.called, *remains.unbegun])
+        self._finished(lot)
+        return True
+
+    def _finished(self, lot: Lot) -> None:
         with self._changed:
-            self._active.discard(work)
+            self._active.discard(lot)
             self._changed.notify_all()
 
     # -- leases and timeouts, from the keeper's thread ---------------------------------------------
 
     def tick(self) -> bool:
-        """Extend leases and end calls that ran too long; say whether there is something in flight."""
+        """Extend leases and end calls that take too long. Return whether anything is in flight."""
         with self._changed:
             active = list(self._active)
-        now_us = self._clock.now_us()
-        for work in active:
-            if now_us - work.extended_us >= self.spec.policy.lease * 1e6:
-                # this process was stopped or starved: that time is nobody's failure
-                work.paused(now_us)
-            running_s = work.running_s(now_us)
-            if running_s > self.spec.policy.timeout_s + work.invoker.grace_s:
-                self._time_out(work)
+        now_us, lease_s = self._clock.now_us(), self.spec.policy.lease
+        for lot in active:
+            since_extended_s = (now_us - lot.extended_us) / 1e6
+            if since_extended_s >= lease_s:
+                lot.paused(now_us)  # this process was stopped or starved: no model's failure
+            running_s = lot.running_s(now_us)
+            if running_s > self.spec.policy.timeout_s + lot.invoker.grace_s:
+                self._time_out(lot)
                 continue
-            if now_us - work.extended_us >= self.spec.policy.lease / 3 * 1e6:
-                work.extended_us = now_us
-                self._broker.extend(work.leased(), self.spec.policy.lease)
+            if since_extended_s >= lease_s / 3:
+                lot.extended_us = now_us
+                self._broker.extend(lot.leased(), lease_s)
             # a slow call must not hold back the answers before it
-            if work.waiting and running_s > _HOLD_S:
-                self._workers.submit(functools.partial(self._calls.settle, work))
+            if lot.waiting and running_s > _HOLD_S:
+                self._workers.submit(functools.partial(self._calls.settle, lot))
         return bool(active)
 
-    def _time_out(self, work: Work[Ended]) -> None:
-        """Record a call that did not end in time; its slot is free again, its thread stays behind."""
-        remains = work.close()
+    def _time_out(self, lot: Lot) -> None:
+        """End a call that took too long. Its slot is free again, its thread is left behind."""
+        remains = lot.close()
         if remains is None:
             return
         with self._changed:
             self.leftover += 1
-        if work.turn is not None:
-            work.turn.leave_behind()
-        seconds = self.spec.policy.timeout_s
-        message = (
-            f"no answer within timeout_s = {seconds:g}; the call goes on in its thread, its answer"
-            " will be ignored"
-        )
-        result = Result(reason="timeout", error_type="TimeoutError", error=message)
-        if work.returned_us is not None:
-            message = (
-                f"the model has answered, but its answer was not written down within {ENCODING_S:g}"
-                " s; it goes on in its thread"
-            )
-            result = Result(
-                reason="result_too_large", error_type="TimeoutError", error=message, permanent=True
-            )
-        now_us, size = self._clock.now_us(), len(remains.called)
-        self._calls.timed_out(work, size)
-        acquitted = (
-            self._calls.company.acquit(remains.called, result, size)
-            if size > 1 and not result.permanent
-            else {}
-        )
-        late = [
-            self._recorder.ended(
-                d, acquitted.get(d, result), work.version, remains.started_us, now_us, size
-            )
-            for d in remains.called
-        ]
+        if lot.turn is not None:
+            lot.turn.leave_behind()
+        late = self._calls.overdue(lot, remains)
 
         def record() -> None:
             self._recorder.record([*remains.answers, *late])
             self._recorder.release(remains.unbegun)
-            self._finished(work)
+            self._finished(lot)
 
-        self._submit(record, work)  # not here: other leases are waiting for this thread
-
-
-def _lots(
-    deliveries: Sequence[Delivery],
-    slots: int,
-    size: int,
-    batches: bool,
-    company: Container[Delivery],
-) -> list[list[Delivery]]:
-    """Share *deliveries* out: full batches, or evenly over the slots; alone what was abandoned or
-    too late before, for the others' sake.
-    """
-    alone = [[d] for d in deliveries if d.abandoned or d in company]
-    rest = [d for d in deliveries if not (d.abandoned or d in company)]
-    if any(d.group is not None for d in deliveries):
-        return _grouped(deliveries, slots)
-    share = size if batches else max(1, min(size, -(-len(rest) // slots)))
-    return alone + [rest[i : i + share] for i in range(0, len(rest), share)]
-
-
-def _suspects_last(lots: list[list[Delivery]]) -> list[list[Delivery]]:
-    """Let what is innocent run before the process may end."""
-    return sorted(lots, key=lambda lot: len(lot) == 1 and lot[0].abandoned != 0)
-
-
-def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[list[Delivery]]:
-    """Share *deliveries* out over *slots* so that those of one group stay together, in their order."""
-    groups: dict[str | None, list[Delivery]] = {}
-    for d in deliveries:
-        groups.setdefault(d.group, []).append(d)
-    lots: list[list[Delivery]] = [[] for _ in range(min(slots, len(groups)))]
-    for group in sorted(groups.values(), key=len, reverse=True):
-        min(lots, key=len).extend(group)
-    return lots
+        self._submit(record, lot)  # not here: the leases of others wait for this thread

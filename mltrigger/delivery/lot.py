@@ -1,44 +1,59 @@
-"""Work: a lot of deliveries in one slot, shared between the thread that runs it and the one that
-watches it.
+"""A lot: the deliveries that one slot calls the model with.
+
+The thread that runs a lot shares it with the keeper's thread, which watches it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Container, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from mltrigger.broker import Delivery
+from mltrigger.broker import Delivery, Settlement
+from mltrigger.delivery.suspects import Suspects
+from mltrigger.event.event import Event
+from mltrigger.store.unit import Invocation
 from mltrigger.versions.running.current import ENCODING_S
 from mltrigger.versions.running.invoke import Caller
 from mltrigger.versions.running.turns import Turn
 from mltrigger.versions.version import ModelVersion
 
-Answer = TypeVar("Answer")
-UNLIKELY = 5
-"""Attempts of an event, some of them abandoned, after which it is a suspect although its model runs
-elsewhere.
-"""
+_ENCODING_US = int(ENCODING_S * 1e6)
+
+
+class Ended(NamedTuple):
+    """One ended attempt: its row in the log, its settlement and the event that it emits."""
+
+    invocation: Invocation
+    settlement: Settlement
+    emitted: Event | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the delivery does not come again."""
+        return self.settlement.verdict in ("ack", "dead_letter")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Remains(Generic[Answer]):
-    """What a closed work leaves: answers nobody has recorded, deliveries the model was being called
-    with, and those it was not.
+class Remains:
+    """The open parts of a closed lot.
+
+    ``answers`` are not recorded yet. The model was being called with ``called``, since
+    ``started_us``. It was not called with ``unbegun``.
     """
 
-    answers: Sequence[Answer]
+    answers: Sequence[Ended]
     called: Sequence[Delivery]
     unbegun: Sequence[Delivery]
     started_us: int | None
 
 
-class Work(Generic[Answer]):
-    """A lot under way.
+class Lot:
+    """Deliveries under way, with the version and the caller that they run with.
 
-    Whoever closes it (its runner at the end, or the watcher after a timeout) settles what remains;
-    once.
+    Two threads may close it: its runner at the end, the keeper after a timeout. The first one
+    settles the rest.
     """
 
     def __init__(
@@ -48,13 +63,13 @@ class Work(Generic[Answer]):
         self.invoker = invoker
         self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
-        self.called_us = now_us  # as started_us, and kept when the call has ended
+        self.called_us = now_us  # like started_us, but kept after the call
         self.returned_us: int | None = None
         self.turn: Turn | None = None
         self._deliveries = list(deliveries)
-        self._begun = 0  # the model was called with these
-        self._ended = 0  # it has answered for these
-        self._answers: list[Answer] = []
+        self._begun = 0  # deliveries that the model was called with
+        self._ended = 0  # deliveries that it has answered
+        self._answers: list[Ended] = []
         self._unsettled = {d.seq: d for d in deliveries}
         self._closed = False
         self._stop = False
@@ -64,41 +79,32 @@ class Work(Generic[Answer]):
         """Return how many deliveries are not settled."""
         return len(self._unsettled)
 
-    def ahead(self, apart: bool, company: Container[Delivery] = ()) -> tuple[int, bool]:
-        """Return how many deliveries come next in one turn, and whether they have to be alone; 0 at
-        the end, or when closed or stopped.
+    def ahead(self, suspects: Suspects) -> tuple[int, bool]:
+        """Return how many deliveries the next turn takes, and whether it must be alone.
 
-        *apart* says that a suspect is called on its own: one that may have ended the process it ran
-        in. Of a model that runs elsewhere that is unlikely (it kills its parent, its answer needs
-        too much memory): suspicion takes more attempts. So is what had *company*.
+        The number is 0 at the end, or when the lot was closed or stopped.
         """
         rest = () if self.stopped else self._deliveries[self._begun :]
         if not rest:
             return 0, False
-        clean = next(
-            (
-                i
-                for i, d in enumerate(rest)
-                if (d.abandoned and (apart or d.attempt > UNLIKELY)) or d in company
-            ),
-            len(rest),
-        )
-        return (clean, False) if clean else (1, True)
+        count = suspects.together(rest, self.invoker.runs_here, self.invoker.batches)
+        return (count, False) if count else (1, True)
 
     @property
     def next(self) -> Delivery:
-        """The delivery that comes next."""
+        """The first delivery that was not begun."""
         return self._deliveries[self._begun]
 
     def drop(self) -> None:
-        """Leave the next delivery out: somebody else has it."""
+        """Remove the next delivery, since another listener has it."""
         with self._lock:
             dropped = self._deliveries.pop(self._begun)
             self._unsettled.pop(dropped.seq, None)
 
     def begin(self, count: int, now_us: int) -> Sequence[Delivery]:
-        """Return the next *count* deliveries to call the model with; none at the end, or when the
-        work was closed or stopped.
+        """Begin a call with the next *count* deliveries and return them.
+
+        Returns none at the end, or when the lot was closed or stopped.
         """
         with self._lock:
             if self._closed or self._stop:
@@ -110,64 +116,58 @@ class Work(Generic[Answer]):
             return called
 
     def restart(self, now_us: int) -> None:
-        """Count the run time of the current call from now on."""
+        """Measure the run time of the current call from now on."""
         with self._lock:
             if self.started_us is not None:
                 self.started_us, self.returned_us = now_us, None
 
     def paused(self, now_us: int) -> None:
-        """Count nothing of the time in which this process was stopped."""
+        """Do not count the time in which this process was stopped."""
         with self._lock:
             if self.started_us is not None:
-                self.started_us = (
-                    now_us if self.returned_us is None else now_us + int(ENCODING_S * 1e6)
-                )
+                self.started_us = now_us if self.returned_us is None else now_us + _ENCODING_US
 
     def returned(self, now_us: int) -> None:
-        """Count the run time of the current call no longer: the model has returned.
+        """End the run time of the current call: the model has returned.
 
-        Its answer has ``ENCODING_S`` until it is there.
+        Its answer has ``ENCODING_S`` seconds more to be encoded.
         """
         if self.started_us is not None:
-            self.returned_us, self.started_us = now_us, now_us + int(ENCODING_S * 1e6)
+            self.returned_us, self.started_us = now_us, now_us + _ENCODING_US
 
-    def answered(self, answers: Sequence[Answer]) -> None:
-        """Keep *answers* of the current call until they are recorded; forget them when the work was
-        closed meanwhile.
-        """
+    def answered(self, answers: Sequence[Ended]) -> None:
+        """Keep *answers* of the current call for recording. Forget them if the lot is closed."""
         with self._lock:
             if not self._closed:
                 self._answers += answers
                 self._ended += len(answers)
                 self.started_us = None
 
-    def take(self, now_us: int) -> list[Answer]:
-        """Return the answers that nobody has taken for recording yet."""
+    def take(self, now_us: int) -> list[Ended]:
+        """Take the answers that are not recorded yet."""
         with self._lock:
             answers, self._answers = self._answers, []
             self.taken_us = now_us
             return answers
 
     def settled(self, deliveries: Sequence[Delivery]) -> None:
-        """Say that *deliveries* are settled; their leases need not be held any longer."""
+        """Mark *deliveries* as settled. Their leases can be dropped."""
         with self._lock:
             for delivery in deliveries:
                 self._unsettled.pop(delivery.seq, None)
 
     def leased(self) -> list[Delivery]:
-        """Return what is not settled: its lease must be held, also while its outcome waits for the
-        store.
-        """
+        """Return the deliveries whose leases must be held: all that are not settled."""
         with self._lock:
             return list(self._unsettled.values())
 
     def stop_after_current(self) -> None:
-        """Begin nothing more."""
+        """Begin no further call."""
         with self._lock:
             self._stop = True
 
-    def close(self) -> Remains[Answer] | None:
-        """Close the work and return what remains; ``None`` when it was closed before."""
+    def close(self) -> Remains | None:
+        """Close the lot and return the open parts, or None if it was closed before."""
         with self._lock:
             if self._closed:
                 return None
@@ -183,15 +183,45 @@ class Work(Generic[Answer]):
 
     @property
     def stopped(self) -> bool:
-        """Whether nothing more is begun."""
+        """Whether no further call begins."""
         return self._stop or self._closed
 
     @property
     def waiting(self) -> bool:
-        """Whether there are answers that nobody has taken."""
+        """Whether answers wait for recording."""
         return bool(self._answers)
 
     def running_s(self, now_us: int) -> float:
-        """Return for how many seconds the current call has been running; 0 between calls."""
+        """Return the run time of the current call in seconds, 0 between calls."""
         started_us = self.started_us
         return 0.0 if started_us is None else (now_us - started_us) / 1e6
+
+
+def shared_out(
+    deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, suspects: Suspects
+) -> list[list[Delivery]]:
+    """Share *deliveries* out into lots of at most *size*.
+
+    Batches are filled one after the other. Single calls are spread evenly over the *slots*. A
+    suspect gets its own lot. An ordered group stays together, in its order.
+    """
+    if any(d.group is not None for d in deliveries):
+        return _grouped(deliveries, slots)
+    own, rest = suspects.split(deliveries)
+    share = size if batches else max(1, min(size, -(-len(rest) // slots)))
+    return [[d] for d in own] + [list(rest[i : i + share]) for i in range(0, len(rest), share)]
+
+
+def suspects_last(lots: Sequence[list[Delivery]]) -> list[list[Delivery]]:
+    """Return *lots* with suspects at the end. Innocent events run before the process may die."""
+    return sorted(lots, key=lambda lot: len(lot) == 1 and lot[0].abandoned != 0)
+
+
+def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[list[Delivery]]:
+    groups: dict[str | None, list[Delivery]] = {}
+    for d in deliveries:
+        groups.setdefault(d.group, []).append(d)
+    lots: list[list[Delivery]] = [[] for _ in range(min(slots, len(groups)))]
+    for group in sorted(groups.values(), key=len, reverse=True):
+        min(lots, key=len).extend(group)
+    return lots

@@ -1,5 +1,6 @@
-"""The recorder: what becomes of an attempt, and the one unit of work that records it, hands its
-output on and settles it.
+"""The recorder: decides the outcome of an attempt, then records, hands on and settles it.
+
+The last three are one unit of work.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from mltrigger.broker import Broker, Delivery, Settlement, SubscriptionSpec
+from mltrigger.broker import Broker, Count, Delivery, Settlement, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
-from mltrigger.delivery.lineage import CHAIN, TREE, Descent
-from mltrigger.delivery.lot import Remains
+from mltrigger.delivery.lineage import TREE, Descent
+from mltrigger.delivery.lot import Ended, Remains
 from mltrigger.errors import Closed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
@@ -30,29 +30,8 @@ logger = logging.getLogger("mltrigger")
 
 _HURRY_S = 0.2
 _OUTAGE_STEP = 4
-"""After an outage a delivery waits as long as after this many failures: up to eight seconds."""
-
+"""After an outage a delivery waits as after this many failures: up to eight seconds."""
 _UNKEPT = {"result_not_serialisable": "NotEncodable", "result_too_large": "EventTooLarge"}
-
-OUT_OF_ORDER = Result(reason="group_order")
-"""What an event gets whose group keeps its order, when one before it has to be tried again first;
-the model's answer does not count.
-"""
-
-
-class Ended(NamedTuple):
-    """One attempt that ended: its row, what shall become of the delivery, and the event that it
-    emits.
-    """
-
-    invocation: Invocation
-    settlement: Settlement
-    emitted: Event | None = None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the delivery does not come again."""
-        return self.settlement.verdict in ("ack", "dead_letter")
 
 
 class Recorder:
@@ -61,13 +40,13 @@ class Recorder:
     Parameters
     ----------
     spec : SubscriptionSpec
-        Whose policy decides.
+        Its policy decides about retries. Its ``emit`` names the topic for outputs.
     broker, log, clock
-        The parts.
+        Parts of the bus.
     uniform : callable
-        Chance, for the backoff.
+        Returns a random number between two bounds, for the backoff.
     descent : Descent, optional
-        Counts what events have led to; one for all that publish in this process.
+        Counts the descendants of events. All publishers of a process share it.
     """
 
     def __init__(
@@ -80,22 +59,20 @@ class Recorder:
         descent: Descent | None = None,
     ) -> None:
         self.descent = descent or Descent(clock, log.home)
-        self._spec, self._broker, self._log, self._clock, self._uniform = (
-            spec,
-            broker,
-            log,
-            clock,
-            uniform,
-        )
+        self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
+        self._uniform = uniform
         self._give_up_s = math.inf
         self._hurry = threading.Event()
 
     def give_up(self, at_s: float) -> None:
-        """Try nothing again after the monotonic time *at_s*: what is not recorded by then comes
-        again when its lease is over.
+        """Try nothing again after the monotonic time *at_s*.
+
+        Attempts that are not recorded by then come again when their leases end.
         """
         self._give_up_s = at_s
         self._hurry.set()
+
+    # -- the outcome of an attempt -----------------------------------------------------------------
 
     def ended(
         self,
@@ -107,122 +84,170 @@ class Recorder:
         batch_size: int,
         stdout: str | None = None,
     ) -> Ended:
-        """Return what becomes of one attempt with *result*."""
+        """Return the outcome of a call with *result*, and the event to emit."""
         emitted = None
-        if self._spec.emit is not None and result.degraded:  # a description is no answer to hand on
-            result = result._replace(
-                output=None,
-                error_type=_UNKEPT.get(result.reason or "", "ValueError"),
-                permanent=True,
-                degraded=False,
-            )
-        if self._spec.emit is not None and result.output is not None and result.output != "null":
-            try:
-                # now: a model may return the same object again, changed
-                encoded = result.output.encode()
-                emitted = delivery.event.emitted(
-                    None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded
-                )
-                self._broker.check(self._spec.emit, emitted)
-            except InvalidEvent as error:  # the same output would be refused again
-                emitted, result = None, failure(error)._replace(reason=error.reason, permanent=True)
-            except MltriggerError as error:
-                emitted, result = None, failure(error)
+        if self._spec.emit is not None:
+            result, emitted = self._handed_on(delivery, result, self._spec.emit)
         outcome, settlement = self._verdict(delivery, result)
-        # the model was not called, or might as well not have been
-        if result is OUT_OF_ORDER or result is CHAIN or result is TREE:
-            row = Invocation(
-                delivery, outcome, version.id, result, None, None, batch_size, result.reason, stdout
-            )
-        else:
-            row = Invocation(
-                delivery,
-                outcome,
-                version.id,
-                result,
-                started_us,
-                finished_us,
-                batch_size,
-                result.reason,
-                stdout,
-            )
+        row = Invocation(
+            delivery,
+            outcome,
+            version.id,
+            result,
+            started_us,
+            finished_us,
+            batch_size,
+            result.reason,
+            stdout,
+        )
         return Ended(row, settlement, emitted)
 
-    def record(self, ended: Sequence[Ended]) -> None:
-        """Record, hand on and settle in one commit; patiently.
+    def refused(
+        self,
+        delivery: Delivery,
+        refusal: Result,
+        version: ModelVersion,
+        batch_size: int,
+        stdout: str | None = None,
+    ) -> Ended:
+        """Return the outcome of a delivery whose answer does not count, if it was called at all.
 
-        What lost its lease is ``stale`` if there is an outcome.
+        A permanent *refusal* makes it a dead letter. Any other gives it back.
+        """
+        if refusal.permanent:
+            outcome, settlement = self._verdict(delivery, refusal)
+        else:
+            outcome, settlement = "interrupted", Settlement(delivery, "release")
+        row = Invocation(
+            delivery,
+            outcome,
+            version.id,
+            refusal,
+            None,
+            None,
+            batch_size,
+            refusal.reason,
+            stdout,
+        )
+        return Ended(row, settlement)
+
+    def _handed_on(
+        self, delivery: Delivery, result: Result, topic: str
+    ) -> tuple[Result, Event | None]:
+        """Return *result* and the event to emit. An output that cannot be emitted is a failure."""
+        if result.degraded:  # it holds a description of the output, not the output
+            error_type = _UNKEPT.get(result.reason or "", "ValueError")
+            result = result._replace(
+                output=None, error_type=error_type, permanent=True, degraded=False
+            )
+        if result.output is None or result.output == "null":
+            return result, None
+        try:
+            # encoded now: a model may return the same object again, changed
+            encoded = result.output.encode()
+            event = delivery.event.emitted(
+                None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded
+            )
+            self._broker.check(topic, event)
+        except InvalidEvent as error:  # permanent: the same output would be refused again
+            return failure(error)._replace(reason=error.reason, permanent=True), None
+        except MltriggerError as error:
+            return failure(error), None
+        return result, event
+
+    def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
+        if result.ok:
+            return "succeeded", Settlement(delivery, "ack")
+        if result.reason == "stopped":  # by this process
+            return "interrupted", Settlement(delivery, "release")
+        if result.reason == "no_process":  # an outage here: nothing could run the model
+            delay_s = backoff_s(_OUTAGE_STEP, self._uniform)
+            return "interrupted", Settlement(delivery, "retry", delay_s, counts="nothing")
+        if result.throttled:  # "not now" says nothing about the event
+            delay_s = self._delay_s(result, delivery.attempt)
+            return "failed", Settlement(delivery, "retry", delay_s, counts="nothing")
+        died = result.reason == "worker_died"
+        if result.permanent or self._is_last(delivery, died):
+            return "dead", Settlement(
+                delivery,
+                "dead_letter",
+                reason=result.reason,
+                error_type=result.error_type,
+                error=result.error,
+                traceback=result.traceback,
+            )
+        delay_s = self._delay_s(result, delivery.failures + 1)
+        counts: Count = "death" if died else "failure"
+        return "failed", Settlement(delivery, "retry", delay_s, counts)
+
+    def _is_last(self, delivery: Delivery, died: bool) -> bool:
+        if died:
+            return charged(delivery.abandoned) >= MAX_ABANDONED
+        return delivery.failures + 1 >= self._spec.policy.max_attempts
+
+    def _delay_s(self, result: Result, step: int) -> float:
+        return backoff_s(step, self._uniform) if result.delay_s is None else result.delay_s
+
+    # -- units of work -----------------------------------------------------------------------------
+
+    def record(self, ended: Sequence[Ended]) -> None:
+        """Record, hand on and settle attempts in one commit. Try until the store answers.
+
+        An attempt that lost its lease becomes ``stale`` if the event has an outcome.
         """
         if ended:
             self._patiently(lambda: self._record(ended))
 
     def skip(self, deliveries: Sequence[Delivery], reason: str) -> None:
-        """End deliveries without calling the model, in one commit; patiently."""
+        """End deliveries as ``skipped`` without a call of the model, like :meth:`record`."""
         rows = [Invocation(d, "skipped", None, Result(), None, None, 0, reason) for d in deliveries]
         self.record([Ended(row, Settlement(row.delivery, "ack")) for row in rows])
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        """Make deliveries that were not begun visible again; patiently."""
+        """Make deliveries that were not begun visible again. Try until the store answers."""
         if deliveries:
-            self._patiently(lambda: self._release([Settlement(d, "release") for d in deliveries]))
+            self._patiently(lambda: self._settle([Settlement(d, "release") for d in deliveries]))
 
-    def _release(self, given_back: Sequence[Settlement]) -> None:
-        if lost := self._broker.settle(given_back):
-            self._broker.settle_late([s for s in given_back if s.delivery in lost])
+    def interrupt(self, remains: Remains, version: ModelVersion) -> None:
+        """Release the rest of a lot at the end of the listener.
 
-    def interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
-        """Release what a stop or the end of the process cut off, the call under way as
-        ``interrupted``; it is nobody's failure.
+        The call under way is recorded as ``interrupted``. That counts as nobody's failure.
         """
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))
 
-    def _interrupt(self, remains: Remains[Ended], version: ModelVersion) -> None:
-        now_us, size = self._clock.now_us(), len(remains.called)
-        given_back = [Settlement(d, "release") for d in [*remains.called, *remains.unbegun]]
-        with self._log.unit() as unit:
-            lost = self._broker.settle(given_back, unit)
-            if lost:
-                self._broker.settle_late([s for s in given_back if s.delivery in lost], unit)
-            unit.record(
-                [
-                    Invocation(
-                        d,
-                        _or_stale("interrupted", d, lost),
-                        version.id,
-                        Result(),
-                        remains.started_us,
-                        now_us,
-                        size,
-                        "stopped",
-                    )
-                    for d in remains.called
-                ]
-            )
-
     def _record(self, ended: Sequence[Ended]) -> None:
         with self._log.unit() as unit:
             ended = self._within_bounds(ended, unit)
-            # First, because it tells whose lease was lost; it takes effect with the unit, like
-            # everything in it.
-            lost = self._broker.settle([e.settlement for e in ended], unit)
-            rows, counted = [e.invocation for e in ended], list[Delivery]()
-            if lost:
-                counted = self._broker.settle_late(
-                    [e.settlement for e in ended if e.settlement.delivery in lost], unit
-                )
-                lost = [d for d in lost if d not in counted]
-                rows = [
-                    row._replace(outcome=_or_stale(row.outcome, row.delivery, lost)) for row in rows
-                ]
+            # Settle first: the broker tells who lost a lease. All of it takes effect at the commit.
+            lost, counted = self._settle([e.settlement for e in ended], unit)
+            rows = [_or_stale(e.invocation, lost) for e in ended]
             unit.record(rows, counted)
-            emitted = [
-                e.emitted
-                for e in ended
-                if e.emitted is not None and e.invocation.delivery not in lost
-            ]
-            if emitted and self._spec.emit is not None:
-                self._broker.publish(self._spec.emit, emitted, unit)
+            if self._spec.emit is not None:
+                emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
+                if events := [event for event in emitted if event is not None]:
+                    self._broker.publish(self._spec.emit, events, unit)
+
+    def _interrupt(self, remains: Remains, version: ModelVersion) -> None:
+        now_us, size, started_us = self._clock.now_us(), len(remains.called), remains.started_us
+        given_back = [Settlement(d, "release") for d in [*remains.called, *remains.unbegun]]
+        rows = [
+            Invocation(d, "interrupted", version.id, Result(), started_us, now_us, size, "stopped")
+            for d in remains.called
+        ]
+        with self._log.unit() as unit:
+            lost, _ = self._settle(given_back, unit)
+            unit.record([_or_stale(row, lost) for row in rows])
+
+    def _settle(
+        self, settlements: Sequence[Settlement], unit: Unit | None = None
+    ) -> tuple[list[Delivery], list[Delivery]]:
+        """Settle, late where the lease is lost. Return what is lost, and what counts though late."""
+        lost = self._broker.settle(settlements, unit)
+        if not lost:
+            return lost, []
+        counted = self._broker.settle_late([s for s in settlements if s.delivery in lost], unit)
+        return [d for d in lost if d not in counted], counted
 
     def _within_bounds(self, ended: Sequence[Ended], unit: Unit) -> Sequence[Ended]:
         """Count the emitted events. Those beyond the limit of their root become dead letters."""
@@ -241,64 +266,22 @@ class Recorder:
         for e in ended:
             if e.emitted is not None and e.emitted.root in room:
                 room[e.emitted.root] -= 1
-                kept.append(self._stopped(e) if room[e.emitted.root] < 0 else e)
-            else:
-                kept.append(e)
+                if room[e.emitted.root] < 0:
+                    e = self._one_too_many(e)
+            kept.append(e)
         return kept
 
-    def _stopped(self, ended: Ended) -> Ended:
-        delivery, answer = ended.invocation.delivery, ended.invocation.result
-        outcome, settlement = self._verdict(delivery, TREE._replace(output=answer.output))
-        row = ended.invocation._replace(
-            outcome=outcome, reason=TREE.reason, result=TREE._replace(output=answer.output)
-        )
-        return Ended(row, settlement)
-
-    def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
-        if result.ok and result is not OUT_OF_ORDER:
-            return "succeeded", Settlement(delivery, "ack")
-        if result is OUT_OF_ORDER or result.reason == "stopped":  # by us: nobody's failure
-            return "interrupted", Settlement(delivery, "release")
-        if result.reason == "no_process":  # this machine could not start one: an outage of ours
-            return "interrupted", Settlement(
-                delivery, "retry", delay_s=backoff_s(_OUTAGE_STEP, self._uniform), counts="nothing"
-            )
-        if result.throttled:  # "not now" says nothing about the event
-            delay_s = (
-                result.delay_s
-                if result.delay_s is not None
-                else backoff_s(delivery.attempt, self._uniform)
-            )
-            return "failed", Settlement(delivery, "retry", delay_s=delay_s, counts="nothing")
-        died = result.reason == "worker_died"
-        if result.permanent or (
-            charged(delivery.abandoned) >= MAX_ABANDONED
-            if died
-            else delivery.failures + 1 >= self._spec.policy.max_attempts
-        ):
-            return "dead", Settlement(
-                delivery,
-                "dead_letter",
-                reason=result.reason,
-                error_type=result.error_type,
-                error=result.error,
-                traceback=result.traceback,
-            )
-        delay_s = (
-            result.delay_s
-            if result.delay_s is not None
-            else backoff_s(delivery.failures + 1, self._uniform)
-        )
-        return "failed", Settlement(
-            delivery, "retry", delay_s=delay_s, counts="death" if died else "failure"
-        )
+    def _one_too_many(self, ended: Ended) -> Ended:
+        row = ended.invocation
+        result = TREE._replace(output=row.result.output)
+        outcome, settlement = self._verdict(row.delivery, result)
+        return Ended(row._replace(outcome=outcome, reason=result.reason, result=result), settlement)
 
     def _patiently(self, action: Callable[[], object]) -> None:
-        """Do *action* until the store answers: an outage of ours must neither lose an outcome nor
-        count as the model's failure.
+        """Repeat *action* until the store answers.
 
-        Only one who waits for the end, see :meth:`give_up`, makes it leave the event to whoever
-        gets it next.
+        An outage of the store must neither lose an outcome nor count as a failure of the model.
+        Only :meth:`give_up` ends it. The next listener gets the events then.
         """
         pause_s = 0.0
         while True:
@@ -322,5 +305,5 @@ class Recorder:
                 return
 
 
-def _or_stale(outcome: Outcome, delivery: Delivery, lost: Sequence[Delivery]) -> Outcome:
-    return "stale" if delivery in lost else outcome
+def _or_stale(row: Invocation, lost: Sequence[Delivery]) -> Invocation:
+    return row._replace(outcome="stale") if row.delivery in lost else row

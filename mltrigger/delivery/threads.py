@@ -1,4 +1,4 @@
-"""Threads that run models: reused while they behave, left behind when a model hangs."""
+"""Threads that run models. They are reused, and left behind when a model hangs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Call = Callable[[], None]
 class ThreadWorkers:
     """Daemon threads, made when none is idle.
 
-    There is no upper limit here, each listener has its own. A thread whose call never returns is
-    simply never idle again; it cannot delay another call, nor, being a daemon, the end of the
-    process. (``concurrent.futures`` joins its threads at exit.)
+    There is no upper limit: each listener has its own. A thread whose call never returns is never
+    idle again. It delays no other call, and not the end of the process. (``concurrent.futures``
+    joins its threads at exit.)
     """
 
     def __init__(self) -> None:
@@ -24,13 +24,13 @@ class ThreadWorkers:
     def submit(self, call: Call) -> None:
         """Run *call* in a thread, at once. It must not raise."""
         try:
-            worker = self._idle.pop()  # the one that was used last: its stack and caches are warm
+            worker = self._idle.pop()  # the one used last: its stack and caches are warm
         except IndexError:
             worker = _Worker(self._rest)
         worker.give(call)
 
     def close(self) -> None:
-        """End the idle threads; those that are busy end after their call."""
+        """End the idle threads. Busy ones end after their call."""
         self._closed = True
         while self._idle:
             self._idle.pop().give(None)
@@ -60,6 +60,6 @@ class _Worker:
             if call is None:
                 return
             call()
-            del call  # or the idle thread keeps the last batch alive
+            del call  # an idle thread must not keep the last batch alive
             if not self._rest(self):
                 return

@@ -26,8 +26,9 @@ from mltrigger.delivery.listener import MOST_LEFT_BEHIND, Listener
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.event.event import MAX_HOPS
 from mltrigger.testing import SimulatedClock
-from mltrigger.versions.describe import as_model
-from mltrigger.versions.running.invoke import MAX_TEXT, Invoker
+from mltrigger.versions.describe import Model, as_model
+from mltrigger.versions.running.invoke import MAX_TEXT
+from mltrigger.versions.running.placement import Placement
 
 FOREVER_S = 40_000.0
 """A timeout that simulated time does not reach while a test lets retries come."""
@@ -446,14 +447,15 @@ def listener_of(
     sub = parts.subscribe("documents", model, listen=False, **policy)
     version, spec = parts.registry.versions()[-1], parts.registry.subscription(sub.name)
     assert spec is not None
-    invoker = Invoker(as_model(model))
+    described = as_model(model)
 
-    def resolve() -> tuple[mt.ModelVersion, Invoker]:
+    def resolve() -> tuple[mt.ModelVersion, Model]:
         resolving()
-        return version, invoker
+        return version, described
 
+    placement = Placement(resolve, spec.policy)
     return Listener(
-        spec, resolve, broker=parts.broker, log=parts.log, clock=clock, workers=ThreadWorkers()
+        spec, placement, broker=parts.broker, log=parts.log, clock=clock, workers=ThreadWorkers()
     )
 
 

@@ -14,7 +14,7 @@ from shared import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.broker import Delivery
-from mltrigger.delivery.lot import UNLIKELY
+from mltrigger.delivery.suspects import UNLIKELY
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.turns import HERE, Turns
 
