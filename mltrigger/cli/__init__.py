@@ -23,10 +23,9 @@ TUTORIAL_FOLDER = "mltrigger-tutorial"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 1 refused with a message, 2 wrong usage, 130
-    interrupted.
+    """Run one command and return its exit status. Without a command, print the list of commands.
 
-    Without a command, print the list of commands.
+    0: done. 1: refused with a message. 2: wrong usage. 130: interrupted.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def demo(given: argparse.Namespace) -> int:
-    """Put scanned pages into a watched folder and read them with two OCR versions and a classifier."""
+    """Read scanned pages in a watched folder: two OCR versions and a classifier."""
     missing = _missing("rapidocr", "onnxruntime", "sklearn", "PIL")
     if missing:
         print(
@@ -75,7 +74,7 @@ def tutorial(given: argparse.Namespace) -> int:
 
 
 def publish(given: argparse.Namespace) -> int:
-    """Publish one event; subscribers in other processes are woken."""
+    """Publish one event and wake subscribers in other processes."""
     with plain_warnings():
         return _published(given)
 
@@ -105,18 +104,18 @@ def _published(given: argparse.Namespace) -> int:
 
 
 def worker(given: argparse.Namespace) -> int:
-    """Deliver subscriptions whose models can be imported, until SIGTERM; 0 when it has drained."""
+    """Deliver all models that can be imported until SIGTERM. Return 0 when drained."""
     from mltrigger.worker import Worker, stop_on_signals
 
-    stopping = stop_on_signals()  # before what takes its time
+    stopping = stop_on_signals()  # first, because opening the bus takes time
     from mltrigger.delivery.listener import DRAIN_S
     from mltrigger.urls import connect, existing
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    sys.path.insert(0, "")  # models beside the notebook, as `python -m` finds them
+    sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
     bus = connect(existing(given.url))
     for name in given.subscription or ():
-        bus.spec(name)  # a wrong name is an error now, and no worker that waits for ever
+        bus.spec(name)  # refuse a wrong name now
     work = Worker(bus, given.subscription or (), _say, stopping)
     _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
     work.run(until_idle=given.until_idle)
@@ -128,7 +127,7 @@ def worker(given: argparse.Namespace) -> int:
 
 
 def doctor(given: argparse.Namespace) -> int:
-    """Print what to change and why; 1 when something is an error."""
+    """Print what to change and why. Return 1 when something is an error."""
     from mltrigger.urls import connect, existing
 
     with connect(existing(given.url)) as bus:
@@ -152,8 +151,9 @@ def aws(given: argparse.Namespace) -> int:
 
 
 def copy_notebooks(folder: Path) -> Path:
-    """Copy the notebooks to *folder*, so that running them changes no installed file; what is there
-    already stays. Return it.
+    """Copy the notebooks to *folder* and return it. Existing files stay.
+
+    Running a copy changes no installed file.
     """
     checkout = Path(__file__).parents[2] / "notebooks"
     found = (

@@ -1,4 +1,4 @@
-"""The arguments of the command line. A mistyped word is an error that names the near ones."""
+"""Arguments of the command line. A mistyped word is an error that names the near ones."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 EXIT_STATUS = """\
-exit status: 0 done; 1 refused with a message, or doctor found an error; 2 wrong usage; 130 interrupted"""
+exit status: 0 done; 1 refused with a message, or doctor found an error; 2 wrong usage;
+130 interrupted"""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that takes no abbreviations, and whose errors name the nearest command or option."""
+    """Takes no abbreviations. Its errors name the nearest command or option."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Print the usage and *message* with what was probably meant; exit with status 2."""
+        """Print the usage, *message* and the nearest known words. Exit with status 2."""
         super().error(f"{message}{self._hint(message)}")
 
     def _hint(self, message: str) -> str:
@@ -43,8 +44,9 @@ class Parser(argparse.ArgumentParser):
                 yield from action.choices.values()
 
     def _options(self) -> Iterator[str]:
-        """Yield the options of this command and of those below it: only the uppermost parser is
-        told of unknown ones.
+        """Yield the options of this command and of its subcommands.
+
+        argparse reports unknown options of subcommands to the top parser only.
         """
         yield from self._option_string_actions
         for command in self._commands():
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def seconds(text: str) -> float:
-    """Return the number of seconds that *text* is, 0 or more."""
+    """Return *text* as seconds, 0 or more."""
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds: 0 or more")
@@ -64,8 +66,9 @@ def seconds(text: str) -> float:
 
 
 def filled(text: str) -> str:
-    """Return *text*, which is there: an empty one comes from a variable of the shell that is not
-    set, and means no default.
+    """Return *text* unless it is empty.
+
+    An empty value comes from an unset shell variable. It does not mean the default.
     """
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty; leave the option out for the default")
@@ -73,9 +76,7 @@ def filled(text: str) -> str:
 
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
-    """Return the two of *known* that are nearest to *word*: those that it abbreviates, else those
-    that look like it.
-    """
+    """Return the two of *known* nearest to *word*: abbreviated by it, else similar to it."""
     names = sorted(set(known))
     return [name for name in names if name.startswith(word)][:2] or difflib.get_close_matches(
         word, names, n=2

@@ -1,4 +1,4 @@
-"""The data of one event, as it stands on the command line or comes from standard input."""
+"""Reads the data of one event from the command line or from standard input."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read(argument: str, as_text: bool) -> object:
-    """Return the data that *argument* holds, JSON unless *as_text*; ``-`` reads it from standard
-    input.
+    """Return the data in *argument*: JSON, or text with *as_text*. ``-`` reads standard input.
 
     Raises
     ------
     InvalidEvent
-        When it is no UTF-8, no JSON, nothing at all, or more than one value.
+        When it is no UTF-8, no JSON, empty, or more than one value.
     """
     from_input = argument == "-"
     text = _decoded(sys.stdin.buffer.read()) if from_input else argument
@@ -49,9 +48,7 @@ def read(argument: str, as_text: bool) -> object:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Print warnings as other messages are printed, without the place in the code that they come
-    from.
-    """
+    """Print warnings as plain messages, without their place in the code."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
         print(f"mltrigger: {one_line(redacted(str(message)))}", file=sys.stderr)
@@ -78,7 +75,7 @@ def _decoded(raw: bytes) -> str:
 
 
 def _advice(text: str, from_input: bool) -> str:
-    """Return what to do about *text*, which is no JSON."""
+    """Return advice for *text*, which is no JSON."""
     if text.startswith("@") and not from_input:
         return f"@file is not known here: publish TOPIC - < {text[1:] or 'file'} reads one"
     lines = [line for line in text.splitlines() if line.strip()]

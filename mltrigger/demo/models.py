@@ -1,8 +1,8 @@
-"""The real models of the demonstration: an OCR in two versions and a classifier of document types.
+"""Real models of the demonstration: an OCR in two versions, and a classifier of document types.
 
-They are plain functions and a fitted pipeline, as a user would bring them. The weights of the OCR
-(PP-OCRv6 small) lie in the wheel of rapidocr, and the classifier learns from the texts in
-``training_texts``: nothing is downloaded.
+They are plain functions and a fitted pipeline, as a user would bring them. Nothing is downloaded.
+The weights of the OCR (PP-OCRv6 small) are part of rapidocr. The classifier learns from
+``training_texts``.
 """
 
 import os
@@ -30,14 +30,12 @@ if TYPE_CHECKING:
 
 SMOOTHING_PX = 0.6
 CUTOFF_PERCENT = 1
-"""`enhance`: the radius of its smoothing, and the share of darkest and of lightest pixels that it
-ignores.
-"""
+"""For `enhance`: the smoothing radius, and the shares of darkest and lightest pixels to ignore."""
 
 ENGINE_SETTINGS: dict[str, Any] = {
-    # Its log names the absolute paths of the weights.
+    # Its log names absolute paths of the weights.
     "Global.log_level": "critical",
-    # All cores by default, which would starve the other workers of the machine.
+    # The default takes all cores and starves the other workers of the machine.
     "EngineConfig.onnxruntime.intra_op_num_threads": 2,
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     # A page of the demonstration is read at its own size; the default enlarges it for a third of
@@ -51,9 +49,7 @@ ENGINE_SETTINGS: dict[str, Any] = {
 
 
 class PageText(TypedDict):
-    """What was read on a page or several: the text, the number of lines and the mean confidence
-    from 0 to 1.
-    """
+    """The text of one or more pages, its number of lines, and the mean confidence from 0 to 1."""
 
     text: str
     lines: int
@@ -62,8 +58,9 @@ class PageText(TypedDict):
 
 @dataclass(frozen=True)
 class Fragment:
-    """A piece of text found on a page, and the place and height of its box in pixels, the page
-    turned straight.
+    """A piece of text on a page, with the place and height of its box in pixels.
+
+    The page is turned straight.
     """
 
     text: str
@@ -74,10 +71,9 @@ class Fragment:
 
 
 class PageReader:
-    """Reads pages with one OCR engine, loaded at the first page (seconds, 250 MB) and shared by all
-    threads.
+    """Reads pages with one OCR engine, shared by all threads.
 
-    The engine is not made for calls at the same time, so a page waits for the page before it.
+    The first page loads the engine (seconds, 250 MB). The engine takes one page at a time.
     """
 
     def __init__(self) -> None:
@@ -85,15 +81,13 @@ class PageReader:
         self._engine: Any = None
 
     def read(self, pages: Iterable["Image"]) -> PageText:
-        """Return the text of *pages*, lines from top to bottom; ``""``, 0 and 0.0 where there is
-        none.
-        """
+        """Return the text of *pages*, lines from top to bottom. Without text: ``""``, 0 and 0.0."""
         return joined([self._found(page) for page in pages])
 
     def _found(self, image: "Image") -> list[Fragment]:
         import numpy as np
 
-        # OpenCV, inside the engine, counts colours from blue to red.
+        # OpenCV, inside the engine, takes colours as blue, green, red.
         pixels = np.asarray(image.convert("RGB"))[:, :, ::-1]
         with self._lock:
             found = self._loaded()(pixels)
@@ -111,40 +105,38 @@ _readers: dict[int, PageReader] = {}
 
 
 def shared_reader() -> PageReader:
-    """Return the one reader of this process; the same at every call."""
-    # By process: the threads of an engine do not survive a fork, and its lock may have been held.
+    """Return the one reader of this process."""
+    # One per process: the threads of an engine do not survive a fork, and its lock may be held.
     return _readers.setdefault(os.getpid(), PageReader())
 
 
 def page_files() -> list[Path]:
-    """Return the scanned pages shipped with the package, in the order of their names."""
+    """Return the scanned pages of the package, sorted by name."""
     return sorted((Path(__file__).parent / "pages").glob("*.png"))
 
 
 def read_page(page: PageSource) -> PageText:
-    """Read a scanned page as it is: version 1.0.0 of the demonstration's OCR.
+    """Read a scanned page as it is: version 1.0.0 of the OCR.
 
-    The same page gives the same result every time. Safe in threads, which take turns, and after a
-    fork.
+    The same page always gives the same result. Safe in threads, which take turns, and after a fork.
 
     Parameters
     ----------
     page
-        An image of text: its bytes, its path, or a binary file (read from its start, left open). Of
-        a TIFF all pages are read.
+        An image of text: its bytes, its path, or a binary file. A file is read from its start and
+        stays open. All pages of a TIFF are read.
 
     Returns
     -------
     PageText
-        ``text`` (lines from top to bottom), ``lines`` (how many) and ``confidence`` (the mean score
-        of the pieces of text, rounded to 3 digits; text that was not found does not lower it). A
-        page without text gives ``""``, 0 and 0.0.
+        ``text``: lines from top to bottom. ``lines``: how many. ``confidence``: the mean score of
+        the pieces of text, rounded to 3 digits. A page without text gives ``""``, 0 and 0.0.
 
     Raises
     ------
     PageRefused
-        Not a PNG, JPEG or TIFF image, a broken one, an animation, or one of more than
-        `PAGE_PIXELS_MAX` pixels. It is a ``Reject``: an event with such a page is dead at once.
+        The file is no PNG, JPEG or TIFF, is broken or an animation, or has more than
+        `PAGE_PIXELS_MAX` pixels. It is a ``Reject``: such an event is dead at once.
     OSError
         The file of a path cannot be opened.
     """
@@ -152,15 +144,15 @@ def read_page(page: PageSource) -> PageText:
 
 
 def read_page_enhanced(page: PageSource) -> PageText:
-    """Read a page like `read_page`, after `enhance`: version 1.1.0, which can read faded print."""
+    """Read a page after `enhance`: version 1.1.0, which also reads faded print."""
     return shared_reader().read(map(enhance, open_pages(page)))
 
 
 def enhance(image: "Image") -> "Image":
-    """Return *image* in grey, smoothed a little and its contrast stretched from black to white."""
+    """Return *image* in grey, slightly smoothed, its contrast stretched from black to white."""
     from PIL import ImageFilter, ImageOps
 
-    # Smoothed first, or the stretch would strengthen the grain of the paper along with the print.
+    # Smooth first: the stretch would strengthen the grain of the paper too.
     smooth = image.convert("L").filter(ImageFilter.GaussianBlur(SMOOTHING_PX))
     return ImageOps.autocontrast(smooth, cutoff=CUTOFF_PERCENT)
 
@@ -168,15 +160,15 @@ def enhance(image: "Image") -> "Image":
 def fragments(
     boxes: Any, texts: Sequence[str] | None, scores: Sequence[float] | None
 ) -> list[Fragment]:
-    """Return what the engine found, with the slant of the page taken out.
+    """Return the found texts with the slant of the page taken out.
 
     Parameters
     ----------
     boxes
-        Four corners a text, clockwise from the top left: an array of shape (texts, 4, 2); ``None``
-        for an empty page.
+        Four corners a text, clockwise from the top left: shape (texts, 4, 2). ``None`` for an empty
+        page.
     texts, scores
-        What each box says, and how sure the engine is of it, from 0 to 1.
+        The text of each box, and its confidence from 0 to 1.
     """
     if boxes is None or not texts or not scores:
         return []
@@ -188,7 +180,7 @@ def fragments(
 
 
 def joined(pages: Sequence[Sequence[Fragment]]) -> PageText:
-    """Return the text of several pages, one after the other."""
+    """Return the text of several pages in their order."""
     lines = [line for found in pages for line in lines_of(found)]
     scores = [fragment.score for found in pages for fragment in found]
     confidence = sum(scores) / len(scores) if scores else 0.0
@@ -196,9 +188,7 @@ def joined(pages: Sequence[Sequence[Fragment]]) -> PageText:
 
 
 def lines_of(found: Sequence[Fragment]) -> list[str]:
-    """Put fragments together: those at one height make a line, from left to right, and the lines go
-    down.
-    """
+    """Join fragments at one height to a line, from left to right. Sort the lines downwards."""
     rows: list[list[Fragment]] = []
     for fragment in sorted(found, key=lambda each: each.y):
         if rows and fragment.y - rows[-1][-1].y < fragment.height / 2:
@@ -211,8 +201,8 @@ def lines_of(found: Sequence[Fragment]) -> list[str]:
 def document_type_classifier() -> "Pipeline":
     """Return a fitted pipeline whose ``predict`` takes a DataFrame with a column ``text``.
 
-    It answers ``'contract'``, ``'invoice'``, ``'letter'`` or ``'receipt'`` for each row. Fitted
-    anew at every call (about 50 ms), to the same coefficients every time.
+    It answers ``'contract'``, ``'invoice'``, ``'letter'`` or ``'receipt'`` for each row. Each call
+    fits it anew (about 50 ms), always to the same coefficients.
     """
     import pandas as pd
     from sklearn.compose import ColumnTransformer

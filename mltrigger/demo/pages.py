@@ -1,5 +1,7 @@
-"""Pages as phones, scanners and programs save them: decoded in full, turned upright, black on white
-in grey; or refused by name.
+"""Reads pages as phones, scanners and programs save them.
+
+A page is decoded in full, turned upright, and made black on white in grey. Else it is refused by
+name.
 """
 
 import io
@@ -14,38 +16,35 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 PageSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
-"""A page: the bytes of an image, the path of its file, or a binary file open for reading."""
+"""A page: the bytes of an image, the path of its file, or an open binary file."""
 
 PAGE_PIXELS_MAX = 25_000_000
-"""The largest page that is decoded: more than A4 at 400 dots per inch (15 million), far less than
-an image bomb.
-"""
+"""The largest page to decode. A4 at 400 dots per inch has 15 million, an image bomb far more."""
 
 PAGES_MAX = 100
-"""Most pages of one file."""
+"""The most pages of one file."""
 
 PAGE_FORMATS = ("PNG", "JPEG", "TIFF")
-"""The only formats tried: some others of Pillow start a program to decode."""
+"""The only formats tried. Pillow starts a program to decode some others."""
 
 _ORIENTATION, _NEW_SUBFILE, _PHOTOMETRIC, _SAMPLE_FORMAT = 274, 254, 262, 339
-"""Tags of TIFF 6.0; EXIF has the first one too."""
+"""Tags of TIFF 6.0. EXIF has the first one too."""
 _REDUCED, _MASK = 1, 4
 _WHITE = 255
 
 
 class PageRefused(Reject, ValueError):
-    """Not a page that can be read, now or later: no image, a broken one, a huge one, or of a kind
-    that is not known.
+    """The page can never be read: no image, broken, huge, or of an unknown kind.
 
-    As a ``Reject`` it ends its event at once: trying again cannot help.
+    As a ``Reject`` it ends its event at once.
     """
 
 
 def open_pages(page: PageSource) -> Iterator["Image"]:
-    """Yield the pages of an image in grey; raise `PageRefused` before decoding one with too many
-    pixels.
+    """Yield the pages of an image in grey.
 
-    A TIFF may have several pages; its previews and masks are none. Of other images there is one.
+    Raise `PageRefused` before decoding an image with too many pixels. A TIFF may have several
+    pages. Its previews and masks are none. Other images have one page.
     """
     if isinstance(page, str | os.PathLike):
         with Path(page).open("rb") as file:
@@ -113,9 +112,7 @@ def _check_pixels(width: int, height: int) -> None:
 
 
 def grey(image: Any) -> "Image":
-    """Return *image* in grey (``L``), as a viewer shows it: upright, on white paper, its samples
-    scaled to 8 bits.
-    """
+    """Return *image* in grey (``L``), 8 bits a sample, upright and on white paper."""
     from PIL import ImageOps
 
     tags = dict(getattr(image, "tag_v2", {}))
@@ -143,21 +140,22 @@ def _converted(image: "Image", mode: str) -> "Image":
 
 
 def _scaled(image: Any, tags: dict[int, Any]) -> "Image":
-    """Scale samples of more than 8 bits: to the least number of bits that holds them all, or 0 to 1
-    for fractions.
+    """Scale samples of more than 8 bits by the fewest bits that hold them all.
+
+    Fractions span 0 to 1.
     """
     import numpy as np
     from PIL import Image
 
     samples = np.asarray(image)
-    # Pillow reads unsigned samples as signed
+    # Pillow reads unsigned samples as signed ones
     if image.mode == "I" and tags.get(_SAMPLE_FORMAT) == (1,) and samples.min() < 0:
         samples = samples.view(np.uint32)
     values = samples.astype("float64")
     known = np.isfinite(values)
     low, high = _range(values[known], image.mode == "F")
     levels = np.where(known, (values - low) / (high - low) * _WHITE, _WHITE).round().astype("uint8")
-    # zero is white; with fewer bits Pillow turns it round itself
+    # zero is white here. Pillow inverts it only for fewer bits
     inverted = tags.get(_PHOTOMETRIC) == 0
     transparent = image.info.get("transparency")
     flat = Image.fromarray(_WHITE - levels if inverted else levels)
@@ -167,9 +165,7 @@ def _scaled(image: Any, tags: dict[int, Any]) -> "Image":
 
 
 def _range(values: Any, fractions: bool) -> tuple[float, float]:
-    """Return what is black and white among samples of unknown depth; with *fractions* they may lie
-    between 0 and 1.
-    """
+    """Return black and white of samples of unknown depth. *fractions* may span 0 to 1."""
     lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     most = max(highest, -lowest - 1 if not fractions else -lowest, 0.0)
     if fractions and most <= 1.0:
@@ -179,9 +175,7 @@ def _range(values: Any, fractions: bool) -> tuple[float, float]:
 
 
 def _on_paper(image: "Image") -> "Image":
-    """Lay a transparent image on white paper; light ink on nothing on black paper, where it can be
-    seen.
-    """
+    """Lay a transparent image on white paper. Light ink without a ground gets black paper."""
     import numpy as np
     from PIL import Image
 
@@ -200,9 +194,7 @@ def _on_paper(image: "Image") -> "Image":
 
 
 def _density(image: Any) -> tuple[float, float]:
-    """Return the dots an inch across and down, as the upright image has them; equal when it does
-    not say.
-    """
+    """Return the dots an inch across and down of the upright image. Equal when unknown."""
     found = image.info.get("dpi") or image.info.get("jfif_density") or (1, 1)
     try:
         across, down = (float(value) for value in found)
@@ -214,7 +206,7 @@ def _density(image: Any) -> tuple[float, float]:
 
 
 def _square(image: "Image", density: tuple[float, float]) -> "Image":
-    """Stretch a page with oblong pixels, as a fax has them."""
+    """Stretch a page with oblong pixels, such as a fax."""
     across, down = density
     if 0.9 < across / down < 1.1:
         return image

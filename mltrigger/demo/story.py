@@ -1,5 +1,6 @@
-"""``mltrigger demo``: when new documents arrive in a folder, run them through an OCR model; the
-next team adds a second one.
+"""``mltrigger demo``: new documents in a folder go through an OCR model.
+
+The next team adds a second model without asking.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def ocr_1_0(document: mt.Event) -> dict[str, object]:
 
 @mt.model("ocr", version="1.1.0")
 def ocr_1_1(document: mt.Event) -> dict[str, object]:
-    """Read a scanned page after its contrast was restored."""
+    """Read a scanned page after restoring its contrast."""
     with document.open() as page:
         return dict(read_page_enhanced(page))
 
 
 def tell(full_trace: bool = False) -> int:
-    """Run the story in a temporary folder, printing as it goes; return the exit status."""
+    """Tell the story in a temporary folder, printing as it goes. Return the exit status."""
     with tempfile.TemporaryDirectory(prefix="mltrigger-demo-") as name:
         inbox = Path(name) / "inbox"
         inbox.mkdir()
@@ -106,9 +107,7 @@ def _tell(bus: EventBus, inbox: Path, full_trace: bool) -> int:
 
 
 def _results(bus: EventBus) -> pd.DataFrame:
-    """Return one row a document that all three models have answered for: what each version read,
-    and the type.
-    """
+    """Return one row per document that all three models answered: both texts and the type."""
     import pandas as pd
 
     events, rows = bus.events(), []

@@ -1,6 +1,4 @@
-"""What the document type classifier learns from: short invented texts, none of them from a shipped
-page.
-"""
+"""Short invented texts that the classifier learns from. None is from a shipped page."""
 
 TRAINING_TEXTS: dict[str, tuple[str, ...]] = {
     "invoice": (

@@ -1,5 +1,6 @@
-"""Charts as inline SVG: plain functions from numbers to text, readable in light and dark pages
-(``currentColor``).
+"""Charts as inline SVG: plain functions from numbers to text.
+
+They are readable in light and dark pages (``currentColor``).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from mltrigger.text import esc
 
 BINS = 24
 WIDE = 10.0
-"""From this ratio of the largest to the smallest value on, the axis is logarithmic."""
+"""The axis is logarithmic from this ratio of the largest to the smallest value on."""
 _LEAST_MS = 0.001
-"""The clock counts microseconds: what took less is drawn here on a logarithmic axis."""
+"""The clock counts microseconds. A logarithmic axis draws shorter times here."""
 
 _TICKS = 9
 _CHARACTER = 6.5
-"""How wide a figure is, at most."""
+"""The largest width of a figure."""
 _LABEL = 0.3
 """The part of the axis that the longest label of a mark takes."""
 _WIDTH, _HEIGHT = 440, 176
@@ -28,12 +29,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 2, 438, 38, 142
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Histogram:
-    """Milliseconds counted in bins of equal width on their axis; places on the axis run from 0
-    (left end) to 1 (right end).
+    """Milliseconds counted in bins of equal width. Places run from 0 (left end) to 1 (right end).
 
-    ``ticks`` and ``marks`` are (place, label); ``sides`` say where the label of each mark stands:
-    left or right of it, and on which of two levels. ``version`` is the one whose times these are.
-    ``label`` says in words what the picture shows.
+    ``ticks`` and ``marks`` are pairs of place and label. ``sides`` are the places of the labels of
+    marks: left or right, on one of two levels. ``version`` is the model version with these times.
+    ``label`` describes the picture in words.
     """
 
     counts: tuple[int, ...]
@@ -46,13 +46,14 @@ class Histogram:
 
 
 def ms(value: float) -> str:
-    """Return a duration as text; the one format for them: ``1,234.56 ms``."""
+    """Return a duration as text, always in the form ``1,234.56 ms``."""
     return f"{value:,.2f} ms"
 
 
 def quantile(ordered: Sequence[float], q: float) -> float:
-    """Return the *q* quantile of sorted milliseconds, interpolated between neighbours as pandas
-    does, with the digits of the clock.
+    """Return the *q* quantile of sorted milliseconds, to the digits of the clock.
+
+    Interpolates between neighbours, as pandas does.
     """
     at = q * (len(ordered) - 1)
     low = math.floor(at)
@@ -63,9 +64,7 @@ def quantile(ordered: Sequence[float], q: float) -> float:
 def histogram(
     values: Iterable[float | None], title: str = "latency histogram", version: str = ""
 ) -> Histogram:
-    """Count milliseconds in bins; missing values are left out, and no value at all gives bins of
-    nothing.
-    """
+    """Count milliseconds in bins. Missing values are left out. No values give empty bins."""
     ordered = sorted(max(float(v), 0.0) for v in values if v is not None and math.isfinite(v))
     if not ordered:
         return Histogram((0,) * BINS, (), (), False, f"{title}: no values yet", version=version)
@@ -94,7 +93,7 @@ def histogram(
 
 
 def _readable(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
-    """Return the first and the last tick, and those between them whose labels cover no other."""
+    """Return the first and the last tick, and those between whose labels overlap no other."""
     kept, last = ticks[:1], ticks[-1]
     for tick in ticks[1:-1]:
         if _apart(kept[-1], tick) and _apart(tick, last):
@@ -103,7 +102,7 @@ def _readable(ticks: list[tuple[float, str]]) -> tuple[tuple[float, str], ...]:
 
 
 def _apart(one: tuple[float, str], other: tuple[float, str]) -> bool:
-    """Whether the labels of two ticks do not touch; one at an end of the axis stands inside it."""
+    """Whether the labels of two ticks do not touch. End labels stand inside the axis."""
     half = [
         len(label) * _CHARACTER * (0.0 if place > 0.98 else 1.0 if place < 0.02 else 0.5)
         for place, label in (one, other)
@@ -113,14 +112,13 @@ def _apart(one: tuple[float, str], other: tuple[float, str]) -> bool:
 
 
 def _sides(low: float, high: float) -> tuple[tuple[str, int], tuple[str, int]]:
-    """Return side and level of the labels of two marks: away from each other, and never on the line
-    of the other one.
+    """Return side and level of the labels of two marks, so that nothing overlaps.
 
-    A label that has no room outwards stands inwards, on the upper level: the other mark's line
-    begins below it.
+    Labels point away from each other. A label without room outwards stands inwards, on the upper
+    level. The line of the other mark begins below it.
     """
     outwards = low >= _LABEL, high <= 1 - _LABEL
-    upper = 1 if outwards[0] and not outwards[1] else 0  # which of them stands on the upper level
+    upper = 1 if outwards[0] and not outwards[1] else 0  # the one on the upper level
     return ("left" if outwards[0] else "right", int(upper == 1)), (
         "right" if outwards[1] else "left",
         int(upper == 0),
@@ -128,14 +126,12 @@ def _sides(low: float, high: float) -> tuple[tuple[str, int], tuple[str, int]]:
 
 
 def histogram_svg(values: Iterable[float | None], title: str = "latency histogram") -> str:
-    """Return the histogram of milliseconds as an SVG element with an accessible name (count,
-    median, p99).
-    """
+    """Return a histogram of milliseconds as SVG. Its accessible name has count, median and p99."""
     return drawn(histogram(values, title))
 
 
 def drawn(found: Histogram) -> str:
-    """Return a counted histogram as :func:`histogram_svg` draws it."""
+    """Return a counted histogram, drawn as by :func:`histogram_svg`."""
     body = "".join([*_bars(found.counts), *_ticks(found), *_marks(found)])
     if not found.marks:
         body += (
@@ -166,9 +162,7 @@ class _Axis:
 
 
 def _linear_axis(least: float, most: float) -> _Axis:
-    """Return an axis with three to six round ticks around the values; one value alone stands in its
-    middle.
-    """
+    """Return an axis with three to six round ticks around the values. A single value is centred."""
     step = _nice((most - least or most / 2 or 1.0) / 4)
     low, high = math.floor(least / step), math.ceil(most / step)
     if low == high:
@@ -179,8 +173,9 @@ def _linear_axis(least: float, most: float) -> _Axis:
 
 
 def _log_axis(least: float, most: float) -> _Axis:
-    """Return an axis whose ends are 1, 2 or 5 times a power of ten, with few enough ticks to read
-    them.
+    """Return a logarithmic axis with readable ticks.
+
+    Its ends are 1, 2 or 5 times a power of ten.
     """
     steps = [
         mantissa * 10.0**power

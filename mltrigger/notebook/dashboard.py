@@ -1,4 +1,4 @@
-"""Dashboard: one subscription, live. A widget over :func:`~mltrigger.notebook.snapshot.snapshot`."""
+"""Dashboard: one subscription, live, from :func:`~mltrigger.notebook.snapshot.snapshot`."""
 
 from __future__ import annotations
 
@@ -28,34 +28,30 @@ if TYPE_CHECKING:
 __all__ = ["Dashboard", "snapshot"]
 
 RATE_HZ = 5.0
-"""How often at most the widget changes; the last state wins."""
+"""The shortest time between two changes of the widget. The last state wins."""
 _SHARE = 0.1
-"""How much of the time looking may take at most: where it is slow, it is done less often."""
+"""The largest share of time for looking. A slow store is asked less often."""
 _POLL_S = 1.0
 BEAT_S = 2.0
-"""How often the kernel says that it is there, while somebody looks; the front end takes long
-silence for its end.
-"""
+"""How often the kernel says that it lives. The front end takes long silence for its end."""
 _HERE = Path(__file__).parent
 
 
 class Dashboard(anywidget.AnyWidget):
-    """A live view of one subscription: counts by outcome, latency, newest attempts, and a button
-    that fires a sample.
+    """A live view of one subscription: counts, latency, newest attempts, a sample button.
 
-    A thread follows what is recorded, in this process and in others, until the widget or the bus is
-    closed; it rests while the front end shows no view of it (its cell ran again). It prints
-    nothing. It tells the front end that it lives: a view of a kernel that is gone turns grey, says
-    when it was updated last, and its button is off. Where no front end runs, ``text/html`` says
-    what can be said without times: see :meth:`to_html`.
+    A thread follows the records of all processes until the widget or the bus is closed. It rests
+    while no view is shown, and prints nothing. The view of a dead kernel turns grey, says when it
+    was updated last, and disables its button. Without a front end, ``text/html`` shows a static
+    form, see :meth:`to_html`.
 
     Parameters
     ----------
     subscription : Subscription
-        What to show.
+        The subscription to show.
     sample : optional
-        What the button publishes: data, or an :class:`~mltrigger.Event`, which gets a new id and
-        time every time. Default: the data of the topic's newest event again.
+        The data that the button publishes, or an :class:`~mltrigger.Event`, which gets a new id and
+        time each time. Default: the data of the topic's newest event.
     """
 
     # As text, not as a path: for a path anywidget keeps every widget alive, to load the file again
@@ -68,7 +64,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def __init__(self, subscription: Subscription, sample: Any = None) -> None:
         self._subscription, self._sample = subscription, sample
-        self._bus = subscription._bus  # the parts behind the handle: this is its view
+        self._bus = subscription._bus  # a view may use the parts behind the handle
         self._stopped, self._guard = threading.Event(), threading.RLock()
         self._found, self._notice, self._outage = snapshot(subscription), "", ""
         self._was_viewed, self._beat_s = False, -math.inf
@@ -85,41 +81,40 @@ class Dashboard(anywidget.AnyWidget):
         return f"Dashboard({self._subscription.name!r} on {self._subscription.topic!r})"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the live view, and beside it what readers without a kernel see."""
+        """Return the live view, and a static one for readers without a kernel."""
         bundle = super()._repr_mimebundle_(**kwargs) or {"text/plain": repr(self)}
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         return {**data, "text/html": self.to_html()}, metadata
 
     def close(self) -> None:
-        """Remove the widget from the page, and follow no more; idempotent."""
+        """Remove the widget from the page and stop following. Idempotent."""
         if (stopped := getattr(self, "_stopped", None)) is not None:
             stopped.set()
             self._bus.wakeup.notify_here("done")
         super().close()
 
     def refresh(self) -> bool:
-        """Look again now, and show what has changed; say whether there will be anything new to see."""
+        """Show the present state. Return whether anything new can still come."""
         with self._guard:
             try:
                 self._found, self._outage = snapshot(self._subscription, self._found), ""
             except Closed:
                 self._found = {**self._found, "state": "bus closed"}
                 self._outage = ""
-            except Exception as error:  # an outage of ours: shown, and over when it is over
+            except Exception as error:  # an outage of ours is shown, and ends with the outage
                 self._outage = _message("cannot read the log", error)
             self._show()
             return bool(self._found["state"] != "bus closed")
 
     def to_html(self, times: bool = False) -> str:
-        """Return the dashboard as it is now as HTML without scripts, every text escaped.
+        """Return the present state as HTML without scripts, every text escaped.
 
         Parameters
         ----------
         times : bool
-            Whether to add what is never twice the same: the state, what waits, the latency table
-            and its histogram. Left out, a notebook that fires the same samples at the same model,
-            waits for them and runs again shows the same: counts by outcome, and the newest events
-            in the order of publishing, not of ending. That is what is saved beside the widget.
+            Whether to add parts that differ in every run: state, waiting events, latencies,
+            histogram. Without them a notebook that runs again shows the same: counts by outcome,
+            and the newest events in the order of publishing. This form is saved beside the widget.
         """
         self.refresh()
         found, tables = self._found, ""
@@ -153,9 +148,9 @@ class Dashboard(anywidget.AnyWidget):
         )
 
     def follow(self) -> bool:
-        """Refresh, unless nobody looks; return as :meth:`refresh`.
+        """Refresh if the front end shows a view. Return as :meth:`refresh`.
 
-        A front end that never counted its views is taken for looking.
+        A front end that never counted its views counts as looking.
         """
         unseen = self._was_viewed and not self._view_count and not self._bus.closed
         if not unseen and time.monotonic() - self._beat_s >= BEAT_S:
@@ -164,7 +159,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def _beat(self) -> None:
         self._beat_s = time.monotonic()
-        with contextlib.suppress(Exception):  # no channel, no front end
+        with contextlib.suppress(Exception):  # without a channel there is no front end
             self.send({"type": "alive"})
 
     # -- what the front end says -------------------------------------------------------------------
@@ -193,15 +188,16 @@ class Dashboard(anywidget.AnyWidget):
             )
 
     def _whole(self, seq: int, attempt: int) -> dict[str, str]:
-        """Return the texts of one attempt whole, or what stood in the way."""
+        """Return the complete texts of one attempt, or the reason why not."""
         try:
             return whole(self._bus, self._subscription._spec, seq, attempt)
         except Exception as error:  # pruned meanwhile, or an outage
             return {"error": _message("cannot read the log", error)}
 
     def _whole_html(self, rows: list[dict[str, Any]]) -> str:
-        """Return what *rows* show shortened, whole and folded; nothing else, so that it is the same
-        when a notebook runs again.
+        """Return the complete texts of shortened *rows*, folded.
+
+        Others are left out, so that a notebook that runs again shows the same.
         """
         parts = {"event": "data", "output": "output", "error": "error"}
         folds = ""
@@ -216,7 +212,7 @@ class Dashboard(anywidget.AnyWidget):
         return folds
 
     def fire_sample(self) -> None:
-        """Publish the sample, without waiting for what becomes of it: what the button does.
+        """Publish the sample and return at once. The button calls this.
 
         A failure is shown in the widget.
         """
@@ -229,7 +225,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def _sample_event(self) -> Event:
         if isinstance(self._sample, Event):
-            # The same id again would be a duplicate, and rightly ignored.
+            # The same id again would be a duplicate and be ignored.
             fields = {
                 "data",
                 "type",
@@ -287,8 +283,9 @@ class Dashboard(anywidget.AnyWidget):
         }
 
     def _newest(self) -> list[dict[str, Any]]:
-        """Return the attempts on the newest events, in the order of publishing; those of the last
-        look when the bus is closed.
+        """Return the attempts of the newest events in the order of publishing.
+
+        When the bus is closed, return those of the last look.
         """
         rows: list[dict[str, Any]] = self._found["newest"]
         with contextlib.suppress(Exception):
@@ -297,15 +294,13 @@ class Dashboard(anywidget.AnyWidget):
 
 
 def _follow(widget: weakref.ref[Dashboard], wakeup: Wakeup, stopped: threading.Event) -> None:
-    """Refresh the widget whenever something ended, until it is closed or gone, or the bus is
-    closed.
-    """
+    """Refresh the widget whenever something ended, until the widget or the bus is closed."""
     while True:
         seen, began = wakeup.generation("done"), time.monotonic()
         dashboard = widget()
         if dashboard is None or not dashboard.follow():
             return
-        del dashboard  # hold nothing while waiting: a widget that nobody has any more may go
+        del dashboard  # hold nothing while waiting, so that an unused widget can be freed
         spent_s = time.monotonic() - began
         if stopped.wait(max(1 / RATE_HZ, spent_s / _SHARE)):
             return

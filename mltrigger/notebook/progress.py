@@ -1,6 +1,6 @@
-"""PageBar: the progress bar in a notebook's page.
+"""PageBar: the progress bar in the page of a notebook.
 
-It is HTML without a widget, so a saved notebook has its last state.
+It is HTML without a widget, so a saved notebook keeps its last state.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from IPython.display import display
 from mltrigger.text import progress
 
 RATE_HZ = 8.0
-"""How often at most the page changes."""
+"""The shortest time between two changes of the page."""
 
 
 class PageBar:
-    """Draws in the output of the cell that runs; at the end one line says what was reached."""
+    """Draws in the output of the running cell. At the end one line gives the result."""
 
     def __init__(self, label: str) -> None:
         self._label = label
@@ -28,18 +28,18 @@ class PageBar:
         self._handle: Any = None
 
     def draw(self, done: int, total: int, note: str) -> None:
-        """Draw *done* of *total*, and *note*, which is shown at once."""
+        """Draw *done* of *total*. A new *note* is shown at once."""
         urgent, self._state = note != self._state[2], (done, total, note)
         if urgent or time.monotonic() - self._drawn_s >= 1 / RATE_HZ:
             self._publish(None)
 
     @staticmethod
     def aside() -> contextlib.AbstractContextManager[None]:
-        """Return a context in which others write: a page has room for both."""
+        """Return a context in which others may write. A page has room for both."""
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Leave the last state, with the time it took, in place of the bar."""
+        """Replace the bar by its last state and the time it took."""
         self._publish(time.monotonic() - self._began_s)
 
     def _publish(self, took_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""snapshot: what a dashboard shows of one subscription now, as plain JSON values."""
+"""snapshot: the present state of one subscription, as plain JSON values for a dashboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mltrigger.handle import Subscription
 
 WINDOW = 500
-"""Latency is that of the newest so many attempts: looking costs the same however long the log is."""
+"""Latency is that of this many newest attempts. So looking costs the same for any length of the
+log.
+"""
 NEWEST = 10
 _HINT, _TEXT, _ERROR = 60, 90, 160
 _PEEK = 400
@@ -46,33 +48,30 @@ _ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 def snapshot(
     subscription: Subscription, previous: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return what there is to show of *subscription* now, as JSON values; every text is short and
-    without control characters.
+    """Return the present state of *subscription* as JSON values, with short, harmless texts.
 
-    The parts are ``title``, ``topic``, ``selector``, ``state`` (as in words), ``counts`` of events
-    by outcome, ``attempts`` that ended no event by outcome, ``depth``, ``latency`` (one row a stage
-    and version, in milliseconds), ``histogram`` of the newest version's time, ``newest`` attempts,
-    newest first, and ``repeatable``: whether the topic has an event whose data could be published
-    again.
+    The parts are ``title``, ``topic``, ``selector``, ``state`` (in words), ``counts`` of events by
+    outcome, ``attempts`` without a final outcome, ``depth``, ``latency`` (one row per stage and
+    version, in milliseconds), ``histogram`` of the newest version, and ``newest`` attempts, newest
+    first. ``repeatable`` says whether the topic has an event whose data can be published again.
 
     Parameters
     ----------
     subscription : Subscription
-        Of whatever model and topic.
+        The subscription to look at.
     previous : mapping, optional
-        The snapshot before: where nothing has ended since and nothing runs, its rows are taken over
-        instead of read.
+        The snapshot before. Its rows are reused while nothing has ended and nothing runs.
 
     Raises
     ------
     Closed
         When the bus was closed.
     """
-    bus = subscription._bus  # the parts behind the handle: this is its view
+    bus = subscription._bus  # a view may use the parts behind the handle
     spec = bus.registry.subscription(subscription.name)
     bound = spec or subscription._spec
-    # Counts before rows: what ends in between is counted in the next snapshot, which then reads the
-    # rows again.
+    # Count first, read rows next: an outcome in between is counted in the next snapshot, which
+    # then reads the rows again.
     tally, depth = bus.tally(bound), bus.broker.depth(bound)
     shown: dict[str, Any] = {
         "title": short(bound.name),
@@ -97,7 +96,7 @@ def snapshot(
         or depth.visible
         or (previous["repeatable"] if previous else _has_event(bus, bound.topic))
     )
-    if bus.closed:  # while we looked: the counts may be those of a closed bus
+    if bus.closed:  # the counts may be those of a closed bus
         raise Closed("this bus is closed: mt.connect(…) opens another one")
     return shown
 
@@ -107,37 +106,48 @@ def newest(
 ) -> list[dict[str, Any]]:
     """Return the newest attempts of one subscription as short rows, newest first.
 
-    Of *in_flight* attempts under way a few are shown before them; a fast model leases many more
-    than it runs.
+    A few of *in_flight* attempts come first. A fast model leases many more than it runs.
     """
     some = in_flight if in_flight <= _LEASED else 0
     found = bus.log.invocations(_ROW, subscription_id=spec.id, limit=limit + some, running=some > 0)
     under_way = [row for row in found if row[3] == "running"][:_RUNNING]
     rows = (under_way[::-1] + [row for row in found[::-1] if row[3] != "running"])[:limit]
     hints = _hints(bus, {row[0] for row in rows})
-    return [
-        {
-            "seq": seq,
-            "attempt": attempt,
-            "event": hints.get(seq, ""),
-            "version": short(version or ""),
-            "outcome": outcome,
-            "model_ms": _rounded(model_ms),
-            "total_ms": _rounded(total_ms),
-            "output": "" if output is None else _json_hint(output[:_PEEK], _TEXT),
-            "error": short(
-                ": ".join(part for part in (error_type, error or reason) if part), _ERROR
-            ),
-        }
-        for seq, attempt, version, outcome, reason, model_ms, total_ms, output, error_type, error in (
-            rows
-        )
-    ]
+    return [_shown(hints.get(row[0], ""), *row) for row in rows]
+
+
+def _shown(
+    event: str,
+    seq: int,
+    attempt: int,
+    version: str | None,
+    outcome: str,
+    reason: str | None,
+    model_ms: float | None,
+    total_ms: float | None,
+    output: str | None,
+    error_type: str | None,
+    error: str | None,
+) -> dict[str, Any]:
+    """Return one attempt as a row of short texts."""
+    failed = ": ".join(part for part in (error_type, error or reason) if part)
+    return {
+        "seq": seq,
+        "attempt": attempt,
+        "event": event,
+        "version": short(version or ""),
+        "outcome": outcome,
+        "model_ms": _rounded(model_ms),
+        "total_ms": _rounded(total_ms),
+        "output": "" if output is None else _json_hint(output[:_PEEK], _TEXT),
+        "error": short(failed, _ERROR),
+    }
 
 
 def whole(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, str]:
-    """Return the texts of one attempt that a row shows shortened, by name; each is bounded, and
-    says so when it is cut.
+    """Return the complete texts of one attempt that a row shortens, by name.
+
+    Each has a limit and says so when it is cut.
     """
     columns = ("attempt", "output", "error_type", "error", "reason", "stdout")
     rows = [
@@ -173,16 +183,12 @@ def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
 
 
 def _has_event(bus: EventBus, topic: str) -> bool:
-    """Say whether the topic has an event; asked once, because it is a long search for a topic
-    without one on a busy bus.
-    """
+    """Return whether the topic has an event. Asked once: a busy bus makes it a long search."""
     return bool(bus.log.events(topic, limit=1))
 
 
 def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Say whether the rows must be the same: nothing has been recorded meanwhile, and nothing is or
-    was under way.
-    """
+    """Return whether the rows are unchanged: nothing was recorded meanwhile, and nothing runs."""
     idle = not previous["depth"]["in_flight"] and not now["depth"]["in_flight"]
     ended = all(previous[part] == now[part] for part in ("counts", "attempts"))
     return idle and ended and previous["title"] == now["title"]
@@ -201,17 +207,15 @@ def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
         for i, stage in enumerate(_STAGES, 1)
         for version in sorted({row[0] for row in ran})
     ]
-    # One version: of several together nobody could say which is slow, and its quantiles would be
-    # those of none in the table.
+    # One version only: quantiles of several together match none in the table, and hide the slow
+    # one.
     version = ran[-1][0] if ran else ""
     found = histogram((row[2] for row in ran if row[0] == version), "model time histogram", version)
     return {"latency": latency, "histogram": _listed(dataclasses.asdict(found))}
 
 
 def _quantiles(values: Iterable[float]) -> dict[str, Any]:
-    """Return what ``sub.latency()`` says of these values, rounded; the frame itself takes too long
-    for several times a second.
-    """
+    """Return the rounded quantiles of ``sub.latency()``: its frame is too slow for a live view."""
     ordered = sorted(values)
     marks = {f"p{q}_ms": quantile(ordered, q / 100) for q in (50, 95, 99)}
     return {"count": len(ordered), **marks, "max_ms": _rounded(ordered[-1])}
@@ -233,9 +237,7 @@ def _hint(subject: str | None, media_type: str | None, size: int, head: bytes) -
 
 
 def _json_hint(head: str, limit: int) -> str:
-    """Return JSON text, which may be cut off, as people write it: a text without quotes, letters
-    instead of escapes.
-    """
+    """Return JSON text for people, also if cut off: no quotes, letters instead of escapes."""
     try:
         value = json.loads(head)
     except ValueError:
@@ -249,7 +251,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _listed(value: Any) -> Any:
-    """Return *value* with lists for tuples: what comes back from JSON is equal to it."""
+    """Return *value* with lists for tuples, as JSON gives it back."""
     if isinstance(value, Mapping):
         return {key: _listed(part) for key, part in value.items()}
     return (

@@ -1,6 +1,4 @@
-"""Helpers for tests of your own subscriptions, and for ours: time that is told, not waited for;
-models that fail; AWS here.
-"""
+"""Helpers for tests of subscriptions: a simulated clock, models that fail, AWS on this machine."""
 
 from __future__ import annotations
 
@@ -19,11 +17,11 @@ _START_US = 1_790_000_000_000_000
 
 
 class SimulatedClock:
-    """A clock that stands still until it is told to advance.
+    """A clock that stands still until it is advanced.
 
-    Pass it to ``mt.connect("memory://", clock=…)``: backoff, leases, dead letters and retention of
-    14 days pass when the test says so, in no time at all, through the same code. :func:`settle`
-    tells it for you.
+    Pass it to ``mt.connect("memory://", clock=…)``. Backoff, leases, dead letters and retention
+    then pass when the test says so, through the same code, in no time. :func:`settle` advances it
+    for you.
     """
 
     def __init__(self, start_us: int = _START_US) -> None:
@@ -36,26 +34,26 @@ class SimulatedClock:
         return self._now_us
 
     def advance(self, s: float) -> None:
-        """Let *s* seconds pass; whoever waits for a moment looks again."""
+        """Let *s* seconds pass and wake all that wait for a time."""
         with self._guard:
             self._now_us += int(s * 1e6)
         for told in list(self._told):
             told()
 
     def tell(self, told: Callable[[], None]) -> None:
-        """Call *told* whenever time has passed; a bus asks for this."""
+        """Call *told* whenever time has passed. A bus asks for this."""
         self._told.append(told)
 
 
 class Failing:
-    """A model that fails a number of times, and then answers with what it was given.
+    """A model that fails a number of times, then answers with its input.
 
     Parameters
     ----------
     times : int
         How many calls fail.
     error : Exception
-        What they raise; ``mt.Retry`` and ``mt.Reject`` are signals, everything else is a failure.
+        The exception they raise. ``mt.Retry`` and ``mt.Reject`` are signals, others are failures.
     """
 
     __name__ = "failing"
@@ -73,20 +71,21 @@ class Failing:
 
 
 def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> None:
-    """Let *bus* work until every subscription that is delivered has nothing left to do; time passes
-    only while nothing runs.
+    """Let *bus* work until no delivered subscription has anything left to do.
+
+    Time passes only while nothing runs.
 
     Parameters
     ----------
     bus, clock
-        The bus that was connected with this clock.
+        A bus, and the clock that it was connected with.
     timeout_s : float
-        Real seconds after which it is taken for stuck.
+        Real seconds until it counts as stuck.
 
     Raises
     ------
     TimeoutError
-        When something is still open then; the message says where.
+        When something is still open. The message says where.
     """
     end_s = time.monotonic() + timeout_s
     before, since_s = None, time.monotonic()
@@ -97,7 +96,7 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
             if bus.listener_state(spec.name) != "stopped"
         ]
         state = (bus.log.progress(), [(name, d.visible, d.delayed, d.in_flight) for name, d in now])
-        # twice: one may hand on to another
+        # look twice: one subscription may hand on to another
         if not any(d.visible or d.delayed or d.in_flight for _, d in now) and state == before:
             return
         if time.monotonic() > end_s:
@@ -110,23 +109,24 @@ def settle(bus: EventBus, clock: SimulatedClock, timeout_s: float = 30.0) -> Non
         elif not any(d.visible or d.in_flight for _, d in now):
             clock.advance(s=min(d.next_s for _, d in now if d.next_s is not None))
         elif not bus.busy and time.monotonic() - since_s > _STILL_S:
-            # a rate limit or a batch window waits for this very clock
+            # a rate limit or a batch window waits for this clock
             clock.advance(s=_STEP_S)
             since_s = time.monotonic()
         time.sleep(0.001)
 
 
 def aws_emulator() -> AwsEmulator:
-    """Start AWS on this machine: an emulator on a free port of 127.0.0.1, to try a bus on AWS
-    without an account.
+    """Start AWS on this machine, to try a bus on AWS without an account.
 
     ::
 
         with mltrigger.testing.aws_emulator() as emulator:
-            bus = mt.connect("aws://eu-west-1/acme", endpoint_url=emulator.url, session=emulator.session())
+            aws = {"endpoint_url": emulator.url, "session": emulator.session()}
+            bus = mt.connect("aws://eu-west-1/acme", **aws)
 
-    It is moto's server (the extra ``test``), a process that ends with this one. It accepts things
-    that AWS refuses; what AWS would refuse of a bus is refused by the bus, before anything is sent.
+    It is the server of moto (extra ``test``) on a free port of 127.0.0.1, in a process that ends
+    with this one. It accepts some things that AWS refuses. The bus itself refuses those before it
+    sends.
     """
     from mltrigger.aws.emulator import AwsEmulator
 

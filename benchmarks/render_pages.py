@@ -1,8 +1,6 @@
-"""Render the scanned pages of the demonstration: ``python -m mltrigger.demo.render_pages
-[FOLDER]``.
+"""Render the scanned pages of the demonstration: ``python -m benchmarks.render_pages [FOLDER]``.
 
-The text of every page is data here, so that a test can compare what a model read with what was
-printed. The same script on the same Pillow renders the same pixels: every page has its own seed.
+The same Pillow renders the same pixels: every page has its own seed.
 """
 
 import re
@@ -241,8 +239,12 @@ def _quantised(pixels: "NDArray[np.float64]", scan: Scan) -> "NDArray[np.uint8]"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Render into the folder named in *arguments*, or else into the package."""
-    folder = Path(arguments[0]) if arguments else Path(__file__).parent / "pages"
+    """Render into the folder named in *arguments*, or else into ``mltrigger/demo/pages``."""
+    folder = (
+        Path(arguments[0])
+        if arguments
+        else Path(__file__).parents[1] / "mltrigger" / "demo" / "pages"
+    )
     for file in render_pages(folder):
         sys.stdout.write(f"{file.name} {file.stat().st_size} bytes\n")
 
