@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import mltrigger as mt
 from mltrigger import Event
+from mltrigger.event import codec
 from mltrigger.versions.running.invoke import Invoker, Result
 
 
@@ -344,7 +345,7 @@ def outcome(result: Result) -> Any:
     """Return an answer, its floating-point numbers rounded as sums of another order differ; or why
     there is none.
     """
-    return rounded(mt.codec.loads(result.output)) if result.output is not None else result.reason
+    return rounded(codec.loads(result.output)) if result.output is not None else result.reason
 
 
 def rounded(value: Any) -> Any:

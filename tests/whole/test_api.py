@@ -305,7 +305,7 @@ def test_every_error_of_the_package_is_public_and_one_of_its_base() -> None:
 def test_the_version_is_the_one_of_the_package(tmp_path: Path) -> None:
     from importlib.metadata import PackageNotFoundError, version
 
-    assert mt.__version__.count(".") == 2
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+)?", mt.__version__)
     try:
         installed = version("mltrigger")
     except PackageNotFoundError:

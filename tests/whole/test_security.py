@@ -533,8 +533,8 @@ def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() ->
     functions, elsewhere = functions_of("child"), functions_of("executed")
 
     assert calls == [
-        ("models/child.py", "pickle.loads(content)"),
-        ("models/executed.py", "pickle.loads(contents)"),
+        ("versions/running/child.py", "pickle.loads(content)"),
+        ("versions/running/executed.py", "pickle.loads(contents)"),
     ]
     assert {
         name
@@ -558,7 +558,7 @@ def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() ->
 
 
 def functions_of(module: str) -> dict[str, str]:
-    tree = ast.parse((PACKAGE / "models" / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / "versions" / "running" / f"{module}.py").read_text())
     return {f.name: ast.unparse(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
 
 
