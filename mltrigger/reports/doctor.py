@@ -26,7 +26,8 @@ from mltrigger.store.retention import Retention
 from mltrigger.store.timekeeper import ahead
 from mltrigger.store.transaction import Store
 from mltrigger.text import count
-from mltrigger.versions.version import ModelVersion, Selector
+from mltrigger.versions.selector import Selector, resolve
+from mltrigger.versions.version import ModelVersion
 
 LOOKED_AT = 1_000
 """Newest invocations whose run times are taken for what is usual."""
@@ -126,7 +127,7 @@ class Doctor:
 
     def _model(self, spec: SubscriptionSpec, depth: Depth, listeners: int) -> Iterator[Finding]:
         try:
-            version = self._registry.resolve(Selector.parse(spec.selector))
+            version = resolve(self._registry, Selector.parse(spec.selector))
         except NotFound as error:
             yield Finding(
                 "error",

@@ -9,7 +9,8 @@ from typing import Literal, NamedTuple
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import NotFound
 from mltrigger.store.registry import Registry
-from mltrigger.versions.version import ModelVersion, Selector
+from mltrigger.versions.selector import Selector, resolve
+from mltrigger.versions.version import ModelVersion
 
 PATIENCE_S = 3.0
 """A model that cannot be called here may be repaired while it is tried again; after this time it is
@@ -126,6 +127,6 @@ class Outlook:
 
     def _version(self, spec: SubscriptionSpec) -> ModelVersion | None:
         try:
-            return self._registry.resolve(Selector.parse(spec.selector))
+            return resolve(self._registry, Selector.parse(spec.selector))
         except NotFound:
             return None

@@ -21,7 +21,8 @@ from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
 from mltrigger.text import harmless_value, short
 from mltrigger.versions.schema.outline import outline
-from mltrigger.versions.version import ModelVersion, Selector
+from mltrigger.versions.selector import Selector, resolve
+from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -328,7 +329,7 @@ def _cause(extensions: Mapping[str, Any]) -> str | None:
 
 def _resolved(registry: Registry, selector: str) -> ModelVersion | None:
     try:
-        return registry.resolve(Selector.parse(selector))
+        return resolve(registry, Selector.parse(selector))
     except NotFound:
         return None
 

@@ -16,14 +16,15 @@ from semver import Version as SemVersion
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidFilter, NotFound, VersionConflict
+from mltrigger.errors import InvalidFilter
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.damage import ERRORS, damaged, numbers, texts
 from mltrigger.store.retention import Retention
 from mltrigger.store.timekeeper import ALIVE_US, Timekeeper, bring_forward
 from mltrigger.store.transaction import Row, Store, Transaction
-from mltrigger.versions.version import SHOWN, ModelVersion, Selector
+from mltrigger.versions.selector import Selector
+from mltrigger.versions.version import ModelVersion
 
 _FORGOTTEN_US = 86_400_000_000
 _FORGET_DEAD = (
@@ -106,13 +107,7 @@ class Registry:
     # -- models ------------------------------------------------------------------------------------
 
     def register(self, version: ModelVersion) -> ModelVersion:
-        """Add *version*; the same code again is the same version.
-
-        Raises
-        ------
-        VersionConflict
-            When the version exists with other code.
-        """
+        """Add *version* unless its name and version exist, and return the registered one."""
         with self._store.transaction() as transaction:
             key = {"name": version.name, "version": version.version}
             rows = transaction.query(_VERSIONS + " WHERE name = :name AND version = :version", key)
@@ -124,14 +119,7 @@ class Registry:
                 rows = transaction.query(
                     _VERSIONS + " WHERE name = :name AND version = :version", key
                 )
-            found = _version(rows[0])
-        if changes := found.changes(version) or _called_otherwise(found, version):
-            raise VersionConflict(
-                f"model {version} is registered with other code or data"
-                f" ({', '.join(changes[:SHOWN])}); a released version is immutable: give the new"
-                " code a new version, or leave the version out while you are writing it"
-            )
-        return found
+            return _version(rows[0])
 
     def versions(self, name: str | None = None) -> list[ModelVersion]:
         """Return the registered versions, of *name* or of all models, oldest first."""
@@ -154,12 +142,10 @@ class Registry:
         )
 
     def set_alias(self, name: str, alias: str, version: str, follows: str | None = None) -> None:
-        """Point *alias* of model *name* to *version*, which must exist; *follows* says which alias
-        elsewhere it repeats.
+        """Point *alias* of model *name* to *version*.
+
+        *follows* names an alias elsewhere that it repeats.
         """
-        Selector(name, version=version).choose(
-            [v for v in self.versions(name) if v.version == version] or self.versions(name), {}
-        )
         with self._store.transaction() as transaction:
             transaction.execute(
                 "INSERT INTO model_alias (name, alias, version, follows) VALUES (:name, :alias,"
@@ -190,19 +176,6 @@ class Registry:
             "SELECT follows FROM model_alias WHERE name = :name AND alias = :alias", key
         )
         return rows[0][0] if rows else None
-
-    def resolve(self, selector: Selector) -> ModelVersion:
-        """Return the version that *selector* means now."""
-        versions = self.versions(selector.name)
-        if not versions:
-            raise NotFound.of(
-                "model",
-                selector.name,
-                [v.name for v in self.versions()],
-                "bus.models() lists what is registered",
-            )
-        aliases = {alias: version for (_, alias), version in self.aliases(selector.name).items()}
-        return selector.choose(versions, aliases)
 
     # -- subscriptions -----------------------------------------------------------------------------
 
@@ -364,26 +337,6 @@ def _of_today(condition: Any) -> Any:
     ):
         return condition["cidr"].partition("/")[0]
     return {key: _of_today(inner) for key, inner in condition.items()}
-
-
-def _called_otherwise(found: ModelVersion, version: ModelVersion) -> list[str]:
-    """Return how else the same code is called, in words; releases that kept nothing of that are
-    believed.
-    """
-    before, now = found.called_by, version.called_by
-    if found.address is None and (before is None or now is None):
-        return []
-    changed = [
-        f"{name}= differs"
-        for name in {**(before or {}), **(now or {})}
-        if (before or {}).get(name) != (now or {}).get(name)
-    ]
-    if found.address is not None and (found.input_schema, found.output_schema) != (
-        version.input_schema,
-        version.output_schema,
-    ):
-        changed.append("its schemas differ")
-    return changed
 
 
 def _spec(row: Row) -> SubscriptionSpec:

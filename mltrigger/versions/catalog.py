@@ -1,6 +1,4 @@
-"""The catalog: registers models, and finds the one that a selector means, also where an alias
-elsewhere decides.
-"""
+"""The catalog: registers models, and follows aliases that live in another registry."""
 
 from __future__ import annotations
 
@@ -13,33 +11,24 @@ from mltrigger.clock import Clock
 from mltrigger.errors import InvalidModel, NotFound, VersionConflict
 from mltrigger.names import check_model_name
 from mltrigger.versions.address import Address
-from mltrigger.versions.describe import Model, as_model, is_nameless, names_model
+from mltrigger.versions.describe import as_model, is_nameless
+from mltrigger.versions.model import Model
 from mltrigger.versions.resolver import Resolver
-from mltrigger.versions.scheme import is_address, scheme_of
-from mltrigger.versions.version import ModelVersion, Selector
+from mltrigger.versions.scheme import scheme_of
+from mltrigger.versions.selector import Rows, Selector, resolve, selects
+from mltrigger.versions.version import SHOWN, ModelVersion, conflicts
 
 logger = logging.getLogger("mltrigger")
 
 AGAIN_US = 30_000_000
-"""How long a registry that did not answer is left alone: asking it may take seconds, in which
-nothing is received.
-"""
+"""Pause before a silent registry is asked again. Asking may take seconds without deliveries."""
 
 
-class Registered(Protocol):
+class Registered(Rows, Protocol):
     """The registered versions and aliases: the part of the registry that the catalog needs."""
 
     def register(self, version: ModelVersion) -> ModelVersion:
-        """Add *version*.
-
-        The same code again is the same version; other code raises VersionConflict.
-        """
-
-    def versions(self, name: str | None = None) -> list[ModelVersion]:
-        """Return the versions of model *name*, or of all models, oldest first."""
-
-    def resolve(self, selector: Selector) -> ModelVersion:
-        """Return the version that *selector* means now; raise NotFound without one."""
+        """Add *version* unless its name and version exist, and return the registered one."""
 
     def set_alias(self, name: str, alias: str, version: str, follows: str | None = None) -> None:
         """Point *alias* of model *name* to *version*.
@@ -55,13 +44,7 @@ class Registered(Protocol):
 
 
 class Catalog:
-    """The models of one bus, as this process sees them.
-
-    Parameters
-    ----------
-    registry, clock
-        The parts.
-    """
+    """The models of one bus, as this process sees them."""
 
     def __init__(self, registry: Registered, clock: Clock) -> None:
         self._registry, self._clock = registry, clock
@@ -71,26 +54,27 @@ class Catalog:
     def understood(
         self, model: Any, version: str | None, batch: bool | str | None, name: str | None = None
     ) -> Model | Selector:
-        """Return what was handed over to be subscribed: a model, not registered yet, or a selector
-        of one that is.
+        """Return an unregistered model, or the selector of a registered one.
 
         Parameters
         ----------
         model
             Anything that ``mt.model`` takes, a selector, or a registered version.
         version, batch
-            As for ``mt.model``; or ``batch="adaptive"``, for a model that takes lists.
+            As for ``mt.model``. ``batch="adaptive"`` is for a model that takes lists.
         name
-            The subscription's name, which a lambda takes.
+            The subscription's name. A lambda takes it.
         """
-        if isinstance(model, ModelVersion) or (isinstance(model, str) and self._selects(model)):
+        if isinstance(model, ModelVersion) or (
+            isinstance(model, str) and selects(model, self._registry)
+        ):
             if version is not None or batch not in (None, "adaptive"):
                 raise InvalidModel(
                     f"{str(model)!r} selects a registered version: leave version and batch out, or"
                     " hand over the model itself"
                 )
             selector = Selector.parse(str(model))
-            self._registry.resolve(selector)
+            resolve(self._registry, selector)
             return selector
         if batch not in (None, True, False, "adaptive"):
             raise InvalidModel(
@@ -108,24 +92,18 @@ class Catalog:
             )
         return handed
 
-    def _selects(self, text: str) -> bool:
-        """Whether *text* is a selector; ``ocr:v1`` may be an import path, but not where there is a
-        model ``ocr``.
-        """
-        return not names_model(text) or (
-            not is_address(text) and bool(self._registry.versions(text.partition(":")[0]))
-        )
-
     def selector(self, handed: Model | Selector) -> str:
-        """Return the selector of what was :meth:`understood`; a model is registered by this."""
+        """Return the selector of an :meth:`understood` model. A model is registered by this."""
         return str(handed) if isinstance(handed, Selector) else self.register(handed)[1]
 
     def register(self, model: Model) -> tuple[ModelVersion, str]:
-        """Register one version of *model*; return it, and the selector that means what the user
-        handed over.
+        """Register one version of *model*.
 
-        Of an address that follows an alias, that is the version it means now, and a selector that
-        goes on following it.
+        Returns
+        -------
+        tuple
+            The version, and a selector of it. For an address with an alias, the selector follows
+            the alias, and the version is the one that the alias means now.
 
         Raises
         ------
@@ -137,9 +115,8 @@ class Catalog:
         if address is None or alias is None:
             found = self._kept(model)
             return found, str(found)
-        found = self._kept(
-            dataclasses.replace(model, target=scheme_of(address).pin(address), version=None)
-        )
+        pinned = scheme_of(address).pin(address)
+        found = self._kept(dataclasses.replace(model, target=pinned, version=None))
         takes, gives = (None if schema is None else dict(schema.json) for schema in model.schemas())
         follows = json.dumps([address.text, address.given, takes, gives], sort_keys=True)
         self._registry.set_alias(found.name, check_model_name(alias), found.version, follows)
@@ -147,35 +124,40 @@ class Catalog:
         return found, f"{found.name}@{alias}"
 
     def alias(self, model: str, alias: str, version: str) -> None:
-        """Let ``model@alias`` mean *version* from now on."""
-        self._registry.set_alias(check_model_name(model), check_model_name(alias), version)
+        """Point ``model@alias`` to *version* from now on."""
+        chosen = resolve(self._registry, Selector(check_model_name(model), version=version))
+        self._registry.set_alias(model, check_model_name(alias), chosen.version)
         self.resolver.forget()
 
     def _kept(self, model: Model) -> ModelVersion:
-        """Register *model*, with the version and the schemas that its address tells when the user
-        did not.
-        """
+        """Register *model*. Its address fills in the version and the schemas that are not given."""
         if isinstance(model.target, Address):
             scheme = scheme_of(model.target)
             takes, gives = scheme.schemas(model.target)
-            told: dict[str, Any] = {
+            told = {
                 "input_schema": takes,
                 "output_schema": gives,
                 "version": scheme.describe(model.target).version,
             }
-            model = dataclasses.replace(
-                model,
-                **{name: value for name, value in told.items() if getattr(model, name) is None},
+            missing: dict[str, Any] = {n: v for n, v in told.items() if getattr(model, n) is None}
+            model = dataclasses.replace(model, **missing)
+        described = model.describe()
+        found = self._registry.register(described)
+        if reasons := conflicts(found, described):
+            raise VersionConflict(
+                f"model {found} is registered with other code or data"
+                f" ({', '.join(reasons[:SHOWN])}); a released version is immutable: give the new"
+                " code a new version, or leave the version out while you are writing it"
             )
-        found = self._registry.register(model.describe())
         self.resolver.hold(found, model)
         return found
 
     def _choose(self, selector: Selector) -> ModelVersion:
-        """Return the version that *selector* means now; the last one known while the registry of a
-        followed alias does not answer.
+        """Return the version that *selector* means now.
+
+        The last known one goes on while the registry of a followed alias does not answer.
         """
-        known = self._registry.resolve(selector)
+        known = resolve(self._registry, selector)
         follows = self._registry.followed(selector) if selector.alias is not None else None
         if follows is None or self._clock.now_us() < self._ask_us.get(follows, 0):
             return known
@@ -185,7 +167,7 @@ class Catalog:
             meant = scheme_of(address).pin(address)
         except NotFound:
             raise
-        except Exception as error:  # an outage of theirs; what was meant a moment ago goes on
+        except Exception as error:  # an outage of theirs
             self._ask_us[follows] = self._clock.now_us() + AGAIN_US
             logger.warning(
                 "model %s: cannot ask what the alias means, going on with %s: %s",

@@ -1,29 +1,27 @@
-"""ModelVersion and the selectors that find one.
+"""ModelVersion: one immutable version of a model.
 
-A version is a semantic version 2.0.0 (https://semver.org). It is immutable: its digest says which
-code it is.
+Versions follow semantic versioning 2.0.0 (https://semver.org). A digest identifies the code.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from semver import Version
 
-from mltrigger.errors import InvalidModel, NotFound
-from mltrigger.names import check_model_name
+from mltrigger.errors import InvalidModel
 from mltrigger.text import card
 from mltrigger.versions.code.weights import shown
 
 BUILD = "0.0.0"
-"""Builds are versions ``0.0.0+<digest>``: what a function is while it is being written."""
+"""A model without a version is a build, ``0.0.0+<digest>``."""
 
 _FILE = "file "
 SHOWN = 5
-"""How many changes an error lists."""
+"""Changes that an error lists."""
 _PARTS = {
     "code": "its own code",
     "global": "the global {}",
@@ -39,12 +37,13 @@ _PARTS = {
 class ModelVersion:
     """One immutable version of a model, as the registry keeps it.
 
-    ``kind`` says how it is called: ``callable``, ``batch``, ``predictor``, ``async``, or the scheme
-    of its address. ``digest`` is the hash of its source (and, for a fitted object, of its state),
-    or of its address and options. ``import_path`` says where other processes find it, ``address``
-    where it runs; neither is there when it lives in a notebook only. ``options`` and the schemas
-    are JSON texts. The options of a Python model have ``parts``: the digests of what it is made of.
-    ``id`` is the registry's own number.
+    ``kind`` tells how it is called: ``callable``, ``batch``, ``predictor``, ``async``, or the
+    scheme of its address. ``digest`` is the hash of its source and, for a fitted object, of its
+    state. For an address it is the hash of the address and its options.
+
+    Other processes find the model at ``import_path`` or ``address``. A model that lives only in a
+    notebook has neither. ``options`` and the schemas are JSON texts. The options of a Python model
+    have ``parts``: the digests of its parts. ``id`` is the registry's own number.
     """
 
     name: str
@@ -75,29 +74,37 @@ class ModelVersion:
         return self.import_path is not None or self.address is not None
 
     @property
+    def is_build(self) -> bool:
+        """Whether this is an unreleased build."""
+        return self.version.startswith(BUILD + "+")
+
+    @property
     def called_by(self) -> dict[str, Any] | None:
-        """How a Python model is called: ``batch``, ``method`` and the like; ``None`` when the
-        release that registered it kept nothing.
+        """The options of the call, such as ``batch`` and ``method``.
+
+        ``None`` when an early release registered the version without them.
         """
-        return (
-            None
-            if self.options is None
-            else {k: v for k, v in json.loads(self.options).items() if k != "parts" or self.address}
-        )
+        if self.options is None:
+            return None
+        options: dict[str, Any] = json.loads(self.options)
+        if self.address is None:
+            options.pop("parts", None)
+        return options
 
     @property
     def parts(self) -> dict[str, str] | None:
-        """What the digest of a Python model is made of, name -> digest; ``None`` when the release
-        that registered it kept nothing.
+        """The digests of the parts of a Python model, by label.
+
+        ``None`` when an early release registered the version without them.
         """
-        found: dict[str, str] | None = (
-            json.loads(self.options or "{}").get("parts") if self.address is None else None
-        )
+        found: dict[str, str] | None = None
+        if self.address is None:
+            found = json.loads(self.options or "{}").get("parts")
         return found
 
     @property
     def files(self) -> dict[str, str]:
-        """The files that belong to a Python model, name -> SHA-256."""
+        """The SHA-256 of each file that belongs to a Python model, by name."""
         return {
             label.removeprefix(_FILE): digest
             for label, digest in (self.parts or {}).items()
@@ -105,113 +112,49 @@ class ModelVersion:
         }
 
     def changes(self, now: ModelVersion) -> list[str]:
-        """Return what makes *now* other code than this version, in words; nothing when it is the
-        same.
+        """Return the differences between this code and that of *now*, in words.
+
+        The same code has none.
         """
         if (self.digest, self.kind) == (now.digest, now.kind):
             return []
         before, after = self.parts, now.parts
-        if (
-            before is None
-            and after is not None
-            and (self.digest, self.kind) == (after.get("code"), now.kind)
-        ):
-            return []  # registered by a release that looked at the code alone
+        by_code = before is None and after is not None and self.digest == after.get("code")
+        if by_code and self.kind == now.kind:
+            return []  # an early release registered the digest of the code alone
         if before is None or after is None:
             return [f"{self.kind} {self.digest}, now {now.kind} {now.digest}"]
         kinds = [] if self.kind == now.kind else [f"{self.kind}, now {now.kind}"]
         changed = [label for label in {**before, **after} if before.get(label) != after.get(label)]
         return kinds + [_in_words(label, before, after) for label in changed]
 
-    @property
-    def is_build(self) -> bool:
-        """Whether this is an unreleased build."""
-        return self.version.startswith(BUILD + "+")
+
+def conflicts(version: ModelVersion, now: ModelVersion) -> list[str]:
+    """Return why *now* cannot be registered as *version*, in words.
+
+    The code counts, and the way it is called. Of an address the schemas count, too.
+    """
+    if changed := version.changes(now):
+        return changed
+    before, after = version.called_by, now.called_by
+    if version.address is None and (before is None or after is None):
+        return []  # an early release kept nothing to compare
+    before, after = before or {}, after or {}
+    changed = [
+        f"{name}= differs" for name in {**before, **after} if before.get(name) != after.get(name)
+    ]
+    schemas = (version.input_schema, version.output_schema)
+    if version.address is not None and schemas != (now.input_schema, now.output_schema):
+        changed.append("its schemas differ")
+    return changed
 
 
 def _in_words(label: str, before: Mapping[str, str], after: Mapping[str, str]) -> str:
     kind, _, name = label.partition(" ")
-    what = _PARTS.get(kind, f"{kind} {{}}").format(repr(shown(name) if kind == "file" else name))
+    part = _PARTS.get(kind, f"{kind} {{}}").format(repr(shown(name) if kind == "file" else name))
     if label in before and label in after:
-        return f"{what} differs"
-    return f"{what} is {'new' if label in after else 'missing'}"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Selector:
-    """Which version of a model is meant: ``ocr:1.0.0``, ``ocr:1.0``, ``ocr:1``, ``ocr:latest``,
-    ``ocr@champion``, or a build.
-    """
-
-    name: str
-    version: str | None = None
-    alias: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.alias}" if self.alias else f"{self.name}:{self.version}"
-
-    @classmethod
-    def parse(cls, text: str) -> Selector:
-        """Return the selector of *text*; a name alone means ``latest``.
-
-        Raises
-        ------
-        NotFound
-            When the text follows none of the forms above; the message names them.
-        """
-        if "@" in text:
-            name, _, alias = text.partition("@")
-            return cls(check_model_name(name), alias=check_model_name(alias))
-        name, _, version = text.partition(":")
-        check_model_name(name)
-        version = version or "latest"
-        parts = version.split(".")
-        partial = len(parts) < 3 and all(p.isdecimal() for p in parts)
-        if version != "latest" and not partial and not Version.is_valid(version):
-            raise NotFound(
-                f"no selector {text!r}: write {name}:1.0.0 (exact), {name}:1.0 (newest patch),"
-                f" {name}:1, {name}:latest, {name}@alias or {name}:0.0.0+<hash> (a build)"
-            )
-        return cls(name, version=version)
-
-    def choose(self, versions: Iterable[ModelVersion], aliases: Mapping[str, str]) -> ModelVersion:
-        """Return the one of *versions* that is meant now; *aliases* maps the model's aliases to
-        versions.
-
-        ``latest`` and the partial forms mean the highest release by semver precedence, pre-releases
-        and builds aside; a model with builds only answers ``latest`` with its newest build.
-        """
-        known = {v.version: v for v in versions}
-        if not known:
-            raise NotFound(f"no model {self.name!r}; bus.models() lists what is registered")
-        wanted = self.version
-        if self.alias is not None:
-            if self.alias not in aliases:
-                raise NotFound.of(
-                    "alias", f"{self.name}@{self.alias}", [f"{self.name}@{a}" for a in aliases]
-                )
-            wanted = aliases[self.alias]
-        if wanted in known:
-            return known[wanted]
-        if chosen := self._newest(known.values(), wanted or ""):
-            return chosen
-        raise NotFound.of("model version", str(self), [str(v) for v in known.values()])
-
-    @staticmethod
-    def _newest(versions: Iterable[ModelVersion], wanted: str) -> ModelVersion | None:
-        released = {v: Version.parse(v.version) for v in versions if not v.is_build}
-        prefix = "" if wanted == "latest" else wanted + "."
-        matching = {
-            v: s for v, s in released.items() if s.prerelease is None and f"{s}.".startswith(prefix)
-        }
-        if matching:
-            return max(matching, key=lambda v: matching[v])
-        builds = [v for v in versions if v.is_build]
-        return (
-            max(builds, key=lambda v: (v.created_us, v.id))
-            if wanted == "latest" and builds
-            else None
-        )
+        return f"{part} differs"
+    return f"{part} is {'new' if label in after else 'missing'}"
 
 
 def check_version(text: str) -> str:

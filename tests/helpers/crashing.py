@@ -28,7 +28,7 @@ from mltrigger.reports.audit import audit
 from mltrigger.store import sqlite
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.invoke import Invoker
-from mltrigger.versions.version import Selector
+from mltrigger.versions.selector import Selector, resolve
 
 LEASE_S = 10.0
 PHASE_S = 1000.0
@@ -198,7 +198,7 @@ class Life:
         deliveries = self.bus.broker.receive(spec, most) if spec is not None else []
         if spec is None or not deliveries:
             return False
-        version = self.bus.registry.resolve(Selector.parse(spec.selector))
+        version = resolve(self.bus.registry, Selector.parse(spec.selector))
         recorder, now_us = self.recorder(name), self.clock.now_us()
         recorder.record(
             [recorder.ended(d, called(name, d), version, now_us, now_us, 1) for d in deliveries]

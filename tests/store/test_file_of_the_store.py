@@ -25,7 +25,7 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.store import files, forks, sqlite
-from mltrigger.versions.version import Selector
+from mltrigger.versions.selector import Selector, resolve
 
 ROOT = Path(mt.__file__).parents[1]
 FILES = ("bus.db", "bus.db-wal", "bus.db-shm")
@@ -804,7 +804,7 @@ def reads(bus: mt.EventBus) -> dict[str, Callable[[], object]]:
         "prune": bus.prune,
         "explain": lambda: bus.explain("p1", "read"),
         "depth": lambda: bus.subscription("read").depth(),
-        "resolve": lambda: bus.registry.resolve(Selector.parse("read@live")),
+        "resolve": lambda: resolve(bus.registry, Selector.parse("read@live")),
     }
 
 

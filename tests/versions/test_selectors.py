@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mltrigger.errors import InvalidModel, InvalidName, NotFound
-from mltrigger.versions.version import ModelVersion, Selector, check_version
+from mltrigger.versions.selector import Selector
+from mltrigger.versions.version import ModelVersion, check_version
 
 
 def versions(*numbers: str, name: str = "ocr") -> list[ModelVersion]:

@@ -212,7 +212,7 @@ def _called(value: Any, function: types.FunctionType) -> Any:
     """Return the function or class behind a model, a cache or a decorator of a library; any other
     value as it is.
     """
-    models = sys.modules.get("mltrigger.versions.describe")
+    models = sys.modules.get("mltrigger.versions.model")
     if models is not None and isinstance(value, models.Model):
         value = value.target
     if isinstance(value, type) or (
