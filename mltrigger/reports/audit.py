@@ -17,11 +17,10 @@ SHOWN = 10
 """Events that are named at most where the sides differ."""
 _BATCH = 2_000
 
-_FINAL = "('succeeded', 'dead', 'skipped')"
 _MINE = "e.topic_id = :t AND e.seq > :low AND e.seq <= :high"
 _COUNT = f"SELECT count(*) FROM event e WHERE {_MINE}"
-_PLACED = f"""
-(EXISTS (SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s AND i.outcome IN {_FINAL})
+_PLACED = """
+(EXISTS (SELECT 1 FROM final f WHERE f.seq = e.seq AND f.subscription_id = :s)
 OR EXISTS (SELECT 1 FROM lease l WHERE l.subscription_id = :s AND l.seq = e.seq)
 OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
 """
@@ -30,22 +29,19 @@ _EACH = (
     f"SELECT {ARCHIVED}, e.published_us, {_PLACED} FROM event e WHERE {_MINE} ORDER BY e.seq LIMIT"
     f" {_BATCH}"
 )
-_ENDED = (
-    f"SELECT subscription_id, outcome, count(*) FROM invocation WHERE outcome IN {_FINAL} GROUP BY"
-    " subscription_id, outcome"
-)
+_ENDED = "SELECT subscription_id, outcome, count(*) FROM final GROUP BY subscription_id, outcome"
 _OPEN = """
 SELECT subscription_id, count(*) FROM (SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
 GROUP BY subscription_id
 """
-_DOUBLE = f"""
+_DOUBLE = """
 SELECT seq, subscription_id FROM (
-  SELECT seq, subscription_id FROM invocation WHERE outcome IN {_FINAL}
+  SELECT seq, subscription_id FROM final
   UNION ALL SELECT seq, subscription_id FROM waiting UNION ALL SELECT seq, subscription_id FROM lease) AS found
 GROUP BY seq, subscription_id HAVING count(*) > 1
 """
-_ANYWHERE = f"""
-SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN {_FINAL}
+_ANYWHERE = """
+SELECT seq FROM final WHERE subscription_id = :s
 UNION SELECT seq FROM waiting WHERE subscription_id = :s UNION SELECT seq FROM lease WHERE subscription_id = :s
 """
 _TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_ANYWHERE})"

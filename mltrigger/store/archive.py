@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.event.event import Event, restored
 from mltrigger.store.damage import ERRORS, damaged, texts
-from mltrigger.store.transaction import Row
 
 ARCHIVED = (
     "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema,"
@@ -23,7 +23,7 @@ class Archived(NamedTuple):
     media_type: str | None
 
 
-def archived(row: Row) -> Archived:
+def archived(row: Sequence[Any]) -> Archived:
     """Return the event of a row with the columns ``ARCHIVED``."""
     seq, type_, source, id_, time, subject, media_type, schema, traceparent, extensions, data = row
     try:

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mltrigger.broker import (
@@ -26,49 +25,24 @@ from mltrigger.broker import (
 )
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidName, StoreError
-from mltrigger.event.event import Event, decode_data, encode_data, restored
-from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
-from mltrigger.store import binding, publishing, settling
-from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.publishing import INSERT_AWAITED, INSERT_READY
+from mltrigger.event.event import Event, encode_data
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.store import binding, leasing, publishing, settling
+from mltrigger.store.queue import Term, delivery
 from mltrigger.store.registry import ensure_topic, generation_of
-from mltrigger.store.settling import INSERT_DEAD, again_row, comes_again, dead_row, died_row
 from mltrigger.store.timekeeper import Timekeeper
-from mltrigger.store.transaction import Row, Store, Transaction
-from mltrigger.store.unit import Unit, record_abandoned
+from mltrigger.store.transaction import Store, Transaction
+from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
 from mltrigger.text import short
 
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
 
-_SELECT_READY = """
-SELECT r.seq, r.visible_us, r.attempt, r.failures, r.abandoned, e.published_us, e.id, e.source, e.type, e.time, e.subject,
-  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data, a.times, a.resent_us, a.data, a.datacontenttype
-FROM ready r JOIN event e ON e.seq = r.seq LEFT JOIN resent a ON a.subscription_id = r.subscription_id AND a.seq = r.seq
-WHERE r.subscription_id = :s AND r.visible_us <= :now AND (SELECT paused FROM subscription WHERE id = :s) = 0
-ORDER BY r.visible_us, r.seq LIMIT :n
+_EXTEND_LEASE = """
+UPDATE lease SET until_us = :until_us
+WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
 """
-_DUE = """
-SELECT (SELECT min(visible_us) FROM ready WHERE subscription_id = :s AND (SELECT paused FROM subscription WHERE id = :s) = 0),
-  (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
-"""
-_DELETE_READY = (
-    "DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq"
-)
-INSERT_LEASE = """
-INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, until_us, worker_id, outside)
-VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us, :worker_id, :outside)
-"""
-_SELECT_HELD = (
-    "SELECT seq, attempt, failures, abandoned FROM lease WHERE subscription_id = :s AND seq BETWEEN"
-    " :low AND :high"
-)
-_DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
-_EXTEND_LEASE = (
-    "UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND seq = :seq AND attempt ="
-    " :attempt"
-)
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
 WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
@@ -77,9 +51,19 @@ _CLEAR = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 1 THEN abandoned - 1 ELSE :before END
 WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
 """
-_SELECT_EXPIRED = """
-SELECT subscription_id, seq, attempt, visible_us, received_us, worker_id, failures, abandoned, outside FROM lease
-WHERE subscription_id = :s AND until_us <= :now
+_DEPTH = """
+SELECT
+  (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <= :now),
+  (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us > :now),
+  (SELECT count(*) FROM lease WHERE subscription_id = :s),
+  (SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL),
+  (SELECT min(published_us) FROM event WHERE seq = (
+    SELECT min(seq) FROM (
+      SELECT min(seq) AS seq FROM waiting WHERE subscription_id = :s
+      UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s
+    ) AS open
+  )),
+  (SELECT min(visible_us) FROM waiting WHERE subscription_id = :s AND visible_us > :now)
 """
 
 
@@ -120,9 +104,7 @@ class SqlBroker:
                 transaction, topic, encoded, self.time.published_us(transaction)
             )
             if published.woken:
-                transaction.after_commit(
-                    functools.partial(self._wakeup.notify, [f"ready:{s}" for s in published.woken])
-                )
+                self._wake_after(transaction, [f"ready:{s}" for s in published.woken])
         return published.receipts
 
     def send(
@@ -139,9 +121,7 @@ class SqlBroker:
             sent = binding.send(
                 transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us()
             )
-            transaction.after_commit(
-                functools.partial(self._wakeup.notify, [f"ready:{subscription.id}"])
-            )
+            self._wake_after(transaction, [f"ready:{subscription.id}"])
         return sent
 
     def discard(
@@ -207,7 +187,7 @@ class SqlBroker:
         """Deliver no more to *name*; what was open ends as skipped."""
         with self._store.transaction() as transaction:
             if binding.unbind(transaction, name, self._worker_id(), self._clock.now_us()):
-                transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+                self._wake_after(transaction, ["done"])
 
     def pause(self, name: str, paused: bool = True) -> None:
         """Lease nothing more of *name*, or go on."""
@@ -219,9 +199,7 @@ class SqlBroker:
             woken = transaction.query(
                 "SELECT id FROM subscription WHERE name = :name", {"name": name}
             )
-            transaction.after_commit(
-                functools.partial(self._wakeup.notify, [f"ready:{number}" for (number,) in woken])
-            )
+            self._wake_after(transaction, [f"ready:{number}" for (number,) in woken])
 
     # -- receive -----------------------------------------------------------------------------------
 
@@ -279,73 +257,36 @@ class SqlBroker:
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None
     ) -> list[Delivery]:
         lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
-        # Not durable: losing a claim at a power cut only repeats the event; the next outcome makes
+        # Not durable: a power cut that loses a claim only repeats the event. The next outcome makes
         # it durable anyway.
         with self._store.transaction(durable=False) as transaction:
             if generation is not None and generation_of(transaction) != generation:
                 raise Outdated
-            # here, after the wait for the store: or the lease might be over as it begins
+            # The time is read after the wait for the store, or the lease might begin in the past.
             now_us = self._clock.now_us()
-            rows = _together(
-                transaction.query(
-                    _SELECT_READY, {"s": subscription.id, "now": now_us, "n": max_events}
-                )
-            )
-            transaction.execute_many(_DELETE_READY, [(subscription.id, r[1], r[0]) for r in rows])
-            until_us = now_us + lease_us
-            leases = [
-                (subscription.id, r[0], r[2] + 1, r[3], r[4], r[1], now_us, until_us, worker_id, 0)
-                for r in rows
-            ]
-            transaction.execute_many(INSERT_LEASE, leases)
+            term = Term(subscription.id, now_us, now_us + lease_us, worker_id)
+            found = leasing.claim(transaction, term, max_events)
         try:
-            return [delivery(row, subscription.id, now_us) for row in rows]
-        except StoreError:  # one cannot be read: nobody was at work on any of them
-            self._put_back(leases)
+            return [delivery(claim, subscription.id, now_us) for claim in found]
+        except StoreError:  # one cannot be read: nobody has worked on any of them
+            with self._store.transaction() as transaction:
+                leasing.put_back(transaction, subscription.id, found)
             raise
 
-    def _put_back(self, leases: Sequence[Row]) -> None:
-        with self._store.transaction() as transaction:
-            transaction.execute_many(_DELETE_LEASE, [row[:3] for row in leases])
-            transaction.execute_many(
-                INSERT_READY,
-                [(row[0], row[5], row[1], row[2] - 1, row[3], row[4]) for row in leases],
-            )
-
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
-        """Put events back whose lease ran out; one that killed its worker too often is dead."""
-        at = {"s": subscription.id, "now": now_us}
-        if not self._store.read(_SELECT_EXPIRED + " LIMIT 1", at):
+        """Put events back whose lease ran out. One that killed its worker too often is dead."""
+        if not leasing.has_expired(self._store, subscription.id, now_us):
             return
         asked_s = time.monotonic()
         with self._store.transaction() as transaction:
-            if _waited(asked_s):
-                return
-            rows = transaction.query(_SELECT_EXPIRED, at)
-            transaction.execute_many(_DELETE_LEASE, [r[:3] for r in rows])
-            # an attempt alone was counted when it began
-            again = [r for r in rows if r[7] < MAX_ABANDONED]
-            dead = [r for r in rows if r[7] >= MAX_ABANDONED]
-            # In its old place: behind all that came meanwhile it would wait for the whole backlog
-            # once more.
-            for insert, outside in ((INSERT_READY, 0), (INSERT_AWAITED, 1)):
-                rows_back = [
-                    (r[0], r[3], r[1], r[2], r[6], r[7] or SUSPECT)
-                    for r in again
-                    if r[8] == outside
-                ]
-                transaction.execute_many(insert, rows_back)
-            transaction.execute_many(INSERT_DEAD, [died_row(r, now_us) for r in dead])
-            record_abandoned(transaction, [r[:6] for r in again], "abandoned", now_us)
-            record_abandoned(transaction, [r[:6] for r in dead], "dead", now_us)
-            if dead:
-                transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+            if not _waited(asked_s) and leasing.sweep(transaction, subscription.id, now_us):
+                self._wake_after(transaction, ["done"])
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
         """Return the seconds until the next delayed event or the next look at leases; not above 0
         when something is due.
         """
-        visible_us, until_us = self._store.read(_DUE, {"s": subscription.id})[0]
+        visible_us, until_us = leasing.due(self._store, subscription.id)
         if until_us is not None:  # not before the next sweep, which is what would find it
             until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
         due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
@@ -361,7 +302,7 @@ class SqlBroker:
             rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
                 return []
-            held = self._held(transaction, deliveries)
+            held = settling.held(transaction, deliveries)
             return [d for d in deliveries if d not in held]
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
@@ -369,32 +310,8 @@ class SqlBroker:
         if not settlements:
             return []
         with self.within(unit) as transaction:
-            counts = self._held(transaction, [s.delivery for s in settlements])
-            lost = (
-                []
-                if len(counts) == len(settlements)
-                else [s.delivery for s in settlements if s.delivery not in counts]
-            )
-            held = [s for s in settlements if s.delivery in counts] if lost else settlements
-            now_us = self._clock.now_us()
-            transaction.execute_many(
-                _DELETE_LEASE,
-                [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in held],
-            )
-            back = [s for s in held if s.verdict in ("retry", "release")]
-            transaction.execute_many(
-                INSERT_READY,
-                [again_row(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)],
-            )
-            transaction.execute_many(
-                INSERT_AWAITED,
-                [again_row(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)],
-            )
-            transaction.execute_many(
-                INSERT_DEAD, [dead_row(s, now_us) for s in held if s.verdict == "dead_letter"]
-            )
-            keys_to_wake = {f"ready:{s.delivery.subscription_id}" for s in back} | {"done"}
-            transaction.after_commit(functools.partial(self._wakeup.notify, keys_to_wake))
+            lost, back = settling.settle(transaction, settlements, self._clock.now_us())
+            self._wake_after(transaction, {"done", *(f"ready:{s}" for s in back)})
         return lost
 
     def settle_late(
@@ -403,7 +320,7 @@ class SqlBroker:
         """Let answers count that came after their lease, as far as there is no outcome yet."""
         with self.within(unit) as transaction:
             counted = settling.settle_late(transaction, settlements, self._clock.now_us())
-            transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
+            self._wake_after(transaction, ["done"])
         return counted
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
@@ -421,41 +338,10 @@ class SqlBroker:
         delivery.alone = is_alone
         return held
 
-    @staticmethod
-    def _held(
-        transaction: Transaction, deliveries: Sequence[Delivery]
-    ) -> dict[Delivery, tuple[int, int]]:
-        """Return those whose lease is held, with their failures and abandoned attempts: a late
-        answer may have changed them.
-        """
-        held: dict[tuple[int, int, int], tuple[int, int]] = {}
-        for s in {d.subscription_id for d in deliveries}:
-            seqs = [d.seq for d in deliveries if d.subscription_id == s]
-            rows = transaction.query(_SELECT_HELD, {"s": s, "low": min(seqs), "high": max(seqs)})
-            held |= {
-                (s, seq, attempt): (failures, abandoned)
-                for seq, attempt, failures, abandoned in rows
-            }
-        return {
-            d: counts
-            for d in deliveries
-            if (counts := held.get((d.subscription_id, d.seq, d.attempt))) is not None
-        }
-
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count what is waiting, delayed, in flight and dead."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
-        visible, delayed, in_flight, dead, oldest_us, next_us = self._store.read(
-            "SELECT (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <="
-            " :now), (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us >"
-            " :now), (SELECT count(*) FROM lease WHERE subscription_id = :s), (SELECT count(*) FROM"
-            " dead_letter WHERE subscription_id = :s AND discarded_us IS NULL), (SELECT"
-            " min(published_us) FROM event WHERE seq = (SELECT min(seq) FROM (SELECT min(seq) AS"
-            " seq FROM waiting WHERE subscription_id = :s UNION ALL SELECT min(seq) FROM lease"
-            " WHERE subscription_id = :s) AS open)), (SELECT min(visible_us) FROM waiting WHERE"
-            " subscription_id = :s AND visible_us > :now)",
-            at,
-        )[0]
+        ((visible, delayed, in_flight, dead, oldest_us, next_us),) = self._store.read(_DEPTH, at)
         oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
         return Depth(
             visible,
@@ -465,6 +351,10 @@ class SqlBroker:
             oldest_s,
             None if next_us is None else (next_us - at["now"]) / 1e6,
         )
+
+    def _wake_after(self, transaction: Transaction, keys: Iterable[str]) -> None:
+        """Wake those who wait for one of *keys*, once the transaction is durable."""
+        transaction.after_commit(functools.partial(self._wakeup.notify, keys))
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:
@@ -476,78 +366,8 @@ class SqlBroker:
                 yield transaction
 
 
-def _together(rows: list[Row]) -> list[Row]:
-    """Return those of *rows*, oldest first, that are leased together; alone what was abandoned
-    before, so that it harms nobody.
-    """
-    suspect = next((i for i, row in enumerate(rows) if row[4]), None)
-    return rows if suspect is None else rows[: max(1, suspect)]
-
-
 def _waited(since_s: float) -> bool:
     """Whether the store did not answer for so long, since the monotonic time *since_s*, that leases
     ran out meanwhile.
     """
     return time.monotonic() - since_s > SWEEP_US / 1e6
-
-
-def delivery(row: Row, subscription_id: int, now_us: int) -> Delivery:
-    """Return the delivery of a row with the columns of a claim, leased at *now_us*."""
-    (
-        seq,
-        visible_us,
-        attempt,
-        failures,
-        abandoned,
-        published_us,
-        id_,
-        source,
-        type_,
-        time,
-        subject,
-        media_type,
-        schema,
-        traceparent,
-        extensions,
-        data,
-        times,
-        resent_us,
-        other_data,
-        other_type,
-    ) = row
-    try:
-        others = (
-            {"traceparent": traceparent, **json.loads(extensions)}
-            if extensions
-            else {"traceparent": traceparent}
-        )
-        if times:
-            others["redrive"] = times
-            if other_data is not None:
-                data, media_type = other_data, other_type
-        event = restored(
-            decode_data(data, media_type),
-            type_,
-            source,
-            id_,
-            time,
-            subject,
-            media_type,
-            schema,
-            others,
-            data,
-        )
-    except ERRORS as error:
-        raise damaged("event" if other_data is None else "resent", seq, error) from error
-    return Delivery(
-        event,
-        seq,
-        subscription_id,
-        attempt + 1,
-        failures,
-        abandoned,
-        published_us,
-        visible_us,
-        now_us,
-        resent_us or published_us,
-    )

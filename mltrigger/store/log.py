@@ -237,8 +237,7 @@ class Log:
         """Return which of the events have an outcome of that subscription."""
         among = ", ".join(str(int(seq)) for seq in seqs)
         rows = self._store.read(
-            "SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN ('succeeded',"
-            f" 'dead', 'skipped') AND seq IN ({among})",
+            f"SELECT seq FROM final WHERE subscription_id = :s AND seq IN ({among})",
             {"s": subscription_id},
         )
         return {seq for (seq,) in rows}

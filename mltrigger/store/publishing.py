@@ -15,6 +15,7 @@ from mltrigger.errors import NotFound, warn
 from mltrigger.event.event import Event, attributes_of, is_json
 from mltrigger.event.ids import new_trace
 from mltrigger.filters import FilterPolicy
+from mltrigger.store.queue import INSERT_AWAITED, INSERT_READY, Waiting
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Row, Transaction
 
@@ -22,36 +23,32 @@ Encoded = tuple[Event, bytes, str | None]
 """An event, its data as bytes, and their media type; ``None`` stands for JSON."""
 
 _INSERT_EVENT = """
-INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema, traceparent, extensions, data,
-  published_us)
-VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema, :traceparent, :extensions, :data,
-  :published_us)
+INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema,
+  traceparent, extensions, data, published_us)
+VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema,
+  :traceparent, :extensions, :data, :published_us)
 ON CONFLICT (id, source, topic_id) DO NOTHING
 """
-INSERT_READY = """
-INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
-VALUES (:subscription_id, :visible_us, :seq, :attempt, :failures, :abandoned) ON CONFLICT DO NOTHING
+_SELECT_SEQ = """
+SELECT seq, data, datacontenttype FROM event
+WHERE id = :id AND source = :source AND topic_id = :topic_id
 """
-INSERT_AWAITED = INSERT_READY.replace("ready", "awaited")
-"""For subscriptions whose events a queue outside carries."""
-_SELECT_SEQ = (
-    "SELECT seq, data, datacontenttype FROM event WHERE id = :id AND source = :source AND topic_id"
-    " = :topic_id"
-)
 _DELIVERED = """
-SELECT 1 FROM invocation WHERE seq = :seq AND subscription_id = :s AND outcome IN ('succeeded', 'dead', 'skipped')
+SELECT 1 FROM final WHERE seq = :seq AND subscription_id = :s
 UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
 UNION ALL SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq LIMIT 1
 """
-# One question instead of three, since each event that is published alone asks it.
+# One query instead of three, since each single publish needs it.
 _TOPIC = """
-SELECT t.id, (SELECT coalesce(max(seq), 0) FROM event), s.id, s.name, s.filter, s.filter_scope, s.outside
-FROM topic t LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 WHERE t.name = :name ORDER BY s.id
+SELECT t.id, (SELECT coalesce(max(seq), 0) FROM event),
+  s.id, s.name, s.filter, s.filter_scope, s.outside
+FROM topic t LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1
+WHERE t.name = :name ORDER BY s.id
 """
 _REPEATED = """
 INSERT INTO repeat (seq, times, differing, repeated_us) VALUES (:seq, 1, :differing, :now)
-ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1, differing = repeat.differing + excluded.differing,
-  repeated_us = excluded.repeated_us
+ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1,
+  differing = repeat.differing + excluded.differing, repeated_us = excluded.repeated_us
 """
 
 
@@ -71,6 +68,14 @@ class _Bound(NamedTuple):
     outside: bool
 
 
+class _Topic(NamedTuple):
+    """A topic, the newest event of the archive, and the bound subscriptions of the topic."""
+
+    id: int
+    newest: int
+    bound: list[_Bound]
+
+
 def publish(
     transaction: Transaction,
     topic: str,
@@ -79,69 +84,62 @@ def publish(
     carried: bool = False,
     arrived_us: Sequence[int] | None = None,
 ) -> Published:
-    """Write *encoded* events and their deliveries; those that a queue outside has *carried*, or
-    will, are awaited.
+    """Write *encoded* events and their deliveries.
 
-    Events that were published elsewhere and have *arrived* say when that was, and have waited
-    since; one that is there already is no news then.
+    Parameters
+    ----------
+    carried : bool
+        Whether an outside queue brings the deliveries of subscriptions that have one. They are
+        awaited then.
+    arrived_us : sequence of int, optional
+        When each event was published elsewhere. Its deliveries have waited since then, and an event
+        that is known already is not a repeat.
     """
-    found = transaction.query(_TOPIC, {"name": topic})
-    if not found:
-        known = [name for (name,) in transaction.query("SELECT name FROM topic", {})]
+    found = _topic(transaction, topic)
+    at_us = arrived_us or [now_us] * len(encoded)
+    seqs = range(found.newest + 1, found.newest + 1 + len(encoded))
+    rows = [
+        _event_row(*e, seq, found.id, published_us)
+        for e, seq, published_us in zip(encoded, seqs, at_us, strict=True)
+    ]
+    added = transaction.execute_many(_INSERT_EVENT, rows)
+    to_whom = _matching(found.bound, encoded)
+    if added == len(rows):
+        receipts = [
+            Receipt(event.id, seq, False, tuple([b.name for b in to]))
+            for (event, _, _), seq, to in zip(encoded, seqs, to_whom, strict=True)
+        ]
+    else:
+        receipts = _receipts(transaction, encoded, to_whom, found, now_us, arrived_us is None)
+    ready: list[Waiting] = []
+    awaited: list[Waiting] = []
+    for receipt, to, visible_us in zip(receipts, to_whom, at_us, strict=True):
+        if not receipt.duplicate:
+            for b in to:
+                queue = awaited if carried and b.outside else ready
+                queue.append(Waiting(b.id, visible_us, receipt.seq))
+    transaction.execute_many(INSERT_READY, ready)
+    transaction.execute_many(INSERT_AWAITED, awaited)
+    woken = frozenset(row.subscription_id for row in (*ready, *awaited))
+    return Published(receipts, woken)
+
+
+def _topic(transaction: Transaction, name: str) -> _Topic:
+    rows = transaction.query(_TOPIC, {"name": name})
+    if not rows:
+        known = [other for (other,) in transaction.query("SELECT name FROM topic", {})]
         raise NotFound.of(
             "topic",
-            topic,
+            name,
             known,
             "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
         )
-    topic_id, base = found[0][:2]
-    at_us = arrived_us or [now_us] * len(encoded)
-    rows = [
-        _event_row(*e, seq, topic_id, at_us[i])
-        for i, (seq, e) in enumerate(enumerate(encoded, base + 1))
-    ]
-    added = transaction.execute_many(_INSERT_EVENT, rows)
-    bound = [_bound(row, carried) for row in found if row[2] is not None]
-    to_whom = _matching(bound, encoded)
-    if added == len(rows):
-        receipts = [
-            Receipt(row[2], row[0], False, tuple([b.name for b in to]))
-            for row, to in zip(rows, to_whom, strict=True)
-        ]
-        ready = [
-            (b.id, since_us, row[0], 0, 0, 0)
-            for row, to, since_us in zip(rows, to_whom, at_us, strict=True)
-            for b in to
-        ]
-    else:
-        receipts = _receipts(
-            transaction, encoded, to_whom, bound, base, topic_id, now_us, arrived_us is None
-        )
-        fresh = {
-            r.seq: (to, since_us)
-            for r, to, since_us in zip(receipts, to_whom, at_us, strict=True)
-            if not r.duplicate
-        }
-        ready = [
-            (b.id, since_us, seq, 0, 0, 0) for seq, (to, since_us) in fresh.items() for b in to
-        ]
-    if not carried:
-        transaction.execute_many(INSERT_READY, ready)
-    else:
-        outside = {b.id for b in bound if b.outside}
-        transaction.execute_many(INSERT_AWAITED, [row for row in ready if row[0] in outside])
-        transaction.execute_many(INSERT_READY, [row for row in ready if row[0] not in outside])
-    return Published(receipts, frozenset(row[0] for row in ready))
-
-
-def _bound(row: Row, carried: bool) -> _Bound:
-    _, _, number, name, filter_text, scope, outside = row
-    return _Bound(
-        number,
-        name,
-        filter_of(filter_text, scope, "subscription", number),
-        carried and bool(outside),
-    )
+    bound = []
+    for topic_id, newest, number, subscription, filter_text, scope, outside in rows:  # noqa: B007
+        if number is not None:
+            policy = filter_of(filter_text, scope, "subscription", number)
+            bound.append(_Bound(number, subscription, policy, bool(outside)))
+    return _Topic(topic_id, newest, bound)
 
 
 class Seen:
@@ -190,26 +188,25 @@ def _receipts(
     transaction: Transaction,
     encoded: Sequence[Encoded],
     to_whom: Sequence[Sequence[_Bound]],
-    bound: Sequence[_Bound],
-    base: int,
-    topic_id: int,
+    topic: _Topic,
     now_us: int,
     repeats: bool,
 ) -> list[Receipt]:
-    """Return the receipts of events of which some were there before, or stand twice among them;
-    note the repeats.
+    """Return the receipts when some events were there before, or stand twice among *encoded*.
+
+    Record the repeats, if asked for.
     """
     receipts: list[Receipt] = []
     seen: dict[int, Sequence[_Bound]] = {}
     for (event, raw, media_type), to in zip(encoded, to_whom, strict=True):
-        seq, kept, kept_type = transaction.query(
-            _SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic_id}
-        )[0]
-        duplicate = seq <= base or seq in seen
-        # the first of them is what was delivered, whatever the others hold
+        ((seq, kept, kept_type),) = transaction.query(
+            _SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic.id}
+        )
+        duplicate = seq <= topic.newest or seq in seen
+        # The first of several equal events was delivered. The data of the others do not count.
         to = seen.setdefault(seq, to)
-        if seq <= base:
-            to = [b for b in bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
+        if seq <= topic.newest:
+            to = [b for b in topic.bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate and repeats:
             differs = _differ((bytes(kept), kept_type), (raw, media_type))
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})

@@ -1,62 +1,115 @@
-"""What becomes of deliveries in a SQL store: rows of those that come again or are dead, and answers
-that came after their lease.
-"""
+"""Settlement in a SQL store: done, again or dead, also for answers after their lease."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mltrigger.broker import Delivery, Settlement
-from mltrigger.policy import MAX_ABANDONED, SUSPECT, charged, cleared
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.policy import SUSPECT, charged, cleared
+from mltrigger.store.queue import (
+    DELETE_LEASE,
+    INSERT_AWAITED,
+    INSERT_DEAD,
+    INSERT_READY,
+    Dead,
+    Waiting,
+)
+from mltrigger.store.transaction import Transaction
 
 FAR_S = 3_600.0
-"""The longest that an event waits for its next attempt in a queue outside."""
-INSERT_DEAD = """
-INSERT INTO dead_letter (subscription_id, seq, attempt, reason, error_type, error, traceback, dead_us)
-VALUES (:s, :seq, :attempt, :reason, :error_type, :error, :traceback, :now) ON CONFLICT DO NOTHING
+"""The longest wait for the next attempt in an outside queue. A longer one is kept here."""
+
+_HELD = """
+SELECT seq, attempt, failures, abandoned FROM lease
+WHERE subscription_id = :s AND seq BETWEEN :low AND :high
 """
-_FINAL = (
-    "SELECT 1 FROM invocation WHERE subscription_id = :s AND seq = :seq AND outcome IN"
-    " ('succeeded', 'dead', 'skipped') LIMIT 1"
-)
+_FINAL = "SELECT 1 FROM final WHERE subscription_id = :s AND seq = :seq LIMIT 1"
 _RESENT = "SELECT resent_us FROM resent WHERE subscription_id = :s AND seq = :seq"
+_OF = "WHERE subscription_id = :s AND seq = :seq"
+
+
+def held(
+    transaction: Transaction, deliveries: Iterable[Delivery]
+) -> dict[Delivery, tuple[int, int]]:
+    """Return the deliveries whose lease is held, with its failures and abandoned attempts.
+
+    The counts come from the lease: a late answer may have changed them.
+    """
+    by_subscription: dict[int, list[Delivery]] = {}
+    for d in deliveries:
+        by_subscription.setdefault(d.subscription_id, []).append(d)
+    found: dict[Delivery, tuple[int, int]] = {}
+    for s, mine in by_subscription.items():
+        seqs = [d.seq for d in mine]
+        leases = {
+            (seq, attempt): (failures, abandoned)
+            for seq, attempt, failures, abandoned in transaction.query(
+                _HELD, {"s": s, "low": min(seqs), "high": max(seqs)}
+            )
+        }
+        for d in mine:
+            if (counts := leases.get((d.seq, d.attempt))) is not None:
+                found[d] = counts
+    return found
+
+
+def settle(
+    transaction: Transaction, settlements: Sequence[Settlement], now_us: int
+) -> tuple[list[Delivery], set[int]]:
+    """Settle the deliveries whose lease is held.
+
+    Return the others, for which nothing was changed, and the subscriptions with new work.
+    """
+    counts = held(transaction, [s.delivery for s in settlements])
+    lost = [s.delivery for s in settlements if s.delivery not in counts]
+    if lost:
+        settlements = [s for s in settlements if s.delivery in counts]
+    transaction.execute_many(
+        DELETE_LEASE,
+        [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in settlements],
+    )
+    back = [s for s in settlements if s.verdict in ("retry", "release")]
+    if back:
+        here = [_waiting(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)]
+        outside = [_waiting(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)]
+        transaction.execute_many(INSERT_READY, here)
+        transaction.execute_many(INSERT_AWAITED, outside)
+    transaction.execute_many(
+        INSERT_DEAD, [_dead(s, now_us) for s in settlements if s.verdict == "dead_letter"]
+    )
+    return lost, {s.delivery.subscription_id for s in back}
 
 
 def comes_again(settlement: Settlement) -> bool:
-    """Whether the message of a delivery that is tried again brings it: one far in the future is
-    kept here, where nothing expires.
+    """Whether the next attempt comes with the message of an outside queue.
+
+    A delivery with a long delay is kept here, where nothing expires.
     """
     return settlement.delivery.message is not None and settlement.delay_s <= FAR_S
 
 
-def again_row(settlement: Settlement, now_us: int, failures: int, abandoned: int) -> Row:
-    """Return the row of a delivery that comes again; the counts are those of its lease."""
+def _waiting(settlement: Settlement, now_us: int, failures: int, abandoned: int) -> Waiting:
+    """Return the row of a delivery that is tried again. The counts are those of its lease."""
     d = settlement.delivery
     if d.alone:  # it has ended
         abandoned = cleared(abandoned, d.abandoned)
-    if settlement.verdict == "release":
-        return (d.subscription_id, d.visible_us, d.seq, d.attempt, failures, abandoned)
-    visible_us = now_us + int(settlement.delay_s * 1e6)
-    deaths = charged(abandoned) if settlement.counts == "death" else abandoned
-    return (
-        d.subscription_id,
-        visible_us,
-        d.seq,
-        d.attempt,
-        failures + (settlement.counts == "failure"),
-        deaths,
-    )
+    visible_us = d.visible_us
+    if settlement.verdict == "retry":
+        visible_us = now_us + int(settlement.delay_s * 1e6)
+        failures += settlement.counts == "failure"
+        if settlement.counts == "death":
+            abandoned = charged(abandoned)
+    return Waiting(d.subscription_id, visible_us, d.seq, d.attempt, failures, abandoned)
 
 
-def dead_row(settlement: Settlement, now_us: int) -> Row:
-    """Return the row of a dead letter."""
+def _dead(settlement: Settlement, now_us: int) -> Dead:
     d, s = settlement.delivery, settlement
-    return (
+    reason = s.reason or "model_error"
+    return Dead(
         d.subscription_id,
         d.seq,
         d.attempt,
-        s.reason or "model_error",
+        reason,
         s.error_type,
         s.error,
         s.traceback,
@@ -64,25 +117,14 @@ def dead_row(settlement: Settlement, now_us: int) -> Row:
     )
 
 
-def died_row(row: Row, now_us: int) -> Row:
-    """Return the row of a dead letter of an event that ended its process too often; *row* is what
-    its lease was.
-    """
-    error = (
-        f"{MAX_ABANDONED} attempts ran alone in their process and never ended: the event kills the"
-        " process that works on it"
-    )
-    return (row[0], row[1], row[2], "worker_died", None, error, None, now_us)
-
-
 def settle_late(
     transaction: Transaction, settlements: Sequence[Settlement], now_us: int
 ) -> list[Delivery]:
-    """Let answers count whose lease was lost, as far as their event is open; return those that do.
+    """Count answers that came after their lease, if their event is open; return the counted ones.
 
-    A worker that was stopped for longer than its lease has not died. What it answers is as good as
-    what the next one would: a final answer ends the event, a failure is counted. In any case its
-    attempt is abandoned no longer.
+    A worker that was paused for longer than its lease has not died. Its answer is as good as the
+    next one. A final answer ends the event. A failure is counted. In both cases its attempt is no
+    longer abandoned.
     """
     return [s.delivery for s in settlements if _settled_late(transaction, s, now_us)]
 
@@ -92,33 +134,36 @@ def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int)
     of = {"s": delivery.subscription_id, "seq": delivery.seq}
     if transaction.query(_FINAL, of):
         return False
-    resent = transaction.query(_RESENT, of)
-    if resent and resent[0][0] != delivery.since_us:  # sent again since, perhaps with other data
+    # Sent again since then, perhaps with other data: the answer is not about those.
+    if any(at != delivery.since_us for (at,) in transaction.query(_RESENT, of)):
         return False
     for place in ("lease", "awaited", "ready"):
-        rows = transaction.query(
-            f"SELECT abandoned FROM {place} WHERE subscription_id = :s AND seq = :seq", of
-        )
-        if not rows:
+        found = transaction.query(f"SELECT abandoned FROM {place} {_OF}", of)
+        if not found:
             continue
         if settlement.verdict in ("ack", "dead_letter"):
-            transaction.execute(
-                f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", of
-            )
+            transaction.execute(f"DELETE FROM {place} {_OF}", of)
             if settlement.verdict == "dead_letter":
-                transaction.execute_many(INSERT_DEAD, [dead_row(settlement, now_us)])
+                transaction.execute_many(INSERT_DEAD, [_dead(settlement, now_us)])
             return True
-        abandoned = _taken_back(rows[0][0], delivery)
-        if settlement.verdict == "retry" and settlement.counts == "death":
-            abandoned = charged(abandoned)
-        failed = int(settlement.verdict == "retry" and settlement.counts == "failure")
-        transaction.execute(
-            f"UPDATE {place} SET abandoned = :abandoned, failures = failures + :failed WHERE"
-            " subscription_id = :s AND seq = :seq",
-            {**of, "abandoned": abandoned, "failed": failed},
-        )
+        ((abandoned,),) = found
+        _count(transaction, settlement, place, _taken_back(abandoned, delivery))
         return settlement.verdict == "retry"
-    return False  # it was unsubscribed, or let go
+    return False  # it was unsubscribed, or pruned
+
+
+def _count(transaction: Transaction, settlement: Settlement, place: str, abandoned: int) -> None:
+    """Count a late failure or death where the delivery is now."""
+    counts = settlement.counts if settlement.verdict == "retry" else None
+    transaction.execute(
+        f"UPDATE {place} SET abandoned = :abandoned, failures = failures + :failed {_OF}",
+        {
+            "s": settlement.delivery.subscription_id,
+            "seq": settlement.delivery.seq,
+            "abandoned": charged(abandoned) if counts == "death" else abandoned,
+            "failed": int(counts == "failure"),
+        },
+    )
 
 
 def _taken_back(abandoned: int, delivery: Delivery) -> int:

@@ -1,4 +1,4 @@
-"""The unit of work: one row an attempt, written in the same transaction as its settlement."""
+"""The log's unit of work: attempts are recorded in the same transaction as their settlement."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
 from mltrigger.store.outcomes import Outcome
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.invoke import Result
 
 
 class Invocation(NamedTuple):
-    """One attempt of one model version on one delivery, as it is recorded."""
+    """One attempt of one model version on one delivery."""
 
     delivery: Delivery
     outcome: Outcome
@@ -28,31 +28,69 @@ class Invocation(NamedTuple):
     role: str = "live"
 
 
-_RECORD = """
-INSERT INTO invocation (seq, subscription_id, attempt, model_version_id, role, outcome, reason, visible_us, received_us, started_us,
-  finished_us, settled_us, batch_size, worker_id, output, error_type, error, traceback, stdout)
-VALUES (:seq, :subscription_id, :attempt, :model_version_id, :role, :outcome, :reason, :visible_us, :received_us, :started_us,
-  :finished_us, :settled_us, :batch_size, :worker_id, :output, :error_type, :error, :traceback, :stdout)
-ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET outcome = excluded.outcome, reason = excluded.reason,
-  started_us = excluded.started_us, finished_us = excluded.finished_us, output = excluded.output, error_type = excluded.error_type,
-  error = excluded.error, traceback = excluded.traceback, stdout = excluded.stdout
+class Uncalled(NamedTuple):
+    """An attempt that ended without an answer of a model."""
+
+    subscription_id: int
+    seq: int
+    attempt: int
+    visible_us: int
+    received_us: int
+    worker_id: int
+    reason: str
+    error: str | None = None
+
+
+class _Row(NamedTuple):
+    """A row of ``invocation``."""
+
+    seq: int
+    subscription_id: int
+    attempt: int
+    role: str
+    outcome: Outcome
+    reason: str | None
+    visible_us: int
+    received_us: int
+    settled_us: int
+    worker_id: int
+    error: str | None
+    model_version_id: int | None = None
+    started_us: int | None = None
+    finished_us: int | None = None
+    batch_size: int | None = None
+    output: str | None = None
+    error_type: str | None = None
+    traceback: str | None = None
+    stdout: str | None = None
+
+
+_RECORD = f"""
+INSERT INTO invocation ({", ".join(_Row._fields)})
+VALUES ({", ".join(f":{name}" for name in _Row._fields)})
+ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET
+  outcome = excluded.outcome, reason = excluded.reason, started_us = excluded.started_us,
+  finished_us = excluded.finished_us, output = excluded.output,
+  error_type = excluded.error_type, error = excluded.error, traceback = excluded.traceback,
+  stdout = excluded.stdout
 WHERE invocation.outcome = 'abandoned'
 """
 
-# What an attempt that lost its lease finds: nothing when its event was pruned, else the outcome
-# that was written for it, if any.
+# For an attempt that lost its lease: no row if its event was pruned, else its outcome so far.
 _EARLIER = """
-SELECT i.outcome FROM event e LEFT JOIN invocation i ON i.seq = e.seq AND i.subscription_id = :s AND i.attempt = :attempt
+SELECT i.outcome FROM event e LEFT JOIN invocation i
+  ON i.seq = e.seq AND i.subscription_id = :s AND i.attempt = :attempt
 WHERE e.seq = :seq
 """
 
-_FORGET = (
-    "DELETE FROM invocation WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND"
-    " outcome = 'abandoned'"
-)
+_FORGET = """
+DELETE FROM invocation
+WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND outcome = 'abandoned'
+"""
 
 _TALLY = """
-INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (:subscription_id, :worker_id, :outcome, :n)
+INSERT INTO tally (subscription_id, worker_id, outcome, n)
+VALUES (:subscription_id, :worker_id, :outcome, :n)
 ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n
 """
 
@@ -76,10 +114,9 @@ class Unit:
     def record(self, invocations: Sequence[Invocation], counted: Sequence[Delivery] = ()) -> None:
         """Write one row an attempt.
 
-        An attempt that was taken for abandoned and ended after all is corrected in place.
-
-        Those of *counted* came after their lease and count all the same: their row is a new one,
-        for those who follow the log.
+        The row of an attempt that was recorded as abandoned and then ended is corrected in place.
+        Deliveries in *counted* came after their lease and count all the same. They get a new row,
+        so that readers who follow the log see them.
         """
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
@@ -93,119 +130,78 @@ class Unit:
         self.transaction.execute_many(
             _RECORD, [_row(i, settled_us, worker_id) for i in invocations]
         )
-        self.transaction.execute_many(
-            _TALLY, [(s, worker_id, outcome, n) for (s, outcome), n in counts.items()]
-        )
+        for (subscription_id, outcome), n in counts.items():
+            tally(self.transaction, subscription_id, worker_id, outcome, n)
 
     def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
-        """Count a late attempt once, whatever was written for it before; return whether its event
-        is still there.
+        """Count a late attempt once, whatever was written before.
+
+        Return whether its event is still there.
         """
-        delivery = invocation.delivery
-        s = delivery.subscription_id
+        d = invocation.delivery
         earlier = self.transaction.query(
-            _EARLIER, {"s": s, "seq": delivery.seq, "attempt": delivery.attempt}
+            _EARLIER, {"s": d.subscription_id, "seq": d.seq, "attempt": d.attempt}
         )
         if earlier == [("abandoned",)]:
-            counts[s, "abandoned"] -= 1
+            counts[d.subscription_id, "abandoned"] -= 1
         elif earlier != [(None,)]:
-            counts[s, invocation.outcome] -= 1
+            counts[d.subscription_id, invocation.outcome] -= 1
         return bool(earlier)
 
 
-def record_uncalled(transaction: Transaction, rows: Sequence[Row], outcome: Outcome) -> None:
-    """Record deliveries that ended before any model was called: (subscription_id, seq, attempt,
-    now, worker, reason, error).
-    """
-    transaction.execute_many(
-        _RECORD,
-        [
-            (
-                seq,
-                s,
-                attempt,
-                None,
-                "live",
-                outcome,
-                reason,
-                now_us,
-                now_us,
-                None,
-                None,
-                now_us,
-                None,
-                worker_id,
-                None,
-                None,
-                error,
-                None,
-                None,
-            )
-            for s, seq, attempt, now_us, worker_id, reason, error in rows
-        ],
-    )
-    counts = Counter((row[0], row[4]) for row in rows)
-    transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
-
-
-def record_abandoned(
-    transaction: Transaction, rows: Sequence[Row], outcome: Outcome, now_us: int
+def tally(
+    transaction: Transaction, subscription_id: int, worker_id: int, outcome: Outcome, n: int
 ) -> None:
-    """Record attempts that never ended, from the leases they left: (subscription_id, seq, attempt,
-    visible, received, worker).
-    """
-    reason = "lease_expired" if outcome == "abandoned" else "worker_died"
-    transaction.execute_many(
-        _RECORD,
-        [
-            (
-                seq,
-                subscription_id,
-                attempt,
-                None,
-                "live",
-                outcome,
-                reason,
-                visible_us,
-                received_us,
-                None,
-                None,
-                now_us,
-                None,
-                worker_id,
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
-            for subscription_id, seq, attempt, visible_us, received_us, worker_id in rows
-        ],
-    )
-    counts = Counter((row[0], row[5]) for row in rows)
-    transaction.execute_many(_TALLY, [(s, w, outcome, n) for (s, w), n in counts.items()])
+    """Add *n* to the number of attempts with that outcome. *n* may be negative."""
+    transaction.execute_many(_TALLY, [(subscription_id, worker_id, outcome, n)])
 
 
-def _row(invocation: Invocation, settled_us: int, worker_id: int) -> Row:
-    delivery, result = invocation.delivery, invocation.result
-    return (
-        delivery.seq,
-        delivery.subscription_id,
-        delivery.attempt,
-        invocation.model_version_id,
+def record_uncalled(
+    transaction: Transaction, attempts: Sequence[Uncalled], outcome: Outcome, now_us: int
+) -> None:
+    """Record *attempts* that ended without an answer of a model."""
+    rows = [
+        _Row(
+            a.seq,
+            a.subscription_id,
+            a.attempt,
+            "live",
+            outcome,
+            a.reason,
+            a.visible_us,
+            a.received_us,
+            now_us,
+            a.worker_id,
+            a.error,
+        )
+        for a in attempts
+    ]
+    transaction.execute_many(_RECORD, rows)
+    counts = Counter((a.subscription_id, a.worker_id) for a in attempts)
+    for (subscription_id, worker_id), n in counts.items():
+        tally(transaction, subscription_id, worker_id, outcome, n)
+
+
+def _row(invocation: Invocation, settled_us: int, worker_id: int) -> _Row:
+    d, result = invocation.delivery, invocation.result
+    return _Row(
+        d.seq,
+        d.subscription_id,
+        d.attempt,
         invocation.role,
         invocation.outcome,
         invocation.reason,
-        delivery.visible_us,
-        delivery.received_us,
+        d.visible_us,
+        d.received_us,
+        settled_us,
+        worker_id,
+        result.error,
+        invocation.model_version_id,
         invocation.started_us,
         invocation.finished_us,
-        settled_us,
         invocation.batch_size,
-        worker_id,
         result.output,
         result.error_type,
-        result.error,
         result.traceback,
         invocation.stdout,
     )

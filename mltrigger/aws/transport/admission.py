@@ -5,7 +5,7 @@ transaction.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from mltrigger.aws.transport.polls import Message
@@ -15,13 +15,24 @@ from mltrigger.event.envelopes import Ignored, Item, Unreadable
 from mltrigger.event.event import Event, encode_data
 from mltrigger.store import publishing
 from mltrigger.store.archive import ARCHIVED, archived
-from mltrigger.store.broker import INSERT_LEASE, delivery
 from mltrigger.store.outcomes import Outcome
-from mltrigger.store.publishing import INSERT_AWAITED, Encoded, Seen
+from mltrigger.store.publishing import Encoded, Seen
+from mltrigger.store.queue import (
+    CLAIM_AWAITED,
+    INSERT_AWAITED,
+    INSERT_DEAD,
+    INSERT_LEASE,
+    Claim,
+    Dead,
+    Term,
+    Waiting,
+    claims,
+    delivery,
+    lease_row,
+)
 from mltrigger.store.registry import ensure_topic
-from mltrigger.store.settling import INSERT_DEAD
-from mltrigger.store.transaction import Row, Transaction
-from mltrigger.store.unit import record_uncalled
+from mltrigger.store.transaction import Transaction
+from mltrigger.store.unit import Uncalled, record_uncalled
 
 UNREADABLE_TYPE = "mltrigger.unreadable"
 INBOX = ".inbox"
@@ -35,22 +46,14 @@ keeps its own part: the whole for each of thousands of records would fill the di
 _EARLY_US = 1_000_000
 """SQS counts whole seconds: a message that comes this much before its time has come in time."""
 
-_FINAL = (
-    "SELECT seq FROM invocation WHERE subscription_id = :s AND outcome IN ('succeeded', 'dead',"
-    " 'skipped') AND seq IN ({seqs})"
-)
+_FINAL = "SELECT seq FROM final WHERE subscription_id = :s AND seq IN ({seqs})"
 _LEASED = "SELECT seq, until_us FROM lease WHERE subscription_id = :s AND seq IN ({seqs})"
 _READY = "SELECT seq FROM ready WHERE subscription_id = :s AND seq IN ({seqs})"
 _AWAITED = "SELECT seq, visible_us FROM awaited WHERE subscription_id = :s AND seq IN ({seqs})"
 _STRAY = f"""
-SELECT {ARCHIVED}, e.published_us, (SELECT coalesce(max(attempt), 0) FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s)
+SELECT (SELECT coalesce(max(attempt), 0) FROM invocation i
+  WHERE i.seq = e.seq AND i.subscription_id = :s), e.published_us, {ARCHIVED}
 FROM event e WHERE e.seq IN ({{seqs}})
-"""
-_CLAIM = """
-SELECT e.seq, w.visible_us, w.attempt, w.failures, w.abandoned, e.published_us, e.id, e.source, e.type, e.time, e.subject,
-  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data, a.times, a.resent_us, a.data, a.datacontenttype
-FROM awaited w JOIN event e ON e.seq = w.seq LEFT JOIN resent a ON a.subscription_id = w.subscription_id AND a.seq = w.seq
-WHERE w.subscription_id = :s AND w.seq IN ({seqs})
 """
 _CLAIMED = "DELETE FROM awaited WHERE subscription_id = :s AND seq = :seq"
 _KNOWN = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :t"
@@ -310,14 +313,8 @@ def _lease(
         elif seq in awaited:
             claimed[seq] = message
     _take_over(transaction, spec, taken_over)
-    rows = (
-        transaction.query(_CLAIM.format(seqs=", ".join(map(str, claimed))), of) if claimed else []
-    )
-    order = {seq: i for i, seq in enumerate(claimed)}
-    rows.sort(key=lambda row: order[row[0]])
-    transaction.execute_many(_CLAIMED, [(spec.id, row[0]) for row in rows])
-    transaction.execute_many(INSERT_LEASE, [_lease_row(row, spec, lease) for row in rows])
-    deliveries = [delivery(row, spec.id, lease.now_us) for row in rows]
+    found = _claim(transaction, spec, claimed, lease)
+    deliveries = [delivery(claim, spec.id, lease.now_us) for claim in found]
     for d in deliveries:
         d.group = claimed[d.seq].group
         if not lease.accepted:
@@ -365,20 +362,19 @@ def _end_filtered(transaction: Transaction, spec: SubscriptionSpec, seq: int, le
         _end(transaction, spec, seq, "skipped", "filtered", None, lease)
 
 
-def _lease_row(row: Row, spec: SubscriptionSpec, lease: Lease) -> Row:
-    outside = int(not lease.accepted)
-    return (
-        spec.id,
-        row[0],
-        row[2] + 1,
-        row[3],
-        row[4],
-        row[1],
-        lease.now_us,
-        lease.until_us,
-        lease.worker_id,
-        outside,
-    )
+def _claim(
+    transaction: Transaction, spec: SubscriptionSpec, seqs: Collection[int], lease: Lease
+) -> list[Claim]:
+    """Lease the awaited events *seqs*, in that order."""
+    if not seqs:
+        return []
+    sql = f"{CLAIM_AWAITED} AND q.seq IN ({', '.join(map(str, seqs))})"
+    order = {seq: i for i, seq in enumerate(seqs)}
+    found = sorted(claims(transaction, sql, {"s": spec.id}), key=lambda claim: order[claim.seq])
+    term = Term(spec.id, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted)
+    transaction.execute_many(_CLAIMED, [(spec.id, claim.seq) for claim in found])
+    transaction.execute_many(INSERT_LEASE, [lease_row(claim, term) for claim in found])
+    return found
 
 
 def _adopt(
@@ -387,12 +383,15 @@ def _adopt(
     """Await events of the archive that nobody awaited, and that the filter lets pass: they were
     published before we were here.
     """
-    rows = transaction.query(_STRAY.format(seqs=", ".join(map(str, seqs))), {"s": spec.id})
-    passing = [row for row in rows if Seen(*archived(row[:-2])).passes(spec.filter)]
-    transaction.execute_many(
-        INSERT_AWAITED, [(spec.id, row[-2], row[0], row[-1], 0, 0) for row in passing]
-    )
-    return {row[0]: row[-2] for row in passing}
+    adopted = []
+    for attempt, published_us, *row in transaction.query(
+        _STRAY.format(seqs=", ".join(map(str, seqs))), {"s": spec.id}
+    ):
+        if Seen(*archived(row)).passes(spec.filter):
+            seq, *_ = row
+            adopted.append(Waiting(spec.id, published_us, seq, attempt))
+    transaction.execute_many(INSERT_AWAITED, adopted)
+    return {w.seq: w.visible_us for w in adopted}
 
 
 def _end_unread(
@@ -440,14 +439,12 @@ def _end(
         return not busy
     for place in _PLACES:
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", of)
-    attempt = transaction.query(_LAST, of)[0][0] + 1
+    ((last,),) = transaction.query(_LAST, of)
+    now_us, attempt = lease.now_us, last + 1
     if outcome == "dead":
         transaction.execute_many(
-            INSERT_DEAD, [(spec.id, seq, attempt, reason, None, error, None, lease.now_us)]
+            INSERT_DEAD, [Dead(spec.id, seq, attempt, reason, None, error, None, now_us)]
         )
-    record_uncalled(
-        transaction,
-        [(spec.id, seq, attempt, lease.now_us, lease.worker_id, reason, error)],
-        outcome,
-    )
+    ended = Uncalled(spec.id, seq, attempt, now_us, now_us, lease.worker_id, reason, error)
+    record_uncalled(transaction, [ended], outcome, now_us)
     return True
