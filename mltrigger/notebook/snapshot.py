@@ -224,8 +224,8 @@ def _quantiles(values: Iterable[float]) -> dict[str, Any]:
 def _hints(bus: EventBus, seqs: Iterable[int]) -> dict[int, str]:
     """Return seq -> the subject of an event, or the beginning of its data."""
     wanted = list(seqs)
-    rows = bus.log.heads(wanted, _PEEK) if wanted else []
-    return {seq: _hint(*rest) for seq, *rest in rows}
+    heads = bus.log.heads(wanted, _PEEK) if wanted else []
+    return {h.seq: _hint(h.subject, h.media_type, h.size, h.head) for h in heads}
 
 
 def _hint(subject: str | None, media_type: str | None, size: int, head: bytes) -> str:

@@ -15,7 +15,7 @@ from mltrigger.reports import frames
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.sources.folder.places import shown
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.log import Log
+from mltrigger.store.log import Found, Log
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Row
@@ -233,8 +233,8 @@ def trace(log: Log, event_id: str) -> pd.DataFrame:
         waiting = [(event, 0)]
         while waiting:
             event, hop = waiting.pop()
-            if event[0] not in shown:
-                shown.add(event[0])
+            if event.seq not in shown:
+                shown.add(event.seq)
                 waiting += [(child, hop + 1) for child in reversed(_shown(log, event, hop, rows))]
     return frames.frame(rows, frames.TRACE)
 
@@ -261,35 +261,32 @@ _ATTEMPT = [
 ]
 
 
-def _roots(log: Log, found: list[Row]) -> list[Row]:
+def _roots(log: Log, found: list[Found]) -> list[Found]:
     """Return the first causes of the events *found*: the way up ends where the archive does, and
     where events name each other.
     """
-    seen = {row[0] for row in found}
+    seen = {event.seq for event in found}
     asked: set[str] = set()
     while True:
-        causes = {cause for row in found if (cause := _cause(_extensions(row[6])))} - asked
+        causes = {cause for e in found if (cause := _cause(_extensions(e.extensions)))} - asked
         asked |= causes
-        above = {
-            row[0]: row for cause in sorted(causes) for row in log.find(cause) if row[0] not in seen
-        }
+        above = {e.seq: e for cause in sorted(causes) for e in log.find(cause) if e.seq not in seen}
         if not above:
             return found
         seen |= above.keys()
         found = list(above.values())
 
 
-def _shown(log: Log, event: Row, hop: int, rows: list[Row]) -> list[Row]:
+def _shown(log: Log, event: Found, hop: int, rows: list[Row]) -> list[Found]:
     """Add the attempts of an event to *rows*; return the events that they emitted."""
-    seq, id_, source, _, topic, published_us, _ = event
-    attempts = log.invocations(_ATTEMPT, seqs=(seq, seq))
-    subject = log.subject(seq)
+    attempts = log.invocations(_ATTEMPT, seqs=(event.seq, event.seq))
+    subject = log.subject(event.seq)
     for attempt in attempts or [(None,) * len(_ATTEMPT)]:
         name, model, version, number, outcome, queue_ms, model_ms, total_ms, output = attempt
         rows.append(
             (
                 hop,
-                topic,
+                event.topic,
                 subject,
                 name,
                 model,
@@ -300,20 +297,20 @@ def _shown(log: Log, event: Row, hop: int, rows: list[Row]) -> list[Row]:
                 model_ms,
                 total_ms,
                 output,
-                published_us,
-                id_,
-                _cause(_extensions(event[6])),
+                event.published_us,
+                event.id,
+                _cause(_extensions(event.extensions)),
             )
         )
     # A child's id is a function of its cause and the subscription that emitted it, so it is found
     # without an index of causes.
-    cause = Event(id=id_, source=source)
+    cause = Event(id=event.id, source=event.source)
     names = dict.fromkeys(a[0] for a in attempts)
     return [
         child
         for name in names
         for child in log.find(derived_id(cause, name))
-        if child[2] == f"{DEFAULT_SOURCE}/{name}"
+        if child.source == f"{DEFAULT_SOURCE}/{name}"
     ]
 
 

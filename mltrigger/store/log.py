@@ -1,10 +1,10 @@
-"""The log: what happened. One row an attempt, written in the same transaction as its settlement."""
+"""The log: the history of events and attempts, written through units and read as values."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.event import decode_data
@@ -14,8 +14,46 @@ from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
 
+class Logged(NamedTuple):
+    """An event of the archive, as a frame shows it. Its data are bytes of ``media_type``."""
+
+    id: str
+    source: str
+    type: str
+    topic: str
+    subject: str | None
+    time: str
+    published_us: int
+    trace_id: str
+    media_type: str | None
+    data: bytes
+    extensions: str | None
+
+
+class Found(NamedTuple):
+    """An event that was found by its id."""
+
+    seq: int
+    id: str
+    source: str
+    type: str
+    topic: str
+    published_us: int
+    extensions: str | None
+
+
+class Head(NamedTuple):
+    """The subject, media type and size of an event, and the first bytes of its data."""
+
+    seq: int
+    subject: str | None
+    media_type: str | None
+    size: int
+    head: bytes
+
+
 class DeadKey(NamedTuple):
-    """Which event a dead letter is about."""
+    """The event of a dead letter."""
 
     seq: int
     event_id: str
@@ -23,8 +61,9 @@ class DeadKey(NamedTuple):
 
 
 class DeadLetter(NamedTuple):
-    """A dead event that waits for somebody: why, with which data, after how many attempts, and sent
-    again how often before.
+    """A dead event that was not discarded: why it is dead, its data and its attempts.
+
+    ``redriven`` counts how often it was sent again before.
     """
 
     seq: int
@@ -44,11 +83,6 @@ class DeadLetter(NamedTuple):
     media_type: str | None
     data: bytes
 
-
-_FROM = """
-FROM invocation i JOIN event e ON e.seq = i.seq JOIN topic t ON t.id = e.topic_id JOIN subscription s ON s.id = i.subscription_id
-LEFT JOIN model_version m ON m.id = i.model_version_id
-"""
 
 _COLUMNS = {
     "event_id": "e.id",
@@ -77,25 +111,74 @@ _COLUMNS = {
     "error_type": "i.error_type",
     "error": "i.error",
     "stdout": "i.stdout",
-    # not in the frame, for the rooms above
+    # not columns of the frame
     "subject": "e.subject",
     "seq": "i.seq",
     "row": "i.id",
 }
 
-# An attempt under way is its lease; it has the columns of an invocation as far as they exist yet.
-_LEASES = """
-(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id, 'live' AS role, 'running' AS outcome, NULL AS reason,
-  visible_us, received_us, NULL AS started_us, NULL AS finished_us, NULL AS settled_us, NULL AS batch_size, worker_id,
-  NULL AS output, NULL AS error_type, NULL AS error, NULL AS stdout FROM lease)
+# A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
+_RUNNING = """
+(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id, 'live' AS role,
+  'running' AS outcome, NULL AS reason, visible_us, received_us, NULL AS started_us,
+  NULL AS finished_us, NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output,
+  NULL AS error_type, NULL AS error, NULL AS stdout FROM lease)
+"""
+_FROM = """
+FROM {attempts} i
+JOIN event e ON e.seq = i.seq
+JOIN topic t ON t.id = e.topic_id
+JOIN subscription s ON s.id = i.subscription_id
+LEFT JOIN model_version m ON m.id = i.model_version_id
+"""
+_INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
+
+_TALLIES = "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
+_EVENTS = """
+SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us,
+  substr(e.traceparent, 4, 32), e.datacontenttype, e.data, e.extensions
+FROM event e JOIN topic t ON t.id = e.topic_id
+"""
+_ANNOUNCED = """
+SELECT e.seq, e.subject, e.data, e.datacontenttype
+FROM event e JOIN topic t ON t.id = e.topic_id
+WHERE e.seq > :after AND t.name = :topic AND e.source = :source
+ORDER BY e.seq LIMIT :limit
+"""
+_FIND = """
+SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions
+FROM event e JOIN topic t ON t.id = e.topic_id
+WHERE e.id = :id ORDER BY e.seq
+"""
+_PROGRESS = """
+SELECT (SELECT coalesce(sum(n), 0) FROM tally),
+  (SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease)
+"""
+_DEAD_REASONS = """
+SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
+GROUP BY reason ORDER BY count(*) DESC, reason
+"""
+_DEAD_KEYS = """
+SELECT d.seq, e.id, e.source FROM dead_letter d JOIN event e ON e.seq = d.seq
+WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq
+"""
+_DEAD_LETTERS = """
+SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt, coalesce(a.times, 0),
+  m.name, m.version, d.error_type, d.error, d.traceback, d.dead_us,
+  CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END,
+  coalesce(a.data, e.data)
+FROM dead_letter d
+JOIN event e ON e.seq = d.seq
+LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq
+LEFT JOIN invocation i
+  ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt = d.attempt
+LEFT JOIN model_version m ON m.id = i.model_version_id
+WHERE d.subscription_id = :s AND d.discarded_us IS NULL
 """
 
 
-_INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
-
-
 class Log:
-    """What happened: written through units, read as rows."""
+    """The history of events and attempts."""
 
     def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
         self._store = store
@@ -104,18 +187,20 @@ class Log:
 
     @property
     def home(self) -> str:
-        """What tells this store from others, also in another process of this machine."""
+        """A name that differs between stores, also those of other processes of this machine."""
         return self._store.location or f"memory:{id(self._store)}"
 
     def now_us(self) -> int:
-        """Return the time that the log's times are told in."""
+        """Return the time of the log's own clock."""
         return self._clock.now_us()
 
     @contextlib.contextmanager
     def unit(self) -> Iterator[Unit]:
-        """Begin a unit of work; it is durable when the block ends, or undone when it raises."""
+        """Begin a unit of work. It is durable when the block ends, or undone when it raises."""
         with self._store.transaction() as transaction:
             yield Unit(transaction, self._clock, self._worker_id)
+
+    # -- attempts ----------------------------------------------------------------------------------
 
     def invocations(
         self,
@@ -129,112 +214,58 @@ class Log:
         outcomes: Sequence[str] | None = None,
         running: bool = True,
     ) -> list[Row]:
-        """Return rows of *columns*, oldest first; with *limit* the newest ones.
+        """Return one row of *columns* an attempt, oldest first. Running attempts come last.
 
-        Attempts under way come last.
+        With *limit* only the newest ones.
         """
-        conditions = {
-            "i.subscription_id = :subscription_id": subscription_id,
-            "i.seq BETWEEN :low AND :high": seqs,
-            "i.received_us >= :since_us": since_us,
-        }
-        where = [text for text, value in conditions.items() if value is not None]
-        if outcomes is not None:
-            where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
-        low, high = seqs or (0, 0)
+        low, high = seqs or (None, None)
         parameters = {
             "subscription_id": subscription_id,
             "low": low,
             "high": high,
             "since_us": since_us,
             "row": after_row,
-            "limit": limit or 0,
+            "limit": limit,
         }
+        where = _given(
+            parameters,
+            {
+                "subscription_id": "i.subscription_id = :subscription_id",
+                "low": "i.seq BETWEEN :low AND :high",
+                "since_us": "i.received_us >= :since_us",
+            },
+        )
+        if outcomes is not None:
+            where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(_COLUMNS[c] for c in columns)
-        rows: list[Row] = []
+        under_way: list[Row] = []
         if running:
-            condition = f" WHERE {' AND '.join(where)}" if where else ""
-            rows = self._store.read(
-                f"{select} {_FROM.replace('invocation i', _LEASES + ' i')}{condition} ORDER BY"
-                " i.received_us",
-                parameters,
-            )
-        condition = f" WHERE {' AND '.join([*where, 'i.id > :row', _INVOKED])}"
-        order = " ORDER BY i.id DESC LIMIT :limit" if limit is not None else " ORDER BY i.id"
-        ended = self._store.read(f"{select} {_FROM}{condition}{order}", parameters)
+            attempts = f"{select} {_FROM.format(attempts=_RUNNING)} {_all(where)}"
+            under_way = self._store.read(f"{attempts} ORDER BY i.received_us", parameters)
+        attempts = f"{select} {_FROM.format(attempts='invocation')}"
+        attempts = f"{attempts} {_all([*where, 'i.id > :row', _INVOKED])}"
         if limit is None:
-            return ended + rows
-        return (ended[::-1] + rows)[-limit:] if limit else []
+            return self._store.read(f"{attempts} ORDER BY i.id", parameters) + under_way
+        newest = self._store.read(f"{attempts} ORDER BY i.id DESC LIMIT :limit", parameters)
+        return (newest[::-1] + under_way)[-limit:] if limit else []
 
     def tallies(self) -> dict[int, dict[str, int]]:
-        """Return subscription id -> outcome -> how many attempts were recorded with it; its cost
-        does not grow with the log.
+        """Return the number of attempts by subscription id and outcome.
+
+        The cost does not grow with the log.
         """
         counts: dict[int, dict[str, int]] = {}
-        for subscription_id, outcome, n in self._store.read(
-            "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
-        ):
+        for subscription_id, outcome, n in self._store.read(_TALLIES):
             counts.setdefault(subscription_id, {})[outcome] = int(n)
         return {s: {o: c[o] for o in OUTCOMES if o in c} for s, c in counts.items()}
 
-    def events(
-        self, topic: str | None = None, since_us: int | None = None, limit: int | None = None
-    ) -> list[Row]:
-        """Return (id, source, type, topic, subject, time, published_us, trace_id, media type, data,
-        extensions), oldest first.
-        """
-        where = [
-            text
-            for text, value in {
-                "t.name = :topic": topic,
-                "e.published_us >= :since_us": since_us,
-            }.items()
-            if value is not None
-        ]
-        rows = self._store.read(
-            "SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us,"
-            " substr(e.traceparent, 4, 32), e.datacontenttype, e.data, e.extensions FROM event e"
-            " JOIN topic t ON t.id = e.topic_id"
-            + (f" WHERE {' AND '.join(where)}" if where else "")
-            + (" ORDER BY e.seq DESC LIMIT :limit" if limit is not None else " ORDER BY e.seq"),
-            {"topic": topic, "since_us": since_us, "limit": limit},
-        )
-        return rows[::-1] if limit is not None else rows
-
-    def announced(self, topic: str, source: str, after_seq: int, limit: int = 10_000) -> list[Row]:
-        """Return (seq, subject, data) of the next events of *source* on *topic* after *after_seq*,
-        oldest first.
-        """
-        rows = self._store.read(
-            "SELECT e.seq, e.subject, e.data, e.datacontenttype FROM event e JOIN topic t ON t.id ="
-            " e.topic_id WHERE e.seq > :after AND t.name = :topic AND e.source = :source ORDER BY"
-            " e.seq LIMIT :limit",
-            {"after": after_seq, "topic": topic, "source": source, "limit": limit},
-        )
-        return [
-            (seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows
-        ]
-
-    def find(self, event_id: str) -> list[Row]:
-        """Return (seq, id, source, type, topic, published_us, extensions) of every event with that
-        id.
-        """
-        return self._store.read(
-            "SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions FROM event"
-            " e JOIN topic t ON t.id = e.topic_id WHERE e.id = :id ORDER BY e.seq",
-            {"id": event_id},
-        )
-
     def progress(self) -> tuple[int, int]:
         """Return how many attempts were recorded in all, and how many deliveries are open."""
-        rows = self._store.read(
-            "SELECT (SELECT coalesce(sum(n), 0) FROM tally), (SELECT count(*) FROM waiting) +"
-            " (SELECT count(*) FROM lease)"
-        )
-        return int(rows[0][0]), int(rows[0][1])
+        ((recorded, open_),) = self._store.read(_PROGRESS)
+        return int(recorded), int(open_)
 
     def ended(self, subscription_id: int, seqs: Sequence[int]) -> set[int]:
-        """Return which of the events have an outcome of that subscription."""
+        """Return the events among *seqs* that have ended for that subscription."""
         among = ", ".join(str(int(seq)) for seq in seqs)
         rows = self._store.read(
             f"SELECT seq FROM final WHERE subscription_id = :s AND seq IN ({among})",
@@ -242,59 +273,83 @@ class Log:
         )
         return {seq for (seq,) in rows}
 
-    def heads(self, seqs: Sequence[int], size: int) -> list[Row]:
-        """Return (seq, subject, media type, bytes of data, first *size* bytes) of these events."""
-        named = {f"s{i}": seq for i, seq in enumerate(seqs)}
-        return self._store.read(
-            "SELECT seq, subject, datacontenttype, length(data), substr(data, 1, :size) FROM event "
-            f"WHERE seq IN ({', '.join(f':{name}' for name in named)})",
-            {**named, "size": size},
+    # -- events ------------------------------------------------------------------------------------
+
+    def events(
+        self, topic: str | None = None, since_us: int | None = None, limit: int | None = None
+    ) -> list[Logged]:
+        """Return events of the archive, oldest first. With *limit* only the newest ones."""
+        parameters = {"topic": topic, "since_us": since_us, "limit": limit}
+        conditions = {"topic": "t.name = :topic", "since_us": "e.published_us >= :since_us"}
+        sql = f"{_EVENTS} {_all(_given(parameters, conditions))}"
+        if limit is None:
+            return list(map(Logged._make, self._store.read(f"{sql} ORDER BY e.seq", parameters)))
+        rows = self._store.read(f"{sql} ORDER BY e.seq DESC LIMIT :limit", parameters)
+        return list(map(Logged._make, reversed(rows)))
+
+    def announced(
+        self, topic: str, source: str, after_seq: int, limit: int = 10_000
+    ) -> list[tuple[int, str | None, Any]]:
+        """Return place, subject and data of the next events of *source* on *topic*.
+
+        They come after *after_seq*, oldest first.
+        """
+        rows = self._store.read(
+            _ANNOUNCED, {"after": after_seq, "topic": topic, "source": source, "limit": limit}
         )
+        return [
+            (seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows
+        ]
+
+    def find(self, event_id: str) -> list[Found]:
+        """Return every event with that id, oldest first."""
+        return list(map(Found._make, self._store.read(_FIND, {"id": event_id})))
+
+    def heads(self, seqs: Sequence[int], size: int) -> list[Head]:
+        """Return the heads of these events, with the first *size* bytes of their data."""
+        among = ", ".join(str(int(seq)) for seq in seqs)
+        rows = self._store.read(
+            "SELECT seq, subject, datacontenttype, length(data), substr(data, 1, :size) FROM event"
+            f" WHERE seq IN ({among})",
+            {"size": size},
+        )
+        return list(map(Head._make, rows))
 
     def archived(self, seq: int) -> Archived:
         """Return one event of the archive."""
-        return archived(
-            self._store.read(f"SELECT {ARCHIVED} FROM event e WHERE e.seq = :seq", {"seq": seq})[0]
-        )
+        (row,) = self._store.read(f"SELECT {ARCHIVED} FROM event e WHERE e.seq = :s", {"s": seq})
+        return archived(row)
 
     def subject(self, seq: int) -> str | None:
         """Return the subject of one event."""
         rows = self._store.read("SELECT subject FROM event WHERE seq = :seq", {"seq": seq})
-        return rows[0][0] if rows else None
+        return next((subject for (subject,) in rows), None)
+
+    # -- dead letters ------------------------------------------------------------------------------
 
     def dead_reasons(self, subscription_id: int) -> dict[str, int]:
-        """Return reason -> how many dead letters wait for somebody, the most frequent first."""
-        return {
-            reason: int(n)
-            for reason, n in self._store.read(
-                "SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND"
-                " discarded_us IS NULL GROUP BY reason ORDER BY count(*) DESC, reason",
-                {"s": subscription_id},
-            )
-        }
+        """Return the number of open dead letters by reason, the most frequent first."""
+        rows = self._store.read(_DEAD_REASONS, {"s": subscription_id})
+        return {reason: int(n) for reason, n in rows}
 
     def dead_keys(self, subscription_id: int) -> list[DeadKey]:
-        """Return which events wait for somebody, oldest first, without their data."""
-        rows = self._store.read(
-            "SELECT d.seq, e.id, e.source FROM dead_letter d JOIN event e ON e.seq = d.seq "
-            "WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq",
-            {"s": subscription_id},
-        )
-        return [DeadKey(*row) for row in rows]
+        """Return the events of open dead letters, oldest first, without their data."""
+        return list(map(DeadKey._make, self._store.read(_DEAD_KEYS, {"s": subscription_id})))
 
     def dead_letters(self, subscription_id: int, seq: int | None = None) -> list[DeadLetter]:
-        """Return what waits for somebody, or one of them, oldest first."""
+        """Return the open dead letters, oldest first, or only that of event *seq*."""
+        one = "" if seq is None else "AND d.seq = :seq"
         rows = self._store.read(
-            "SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt,"
-            " coalesce(a.times, 0), m.name, m.version, d.error_type, d.error, d.traceback,"
-            " d.dead_us, CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype"
-            " END, coalesce(a.data, e.data) FROM dead_letter d JOIN event e ON e.seq = d.seq LEFT"
-            " JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq LEFT JOIN"
-            " invocation i ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt"
-            " = d.attempt LEFT JOIN model_version m ON m.id = i.model_version_id WHERE"
-            " d.subscription_id = :s AND d.discarded_us IS NULL"
-            + (" AND d.seq = :seq" if seq is not None else "")
-            + " ORDER BY d.dead_us, d.seq",
-            {"s": subscription_id, "seq": seq},
+            f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us, d.seq", {"s": subscription_id, "seq": seq}
         )
-        return [DeadLetter(*row) for row in rows]
+        return list(map(DeadLetter._make, rows))
+
+
+def _given(parameters: Mapping[str, Any], conditions: Mapping[str, str]) -> list[str]:
+    """Return the conditions whose parameter is given."""
+    return [text for name, text in conditions.items() if parameters[name] is not None]
+
+
+def _all(conditions: Sequence[str]) -> str:
+    """Return the WHERE clause for *conditions*, empty for none."""
+    return f"WHERE {' AND '.join(conditions)}" if conditions else ""
