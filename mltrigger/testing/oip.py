@@ -1,12 +1,12 @@
-"""A small server of the Open Inference Protocol v2, for tests, notebooks and benchmarks: a fitted
-model, or a function, behind real HTTP.
+"""A small server of the Open Inference Protocol v2, for tests, notebooks and benchmarks.
 
-It says honestly what its models take, and refuses everything else with 400 and ``{"error": "…"}``::
+It puts a fitted model or a function behind real HTTP. Its metadata tell the inputs of its models.
+Other inputs are refused with 400 and ``{"error": "…"}``::
 
     with OipServer(of_sklearn("iris", LogisticRegression().fit(X, y))) as server:
         requests.post(server.url + "/v2/models/iris/infer", json=…)
 
-It is made for one machine and listens on loopback only.
+It listens on loopback only.
 https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md
 """
 
@@ -48,7 +48,7 @@ _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer))
 
 
 class Refused(Exception):
-    """What a request is answered with; a model may raise it as well."""
+    """The answer to a bad request. A model may raise it as well."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -57,8 +57,9 @@ class Refused(Exception):
 
 @dataclasses.dataclass
 class Served:
-    """One version of a model: a function from arrays to arrays by name, and what both look like, as
-    the protocol's metadata say it.
+    """One version of a model: a function from arrays to arrays by name.
+
+    *inputs* and *outputs* are its metadata in the form of the protocol.
     """
 
     name: str
@@ -70,13 +71,14 @@ class Served:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a client is told of it."""
+        """The metadata for clients."""
         return {"platform": "python", "inputs": self.inputs, "outputs": self.outputs}
 
 
 def of_sklearn(name: str, model: Any, version: str = "1", method: str = "predict") -> Served:
-    """Serve a fitted estimator: one input ``x`` of as many columns as it was fitted with, and its
-    answer as ``y``.
+    """Serve a fitted estimator, with one input ``x`` and its answer as ``y``.
+
+    ``x`` has as many columns as it was fitted with.
     """
     columns = int(model.n_features_in_)
     y = np.asarray(getattr(model, method)(np.zeros((1, columns))))
@@ -90,8 +92,8 @@ def of_sklearn(name: str, model: Any, version: str = "1", method: str = "predict
 class OipServer:
     """Serves *models* on loopback, each request in a thread, until it is closed.
 
-    ``models`` can be changed at any time; ``requests`` has the method, the path and the body of all
-    that came, oldest first, if *keep*.
+    ``models`` can be changed at any time. With *keep*, ``requests`` has the method, the path and
+    the body of each request, oldest first.
     """
 
     def __init__(self, *models: Served, port: int = 0, keep: bool = True) -> None:
@@ -112,17 +114,17 @@ class OipServer:
         self.close()
 
     def wait(self) -> None:
-        """Serve until somebody closes it."""
+        """Serve until it is closed."""
         self._thread.join()
 
     def close(self) -> None:
-        """Stop, and cut the connections that are open; idempotent."""
+        """Stop, and cut open connections. Idempotent."""
         self._server.shutdown()
         self._server.server_close()
         self._server.cut()
 
     def bodies(self) -> list[Any]:
-        """Return what was asked of models so far, as JSON."""
+        """Return the JSON of all calls of models so far."""
         return [body for method, _, body in self.requests if method == "POST"]
 
     def answer(self, method: str, path: str, raw: bytes) -> tuple[int, Any]:
@@ -166,7 +168,7 @@ class OipServer:
         return [model.version for model in self.models if model.name == name]
 
     def _model(self, name: str, version: str | None) -> Served:
-        """Return the model; without a version the last that was added."""
+        """Return the model. Without a version it is the last one added."""
         found = [
             model
             for model in self.models
@@ -203,7 +205,7 @@ def infer(model: Served, body: Any) -> dict[str, Any]:
 
 
 def array_of(tensor: Mapping[str, Any], known: Mapping[str, Any]) -> np.ndarray:
-    """Return the array of a request's tensor, when it is what the metadata say."""
+    """Return the array of a request's tensor, or refuse it when the metadata differ."""
     name, datatype = known["name"], tensor.get("datatype")
     shape: Any = tensor.get("shape")
     if datatype != known["datatype"]:
@@ -217,7 +219,7 @@ def array_of(tensor: Mapping[str, Any], known: Mapping[str, Any]) -> np.ndarray:
     if len(values) != int(np.prod(shape)):
         raise Refused(400, f"input {name!r} has {len(values)} values for the shape {shape}")
     if not all(_is(datatype, value) for value in values):
-        raise Refused(400, f"input {name!r} holds what is no {datatype}")
+        raise Refused(400, f"input {name!r} holds a value that is no {datatype}")
     try:
         return np.array(values, dtype=DTYPES[datatype]).reshape(shape)
     except (OverflowError, ValueError) as error:
@@ -242,7 +244,7 @@ def _datatype(array: np.ndarray) -> str:
 
 
 def _output(name: str, array: np.ndarray) -> dict[str, Any]:
-    """Return a tensor of the answer; JSON has no NaN: it is null."""
+    """Return a tensor of the answer. NaN is null, since JSON has none."""
     datatype = _datatype(array)
     values = array.ravel().tolist()
     if datatype == "BYTES":

@@ -154,10 +154,10 @@ GROUP = "mltrigger.models"
 OWN = {
     "oip+http": "versions.schemes.oip.scheme:OpenInference",
     "oip+https": "versions.schemes.oip.scheme:OpenInference",
-    "kserve+http": "versions.schemes.http.json_http:KServe",
-    "kserve+https": "versions.schemes.http.json_http:KServe",
-    "mlflow+http": "versions.schemes.http.json_http:MlflowServer",
-    "mlflow+https": "versions.schemes.http.json_http:MlflowServer",
+    "kserve+http": "versions.schemes.http.predictions:KServe",
+    "kserve+https": "versions.schemes.http.predictions:KServe",
+    "mlflow+http": "versions.schemes.http.predictions:MlflowServer",
+    "mlflow+https": "versions.schemes.http.predictions:MlflowServer",
     "http": "versions.schemes.http.json_http:JsonHttp",
     "https": "versions.schemes.http.json_http:JsonHttp",
     "openai+http": "versions.schemes.openai.scheme:OpenAI",
@@ -166,7 +166,7 @@ OWN = {
     "arn": "aws.models.arn:AwsArn",
     "sagemaker": "aws.models.arn:SageMaker",
     "command": "versions.schemes.command.scheme:Command",
-    "onnx": "versions.schemes.onnx:Onnx",
+    "onnx": "versions.schemes.onnx.scheme:Onnx",
 }
 """Scheme -> module of this room and class."""
 _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)

@@ -46,8 +46,9 @@ from mltrigger.event.event import Event
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Setting, scheme_of
-from mltrigger.versions.schemes.http.answers import EXCERPT, retry_after_s
+from mltrigger.versions.schemes.http.answers import retry_after_s
 from mltrigger.versions.schemes.http.client import Http
+from mltrigger.versions.schemes.http.saying import EXCERPT
 
 CASES = {
     case["id"]: case
@@ -1337,7 +1338,9 @@ def test_columns_for_mlflow_are_named_where_an_event_has_them_not() -> None:
 
 @pytest.mark.parametrize("columns", [[], ["a", "a"], ["a", 1], [""]])
 def test_columns_for_mlflow_are_different_names(columns: list[Any]) -> None:
-    with pytest.raises(mt.InvalidModel, match="option columns must be a list of different names"):
+    with pytest.raises(
+        mt.InvalidModel, match=r"option columns (must be a list of names|names a field twice)"
+    ):
         mt.model("mlflow+http://host", columns=columns)
 
 
@@ -1929,7 +1932,7 @@ def test_a_502_of_a_server_that_answers_is_its_own_also_behind_a_proxy(
 
 def test_paths_and_whole_urls_of_the_same_server_are_asked_and_nothing_else() -> None:
     with ModelServer(lambda r: [r.method, r.path]) as server:
-        client = Http(f"{server.url}/own?a=1", Setting(5.0, 1))
+        client = Http(f"{server.url}/own?a=1", Setting(5.0, 1), {})
         assert client.get().json() == ["GET", "/own?a=1"]
         assert client.get("/v2/models/ocr").json() == ["GET", "/v2/models/ocr"]
         assert client.post(f"{server.url}/v2", {"a": 1}).json() == ["POST", "/v2"]

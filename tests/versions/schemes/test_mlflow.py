@@ -27,7 +27,7 @@ from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Setting, scheme_of
-from mltrigger.versions.schemes.mlflow import scheme as mlflow_scheme
+from mltrigger.versions.schemes.mlflow import registry as mlflow_registry
 from mltrigger.versions.schemes.mlflow.scheme import MlflowRegistry
 from mltrigger.versions.schemes.mlflow.signature import Signature, outputs
 
@@ -306,7 +306,7 @@ def test_a_registry_that_refuses_connections_is_an_outage(registry: Registry) ->
 def test_a_registry_that_says_nothing_is_not_waited_for_as_long_as_mlflow_would(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow_scheme, "ANSWER_S", 0.2)
+    monkeypatch.setattr(mlflow_registry, "ANSWER_S", 0.2)
     with (
         socket.create_server(("127.0.0.1", 0)) as silent,
         pytest.raises(ModelFailure, match=r"within 0\.2 s") as caught,

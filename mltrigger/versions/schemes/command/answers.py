@@ -1,11 +1,11 @@
-"""What is sent to a program for an event, and what its answer, its exit code or its end means."""
+"""Requests to a program, and the meaning of its answers, its exit code and its end."""
 
 from __future__ import annotations
 
 import codecs
 import copy
-import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable
@@ -15,21 +15,23 @@ from mltrigger.text import short
 from mltrigger.versions.running.peer import Died, TimedOut
 from mltrigger.versions.schemes.command.line import CommandLine
 from mltrigger.versions.schemes.command.programs import OutOfStep, TooLarge
+from mltrigger.versions.schemes.failures import unavailable, unfit
+from mltrigger.versions.schemes.plain import loaded
 
 DATA_ERROR, TRY_AGAIN = 65, 75
 """EX_DATAERR and EX_TEMPFAIL of sysexits.h."""
 SAID = (DATA_ERROR, TRY_AGAIN)
-"""Exit codes by which a program has said something of its event."""
+"""Exit codes by which a program judges its event."""
 _REASON = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _OURS = frozenset({"stopped", "no_process", "worker_died", "group_order"})
-"""Reasons that mean something to whoever settles the event; a program cannot give them."""
+"""Reasons with a meaning for the delivery. A program cannot give them."""
 _TELLING = re.compile(r"error|exception|fatal|panic", re.IGNORECASE)
 _LAST_LINE = 300
 _EXCERPT = 500
 
 
 class BadAnswer(Exception):  # internal signal
-    """An answer that cannot be read; the message says why."""
+    """An answer that cannot be read. The message has the reason."""
 
     def __init__(self, problem: str, answer: bytes) -> None:
         super().__init__(problem)
@@ -37,22 +39,20 @@ class BadAnswer(Exception):  # internal signal
 
 
 def request(line: CommandLine, event: Event) -> bytes | ModelFailure:
-    """Return what the program reads for *event*: in line mode, a line without its end."""
+    """Return the input of the program for *event*. In line mode it is a line without its end."""
     try:
         if line.input in ("text", "bytes"):
             return _raw(line, event.data)
         text = codec.dumps(event.data) if line.input == "data" else event.to_json()
-        # what reads lines, reads this too
+        # Programs that read lines can read this, too.
         return text.encode() if line.mode == "lines" else text.encode() + b"\n"
     except (NotEncodable, ValueError) as error:
-        # never published: what came through a broker has a JSON form
-        return ModelFailure(
-            str(error), reason="invalid_input", permanent=True, kind=type(error).__name__
-        )
+        # It was never published: all events of a broker have a JSON form.
+        return unfit(str(error), type(error).__name__)
 
 
 def output(line: CommandLine, answer: bytes) -> Any:
-    """Return the output that *answer* is, a ModelFailure when it tells of one, or BadAnswer."""
+    """Return the output in *answer*, the ModelFailure that it reports, or BadAnswer."""
     if line.output == "bytes":
         return answer
     try:
@@ -62,7 +62,7 @@ def output(line: CommandLine, answer: bytes) -> Any:
     if line.output == "text":
         return text.removesuffix("\n").removesuffix("\r")
     try:
-        value = _json(text)
+        value = loaded(text)
     except InvalidEvent as error:
         return BadAnswer(
             "is empty" if not text.strip() else str(error).replace("data ", "", 1), answer
@@ -71,35 +71,31 @@ def output(line: CommandLine, answer: bytes) -> Any:
 
 
 def ended(line: CommandLine, code: int, written: bytes, printed: str) -> Any:
-    """Return the output of a program that ended with *code*, after it had *written* its answer and
-    *printed* to stderr.
+    """Return the output of a program that ended with *code*.
+
+    Its answer is *written*, and the end of its stderr *printed*.
     """
     if code == 0:
         answer = output(line, written)
         return broken(line, answer, 0.0, printed) if isinstance(answer, BadAnswer) else answer
     if code < 0:
         return broken(line, Died.of(code), 0.0, printed)
-    text, detail = (
-        f"the program {line.program!r} ended with exit code {code}{_said(printed)}",
-        printed or None,
-    )
-    if code == DATA_ERROR:
-        return ModelFailure(
-            text, reason="rejected", permanent=True, kind=f"exit code {code}", detail=detail
-        )
+    reasons = {DATA_ERROR: "rejected", TRY_AGAIN: "retry"}
     return ModelFailure(
-        text,
-        reason="retry" if code == TRY_AGAIN else "model_error",
+        f"the program {line.program!r} ended with exit code {code}{_said(printed)}",
+        reason=reasons.get(code, "model_error"),
+        permanent=code == DATA_ERROR,
         kind=f"exit code {code}",
-        detail=detail,
+        detail=printed or None,
     )
 
 
 def broken(
     line: CommandLine, error: Exception, timeout_s: float, printed: str, half: bytes = b""
 ) -> ModelFailure:
-    """Return what *error* is to the event that the program was asked for; *half* is what it wrote
-    last, a line without its end.
+    """Return the failure of the event that the program was asked for.
+
+    *error* ended the exchange. *half* is the last line, if it has no end.
     """
     program, detail = f"the program {line.program!r}", printed or None
     lines = line.mode == "lines"
@@ -149,24 +145,15 @@ def broken(
 
 
 def not_loaded(problem: str, detail: str | None, delay_s: float) -> ModelFailure:
-    """Return what the events get of a program that has never answered: whichever the event, and no
-    attempt is spent.
-    """
+    """Return the failure of a program that has never answered. No attempt is spent."""
     text = f"could not be loaded: {problem}; it has never answered"
-    return ModelFailure(
-        text,
-        reason="model_unavailable",
-        throttled=True,
-        delay_s=delay_s,
-        whole=True,
-        kind="NotLoaded",
-        detail=detail,
-    )
+    return unavailable(text, "NotLoaded", delay_s, detail)
 
 
 def next_to_try(waiting: ModelFailure) -> ModelFailure:
-    """Return what the events get that nobody has asked yet, beside one that gets *waiting*: they
-    come again before it.
+    """Return the failure of the events behind the one with the failure *waiting*.
+
+    They were not asked. They come again before it.
     """
     found = copy.copy(waiting)
     found.delay_s = None if waiting.delay_s is None else waiting.delay_s / 2
@@ -174,7 +161,7 @@ def next_to_try(waiting: ModelFailure) -> ModelFailure:
 
 
 def not_waiting(line: CommandLine, end: Died | None, wrote: bytes, printed: str) -> ModelFailure:
-    """Return what is wrong with a program that did not wait for its first event."""
+    """Return the failure of a program that did not wait for its first event."""
     program, detail = f"the program {line.program!r}", printed or None
     excerpt = wrote[:_EXCERPT].decode("utf-8", "backslashreplace")
     if end is None:
@@ -193,7 +180,7 @@ def not_waiting(line: CommandLine, end: Died | None, wrote: bytes, printed: str)
 
 
 def not_started(line: CommandLine, error: Exception) -> ModelFailure:
-    """Return what the events get when the program cannot be started."""
+    """Return the failure when the program cannot be started."""
     why = (error.strerror if isinstance(error, OSError) else None) or str(error)
     hint = (
         "; a script begins with a line such as #!/bin/sh"
@@ -205,7 +192,7 @@ def not_started(line: CommandLine, error: Exception) -> ModelFailure:
 
 
 def not_begun(timeout_s: float) -> ModelFailure:
-    """Return what an event gets that the program did not come to."""
+    """Return the failure of an event for which no time was left."""
     text = (
         "not begun: the events before it in the same call took too much of timeout_s ="
         f" {timeout_s:g}; try a smaller batch_size"
@@ -214,15 +201,16 @@ def not_begun(timeout_s: float) -> ModelFailure:
 
 
 def stopped() -> ModelFailure:
-    """Return what an event gets whose call was cut off by the listener's end."""
+    """Return the failure of an event whose call was cut off when the listener ended."""
     return ModelFailure(
         "the model's programs were stopped", reason="stopped", whole=True, kind="Closed"
     )
 
 
 def _said(printed: str) -> str:
-    """Return what a program said last to stderr about its end; some write where they are, or their
-    version, after it.
+    """Return the last line of stderr that names the problem.
+
+    Some programs write their place or their version after it.
     """
     lines = [text.strip() for text in printed.splitlines() if text.strip()]
     telling = [
@@ -232,7 +220,7 @@ def _said(printed: str) -> str:
         return ""
     number = telling[-1] if telling else len(lines) - 1
     said = lines[number]
-    if said.endswith(":"):  # as R writes it: the message is on the next line
+    if said.endswith(":"):  # R writes the message on the next line
         said = " ".join([said, *lines[number + 1 : number + 2]])
     return f": {said[:_LAST_LINE]}"
 
@@ -255,36 +243,50 @@ def _raw(line: CommandLine, data: Any) -> bytes:
     return bytes(raw)
 
 
-def _json(text: str) -> Any:
-    """Return the value of *text*; NaN and Infinity, which many programs write although JSON has
-    none, are what they mean.
-    """
-    try:
-        return codec.loads(text)
-    except InvalidEvent as error:
-        if error.reason not in codec.NOT_FINITE:
-            raise
-        problem = error
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise problem from None
-
-
 def _failure(value: dict[str, Any]) -> ModelFailure:
     message, permanent, delay_s, reason = (
         value.get(name) for name in ("$error", "permanent", "delay_s", "reason")
     )
-    known = (
-        isinstance(reason, str) and _REASON.fullmatch(reason) is not None and reason not in _OURS
-    )
-    waits = (
-        isinstance(delay_s, (int, float)) and not isinstance(delay_s, bool) and delay_s == delay_s
-    )
+    known = isinstance(reason, str) and _REASON.fullmatch(reason) and reason not in _OURS
+    is_number = isinstance(delay_s, (int, float)) and not isinstance(delay_s, bool)
     return ModelFailure(
         message if isinstance(message, str) else codec.dumps(message),
         reason=reason if known else "rejected" if permanent is True else "model_error",  # type: ignore[arg-type]
         permanent=permanent is True,
-        delay_s=float(delay_s) if waits else None,  # type: ignore[arg-type]
+        delay_s=float(delay_s) if is_number and delay_s == delay_s else None,  # type: ignore[arg-type]
         kind="ProgramError",
     )
+
+
+class Turn:
+    """The outputs of one process for the lines that it was sent at a time.
+
+    Attributes
+    ----------
+    outputs : list
+        One for each line that it answered well.
+    broken : Exception or None
+        The reason why it broke off.
+    """
+
+    def __init__(self, line: CommandLine, lines: Sequence[bytes], broken: Exception | None) -> None:
+        self.outputs: list[Any] = []
+        self.broken = broken
+        if isinstance(broken, OutOfStep):
+            lines = lines[:-1]  # the last line may belong to no event
+        for answer in lines:
+            found = output(line, answer)
+            if isinstance(found, BadAnswer):
+                self.broken = found
+                break
+            self.outputs.append(found)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether answers may belong to other events, since a line too many may be among them."""
+        return isinstance(self.broken, (OutOfStep, BadAnswer))
+
+    @property
+    def may_go_on(self) -> bool:
+        """Whether it ended in good order between two events, as far as can be known."""
+        return isinstance(self.broken, Died) and self.broken.code == 0 and bool(self.outputs)

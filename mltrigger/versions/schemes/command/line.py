@@ -1,6 +1,4 @@
-"""What an address such as ``command:./score --json`` says: which program, how it is spoken to, and
-which files belong to it.
-"""
+"""An address such as ``command:./score --json``: the program, its protocol and its files."""
 
 from __future__ import annotations
 
@@ -13,20 +11,20 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
 from mltrigger.text import redacted
 from mltrigger.versions.address import Address
+from mltrigger.versions.schemes.command.files import digest, is_file, names_in
+from mltrigger.versions.schemes.options import model_name
 
-MAX_FILE_BYTES = 64 * 1024 * 1024
-"""A larger file counts with its size only: it is looked at whenever a worker starts."""
 MAX_ANSWER_MB = 16
 
 PASSED = ("PATH", "HOME", "LANG", "LC_*", "TZ", "TMPDIR")
-"""What a program gets of the environment, beside what is named with ``env``."""
+"""Environment variables that each program gets, besides those of ``env``."""
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
     "mode": str,
     "input": str,
@@ -42,43 +40,40 @@ _CHOICES = {
     "output": ("json", "text", "bytes"),
 }
 _SHELL = frozenset({"|", "||", "&&", ";", "&", ">", ">>", "<", "2>", "2>&1", "&>"})
-# https://en.wikipedia.org/wiki/Shebang_(Unix): what runs a script that is named by an argument;
-# node20 and python3.11 as well
+# Programs that run a script, https://en.wikipedia.org/wiki/Shebang_(Unix). Also node20, python3.11.
 _INTERPRETER = re.compile(
     r"(node|nodejs|deno|bun|python|pypy|ruby|perl|php|lua|luajit|awk|gawk|mawk|nawk|sed|sh|bash|dash|zsh|fish|ksh|tclsh|java|julia|"
     r"R|Rscript|octave|pwsh|dotnet|env|nice|timeout|stdbuf|uv|npx|jq)[\d.]*(\.exe)?"
 )
 _SUFFIX = re.compile(r"\.[A-Za-z]\w{0,5}$")
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]+")
 _SHOWN = 200
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CommandLine:
-    """A program, and how it is spoken to: all of it decided when the model is registered, nothing
-    of it by an event.
+    """A program and its protocol. They are fixed by the registration, never by an event.
 
     Parameters
     ----------
     arguments : tuple of str
         The program and its arguments.
     mode : {"lines", "each"}
-        One process that answers line by line, or one process an event.
+        One process that answers line by line, or one process for each event.
     input : {"data", "event", "text", "bytes"}
-        What it reads: the event's data as JSON; the whole event as a CloudEvent in JSON (structured
-        mode); or the data as they are.
+        Its input. ``data``: the event's data as JSON. ``event``: the whole event as a CloudEvent in
+        JSON (structured mode). ``text``, ``bytes``: the data as they are.
     output : {"json", "text", "bytes"}
-        What it writes.
+        Its output.
     env : tuple of str
-        Names of further environment variables to hand on; ``AWS_*`` names all that begin so. They
+        Names of more environment variables to pass. ``AWS_*`` means all with that beginning. They
         must be set where it runs.
     cwd : str, optional
-        Where it runs, relative to the working directory of the process that calls it; other names
-        of files are relative to it.
+        Its working directory, relative to that of the calling process. Other names of files are
+        relative to it.
     files : tuple of str, optional
-        The files whose content belongs to the version: other content is another version. Default:
-        the program and its arguments, where these are files; name them when it writes to one of its
-        arguments, or reads others.
+        The files whose content is the version. Other content is another version. Default: the
+        program and its arguments, where these are files. Name the files when it reads others, or
+        writes to one of its arguments.
     most_bytes : int
         Largest answer.
     """
@@ -94,7 +89,7 @@ class CommandLine:
 
     @classmethod
     def of(cls, address: Address) -> CommandLine:
-        """Return what *address* says, or raise InvalidModel or NotFound."""
+        """Return the command line of *address*, or raise InvalidModel or NotFound."""
         if redacted(address.text) != address.text:
             raise InvalidModel(
                 "a command: model has a password, a key or a token among its arguments, where"
@@ -120,8 +115,12 @@ class CommandLine:
         return Path(self.arguments[0]).name or self.arguments[0]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Return what the program gets of the environment *given*; raise ModelFailure when
-        something named is not there.
+        """Return the part of the environment *given* that the program gets.
+
+        Raises
+        ------
+        ModelFailure
+            When a named variable is not set.
         """
         for name in self.env:
             if not name.endswith("*") and name not in given:
@@ -140,7 +139,7 @@ class CommandLine:
         }
 
     def check_found(self) -> None:
-        """Raise InvalidModel when the program cannot be run here, with what to do."""
+        """Raise InvalidModel, with advice, when the program cannot be run here."""
         folder = Path(self.cwd or ".")
         if self.cwd is not None and not folder.is_dir():
             raise InvalidModel(f"cwd {self.cwd!r} is no folder here")
@@ -151,7 +150,7 @@ class CommandLine:
             return
         path = folder / program
         if not path.exists():
-            near = difflib.get_close_matches(path.name, _names(path.parent), n=1)
+            near = difflib.get_close_matches(path.name, names_in(path.parent), n=1)
             hint = f"; did you mean {near[0]!r} in the same folder?" if near else _hint(program)
             raise InvalidModel(
                 f"there is no program {_shown(program)!r} in"
@@ -167,34 +166,28 @@ class CommandLine:
             )
 
     def name(self) -> str:
-        """Return what to call the model: the script, without its suffix, or the program."""
+        """Return a name for the model: that of the script without its suffix, or the program's."""
         script = self.arguments[0]
         if _interprets(script):
-            given = list(self.arguments[1:])
-            files = [
-                a for a in given if not a.startswith("-") and _is_file(Path(self.cwd or ".") / a)
-            ]
-            modules = [
-                after.rpartition(".")[2] for a, after in itertools.pairwise(given) if a == "-m"
-            ]
+            given, folder = self.arguments[1:], Path(self.cwd or ".")
+            files = [a for a in given if not a.startswith("-") and is_file(folder / a)]
+            pairs = itertools.pairwise(given)
+            modules = [after.rpartition(".")[2] for a, after in pairs if a == "-m"]
             script = next(iter([*modules, *files]), script)
-        name = _NOT_IN_A_NAME.sub("-", _SUFFIX.sub("", Path(script).name))[:80].strip("-._")
-        return name or "command"
+        return model_name(_SUFFIX.sub("", Path(script).name), "command")
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 over the files that belong to the version; empty when there are none."""
-        found = hashlib.sha256()
-        count = 0
-        for count, (given, path) in enumerate(self._files(), 1):  # noqa: B007 - how many there were
-            found.update(f"{given}\0{_digest(path)}\0".encode("utf-8", "surrogateescape"))
-        return found.hexdigest() if count else ""
+        """Return the SHA-256 over the files of the version, empty when there are none."""
+        sums = [f"{given}\0{digest(path)}\0" for given, path in self._files()]
+        raw = "".join(sums).encode("utf-8", "surrogateescape")
+        return hashlib.sha256(raw).hexdigest() if sums else ""
 
     def program_is_gone(self) -> bool:
-        """Whether the program, named by a path, is not there: then its start says so."""
-        return "/" in self.arguments[0] and not _is_file(Path(self.cwd or ".") / self.arguments[0])
+        """Whether the program is named by a path, and is not there."""
+        return "/" in self.arguments[0] and not is_file(Path(self.cwd or ".") / self.arguments[0])
 
     def paths(self) -> list[Path]:
-        """Return these files; none when one that is named is not there, which is told elsewhere."""
+        """Return the files of the version, none when a named one is missing."""
         try:
             return [path for _, path in self._files()]
         except InvalidModel:
@@ -204,7 +197,7 @@ class CommandLine:
         folder = Path(self.cwd or ".")
         if self.files is not None:
             for name in self.files:
-                if not _is_file(folder / name):
+                if not is_file(folder / name):
                     raise InvalidModel(
                         f"files: there is no file {name!r} in"
                         f" {'cwd' if self.cwd else 'the working directory'}"
@@ -215,12 +208,9 @@ class CommandLine:
         if "/" in program and not _interprets(program):
             others.insert(0, program)
         for argument in others:
-            name = (
-                argument.partition("=")[2]
-                if argument.startswith("-") and "=" in argument
-                else argument
-            )
-            if name and _is_file(folder / name):
+            is_option = argument.startswith("-") and "=" in argument
+            name = argument.partition("=")[2] if is_option else argument
+            if name and is_file(folder / name):
                 yield name, folder / name
 
 
@@ -238,7 +228,7 @@ def _arguments(address: Address) -> tuple[str, ...]:
     if "\0" in address.rest:
         raise InvalidModel("a command: model holds a NUL character, which no program can be given")
     with contextlib.suppress(ValueError):
-        # with their quotes: what is quoted is meant as it is
+        # With their quotes: a quoted word is meant as it is.
         for word in shlex.split(address.rest, posix=False):
             if word in _SHELL:
                 raise InvalidModel(
@@ -253,14 +243,12 @@ def _fields(address: Address, options: dict[str, Any]) -> dict[str, Any]:
     fields: dict[str, Any] = {name: options[name] for name in (*_CHOICES, "cwd") if name in options}
     for name in ("env", "files"):
         if name in options:
-            if not all(
-                isinstance(item, str) and item and "\0" not in item for item in options[name]
-            ):
+            given = options[name]
+            if not all(isinstance(item, str) and item and "\0" not in item for item in given):
                 raise InvalidModel(
-                    f"{_model(address)}: option {name} must be a list of names, got"
-                    f" {options[name]!r}"
+                    f"{_model(address)}: option {name} must be a list of names, got {given!r}"
                 )
-            fields[name] = tuple(options[name])
+            fields[name] = tuple(given)
     if any("=" in name for name in fields.get("env", ())):
         raise InvalidModel(
             f"{_model(address)}: env names variables of the environment, without values, which"
@@ -279,9 +267,9 @@ def _fields(address: Address, options: dict[str, Any]) -> dict[str, Any]:
 def _unknown(program: str) -> str:
     folders = [folder for folder in os.environ.get("PATH", os.defpath).split(os.pathsep) if folder]
     near = difflib.get_close_matches(
-        program, {name for folder in folders for name in _names(Path(folder))}, n=3, cutoff=0.75
+        program, {name for folder in folders for name in names_in(Path(folder))}, n=3, cutoff=0.75
     )
-    if _is_file(Path(program)):
+    if is_file(Path(program)):
         hint = f"; there is one in the working directory: command:./{program}"
     else:
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else _hint(program)
@@ -289,65 +277,16 @@ def _unknown(program: str) -> str:
 
 
 def _hint(program: str) -> str:
-    return (
-        "; ~ and $VARIABLES mean nothing without a shell"
-        if program.startswith("~") or "$" in program
-        else ""
-    )
+    is_for_a_shell = program.startswith("~") or "$" in program
+    return "; ~ and $VARIABLES mean nothing without a shell" if is_for_a_shell else ""
 
 
 def _interprets(program: str) -> bool:
     return _INTERPRETER.fullmatch(Path(program).name) is not None
 
 
-def _names(folder: Path) -> Sequence[str]:
-    try:
-        return [path.name for path in folder.iterdir()]
-    except OSError:
-        return ()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # an argument that cannot be the name of a file
-        return False
-
-
-def stamp_of(path: Path) -> tuple[int, int] | None:
-    """Return when the file was written, in nanoseconds, and its size; ``None`` when it is not
-    there.
-    """
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size
-
-
-def digest_of(path: Path) -> str | None:
-    """Return the SHA-256 of the file, of a very large one its size; ``None`` when it cannot be
-    read.
-    """
-    try:
-        return _digest(path)
-    except InvalidModel:
-        return None
-
-
-def _digest(path: Path) -> str:
-    try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            return f"{size} bytes"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InvalidModel(f"{path.name!r} cannot be read: {error.strerror}") from error
-
-
 def _shown(path: str) -> str:
-    """Return *path* as an error shows it: without the folders of this machine."""
+    """Return *path* as errors show it, without the folders of this machine."""
     return (Path(path).name if path.startswith("/") else path)[:_SHOWN]
 
 

@@ -1,9 +1,8 @@
-"""A program of any language, spoken to over pipes: lines in, lines out; or one document in and one
-out.
+"""A program behind pipes: it reads and writes lines, or one document each.
 
-It is given nothing but its arguments, what it reads from stdin, and one file descriptor more that
-it need not know of: a pipe that ends with this process, upon which Linux kills the program and all
-of its process group. Elsewhere it is told by the end of its stdin.
+It gets its arguments, its stdin and one more file descriptor, which it may ignore. That is a pipe
+that ends with this process. Then Linux kills the program and its process group. On other systems
+only the end of stdin tells the program.
 """
 
 from __future__ import annotations
@@ -20,35 +19,33 @@ from collections.abc import Mapping, Sequence
 from mltrigger.versions.running.peer import ChildProcess, Died, TimedOut
 
 AHEAD_S = 0.1
-"""A program is sent as many lines as it will answer within this time, measured; one, as long as
-nothing is known.
-"""
+"""A program is sent as many lines as it answers in these seconds, as measured. At first, one."""
 _AHEAD_BYTES = 1024 * 1024
 _MOST_AHEAD = 1024
 _LOOK_S, _SOON_S = 0.25, 0.002
 _GOODBYE_S = 1.0
-"""How long programs have to end by themselves when their stdin ends."""
+"""Seconds that programs have to end by themselves when their stdin ends."""
 
 
 class OutOfStep(Exception):  # internal signal
-    """More lines came than were asked for: nobody can tell which one is the answer."""
+    """More lines came than were asked for, so no line can be assigned to an event."""
 
 
 class TooLarge(Exception):  # internal signal
-    """An answer has more bytes than are accepted."""
+    """An answer has too many bytes."""
 
 
 class Program(ChildProcess):
-    """One run of a program; for one thread at a time, but for :meth:`kill`.
+    """One run of a program. It is for one thread at a time, except :meth:`kill`.
 
     Parameters
     ----------
     arguments : sequence of str
-        The program and its arguments; no shell sees them.
+        The program and its arguments. No shell reads them.
     cwd : str, optional
-        Where it runs; names of files are relative to it.
+        Its working directory. Names of files are relative to it.
     env : mapping
-        All of its environment.
+        Its whole environment.
     most_bytes : int
         Largest answer.
 
@@ -88,10 +85,10 @@ class Program(ChildProcess):
     ) -> None:
         """Send *lines*, and append one answer for each to *answers*, in their order.
 
-        Nothing is begun after *last_start*, an instant of ``time.monotonic()``, but the first line:
-        then there are fewer answers. When it raises, *answers* holds what came before;
-        ``in_flight`` tells how many lines were sent without an answer, and ``overlapped`` whether
-        there ever was more than one.
+        After *last_start*, an instant of ``time.monotonic()``, only the first line is sent. Then
+        there are fewer answers. When it raises, *answers* holds all answers so far. ``in_flight``
+        is the number of lines without an answer, and ``overlapped`` tells whether it was ever more
+        than one.
 
         Parameters
         ----------
@@ -102,8 +99,10 @@ class Program(ChildProcess):
         ------
         TimedOut
             When *deadline* passes first. The program goes on: kill it.
-        Died, OutOfStep, TooLarge
-            See there.
+        Died
+            When it ended.
+        OutOfStep, TooLarge
+            When it broke the protocol.
         """
         unsent, sent, more = memoryview(b""), 0, True
         self.overlapped, self._printed.tail = False, b""
@@ -114,15 +113,12 @@ class Program(ChildProcess):
                 if self._received:
                     raise OutOfStep
                 if sent == len(lines) or (sent and time.monotonic() > last_start):
-                    self._drain()  # what was printed before the answer is in the pipe by now
+                    self._drain()  # all stderr from before the answer is in the pipe by now
                     return
             if not unsent and sent < len(lines):
                 most = 1 if alone else self._ahead()
-                chosen = (
-                    _some(lines[sent : len(answers) + most])
-                    if not sent or time.monotonic() <= last_start
-                    else []
-                )
+                may_start = not sent or time.monotonic() <= last_start
+                chosen = _some(lines[sent : len(answers) + most]) if may_start else []
                 unsent, sent = memoryview(b"\n".join([*chosen, b""])), sent + len(chosen)
                 self.in_flight = sent - len(answers)
                 self.overlapped = self.overlapped or self.in_flight > 1
@@ -132,10 +128,9 @@ class Program(ChildProcess):
             more = self._wait(deadline)
 
     def run(self, document: bytes, deadline: float) -> tuple[int, bytes]:
-        """Give it *document* and the end of its stdin; return its exit code (negative for a signal)
-        and what it wrote, once it has ended.
+        """Send *document* and the end of stdin. Return the exit code and the output, once it ended.
 
-        What it leaves of its process group is killed.
+        The exit code is negative for a signal. The rest of its process group is killed.
 
         Raises
         ------
@@ -155,7 +150,7 @@ class Program(ChildProcess):
         return self._process.returncode, bytes(self._received)
 
     def early_end(self, wait_s: float) -> Died | None:
-        """Return how it ended, if it ends within *wait_s* without having been asked for anything."""
+        """Return how it ended, if it ends within *wait_s* without a question."""
         if wait_s <= 0:
             return self._end() if self._over() else None
         deadline = time.monotonic() + wait_s
@@ -168,18 +163,18 @@ class Program(ChildProcess):
 
     @property
     def lived_s(self) -> float:
-        """For how many seconds it has been running; for one that has ended, until now."""
+        """Seconds since its start, also after its end."""
         return time.monotonic() - self._began_s
 
     def end_input(self) -> None:
-        """Let it read the end of its stdin; idempotent."""
+        """End its stdin. Idempotent."""
         with contextlib.suppress(KeyError):
             self._poll.unregister(self._input)
         self._stdin.close()
 
     @property
     def unasked(self) -> bytes:
-        """What it wrote that nobody asked for; after it broke off, the line that has no end."""
+        """Output without a request. After a crash: the unfinished last line."""
         self._receive()
         return bytes(self._received)
 
@@ -191,9 +186,9 @@ class Program(ChildProcess):
         self._lifeline.close()
 
     def _sent(self, unsent: memoryview) -> memoryview:
-        """Write what there is room for; return the rest.
+        """Write as much as there is room for, and return the rest.
 
-        A program need not read to the end: how it ends tells whether it should have.
+        A program need not read to the end. Its own end tells whether it should have.
         """
         try:
             return self._send(unsent)
@@ -203,7 +198,7 @@ class Program(ChildProcess):
             return memoryview(b"")
 
     def _take(self, answers: list[bytes], sent: int) -> None:
-        """Move whole lines from what was received to *answers*, at most as many as were *sent*."""
+        """Move received lines to *answers*, at most as many as were *sent*."""
         before = len(answers)
         while len(answers) < sent and (line := self._line()) is not None:
             if len(line) > self._most_bytes:
@@ -216,7 +211,7 @@ class Program(ChildProcess):
         self._learn(len(answers) - before)
 
     def _learn(self, count: int) -> None:
-        """Follow how long an answer takes; the first one says more about the start."""
+        """Measure the time of an answer. The first is left out, since it includes the start."""
         now_s = time.monotonic()
         if count and not self._first:
             spent_s = (now_s - self._since_s) / count
@@ -226,15 +221,13 @@ class Program(ChildProcess):
         self._first = self._first and not count
 
     def _ahead(self) -> int:
-        return (
-            1
-            if self._mean_s is None
-            else max(1, min(_MOST_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-9))))
-        )
+        if self._mean_s is None:
+            return 1
+        return max(1, min(_MOST_AHEAD, int(AHEAD_S / max(self._mean_s, 1e-9))))
 
 
 def say_goodbye(programs: Sequence[Program]) -> None:
-    """End the stdin of *programs*, give them a moment to end by themselves, and kill the rest."""
+    """End the stdin of *programs*, wait up to a second, and kill the rest."""
     for program in programs:
         program.end_input()
     deadline = time.monotonic() + _GOODBYE_S
@@ -245,17 +238,17 @@ def say_goodbye(programs: Sequence[Program]) -> None:
 
 
 def _pipe(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[io.FileIO, io.FileIO]:
-    """Return both ends of a pipe, each in the care of its stack."""
+    """Return both ends of a pipe. Each stack closes one."""
     read, write = os.pipe()
     return theirs.enter_context(io.FileIO(read, "r")), ours.enter_context(io.FileIO(write, "w"))
 
 
 def _tie(lifeline: int, group: int) -> None:
-    """Let the kernel kill *group*, which has inherited *lifeline*, when the last writer of that
-    pipe is gone: this process.
+    """Let the kernel kill *group* when this process ends.
 
-    The setting belongs to the open file, which lives on in the program. Before it is made, only the
-    end of its stdin tells the program.
+    This process is the only writer of the pipe *lifeline*, which *group* has inherited. The setting
+    belongs to the open file, which lives on in the program. Until it is made, only the end of stdin
+    tells the program.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # it has ended already
@@ -265,7 +258,7 @@ def _tie(lifeline: int, group: int) -> None:
 
 
 def _some(lines: Sequence[bytes]) -> list[bytes]:
-    """Return the first of *lines*, and more as long as they are not too many bytes."""
+    """Return the first of *lines*, and more up to a limit of bytes."""
     chosen: list[bytes] = []
     size = 0
     for line in lines:

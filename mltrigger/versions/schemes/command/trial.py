@@ -1,8 +1,8 @@
-"""A program that has not answered yet: whether it cannot be loaded, or one event ends it.
+"""A program that has not answered yet: either it cannot be loaded, or one event ends it.
 
-A program that ends before its version ever answered could not be loaded, however long that took:
-its events wait. Only one that waits when nobody asks it anything, and ends again and again at one
-event while there is no other, is ended by that event.
+A program that ends before its version ever answered could not be loaded, however long that took.
+So its events wait. An event is at fault only under three conditions: the program waits as long as
+it is not asked. It ends again and again at this event. No other event is there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from collections import Counter
 from mltrigger.versions.scheme import HOLD_S
 
 EARLY_S = 0.25
-"""How long a new process is watched before anything is received: what ends or writes by then does
-not wait for events.
-"""
+"""Seconds for which a new process is watched before its first event. It must not end or write."""
 _PROOF = 3
-"""How often one event must have ended the program before it is at fault."""
+"""An event is at fault when it has ended the program more often than this."""
 _LONGER = 1.5
 _PART = 0.5
 _LEAST_S = 1.0
@@ -36,12 +34,12 @@ _NOT_LOADED = re.compile(
 
 
 def says_not_loaded(printed: str) -> bool:
-    """Whether the last words of a program are that a part of it is not there."""
+    """Whether the last words of a program say that a part of it is missing."""
     return _NOT_LOADED.search(printed) is not None
 
 
 class Trial:
-    """What is known of a program until it answers for the first time; used from several threads."""
+    """The state of a program until its first answer. Thread-safe."""
 
     def __init__(self) -> None:
         self.passed = False
@@ -52,31 +50,30 @@ class Trial:
 
     @property
     def watch_s(self) -> float:
-        """How long a process must have waited without being asked, until the next event is sent to
-        it.
-        """
+        """Seconds that a process must wait without a question, before it gets an event."""
         return _LONGER * self._longest_s + EARLY_S if self._longest_s else 0.0
 
     @property
     def delay_s(self) -> float:
-        """Seconds after which to look again; the more, the longer it has not answered."""
+        """Seconds until the next attempt. They grow with the time without an answer."""
         outage_s = 0.0 if self._since_s is None else time.monotonic() - self._since_s
         return min(HOLD_S, max(_LEAST_S, self.watch_s, _PART * outage_s))
 
     def deaths(self, event: str) -> int:
-        """Return how often *event* has ended the program; those that have not go first."""
+        """Return how often *event* has ended the program. Events with fewer ends go first."""
         return self._deaths[event]
 
     def answered(self) -> None:
-        """Note that it has answered: from now on it can be loaded."""
+        """Note an answer. From now on the program counts as loaded."""
         if not self.passed:
             with self._guard:
                 self.passed = True
                 self._deaths.clear()
 
     def ended(self, lived_s: float, printed: str, event: str | None = None) -> bool:
-        """Note that it ended after *lived_s* seconds, asked for *event* or for nothing; return
-        whether that event is at fault.
+        """Note an end after *lived_s* seconds. Return whether *event* is at fault.
+
+        *event* is ``None`` when the program was not asked for one.
         """
         with self._guard:
             if self._since_s is None:

@@ -1,4 +1,4 @@
-"""Loopback: addresses that mean this machine itself, before which no proxy ever stands."""
+"""Loopback: addresses of this machine itself, which are never asked through a proxy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import urllib.request
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host* is this machine: ``localhost``, a name below it (RFC 6761, 6.3),
-    ``127.0.0.0/8``, ``::1``.
+    """Whether *host* is this machine, such as ``localhost``, ``127.0.0.0/8`` or ``::1``.
 
-    No name is looked up. ``0.0.0.0`` and ``::`` are it as well: a connection to them goes to this
-    machine.
+    Names below ``localhost`` are too (RFC 6761, 6.3). So are ``0.0.0.0`` and ``::``: a connection
+    to them goes to this machine. No name is looked up.
     """
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
@@ -36,10 +35,9 @@ def is_loopback_url(url: str) -> bool:
 
 
 def bypass_proxies(url: str) -> None:
-    """Let no client of this process ask a proxy for *url*, when that is this machine: for libraries
-    that cannot be told otherwise.
+    """Add the host of *url* to ``no_proxy`` in the environment, if it is this machine.
 
-    ``no_proxy`` of the environment gets its host, and keeps what it has.
+    This is for libraries that have no setting of their own.
     """
     host = urllib.parse.urlsplit(url).hostname or ""
     if is_loopback_url(url) and urllib.request.getproxies_environment():
@@ -49,7 +47,7 @@ def bypass_proxies(url: str) -> None:
 
 
 def _is_short_loopback(name: str) -> bool:
-    """Whether *name* is an IPv4 address as the C library reads it: ``127.1``."""
+    """Whether *name* is a loopback address in the short form of the C library: ``127.1``."""
     try:
         return name[:1].isdigit() and socket.inet_aton(name)[0] == 127
     except OSError:

@@ -1,14 +1,14 @@
-"""Whether a server is there: what tells an outage from a server that one event ended.
+"""Whether a server is there: tells an outage from a server that one event ended.
 
-A request of which nothing was sent has run nothing: that is an outage, for as long as it lasts.
-When a connection ends after the request was sent, and before a byte of the answer, the model may
-have run, and the event may have ended it. So such an end counts against its event when the server
-was seen alive before: it had answered since the last outage. A server that has not, such as a
-forwarded port with nobody behind it, is asked for a sign of life (``HEAD``) before the next
-request.
+A request that was never sent has run nothing. That is an outage, as long as it lasts.
 
-It counts only when the event was alone there. When several requests broke off together, nobody can
-tell which of them did it: none counts, and for a while the server gets one at a time.
+A connection may also end after the request was sent, and before a byte of the answer. Then the
+model may have run, and the event may have ended the server. So this counts against the event, if
+the server had answered since the last outage. If it had not, it may be a forwarded port with
+nothing behind it. Such a server is asked for a sign of life (``HEAD``) before the next request.
+
+It counts only when no other request was under way. When several break off together, nobody can
+tell which one did it. Then none counts, and for a while the server gets one request at a time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from mltrigger.versions.scheme import HOLD_S
 
 _LEAST_S = 1.0
 _PART = 0.5
-"""The part of an outage so far after which a server is looked for again: it is found at most half
-as late again as it came back.
-"""
+"""The next look comes after this part of the outage so far. So it is late by half at most."""
 
 
 class Turn:
-    """One request under way; ``alone`` says that no other has been since it began."""
+    """One request under way."""
 
     def __init__(self, reach: Reach, first: bool, number: int) -> None:
         self._reach, self._first, self._number = reach, first, number
@@ -44,7 +42,7 @@ class Busy(Exception):  # internal signal
 
 
 class Reach:
-    """What is known of one server; used from several threads at once."""
+    """The state of one server. Thread-safe."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -58,7 +56,7 @@ class Reach:
 
     @contextlib.contextmanager
     def turn(self, patience_s: float) -> Iterator[Turn]:
-        """Let a request begin, and note its end.
+        """Begin a request, and note its end.
 
         Raises
         ------
@@ -82,7 +80,7 @@ class Reach:
                     self._one_at_a_time = max(0, self._one_at_a_time - 1)
 
     def suspect(self, requests: int) -> None:
-        """Let the next *requests* go one at a time: it is one of these that ends the server."""
+        """Let the next *requests* go one at a time: one of them ends the server."""
         with self._guard:
             self._one_at_a_time = max(self._one_at_a_time, requests)
 
@@ -97,14 +95,15 @@ class Reach:
         return self._silent and not self._seen
 
     def answered(self) -> None:
-        """Note that it answers."""
+        """Note an answer."""
         if not self._seen:
             with self._guard:
                 self._seen, self._silent, self._away_since_s = True, False, None
 
     def away(self, *, silent: bool) -> float:
-        """Note that it does not answer, *silent* when it took the request; return the seconds after
-        which to look again.
+        """Note a request without an answer, and return the seconds until the next look.
+
+        *silent* says that the server took the request.
         """
         with self._guard:
             now_s = time.monotonic()

@@ -1,5 +1,6 @@
-"""What an address of an HTTP scheme and its options may say: checked once, when a model is
-described; nothing here asks a server.
+"""Addresses and options of the HTTP schemes, checked when a model is described.
+
+No server is asked here.
 """
 
 from __future__ import annotations
@@ -10,44 +11,33 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from mltrigger.errors import InvalidModel, ModelFailure
+from mltrigger.errors import InvalidModel
 from mltrigger.names import check_model_name
 from mltrigger.versions.address import Address, is_secret, looks_secret
-from mltrigger.versions.scheme import HOLD_S
+from mltrigger.versions.scheme import Description
+from mltrigger.versions.schemes.failures import unavailable
+from mltrigger.versions.schemes.options import model_name
 
-http_options: dict[str, type | tuple[type, ...]] = {
+_OPTIONS: dict[str, type | tuple[type, ...]] = {
     "headers": dict,
     "max_answer_mb": int,
     "connect_timeout_s": (int, float),
 }
-"""The options that every HTTP scheme takes, and their types: ``address.checked(**http_options,
-…)``.
-"""
+"""The options of every HTTP scheme, and their types."""
 
 MAX_ANSWER_MB = 1024
 _SHOWN = 200
 # https://www.rfc-editor.org/rfc/rfc9110#name-tokens
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ENVIRONMENT = re.compile(r"(?:([A-Za-z][\w-]*) )?env:([A-Za-z_]\w*)", re.ASCII)
-_OURS = frozenset(
-    {
-        "connection",
-        "content-length",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "accept-encoding",
-    }
+_OURS = re.compile(
+    r"connection|content-length|expect|host|keep-alive|te|trailer|transfer-encoding|upgrade"
+    r"|accept-encoding",
+    re.IGNORECASE,
 )
-"""Headers that say where a request ends and whom it is for; whoever could set them could send a
-second one.
-"""
+"""Headers about the connection itself. A user who sets them could smuggle in a second request."""
 _SECRET_PARAMETERS = frozenset({"code"})
-"""Secrets by their whole name only: the key of an Azure function."""
+"""Secret by its whole name only: the key of an Azure function."""
 _VERSION = re.compile(r"/versions/(\d{1,9}(?:\.\d{1,9}){0,2})(?=[/:]|$)")
 _GENERIC = re.compile(
     r"|v\d+(\.\d+)*|\d+(\.\d+)*|api|invocations|predict|predictions|infer|inference|score|model|models|versions",
@@ -56,14 +46,15 @@ _GENERIC = re.compile(
 
 
 def base_url(address: Address, prefix: str = "") -> str:
-    """Return the URL of *address* without *prefix* (``oip+``): ``http://host:port/path``, the
-    scheme in lower case.
+    """Return the URL of *address* without *prefix* (``oip+``): ``http://host:port/path``.
+
+    Its scheme is in lower case.
 
     Raises
     ------
     InvalidModel
-        When it has no host, a user and password, a query parameter that looks like a secret, a
-        fragment, or characters that no URL has.
+        When it has no host, a user, a password, a fragment or characters that no URL has. Also when
+        a query parameter looks like a secret.
     """
     text = address.text[len(prefix) :] if address.scheme.startswith(prefix) else address.text
     shown = _shown(address.text)
@@ -90,7 +81,7 @@ def base_url(address: Address, prefix: str = "") -> str:
         )
     if parts.fragment or text.endswith("#"):
         raise InvalidModel(
-            f"model {shown!r}: what stands behind # never reaches a server; leave it out"
+            f"model {shown!r}: the part behind # never reaches a server; leave it out"
         )
     for name, value in urllib.parse.parse_qsl(parts.query, keep_blank_values=True):
         if is_secret(name) or name.lower() in _SECRET_PARAMETERS or looks_secret(value):
@@ -103,16 +94,16 @@ def base_url(address: Address, prefix: str = "") -> str:
 
 
 def checked_http(address: Address, **own: type | tuple[type, ...]) -> dict[str, Any]:
-    """Return the options of *address*: those of every HTTP scheme and the scheme's *own*, each
-    checked.
+    """Return the checked options of *address*: those of every HTTP scheme, and *own*.
 
     Raises
     ------
-    NotFound, InvalidModel
-        For a name that is neither, and for a value that makes no sense; a secret in a header is
-        one.
+    NotFound
+        For an unknown name.
+    InvalidModel
+        For a value of no sense, and for a secret in a header.
     """
-    options = address.checked(**http_options, **own)
+    options = address.checked(**_OPTIONS, **own)
     shown = _shown(address.text)
     check_headers(options.get("headers", {}), shown)
     size, connect_s = options.get("max_answer_mb", 1), options.get("connect_timeout_s", 1)
@@ -130,11 +121,11 @@ def checked_http(address: Address, **own: type | tuple[type, ...]) -> dict[str, 
 
 
 def check_headers(headers: Mapping[Any, Any], shown: str) -> None:
-    """Refuse headers that would store a secret, end a request early, or are none."""
+    """Refuse headers that are invalid, store a secret, or could end a request early."""
     for name, value in headers.items():
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise InvalidModel(f"model {shown!r}: {name!r} is no name of a header (RFC 9110)")
-        if name.lower() in _OURS:
+        if _OURS.fullmatch(name):
             raise InvalidModel(
                 f"model {shown!r}: header {name} is set by the connection itself; leave it out"
             )
@@ -151,77 +142,59 @@ def check_headers(headers: Mapping[Any, Any], shown: str) -> None:
 
 
 def from_environment(name: str, value: str) -> str:
-    """Return what header *name* says now: *value*, or the content of the variable that it names,
-    ``env:NAME`` or ``Bearer env:NAME``.
+    """Return *value*, with ``env:NAME`` replaced by the content of that environment variable.
+
+    ``Bearer env:NAME`` is replaced as well.
 
     Raises
     ------
     ModelFailure
-        When the variable is not set, or holds what no header can; never with its content. It is
-        this process that cannot call the model, whichever the event: no attempt is spent.
+        When the variable is not set, or holds characters that no header can have. No attempt is
+        spent, since no event can help. The message never has the content.
     """
     if (found := _ENVIRONMENT.fullmatch(value)) is None:
         return value
     scheme, variable = found.groups()
-    # files that are mounted as secrets end with a line break
+    # Files that are mounted as secrets end with a line break.
     secret = os.environ.get(variable, "").strip()
-    if not secret:
-        raise _unusable(
-            f"environment variable {variable} is not set; header {name} of the model is read"
-            " from it"
-        )
+    problem = "" if secret else "is not set"
     if not secret.isascii() or not secret.isprintable():
-        raise _unusable(
-            f"environment variable {variable} holds characters that no header has; header {name} of"
-            " the model is read from it"
-        )
+        problem = "holds characters that no header has"
+    if problem:
+        text = f"environment variable {variable} {problem}; header {name} of the model is read"
+        raise unavailable(f"{text} from it", "MissingVariable")
     return f"{scheme} {secret}" if scheme else secret
 
 
-def _unusable(message: str) -> ModelFailure:
-    return ModelFailure(
-        message,
-        reason="model_unavailable",
-        throttled=True,
-        whole=True,
-        delay_s=HOLD_S,
-        kind="MissingVariable",
-    )
+def described(url: str, protocol: str) -> Description:
+    """Return the description of a model at *url*."""
+    about = f"{protocol}: {url.partition('?')[0]}"[:200]
+    return Description(default_name(url), default_version(url), about=about)
 
 
 def default_name(url: str) -> str:
-    """Return what a model at *url* is called: the last segment of the path that says something,
-    else the first label of the host.
+    """Return a name for the model at *url*.
+
+    It is the last segment of the path that is not a general word, else the first label of the host.
     """
     parts = urllib.parse.urlsplit(url)
     for segment in reversed(parts.path.split("/")):
         text = re.sub(r":[A-Za-z]+$", "", urllib.parse.unquote(segment))
-        if not _GENERIC.fullmatch(text) and (name := default_name_of(text)):
+        if not _GENERIC.fullmatch(text) and (name := model_name(text)):
             return name
     host = parts.hostname or ""
     label = host if re.fullmatch(r"[\d.]+|.*:.*", host) else host.partition(".")[0]
-    return check_model_name(default_name_of(label) or "model")
+    return check_model_name(model_name(label, "model"))
 
 
 def default_version(url: str) -> str | None:
-    """Return the version that the path of *url* names, ``…/versions/2`` as ``2.0.0``; ``None`` when
-    it names none.
-    """
+    """Return the version in the path of *url*, if any: ``…/versions/2`` is ``2.0.0``."""
     if (found := _VERSION.search(urllib.parse.urlsplit(url).path)) is None:
         return None
     numbers = [str(int(number)) for number in found[1].split(".")]
     return ".".join([*numbers, "0", "0"][:3])
 
 
-def default_name_of(text: str) -> str:
-    """Return *text* as a model may be called (:func:`mltrigger.names.check_model_name`); empty when
-    nothing is left.
-    """
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-._")[:80]
-
-
 def _shown(text: str) -> str:
-    """Return an address as an error may show it: without what stands before an @ and behind a
-    question mark.
-    """
+    """Return an address as errors show it: without user, password and query."""
     return re.sub(r"//[^/?#]*@", "//***@", text.partition("?")[0][:_SHOWN])

@@ -1,6 +1,6 @@
 """Templates over an event's data: ``"Summarise: {text}"``, or JSON with such texts.
 
-Names and paths, nothing else of ``str.format``.
+A field is a name or a path. Other parts of ``str.format`` are refused.
 """
 
 from __future__ import annotations
@@ -11,35 +11,33 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mltrigger.errors import InvalidModel, ModelFailure
+from mltrigger.errors import InvalidModel
 from mltrigger.text import short
-from mltrigger.versions.schemes.http.plain import base64_text, plain
+from mltrigger.versions.schemes.failures import unfit
+from mltrigger.versions.schemes.plain import Binary, base64_text, plain
 
 _PIECE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _FIELD = re.compile(r"[^\W\d][\w-]*(?:\.[\w-]+)*")
 _FIELD_IN_A_NAME = re.compile(r"\{[^{}]*\}")
 WHOLE = "data"
-
-Binary = Callable[[bytes], Any]
-"""What bytes become in JSON."""
+"""The field for all of the data."""
 
 
 class Template:
-    r"""A text with ``{field}``, ``{field.sub}``, ``{list.0}`` and ``{data}``, which is all of the
-    data; ``{{`` and ``}}`` are braces.
+    r"""A text with fields such as ``{name}``, ``{name.inner}``, ``{list.0}`` and ``{data}``.
 
-    Fields are looked up in JSON values only: no attribute of an object, no conversion, no format.
-    Text is put in as it is, anything else as JSON. What is put in is never read as a template
-    again.
+    ``{data}`` is all of the data. ``{{`` and ``}}`` are braces. Fields are looked up in JSON values
+    only: no attribute of an object, no conversion, no format. Text is put in as it is, other values
+    as JSON. The result is never read as a template again.
     """
 
     def __init__(self, text: str, about: str) -> None:
-        """Read *text*; *about* says in errors where it stands.
+        """Read *text*. *about* is its place, for errors.
 
         Raises
         ------
         InvalidModel
-            With what is wrong, and where.
+            With the problem and its place.
         """
         self._pieces: list[tuple[str, str | None]] = []
         end = 0
@@ -59,9 +57,7 @@ class Template:
 
     @property
     def field(self) -> str | None:
-        """The field that is all of the template, ``{photo}``; ``None`` when there is more to it, or
-        less.
-        """
+        """The field, when it is all of the template: ``{photo}``. Else ``None``."""
         pieces = [
             (literal, field) for literal, field in self._pieces if literal or field is not None
         ]
@@ -69,7 +65,7 @@ class Template:
 
     @property
     def fields(self) -> set[str]:
-        """The fields that it has."""
+        """The fields in it."""
         return {field for _, field in self._pieces if field is not None}
 
     def fill(
@@ -82,13 +78,12 @@ class Template:
         named : mapping, optional
             Fields that are not looked up in the data.
         binary : callable, optional
-            What bytes become. By default the text that they are in UTF-8.
+            The form of bytes. By default they are text in UTF-8.
 
         Raises
         ------
         ModelFailure
-            For the event alone: naming the field that it has not, or because its data are bytes
-            that are no text (UTF-8).
+            For the event alone: a field is missing, or bytes are no text.
         """
         binary = binary or decoded
         if isinstance(data, bytes):
@@ -101,43 +96,45 @@ class Template:
     def value(
         self, data: Any, named: Mapping[str, Any] | None = None, binary: Binary | None = None
     ) -> Any:
-        """Return the value of the field that the template is, ``34`` for ``{age}``; the text when
-        there is more to it.
+        """Return the value of the field that is all of the template, else the text.
+
+        ``{age}`` becomes ``34``, not ``"34"``.
         """
         binary = binary or base64_text
         if self.field is None:
             return self.fill(data, named, binary)
-        return (
-            named[self.field]
-            if named and self.field in named
-            else plain(_found(data, self.field), binary=binary)
-        )
+        if named and self.field in named:
+            return named[self.field]
+        return plain(_found(data, self.field), binary=binary)
 
 
 class Form:
     """JSON whose texts are templates: ``{"instances": [{"age": "{age}"}], "note": "of {name}"}``.
 
-    Names of members are what they are.
+    Names of members are no templates.
     """
 
     def __init__(self, value: Any, about: str) -> None:
-        """Read *value*; *about* says in errors where it stands.
+        """Read *value*. *about* is its place, for errors.
 
         Raises
         ------
         InvalidModel
-            With what is wrong, and where.
+            With the problem and its place.
         """
         self._root = _read(value, about)
 
     def templates(self) -> list[Template]:
-        """Return all templates that are in it."""
+        """Return all templates in it."""
         found: list[Template] = []
         self.fill(lambda template, _: found.append(template))
         return found
 
     def fill(self, leaf: Callable[[Template, str], Any]) -> Any:
-        """Return the JSON with what *leaf* makes of each template and of the name of its member."""
+        """Return the JSON with each template replaced by the result of *leaf*.
+
+        *leaf* gets the template and the name of its member.
+        """
         return _filled(self._root, "", leaf)
 
 
@@ -152,11 +149,9 @@ def _read(value: Any, about: str, path: str = "") -> Any:
                 " only"
             )
         return {name: _read(inner, about, f"{path}.{name}") for name, inner in value.items()}
-    return (
-        [_read(inner, about, f"{path}[{number}]") for number, inner in enumerate(value)]
-        if isinstance(value, list)
-        else value
-    )
+    if isinstance(value, list):
+        return [_read(inner, about, f"{path}[{number}]") for number, inner in enumerate(value)]
+    return value
 
 
 def _filled(value: Any, name: str, leaf: Callable[[Template, str], Any]) -> Any:
@@ -179,9 +174,7 @@ def _found(data: Any, field: str, named: Mapping[str, Any] | None = None) -> Any
         elif isinstance(value, list) and step.isdecimal() and int(step[:9]) < len(value):
             value = value[int(step)]
         else:
-            raise ModelFailure(
-                _missing(value, field, path, step), reason="invalid_input", permanent=True
-            )
+            raise unfit(_missing(value, field, path, step))
         path = f"{path}.{step}" if path else step
     return value
 
@@ -208,10 +201,8 @@ def _text(value: Any, binary: Binary) -> str:
 
 
 def decoded(raw: bytes) -> str:
-    """Return the text that *raw* is; what is none is the fault of its event."""
+    """Return *raw* as text in UTF-8, or raise the failure of its event."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise ModelFailure(
-            "the data are bytes that are no text (UTF-8)", reason="invalid_input", permanent=True
-        ) from error
+        raise unfit("the data are bytes that are no text (UTF-8)") from error

@@ -1,5 +1,4 @@
-"""What an MLflow signature says: as JSON Schemas, and as the way from events to a model's input and
-from its answer to outputs.
+"""Signatures of MLflow: as JSON Schemas, from events to a model's input, from answers to outputs.
 
 https://mlflow.org/docs/latest/ml/model/signatures/
 """
@@ -17,8 +16,10 @@ from typing import Any
 
 from mltrigger.errors import ModelFailure
 from mltrigger.text import short
+from mltrigger.versions.schemes.failures import unfit
 from mltrigger.versions.schemes.oip import datatypes
-from mltrigger.versions.schemes.oip.tensors import Layout, Tensor, unfit
+from mltrigger.versions.schemes.oip.tensors import Layout, Tensor
+from mltrigger.versions.schemes.plain import without_zone
 
 _SCALARS = {
     "boolean": ("BOOL", "bool", "boolean"),
@@ -28,12 +29,10 @@ _SCALARS = {
     "double": ("FP64", "float64", "number"),
     "string": ("BYTES", "str", "string"),
 }
-"""MLflow's type -> that of the Open Inference Protocol, of pandas, of JSON Schema."""
+"""MLflow's type -> types of the Open Inference Protocol, of pandas, of JSON Schema."""
 _WHOLE = ("integer", "long")
 _ABSENT: Any = object()
-"""The value of an optional column of integers that an event does not have: they have no null in
-MLflow.
-"""
+"""The missing value of an optional column of integers, since MLflow has no null for them."""
 _DTYPES = {
     "float16": "FP16",
     "float32": "FP32",
@@ -55,7 +54,7 @@ class Column:
 
     @property
     def tensor(self) -> Tensor | None:
-        """The tensor that it is, ``None`` for a column."""
+        """The tensor, ``None`` for a column."""
         spec = self.type.get("tensor-spec")
         if spec is None:
             return None
@@ -68,14 +67,14 @@ class Column:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Signature:
-    """What a model takes and gives; a side that nobody described is ``None``.
+    """The inputs and outputs of a model. Either is ``None`` when it is not described.
 
     Parameters
     ----------
     inputs, outputs : tuple of Column, optional
         As the model's signature lists them.
     hinted : bool
-        Whether they were read off the type hints of a Python model, which takes a list then and
+        Whether they come from the type hints of a Python model. Such a model takes a list, and
         checks it itself.
     """
 
@@ -85,14 +84,15 @@ class Signature:
 
     @classmethod
     def of(cls, mlmodel: Mapping[str, Any]) -> Signature:
-        """Return the signature that the content of an ``MLmodel`` file has."""
+        """Return the signature in the content of an ``MLmodel`` file."""
         found = mlmodel.get("signature") or {}
         takes, gives = (_columns(found.get(side)) for side in ("inputs", "outputs"))
         return cls(takes, gives, bool(mlmodel.get("is_signature_from_type_hint")))
 
     def schemas(self) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Return the JSON Schemas of one event's data and of one output; MLflow checks no outputs,
-        so that theirs may be null.
+        """Return the JSON Schemas of one event's data and of one output.
+
+        MLflow checks no outputs, so any part of one may be null.
         """
         return (
             None if self.inputs is None else _schema(self.inputs, nullable=False),
@@ -105,7 +105,7 @@ class Signature:
         Raises
         ------
         ModelFailure
-            Permanent, with the reason ``invalid_input``, naming the field.
+            With the reason ``invalid_input``. It names the field.
         """
         if self.inputs is None or self.hinted:
             return data
@@ -117,8 +117,9 @@ class Signature:
         ]
 
     def key(self, row: Any) -> Any:
-        """Return a key of a row of :meth:`rows`: rows with other keys have other columns or dtypes,
-        and share no call.
+        """Return the key of a row of :meth:`rows`.
+
+        Rows with different keys have different columns or dtypes, and share no call.
         """
         if self.inputs is None or self.hinted or self._layout is not None:
             return None
@@ -131,9 +132,7 @@ class Signature:
         )
 
     def frame(self, rows: Sequence[Any]) -> Any:
-        """Return what the model is called with for *rows*: a DataFrame, an array, arrays by name,
-        or a list.
-        """
+        """Return the input for *rows*: a DataFrame, an array, arrays by name, or a list."""
         import numpy as np
         import pandas as pd
 
@@ -157,7 +156,7 @@ class Signature:
 
     @property
     def batches(self) -> bool:
-        """Whether a call takes several events: not, when the first dimension of a tensor is fixed."""
+        """Whether a call takes several events. The first dimension of each tensor must be free."""
         return self._layout is None or self._layout.batches
 
     @property
@@ -170,7 +169,7 @@ class Signature:
         )
 
     def _values(self, data: Any) -> list[Any]:
-        """Return the value of each column in *data*."""
+        """Return one value for each column."""
         columns = self.inputs or ()
         names = [str(column.name) for column in columns]
         if isinstance(data, Mapping) and columns[0].name is not None:
@@ -193,24 +192,21 @@ class Signature:
 
 
 def outputs(signature: Signature, answer: Any, count: int) -> list[Any]:
-    """Return what a model answered for *count* events as one output an event, in the form that its
-    signature says.
+    """Return the *answer* of a model for *count* events as one output an event.
 
-    Named columns are objects, also when the model returned bare rows; without names a DataFrame
-    gives its values. Without a signature a DataFrame gives records, an array its rows, and arrays
-    by name an object of them for each event.
+    Named columns become objects, also when the model returned bare rows. Without names a DataFrame
+    becomes its values. Without a signature a DataFrame becomes records, and an array its rows.
+    Arrays by name become one object for each event.
     """
     columns = signature.outputs or ()
     named = bool(columns) and all(isinstance(column.name, str) for column in columns)
     if hasattr(answer, "to_dict") and hasattr(answer, "columns"):
-        rows = (
-            answer.to_numpy().tolist()
-            if columns and not named
-            else answer.to_dict(orient="records")
-        )
-        rows = (
-            [row[0] for row in rows] if columns and not named and len(answer.columns) == 1 else rows
-        )
+        if not columns or named:
+            rows = answer.to_dict(orient="records")
+        elif len(answer.columns) == 1:
+            rows = [row[0] for row in answer.to_numpy().tolist()]
+        else:
+            rows = answer.to_numpy().tolist()
     elif (
         isinstance(answer, Mapping)
         and answer
@@ -273,7 +269,7 @@ def _series(values: list[Any], column: Column) -> Any:
 
 
 def _converted(column: Column, value: Any) -> Any:
-    """Return *value* as the column takes it."""
+    """Return *value* in the type of the column."""
     kind = column.type.get("type")
     if value is _ABSENT:
         return value
@@ -306,24 +302,21 @@ def _converted(column: Column, value: Any) -> Any:
 
 
 def _naive(value: Any) -> dt.datetime:
-    """Return an instant as MLflow takes it: UTC without saying so."""
+    """Return a time in the form of MLflow: in UTC, without a zone."""
     if isinstance(value, dt.date) and not isinstance(value, dt.datetime):
         value = dt.datetime.combine(value, dt.time())
-    when = value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(value)
-    return when if when.utcoffset() is None else when.astimezone(dt.UTC).replace(tzinfo=None)
+    return without_zone(
+        value if isinstance(value, dt.datetime) else dt.datetime.fromisoformat(value)
+    )
 
 
 def _schema(columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
     """Return the JSON Schema of one row of *columns*."""
-    named = {str(column.name): _of_column(column, nullable) for column in columns}
     if all(isinstance(column.name, str) for column in columns):
+        named = {str(column.name): _of_column(column, nullable) for column in columns}
         required = [str(column.name) for column in columns if column.required]
         return {"type": "object", "properties": named, "required": required}
-    parts = (
-        list(named.values())
-        if len(named) == len(columns)
-        else [_of_column(column, nullable) for column in columns]
-    )
+    parts = [_of_column(column, nullable) for column in columns]
     if len(parts) == 1:
         return parts[0]
     return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
@@ -332,15 +325,13 @@ def _schema(columns: Sequence[Column], nullable: bool) -> dict[str, Any]:
 def _of_column(column: Column, nullable: bool) -> dict[str, Any]:
     spec = column.type.get("tensor-spec")
     schema = _of_type(column.type, nullable) if spec is None else _of_tensor(spec, nullable)
-    # MLflow refuses a null there
+    # MLflow refuses a null in columns of integers.
     optional = not column.required and column.type.get("type") not in _WHOLE
     return _or_null(schema) if nullable or optional else schema
 
 
 def _of_type(type_: Any, nullable: bool) -> dict[str, Any]:
-    """Return the JSON Schema of an MLflow type; what JSON says nothing about, such as bytes, is
-    anything.
-    """
+    """Return the JSON Schema of an MLflow type. A type that JSON lacks, such as bytes, is any."""
     if isinstance(type_, str):
         type_ = {"type": type_}
     kind = type_.get("type")
@@ -366,8 +357,9 @@ def _inner(type_: Any, nullable: bool) -> dict[str, Any]:
 
 
 def _of_tensor(spec: Mapping[str, Any], nullable: bool) -> dict[str, Any]:
-    """Return the JSON Schema of one event's part of a tensor: its first dimension counts events
-    when it is free.
+    """Return the JSON Schema of one event's part of a tensor.
+
+    The first dimension counts events if it is free.
     """
     dtype = str(spec["dtype"])
     known = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "s": "string"}.get(

@@ -1,5 +1,6 @@
-"""Answers of the Open Inference Protocol v2, read and checked: data that are there, of their
-datatype and shape, for every output.
+"""Answers of the Open Inference Protocol v2, read and checked.
+
+Every output must have data, of its datatype and shape.
 """
 
 from __future__ import annotations
@@ -10,36 +11,36 @@ from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.text import short
-from mltrigger.versions.schemes.http.answers import Answer, said_in
+from mltrigger.versions.schemes.http.answers import Answer
+from mltrigger.versions.schemes.http.saying import said_in
 from mltrigger.versions.schemes.oip import datatypes
 from mltrigger.versions.schemes.oip.tensors import Tensor, flat
 
 Wanted = Collection[tuple[str, str | None]]
-"""Outputs that an answer must have: names, each with the datatype of the metadata when they tell."""
+"""Outputs that an answer must have: each name with its datatype, if the metadata tell it."""
 
 
 def outputs(answer: Answer, count: int | None, wanted: Wanted = ()) -> list[dict[str, Any]]:
-    """Return for each event what the model says of it, name -> value; a value of one element is a
-    scalar, others are nested lists.
+    """Return the outputs of each event, name -> value.
 
-    In a tensor of floating-point numbers null is NaN, which JSON does not have; text of the content
-    type ``base64`` is bytes.
+    A value of one element is a scalar, others are nested lists. In a tensor of floating-point
+    numbers null is NaN, which JSON does not have. Text of the content type ``base64`` is bytes.
 
     Parameters
     ----------
     answer : Answer
-        Of the server; what it says is in errors without the secrets that were sent.
+        The answer of the server.
     count : int, optional
-        How many events the first dimension counts; ``None`` when the tensors are those of one
-        event.
+        The number of events, which the first dimension counts. ``None`` when the tensors are those
+        of one event.
     wanted : collection
-        What the model answers with, as its metadata or its user say.
+        The outputs of the model, as its metadata or its user say.
 
     Raises
     ------
     ModelFailure
-        ``bad_model_response``: it lacks an output, data, or values; or data are not of the datatype
-        or shape that they are said to be.
+        ``bad_model_response``, when an output, its data or values are missing, or data are not of
+        their datatype or shape.
     """
     found: list[dict[str, Any]] = [{} for _ in range(1 if count is None else count)]
     datatypes_of: dict[str, str] = {}
@@ -85,7 +86,7 @@ def _tensor(answer: Answer, given: Any) -> Tensor:
 
 
 def _check(answer: Answer, datatypes_of: Mapping[str, str], wanted: Wanted) -> None:
-    """Raise when an output that is *wanted* is missing, or of another kind."""
+    """Raise when a *wanted* output is missing, or of another kind."""
     for name, datatype in wanted:
         if name not in datatypes_of:
             there = ", ".join(map(repr, datatypes_of))
@@ -106,18 +107,13 @@ def _kind(datatype: str) -> str:
 
 
 def _rows(answer: Answer, tensor: Tensor, given: Mapping[str, Any], count: int | None) -> list[Any]:
-    """Return one value an event."""
-    values = _values(answer, tensor, given.get("data"))
+    """Return one value for each event."""
+    values, events = _values(answer, tensor, given.get("data")), count or 1
     shape = tensor.shape if count is None else tensor.shape[1:]
-    size = math.prod(shape)
-    return (
-        [
-            _nested(values[start : start + size], shape)
-            for start in range(0, size * (count or 1), size)
-        ]
-        if size
-        else [[]] * (count or 1)
-    )
+    if not (size := math.prod(shape)):
+        return [[]] * events
+    starts = range(0, size * events, size)
+    return [_nested(values[start : start + size], shape) for start in starts]
 
 
 def _values(answer: Answer, tensor: Tensor, data: Any) -> list[Any]:

@@ -1,6 +1,4 @@
-"""The datatypes of the Open Inference Protocol v2, and which values fit them: checked and converted
-exactly.
-"""
+"""The datatypes of the Open Inference Protocol v2. Values are checked and converted exactly."""
 
 from __future__ import annotations
 
@@ -21,14 +19,18 @@ INTEGERS = {
 }
 FLOATS = {"FP16": 65504.0, "FP32": 3.4028234663852886e38, "FP64": 1.7976931348623157e308}
 _LARGEST_READ = {"FP16": 65520.0, "FP32": 3.4028236e38, "FP64": math.inf}
-"""Servers round when they write: the largest number of a type may be written as a little more."""
+"""The largest numbers that are read. They are a little larger, since servers round."""
 DATATYPES = ("BOOL", *INTEGERS, *FLOATS, "BYTES")
 """https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md#tensor-data-types"""
 
 
+_PYTHON: dict[str, type] = {"BOOL": bool, "BYTES": str}
+
+
 def quickly(datatype: str, values: list[Any]) -> list[Any] | None:
-    """Return the values at once when all are numbers of the plain kind and fit: most are, and one
-    by one takes ten times as long.
+    """Return the values if all are plain numbers that fit, else ``None``.
+
+    Most are, and a check of each value takes ten times as long.
     """
     types = set(map(type, values))
     if datatype in INTEGERS and types == {int}:
@@ -50,8 +52,9 @@ def quickly(datatype: str, values: list[Any]) -> list[Any] | None:
 
 
 def converter(datatype: str, content_type: str | None, nulls: bool) -> Callable[[Any], Any]:
-    """Return a function from a value to its JSON, which raises ValueError or ArithmeticError for
-    what does not fit.
+    """Return a function from a value to its JSON.
+
+    It raises ValueError or ArithmeticError when the value does not fit.
     """
     if datatype in INTEGERS:
         low, high = INTEGERS[datatype]
@@ -62,13 +65,13 @@ def converter(datatype: str, content_type: str | None, nulls: bool) -> Callable[
 
 
 def limits(datatype: str, value: Any) -> str:
-    """Return what *datatype* takes, for an error about *value*."""
+    """Return the limits of *datatype* in words, for an error about *value*."""
     if datatype in INTEGERS:
         low, high = INTEGERS[datatype]
         return f"{datatype} ({low} to {high})"
     if datatype in FLOATS:
         missing = value is None or (isinstance(value, float) and math.isnan(value))
-        advice = "; the option missing='null' sends null for what is missing" if missing else ""
+        advice = "; the option missing='null' sends null for missing values" if missing else ""
         return f"{datatype} (a finite number up to {FLOATS[datatype]:.6g}){advice}"
     return (
         "BOOL (true or false)"
@@ -79,7 +82,7 @@ def limits(datatype: str, value: Any) -> str:
 
 def _integer(value: Any, low: int, high: int) -> int:
     number = value if isinstance(value, int) and not isinstance(value, bool) else None
-    # JSON has one kind of number: 3.0 is 3
+    # JSON has one kind of number: 3.0 is 3.
     if isinstance(value, (float, decimal.Decimal)) and value % 1 == 0:
         number = int(value)
     if number is None or not low <= number <= high:
@@ -101,7 +104,7 @@ def _number(value: Any, largest: float, nulls: bool) -> float | None:
 
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError  # noqa: TRY004 - one class for all that does not fit
+        raise ValueError  # noqa: TRY004 - one class for all values that do not fit
     return value
 
 
@@ -122,34 +125,29 @@ class Unfit(ValueError):
 
 
 def read(datatype: str, content_type: str | None, values: list[Any]) -> list[Any]:
-    """Return the *values* of an answer, each of its datatype: null is NaN among floating-point
-    numbers, base64 is bytes.
+    """Return the *values* of an answer in their datatype.
+
+    Null is NaN among floating-point numbers. Base64 is bytes.
 
     Raises
     ------
     Unfit
-        With the first value that is of another type, or beyond the range of its own.
+        With the first value that is of another type or out of range.
     """
     types = set(map(type, values))
-    if datatype in FLOATS:
-        if not types <= {int, float, NoneType}:
-            raise Unfit(
-                next(value for value in values if type(value) not in (int, float, NoneType))
-            )
-        return [_read_number(value, _LARGEST_READ[datatype]) for value in values]
     if datatype in INTEGERS:
         low, high = INTEGERS[datatype]
         if types == {int} and low <= min(values) and max(values) <= high:
             return values
         return [_read_integer(value, low, high) for value in values]
-    wanted = bool if datatype == "BOOL" else str
-    if not types <= {wanted}:
-        raise Unfit(next(value for value in values if type(value) is not wanted))
-    return (
-        [unpacked(value) for value in values]
-        if content_type == "base64" and wanted is str
-        else values
-    )
+    wanted = {int, float, NoneType} if datatype in FLOATS else {_PYTHON[datatype]}
+    if not types <= wanted:
+        raise Unfit(next(value for value in values if type(value) not in wanted))
+    if datatype in FLOATS:
+        return [_read_number(value, _LARGEST_READ[datatype]) for value in values]
+    if datatype == "BYTES" and content_type == "base64":
+        return [unpacked(value) for value in values]
+    return values
 
 
 def _read_number(value: Any, largest: float) -> Any:
@@ -168,7 +166,7 @@ def _read_integer(value: Any, low: int, high: int) -> int:
 
 
 def unpacked(value: Any) -> Any:
-    """Return the bytes of base64 text; the value itself when it is none."""
+    """Return the bytes of base64 text. Any other value is returned as it is."""
     try:
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError, binascii.Error):

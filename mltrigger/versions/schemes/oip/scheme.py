@@ -1,5 +1,6 @@
-"""The Open Inference Protocol v2 (KServe, MLServer, Triton, Seldon):
-``oip+http://host/v2/models/ocr/versions/2``.
+"""Servers of the Open Inference Protocol v2: KServe, MLServer, Triton, Seldon.
+
+An address is ``oip+http://host/v2/models/ocr/versions/2``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 import threading
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from semver import Version
@@ -20,11 +21,12 @@ from mltrigger.event.event import Event
 from mltrigger.names import check_model_name
 from mltrigger.text import short
 from mltrigger.versions.address import Address
-from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Scheme, Setting
-from mltrigger.versions.schemes.http.answers import masked
-from mltrigger.versions.schemes.http.client import (
-    Http,
-    HttpEndpoint,
+from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
+from mltrigger.versions.schemes.failures import attempt, unavailable
+from mltrigger.versions.schemes.http.client import Http
+from mltrigger.versions.schemes.http.endpoint import HttpEndpoint
+from mltrigger.versions.schemes.http.saying import masked
+from mltrigger.versions.schemes.http.targets import (
     base_url,
     checked_http,
     default_name,
@@ -33,36 +35,37 @@ from mltrigger.versions.schemes.http.client import (
 from mltrigger.versions.schemes.oip.answers import outputs
 from mltrigger.versions.schemes.oip.datatypes import DATATYPES
 from mltrigger.versions.schemes.oip.tensors import Layout, Part, Tensor
+from mltrigger.versions.schemes.options import check_choice, check_different, check_names
 
 REFRESH_S = 5.0
-"""The server is not asked more often whether its model takes other tensors now."""
+"""Shortest time between two questions about the model's inputs, in seconds."""
 _PATH = re.compile(r"(?:/[^/]+)*/v2/models/([^/]+)(?:/versions/([^/]+))?")
 _CONTENT_TYPES = ("pd", "np")
 _MISSING = ("refuse", "null")
 
 
 class OpenInference(Scheme):
-    """``oip+http(s)://host[:port]/v2/models/NAME[/versions/V]``: a server of the Open Inference
-    Protocol v2.
+    """``oip+http(s)://host[:port]/v2/models/NAME[/versions/V]``: Open Inference Protocol v2.
 
-    What the model takes is asked of the server (its metadata), before the first call and again when
-    it refuses one. An event's data is an object with a field for each input, or, for a model with
-    one input, its value: a list of numbers for the shape ``[-1, n]``. When the first dimension of
-    every input is -1 it counts the events, and a batch is one call; else each event is a call of
-    its own. Events whose other dimensions differ go into different calls. The output of an event is
-    an object, output name -> value, also when there is one output; a value of one element is a
-    scalar, others are nested lists.
+    The server is asked for the model's metadata before the first call, and again after it refused
+    one. An event's data is an object with a field for each input. For a model with one input it may
+    be the value: a list of numbers for the shape ``[-1, n]``. If the first dimension of every input
+    is -1, it counts the events, and a batch is one call. Otherwise each event is a call of its own.
+    Events whose other dimensions differ go into different calls. The output of an event is an
+    object, output name -> value. A value of one element is a scalar, others are nested lists.
 
-    Values are checked and converted exactly: 3.0 is an integer, 1.5 is none, 300 does not fit
-    UINT8, and such an event fails alone, with the reason ``invalid_input``. An answer is checked
-    likewise: all outputs that the metadata name, with data of their datatype and shape. Another one
-    is a failure, ``bad_model_response``. Only JSON is spoken, without the binary extension. It has
-    no NaN and no infinity: both are refused, or with ``missing="null"`` a NaN is sent as null; null
-    in an output of floating-point numbers is NaN. The id of an event is the id of its request, when
-    it is alone in it and ASCII.
+    Values are checked and converted exactly. 3.0 is an integer, 1.5 is not, and 300 does not fit
+    UINT8. Such an event fails alone, with the reason ``invalid_input``. An answer must have all
+    outputs of the metadata, with data of their datatype and shape. Any other answer is a failure,
+    ``bad_model_response``.
 
-    Servers answer 500 also to an input that a model does not like, and say no more; so a batch that
-    is answered 500 is split.
+    Requests and answers are JSON, without the binary extension. JSON has no NaN and no infinity, so
+    both are refused. With ``missing="null"`` NaN is sent as null. Null in an output of
+    floating-point numbers is NaN. The id of an event is the id of its request, if it is alone there
+    and ASCII.
+
+    Many servers answer 500 to an input that the model does not like. So a batch with the answer 500
+    is split.
 
     Options
     -------
@@ -70,21 +73,21 @@ class OpenInference(Scheme):
         For one input of the shape ``[-1, n]``: the fields of a record that make up its row, in
         their order.
     outputs : list of str
-        The outputs to ask for; by default those that the server chooses, which must be all that its
-        metadata name.
+        The outputs to ask for. Default: those that the server chooses, which must be all outputs of
+        its metadata.
     content_type : str
-        ``pd`` or ``np``: how MLServer shall hand the request to the model, as a DataFrame with a
-        column for each input, or as an array.
+        How MLServer passes the request to the model. ``pd``: as a DataFrame with a column for each
+        input. ``np``: as an array.
     inputs : list of dict
-        The tensors, for a server that does not tell: ``[{"name": "x", "datatype": "FP64", "shape":
-        [-1, 4]}]``. It is not asked then.
+        The inputs, for a server without metadata: ``[{"name": "x", "datatype": "FP64", "shape":
+        [-1, 4]}]``. Then the server is not asked.
     missing : str
         ``refuse`` (default), or ``null``: None and NaN in inputs of floating-point numbers are sent
-        as null, which MLServer takes for NaN.
+        as null, which MLServer reads as NaN.
     batched : bool
         ``False`` for a model whose first dimension does not count events, although it is -1.
     headers, max_answer_mb, connect_timeout_s
-        As for every model behind HTTP.
+        As for :class:`~mltrigger.versions.schemes.http.json_http.JsonHttp`.
     """
 
     def describe(self, address: Address) -> Description:
@@ -97,11 +100,11 @@ class OpenInference(Scheme):
         """See :meth:`Scheme.open`."""
         url, _, _ = _read(address)
         options = _options(address)
-        return OipEndpoint(Http.of(url, setting, options), options)
+        return OipEndpoint(Http(url, setting, options), options)
 
 
 class OipEndpoint(HttpEndpoint):
-    """One model, or version of it, on one server; thread-safe."""
+    """One model, or one version of it, on one server. Thread-safe."""
 
     batches = True
 
@@ -121,28 +124,25 @@ class OipEndpoint(HttpEndpoint):
         self._asked_at = float("-inf")
 
     def warm_up(self) -> None:
-        """Ask the server what the model takes.
+        """Ask the server for the inputs of the model.
 
         Raises
         ------
         ModelFailure
-            When it does not answer, has no such model, or one that takes something else than the
-            options say.
+            When it does not answer, has no such model, or the inputs contradict the options.
         """
         self.batches = self._known().batches
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """See :meth:`Endpoint.call`; when the server fails between calls, its failure is in the
-        place of the events that are left.
-        """
+        """See :meth:`Endpoint.call`. A server that fails between calls fails the events left."""
         layout = self._known()
-        answers = [_tried(layout, event) for event in events]
+        answers = [attempt(layout.parts, event.data) for event in events]
         if (
             any(isinstance(answer, ModelFailure) for answer in answers)
             and (fresh := self._refreshed(layout)) is not None
         ):
-            layout, answers = fresh, [_tried(fresh, event) for event in events]
-        groups = _alike(answers, layout.batches)
+            layout, answers = fresh, [attempt(fresh.parts, event.data) for event in events]
+        groups = layout.groups(answers)
         for done, numbers in enumerate(groups):
             try:
                 found: Sequence[Any] = self._asked(
@@ -163,8 +163,9 @@ class OipEndpoint(HttpEndpoint):
     def _asked(
         self, layout: Layout, events: Sequence[Event], parts: Sequence[tuple[Part, ...]]
     ) -> Sequence[Any]:
-        """Return the outputs of one call; when the server refuses it and says that its model takes
-        something else now, of the next.
+        """Return the outputs of one call.
+
+        If the server refuses it, and the model has other inputs now, the call is repeated once.
         """
         alone = {"id": events[0].id} if len(events) == 1 and events[0].id.isascii() else {}
         try:
@@ -172,11 +173,11 @@ class OipEndpoint(HttpEndpoint):
                 f"{self.http.url}/infer", {**alone, **self._more, "inputs": layout.request(parts)}
             )
         except ModelFailure as failure:
-            broke = failure.kind == "HTTP 500"  # perhaps by one event, and not the server's fault
+            broke = failure.kind == "HTTP 500"  # perhaps one event was the cause
             refused = broke or failure.reason == "model_rejected"
             if not refused or self._refreshed(layout) is None:
                 raise
-            return self.call(events)  # once: the server is not asked again so soon
+            return self.call(events)  # once: _refreshed does not ask again so soon
         return outputs(answer, len(events) if layout.batches else None, layout.outputs)
 
     def _known(self) -> Layout:
@@ -186,9 +187,7 @@ class OipEndpoint(HttpEndpoint):
         return layout
 
     def _refreshed(self, layout: Layout) -> Layout | None:
-        """Return how events become tensors now, ``None`` when that is still *layout*, as far as can
-        be told.
-        """
+        """Return the new layout, ``None`` if it is still *layout* or cannot be known."""
         with self._guard:
             if self._layout is not layout:
                 return self._layout
@@ -198,7 +197,7 @@ class OipEndpoint(HttpEndpoint):
             self._asked_at = now
             try:
                 fresh = self._told()
-            except ModelFailure:  # what the server refused says more
+            except ModelFailure:  # the refusal of the call tells more
                 return None
             if fresh == layout:
                 return None
@@ -206,40 +205,39 @@ class OipEndpoint(HttpEndpoint):
             return fresh
 
     def _told(self) -> Layout:
-        """Return what the options or the server say of the inputs."""
-        inputs, named, answer = self._inputs, None, None
-        if inputs is None:
-            try:
-                answer = self.http.get()
-                told = answer.json()
-            except ModelFailure as failure:
-                # not there, not there yet, or not for us: that is no event's doing
-                if failure.reason == "model_rejected":
-                    failure.reason, failure.permanent, failure.throttled, failure.delay_s = (
-                        "model_unavailable",
-                        False,
-                        True,
-                        HOLD_S,
-                    )
-                failure.whole = True
-                raise
-            inputs, named = (
-                (told.get("inputs"), told.get("outputs"))
-                if isinstance(told, Mapping)
-                else (None, None)
-            )
+        """Return the layout that the options or the server tell."""
+        told: Mapping[str, Any] = {"inputs": self._inputs}
+        secrets: Sequence[str] = ()
+        if self._inputs is None:
+            told, secrets = self._metadata()
         try:
-            layout = _layout(inputs, self._columns, self._batched, self._nulls)
-            return dataclasses.replace(layout, outputs=_outputs(named, self._wanted))
+            layout = _layout(told.get("inputs"), self._columns, self._batched, self._nulls)
+            return dataclasses.replace(layout, outputs=_outputs(told.get("outputs"), self._wanted))
         except InvalidModel as error:
-            text = masked(f"{self.http.url}: {error}", answer.secrets if answer is not None else ())
             raise ModelFailure(
-                text, reason="model_unavailable", whole=True, kind="InvalidModel"
+                masked(f"{self.http.url}: {error}", secrets),
+                reason="model_unavailable",
+                whole=True,
+                kind="InvalidModel",
             ) from error
+
+    def _metadata(self) -> tuple[Mapping[str, Any], Sequence[str]]:
+        """Ask the server. Return its metadata, and the secrets that were sent."""
+        try:
+            answer = self.http.get()
+            told = answer.json()
+        except ModelFailure as failure:
+            if failure.reason == "model_rejected":  # no event can help
+                raise unavailable(
+                    str(failure), failure.kind or "Refused", detail=failure.detail
+                ) from failure
+            failure.whole = True
+            raise
+        return told if isinstance(told, Mapping) else {}, answer.secrets
 
 
 def _layout(inputs: Any, columns: tuple[str, ...] | None, batched: bool, nulls: bool) -> Layout:
-    """Return the layout of the tensors that metadata or the option ``inputs`` describe."""
+    """Return the layout for the inputs of the metadata or of the option ``inputs``."""
     if not isinstance(inputs, list) or not inputs:
         raise InvalidModel(
             "the server does not tell which inputs the model takes; name them: inputs=[{'name':"
@@ -250,23 +248,20 @@ def _layout(inputs: Any, columns: tuple[str, ...] | None, batched: bool, nulls: 
 
 
 def _outputs(named: Any, wanted: Sequence[str] | None) -> tuple[tuple[str, str | None], ...]:
-    """Return the outputs that an answer must have: the *wanted* ones, else all that metadata name;
-    each with its datatype, if told.
+    """Return the outputs that an answer must have, each name with its datatype, if known.
+
+    They are the *wanted* ones, else all outputs of the metadata, *named*.
     """
     known: dict[str, str | None] = {}
     for given in named if isinstance(named, list) else ():
-        name, datatype = (
-            (given.get("name"), given.get("datatype"))
-            if isinstance(given, Mapping)
-            else (None, None)
-        )
+        name = given.get("name") if isinstance(given, Mapping) else None
         if isinstance(name, str) and name:
-            known[name] = datatype if datatype in DATATYPES else None
+            known[name] = given["datatype"] if given.get("datatype") in DATATYPES else None
     return tuple((name, known.get(name)) for name in (known if wanted is None else wanted))
 
 
 def _read(address: Address) -> tuple[str, str, str | None]:
-    """Return the URL of the model without the prefix, its name and its version."""
+    """Return the URL without ``oip+``, the name and the version of the model."""
     url = base_url(address, "oip+")
     parts = urllib.parse.urlsplit(url)
     path = parts.path.rstrip("/")
@@ -301,24 +296,10 @@ def _options(address: Address) -> dict[str, Any]:
         batched=bool,
     )
     shown = short(address.text, 200)
-    for name, known in (("content_type", _CONTENT_TYPES), ("missing", _MISSING)):
-        if name in options and options[name] not in known:
-            raise InvalidModel(
-                f"model {shown!r}: option {name} must be one of {', '.join(known)}; got"
-                f" {options[name]!r}"
-            )
-    for name in ("columns", "outputs"):
-        if name in options and not (
-            options[name] and all(isinstance(each, str) and each for each in options[name])
-        ):
-            raise InvalidModel(
-                f"model {shown!r}: option {name} must be a list of names, got"
-                f" {short(options[name])}"
-            )
-    if "columns" in options and len(set(options["columns"])) < len(options["columns"]):
-        raise InvalidModel(
-            f"model {shown!r}: option columns names a field twice: {short(options['columns'])}"
-        )
+    check_choice(shown, options, "content_type", _CONTENT_TYPES)
+    check_choice(shown, options, "missing", _MISSING)
+    check_names(shown, options, "columns", "outputs")
+    check_different(shown, options, "columns")
     if "inputs" in options:
         columns = tuple(options["columns"]) if "columns" in options else None
         try:
@@ -326,24 +307,3 @@ def _options(address: Address) -> dict[str, Any]:
         except InvalidModel as error:
             raise InvalidModel(f"model {shown!r}: option inputs: {error}") from None
     return options
-
-
-def _tried(layout: Layout, event: Event) -> Any:
-    """Return the tensors of *event*, or why it has none."""
-    try:
-        return layout.parts(event.data)
-    except ModelFailure as failure:
-        return failure
-
-
-def _alike(parts: Iterable[Any], batches: bool) -> list[list[int]]:
-    """Return the numbers of the events that go into one call: those whose tensors have the same
-    shapes. What failed is in none.
-    """
-    groups: dict[Any, list[int]] = {}
-    for number, part in enumerate(parts):
-        if not isinstance(part, ModelFailure):
-            groups.setdefault(tuple(shape for shape, _ in part) if batches else number, []).append(
-                number
-            )
-    return list(groups.values())

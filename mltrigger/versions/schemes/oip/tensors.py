@@ -1,8 +1,7 @@
-"""Tensors of the Open Inference Protocol v2, to and from plain values: pure functions, checked and
-converted exactly; nothing is sent here.
+"""Tensors of the Open Inference Protocol v2, made from plain values. Nothing is sent here.
 
-A value that does not fit is the fault of its event alone, and is named: ``input 'age': 300 does not
-fit UINT8 (0 to 255)``.
+Values are checked and converted exactly. A value that does not fit fails its event alone. The error
+names it: ``input 'age': 300 does not fit UINT8 (0 to 255)``.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 
 from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.text import short
+from mltrigger.versions.schemes.failures import unfit
 from mltrigger.versions.schemes.oip import datatypes
 
 _PLAIN = {bool, int, float, str}
@@ -24,7 +24,7 @@ Part = tuple[tuple[int, ...], list[Any]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor as a model's metadata describes it; -1 in *shape* stands for any length."""
+    """A tensor as a model's metadata describes it. -1 in *shape* means any length."""
 
     name: str
     datatype: str
@@ -38,7 +38,7 @@ class Tensor:
         Raises
         ------
         InvalidModel
-            When it is none, or of a datatype that JSON cannot carry (BF16).
+            When it describes no tensor, or a datatype that JSON cannot carry (BF16).
         """
         named = given if isinstance(given, Mapping) else {}
         name, datatype, shape = named.get("name"), named.get("datatype"), named.get("shape")
@@ -73,21 +73,21 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Layout:
-    """How events become the tensors of one model.
+    """The way from events to the tensors of one model.
 
     Parameters
     ----------
     inputs : tuple of Tensor
-        What the model takes.
+        The inputs of the model.
     columns : tuple of str, optional
-        For a single input of rows: which field of a record stands where in a row.
+        For a single input of rows: the fields of a record that make up a row, in their order.
     batched : bool
-        Whether a first dimension of any length counts the events; else each event brings its
-        tensors whole.
+        Whether a first dimension of any length counts the events. Otherwise each event has whole
+        tensors.
     nulls : bool
         Whether a missing value of a floating-point tensor is sent as null.
     outputs : tuple of (str, str or None)
-        What the model answers with, as far as it is known: names, each with its datatype.
+        The known outputs of the model, each name with its datatype.
     """
 
     inputs: tuple[Tensor, ...]
@@ -113,7 +113,7 @@ class Layout:
 
     @property
     def batches(self) -> bool:
-        """Whether several events go into one call: the first dimension of every input is free."""
+        """Whether a call takes several events. The first dimension of each input must be free."""
         return (
             self.batched
             and bool(self.inputs)
@@ -121,17 +121,29 @@ class Layout:
         )
 
     def parts(self, data: Any) -> tuple[Part, ...]:
-        """Return the tensors that *data* gives, in the order of the inputs.
+        """Return the tensors of *data*, in the order of the inputs.
 
         Raises
         ------
         ModelFailure
-            Permanent, with the reason ``invalid_input``, naming the field.
+            With the reason ``invalid_input``. It names the field.
         """
         data = data.tolist() if hasattr(data, "tolist") else data
         return tuple(
             self._part(tensor, value, names) for tensor, value, names in self._values(data)
         )
+
+    def groups(self, parts: Sequence[Any]) -> list[list[int]]:
+        """Return the numbers of the events that share a call: their tensors have equal shapes.
+
+        *parts* has the tensors of each event, or its failure. Failures are in no group.
+        """
+        groups: dict[Any, list[int]] = {}
+        for number, part in enumerate(parts):
+            if not isinstance(part, ModelFailure):
+                key = tuple(shape for shape, _ in part) if self.batches else number
+                groups.setdefault(key, []).append(number)
+        return list(groups.values())
 
     def request(self, parts: Sequence[tuple[Part, ...]]) -> list[dict[str, Any]]:
         """Return the ``inputs`` of a request for events of equal shapes."""
@@ -157,7 +169,7 @@ class Layout:
         return tensor.shape[1:] if self.batches else tensor.shape
 
     def _values(self, data: Any) -> Iterator[tuple[Tensor, Any, Sequence[str] | None]]:
-        """Yield each input, its value in *data*, and the names of its fields."""
+        """Yield each input with its value in *data* and the names of its fields."""
         if not isinstance(data, Mapping):
             if len(self.inputs) != 1:
                 raise unfit(
@@ -196,11 +208,6 @@ class Layout:
         return shape, _converted(tensor, values, self.nulls, names, shape)
 
 
-def unfit(message: str) -> ModelFailure:
-    """Return the failure of one event whose data the model cannot take."""
-    return ModelFailure(message, reason="invalid_input", permanent=True)
-
-
 def _field(data: Mapping[Any, Any], name: str) -> Any:
     if name not in data:
         raise unfit(
@@ -211,8 +218,9 @@ def _field(data: Mapping[Any, Any], name: str) -> Any:
 
 
 def flat(value: Any, name: str) -> Part:
-    """Return the shape of nested lists, and their values row by row; lists of different lengths are
-    no tensor: see :func:`unfit`.
+    """Return the shape of nested lists, and their values row by row.
+
+    Lists of different lengths are the fault of the event.
     """
     if type(value) is list and set(map(type, value)) <= _PLAIN:
         return (len(value),), value
@@ -240,7 +248,7 @@ def _converted(
     names: Sequence[str] | None,
     shape: tuple[int, ...],
 ) -> list[Any]:
-    """Return *values* as the datatype is written in JSON."""
+    """Return *values* in the JSON form of the datatype."""
     if (quick := datatypes.quickly(tensor.datatype, values)) is not None:
         return quick
     convert = datatypes.converter(tensor.datatype, tensor.content_type, nulls)
@@ -258,9 +266,7 @@ def _converted(
 
 
 def _place(number: int, shape: tuple[int, ...]) -> str:
-    """Return ``[1][0]``: where value *number* stands in a tensor of *shape*; nothing for a single
-    one.
-    """
+    """Return the place of value *number* in *shape*: ``[1][0]``, empty for a single value."""
     if math.prod(shape) <= 1:
         return ""
     indices: list[int] = []

@@ -1,12 +1,11 @@
-"""What an answer of OpenAI's protocol holds: each member of a message that says something is a
-column.
-"""
+"""Answers of OpenAI's protocol as columns, one for each member of a message with content."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,26 +15,18 @@ from mltrigger.versions.schemes.http.answers import Answer
 
 _CUT_OFF = ("length", "content_filter")
 _JSON_FORMATS = ("json_object", "json_schema")
-_OWN = frozenset(
-    {
-        "role",
-        "content",
-        "text",
-        "answer",
-        "message",
-        "choices",
-        "finish_reason",
-        "model",
-        "logprobs",
-    }
+_OWN = re.compile(
+    r"role|content|text|answer|message|choices|finish_reason|model|logprobs"
+    r"|prompt_tokens|completion_tokens|total_tokens"
 )
 """Names that a member of a message cannot have as a column."""
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def asks_for_json(options: Mapping[str, Any]) -> bool:
-    """Whether the *options* of a model ask for an answer in JSON: by ours, or by the server's own
-    in ``params``.
+    """Whether the *options* of a model ask for an answer in JSON.
+
+    They do by ``json``, or in ``params`` by the server's own options.
     """
     params = options.get("params", {})
     wanted = params.get("response_format")
@@ -51,15 +42,15 @@ def columns(
     Parameters
     ----------
     parsed : bool
-        Whether the text is JSON, of which the value is wanted.
+        Whether the text is JSON, and its value is a column.
     whole : bool
-        Whether the message as the server sent it is a column, too.
+        Whether the whole message is a column, too.
 
     Raises
     ------
     ModelFailure
-        ``bad_model_response`` when it has no choices, or one that says nothing; ``invalid_output``
-        for a text that is not the JSON wanted.
+        ``bad_model_response`` when there are no choices, or an empty one. ``invalid_output`` when
+        the text should be JSON and is not.
     """
     choices = value.get("choices")
     if (
@@ -76,7 +67,7 @@ def columns(
 
 
 def tokens(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an answer says that it cost, ``None`` for what it does not say."""
+    """Return the counts of tokens, each ``None`` when the server does not tell it."""
     usage = value.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     return {name: usage.get(name) for name in _TOKENS}
@@ -89,12 +80,8 @@ def _choice(answer: Answer, choice: Mapping[str, Any], parsed: bool, whole: bool
             raise answer.failure("with a choice that has no message")
         message = {"content": choice["text"]}
     reason, content = choice.get("finish_reason"), message.get("content")
-    more = {
-        name: inner
-        for name, inner in message.items()
-        if inner and name not in _OWN and name not in _TOKENS
-    }
-    if isinstance(content, list):  # parts, as servers with thoughts or images write them
+    more = {name: inner for name, inner in message.items() if inner and not _OWN.fullmatch(name)}
+    if isinstance(content, list):  # parts, from servers with thoughts or images
         more["content"], content = content, _text(content)
     if content is not None and not isinstance(content, str):
         raise answer.failure("with a content that is no text")
@@ -121,8 +108,9 @@ def _text(parts: list[Any]) -> str | None:
 
 
 def _with_arguments(value: Any) -> Any:
-    """Return tool calls with the values of their arguments, which the protocol sends as text; what
-    is no JSON stays text.
+    """Return tool calls with the values of their arguments.
+
+    The protocol sends arguments as JSON in a text. A text that is not JSON stays text.
     """
     if isinstance(value, list):
         return [_with_arguments(inner) for inner in value]
@@ -135,7 +123,7 @@ def _with_arguments(value: Any) -> Any:
     if isinstance(given := found.get("arguments"), str):
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             value = json.loads(given)
-            codec.dumps(value)  # what cannot be kept as a value stays text, too: a lone surrogate
+            codec.dumps(value)  # a lone surrogate cannot be kept as a value: it stays text
             found["arguments"] = value
     return found
 
@@ -143,8 +131,9 @@ def _with_arguments(value: Any) -> Any:
 def _answer(
     answer: Answer, text: str | None, reason: Any, message: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the value of a text in JSON; ``None`` beside the text when it was cut off, withheld,
-    or there is none.
+    """Return the value of a text in JSON.
+
+    It is ``None``, beside the text, when the text is missing, cut off or withheld.
     """
     try:
         return {"answer": dataclasses.replace(answer, body=(text or "").encode()).json()}

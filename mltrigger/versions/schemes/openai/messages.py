@@ -8,16 +8,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mltrigger.errors import InvalidEvent, InvalidModel, ModelFailure
+from mltrigger.errors import InvalidEvent, InvalidModel
 from mltrigger.event.event import Event
 from mltrigger.text import short
-from mltrigger.versions.schemes.http.plain import base64_text
-from mltrigger.versions.schemes.http.templates import WHOLE, Binary, Form, Template, decoded
+from mltrigger.versions.schemes.failures import unfit
+from mltrigger.versions.schemes.http.templates import WHOLE, Form, Template, decoded
+from mltrigger.versions.schemes.plain import Binary, base64_text
 
 OBJECT = "object"
-"""The field that stands for what ``event.open()`` reads, unless the data have a field of that name."""
+"""The field for the bytes of ``event.open()``, unless the data have a field of that name."""
 MAX_OBJECT_BYTES = 64 * 1024 * 1024
-# https://www.iana.org/assignments/media-types: how files of these types begin
+# The first bytes of files of these types: https://www.iana.org/assignments/media-types
 _BEGINNINGS = (
     (b"\x89PNG\r\n", "image/png"),
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -35,20 +36,19 @@ _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav"}
 
 
 class Messages:
-    """All messages of a chat, as templates: ``[{"role": "user", "content": "What is this?
-    {text}"}]``.
+    """All messages of a chat, as templates: ``[{"role": "user", "content": "About {text}"}]``.
 
-    A content may be a list of parts, whose texts are templates. Bytes of an event are base64 there,
-    and a whole data URL where they are all of a member called ``url``.
+    A content may be a list of parts, whose texts are templates. There bytes of an event become
+    base64. They become a data URL where they are all of a member called ``url``.
     """
 
     def __init__(self, given: Sequence[tuple[str, Any]]) -> None:
-        """Read the messages, each behind the place where it stands, for errors.
+        """Read the messages. Each comes with its place, for errors.
 
         Raises
         ------
         InvalidModel
-            With what is wrong, and where.
+            With the problem and its place.
         """
         self._messages: list[tuple[str, Template | Form]] = []
         for where, message in given:
@@ -74,8 +74,7 @@ class Messages:
         Raises
         ------
         ModelFailure
-            For the event alone: a field that it has not, bytes that are no text, an object that it
-            does not announce.
+            For the event alone: a field is missing, bytes are no text, or it announces no object.
         """
         has_field = isinstance(event.data, Mapping) and OBJECT in event.data
         named = {OBJECT: _object(event)} if self._opens and not has_field else None
@@ -123,20 +122,15 @@ def _data_url(raw: bytes, event: Event, field: str) -> str:
 
 
 def _media_type(raw: bytes, event: Event, field: str) -> str:
-    """Return the media type of *raw*: by how it begins, else as the event says."""
+    """Return the media type of *raw* by its first bytes, else by the event."""
     if raw[:4] == b"RIFF" and raw[8:12] in _RIFF:
         return _RIFF[raw[8:12]]
-    if (
-        found := next((kind for beginning, kind in _BEGINNINGS if raw.startswith(beginning)), None)
-    ) is not None:
+    found = next((kind for beginning, kind in _BEGINNINGS if raw.startswith(beginning)), None)
+    if found is not None:
         return found
-    said = (
-        mimetypes.guess_type(event.subject or "")[0]
-        if field == OBJECT
-        else event.datacontenttype
-        if field == WHOLE
-        else None
-    )
+    said = event.datacontenttype if field == WHOLE else None
+    if field == OBJECT:
+        said = mimetypes.guess_type(event.subject or "")[0]
     return said if said and _MEDIA_TYPE.fullmatch(said) else "application/octet-stream"
 
 
@@ -147,13 +141,9 @@ def _object(event: Event) -> bytes:
     except InvalidEvent as error:
         if error.reason != "nothing_to_open":
             raise
-        raise ModelFailure(
-            f"the template wants {{{OBJECT}}}: {error}", reason="invalid_input", permanent=True
-        ) from error
+        raise unfit(f"the template wants {{{OBJECT}}}: {error}") from error
     if len(raw) > MAX_OBJECT_BYTES:
-        raise ModelFailure(
-            f"the object has more than {MAX_OBJECT_BYTES >> 20} MiB, too many for a message",
-            reason="invalid_input",
-            permanent=True,
+        raise unfit(
+            f"the object has more than {MAX_OBJECT_BYTES >> 20} MiB, too many for a message"
         )
     return raw

@@ -13,21 +13,17 @@ from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
-from mltrigger.versions.schemes.http.answers import MAX_RETRY_AFTER_S, said_in
-from mltrigger.versions.schemes.http.client import (
-    Answer,
-    Http,
-    HttpEndpoint,
-    base_url,
-    checked_http,
-    default_name,
-)
+from mltrigger.versions.schemes.failures import attempt, in_one_call
+from mltrigger.versions.schemes.http.answers import MAX_RETRY_AFTER_S, Answer
+from mltrigger.versions.schemes.http.client import Http
+from mltrigger.versions.schemes.http.endpoint import HttpEndpoint
 from mltrigger.versions.schemes.http.loopback import is_loopback
-from mltrigger.versions.schemes.http.plain import one_each
-from mltrigger.versions.schemes.http.targets import default_name_of
+from mltrigger.versions.schemes.http.saying import said_in
+from mltrigger.versions.schemes.http.targets import base_url, checked_http, default_name
 from mltrigger.versions.schemes.http.templates import Template
 from mltrigger.versions.schemes.openai.answers import asks_for_json, columns, tokens
 from mltrigger.versions.schemes.openai.messages import Messages
+from mltrigger.versions.schemes.options import model_name
 
 PREFIX = "openai+"
 TASKS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
@@ -41,58 +37,59 @@ _SET_HERE = {
     "stream": "nothing: answers are read whole",
     "encoding_format": "nothing: numbers are read",
 }
-"""What a request has that ``params`` must not change, and what says it instead."""
+"""Members that ``params`` must not have, and the option to use instead."""
 
 
 class OpenAI(Scheme):
     """``openai+http(s)://host/v1``: one model of a server that speaks OpenAI's protocol.
 
-    The output of chat and completions is an object: ``text`` (or ``answer``, see *json*),
+    The output of chat and completions is an object with ``text`` (or ``answer``, see *json*),
     ``finish_reason``, ``model``, ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``.
-    Whatever else the message holds stands beside it under the server's own name: ``tool_calls``,
-    with their arguments as values, ``reasoning`` or ``reasoning_content``, ``refusal``, ``audio``,
-    ``annotations``; and ``logprobs``. Several answers (``params={"n": 3}``) are ``choices``, each
-    with these columns; the others are those of the first. An answer cut off (``length``) or
-    withheld (``content_filter``) is an output like any other: the column says so. One that holds
-    nothing is a failure, ``bad_model_response``.
+    Other members of the message are columns under the server's own name: ``tool_calls`` with the
+    values of their arguments, ``reasoning`` or ``reasoning_content``, ``refusal``, ``audio``,
+    ``annotations``. So is ``logprobs``. Several answers (``params={"n": 3}``) are ``choices``, each
+    with these columns. The other columns are those of the first answer.
 
-    Embeddings are ``embedding``, ``model`` and ``prompt_tokens``; several events are one call, of
-    which the server says only the sum: then ``prompt_tokens`` is ``None``, and
-    ``batch_prompt_tokens`` the sum. Answers are not streamed.
+    An answer that is cut off (``length``) or withheld (``content_filter``) is an output, with that
+    ``finish_reason``. An empty one is a failure, ``bad_model_response``. Answers are not streamed.
+
+    Embeddings have ``embedding``, ``model`` and ``prompt_tokens``. Several events are one call. The
+    server tells only the sum of their tokens: ``batch_prompt_tokens`` is the sum, and
+    ``prompt_tokens`` is ``None``.
 
     Options
     -------
     model : str
-        The model of the server; required.
+        The model of the server. Required.
     prompt : str
         A :class:`~mltrigger.versions.schemes.http.templates.Template` over the data, by default
-        ``{data}``: the user's message, the prompt of a completion, or the text that is embedded.
+        ``{data}``. It is the user's message, the prompt of a completion, or the text to embed.
     system : str
-        A template: the system's message of a chat.
+        A template for the system message of a chat.
     messages : list of {"role": …, "content": …}
         All messages of a chat, with templates as contents, instead of *prompt* and *system*. A
-        content may be a list of parts for images and sound, its texts templates: ``[{"type":
+        content may be a list of parts for images and sound, whose texts are templates: ``[{"type":
         "text", "text": "What is this?"}, {"type": "image_url", "image_url": {"url": "{photo}"}}]``.
-        Bytes become base64, and a data URL where they are all of a ``url``. ``{object}`` is the
-        file or object that the event announces, as ``event.open()`` reads it.
+        Bytes become base64, or a data URL where they are all of a ``url``. ``{object}`` is the file
+        or object that the event announces, as ``event.open()`` reads it.
     task : str
         ``chat`` (default), ``completions`` or ``embeddings``.
     params : dict
         More members of the request: ``temperature``, ``max_tokens``, ``seed``, ``tools``, ``n``,
         ``logprobs``, ``dimensions`` …
     json : bool
-        Whether the model is asked for a JSON object (``response_format``), which the output then
-        has under ``answer``, as it has when *params* hold a ``response_format`` of JSON. One that
-        is cut off or withheld is ``None``, with its ``text``; anything else that is no JSON is a
+        Whether the model is asked for a JSON object (``response_format``). Its value is the column
+        ``answer``. So it is when *params* hold a ``response_format`` of JSON. It is ``None``,
+        beside its ``text``, when it is cut off or withheld. Any other text that is not JSON is a
         failure, ``invalid_output``.
     message : bool
         Whether the whole message, as the server sent it, is the column ``message``.
     batch : bool
-        Whether the embeddings of several events are one call; so it is by default.
+        Whether the embeddings of several events are one call. Default: ``True``.
     api_key_env : str
-        The environment variable with the key, sent as ``Authorization: Bearer …``. By default
-        ``OPENAI_API_KEY`` if that is set when the model is opened, but never in clear text to
-        another machine: for plain ``http://`` beyond this one, name it.
+        The environment variable with the key, sent as ``Authorization: Bearer …``. Default:
+        ``OPENAI_API_KEY``, if it is set when the model is opened. The default is not sent in clear
+        text to another machine: for plain ``http://`` beyond this one, name the variable.
     headers, max_answer_mb, connect_timeout_s
         As for :class:`~mltrigger.versions.schemes.http.json_http.JsonHttp`.
     """
@@ -101,7 +98,7 @@ class OpenAI(Scheme):
         """See :meth:`Scheme.describe`."""
         url, options = _url(address), _options(address)
         _request(options, short(address.text))
-        name = default_name_of(options["model"].rpartition("/")[2]) or default_name(url)
+        name = model_name(options["model"].rpartition("/")[2]) or default_name(url)
         return Description(name, about=f"{options['model']} at {url.partition('?')[0]}"[:200])
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
@@ -110,17 +107,10 @@ class OpenAI(Scheme):
         base, task = _url(address), options.get("task", "chat")
         parts = urllib.parse.urlsplit(base)
         url = urllib.parse.urlunsplit(parts._replace(path=parts.path.rstrip("/") + TASKS[task]))
-        http = Http.of(
-            url,
-            setting,
-            {**options, "headers": {**_key(options, parts), **options.get("headers", {})}},
-        )
-        request = _request(options, short(address.text))
-        return (
-            _Embeddings(http, request, options)
-            if task == "embeddings"
-            else _Completion(http, request, options)
-        )
+        headers = {**_key(options, parts), **options.get("headers", {})}
+        http = Http(url, setting, {**options, "headers": headers})
+        kind = _Embeddings if task == "embeddings" else _Completion
+        return kind(http, _request(options, short(address.text)), options)
 
 
 def _url(address: Address) -> str:
@@ -134,7 +124,7 @@ def _url(address: Address) -> str:
 
 
 def _options(address: Address) -> dict[str, Any]:
-    """Return the options of *address*, each sensible and none against another."""
+    """Return the options of *address*, checked one by one and against each other."""
     own: dict[str, type] = {
         "model": str,
         "prompt": str,
@@ -179,14 +169,14 @@ def _options(address: Address) -> dict[str, Any]:
     for name in options.get("params", {}):
         if name in _SET_HERE or (name == "response_format" and options.get("json")):
             raise InvalidModel(
-                f"{shown}: params must not hold {name!r}; what says it is"
+                f"{shown}: params must not hold {name!r}; instead, use"
                 f" {_SET_HERE.get(name, 'option json')}"
             )
     return options
 
 
 def _key(options: Mapping[str, Any], parts: urllib.parse.SplitResult) -> dict[str, str]:
-    """Return the header with the key, named and not read; empty when there is none to send."""
+    """Return the header with the name of the key's variable, empty when no key is to be sent."""
     named = options.get("api_key_env")
     if any(name.lower() == "authorization" for name in options.get("headers", {})):
         return {}
@@ -199,11 +189,9 @@ def _key(options: Mapping[str, Any], parts: urllib.parse.SplitResult) -> dict[st
 
 
 def _request(options: Mapping[str, Any], about: str) -> Callable[[Event], dict[str, Any]]:
-    """Return what makes the request for an event; the templates are read now."""
-    task, fixed = (
-        options.get("task", "chat"),
-        {"model": options["model"], **options.get("params", {})},
-    )
+    """Return a function from an event to its request. The templates are read now."""
+    task = options.get("task", "chat")
+    fixed = {"model": options["model"], **options.get("params", {})}
     if task != "chat":
         prompt = Template(options.get("prompt", "{data}"), f"option prompt of {about}")
         member = "prompt" if task == "completions" else "input"
@@ -215,7 +203,7 @@ def _request(options: Mapping[str, Any], about: str) -> Callable[[Event], dict[s
 
 
 def _messages(options: Mapping[str, Any], about: str) -> list[tuple[str, Any]]:
-    """Return the messages of a chat that the options describe, and where each stands in them."""
+    """Return the messages of a chat, each behind its place in the options."""
     if "messages" in options:
         if not options["messages"]:
             raise InvalidModel(f"option messages of {about} is empty")
@@ -233,17 +221,20 @@ def _messages(options: Mapping[str, Any], about: str) -> list[tuple[str, Any]]:
 
 
 class _OpenAIEndpoint(HttpEndpoint):
-    def __init__(self, http: Http, request: Callable[[Event], dict[str, Any]]) -> None:
+    def __init__(
+        self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]
+    ) -> None:
         super().__init__(http)
-        self._request = request
+        self._request, self._options = request, options
+        self.batches = options.get("task") == "embeddings" and options.get("batch", True)
 
     def post(self, body: Mapping[str, Any]) -> tuple[Answer, dict[str, Any]]:
-        """Return the server's answer, an object without an error."""
+        """Return the answer and its object, or raise the error in it."""
         try:
             answer = self.http.post("", body)
         except ModelFailure as failure:
             if failure.throttled and "insufficient_quota" in (failure.detail or ""):
-                # heals when somebody pays, and is no event's fault
+                # No event's fault: the account has no money left.
                 failure.delay_s = MAX_RETRY_AFTER_S
             raise
         value = answer.json()
@@ -257,44 +248,22 @@ class _OpenAIEndpoint(HttpEndpoint):
 
 
 class _Completion(_OpenAIEndpoint):
-    def __init__(
-        self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(http, request)
-        self._parsed, self._whole = asks_for_json(options), options.get("message", False)
-
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
+        parsed, whole = asks_for_json(self._options), self._options.get("message", False)
         return [
-            columns(*self.post(self._request(event)), parsed=self._parsed, whole=self._whole)
+            columns(*self.post(self._request(event)), parsed=parsed, whole=whole)
             for event in events
         ]
 
 
-def _is_vector(value: Any) -> bool:
-    """Whether *value* is a list of numbers, or several of them, as models with a vector for each
-    token give.
-    """
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and (set(map(type, value)) <= {int, float} or all(map(_is_vector, value)))
-    )
-
-
 class _Embeddings(_OpenAIEndpoint):
-    def __init__(
-        self, http: Http, request: Callable[[Event], dict[str, Any]], options: Mapping[str, Any]
-    ) -> None:
-        super().__init__(http, request)
-        self.batches = options.get("batch", True)
-
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        requests = [self._attempt(event) for event in events]
-        good = [request for request in requests if isinstance(request, dict)]
-        if not good:
-            return requests
-        answer, value = self.post({**good[0], "input": [request["input"] for request in good]})
-        found = one_each(answer, value.get("data"), len(good), "embeddings")
+        return in_one_call([attempt(self._request, event) for event in events], self._asked)
+
+    def _asked(self, requests: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        texts = [request["input"] for request in requests]
+        answer, value = self.post({**requests[0], "input": texts})
+        found = answer.one_each(value.get("data"), len(texts), "embeddings")
         if not all(isinstance(item, dict) and _is_vector(item.get("embedding")) for item in found):
             raise answer.failure("without embeddings, which are lists of numbers")
         places = [item.get("index") for item in found]
@@ -305,21 +274,17 @@ class _Embeddings(_OpenAIEndpoint):
                 )
             found = sorted(found, key=lambda item: int(item["index"]))
         cost = tokens(value)["prompt_tokens"]
-        counted = (
-            {"prompt_tokens": cost}
-            if len(good) == 1
-            else {"prompt_tokens": None, "batch_prompt_tokens": cost}
-        )
-        outputs = iter(
-            [
-                {"embedding": item["embedding"], "model": value.get("model"), **counted}
-                for item in found
-            ]
-        )
-        return [next(outputs) if isinstance(request, dict) else request for request in requests]
+        counted = {"prompt_tokens": cost}
+        if len(texts) > 1:
+            counted = {"prompt_tokens": None, "batch_prompt_tokens": cost}
+        model = value.get("model")
+        return [{"embedding": item["embedding"], "model": model, **counted} for item in found]
 
-    def _attempt(self, event: Event) -> dict[str, Any] | ModelFailure:
-        try:
-            return self._request(event)
-        except ModelFailure as failure:
-            return failure
+
+def _is_vector(value: Any) -> bool:
+    """Whether *value* is a list of numbers, or of such lists: some models have one per token."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and (set(map(type, value)) <= {int, float} or all(map(_is_vector, value)))
+    )

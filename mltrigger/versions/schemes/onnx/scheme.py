@@ -1,28 +1,26 @@
-"""``onnx:path.onnx``: a model file, run in this process by ONNX Runtime. Its extra is ``onnx``.
+"""``onnx:path.onnx``: a model file, run in this process by ONNX Runtime. The extra is ``onnx``.
 
-What the model takes is read off the file, and events become its tensors exactly as those of a
-server of the Open Inference Protocol do (:mod:`mltrigger.versions.schemes.oip.tensors`): an event's
-data is an object with a field for each input, or, for a model with one input, its value. When the
-first dimension of every input is free it counts the events, and a batch is one call; else each
-event is a call of its own. The output of an event is an object, output name -> value; a value of
+The inputs of the model are read from the file. Events become tensors exactly as for a server of the
+Open Inference Protocol (:mod:`mltrigger.versions.schemes.oip.tensors`). An event's data is an
+object with a field for each input. For a model with one input it may be the value. If the first
+dimension of every input is free, it counts the events, and a batch is one call. Otherwise each
+event is a call of its own. The output of an event is an object, output name -> value. A value of
 one element is a scalar.
 
-The version is the content: the SHA-256 of the file; with weights in files beside it, of the sums of
-all. Weights elsewhere are refused, and no library of custom operators is ever loaded. Once loaded,
-a model does not change with its files.
+The version is the content: the SHA-256 of the file. With weights in files beside it, it is the
+SHA-256 of all sums. Weights elsewhere are refused, and no library of custom operators is ever
+loaded. A loaded model does not change with its files.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import importlib
 import math
 import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import InvalidModel, MltriggerError, ModelFailure, NotFound, how_to_install
@@ -30,7 +28,10 @@ from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
+from mltrigger.versions.schemes.failures import attempt
 from mltrigger.versions.schemes.oip.tensors import Layout, Part, Tensor
+from mltrigger.versions.schemes.onnx.files import fingerprint, path_of, weights_of
+from mltrigger.versions.schemes.options import check_names, model_name
 
 _OPTIONS: dict[str, type | tuple[type, ...]] = {
     "columns": list,
@@ -41,8 +42,7 @@ _OPTIONS: dict[str, type | tuple[type, ...]] = {
     "providers": list,
 }
 _MISSING = ("refuse", "null")
-# https://onnxruntime.ai/docs/api/python/api_summary.html#onnxruntime.NodeArg -> datatype of the
-# protocol, dtype of numpy
+# https://onnxruntime.ai/docs/api/python/api_summary.html#onnxruntime.NodeArg
 _TYPES = {
     "bool": ("BOOL", "bool"),
     "string": ("BYTES", "object"),
@@ -55,11 +55,7 @@ _TYPES = {
         for bits in (8, 16, 32, 64)
     },
 }
-# StringStringEntryProto {key: "location", value: …} of TensorProto.external_data, as protobuf
-# writes it:
-# https://github.com/onnx/onnx/blob/main/docs/ExternalData.md
-_LOCATION = re.compile(rb"\n\x08location\x12([\x80-\xff]?[\x00-\x7f])")
-_LFS = b"version https://git-lfs"
+"""Type of the runtime -> datatype of the protocol, dtype of numpy."""
 
 
 class Onnx(Scheme):
@@ -71,40 +67,39 @@ class Onnx(Scheme):
         For one input of the shape ``[-1, n]``: the fields of a record that make up its row, in
         their order.
     outputs : list of str
-        The outputs to compute; by default all.
+        The outputs to compute. Default: all.
     missing : str
-        ``refuse`` (default), or ``null``: None and NaN in inputs of floating-point numbers are what
-        is missing, NaN for the model.
+        ``refuse`` (default), or ``null``: None and NaN in inputs of floating-point numbers are
+        missing values, and become NaN.
     batched : bool
         ``False`` for a model whose first dimension does not count events, although it is free.
     intra_op_num_threads : int
-        Threads that one call uses. Default: one for each core; in several processes
-        (``isolation="process"`` with ``max_concurrency``, an executor) they share the cores.
+        Threads of one call. Default: one for each core. Several processes share the cores
+        (``isolation="process"`` with ``max_concurrency``, an executor).
     providers : list of str
-        Where it runs, the first that can: ``["CUDAExecutionProvider", "CPUExecutionProvider"]``.
+        The hardware, in order of preference: ``["CUDAExecutionProvider", "CPUExecutionProvider"]``.
         Default: the CPU.
     """
 
     def describe(self, address: Address) -> Description:
         """Check that the file is there, and hash it."""
-        path = _path(address)
+        path = path_of(address)
         _options(address)
-        return Description(
-            _name(path), content=_fingerprint(path), about=f"ONNX file {path.name}"[:200]
-        )
+        about = f"ONNX file {path.name}"[:200]
+        return Description(model_name(path.stem, "onnx"), content=fingerprint(path), about=about)
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
-        """Return an endpoint; the file is read when it is warmed up."""
+        """Return an endpoint. The file is read by ``warm_up``."""
         options = _options(address)
         if setting.processes > 1:
             options.setdefault("intra_op_num_threads", max(1, _cores() // setting.processes))
-        return OnnxEndpoint(_path(address), options)
+        return OnnxEndpoint(path_of(address), options)
 
 
 class OnnxEndpoint(Endpoint):
     """One session of the runtime, which takes calls from several threads.
 
-    A call that runs cannot be stopped: ``isolation="process"`` can.
+    A running call cannot be stopped. With ``isolation="process"`` it can.
     """
 
     batches = True
@@ -120,44 +115,35 @@ class OnnxEndpoint(Endpoint):
         Raises
         ------
         InvalidModel, NotFound
-            When it is no model, or one that events cannot be handed to, or the runtime is not
-            installed.
+            When it is no model, its inputs cannot come from events, or the runtime is missing.
         """
         self.batches = self._known().layout.batches
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """Return the outputs of each event; events whose tensors have other shapes go into other
-        runs.
-        """
+        """Return the outputs of each event. Events with tensors of other shapes run apart."""
         loaded = self._known()
-        answers = [loaded.parts(event) for event in events]
-        for numbers in _alike(answers, loaded.layout.batches):
-            try:
-                outputs: Sequence[Any] = loaded.run([answers[n] for n in numbers])
-            except ModelFailure as failure:
-                outputs = [
-                    failure if len(numbers) == 1 or failure.whole else loaded.alone(answers[n])
-                    for n in numbers
-                ]
+        answers = [attempt(loaded.layout.parts, event.data) for event in events]
+        for numbers in loaded.layout.groups(answers):
+            outputs = loaded.tried([answers[n] for n in numbers])
             for number, output in zip(numbers, outputs, strict=True):
                 answers[number] = output
         return answers
 
     def close(self) -> None:
-        """Let go of the model. Idempotent."""
+        """Release the model. Idempotent."""
         self._loaded = None
 
     def _known(self) -> _Loaded:
         if (loaded := self._loaded) is None:
             with self._guard:
                 loaded = self._loaded = self._loaded or _Loaded(
-                    _session(self._path, self._options), self._path.name, self._options
+                    _opened(self._path, self._options), self._path.name, self._options
                 )
         return loaded
 
 
 class _Loaded:
-    """A model, and how events become its tensors."""
+    """A loaded model, and the way from tensors to its outputs."""
 
     def __init__(self, session: Any, name: str, options: Mapping[str, Any]) -> None:
         self._session = session
@@ -166,31 +152,29 @@ class _Loaded:
             if wanted not in made:
                 raise NotFound.of(f"output of {name}:", wanted, made)
         self._outputs: list[str] = options.get("outputs", made)
-        self._dtypes = [_TYPES[_element(one, name)][1] for one in given]
+        types = [_TYPES[_element(one, name)] for one in given]
+        self._dtypes = [dtype for _, dtype in types]
         tensors = tuple(
-            Tensor(one.name, _TYPES[_element(one, name)][0], _shape(one)) for one in given
+            Tensor(one.name, datatype, _shape(one))
+            for one, (datatype, _) in zip(given, types, strict=True)
         )
         columns = tuple(options["columns"]) if "columns" in options else None
-        self.layout = Layout(
-            tensors, columns, options.get("batched", True), options.get("missing") == "null"
-        )
+        nulls = options.get("missing") == "null"
+        self.layout = Layout(tensors, columns, options.get("batched", True), nulls)
 
-    def parts(self, event: Event) -> Any:
-        """Return the tensors of *event*, or why it has none."""
+    def tried(self, events: Sequence[tuple[Part, ...]]) -> Sequence[Any]:
+        """Return the outputs of *events*, with a failure in the place of each bad event.
+
+        Their tensors have equal shapes.
+        """
         try:
-            return self.layout.parts(event.data)
+            return self._run(events)
         except ModelFailure as failure:
-            return failure
+            if len(events) == 1 or failure.whole:
+                return [failure] * len(events)
+        return [self.tried([event])[0] for event in events]
 
-    def alone(self, parts: tuple[Part, ...]) -> Any:
-        """Return the outputs of one event, or why it has none."""
-        try:
-            return self.run([parts])[0]
-        except ModelFailure as failure:
-            return failure
-
-    def run(self, events: Sequence[tuple[Part, ...]]) -> list[dict[str, Any]]:
-        """Return the outputs of *events*, whose tensors have equal shapes."""
+    def _run(self, events: Sequence[tuple[Part, ...]]) -> list[dict[str, Any]]:
         count = len(events) if self.layout.batches else None
         try:
             made = self._session.run(self._outputs, self._feed(events))
@@ -226,29 +210,28 @@ class _Loaded:
 
 
 def _rows(name: str, value: Any, count: int | None) -> list[Any]:
-    """Return what output *name* says of each of *count* events, or of the only one."""
+    """Return output *name* for each of *count* events, or for the only one."""
     if count is None:
         return [_plain(value)]
     if not hasattr(value, "__len__") or getattr(value, "shape", (1,)) == () or len(value) != count:
+        shape = f"the shape {list(value.shape)}" if hasattr(value, "shape") else "another length"
         raise ModelFailure(
-            f"output {name!r} has"
-            f" {'the shape ' + str(list(value.shape)) if hasattr(value, 'shape') else 'another length'}"
-            f" for {count} events; when the first dimension does not count events, say so:"
-            " batched=False",
+            f"output {name!r} has {shape} for {count} events; when the first dimension does not"
+            " count events, say so: batched=False",
             reason="bad_batch_result",
             permanent=True,
             whole=True,
         )
     if hasattr(value, "tolist"):
-        return (
-            [_unwrapped(row) for row in value.tolist()] if value.size == count else value.tolist()
-        )
+        rows: list[Any] = value.tolist()
+        return [_unwrapped(row) for row in rows] if value.size == count else rows
     return [_plain(row) for row in value]
 
 
 def _plain(value: Any) -> Any:
-    """Return *value* with Python's own types: an array of one element is a scalar; a map (of
-    ZipMap) is an object, a sequence a list.
+    """Return *value* in Python's own types.
+
+    An array of one element becomes a scalar, a map (of ZipMap) an object, a sequence a list.
     """
     if hasattr(value, "tolist"):
         return _unwrapped(value.tolist()) if value.size == 1 else value.tolist()
@@ -261,19 +244,6 @@ def _unwrapped(value: Any) -> Any:
     while isinstance(value, list):
         (value,) = value
     return value
-
-
-def _alike(parts: Sequence[Any], batches: bool) -> list[list[int]]:
-    """Return the numbers of the events that go into one run: those whose tensors have the same
-    shapes. What failed is in none.
-    """
-    groups: dict[Any, list[int]] = {}
-    for number, part in enumerate(parts):
-        if not isinstance(part, ModelFailure):
-            groups.setdefault(tuple(shape for shape, _ in part) if batches else number, []).append(
-                number
-            )
-    return list(groups.values())
 
 
 def _element(given: Any, name: str) -> str:
@@ -294,17 +264,18 @@ def _shape(given: Any) -> tuple[int, ...]:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _session(path: Path, options: Mapping[str, Any]) -> Any:
+def _opened(path: Path, options: Mapping[str, Any]) -> Any:
+    """Return a session for the model in the file *path*."""
     try:
         onnxruntime = importlib.import_module("onnxruntime")
     except ImportError as error:
         raise InvalidModel(f"onnx: models need ONNX Runtime: {how_to_install('onnx')}") from error
     setting = onnxruntime.SessionOptions()
-    setting.log_severity_level = 4  # what it would print is in its exceptions
+    setting.log_severity_level = 4  # its exceptions tell the same
     setting.intra_op_num_threads = options.get("intra_op_num_threads", 0)
     providers = options.get("providers", ["CPUExecutionProvider"])
     for provider in providers:
@@ -314,11 +285,11 @@ def _session(path: Path, options: Mapping[str, Any]) -> Any:
             )
     try:
         raw = path.read_bytes()
-        weights = {name: path.parent.joinpath(name).read_bytes() for name in _locations(raw, path)}
+        weights = {name: (path.parent / name).read_bytes() for name in weights_of(raw, path)}
         _hand_over(weights, setting, path)
         session = onnxruntime.InferenceSession(raw, setting, providers=providers)
-        del weights  # not before: the runtime copies them while it makes the session
-        return session  # noqa: TRY300 - the failure of any step is that of all
+        del weights  # not before: the runtime copies them when it makes the session
+        return session  # noqa: TRY300 - each step may fail
     except MltriggerError:
         raise
     except Exception as error:  # the runtime's own classes have no base of their own
@@ -329,8 +300,9 @@ def _session(path: Path, options: Mapping[str, Any]) -> Any:
 
 
 def _hand_over(weights: Mapping[str, bytes], setting: Any, path: Path) -> None:
-    """Give the runtime the content of the files beside the model; by itself it would map them, and
-    be killed when one is written anew.
+    """Give the runtime the content of the files beside the model.
+
+    By itself it maps them, and is killed when one is written again.
     """
     if weights and not hasattr(setting, "add_external_initializers_from_files_in_memory"):
         raise InvalidModel(
@@ -343,86 +315,13 @@ def _hand_over(weights: Mapping[str, bytes], setting: Any, path: Path) -> None:
         )
 
 
-def _fingerprint(path: Path) -> str:
-    """Return the SHA-256 of the file; with weights in files beside it, of the sums of all."""
-    try:
-        raw = path.read_bytes()
-        model = hashlib.sha256(raw).hexdigest()
-        sums = [f"{name}\0{_sum(path.parent / name)}" for name in _locations(raw, path)]
-    except OSError as error:
-        raise InvalidModel(f"{path.name} cannot be read: {error.strerror}") from error
-    return hashlib.sha256("\0".join([model, *sums]).encode()).hexdigest() if sums else model
-
-
-def _sum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _locations(raw: bytes, path: Path) -> list[str]:
-    """Return the names of the files beside the model in which it keeps weights; raise InvalidModel
-    when one is not there, or elsewhere.
-    """
-    found: set[str] = set()
-    for match in _LOCATION.finditer(raw):
-        size = match[1][0] if len(match[1]) == 1 else match[1][0] & 0x7F | match[1][1] << 7
-        found.add(raw[match.end() : match.end() + size].decode("utf-8", "backslashreplace"))
-    for name in found:
-        inside = PurePosixPath(name)
-        if inside.is_absolute() or ".." in inside.parts or "\\" in name:
-            raise InvalidModel(
-                f"{path.name} keeps weights in {short(name)!r}, which is not in its folder; only"
-                " files there are read"
-            )
-        if not path.parent.joinpath(name).is_file():
-            raise InvalidModel(
-                f"{path.name} keeps weights in {short(name)!r}, which is not beside it; both files"
-                " belong together"
-            )
-    return sorted(found)
-
-
-def _path(address: Address) -> Path:
-    path = Path(address.rest)
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise InvalidModel(
-                    f"{path.name} is a pointer of Git LFS, not the model: git lfs pull"
-                )
-        return path
-    if path.is_dir():
-        raise InvalidModel(
-            f"{path.name!r} is a folder; name the file in it: onnx:{path.name}/model.onnx"
-        )
-    shown = path.name if path.is_absolute() else str(path)
-    near = difflib.get_close_matches(
-        path.name, [other.name for other in path.parent.glob("*.onnx")], n=3
-    )
-    hint = f"; did you mean {' or '.join(map(repr, near))} there?" if near else ""
-    raise InvalidModel(
-        f"there is no file {shown[:200]!r} (looked for from the working directory){hint}"
-    )
-
-
 def _options(address: Address) -> dict[str, Any]:
     options = address.checked(**_OPTIONS)
     if options.get("missing", "refuse") not in _MISSING:
         raise NotFound.of("way of missing", options["missing"], _MISSING)
-    for name in ("columns", "outputs", "providers"):
-        if name in options and not (
-            options[name] and all(isinstance(each, str) and each for each in options[name])
-        ):
-            raise InvalidModel(
-                f"model {short(address.text, 200)!r}: option {name} must be a list of names, got"
-                f" {short(options[name])}"
-            )
+    check_names(short(address.text, 200), options, "columns", "outputs", "providers")
     if options.get("intra_op_num_threads", 0) < 0:
         raise InvalidModel(
             f"option intra_op_num_threads must be a count, got {options['intra_op_num_threads']}"
         )
     return options
-
-
-def _name(path: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", path.stem)[:80].strip("-._") or "onnx"

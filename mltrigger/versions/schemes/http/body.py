@@ -1,37 +1,36 @@
-"""The body that a JSON endpoint wants, as a template: ``{"instances": "{batch}"}``, ``{"inputs":
-"{text}"}``.
-"""
+"""The option ``body`` of a JSON endpoint: a template such as ``{"instances": "{batch}"}``."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mltrigger.errors import InvalidModel
 from mltrigger.versions.schemes.http.templates import WHOLE, Form, Template
+from mltrigger.versions.schemes.plain import dumped
 
 BATCH = "batch"
-"""The field that stands for the items of all events of a call."""
+"""The field for the items of all events of a call."""
 
 
 class Body:
-    """Makes the body of a request: of one event, or of a batch where the template has ``{batch}``
-    or ``{batch.field}``.
+    """Makes the body of a request for one event, or for a batch.
+
+    It is for a batch when the template has ``{batch}`` or ``{batch.field}``.
 
     Parameters
     ----------
     body : dict or list
         The option ``body``.
     item : any JSON
-        The option ``item``: what stands for each event in ``{batch}``.
+        The option ``item``: the form of each event in ``{batch}``.
     about : str
         The model, for errors.
 
     Raises
     ------
     InvalidModel
-        For what is no template, and for fields that could not be filled for a batch.
+        When it is no template, or has fields that cannot be filled for a batch.
     """
 
     def __init__(self, body: Any, item: Any, about: str) -> None:
@@ -41,18 +40,29 @@ class Body:
         self._columns = {field for field in fields if _is_of_a_batch(field)}
         self._check(fields, item, about)
 
+    @classmethod
+    def of(cls, options: Mapping[str, Any], about: str) -> Body | None:
+        """Return the body that *options* describe, ``None`` without the option ``body``."""
+        if "body" in options:
+            return cls(options["body"], options.get("item"), about)
+        if "item" in options:
+            raise InvalidModel(
+                f"{about}: option item is for the {{batch}} of option body, which is missing"
+            )
+        return None
+
     @property
     def is_batch(self) -> bool:
         """Whether one body is for several events."""
         return bool(self._columns)
 
     def part(self, data: Any) -> dict[str, Any]:
-        """Return what an event of a batch gives to each field of the body.
+        """Return the values of one event for the fields of a batch.
 
         Raises
         ------
         ModelFailure
-            For the event alone, naming the field that it has not.
+            For the event alone, naming the missing field.
         """
         found: dict[str, Any] = {}
         for column in self._columns:
@@ -66,19 +76,17 @@ class Body:
 
     def of_batch(self, parts: Sequence[Mapping[str, Any]]) -> bytes:
         """Return the body for the events with these *parts*."""
-        return _json(
-            self._form.fill(
-                lambda leaf, _: (
-                    [part[leaf.field] for part in parts]
-                    if leaf.field in self._columns
-                    else leaf.value({})
-                )
-            )
-        )
+
+        def leaf(template: Template, _: str) -> Any:
+            if template.field in self._columns:
+                return [part[template.field] for part in parts]
+            return template.value({})
+
+        return dumped(self._form.fill(leaf))
 
     def of_one(self, data: Any) -> bytes:
         """Return the body for one event, of a template without ``{batch}``."""
-        return _json(self._form.fill(lambda leaf, _: leaf.value(data)))
+        return dumped(self._form.fill(lambda leaf, _: leaf.value(data)))
 
     def _check(self, fields: set[str], item: Any, about: str) -> None:
         for template in self._form.templates():
@@ -87,15 +95,12 @@ class Body:
                     f"option body of {about}: {{{BATCH}}} is a list and stands alone in its text:"
                     f" {{'rows': '{{{BATCH}}}'}}"
                 )
-        if any(
-            _is_of_a_batch(field)
-            for template in self._item.templates()
-            for field in template.fields
-        ):
+        of_item = {field for template in self._item.templates() for field in template.fields}
+        if any(map(_is_of_a_batch, of_item)):
             raise InvalidModel(
                 f"option item of {about} is one event of the batch: {{{BATCH}}} has no place in it"
             )
-        if item is not None and f"{BATCH}" not in self._columns:
+        if item is not None and BATCH not in self._columns:
             raise InvalidModel(
                 f"option item of {about} stands for each event where option body has {{{BATCH}}},"
                 " and it has none"
@@ -110,7 +115,3 @@ class Body:
 
 def _is_of_a_batch(field: str) -> bool:
     return field.partition(".")[0] == BATCH
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
