@@ -13,12 +13,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mltrigger.aws.admin import topology
 from mltrigger.aws.admin.plan import Settings, call
 from mltrigger.aws.faults import MISSING, AwsError
 from mltrigger.aws.naming import Arn, S3Source, shortened
 from mltrigger.errors import NameTaken, NotFound
 
-EVENTS = ("s3:ObjectCreated:*",)
 _MAX_ID = 255
 _SETTLE_S = 0.2
 """How long after writing it is read again: longer than somebody else takes from reading to writing."""
@@ -49,15 +49,11 @@ class Notification:
     @property
     def entry(self) -> dict[str, Any]:
         """The entry that there shall be."""
-        rules = [
-            {"Name": name, "Value": value}
-            for name, value in (("prefix", self.source.prefix), ("suffix", self.source.suffix))
-            if value
-        ]
+        rules = topology.key_rules(self.source)
         entry = {
             "Id": shortened(f"mltrigger-{self.topic.resource}", _MAX_ID),
             "TopicArn": str(self.topic),
-            "Events": list(EVENTS),
+            "Events": list(topology.ANNOUNCED),
         }
         return {**entry, **({"Filter": {"Key": {"FilterRules": rules}}} if rules else {})}
 
@@ -104,7 +100,9 @@ class Notification:
         self._check(configuration)
         topics = list(configuration.get("TopicConfigurations", ()))
         at = next((n for n, each in enumerate(topics) if self._is_ours(each)), len(topics))
-        events = sorted({*EVENTS, *(topics[at].get("Events", ()) if at < len(topics) else ())})
+        events = sorted(
+            {*topology.ANNOUNCED, *(topics[at].get("Events", ()) if at < len(topics) else ())}
+        )
         entry = {**self.entry, "Events": events}
         if at == len(topics) or _settings(topics[at]) != _settings(entry):
             topics[at : at + 1] = [entry]

@@ -9,8 +9,9 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mltrigger.aws.admin.plan import Change, as_object, call
-from mltrigger.aws.admin.queues import SPARE_RECEIVES, receives_of
+from mltrigger.aws.admin.queues import receives_of
 from mltrigger.aws.admin.resources import Place, Resources
+from mltrigger.aws.admin.topology import SPARE_RECEIVES
 from mltrigger.aws.faults import DENIED, MISSING, THROTTLED, AwsError
 from mltrigger.aws.naming import Arn
 from mltrigger.broker import Depth, Finding, SubscriptionSpec

@@ -15,6 +15,8 @@ Action = Literal["create", "change", "keep", "delete"]
 Settings = Mapping[str, str]
 """The settings of one resource by name, each as the text that AWS takes for it."""
 
+_TAG = "tag "
+"""Prefix of the name of a setting that is a tag."""
 TAKEN = frozenset(
     {"QueueAlreadyExists", "QueueNameExists", "AWS.SimpleQueueService.QueueNameExists"}
 )
@@ -133,6 +135,20 @@ def missing(ask: Callable[[], Any]) -> Any:
         if code_of(error) in MISSING:
             return None
         raise
+
+
+def tag_settings(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return *tags* as settings."""
+    return {_TAG + name: value for name, value in tags.items()}
+
+
+def parted(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the attributes and the tags among *settings*."""
+    tags = {
+        name.removeprefix(_TAG): value for name, value in settings.items() if name.startswith(_TAG)
+    }
+    attributes = {name: value for name, value in settings.items() if not name.startswith(_TAG)}
+    return attributes, tags
 
 
 # -- JSON settings ---------------------------------------------------------------------------------

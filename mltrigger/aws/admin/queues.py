@@ -1,52 +1,38 @@
-"""The queue of a subscription and its dead-letter queue: what they shall be, and how they become
-so.
-"""
+"""Queues of ours as parts of a plan: look, compare, create, change, delete."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from mltrigger.aws.admin.plan import Settings, as_object, call, merged, missing
+from mltrigger.aws.admin import topology
+from mltrigger.aws.admin.plan import (
+    Settings,
+    as_object,
+    call,
+    merged,
+    missing,
+    parted,
+    tag_settings,
+)
 from mltrigger.aws.admin.policies import dead_letter_policy, queue_policy
+from mltrigger.aws.admin.topology import Owner
 from mltrigger.aws.faults import DENIED, MISSING, AwsError
 from mltrigger.aws.naming import Arn
 from mltrigger.errors import NameTaken
 from mltrigger.policy import DeliveryPolicy
 
-TAG_BUS = "mltrigger:bus"
-TAG_SUBSCRIPTION = "mltrigger:subscription"
-TAG = "tag "
-"""What the name of a setting begins with that is a tag."""
-
-RETENTION_S = 10 * 24 * 3600
-DEAD_RETENTION_S = 14 * 24 * 3600
-"""Longer than in the queue: a dead letter keeps the time it was sent, so that one that waited long
-would be gone at once.
-"""
-MAX_MESSAGE_BYTES = 1024 * 1024
-POLL_S = 20
-MIN_LEASE_S, MAX_LEASE_S = 30, 12 * 3600
-SPARE_RECEIVES = 500
-"""Receives beyond our own attempts after which SQS takes a message away: the net for events that
-kill their worker uncounted.
-"""
-MAX_RECEIVES = 1000
-
-_FIFO = {
-    "ContentBasedDeduplication": "false",
-    "DeduplicationScope": "messageGroup",
-    "FifoThroughputLimit": "perMessageGroupId",
+_OPTIONAL = topology.FIFO_ONLY | {
+    "SqsManagedSseEnabled",
+    "RedriveAllowPolicy",
+    "MaximumMessageSize",
+    "Policy",
 }
-# What an emulator may not know; everything works without it. On AWS it has to be.
-_OPTIONAL = frozenset(
-    {"SqsManagedSseEnabled", "RedriveAllowPolicy", "MaximumMessageSize", "Policy", *_FIFO}
-)
+"""Settings that an emulator may not know. Everything works without them. AWS must take them."""
 _REGIONAL = frozenset({"MaximumMessageSize"})
-"""What may be refused on AWS as well: 1 MiB came in 2025 and not everywhere at once; else the
-region's own limit holds.
+"""Settings that a region of AWS may refuse: 1 MiB came in 2025, not everywhere at once.
+
+The region's own limit then holds.
 """
 _UNFIT = frozenset(
     {
@@ -62,48 +48,8 @@ _UNFIT = frozenset(
         "InternalFailure",
     }
 )
+"""Codes for a setting that the service does not know."""
 _GONE_S = 60
-
-
-class Owner(NamedTuple):
-    """Whose a queue or topic is: the bus, and the subscription if it is one's."""
-
-    bus: str
-    subscription: str | None = None
-
-    @property
-    def tags(self) -> dict[str, str]:
-        """The tags that say so."""
-        return {
-            TAG_BUS: self.bus,
-            **({} if self.subscription is None else {TAG_SUBSCRIPTION: self.subscription}),
-        }
-
-    def check(self, kind: str, name: str, tags: Mapping[str, str]) -> None:
-        """Raise NameTaken when the *tags* of a thing say that it belongs to somebody else, or to
-        nobody.
-        """
-        bus, subscription = tags.get(TAG_BUS), tags.get(TAG_SUBSCRIPTION)
-        if bus is None:
-            raise NameTaken(
-                f"{kind} {name!r} exists and has no tag {TAG_BUS!r}: it was not made by mltrigger."
-                " Connect with another prefix, or listen to it by its ARN; if it is yours to give,"
-                f" tag it {TAG_BUS}={self.bus}"
-            )
-        if bus != self.bus:
-            raise NameTaken(
-                f"{kind} {name!r} belongs to the bus {bus!r}, not to {self.bus!r}: connect with"
-                " another prefix"
-            )
-        if (
-            self.subscription is not None
-            and subscription is not None
-            and subscription != self.subscription
-        ):
-            raise NameTaken(
-                f"{kind} {name!r} belongs to the subscription {subscription!r}, not to"
-                f" {self.subscription!r}: choose another name for it"
-            )
 
 
 class Queue:
@@ -113,8 +59,10 @@ class Queue:
     ----------
     clients : Clients
     arn : Arn
-        Where and what it is called.
+        Its place and name.
     owner : Owner
+    kind : str
+        ``queue`` or ``dead-letter queue``.
     settings : mapping
         The attributes that it shall have, without the policy.
     policy : mapping
@@ -136,39 +84,33 @@ class Queue:
 
     @property
     def url(self) -> str:
-        """Its URL; it has to exist."""
+        """Its URL. Raise AwsError if it does not exist."""
         if self._url is None:
-            self._url = str(
-                call(self._clients.sqs, "get_queue_url", self.name, QueueName=self.name)["QueueUrl"]
-            )
+            found = call(self._clients.sqs, "get_queue_url", self.name, QueueName=self.name)
+            self._url = str(found["QueueUrl"])
         return self._url
 
     def exists(self) -> bool:
-        """Return whether there is a queue of this name, whoever made it."""
+        """Whether a queue of this name exists, ours or not."""
         return missing(lambda: self.url) is not None
 
     def look(self) -> Settings | None:
-        """Return attributes and tags; raise NameTaken when it is not ours."""
+        """Return attributes and tags, ``None`` if there is no such queue.
+
+        Raise NameTaken if it is not ours.
+        """
         self._url = None
         if not self.exists():
             return None
         tags = missing(self._tags)
-        found = missing(
-            lambda: call(
-                self._clients.sqs,
-                "get_queue_attributes",
-                self.name,
-                QueueUrl=self.url,
-                AttributeNames=["All"],
-            )
-        )
+        found = missing(lambda: self._call("get_queue_attributes", AttributeNames=["All"]))
         if tags is None or found is None:  # deleted meanwhile
             return None
         self._owner.check(self.kind, self.name, tags)
-        return {**found["Attributes"], **{TAG + name: value for name, value in tags.items()}}
+        return {**found["Attributes"], **tag_settings(tags)}
 
     def is_ours(self) -> bool:
-        """Return whether it exists and is tagged as ours."""
+        """Whether it exists and has our tags."""
         tags = missing(self._tags) if self.exists() else None
         try:
             self._owner.check(self.kind, self.name, tags or {})
@@ -177,7 +119,7 @@ class Queue:
         return True
 
     def check(self) -> None:
-        """Raise NameTaken when it is not ours; whoever may not read tags is believed."""
+        """Raise NameTaken if it is not ours. Without the right to read tags, it counts as ours."""
         try:
             self._owner.check(self.kind, self.name, self._tags())
         except AwsError as error:
@@ -185,29 +127,28 @@ class Queue:
                 raise
 
     def wanted(self, now: Settings) -> Settings:
-        """Return what it shall be; another key of encryption and a longer retention that somebody
-        set are kept.
+        """Return the wanted settings.
+
+        An encryption key of somebody else and a longer retention stay.
         """
         wanted = {**self._settings, "Policy": merged(now.get("Policy"), self._policy)}
         if now.get("KmsMasterKeyId"):
             wanted.pop("SqsManagedSseEnabled", None)
-        # Shortening it would delete what waits.
+        # A shorter retention would delete waiting messages.
         wanted["MessageRetentionPeriod"] = str(
             max(int(now.get("MessageRetentionPeriod") or 0), int(wanted["MessageRetentionPeriod"]))
         )
-        if now and self._clients.endpoint:  # it does not show what it does not know
+        if now and self._clients.endpoint:  # an emulator does not show settings it does not know
             wanted = {
                 name: value
                 for name, value in wanted.items()
                 if name in now or name not in _OPTIONAL
             }
-        return {**wanted, **{TAG + name: value for name, value in self._owner.tags.items()}}
+        return {**wanted, **tag_settings(self._owner.tags)}
 
     def create(self, wanted: Settings) -> None:
-        """Make it with all its attributes and tags at once, so that it never exists unprotected or
-        untagged.
-        """
-        attributes, tags = _parted(wanted)
+        """Create it with all attributes and tags in one call, so that it is never unprotected."""
+        attributes, tags = parted(wanted)
         if self.arn.fifo:
             attributes["FifoQueue"] = "true"
         try:
@@ -229,55 +170,47 @@ class Queue:
 
     def change(self, now: Settings, different: Settings) -> None:
         """Set attributes and tags."""
-        attributes, tags = _parted(different)
+        attributes, tags = parted(different)
+        emulated = bool(self._clients.endpoint)
         if tags:
-            self._try("tag_queue", self._clients.endpoint, Tags=tags)
-        lax = self._clients.endpoint or bool(_REGIONAL & attributes.keys())
+            self._try("tag_queue", emulated, Tags=tags)
+        lax = emulated or bool(_REGIONAL & attributes.keys())
         if attributes and not self._try("set_queue_attributes", lax, Attributes=attributes):
-            # what it does not know must not keep it from the rest
+            # One by one: an unknown setting must not block the others.
             for name, value in attributes.items():
-                self._try(
-                    "set_queue_attributes",
-                    self._clients.endpoint or name in _REGIONAL,
-                    Attributes={name: value},
-                )
+                lax = emulated or name in _REGIONAL
+                self._try("set_queue_attributes", lax, Attributes={name: value})
 
     def delete(self) -> bool:
-        """Delete it if it is ours, with what is in it; say whether it was."""
+        """Delete it with its messages if it is ours. Return whether it was."""
         if not self.is_ours():
             return False
-        missing(lambda: call(self._clients.sqs, "delete_queue", self.name, QueueUrl=self.url))
+        missing(lambda: self._call("delete_queue"))
         self._url = None
         return True
 
-    def _create(self, attributes: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        made = call(
-            self._clients.sqs,
-            "create_queue",
-            self.name,
-            QueueName=self.name,
-            Attributes=dict(attributes),
-            tags=dict(tags),
-        )
-        self._url = str(made["QueueUrl"])
+    def _call(self, operation: str, **given: Any) -> Any:
+        return call(self._clients.sqs, operation, self.name, QueueUrl=self.url, **given)
+
+    def _create(self, attributes: Settings, tags: Mapping[str, str]) -> None:
+        given = {"QueueName": self.name, "Attributes": dict(attributes), "tags": dict(tags)}
+        self._url = str(call(self._clients.sqs, "create_queue", self.name, **given)["QueueUrl"])
 
     def _tags(self) -> dict[str, str]:
         try:
-            tags = call(self._clients.sqs, "list_queue_tags", self.name, QueueUrl=self.url).get(
-                "Tags"
-            )
+            return dict(self._call("list_queue_tags").get("Tags") or {})
         except AwsError as error:
             if not self._clients.endpoint or error.code in DENIED | MISSING:
                 raise
-            return self._owner.tags  # an emulator without tags holds nobody else's queues
-        return dict(tags or {})
+            return self._owner.tags  # an emulator without tags has no queues of others
 
     def _try(self, operation: str, lax: bool, **given: Any) -> bool:
-        """Return whether it was done; when *lax*, what the service does not know is left, else it
-        is raised.
+        """Call *operation* and return ``True``.
+
+        If *lax*, return ``False`` when the service does not know the settings.
         """
         try:
-            call(self._clients.sqs, operation, self.name, QueueUrl=self.url, **given)
+            self._call(operation, **given)
         except AwsError as error:
             if not lax or not _unfit(error):
                 raise
@@ -288,53 +221,28 @@ class Queue:
 def work_queue(
     clients: Any, arn: Arn, dead: Arn, owner: Owner, topic: Arn, policy: DeliveryPolicy
 ) -> Queue:
-    """Return the queue *arn* that *topic* feeds and that hands its dead letters on to *dead*."""
-    lease = min(max(math.ceil(policy.lease), MIN_LEASE_S), MAX_LEASE_S)
-    redrive = {
-        "deadLetterTargetArn": str(dead),
-        "maxReceiveCount": min(policy.max_attempts + SPARE_RECEIVES, MAX_RECEIVES),
-    }
-    settings = {
-        **_common(arn, RETENTION_S),
-        "VisibilityTimeout": str(lease),
-        "ReceiveMessageWaitTimeSeconds": str(POLL_S),
-        "RedrivePolicy": json.dumps(redrive),
-    }
-    return Queue(
-        clients, arn, owner, "queue", settings, queue_policy(str(arn), str(topic), topic.account)
+    """Return the queue *arn*, which gets messages of *topic* and has the dead letters *dead*."""
+    settings = topology.work_queue(
+        fifo=arn.fifo,
+        lease_s=topology.visibility_s(policy),
+        dead_arn=str(dead),
+        receives=topology.max_receives(policy),
     )
+    statements = queue_policy(str(arn), str(topic), topic.account)
+    return Queue(clients, arn, owner, "queue", topology.as_text(settings), statements)
 
 
 def dead_letter_queue(clients: Any, arn: Arn, source: Arn, owner: Owner) -> Queue:
     """Return the dead-letter queue *arn*, which takes from the queue *source* only."""
-    allow = {"redrivePermission": "byQueue", "sourceQueueArns": [str(source)]}
-    settings = {**_common(arn, DEAD_RETENTION_S), "RedriveAllowPolicy": json.dumps(allow)}
-    return Queue(clients, arn, owner, "dead-letter queue", settings, dead_letter_policy(str(arn)))
+    settings = topology.dead_letter_queue(fifo=arn.fifo, source_arn=str(source))
+    statements = dead_letter_policy(str(arn))
+    return Queue(clients, arn, owner, "dead-letter queue", topology.as_text(settings), statements)
 
 
 def receives_of(settings: Settings) -> int:
-    """Return after how many receives SQS takes a message away from the queue of these *settings*; 0
-    for never.
-    """
+    """Return the receives after which SQS moves a message out of the queue; 0 for never."""
     return int(as_object(settings.get("RedrivePolicy")).get("maxReceiveCount", 0))
 
 
 def _unfit(error: AwsError) -> bool:
     return error.code.removeprefix("AWS.SimpleQueueService.") in _UNFIT
-
-
-def _common(arn: Arn, retention_s: int) -> dict[str, str]:
-    return {
-        "MessageRetentionPeriod": str(retention_s),
-        "MaximumMessageSize": str(MAX_MESSAGE_BYTES),
-        "SqsManagedSseEnabled": "true",
-        **(_FIFO if arn.fifo else {}),
-    }
-
-
-def _parted(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
-    """Return attributes, and tags."""
-    tags = {
-        name.removeprefix(TAG): value for name, value in settings.items() if name.startswith(TAG)
-    }
-    return {name: value for name, value in settings.items() if not name.startswith(TAG)}, tags

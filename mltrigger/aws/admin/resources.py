@@ -14,8 +14,9 @@ from mltrigger.aws.admin.buckets import Notification
 from mltrigger.aws.admin.plan import Change, Part, apply, call, changes, missing
 from mltrigger.aws.admin.policies import topic_policy
 from mltrigger.aws.admin.pushdown import push
-from mltrigger.aws.admin.queues import Owner, Queue, dead_letter_queue, work_queue
+from mltrigger.aws.admin.queues import Queue, dead_letter_queue, work_queue
 from mltrigger.aws.admin.topics import Feed, Topic
+from mltrigger.aws.admin.topology import Owner
 from mltrigger.aws.faults import DENIED, MISSING, AwsError
 from mltrigger.aws.naming import FIFO, Arn, S3Source
 from mltrigger.broker import SubscriptionSpec

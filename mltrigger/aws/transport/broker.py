@@ -18,6 +18,7 @@ from typing import Any
 
 from mltrigger.aws.admin import doctor as health
 from mltrigger.aws.admin.resources import Resources
+from mltrigger.aws.admin.topology import default_lease_s
 from mltrigger.aws.faults import MISSING, THROTTLED, AwsError, code_of, explained
 from mltrigger.aws.naming import S3Source, aws_kind, source_topic_name, source_url
 from mltrigger.aws.transport.admission import READY_OF_AWAITED, Taken
@@ -26,7 +27,7 @@ from mltrigger.aws.transport.outbox import Outbox, Outgoing, Target
 from mltrigger.aws.transport.payloads import Payloads
 from mltrigger.aws.transport.polls import Message, Raw
 from mltrigger.aws.transport.receiving import Intake
-from mltrigger.aws.transport.settler import HIDE_CAP_S, Settler
+from mltrigger.aws.transport.settler import Settler
 from mltrigger.broker import (
     AT_ONCE,
     MAX_EVENT_BYTES,
@@ -58,7 +59,6 @@ logger = logging.getLogger("mltrigger")
 
 BURY_EVERY_S = 60.0
 """How often a process that listens looks into the dead-letter queues for what SQS moved there."""
-LEASE_S, LEASE_FACTOR = 30.0, 6
 OVERDUE_US = 20 * 60 * 1_000_000
 """How long after its time a message may come: longer than SNS takes to apply a filter (15 minutes)."""
 _OVERDUE = """
@@ -602,7 +602,7 @@ def with_lease(subscription: SubscriptionSpec) -> SubscriptionSpec:
     policy = subscription.policy
     if policy.lease_s is not None:
         return subscription
-    lease_s = min(HIDE_CAP_S, max(LEASE_S, LEASE_FACTOR * policy.timeout_s + policy.batch_window_s))
+    lease_s = default_lease_s(policy)
     return dataclasses.replace(
         subscription, policy=dataclasses.replace(policy, lease_s=float(lease_s))
     )
