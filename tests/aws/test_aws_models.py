@@ -21,7 +21,7 @@ from shared import settle, wait_until
 
 import mltrigger as mt
 from mltrigger.aws.clients import ModelClients, model_clients
-from mltrigger.aws.models.sagemaker import inference_id, place_of
+from mltrigger.aws.models.place import inference_id, place_of
 from mltrigger.aws.models.sagemaker_async import INLINE_BYTES, Queued
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound, Reject
 from mltrigger.event.event import Event

@@ -1,10 +1,12 @@
-"""What models on AWS share: whose credentials call them, and what the refusals of AWS mean for an
-event.
+"""Models on AWS: whose credentials call them, and how the refusals of AWS count.
 
-A refusal is one of four things. AWS asks to come later: no attempt is spent. The call cannot work
-for any event (no permission, no such function, credentials that have expired): an outage of ours,
-no attempt is spent either, and the listener holds back until somebody has mended it. The event
-itself is refused: it is dead at once. Anything else is a failed attempt.
+A refusal is one of four things:
+
+- AWS asks to come later. No attempt is spent.
+- No event could be called: no permission, no such function, expired credentials. This is an outage.
+  No attempt is spent, and the listener waits until somebody repairs it.
+- The event itself is refused. It is dead at once.
+- Anything else is a failed attempt.
 """
 
 from __future__ import annotations
@@ -37,11 +39,9 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "external_id": str,
     "endpoint_url": str,
 }
-"""The options that every model on AWS takes: who calls it, and an emulator's address in the place
-of AWS'.
-"""
+"""The options of every model on AWS: the caller, and the address of an emulator."""
 CONCURRENCY = 8
-"""Calls at the same time when the subscription does not say."""
+"""Concurrent calls if the subscription does not say."""
 
 _ROLE = re.compile(r"arn:aws[a-zA-Z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
 _REGION = re.compile(r"[a-z]{2,4}(-[a-z]+)+-\d")
@@ -74,14 +74,15 @@ _UNUSABLE = (
         }
     )
 )
-"""Codes that say nothing about an event: no call can work before somebody mends it. With the last
-four nothing was sent.
+"""Codes that do not depend on the event: every call fails until somebody repairs it.
+
+With the last four nothing was sent.
 """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Access:
-    """Where a model is called, and as whom; ``account`` is the one that its address names."""
+    """Region and caller of a model. ``account`` is the one that its address names."""
 
     region: str | None = None
     account: str | None = None
@@ -98,7 +99,7 @@ class Access:
         region: str | None,
         account: str | None = None,
     ) -> Access:
-        """Return what the *options* of *address* say; raise InvalidModel for what cannot be right."""
+        """Return the access from the *options* of *address*. Raise InvalidModel if one is wrong."""
         if region is not None and not _REGION.fullmatch(region):
             raise InvalidModel(
                 f"model {address.text[:200]!r}: region {region[:40]!r} is none; a region is named"
@@ -120,7 +121,7 @@ class Access:
         return cls(region, account, **given)
 
     def clients(self, timeout_s: float, concurrency: int) -> ModelClients:
-        """Return the clients, whose calls of a model give up after *timeout_s*."""
+        """Return the clients. Their calls of a model give up after *timeout_s* seconds."""
         given = {name: getattr(self, name) for name in OPTIONS}
         return model_clients(
             self.region, **given, read_timeout_s=timeout_s, connections=max(1, concurrency)
@@ -130,8 +131,9 @@ class Access:
 def failure_of(
     error: Exception, action: str, about: str, later: Collection[str] = ()
 ) -> ModelFailure:
-    """Return what *error* of *action* (such as ``lambda:InvokeFunction``) on *about* means; codes
-    *later* ask to come again, too.
+    """Return the failure for *error* of *action* (such as ``lambda:InvokeFunction``) on *about*.
+
+    The codes *later* mean throttling, too.
     """
     code, message = code_of(error), str(explained(error, action, about))
     status = status_of(error)
@@ -160,21 +162,19 @@ def failure_of(
 
 
 def unusable(message: str, code: str) -> ModelFailure:
-    """Return the failure of a call that no event could make: nobody's attempt, and worth another
-    look in a while.
-    """
+    """Return the failure of a call that no event could make. No attempt is spent."""
     return ModelFailure(
         message, reason="model_unavailable", throttled=True, whole=True, delay_s=HOLD_S, kind=code
     )
 
 
 def status_of(error: Exception) -> int:
-    """Return the HTTP status of a service's answer; 0 when there was none."""
+    """Return the HTTP status of a service's answer, 0 if there was none."""
     return int(_metadata(error).get("HTTPStatusCode", 0))
 
 
 def said_by(error: Exception) -> dict[str, Any]:
-    """Return everything that a service said with its refusal."""
+    """Return the whole answer of a service to a failed call."""
     response = getattr(error, "response", None)
     return response if isinstance(response, dict) else {}
 
@@ -190,20 +190,20 @@ _NO_LIMIT = 1 << 62
 
 
 def sent(event: Event) -> tuple[bytes, str]:
-    """Return the data of *event* as bytes and their media type: JSON, or what they are."""
+    """Return the data of *event* as bytes, and their media type."""
     raw, media_type = encode_data(event, _NO_LIMIT)
     return raw, media_type or "application/json"
 
 
 def listed(events: Collection[Event], json_of: Any) -> bytes:
-    """Return one JSON list of what *json_of* makes of each event."""
+    """Return one JSON list with *json_of* of each event."""
     return b"[" + b",".join(json_of(event) for event in events) + b"]"
 
 
 def within(
     body: bytes, limit: int, what: str, advice: str = "store the object and publish its name"
 ) -> bytes:
-    """Return *body* when it has at most *limit* bytes."""
+    """Return *body*, or raise ModelFailure if it has more than *limit* bytes."""
     if len(body) > limit:
         message = f"{what} takes {limit:,} bytes; the event makes {len(body):,}: {advice}"
         raise ModelFailure(message, reason="event_too_large", permanent=True, kind="EventTooLarge")
@@ -211,8 +211,9 @@ def within(
 
 
 def value_of(raw: bytes, media_type: str | None, where: str) -> Any:
-    """Return the answer *raw* of *where*: the value of JSON, text, or the bytes as they are; what
-    names no type is looked at.
+    """Return the answer *raw* of *where* as a value: JSON, text, or bytes.
+
+    Without a media type, JSON and text are tried.
     """
     if not raw:
         return None

@@ -1,4 +1,4 @@
-"""Models that Amazon Resource Names name: a Lambda function, or a SageMaker endpoint."""
+"""Models named by an ARN: a Lambda function or a SageMaker endpoint."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _SOURCES = ("sns", "sqs", "s3")
 
 
 class AwsArn(Scheme):
-    """``arn:aws:lambda:…:function:NAME[:VERSION or ALIAS]`` or
-    ``arn:aws:sagemaker:…:endpoint/NAME``.
+    """A model named ``arn:aws:lambda:…:function:NAME`` or ``arn:aws:sagemaker:…:endpoint/NAME``.
 
     The options are those of :class:`~mltrigger.aws.models.awslambda.Lambda` and :class:`SageMaker`.
     """
@@ -25,7 +24,7 @@ class AwsArn(Scheme):
         return _scheme(address).describe(address)
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
-        """Return the endpoint; nothing is connected yet."""
+        """Return the endpoint. Nothing is connected yet."""
         return _scheme(address).open(address, setting)
 
 

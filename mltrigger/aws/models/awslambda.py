@@ -28,7 +28,8 @@ from mltrigger.versions.running.capture import echo
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Scheme, Setting
 
 MAX_PAYLOAD = 6 * 1024 * 1024
-"""What a synchronous invocation takes:
+"""The largest payload of a synchronous invocation, in bytes.
+
 https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 """
 ACTION = "lambda:InvokeFunction"
@@ -52,7 +53,7 @@ _LATER = frozenset(
         "SubnetIPAddressLimitReachedException",
     }
 )
-"""More of "too much at once"."""
+"""More codes for "too many calls at once"."""
 _NOT_READY = frozenset(
     {
         "ResourceConflictException",
@@ -86,7 +87,7 @@ _NOT_READY = frozenset(
         "InvalidParameterValueException",
     }
 )
-"""The function is being deployed, or was deployed wrongly: that is no event's doing."""
+"""Codes of a function that is being deployed, or was deployed wrongly. No event causes them."""
 _REFUSED = frozenset(
     {
         "InvalidRequestContentException",
@@ -105,30 +106,38 @@ _BROKEN = frozenset(
         "NotFound",
     }
 )
-"""Of ``Runtime.…``: what was deployed does not start."""
+"""``Runtime.…`` errors of a deployment that does not start."""
 _DEAD = frozenset({"ExitError", "OutOfMemory", "Crash"})
 _TIMED_OUT = re.compile(r"Task timed out after [\d.]+ seconds")
 _DELAY = re.compile(r"\bdelay_s\s*=\s*(\d{1,9}(?:\.\d{1,6})?)")
 
 
 class Lambda(Scheme):
-    """A function, called synchronously with the data of one event as its JSON payload; what it
-    returns is the output.
+    """A function, called synchronously with the data of one event as JSON.
 
-    ``…:function:ocr:7`` is version 7, model version ``7.0.0``; with an alias, ``$LATEST`` or
-    nothing it is a build, since what it means changes: which version ran then stands in the log
-    that is kept with each invocation.
+    Its result is the output.
 
-    Options: ``envelope="cloudevent"`` sends the whole event in CloudEvents' JSON format,
-    ``traceparent`` included; ``batch=True`` a list of events, for a list of as many outputs;
-    ``log=False`` leaves the last 4 KB of the function's log where they are. ``profile``,
-    ``role_arn``, ``external_id``: who calls, by default whoever boto3 finds; ``endpoint_url`` of an
-    emulator. The caller needs ``lambda:InvokeFunction``.
+    ``…:function:ocr:7`` is version 7, model version ``7.0.0``. With an alias, ``$LATEST`` or
+    nothing it is a build, because its meaning changes. The log that is kept with each invocation
+    then says which version ran.
 
-    A function that raises is a model that raises: its type, message and stack trace are recorded,
-    and it is called again. An error whose type is named ``Reject`` ends the event at once, and one
-    named ``Retry`` asks for another attempt, after so many seconds if its message says
-    ``delay_s=30``, in whatever language the function is written.
+    Options
+    -------
+    envelope : str
+        ``"cloudevent"`` sends the whole event in CloudEvents' JSON format, ``traceparent``
+        included.
+    batch : bool
+        Send a list of events, for a list of as many outputs.
+    log : bool
+        ``False`` does not fetch the last 4 KB of the function's log.
+    profile, role_arn, external_id, endpoint_url : str
+        The caller, by default the one that boto3 finds, and the address of an emulator. The caller
+        needs ``lambda:InvokeFunction``.
+
+    A function that raises is a model that raises: type, message and stack trace are recorded, and
+    it is called again. An error type named ``Reject`` ends the event at once. One named ``Retry``
+    asks for another attempt, after 30 seconds if its message says ``delay_s=30``. This holds for
+    functions in every language.
     """
 
     def describe(self, address: Address) -> Description:
@@ -143,12 +152,12 @@ class Lambda(Scheme):
         )
 
     def open(self, address: Address, setting: Setting) -> Endpoint:
-        """Return the endpoint; the client is made at its first use."""
+        """Return the endpoint. The client is created at its first use."""
         return LambdaEndpoint(address, setting)
 
 
 class LambdaEndpoint(Endpoint):
-    """One function, or version of it; thread-safe."""
+    """One function or version of it. Thread-safe."""
 
     concurrency = aws_access.CONCURRENCY
 
@@ -167,7 +176,7 @@ class LambdaEndpoint(Endpoint):
         Raises
         ------
         ModelFailure
-            When it may not, is not there, or nobody answers.
+            It may not be called, does not exist, or Lambda does not answer.
         """
         try:
             self._lambda().invoke(FunctionName=self._name, InvocationType="DryRun")
@@ -177,10 +186,10 @@ class LambdaEndpoint(Endpoint):
                 raise failed from error
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """Invoke the function once; what it logged is printed."""
+        """Invoke the function once. Its log is printed."""
         payload = listed(events, self._json_of) if self.batches else self._json_of(events[0])
         answer = self._invoked(within(payload, MAX_PAYLOAD, "a Lambda function"))
-        return answer if self.batches else [answer]  # the caller checks what it is, and its length
+        return answer if self.batches else [answer]  # the caller checks type and length
 
     def _json_of(self, event: Event) -> bytes:
         if self._whole_event:
@@ -224,7 +233,7 @@ def _read(address: Address) -> tuple[re.Match[str], dict[str, Any]]:
 
 
 def _refusal(error: Exception, name: str) -> ModelFailure:
-    """Return what it means that Lambda did not run the function, or nobody heard of it."""
+    """Return the failure for a call in which Lambda did not run the function."""
     failed = failure_of(error, ACTION, name, _LATER)
     if failed.kind in _NOT_READY:
         return unusable(str(failed), str(failed.kind))
@@ -234,7 +243,7 @@ def _refusal(error: Exception, name: str) -> ModelFailure:
 
 
 def _failed(raw: bytes) -> Exception:
-    """Return what the function raised, from the description that its runtime made of it."""
+    """Return the error that the function raised, from the description by its runtime."""
     try:
         said = json.loads(raw)
     except (ValueError, RecursionError):
@@ -267,8 +276,9 @@ def _failed(raw: bytes) -> Exception:
 
 
 def _trace(said: dict[str, Any]) -> str | None:
-    """Return the stack trace as its runtime wrote it: lists of lines in Python, Ruby and Java,
-    ``trace`` in Node.
+    """Return the stack trace as its runtime wrote it.
+
+    Python, Ruby and Java give lists of lines, Node gives ``trace``.
     """
     lines = said.get("stackTrace") or said.get("trace")
     if isinstance(lines, list):

@@ -1,4 +1,4 @@
-"""Asynchronous endpoints of SageMaker: the request is queued there, the answer is an object in S3."""
+"""Asynchronous endpoints of SageMaker: it queues the request and writes the answer to S3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.aws.faults import DENIED, code_of
 from mltrigger.aws.models.access import failure_of, value_of, within
-from mltrigger.aws.models.sagemaker import (
+from mltrigger.aws.models.place import (
     BUCKET,
     Place,
     SageMakerEndpoint,
@@ -42,31 +42,32 @@ _RUN_S = (1, 3_600)
 
 
 class Queued(SageMakerEndpoint):
-    """An asynchronous endpoint; each call waits for its answer. Thread-safe.
+    """An asynchronous endpoint. Each call waits for its answer. Thread-safe.
 
-    Up to 128,000 bytes travel with the request; more is stored under the option
-    ``bucket="s3://bucket/prefix"`` until it was answered. The answer is looked for in the
-    endpoint's output and failure locations, more and more seldom, until the subscription's
-    ``timeout_s``; by then the request expires in SageMaker, too. ``output="location"`` gives
-    ``{"output_location": "s3://…", "bytes": 123}`` instead of the answer, which may be large. The
-    caller needs ``sagemaker:InvokeEndpointAsync``, and ``s3:GetObject`` and ``s3:ListBucket`` where
-    the answers are (without the latter S3 does not say that one is not there yet), ``s3:PutObject``
-    and ``s3:DeleteObject`` for ``bucket``.
+    Up to 128,000 bytes travel with the request. More is stored under the option
+    ``bucket="s3://bucket/prefix"`` until the answer comes. The call polls the endpoint's output and
+    failure locations, less and less often, until the subscription's ``timeout_s``. Then the request
+    expires in SageMaker, too. ``output="location"`` returns ``{"output_location": "s3://…",
+    "bytes": 123}`` instead of a large answer.
 
-    Every attempt is a request of its own, with an inference id of its own that begins with the
-    event's: an answer of another attempt, of a replay or of an earlier model at the same endpoint
-    is never taken for it. An attempt that was cut off runs to its end there, unheard.
+    The caller needs ``sagemaker:InvokeEndpointAsync``, and ``s3:GetObject`` and ``s3:ListBucket``
+    for the answers. Without the latter S3 does not say that an answer is not there yet. For
+    ``bucket`` it needs ``s3:PutObject`` and ``s3:DeleteObject``.
 
-    To react to SageMaker's notices, or to requests of others, subscribe to the topic that the
-    endpoint was configured with: ``mt.subscribe("arn:aws:sns:…", model)``; that needs neither this
-    class nor a listener that waits.
+    Every attempt is a request with an inference id of its own, which begins with the event's. So it
+    never takes the answer of another attempt, of a replay, or of an earlier model at the same
+    endpoint. An attempt that was cut off runs to its end there, and its answer is ignored.
+
+    To react to SageMaker's notices, or to requests of others, subscribe to the topic of the
+    endpoint: ``mt.subscribe("arn:aws:sns:…", model)``. This needs neither this class nor a waiting
+    listener.
 
     Parameters
     ----------
     place, setting
-        What to call, and how long to wait.
+        The endpoint, and how long to wait.
     now, sleep : callable, optional
-        Monotonic seconds, and how to wait.
+        The monotonic time in seconds, and how to wait.
     """
 
     concurrency = 32
@@ -83,7 +84,7 @@ class Queued(SageMakerEndpoint):
         self._now, self._sleep = now, sleep or self._closed.wait
 
     def close(self) -> None:
-        """Wait for no answer any more."""
+        """Stop waiting for answers."""
         self._closed.set()
 
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
@@ -99,8 +100,9 @@ class Queued(SageMakerEndpoint):
     def _input(
         self, body: bytes, kind: str, request_id: str, stack: contextlib.ExitStack
     ) -> dict[str, Any]:
-        """Return the input as a parameter of the call; what had to be stored for it is deleted when
-        *stack* ends well.
+        """Return the input as a parameter of the call.
+
+        A stored input is deleted when *stack* ends well.
         """
         clients = self._clients()
         known = clients.sagemaker.meta.service_model.operation_model(
@@ -170,11 +172,11 @@ class Queued(SageMakerEndpoint):
             pause_s = min(MOST_PAUSE_S, 1.5 * pause_s)
 
     def _object(self, location: str) -> dict[str, Any] | str:
-        """Return the object at *location*, or why there is none yet."""
+        """Return the object at *location*, or the reason that there is none yet."""
         bucket, key = _parts(location)
         try:
             found: dict[str, Any] = self._clients().s3.get_object(Bucket=bucket, Key=key)
-        except Exception as error:  # an outage of S3 is waited for as the answer is
+        except Exception as error:  # an outage of S3 counts as "not there yet"
             return "denied" if code_of(error) in DENIED else "not there"
         return found
 
@@ -208,7 +210,7 @@ class Queued(SageMakerEndpoint):
 
 
 class _Locations(NamedTuple):
-    """Where SageMaker will write the answer, or why there is none."""
+    """Where SageMaker will write the answer, or the reason for a failure."""
 
     output: str
     failure: str | None
@@ -233,21 +235,23 @@ def _read(body: Any, most: int) -> bytes:
 
 
 def _deleting(s3: Any, place: dict[str, str]) -> Callable[..., None]:
-    """Return what deletes the object at *place*, unless the request may still be queued: then it
-    will be read.
+    """Return a function that deletes the object at *place*.
+
+    It keeps the object while the request may still be queued, because SageMaker will read it.
     """
 
     def delete(_: object, error: BaseException | None, __: object) -> None:
         if error is None or (isinstance(error, ModelFailure) and error.reason != "timeout"):
-            with contextlib.suppress(Exception):  # it costs its storage; the answer is worth more
+            with contextlib.suppress(Exception):  # the answer matters more than a leftover object
                 s3.delete_object(**place)
 
     return delete
 
 
 def _failed(raw: bytes) -> ModelFailure:
-    """Return what the object at the failure location means: the words in which SageMaker reports
-    its container, or JSON of its own.
+    """Return the failure in the object at the failure location.
+
+    It has SageMaker's report about its container, or JSON.
     """
     text = raw.decode("utf-8", "backslashreplace")
     with contextlib.suppress(ValueError, RecursionError):
