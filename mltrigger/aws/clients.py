@@ -1,6 +1,4 @@
-"""The one place that imports boto3: sessions, an assumed role, and clients that are made when they
-are first used.
-"""
+"""The one place that imports boto3: sessions, assumed roles, and lazily created clients."""
 
 from __future__ import annotations
 
@@ -19,18 +17,17 @@ _ROLE_SESSION = "mltrigger"
 
 
 class Clients:
-    """The clients of one account and region; each is made at its first use, and may be used from
-    any thread.
+    """The clients of one account and region, each created at its first use. Thread-safe.
 
     Parameters
     ----------
     session : boto3.Session
-        Whose credentials are used.
+        The session with the credentials.
     region : str
-        Where, for example ``eu-west-1``.
+        The region, for example ``eu-west-1``.
     endpoint_url : str, optional
-        Another address than AWS': an emulator's. Without it ``AWS_ENDPOINT_URL`` and
-        ``AWS_ENDPOINT_URL_SQS`` (and so on) decide, which boto3 reads.
+        The address of an emulator. Without it ``AWS_ENDPOINT_URL``, ``AWS_ENDPOINT_URL_SQS`` and so
+        on decide, which boto3 reads.
     """
 
     def __init__(self, session: Any, region: str, endpoint_url: str | None = None) -> None:
@@ -40,7 +37,7 @@ class Clients:
         self._made: dict[str, Any] = {}
 
     def _client(self, service: str) -> Any:
-        with self._guard:  # making one is not safe from several threads, using it is
+        with self._guard:  # clients are thread-safe, their creation is not
             if service not in self._made:
                 try:
                     self._made[service] = self._new(service)
@@ -66,7 +63,7 @@ class Clients:
         """Amazon SQS, for the calls that are made for every ten events."""
         from botocore.httpsession import get_cert_path
 
-        # what botocore asks when it makes a client
+        # as botocore finds it for a client
         trusted = self._session._session.get_config_variable("ca_bundle")
         return LeanSqs(self.sqs, self._keys, str(trusted or get_cert_path(True)))
 
@@ -94,7 +91,7 @@ class Clients:
 
     @functools.cached_property
     def account(self) -> str:
-        """The number of the account whose credentials these are."""
+        """The number of the account of these credentials."""
         return self._identity["Account"]
 
     @functools.cached_property
@@ -104,7 +101,7 @@ class Clients:
 
     @functools.cached_property
     def endpoint(self) -> bool:
-        """Whether these are clients of something else than AWS: an emulator."""
+        """Whether these are clients of an emulator."""
         host = urllib.parse.urlsplit(self.sqs.meta.endpoint_url).hostname or ""
         return not (is_aws_host(host) or is_aws_host(host, _domains()))
 
@@ -118,18 +115,18 @@ class Clients:
 
 
 class ModelClients(Clients):
-    """The clients that models are called with.
+    """The clients that call models.
 
-    A call of a model is made once: what becomes of it afterwards its subscription decides.
+    Each call is made once. The subscription decides about retries.
 
     Parameters
     ----------
     session, region, endpoint_url
         As for :class:`Clients`.
     read_timeout_s : float
-        How long a model may be silent before it answers.
+        The longest time without an answer of the model, in seconds.
     connections : int
-        Calls at the same time.
+        The most concurrent calls.
     """
 
     _MODELS = frozenset({"lambda", "sagemaker-runtime"})
@@ -153,7 +150,7 @@ class ModelClients(Clients):
 
     @property
     def sagemaker(self) -> Any:
-        """The runtime of Amazon SageMaker: what calls endpoints."""
+        """The runtime of Amazon SageMaker, which calls endpoints."""
         return self._client("sagemaker-runtime")
 
     def _new(self, service: str) -> Any:
@@ -168,9 +165,7 @@ class ModelClients(Clients):
 
 
 def _domains() -> list[str]:
-    """Return the domains of all partitions that botocore knows: a newer one may know more than we
-    do.
-    """
+    """Return the domains of all partitions of botocore, which may know more than we do."""
     from botocore.loaders import create_loader
 
     outputs = [
@@ -189,13 +184,14 @@ def model_clients(
     read_timeout_s: float = 60.0,
     connections: int = 10,
 ) -> ModelClients:
-    """Return the clients to call models with, by boto3's own credential chain; without a *region*,
-    in the one that it finds.
+    """Return the clients to call models with, by boto3's own credential chain.
+
+    Without a *region* it is the one that boto3 finds.
 
     Raises
     ------
     AwsError
-        When there is no such profile, or no region.
+        There is no such profile, or no region.
     """
     region = region or _usual_region(profile)
     session = open_session(
@@ -220,12 +216,11 @@ def make_client(
     read_timeout_s: float = 40.0,  # a long poll takes up to 20 s
     connections: int = 32,
 ) -> Any:
-    """Return a client of *service* with our time limits and retries."""
+    """Return a client of *service* with our timeouts and retries."""
     from botocore.config import Config
 
     config = Config(
-        # The "standard" mode tries again what may be tried again, with jitter, and gives up when
-        # everything fails.
+        # The "standard" mode retries with jitter, and gives up if everything fails.
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=5,
         read_timeout=read_timeout_s,
@@ -236,8 +231,7 @@ def make_client(
     client = session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
     if not is_loopback_url(client.meta.endpoint_url) or client.meta.config.proxies is not None:
         return client
-    # Known only now: the environment may name the endpoint. No proxy stands before this machine
-    # itself.
+    # The environment may name the endpoint, so it is known only now. This machine needs no proxy.
     return session.client(
         service,
         region_name=region,
@@ -255,10 +249,10 @@ def open_session(
     external_id: str | None = None,
     endpoint_url: str | None = None,
 ) -> Any:
-    """Return a boto3 session: *session* itself, else one with boto3's own credential chain; with
-    *role_arn* one that assumes the role.
+    """Return *session*, or a boto3 session with boto3's own credential chain.
 
-    The credentials of an assumed role are renewed before they expire, by whichever call comes then.
+    With *role_arn* the session assumes the role. Its credentials are renewed before they expire, by
+    the next call.
     """
     import boto3
 
@@ -292,15 +286,13 @@ def _usual_region(profile: str | None) -> str:
 
 
 def emulator_session(region: str) -> Any:
-    """Return a session whose credentials no account has, so that what is meant for an emulator is
-    refused by AWS.
-    """
+    """Return a session with credentials of no account. AWS itself refuses them."""
     import boto3
     import botocore.session
     from botocore.config import Config
 
     inner: Any = botocore.session.Session()
-    # an emulator is on this machine: no proxy stands before it
+    # an emulator is on this machine and needs no proxy
     inner.set_default_client_config(Config(proxies={}))
     return boto3.Session("testing", "testing", region_name=region, botocore_session=inner)
 
@@ -330,8 +322,7 @@ def _assumed(
         sts, session.get_credentials(), role_arn, extra_args=extra
     )
     renewed: Any = botocore.session.Session()
-    # As botocore's own provider for roles in the configuration does it; there is no public way for
-    # a role that is named in code.
+    # As botocore's own provider for configured roles does. A role in code has no public way.
     renewed._credentials = DeferredRefreshableCredentials(
         method="assume-role", refresh_using=fetcher.fetch_credentials
     )

@@ -1,5 +1,6 @@
-"""AWS on this machine, to try a bus without an account: moto's server in a process of its own,
-reached over loopback only.
+"""AWS on this machine, to try a bus without an account: moto's server in its own process.
+
+It listens on loopback only.
 """
 
 from __future__ import annotations
@@ -27,11 +28,10 @@ sys.stdin.read()  # until the process that started this one closes the pipe, or 
 
 
 class AwsEmulator:
-    """A running emulator, empty at its start: SNS, SQS, S3 and STS as `moto
-    <https://docs.getmoto.org>`_ knows them.
+    """A running emulator, empty at its start: SNS, SQS, S3 and STS by moto.
 
-    It ends with :meth:`close`, with its ``with`` block, or with this process, however that ends.
-    Nothing is kept.
+    It ends with :meth:`close`, with its ``with`` block, or with this process. Nothing is kept. moto
+    is at https://docs.getmoto.org.
 
     Attributes
     ----------
@@ -39,12 +39,12 @@ class AwsEmulator:
         Its address, on 127.0.0.1: for ``endpoint_url=`` of :func:`mltrigger.connect` and of boto3's
         clients.
     region : str
-        ``eu-west-1``; the emulator takes any.
+        ``eu-west-1``. The emulator takes any.
 
     Raises
     ------
     MltriggerError
-        When it does not start, for example because moto is not installed.
+        It does not start, for example because moto is not installed.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class AwsEmulator:
         return emulator_session(self.region)
 
     def close(self) -> None:
-        """Stop it and forget everything; idempotent."""
+        """Stop it and forget everything. Idempotent."""
         self._finish()
 
     def __enter__(self) -> AwsEmulator:

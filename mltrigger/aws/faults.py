@@ -1,6 +1,6 @@
-"""What AWS refuses, in words: which call, why, and what to do now.
+"""Errors of AWS in words: the call, the reason, and the next step.
 
-Errors are told by their code; nothing here imports botocore.
+Error codes identify errors. Nothing here imports botocore.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ THROTTLED = frozenset(
         "OverLimit",
     }
 )
-"""Codes that say: later. They are nobody's failure."""
+"""Codes that ask to come later. They count as no failure."""
 DENIED = frozenset(
     {
         "AccessDenied",
@@ -67,16 +67,16 @@ STALE_HANDLE = frozenset(
         "NotInflight",
     }
 )
-"""Codes for a message whose lease was lost: it comes again, and is recognised then."""
+"""Codes for a lost lease. The message comes again and is then recognised."""
 
 
 class AwsError(StoreError):
-    """A call of AWS that failed: which, why, and what to do now.
+    """A failed call of AWS: the call, the reason, and the next step.
 
     Attributes
     ----------
     code : str
-        The error code of the service; the name of the exception when no service answered.
+        The error code of the service. If no service answered, the name of the exception.
     """
 
     def __init__(self, message: str, code: str = "") -> None:
@@ -85,7 +85,7 @@ class AwsError(StoreError):
 
 
 def code_of(error: BaseException) -> str:
-    """Return the code of a service's error, or the class of one that no service answered."""
+    """Return the code of a service's error, or the class of one without an answer."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
@@ -93,8 +93,9 @@ def code_of(error: BaseException) -> str:
 
 
 def explained(error: Exception, action: str, about: str) -> AwsError:
-    """Return what to raise for *error* of *action* (such as ``sqs:ReceiveMessage``) on *about*, the
-    name of a queue, topic or bucket.
+    """Return the error to raise for *error* of *action* (such as ``sqs:ReceiveMessage``).
+
+    *about* is the name of a queue, topic or bucket.
     """
     if isinstance(error, AwsError):
         return error

@@ -1,14 +1,13 @@
-"""The calls that are made for every ten events, without what they do not need: a signed request on
-a pooled connection.
+"""The frequent calls of SQS without overhead: a signed request on a pooled connection.
 
-boto3 spends most of a millisecond of CPU on a call of SQS; this spends a tenth of that. Whatever is
-unusual is left to boto3: an answer that is no success, a connection that broke, a proxy, a client's
-certificate, somebody who hooked into the client (a test's stub, a tracer). So its retries, its
-errors and its configuration hold for everybody.
+boto3 spends most of a millisecond of CPU on a call of SQS. This spends a tenth of that. Everything
+unusual is left to boto3: an answer without success, a broken connection, a proxy, a client
+certificate, a hook in the client (a test's stub, a tracer). So boto3's retries, errors and
+configuration hold for every call.
 
 The protocol is that of the service model: JSON 1.0
-(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/
-sqs-making-api-requests-json.html), signed by Signature Version 4
+(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-making-api-requests-json.html),
+signed by Signature Version 4
 (https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html).
 """
 
@@ -57,22 +56,22 @@ _CONTENT_TYPE = "application/x-amz-json-1.0"
 
 
 class _Unusual(Exception):  # internal signal
-    """Something that boto3 shall see to."""
+    """A case for boto3."""
 
 
 class _Unreadable(Exception):  # internal signal
-    """An answer that says that the call was carried out, and cannot be read."""
+    """An answer of a successful call that cannot be read."""
 
 
 class LeanSqs:
-    """The client of SQS, with three of its calls made lean.
+    """The client of SQS, with three lean calls.
 
     Parameters
     ----------
     client : botocore client
-        Does everything else, and these calls too when something is unusual.
+        Makes all other calls, and these too in unusual cases.
     credentials : callable
-        Returns access key, secret key and token as they are now.
+        Returns the current access key, secret key and token.
     cafile : str
         The certificates that boto3 would trust.
     """
@@ -94,15 +93,15 @@ class LeanSqs:
         self._usable = True
 
     def receive_message(self, **given: Any) -> dict[str, Any]:
-        """As the client's ``receive_message``."""
+        """Call ``receive_message``, as the client does."""
         return self._call("ReceiveMessage", self._client.receive_message, given)
 
     def delete_message_batch(self, **given: Any) -> dict[str, Any]:
-        """As the client's ``delete_message_batch``."""
+        """Call ``delete_message_batch``, as the client does."""
         return self._call("DeleteMessageBatch", self._client.delete_message_batch, given)
 
     def change_message_visibility_batch(self, **given: Any) -> dict[str, Any]:
-        """As the client's ``change_message_visibility_batch``."""
+        """Call ``change_message_visibility_batch``, as the client does."""
         return self._call(
             "ChangeMessageVisibilityBatch", self._client.change_message_visibility_batch, given
         )
@@ -115,7 +114,7 @@ class LeanSqs:
         try:
             raw = self._request(action, json.dumps(given).encode())
         except _Unreadable:
-            # it was carried out, and nobody knows what it brought: never again
+            # The call had an effect, but its answer is lost: never use this path again.
             self._usable = False
             return usual(**given)
         except (_Unusual, OSError, ValueError):
@@ -127,7 +126,7 @@ class LeanSqs:
             return usual(**given)
 
     def _is_plain(self) -> bool:
-        """Whether nothing is configured or hooked that only boto3 knows how to honour."""
+        """Whether there is no configuration or hook that only boto3 can honour."""
         if not self._usable:
             return False
         now_s = time.monotonic()
@@ -196,7 +195,7 @@ class LeanSqs:
 
 
 class _Connection:
-    """One connection, and as much of HTTP/1.1 (RFC 9112) as an answer of SQS needs."""
+    """One connection, with the part of HTTP/1.1 (RFC 9112) that SQS answers need."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
         plain = socket.create_connection((host, port), timeout=_CONNECT_S)
@@ -208,9 +207,7 @@ class _Connection:
         self._file = self._socket.makefile("rb")
 
     def exchange(self, request: bytes) -> tuple[bytes, bool]:
-        """Send a request; return the body of a 200 with a length, and whether the connection stays
-        open.
-        """
+        """Send a request. Return the body of a 200, and whether the connection stays open."""
         self._socket.sendall(request)
         status = self._file.readline(_LINE)
         if not status.startswith((b"HTTP/1.1 200", b"HTTP/1.0 200")):
@@ -250,7 +247,7 @@ class _Connection:
             pass
 
     def close(self) -> None:
-        """Close the connection; never raises."""
+        """Close the connection. Never raise."""
         with contextlib.suppress(OSError):
             self._file.close()
             self._socket.close()
@@ -293,7 +290,7 @@ def signed(
 
 @functools.lru_cache(maxsize=8)
 def _key(secret: str, day: str, region: str) -> bytes:
-    """Return the key of one day."""
+    """Return the signing key of one day."""
     key = f"AWS4{secret}".encode()
     for part in (day, region, "sqs", "aws4_request"):
         key = hmac.new(key, part.encode(), hashlib.sha256).digest()
@@ -314,7 +311,7 @@ def _proxied(host: str, tls: bool) -> bool:
 
 
 def _decoded(raw: bytes) -> dict[str, Any]:
-    """Return an answer as boto3 would, its bytes decoded."""
+    """Return an answer as boto3 does, with its bytes decoded."""
     answer = json.loads(raw) if raw else {}
     if not isinstance(answer, dict):
         raise _Unusual

@@ -147,7 +147,7 @@ def check_message(
 
 
 def _check_group(group: str) -> None:
-    """Raise InvalidEvent unless *group* is ASCII letters, digits and punctuation, without blanks."""
+    """Raise InvalidEvent unless *group* is ASCII letters, digits and punctuation."""
     if len(group) > GROUP_ID.high:
         raise InvalidEvent(
             f"{GROUP_ID.name} must have {GROUP_ID.low} to {GROUP_ID.high} characters, got"

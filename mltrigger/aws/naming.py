@@ -1,5 +1,6 @@
-"""What things on AWS are called: ARNs, queue URLs, S3 sources, and the names of our own topics and
-queues. Nothing here asks AWS.
+"""Names on AWS: ARNs, queue URLs, S3 sources, and our own topics and queues.
+
+Nothing here calls AWS.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ import fnmatch
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from mltrigger.aws import limits
@@ -20,11 +20,11 @@ Kind = Literal["s3", "sqs", "sns"]
 
 FIFO = ".fifo"
 DEAD = "dead"
-"""What the name of a dead-letter queue ends with."""
+"""The ending of the name of a dead-letter queue."""
 MAX_TOPIC = limits.TOPIC_NAME.high
 MAX_QUEUE = limits.QUEUE_NAME.high
 MAX_KEY_BYTES = limits.OBJECT_KEY.high
-"""Bytes of an object key in UTF-8; as many characters has a value of a filter rule."""
+"""Bytes of an object key in UTF-8. A value of a filter rule has at most as many characters."""
 MAX_SOURCE_NAME = 80
 
 _ARN = re.compile(
@@ -40,7 +40,7 @@ _AWS_HOST = re.compile(
 
 
 class Arn(NamedTuple):
-    """An Amazon Resource Name in its parts; ``str()`` puts them together again.
+    """An Amazon Resource Name in its parts. ``str()`` joins them again.
 
     https://docs.aws.amazon.com/IAM/latest/UserGuide/reference-arns.html
     """
@@ -53,8 +53,12 @@ class Arn(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Arn:
-        """Return the parts of *text*; raise InvalidName when it is no ARN, or one of a queue or
-        topic whose name cannot be.
+        """Return the parts of *text*.
+
+        Raises
+        ------
+        InvalidName
+            It is no ARN, or its queue or topic cannot have that name.
         """
         found = _ARN.fullmatch(text) if isinstance(text, str) else None
         if found is None:
@@ -77,7 +81,7 @@ class Arn(NamedTuple):
 
     @property
     def fifo(self) -> bool:
-        """Whether the queue or topic of this name is FIFO."""
+        """Whether a queue or topic of this name is FIFO."""
         return self.resource.endswith(FIFO)
 
 
@@ -85,8 +89,10 @@ _EXAMPLE = "arn:aws:sqs:eu-west-1:123456789012:orders"
 
 
 def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
-    """Return *name*, or raise InvalidName: letters, digits, ``-`` and ``_``, and ``.fifo`` at most
-    at the end; 80 or 256 in all.
+    """Return *name*, or raise InvalidName.
+
+    It may have letters, digits, ``-`` and ``_``, and ``.fifo`` at the end: 80 characters for a
+    queue, 256 for a topic.
     """
     return limits.check_queue_name(name) if kind == "queue" else limits.check_topic_name(name)
 
@@ -95,27 +101,30 @@ def check_aws_name(kind: Literal["queue", "topic"], name: str) -> str:
 
 
 def topic_name(prefix: str, topic: str) -> str:
-    """Return the name of the SNS topic behind *topic* of the bus *prefix*; FIFO when *topic* ends
-    in ``.fifo``.
+    """Return the name of the SNS topic for *topic* of the bus *prefix*.
+
+    It is FIFO if *topic* ends in ``.fifo``.
     """
     return _named("topic", (prefix, topic), MAX_TOPIC)
 
 
 def queue_name(prefix: str, topic: str, subscription: str) -> str:
-    """Return the name of the SQS queue of *subscription*; FIFO when *topic* is."""
+    """Return the name of the SQS queue of *subscription*. It is FIFO if *topic* is."""
     return _named("queue", (prefix, topic, subscription), MAX_QUEUE)
 
 
 def dead_name(prefix: str, topic: str, subscription: str) -> str:
-    """Return the name of the dead-letter queue of *subscription*; FIFO when *topic* is, as SQS
-    demands.
+    """Return the name of the dead-letter queue of *subscription*.
+
+    It is FIFO if *topic* is, as SQS demands.
     """
     return _named("queue", (prefix, topic, subscription, DEAD), MAX_QUEUE)
 
 
 def check_prefix(prefix: str) -> str:
-    """Return *prefix*, or raise InvalidName: it begins the name of everything that belongs to a
-    bus, and has to leave room for the rest.
+    """Return *prefix*, or raise InvalidName.
+
+    It begins every name of a bus and has to leave room for the rest.
     """
     if not isinstance(prefix, str) or not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", prefix):
         raise InvalidName(
@@ -126,8 +135,9 @@ def check_prefix(prefix: str) -> str:
 
 
 def shortened(name: str, limit: int, seed: str | None = None) -> str:
-    """Return *name*, or when it is longer than *limit* its beginning and a hash of *seed*, so that
-    different ones stay different.
+    """Return *name*, shortened if it is longer than *limit*.
+
+    A short name is the beginning and a hash of *seed*, so that different names stay different.
     """
     if len(name) <= limit:
         return name
@@ -145,8 +155,7 @@ def _named(kind: Literal["queue", "topic"], parts: tuple[str, ...], limit: int) 
             " subscription"
         )
     ending = f"-{DEAD}" if len(parts) == 4 else ""
-    # The hash is one of queue and dead-letter queue, so that a person sees that they belong
-    # together.
+    # Queue and dead-letter queue have the same hash, so that a person sees that they belong together.
     whole = "-".join(plain[:3])
     name = shortened(
         whole,
@@ -160,12 +169,11 @@ def _named(kind: Literal["queue", "topic"], parts: tuple[str, ...], limit: int) 
 
 
 def aws_kind(source: str) -> Kind | None:
-    """Return what service the *source* of a subscription belongs to, ``None`` for a topic's name or
-    the URL of something else.
+    """Return the service of *source*, ``None`` for a topic's name or another URL.
 
-    ``s3://…``, ARNs of queues and topics, and URLs of queues: those of AWS, and of an emulator when
-    they have a port and end in an account and a name. Whether the rest of it is right is said by
-    those who read it.
+    Sources on AWS are ``s3://…``, ARNs of queues and topics, and URLs of queues. The URL of an
+    emulator's queue has a port and ends in an account and a name. The rest of the text is not
+    checked here.
     """
     if not isinstance(source, str):
         return None
@@ -180,8 +188,9 @@ def aws_kind(source: str) -> Kind | None:
 
 
 def queue_arn(source: str, region: str) -> Arn:
-    """Return the ARN of the queue that *source* names, an ARN or URL; *region* is where it is when
-    the URL does not say so.
+    """Return the ARN of the queue *source*, an ARN or URL.
+
+    *region* is used if the URL has none.
     """
     if source.startswith("arn:"):
         arn = Arn.parse(source)
@@ -208,14 +217,12 @@ def queue_arn(source: str, region: str) -> Arn:
 
 
 def queue_url(arn: Arn) -> str:
-    """Return the URL of a queue on AWS; an emulator is asked for its own."""
+    """Return the URL of a queue on AWS. An emulator has to be asked for its own."""
     return f"https://sqs.{arn.region}.{domain_of(arn.partition)}/{arn.account}/{arn.resource}"
 
 
 def source_url(source: str, region: str) -> str:
-    """Return one canonical spelling of *source* on AWS for the registry: the S3 URL, or the ARN of
-    the queue or topic.
-    """
+    """Return the canonical form of *source* for the registry: an S3 URL or an ARN."""
     kind = aws_kind(source)
     if kind == "s3":
         return S3Source.parse(source).url
@@ -223,8 +230,9 @@ def source_url(source: str, region: str) -> str:
 
 
 def source_topic_name(source: str, region: str) -> str:
-    """Return the name of the bus's topic for *source* on AWS: what can be read of it, and a hash,
-    so that no two sources share one.
+    """Return the name of the bus's topic for *source*.
+
+    It has a readable part and a hash, so that no two sources share one.
     """
     if aws_kind(source) == "s3":
         return S3Source.parse(source).topic_name
@@ -240,18 +248,18 @@ def _slug(text: str, seed: str) -> str:
 class S3Source(NamedTuple):
     """The objects of a bucket whose keys match a pattern: ``s3://bucket/prefix/*.png``.
 
-    ``*`` stands for any characters, ``/`` among them, so that ``scans/*.png`` means the whole tree
-    below ``scans/``, as the prefix and suffix of S3 do; ``?`` for one, ``[ab]`` and ``[!ab]`` for
-    one of several, as in :mod:`fnmatch`; ``[*]`` is a star. Case counts. The key is written as it
-    is, not percent-encoded, as in the AWS command line. Without a pattern, or with a ``/`` at the
-    end, it is everything below.
+    ``*`` stands for any characters, ``/`` included, as in the prefix and suffix of S3. So
+    ``scans/*.png`` means the whole tree below ``scans/``. ``?`` stands for one character, ``[ab]``
+    and ``[!ab]`` for one of several, as in :mod:`fnmatch`. ``[*]`` is a star. Case counts. The key
+    is not percent-encoded, as in the AWS command line. No pattern, or a ``/`` at the end, means
+    everything below.
 
     Attributes
     ----------
     bucket, pattern : str
     prefix, suffix : str
-        The part of the pattern that S3 itself can filter by, possibly empty; whatever matches the
-        pattern passes it.
+        The ends of the pattern by which S3 itself can filter, possibly empty. Every matching key
+        passes them.
     """
 
     bucket: str
@@ -261,7 +269,7 @@ class S3Source(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> S3Source:
-        """Return what *url* means; raise InvalidName with what is wrong with it."""
+        """Return the source *url*. Raise InvalidName with the mistake."""
         if not isinstance(url, str) or not url.startswith("s3://"):
             raise InvalidName(
                 f"source {short(url)} must be s3://bucket/pattern, for example"
@@ -286,31 +294,26 @@ class S3Source(NamedTuple):
 
     @property
     def url(self) -> str:
-        """The canonical URL, for the registry: the same for sources that mean the same pattern."""
+        """The canonical URL for the registry, the same for sources with the same pattern."""
         return f"s3://{self.bucket}/{self.pattern}"
 
     @property
     def topic_name(self) -> str:
-        """The name for the topic of this source: bucket, prefix and suffix as far as a name can
-        have them, and a hash of the URL.
-        """
+        """The name for the topic of this source: bucket, prefix, suffix, and a hash of the URL."""
         return _slug(f"{self.bucket}-{self.prefix}-{self.suffix}", self.url)
 
     def matches(self, key: str) -> bool:
-        """Return whether the object of this *key* (decoded, as ``event.data["key"]``) is one of the
-        source.
+        """Return whether the object *key* belongs to the source.
+
+        *key* is decoded, as in ``event.data["key"]``.
         """
         return fnmatch.fnmatchcase(key, self.pattern)
 
-    def tester(self) -> Callable[[str], bool]:
-        """Return :meth:`matches` with the pattern made ready, for many keys."""
-        match = re.compile(fnmatch.translate(self.pattern)).match
-        return lambda key: match(key) is not None
-
 
 def _ends(pattern: str) -> tuple[str, str]:
-    """Return what stands before the first and after the last wildcard of *pattern*; all and nothing
-    when there is none.
+    """Return the text before the first and after the last wildcard of *pattern*.
+
+    Without a wildcard, return all and nothing.
     """
     first, last, at = None, 0, 0
     while at < len(pattern):
@@ -324,8 +327,9 @@ def _ends(pattern: str) -> tuple[str, str]:
 
 
 def _class_end(pattern: str, at: int) -> int:
-    """Return where the ``[…]`` that begins at *at* has ended, 0 when it is not one: as
-    :func:`fnmatch.translate` reads it.
+    """Return the end of the ``[…]`` that begins at *at*, 0 if it is none.
+
+    It is read as by :func:`fnmatch.translate`.
     """
     inner = at + 1
     inner += pattern.startswith("!", inner)
@@ -336,8 +340,8 @@ def _class_end(pattern: str, at: int) -> int:
 # "If your prefix or suffix contains a space, you must replace it with the + character"; other
 # special characters are to be percent-encoded
 # (https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-how-to-filtering.html).
-# Emulators compare the text. We leave such characters and what lies behind them to `matches`: what
-# S3 then announces too much is sorted out, and nothing is lost.
+# Emulators compare the text. We leave such characters and the rest behind them to `matches`: it
+# drops the surplus announcements of S3, and nothing is lost.
 _HEAD = re.compile(r"[A-Za-z0-9/!_.'()-]*", re.ASCII)
 _TAIL = re.compile(r"[A-Za-z0-9/!_.'()-]*\Z", re.ASCII)
 

@@ -1,4 +1,4 @@
-"""What a bus needs on AWS: planned, made, checked and taken away.
+"""Administration of a bus on AWS: plan, make, check and delete its resources.
 
-It administers; it moves no event.
+It moves no events.
 """

@@ -1,9 +1,9 @@
-"""The notification of a bucket: one entry of ours in a document that others write as well.
+"""The notification of a bucket: our entry in a document that others write as well.
 
-S3 has one notification configuration for a bucket, which is read and written as a whole and without
-a condition. Our entry is merged into it, what others have there is written back as it was read, and
-it is read again afterwards: whoever wrote at the same time cannot make our entry vanish unnoticed,
-and we cannot make theirs vanish but in the moment between the last reading and the writing.
+S3 has one notification configuration for each bucket, which is read and written as a whole, without
+a condition. We add our entry, keep the entries of others as they were, and read the result again.
+So a concurrent writer cannot remove our entry unnoticed. We can overwrite theirs only in the moment
+between our last read and our write.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mltrigger.errors import NameTaken, NotFound
 
 _MAX_ID = 255
 _SETTLE_S = 0.2
-"""How long after writing it is read again: longer than somebody else takes from reading to writing."""
+"""Seconds until we read again after a write: longer than another writer's read and write."""
 _ATTEMPTS = 8
 _DESTINATIONS = {
     "TopicConfigurations": "TopicArn",
@@ -35,7 +35,7 @@ Configuration = dict[str, Any]
 class Notification:
     """Our entry in the notification configuration of a bucket: a part of a plan.
 
-    *pause* is called with seconds to wait.
+    *pause* waits for some seconds.
     """
 
     kind = "bucket notification"
@@ -48,7 +48,7 @@ class Notification:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The entry that there shall be."""
+        """The wanted entry."""
         rules = topology.key_rules(self.source)
         entry = {
             "Id": shortened(f"mltrigger-{self.topic.resource}", _MAX_ID),
@@ -58,8 +58,9 @@ class Notification:
         return {**entry, **({"Filter": {"Key": {"FilterRules": rules}}} if rules else {})}
 
     def look(self) -> Settings | None:
-        """Return our entry, ``None`` when there is none; raise NameTaken when one of somebody else
-        does not leave room for it.
+        """Return our entry, ``None`` if there is none.
+
+        Raise NameTaken if an entry of somebody else overlaps with ours.
         """
         configuration = self._read()
         self._check(configuration)
@@ -70,7 +71,7 @@ class Notification:
         return None if ours is None else _settings(ours)
 
     def wanted(self, now: Settings) -> Settings:
-        """Return topic, events and filter; more events that somebody added to our entry are kept."""
+        """Return topic, events and filter. Events that somebody added to our entry stay."""
         wanted = _settings(self.entry)
         events = set(wanted["Events"].split(", ")) | {
             event for event in now.get("Events", "").split(", ") if event
@@ -86,10 +87,10 @@ class Notification:
         self._write(self._with_ours)
 
     def delete(self) -> bool:
-        """Take our entry away, and nothing else; say whether there was one."""
+        """Remove our entry and nothing else. Return whether there was one."""
         try:
             before = self._read()
-        except NotFound:  # with the bucket it has gone
+        except NotFound:  # it is gone with the bucket
             return False
         if not any(map(self._is_ours, before.get("TopicConfigurations", ()))):
             return False
@@ -115,7 +116,7 @@ class Notification:
         return {**configuration, "TopicConfigurations": topics}
 
     def _write(self, edit: Callable[[Configuration], Configuration]) -> None:
-        """Bring about what *edit* makes of the configuration, whoever else is writing."""
+        """Write the result of *edit*, in spite of concurrent writers."""
         for attempt in range(_ATTEMPTS):
             if attempt:
                 self._pause(_SETTLE_S * random.uniform(0.5, 1.5) * attempt)
@@ -123,7 +124,9 @@ class Notification:
             after = edit(before)
             if _same(before, after):
                 return
-            if not _same(self._read(), before):  # somebody is at it: theirs would be lost
+            if not _same(
+                self._read(), before
+            ):  # a concurrent writer: we would overwrite its change
                 continue
             if not self._put(after, attempt):
                 continue
@@ -144,8 +147,9 @@ class Notification:
         )
 
     def _put(self, configuration: Configuration, attempt: int) -> bool:
-        """Write it; say whether S3 took it: it has to see the topic's policy first, which takes a
-        moment after it was set.
+        """Write the configuration. Return whether S3 took it.
+
+        S3 must see the topic's policy first. That takes a moment after the policy was set.
         """
         try:
             call(
@@ -192,8 +196,7 @@ class Notification:
 
     @property
     def _owner(self) -> dict[str, str]:
-        # A bucket of that name may be deleted and made again by somebody else; emulators have
-        # accounts of their own.
+        # Somebody else may recreate a deleted bucket under its name. Emulators have other accounts.
         return {} if self._clients.endpoint else {"ExpectedBucketOwner": self._clients.account}
 
     def _is_ours(self, entry: Mapping[str, Any]) -> bool:
@@ -228,16 +231,14 @@ def _entries(configuration: Configuration) -> Iterator[tuple[str, Mapping[str, A
 
 
 def _ends(entry: Mapping[str, Any]) -> tuple[str, str]:
-    """Return prefix and suffix of an entry; S3 writes the names of rules with a capital."""
+    """Return prefix and suffix of an entry. S3 capitalises the names of the rules."""
     rules = entry.get("Filter", {}).get("Key", {}).get("FilterRules", ())
     found = {str(rule["Name"]).lower(): str(rule.get("Value", "")) for rule in rules}
     return found.get("prefix", ""), found.get("suffix", "")
 
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Say whether there may be an object, and an event, that both entries announce: what S3
-    refuses.
-    """
+    """Whether both entries can announce one object and event, which S3 refuses."""
     (prefix, suffix), (prefix2, suffix2) = _ends(one), _ends(other)
     return (
         (prefix.startswith(prefix2) or prefix2.startswith(prefix))
@@ -265,9 +266,7 @@ def _settings(entry: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _same(one: Configuration, other: Configuration) -> bool:
-    """Say whether two configurations mean the same: regardless of order, and of lists that are
-    empty or not there.
-    """
+    """Whether two configurations mean the same. Order and empty lists do not count."""
     return _canonical(one) == _canonical(other)
 
 

@@ -1,6 +1,4 @@
-"""What a bus on AWS looks like there, beside what was agreed: it is only read, nothing is made,
-received or changed.
-"""
+"""The state of a bus on AWS, compared with its settings. It is only read."""
 
 from __future__ import annotations
 
@@ -20,14 +18,17 @@ from mltrigger.policy import MAX_ABANDONED, retry_budget_s
 from mltrigger.text import short
 
 IN_FLIGHT = 120_000
-"""Most messages of a queue that may be received and not deleted; then nothing more is received.
-https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html"""
+"""The most messages of a queue that may be received and not deleted. Then SQS gives no more.
+
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+"""
 SKEW_S = 60.0
-"""AWS refuses what is signed more than five minutes off
-(https://docs.aws.amazon.com/general/latest/gr/signing-aws-api-requests.html).
+"""AWS refuses requests signed more than five minutes off.
+
+https://docs.aws.amazon.com/general/latest/gr/signing-aws-api-requests.html
 """
 UNSENT_S = 60.0
-"""Longer than a publisher's own repeats take: beyond it, somebody has to look."""
+"""Longer than a publisher's own retries. Beyond it, somebody has to look."""
 _NEAR = 0.8
 _AGE = 0.5
 _ATTRIBUTES = (
@@ -52,9 +53,7 @@ _EXPLAINED = {
 
 
 def account_findings(clients: Any, now_s: float) -> Iterator[Finding]:
-    """Yield what there is to say about credentials, and the clock of this machine, which says
-    *now_s*.
-    """
+    """Yield findings about credentials and the clock of this machine, which says *now_s*."""
     try:
         answer = call(clients.sts, "get_caller_identity", clients.region)
     except AwsError as error:
@@ -82,8 +81,9 @@ def account_findings(clients: Any, now_s: float) -> Iterator[Finding]:
 
 
 def unsent_finding(count: int, oldest_s: float) -> Finding:
-    """Return what to say about *count* events that SNS has not confirmed, of which the oldest is
-    *oldest_s* old.
+    """Return the finding about *count* events that SNS has not confirmed.
+
+    The oldest is *oldest_s* seconds old.
     """
     return Finding(
         "warning" if oldest_s > UNSENT_S else "info",
@@ -97,9 +97,7 @@ def unsent_finding(count: int, oldest_s: float) -> Finding:
 
 
 def overdue_finding(name: str, count: int) -> Finding:
-    """Return what to say about *count* events of subscription *name* that should have come through
-    its queue long ago.
-    """
+    """Return the finding about *count* events that should have come through the queue long ago."""
     return Finding(
         "warning",
         name,
@@ -121,20 +119,20 @@ def findings(
     *,
     listening: bool,
 ) -> list[Finding]:
-    """Return what there is to say about what *spec* has on AWS.
+    """Return the findings about the resources of *spec*.
 
     Parameters
     ----------
     clients, resources
-        What is asked.
+        Clients of AWS, and the resources of the bus.
     spec : SubscriptionSpec
         With the lease that its queue shall have.
     source : str or None
-        What its topic stands for, when that is not ours.
+        The source of its topic, ``None`` for a topic of ours.
     depth : Depth
-        What the log knows.
+        The depth by the log.
     listening : bool
-        Whether somebody listens, in any process that shares the log.
+        Whether a listener is alive, in any process that shares the log.
     """
     found: list[Finding] = []
     try:
@@ -164,17 +162,14 @@ def findings(
 
 
 class Known:
-    """The attributes of a subscription's queue and dead-letter queue, each asked for once; none
-    where that is not allowed.
-    """
+    """Attributes of the queue and the dead-letter queue, each read once. Empty if not allowed."""
 
     def __init__(self, clients: Any, place: Place) -> None:
         self._clients, self.place = clients, place
         self.refused: list[AwsError] = []
         self.queue = self._read(place.queue_url)
         dead = as_object(self.queue.get("RedrivePolicy")).get("deadLetterTargetArn")
-        # Somebody else's dead-letter queue is theirs: who may not look there has nothing to do
-        # there.
+        # Somebody else's dead-letter queue: no right to look there is no finding.
         self.dead = (
             self._read(place.dead_url)
             if place.dead_url
@@ -218,7 +213,7 @@ class Known:
 def _planned(
     resources: Resources, spec: SubscriptionSpec, source: str | None, known: Known
 ) -> Iterator[Finding]:
-    """Compare what is there with what subscribing would make."""
+    """Compare the resources with those that subscribing would make."""
     try:
         changes = resources.plan(spec, source)
     except MltriggerError as error:
@@ -243,9 +238,8 @@ def _different(spec: SubscriptionSpec, change: Change) -> Finding:
     setting = str(change.setting)
     now = "not set" if change.now is None else short(change.now)
     why = _EXPLAINED.get(setting)
-    return Finding(
-        "warning",
-        spec.name,
+    return _warning(
+        spec,
         setting,
         f"{change.kind} {change.name!r}: {setting} is {now}; subscribing would set"
         f" {short(change.wanted)}",
@@ -254,7 +248,7 @@ def _different(spec: SubscriptionSpec, change: Change) -> Finding:
 
 
 def _permissions(resources: Resources, spec: SubscriptionSpec, place: Place) -> Iterator[Finding]:
-    """Look whether the four permissions are there that listening to somebody else's queue takes."""
+    """Check the four permissions for listening to somebody else's queue."""
     try:
         missing = resources.preflight(place.queue_url)
     except MltriggerError as error:
@@ -281,7 +275,7 @@ def _too_few(known: Known, spec: SubscriptionSpec) -> bool:
 
 
 def _receives(known: Known, spec: SubscriptionSpec) -> Iterator[Finding]:
-    """Compare our attempts with the receives after which SQS takes a message away."""
+    """Compare our attempts with the receives after which SQS moves a message away."""
     if not _too_few(known, spec):
         return
     receives, attempts = receives_of(known.queue), spec.policy.max_attempts
@@ -302,13 +296,12 @@ def _receives(known: Known, spec: SubscriptionSpec) -> Iterator[Finding]:
 
 
 def _kept(known: Known, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
-    """Compare how long SQS keeps messages with how long they may take."""
+    """Compare SQS' retention with the time that attempts may take."""
     kept_s = int(known.queue.get("MessageRetentionPeriod") or 0)
     dead_s = int(known.dead.get("MessageRetentionPeriod") or 0)
     if 0 < dead_s < kept_s:
-        yield Finding(
-            "warning",
-            spec.name,
+        yield _warning(
+            spec,
             "dead-letter retention",
             f"the dead-letter queue keeps messages for {dead_s:,} s, the queue for {kept_s:,} s,"
             " and a message keeps its age when it moves",
@@ -321,9 +314,8 @@ def _kept(known: Known, spec: SubscriptionSpec, depth: Depth) -> Iterator[Findin
         retry_budget_s(spec.policy.max_attempts) + spec.policy.max_attempts * spec.policy.timeout_s
     )
     if budget_s > kept_s:
-        yield Finding(
-            "warning",
-            spec.name,
+        yield _warning(
+            spec,
             "queue retention",
             f"{spec.policy.max_attempts} attempts may take {budget_s:,.0f} s; the queue keeps a"
             f" message for {kept_s:,} s",
@@ -331,9 +323,8 @@ def _kept(known: Known, spec: SubscriptionSpec, depth: Depth) -> Iterator[Findin
             " message before its last attempts",
         )
     if depth.oldest_s is not None and depth.oldest_s > _AGE * kept_s:
-        yield Finding(
-            "warning",
-            spec.name,
+        yield _warning(
+            spec,
             "age",
             f"the oldest open event is {depth.oldest_s:,.0f} s old; SQS deletes it at {kept_s:,} s",
             "add workers, or raise MessageRetentionPeriod of the queue (at most 1209600)",
@@ -345,9 +336,8 @@ def _kept(known: Known, spec: SubscriptionSpec, depth: Depth) -> Iterator[Findin
 
 def _buried(known: Known, spec: SubscriptionSpec) -> Iterator[Finding]:
     if waiting := _count(known.dead, "ApproximateNumberOfMessages"):
-        yield Finding(
-            "warning",
-            spec.name,
+        yield _warning(
+            spec,
             "dead-letter queue",
             f"about {waiting:,} message(s) that SQS moved wait in the dead-letter queue",
             "a process that listens takes them over into the log within a minute or two, and"
@@ -367,9 +357,8 @@ def _waiting(known: Known, spec: SubscriptionSpec, *, listening: bool) -> Iterat
             " this queue",
         )
     if hidden > _NEAR * IN_FLIGHT:
-        yield Finding(
-            "warning",
-            spec.name,
+        yield _warning(
+            spec,
             "in flight",
             f"about {hidden:,} messages are received, not deleted; at {IN_FLIGHT:,} SQS gives no"
             " more",
@@ -378,13 +367,18 @@ def _waiting(known: Known, spec: SubscriptionSpec, *, listening: bool) -> Iterat
         )
 
 
+def _warning(spec: SubscriptionSpec, check: str, problem: str, advice: str) -> Finding:
+    return Finding("warning", spec.name, check, problem, advice)
+
+
 def _count(attributes: Mapping[str, str], name: str) -> int:
     return int(attributes.get(name) or 0)
 
 
 def _unknown(spec: SubscriptionSpec, check: str, error: MltriggerError) -> Finding:
-    """Say that something could not be looked at: a listener need not be allowed to; a service may
-    not answer.
+    """Return the finding for a check that failed.
+
+    A listener need not have the right, and a service may not answer.
     """
     code = error.code if isinstance(error, AwsError) else ""
     if code in DENIED:
@@ -397,9 +391,7 @@ def _unknown(spec: SubscriptionSpec, check: str, error: MltriggerError) -> Findi
             " has it",
         )
     if code in THROTTLED | MISSING:
-        return Finding(
-            "warning", spec.name, check, f"not looked at: {error}", "ask again in a minute"
-        )
+        return _warning(spec, check, f"not looked at: {error}", "ask again in a minute")
     return Finding("error", spec.name, check, str(error), "deliveries need what is refused here")
 
 

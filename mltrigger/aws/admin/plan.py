@@ -1,6 +1,4 @@
-"""What is wanted beside what is there: one description that a plan shows and that ``ensure`` brings
-about.
-"""
+"""Desired and actual AWS resources, compared."""
 
 from __future__ import annotations
 
@@ -13,28 +11,28 @@ from mltrigger.filters.conditions import canonical
 
 Action = Literal["create", "change", "keep", "delete"]
 Settings = Mapping[str, str]
-"""The settings of one resource by name, each as the text that AWS takes for it."""
+"""The settings of one resource by name, each as the text that AWS takes."""
 
 _TAG = "tag "
 """Prefix of the name of a setting that is a tag."""
 TAKEN = frozenset(
     {"QueueAlreadyExists", "QueueNameExists", "AWS.SimpleQueueService.QueueNameExists"}
 )
-"""Codes for: somebody else has made it meanwhile, with other attributes."""
+"""Codes when somebody else has created it meanwhile, with other attributes."""
 _ATTEMPTS = 3
 _PERMISSIONS = {
     "GetBucketNotificationConfiguration": "GetBucketNotification",
     "PutBucketNotificationConfiguration": "PutBucketNotification",
 }
-"""Permissions that are not called as the operation that they allow."""
+"""Operations whose permission has another name."""
 
 
 class Change(NamedTuple):
     """One line of a plan.
 
-    ``keep``: it is there as it is wanted. ``create``: it is not there; a line with no ``setting``
-    for the resource, and one for each of its settings. ``change``: this setting is another one
-    ``now`` than is ``wanted``. ``delete``: what :meth:`Resources.delete` removed.
+    ``keep``: the resource is as wanted. ``create``: it does not exist. It gets one line without
+    ``setting``, and one for each setting. ``change``: a setting differs. ``delete``:
+    :meth:`Resources.delete` removed it.
     """
 
     action: Action
@@ -46,35 +44,34 @@ class Change(NamedTuple):
 
 
 class Part(Protocol):
-    """One resource that a subscription needs."""
+    """One resource of a subscription."""
 
     @property
     def kind(self) -> str:
-        """What it is: ``topic``, ``queue``, ``dead-letter queue``, and so on."""
+        """Its kind: ``topic``, ``queue``, ``dead-letter queue``, and so on."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
 
     def look(self) -> Settings | None:
-        """Return its settings, ``None`` when it does not exist; raise NameTaken when it is somebody
-        else's. Changes nothing.
+        """Return its settings, ``None`` if it does not exist. Change nothing.
+
+        Raise NameTaken if it belongs to somebody else.
         """
 
     def wanted(self, now: Settings) -> Settings:
-        """Return what its settings shall be, given those that are *now* there: what others have set
-        beside ours is kept.
-        """
+        """Return the wanted settings, given those *now*. Additions of others stay."""
 
     def create(self, wanted: Settings) -> None:
-        """Make it."""
+        """Create it."""
 
     def change(self, now: Settings, different: Settings) -> None:
-        """Set the settings that are *different*."""
+        """Set the *different* settings."""
 
 
 def changes(part: Part, now: Settings | None) -> list[Change]:
-    """Return what would have to be done to *part*."""
+    """Return the changes that *part* needs."""
     wanted = part.wanted(now or {})
     if now is None:
         made = [
@@ -90,7 +87,7 @@ def changes(part: Part, now: Settings | None) -> list[Change]:
 
 
 def apply(part: Part, now: Settings | None) -> None:
-    """Make or change *part*; when somebody else does so at the same time, look again."""
+    """Create or change *part*. If somebody else does so at the same time, look again."""
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if now is None:
@@ -107,7 +104,7 @@ def apply(part: Part, now: Settings | None) -> None:
 
 
 def differences(now: Settings, wanted: Settings) -> dict[str, str]:
-    """Return the settings of *wanted* that *now* are other ones."""
+    """Return those *wanted* settings that differ *now*."""
     return {
         name: value
         for name, value in wanted.items()
@@ -116,8 +113,9 @@ def differences(now: Settings, wanted: Settings) -> dict[str, str]:
 
 
 def call(client: Any, operation: str, about: str, **given: Any) -> Any:
-    """Return what *operation* of a boto3 *client* answers; raise an
-    :class:`~mltrigger.aws.faults.AwsError` that names action and thing.
+    """Return the answer of *operation* of a boto3 *client*.
+
+    Raise :class:`~mltrigger.aws.faults.AwsError`, which names the action and *about*.
     """
     try:
         return getattr(client, operation)(**given)
@@ -128,7 +126,7 @@ def call(client: Any, operation: str, about: str, **given: Any) -> Any:
 
 
 def missing(ask: Callable[[], Any]) -> Any:
-    """Return what *ask* returns, ``None`` when what it asks for does not exist."""
+    """Return the result of *ask*, ``None`` if AWS says that the thing does not exist."""
     try:
         return ask()
     except AwsError as error:
@@ -155,8 +153,9 @@ def parted(settings: Settings) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def merged(policy: str | None, ours: Mapping[str, Any]) -> str:
-    """Return the resource policy *policy* with the statements of *ours*: those of the same ``Sid``
-    replaced, all others kept.
+    """Return the resource policy *policy* with the statements of *ours*.
+
+    Ours replace those of the same ``Sid``. All others stay.
     """
     document = as_object(policy)
     statements = list(_statements(document))
@@ -189,8 +188,9 @@ def _statements(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
 
 
 def _statement(given: Mapping[str, Any]) -> Any:
-    """Return a statement in the one form of those that mean the same: AWS writes lists of one as
-    their element, and reversed.
+    """Return a statement in a normal form, to compare it.
+
+    AWS writes lists of one as their element, and the other way round.
     """
     principal = given.get("Principal")
     return _plain({**given, "Principal": {"AWS": "*"} if principal == "*" else principal})
@@ -209,9 +209,7 @@ def _plain(value: Any) -> Any:
 
 
 def _normal(name: str, text: str | None) -> Any:
-    """Return a setting in the form that it is compared in: JSON by its meaning, the rest as text
-    without regard to case of ``True``.
-    """
+    """Return a setting in a normal form to compare it: JSON by meaning, ``True`` in any case."""
     if text is None:
         return None
     if name == "FilterPolicy":  # here a list of one is no element, and the order counts

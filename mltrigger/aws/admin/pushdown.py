@@ -1,13 +1,13 @@
-"""What of a filter policy SNS can apply: the same, or something weaker; what is left to the
-listener is never lost.
+"""The part of a filter policy that SNS can apply. The listener applies the whole filter again.
+
+A pushed policy is the same as the filter, or weaker: no matching event is lost.
 
 SNS sees messages, a filter sees events. In our wire format the attribute ``type`` of an event is
-the message attribute ``ce-type``, an extension ``ce-<name>`` or, when there are too many of them, a
-part of ``ce-more``. A policy that is pushed therefore lets pass, beside what matches, each message
-with ``ce-more`` (when the filter asks for something that may be in there) and each that is not in
-our format: other publishers' attributes are read by the listener, who knows all formats. Only
-messages without any attribute are kept out, as by every policy on attributes: "``exists: false``
-only matches if at least one attribute is present".
+the message attribute ``ce-type``. An extension is ``ce-<name>`` or, if there are too many, a part
+of ``ce-more``. So a pushed policy also accepts each message with ``ce-more``, if the filter tests
+something that may be in there. It accepts each message in another format too, because only the
+listener can read those. Messages without any attribute are kept out, as by every policy on
+attributes: "``exists: false`` only matches if at least one attribute is present".
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ from mltrigger.filters.policy import (
 )
 
 ALWAYS = {"id": "ce-id", "source": "ce-source", "type": "ce-type", "subject": "ce-subject"}
-"""Attributes of events that travel as message attributes of their own whenever they are there."""
+"""Event attributes that always travel as message attributes of their own."""
 MORE = "ce-more"
 FORMAT = "ce-specversion"
-# Of these the wire may say something else than the event: another spelling of the time, a media
-# type that was derived.
+# The wire may differ from the event in these: another spelling of the time, a derived media type.
 _UNLIKE = frozenset(
     {"time", "datacontenttype", "specversion", "data", "more", "datacontentencoding"}
 )
@@ -44,8 +43,9 @@ _AND = tuple[tuple[str, Any], ...]
 
 
 class Pushed(NamedTuple):
-    """What SNS shall apply: the policy as JSON text, ``None`` for none; ``whole`` when nothing of
-    the filter is left for our own events.
+    """The policy for SNS as JSON text, ``None`` for none.
+
+    ``whole`` is true if the policy covers the whole filter for our own events.
     """
 
     policy: str | None
@@ -54,23 +54,24 @@ class Pushed(NamedTuple):
 
 
 def push(given: FilterPolicy | None, *, own: bool, offloads: bool) -> Pushed:
-    """Return what SNS can apply of the filter *given*.
+    """Return the part of the filter *given* that SNS can apply.
 
     Parameters
     ----------
     own : bool
-        Whether messages of the topic are in our wire format. Of those of others (S3 notifications,
-        somebody else's topic) nobody knows which part of them becomes what in the event, so that
-        nothing is pushed.
+        Whether messages of the topic are in our wire format. For others (S3 notifications, somebody
+        else's topic) nothing is pushed: their mapping to events is not known.
     offloads : bool
-        Whether bodies may lie in S3, with a pointer in the message: then SNS does not see what a
-        filter on the body asks for.
+        Whether bodies may lie in S3, with a pointer in the message. SNS cannot filter such bodies.
 
-    Not pushed are ``equals-ignore-case``, ``wildcard``, ``cidr`` and ``anything-but`` with another
-    operator than ``prefix``, of which AWS' documentation does not say exactly what they match; in
-    bodies, where arrays may stand, ``anything-but`` and ``exists: false`` below the top, on which
-    it contradicts itself or is silent; strings with quotes or backslashes, which SNS compares in an
-    escaped form; and what the wire format spells differently.
+    Some conditions are not pushed:
+
+    - ``equals-ignore-case``, ``wildcard``, ``cidr``, and ``anything-but`` with another operator
+      than ``prefix``: AWS does not document exactly what they match.
+    - In bodies below the top, where arrays may stand: ``anything-but`` and ``exists: false``. AWS'
+      documentation contradicts itself or is silent.
+    - Strings with quotes or backslashes, which SNS compares in an escaped form.
+    - Values that the wire format spells differently.
     """
     if given is None or given.to_json() == "{}":
         return Pushed(None, whole=True)
@@ -88,7 +89,7 @@ def _checked(policy: Mapping[str, Any], whole: bool, scope: Scope) -> Pushed:
     text = canonical(policy)
     try:
         FilterPolicy.parse(text, scope)
-    except InvalidFilter:  # more combinations than SNS takes, through what was added
+    except InvalidFilter:  # with our additions, more combinations than SNS takes
         return Pushed(None, scope)
     return Pushed(text, scope, whole)
 
@@ -97,8 +98,9 @@ def _checked(policy: Mapping[str, Any], whole: bool, scope: Scope) -> Pushed:
 
 
 def _body(policy: Mapping[str, Any], top: bool = True) -> tuple[dict[str, Any], bool]:
-    """Return what of *policy* can be pushed, and whether that is all of it; *top* says that no
-    array can stand above.
+    """Return the part of *policy* that can be pushed, and whether it is all of it.
+
+    *top* says that no array can stand above.
     """
     kept: dict[str, Any] = {}
     whole = True
@@ -135,21 +137,22 @@ def _attributes(policy: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     if any(name not in ALWAYS.values() for name in names):
         beside.insert(0, {MORE: [{"exists": True}]})
         whole = False
-    # Whether a name that stands in several branches counts once among the five is not documented:
-    # none is used that might be a sixth.
+    # AWS does not say whether a name in several branches counts once among the five. So none is
+    # used that might be a sixth.
     if over := set(names[MAX_KEYS - len(beside) :]):
         whole = False
         kinds = [
             {name: value for name, value in kept.items() if name not in over} for kept in kinds
         ]
-    if not all(kinds):  # a branch that says nothing lets everything pass
+    if not all(kinds):  # an empty branch accepts everything
         return {}, False
     return {"$or": [*kinds, *beside]}, whole
 
 
 def _ways(policy: Mapping[str, Any]) -> Iterator[_AND]:
-    """Yield the lists of conditions of which one must hold as a whole: each choice of branches of
-    every ``$or``.
+    """Yield alternatives, each a list of conditions that must all hold.
+
+    There is one for each choice of branches of every ``$or``.
     """
     always = [(name, value) for name, value in policy.items() if not _is_or(name, value)]
     choices = [
@@ -192,7 +195,7 @@ def _wire(way: _AND) -> tuple[dict[str, Any], bool]:
 
 def _pushable(condition: Any, body: bool) -> bool:
     if isinstance(condition, bool):
-        return body  # on the wire an attribute is text or a number; a bool is in `ce-more`
+        return body  # as an attribute a bool is in `ce-more`
     if not isinstance(condition, Mapping):
         return _value(condition, body)
     ((operator, operand),) = condition.items()

@@ -1,7 +1,4 @@
-"""What a subscription needs on AWS: shown, made, found, and taken away again.
-
-Everything may be repeated.
-"""
+"""The AWS resources of a subscription: plan, make, find, delete. Each step is idempotent."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ from mltrigger.aws import naming
 from mltrigger.aws.admin.buckets import Notification
 from mltrigger.aws.admin.plan import Change, Part, apply, call, changes, missing
 from mltrigger.aws.admin.policies import topic_policy
+from mltrigger.aws.admin.preflight import Missing, preflight
 from mltrigger.aws.admin.pushdown import push
 from mltrigger.aws.admin.queues import Queue, dead_letter_queue, work_queue
 from mltrigger.aws.admin.topics import Feed, Topic
@@ -23,31 +21,27 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidName, NotFound
 
 Source = Literal["topic", "s3", "sns", "sqs"]
-_NO_HANDLE = "mltrigger-preflight"
 _PAGES = 10
-"""Most calls, of a hundred topics each, for the names in an error message."""
-_BEYOND = 11
-"""More messages than a receive may ask for."""
+"""The most calls, of a hundred topics each, for the names in an error message."""
 
 
 class Place(NamedTuple):
-    """Where the messages of a subscription are.
+    """The queue of a subscription, and its surroundings.
 
     Attributes
     ----------
     queue_url, queue_arn : str
-        What is listened to.
+        The queue that is listened to.
     dead_url, dead_arn : str or None
-        The dead-letter queue that SQS moves to; ``None`` when somebody else decides that, or there
-        is none.
+        Its dead-letter queue. ``None`` if there is none, or somebody else decides that.
     topic_arn : str or None
-        What feeds the queue; ``None`` when somebody else does.
+        The topic that feeds the queue. ``None`` if somebody else does.
     fifo : bool
         Whether groups keep their order.
     filtered : bool
-        Whether SNS applies the whole filter to events in our wire format. What others publish, and
-        what was sent before SNS knew the filter (15 minutes), comes nevertheless: the listener
-        always applies it.
+        Whether SNS applies the whole filter to events in our wire format. Messages of other
+        publishers, and those sent in the first 15 minutes of a filter, still come. So the listener
+        always applies the filter.
     owned : bool
         Whether the queue is ours, to make and to remove.
     """
@@ -60,13 +54,6 @@ class Place(NamedTuple):
     fifo: bool
     filtered: bool
     owned: bool
-
-
-class Missing(NamedTuple):
-    """A permission that listening needs and that is not there."""
-
-    action: str
-    message: str
 
 
 class _Needs(NamedTuple):
@@ -82,8 +69,9 @@ class _Needs(NamedTuple):
 
     @property
     def parts(self) -> list[Part]:
-        """All of them: the way out of the queue before the way in, and the bucket last, so that
-        nothing it announces is lost.
+        """All parts: the way out of the queue first, then the way in, and the bucket last.
+
+        In this order no announced object is lost.
         """
         found: list[Part | None] = [
             self.own_topic,
@@ -103,11 +91,10 @@ class Resources:
     clients : Clients
         Clients of one account and region.
     prefix : str
-        The name of the bus: what the names of its topics and queues begin with, and what they are
-        tagged with.
+        The name of the bus. Names and tags of its topics and queues begin with it.
     offloads : bool
         Whether bodies beyond the limit may lie in S3. Then no filter on the body is pushed to SNS,
-        which would not see what it asks for.
+        which cannot see such bodies.
     pause : callable
         Waits for some seconds.
 
@@ -129,8 +116,9 @@ class Resources:
     # -- making ------------------------------------------------------------------------------------
 
     def plan(self, spec: SubscriptionSpec, source: str | None = None) -> list[Change]:
-        """Return what :meth:`ensure` would do, without doing it; it raises what :meth:`ensure`
-        would raise before its first change.
+        """Return the changes that :meth:`ensure` would make. Change nothing.
+
+        Raise the same errors as :meth:`ensure` before its first change.
         """
         if _kind(source) == "sqs":
             return [Change("keep", "queue", self._foreign(str(source)).resource)]
@@ -141,17 +129,16 @@ class Resources:
         ]
 
     def ensure(self, spec: SubscriptionSpec, source: str | None = None) -> Place:
-        """Make what *spec* needs, or bring it to what it shall be, and return where it is.
+        """Make or change the resources of *spec*. Return its place.
 
-        Nothing of a queue that somebody else owns is made or changed. What is there of the names
-        and not tagged as ours is refused before anything is made. If it is interrupted, calling it
-        again goes on.
+        A queue of somebody else is never made or changed. A resource with our name but without our
+        tags is refused before anything is made. After an interruption, call it again.
 
         Raises
         ------
         NameTaken
-            A queue or topic of the name is somebody else's, or another notification of the bucket
-            overlaps with the source.
+            A queue or topic of this name belongs to somebody else, or another notification of the
+            bucket overlaps with the source.
         NotFound
             The bucket, or the queue or topic of somebody else, does not exist.
         InvalidName
@@ -165,8 +152,9 @@ class Resources:
         return self._place(needs, needs.feed.filtered)
 
     def ensure_topic(self, topic: str, source: str | None = None) -> str:
-        """Make the topic, for an S3 source with the bucket's permission and notification, and
-        return its ARN.
+        """Make the topic and return its ARN.
+
+        For an S3 source, also set the topic's policy and the bucket's notification.
         """
         arn = self._topic_arn(topic, source)
         own, notification = self._topic(arn, source)
@@ -178,11 +166,10 @@ class Resources:
     # -- finding -----------------------------------------------------------------------------------
 
     def find(self, spec: SubscriptionSpec, source: str | None = None) -> Place:
-        """Return where *spec* is; raise NotFound with near names when it was not made.
+        """Return the place of *spec*. Raise NotFound with near names if it was not made.
 
-        Changes nothing, and needs few permissions.
-
-        ``filtered`` is true only when there is no filter: a listener may not be allowed to ask SNS.
+        It changes nothing and needs few permissions. ``filtered`` is true only if there is no
+        filter: a listener may not be allowed to ask SNS.
         """
         if _kind(source) == "sqs":
             return self._listen_to(str(source))
@@ -193,10 +180,9 @@ class Resources:
         return self._place(needs, needs.feed.filtered and spec.filter is None)
 
     def find_topic(self, topic: str) -> str:
-        """Return the ARN of the topic of the bus; raise NotFound with near names when nobody has
-        made it.
+        """Return the ARN of a topic of the bus. Raise NotFound with near names if there is none.
 
-        Who may publish only, and not ask, is given the ARN that it would have.
+        Without the right to ask, return the ARN that it would have.
         """
         arn = self._topic_arn(topic, None)
         try:
@@ -211,74 +197,35 @@ class Resources:
         return str(arn)
 
     def topic_arn(self, topic: str, source: str | None = None) -> str:
-        """Return the ARN that the topic has or would have; nothing is asked but who we are."""
+        """Return the ARN that the topic has or would have. At most the account is asked for."""
         return str(self._topic_arn(topic, source))
 
     def queue_url(self, source: str) -> str:
-        """Return the URL of the queue that *source* names, an ARN or URL; only an emulator is asked
-        for it.
-        """
+        """Return the URL of the queue *source*, an ARN or URL. Only an emulator is asked for it."""
         return self._listen_to(source).queue_url
 
     def preflight(self, queue_url: str) -> list[Missing]:
-        """Return which of the four permissions are missing that listening to a queue takes, without
-        touching a message.
+        """Return the missing permissions of the four that listening to a queue needs.
 
-        AWS decides whether a caller may before it looks at what was asked: DeleteMessage and
-        ChangeMessageVisibility are asked with a receipt handle that is none, ReceiveMessage for 11
-        messages, which is more than there may be. Who may not, is told so; who may, is told that
-        the request is wrong, and no message was received, counted or hidden. GetQueueAttributes
-        reads one attribute. A permission that AWS should come to check later than the request is
-        taken for given: there is no false alarm.
+        No message is touched, see :func:`~mltrigger.aws.admin.preflight.preflight`.
         """
-        about = queue_url.rpartition("/")[2]
-        asked: list[tuple[str, str, dict[str, Any]]] = [
-            (
-                "sqs:ReceiveMessage",
-                "receive_message",
-                {"MaxNumberOfMessages": _BEYOND, "WaitTimeSeconds": 0},
-            ),
-            ("sqs:DeleteMessage", "delete_message", {"ReceiptHandle": _NO_HANDLE}),
-            (
-                "sqs:ChangeMessageVisibility",
-                "change_message_visibility",
-                {"ReceiptHandle": _NO_HANDLE, "VisibilityTimeout": 30},
-            ),
-            ("sqs:GetQueueAttributes", "get_queue_attributes", {"AttributeNames": ["QueueArn"]}),
-        ]
-        found = []
-        for action, operation, given in asked:
-            try:
-                call(self._clients.sqs, operation, about, QueueUrl=queue_url, **given)
-            except AwsError as error:
-                if error.code in DENIED:
-                    found.append(Missing(action, str(error)))
-                elif error.code in _NO_QUEUE:
-                    raise NotFound(
-                        f"no queue {queue_url!r}, or this account may not see it: is the URL right?"
-                        f" {error}"
-                    ) from error
-                elif not _refused_as_meant(error.code):
-                    raise
-        return found
+        return preflight(self._clients, queue_url)
 
-    # -- taking away -------------------------------------------------------------------------------
+    # -- deleting ----------------------------------------------------------------------------------
 
     def remove(self, spec: SubscriptionSpec, source: str | None = None) -> None:
-        """End the SNS subscription of *spec*: nothing more comes into its queue, which stays with
-        what is in it.
-        """
+        """End the SNS subscription of *spec*. Its queue stays, with its messages."""
         if _kind(source) != "sqs":
             self._needs(spec, source).feed.delete()
 
     def delete(
         self, spec: SubscriptionSpec, source: str | None = None, last: bool = False
     ) -> list[Change]:
-        """Delete what :meth:`ensure` made for *spec*: subscription, queue and dead-letter queue,
-        with what is in them.
+        """Delete what :meth:`ensure` made for *spec*, messages included. Return what was deleted.
 
-        With *last* also the topic and the bucket's notification, unless something else is
-        subscribed to the topic. What is not tagged as ours stays. Returns what was deleted.
+        This is the subscription, the queue and the dead-letter queue. With *last* also the topic
+        and the bucket's notification, unless the topic has other subscribers. Resources without our
+        tags stay.
         """
         if _kind(source) == "sqs":
             return []
@@ -294,7 +241,7 @@ class Resources:
                 gone.append(needs.own_topic)
         return [Change("delete", part.kind, part.name) for part in gone]
 
-    # -- what it is made of ------------------------------------------------------------------------
+    # -- its parts ---------------------------------------------------------------------------------
 
     def _needs(self, spec: SubscriptionSpec, source: str | None) -> _Needs:
         topic = self._topic_arn(spec.topic, source)
@@ -358,9 +305,7 @@ class Resources:
         return arn
 
     def _listen_to(self, source: str) -> Place:
-        """Return the place of a queue that somebody else owns; nothing but its URL is asked for,
-        and only of an emulator.
-        """
+        """Return the place of a queue of somebody else. Only an emulator is asked, for the URL."""
         arn = self._foreign(source)
         url = source
         if source.startswith("arn:"):
@@ -389,15 +334,13 @@ class Resources:
         )
 
     def _names(self) -> list[str]:
-        """Return the names of the queues of the bus, none when they may not be listed."""
+        """Return the names of the bus's queues, none if they may not be listed."""
         found = self._listed(self._clients.sqs, "list_queues", QueueNamePrefix=f"{self.prefix}-")
         names = [url.rpartition("/")[2] for url in found.get("QueueUrls", ())]
         return [name for name in names if not name.removesuffix(FIFO).endswith(f"-{naming.DEAD}")]
 
     def _topics(self) -> list[str]:
-        """Return the topics of the bus, among the first of the account; none when they may not be
-        listed.
-        """
+        """Return topics of the bus among the first of the account, none if it may not list them."""
         names: list[str] = []
         page: dict[str, Any] = {"NextToken": None}
         for _ in range(_PAGES):
@@ -425,24 +368,8 @@ class Resources:
         return found
 
 
-_NO_QUEUE = MISSING - {"404"}
-_AS_MEANT = (
-    "Invalid",
-    "ReceiptHandle",
-    "OutOfRange",
-    "NotInflight",
-    "MessageNotInflight",
-    "ValidationError",
-)
-
-
-def _refused_as_meant(code: str) -> bool:
-    """Whether *code* says that the request is wrong, which it is on purpose."""
-    return any(part in code for part in _AS_MEANT)
-
-
 def _kind(source: str | None) -> Source:
-    if source is None or source.startswith("file:"):  # a folder is published on a topic of the bus
+    if source is None or source.startswith("file:"):  # folders are published on a topic of the bus
         return "topic"
     kind = naming.aws_kind(source)
     if kind is None:

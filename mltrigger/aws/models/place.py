@@ -166,7 +166,7 @@ def inference_id(event_id: str) -> str:
 
 
 class SageMakerEndpoint(Endpoint):
-    """The base of real-time and asynchronous endpoints: their clients, and a check of the account."""
+    """The base of real-time and asynchronous endpoints: clients, and a check of the account."""
 
     concurrency = aws_access.CONCURRENCY
 
