@@ -155,7 +155,7 @@ def _named(kind: Literal["queue", "topic"], parts: tuple[str, ...], limit: int) 
             " subscription"
         )
     ending = f"-{DEAD}" if len(parts) == 4 else ""
-    # Queue and dead-letter queue have the same hash, so that a person sees that they belong together.
+    # Both queues of a subscription have the same hash: a person sees that they belong together.
     whole = "-".join(plain[:3])
     name = shortened(
         whole,

@@ -173,8 +173,8 @@ def _is_or(name: str, value: Any) -> bool:
 
 
 def _wire(way: _AND) -> tuple[dict[str, Any], bool]:
-    """Return the conditions by their names on the wire, without those that cannot be pushed; and
-    whether these are all of them.
+    """Return the conditions that can be pushed by their names on the wire, and whether these are
+    all.
     """
     kept: dict[str, Any] = {}
     for name, conditions in way:

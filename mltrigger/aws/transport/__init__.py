@@ -1,1 +1,1 @@
-"""Events through SNS, SQS and S3: the broker of ``aws://`` and the handler for Lambda."""
+"""The broker on SNS and SQS: how events travel."""

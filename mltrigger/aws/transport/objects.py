@@ -1,5 +1,6 @@
-"""Objects of a bucket as files: the version that an event announces, read as it is needed, from the
-event's own source only.
+"""Objects of a bucket as files: the announced version, read on demand.
+
+An event can only open objects of its own source.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ class BucketSource:
     clients : Clients
         S3.
     source : S3Source
-        Bucket and pattern; an event about anything else opens nothing.
+        Bucket and pattern. Other events open nothing.
     max_bytes : int
-        Size of the largest object that is opened.
+        The largest object that is opened, in bytes.
     """
 
     def __init__(self, clients: Any, source: S3Source, max_bytes: int) -> None:
@@ -40,18 +41,19 @@ class BucketSource:
         return with_opener(event, functools.partial(self.open, event))
 
     def open(self, event: Event) -> BinaryIO:
-        """Open the object of *event*: the version that it names, else what is there now; seekable,
-        and read as far as it is needed.
+        """Open the object of *event*, seekable and read on demand.
+
+        It is the version that the event names, else the current one.
 
         Raises
         ------
         ObjectMissing
-            When it is not there (any more).
+            It does not exist (any more).
         InvalidEvent
-            ``nothing_to_open`` when the event announces no object of this source,
-            ``object_too_large`` when it is beyond the limit.
+            ``nothing_to_open`` if the event announces no object of this source,
+            ``object_too_large`` if it is beyond the limit.
         AwsError
-            When S3 refuses or does not answer.
+            S3 refuses or does not answer.
         """
         data = event.data if isinstance(event.data, dict) else {}
         key, version = data.get("key"), data.get("version_id")
@@ -85,7 +87,7 @@ class BucketSource:
             and (etag := data.get("etag"))
             and etag != found["ETag"].strip('"')
         ):
-            # Into what the attempt printed: the record of this invocation says so.
+            # Into the printed output of the attempt, which the record of the invocation keeps.
             print(  # noqa: T201
                 f"etag_mismatch: object {short(key)} was replaced after the event; this is the"
                 " new one",
@@ -116,9 +118,7 @@ class BucketSource:
 
 
 class _Object(io.RawIOBase):
-    """An object as a raw stream: one request for as long as it is read in order, another one after
-    a jump.
-    """
+    """An object as a raw stream. Reading in order is one request. A jump starts another one."""
 
     def __init__(self, read: Any, size: int) -> None:
         super().__init__()

@@ -1,6 +1,4 @@
-"""What goes out: events that are durable here and on their way to SNS, until it says that it has
-them.
-"""
+"""Outgoing events: durable here, and on their way until SNS confirms them."""
 
 from __future__ import annotations
 
@@ -23,34 +21,29 @@ from mltrigger.store.transaction import Row, Store, Transaction
 logger = logging.getLogger("mltrigger")
 
 AGAIN_US = 5_000_000
-"""What was not confirmed for so long is sent again: whoever began to send it has gone, or was
-refused.
-"""
+"""Microseconds after which unconfirmed events are sent again: their sender failed."""
 LINGER_S = 0.02
-"""How long what a model's output causes waits for others to be sent with it: their cause is
-recorded already.
-"""
+"""Seconds that events of a model wait for others. Their cause is recorded already."""
 _MOST = 500
 
 _ADD = "INSERT INTO unsent (seq, since_us) VALUES (:seq, :since_us) ON CONFLICT DO NOTHING"
 _DONE = "DELETE FROM unsent WHERE seq = :seq"
 _TRIED = "UPDATE unsent SET since_us = :since_us WHERE seq = :seq"
 _LEFT = f"""
-SELECT t.name, {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id WHERE u.since_us <= :then
-ORDER BY u.seq LIMIT {_MOST}
+SELECT t.name, {ARCHIVED}
+FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id
+WHERE u.since_us <= :then ORDER BY u.seq LIMIT {_MOST}
 """
 _WAITING = "SELECT count(*), min(e.published_us) FROM unsent u JOIN event e ON e.seq = u.seq"
 _EARLIER = f"""
-SELECT {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id WHERE t.name = :topic AND u.seq < :seq
-ORDER BY u.seq LIMIT {_MOST}
+SELECT {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id
+WHERE t.name = :topic AND u.seq < :seq ORDER BY u.seq LIMIT {_MOST}
 """
 _AMONG = "SELECT seq FROM unsent WHERE seq IN ({seqs})"
 
 
 class Target(NamedTuple):
-    """Where the events of a topic are sent: the ARN of an SNS topic, or the URL of a queue that
-    somebody else owns.
-    """
+    """The target of a topic's events: an SNS topic's ARN, or the URL of somebody else's queue."""
 
     topic_arn: str | None
     queue_url: str | None
@@ -62,7 +55,7 @@ class Target(NamedTuple):
 
     @property
     def limit(self) -> int:
-        """The most bytes of one message, and of one call."""
+        """The largest size of one message and of one call, in bytes."""
         return limits.SNS_MESSAGE.high if self.topic_arn else limits.SQS_MESSAGE.high
 
 
@@ -74,20 +67,20 @@ class Outgoing(NamedTuple):
 
 
 class Outbox:
-    """Sends what is in the table ``unsent``.
+    """Sends the events of the table ``unsent``.
 
     Parameters
     ----------
     clients : Clients
         SNS, SQS and S3.
     store, clock
-        The parts.
+        The log's database, and the time.
     target_of : callable
-        Takes a topic of the bus; returns where it is.
+        Takes a topic of the bus and returns its target.
     make : callable
         Makes a topic of the bus exist on SNS.
     payloads : Payloads
-        Where bodies beyond the limit go; without a bucket such events are refused.
+        Stores bodies beyond the limit. Without a bucket such events are refused.
     """
 
     def __init__(
@@ -110,8 +103,9 @@ class Outbox:
         self._thread: threading.Thread | None = None
 
     def message(self, encoded: Encoded, target: Target) -> Message:
-        """Return the message of an event, checked against what AWS takes; raise InvalidEvent or
-        EventTooLarge.
+        """Return the message of an event, checked against AWS' rules.
+
+        Raise InvalidEvent or EventTooLarge.
         """
         try:
             return to_message(
@@ -129,16 +123,17 @@ class Outbox:
         transaction.execute_many(_ADD, [(seq, self._clock.now_us()) for seq in seqs])
 
     def unconfirmed(self, transaction: Transaction, seqs: Sequence[int]) -> set[int]:
-        """Return which of these events nobody has confirmed yet."""
+        """Return those of these events that are not confirmed."""
         return {
             seq for (seq,) in transaction.query(_AMONG.format(seqs=", ".join(map(str, seqs))), {})
         }
 
     def waiting(self) -> tuple[int, float] | None:
-        """Return how many events nobody has confirmed, and the age of the oldest in seconds;
-        ``None`` when there is none.
+        """Return the number of unconfirmed events and the age of the oldest in seconds.
+
+        Return ``None`` if there is none.
         """
-        count, oldest_us = self._store.read(_WAITING, {})[0]
+        ((count, oldest_us),) = self._store.read(_WAITING, {})
         return (count, (self._clock.now_us() - oldest_us) / 1e6) if count else None
 
     def send(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
@@ -147,20 +142,20 @@ class Outbox:
         Raises
         ------
         AwsError
-            When some were not taken; they are sent again later, and those that were taken are not.
+            Some were not taken. Only those are sent again later.
         """
         if not outgoing:
             return
         target = self._target_of(topic)
         if target.fifo:
-            # nothing overtakes what waits to be sent again
+            # In order: first those that wait to be sent again.
             outgoing = [*self._before(topic, outgoing[0].seq, target), *outgoing]
         messages, problem = self._small(outgoing, target)
         refused: dict[int, str] = {}
         began_s = time.monotonic()
         for group in batches(list(messages.values()), target.limit):
             places = [list(messages)[i] for i in group]
-            # or somebody takes what is not sent yet for left behind
+            # Otherwise another process takes the rest for left behind.
             if time.monotonic() - began_s > AGAIN_US / 2e6:
                 began_s = time.monotonic()
                 self._mark([o.seq for o in outgoing])
@@ -189,8 +184,9 @@ class Outbox:
     def _small(
         self, outgoing: Sequence[Outgoing], target: Target
     ) -> tuple[dict[int, Message], AwsError | None]:
-        """Return the messages by their place, large bodies put into the bucket; without those that
-        could not be, and why.
+        """Return the messages by their place, with large bodies in the bucket.
+
+        Messages that could not be stored are missing. The second value is the reason.
         """
         messages: dict[int, Message] = {}
         problem: AwsError | None = None
@@ -206,9 +202,9 @@ class Outbox:
     def _before(self, topic: str, seq: int, target: Target) -> list[Outgoing]:
         rows = self._store.read(_EARLIER, {"topic": topic, "seq": seq})
         try:
-            return [Outgoing(row[0], self.message(archived(row), target)) for row in rows]
+            return [self._outgoing(row, target) for row in rows]
         except InvalidEvent as error:
-            # it is another event that is too large, since the bus has no bucket any more
+            # An earlier event is too large, since the bus has no bucket any more.
             raise AwsError(
                 f"events on {topic!r} are kept, to keep the order, until one before them can be"
                 f" sent: {error}",
@@ -216,13 +212,13 @@ class Outbox:
             ) from error
 
     def _mark(self, seqs: Sequence[int]) -> None:
-        """Say that these are being sent now."""
+        """Note that these are being sent now."""
         now_us = self._clock.now_us()
         with self._store.transaction(durable=False) as transaction:
             transaction.execute_many(_TRIED, [(now_us, seq) for seq in seqs])
 
     def send_soon(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
-        """Send events in the background, ten a call; what is refused is sent again later."""
+        """Send events in the background, ten a call. Refused ones are sent again later."""
         if not outgoing:
             return
         with self._changed:
@@ -235,7 +231,7 @@ class Outbox:
             self._changed.notify_all()
 
     def drain(self, timeout_s: float) -> bool:
-        """Send what waits without lingering; return whether nothing is left within *timeout_s*."""
+        """Send everything without lingering. Return whether that was done within *timeout_s*."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
@@ -246,9 +242,7 @@ class Outbox:
             return done
 
     def stop(self) -> None:
-        """End the thread; what it has not sent stays in the log, and whoever opens it next sends
-        it.
-        """
+        """End the thread. Unsent events stay in the log, and its next user sends them."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -265,8 +259,7 @@ class Outbox:
                 try:
                     self.send(topic, outgoing)
                 except Exception as error:
-                    # the outcome that caused them is recorded; they are in the outbox, and sent
-                    # again
+                    # The outcome that caused them is recorded. The outbox sends them again.
                     logger.warning("events wait to be sent: %s", error)
             with self._changed:
                 self._sending = False
@@ -280,9 +273,7 @@ class Outbox:
         )
 
     def flush_at_times(self) -> None:
-        """Do :meth:`flush`, unless it was done a moment ago; what is refused again is nobody's
-        error here.
-        """
+        """Call :meth:`flush` unless it ran a moment ago. Refusals are logged, not raised."""
         if time.monotonic() - self._flushed_s > AGAIN_US / 1e6:
             try:
                 self.flush()
@@ -290,19 +281,23 @@ class Outbox:
                 logger.warning("events wait to be sent: %s", error)
 
     def flush(self) -> int:
-        """Send again what was not confirmed in time; return how many events were.
+        """Send events again that were not confirmed in time. Return how many.
 
-        What is refused again stays for the next time.
+        Events that are refused again stay for the next time.
         """
         now_us, self._flushed_s = self._clock.now_us(), time.monotonic()
         rows = self._store.read(_LEFT, {"then": now_us - AGAIN_US})
         if not rows:
             return 0
-        self._mark([row[1] for row in rows])  # so that other processes leave them to us for a while
+        left: dict[str, list[Row]] = {}
+        for topic, *row in rows:
+            left.setdefault(topic, []).append(tuple(row))
+        # Other processes now leave them to us for a while.
+        self._mark([seq for _, seq, *_ in rows])
         sent = 0
-        for topic in dict.fromkeys(row[0] for row in rows):
+        for topic, mine in left.items():
             try:
-                sent += self._send_again(topic, [row[1:] for row in rows if row[0] == topic])
+                sent += self._send_again(topic, mine)
             except MltriggerError as error:
                 logger.warning("events wait to be sent: %s", error)
         return sent
@@ -312,15 +307,19 @@ class Outbox:
         outgoing = []
         for row in rows:
             try:
-                outgoing.append(Outgoing(row[0], self.message(archived(row), target)))
+                outgoing.append(self._outgoing(row, target))
             except InvalidEvent as error:
-                # too large since the bus has no bucket any more: it must not hold the others back
-                logger.warning("event %s waits to be sent: %s", row[3], error)
+                # Too large, since the bus has no bucket any more. It must not block the others.
+                logger.warning("event %s waits to be sent: %s", archived(row).event.id, error)
         self.send(topic, outgoing)
         return len(outgoing)
 
+    def _outgoing(self, row: Row, target: Target) -> Outgoing:
+        seq, *_ = row
+        return Outgoing(seq, self.message(archived(row), target))
+
     def _call(self, topic: str, target: Target, messages: Sequence[Message]) -> dict[int, str]:
-        """Make one call; return the places that were refused, with the code."""
+        """Make one call. Return the places of refused entries, with their codes."""
         try:
             answer = self._sent(target, messages)
         except Exception as error:
@@ -328,7 +327,7 @@ class Outbox:
             if code_of(error) not in MISSING or target.topic_arn is None:
                 raise explained(error, action, topic) from error
             try:
-                # a topic of ours that nobody has subscribed to yet
+                # A topic of ours without a subscription yet.
                 answer = self._sent(self._make(topic), messages)
             except Exception as again:
                 raise explained(again, action, topic) from again
@@ -347,7 +346,6 @@ class Outbox:
         return answer
 
     def _confirm(self, seqs: Sequence[int]) -> None:
-        # Not durable: losing it at a power cut only sends the events again, and repeats are
-        # recognised.
+        # Not durable: a power cut only sends the events again, and repeats are recognised.
         with self._store.transaction(durable=False) as transaction:
             transaction.execute_many(_DONE, [(seq,) for seq in seqs])

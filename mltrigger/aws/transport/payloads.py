@@ -1,4 +1,4 @@
-"""Bodies beyond the limit, in S3 and back; and from what was received to events."""
+"""Bodies beyond the limit, in S3 and back, and the way from messages to events."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ from mltrigger.policy import DeliveryPolicy
 logger = logging.getLogger("mltrigger")
 
 EXPIRE_DAYS = 15
-"""Longer than a queue keeps a message: then nobody can ask for the body any more."""
+"""Longer than a queue keeps a message. After that nobody can ask for the body."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _RULE = "mltrigger-payloads"
 _MOST_BYTES = 2 * MAX_EVENT_BYTES
-"""A body may be longer than the data: base64, and what JSON escapes."""
+"""A body may be longer than its data: by base64, and by escapes in JSON."""
 
 
 class Payloads:
-    """Keeps bodies in a bucket and fetches them from it, in the format of the AWS extended clients.
+    """Stores bodies in a bucket and fetches them, in the format of the AWS extended clients.
 
     Parameters
     ----------
     clients : Clients
         S3.
     bucket : str, optional
-        The bucket; nothing is ever fetched from another one, whatever a message says.
+        The bucket. Nothing is ever fetched from another one, even if a message says so.
     """
 
     def __init__(self, clients: Any, bucket: str | None) -> None:
@@ -61,13 +61,14 @@ class Payloads:
         self._expires = False
 
     def kept(self, message: Message, limit: int) -> Message:
-        """Return *message*, or when it has more than *limit* bytes one that points to its body,
-        which is in the bucket then.
+        """Return *message*, or a pointer to its body if it has more than *limit* bytes.
+
+        The body is then in the bucket.
         """
         if message.size <= limit or self.bucket is None:
             return message
         body = message.body.encode()
-        # the same body is the same object: a repeat adds nothing
+        # The same body is the same object: a repeat adds nothing.
         key = f"{PAYLOADS}{hashlib.sha256(body).hexdigest()}"
         small = pointer(message, self.bucket, key, limit)
         try:
@@ -78,8 +79,9 @@ class Payloads:
 
     @staticmethod
     def identity(received: Raw) -> tuple[str, str] | None:
-        """Return source and id of an event in our own format whose body is in the message itself;
-        ``None`` for all others.
+        """Return source and id of an event in our own format, ``None`` for all others.
+
+        Its body must be in the message itself.
         """
         attributes = received.attributes
         if "ce-specversion" not in attributes or not attributes.keys().isdisjoint(POINTER_SIZES):
@@ -92,10 +94,10 @@ class Payloads:
     def understand(
         self, received: Raw, origin: str, policy: DeliveryPolicy, source: S3Source | None
     ) -> list[Item]:
-        """Return the events of a message; of a *source* in a bucket, only those whose key matches
-        its pattern.
+        """Return the events of a message.
 
-        Raises AwsError when S3 does not answer: the message shall come again.
+        For a *source* in a bucket, return only those whose key matches its pattern. Raise AwsError
+        if S3 does not answer: the message shall come again.
         """
         whole = Arrival(
             received.body,
@@ -110,13 +112,9 @@ class Payloads:
             return understand(whole, unwrap=policy.unwrap)
         arrival = layer.arrival
         if (where := read_pointer(arrival.body, arrival.attributes)) is not None:
-            body = self._fetched(*where)
-            if isinstance(body, tuple):
-                return [
-                    Unreadable(
-                        *body, received.message_id, received.body.encode("utf-8", "surrogatepass")
-                    )
-                ]
+            body = self._fetched(*where, received)
+            if isinstance(body, Unreadable):
+                return [body]
             arrival = arrival._replace(body=body)
         found = understand(arrival, text=policy.input == "text", unwrap=0)
         items = [_as_published(item, layer._replace(arrival=arrival)) for item in found]
@@ -124,23 +122,21 @@ class Payloads:
             return items
         return [item for item in items if not isinstance(item, Event) or _announced(item, source)]
 
-    def _fetched(self, bucket: str, key: str) -> str | tuple[str, str]:
-        """Return the body that lies there, or a reason and a message why it is not to be had."""
-        if bucket == self.bucket and not (key.startswith(PAYLOADS) or _UUID.fullmatch(key)):
-            return (
-                "untrusted_key",
-                (
-                    f"a body lies below {PAYLOADS} or under a UUID, as the extended clients write"
-                    f" it; {key[:100]!r} is neither"
-                ),
-            )
+    def _fetched(self, bucket: str, key: str, received: Raw) -> str | Unreadable:
+        """Return the body of that object, or why it is not available."""
         if bucket != self.bucket:
-            return (
+            return _unfetched(
+                received,
                 "untrusted_bucket",
-                (
-                    f"the body lies in bucket {bucket!r}; mt.connect(…, bucket={bucket!r}) would"
-                    " allow to read it there"
-                ),
+                f"the body lies in bucket {bucket!r}; mt.connect(…, bucket={bucket!r}) would allow"
+                " to read it there",
+            )
+        if not (key.startswith(PAYLOADS) or _UUID.fullmatch(key)):
+            return _unfetched(
+                received,
+                "untrusted_key",
+                f"a body lies below {PAYLOADS} or under a UUID, as the extended clients write it;"
+                f" {key[:100]!r} is neither",
             )
         try:
             answer = self._clients.s3.get_object(Bucket=bucket, Key=key)
@@ -148,20 +144,20 @@ class Payloads:
                 raw = stream.read(_MOST_BYTES + 1)
         except Exception as error:
             if code_of(error) in MISSING:
-                return "object_missing", f"the body is not in bucket {bucket!r} (any more): {key}"
+                message = f"the body is not in bucket {bucket!r} (any more): {key}"
+                return _unfetched(received, "object_missing", message)
             raise explained(error, "s3:GetObject", bucket) from error
         if len(raw) > _MOST_BYTES:
-            return "too_large", f"the body in bucket {bucket!r} has more than {_MOST_BYTES:,} bytes"
+            message = f"the body in bucket {bucket!r} has more than {_MOST_BYTES:,} bytes"
+            return _unfetched(received, "too_large", message)
         try:
             return str(raw, "utf-8")
         except UnicodeDecodeError as error:
-            return (
-                "unsupported_encoding",
-                f"the body in bucket {bucket!r} is not UTF-8 (byte {error.start})",
-            )
+            message = f"the body in bucket {bucket!r} is not UTF-8 (byte {error.start})"
+            return _unfetched(received, "unsupported_encoding", message)
 
     def let_expire(self) -> None:
-        """Have S3 delete old bodies: our rule is added to those of the bucket, once.
+        """Add our rule to those of the bucket, once, so that S3 deletes old bodies.
 
         Without the right to do so, they stay.
         """
@@ -199,10 +195,13 @@ class Payloads:
         return rules
 
 
+def _unfetched(received: Raw, reason: str, message: str) -> Unreadable:
+    raw = received.body.encode("utf-8", "surrogatepass")
+    return Unreadable(reason, message, received.message_id, raw)
+
+
 def _as_published(item: Item, layer: Layer) -> Item:
-    """Return a plain message with the subject and the attributes that its publisher gave it, these
-    under their names.
-    """
+    """Return a plain message as an event, with its publisher's subject and attributes."""
     if not isinstance(item, Event) or item.type != MESSAGE_TYPE:
         return item
     if layer.subject is not None:
@@ -221,8 +220,9 @@ def _as_published(item: Item, layer: Layer) -> Item:
 
 
 def _announced(event: Event, source: S3Source) -> bool:
-    """Whether *event* is about an object of *source*; what is no notification of S3 was published
-    on its topic on purpose.
+    """Whether *event* is about an object of *source*.
+
+    Anything else on its topic, except notifications of S3, was published on purpose.
     """
     data = event.data
     if (

@@ -1,4 +1,4 @@
-"""What comes out of an SQS queue: received messages, and the long polls that bring them."""
+"""Received SQS messages, and the long polls that bring them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ logger = logging.getLogger("mltrigger")
 MOST_A_CALL = 10
 """https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_ReceiveMessage.html"""
 POLL_S = (1, 2, 5, 10, 20)
-"""How long a poll waits for the first message: longer with each that brought nothing, up to what
-SQS allows, for few requests then.
+"""Seconds that a poll waits for its first message.
+
+It waits longer after each empty poll, up to the limit of SQS, to save requests.
 """
 _EXTRA_POLL_S = 1
-"""A second poll beside the first is there for a backlog; without one it shall end soon."""
+"""A second poll serves a backlog. Without one it shall end soon."""
 MOST_POLLS = 8
-"""Polls of one queue at a time, in one process."""
+"""The most concurrent polls of one queue in one process."""
 
 
 class Message:
     """One received message.
 
-    It stands for one delivery; several events of one message are in the log's own care at once.
+    It stands for one delivery. A message with several events is taken over by the log at once.
 
     Parameters
     ----------
@@ -36,12 +37,12 @@ class Message:
     handle : str
         The receipt handle of the newest receive.
     asked_us, received_us : int
-        When it was asked for, from which SQS may count its twelve hours, and when it came, from
-        which its lease counts.
+        The time of the request, from which SQS may count its twelve hours, and the time of the
+        answer, from which the lease counts.
     group : str, optional
         The group whose order a FIFO queue keeps.
     lent : bool
-        Whether somebody else settles it: a Lambda function's service.
+        Whether somebody else settles it: the service of a Lambda function.
     """
 
     __slots__ = ("asked_us", "group", "handle", "lent", "queue", "received_us")
@@ -59,9 +60,7 @@ class Message:
         self.asked_us, self.received_us = asked_us, received_us
 
     def received_again(self, newer: Message) -> None:
-        """Go on with the handle of a newer receive of the same message: the old one settles nothing
-        any more.
-        """
+        """Take over the handle of a *newer* receive of this message. The old handle is invalid."""
         self.handle, self.asked_us, self.received_us = (
             newer.handle,
             newer.asked_us,
@@ -70,7 +69,7 @@ class Message:
 
 
 class Raw(NamedTuple):
-    """A message as SQS gave it, not looked into yet."""
+    """A message as SQS gave it, not yet parsed."""
 
     message: Message
     body: str
@@ -97,19 +96,19 @@ def raw(given: Mapping[str, Any], queue: str, asked_us: int, received_us: int) -
 
 
 class Inlet:
-    """The polls of one queue: one that waits long while nothing comes, several while there is a
-    backlog.
+    """The polls of one queue: one long poll while nothing comes, several during a backlog.
 
     Parameters
     ----------
     receive : callable
-        Takes the most messages and the seconds to wait; returns them. Called in other threads.
+        Takes the most messages and the seconds to wait, and returns messages. Called in other
+        threads.
     give_back : callable
-        Takes messages that nobody wants any more and makes them visible at once.
+        Makes unwanted messages visible again at once.
     arrived : callable
         Called when messages have come, or a poll failed.
     workers : ThreadWorkers
-        Where polls wait.
+        The threads of the polls.
     """
 
     def __init__(
@@ -135,9 +134,9 @@ class Inlet:
         self._left = False
 
     def take(self, most: int) -> list[Raw]:
-        """Return up to *most* messages that have come; what came beyond that is given back.
+        """Return up to *most* received messages, and give back the others.
 
-        Raises what a poll raised.
+        Raise the error of a failed poll.
         """
         with self._guard:
             error, self._error = self._error, None
@@ -149,14 +148,12 @@ class Inlet:
         return taken
 
     def poll_now(self, most: int) -> list[Raw]:
-        """Ask once without waiting, in this thread; return what comes, and what has come before."""
+        """Return received messages, or ask once without waiting, in this thread."""
         found = self.take(most)
         return found or self._receive(min(most, MOST_A_CALL), 0)
 
     def want(self, most: int) -> None:
-        """See to it that polls for up to *most* messages are under way: as many as the backlog is
-        worth.
-        """
+        """Start polls for up to *most* messages, as many as the backlog deserves."""
         with self._guard:
             self._left = False
             while (
@@ -168,14 +165,14 @@ class Inlet:
                 self._submit(share, wait_s)
 
     def leave(self) -> None:
-        """Want nothing more: what has come and what polls under way will bring is given back."""
+        """Give back received messages, and those of the running polls."""
         with self._guard:
             self._left = True
             left, self._buffer = self._buffer, []
         self._give_back(left)
 
     def wait_until_landed(self, timeout_s: float) -> None:
-        """Wait until no poll is under way."""
+        """Wait until no poll is running, at most *timeout_s* seconds."""
         with self._guard:
             self._guard.wait_for(lambda: not self._flying, timeout_s)
 
@@ -185,7 +182,7 @@ class Inlet:
             error: Exception | None = None
             try:
                 found = self._receive(share, wait_s)
-            except Exception as problem:  # whoever asks next is told
+            except Exception as problem:  # raised by the next take()
                 error = problem
             self._landed(found, error, share)
 
@@ -218,5 +215,5 @@ class Inlet:
     def _quietly_give_back(self, found: Sequence[Raw]) -> None:
         try:
             self._give_back(found)
-        except Exception:  # they come back by themselves when their lease is over
+        except Exception:  # they come back when their lease ends
             logger.exception("messages that came too late could not be given back")

@@ -1,4 +1,4 @@
-"""What comes in: polls, what is understood of what they bring, and the leases that come of it."""
+"""Receiving: poll queues, understand messages, and lease their events."""
 
 from __future__ import annotations
 
@@ -28,15 +28,13 @@ from mltrigger.store.transaction import Store
 logger = logging.getLogger("mltrigger")
 
 Key = tuple[int, int]
-"""A delivery: its subscription and its place in the archive."""
+"""A delivery: its subscription and its number in the archive."""
 
 Queue = tuple[int, str]
-"""A subscription and its topic: one that was ended and begun again on another topic has another
-queue.
-"""
+"""A subscription and its topic. The same subscription on another topic has another queue."""
 
 _OUTAGE_S = 30.0
-"""When a message is looked at again that an outage of ours kept from being processed."""
+"""Seconds until a message comes again that an outage of ours kept from being processed."""
 _SYNC = "UPDATE worker SET seen_us = seen_us WHERE id = :id"
 _BURY_S = 60.0
 _MOVED = "received more often than maxReceiveCount allows: SQS moved it to the dead-letter queue"
@@ -48,13 +46,13 @@ class Intake:
     Parameters
     ----------
     clients, resources
-        SQS, and where queues are.
+        SQS, and the places of queues.
     store, registry, clock, worker_id
-        The log's database, what exists, what time it is, and the number of this process.
+        The log's database, its registry, the time, and the number of this process.
     payloads : Payloads
         Understands messages.
     settler : Settler
-        Tells SQS what is done with.
+        Tells SQS about settled messages.
     arrived : callable
         Called with a subscription's number when something has come for it.
     """
@@ -96,7 +94,7 @@ class Intake:
     # -- where -------------------------------------------------------------------------------------
 
     def place(self, subscription: SubscriptionSpec) -> Place:
-        """Return where the messages of a subscription are; AWS is asked once."""
+        """Return the place of a subscription's messages. AWS is asked once."""
         queue = (subscription.id, subscription.topic)
         if queue not in self._places:
             self._places[queue] = self._resources.find(
@@ -105,7 +103,7 @@ class Intake:
         return self._places[queue]
 
     def made(self, subscription: SubscriptionSpec, place: Place) -> None:
-        """Take *place* for where the messages of a subscription are from now on."""
+        """Note *place* as the place of a subscription's messages."""
         self._places[subscription.id, subscription.topic] = place
 
     def is_listening(self, subscription: SubscriptionSpec) -> bool:
@@ -127,23 +125,23 @@ class Intake:
             return self._inlets[queue]
 
     def leave(self, subscription: SubscriptionSpec) -> None:
-        """Give back what polls bring from now on."""
+        """Give back the messages of running polls."""
         inlet = self._inlets.get((subscription.id, subscription.topic))
         if inlet is not None:
             inlet.leave()
 
     def forget(self, subscription: SubscriptionSpec) -> None:
-        """Know no longer where the messages of a subscription are: it was ended."""
+        """Forget the place of a subscription that was ended."""
         self.leave(subscription)
         self._places.pop((subscription.id, subscription.topic), None)
 
     def leave_all(self) -> None:
-        """Give back what the polls of all subscriptions bring from now on."""
+        """Give back the messages of running polls, for all subscriptions."""
         for inlet in list(self._inlets.values()):
             inlet.leave()
 
     def close(self, polls_s: float) -> None:
-        """Wait at most *polls_s* for the polls under way; what they bring is given back."""
+        """Wait at most *polls_s* seconds for the running polls. Their messages are given back."""
         end_s = time.monotonic() + polls_s
         for inlet in list(self._inlets.values()):
             inlet.wait_until_landed(max(0.0, end_s - time.monotonic()))
@@ -152,7 +150,7 @@ class Intake:
     # -- receive -----------------------------------------------------------------------------------
 
     def _poll(self, subscription: SubscriptionSpec, most: int, wait_s: int) -> list[Raw]:
-        """Ask SQS once, for as long a lease as the subscription has now."""
+        """Ask SQS once, with the lease that the subscription has now."""
         return self._received(
             self.place(subscription).queue_url, most, wait_s, self._leases_s[subscription.id]
         )
@@ -179,9 +177,7 @@ class Intake:
             self._settler.hide([(r.message, until_us) for r in unwanted])
 
     def taken(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Delivery]:
-        """Lease what was received, in one transaction of the log; what is done with already is
-        deleted.
-        """
+        """Lease received messages in one transaction of the log. Delete those that are done."""
         received = self._young(subscription, received)
         if not received:
             return []
@@ -190,7 +186,7 @@ class Intake:
             try:
                 arrived.append(self.arrived(subscription, r))
             except StoreError as error:
-                # S3 does not answer for this one: the others need not wait for it
+                # S3 does not answer for this one. The others need not wait.
                 logger.warning(
                     "subscription %s: a message has to wait: %s", subscription.name, error
                 )
@@ -198,7 +194,7 @@ class Intake:
         try:
             taken = self.lease(subscription, arrived) if arrived else Taken([], [], [])
         except BaseException:
-            # an outage of ours: often received is not often tried, but SQS counts it
+            # An outage of ours: SQS counts the receive, although it is no attempt.
             self._give_back(
                 [r for r in received if any(a.message is r.message for a in arrived)], _OUTAGE_S
             )
@@ -208,9 +204,7 @@ class Intake:
         return taken.deliveries
 
     def _young(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Raw]:
-        """Give back what has waited here for so long that its lease is about to end before it
-        begins; return the others.
-        """
+        """Return the messages whose lease has not half ended. Give back the others."""
         after_us = self._clock.now_us() - int(subscription.policy.lease * 1e6 / 2)
         young = [r for r in received if r.message.received_us > after_us]
         if len(young) != len(received):
@@ -218,9 +212,7 @@ class Intake:
         return young
 
     def lease(self, subscription: SubscriptionSpec, arrived: Sequence[Arrived]) -> Taken:
-        """Lease what has arrived, as far as there is neither an outcome for it nor somebody at work
-        on it.
-        """
+        """Lease arrived messages whose events have no outcome and no other lease."""
         accepted = subscription.policy.ack == "accepted"
         with self._store.transaction(durable=accepted) as transaction:
             now_us = self._clock.now_us()
@@ -233,7 +225,7 @@ class Intake:
                 arrived,
                 Lease(now_us, until_us, self._worker_id(), accepted),
             )
-        # a lease may be lost at a power cut; what lets a message be deleted must not be
+        # A power cut may lose a lease, but no record that lets a message be deleted.
         if taken.moved and not accepted:
             with self._store.transaction() as transaction:
                 transaction.execute(_SYNC, {"id": self._worker_id()})
@@ -245,15 +237,13 @@ class Intake:
         return taken
 
     def settled(self, deliveries: Sequence[Delivery]) -> None:
-        """Hold the messages of deliveries no longer."""
+        """Forget the messages of these deliveries."""
         for d in deliveries:
             if self._held.get((d.subscription_id, d.seq)) is d.message:
                 self._held.pop((d.subscription_id, d.seq), None)
 
     def _put_off(self, early: Sequence[Early]) -> None:
-        """Hide what comes too early; where this process is at work on it, the new receipt is the
-        one that counts.
-        """
+        """Hide early messages. If this process works on one, use its new receipt."""
         for message, _, key in early:
             held = self._held.get(key) if key is not None else None
             if held is not None and held.queue == message.queue:
@@ -261,12 +251,11 @@ class Intake:
         self._settler.hide([(e.message, e.at_us) for e in early])
 
     def arrived(self, subscription: SubscriptionSpec, received: Raw) -> Arrived:
-        """Return what a message holds for a subscription."""
+        """Return the content of a message for a subscription."""
         place = self.place(subscription)
         identity = self._payloads.identity(received)
         understand = functools.partial(self._understood, received, place.queue_arn, subscription)
-        # S3 and what is read are waited for here, not inside a transaction; what says what it is
-        # may never have to be read at all.
+        # Read from S3 here, not in a transaction. A message that names its event may never need it.
         read = understand if identity else functools.partial(_as_it_is, understand())
         sent_us = received.sent_us or self._clock.now_us()
         return Arrived(
@@ -283,7 +272,7 @@ class Intake:
         except StoreError:
             raise
         except MltriggerError as error:
-            # whatever is wrong with one message must not keep others from being processed
+            # One wrong message must not block the others.
             text = received.body.encode("utf-8", "surrogatepass")
             return [
                 Unreadable(
@@ -292,7 +281,7 @@ class Intake:
             ]
 
     def _bucket_of(self, subscription: SubscriptionSpec) -> S3Source | None:
-        """Return the source of a subscription if it is a bucket; it never changes."""
+        """Return the source of a subscription if it is a bucket. It never changes."""
         if subscription.topic not in self._buckets:
             url = self._registry.sources().get(subscription.topic, "")
             self._buckets[subscription.topic] = (
@@ -303,8 +292,9 @@ class Intake:
     # -- the dead-letter queue ---------------------------------------------------------------------
 
     def bury(self, subscription: SubscriptionSpec) -> int:
-        """Take what SQS moved to the dead-letter queue over into the log, as dead letters; return
-        how many messages.
+        """Take messages of the dead-letter queue over into the log, as dead letters.
+
+        Return the number of messages.
         """
         place, total = self.place(subscription), 0
         while place.dead_url is not None and (

@@ -1,5 +1,6 @@
-"""Tells SQS what became of messages: deletes and visibility changes, in batches of ten, entry by
-entry, from one thread.
+"""Tells SQS about settled messages: deletes and visibility changes, in batches of ten.
+
+One thread sends them. Each entry of a batch may succeed or fail.
 """
 
 from __future__ import annotations
@@ -19,27 +20,25 @@ from mltrigger.names import FIFO
 logger = logging.getLogger("mltrigger")
 
 LINGER_S = 0.5
-"""How long a delete may wait for others to go with it. Its outcome is durable: a repeat would be
-recognised, so nothing is at stake.
-"""
+"""Seconds that a delete may wait for others. Its outcome is durable, so a repeat is harmless."""
 HIDE_CAP_S = 12 * 3600
-"""No message is hidden for longer than this since it was received, in all
-(https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html).
+"""The longest time in seconds that a message is hidden in all, counted from its receive.
+
+https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 """
 SAID_S = 1.0
-"""How long somebody waits for SQS to have heard of a change; longer, and it is said in the
-background.
-"""
+"""Seconds that a caller waits for a change. After that it continues in the background."""
 _PAUSE_S = (0.1, 0.4, 1.6, 5.0, 20.0)
-"""How long to wait after the first, second … failure of one entry; then it is let go, and the
-message comes again.
+"""Seconds to wait after the first, second … failure of an entry.
+
+After the last one the entry is dropped, and the message comes again.
 """
 
 Kind = Literal["delete", "hide"]
 
 
 class _Entry(NamedTuple):
-    """Something to say about one message: delete it, or hide it until ``until_us``."""
+    """A request about one message: delete it, or hide it until ``until_us``."""
 
     kind: Kind
     message: Message
@@ -49,14 +48,14 @@ class _Entry(NamedTuple):
 
 
 class Settler:
-    """Sends what was said, soon; SQS hears of it in batches.
+    """Sends requests about messages soon, in batches.
 
     Parameters
     ----------
     sqs : callable
         Returns the client of Amazon SQS.
     clock : Clock
-        What time it is, for how long a message shall be hidden.
+        The time, to compute how long a message stays hidden.
     """
 
     def __init__(self, sqs: Callable[[], Any], clock: Clock) -> None:
@@ -69,22 +68,21 @@ class Settler:
         self._thread: threading.Thread | None = None
 
     def delete(self, messages: Sequence[Message]) -> None:
-        """Delete messages, in good company: at once in batches of ten, what is left over after
-        ``LINGER_S``.
-        """
+        """Delete messages: ten at once, the rest after ``LINGER_S``."""
         if messages:
-            # A message of an ordered group holds back the ones behind it.
+            # In an ordered group a message blocks those behind it.
             due_s = time.monotonic() + (0.0 if messages[0].queue.endswith(FIFO) else LINGER_S)
             self._add([_Entry("delete", message, 0, due_s) for message in messages])
 
     def hide(self, hidden: Sequence[tuple[Message, int]], wait_s: float = SAID_S) -> None:
-        """Let each message be visible again at its time, or now when that has passed; return when
-        SQS knows, or after *wait_s*.
+        """Make each message visible at its time, or now if that has passed.
+
+        Return when SQS knows, or after *wait_s* seconds.
         """
         if not hidden:
             return
         entries = [_Entry("hide", message, until_us, 0.0) for message, until_us in hidden]
-        # closed; a poll has landed all the same, in a thread that nobody waits for
+        # Closed, but a late poll has brought messages, in a thread that nobody waits for.
         if self._stopped:
             for queue in dict.fromkeys(e.message.queue for e in entries):
                 mine_there = [e for e in entries if e.message.queue == queue]
@@ -104,11 +102,11 @@ class Settler:
 
     @property
     def busy(self) -> bool:
-        """Whether there is something that SQS has not been told yet."""
+        """Whether SQS has not been told everything yet."""
         return bool(self._entries or self._saying)
 
     def flush(self, timeout_s: float) -> bool:
-        """Send what is there without lingering; return whether all was said within *timeout_s*."""
+        """Send everything without lingering. Return whether that was done within *timeout_s*."""
         with self._changed:
             if not self.busy:
                 return True
@@ -117,7 +115,7 @@ class Settler:
             return self._changed.wait_for(lambda: not self.busy, timeout_s)
 
     def stop(self) -> None:
-        """End the thread; what was not said by then, SQS finds out when the lease is over."""
+        """End the thread. SQS returns unsettled messages when their leases end."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -166,9 +164,7 @@ class Settler:
                     self._changed.notify_all()
 
     def _ready(self) -> list[_Entry]:
-        """Take a batch for one call out of what is due, or of what fills a call; empty when nothing
-        is.
-        """
+        """Return a batch for one call, of due entries or a full call. Empty if there is none."""
         now_s = time.monotonic()
         for kind in ("hide", "delete"):
             for queue in dict.fromkeys(e.message.queue for e in self._entries if e.kind == kind):
@@ -193,7 +189,7 @@ class Settler:
         return max(0.001, min(e.due_s for e in self._entries) - time.monotonic())
 
     def _send(self, batch: Sequence[_Entry]) -> list[_Entry]:
-        """Make one call; return what has to be said again."""
+        """Make one call. Return the entries to send again."""
         kind, queue = batch[0].kind, batch[0].message.queue
         entries: list[dict[str, Any]] = [
             {"Id": str(i), "ReceiptHandle": e.message.handle} for i, e in enumerate(batch)
@@ -240,9 +236,7 @@ class Settler:
 
 
 def visibility_s(message: Message, until_us: int, now_us: int) -> int:
-    """Return the seconds from now for which SQS shall hide *message*; never beyond its twelve
-    hours.
-    """
+    """Return the seconds for which SQS shall hide *message*, never beyond its twelve hours."""
     wanted = math.ceil(max(0, until_us - now_us) / 1e6)
     left = HIDE_CAP_S - math.ceil((now_us - message.asked_us) / 1e6) - 1
     return max(0, min(wanted, left))
