@@ -173,9 +173,7 @@ def _is_or(name: str, value: Any) -> bool:
 
 
 def _wire(way: _AND) -> tuple[dict[str, Any], bool]:
-    """Return the conditions that can be pushed by their names on the wire, and whether these are
-    all.
-    """
+    """Return the pushable conditions by their names on the wire, and whether these are all."""
     kept: dict[str, Any] = {}
     for name, conditions in way:
         wire = ALWAYS.get(name) or (

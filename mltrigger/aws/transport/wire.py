@@ -86,7 +86,7 @@ class Message(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Size in bytes as AWS counts it: the body, and names, types and values of the attributes."""
+        """Size in bytes as AWS counts it, names, types and values of attributes included."""
         return limits.message_bytes(self.body, self.attributes)
 
 
@@ -327,7 +327,7 @@ def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tupl
 
 
 def _says_size(attribute: Mapping[str, Any]) -> bool:
-    """Whether the attribute is a count of bytes, as SQS, Lambda or an SNS notification spells it."""
+    """Whether *attribute* counts bytes, in the spelling of SQS, Lambda or an SNS notification."""
     kind = attribute.get("DataType") or attribute.get("dataType") or attribute.get("Type")
     value = attribute.get("StringValue") or attribute.get("stringValue") or attribute.get("Value")
     return (
