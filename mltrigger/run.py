@@ -11,9 +11,11 @@ from mltrigger.broker import Receipt
 from mltrigger.errors import warn
 from mltrigger.event import codec
 from mltrigger.event.event import Event
+from mltrigger.reports import frames, views
 from mltrigger.reports.bar import Bar
+from mltrigger.reports.failures import Attempt, Failures, attempts
 from mltrigger.reports.outlook import Hold, Outlook
-from mltrigger.reports.waiting import ATTEMPT, LOOK_S, OUTLOOK_S, Failures, error_of, notes_of
+from mltrigger.reports.waiting import LOOK_S, OUTLOOK_S, notes_of
 from mltrigger.store.outcomes import FINAL
 from mltrigger.text import card
 from mltrigger.versions.running.current import about_to_wait
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from mltrigger.store.log import Log
     from mltrigger.store.registry import Registry
-    from mltrigger.store.transaction import Row
     from mltrigger.store.wake import Wakeup
 
 
@@ -52,7 +53,7 @@ class Run:
         self.topic = topic
         self.receipts = tuple(receipts)
         self._log, self._wakeup, self._outlook = log, wakeup, outlook
-        self._final: dict[tuple[int, str], Row] = {}
+        self._final: dict[tuple[int, str], Attempt] = {}
         self._failures = Failures(registry)
         self._read_to = 0
         self._expected = [
@@ -79,9 +80,9 @@ class Run:
             *[(o, n) for o, n in self._counts().items() if n],
         ]
         errors = Counter(
-            f"{row[2]}: {error_of(row)}"
-            for row in [*self._final.values(), *self._failures.rows()]
-            if row[7] or row[8]
+            f"{attempt.subscription}: {attempt.problem}"
+            for attempt in [*self._final.values(), *self._failures.all()]
+            if attempt.error_type or attempt.error
         )
         facts += [
             ("error" if n == 1 else f"error, {n} times", text) for text, n in errors.most_common(3)
@@ -170,23 +171,14 @@ class Run:
         """
         self._look()
         holds = self._outlook.of(set(self._open_names())) if self.open else {}
-        rows: list[Row] = []
-        for i, seq, name in self._expected:
-            found = self._final.get((seq, name))
-            rows.append(
-                (i, name, *found[3:10])
-                if found is not None
-                else (i, name, *self._unended(seq, name, holds.get(name)))
-            )
-        from mltrigger.reports import frames, views
-
-        return views.expanded(rows, frames.RESULTS)
+        answers = [
+            self._answer(sample, seq, name, holds.get(name)) for sample, seq, name in self._expected
+        ]
+        return views.expanded(answers, frames.RESULTS)
 
     def invocations(self) -> pd.DataFrame:
         """Return every attempt on these samples, with the columns of ``sub.invocations()``."""
         seqs = [r.seq for r in self.receipts] or [0]
-        from mltrigger.reports import views
-
         table = views.invocations(self._log, seqs=(min(seqs), max(seqs)))
         return table[table["event_id"].isin({r.event_id for r in self.receipts})].reset_index(
             drop=True
@@ -197,13 +189,11 @@ class Run:
         if not self._expected or not self.open:
             return
         seqs = (min(s for s, _ in self._wanted), max(s for s, _ in self._wanted))
-        for row in self._log.invocations(
-            ATTEMPT, seqs=seqs, after_row=self._read_to, outcomes=(*FINAL, "failed"), running=False
-        ):
-            self._read_to = max(self._read_to, row[0])
-            key = row[1], row[2]
-            if key in self._wanted and self._failures.see(row):
-                self._final[key] = row
+        for attempt in attempts(self._log, self._read_to, seqs):
+            self._read_to = max(self._read_to, attempt.row)
+            key = attempt.seq, attempt.subscription
+            if key in self._wanted and self._failures.see(attempt):
+                self._final[key] = attempt
 
     def _holds(self, bar: Bar) -> dict[str, Hold]:
         """Return what the open outcomes wait for, and warn of what was not told yet."""
@@ -227,18 +217,22 @@ class Run:
             and all(name in holds and holds[name].final for name in self._open_names())
         )
 
-    def _unended(self, seq: int, name: str, hold: Hold | None) -> Row:
-        """Return model, version, outcome, reason, error type, error and output of an outcome that
-        is not there yet.
-        """
+    def _answer(self, sample: int, seq: int, name: str, hold: Hold | None) -> views.Answer:
+        """Return the row of one sample and subscriber. An open one says why it waits."""
+        if (final := self._final.get((seq, name))) is not None:
+            facts = (sample, name, final.model, final.version, final.outcome, final.reason)
+            return views.Answer(facts, final.error_type, final.error, final.output)
         failed = self._failures.of(seq, name)
         if hold is not None or failed is None:
-            return (None, None, "open", hold and hold.reason, None, hold and hold.why, None)
-        return (*failed[3:5], "open", *failed[6:9], None)
+            reason, why = (hold.reason, hold.why) if hold is not None else (None, None)
+            return views.Answer((sample, name, None, None, "open", reason), None, why, None)
+        facts = (sample, name, failed.model, failed.version, "open", failed.reason)
+        return views.Answer(facts, failed.error_type, failed.error, None)
 
     def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {
-            outcome: sum(row[5] == outcome for row in self._final.values()) for outcome in FINAL
+            outcome: sum(attempt.outcome == outcome for attempt in self._final.values())
+            for outcome in FINAL
         }
         return {**counts, "open": self.open}
 

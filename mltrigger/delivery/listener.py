@@ -255,7 +255,7 @@ class Listener:
         return not self._outdated
 
     def _room(self, slots: int) -> _Room:
-        """Return how much may begin now. Raises if the model cannot be called: lease nothing then."""
+        """Return how much may begin now. Raises, and leases nothing, if the model is not there."""
         _, invoker = self._placement()
         with self._changed:
             in_use = [lot.invoker for lot in self._active]

@@ -242,7 +242,7 @@ class Recorder:
     def _settle(
         self, settlements: Sequence[Settlement], unit: Unit | None = None
     ) -> tuple[list[Delivery], list[Delivery]]:
-        """Settle, late where the lease is lost. Return what is lost, and what counts though late."""
+        """Settle, also late answers. Return lost deliveries, and late ones that count."""
         lost = self._broker.settle(settlements, unit)
         if not lost:
             return lost, []

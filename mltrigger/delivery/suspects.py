@@ -21,7 +21,7 @@ _MOST = 100_000
 UNLIKELY = 5
 """Attempts from which an abandoned event is a suspect although its model runs elsewhere.
 
-Such a model seldom ends this process. It can, for example with an answer that needs too much memory.
+Such a model seldom ends this process. An answer that needs too much memory may do it.
 """
 
 

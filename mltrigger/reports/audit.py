@@ -1,20 +1,20 @@
-"""The audit: what was published and what became of it, counted from two sides.
+"""The audit: published events and their outcomes, counted from both sides.
 
-G2 of the promise, as numbers.
+This is G2 of the promise, as numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mltrigger.store.archive import ARCHIVED, archived
+from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, Period, histories
-from mltrigger.store.transaction import Reader, Row, Store
+from mltrigger.store.transaction import Reader, Store
 
 SHOWN = 10
-"""Events that are named at most where the sides differ."""
+"""The most events that are named where the sides differ."""
 _BATCH = 2_000
 
 _MINE = "e.topic_id = :t AND e.seq > :low AND e.seq <= :high"
@@ -25,37 +25,41 @@ OR EXISTS (SELECT 1 FROM lease l WHERE l.subscription_id = :s AND l.seq = e.seq)
 OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
 """
 _NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} AND NOT {_PLACED} ORDER BY e.seq"
-_EACH = (
-    f"SELECT {ARCHIVED}, e.published_us, {_PLACED} FROM event e WHERE {_MINE} ORDER BY e.seq LIMIT"
-    f" {_BATCH}"
-)
+_EACH = f"""
+SELECT e.seq, e.published_us, {_PLACED}, {ARCHIVED} FROM event e WHERE {_MINE}
+ORDER BY e.seq LIMIT {_BATCH}
+"""
 _ENDED = "SELECT subscription_id, outcome, count(*) FROM final GROUP BY subscription_id, outcome"
 _OPEN = """
-SELECT subscription_id, count(*) FROM (SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
+SELECT subscription_id, count(*) FROM (
+  SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
 GROUP BY subscription_id
 """
 _DOUBLE = """
 SELECT seq, subscription_id FROM (
   SELECT seq, subscription_id FROM final
-  UNION ALL SELECT seq, subscription_id FROM waiting UNION ALL SELECT seq, subscription_id FROM lease) AS found
+  UNION ALL SELECT seq, subscription_id FROM waiting
+  UNION ALL SELECT seq, subscription_id FROM lease) AS found
 GROUP BY seq, subscription_id HAVING count(*) > 1
 """
 _ANYWHERE = """
 SELECT seq FROM final WHERE subscription_id = :s
-UNION SELECT seq FROM waiting WHERE subscription_id = :s UNION SELECT seq FROM lease WHERE subscription_id = :s
+UNION SELECT seq FROM waiting WHERE subscription_id = :s
+UNION SELECT seq FROM lease WHERE subscription_id = :s
 """
+_HOW_MANY = f"SELECT count(*) FROM ({_ANYWHERE}) AS found"
 _TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_ANYWHERE})"
 _ASKED_FOR = "SELECT seq FROM resent WHERE subscription_id = :s"
 
 
 class Balance(NamedTuple):
-    """One subscription: what was due to it, and what is there.
+    """The balance of one subscription: events due to it, and their outcomes.
 
-    ``published`` events of its topic while it was bound, less the ``filtered`` ones, plus those
-    ``sent`` to it beside that on request, are ``succeeded`` + ``dead`` + ``skipped`` + ``open``;
-    then it is ``balanced``. ``missing`` were due and are nowhere; ``double`` have more than one
-    outcome or place; ``surplus`` are there and were neither due nor asked for. ``events`` names the
-    first of these.
+    ``published`` events came to its topic while it was bound. Its filter kept ``filtered`` of them
+    out. It got ``sent`` others on request. The sum is ``succeeded`` + ``dead`` + ``skipped`` +
+    ``open``: then it is ``balanced``. ``missing`` events were due and are nowhere. ``double``
+    events have more than one outcome or place. ``surplus`` events are there, but were neither due
+    nor asked for. ``events`` names the first of these three kinds.
     """
 
     topic: str
@@ -75,9 +79,7 @@ class Balance(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """What the archive says: how many were published, how many of them due, which of those are
-    nowhere, which others are somewhere.
-    """
+    """The side of the archive: missing events were due, undue events have a place."""
 
     published: int
     due: int
@@ -85,15 +87,41 @@ class _Due(NamedTuple):
     undue: list[int]
 
 
+class _Published(NamedTuple):
+    """An event that came while the subscription was bound. Its ``periods`` decide if it was due."""
+
+    seq: int
+    published_us: int
+    is_placed: bool
+    periods: list[Period]
+    columns: list[Any]
+
+    @property
+    def archived(self) -> Archived:
+        return archived(self.columns)
+
+    @property
+    def is_due(self) -> bool:
+        seen = Seen(*self.archived)
+        return any(seen.passes(period.filter) for period in self.periods)
+
+
+class KeptOut(NamedTuple):
+    """An event that a filter kept out. ``period`` is the newest one that decided."""
+
+    seq: int
+    published_us: int
+    archived: Archived
+    period: Period
+
+
 def audit(store: Store) -> list[Balance]:
-    """Return one balance a subscription, of those that were unsubscribed too; all of the same
-    moment.
-    """
+    """Return the balance of each subscription at one moment, also of unsubscribed ones."""
     with store.snapshot() as reader:
         ended: dict[tuple[int, str], int] = {
             (s, outcome): n for s, outcome, n in reader.query(_ENDED, {})
         }
-        open_: dict[int, int] = {row[0]: row[1] for row in reader.query(_OPEN, {})}
+        open_: dict[int, int] = dict(map(tuple, reader.query(_OPEN, {})))
         double: dict[int, list[int]] = {}
         for seq, s in reader.query(_DOUBLE, {}):
             double.setdefault(s, []).append(seq)
@@ -103,6 +131,13 @@ def audit(store: Store) -> list[Balance]:
         ]
 
 
+def kept_out(reader: Reader, history: History) -> Iterator[KeptOut]:
+    """Yield the events that filters kept out."""
+    for event in _each(reader, history):
+        if not event.is_placed and not event.is_due:
+            yield KeptOut(event.seq, event.published_us, event.archived, event.periods[0])
+
+
 def _balance(
     reader: Reader,
     history: History,
@@ -110,23 +145,16 @@ def _balance(
     open_: int,
     double: list[int],
 ) -> Balance:
-    found = (
-        _filtering(reader, history)
-        if any(p.filter for p in history.periods)
-        else _plain(reader, history)
-    )
-    somewhere = reader.query(f"SELECT count(*) FROM ({_ANYWHERE}) AS found", {"s": history.id})[0][
-        0
-    ]
+    filtering = any(p.filter for p in history.periods)
+    found = _filtering(reader, history) if filtering else _plain(reader, history)
+    ((somewhere,),) = reader.query(_HOW_MANY, {"s": history.id})
     beside = somewhere - (found.due - len(found.missing))
     surplus = _surplus(reader, history, found.undue) if beside else []
     succeeded, dead, skipped = (
         ended.get((history.id, outcome), 0) for outcome in ("succeeded", "dead", "skipped")
     )
     sent = beside - len(surplus)
-    balanced = found.due + sent == succeeded + dead + skipped + open_ and not (
-        found.missing or double or surplus
-    )
+    adds_up = found.due + sent == succeeded + dead + skipped + open_
     return Balance(
         history.topic,
         history.name,
@@ -140,64 +168,51 @@ def _balance(
         len(found.missing),
         len(double),
         len(surplus),
-        balanced,
+        adds_up and not (found.missing or double or surplus),
         _named(reader, [*found.missing, *double, *surplus]),
     )
 
 
 def _plain(reader: Reader, history: History) -> _Due:
-    """Count where no filter was ever set: in the database."""
+    """Count in the database, where no filter was ever set."""
     of = [{"s": history.id, "t": t, "low": low, "high": high} for t, low, high in history.ranges()]
-    published = sum(reader.query(_COUNT, o)[0][0] for o in of)
+    published = sum(n for o in of for (n,) in reader.query(_COUNT, o))
     return _Due(published, published, [seq for o in of for (seq,) in reader.query(_NOWHERE, o)], [])
 
 
 def _filtering(reader: Reader, history: History) -> _Due:
-    """Count where filters decide: each event is looked at."""
+    """Count event by event, where filters decide."""
     published = due = 0
     missing: list[int] = []
     undue: list[int] = []
-    for row, _, periods, placed in _each(reader, history):
+    for event in _each(reader, history):
         published += 1
-        if _passed(row, periods):
+        if event.is_due:
             due += 1
-            if not placed:
-                missing.append(row[0])
-        elif placed:
-            undue.append(row[0])
+            if not event.is_placed:
+                missing.append(event.seq)
+        elif event.is_placed:
+            undue.append(event.seq)
     return _Due(published, due, missing, undue)
 
 
-def kept_out(reader: Reader, history: History) -> Iterator[tuple[Row, int, Period]]:
-    """Yield what filters kept out: an event's ``ARCHIVED`` columns, when it was published, and the
-    newest period that decided.
-    """
-    for row, published_us, periods, placed in _each(reader, history):
-        if not placed and not _passed(row, periods):
-            yield row, published_us, periods[0]
-
-
-def _passed(row: Row, periods: list[Period]) -> bool:
-    seen = Seen(*archived(row))
-    return any(seen.passes(p.filter) for p in periods)
-
-
-def _each(reader: Reader, history: History) -> Iterator[tuple[Row, int, list[Period], bool]]:
-    """Yield the ``ARCHIVED`` columns of each event that was published while the subscription was bound, when that was, the periods that
-    decide, and whether it has a place."""  # noqa: D209 - one sentence
+def _each(reader: Reader, history: History) -> Iterator[_Published]:
+    """Yield each event that was published while the subscription was bound."""
     for topic_id, low, high in history.ranges():
         after = low
         while rows := reader.query(
             _EACH, {"s": history.id, "t": topic_id, "low": after, "high": high}
         ):
-            for row in rows:
-                yield row[:-2], row[-2], history.at(row[0], topic_id), bool(row[-1])
-            after = rows[-1][0]
+            for seq, published_us, is_placed, *columns in rows:
+                periods = history.at(seq, topic_id)
+                yield _Published(seq, published_us, bool(is_placed), periods, columns)
+                after = seq
 
 
 def _surplus(reader: Reader, history: History, undue: list[int]) -> list[int]:
-    """Return the events that are there, and were neither due nor asked for; what is older than the
-    subscription came from the archive.
+    """Return the events that are there, but were neither due nor asked for.
+
+    Events older than the subscription came from the archive.
     """
     ranges = history.ranges()
     topics: dict[int, int] = dict(map(tuple, reader.query(_TOPICS, {"s": history.id})))
@@ -213,11 +228,11 @@ def _surplus(reader: Reader, history: History, undue: list[int]) -> list[int]:
 
 
 def _named(reader: Reader, seqs: list[int]) -> str | None:
-    rows: list[Row] = [
-        row
+    if not seqs:
+        return None
+    ids = [
+        id_
         for seq in seqs[:SHOWN]
-        for row in reader.query("SELECT id FROM event WHERE seq = :seq", {"seq": seq})
+        for (id_,) in reader.query("SELECT id FROM event WHERE seq = :seq", {"seq": seq})
     ]
-    return (
-        ", ".join(id_ for (id_,) in rows) + (", …" if len(seqs) > SHOWN else "") if seqs else None
-    )
+    return ", ".join(ids) + (", …" if len(seqs) > SHOWN else "")

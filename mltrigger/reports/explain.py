@@ -1,4 +1,4 @@
-"""Why an event did or did not fire: clause by clause, before and after the fact."""
+"""Why an event did or did not fire, clause by clause, before and after the fact."""
 
 from __future__ import annotations
 
@@ -12,18 +12,45 @@ from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.event.event import Event, encode_data
 from mltrigger.filters import FilterPolicy
-from mltrigger.reports.audit import kept_out
-from mltrigger.store.archive import ARCHIVED, archived
+from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, histories
 from mltrigger.store.timekeeper import ALIVE_US
-from mltrigger.store.transaction import Reader, Row, Store
+from mltrigger.store.transaction import Reader, Store
+
+_EVENT = f"""
+SELECT e.seq, e.topic_id, e.published_us, t.name, {ARCHIVED}
+FROM event e JOIN topic t ON t.id = e.topic_id WHERE e.id = :id ORDER BY e.seq
+"""
+_REPEATS = "SELECT times, differing, repeated_us FROM repeat WHERE seq = :seq"
+_RESENT = """
+SELECT times, resent_us, data IS NOT NULL FROM resent WHERE subscription_id = :s AND seq = :seq
+"""
+_ATTEMPTS = """
+SELECT i.attempt, i.outcome, i.reason, i.error_type, i.error, m.name, m.version
+FROM invocation i LEFT JOIN model_version m ON m.id = i.model_version_id
+WHERE i.seq = :seq AND i.subscription_id = :s ORDER BY i.attempt
+"""
+_DEAD = """
+SELECT reason, dead_us, discarded_us, discard_reason FROM dead_letter
+WHERE subscription_id = :s AND seq = :seq
+"""
+_WAITING = "SELECT visible_us FROM waiting WHERE subscription_id = :s AND seq = :seq"
+_LEASED = """
+SELECT attempt, worker_id, until_us FROM lease WHERE subscription_id = :s AND seq = :seq
+"""
+_SUBSCRIPTION = "SELECT paused, selector FROM subscription WHERE id = :s"
+_LIVE = """
+SELECT count(*) FROM listener l JOIN worker w ON w.id = l.worker_id
+WHERE l.subscription_id = :s AND w.seen_us > :then
+"""
 
 
 class Step(NamedTuple):
-    """One line of an explanation: what was looked at, whether it let the event go on (``None``: a
-    fact), and what was found.
+    """One line of an explanation.
+
+    ``ok`` says whether the event passed. None stands for a mere fact.
     """
 
     step: str
@@ -31,109 +58,91 @@ class Step(NamedTuple):
     detail: str
 
 
-_EVENT = (
-    f"SELECT {ARCHIVED}, e.topic_id, e.published_us, t.name FROM event e JOIN topic t ON t.id ="
-    " e.topic_id WHERE e.id = :id ORDER BY e.seq"
-)
-_ATTEMPTS = """
-SELECT i.attempt, i.outcome, i.reason, i.error_type, i.error, m.name, m.version FROM invocation i
-LEFT JOIN model_version m ON m.id = i.model_version_id WHERE i.seq = :seq AND i.subscription_id = :s ORDER BY i.attempt
-"""
-_SKIPPED = """
-SELECT e.seq, e.id, e.source, e.type, e.subject, i.reason, e.published_us FROM invocation i JOIN event e ON e.seq = i.seq
-WHERE i.subscription_id = :s AND i.outcome = 'skipped'
-"""
-_DUPLICATES = """
-SELECT e.seq, e.id, e.source, e.type, e.subject, p.times, p.differing, e.published_us
-FROM repeat p JOIN event e ON e.seq = p.seq WHERE EXISTS (
-  SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s UNION ALL
-  SELECT 1 FROM lease l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
-  SELECT 1 FROM waiting r WHERE r.seq = e.seq AND r.subscription_id = :s)
-"""
+class _Found(NamedTuple):
+    """An event of the archive."""
+
+    seq: int
+    topic_id: int
+    published_us: int
+    topic: str
+    archived: Archived
+
+
+class _Attempt(NamedTuple):
+    number: int
+    outcome: str
+    reason: str | None
+    error_type: str | None
+    error: str | None
+    model: str | None
+    version: str | None
+
+    @property
+    def step(self) -> Step:
+        which = f"{self.model}:{self.version}" if self.model else "no model was called"
+        reason = f" ({self.reason})" if self.reason else ""
+        problem = f", {self.error_type}: {self.error}" if self.error_type else ""
+        ok = {"succeeded": True, "failed": False, "dead": False, "abandoned": False}
+        detail = f"{which}, {self.outcome}{reason}{problem}"
+        return Step(f"attempt {self.number}", ok.get(self.outcome), detail)
 
 
 def explain(
     store: Store, clock: Clock, event: Event | Receipt | str, subscription: str
 ) -> list[Step]:
-    """Return what happened to *event* (an id, a receipt), or what would happen to it (an Event that
-    was not published).
+    """Return the steps of *event* on its way to a subscription.
+
+    An id or a receipt names an event of the archive. An Event that was not published gets a
+    forecast.
     """
     with store.snapshot() as reader:
-        found = histories(reader, subscription)
-        if not found:
+        known = histories(reader, subscription)
+        if not known:
             raise NotFound.of("subscription", subscription, [h.name for h in histories(reader)])
-        history = found[0]
-        id_ = (
-            event
-            if isinstance(event, str)
-            else event.event_id
-            if isinstance(event, Receipt)
-            else event.id
-        )
-        rows = reader.query(_EVENT, {"id": id_})
-        if isinstance(event, Receipt):
-            rows = [row for row in rows if row[0] == event.seq]
-        elif isinstance(event, Event):
-            rows = [row for row in rows if row[2] == event.source]
-        if rows:
-            mine = [row for row in rows if row[-1] == history.topic] or rows
-            others = (
-                [
-                    Step(
-                        "also",
-                        None,
-                        f"the first of {len(mine)} events with this id: a receipt, or an Event,"
-                        " says which is meant",
-                    )
-                ]
-                if mine[1:]
-                else []
-            )
-            return others + list(_after(reader, history, mine[0], clock.now_us()))
-        if not isinstance(event, Event):
+        history, now_us = known[0], clock.now_us()
+        found = _found(reader, event)
+        if not found:
+            if isinstance(event, Event):
+                return list(_before(reader, history, event, now_us))
             raise NotFound(
-                f"no event {id_!r}; bus.events() lists what was published, and an Event says what"
-                " would happen to it"
+                f"no event {_id_of(event)!r}; bus.events() lists what was published, and an Event"
+                " says what would happen to it"
             )
-        return list(_before(reader, history, event, clock.now_us()))
+        mine = [each for each in found if each.topic == history.topic] or found
+        steps = list(_after(reader, history, mine[0], now_us))
+        if len(mine) == 1:
+            return steps
+        also = (
+            f"the first of {len(mine)} events with this id: a receipt, or an Event, says which is"
+            " meant"
+        )
+        return [Step("also", None, also), *steps]
 
 
-def skipped(store: Store, subscription: str, limit: int | None) -> list[Row]:
-    """Return (event id, source, type, subject, reason, detail, published_us) of what the model was
-    not called with, oldest first.
-    """
-    with store.snapshot() as reader:
-        history = histories(reader, subscription)[0]
-        rows = [(*row[:6], None, row[6]) for row in reader.query(_SKIPPED, {"s": history.id})]
-        rows += [
-            (*row[:5], "duplicate", _repeated(*row[5:7]), row[7])
-            for row in reader.query(_DUPLICATES, {"s": history.id})
-        ]
-        for row, published_us, period in (
-            kept_out(reader, history) if any(p.filter for p in history.periods) else ()
-        ):
-            event, clauses = archived(row).event, _filter(period.filter, Seen(*archived(row)))
-            detail = "; ".join(f"{s.step}: {s.detail}" for s in clauses if s.ok is False)
-            rows.append(
-                (
-                    row[0],
-                    event.id,
-                    event.source,
-                    event.type,
-                    event.subject,
-                    "filtered",
-                    detail,
-                    published_us,
-                )
-            )
-    rows.sort(key=lambda row: row[0])
-    return [row[1:] for row in (rows if limit is None else rows[-limit:] if limit else [])]
+def _id_of(event: Event | Receipt | str) -> str:
+    if isinstance(event, str):
+        return event
+    return event.event_id if isinstance(event, Receipt) else event.id
 
 
-def _repeated(times: int, differing: int) -> str:
-    return f"published {times} more times" + (
-        f", {differing} of them with other data" if differing else ""
-    )
+def _found(reader: Reader, event: Event | Receipt | str) -> list[_Found]:
+    found = [
+        _Found(seq, topic_id, published_us, topic, archived(columns))
+        for seq, topic_id, published_us, topic, *columns in reader.query(
+            _EVENT, {"id": _id_of(event)}
+        )
+    ]
+    if isinstance(event, Receipt):
+        return [each for each in found if each.seq == event.seq]
+    if isinstance(event, Event):
+        return [each for each in found if each.archived.event.source == event.source]
+    return found
+
+
+def repeated(times: int, differing: int) -> str:
+    """Describe how often the same event was published again."""
+    others = f", {differing} of them with other data" if differing else ""
+    return f"published {times} more times{others}"
 
 
 def _before(reader: Reader, history: History, event: Event, now_us: int) -> Iterator[Step]:
@@ -141,23 +150,25 @@ def _before(reader: Reader, history: History, event: Event, now_us: int) -> Iter
     period = history.periods[-1]
     yield Step("published", None, f"not yet; what would happen on {history.topic!r}")
     yield Step("subscribed", period.bound, "yes" if period.bound else "unsubscribed")
-    yield from _filter(period.filter, seen)
+    yield from filter_steps(period.filter, seen)
     due = period.bound and seen.passes(period.filter)
     if due:
         yield from _delivering(reader, history, now_us)
     yield Step("outcome", due, "would be delivered" if due else "would not be delivered")
 
 
-def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[Step]:
-    seen = Seen(*archived(row[:-3]))
-    seq, topic_id, published_us, topic = row[0], *row[-3:]
-    of = {"seq": seq, "s": history.id}
+def _after(reader: Reader, history: History, event: _Found, now_us: int) -> Iterator[Step]:
+    seen = Seen(*event.archived)
+    of = {"seq": event.seq, "s": history.id}
     yield Step(
-        "published", True, f"on {topic!r} at {_time(published_us)}, number {seq} of the archive"
+        "published",
+        True,
+        f"on {event.topic!r} at {_time(event.published_us)}, number {event.seq} of the archive",
     )
-    yield Step("topic", topic == history.topic, f"the subscription listens to {history.topic!r}")
+    is_mine = event.topic == history.topic
+    yield Step("topic", is_mine, f"the subscription listens to {history.topic!r}")
     yield from _repeats(reader, of)
-    periods = history.at(seq, topic_id)
+    periods = history.at(event.seq, event.topic_id)
     due = [p for p in periods if seen.passes(p.filter)]
     yield Step(
         "subscribed",
@@ -165,43 +176,34 @@ def _after(reader: Reader, history: History, row: Row, now_us: int) -> Iterator[
         "when it was published" if periods else "not when it was published: not yet, or no longer",
     )
     if periods:
-        yield from _filter((due or periods)[0].filter, seen)
+        yield from filter_steps((due or periods)[0].filter, seen)
     yield from _sent_again(reader, of)
-    attempts = reader.query(_ATTEMPTS, of)
-    yield from (_attempt(*attempt) for attempt in attempts)
+    attempts = [_Attempt(*row) for row in reader.query(_ATTEMPTS, of)]
+    yield from (attempt.step for attempt in attempts)
     state = list(_state(reader, of, now_us))
     yield from state
-    if state and state[-1].step == "open":
+    is_open = bool(state) and state[-1].step == "open"
+    if is_open:
         yield from _delivering(reader, history, now_us)
-    yield _outcome(
-        [(a[1], a[2]) for a in attempts],
-        bool(state and state[-1].step == "open"),
-        bool(due),
-        bool(periods),
-    )
+    yield _outcome(attempts, is_open, bool(due), bool(periods))
 
 
-def _outcome(
-    attempts: list[tuple[str, str | None]], is_open: bool, due: bool, subscribed: bool
-) -> Step:
-    final = [(outcome, reason) for outcome, reason in attempts if outcome in FINAL]
+def _outcome(attempts: list[_Attempt], is_open: bool, due: bool, subscribed: bool) -> Step:
+    final = [attempt for attempt in attempts if attempt.outcome in FINAL]
     if final:
-        outcome, reason = final[-1]
+        outcome, reason = final[-1].outcome, final[-1].reason
         return Step("outcome", outcome == "succeeded", outcome + (f": {reason}" if reason else ""))
     if is_open:
         return Step("outcome", None, "open")
     if due:
-        return Step(
-            "outcome",
-            False,
-            "missing: it was due and is nowhere; bus.audit() says how many there are",
-        )
-    return Step(
-        "outcome", False, "skipped: filtered" if subscribed else "never due to this subscription"
-    )
+        missing = "missing: it was due and is nowhere; bus.audit() says how many there are"
+        return Step("outcome", False, missing)
+    never = "skipped: filtered" if subscribed else "never due to this subscription"
+    return Step("outcome", False, never)
 
 
-def _filter(policy: FilterPolicy | None, seen: Seen) -> Iterator[Step]:
+def filter_steps(policy: FilterPolicy | None, seen: Seen) -> Iterator[Step]:
+    """Yield one step for each clause of a filter."""
     if policy is None:
         yield Step("filter", True, "none: every event of the topic is delivered")
         return
@@ -222,80 +224,43 @@ def _filter(policy: FilterPolicy | None, seen: Seen) -> Iterator[Step]:
 
 
 def _repeats(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
-    for times, differing, repeated_us in reader.query(
-        "SELECT times, differing, repeated_us FROM repeat WHERE seq = :seq", of
-    ):
+    for times, differing, repeated_us in reader.query(_REPEATS, of):
         yield Step(
             "duplicate",
             None,
-            f"{_repeated(times, differing)}, last at {_time(repeated_us)}: skipped, the first one"
+            f"{repeated(times, differing)}, last at {_time(repeated_us)}: skipped, the first one"
             " counts",
         )
 
 
 def _sent_again(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
-    for times, resent_us, changed in reader.query(
-        "SELECT times, resent_us, data IS NOT NULL FROM resent WHERE subscription_id = :s AND seq ="
-        " :seq",
-        of,
-    ):
-        if not times:
+    for times, resent_us, changed in reader.query(_RESENT, of):
+        if times:
+            data = ", with other data" if changed else ""
+            yield Step(
+                "redrive", None, f"sent again {times} times, last at {_time(resent_us)}{data}"
+            )
+        else:
             yield Step(
                 "arrived",
                 None,
                 "in the queue of this subscription, without an identity that others could know"
                 " it by",
             )
-            continue
-        yield Step(
-            "redrive",
-            None,
-            f"sent again {times} times, last at"
-            f" {_time(resent_us)}{', with other data' if changed else ''}",
-        )
-
-
-def _attempt(
-    number: int,
-    outcome: str,
-    reason: str | None,
-    error_type: str | None,
-    error: str | None,
-    model: str | None,
-    version: str | None,
-) -> Step:
-    which = f"{model}:{version}" if model else "no model was called"
-    problem = f", {error_type}: {error}" if error_type else ""
-    ok = {"succeeded": True, "failed": False, "dead": False, "abandoned": False}.get(outcome)
-    return Step(
-        f"attempt {number}", ok, f"{which}, {outcome}{f' ({reason})' if reason else ''}{problem}"
-    )
 
 
 def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:
-    for reason, dead_us, discarded_us, why in reader.query(
-        "SELECT reason, dead_us, discarded_us, discard_reason FROM dead_letter WHERE"
-        " subscription_id = :s AND seq = :seq",
-        of,
-    ):
+    for reason, dead_us, discarded_us, why in reader.query(_DEAD, of):
         put_away = (
             f"discarded at {_time(discarded_us)}: {why}"
             if discarded_us
             else "waiting to be redriven or discarded"
         )
         yield Step("dead letter", None, f"{reason} at {_time(dead_us)}, {put_away}")
-    for (visible_us,) in reader.query(
-        "SELECT visible_us FROM waiting WHERE subscription_id = :s AND seq = :seq", of
-    ):
-        yield Step(
-            "open",
-            None,
-            "visible" if visible_us <= now_us else f"delayed until {_time(visible_us)}",
-        )
-    for attempt, worker, until_us in reader.query(
-        "SELECT attempt, worker_id, until_us FROM lease WHERE subscription_id = :s AND seq = :seq",
-        of,
-    ):
+    for (visible_us,) in reader.query(_WAITING, of):
+        when = "visible" if visible_us <= now_us else f"delayed until {_time(visible_us)}"
+        yield Step("open", None, when)
+    for attempt, worker, until_us in reader.query(_LEASED, of):
         over = " (over: the next poll delivers it again)" if until_us <= now_us else ""
         yield Step(
             "open",
@@ -305,24 +270,15 @@ def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:
 
 
 def _delivering(reader: Reader, history: History, now_us: int) -> Iterator[Step]:
-    paused, selector = reader.query(
-        "SELECT paused, selector FROM subscription WHERE id = :s", {"s": history.id}
-    )[0]
+    ((paused, selector),) = reader.query(_SUBSCRIPTION, {"s": history.id})
     yield Step("paused", not paused, "yes: sub.resume() goes on" if paused else "no")
-    live = reader.query(
-        "SELECT count(*) FROM listener l JOIN worker w ON w.id = l.worker_id WHERE"
-        " l.subscription_id = :s AND w.seen_us > :then",
-        {"s": history.id, "then": now_us - ALIVE_US},
-    )[0][0]
-    yield Step(
-        "listener",
-        bool(live),
-        (
-            f"{live} live for {selector}"
-            if live
-            else f"none is live for {selector}: bus.doctor() says what to do"
-        ),
+    ((live,),) = reader.query(_LIVE, {"s": history.id, "then": now_us - ALIVE_US})
+    listening = (
+        f"{live} live for {selector}"
+        if live
+        else f"none is live for {selector}: bus.doctor() says what to do"
     )
+    yield Step("listener", bool(live), listening)
 
 
 def _time(us: int) -> str:

@@ -1,20 +1,32 @@
-"""DataFrames: fixed columns and dtypes, also when there are no rows."""
+"""DataFrames with fixed columns and dtypes, also without rows.
+
+This is the door to pandas. Only the functions that make a frame import it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.clock import rounded_ms
 from mltrigger.errors import StoreError
 from mltrigger.store.damage import REPAIR
 from mltrigger.store.outcomes import OUTCOMES, ROLES
-from mltrigger.text import count, harmless, letters, near, short
+from mltrigger.text import harmless
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class OneOf(NamedTuple):
+    """The dtype of a column of categories."""
+
+    categories: tuple[str, ...]
+    ordered: bool = False
+
 
 TIME = "datetime64[us, UTC]"
-_OUTCOME = pd.CategoricalDtype([*OUTCOMES, "open"])
+_OUTCOME = OneOf((*OUTCOMES, "open"))
 
 INVOCATIONS: dict[str, Any] = {
     "event_id": "str",
@@ -24,7 +36,7 @@ INVOCATIONS: dict[str, Any] = {
     "subscription": "str",
     "model": "str",
     "version": "str",
-    "role": pd.CategoricalDtype(list(ROLES)),
+    "role": OneOf(ROLES),
     "attempt": "Int64",
     "outcome": _OUTCOME,
     "reason": "str",
@@ -97,7 +109,7 @@ TOPICS: dict[str, Any] = {
     "newest_at": TIME,
 }
 LATENCY: dict[str, Any] = {
-    "stage": pd.CategoricalDtype(["queue", "model", "total"], ordered=True),
+    "stage": OneOf(("queue", "model", "total"), ordered=True),
     "version": "str",
     "count": "Int64",
     "p50_ms": "float64",
@@ -160,7 +172,7 @@ AUDIT: dict[str, Any] = {
 }
 PLAN: dict[str, Any] = {
     "subscription": "str",
-    "action": pd.CategoricalDtype(["create", "change", "keep"]),
+    "action": OneOf(("create", "change", "keep")),
     "kind": "str",
     "name": "str",
     "setting": "str",
@@ -169,7 +181,7 @@ PLAN: dict[str, Any] = {
 }
 EXPLAIN: dict[str, Any] = {"step": "str", "ok": "boolean", "detail": "str"}
 DOCTOR: dict[str, Any] = {
-    "severity": pd.CategoricalDtype(["error", "warning", "info", "ok"], ordered=True),
+    "severity": OneOf(("error", "warning", "info", "ok"), ordered=True),
     "about": "str",
     "check": "str",
     "finding": "str",
@@ -211,9 +223,9 @@ ENDED: dict[str, Any] = {
 }
 
 _NAMES = ("event_id", "name", "subscription", "topic")
-"""What a row is called by, when it cannot be read."""
+"""Columns that name a damaged row."""
 _CHECKED = frozenset(
-    {
+    [
         "event_id",
         "source",
         "type",
@@ -226,134 +238,35 @@ _CHECKED = frozenset(
         "worker",
         "trace_id",
         "time",
-    }
+    ]
 )
-"""Columns whose text was checked when it came in. The text of all others is made harmless; bytes
-are in ``raw`` as they came.
-"""
-
-
-class Sentences(pd.DataFrame):
-    """A frame whose text is shown whole: what is cut off after 50 characters, as pandas does it,
-    explains nothing.
-    """
-
-    @property
-    def _constructor(self) -> type[pd.DataFrame]:
-        return pd.DataFrame
-
-    def __repr__(self) -> str:
-        with pd.option_context(
-            "display.max_colwidth", None, "display.max_columns", None, "display.width", 1000
-        ):
-            return super().__repr__()
-
-    def _repr_html_(self) -> str | None:
-        with pd.option_context("display.max_colwidth", None):
-            html: str | None = super()._repr_html_()  # type: ignore[misc]  # the stubs do not know it
-            return html
-
-
-_ERROR = 300
-
-
-class DeadLetters(pd.DataFrame):
-    """Dead letters: a frame to compute with, and a card to read, also of a part of the rows.
-
-    Parts without its columns are tables.
-    """
-
-    _READ = (
-        "event_id",
-        "subject",
-        "reason",
-        "attempts",
-        "model",
-        "version",
-        "error_type",
-        "error",
-        "traceback",
-        "dead_at",
-        "data",
-    )
-    _SHOWN = 20
-
-    @property
-    def _constructor(self) -> type[pd.DataFrame]:
-        return DeadLetters
-
-    def __repr__(self) -> str:
-        few = [
-            name
-            for name in ("event_id", "reason", "attempts", "error_type", "error")
-            if name in self.columns
-        ]
-        table = pd.DataFrame(self)
-        if not set(self._READ) <= set(self.columns):
-            return repr(table)
-        with pd.option_context("display.max_columns", None, "display.width", 200):
-            return (
-                f"{table[few]!r}\n({len(self.columns)} columns:"
-                f" {', '.join(map(str, self.columns))})"
-            )
-
-    def _repr_html_(self) -> str | None:
-        if not set(self._READ) <= set(self.columns) or not self.columns.is_unique:
-            html: str | None = pd.DataFrame(self)._repr_html_()  # type: ignore[operator]  # the stubs do not know it
-            return html
-        rest = (
-            f"{len(self) - self._SHOWN:,} more: .iloc[{self._SHOWN}:]"
-            if len(self) > self._SHOWN
-            else ""
-        )
-        entries = [
-            _letter(row)
-            for row in pd.DataFrame(self)[list(self._READ)].head(self._SHOWN).to_dict("records")
-        ]
-        return letters(count(len(self), "dead letter"), entries, rest)
-
-
-def _letter(row: Mapping[Any, Any]) -> tuple[str, str, str, list[tuple[str, str]]]:
-    """Return a dead letter as :func:`mltrigger.text.letters` shows it."""
-    known = {name: value for name, value in row.items() if not pd.isna(value)}
-    about = known.get("subject") or known["event_id"]
-    at = f"{known['dead_at']:%Y-%m-%d %H:%M:%S} UTC" if "dead_at" in known else ""
-    model = ":".join(str(known[name]) for name in ("model", "version") if name in known)
-    facts = " · ".join(
-        part
-        for part in (known.get("reason", ""), count(known.get("attempts", 0), "attempt"), model, at)
-        if part
-    )
-    error = ": ".join(str(known[name]) for name in ("error_type", "error") if name in known)
-    line = short(error, _ERROR)
-    more = [("whole error", error)] if line != error else []
-    more += [("traceback", near(known["traceback"]))] if "traceback" in known else []
-    more += [("data", str(known["data"]))] if "data" in known else []
-    return (
-        str(about),
-        facts,
-        line,
-        more if about == known["event_id"] else [*more, ("event id", str(known["event_id"]))],
-    )
+"""Columns whose text was checked at its arrival. All other text is made harmless here."""
+_UNTYPED = (ValueError, TypeError, OverflowError)
 
 
 def dead_letters(rows: Iterable[Sequence[Any]]) -> pd.DataFrame:
-    """Return dead letters as :func:`frame` does, shown as a card."""
+    """Return dead letters as a frame that a notebook shows as a card."""
+    from mltrigger.reports.shown import DeadLetters
+
     return DeadLetters(frame(rows, DEAD_LETTERS))
 
 
 def sentences(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *rows* as :func:`frame` does, shown whole."""
+    """Return *rows* as :func:`frame` does. Their text is shown whole."""
+    from mltrigger.reports.shown import Sentences
+
     return Sentences(frame(rows, schema))
 
 
 def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*; times come as
-    microseconds since 1970.
+    """Return *rows* as a DataFrame with exactly the columns and dtypes of *schema*.
 
-    What came from outside as text is written so that showing it can move no cursor and turn no line
-    around: ``\\u001b``. JSON stays the same JSON.
+    Times come in as microseconds since 1970. Control and bidirectional characters from outside are
+    escaped (``\\u001b``): showing the text moves no cursor and turns no line around. JSON stays the
+    same JSON.
     """
+    import pandas as pd
+
     columns, records = list(schema), [tuple(row) for row in rows]
     table = pd.DataFrame.from_records(records, columns=columns)
     for name in (name for name, dtype in schema.items() if dtype == "str" and name not in _CHECKED):
@@ -365,59 +278,81 @@ def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFr
         return pd.DataFrame(
             {name: _typed(table[name], dtype) for name, dtype in schema.items()}, columns=columns
         )
-    except (ValueError, TypeError, OverflowError) as error:
+    except _UNTYPED as error:
         raise _unreadable(records, schema) or error from error
 
 
 def _unreadable(rows: Sequence[Sequence[Any]], schema: Mapping[str, Any]) -> StoreError | None:
-    """Return the error about the first of *rows* that is not what *schema* says: SQLite keeps
-    anything in any column.
+    """Return an error about the first value that does not fit *schema*.
+
+    SQLite keeps any value in any column.
     """
+    import pandas as pd
+
     for number, row in enumerate(rows):
         for value, (name, dtype) in zip(row, schema.items(), strict=True):
             try:
                 _typed(pd.Series([value]), dtype)
-            except (ValueError, TypeError, OverflowError):
-                known = next(
-                    (
-                        f"{n} {v!r:.80}, "
-                        for n, v in zip(schema, row, strict=True)
-                        if n in _NAMES and n != name
-                    ),
-                    "",
-                )
+            except _UNTYPED:
+                named = [
+                    f"{n} {v!r:.80}, "
+                    for n, v in zip(schema, row, strict=True)
+                    if n in _NAMES and n != name
+                ]
                 where = (
-                    f"row {number} of what was asked for ({known}its column {name!r} is"
-                    f" {value!r:.60})"
+                    f"row {number} of what was asked for ({''.join(named[:1])}its column"
+                    f" {name!r} is {value!r:.60})"
                 )
                 return StoreError(f"the store is damaged: {where} cannot be read; {REPAIR}")
     return None
 
 
+def dtype_of(dtype: Any) -> Any:
+    """Return the dtype of pandas for a dtype in a schema."""
+    import pandas as pd
+
+    if isinstance(dtype, OneOf):
+        return pd.CategoricalDtype(list(dtype.categories), dtype.ordered)
+    return dtype
+
+
 def _typed(values: Any, dtype: Any) -> Any:
+    import pandas as pd
+
     if dtype == TIME:
         return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
-    return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype)
+    return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype_of(dtype))
 
 
 def values(given: list[Any]) -> Any:
-    """Return one column of outputs; whole numbers stay whole where some rows have none, and no rows
-    are a column of objects.
+    """Return one column of outputs.
+
+    Whole numbers stay whole where some rows have none. A column without values has objects.
     """
+    import pandas as pd
+
     there = [v for v in given if v is not None]
-    if (
-        there
-        and len(there) < len(given)
-        and all(type(v) is int and -(2**63) <= v < 2**63 for v in there)
-    ):
+    if not there:
+        return pd.Series(given, dtype=object)
+    if len(there) < len(given) and all(type(v) is int and -(2**63) <= v < 2**63 for v in there):
         return pd.array(given, dtype="Int64")
-    return given if there else pd.Series(given, dtype=object)
+    return given
+
+
+def beside(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return *table* with more *columns* on its right."""
+    import pandas as pd
+
+    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis="columns")
 
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:
-    """Return count and quantiles per stage and version of an invocation frame's ``version`` and
-    ``*_ms`` columns.
+    """Return count and quantiles for each stage and version.
+
+    *times* has the columns ``version`` and ``*_ms`` of an invocation frame.
     """
+    import pandas as pd
+
     stages, quantiles = ("queue", "model", "total"), (0.5, 0.95, 0.99)
     done = times.dropna(subset=["model_ms"])
     groups = done.groupby("version", sort=True)[[f"{stage}_ms" for stage in stages]]

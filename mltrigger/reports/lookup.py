@@ -1,4 +1,4 @@
-"""Lookup: everything a bus can be asked. The answers are DataFrames; nothing here changes anything."""
+"""Lookup: the questions that a bus answers with frames. Nothing here changes anything."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from mltrigger.broker import Broker, Receipt, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, NotFound, brief_errors
 from mltrigger.event.event import Event, as_event
+from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
 from mltrigger.reports.doctor import Doctor
-from mltrigger.reports.explain import explain, skipped
+from mltrigger.reports.explain import explain
+from mltrigger.reports.skipped import skipped
+from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
@@ -25,14 +28,14 @@ if TYPE_CHECKING:
 
 @brief_errors
 class Lookup:
-    """What a bus knows. Made by :class:`~mltrigger.EventBus`, which adds what a bus does.
+    """Answers questions about a bus. :class:`~mltrigger.EventBus` adds actions.
 
     Parameters
     ----------
     store, registry, log, broker, clock
-        The parts that are asked.
+        Parts of the bus.
     here : callable
-        Returns what the listener of a subscription is doing in this process.
+        Returns the state of the listener of a subscription in this process.
     no_hints : callable
         Returns why the system does not tell this process of changes in the folder of a topic; empty
         when it does.
@@ -54,9 +57,7 @@ class Lookup:
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:
-        """Return the subscription *name* as the registry keeps it; a wrong name lists the near
-        ones.
-        """
+        """Return the subscription *name*. An unknown name raises NotFound, with similar names."""
         self._check()
         found = self.registry.subscription(name)
         if found is None:
@@ -68,27 +69,20 @@ class Lookup:
     def models(self) -> pd.DataFrame:
         """Return every registered model version."""
         self._check()
-        from mltrigger.reports import views
-
         return views.models(self.registry)
 
     def subscriptions(self) -> pd.DataFrame:
-        """Return every subscription, with its selector, what it resolves to, who listens, and how
-        much it has done.
+        """Return every subscription: its selector and version, its listeners and its counts.
 
-        ``portable`` says whether a worker can take it; a model that lives in a notebook only is
-        delivered by that notebook.
+        ``portable`` says whether a worker can deliver it. A model of a notebook needs that
+        notebook.
         """
         self._check()
-        from mltrigger.reports import views
-
         return views.subscriptions(self.registry, self.log, self.broker)
 
     def topics(self) -> pd.DataFrame:
-        """Return every topic, with how many events and subscriptions it has, and what it watches."""
+        """Return every topic, its numbers of events and subscriptions, and its source."""
         self._check()
-        from mltrigger.reports import views
-
         return views.topics(self.registry)
 
     # -- what happened -----------------------------------------------------------------------------
@@ -101,22 +95,20 @@ class Lookup:
         since: datetime | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """Return every attempt of all subscriptions or one, as one row each, oldest first; see
-        ``Subscription.invocations``.
+        """Return every attempt as one row, oldest first, of all subscriptions or one.
+
+        See ``Subscription.invocations``.
         """
         self._check()
         number = self.spec(subscription).id if subscription is not None else None
-        from mltrigger.reports import views
-
         return views.invocations(self.log, number, limit, since, columns)
 
     def latency(self) -> pd.DataFrame:
-        """Return the latency quantiles of all subscriptions together, per stage and version; see
-        ``Subscription.latency``.
+        """Return latency quantiles for each stage and version, of all subscriptions together.
+
+        See ``Subscription.latency``.
         """
         times = self.invocations(columns=["version", "queue_ms", "model_ms", "total_ms"])
-        from mltrigger.reports import frames
-
         return frames.latency(times)
 
     def events(
@@ -126,31 +118,27 @@ class Lookup:
         self._check()
         if topic is not None and topic not in self.registry.topics():
             raise NotFound.of("topic", topic, self.registry.topics())
-        from mltrigger.reports import views
-
         return views.events(self.log, topic, limit, since)
 
     def trace(self, event_id: str) -> pd.DataFrame:
-        """Return what the event with this id caused, through all models: one row an attempt, from
-        the first cause down.
+        """Return all that one event caused, through all models.
+
+        There is one row for each attempt, from the first cause down.
         """
         self._check()
-        from mltrigger.reports import views
-
-        return views.trace(self.log, event_id)
+        return trace(self.log, event_id)
 
     def backup(self, path: str | Path) -> Backup:
-        """Write a whole copy of the store, as of now, to a new file; others go on publishing and
-        delivering meanwhile.
+        """Write a copy of the whole store, as of now, to a new file.
 
-        On AWS that is the log. Copying the file itself is no backup: the newest part lies in the
-        file beside it. A bus on the copy delivers what was under way again when its leases have run
-        out.
+        Others go on publishing and delivering meanwhile. On AWS the store is the log. Copying the
+        file itself is no backup: its newest part is in the file beside it. A bus on the copy
+        delivers events in flight again when their leases end.
 
         Parameters
         ----------
         path : str or Path
-            The file, readable for this user only; one that exists is refused.
+            The new file, readable for this user only. An existing file is refused.
 
         Returns
         -------
@@ -163,61 +151,58 @@ class Lookup:
     # -- whether it is right, and why --------------------------------------------------------------
 
     def audit(self) -> pd.DataFrame:
-        """Return the balance of every subscription, those that were unsubscribed too: what was due
-        to it, and what is there.
+        """Return the balance of every subscription: events due to it, and their outcomes.
 
-        Columns: ``topic``, ``subscription``, ``published`` (while it was subscribed), ``filtered``,
-        ``sent`` (beside that, on request), ``succeeded``, ``dead``, ``skipped``, ``open``,
-        ``missing``, ``double``, ``surplus`` (neither due nor asked for), ``balanced``, ``events``
-        (the ids of what is missing, double or surplus). Always: published - filtered + sent =
-        succeeded + dead + skipped + open. Where a filter was set, each event of the archive is
-        looked at.
+        Subscriptions that were unsubscribed are included. Columns: ``topic``, ``subscription``,
+        ``published`` (while it was subscribed), ``filtered``, ``sent`` (again, on request),
+        ``succeeded``, ``dead``, ``skipped``, ``open``, ``missing``, ``double``, ``surplus``
+        (neither due nor asked for), ``balanced``, ``events`` (the ids of missing, double and
+        surplus events). Always: published - filtered + sent = succeeded + dead + skipped + open.
+        With a filter, each event of the archive is checked.
         """
         self._check()
-        from mltrigger.reports import frames
-
         return frames.frame(audit(self._store), frames.AUDIT)
 
     def explain(self, event: Any, subscription: str) -> pd.DataFrame:
-        """Return why an event did or did not fire: one row a clause, with ``ok`` (missing for a
-        mere fact) and what was found.
+        """Return why an event did or did not fire, one row for each clause.
+
+        ``ok`` says whether the clause let the event pass. It is missing for a mere fact.
 
         Parameters
         ----------
         event
-            An event id or a receipt: what happened. An Event or data that was not published: what
-            would happen.
+            An event id or a receipt explains the past. An Event or data that was not published
+            explains the future.
         subscription : str
-            Whose view is asked for.
+            The subscription that is asked about.
         """
         self._check()
-        what = event if isinstance(event, (Receipt, Event, str)) else as_event(event)
-        from mltrigger.reports import frames
-
+        if not isinstance(event, (Receipt, Event, str)):
+            event = as_event(event)
         return frames.sentences(
-            explain(self._store, self._clock, what, subscription), frames.EXPLAIN
+            explain(self._store, self._clock, event, subscription), frames.EXPLAIN
         )
 
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
-        """Return the events that were not given to the model of a subscription, and why; see
-        ``Subscription.skipped``.
+        """Return the events that the model of a subscription was not called with, and why.
+
+        See ``Subscription.skipped``.
         """
         self.spec(subscription)
-        from mltrigger.reports import frames
-
-        return frames.sentences(skipped(self._store, subscription, limit), frames.SKIPPED)
+        rows = [row[1:] for row in skipped(self._store, subscription, limit)]
+        return frames.sentences(rows, frames.SKIPPED)
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:
-        """Return what to change and why, from measured run times and the policies: ``severity``, ``about``, ``check``, ``finding``,
-        ``advice``; the worst first."""  # noqa: D209 - one sentence
+        """Return advice from measured run times and the policies, the worst finding first.
+
+        Columns: ``severity``, ``about``, ``check``, ``finding``, ``advice``.
+        """
         self._check()
         found = (
             self._doctor.bus()
             if subscription is None
             else self._doctor.subscription(self.spec(subscription))
         )
-        from mltrigger.reports import frames
-
         return frames.sentences(found, frames.DOCTOR)
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:

@@ -34,12 +34,14 @@ def dtypes(table: pd.DataFrame) -> dict[str, str]:
 
 
 def expected(schema: dict[str, Any]) -> dict[str, str]:
-    return {name: str(pd.Series(dtype=dtype).dtype) for name, dtype in schema.items()}
+    return {
+        name: str(pd.Series(dtype=frames.dtype_of(dtype)).dtype) for name, dtype in schema.items()
+    }
 
 
 def sample(dtype: Any) -> Any:
     """Return a value as the store gives it for a column of *dtype*."""
-    if isinstance(dtype, pd.CategoricalDtype):
+    if isinstance(dtype, frames.OneOf):
         return dtype.categories[0]
     return {
         "str": "text",

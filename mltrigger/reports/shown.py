@@ -1,0 +1,112 @@
+"""Frames that a notebook shows in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mltrigger.text import count, letters, near, short
+
+_ERROR = 300
+"""Characters of an error on one line."""
+
+
+class Sentences(pd.DataFrame):
+    """A frame that shows its text whole. Pandas would cut it off after 50 characters."""
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return pd.DataFrame
+
+    def __repr__(self) -> str:
+        with pd.option_context(
+            "display.max_colwidth", None, "display.max_columns", None, "display.width", 1000
+        ):
+            return super().__repr__()
+
+    def _repr_html_(self) -> str | None:
+        with pd.option_context("display.max_colwidth", None):
+            html: str | None = super()._repr_html_()  # type: ignore[misc]  # the stubs do not know it
+            return html
+
+
+class DeadLetters(pd.DataFrame):
+    """Dead letters: a frame to compute with, and a card to read.
+
+    A part of the rows is a card too. A part of the columns is a table.
+    """
+
+    _READ = (
+        "event_id",
+        "subject",
+        "reason",
+        "attempts",
+        "model",
+        "version",
+        "error_type",
+        "error",
+        "traceback",
+        "dead_at",
+        "data",
+    )
+    _SHOWN = 20
+
+    @property
+    def _constructor(self) -> type[pd.DataFrame]:
+        return DeadLetters
+
+    def __repr__(self) -> str:
+        few = [
+            name
+            for name in ("event_id", "reason", "attempts", "error_type", "error")
+            if name in self.columns
+        ]
+        table = pd.DataFrame(self)
+        if not set(self._READ) <= set(self.columns):
+            return repr(table)
+        with pd.option_context("display.max_columns", None, "display.width", 200):
+            return (
+                f"{table[few]!r}\n({len(self.columns)} columns:"
+                f" {', '.join(map(str, self.columns))})"
+            )
+
+    def _repr_html_(self) -> str | None:
+        if not set(self._READ) <= set(self.columns) or not self.columns.is_unique:
+            html: str | None = pd.DataFrame(self)._repr_html_()  # type: ignore[operator]  # the stubs do not know it
+            return html
+        rest = (
+            f"{len(self) - self._SHOWN:,} more: .iloc[{self._SHOWN}:]"
+            if len(self) > self._SHOWN
+            else ""
+        )
+        entries = [
+            _letter(row)
+            for row in pd.DataFrame(self)[list(self._READ)].head(self._SHOWN).to_dict("records")
+        ]
+        return letters(count(len(self), "dead letter"), entries, rest)
+
+
+def _letter(row: Mapping[Any, Any]) -> tuple[str, str, str, list[tuple[str, str]]]:
+    """Return a dead letter as :func:`mltrigger.text.letters` shows it."""
+    known = {name: value for name, value in row.items() if not pd.isna(value)}
+    about = known.get("subject") or known["event_id"]
+    at = f"{known['dead_at']:%Y-%m-%d %H:%M:%S} UTC" if "dead_at" in known else ""
+    model = ":".join(str(known[name]) for name in ("model", "version") if name in known)
+    facts = " · ".join(
+        part
+        for part in (known.get("reason", ""), count(known.get("attempts", 0), "attempt"), model, at)
+        if part
+    )
+    error = ": ".join(str(known[name]) for name in ("error_type", "error") if name in known)
+    line = short(error, _ERROR)
+    more = [("whole error", error)] if line != error else []
+    more += [("traceback", near(known["traceback"]))] if "traceback" in known else []
+    more += [("data", str(known["data"]))] if "data" in known else []
+    return (
+        str(about),
+        facts,
+        line,
+        more if about == known["event_id"] else [*more, ("event id", str(known["event_id"]))],
+    )
