@@ -30,33 +30,33 @@ from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
 
-# A library never prints: whoever wants the log of the background configures the logger "mltrigger".
+# A library never prints. Users who want these messages configure the logger "mltrigger".
 logger.addHandler(logging.NullHandler())
 logger.addFilter(LogFilter())
 
 FOLLOW_S = 1.0
-"""How often listeners look whether their subscription was changed or ended by another process."""
+"""How often listeners look for changes of their subscription by other processes."""
 UPKEEP_S = 2.0
-"""How often the broker gets the time for what is due beside deliveries."""
+"""How often the broker does its upkeep."""
 PRUNE_S = 60.0
-"""How often a process that listens looks for what the retention lets go."""
+"""How often a process that listens deletes events that the retention lets go."""
 _WHY = 300
 
 
 class Engine:
-    """Starts and stops what delivers here.
+    """Starts and stops the listeners of this process.
 
     Parameters
     ----------
     resolve, forget : callable
-        Takes a selector and returns a function that finds the model version it means, and the
-        model; and makes it ask the registry again.
+        The first takes a selector and returns a function that finds its model version and model.
+        The second makes that function ask the registry again.
     broker, log, registry, clock
         The parts that listeners work with.
     tidy : callable
-        Lets go of what the retention allows; called once a minute while something listens here.
+        Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
-        Counts what events have led to.
+        Counts the descendants of events.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Engine:
         return any(listener.in_flight for listener in [*self._listeners.values(), *self._retired])
 
     def state(self, name: str) -> str:
-        """Return the state of the listener of subscription *name*; ``stopped`` when there is none."""
+        """Return the state of the listener of subscription *name*, ``stopped`` without one."""
         listener = self._listeners.get(name)
         if listener is None:
             return "stopped"
@@ -121,9 +121,7 @@ class Engine:
         )
 
     def pauses(self, name: str) -> bool:
-        """Whether the listener of subscription *name* pauses: the model's server asked for it, or
-        is not there yet.
-        """
+        """Whether the listener of subscription *name* pauses, see :attr:`Listener.pauses`."""
         listener = self._listeners.get(name)
         return listener is not None and listener.pauses
 
@@ -153,11 +151,9 @@ class Engine:
             )
 
     def place(self, name: str, executor: Executing | None) -> bool:
-        """Let the model of subscription *name* run in *executor* when it is delivered here,
-        ``None``: in this process.
+        """Let the model of subscription *name* run in *executor*, or in this process for None.
 
-        Return whether a listener was ended by this, which placed its calls elsewhere: it has to be
-        started anew.
+        Returns whether this ended a listener. Then it has to be started again.
         """
         with self._guard:
             if executor is self._executors.get(name):
@@ -173,16 +169,14 @@ class Engine:
             return running is not None
 
     def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
-        """Return a listener that is never started: somebody else receives for it, and calls
-        ``process``.
-        """
+        """Return a listener that is never started. The caller receives, and calls ``process``."""
         with self._guard:
             if self.worker_id == 0:
                 self.worker_id = self._registry.join()
         return self._listener(spec, source)
 
     def stop(self, name: str, drain_s: float) -> None:
-        """Deliver subscription *name* here no more; idempotent."""
+        """Deliver subscription *name* here no more. Idempotent."""
         with self._guard:
             listener = self._listeners.pop(name, None)
         if listener is not None:
@@ -203,13 +197,14 @@ class Engine:
             )
 
     def wake(self) -> None:
-        """Let every listener here look again: time has passed that nobody waited for."""
+        """Let every listener look again, since the clock was moved."""
         for listener in list(self._listeners.values()):
             self._broker.wake(listener.spec)
 
     def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
-        """Let the registry be asked again when it has changed since the generation *known*;
-        ``None``: *spec* is not what it says now.
+        """Return the generation of the registry, or None if *spec* has changed there.
+
+        Unless it is *known*, versions are resolved anew.
         """
         # first: what is resolved from now on is at least as new
         generation = self._registry.generation()
@@ -222,15 +217,12 @@ class Engine:
         return None
 
     def _follow(self) -> None:
-        """Let the registry decide: what another process rebound is delivered as it says there, what
-        it ended is let go.
-        """
+        """Follow changes of subscriptions by other processes."""
         known = {spec.name: spec for spec in self._registry.subscriptions()}
         self.watcher.settle(_settle_s(known.values()))
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
-            # Not here: stopping waits for calls, and the leases of others are waiting for this
-            # thread.
+            # Not here: stopping waits for calls, and the leases of others wait for this thread.
             if spec is None:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
@@ -240,8 +232,7 @@ class Engine:
 
     def _let_go(self, name: str) -> None:
         with self._guard:
-            # Asked again, where nobody can begin to listen meanwhile: it may have been subscribed
-            # anew.
+            # Ask again under the guard: it may have been subscribed anew.
             listener = (
                 self._listeners.pop(name, None)
                 if self._registry.subscription(name) is None
@@ -251,9 +242,7 @@ class Engine:
             self._end(listener, DRAIN_S)
 
     def _beside(self, guard: threading.Lock, action: Callable[[], object]) -> None:
-        """Do *action* in a thread, unless it is still under way: it may take long, and leases are
-        waiting for this thread.
-        """
+        """Do *action* in a thread, unless it is under way. The leases wait for this thread."""
 
         def do() -> None:
             if guard.acquire(blocking=False):
@@ -272,9 +261,7 @@ class Engine:
             logger.exception("a chore of the background failed; trying again")
 
     def close(self, drain_s: float) -> None:
-        """Stop everything: all listeners stop receiving first, then they drain, all of them within
-        *drain_s*.
-        """
+        """Stop everything within *drain_s*. First no listener receives, then they drain."""
         end = time.monotonic() + drain_s
         self.watcher.stop()
         for listener in list(self._listeners.values()):

@@ -33,9 +33,7 @@ DRAIN_S = 25.0
 MOST_LEFT_BEHIND = 32
 """Timed-out calls that may go on in a listener. With more it waits until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
-_HOLD_S = 0.25
-_POLL_S = 1.0
-_NUDGE_S = 0.02
+_POLL_S, _NUDGE_S, _HOLD_S = 1.0, 0.02, 0.25
 
 State = Literal[
     "stopped",
@@ -206,8 +204,9 @@ class Listener:
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
-                kind = "" if isinstance(error, MltriggerError) else f"{type(error).__name__}: "
-                self._wait_for("waiting for the store", f"{kind}{error}")
+                ours = isinstance(error, MltriggerError)
+                why = str(error) if ours else f"{type(error).__name__}: {error}"
+                self._wait_for("waiting for the store", why)
 
     def _wait_for(self, state: State, why: str) -> None:
         self.why = why  # first: a reader of the state may want the reason
@@ -243,10 +242,7 @@ class Listener:
             return 0 if self._stopping.is_set() else self._slots - len(self._active)
 
     def _look_again(self) -> bool:
-        """Ask the registry for changes. Return whether this listener is still the right one.
-
-        If not, another listener takes over soon.
-        """
+        """Ask the registry for changes. Return False if another listener will take over."""
         if self._look is not None:
             found = self._look(self.spec, self._generation)
             self._generation, self._outdated = found, found is None
@@ -276,7 +272,11 @@ class Listener:
             self._outdated = True
             return []
         if HERE.closed:
-            deliveries = self._suspects_of(deliveries)
+            # A suspect is to run alone: release the others instead of letting them wait. Those of a
+            # queue outside stay, since such a queue counts how often it is received.
+            waiting = [d for d in deliveries if not d.abandoned and d.message is None]
+            self._recorder.release(waiting)
+            deliveries = [d for d in deliveries if d not in waiting]
         if deliveries and room.batches and self.spec.policy.batch_window_s:
             deliveries += self._young(self._fill(room.events - len(deliveries)))
         return deliveries
@@ -290,10 +290,9 @@ class Listener:
             self._recorder.release(deliveries)
             raise
         lots = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
-        waiting = suspects_last(lots[: room.slots])
-        late = lots[room.slots :]
+        waiting = suspects_last(lots[: room.slots]) + lots[room.slots :]
         try:
-            while waiting:
+            for _ in range(min(room.slots, len(lots))):
                 lot = Lot(waiting.pop(0), version, invoker, self._clock.now_us())
                 if self._stopping.is_set():
                     lot.stop_after_current()
@@ -301,16 +300,7 @@ class Listener:
                     self._active.add(lot)
                 self._submit(functools.partial(self._run, lot), lot)
         finally:
-            self._recorder.release([d for rest in (*waiting, *late) for d in rest])
-
-    def _suspects_of(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Release the deliveries that would wait while a suspect runs alone.
-
-        Those of a queue outside are kept: such a queue counts how often it is received.
-        """
-        waiting = [d for d in deliveries if not d.abandoned and d.message is None]
-        self._recorder.release(waiting)
-        return [d for d in deliveries if d not in waiting]
+            self._recorder.release([d for rest in waiting for d in rest])
 
     def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
         """End deliveries older than the policy's ``max_age_s``, return the others."""
@@ -394,8 +384,7 @@ class Listener:
 
     def _time_out(self, lot: Lot) -> None:
         """End a call that took too long. Its slot is free again, its thread is left behind."""
-        remains = lot.close()
-        if remains is None:
+        if (remains := lot.close()) is None:
             return
         with self._changed:
             self.leftover += 1

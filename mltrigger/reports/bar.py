@@ -13,12 +13,12 @@ from mltrigger.errors import warn
 
 
 class Bar:
-    """Shows how many outcomes are there and what is wrong; or nothing, when it is not *shown*.
+    """Shows the number of outcomes and a note about trouble.
 
     Parameters
     ----------
     label : str
-        What is waited for.
+        The subject of the wait.
     shown : bool
         Whether to draw at all.
     """
@@ -36,7 +36,7 @@ class Bar:
             self._drawing.close()
 
     def show(self, done: int, total: int, note: str = "") -> None:
-        """Draw *done* of *total*, and *note* beside it; nothing when that is shown already."""
+        """Draw *done* of *total* and a *note*, unless that is shown already."""
         if not self._shown or (done, total, note) == self._last:
             return
         self._last = done, total, note
@@ -45,7 +45,7 @@ class Bar:
         self._drawing.draw(done, total, note)
 
     def warn(self, message: str) -> None:
-        """Warn at the line of the user's code; the bar makes room for it."""
+        """Warn at the line of the user's code. The bar makes room for it."""
         with self._drawing.aside() if self._drawing is not None else contextlib.nullcontext():
             warn(message)
 
@@ -79,7 +79,7 @@ class _TextBar:
 
 
 def _drawing(label: str) -> Any:
-    """Return what draws where this runs: in the page of a notebook, else as text."""
+    """Return a bar for the page of a notebook, else one of text."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if getattr(shell, "kernel", None) is None:
         return _TextBar(label)

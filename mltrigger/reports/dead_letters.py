@@ -1,4 +1,4 @@
-"""Dead letters: choose, try without settling, send again, put away."""
+"""Dead letters: choose them, try them out, send them again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mltrigger.versions.running.invoke import Caller, Result
 from mltrigger.versions.version import ModelVersion
 
 _BATCH = 1_000
-"""Events that are sent again in one commit: others write in between."""
+"""Events that are sent again in one commit. Others can write in between."""
 UNCHANGED: Any = object()
-"""Stands for the data that the event has."""
+"""Stands for the own data of an event."""
 
 
 class Trial(NamedTuple):
-    """What a model made of an event in a dry run; nothing was recorded and nothing settled."""
+    """The answer of a model in a dry run. Nothing was recorded or settled."""
 
     event_id: str
     subject: str | None
@@ -32,13 +32,14 @@ class Trial(NamedTuple):
 
 
 def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
-    """Return the dead letters that *events* names: an id, several, a frame with a column
-    ``event_id``; ``None`` means all.
+    """Return the dead letters that *events* names, all for None.
+
+    It is an id, several ids, or a frame with a column ``event_id``.
 
     Raises
     ------
     NotFound
-        When an id is not among the dead letters; lists the near ones.
+        When an id is not among the dead letters. The error lists similar ids.
     """
     keys = log.dead_keys(spec.id)
     if events is None:
@@ -58,7 +59,7 @@ def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
 def events_of(
     log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey], data: Any
 ) -> Iterator[Event]:
-    """Yield the events of dead letters, with the data that the model would get, or with *data*."""
+    """Yield the events of dead letters with the data that the model would get, or with *data*."""
     for key in keys:
         for letter in log.dead_letters(spec.id, key.seq):
             given = decode_data(letter.data, letter.media_type) if data is UNCHANGED else data
@@ -68,7 +69,7 @@ def events_of(
 def try_out(
     events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock
 ) -> list[Trial]:
-    """Call the model with each of *events* in this thread, without recording or settling anything."""
+    """Call the model with each of *events* in this thread. Nothing is recorded or settled."""
     trials = []
     for event in events:
         started_us = clock.now_us()
@@ -94,8 +95,9 @@ def redrive(
     data: Any,
     rate_per_s: float | None,
 ) -> int:
-    """Send dead letters to their subscription again, with other *data* when there is one of them;
-    return how many were sent.
+    """Send dead letters to their subscription again. Return how many were sent.
+
+    Other *data* needs exactly one of them.
     """
     if rate_per_s is not None and not rate_per_s > 0:
         raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")

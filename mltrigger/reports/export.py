@@ -1,4 +1,4 @@
-"""Export: frames as files for others. No spreadsheet takes text of an event for a formula."""
+"""Export: frames as files. No spreadsheet takes text of an event for a formula."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-# What begins a formula, also in the wide forms that spreadsheets take for the same
-# (https://owasp.org/www-community/attacks/CSV_Injection); what ends a row or a cell in one of them,
-# whatever this file's separator is; and what they drop or do not show before a formula.
+# Signs that begin a formula, also in their wide forms; characters that end a row or a cell in some
+# spreadsheet; blanks that spreadsheets drop or do not show before a formula
+# (https://owasp.org/www-community/attacks/CSV_Injection).
 _SIGNS = "=+@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b-"
 _ENDS = "\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029;"
 _BLANKS = (
-    " \x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\xa0\xad\u061c\u115f\u1160\u1680\u180e\u2000-\u200f\u202a-\u202f\u205f-\u206f\u2800\u3000\u3164"
+    " \x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\xa0\xad\u061c\u115f\u1160\u1680\u180e\u2000-\u200f"
+    "\u202a-\u202f\u205f-\u206f\u2800\u3000\u3164"
     "\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0001-\U000e007f"
 )
 _FORMULA = re.compile(rf"^(?=[\t\r\n]|[{_BLANKS}]*[{_SIGNS}])|[{_ENDS}](?=[{_BLANKS}]*[{_SIGNS}])")
@@ -34,7 +35,7 @@ _EXCEL_CELL = 32_767
 _EXCEL_EXACT = 10**15
 _EXCEL_BEGINS = 1900
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""What no XML may hold, and so no cell of a workbook."""
+"""Characters that XML, and so a workbook, cannot hold."""
 
 
 def to_csv(
@@ -47,10 +48,10 @@ def to_csv(
     frame : pandas.DataFrame
         Such as ``sub.invocations()`` or ``run.results()``.
     path : str or path, optional
-        Where to; what is there is replaced. Left out, the text is returned.
+        The file to write or replace. Without it the text is returned.
     safe : bool
-        Put an apostrophe before text that a spreadsheet would take for a formula: in cells and
-        headers, at their beginning and after each line end, tab and semicolon inside. Numbers stay
+        Put an apostrophe before text that a spreadsheet would take for a formula. That is done in
+        cells and headers, at the beginning and after each line end, tab and semicolon. Numbers stay
         numbers.
 
     Returns
@@ -70,18 +71,18 @@ def to_csv(
 
 
 def to_excel(frame: pd.DataFrame, path: str | os.PathLike[str], *, safe: bool = True) -> None:
-    """Write *frame* as an Excel workbook with one sheet, without its index; needs the extra
-    ``excel``.
+    """Write *frame* as an Excel workbook with one sheet, without its index.
 
-    Excel knows no time zones: times are written in UTC. Whole numbers beyond its 15 digits are
-    text, so that they stay exact. A text that is too long for a cell is cut, and says so.
+    This needs the extra ``excel``. Excel knows no time zones: times are written in UTC. Whole
+    numbers beyond its 15 digits become text, so that they stay exact. A text that is too long for a
+    cell is cut, and says so.
 
     Parameters
     ----------
     frame : pandas.DataFrame
         Such as ``sub.invocations()`` or ``run.results()``.
     path : str or path
-        Where to, usually ``….xlsx``; what is there is replaced.
+        The file to write or replace, usually ``….xlsx``.
     safe : bool
         As for :func:`to_csv`.
     """
@@ -98,9 +99,9 @@ def to_excel(frame: pd.DataFrame, path: str | os.PathLike[str], *, safe: bool = 
 
 
 def to_feather(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write *frame* as a Feather file (Arrow) without its index; needs pyarrow.
+    """Write *frame* as a Feather file (Arrow) without its index. This needs pyarrow.
 
-    A column of outputs of several kinds, which Arrow has no type for, is written as JSON text.
+    Arrow has no type for a column of mixed outputs. It is written as JSON text.
     """
     import pandas as pd
 
@@ -121,7 +122,7 @@ def to_feather(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def _is_uniform(column: pd.Series[Any]) -> bool:
-    """Whether Arrow has a type for a column of objects: bytes, or values of one simple type."""
+    """Whether Arrow has a type for a column of objects."""
     kinds = {type(value) for value in column if value is not None}
     return (
         kinds <= {bytes} or kinds <= {str} or kinds <= {bool} or kinds <= {int} or kinds <= {float}
@@ -163,9 +164,7 @@ def _excel_value(value: Any) -> Any:
 
 
 def defused(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy of *frame* in which no text is a formula: neither in cells nor in names of
-    columns, nor in the index.
-    """
+    """Return a copy of *frame* without formulas in cells, column names and the index."""
     table = frame.copy(deep=False)
     for place in _with_text(frame):
         table.isetitem(place, frame.iloc[:, place].astype(object).map(_cell).to_numpy())
@@ -174,7 +173,7 @@ def defused(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_text(frame: pd.DataFrame) -> list[int]:
-    """Return the places of columns that may hold text: neither numbers nor truth values nor times."""
+    """Return the places of columns that may hold text."""
     return [place for place, dtype in enumerate(frame.dtypes) if dtype.kind not in "biufcmM"]
 
 

@@ -1,4 +1,4 @@
-"""The outlook of what is open: whether its outcome can still come by itself, and what it waits for."""
+"""The outlook of open events: what they wait for, and whether waiting is enough."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
 
 PATIENCE_S = 3.0
-"""A model that cannot be called here may be repaired while it is tried again; after this time it is
-taken for broken.
-"""
+"""A model that cannot be called may be repaired meanwhile. After this time it counts as broken."""
 
 
 class Hold(NamedTuple):
@@ -26,7 +24,7 @@ class Hold(NamedTuple):
     final: bool
 
     def warning(self, name: str) -> str:
-        """Return what to say of subscription *name* when somebody begins to wait."""
+        """Return a warning about subscription *name* for a caller that begins to wait."""
         if self.reason == "paused":
             return f"{name!r} is paused: its events wait until sub.resume()"
         if self.reason == "no_listener":
@@ -41,22 +39,21 @@ _PAUSED = Hold("paused", "paused; sub.resume() delivers them", True)
 
 
 class Outlook:
-    """Says of a subscription what its open events wait for.
+    """Says why the open events of a subscription wait.
 
     Parameters
     ----------
     registry : Registry
-        What exists, and who is alive.
+        The subscriptions and the live listeners.
     state : callable
-        Returns what the listener of a subscription is doing in this process.
+        Returns the state of the listener of a subscription in this process.
     absent : callable
-        Returns why this process can never have a version that lives elsewhere; ``None`` when it has
-        it, or could load it.
+        Returns why this process can never load a version, None if it can.
     pauses : callable
-        Returns whether the listener of a subscription only pauses, because a server asked for it or
-        does not answer: it goes on by itself.
+        Returns whether the listener of a subscription only pauses for its server. It goes on by
+        itself.
     shared : bool
-        Whether other processes can have the store.
+        Whether other processes can open the store.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Outlook:
         self._held_s: dict[str, float] = {}
 
     def of(self, names: Iterable[str] | None = None) -> dict[str, Hold]:
-        """Return the holds of those of the subscriptions *names*, default all, that have one."""
+        """Return subscription -> hold, for those of *names* that have one. Default: all."""
         specs = {spec.name: spec for spec in self._registry.subscriptions()}
         live, paused = self._registry.live_listeners(), self._registry.paused()
         found = {}
