@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 
 class Clock(Protocol):
@@ -11,6 +12,14 @@ class Clock(Protocol):
 
     def now_us(self) -> int:
         """Return microseconds since 1970-01-01 UTC; never less than an earlier answer."""
+
+
+@runtime_checkable
+class Jumping(Protocol):
+    """A clock that jumps, such as a simulated one. Waiting cannot see that by itself."""
+
+    def tell(self, told: Callable[[], None]) -> None:
+        """Call *told* after each jump."""
 
 
 class SystemClock:

@@ -1,9 +1,9 @@
-"""Subscription: what a notebook holds of one subscription. It reads; the bus does."""
+"""Subscription: the handle that a notebook holds. It reads by itself and acts through its bus."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
@@ -15,22 +15,99 @@ from mltrigger.store.outcomes import FINAL
 from mltrigger.text import Told, card, count, short
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
-    from mltrigger.bus import EventBus
+    from mltrigger.broker import Broker, Receipt
+    from mltrigger.delivery.listener import Listener
     from mltrigger.notebook.dashboard import Dashboard
+    from mltrigger.reports.dead_letters import Trial
     from mltrigger.run import Run
+    from mltrigger.store.log import DeadKey, Log
+    from mltrigger.store.registry import Registry
+    from mltrigger.store.wake import Wakeup
+    from mltrigger.versions.describe import Model
+
+
+class Bus(Protocol):
+    """The part of a bus that a subscription and its widget use."""
+
+    log: Log
+    broker: Broker
+    registry: Registry
+    wakeup: Wakeup
+
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed."""
+
+    def spec(self, name: str) -> SubscriptionSpec:
+        """Return the subscription *name* as it is now."""
+
+    def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
+        """Return outcome -> number of attempts."""
+
+    def model_of(self, spec: SubscriptionSpec) -> Model:
+        """Return the model that *spec* means now."""
+
+    def invocations(
+        self,
+        subscription: str | None = None,
+        *,
+        limit: int | None = None,
+        since: datetime | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """Return the attempts."""
+
+    def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
+        """Return the events without a call of the model."""
+
+    def explain(self, event: Any, subscription: str) -> pd.DataFrame:
+        """Return the reasons for one event."""
+
+    def doctor(self, subscription: str | None = None) -> pd.DataFrame:
+        """Return findings and advice."""
+
+    def try_out(
+        self,
+        spec: SubscriptionSpec,
+        keys: Sequence[DeadKey],
+        version: Any = None,
+        data: Any = UNCHANGED,
+    ) -> list[Trial]:
+        """Call the model with dead letters, without a record."""
+
+    def fire(
+        self, topic: str, samples: Any, *, timeout_s: float = 60.0, progress: bool = True
+    ) -> Run:
+        """Publish samples and wait."""
+
+    def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
+        """Publish samples."""
+
+    def listen(self, spec: SubscriptionSpec) -> None:
+        """Deliver in this process."""
+
+    def borrowed_listener(self, spec: SubscriptionSpec) -> Listener:
+        """Return a listener that does not receive."""
+
+    def listener_state(self, name: str) -> str:
+        """Return the state of the listener in this process."""
+
+    def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
+        """Deliver no more in this process."""
+
+    def unsubscribe(self, name: str, delete: bool = False) -> None:
+        """End the subscription."""
 
 
 @brief_errors
 class Subscription:
-    """A topic, a model selector and a delivery policy, under a name; and everything that happened
-    to it, as frames.
-    """
+    """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
-    def __init__(self, bus: EventBus, spec: SubscriptionSpec, note: str = "") -> None:
+    def __init__(self, bus: Bus, spec: SubscriptionSpec, note: str = "") -> None:
         self._bus = bus
         self._spec = spec
         self._note = note
@@ -49,22 +126,22 @@ class Subscription:
 
     @property
     def selector(self) -> str:
-        """Which version of which model is called."""
+        """The selector of the model, such as ``ocr:1.0``."""
         return self._spec.selector
 
     @property
     def policy(self) -> DeliveryPolicy:
-        """How events are delivered."""
+        """The settings of delivery."""
         return self._spec.policy
 
     @property
     def filter(self) -> FilterPolicy | None:
-        """Which events are delivered; ``None`` for all."""
+        """The filter policy; ``None`` delivers all events."""
         return self._spec.filter
 
     @property
     def state(self) -> str:
-        """``listening``, ``stopped``, ``paused``, or what delivery in this process waits for."""
+        """``listening``, ``stopped``, ``paused``, or ``waiting for …`` with the reason."""
         return self._bus.listener_state(self.name)
 
     def __repr__(self) -> str:
@@ -85,7 +162,7 @@ class Subscription:
         return card(f"Subscription {self.name}", facts)
 
     def _counts(self) -> list[tuple[str, int]]:
-        """Return what there is, and how much: events by outcome, then attempts that ended none."""
+        """Return events by final outcome, then other attempts, with their numbers."""
         tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
         events = [(outcome, n) for outcome, n in tally.items() if outcome in FINAL]
         return events + [
@@ -95,9 +172,7 @@ class Subscription:
         ]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the model directly, without an event: what ``@mt.subscribe`` decorated is still a
-        function.
-        """
+        """Call the model directly, without an event. A decorated function stays a function."""
         return self._bus.model_of(self._spec)(*args, **kwargs)
 
     # -- what happened -----------------------------------------------------------------------------
@@ -118,13 +193,12 @@ class Subscription:
         since : datetime, optional
             Only attempts received at or after this instant; timezone-aware.
         columns : sequence of str, optional
-            Only these columns; the others are not read.
+            Only these columns. The others are not read.
         """
         return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
-        """Return one row per event that has ended, oldest first; with *limit* only the newest so
-        many.
+        """Return one row per ended event, oldest first. *limit* keeps only the newest.
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
         output as in ``run.results()``.
@@ -134,9 +208,7 @@ class Subscription:
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
-        """Return count, p50, p95, p99 and max in milliseconds, per stage (queue, model, total) and
-        version.
-        """
+        """Return count, p50, p95, p99 and max in ms, per stage (queue, model, total) and version."""
         times = self.invocations(
             since=since, columns=["version", "queue_ms", "model_ms", "total_ms"]
         )
@@ -145,35 +217,33 @@ class Subscription:
         return frames.latency(times)
 
     def depth(self) -> Depth:
-        """Return how many events are visible, delayed, in flight and dead now."""
+        """Return the numbers of visible, delayed, leased and dead events now."""
         return self._bus.broker.depth(self._spec)
 
     def skipped(self, limit: int | None = None) -> pd.DataFrame:
-        """Return the events of the topic that the model was not called with, and why, oldest first;
-        with *limit* the newest ones.
+        """Return the events that never reached the model, and why, oldest first.
 
-        ``reason`` is ``filtered`` (``detail`` names the clause), ``duplicate`` (the id was
-        published before), ``expired`` or ``unsubscribed``. What a filter keeps out is found in the
-        archive when this is asked; it costs nothing before.
+        *limit* keeps the newest. ``reason`` is ``filtered`` (``detail`` names the clause),
+        ``duplicate`` (the id was published before), ``expired`` or ``unsubscribed``. Filtered
+        events are searched in the archive now. They cost nothing before.
         """
         return self._bus.skipped(self.name, limit)
 
     def explain(self, event: Any) -> pd.DataFrame:
-        """Return why an event did or did not fire here; see ``bus.explain``."""
+        """Return why an event did or did not fire here. See ``bus.explain``."""
         return self._bus.explain(event, self.name)
 
     def doctor(self) -> pd.DataFrame:
-        """Return what to change about this subscription, and why; see ``bus.doctor``."""
+        """Return advice for this subscription, with reasons. See ``bus.doctor``."""
         return self._bus.doctor(self.name)
 
     # -- dead letters ------------------------------------------------------------------------------
 
     def dead_letters(self) -> pd.DataFrame:
-        """Return what could not be processed and waits for somebody: one row a dead event.
+        """Return the dead events that wait for a decision, one row each.
 
-        With its reason, last error and traceback, the attempts and the version of the last one, its
-        data as text and, in ``raw``, as bytes; ``redriven`` says how often it was sent again
-        before.
+        A row has the reason, the last error and traceback, the number of attempts and the last
+        version. ``data`` is text, ``raw`` the same as bytes. ``redriven`` counts redrives before.
         """
         from mltrigger.reports import views
 
@@ -182,17 +252,17 @@ class Subscription:
     def dry_run(
         self, events: Any = None, *, version: Any = None, data: Any = UNCHANGED
     ) -> pd.DataFrame:
-        """Call the model with dead letters here and now; nothing is recorded, settled or handed on.
+        """Call the model with dead letters now. Record, settle and emit nothing.
 
         Parameters
         ----------
         events
-            An event id, several, or a frame of dead letters; default: all of them.
+            An event id, several, or a frame of dead letters. Default: all.
         version
-            Which version to try: ``"1.1.0"``, a selector, or a model that was never registered.
-            Default: what would be called now.
+            The version to try: ``"1.1.0"``, a selector, or a model that was never registered.
+            Default: the one that the selector means now.
         data
-            Other data to call it with.
+            Other data for the call.
 
         Returns
         -------
@@ -210,20 +280,24 @@ class Subscription:
     def redrive(
         self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None
     ) -> int:
-        """Deliver dead letters again, under their own ids, with no failures counted; return how
-        many, as a number that says what was done.
+        """Deliver dead letters again, under their own ids. Failures start from zero.
 
         Parameters
         ----------
         events
-            An event id, several, or a frame of dead letters; default: all of them.
+            An event id, several, or a frame of dead letters. Default: all.
         data
-            Corrected data for one event. The archive keeps what was published; only this
-            subscription gets the correction.
+            Corrected data for one event. Only this subscription gets it. The archive keeps the
+            published data.
         rate_per_s : float, optional
-            How many a second become visible, so that a backlog does not bury what is new.
+            The number a second that becomes visible, so that a backlog does not delay new events.
+
+        Returns
+        -------
+        int
+            The number of events. A notebook shows it as a sentence.
         """
-        self._bus.spec(self.name)  # or it was unsubscribed, and nobody would receive them
+        self._bus.spec(self.name)  # an unsubscribed one has no listener: raise now
         n = redrive(
             self._bus.broker,
             self._spec,
@@ -241,8 +315,9 @@ class Subscription:
         )
 
     def discard(self, events: Any, reason: str) -> int:
-        """Put dead letters away for good: they stay ``dead`` in the log, with the *reason*, and are
-        listed no more; return how many.
+        """Put dead letters away for good, with a *reason*. Return their number.
+
+        They stay ``dead`` in the log and are listed no more.
         """
         chosen = choose(self._bus.log, self._spec, events)
         n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
@@ -256,10 +331,9 @@ class Subscription:
         )
 
     def dashboard(self, sample: Any = None) -> Dashboard:
-        """Return a live widget: counts by outcome, latency, newest invocations, and a button that
-        fires *sample*.
+        """Return a live widget: counts, latency, newest invocations, and a button to fire *sample*.
 
-        Without a *sample* the button repeats the data of the newest event of the topic.
+        Without a *sample* the button repeats the newest event of the topic.
         """
         from mltrigger.notebook.dashboard import Dashboard
 
@@ -268,30 +342,29 @@ class Subscription:
     # -- what to do with it ------------------------------------------------------------------------
 
     def fire(self, samples: Any, **options: Any) -> Run:
-        """Publish *samples* on the topic and wait; as ``bus.fire(sub.topic, samples)``."""
+        """Publish *samples* on the topic and wait, as ``bus.fire(sub.topic, samples)`` does."""
         return self._bus.fire(self.topic, samples, **options)
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
-        """Deliver no more in this process; events wait. What runs may end within *drain_s* seconds."""
+        """Stop delivery in this process. Events wait. Calls may end within *drain_s* seconds."""
         self._bus.stop_listening(self.name, drain_s)
 
     def start(self) -> Subscription:
-        """Deliver in this process (again); idempotent."""
-        self._bus.listen(self._bus.spec(self.name))  # as it is now: somebody may have bound it anew
+        """Start delivery in this process. Idempotent."""
+        self._bus.listen(self._bus.spec(self.name))  # the current one: it may be bound anew
         return self
 
     def pause(self) -> None:
-        """Deliver no more, in any process, until :meth:`resume`; events wait. What runs may end."""
+        """Stop delivery in all processes until :meth:`resume`. Events wait. Calls may end."""
         self._bus.broker.pause(self.name)
 
     def resume(self) -> None:
-        """Deliver again what :meth:`pause` held back; idempotent."""
+        """Go on after :meth:`pause`. Idempotent."""
         self._bus.broker.pause(self.name, False)
 
     def unsubscribe(self, delete: bool = False) -> None:
-        """Stop, and end the subscription: what it had not settled ends as ``skipped``; its log
-        stays.
+        """End the subscription. Its open events end as ``skipped``, its log stays.
 
-        With *delete* what subscribing made outside, such as a queue, goes as well.
+        With *delete* remove also the resources outside, such as a queue.
         """
         self._bus.unsubscribe(self.name, delete)

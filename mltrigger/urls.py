@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-import re
-import urllib.parse
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from mltrigger.bus import EventBus
 from mltrigger.clock import Clock, SystemClock
 from mltrigger.errors import NotFound, StoreError, brief
-from mltrigger.store.registry import Registry
-from mltrigger.store.sqlite import SqliteStore
-from mltrigger.store.wake import SocketWakeup, Wakeup
+from mltrigger.names import Adapters
+from mltrigger.store.opening import DEFAULT_URL, Parts, default_log, no_broker
 
-DEFAULT_URL = "sqlite:///mltrigger.db"
-_SCHEMES = (
-    "memory://",
-    "sqlite:///mltrigger.db",
-    "sqlite:////absolute/path.db",
-    "aws://region/prefix",
+BROKERS = Adapters(
+    "broker",
+    "mltrigger.brokers",
+    {
+        "memory": "store.opening:memory",
+        "sqlite": "store.opening:sqlite",
+        "aws": "aws.opening:opened",
+    },
+    StoreError,
 )
-_AWS_OPTIONS = ("log", "profile", "session", "role_arn", "external_id", "endpoint_url", "bucket")
+"""The openers of brokers by their URL scheme. :mod:`mltrigger.store.opening` describes one."""
 
 
 @brief
@@ -33,20 +33,20 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     Parameters
     ----------
     url : str, optional
-        ``memory://`` (this process, forgotten at its end) or ``sqlite:///file.db`` (relative; four
-        slashes for an absolute path; any number of processes on this machine).
+        ``memory://``: in this process, forgotten at its end. ``sqlite:///file.db``: a file for any
+        number of processes on this machine; four slashes for an absolute path.
         ``?durability=normal`` trades the last instant before a power cut for speed.
-        ``aws://eu-west-1/prefix``: SNS and SQS of that region; the names of all topics and queues
-        begin with the prefix. Default: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the
-        working directory.
+        ``aws://eu-west-1/prefix``: SNS and SQS of that region; the names of topics and queues begin
+        with the prefix. Default: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working
+        directory.
     clock : Clock, optional
-        What time it is; tests pass ``mltrigger.testing.SimulatedClock()``.
+        The clock of the bus. Tests pass ``mltrigger.testing.SimulatedClock()``.
     **aws
-        For ``aws://`` only. ``log``: the URL of the store for registry and log (default
-        ``$MLTRIGGER_LOG``, else ``sqlite:///mltrigger.db``; who shares the work shares the log).
-        ``profile`` or ``session``: whose credentials, else boto3's own chain. ``role_arn``,
+        For ``aws://`` only. ``log``: the URL of the store for registry and log, shared by all
+        workers of the bus. Default: ``$MLTRIGGER_LOG``, else ``sqlite:///mltrigger.db``.
+        ``profile`` or ``session``: the credentials, else boto3's own chain. ``role_arn``,
         ``external_id``: a role to assume, renewed before it expires. ``endpoint_url``: another
-        address than AWS'. ``bucket``: where events beyond 256 KiB go.
+        address than that of AWS. ``bucket``: the bucket for events above 256 KiB.
 
     Returns
     -------
@@ -56,93 +56,31 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     Raises
     ------
     StoreError
-        When the file is not a store, belongs to somebody else, or was written by a newer release.
+        When the file is no store, belongs to another user, or was written by a newer release.
     """
-    for name in aws:
-        if name not in _AWS_OPTIONS:
-            raise NotFound.of("option of connect", name, _AWS_OPTIONS)
     url = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
-    scheme, _, rest = url.partition("://")
-    path, _, query = rest.partition("?")
-    options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+    return EventBus(_opened(url, aws), clock or SystemClock())
+
+
+def _opened(url: str, options: dict[str, Any]) -> Parts:
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in BROKERS:
+        raise no_broker(url)
+    opener = BROKERS.load(scheme)
+    keywords = inspect.signature(opener).parameters.values()
+    known = ["clock", *(p.name for p in keywords if p.kind is p.KEYWORD_ONLY)]
     for name in options:
-        if name != "durability" or scheme == "aws":
-            raise NotFound.of("option in the URL", name, ["durability"])
-    if scheme == "aws":
-        return _connect_aws(path, clock or SystemClock(), **aws)
-    if aws:
-        raise NotFound.of(
-            f"option of {scheme}:// buses",
-            next(iter(aws)),
-            ["clock"],
-            "it belongs to aws://region/prefix",
-        )
-    if scheme == "memory" and not path:
-        return EventBus(SqliteStore(None), clock or SystemClock(), Wakeup())
-    if scheme == "sqlite" and path.startswith("/") and len(path) > 1:
-        store, wakeup = _sqlite(path, options)
-        return EventBus(store, clock or SystemClock(), wakeup)
-    # Without a scheme it may be anything, a password included: it is not repeated.
-    begins = (
-        f"a URL that begins with {scheme!r}"
-        if "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme)
-        else "that URL"
-    )
-    raise StoreError(f"no broker for {begins}; known forms: {', '.join(_SCHEMES)}")
-
-
-def _sqlite(path: str, options: Mapping[str, str]) -> tuple[SqliteStore, Wakeup]:
-    store = SqliteStore(Path(path[1:]), options.get("durability", "full"))
-    return store, SocketWakeup(store.location or "")
-
-
-def _connect_aws(
-    where: str,
-    clock: Clock,
-    *,
-    log: str | None = None,
-    bucket: str | None = None,
-    **credentials: Any,
-) -> EventBus:
-    region, _, prefix = where.partition("/")
-    if not re.fullmatch(r"[a-z]{2,}(-[a-z]+)+-\d", region) or not prefix:
-        raise StoreError(
-            "an AWS URL is aws://region/prefix, for example aws://eu-west-1/acme: topics and queues"
-            " are called acme-…"
-        )
-    from mltrigger.aws.admin.resources import Resources
-    from mltrigger.aws.clients import Clients, open_session
-    from mltrigger.aws.transport.broker import AwsBroker
-
-    endpoint_url = credentials.get("endpoint_url")
-    clients = Clients(open_session(region, **credentials), region, endpoint_url)
-    resources = Resources(clients, prefix, offloads=bucket is not None)
-    scheme, _, path = (log or _default_log()).partition("://")
-    if scheme == "memory":
-        store, wakeup = SqliteStore(None), Wakeup()
-    elif scheme == "sqlite" and path.startswith("/") and len(path) > 1:
-        store, wakeup = _sqlite(
-            path.partition("?")[0], dict(urllib.parse.parse_qsl(path.partition("?")[2]))
-        )
-    else:
-        raise StoreError(f"log= must be the URL of a store: {', '.join(_SCHEMES[:2])}")
-
-    def broker_of(registry: Registry, worker_id: Callable[[], int]) -> AwsBroker:
-        return AwsBroker(clients, resources, store, registry, clock, wakeup, worker_id, bucket)
-
-    return EventBus(store, clock, wakeup, broker_of, f"aws://{region}/{prefix}")
-
-
-def _default_log() -> str:
-    return os.environ.get("MLTRIGGER_LOG") or DEFAULT_URL
+        if name not in known:
+            advice = "" if len(known) > 1 else "options such as log= belong to aws://region/prefix"
+            raise NotFound.of(f"option of {scheme}:// buses", name, known, advice)
+    parts: Parts = opener(url, **options)
+    return parts
 
 
 def existing(url: str | None) -> str | None:
-    """Return *url*, or raise StoreError when it names a file that is not there: a mistyped name
-    must not make a store.
-    """
+    """Return *url*. Raise StoreError if its file does not exist: a typo must not make a store."""
     named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
-    _, _, path = (_default_log() if named.startswith("aws://") else named).partition(":///")
+    _, _, path = (default_log() if named.startswith("aws://") else named).partition(":///")
     file = Path(path.partition("?")[0])
     if path and not file.exists():
         beside = [

@@ -1,6 +1,6 @@
 """The engine: everything of a bus that runs in this process.
 
-Listeners, the keeper of their leases, the watcher of folders.
+Listeners, the keeper of their leases, the feeders of their topics.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
-from mltrigger.broker import Broker, Source, SubscriptionSpec, prepared_by
+from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.feeders import Feeders
 from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import StoreError
-from mltrigger.sources import FolderSource, Watcher
-from mltrigger.sources.folder.source import source_of
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.text import LogFilter
@@ -51,7 +51,7 @@ class Engine:
     resolve, forget : callable
         The first takes a selector and returns a function that finds its model version and model.
         The second makes that function ask the registry again.
-    broker, log, registry, clock
+    broker, outside, origins, log, registry, clock
         The parts that listeners work with.
     tidy : callable
         Deletes events that the retention lets go. Called once a minute while a listener runs.
@@ -65,6 +65,8 @@ class Engine:
         *,
         forget: Callable[[], None],
         broker: Broker,
+        outside: Outside | None,
+        origins: Origins,
         log: Log,
         registry: Registry,
         clock: Clock,
@@ -72,25 +74,23 @@ class Engine:
         descent: Descent,
     ) -> None:
         self.worker_id = 0
-        self.watcher = Watcher(
-            broker.publish, lambda topic, after: log.announced(topic, source_of(topic), after)
-        )
-        self._registry, self._broker = registry, broker
+        self.feeders = Feeders(Feed(broker.publish, log.announced))
+        self._registry, self._broker, self._origins = registry, broker, origins
         self._resolve, self._forget = resolve, forget
         self._make = functools.partial(
-            Listener, broker=broker, log=log, clock=clock, descent=descent
+            Listener, broker=broker, outside=outside, log=log, clock=clock, descent=descent
         )
         self._workers = ThreadWorkers()
-        self._keeper = Keeper(
-            [
-                Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
-                Chore(FOLLOW_S, self._follow),
-                Chore(UPKEEP_S, functools.partial(self._beside, threading.Lock(), broker.upkeep)),
-                Chore(PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
-            ]
-        )
+        chores = [
+            Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
+            Chore(FOLLOW_S, self._follow),
+            Chore(PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
+        ]
+        if outside is not None:
+            upkeep = functools.partial(self._beside, threading.Lock(), outside.upkeep)
+            chores.append(Chore(UPKEEP_S, upkeep))
+        self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
-        self._sources: dict[str, Source | None] = {}
         self._executors: dict[str, Executing] = {}
         self._retired: list[Listener] = []
         self._guard = threading.Lock()
@@ -109,11 +109,8 @@ class Engine:
         listener = self._listeners.get(name)
         if listener is None:
             return "stopped"
-        source = self._sources.get(name)
-        if isinstance(source, FolderSource) and (
-            trouble := self.watcher.trouble(listener.spec.topic)
-        ):
-            return f"waiting for the folder: {source.folder.name!r}: {trouble}"
+        if trouble := self.feeders.trouble(listener.spec.topic):
+            return f"waiting for {trouble}"
         if listener.state.startswith("waiting for"):
             return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (
@@ -125,7 +122,7 @@ class Engine:
         listener = self._listeners.get(name)
         return listener is not None and listener.pauses
 
-    def listen(self, spec: SubscriptionSpec, source: Source | None = None) -> None:
+    def listen(self, spec: SubscriptionSpec) -> None:
         """Deliver *spec* here; idempotent.
 
         A listener with another policy or selector is replaced, what it runs may end.
@@ -141,14 +138,9 @@ class Engine:
                     running.begin_stop()
                     # in the background; the keeper goes on holding its leases
                     self._workers.submit(running.stop)
-                self._listeners[spec.name], self._sources[spec.name] = (
-                    self._started(spec, source),
-                    source,
-                )
-        if isinstance(source, FolderSource):
-            self.watcher.watch(
-                spec.topic, source, _settle_s([spec, *self._registry.subscriptions()])[spec.topic]
-            )
+                self._listeners[spec.name] = self._started(spec)
+        if (source := self._origins.source(spec)) is not None:
+            self.feeders.feed(spec.topic, source, [spec, *self._registry.subscriptions()])
 
     def place(self, name: str, executor: Executing | None) -> bool:
         """Let the model of subscription *name* run in *executor*, or in this process for None.
@@ -168,12 +160,12 @@ class Engine:
                 self._workers.submit(running.stop)
             return running is not None
 
-    def borrowed(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+    def borrowed(self, spec: SubscriptionSpec) -> Listener:
         """Return a listener that is never started. The caller receives, and calls ``process``."""
         with self._guard:
             if self.worker_id == 0:
                 self.worker_id = self._registry.join()
-        return self._listener(spec, source)
+        return self._listener(spec)
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""
@@ -185,7 +177,7 @@ class Engine:
     def _end(self, listener: Listener, drain_s: float) -> None:
         with self._guard:
             if all(other.spec.topic != listener.spec.topic for other in self._listeners.values()):
-                self.watcher.forget(listener.spec.topic)
+                self.feeders.forget(listener.spec.topic)
         listener.stop(drain_s)
         self._keeper.forget(listener)
         try:
@@ -219,16 +211,14 @@ class Engine:
     def _follow(self) -> None:
         """Follow changes of subscriptions by other processes."""
         known = {spec.name: spec for spec in self._registry.subscriptions()}
-        self.watcher.settle(_settle_s(known.values()))
+        self.feeders.follow(list(known.values()))
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
             # Not here: stopping waits for calls, and the leases of others wait for this thread.
             if spec is None:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
-                self._workers.submit(
-                    functools.partial(self._quietly, self.listen, spec, self._sources[name])
-                )
+                self._workers.submit(functools.partial(self._quietly, self.listen, spec))
 
     def _let_go(self, name: str) -> None:
         with self._guard:
@@ -263,7 +253,7 @@ class Engine:
     def close(self, drain_s: float) -> None:
         """Stop everything within *drain_s*. First no listener receives, then they drain."""
         end = time.monotonic() + drain_s
-        self.watcher.stop()
+        self.feeders.stop()
         for listener in list(self._listeners.values()):
             listener.begin_stop()
         for listener in self._retired:
@@ -273,14 +263,14 @@ class Engine:
         self._keeper.stop()
         self._workers.close()
 
-    def _started(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
-        listener = self._listener(spec, source)
+    def _started(self, spec: SubscriptionSpec) -> Listener:
+        listener = self._listener(spec)
         self._keeper.watch(listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
         return listener
 
-    def _listener(self, spec: SubscriptionSpec, source: Source | None) -> Listener:
+    def _listener(self, spec: SubscriptionSpec) -> Listener:
         placed = Placement(
             self._resolve(spec.selector), spec.policy, self._executors.get(spec.name)
         )
@@ -289,15 +279,5 @@ class Engine:
             placed,
             look=self._look,
             workers=self._workers,
-            prepare=prepared_by(source),
+            prepare=self._origins.prepare(spec),
         )
-
-
-def _settle_s(specs: Iterable[SubscriptionSpec]) -> dict[str, float]:
-    """Return topic -> how long files of its folder rest: as long as the most patient of its
-    subscriptions wants.
-    """
-    found: dict[str, float] = {}
-    for spec in specs:
-        found[spec.topic] = max(spec.policy.settle_s, found.get(spec.topic, 0.0))
-    return found

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
+from mltrigger.broker import Broker, Delivery, Outdated, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.calls import Calls
 from mltrigger.delivery.lineage import Descent
@@ -66,6 +66,8 @@ class Listener:
         and closes it at the end.
     broker, log, clock, workers
         Parts of the bus, and the threads that call the model.
+    outside : Outside, optional
+        The part of the broker for a service outside.
     prepare : callable
         Makes an event ready for the model. A source attaches how to open its object.
     look : callable, optional
@@ -86,6 +88,7 @@ class Listener:
         log: Log,
         clock: Clock,
         workers: ThreadWorkers,
+        outside: Outside | None = None,
         prepare: Callable[[Event], Event] = lambda event: event,
         look: Look | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -98,10 +101,11 @@ class Listener:
         self.leftover = 0
         """How many timed-out calls go on."""
         self._placement, self._broker, self._clock = placement, broker, clock
+        self._outside = outside
         self._workers, self._uniform, self._look = workers, uniform, look
         self._generation: str | None = None
         self._outdated = look is not None
-        self._recorder = Recorder(spec, broker, log, clock, uniform, descent)
+        self._recorder = Recorder(spec, broker, log, clock, uniform, descent, outside)
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
@@ -141,7 +145,8 @@ class Listener:
                 break
             self._thread.join(timeout=_NUDGE_S)
             self._broker.wake(self.spec)  # the thread may have begun to wait after the last one
-        self._broker.leave(self.spec)
+        if self._outside is not None:
+            self._outside.leave(self.spec)
         with self._changed:
             self._changed.wait_for(
                 lambda: not self._active, timeout=max(0.0, end - time.monotonic())

@@ -1,103 +1,118 @@
-"""Origins: what a subscription listens to, as people write it, and how the objects behind its
-events are opened.
-"""
+"""Origins: the thing that a subscription listens to, from the text that people write."""
 
 from __future__ import annotations
 
 import os
 from typing import NamedTuple
 
-from mltrigger.broker import Broker, Source, SubscriptionSpec
+from mltrigger.broker import (
+    HOW_FOLDERS_ARE_WRITTEN,
+    SOURCES,
+    Broker,
+    Outside,
+    Prepare,
+    Source,
+    SubscriptionSpec,
+    scheme_of,
+    shown,
+    source_at,
+)
 from mltrigger.errors import InvalidName, NameTaken
 from mltrigger.names import check_topic
-from mltrigger.sources import (
-    HOW_FOLDERS_ARE_WRITTEN,
-    FolderSource,
-    described,
-    folder_url,
-    is_source,
-)
 from mltrigger.store.registry import Registry
+from mltrigger.text import short
 
 
 class Origin(NamedTuple):
-    """What a source names: its *url*, ``None`` for a topic; the *names* that its topic may have;
-    and its *topic*, once there is one.
+    """The thing behind a text.
+
+    ``url`` is that of a source, ``None`` for a topic. ``names`` are those that the topic may have.
+    ``topic`` is the known topic, if there is one. ``start`` is the default of a new subscription.
     """
 
     url: str | None
     names: list[str]
     topic: str | None
+    start: str = "latest"
 
 
 class Origins:
-    """The topics of one bus, and the folders and buckets that are published on them.
+    """The topics of one bus, and the sources that are published on them."""
 
-    Parameters
-    ----------
-    registry, broker
-        The parts.
-    """
+    def __init__(self, registry: Registry, broker: Broker, outside: Outside | None = None) -> None:
+        self._registry, self._ordered, self._outside = registry, broker.ordered, outside
 
-    def __init__(self, registry: Registry, broker: Broker) -> None:
-        self._registry, self._broker = registry, broker
+    def find(self, text: str | os.PathLike[str], check: bool = True) -> Origin:
+        """Return the origin that *text* names. Make nothing.
 
-    def found(self, source: str | os.PathLike[str]) -> Origin:
-        """Return what *source* names, once it was looked at; make nothing."""
-        url, names = self.find(source)
-        topic = (
-            names[0]
-            if url is None
-            else next((t for t, known in self._registry.sources().items() if known == url), None)
-        )
-        if url is not None and topic is None and is_source(url):
-            FolderSource(url).check()  # one that is known may be gone for a while: it is waited for
-        return Origin(url, names, topic)
-
-    def topic_of(self, origin: Origin) -> str:
-        """Return the topic of *origin*; that of a folder or a bucket is made if need be."""
-        return (
-            self._registry.source_topic(origin.url, *origin.names)
-            if origin.url is not None
-            else origin.names[0]
-        )
-
-    def find(self, source: str | os.PathLike[str]) -> tuple[str | None, list[str]]:
-        """Return the URL of what *source* names, ``None`` for a topic, and names that its topic may
-        have; make nothing.
+        With *check* a new source must exist. A known one may be gone for a while.
         """
-        if is_source(source):
-            folder = FolderSource(folder_url(source))
-            return folder.url, folder.topic_names(self._registry.sources().values())
-        located = self._broker.locate(str(source))
+        source = source_at(text)
+        if source is not None:
+            known = self._registry.sources()
+            topic = next((topic for topic, url in known.items() if url == source.url), None)
+            if topic is None and check:
+                source.check()
+            others = [o for url in known.values() if type(o := source_at(url)) is type(source)]
+            return Origin(source.url, source.topic_names(others), topic, source.start)
+        located = self._located(str(text))
         if located is not None:
-            return located[0], [located[1]]
+            url, name = located
+            known = self._registry.sources()
+            return Origin(url, [name], next((t for t, u in known.items() if u == url), None))
         try:
-            return None, [check_topic(source, self._broker.ordered)]
+            name = check_topic(text, self._ordered)
         except InvalidName as error:
             raise InvalidName(f"{error}; {HOW_FOLDERS_ARE_WRITTEN}") from None
+        return Origin(None, [name], name)
+
+    def _located(self, text: str) -> tuple[str, str] | None:
+        if self._outside is not None:
+            return self._outside.locate(text)
+        if "://" in text or scheme_of(text) == "arn":
+            raise InvalidName(
+                f"{short(text)} is listened to from a bus on AWS: bus ="
+                " mt.connect('aws://region/prefix'), then bus.subscribe(…); here a source is the"
+                " name of a topic or a folder, file:///scans/*.png"
+            )
+        return None
+
+    def topic_of(self, origin: Origin) -> str:
+        """Return the topic of *origin*. Make it for a new source."""
+        if origin.url is None:
+            return origin.names[0]
+        return self._registry.source_topic(origin.url, *origin.names)
 
     def check_same(self, name: str, origin: Origin, before: SubscriptionSpec | None) -> None:
-        """Raise NameTaken when subscription *name*, which was *before*, would listen to another
-        *origin* now.
-        """
-        if before is not None and before.topic != origin.topic:
-            sources = self._registry.sources()
-            wanted = (
-                *origin.names,
-                *(f"{origin.names[0]}-{n}" for n in range(2, len(sources) + 3)),
-            )
-            topic = origin.topic or next(each for each in wanted if each not in sources)
-            sources = {**sources, topic: origin.url} if origin.url is not None else sources
-            now, asked = (described(each, sources) for each in (before.topic, topic))
-            raise NameTaken(
-                f"subscription {name!r} listens to {now}, not to {asked}; pass name='…' for a"
-                " second one, or unsubscribe it"
-            )
+        """Raise NameTaken if subscription *name* was *before* and *origin* is another one."""
+        if before is None or before.topic == origin.topic:
+            return
+        sources = self._registry.sources()
+        wanted = (*origin.names, *(f"{origin.names[0]}-{n}" for n in range(2, len(sources) + 3)))
+        topic = origin.topic or next(each for each in wanted if each not in sources)
+        sources = {**sources, topic: origin.url} if origin.url is not None else sources
+        now, asked = (_described(each, sources) for each in (before.topic, topic))
+        raise NameTaken(
+            f"subscription {name!r} listens to {now}, not to {asked}; pass name='…' for a second"
+            " one, or unsubscribe it"
+        )
 
-    def of(self, spec: SubscriptionSpec) -> Source | None:
-        """Return what opens the objects of the events of *spec*; ``None`` when they have none."""
+    def source(self, spec: SubscriptionSpec) -> Source | None:
+        """Return the source of *spec* that this process can feed; ``None`` for other topics."""
         url = self._registry.sources().get(spec.topic)
-        if url is None:
-            return None
-        return FolderSource(url) if is_source(url) else self._broker.source(url, spec.policy)
+        return source_at(url) if url is not None else None
+
+    def prepare(self, spec: SubscriptionSpec) -> Prepare:
+        """Return the function that makes events of *spec* ready for a model."""
+        url, prepare = self._registry.sources().get(spec.topic), None
+        if url is not None and (source := source_at(url)) is not None:
+            return source.prepare
+        if url is not None and self._outside is not None:
+            prepare = self._outside.prepare(url, spec.policy)
+        return prepare or (lambda event: event)
+
+
+def _described(topic: str, urls: dict[str, str]) -> str:
+    """Return *topic* for an error, with its source if this process can feed it."""
+    scheme = scheme_of(urls.get(topic, ""))
+    return f"{topic!r} ({scheme}:{shown(urls)[topic]})" if scheme in SOURCES else repr(topic)

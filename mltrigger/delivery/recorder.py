@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mltrigger.broker import Broker, Count, Delivery, Settlement, SubscriptionSpec
+from mltrigger.broker import Broker, Count, Delivery, Outside, Settlement, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
@@ -47,6 +47,8 @@ class Recorder:
         Returns a random number between two bounds, for the backoff.
     descent : Descent, optional
         Counts the descendants of events. All publishers of a process share it.
+    outside : Outside, optional
+        Checks an output before its outcome is recorded.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class Recorder:
         clock: Clock,
         uniform: Callable[[float, float], float] = random.uniform,
         descent: Descent | None = None,
+        outside: Outside | None = None,
     ) -> None:
         self.descent = descent or Descent(clock, log.home)
+        self._outside = outside
         self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
         self._uniform = uniform
         self._give_up_s = math.inf
@@ -148,7 +152,8 @@ class Recorder:
             event = delivery.event.emitted(
                 None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded
             )
-            self._broker.check(topic, event)
+            if self._outside is not None:
+                self._outside.check(topic, event)
         except InvalidEvent as error:  # permanent: the same output would be refused again
             return failure(error)._replace(reason=error.reason, permanent=True), None
         except MltriggerError as error:

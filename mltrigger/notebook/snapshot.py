@@ -17,8 +17,7 @@ from mltrigger.text import short, visible
 
 if TYPE_CHECKING:
     from mltrigger.broker import SubscriptionSpec
-    from mltrigger.bus import EventBus
-    from mltrigger.handle import Subscription
+    from mltrigger.handle import Bus, Subscription
 
 WINDOW = 500
 """Latency is that of this many newest attempts. So looking costs the same for any length of the
@@ -102,7 +101,7 @@ def snapshot(
 
 
 def newest(
-    bus: EventBus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight: int = 0
+    bus: Bus, spec: SubscriptionSpec, limit: int = NEWEST, in_flight: int = 0
 ) -> list[dict[str, Any]]:
     """Return the newest attempts of one subscription as short rows, newest first.
 
@@ -144,7 +143,7 @@ def _shown(
     }
 
 
-def whole(bus: EventBus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, str]:
+def whole(bus: Bus, spec: SubscriptionSpec, seq: int, attempt: int) -> dict[str, str]:
     """Return the complete texts of one attempt that a row shortens, by name.
 
     Each has a limit and says so when it is cut.
@@ -171,7 +170,7 @@ def _bounded(text: str) -> str:
     )
 
 
-def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
+def _state(bus: Bus, spec: SubscriptionSpec | None) -> str:
     if spec is None:
         return "unsubscribed"
     here = bus.listener_state(spec.name)
@@ -182,7 +181,7 @@ def _state(bus: EventBus, spec: SubscriptionSpec | None) -> str:
     )
 
 
-def _has_event(bus: EventBus, topic: str) -> bool:
+def _has_event(bus: Bus, topic: str) -> bool:
     """Return whether the topic has an event. Asked once: a busy bus makes it a long search."""
     return bool(bus.log.events(topic, limit=1))
 
@@ -194,7 +193,7 @@ def _same_rows(previous: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return idle and ended and previous["title"] == now["title"]
 
 
-def _times(bus: EventBus, spec: SubscriptionSpec) -> dict[str, Any]:
+def _times(bus: Bus, spec: SubscriptionSpec) -> dict[str, Any]:
     columns = ("version", *(f"{stage}_ms" for stage in _STAGES))
     rows = bus.log.invocations(columns, subscription_id=spec.id, limit=WINDOW, running=False)
     ran = [row for row in rows if row[2] is not None]  # the model was called
@@ -221,7 +220,7 @@ def _quantiles(values: Iterable[float]) -> dict[str, Any]:
     return {"count": len(ordered), **marks, "max_ms": _rounded(ordered[-1])}
 
 
-def _hints(bus: EventBus, seqs: Iterable[int]) -> dict[int, str]:
+def _hints(bus: Bus, seqs: Iterable[int]) -> dict[int, str]:
     """Return seq -> the subject of an event, or the beginning of its data."""
     wanted = list(seqs)
     heads = bus.log.heads(wanted, _PEEK) if wanted else []

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from mltrigger.broker import SEVERITIES, Broker, Depth, Finding, Severity, SubscriptionSpec
+from mltrigger.broker import (
+    SEVERITIES,
+    Broker,
+    Depth,
+    Finding,
+    Outside,
+    Severity,
+    SubscriptionSpec,
+    source_at,
+)
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circles
 from mltrigger.errors import NotFound
 from mltrigger.reports.policy_checks import agreed, run_times
 from mltrigger.reports.store_checks import archive, clocks, descriptors, files, sqlite, writer
-from mltrigger.sources import FolderSource, is_source
-from mltrigger.sources.folder.census import findings as folder_findings
 from mltrigger.store.connections import RETURN
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
@@ -33,9 +40,10 @@ class Doctor:
         Parts of the bus.
     here : callable
         Returns the state of the listener of a subscription in this process.
-    no_hints : callable
-        Returns why the system does not tell this process of changes in the folder of a topic; empty
-        when it does.
+    note : callable
+        Returns the remark of this process's feeder on a topic; empty if there is none.
+    outside : Outside, optional
+        The part of the broker for a service outside.
     """
 
     def __init__(
@@ -46,7 +54,8 @@ class Doctor:
         broker: Broker,
         clock: Clock,
         here: Callable[[str], str] = lambda _: "stopped",
-        no_hints: Callable[[str], str] = lambda _: "",
+        note: Callable[[str], str] = lambda _: "",
+        outside: Outside | None = None,
     ) -> None:
         self._store, self._registry, self._log, self._broker, self._clock, self._here = (
             store,
@@ -56,7 +65,7 @@ class Doctor:
             clock,
             here,
         )
-        self._no_hints = no_hints
+        self._note, self._outside = note, outside
 
     def bus(self) -> list[Finding]:
         """Return the findings about the store and all subscriptions, the worst first."""
@@ -70,7 +79,7 @@ class Doctor:
             *archive(self._store.location, self._registry.retention()),
             *self._circles(),
             *descriptors(),
-            *self._broker.findings(),
+            *(self._outside.findings() if self._outside is not None else ()),
         ]
         alive = self._registry.live_listeners()  # once: it has a row for each subscription
         for spec in self._registry.subscriptions():
@@ -87,12 +96,12 @@ class Doctor:
         depth = self._broker.depth(spec)
         return [
             *self._model(spec, depth, alive.get(spec.id, 0)),
-            *self._folder(spec),
+            *self._source(spec),
             *self._waiting(spec, depth),
             *run_times(spec, self._run_times_s(spec)),
             *agreed(spec, self._registry.retention()),
             *self._troubles(spec, depth),
-            *self._broker.findings(spec, depth),
+            *(self._outside.findings(spec, depth) if self._outside is not None else ()),
         ]
 
     def _circles(self) -> Iterator[Finding]:
@@ -163,10 +172,10 @@ class Doctor:
                 " one breaks",
             )
 
-    def _folder(self, spec: SubscriptionSpec) -> Iterator[Finding]:
+    def _source(self, spec: SubscriptionSpec) -> Iterator[Finding]:
         url = self._registry.sources().get(spec.topic)
-        if url is not None and is_source(url):
-            yield from folder_findings(spec.name, FolderSource(url), self._no_hints(spec.topic))
+        if url is not None and (source := source_at(url)) is not None:
+            yield from source.findings(spec.name, self._note(spec.topic))
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.broker import Broker, Receipt, SubscriptionSpec
+from mltrigger.broker import Broker, Outside, Receipt, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, NotFound, brief_errors
 from mltrigger.event.event import Event, as_event
@@ -36,9 +36,10 @@ class Lookup:
         Parts of the bus.
     here : callable
         Returns the state of the listener of a subscription in this process.
-    no_hints : callable
-        Returns why the system does not tell this process of changes in the folder of a topic; empty
-        when it does.
+    note : callable
+        Returns the remark of this process's feeder on a topic; empty if there is none.
+    outside : Outside, optional
+        The part of the broker for a service outside.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class Lookup:
         broker: Broker,
         clock: Clock,
         here: Callable[[str], str] = lambda _: "stopped",
-        no_hints: Callable[[str], str] = lambda _: "",
+        note: Callable[[str], str] = lambda _: "",
+        outside: Outside | None = None,
     ) -> None:
-        self.registry, self.log, self.broker = registry, log, broker
+        self.registry, self.log, self.broker, self.outside = registry, log, broker, outside
         self._store, self._clock = store, clock
-        self._doctor = Doctor(store, registry, log, broker, clock, here, no_hints)
+        self._doctor = Doctor(store, registry, log, broker, clock, here, note, outside)
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:

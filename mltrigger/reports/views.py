@@ -7,13 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mltrigger.broker import Broker
+from mltrigger.broker import Broker, shown
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event import codec
 from mltrigger.event.event import decode_data, hops_of, is_json
 from mltrigger.reports import frames
 from mltrigger.reports.dead_letters import Trial
-from mltrigger.sources.folder.places import shown
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Log
 from mltrigger.store.outcomes import FINAL

@@ -8,33 +8,28 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 from mltrigger.broker import (
     AT_ONCE,
     MAX_EVENT_BYTES,
     Delivery,
     Depth,
-    Finding,
     Outdated,
     Receipt,
     Sending,
     Settlement,
-    Source,
     SubscriptionSpec,
 )
 from mltrigger.clock import Clock
-from mltrigger.errors import InvalidName, StoreError
+from mltrigger.errors import StoreError
 from mltrigger.event.event import Event, encode_data
-from mltrigger.policy import DeliveryPolicy
 from mltrigger.store import binding, leasing, publishing, settling
 from mltrigger.store.queue import Term, delivery
-from mltrigger.store.registry import ensure_topic, generation_of
+from mltrigger.store.registry import generation_of
 from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
-from mltrigger.text import short
 
 SWEEP_US = 1_000_000
 """How often at most a listener looks for leases that ran out."""
@@ -131,24 +126,6 @@ class SqlBroker:
         with self._store.transaction() as transaction:
             return binding.discard(transaction, subscription.id, seqs, reason, self._clock.now_us())
 
-    def check(self, topic: str, event: Event) -> None:
-        """Every event that could be made can be published here."""
-
-    def topic(self, name: str) -> None:
-        """Make topic *name* exist; idempotent."""
-        with self._store.transaction() as transaction:
-            ensure_topic(transaction, name, self._clock.now_us())
-
-    def locate(self, source: str) -> tuple[str, str] | None:
-        """Return ``None`` for a topic; nothing outside can be listened to from here."""
-        if "://" in source or source.startswith("arn:"):
-            raise InvalidName(
-                f"{short(source)} is listened to from a bus on AWS: bus ="
-                " mt.connect('aws://region/prefix'), then bus.subscribe(…); here a source is the"
-                " name of a topic or a folder, file:///scans/*.png"
-            )
-        return None
-
     # -- bind --------------------------------------------------------------------------------------
 
     def bind(
@@ -168,20 +145,6 @@ class SqlBroker:
                 self._clock.now_us(),
                 outside,
             )
-
-    def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
-        """Nothing has to be created outside."""
-        return []
-
-    def findings(
-        self, subscription: SubscriptionSpec | None = None, depth: Depth | None = None
-    ) -> list[Finding]:
-        """Nothing is outside."""
-        return []
-
-    def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
-        """Nothing outside is a source here."""
-        return None
 
     def unbind(self, name: str, delete: bool = False) -> None:
         """Deliver no more to *name*; what was open ends as skipped."""
@@ -229,15 +192,6 @@ class SqlBroker:
     def wake(self, subscription: SubscriptionSpec) -> None:
         """End a receive that is waiting in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")
-
-    def leave(self, subscription: SubscriptionSpec) -> None:
-        """Nothing is ever on its way here."""
-
-    def upkeep(self) -> None:
-        """Nothing is due here."""
-
-    def close(self, drain_s: float, polls_s: float) -> None:
-        """Nothing is held here."""
 
     def _claim(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
-import importlib
-import importlib.metadata
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mltrigger.errors import InvalidModel, NotFound
+from mltrigger.errors import InvalidModel
 from mltrigger.event.event import Event
+from mltrigger.names import Adapters
 from mltrigger.versions.address import Address
 
 HOLD_S = 30.0
@@ -173,44 +171,23 @@ _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _VERSION = re.compile(r"latest|\d+(\.\d+){0,2}([-+].*)?")
 
 
+SCHEMES = Adapters("scheme of models", GROUP, OWN, InvalidModel)
+
+
 def is_address(text: str) -> bool:
     """Whether *text* names a model by an address, rather than a selector or an import path."""
     found = _FORM.fullmatch(text)
     if found is None or _VERSION.fullmatch(found[2]):
         return False
-    scheme = found[1].lower()
-    return scheme in OWN or found[2].startswith("/") or scheme in _others()
+    return found[2].startswith("/") or found[1].lower() in SCHEMES
 
 
 def scheme_of(address: Address) -> Scheme:
-    """Return the scheme of *address*; a wrong one lists the near ones."""
-    name = address.scheme
-    if name in OWN:
-        module, _, attribute = OWN[name].partition(":")
-        found = getattr(importlib.import_module(f"mltrigger.{module}"), attribute)
-    else:
-        others = _others()
-        if name not in others:
-            raise NotFound.of(
-                "scheme of models",
-                name,
-                [*OWN, *others],
-                "packages add others by the entry point mltrigger.models",
-            )
-        try:
-            found = others[name].load()
-        except Exception as error:  # whatever another package does while it is imported
-            raise InvalidModel(
-                f"scheme {name!r}: {others[name].value} cannot be loaded: {error}"
-            ) from error
+    """Return the scheme of *address*. A wrong one lists the near ones."""
+    found = SCHEMES.load(address.scheme)
     scheme = found() if isinstance(found, type) else found
     if not isinstance(scheme, Scheme):
         raise InvalidModel(
-            f"scheme {name!r}: {type(scheme).__name__} is no mltrigger.schemes.Scheme"
+            f"scheme {address.scheme!r}: {type(scheme).__name__} is no mltrigger.schemes.Scheme"
         )
     return scheme
-
-
-@functools.cache
-def _others() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name.lower(): point for point in importlib.metadata.entry_points(group=GROUP)}

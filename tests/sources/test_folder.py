@@ -19,7 +19,7 @@ import pytest
 from shared import is_settled, outcomes, wait_until
 
 import mltrigger as mt
-from mltrigger.sources import FolderSource
+from mltrigger.sources.folder.source import FolderSource
 from mltrigger.sources.folder.watch import FolderWatch
 
 WRITTEN_S = 1_790_000_000.0

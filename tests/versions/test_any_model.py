@@ -484,7 +484,7 @@ class ShoutScheme(Scheme):
 @pytest.fixture
 def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Another package, installed: its module and its entry point."""
-    from mltrigger.versions import scheme as schemes
+    from mltrigger.names import entry_points
 
     (tmp_path / "shouting.py").write_text(_PACKAGE)
     info = tmp_path / "shouting-1.0.dist-info"
@@ -495,9 +495,9 @@ def shout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     )
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    schemes._others.cache_clear()
+    entry_points.cache_clear()
     yield importlib.import_module("shouting")
-    schemes._others.cache_clear()
+    entry_points.cache_clear()
     sys.modules.pop("shouting", None)
 
 

@@ -263,7 +263,7 @@ class ShelfScheme(Scheme):
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    from mltrigger.versions import scheme as schemes
+    from mltrigger.names import entry_points
 
     (tmp_path / "shelf_scheme.py").write_text(_REGISTRY)
     info = tmp_path / "shelf_scheme-1.0.dist-info"
@@ -272,9 +272,9 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (info / "entry_points.txt").write_text("[mltrigger.models]\nshelf = shelf_scheme:ShelfScheme\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    schemes._others.cache_clear()
+    entry_points.cache_clear()
     yield importlib.import_module("shelf_scheme")
-    schemes._others.cache_clear()
+    entry_points.cache_clear()
     sys.modules.pop("shelf_scheme", None)
 
 

@@ -35,10 +35,10 @@ from mltrigger.broker import (
     Depth,
     Finding,
     Outdated,
+    Prepare,
     Receipt,
     Sending,
     Settlement,
-    Source,
     SubscriptionSpec,
 )
 from mltrigger.clock import Clock
@@ -463,7 +463,6 @@ class AwsBroker:
 
     def topic(self, name: str) -> None:
         """Make topic *name* exist; idempotent."""
-        self._registry.topic(name)
         self._make(name)
 
     def plan(self, subscription: SubscriptionSpec, source: str | None) -> list[Any]:
@@ -501,13 +500,11 @@ class AwsBroker:
             *([health.overdue_finding(subscription.name, len(overdue))] if overdue else []),
         ]
 
-    def source(self, url: str, policy: DeliveryPolicy) -> Source | None:
-        """Return how the objects of a bucket are opened; queues and topics of others announce none."""
-        return (
-            BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20)
-            if aws_kind(url) == "s3"
-            else None
-        )
+    def prepare(self, url: str, policy: DeliveryPolicy) -> Prepare | None:
+        """Return how events of a bucket open their objects. Queues and topics announce none."""
+        if aws_kind(url) != "s3":
+            return None
+        return BucketSource(self._clients, S3Source.parse(url), policy.max_object_mb << 20).prepare
 
     def locate(self, source: str) -> tuple[str, str] | None:
         """Return the canonical URL or ARN of a source on AWS, and a name for its topic; ``None``

@@ -9,14 +9,14 @@ from typing import Literal
 
 from mltrigger.broker import Finding
 from mltrigger.sources.folder.files import entries, is_sayable, regular
+from mltrigger.sources.folder.folder import Folder
 from mltrigger.sources.folder.patterns import is_hidden
-from mltrigger.sources.folder.source import FolderSource
 
 Kind = Literal["name", "case", "hidden", "unsayable", "link", "special", "folder", "unreadable"]
 _EXAMPLES = 3
 
 
-def findings(about: str, source: FolderSource, no_hints: str = "") -> Iterator[Finding]:
+def findings(about: str, source: Folder, no_hints: str = "") -> Iterator[Finding]:
     """Yield what there is to say about the folder of *source*, which belongs to the subscription
     *about*.
 
@@ -49,7 +49,7 @@ def findings(about: str, source: FolderSource, no_hints: str = "") -> Iterator[F
         )
 
 
-def _left_out(source: FolderSource) -> dict[Kind, list[str]]:
+def _left_out(source: Folder) -> dict[Kind, list[str]]:
     """Return the names of what is no event, by the reason."""
     found: dict[Kind, list[str]] = defaultdict(list)
     unread = [""]
@@ -71,7 +71,7 @@ def _left_out(source: FolderSource) -> dict[Kind, list[str]]:
     return found
 
 
-def _reason(source: FolderSource, name: str, entry: os.DirEntry[str]) -> Kind | None:
+def _reason(source: Folder, name: str, entry: os.DirEntry[str]) -> Kind | None:
     """Return why the entry *name* is no event; ``None`` when it is one, or nobody can have meant
     it.
     """
@@ -97,7 +97,7 @@ def _leads_to_folder(link: os.DirEntry[str]) -> bool:
         return False
 
 
-def _said(kind: Kind, names: list[str], about: str, source: FolderSource) -> Finding:
+def _said(kind: Kind, names: list[str], about: str, source: Folder) -> Finding:
     shown = ", ".join(repr(name[:60]) for name in sorted(names)[:_EXAMPLES])
     shown += ", …" if len(names) > _EXAMPLES else ""
     n, pattern, folder = len(names), repr(source.pattern.text[:60]), repr(source.folder.name[:60])

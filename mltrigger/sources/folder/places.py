@@ -7,20 +7,17 @@ from __future__ import annotations
 import os
 import re
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mltrigger.broker import HOW_FOLDERS_ARE_WRITTEN, scheme_of
 from mltrigger.errors import InvalidName
 from mltrigger.sources.folder.patterns import Pattern, is_wild
 
 _SAFE = "*?[]!{},/"
 """Characters of a pattern that a URL keeps as they are. In the folder's own name they are quoted."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-HOW_FOLDERS_ARE_WRITTEN = (
-    "a folder is written file:///scans/*.png, or file:scans/*.png from the working directory"
-)
 
 
 class Place(NamedTuple):
@@ -33,17 +30,6 @@ class Place(NamedTuple):
     def url(self) -> str:
         """The canonical URL, for the registry; it holds an absolute path and is never shown."""
         return f"{self.folder.as_uri()}/{urllib.parse.quote(os.fsencode(self.pattern.text), safe=_SAFE)}"
-
-
-def is_source(source: str | os.PathLike[str]) -> bool:
-    """Whether *source* means a folder: a path, the URL of one, or text that is written as a path."""
-    if not isinstance(source, str):
-        return isinstance(source, os.PathLike)
-    if _WINDOWS.match(source) or source[:5].lower() == "file:":
-        return True
-    return not _SCHEME.match(source) and (
-        source in (".", "..", "~") or "/" in source or "\\" in source or is_wild(source)
-    )
 
 
 def folder_url(source: str | os.PathLike[str]) -> str:
@@ -60,7 +46,9 @@ def folder_url(source: str | os.PathLike[str]) -> str:
         raise InvalidName(
             f"a folder is given as text or pathlib.Path, not as bytes; {HOW_FOLDERS_ARE_WRITTEN}"
         )
-    if isinstance(source, str) and source[:5].lower() == "file:":
+    if isinstance(source, str) and (
+        text[:5].lower() == "file:" or scheme_of(text) not in ("", "file")
+    ):
         return source
     if os.name != "nt" and (_WINDOWS.match(text) or ("\\" in text and not Path(text).exists())):
         raise InvalidName(f"{text[:100]!r} is a path of Windows; {HOW_FOLDERS_ARE_WRITTEN}")
@@ -150,29 +138,8 @@ def topic_names(folder: Path) -> Iterable[str]:
         yield name
 
 
-def shown(urls: Mapping[str, str]) -> dict[str, str]:
-    """Return topic -> what is shown of the URL that it watches: no more of the path than tells it
-    from the others.
-    """
-    places = {topic: place_of(url) for topic, url in urls.items() if is_source(url)}
-    return {
-        topic: urllib.parse.unquote("/".join(url.split("/")[-2:])) for topic, url in urls.items()
-    } | {
-        topic: _told_apart(place, [other for name, other in places.items() if name != topic])
-        for topic, place in places.items()
-    }
-
-
-def described(topic: str, urls: Mapping[str, str]) -> str:
-    """Return *topic* as it is named in an error, with the folder that it watches, if it does."""
-    return (
-        f"{topic!r} (file:{shown(urls)[topic]})"
-        if is_source(urls.get(topic, topic))
-        else repr(topic)
-    )
-
-
-def _told_apart(place: Place, others: list[Place]) -> str:
+def told_apart(place: Place, others: list[Place]) -> str:
+    """Return the pattern after the shortest end of the path that *others* have not."""
     parts = place.folder.parts
     for count in range(1, len(parts)):
         end = parts[-count:]

@@ -13,8 +13,8 @@ from typing import Any
 
 from mltrigger.event.event import Event
 from mltrigger.sources.folder.files import entries, is_sayable, regular
+from mltrigger.sources.folder.folder import Folder
 from mltrigger.sources.folder.identity import Announced, Stamp
-from mltrigger.sources.folder.source import FolderSource
 
 History = Callable[[int], Sequence[tuple[int, str | None, Any]]]
 """Takes a number in the log; returns (number, subject, data) of the next events of the folder,
@@ -35,7 +35,7 @@ class FolderWatch:
 
     Parameters
     ----------
-    source : FolderSource
+    source : Folder
         Where to look.
     topic : str
         Where its events are published.
@@ -45,7 +45,7 @@ class FolderWatch:
         How long a file has to stay unchanged.
     """
 
-    def __init__(self, source: FolderSource, topic: str, history: History, settle_s: float) -> None:
+    def __init__(self, source: Folder, topic: str, history: History, settle_s: float) -> None:
         self.source, self.topic, self.settle_s = source, topic, settle_s
         self._history, self._read_to = history, 0
         self._announced: dict[str, Announced] = {}

@@ -7,13 +7,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mltrigger.errors import warn
 from mltrigger.event.event import Event
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.sources.folder.folder import Folder
 from mltrigger.sources.folder.hints import Hints
-from mltrigger.sources.folder.source import FolderSource
 from mltrigger.sources.folder.watch import FolderWatch
 
 logger = logging.getLogger("mltrigger")
@@ -52,8 +53,9 @@ class Watcher:
         self._hints = Hints()
         self._thread: threading.Thread | None = None
 
-    def watch(self, topic: str, source: FolderSource, settle_s: float) -> None:
-        """Watch *source* for *topic*; again, with another *settle_s*, that holds from then on."""
+    def feed(self, topic: str, source: Folder, policies: Sequence[DeliveryPolicy]) -> None:
+        """Watch *source* for *topic*. The longest ``settle_s`` of *policies* holds."""
+        settle_s = max(policy.settle_s for policy in policies)
         with self._guard:
             known = self._rounds.get(topic)
             if known is None:
@@ -73,23 +75,15 @@ class Watcher:
         with self._guard:
             self._rounds.pop(topic, None)
 
-    def settle(self, settle_s: Mapping[str, float]) -> None:
-        """Let files rest for as long as *settle_s* says of their topic, which another process may
-        have changed.
-        """
-        with self._guard:
-            for topic, rounds in self._rounds.items():
-                rounds.watch.settle_s = settle_s.get(topic, rounds.watch.settle_s)
-
     def trouble(self, topic: str) -> str:
-        """Return why the folder of *topic* cannot be looked at, empty when it can."""
+        """Return the folder that *topic* waits for and why. Empty if it can be read."""
         rounds = self._rounds.get(topic)
-        return rounds.trouble if rounds is not None else ""
+        if rounds is None or not rounds.trouble:
+            return ""
+        return f"the folder: {rounds.watch.source.folder.name!r}: {rounds.trouble}"
 
-    def no_hints(self, topic: str) -> str:
-        """Return why the system does not tell of changes in the folder of *topic*, empty when it
-        does.
-        """
+    def note(self, topic: str) -> str:
+        """Return why the system reports no changes in the folder of *topic*. Empty if it does."""
         return self._hints.trouble if topic in self._rounds else ""
 
     def settled(self) -> bool:
@@ -108,7 +102,7 @@ class Watcher:
         for rounds in gone:
             rounds.warned = True
             warn(
-                f"folder {rounds.watch.source.shown!r} cannot be read ({rounds.trouble}): it is"
+                f"folder {rounds.watch.source.shown()!r} cannot be read ({rounds.trouble}): it is"
                 " waited for, its files are not counted"
             )
         return all(quiet)
@@ -147,7 +141,7 @@ class Watcher:
                     except Exception:  # the store did not answer, for one: the other folders go on
                         logger.exception(
                             "watched folder %s: publishing failed; trying again",
-                            rounds.watch.source.shown,
+                            rounds.watch.source.shown(),
                         )
                         rounds.rest_until_s = time.monotonic() + _AGAIN_S
             folders: dict[str, int] = {

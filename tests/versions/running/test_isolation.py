@@ -28,9 +28,9 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger import sources
 from mltrigger.errors import InvalidModel
 from mltrigger.event.event import Event, with_opener
+from mltrigger.sources.folder.source import FolderSource
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.capture import MAX_STDOUT, captured
 from mltrigger.versions.running.invoke import Invoker, Result
@@ -884,7 +884,7 @@ def read_both(event: mt.Event) -> list[str]:
 
 def folder_event(folder: Path) -> Event:
     (folder / "scan.txt").write_text("content")
-    source = sources.FolderSource(f"{folder.as_uri()}/*.txt")
+    source = FolderSource(f"{folder.as_uri()}/*.txt")
     return source.prepare(source.event("scan.txt", *source.read("scan.txt"), "scans"))
 
 

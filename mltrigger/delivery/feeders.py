@@ -1,0 +1,78 @@
+"""Feeders: sources publish on the topics that this process listens to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mltrigger.broker import Feed, Feeder, Source, SubscriptionSpec
+from mltrigger.policy import DeliveryPolicy
+
+
+class _Fed(NamedTuple):
+    feeder: Feeder
+    source: Source
+    policies: Sequence[DeliveryPolicy]
+
+
+class Feeders:
+    """One feeder for each kind of source, made when the first source is listened to.
+
+    Parameters
+    ----------
+    feed : Feed
+        The way into the bus.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._kinds: dict[type[Source], Feeder] = {}
+        self._fed: dict[str, _Fed] = {}
+        self._guard = threading.Lock()
+
+    def feed(self, topic: str, source: Source, specs: Iterable[SubscriptionSpec]) -> None:
+        """Feed *topic* from *source*, with the policies of those *specs* that have the topic."""
+        policies = [spec.policy for spec in specs if spec.topic == topic]
+        with self._guard:
+            if type(source) not in self._kinds:
+                self._kinds[type(source)] = source.feeder(self._feed)
+            self._start(topic, _Fed(self._kinds[type(source)], source, policies))
+
+    def follow(self, specs: Sequence[SubscriptionSpec]) -> None:
+        """Hand new policies on to the feeders: another process may have changed them."""
+        with self._guard:
+            for topic, fed in list(self._fed.items()):
+                policies = [spec.policy for spec in specs if spec.topic == topic]
+                if policies and policies != fed.policies:
+                    self._start(topic, fed._replace(policies=policies))
+
+    def _start(self, topic: str, fed: _Fed) -> None:
+        fed.feeder.feed(topic, fed.source, fed.policies)
+        self._fed[topic] = fed
+
+    def forget(self, topic: str) -> None:
+        """Feed *topic* no more. Idempotent."""
+        with self._guard:
+            if (fed := self._fed.pop(topic, None)) is not None:
+                fed.feeder.forget(topic)
+
+    def trouble(self, topic: str) -> str:
+        """Return the thing that *topic* waits for, in words. Empty if there is none."""
+        fed = self._fed.get(topic)
+        return fed.feeder.trouble(topic) if fed is not None else ""
+
+    def note(self, topic: str) -> str:
+        """Return the feeder's remark on *topic* for the doctor. Empty if there is none."""
+        fed = self._fed.get(topic)
+        return fed.feeder.note(topic) if fed is not None else ""
+
+    def settled(self) -> bool:
+        """Look at every source now. Return whether everything there has been published."""
+        unsettled = [feeder for feeder in list(self._kinds.values()) if not feeder.settled()]
+        return not unsettled  # ask each: it looks and publishes
+
+    def stop(self) -> None:
+        """Feed nothing more."""
+        for feeder in list(self._kinds.values()):
+            feeder.stop()

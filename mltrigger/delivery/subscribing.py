@@ -1,0 +1,129 @@
+"""Subscribing: from the arguments of ``bus.subscribe`` to a bound subscription."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.broker import Broker, Outside, SubscriptionSpec
+from mltrigger.delivery.engine import Engine
+from mltrigger.delivery.origins import Origins
+from mltrigger.errors import NotFound
+from mltrigger.filters import FilterPolicy, Scope
+from mltrigger.names import check_name, check_topic
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.store.registry import Registry
+from mltrigger.versions.catalog import Catalog
+from mltrigger.versions.describe import Model
+from mltrigger.versions.running.placement import Executing, check_placement
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from mltrigger.policy import Settings
+
+_SCOPES: dict[str, Scope] = {
+    "attributes": "MessageAttributes",
+    "body": "MessageBody",
+    "MessageAttributes": "MessageAttributes",
+    "MessageBody": "MessageBody",
+}
+"""The scopes of a filter, under our words and those of SNS."""
+
+
+class Subscriber:
+    """Binds subscriptions of one bus, and plans it."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        broker: Broker,
+        outside: Outside | None,
+        origins: Origins,
+        catalog: Catalog,
+        engine: Engine,
+    ) -> None:
+        self._registry, self._broker, self._outside = registry, broker, outside
+        self._origins, self._catalog, self._engine = origins, catalog, engine
+        self._guard = threading.Lock()
+
+    def subscribe(
+        self,
+        source: str | os.PathLike[str],
+        model: Any,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        batch: bool | str | None = None,
+        executor: Executing | None = None,
+        emit: str | None = None,
+        filter: Mapping[str, Any] | str | None = None,  # noqa: A002 - the word of SNS
+        filter_scope: str = "attributes",
+        start: str | None = None,
+        listen: bool = True,
+        **policy: Unpack[Settings],
+    ) -> tuple[SubscriptionSpec, str]:
+        """Bind a subscription; see ``bus.subscribe``.
+
+        Return it as the registry has it, and the selector that it had before, if another one.
+        Everything is checked before anything is made. The version is registered last.
+        """
+        if start not in (None, "latest", "earliest"):
+            raise NotFound.of("start", str(start), ["latest", "earliest"])
+        if batch == "adaptive":
+            policy = {"adaptive": True, **policy}
+        settings, passing = DeliveryPolicy.of(policy), _filter(filter, filter_scope)
+        handed = self._catalog.understood(model, version, batch, name)
+        check_placement(handed if isinstance(handed, Model) else None, settings, executor)
+        wanted = check_name("subscription", name or handed.name.replace(".", "-"))
+        if emit is not None:
+            check_topic(emit, self._broker.ordered)
+        with self._guard:
+            origin = self._origins.find(source)
+            before = self._registry.subscription(wanted)
+            self._origins.check_same(wanted, origin, before)
+            selector = self._catalog.selector(handed)
+            topic = self._origins.topic_of(origin)
+            spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
+            self._broker.bind(spec, from_start=(start or origin.start) == "earliest")
+            bound = self._registry.subscription(wanted) or spec
+            if self._engine.place(bound.name, executor) or listen:
+                self._engine.listen(bound)
+        changed = before is not None and before.selector != selector
+        return bound, before.selector if before is not None and changed else ""
+
+    def plan(
+        self,
+        source: str | None,
+        name: str | None,
+        filter: Any,  # noqa: A002 - the word of SNS
+        filter_scope: str,
+        policy: Settings,
+    ) -> list[tuple[Any, ...]]:
+        """Return the changes outside that subscribing would make; see ``bus.plan``."""
+        sources = self._registry.sources()
+        specs = [(spec, sources.get(spec.topic)) for spec in self._registry.subscriptions()]
+        if source is not None:
+            origin = self._origins.find(source, check=False)
+            spec = SubscriptionSpec(
+                check_name("subscription", name or "model"),
+                origin.names[0],
+                "",
+                DeliveryPolicy.of(policy),
+                None,
+                _filter(filter, filter_scope),
+            )
+            specs = [(spec, origin.url)]
+        if self._outside is None:
+            return []
+        return [
+            (spec.name, *change) for spec, url in specs for change in self._outside.plan(spec, url)
+        ]
+
+
+def _filter(policy: Mapping[str, Any] | str | None, scope: str) -> FilterPolicy | None:
+    if scope not in _SCOPES:
+        raise NotFound.of("filter_scope", str(scope), list(_SCOPES))
+    return None if policy is None else FilterPolicy.parse(policy, _SCOPES[scope])
