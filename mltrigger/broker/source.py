@@ -108,7 +108,8 @@ class Source(abc.ABC):
 
     def shown(self, others: Iterable[Any] = ()) -> str:
         """Return a short form for people, without secrets. It differs from that of *others*."""
-        return urllib.parse.urlsplit(self.url).path.strip("/") or self.topic_names()[0]
+        parts = urllib.parse.urlsplit(self.url)  # without user, password and query
+        return f"{parts.hostname or ''}{parts.path}".strip("/")
 
     def prepare(self, event: Event) -> Event:
         """Return *event* ready for a model. A source with objects binds ``event.open()``."""
