@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, overload
 
 from mltrigger.broker import Receipt, SubscriptionSpec
@@ -15,34 +15,28 @@ from mltrigger.clock import Clock, Jumping
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
 from mltrigger.delivery.listener import DRAIN_S, Listener
-from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import Subscriber
 from mltrigger.errors import brief_errors
 from mltrigger.event.event import as_event
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
-from mltrigger.policy import settings_named
-from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, try_out
+from mltrigger.policy import keywords_of
 from mltrigger.reports.lookup import Lookup
 from mltrigger.reports.outlook import Outlook
 from mltrigger.reports.waiting import Idle
 from mltrigger.run import Run, samples_of, warn_if_nobody_gets
-from mltrigger.store.log import DeadKey, Log
+from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.text import card
-from mltrigger.versions.catalog import Catalog
-from mltrigger.versions.describe import LEFT_OUT, Model, as_model
-from mltrigger.versions.running.placement import Executing, Placement
+from mltrigger.versions.describe import LEFT_OUT, as_model
 from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    import pandas as pd
-
-    from mltrigger.policy import Settings, Subscribing
+    from mltrigger.policy import Subscribing
 
 FIRE_TIMEOUT_S = 60.0
 _LAST_WORD_S = 0.5
@@ -80,9 +74,6 @@ class EventBus(Lookup):
             outside,
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
-        self._catalog = Catalog(self.registry, clock)
-        self._resolver = self._catalog.resolver
-        self._origins = Origins(registry, broker, outside)
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
         self._engine = Engine(
             self._resolver.of,
@@ -96,9 +87,7 @@ class EventBus(Lookup):
             tidy=self._tidy,
             descent=self._lineage.descent,
         )
-        self._subscriber = Subscriber(
-            registry, broker, outside, self._origins, self._catalog, self._engine
-        )
+        self._subscriber = Subscriber(registry, broker, self._origins, self._catalog, self._engine)
         if isinstance(clock, Jumping):
             clock.tell(self._engine.wake)
         self._outlook = Outlook(
@@ -113,21 +102,19 @@ class EventBus(Lookup):
     def __repr__(self) -> str:
         if self._closed:
             return f"EventBus({self._description!r}, closed)"
-        topics, subscriptions = len(self.registry.topics()), len(self.registry.subscriptions())
-        return (
-            f"EventBus({self._description!r}: {topics} topics, {subscriptions} subscriptions,"
-            f" {len(self._engine)} listening here)"
-        )
+        counts = ", ".join(f"{n} {counted}" for counted, n in self._counts())
+        return f"EventBus({self._description!r}: {counts})"
 
     def _repr_html_(self) -> str:
-        if self._closed:
-            return card(f"EventBus {self._description}", [("state", "closed")])
-        facts = [
+        facts = [("state", "closed")] if self._closed else self._counts()
+        return card(f"EventBus {self._description}", facts)
+
+    def _counts(self) -> list[tuple[str, Any]]:
+        return [
             ("topics", len(self.registry.topics())),
             ("subscriptions", len(self.registry.subscriptions())),
             ("listening here", len(self._engine)),
         ]
-        return card(f"EventBus {self._description}", facts)
 
     def __enter__(self) -> EventBus:
         return self
@@ -206,22 +193,12 @@ class EventBus(Lookup):
         self, source: str | os.PathLike[str], **options: Unpack[Subscribing]
     ) -> Callable[[object], Subscription]: ...
 
-    @settings_named
+    @keywords_of(Subscriber.subscribe)
     def subscribe(
         self,
         source: str | os.PathLike[str],
         model: Any = LEFT_OUT,
-        *,
-        name: str | None = None,
-        version: str | None = None,
-        batch: bool | str | None = None,
-        executor: Executing | None = None,
-        emit: str | None = None,
-        filter: Mapping[str, Any] | str | None = None,  # noqa: A002 - the word of SNS
-        filter_scope: str = "attributes",
-        start: str | None = None,
-        listen: bool = True,
-        **policy: Unpack[Settings],
+        **options: Unpack[Subscribing],
     ) -> Subscription | Callable[[object], Subscription]:
         """Deliver the events of *source* to *model*.
 
@@ -266,18 +243,6 @@ class EventBus(Lookup):
         Subscription, or without *model* a decorator that returns one
         """
         self._check()
-        options: Subscribing = {
-            "name": name,
-            "version": version,
-            "batch": batch,
-            "executor": executor,
-            "emit": emit,
-            "filter": filter,
-            "filter_scope": filter_scope,
-            "start": start,
-            "listen": listen,
-            **policy,
-        }
         if model is LEFT_OUT:
             return functools.partial(self.subscribe, source, **options)
         bound, before = self._subscriber.subscribe(source, model, **options)
@@ -296,32 +261,6 @@ class EventBus(Lookup):
         """
         self.stop_listening(name, DRAIN_S)
         self.broker.unbind(name, delete)
-
-    @settings_named
-    def plan(
-        self,
-        source: str | None = None,
-        *,
-        name: str | None = None,
-        filter: Any = None,  # noqa: A002
-        filter_scope: str = "attributes",
-        **policy: Unpack[Settings],
-    ) -> pd.DataFrame:
-        """Return the changes outside that subscribing would make, one row a setting.
-
-        Changes nothing. Empty if nothing is outside. Columns: ``subscription``, ``action``
-        (``create``, ``change`` or ``keep``), ``kind``, ``name``, ``setting``, ``now``, ``wanted``.
-
-        Parameters
-        ----------
-        source, name, filter, filter_scope, **policy
-            As for :meth:`subscribe`. Without a *source*: all existing subscriptions.
-        """
-        self._check()
-        rows = self._subscriber.plan(source, name, filter, filter_scope, policy)
-        from mltrigger.reports import frames
-
-        return frames.frame(rows, frames.PLAN)
 
     # -- listen ------------------------------------------------------------------------------------
 
@@ -374,26 +313,6 @@ class EventBus(Lookup):
         """Delete everything beyond :meth:`retain` now. Return the numbers of deleted and held rows."""
         self._check()
         return prune(self._store, self._clock, self.registry.retention())
-
-    def model_of(self, spec: SubscriptionSpec) -> Model:
-        """Return the model that *spec* means now."""
-        return self._resolver.of(spec.selector)()[1]
-
-    def try_out(
-        self,
-        spec: SubscriptionSpec,
-        keys: Sequence[DeadKey],
-        version: Any = None,
-        data: Any = UNCHANGED,
-    ) -> list[Trial]:
-        """Call a version of the model with dead letters. Record nothing; see ``sub.dry_run``."""
-        chosen = self._resolver.chosen(spec.selector, version)
-        events = map(self._origins.prepare(spec), events_of(self.log, spec, keys, data))
-        placed = Placement(lambda: chosen, spec.policy)
-        try:
-            return try_out(events, *placed(), self._clock)
-        finally:
-            placed.close()
 
     # -- publish -----------------------------------------------------------------------------------
 

@@ -267,17 +267,19 @@ class Subscribing(Settings, total=False):
     listen: bool
 
 
-def settings_named(function: F) -> F:
-    """Show each setting of a policy in the signature of *function*, which takes them as
-    ``**policy``.
-    """
-    shown = inspect.signature(function)
-    parameters = [p for p in shown.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    settings = dataclasses.fields(DeliveryPolicy)
-    parameters += [
-        inspect.Parameter(field.name, keyword, default=field.default, annotation=field.type)
-        for field in settings
-    ]
-    function.__signature__ = shown.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return function
+def keywords_of(other: Callable[..., Any]) -> Callable[[F], F]:
+    """Show the parameters of *other* in the signature of a function that takes ``**options``."""
+
+    def shown(function: F) -> F:
+        signature = inspect.signature(function)
+        own = {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+        keywords = [
+            p.replace(kind=p.KEYWORD_ONLY)
+            for name, p in inspect.signature(other).parameters.items()
+            if name not in own
+        ]
+        parameters = [*own.values(), *keywords]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return shown

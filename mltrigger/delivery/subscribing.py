@@ -7,13 +7,13 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.broker import Broker, Outside, SubscriptionSpec
+from mltrigger.broker import Broker, SubscriptionSpec
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.origins import Origins
 from mltrigger.errors import NotFound
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.names import check_name, check_topic
-from mltrigger.policy import DeliveryPolicy
+from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.store.registry import Registry
 from mltrigger.versions.catalog import Catalog
 from mltrigger.versions.describe import Model
@@ -34,21 +34,21 @@ _SCOPES: dict[str, Scope] = {
 
 
 class Subscriber:
-    """Binds subscriptions of one bus, and plans it."""
+    """Binds subscriptions of one bus."""
 
     def __init__(
         self,
         registry: Registry,
         broker: Broker,
-        outside: Outside | None,
         origins: Origins,
         catalog: Catalog,
         engine: Engine,
     ) -> None:
-        self._registry, self._broker, self._outside = registry, broker, outside
+        self._registry, self._broker = registry, broker
         self._origins, self._catalog, self._engine = origins, catalog, engine
         self._guard = threading.Lock()
 
+    @keywords_of(DeliveryPolicy)
     def subscribe(
         self,
         source: str | os.PathLike[str],
@@ -94,33 +94,26 @@ class Subscriber:
         changed = before is not None and before.selector != selector
         return bound, before.selector if before is not None and changed else ""
 
-    def plan(
-        self,
-        source: str | None,
-        name: str | None,
-        filter: Any,  # noqa: A002 - the word of SNS
-        filter_scope: str,
-        policy: Settings,
-    ) -> list[tuple[Any, ...]]:
-        """Return the changes outside that subscribing would make; see ``bus.plan``."""
-        sources = self._registry.sources()
-        specs = [(spec, sources.get(spec.topic)) for spec in self._registry.subscriptions()]
-        if source is not None:
-            origin = self._origins.find(source, check=False)
-            spec = SubscriptionSpec(
-                check_name("subscription", name or "model"),
-                origin.names[0],
-                "",
-                DeliveryPolicy.of(policy),
-                None,
-                _filter(filter, filter_scope),
-            )
-            specs = [(spec, origin.url)]
-        if self._outside is None:
-            return []
-        return [
-            (spec.name, *change) for spec, url in specs for change in self._outside.plan(spec, url)
-        ]
+
+def wanted(
+    origins: Origins,
+    source: str | os.PathLike[str],
+    name: str | None,
+    filter: Any,  # noqa: A002 - the word of SNS
+    filter_scope: str,
+    policy: Settings,
+) -> tuple[SubscriptionSpec, str | None]:
+    """Return the subscription that ``bus.plan`` describes, and the URL of its source, if any."""
+    origin = origins.find(source, check=False)
+    spec = SubscriptionSpec(
+        check_name("subscription", name or "model"),
+        origin.names[0],
+        "",
+        DeliveryPolicy.of(policy),
+        None,
+        _filter(filter, filter_scope),
+    )
+    return spec, origin.url
 
 
 def _filter(policy: Mapping[str, Any] | str | None, scope: str) -> FilterPolicy | None:

@@ -9,21 +9,32 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import Broker, Outside, Receipt, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.origins import Origins
+from mltrigger.delivery.subscribing import wanted
 from mltrigger.errors import Closed, NotFound, brief_errors
 from mltrigger.event.event import Event, as_event
+from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
+from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
-from mltrigger.store.log import Log
+from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
+from mltrigger.versions.catalog import Catalog
+from mltrigger.versions.describe import Model
+from mltrigger.versions.running.placement import Placement
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     import pandas as pd
+
+    from mltrigger.policy import Settings
 
 
 @brief_errors
@@ -56,6 +67,9 @@ class Lookup:
         self.registry, self.log, self.broker, self.outside = registry, log, broker, outside
         self._store, self._clock = store, clock
         self._doctor = Doctor(store, registry, log, broker, clock, here, note, outside)
+        self._catalog = Catalog(registry, clock)
+        self._resolver = self._catalog.resolver
+        self._origins = Origins(registry, broker, outside)
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:
@@ -206,6 +220,60 @@ class Lookup:
             else self._doctor.subscription(self.spec(subscription))
         )
         return frames.sentences(found, frames.DOCTOR)
+
+    # -- what would happen -------------------------------------------------------------------------
+
+    @keywords_of(DeliveryPolicy)
+    def plan(
+        self,
+        source: str | None = None,
+        *,
+        name: str | None = None,
+        filter: Any = None,  # noqa: A002
+        filter_scope: str = "attributes",
+        **policy: Unpack[Settings],
+    ) -> pd.DataFrame:
+        """Return the changes outside that subscribing would make, one row a setting.
+
+        Empty if nothing is outside. Columns: ``subscription``, ``action``
+        (``create``, ``change`` or ``keep``), ``kind``, ``name``, ``setting``, ``now``, ``wanted``.
+
+        Parameters
+        ----------
+        source, name, filter, filter_scope, **policy
+            As for :meth:`subscribe`. Without a *source*: all existing subscriptions.
+        """
+        self._check()
+        sources = self.registry.sources()
+        specs = [(spec, sources.get(spec.topic)) for spec in self.registry.subscriptions()]
+        if source is not None:
+            specs = [wanted(self._origins, source, name, filter, filter_scope, policy)]
+        rows = [
+            (spec.name, *change)
+            for spec, url in specs
+            for change in (self.outside.plan(spec, url) if self.outside is not None else ())
+        ]
+        return frames.frame(rows, frames.PLAN)
+
+    def model_of(self, spec: SubscriptionSpec) -> Model:
+        """Return the model that *spec* means now."""
+        return self._resolver.of(spec.selector)()[1]
+
+    def try_out(
+        self,
+        spec: SubscriptionSpec,
+        keys: Sequence[DeadKey],
+        version: Any = None,
+        data: Any = UNCHANGED,
+    ) -> list[Trial]:
+        """Call a version of the model with dead letters. Record nothing; see ``sub.dry_run``."""
+        chosen = self._resolver.chosen(spec.selector, version)
+        events = map(self._origins.prepare(spec), events_of(self.log, spec, keys, data))
+        placed = Placement(lambda: chosen, spec.policy)
+        try:
+            return try_out(events, *placed(), self._clock)
+        finally:
+            placed.close()
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
         """Return outcome -> number of attempts of one subscription."""
