@@ -13,8 +13,8 @@
     run.results()                                # DataFrame: one row per sample and subscriber
 
 The functions of the module use the default bus: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db``
-in the working directory. It is opened by the first of them; ``mt.connect(url)`` opens another one,
-with the same methods.
+in the working directory. The first call opens it. ``mt.connect(url)`` opens another bus with the
+same methods.
 """
 
 from __future__ import annotations
@@ -204,8 +204,8 @@ _guard = threading.Lock()
 
 
 def default_bus() -> EventBus:
-    """Return the bus behind the functions of this module; opened at the first call."""
-    global _default  # the one state of the module, and what it is for
+    """Return the bus behind the functions of this module. The first call opens it."""
+    global _default  # the one state of the module
     with _guard:
         if _default is None or _default.closed:
             from mltrigger.urls import connect as open_bus
@@ -215,8 +215,7 @@ def default_bus() -> EventBus:
 
 
 def use(url: str | None = None, **aws: Any) -> EventBus:
-    """Make the bus at *url* the one behind the functions of this module, and return it; the one
-    before is closed.
+    """Make the bus at *url* the default bus, and return it. The one before is closed.
 
     *aws*: the options of :func:`connect` for a bus on AWS.
     """
@@ -231,7 +230,7 @@ def use(url: str | None = None, **aws: Any) -> EventBus:
 
 
 def close() -> None:
-    """Close the default bus, if it is open; the next function that needs it opens it again."""
+    """Close the default bus, if it is open. The next function that needs one opens it again."""
     global _default
     with _guard:
         bus, _default = _default, None
@@ -240,8 +239,9 @@ def close() -> None:
 
 
 def _of_the_default_bus(name: str) -> Callable[..., Any]:
-    """Return the bus's method as a function with its signature and documentation; only calling it
-    opens the default bus.
+    """Return a method of the bus as a function, with its signature and documentation.
+
+    Only calling it opens the default bus.
     """
     import inspect
 
@@ -260,7 +260,7 @@ def _of_the_default_bus(name: str) -> Callable[..., Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """Load public names when they are first used: importing the package stays free."""
+    """Load public names at their first use: importing the package costs nothing."""
     if name in _HOME:
         value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
         globals()[name] = value
@@ -275,5 +275,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Offer the public names alone; rooms of the package that happen to be loaded are left out."""
+    """Offer the public names alone, without rooms of the package that happen to be loaded."""
     return sorted([*__all__, *_ROOMS])

@@ -131,8 +131,8 @@ class EventBus(Lookup):
         """Stop listening. Let calls end within *drain_s* seconds, and release the others.
 
         Idempotent. It returns even if the store does not answer: unrecorded attempts are delivered
-        again. Long polls of an outside queue go on in this process and give back their messages;
-        *polls_s* is the time to wait for them.
+        again. Long polls of an outside queue go on and give back their messages. *polls_s* is the
+        time to wait for them.
         """
         if self._closed:
             return
@@ -256,8 +256,8 @@ class EventBus(Lookup):
     def unsubscribe(self, name: str, delete: bool = False) -> None:
         """End the subscription *name*. Its open events end as ``skipped``, its log stays.
 
-        Idempotent. With *delete* remove also the resources that subscribing made outside: on AWS
-        its queues, and the topic after the last subscription.
+        Idempotent. With *delete* remove also its resources outside. On AWS these are its queues,
+        and the topic with the last subscription.
         """
         self.stop_listening(name, DRAIN_S)
         self.broker.unbind(name, delete)
@@ -282,7 +282,7 @@ class EventBus(Lookup):
         self._engine.stop(name, drain_s)
 
     def listener_state(self, name: str) -> str:
-        """Return the state of the subscription's listener here; ``paused`` holds everywhere."""
+        """Return the state of the listener in this process. ``paused`` holds everywhere."""
         spec = None if self._closed else self.registry.subscription(name)
         return (
             "paused"
@@ -310,7 +310,7 @@ class EventBus(Lookup):
         return retention
 
     def prune(self) -> Pruned:
-        """Delete everything beyond :meth:`retain` now. Return the numbers of deleted and held rows."""
+        """Delete everything beyond :meth:`retain` now. Return the numbers deleted and held."""
         self._check()
         return prune(self._store, self._clock, self.registry.retention())
 

@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 
 
 class Clock(Protocol):
-    """What every part of the package asks for the time."""
+    """The source of time for every part of the package."""
 
     def now_us(self) -> int:
-        """Return microseconds since 1970-01-01 UTC; never less than an earlier answer."""
+        """Return microseconds since 1970-01-01 UTC. No answer is below an earlier one."""
 
 
 @runtime_checkable
@@ -25,9 +25,9 @@ class Jumping(Protocol):
 class SystemClock:
     """Wall time guarded by the monotonic clock.
 
-    It follows the wall clock forward (a laptop that woke up), but never back: when somebody sets
-    the wall clock back, it goes on at the speed of the monotonic clock. A lease is therefore never
-    longer than it was meant to be.
+    It follows the wall clock forward, as after a laptop's sleep, but never back. If someone sets
+    the wall clock back, it goes on at the speed of the monotonic clock. So no lease is longer than
+    agreed.
     """
 
     def __init__(self) -> None:
@@ -45,27 +45,27 @@ class SystemClock:
 
     @property
     def offset_us(self) -> int:
-        """How far this clock is ahead of the monotonic one, which all processes of the machine
-        share until it boots again.
+        """The lead of this clock over the monotonic one.
+
+        All processes of the machine share the monotonic clock until it boots again.
         """
         return self._offset_ns // 1000
 
     def follow(self, offset_us: int) -> None:
-        """Be at least *offset_us* ahead of the monotonic clock, as another process of the same boot
-        was.
-        """
+        """Be at least *offset_us* ahead of the monotonic clock, as another process was."""
         self._offset_ns = max(self._offset_ns, offset_us * 1000)
 
     def adopt(self, offset_us: int) -> None:
-        """Be *offset_us* ahead of the monotonic clock from now on: our wall clock is wrong by the
-        difference, and only moves count.
+        """Be *offset_us* ahead of the monotonic clock from now on.
+
+        Our wall clock is wrong by the difference. Only its later moves count.
         """
         self._offset_ns = offset_us * 1000
         self._correction_ns = self._offset_ns - (time.time_ns() - time.monotonic_ns())
 
 
 def boot_id() -> str:
-    """Return what tells one boot of the machine from the next; empty where the system does not say."""
+    """Return an id of this boot of the machine, or an empty text if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:  # noqa: PTH123 - pathlib would cost its import here
             return file.read().strip()
@@ -74,7 +74,8 @@ def boot_id() -> str:
 
 
 def rounded_ms(value: float) -> float:
-    """Return milliseconds with the digits that the clock has, microseconds; two ways to compute a
-    value end in the same digits.
+    """Return milliseconds with the digits of the clock, microseconds.
+
+    Two ways to compute a value then end in the same digits.
     """
     return round(round(float(value), 6), 3)  # NumPy's own numbers round in another way

@@ -36,7 +36,7 @@ MAX_DELAY_S = 14 * 24 * 3600
 
 
 def warn(message: str) -> None:
-    """Warn at the line of the user's code that called into this package, however deep we are."""
+    """Warn at the line of user code that called into this package."""
     frame, level = sys._getframe(1), 2
     while (
         frame.f_back is not None
@@ -56,16 +56,14 @@ class MltriggerError(Exception):
 
     @property
     def plain(self) -> str:
-        """The message without its advice, for callers whose users need another one."""
+        """The message without its advice, for callers with other advice."""
         return str(self).removesuffix(self._advice)
 
     _advice = ""
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], advice: str = "") -> Self:
-        """Build the message "no *kind* *name*", with the nearest of *known*, or all of them when
-        they are few.
-        """
+        """Build the message "no *kind* *name*" with near names, or all if they are few."""
         names = sorted({str(name) for name in known})
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
         if near:
@@ -82,7 +80,7 @@ class MltriggerError(Exception):
 
 
 class InvalidEvent(MltriggerError, ValueError):
-    """An event that breaks the CloudEvents 1.0 rules; the message lists every problem at once.
+    """An event that breaks the rules of CloudEvents 1.0. The message lists every problem at once.
 
     Attributes
     ----------
@@ -96,20 +94,19 @@ class InvalidEvent(MltriggerError, ValueError):
 
 
 class EventTooLarge(InvalidEvent):
-    """An event whose data exceeds the named limit of the broker."""
+    """An event with more data than the named limit of the broker."""
 
 
 class NotEncodable(MltriggerError, TypeError):
-    """A value without a JSON form; the message names the path to the part, such as ``$.scores[3]``."""
+    """A value without a JSON form. The message has the path, such as ``$.scores[3]``."""
 
 
 class InvalidPolicy(MltriggerError, ValueError):
-    """A delivery setting that is out of range or contradicts another."""
+    """A delivery setting out of range, or in conflict with another."""
 
 
 class InvalidFilter(MltriggerError, ValueError):
-    """A filter policy that breaks the rules of SNS; the message lists every problem at once, each
-    with its path.
+    """A filter policy that breaks the rules of SNS. The message lists all problems with paths.
 
     Attributes
     ----------
@@ -125,15 +122,15 @@ class InvalidName(MltriggerError, ValueError):
 
 
 class InvalidModel(MltriggerError, TypeError):
-    """An object that cannot serve as a model: not callable, no ``predict``, or a wrong signature."""
+    """An object that is no model: not callable, no ``predict``, or a wrong signature."""
 
 
 class NotFound(MltriggerError, LookupError):
-    """A name that does not exist here; the message lists the near ones."""
+    """A name that does not exist. The message lists near names."""
 
 
 class VersionConflict(MltriggerError, ValueError):
-    """Other code under a version that is already registered; released versions are immutable."""
+    """Other code under a registered version. Released versions are immutable."""
 
 
 class NameTaken(MltriggerError, ValueError):
@@ -141,15 +138,15 @@ class NameTaken(MltriggerError, ValueError):
 
 
 class ObjectMissing(MltriggerError, FileNotFoundError):
-    """The object that an event announces is not there (any more)."""
+    """The object of an event does not exist (any more)."""
 
 
 class StoreError(MltriggerError, RuntimeError):
-    """The database cannot be used or did not answer: what, which file, and what to do."""
+    """The database cannot be used or did not answer. The message names the file and a remedy."""
 
 
 class Closed(MltriggerError, RuntimeError):
-    """The bus was closed; connect again."""
+    """The bus was closed. Connect again."""
 
 
 class Retry(Exception):  # a signal, not an error
@@ -158,7 +155,7 @@ class Retry(Exception):  # a signal, not an error
     Parameters
     ----------
     delay_s : float, optional
-        Seconds until the next attempt; by default the policy's backoff decides.
+        Seconds until the next attempt. Default: the backoff of the policy.
     reason : str, optional
         Shown in the invocation frame.
     """
@@ -173,38 +170,33 @@ class Retry(Exception):  # a signal, not an error
 
 
 class Reject(Exception):  # a signal, not an error
-    """Raised by a model on purpose: this event can never succeed; dead-letter it at once, with
-    *reason*.
-    """
+    """Raised by a model on purpose: this event can never succeed. It is dead at once."""
 
     def __init__(self, reason: str = "rejected by the model") -> None:
         super().__init__(reason)
 
 
 class ModelFailure(Exception):  # a signal, not an error
-    """Raised where a model is called that is not Python here: what its server, its program or its
-    format said, in our words.
+    """The failure of a model that is a server, a program or a file.
 
     Parameters
     ----------
     message : str
-        What failed, for people; bounded and without secrets when it is recorded.
+        The failure in words for people. Its record is shortened and without secrets.
     reason : str
         A stable reason code, such as ``model_http_error`` or ``invalid_input``.
     permanent : bool
-        Whether trying again is of no use: the event is dead at once.
+        Whether a retry is useless. The event is dead at once.
     delay_s : float, optional
-        Seconds after which it may be tried again, when the other side said so.
+        Seconds until a retry makes sense, if the other side said so.
     throttled : bool
-        Whether this only says "not now": no attempt is spent, and the listener holds back.
+        Whether it only means "not now". It spends no attempt, and the listener holds back.
     whole : bool
-        Whether the call failed as a whole, whichever events were in it: a batch is not split to
-        find the bad one.
+        Whether the call failed as a whole. The batch is not split to find a bad event.
     kind : str, optional
-        What to show as the error's type, such as ``HTTP 503``.
+        The shown type of the error, such as ``HTTP 503``.
     detail : str, optional
-        More to keep: the end of stderr, a remote traceback, the beginning of an answer. Shown where
-        tracebacks are.
+        More text, shown with tracebacks: the end of stderr, a remote traceback, an answer.
     """
 
     def __init__(
@@ -231,8 +223,7 @@ class ModelFailure(Exception):  # a signal, not an error
 
 
 class Circular(MltriggerError, ModelFailure):
-    """What a model asked of a bus would go in a circle: it would wait for itself, or events would
-    cause one another without end.
+    """A model asked for a circle: waiting for itself, or events that cause each other without end.
 
     Attributes
     ----------
@@ -246,8 +237,7 @@ C = TypeVar("C", bound=type)
 
 
 def brief(function: F) -> F:
-    """Let errors of this package come out of *function* without its inner frames: the message says
-    it all.
+    """Let errors of this package leave *function* without inner frames: the message is enough.
 
     Other exceptions keep their traceback, and so does the cause of an error.
     """

@@ -136,7 +136,7 @@ class Subscription:
 
     @property
     def filter(self) -> FilterPolicy | None:
-        """The filter policy; ``None`` delivers all events."""
+        """The filter policy. ``None`` delivers all events."""
         return self._spec.filter
 
     @property
@@ -191,7 +191,7 @@ class Subscription:
         limit : int, optional
             Only the newest so many.
         since : datetime, optional
-            Only attempts received at or after this instant; timezone-aware.
+            Only attempts received at or after this timezone-aware instant.
         columns : sequence of str, optional
             Only these columns. The others are not read.
         """
@@ -208,7 +208,7 @@ class Subscription:
         return views.results(self._bus.log, self._spec.id, limit)
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
-        """Return count, p50, p95, p99 and max in ms, per stage (queue, model, total) and version."""
+        """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""
         times = self.invocations(
             since=since, columns=["version", "queue_ms", "model_ms", "total_ms"]
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from mltrigger.errors import InvalidName, MltriggerError, NotFound
 
-# https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html (256); SQS queue names are shorter:
+# https://docs.aws.amazon.com/sns/latest/api/API_CreateTopic.html (256). Queue names are shorter:
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_CreateQueue.html (80)
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")
 FIFO = ".fifo"
@@ -72,7 +72,7 @@ class Adapters:
     group : str
         The group of the entry points.
     own : mapping
-        Name -> ``module:attribute``, the module relative to this package.
+        Name -> ``module:attribute``. The module is relative to this package.
     error : type
         The error for an adapter that cannot be loaded.
     """

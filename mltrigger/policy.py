@@ -1,4 +1,4 @@
-"""DeliveryPolicy: how one subscription is delivered, and the arithmetic of its retries."""
+"""DeliveryPolicy: the settings of delivery, and the arithmetic of retries."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 BACKOFF_BASE_S = 1.0
 BACKOFF_CAP_S = 900.0
 MAX_ABANDONED = 3
-"""Attempts that ran alone and never ended after which an event is taken for one that kills its
+"""The number of attempts that ran alone and never ended. Then the event counts as the killer of its
 worker (reason ``worker_died``).
 """
 SUSPECT = -1
-"""The count of abandoned attempts when one was abandoned beside others: it proves nothing, but the
-next one runs alone.
+"""The count after an attempt that was abandoned beside others. It proves nothing, but the next
+attempt runs alone.
 """
 Isolation = Literal["thread", "process"]
 Ack = Literal["completed", "accepted"]
@@ -34,66 +34,64 @@ Input = Literal["json", "text"]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
-    """How events reach the model of one subscription.
+    """The settings of delivery for one subscription.
 
     Parameters
     ----------
     timeout_s : float
-        Longest run of one call of the model; then the attempt has failed with reason ``timeout``.
+        The longest run of one call. After that the attempt has failed with reason ``timeout``.
     lease_s : float, optional
-        How long a received event stays hidden from other listeners; a heartbeat extends it every
-        third of it. An event of a dead listener comes back after at most this time. Default: twice
+        The time that a received event is hidden from other listeners. A heartbeat extends it every
+        third of it. The event of a dead listener comes back after at most this time. Default: twice
         the timeout.
     max_attempts : int
-        Failures of the model after which the event is dead. Abandoned and interrupted attempts do
-        not count.
+        The number of failures of the model that makes an event dead. Abandoned and interrupted
+        attempts do not count.
     batch_size : int, optional
-        Most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
+        The most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
     batch_window_s : float
-        How long to wait for a batch to fill; 0 takes what is there.
+        The time to wait for a batch to fill. 0 takes the events that are there.
     adaptive : bool
-        Whether the number of events a call is learnt from measured run times: the one with the
-        highest throughput whose calls take at most ``batch_budget_s``; ``batch_size`` is the most
-        then. For models that take batches; ``batch="adaptive"`` sets it.
+        Whether to learn the number of events a call from measured run times. It is the number with
+        the highest throughput whose calls take at most ``batch_budget_s``. ``batch_size`` is its
+        limit. For models that take batches. ``batch="adaptive"`` sets it.
     batch_budget_s : float
-        How long a call of an adaptive batch may take.
+        The longest call of an adaptive batch.
     max_concurrency : int, optional
-        Calls of the model at the same time in one listener. Default: what the model is made for: 1
-        for Python, which may not be thread-safe; 64 for ``async def``; 8 for servers.
+        The most calls at the same time in one listener. Default: 1 for Python, which may not be
+        thread-safe, 64 for ``async def``, 8 for servers.
     max_rate_per_s : float, optional
-        Most events that one listener begins a second, on average; at most one second's worth at
-        once.
+        The most events that one listener begins a second, on average. At most one second's worth
+        begins at once.
     max_age_s : float, optional
-        An event that is older when its turn comes is not given to the model: it ends as
-        ``skipped``, reason ``expired``.
+        The age after which an event is not given to the model. It ends as ``skipped``, ``expired``.
     isolation : {"thread", "process"}
-        Where the model runs. In a thread of this process a call that takes too long cannot be
-        stopped: it is recorded, its slot is replaced, the leftover is counted. In a process of its
-        own it is killed, with all that it started; there the globals of a notebook are those of the
-        moment it was subscribed.
+        The place of the model. In a thread a call that takes too long cannot be stopped. It is
+        recorded, its slot is replaced, and the leftover is counted. A process of its own is killed
+        with all its children. Its globals of a notebook are those of the moment of subscribing.
     memory_limit_mb : int, optional
-        Most address space of a model's own process, in MiB (``RLIMIT_AS``); needs
+        The most address space of a model's own process, in MiB (``RLIMIT_AS``). It needs
         ``isolation="process"``.
     ack : {"completed", "accepted"}
-        When a queue outside is told that it need not keep an event any more: when its outcome is
-        durable in the log, or as soon as the event itself is. With ``accepted`` the log alone
-        answers for it from then on, and nobody else can take it over.
+        The moment when an outside queue deletes its message: after the outcome, or after the event
+        itself, is durable in the log. After ``accepted`` the log alone keeps the event. No other
+        bus can take it over.
     input : {"json", "text"}
-        What the messages of a queue outside hold when they do not say. What is not JSON is dead, or
+        The default content of messages in an outside queue. A message that is not JSON is dead, or
         delivered as ``str``.
     unwrap : int
-        How many notifications of SNS around a message are taken off; 0 leaves them.
+        The number of SNS notifications around a message that are taken off. 0 leaves them.
     max_object_mb : int
-        Largest object that ``event.open()`` opens, in MiB; a larger one is dead,
+        The largest object that ``event.open()`` opens, in MiB. A larger one is dead,
         ``object_too_large``.
     settle_s : float
-        How long a file of a watched folder must stay unchanged to be complete. A writer that pauses
-        longer, such as a slow upload, needs more, or it writes under another name and renames. 0
-        takes every file at once. The longest of a folder's subscriptions holds.
+        The time that a file of a watched folder must stay unchanged to be complete. A slow upload
+        that pauses longer needs more, or another name and a rename at the end. 0 takes every file
+        at once. The longest time of a folder's subscriptions holds.
     max_descendants : int
-        Events that one event may lead to in all, through ``emit`` and through models that publish.
-        An event whose output would be one more is dead, ``too_many_descendants``: topics that feed
-        each other do not go on without end.
+        The most events that one event may cause in all, through ``emit`` and publishing models. An
+        event with one more output is dead, ``too_many_descendants``. So topics that feed each other
+        come to an end.
     """
 
     timeout_s: float = 60.0
@@ -179,13 +177,13 @@ class DeliveryPolicy:
 
     @classmethod
     def from_json(cls, text: str) -> DeliveryPolicy:
-        """Return the policy of :meth:`to_json`; settings of a newer release are ignored."""
+        """Return the policy of :meth:`to_json`. Settings of newer releases are ignored."""
         known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in json.loads(text).items() if name in known})
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> DeliveryPolicy:
-        """Return a policy with *settings*; a wrong name lists the near ones."""
+        """Return a policy with *settings*. A wrong name lists the near ones."""
         known = [f.name for f in dataclasses.fields(cls)]
         for name in settings:
             if name not in known:
@@ -194,9 +192,7 @@ class DeliveryPolicy:
 
 
 class Settings(TypedDict, total=False):
-    """The settings of a :class:`DeliveryPolicy` as keyword arguments, for type checkers and
-    editors.
-    """
+    """The settings of a :class:`DeliveryPolicy` as keyword arguments, for type checkers."""
 
     timeout_s: float
     lease_s: float | None
@@ -223,38 +219,37 @@ def _within(value: Any, kinds: Any, low: float, high: float) -> bool:
 
 
 def charged(abandoned: int) -> int:
-    """Return the count of abandoned attempts when one more, alone, never ends."""
+    """Return the count of abandoned attempts after one more that ran alone."""
     return max(0, abandoned) + 1
 
 
 def cleared(abandoned: int, before: int) -> int:
-    """Return the count of abandoned attempts without one that was :func:`charged` and ended after
-    all; it was *before* when that began.
+    """Return the count of abandoned attempts without one that was :func:`charged` but ended.
+
+    *before* is the count before that attempt.
     """
     return abandoned - 1 if abandoned > 1 else min(before, 0)
 
 
 def backoff_s(failures: int, uniform: Callable[[float, float], float] = random.uniform) -> float:
-    """Return the seconds to wait after the *failures*-th failure: exponential with full jitter,
-    base 1 s, cap 900 s.
+    """Return the seconds to wait after the *failures*-th failure.
 
-    See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015: full jitter does the least
-    work in the least time.
+    Exponential with full jitter, base 1 s, cap 900 s. See "Exponential Backoff And Jitter", AWS
+    Architecture Blog, 2015: full jitter does the least work in the least time.
     """
     return uniform(0.0, min(BACKOFF_CAP_S, BACKOFF_BASE_S * 2.0 ** min(failures - 1, 30)))
 
 
 def retry_budget_s(max_attempts: int) -> float:
-    """Return the longest time that the retries of one event may wait in all: the sum of the
-    backoff's upper bounds.
+    """Return the longest total wait of an event between its attempts, in seconds.
+
+    It is the sum of the upper bounds of the backoff.
     """
     return sum(backoff_s(failures, lambda _, high: high) for failures in range(1, max_attempts))
 
 
 class Subscribing(Settings, total=False):
-    """The keyword arguments of ``subscribe``, for type checkers and editors; ``EventBus.subscribe``
-    describes them.
-    """
+    """The keyword arguments of ``EventBus.subscribe``, for type checkers."""
 
     name: str | None
     version: str | None

@@ -1,4 +1,4 @@
-"""Run: samples that were fired, and what every subscriber made of them."""
+"""Run: fired samples and their outcomes for every subscriber."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Run:
     Parameters
     ----------
     topic : str
-        Where they were published.
+        The topic of the samples.
     receipts : sequence of Receipt
         One a sample, in their order.
     log, wakeup, registry, outlook
-        The parts.
+        Parts of the bus.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Run:
         self._expected = [
             (i, r.seq, name) for i, r in enumerate(receipts) for name in r.subscriptions
         ]
-        # fewer, when a sample was fired twice
+        # fewer if a sample was fired twice
         self._wanted = {(seq, name) for _, seq, name in self._expected}
         self._told: set[tuple[str, str]] = set()
 
@@ -91,23 +91,21 @@ class Run:
 
     @property
     def open(self) -> int:
-        """How many of the expected outcomes are not there yet."""
+        """The number of outcomes that are still expected."""
         return len(self._wanted) - len(self._final)
 
     def wait(self, timeout_s: float = 60.0, progress: bool = True) -> Run:
         """Wait until every subscriber has ended every sample, at most *timeout_s* seconds.
 
-        Returns the run itself.
-
-        While it waits, the bar says what fails, which attempt that was, and what is waited for. A
-        warning says what is missing at the end.
+        Return the run itself. The bar shows failures, attempts and reasons for waiting. A warning
+        at the end names missing outcomes.
         """
         return self.wait_for_what_can_come(timeout_s, progress, give_up=False)
 
     def wait_for_what_can_come(self, timeout_s: float, progress: bool, give_up: bool = True) -> Run:
-        """Wait as :meth:`wait`; with *give_up* only as long as an outcome can come by itself.
+        """Wait as :meth:`wait` does. With *give_up* stop when no outcome can come by itself.
 
-        None can without a listener that may still start, in a pause, and for a model that cannot be
+        None can come without a listener that may start, in a pause, or for a model that cannot be
         loaded.
         """
         began = time.monotonic()
@@ -128,7 +126,7 @@ class Run:
         return self
 
     def _wait(self, end: float, bar: Bar, give_up: bool) -> bool:
-        """Wait until *end*; return whether it was given up before."""
+        """Wait until *end*. Return whether it gave up before."""
         holds, next_s = dict[str, Hold](), 0.0
         while True:
             seen = self._wakeup.generation("done")
@@ -151,23 +149,23 @@ class Run:
                 else min(left, self._wakeup.poll_s)
             )
             if self._wakeup.wait("done", seen, pause_s):
-                # many outcomes arrive together: read them together
+                # outcomes arrive in groups: read them together
                 time.sleep(min(LOOK_S, left) if self.open > 1 else 0)
 
     def results(self) -> pd.DataFrame:
         """Return one row per sample and subscriber, the samples in their order.
 
-        Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome``
-        (``open`` when there is none yet), ``reason``, ``error``; then the output: its keys as
-        columns where it is an object, else ``output``. A key that is the name of one of the columns
-        before is written ``output_<key>``. Times are in :meth:`invocations`.
+        Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome``,
+        ``reason``, ``error``, then the output. The keys of an object are columns, other outputs
+        stand in ``output``. A key with the name of an earlier column is written ``output_<key>``.
+        Times are in :meth:`invocations`.
 
-        As in every frame, control and bidirectional characters in texts are written ``\\u001b``:
-        showing them moves no cursor. The exact answer is
+        As in every frame, control and bidirectional characters in texts are written ``\\u001b``.
+        Showing them moves no cursor. The exact answer is
         ``json.loads(run.invocations()["output"][0])``.
 
-        A row that is ``open`` says what it waits for: ``held`` (the model cannot be called: why),
-        ``no_listener``, ``paused``, or the failure of its last attempt.
+        A missing outcome is ``open``. Its row gives the reason: ``held`` (the model cannot be
+        called), ``no_listener``, ``paused``, or the failure of its last attempt.
         """
         self._look()
         holds = self._outlook.of(set(self._open_names())) if self.open else {}
@@ -185,7 +183,7 @@ class Run:
         )
 
     def _look(self) -> None:
-        """Read outcomes, and failed attempts, that are new."""
+        """Read new outcomes and failed attempts."""
         if not self._expected or not self.open:
             return
         seqs = (min(s for s, _ in self._wanted), max(s for s, _ in self._wanted))
@@ -196,7 +194,7 @@ class Run:
                 self._final[key] = attempt
 
     def _holds(self, bar: Bar) -> dict[str, Hold]:
-        """Return what the open outcomes wait for, and warn of what was not told yet."""
+        """Return the reasons of open outcomes, and warn of new ones."""
         holds = self._outlook.of(set(self._open_names()))
         stuck = self._stuck(holds)
         for name, hold in holds.items():
@@ -210,7 +208,7 @@ class Run:
         return holds
 
     def _stuck(self, holds: Mapping[str, Hold]) -> bool:
-        """Return whether something is open, and nothing of it can come by itself."""
+        """Return whether outcomes are open and none can come by itself."""
         return (
             bool(holds)
             and self.open > 0
@@ -248,11 +246,9 @@ class Run:
 
 
 def samples_of(samples: Any) -> list[Any]:
-    """Return what was handed to ``fire`` as a list: of the rows of a frame, of one sample, of each
-    of several.
+    """Return the samples that were handed to ``fire``, as a list.
 
-    A row is one sample, and so is a Series: one row of a frame has numbers for names when its
-    columns have none.
+    Each row of a frame is a sample. A Series is one, because a row of a frame may be one.
     """
     if type(samples) is list:
         return samples
@@ -278,7 +274,7 @@ def samples_of(samples: Any) -> list[Any]:
 
 
 def warn_if_nobody_gets(registry: Registry, run: Run) -> None:
-    """Warn when no subscription of the run's topic gets any of its events."""
+    """Warn if no subscription gets an event of *run*."""
     known = [s for s in registry.subscriptions() if s.topic == run.topic]
     if not known:
         warn(f"topic {run.topic!r} has no subscription: the events are kept, and nobody runs")

@@ -1,6 +1,6 @@
-"""Text for people: HTML through one escape function, and secrets taken out before a text is kept.
+"""Text for people: HTML through one escape function, and redaction of secrets.
 
-Every value that becomes HTML passes :func:`esc`. Nothing here knows a broker or a frame; the rooms
+Every value that becomes HTML passes :func:`esc`. Nothing here knows a broker or a frame. The rooms
 above build their cards with it.
 """
 
@@ -27,19 +27,19 @@ _FILE, _CELL = (
     re.compile(r"ipykernel_\d+|^<ipython-input|^<stdin>$"),
 )
 _TEXT = "font-family:var(--jp-ui-font-family,sans-serif);font-size:13px"
+_NAME = "text-align:left;font-weight:normal;opacity:.7;padding-right:1em"
 _STYLE = f"border:1px solid #8884;border-radius:6px;padding:.5em .8em;display:inline-block;{_TEXT}"
 
 
 def esc(value: Any) -> str:
-    """Return *value* as HTML text: markup escaped, control and bidirectional characters made
-    visible.
-    """
+    """Return *value* as HTML text: markup escaped, control and bidirectional characters visible."""
     return html.escape(visible(str(value)), quote=True)
 
 
 def visible(text: str) -> str:
-    """Return *text* with control, format and surrogate characters written as ``\\xNN`` or
-    ``\\uNNNN``; newlines stay.
+    """Return *text* with control, format and surrogate characters as ``\\xNN`` or ``\\uNNNN``.
+
+    Newlines stay.
     """
     if text.isprintable():
         return text
@@ -50,7 +50,7 @@ def visible(text: str) -> str:
 
 
 def short(value: Any, limit: int = 60) -> str:
-    """Return *value* as one line of at most *limit* characters, whatever its ``repr`` does."""
+    """Return *value* as one line of at most *limit* characters. A bad ``repr`` does no harm."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except BaseException:  # a hostile __repr__ may raise anything
@@ -60,7 +60,7 @@ def short(value: Any, limit: int = 60) -> str:
 
 
 def words(text: str) -> str:
-    """Return the words of *text* without its markup, when it is a page in HTML; else *text*."""
+    """Return the words of an HTML page without its markup. Other *text* stays as it is."""
     if not _PAGE.search(text[:_PAGE_BEGINS]):
         return text
     page = _Page()
@@ -89,13 +89,10 @@ class _Page(html.parser.HTMLParser):
 
 
 def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
-    """Return a small HTML card: a title, name and value pairs, and optionally a table made by
-    :func:`table_html`.
-    """
+    """Return a small HTML card: a title, names with values, and a table of :func:`table_html`."""
     items = "".join(
-        '<tr><th scope="row"'
-        f' style="text-align:left;font-weight:normal;opacity:.7;padding-right:1em">{esc(name)}</th><td'
-        f' style="text-align:left">{esc(value)}</td></tr>'
+        f'<tr><th scope="row" style="{_NAME}">{esc(name)}</th>'
+        f'<td style="text-align:left">{esc(value)}</td></tr>'
         for name, value in facts
     )
     return (
@@ -105,9 +102,7 @@ def card(title: str, facts: Iterable[tuple[str, Any]], table: str = "") -> str:
 
 
 def near(traceback: str) -> str:
-    """Return a traceback with the names of its files instead of their paths; a cell of a notebook
-    is called one.
-    """
+    """Return a traceback with file names instead of paths. A notebook cell is "a cell"."""
     return _FILE.sub(
         lambda found: f'File "{"a cell" if _CELL.search(found[1]) else PurePath(found[1]).name}"',
         traceback,
@@ -115,10 +110,10 @@ def near(traceback: str) -> str:
 
 
 def folded(summary: str, text: str) -> str:
-    """Return *text* as HTML that opens on demand, behind *summary*; its lines stay lines."""
+    """Return *text* as HTML that opens on demand, behind *summary*. Line breaks stay."""
     style = (
-        "margin:.3em"
-        " 0;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px"
+        "margin:.3em 0;max-height:24em;overflow:auto;"
+        "white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px"
     )
     return (
         f'<details><summary style="cursor:pointer">{esc(summary)}</summary><pre'
@@ -129,8 +124,9 @@ def folded(summary: str, text: str) -> str:
 def letters(
     title: str, entries: Iterable[tuple[str, str, str, Sequence[tuple[str, str]]]], rest: str = ""
 ) -> str:
-    """Return a card of entries: what each is about, facts in one line, an error, and (summary,
-    text) pairs that open on demand.
+    """Return a card of entries: subject, facts in one line, error, and (summary, text) pairs.
+
+    The pairs open on demand.
     """
     items = "".join(
         '<div style="margin-top:.6em;padding-top:.5em;border-top:1px solid'
@@ -146,9 +142,7 @@ def letters(
 
 
 def card_of(title: str, value: Any, units: Mapping[str, str] = MappingProxyType({})) -> str:
-    """Return a card with the fields of a dataclass or a named tuple; *units* are written after
-    their numbers.
-    """
+    """Return a card of the fields of a dataclass or named tuple. *units* follow the numbers."""
     names = (
         [f.name for f in dataclasses.fields(value)]
         if dataclasses.is_dataclass(value)
@@ -168,7 +162,7 @@ def _number(value: Any) -> Any:
 
 
 class Told(int):
-    """A number that a notebook shows as a sentence; everywhere else it is the number."""
+    """A number that a notebook shows as a sentence. Everywhere else it is the number."""
 
     _sentence: str
 
@@ -195,8 +189,9 @@ def count(n: int, what: str) -> str:
 def progress(
     label: str, done: int, total: int, note: str, took_s: float | None = None
 ) -> tuple[str, str]:
-    """Return a progress bar as text and as HTML; one that has ended, after *took_s* seconds, is a
-    line without the bar.
+    """Return a progress bar as text and as HTML.
+
+    After *took_s* seconds it has ended and is a line without the bar.
     """
     state = (f"{done:,} of {count(total, 'outcome')}" if total else "nothing to wait for") + (
         "" if took_s is None else f" in {took_s:.2f} s"
@@ -252,10 +247,10 @@ _IS = r"\\?['\"]?[ \t]{0,5}[=:][ \t]{0,5}"
 _QUOTED = r"[bfru]?\\?(['\"]))(?:(?!\2|\n).)+"
 _PLAIN = r"(?!(?:None|null|True|False)\b|\\['\"])[^\s'\"&,;)}\]<]+"
 
-# What a text must hold in lower case to be worth the look, the pattern, its flags. Each pattern
-# keeps its first group and hides the rest. Linear: what follows a repeat is bounded, or nothing, or
-# begins with a character that the repeat excludes. They err towards hiding; a number that counts
-# tokens, or the signature of a function, stays.
+# Needles in lower case, the pattern, its flags. A text without a needle is not searched. Each
+# pattern keeps its first group and hides the rest. All run in linear time: the part after a repeat
+# is bounded, empty, or begins with a character that the repeat excludes. They rather hide too much.
+# A number of tokens and the signature of a function stay.
 _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
     (needles, re.compile(pattern, flags))
     for needles, pattern, flags in [
@@ -280,8 +275,8 @@ _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             re.IGNORECASE,
         ),
         (("sig=", "key=", "auth="), r"([?&](?:sig|key|auth)=)[^\s'\"&]+", re.IGNORECASE),
-        # of an Authorization header; a sentence about a bearer or the basics has no digit or
-        # capital inside the next word
+        # of an Authorization header. In a sentence about a bearer or the basics, the next word
+        # has no digit or capital inside.
         (
             ("bearer", "basic"),
             (
@@ -318,14 +313,18 @@ _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
         ),
     ]
 )
-_UNSEEN = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+_UNSEEN = (
+    "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029"
+    "\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff"
+)
 _BUT_LAYOUT = re.compile(f"[{_UNSEEN}]")
 _CONTROL = re.compile(f"[\t\n\r{_UNSEEN}]")
 
 
 def redacted(text: str) -> str:
-    """Return *text* with ``***`` in the place of passwords, keys and tokens, as far as they can be
-    told by their name or their form.
+    """Return *text* with ``***`` for passwords, keys and tokens.
+
+    They are recognised by their name or their form.
     """
     lower = text.lower()
     for needles, pattern in _SECRETS:
@@ -335,15 +334,17 @@ def redacted(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return *text* with control characters escaped, line breaks among them, so that no event can
-    forge a line of a log.
+    """Return *text* with escaped control characters and line breaks.
+
+    So no event can forge a line of a log.
     """
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def harmless(text: str) -> str:
-    r"""Return *text* with control and bidirectional characters as ``\uNNNN``; tabs and line breaks
-    stay, and JSON stays the same JSON.
+    r"""Return *text* with control and bidirectional characters as ``\uNNNN``.
+
+    Tabs and line breaks stay. JSON stays the same JSON.
     """
     return (
         text
@@ -353,8 +354,9 @@ def harmless(text: str) -> str:
 
 
 def harmless_value(value: Any) -> Any:
-    """Return a JSON value whose texts and keys are :func:`harmless`; of keys that become the same
-    the later ones get a number.
+    """Return a JSON value with :func:`harmless` texts and keys.
+
+    Keys that become equal get a number.
     """
     if isinstance(value, str):
         return harmless(value)
@@ -372,12 +374,13 @@ def harmless_value(value: Any) -> Any:
 
 
 class LogFilter(logging.Filter):
-    """Makes each record of the background one line without secrets; the error stands at its end,
-    its traceback at level DEBUG.
+    """Makes each log record one line without secrets, with the error at its end.
+
+    At level DEBUG the traceback follows.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record; it always passes."""
+        """Rewrite the record. It always passes."""
         message = record.getMessage()
         if record.exc_info and record.exc_info[1] is not None:
             error = record.exc_info[1]

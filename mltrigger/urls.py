@@ -34,9 +34,9 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
     ----------
     url : str, optional
         ``memory://``: in this process, forgotten at its end. ``sqlite:///file.db``: a file for any
-        number of processes on this machine; four slashes for an absolute path.
+        number of processes on this machine. Four slashes begin an absolute path.
         ``?durability=normal`` trades the last instant before a power cut for speed.
-        ``aws://eu-west-1/prefix``: SNS and SQS of that region; the names of topics and queues begin
+        ``aws://eu-west-1/prefix``: SNS and SQS of that region. The names of topics and queues begin
         with the prefix. Default: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working
         directory.
     clock : Clock, optional

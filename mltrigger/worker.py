@@ -1,6 +1,4 @@
-"""A worker: a process that delivers every subscription whose model it can import, until it is told
-to stop.
-"""
+"""A worker: a process that delivers all subscriptions with importable models."""
 
 from __future__ import annotations
 
@@ -19,14 +17,13 @@ if TYPE_CHECKING:
     from mltrigger.bus import EventBus
 
 LOOK_S = 1.0
-"""How often the registry is asked for subscriptions that are new, changed or gone."""
+"""The interval of asking the registry for changed subscriptions, in seconds."""
 
 
 class Stop:
-    """What ends a worker.
+    """A flag that ends a worker.
 
-    Unlike an Event it may be set by a signal handler that interrupts its own wait, at any point of
-    it.
+    Unlike an Event, a signal handler may set it at any point of its own wait.
     """
 
     def __init__(self) -> None:
@@ -34,12 +31,12 @@ class Stop:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def set(self) -> None:
-        """Let the worker end."""
+        """End the worker."""
         self._is_set = True
         self._wake.put(None)
 
     def is_set(self) -> bool:
-        """Whether the worker shall end."""
+        """Whether the worker has to end."""
         return self._is_set
 
     def wait(self, timeout_s: float) -> None:
@@ -49,18 +46,18 @@ class Stop:
 
 
 class Worker:
-    """Takes subscriptions whose models are portable, and lets go of those that were unsubscribed.
+    """Takes subscriptions with portable models, and lets go of those that end.
 
     Parameters
     ----------
     bus : EventBus
-        Whose subscriptions.
+        The bus of the subscriptions.
     only : collection of str
-        Names to take; empty means all.
+        The names to take. Empty means all.
     say : callable
-        What is told to whoever started the worker, a line at a time.
+        Takes one line for the user.
     stopping : Stop
-        Ends :meth:`run` when somebody sets it.
+        Ends :meth:`run`.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Worker:
         self._stopping = stopping
 
     def run(self, until_idle: bool = False) -> None:
-        """Deliver until somebody stops it, or until nothing is open any more."""
+        """Deliver until it is stopped, or until nothing is open."""
         while not self._stopping.is_set():
             try:
                 self.look()
@@ -84,7 +81,7 @@ class Worker:
             self._stopping.wait(LOOK_S)
 
     def look(self) -> None:
-        """Take what is new or was changed, let go of what is gone."""
+        """Take new and changed subscriptions, and let go of ended ones."""
         specs = {
             s.name: s
             for s in self._bus.registry.subscriptions()
@@ -104,9 +101,7 @@ class Worker:
                 self._bus.listen(spec)
 
     def _idle(self) -> bool:
-        """Whether nothing is left to do for what was taken; twice, because one may hand on to
-        another.
-        """
+        """Whether all taken subscriptions are done. Asked twice: one may hand on to another."""
         return all(self._done() for _ in range(2))
 
     def _done(self) -> bool:
@@ -136,8 +131,9 @@ class Worker:
 
 
 def stop_on_signals() -> Stop:
-    """Return what SIGTERM or SIGINT sets, for a worker to drain; a second one ends the process at
-    once.
+    """Return a flag that SIGTERM or SIGINT sets, so that a worker drains.
+
+    A second signal ends the process at once.
     """
     stopping = Stop()
 

@@ -1,4 +1,4 @@
-"""Opening: from ``aws://region/prefix`` to the parts of a bus. The door from the core to AWS."""
+"""From ``aws://region/prefix`` to the parts of a bus. The door from the core to AWS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seam: what a broker and a source promise, and the values that cross it.
+"""The seam: the promises of brokers and sources, and the values that cross it.
 
 Adapters, ours and those of other packages, import from here. Delivery knows nothing else of them.
 """

@@ -1,7 +1,7 @@
 """The two protocols of a broker: ``Broker`` for all, ``Outside`` for a service such as SNS and SQS.
 
 One contract test suite is bound to every broker. A package adds a broker with an entry point of the
-group ``mltrigger.brokers``; see :mod:`mltrigger.urls`.
+group ``mltrigger.brokers``. :mod:`mltrigger.urls` has the table.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Outside(Protocol):
         """
 
     def prepare(self, url: str, policy: DeliveryPolicy) -> Prepare | None:
-        """Return how events of the source *url* open their objects; ``None`` without objects."""
+        """Return how events of the source *url* open their objects. ``None`` without objects."""
 
     def check(self, topic: str, event: Event) -> None:
         """Raise InvalidEvent if the service would refuse *event*.

@@ -7,8 +7,8 @@ scheme of the URL, its value a :class:`Source`::
     mltrigger.sources =
         every = my_package.timers:Every
 
-Then ``mt.subscribe("every://10s", model)`` works as for a folder: the topic is made, this process
-feeds it while it listens, and the frames show it.
+Then ``mt.subscribe("every://10s", model)`` works as for a folder. The topic is made. Each process
+that listens feeds it. The frames show it.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ Count = Literal["failure", "death", "nothing"]
 class SubscriptionSpec:
     """One subscription as the registry keeps it.
 
-    ``emit`` is the topic of its outputs. ``filter`` selects the events; without one all are
-    delivered. ``id`` is the registry's number.
+    ``emit`` is the topic of its outputs. ``filter`` selects the events. Without one all
+    are delivered. ``id`` is the registry's number.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Delivery:
     ``attempt`` rises with every claim and fences the lease: an older one changes nothing.
     ``failures`` counts failures of the model. ``abandoned`` counts attempts that ran alone and
     never ended. It is ``SUSPECT`` after one that ran beside others. ``alone``: this attempt runs
-    alone, see :meth:`Broker.alone`. ``since_us``: published, or sent again; its age counts from
+    alone, see :meth:`Broker.alone`. ``since_us``: published, or sent again. Its age counts from
     here. ``message`` is its message in an outside queue, if any. Events of one ``group`` are
     processed in order.
     """
@@ -93,7 +93,7 @@ class Delivery:
 class Settlement(NamedTuple):
     """A verdict on one delivery.
 
-    ``ack``: done. ``retry``: visible again after ``delay_s``; ``counts`` names the count.
+    ``ack``: done. ``retry``: visible again after ``delay_s``. ``counts`` names the count.
     ``release``: visible again now, and nothing is counted. ``dead_letter``: kept apart with
     ``reason`` and the last error.
     """

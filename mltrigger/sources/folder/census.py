@@ -1,4 +1,4 @@
-"""What lies in a watched folder and is no event, and why: for the doctor."""
+"""Files of a watched folder that are no events, with reasons, for the doctor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Literal
 
-from mltrigger.broker import Finding
+from mltrigger.broker import Finding, Severity
 from mltrigger.sources.folder.files import entries, is_sayable, regular
 from mltrigger.sources.folder.folder import Folder
 from mltrigger.sources.folder.patterns import is_hidden
+from mltrigger.text import count
 
 Kind = Literal["name", "case", "hidden", "unsayable", "link", "special", "folder", "unreadable"]
 _EXAMPLES = 3
 
 
 def findings(about: str, source: Folder, no_hints: str = "") -> Iterator[Finding]:
-    """Yield what there is to say about the folder of *source*, which belongs to the subscription
-    *about*.
+    """Yield the findings about the folder of *source*.
 
-    *no_hints* is why the system tells this process nothing of changes, if it does not.
+    *about* is the name of the subscription. *no_hints* is the reason why the system reports no
+    changes to this process, if it does not.
     """
     folder = repr(source.folder.name[:60])
     try:
@@ -50,7 +51,7 @@ def findings(about: str, source: Folder, no_hints: str = "") -> Iterator[Finding
 
 
 def _left_out(source: Folder) -> dict[Kind, list[str]]:
-    """Return the names of what is no event, by the reason."""
+    """Return the names of files that are no events, by reason."""
     found: dict[Kind, list[str]] = defaultdict(list)
     unread = [""]
     while unread:
@@ -72,8 +73,9 @@ def _left_out(source: Folder) -> dict[Kind, list[str]]:
 
 
 def _reason(source: Folder, name: str, entry: os.DirEntry[str]) -> Kind | None:
-    """Return why the entry *name* is no event; ``None`` when it is one, or nobody can have meant
-    it.
+    """Return why the entry *name* is no event.
+
+    ``None`` for an event, and for a name that nobody can have meant.
     """
     pattern = source.pattern
     if is_hidden(name):
@@ -97,82 +99,68 @@ def _leads_to_folder(link: os.DirEntry[str]) -> bool:
         return False
 
 
+_SAYINGS: dict[Kind, tuple[Severity, str, str]] = {
+    "name": (
+        "info",
+        "{files} in {folder} {do} not match {pattern}: {shown}",
+        "none if they are not meant; a pattern such as *.{csv,tsv} takes more",
+    ),
+    "case": (
+        "warning",
+        "{names} in {folder} would match {pattern} in other upper and lower case: {shown}",
+        "only the case of the extension is ignored: write the others out, {scan,SCAN}*",
+    ),
+    "hidden": (
+        "info",
+        "{hidden} in {folder}: {shown}; a name that begins with a dot does not match",
+        "none if it is still being written under that name; else rename it",
+    ),
+    "unsayable": (
+        "warning",
+        "{names} in {folder} with a backslash or bytes that are not UTF-8: {shown}; no event can"
+        " carry that",
+        "rename them",
+    ),
+    "link": (
+        "warning",
+        "{links} in {folder} to nothing, to a folder or out of it: {shown}; links are followed"
+        " inside only",
+        "put the file itself there, or subscribe to the folder that it lies in",
+    ),
+    "special": (
+        "info",
+        "{pipes} in {folder}: {shown}; only regular files are events",
+        "none",
+    ),
+    "folder": (
+        "info",
+        "{folders} inside {folder}, where {pattern} does not match: {shown}",
+        "none if they are not meant; a pattern such as **/*.csv takes files at any depth",
+    ),
+    "unreadable": (
+        "warning",
+        "{folders} inside {folder} cannot be read: {shown}",
+        "permit this user to read them",
+    ),
+}
+"""Severity, finding and advice for each reason."""
+
+
 def _said(kind: Kind, names: list[str], about: str, source: Folder) -> Finding:
+    severity, finding, advice = _SAYINGS[kind]
     shown = ", ".join(repr(name[:60]) for name in sorted(names)[:_EXAMPLES])
-    shown += ", …" if len(names) > _EXAMPLES else ""
-    n, pattern, folder = len(names), repr(source.pattern.text[:60]), repr(source.folder.name[:60])
-    one = n == 1
-    if kind == "name":
-        what = (
-            f"{n:,} file{'' if one else 's'} in {folder} {'does' if one else 'do'} not match"
-            f" {pattern}: {shown}"
-        )
-        return Finding(
-            "info",
-            about,
-            "files",
-            what,
-            "none if they are not meant; a pattern such as *.{csv,tsv} takes more",
-        )
-    if kind == "case":
-        what = (
-            f"{n:,} name{'' if one else 's'} in {folder} would match {pattern} in other upper and"
-            f" lower case: {shown}"
-        )
-        return Finding(
-            "warning",
-            about,
-            "files",
-            what,
-            "only the case of the extension is ignored: write the others out, {scan,SCAN}*",
-        )
-    if kind == "hidden":
-        what = (
-            f"{n:,} hidden file{'' if one else 's'} in {folder}: {shown}; a name that begins with a"
-            " dot does not match"
-        )
-        return Finding(
-            "info",
-            about,
-            "files",
-            what,
-            "none if it is still being written under that name; else rename it",
-        )
-    if kind == "unsayable":
-        what = (
-            f"{n:,} name{'' if one else 's'} in {folder} with a backslash or bytes that are not"
-            f" UTF-8: {shown}; no event can carry that"
-        )
-        return Finding("warning", about, "files", what, "rename them")
-    if kind == "link":
-        what = (
-            f"{n:,} link{'' if one else 's'} in {folder} to nothing, to a folder or out of it:"
-            f" {shown}; links are followed inside only"
-        )
-        return Finding(
-            "warning",
-            about,
-            "files",
-            what,
-            "put the file itself there, or subscribe to the folder that it lies in",
-        )
-    if kind == "special":
-        what = (
-            f"{n:,} pipe{', socket or device' if one else 's, sockets or devices'} in {folder}:"
-            f" {shown}; only regular files are events"
-        )
-        return Finding("info", about, "files", what, "none")
-    if kind == "folder":
-        what = (
-            f"{n:,} folder{'' if one else 's'} inside {folder}, where {pattern} does not match:"
-            f" {shown}"
-        )
-        return Finding(
-            "info",
-            about,
-            "files",
-            what,
-            "none if they are not meant; a pattern such as **/*.csv takes files at any depth",
-        )
-    what = f"{n:,} folder{'' if one else 's'} inside {folder} cannot be read: {shown}"
-    return Finding("warning", about, "files", what, "permit this user to read them")
+    n = len(names)
+    pipes = "pipe, socket or device" if n == 1 else "pipes, sockets or devices"
+    said = finding.format(
+        files=count(n, "file"),
+        names=count(n, "name"),
+        hidden=count(n, "hidden file"),
+        links=count(n, "link"),
+        folders=count(n, "folder"),
+        pipes=f"{n:,} {pipes}",
+        do="does" if n == 1 else "do",
+        folder=repr(source.folder.name[:60]),
+        pattern=repr(source.pattern.text[:60]),
+        shown=shown + (", …" if n > _EXAMPLES else ""),
+    )
+    return Finding(severity, about, "files", said, advice)

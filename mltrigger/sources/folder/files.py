@@ -1,6 +1,4 @@
-"""The files below a folder: listed without following links, and opened so that nothing outside the
-folder can be reached.
-"""
+"""Files below a folder: listed without following links, opened without leaving the folder."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def entries(folder: Path, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield what lies in *below*, a folder relative to *folder*, with its name relative to
-    *folder*.
-    """
+    """Yield the entries of *below*, a folder inside *folder*, with names relative to *folder*."""
     prefix = f"{below}/" if below else ""
     with os.scandir(folder / below) as found:
         for entry in found:
@@ -26,15 +22,16 @@ def entries(folder: Path, below: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def regular(folder: Path, name: str, found: os.stat_result | None = None) -> os.stat_result | None:
-    """Return the status of the file *name*, or of the file in the same folder that it links to;
-    ``None`` when there is none.
+    """Return the status of the file *name*, or of its target if it is a link inside *folder*.
+
+    ``None`` for anything else.
 
     Parameters
     ----------
     folder, name
         The watched folder, without links, and a name relative to it.
     found : os.stat_result, optional
-        The status of the name itself, when it is known.
+        The status of the name itself, if it is known.
     """
     try:
         found = found or os.lstat(folder / name)
@@ -47,19 +44,19 @@ def regular(folder: Path, name: str, found: os.stat_result | None = None) -> os.
 
 
 def target_of(folder: Path, name: str) -> str | None:
-    """Return the name inside *folder* that *name* leads to when all links are followed; ``None``
-    when it leads outside.
+    """Return the name inside *folder* that *name* leads to through all links.
+
+    ``None`` if it leads outside.
     """
     real = os.path.realpath(folder / name)
     return os.path.relpath(real, folder) if real.startswith(os.path.join(folder, "")) else None  # noqa: PTH118 - a text with its slash
 
 
 def opened(folder: Path, name: str) -> int:
-    """Open the file *name* in *folder* for reading, or the file in *folder* that it links to;
-    return the descriptor.
+    """Open the file *name* in *folder*, or its target there, for reading. Return the descriptor.
 
-    The way is gone one part after the other, and no part may be a link at that moment: whoever
-    swaps one for a link while it is opened gets an error, never a file outside.
+    Each part of the path is opened by itself and must not be a link. Someone may swap a part for a
+    link meanwhile. That gives an error, never a file outside.
     """
     try:
         return _walked(folder, name)

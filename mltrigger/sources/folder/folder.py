@@ -32,15 +32,15 @@ FILE_TYPE = "mltrigger.file.created"
 class Folder:
     """The files of one folder whose names match a pattern. Each file is one event.
 
-    A new content is an event, also across restarts. The same content under the same name is not,
-    whatever happens to its times, mode and owner. A file that went and comes back with another time
-    is an event again.
+    A new content is an event, also across restarts. The same content under the same name is none,
+    even with other times, mode or owner. A file that went and comes back with another time is an
+    event again.
 
     Parameters
     ----------
     text : str or path
-        ``file:///folder/*.png``, ``file:scans/*.png`` relative to the working directory, or a
-        path. The folder need not exist.
+        ``file:///folder/*.png``, ``file:scans/*.png`` relative to the working directory, or a path.
+        The folder need not exist.
     """
 
     def __init__(self, text: str | os.PathLike[str]) -> None:
@@ -48,17 +48,17 @@ class Folder:
 
     @property
     def folder(self) -> Path:
-        """The folder, without links; never shown whole."""
+        """The folder, without links. It is never shown whole."""
         return self._place.folder
 
     @property
     def pattern(self) -> Pattern:
-        """Which of its files are meant."""
+        """The pattern of its files."""
         return self._place.pattern
 
     @property
     def url(self) -> str:
-        """The canonical URL, for the registry; it holds an absolute path and is never shown."""
+        """The canonical URL, for the registry. It holds an absolute path and is never shown."""
         return self._place.url
 
     @property
@@ -71,7 +71,7 @@ class Folder:
         return told_apart(self._place, [other._place for other in others])
 
     def check(self) -> None:
-        """Raise InvalidName when nothing is there that could be watched now."""
+        """Raise InvalidName if there is nothing to watch now."""
         name, pattern = repr(self.folder.name[:60]), self.pattern.text
         if not self.folder.is_dir():
             raise InvalidName(
@@ -100,7 +100,7 @@ class Folder:
         )
 
     def read(self, name: str) -> tuple[Stamp, str | None]:
-        """Return stamp and etag of the file *name*; without an etag when it may not be read."""
+        """Return stamp and etag of the file *name*. An unreadable file has no etag."""
         try:
             with self._opened(name) as file:
                 stamp = Stamp.of(os.fstat(file.fileno()))
@@ -109,10 +109,10 @@ class Folder:
             return Stamp.of((self.folder / name).stat()), None
 
     def open(self, event: Event) -> BinaryIO:
-        """Open the file that *event* announces: by its name inside this folder, never elsewhere.
+        """Open the file that *event* announces, by its name inside this folder only.
 
-        A link is followed to a file inside the folder only. When the file has another content than
-        was announced, the new one is opened, and the record of the attempt says ``etag_mismatch``.
+        A link is followed only to a file inside the folder. A replaced file is opened all the same.
+        Then the record of the attempt says ``etag_mismatch``.
         """
         name = event.subject or ""
         self._check_name(name)
@@ -185,9 +185,7 @@ class Folder:
 
 
 def _time(ns: int) -> datetime:
-    """Return a file's time of modification; the beginning of time when it lies where no calendar
-    reaches.
-    """
+    """Return a file's time of modification, or 1970 for a time that no calendar has."""
     try:
         return datetime.fromtimestamp(ns / 1e9, UTC)
     except (OverflowError, ValueError, OSError):

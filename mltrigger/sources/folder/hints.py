@@ -1,6 +1,6 @@
-"""What the operating system says has changed in folders: hints only, which save looking.
+"""Hints of the operating system about changed folders. They only save looking.
 
-Nothing is wrong when one is missed.
+A missed hint does no harm.
 """
 
 from __future__ import annotations
@@ -16,18 +16,15 @@ logger = logging.getLogger("mltrigger")
 
 _STEP_MS = 50
 _APART_S = 1.0
-"""Folders that come and go are taken up this often at most: to begin anew costs something."""
+"""The shortest time between two new beginnings. Folders may come and go faster."""
 _NEVER_MS = 3_600_000
-"""How often watchfiles looks by itself where the system tells nothing. It does not: that is done
-here, at a lower cost.
-"""
+"""The interval of watchfiles' own polling, which is not wanted. We look at a lower cost."""
 
 
 class Hints:
-    """Watches folders through ``watchfiles`` (inotify, kqueue, FSEvents); without links and without
-    the folders inside.
+    """Watches folders through ``watchfiles`` (inotify, kqueue, FSEvents).
 
-    ``trouble`` says why there are no hints; empty when there are.
+    Links and inner folders are left out. ``trouble`` is the reason for no hints, or empty.
     """
 
     def __init__(self) -> None:
@@ -37,8 +34,9 @@ class Hints:
         self._again_s = 0.0
 
     def cover(self, folders: Mapping[str, int]) -> bool:
-        """Watch these *folders*, paths given with their inodes, and no others; return whether hints
-        may have been missed.
+        """Watch exactly these *folders*, paths with their inodes.
+
+        Return whether hints may have been missed.
         """
         if folders == self._covered or time.monotonic() < self._again_s:
             return False
@@ -50,8 +48,9 @@ class Hints:
         return True
 
     def wait(self, timeout_s: float, stop: threading.Event) -> set[str] | None:
-        """Wait until something changes, at most *timeout_s*; return what did, ``None`` when it
-        cannot be said.
+        """Wait for a change, at most *timeout_s*. Return the changed paths.
+
+        ``None`` if the system cannot name them.
         """
         if self._native is None:
             stop.wait(timeout_s)
@@ -89,7 +88,7 @@ class Hints:
 
 
 def _in_short(error: Exception, paths: Iterable[str]) -> str:
-    """Return what *error* says, without the paths."""
+    """Return the text of *error* without the paths."""
     text = str(error)
     for path in sorted(paths, key=len, reverse=True):
         text = text.replace(path, Path(path).name)

@@ -1,4 +1,4 @@
-"""What a file is: when two looks saw the same, and which event announces it."""
+"""The identity of a file: whether two looks saw the same, and the id of its event."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 from typing import Any, BinaryIO, NamedTuple
 
 WHOLE_BYTES = 64 << 20
-"""A file up to this size is compared by its whole content, a larger one by samples of it and its
-time of modification.
+"""The largest file that is compared by its whole content, in bytes. A larger one is compared by
+samples and its time of modification.
 """
 _SAMPLES, _SAMPLE_BYTES = 64, 64 << 10
 _CHUNK = 1 << 20
 
 
 class Stamp(NamedTuple):
-    """What the file system says of a file, without looking inside."""
+    """The status of a file in the file system, without its content."""
 
     size: int
     modified_ns: int
@@ -24,14 +24,14 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, found: os.stat_result) -> Stamp:
-        """Return the part of *found* that tells whether a file was written to."""
+        """Return the parts of *found* that change when a file is written."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 class Announced(NamedTuple):
-    """What an event said of its file.
+    """The description of a file in its event.
 
-    Events of older releases know size and time of modification only.
+    Events of older releases have size and time of modification only.
     """
 
     size: int
@@ -42,7 +42,7 @@ class Announced(NamedTuple):
 
     @classmethod
     def of(cls, data: Any) -> Announced | None:
-        """Return what the *data* of an event says; ``None`` when it does not describe a file."""
+        """Return the description in the *data* of an event. ``None`` if it has none."""
         if not isinstance(data, dict):
             return None
         size, modified_ns, changed_ns, inode, etag = (data.get(name) for name in cls._fields)
@@ -57,9 +57,7 @@ class Announced(NamedTuple):
         )
 
     def is_surely(self, stamp: Stamp) -> bool:
-        """Whether a file with *stamp* is the announced one, as far as can be said without looking
-        inside.
-        """
+        """Whether a file with *stamp* is the announced one, as far as *stamp* tells."""
         if self.changed_ns is None:
             return self[:2] == stamp[:2]
         return self[:4] == stamp
@@ -78,8 +76,9 @@ class Announced(NamedTuple):
 
 
 def etag_of(file: BinaryIO, stamp: Stamp) -> str:
-    """Return a digest of the content of *file*, which is read; of a large one, of samples and the
-    time of modification.
+    """Read *file* and return a digest of its content.
+
+    For a large file: a digest of samples and of the time of modification.
     """
     digest = hashlib.blake2b(digest_size=16)
     if stamp.size <= WHOLE_BYTES:
@@ -94,7 +93,7 @@ def etag_of(file: BinaryIO, stamp: Stamp) -> str:
 
 
 def event_id(name: str, stamp: Stamp, etag: str | None) -> str:
-    """Return the id of the event that announces a file: the same for everybody who looks at it."""
+    """Return the id of the event of a file. Every process gets the same."""
     # Without the inode: some network file systems number files anew for every machine.
     identity = f"{name}\n{stamp.size}\n{stamp.modified_ns}\n{stamp.changed_ns}\n{etag or ''}"
     return hashlib.blake2b(identity.encode(), digest_size=16).hexdigest()

@@ -17,16 +17,16 @@ _LIST = re.compile(r"[,;|]\s*(?:\*|\.|\w{1,5}$)|^\*\.\w+\s+\*\.\w+")
 
 
 def is_wild(text: str) -> bool:
-    """Whether *text* stands for several names."""
+    """Whether *text* matches several names."""
     return _WILD.search(text) is not None
 
 
 class Pattern:
-    """Which files of a folder are meant: names relative to it, with ``/`` between folders.
+    """A pattern for files of a folder. Names are relative to it, with ``/`` between folders.
 
-    Upper and lower case of the extension are the same, as devices write ``.PNG`` and ``.JPG``;
-    elsewhere in the name they differ. A name that begins with a dot is hidden: it never matches,
-    nor does anything inside a hidden folder.
+    The extension matches in upper and lower case, as devices write ``.PNG`` and ``.JPG``. Elsewhere
+    the case counts. A name that begins with a dot is hidden. It never matches, nor does a file
+    inside a hidden folder.
 
     Parameters
     ----------
@@ -49,11 +49,11 @@ class Pattern:
         ).fullmatch
 
     def matches(self, name: str) -> bool:
-        """Whether the file *name* is meant."""
+        """Whether the file *name* matches."""
         return self._match(name) is not None and not is_hidden(name)
 
     def matches_but_for_case(self, name: str) -> bool:
-        """Whether nothing but upper and lower case keeps *name* out."""
+        """Whether only upper and lower case keep *name* from matching."""
         return self._match_any_case(name) is not None and not is_hidden(name)
 
     def reaches(self, folder: str) -> bool:
@@ -85,8 +85,9 @@ def _check(text: str) -> None:
 
 
 def _expanded(text: str) -> Iterator[str]:
-    """Yield the patterns without braces that *text* stands for; braces without a comma are meant
-    literally.
+    """Yield the patterns without braces that *text* means.
+
+    Braces without a comma are literal.
     """
     found = [text]
     while any(_first_group(each) for each in found):
@@ -108,9 +109,7 @@ def _opened(text: str) -> list[str]:
 
 
 def _first_group(text: str) -> tuple[int, int, list[str]] | None:
-    """Return the first braces with a comma: where they begin and end, and what stands between the
-    commas.
-    """
+    """Return the first braces with a comma: their start, their end and the choices inside."""
     for start, character in enumerate(text):
         if character != "{":
             continue
@@ -128,8 +127,9 @@ def _first_group(text: str) -> tuple[int, int, list[str]] | None:
 
 
 def _regex(text: str) -> str:
-    """Return the regular expression of a pattern without braces; the case of its extension does not
-    matter.
+    """Return the regular expression of a pattern without braces.
+
+    The case of its extension does not matter.
     """
     *folders, name = text.split("/")
     found = "".join("(?:[^/]+/)*" if part == "**" else f"{_part(part)}/" for part in folders)

@@ -1,6 +1,4 @@
-"""Where a watched folder is: a URL, a path or a pattern, as people write them, and what is shown of
-it.
-"""
+"""The place of a watched folder: from a URL, path or pattern to folder and pattern."""
 
 from __future__ import annotations
 
@@ -16,25 +14,25 @@ from mltrigger.errors import InvalidName
 from mltrigger.sources.folder.patterns import Pattern, is_wild
 
 _SAFE = "*?[]!{},/"
-"""Characters of a pattern that a URL keeps as they are. In the folder's own name they are quoted."""
+"""Characters of a pattern that stay as they are in a URL. In the folder's name they are quoted."""
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 
 class Place(NamedTuple):
-    """A folder, by its absolute path, and the pattern of the files in it."""
+    """The absolute path of a folder, and the pattern of its files."""
 
     folder: Path
     pattern: Pattern
 
     @property
     def url(self) -> str:
-        """The canonical URL, for the registry; it holds an absolute path and is never shown."""
-        return f"{self.folder.as_uri()}/{urllib.parse.quote(os.fsencode(self.pattern.text), safe=_SAFE)}"
+        """The canonical URL, for the registry. It holds an absolute path and is never shown."""
+        pattern = urllib.parse.quote(os.fsencode(self.pattern.text), safe=_SAFE)
+        return f"{self.folder.as_uri()}/{pattern}"
 
 
 def folder_url(source: str | os.PathLike[str]) -> str:
-    """Return the URL of a folder source as it was written: a path or a pattern becomes one, a URL
-    stays.
+    """Return the URL of a folder, from a URL, a path or a pattern.
 
     Raises
     ------
@@ -56,12 +54,12 @@ def folder_url(source: str | os.PathLike[str]) -> str:
 
 
 def place_of(url: str) -> Place:
-    """Return the place that *url* names; its folder need not exist.
+    """Return the place that *url* names. Its folder need not exist.
 
     Raises
     ------
     InvalidName
-        When it names no folder of this machine, or its pattern cannot be understood.
+        When it names no folder of this machine, or has a pattern that is not understood.
     """
     # Not urlsplit: in a pattern "?" stands for one character, and "#" is good in a file name.
     scheme, _, rest = url.partition(":")
@@ -88,8 +86,9 @@ def place_of(url: str) -> Place:
 
 
 def _split(written: str) -> Place:
-    """Split what was written at its first part that stands for several names, or names no folder
-    that is there.
+    """Split a path into folder and pattern.
+
+    The pattern begins at the first part with wildcards, or at the first that is no folder.
     """
     root, parts = (
         Path("/" if written.startswith("/") else "."),
@@ -126,8 +125,9 @@ def _unquoted(part: str) -> str:
 
 
 def topic_names(folder: Path) -> Iterable[str]:
-    """Yield names for the topic of *folder*, each with one part of the path more; what SNS refuses
-    is replaced.
+    """Yield names for the topic of *folder*. Each has one more part of the path.
+
+    Characters that SNS refuses are replaced.
     """
     *above, own = (re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") for part in folder.parts)
     name = own[:80] or "files"
@@ -139,7 +139,7 @@ def topic_names(folder: Path) -> Iterable[str]:
 
 
 def told_apart(place: Place, others: list[Place]) -> str:
-    """Return the pattern after the shortest end of the path that *others* have not."""
+    """Return the shortest end of the path that *others* do not have, with the pattern."""
     parts = place.folder.parts
     for count in range(1, len(parts)):
         end = parts[-count:]

@@ -1,6 +1,6 @@
-"""One watched folder: which of its files are new and complete.
+"""One watched folder: its new and complete files.
 
-It is told the time, and publishes nothing itself.
+It gets the time from its caller and publishes nothing itself.
 """
 
 from __future__ import annotations
@@ -17,32 +17,27 @@ from mltrigger.sources.folder.folder import Folder
 from mltrigger.sources.folder.identity import Announced, Stamp
 
 History = Callable[[int], Sequence[tuple[int, str | None, Any]]]
-"""Takes a number in the log; returns (number, subject, data) of the next events of the folder,
-oldest first; none at the end.
-"""
+"""Takes a number in the log. Returns (number, subject, data) of the next events, oldest first."""
 _MOST_GONE = 100_000
-"""So many names of files that went are remembered, so that an unmounted disk announces nothing
-twice when it is back.
-"""
+"""The most deleted names to remember. A disk that comes back announces nothing twice."""
 
 
 class FolderWatch:
-    """What is known of the files of one source.
+    """The known files of one source.
 
     A file is complete when two looks, at least ``settle_s`` apart, saw the same size, times and
-    inode. Only our own monotonic clock counts: the file's times may come from a file server that is
-    ahead.
+    inode. Only our own monotonic clock counts. The clock of a file server may be ahead.
 
     Parameters
     ----------
     source : Folder
-        Where to look.
+        The folder.
     topic : str
-        Where its events are published.
+        The topic of its events.
     history : callable
-        Returns what was announced before, by this process or another one.
+        Returns earlier events of the folder, from all processes.
     settle_s : float
-        How long a file has to stay unchanged.
+        The seconds that a file has to stay unchanged.
     """
 
     def __init__(self, source: Folder, topic: str, history: History, settle_s: float) -> None:
@@ -60,12 +55,12 @@ class FolderWatch:
 
     @property
     def settled(self) -> bool:
-        """Whether no file waits to be complete, or to be published."""
+        """Whether no file waits to be complete or published."""
         return not self._waiting
 
     @property
     def due_s(self) -> float | None:
-        """When the next file can be complete."""
+        """The time when the next file can be complete."""
         return (
             min(since for _, since in self._waiting.values()) + self.settle_s
             if self._waiting
@@ -74,7 +69,7 @@ class FolderWatch:
 
     @property
     def folders(self) -> dict[str, int]:
-        """The paths of the folders that were looked into, with their inodes."""
+        """The paths of the folders that were read, with their inodes."""
         if self._paths is None:  # asked for several times a second, and there may be thousands
             self._paths = {
                 str(self.source.folder / below): inode
@@ -85,9 +80,9 @@ class FolderWatch:
     # -- looking -----------------------------------------------------------------------------------
 
     def look(self, now_s: float) -> list[Event]:
-        """Look at every file; return an event for each that is new and complete.
+        """Look at every file. Return an event for each new and complete one.
 
-        Raises OSError when the folder is not there.
+        Raises OSError if the folder is not there.
         """
         before, self._folders, self._paths = self._folders, {}, None
         seen: set[str] = set()
@@ -104,8 +99,9 @@ class FolderWatch:
         return self._complete(now_s)
 
     def glance(self, now_s: float, touched: Iterable[str] = ()) -> list[Event]:
-        """Look only at what may have changed: the files *touched*, folders with a new time, and
-        files that wait to be complete.
+        """Look at files that may have changed.
+
+        These are the files *touched*, those in folders with a new time, and those that wait.
         """
         self.at_rest = not self._waiting
         for below, state in list(self._folders.items()):
@@ -136,24 +132,25 @@ class FolderWatch:
             self._gone.pop(name, None)
 
     def _look_into(self, folder: str, now_s: float, seen: set[str] | None) -> None:
-        """Look at the files in *folder*, and in folders there that are not known; without *seen*
-        only at files that are new.
+        """Look at the files in *folder* and in unknown folders there.
+
+        Without *seen* look only at new files.
         """
         unread = [folder]
         while unread:
             below = unread.pop()
             try:
                 unread += self._read(below, now_s, seen)
-            except OSError:  # it went, or may not be read: it silences no other
+            except OSError:  # it went or is not readable: go on with the others
                 if below == folder:
                     raise
                 self._folders.pop(below, None)
                 self._paths = None
 
     def _read(self, below: str, now_s: float, seen: set[str] | None) -> list[str]:
-        """Look at the files in *below* alone; return the folders there that are not known."""
+        """Look at the files in *below* alone. Return its unknown folders."""
         self._paths = None
-        # before it is read: what comes meanwhile is seen the next time
+        # before reading: later changes are seen the next time
         self._folders[below] = _state(self.source.folder / below)
         inner = []
         for name, entry in entries(self.source.folder, below):
@@ -192,7 +189,7 @@ class FolderWatch:
             self._links.add(name)
         return regular(self.source.folder, name, own)
 
-    # -- what is new -------------------------------------------------------------------------------
+    # -- new files ---------------------------------------------------------------------------------
 
     def _notice(self, name: str, stamp: Stamp, now_s: float) -> None:
         if self._known.get(name) == stamp:
@@ -217,7 +214,7 @@ class FolderWatch:
         return [event for name in ready if (event := self._judged(name, now_s)) is not None]
 
     def _judged(self, name: str, now_s: float) -> Event | None:
-        """Return the event of a complete file, ``None`` when its content was announced before."""
+        """Return the event of a complete file. ``None`` if its content is known."""
         stamp = self._waiting[name][0]
         gone, before = self._gone.get(name, (None, None))
         announced = self._announced.get(name) or before
@@ -246,13 +243,13 @@ class FolderWatch:
         self._gone.pop(name, None)
 
     def _catch_up(self) -> None:
-        """Read what was announced since the last time, by other processes too."""
+        """Read the new events of all processes."""
         first = self._read_to == 0
         while rows := self._history(self._read_to):
             for self._read_to, name, data in rows:
                 announced = Announced.of(data)
-                # Of the whole past, only what is there now matters; of what comes later, also what
-                # this process has not seen yet.
+                # Of the past, only files that exist now matter. Of newer events all matter: this
+                # process may not have seen their files yet.
                 if (
                     name is not None
                     and announced is not None

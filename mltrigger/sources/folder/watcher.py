@@ -1,6 +1,4 @@
-"""The watcher: one thread of a process that looks at its folders, and publishes what is new and
-complete.
-"""
+"""The watcher: one thread that looks at all folders of a process and publishes new files."""
 
 from __future__ import annotations
 
@@ -21,24 +19,24 @@ logger = logging.getLogger("mltrigger")
 
 POLL_S = 0.2
 _GLANCE_S = 1.0
-"""How often the time of a folder is looked at while the system tells of changes."""
+"""The interval of checking a folder's time while the system reports changes."""
 _LOOK_S, _LOOK_WITH_HINTS_S = 2.0, 60.0
-"""How often every file is looked at, at most."""
+"""The shortest interval of looking at every file, without and with hints."""
 _AGAIN_S = 2.0
 _SHARE, _SHARE_BUSY = 0.004, 0.1
-"""Most of a core that looking may take: at files at rest, and while files come."""
+"""The largest share of a core for looking: at rest, and while files come."""
 
 
 class Watcher:
-    """Looks at the folders of this process and publishes what is new, from one thread.
+    """Publishes the new files of the folders of this process, from one thread.
 
     Parameters
     ----------
     publish : callable
-        Takes a topic and events; returns when they are durable.
+        Takes a topic and events. Returns when they are durable.
     history : callable
-        Takes a topic and a number in the log; returns (number, subject, data) of the next events of
-        that folder, oldest first.
+        Takes a topic and a number in the log. Returns (number, subject, data) of the folder's next
+        events, oldest first.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class Watcher:
             self._thread.start()
 
     def forget(self, topic: str) -> None:
-        """Watch the folder of *topic* no more; idempotent."""
+        """Stop watching the folder of *topic*. Idempotent."""
         with self._guard:
             self._rounds.pop(topic, None)
 
@@ -87,9 +85,9 @@ class Watcher:
         return self._hints.trouble if topic in self._rounds else ""
 
     def settled(self) -> bool:
-        """Look now; return whether everything that is there has been published.
+        """Look now. Return whether everything that exists has been published.
 
-        A folder that is gone holds nobody up.
+        A missing folder counts as empty.
         """
         with self._guard:
             quiet = [
@@ -108,7 +106,7 @@ class Watcher:
         return all(quiet)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=5.0)
@@ -129,7 +127,7 @@ class Watcher:
             self._hints.close()
 
     def _round(self, touched: set[str] | None) -> float:
-        """Look where it is time to, or where *touched* lies; return how long to wait."""
+        """Look at folders that are due or *touched*. Return the seconds to wait."""
         with self._guard:
             for rounds in self._rounds.values():
                 rounds.hinted = not self._hints.trouble
@@ -138,7 +136,7 @@ class Watcher:
                 if rounds.is_due(time.monotonic(), touched or ()):
                     try:
                         self._look(rounds, touched or ())
-                    except Exception:  # the store did not answer, for one: the other folders go on
+                    except Exception:  # such as a store that does not answer: go on with the others
                         logger.exception(
                             "watched folder %s: publishing failed; trying again",
                             rounds.watch.source.shown(),
@@ -161,7 +159,7 @@ class Watcher:
     def _look(
         self, rounds: _Rounds, touched: Sequence[str] | set[str] = (), whole: bool | None = None
     ) -> int:
-        """Look at one folder and publish what is new; return how many events that was."""
+        """Look at one folder and publish its new files. Return the number of events."""
         events = rounds.look(touched, whole)
         if events:
             self._publish(rounds.watch.topic, events)
@@ -170,7 +168,7 @@ class Watcher:
 
 
 class _Rounds:
-    """When one folder is looked at: as often as may be without costing more than a share of a core."""
+    """The schedule of one folder: as often as a small share of a core allows."""
 
     def __init__(self, watch: FolderWatch) -> None:
         self.watch = watch
@@ -183,28 +181,26 @@ class _Rounds:
 
     @property
     def next_s(self) -> float:
-        """When to look again."""
+        """The time of the next look."""
         return max(
             self.rest_until_s, min(self._look_s, self._glance_s, self.watch.due_s or self._glance_s)
         )
 
     def look_again(self) -> None:
-        """Look at every file soon: something may have changed unnoticed."""
+        """Look at every file soon: a change may have been missed."""
         self._look_s = min(
             self._look_s, self._looked_s + max(POLL_S, self._look_cost_s / _SHARE_BUSY)
         )
 
     def is_due(self, now_s: float, touched: Sequence[str] | set[str]) -> bool:
-        """Whether to look now, because it is time or because a file of this folder was *touched*."""
+        """Whether it is time, or a file of this folder was *touched*."""
         if now_s < self.rest_until_s:
             return False
         folders = self.watch.folders
         return now_s >= self.next_s or any(path.rpartition("/")[0] in folders for path in touched)
 
     def look(self, touched: Sequence[str] | set[str], whole: bool | None) -> list[Event]:
-        """Look at what may have changed, or at every file when it is time to, or when *whole* says
-        so.
-        """
+        """Look at files that may have changed, or at every file when it is due or *whole*."""
         began_s, used_s = time.monotonic(), time.thread_time()
         whole = (
             began_s >= self._look_s or bool(self.trouble)
@@ -222,8 +218,9 @@ class _Rounds:
         return events
 
     def _plan(self, whole: bool, took_s: float, used_s: float) -> None:
-        """Plan the next looks after one that *took_s*, and *used_s* of a core: of a slow network
-        drive the first is much more.
+        """Plan the next looks after one that *took_s*, with *used_s* of a core.
+
+        On a slow network drive it takes much longer than it uses.
         """
         now_s = time.monotonic()
         self._glance_s = now_s + (_GLANCE_S if self.hinted and not self.trouble else POLL_S)
