@@ -368,3 +368,8 @@ class Subscription:
         With *delete* remove also the resources outside, such as a queue.
         """
         self._bus.unsubscribe(self.name, delete)
+
+
+def bus_of(subscription: Subscription) -> Bus:
+    """Return the bus of *subscription*, for the adapters."""
+    return subscription._bus

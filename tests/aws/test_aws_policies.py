@@ -31,7 +31,7 @@ from mltrigger.aws.admin.resources import Resources
 from mltrigger.aws.admin.template import template, to_json
 from mltrigger.aws.clients import Clients
 from mltrigger.aws.lean import LeanSqs
-from mltrigger.aws.transport.broker import with_lease
+from mltrigger.aws.transport.outside import with_lease
 from mltrigger.aws.transport.payloads import Payloads
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.cli import main

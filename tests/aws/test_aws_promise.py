@@ -262,12 +262,12 @@ def test_event_whose_message_is_gone_is_delivered_out_of_the_log(
     spec = bus.spec("echo")
 
     aws_clock.advance(s=OVERDUE_S - 1)
-    bus.broker._reconcile(spec)
+    bus.broker.backlog.reconcile(spec)
     assert bus.broker.receive(spec, 10) == []
     aws_clock.advance(s=2)
     (said,) = bus.doctor().query("check == 'overdue'").itertuples()
     assert said.about == "echo" and "1 event" in said.finding
-    bus.broker._reconcile(spec)
+    bus.broker.backlog.reconcile(spec)
     sub.start()
 
     assert ended(sub) == ["succeeded"]
@@ -282,7 +282,7 @@ def test_overdue_event_whose_message_only_waits_is_left_to_its_queue(
     bus.publish("documents", "a")
 
     aws_clock.advance(s=OVERDUE_S + 1)
-    bus.broker._reconcile(bus.spec("echo"))
+    bus.broker.backlog.reconcile(bus.spec("echo"))
     (delivery,) = bus.broker.receive(bus.spec("echo"), 10)
 
     assert delivery.message is not None
@@ -308,7 +308,7 @@ def test_overdue_event_that_later_ones_have_overtaken_is_delivered_while_its_que
     sub.stop()
     bus.publish("documents", "waiting")
 
-    bus.broker._reconcile(bus.spec("echo"))
+    bus.broker.backlog.reconcile(bus.spec("echo"))
     assert sub.depth().visible == 2
     sub.start()
 

@@ -240,7 +240,7 @@ def dead_letter_queue(clients: Any, arn: Arn, source: Arn, owner: Owner) -> Queu
 
 
 def receives_of(settings: Settings) -> int:
-    """Return the receives after which SQS moves a message out of the queue; 0 for never."""
+    """Return the receives after which SQS moves a message out of the queue, 0 for never."""
     return int(as_object(settings.get("RedrivePolicy")).get("maxReceiveCount", 0))
 
 

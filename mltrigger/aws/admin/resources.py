@@ -221,9 +221,9 @@ class Resources:
     def delete(
         self, spec: SubscriptionSpec, source: str | None = None, last: bool = False
     ) -> list[Change]:
-        """Delete what :meth:`ensure` made for *spec*, messages included. Return what was deleted.
+        """Delete the resources that :meth:`ensure` made for *spec*, messages included.
 
-        This is the subscription, the queue and the dead-letter queue. With *last* also the topic
+        They are the subscription, the queue and the dead-letter queue. With *last* also the topic
         and the bucket's notification, unless the topic has other subscribers. Resources without our
         tags stay.
         """

@@ -1,6 +1,4 @@
-"""The adapter the other way: a subscription inside an AWS Lambda function that Lambda feeds from
-the subscription's queue.
-"""
+"""A subscription inside an AWS Lambda function behind the subscription's queue."""
 
 from __future__ import annotations
 
@@ -11,38 +9,39 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.aws.transport.broker import AwsBroker
 from mltrigger.aws.transport.polls import Message, Raw
 from mltrigger.errors import InvalidEvent, InvalidModel
+from mltrigger.handle import bus_of
 from mltrigger.names import FIFO
 from mltrigger.text import short
 
 if TYPE_CHECKING:
     from mltrigger.broker import SubscriptionSpec
     from mltrigger.delivery.listener import Listener
-    from mltrigger.handle import Subscription
+    from mltrigger.handle import Bus, Subscription
 
 Response = dict[str, list[dict[str, str]]]
 _SPARE_S = 2.0
-"""Before the function's time is over, nothing more is begun: what has run must be recorded."""
+"""Seconds before the function's end in which nothing new begins: results must be recorded."""
 
 
 def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], Any], Response]:
-    """Return a handler for AWS Lambda that runs *subscription* on what its queue brings.
+    """Return a handler for AWS Lambda that runs *subscription* on the messages of its queue.
 
-    Outcomes, attempts and dead letters are recorded in the bus's log as by any listener, and a
-    repeat of an event that has an outcome does not run the model. The event source mapping needs
+    The bus's log records outcomes, attempts and dead letters, as for any listener. A repeat of an
+    event with an outcome does not run the model. The event source mapping needs
     ``ReportBatchItemFailures``
-    (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html): only what has to
-    come again is returned. What is dead has its dead letter in the log, and is not returned. Of an
-    ordered group, everything behind a failure is returned with it.
+    (https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html). The handler
+    returns only the messages that have to come again. A dead event has its dead letter in the log
+    and is not returned. In an ordered group, the messages behind a failure are returned with it.
 
-    An error of ours, such as a log that does not answer, is raised: then all messages come again.
+    An error of ours, such as a log that does not answer, is raised. Then all messages come again.
 
     Parameters
     ----------
     subscription : Subscription
-        Of a bus on AWS, made with ``listen=False``. A log in ``/tmp`` is that of one execution
-        environment: repeats and attempts are known within it, and dead letters stay there until it
-        is gone (``sub.dead_letters()`` in the handler, or ``emit=``, tells others). SQLite needs a
-        local disk; a shared file system is none.
+        Of a bus on AWS, made with ``listen=False``. A log in ``/tmp`` belongs to one execution
+        environment: it knows only its own repeats and attempts, and keeps dead letters only as long
+        as it lives. Read them by ``sub.dead_letters()`` in the handler, or send outputs on by
+        ``emit=``. SQLite needs a local disk, not a shared file system.
 
     Examples
     --------
@@ -56,35 +55,33 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
             "in a Lambda function only what has ended may be gone from the queue: subscribe with"
             " ack='completed'"
         )
-    bus, broker = subscription._bus, subscription._bus.broker
-    if not isinstance(broker, AwsBroker):
+    bus = bus_of(subscription)
+    if not isinstance(bus.broker, AwsBroker):
         raise InvalidModel(
             "lambda_handler needs a subscription of a bus on AWS: bus ="
             " mt.connect('aws://region/prefix', log=…)"
         )
+    return _Handler(bus, bus.broker, subscription.name)
 
-    # one, as long as nobody binds the subscription anew
-    listeners: dict[SubscriptionSpec, Listener] = {}
 
-    def listener(spec: SubscriptionSpec) -> Listener:
-        if spec not in listeners:
-            for old in listeners.values():
-                old.stop(0.0)
-            listeners.clear()
-            listeners[spec] = bus.borrowed_listener(spec)
-        return listeners[spec]
+class _Handler:
+    """The handler of one subscription."""
 
-    def handle(event: Mapping[str, Any], context: Any = None) -> Response:
-        now_us = bus.log.now_us()
-        spec = bus.spec(subscription.name)
+    def __init__(self, bus: Bus, broker: AwsBroker, name: str) -> None:
+        self._bus, self._broker, self._name = bus, broker, name
+        self._listening: tuple[SubscriptionSpec, Listener] | None = None
+
+    def __call__(self, event: Mapping[str, Any], context: Any = None) -> Response:
+        now_us = self._bus.log.now_us()
+        spec = self._bus.spec(self._name)
         received = [_raw(record, now_us) for record in _records(event)]
         if not received:
             return {"batchItemFailures": []}
-        taken = broker.accept(spec, received)
-        listener(spec).process(taken.deliveries, time.monotonic() + _left_s(context))
-        # afterwards nothing here runs any more
-        broker.tell_all(_left_s(context) if context is not None else _SPARE_S)
-        ended = bus.log.ended(spec.id, [d.seq for d in taken.deliveries])
+        taken = self._broker.accept(spec, received)
+        self._listener(spec).process(taken.deliveries, time.monotonic() + _left_s(context))
+        # Nothing runs here after the answer.
+        self._broker.tell_all(_left_s(context) if context is not None else _SPARE_S)
+        ended = self._bus.log.ended(spec.id, [d.seq for d in taken.deliveries])
         again = {
             id(d.message) for d in taken.deliveries if d.message is not None and d.seq not in ended
         } | {id(message) for message, *_ in taken.early}
@@ -94,7 +91,16 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
             ]
         }
 
-    return handle
+    def _listener(self, spec: SubscriptionSpec) -> Listener:
+        """Return the listener, a new one if somebody has bound the subscription anew."""
+        if self._listening is not None:
+            bound, listener = self._listening
+            if bound == spec:
+                return listener
+            listener.stop(0.0)
+        listener = self._bus.borrowed_listener(spec)
+        self._listening = (spec, listener)
+        return listener
 
 
 def _records(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -110,7 +116,7 @@ def _records(event: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _raw(record: Mapping[str, Any], now_us: int) -> Raw:
-    """Return a record as a message; Lambda writes the names of its members small."""
+    """Return a record as a message. Lambda writes the names of its members in lower case."""
     system = record.get("attributes", {})
     sent = system.get("SentTimestamp")
     queue, group = str(record.get("eventSourceARN", "")), system.get("MessageGroupId")
@@ -129,6 +135,6 @@ def _raw(record: Mapping[str, Any], now_us: int) -> Raw:
 
 
 def _left_s(context: Any) -> float:
-    """Return the seconds in which something may still be begun."""
+    """Return the seconds in which work may still begin."""
     left = getattr(context, "get_remaining_time_in_millis", None)
     return float("inf") if left is None else max(0.0, left() / 1000 - _SPARE_S)

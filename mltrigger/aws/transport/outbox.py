@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.aws import limits
 from mltrigger.aws.faults import MISSING, AwsError, code_of, explained
 from mltrigger.aws.transport.payloads import Payloads
+from mltrigger.aws.transport.targets import Target, Targets
 from mltrigger.aws.transport.wire import Message, batches, entries, to_message
 from mltrigger.clock import Clock
 from mltrigger.errors import EventTooLarge, InvalidEvent, MltriggerError
@@ -42,23 +43,6 @@ WHERE t.name = :topic AND u.seq < :seq ORDER BY u.seq LIMIT {_MOST}
 _AMONG = "SELECT seq FROM unsent WHERE seq IN ({seqs})"
 
 
-class Target(NamedTuple):
-    """The target of a topic's events: an SNS topic's ARN, or the URL of somebody else's queue."""
-
-    topic_arn: str | None
-    queue_url: str | None
-
-    @property
-    def fifo(self) -> bool:
-        """Whether it keeps the order of each group."""
-        return (self.topic_arn or self.queue_url or "").endswith(".fifo")
-
-    @property
-    def limit(self) -> int:
-        """The largest size of one message and of one call, in bytes."""
-        return limits.SNS_MESSAGE.high if self.topic_arn else limits.SQS_MESSAGE.high
-
-
 class Outgoing(NamedTuple):
     """One event on its way: its number in the archive, and its message."""
 
@@ -75,10 +59,8 @@ class Outbox:
         SNS, SQS and S3.
     store, clock
         The log's database, and the time.
-    target_of : callable
-        Takes a topic of the bus and returns its target.
-    make : callable
-        Makes a topic of the bus exist on SNS.
+    targets : Targets
+        The targets of topics.
     payloads : Payloads
         Stores bodies beyond the limit. Without a bucket such events are refused.
     """
@@ -88,12 +70,11 @@ class Outbox:
         clients: Any,
         store: Store,
         clock: Clock,
-        target_of: Callable[[str], Target],
-        make: Callable[[str], Target],
+        targets: Targets,
         payloads: Payloads,
     ) -> None:
         self._clients, self._store, self._clock = clients, store, clock
-        self._target_of, self._make, self._payloads = target_of, make, payloads
+        self._targets, self._payloads = targets, payloads
         self._pending: dict[str, list[Outgoing]] = {}
         self._flushed_s = time.monotonic()
         self._sending = False
@@ -146,7 +127,7 @@ class Outbox:
         """
         if not outgoing:
             return
-        target = self._target_of(topic)
+        target = self._targets.of(topic)
         if target.fifo:
             # In order: first those that wait to be sent again.
             outgoing = [*self._before(topic, outgoing[0].seq, target), *outgoing]
@@ -303,7 +284,7 @@ class Outbox:
         return sent
 
     def _send_again(self, topic: str, rows: Sequence[Row]) -> int:
-        target = self._target_of(topic)
+        target = self._targets.of(topic)
         outgoing = []
         for row in rows:
             try:
@@ -328,7 +309,7 @@ class Outbox:
                 raise explained(error, action, topic) from error
             try:
                 # A topic of ours without a subscription yet.
-                answer = self._sent(self._make(topic), messages)
+                answer = self._sent(self._targets.make(topic), messages)
             except Exception as again:
                 raise explained(again, action, topic) from again
         return {int(f["Id"]): str(f.get("Code", "")) for f in answer.get("Failed", ())}

@@ -13,7 +13,8 @@ from typing import Any
 from mltrigger.aws.admin.resources import Place, Resources
 from mltrigger.aws.faults import explained
 from mltrigger.aws.naming import S3Source, aws_kind
-from mltrigger.aws.transport.admission import Arrived, Early, Lease, Taken, bury, take_in
+from mltrigger.aws.transport.admission import Early, Taken, bury, take_in
+from mltrigger.aws.transport.archiving import Arrived, Lease
 from mltrigger.aws.transport.payloads import Payloads
 from mltrigger.aws.transport.polls import MOST_A_CALL, Inlet, Message, Raw, raw
 from mltrigger.aws.transport.settler import HIDE_CAP_S, Settler

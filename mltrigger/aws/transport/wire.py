@@ -306,23 +306,11 @@ def read_pointer(body: str, attributes: Mapping[str, Mapping[str, Any]]) -> tupl
         given = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if (
-        not isinstance(given, list)
-        or len(given) != 2
-        or given[0] not in POINTERS
-        or not isinstance(given[1], dict)
-    ):
-        return None
-    bucket, key = given[1].get("s3BucketName"), given[1].get("s3Key")
-    if (
-        len(given[1]) != 2
-        or not isinstance(bucket, str)
-        or not isinstance(key, str)
-        or not _BUCKET.fullmatch(bucket)
-    ):
-        return None
-    with contextlib.suppress(InvalidName):
-        return bucket, limits.check_key(key)
+    match given:
+        case [marker, {"s3BucketName": str() as bucket, "s3Key": str() as key, **rest}]:
+            if marker in POINTERS and not rest and _BUCKET.fullmatch(bucket):
+                with contextlib.suppress(InvalidName):
+                    return bucket, limits.check_key(key)
     return None
 
 
