@@ -369,7 +369,6 @@ class Subscription:
         """
         self._bus.unsubscribe(self.name, delete)
 
-
-def bus_of(subscription: Subscription) -> Bus:
-    """Return the bus of *subscription*, for the adapters."""
-    return subscription._bus
+    def __mltrigger_bus__(self) -> Bus:
+        """Return the bus behind the handle, for adapters and faces."""
+        return self._bus

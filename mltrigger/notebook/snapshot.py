@@ -66,7 +66,7 @@ def snapshot(
     Closed
         When the bus was closed.
     """
-    bus = subscription._bus  # a view may use the parts behind the handle
+    bus = subscription.__mltrigger_bus__()  # a view may use the parts behind the handle
     spec = bus.registry.subscription(subscription.name)
     bound = spec or subscription._spec
     # Count first, read rows next: an outcome in between is counted in the next snapshot, which

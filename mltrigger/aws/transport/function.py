@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.aws.transport.broker import AwsBroker
 from mltrigger.aws.transport.polls import Message, Raw
 from mltrigger.errors import InvalidEvent, InvalidModel
-from mltrigger.handle import bus_of
 from mltrigger.names import FIFO
 from mltrigger.text import short
 
@@ -55,7 +54,7 @@ def lambda_handler(subscription: Subscription) -> Callable[[Mapping[str, Any], A
             "in a Lambda function only what has ended may be gone from the queue: subscribe with"
             " ack='completed'"
         )
-    bus = bus_of(subscription)
+    bus = subscription.__mltrigger_bus__()
     if not isinstance(bus.broker, AwsBroker):
         raise InvalidModel(
             "lambda_handler needs a subscription of a bus on AWS: bus ="
