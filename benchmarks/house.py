@@ -67,8 +67,11 @@ def arrows(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:
     return {(one, other) for one, other in found if one != other and one not in NOT_COUNTED}
 
 
-def entered() -> set[str]:
-    """Return the files whose functions run for one event: published, invoked, recorded."""
+def entered(asked: bool = False) -> set[str]:
+    """Return the files whose functions run for one event: published, invoked, recorded.
+
+    With *asked* its invocations are read as well.
+    """
     import mltrigger as mt
 
     files: set[str] = set()
@@ -84,10 +87,12 @@ def entered() -> set[str]:
     try:
         with mt.connect("memory://") as bus:
             bus.subscribe("documents", len, name="length", version="1.0.0")
-            bus.fire("documents", [[1, 2]])
+            bus.fire("documents", [[1, 2]], progress=False)
             inside.set()
             bus.publish("documents", [1, 2, 3])
-            bus.wait()
+            bus.wait(progress=False)
+            if asked:
+                bus.invocations()
             inside.clear()
     finally:
         sys.setprofile(None)
