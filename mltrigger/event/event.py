@@ -421,6 +421,21 @@ def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
     return copy
 
 
+def can_open(event: Event) -> bool:
+    """Whether :meth:`Event.open` of *event* has an object to open."""
+    return event._opener is not None
+
+
+def as_delivered(event: Event) -> Event:
+    """Return *event* with its data as they were delivered, decoded anew.
+
+    A model may have changed them since.
+    """
+    if event._raw is None or isinstance(event.data, bytes):
+        return event
+    return with_data(event, decode_data(event._raw, event.datacontenttype))
+
+
 def with_data(event: Event, data: Any) -> Event:
     """Return a copy of *event* with other data."""
     copy = _copy(event)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mltrigger.errors import Closed, InvalidEvent
-from mltrigger.event.event import Event
+from mltrigger.event.event import Event, can_open
 from mltrigger.text import redacted
 from mltrigger.versions.describe import Model
 from mltrigger.versions.describe import import_path as path_of
@@ -191,7 +191,7 @@ class ExecutorInvoker:
         here are the rules of its source known.
         """
         content = None
-        if self.model.wants_event and event._opener is not None:
+        if self.model.wants_event and can_open(event):
             with event.open() as source:
                 content = _content(source)
         return json.dumps({**parcel.sent(event), "opens": content is not None}), content

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
 from mltrigger.event import codec
-from mltrigger.event.event import Event, decode_data, with_data
+from mltrigger.event.event import Event, as_delivered
 from mltrigger.text import redacted
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running import current as running
@@ -238,20 +238,13 @@ class Invoker:
         """
         again()
         try:
-            values = [self._checked(_unchanged(event)) for event in events]
+            values = [self._checked(as_delivered(event)) for event in events]
             inputs = (
                 values if self._feed is None else [self._feed.part(value)[1] for value in values]
             )
         except BaseException as error:
             return [self._failed(error)] * len(events)
         return self._halved(key, inputs, events, again)
-
-
-def _unchanged(event: Event) -> Event:
-    """Return *event* with its data as they were delivered, whatever a model has done to them since."""
-    if event._raw is None or isinstance(event.data, bytes):
-        return event
-    return with_data(event, decode_data(event._raw, event.datacontenttype))
 
 
 def _event(event: Event) -> Any:

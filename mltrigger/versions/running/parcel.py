@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from mltrigger.errors import InvalidModel
 from mltrigger.event import codec
-from mltrigger.event.event import Event, restored, with_opener
+from mltrigger.event.event import Event, can_open, restored, with_opener
 from mltrigger.versions.address import Address
 from mltrigger.versions.code.captured import digest_of
 from mltrigger.versions.code.weights import Weights
@@ -195,7 +195,7 @@ def sent(event: Event) -> dict[str, Any]:
         "datacontenttype": event.datacontenttype,
         "dataschema": event.dataschema,
         "extensions": dict(event.extensions),
-        "opens": event._opener is not None,
+        "opens": can_open(event),
     }
 
 
