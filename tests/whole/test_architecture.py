@@ -51,10 +51,6 @@ DOORS = {
 }
 """(module, face, function): opened when somebody calls the function, never at import."""
 MOST_ROOMS = 26
-CIRCLES = {
-    ("versions.running", "executed", "executor", "placement", "process"),
-}
-"""Circles that still have to end: folder, then its parts."""
 BOTO3 = {"aws/clients.py"}
 MAX_FILE_LINES = 700
 MAX_FUNCTION_LINES = 90
@@ -217,7 +213,7 @@ def test_no_folder_has_a_circle_among_its_parts() -> None:
     folders = {name.rpartition(".")[0] for name in MODULES if "." in name}
     found = {(folder, *circle) for folder in folders for circle in circles(inside(folder))}
 
-    assert found == CIRCLES
+    assert found == set()
 
 
 def inside(folder: str) -> set[tuple[str, str]]:
@@ -345,12 +341,9 @@ LOADERS = {
 }
 
 
-UNPICKLED = {
-    "versions/running/child.py": "pickle.loads",
-    "versions/running/executed.py": "pickle.loads",
-}
-"""A model of a notebook, in the process that isolates it and in the worker of an executor: what the
-user of the calling process handed over, never what came in an event.
+UNPICKLED = {"versions/running/workers/worker.py": "pickle.loads"}
+"""The model of a notebook, in its worker: an object of the user in the calling process, never of an
+event.
 """
 PRINTING = ("cli/", "demo/", "versions/running/capture.py", "aws/transport/objects.py")
 """The third hands on what a model printed elsewhere; the last one prints into what is recorded of
@@ -386,7 +379,7 @@ def test_nothing_is_run_that_came_as_data() -> None:
 def test_only_the_processes_of_a_model_unpickle() -> None:
     known = [where for where in called(*LOADERS) if _is_known(where)]
 
-    assert len(known) == len(UNPICKLED) == 2
+    assert len(known) == len(UNPICKLED) == 1
 
 
 def _is_known(where: str) -> bool:

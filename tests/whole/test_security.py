@@ -35,7 +35,6 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.store import files, sqlite, wake
 from mltrigger.store.transaction import Transaction
 from mltrigger.text import harmless, one_line, redacted
-from mltrigger.versions.running import child
 from mltrigger.worker import Stop, Worker
 
 PACKAGE = Path(mt.__file__).parent
@@ -517,8 +516,8 @@ def test_pickled_bytes_are_bytes_wherever_they_come_from(
 
 
 def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() -> None:
-    """Two calls in the package; each unpickles what came with the request to load a model, which
-    nobody but the parent writes.
+    """One call in the package. It unpickles the contents that came with the request to load a
+    model, and only the parent writes them.
     """
     calls = [
         (path.relative_to(PACKAGE).as_posix(), ast.unparse(node))
@@ -530,35 +529,32 @@ def test_only_what_the_parent_pickled_is_unpickled_and_no_event_leads_there() ->
             ast.unparse(node.func),
         )
     ]
-    functions, elsewhere = functions_of("child"), functions_of("executed")
+    worker, child = functions_of("worker"), functions_of("child")
 
-    assert calls == [
-        ("versions/running/child.py", "pickle.loads(content)"),
-        ("versions/running/executed.py", "pickle.loads(contents)"),
-    ]
-    assert {
-        name
-        for name, text in functions.items()
-        if re.search(r"\b_unpacked\(", text) and name != "_unpacked"
-    } == {"main"}
-    # the first message, which the parent writes before there is any event
-    assert "channel.receive()['load']" in functions["main"]
-    assert "_unpacked" not in functions["_serve"]
-    assert "_unpacked" in vars(child)
-    assert {name for name, text in elsewhere.items() if re.search(r"\bpickle\.loads\(", text)} == {
-        "_loaded"
+    assert calls == [("versions/running/workers/worker.py", "pickle.loads(contents)")]
+    assert callers(worker, "pickle.loads") == {"load"}
+    assert callers(worker, "load") == {"_loaded"}
+    assert callers(worker, "_loaded") == {"run"}
+    # an event comes as JSON beside the contents
+    assert "_loaded(key, json.loads(ticket), contents or b'')" in worker["run"]
+    # in a child: the first message, which the parent writes before there is any event
+    assert callers(child, "load") == {"main"}
+    assert "wanted = channel.receive()" in child["main"]
+    assert "_contents(wanted.get('file'))" in child["main"]
+
+
+def callers(functions: dict[str, str], name: str) -> set[str]:
+    """Return the names of those *functions* that call *name*."""
+    called = re.compile(rf"(?<![\w.]){re.escape(name)}\(")
+    return {
+        caller
+        for caller, text in functions.items()
+        if caller != name and called.search(text.partition("\n")[2])
     }
-    assert {
-        name
-        for name, text in elsewhere.items()
-        if re.search(r"\b_loaded\(", text) and name != "_loaded"
-    } == {"run"}
-    # what an event is, it gets as JSON beside that
-    assert "_loaded(key, json.loads(ticket), contents or b'')" in elsewhere["run"]
 
 
 def functions_of(module: str) -> dict[str, str]:
-    tree = ast.parse((PACKAGE / "versions" / "running" / f"{module}.py").read_text())
+    tree = ast.parse((PACKAGE / "versions" / "running" / "workers" / f"{module}.py").read_text())
     return {f.name: ast.unparse(f) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)}
 
 

@@ -13,9 +13,9 @@ from mltrigger.policy import DeliveryPolicy
 from mltrigger.text import redacted
 from mltrigger.versions.address import Address
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.invoke import Caller, Invoker
-from mltrigger.versions.running.portable import check_portable, check_sendable
-from mltrigger.versions.running.surroundings import Surrounded
+from mltrigger.versions.running.here import called
+from mltrigger.versions.running.invoke import Caller
+from mltrigger.versions.running.workers.portable import check_portable, check_sendable
 from mltrigger.versions.scheme import Setting
 from mltrigger.versions.version import ModelVersion
 
@@ -125,19 +125,25 @@ class Placement:
                 " new version"
             )
         if self._executor is not None:
-            from mltrigger.versions.running.executor import ExecutorInvoker
+            from mltrigger.versions.running.workers.invoker import WorkerInvoker
+            from mltrigger.versions.running.workers.sending import in_executor
 
-            return ExecutorInvoker(model, version.import_path, self._executor, policy.timeout_s)
+            return WorkerInvoker(
+                model, in_executor(model, version.import_path, self._executor, policy.timeout_s)
+            )
         if policy.isolation == "process":
-            from mltrigger.versions.running.process import ProcessInvoker
+            from mltrigger.versions.running.workers.invoker import WorkerInvoker
+            from mltrigger.versions.running.workers.processes import Processes
 
-            limit, calls = policy.memory_limit_mb, policy.max_concurrency or 1
-            return ProcessInvoker(
+            return WorkerInvoker(
                 model,
-                import_path=version.import_path,
-                timeout_s=policy.timeout_s,
-                memory_limit_mb=limit,
-                processes=calls,
+                Processes(
+                    model,
+                    version.import_path,
+                    policy.timeout_s,
+                    memory_limit_mb=policy.memory_limit_mb,
+                    processes=policy.max_concurrency or 1,
+                ),
             )
         return called(model, Setting(policy.timeout_s, policy.max_concurrency or _CONCURRENCY))
 
@@ -160,25 +166,8 @@ def check_placement(
         raise InvalidPolicy(
             "executor= and isolation='process' both say where the model runs: leave one of them out"
         )
-    from mltrigger.versions.running.pools import Source
+    from mltrigger.versions.running.workers.pools import Source
 
     Source(executor)
     if model is not None and not isinstance(executor, ThreadPoolExecutor):
         check_sendable(model, model.import_path)
-
-
-def called(model: Model, setting: Setting) -> Caller:
-    """Return how *model* is called in this process."""
-    if isinstance(model.target, Address):
-        from mltrigger.versions.running.remote import RemoteInvoker
-
-        return RemoteInvoker(model, setting)
-    return Surrounded(model, lambda: _in_process(model, setting))
-
-
-def _in_process(model: Model, setting: Setting) -> Caller:
-    if model.kind == "async":
-        from mltrigger.versions.running.asynchronous import AsyncInvoker
-
-        return AsyncInvoker(model, setting.timeout_s)
-    return Invoker(model)

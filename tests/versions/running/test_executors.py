@@ -31,10 +31,11 @@ from mltrigger.errors import InvalidModel, ObjectMissing
 from mltrigger.event.event import Event, with_opener
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.capture import captured
-from mltrigger.versions.running.executor import ExecutorInvoker
 from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.running.workers.invoker import WorkerInvoker
+from mltrigger.versions.running.workers.sending import in_executor
 
-Invoke = Callable[..., ExecutorInvoker]
+Invoke = Callable[..., WorkerInvoker]
 
 
 def processes(count: int = 1) -> ProcessPoolExecutor:
@@ -60,7 +61,7 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 @pytest.fixture
 def invoke() -> Iterator[Invoke]:
     """Make invokers, which are closed at the end."""
-    made: list[ExecutorInvoker] = []
+    made: list[WorkerInvoker] = []
 
     def make(
         target: Any,
@@ -69,9 +70,9 @@ def invoke() -> Iterator[Invoke]:
         path: str | None = None,
         timeout_s: float = 60.0,
         **described: Any,
-    ) -> ExecutorInvoker:
+    ) -> WorkerInvoker:
         model = target if isinstance(target, Model) else as_model(target, name="probe", **described)
-        made.append(ExecutorInvoker(model, path, executor, timeout_s))
+        made.append(WorkerInvoker(model, in_executor(model, path, executor, timeout_s)))
         return made[-1]
 
     yield make
@@ -295,7 +296,7 @@ def test_a_coroutine_function_runs_there(invoke: Invoke, pool: ProcessPoolExecut
 def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_named(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrigger.versions.running.executor._MOST_BYTES", 2**20)
+    monkeypatch.setattr("mltrigger.versions.running.workers.sending._MOST_BYTES", 2**20)
 
     def model(event: mt.Event) -> int:
         return len(event.open().read())
@@ -329,7 +330,7 @@ def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(
 def test_a_worker_that_makes_room_drops_no_model_that_is_being_called(
     invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrigger.versions.running.executed._MOST_HELD", 1)
+    monkeypatch.setattr("mltrigger.versions.running.workers.worker._MOST_HELD", 1)
     begun, gate = tmp_path / "begun", tmp_path / "gate"
 
     async def slow(data: Any) -> Any:
@@ -645,13 +646,12 @@ def test_a_call_that_was_not_begun_when_it_was_closed_is_stopped(invoke: Invoke)
     invoker = invoke(lambda data: data, lambda: executor)
     with ThreadPoolExecutor(1) as threads:
         waiting = threads.submit(invoker.one, Event(1))
-        wait_until(lambda: invoker.busy and len(executor.inner.sizes) == 2)
+        wait_until(lambda: len(executor.inner.sizes) == 2)
 
         invoker.close()
 
         assert waiting.result().reason == "stopped"
         gate.set()
-    wait_until(lambda: not invoker.busy)
 
 
 def test_an_error_of_the_executor_itself_is_an_outage(invoke: Invoke) -> None:

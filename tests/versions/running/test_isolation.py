@@ -34,14 +34,15 @@ from mltrigger.sources.folder.source import FolderSource
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.capture import MAX_STDOUT, captured
 from mltrigger.versions.running.invoke import Invoker, Result
-from mltrigger.versions.running.portable import check_portable
-from mltrigger.versions.running.process import ProcessInvoker
+from mltrigger.versions.running.workers.invoker import WorkerInvoker
+from mltrigger.versions.running.workers.portable import check_portable
+from mltrigger.versions.running.workers.processes import Processes
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="processes cannot be killed as a group there"
 )
 
-Isolate = Callable[..., ProcessInvoker]
+Isolate = Callable[..., WorkerInvoker]
 
 
 @pytest.fixture
@@ -60,9 +61,7 @@ def isolate() -> Iterator[Isolate]:
             model = (
                 target if isinstance(target, Model) else as_model(target, name="probe", batch=batch)
             )
-            invoker = ProcessInvoker(
-                model, import_path=import_path, timeout_s=timeout_s, **settings
-            )
+            invoker = WorkerInvoker(model, Processes(model, import_path, timeout_s, **settings))
             stack.callback(invoker.close)
             return invoker
 
@@ -379,7 +378,7 @@ def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(
 ) -> None:
     (tmp_path / "late_model.py").write_text("def probe(data): return data\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr("mltrigger.versions.running.process.HOLD_S", 0.05)
+    monkeypatch.setattr("mltrigger.versions.running.workers.invoker.HOLD_S", 0.05)
     with mt.connect("memory://") as bus:
         sub = bus.subscribe(
             "numbers", "late_model:probe", isolation="process", max_attempts=1, listen=False
@@ -484,7 +483,7 @@ def test_what_cannot_be_pickled_is_named_with_the_alternative() -> None:
     ):
         check_portable(as_model(model), None)
     with pytest.raises(InvalidModel, match="'lock' is a lock"):
-        ProcessInvoker(as_model(model), import_path=None, timeout_s=1)
+        Processes(as_model(model), None, 1)
     check_portable(as_model(model), "somewhere:model")  # a module makes its own lock
 
 
@@ -504,12 +503,14 @@ def test_an_attribute_that_cannot_be_pickled_is_named() -> None:
 SCRIPT = """
 import sys
 import mltrigger as mt
-from mltrigger.versions.running.process import ProcessInvoker
+from mltrigger.versions.running.workers.invoker import WorkerInvoker
+from mltrigger.versions.running.workers.processes import Processes
 print("the script runs")
 OFFSET = 3
 def helper(x): return x + OFFSET
 def model(events: "list[mt.Event]"): return [helper(event.data) for event in events]
-invoker = ProcessInvoker(mt.model(model, batch=True), import_path=None, timeout_s=30)
+described = mt.model(model, batch=True)
+invoker = WorkerInvoker(described, Processes(described, None, 30))
 print(invoker.many([mt.Event(4)])[0])
 """
 
@@ -979,9 +980,8 @@ def test_close_kills_what_runs_and_what_waits(isolate: Isolate, tmp_path: Path) 
 
 
 def test_an_invoker_that_nobody_closed_leaves_no_process() -> None:
-    invoker = ProcessInvoker(
-        as_model(lambda _: os.getpid(), name="probe"), import_path=None, timeout_s=30
-    )
+    model = as_model(lambda _: os.getpid(), name="probe")
+    invoker = WorkerInvoker(model, Processes(model, None, 30))
     pid = answer(invoker.one(Event()))
     del invoker
     gc.collect()
@@ -994,7 +994,8 @@ import os, re, sys, threading, time
 from pathlib import Path
 from mltrigger.event.event import Event
 from mltrigger.versions.describe import as_model
-from mltrigger.versions.running.process import ProcessInvoker
+from mltrigger.versions.running.workers.invoker import WorkerInvoker
+from mltrigger.versions.running.workers.processes import Processes
 def model(file):
     os.fork()
     Path(f"{file}.{os.getpid()}").touch()
@@ -1002,7 +1003,7 @@ def model(file):
         re.match("(a+)+$", "a" * 60 + "b")
     while "hang" in file: pass
 folder = sys.argv[1]
-invoker = ProcessInvoker(as_model(model), import_path=None, timeout_s=1000)
+invoker = WorkerInvoker(as_model(model), Processes(as_model(model), None, 1000))
 invoker.one(Event(f"{folder}/idle"))
 threading.Thread(target=invoker.one, args=(Event(f"{folder}/hang"),)).start()
 invoker.one(Event(f"{folder}/hang-lock"))

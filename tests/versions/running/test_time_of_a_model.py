@@ -45,7 +45,7 @@ def placed(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
             pools.append(ThreadPoolExecutor(1))
         elif request.param == "processes":
             pools.append(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
-            pools[-1].submit(exec, "import mltrigger.versions.running.executed").result()
+            pools[-1].submit(exec, "import mltrigger.versions.running.workers.worker").result()
         return bus.subscribe(
             topic, mt.model(model, name="placed"), executor=pools[-1] if pools else None, **policy
         )

@@ -1068,8 +1068,10 @@ scheme_of(address).open(address, Setting(1000.0)).call([Event()])
 ISOLATED = """
 from mltrigger import Event
 from mltrigger.versions.describe import as_model
-from mltrigger.versions.running.process import ProcessInvoker
-ProcessInvoker(as_model("command:sh deaf.sh"), import_path=None, timeout_s=1000.0).one(Event())
+from mltrigger.versions.running.workers.invoker import WorkerInvoker
+from mltrigger.versions.running.workers.processes import Processes
+model = as_model("command:sh deaf.sh")
+WorkerInvoker(model, Processes(model, None, 1000.0)).one(Event())
 """
 
 

@@ -12,7 +12,7 @@ from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable
 from mltrigger.event import codec
 from mltrigger.event.event import Event
 from mltrigger.text import short
-from mltrigger.versions.running.peer import Died, TimedOut
+from mltrigger.versions.running.killable import Died, TimedOut
 from mltrigger.versions.schemes.command.line import CommandLine
 from mltrigger.versions.schemes.command.programs import OutOfStep, TooLarge
 from mltrigger.versions.schemes.failures import unavailable, unfit

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from mltrigger.versions.running.peer import ChildProcess, Died, TimedOut
+from mltrigger.versions.running.killable import ChildProcess, Died, TimedOut
 
 AHEAD_S = 0.1
 """A program is sent as many lines as it answers in these seconds, as measured. At first, one."""

@@ -71,7 +71,7 @@ from mltrigger.errors import ModelFailure
 from mltrigger.event.event import Event
 from mltrigger.versions.address import Address
 from mltrigger.versions.running.capture import echo
-from mltrigger.versions.running.peer import Died, TimedOut
+from mltrigger.versions.running.killable import Died, TimedOut
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.command import answers as answers_of
 from mltrigger.versions.schemes.command.files import FilesOfVersion

@@ -15,18 +15,19 @@ from typing import Any, BinaryIO, ClassVar
 
 from mltrigger.errors import InvalidModel
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.parcel import contents, path_there
+from mltrigger.versions.running.workers.parcel import contents, path_there
 
 
 def check_portable(model: Model, import_path: str | None) -> None:
-    """Check that *model* can be called in another process: found at its *import_path*, or else sent
-    with cloudpickle.
+    """Check that *model* can be called in a process of its own.
+
+    It is imported from its *import_path*, or else sent with cloudpickle.
 
     Raises
     ------
     InvalidModel
-        With what could not be pickled, and what to do about it; and where processes cannot be
-        killed as a group (Windows).
+        If a part cannot be pickled, with its name and an alternative. Also on Windows, where
+        processes cannot be killed as a group.
     """
     if sys.platform == "win32":
         raise InvalidModel("isolation='process' needs Linux or macOS; use isolation='thread'")
@@ -39,16 +40,24 @@ def check_portable(model: Model, import_path: str | None) -> None:
 
 
 def check_sendable(model: Model, import_path: str | None) -> None:
-    """Check that *model* can be sent at all: found at its *import_path* there, or else pickled;
-    raises InvalidModel as above.
+    """Check that *model* can be imported from its *import_path* elsewhere, or else pickled.
+
+    Raises
+    ------
+    InvalidModel
+        If a part cannot be pickled, with its name and an alternative.
     """
     if path_there(model, import_path) is None:
         _dump(model, _Nowhere())
 
 
 def packed(model: Model) -> BinaryIO:
-    """Return an open file, without a name, that holds the pickled target of *model*; see
-    :func:`check_portable`.
+    """Return an open file without a name that holds the pickled *model*.
+
+    Raises
+    ------
+    InvalidModel
+        See :func:`check_sendable`.
     """
     with contextlib.ExitStack() as stack:
         # no name: nobody else can write into it
@@ -62,7 +71,7 @@ def packed(model: Model) -> BinaryIO:
 def _dump(model: Model, file: Any) -> None:
     try:
         _pickle(contents(model), file)
-    except OSError:  # the disk is full; that says nothing about the model
+    except OSError:  # a full disk says nothing about the model
         raise
     except Exception as error:
         culprit = _culprit(model.target)
@@ -76,15 +85,16 @@ def _dump(model: Model, file: Any) -> None:
 def _culprit(target: Any) -> str:
     for name, value in _parts(target):
         try:
-            _dump_alone(value)
+            _pickle(value, _Nowhere())
         except Exception:
             return f"{name!r} is a {type(value).__qualname__}; "
     return ""
 
 
 def _parts(target: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what *target* takes along, by name: variables of a function, arguments of a partial,
-    attributes of an object.
+    """Yield the parts that travel with *target*, by name.
+
+    These are variables of a function, arguments of a partial, attributes of an object.
     """
     if isinstance(target, functools.partial):
         yield from [(f"argument {number}", value) for number, value in enumerate(target.args)]
@@ -98,16 +108,12 @@ def _parts(target: Any) -> Iterator[tuple[str, Any]]:
         yield from state.items() if isinstance(state, Mapping) else ()
 
 
-def _dump_alone(value: Any) -> None:
-    _pickle(value, _Nowhere())
-
-
 def _pickle(value: Any, file: Any) -> None:
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-        # "No default", in the fields of a dataclass of a notebook, is told by being that very
-        # object: a copy of it would be a default.
+        # dataclasses.MISSING means "no default" only as that very object. A copy of it, in a
+        # dataclass of a notebook, would be a default.
         dispatch_table: ClassVar[Any] = collections.ChainMap(
             {type(dataclasses.MISSING): lambda _: "MISSING", types.CodeType: _reduced},
             cloudpickle.Pickler.dispatch_table,
@@ -117,8 +123,9 @@ def _pickle(value: Any, file: Any) -> None:
 
 
 def _reduced(code: types.CodeType) -> tuple[Any, ...]:
-    """Return how *code* is pickled; its file goes along, which cloudpickle leaves out since 3.1.3
-    and a traceback needs.
+    """Return the pickled form of *code* with its file name.
+
+    cloudpickle leaves that out since 3.1.3, and a traceback needs it.
     """
     import cloudpickle
 
@@ -133,7 +140,7 @@ def _in_file(
 
 
 class _Nowhere:
-    """A file that keeps nothing: whether something can be pickled costs no memory."""
+    """A file that keeps nothing: a check needs no memory."""
 
     def write(self, data: Any) -> int:
         return len(data)

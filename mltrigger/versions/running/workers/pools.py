@@ -10,11 +10,25 @@ from concurrent.futures import Executor
 from typing import Any
 
 from mltrigger.errors import Closed, InvalidModel
-from mltrigger.versions.running.turns import Turns
+from mltrigger.versions.running.turns import Turn, Turns
+
+CONCURRENCY = 4
+"""Calls at the same time if an executor does not tell its number of workers."""
 
 
 class Source:
-    """The executor in use: somebody else's, or one that is made when it is needed."""
+    """The executor in use: one that was handed over, or one that is made when it is needed.
+
+    Parameters
+    ----------
+    given : Executor, or a callable that makes one
+        See ``executor=`` of ``mt.subscribe``.
+
+    Raises
+    ------
+    InvalidModel
+        If it is neither.
+    """
 
     def __init__(self, given: Executor | Callable[[], Executor]) -> None:
         if not isinstance(given, Executor) and not callable(given):
@@ -34,7 +48,15 @@ class Source:
         self._guard = threading.Lock()
 
     def get(self) -> Executor:
-        """Return the executor; raises Closed, and whatever making one raises."""
+        """Return the executor.
+
+        Raises
+        ------
+        Closed
+            After :meth:`close`.
+        Exception
+            Any error of the callable that makes one.
+        """
         with self._guard:
             if self.closed:
                 raise Closed("the executor of the model was shut down")
@@ -47,20 +69,39 @@ class Source:
                     )
             return self._now
 
+    @property
+    def workers(self) -> int:
+        """The number of calls that the executor runs at once, as far as it can be told."""
+        executor = self.get()
+        # the pools of the standard library, loky's and Ray's below
+        if isinstance(most := getattr(executor, "_max_workers", None), int):
+            return max(1, most)
+        with contextlib.suppress(Exception):  # Dask's has a client, which may have no workers yet
+            return sum(executor._client.nthreads().values()) or CONCURRENCY  # type: ignore[attr-defined]
+        return CONCURRENCY
+
+    def turn(self, alone: bool) -> Turn:
+        """Wait for a turn in the executor that is in use by then, and return it."""
+        while True:
+            try:
+                turns = _turns_in(self.get())
+            except Exception:  # the call tells the reason
+                turns = Turns()
+            turn = turns.entered(alone)
+            now = self._now
+            if not self.makes or now is None or _turns_in(now) is turns:
+                return turn
+            turn.leave()  # another executor was made meanwhile
+
     def broke(self, executor: Executor | None = None) -> None:
-        """Make another one the next time; unless that has happened since *executor* broke."""
+        """Make another executor the next time, unless that was done since *executor* broke."""
         with self._guard:
             if self.makes and self._now is not None and executor in (None, self._now):
                 _shut(self._now)
                 self._now = None
 
-    def uses(self, turns: Turns) -> bool:
-        """Whether *turns* are those of the executor in use; of none, when it broke meanwhile."""
-        now = self._now
-        return now is None or turns_in(now) is turns
-
     def close(self) -> None:
-        """Shut down what was made here; idempotent."""
+        """Shut down an executor that was made here. Idempotent."""
         with self._guard:
             self.closed = True
             if self.makes and self._now is not None:
@@ -72,16 +113,15 @@ def _shut(executor: Executor) -> None:
     with contextlib.suppress(Exception):
         try:
             executor.shutdown(wait=False, cancel_futures=True)
-        except TypeError:  # Dask's knows no such argument: it cancels when it does not wait
+        except TypeError:  # Dask's has no such argument: it cancels when it does not wait
             executor.shutdown(wait=False)
 
 
-# A pool breaks as a whole, whichever subscription has called it.
+# A pool breaks as a whole. So the calls of all subscriptions share its turns.
 _turns: weakref.WeakKeyDictionary[Executor, Turns] = weakref.WeakKeyDictionary()
 _guard = threading.Lock()
 
 
-def turns_in(executor: Executor) -> Turns:
-    """Return the turns of all calls that are made in *executor*, of whichever subscription."""
+def _turns_in(executor: Executor) -> Turns:
     with _guard:
         return _turns.setdefault(executor, Turns())

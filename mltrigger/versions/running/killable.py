@@ -1,43 +1,20 @@
-"""A process that can be killed, written to and read from without ever being waited for; and one
-that is spoken to in lines of JSON.
-
-The protocol of a :class:`Peer` is turn-based; each line is one JSON object, in UTF-8:
-
-========
-=============================================================================================================
-stdin    requests, one line each. The end of the stream means: the other side is gone, end at once.
-stdout   answers, exactly one line for each request. A line that is no object counts as printed.
-stderr   whatever is printed; kept up to a limit, never waited for. ========
-=============================================================================================================
-
-What the lines say is the matter of the two ends; :mod:`mltrigger.versions.running.child` tells what
-a Python model's process understands. stdin is a Unix stream socket, so that an open file can travel
-with a request.
-"""
+"""A child process that can be killed, written to and read from without ever waiting for it."""
 
 from __future__ import annotations
 
 import abc
 import codecs
 import contextlib
-import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mltrigger.versions.running.capture import MAX_STDOUT
-from mltrigger.versions.running.current import ENCODING_S, model_returned
 
-RETURNED = b'{"returned": true}'
-"""What a process says besides its answer, without a reply: the model has returned, its answer is
-being written down.
-"""
 _CHUNK = 64 * 1024
 _CHUNKS = 16  # read in a row: a process that never stops writing must not hold us
 _LOOK_S = 0.25
@@ -275,6 +252,10 @@ class ChildProcess(abc.ABC):
         self._printed.add(chunk)
         return bool(chunk)
 
+    def _print(self, text: bytes) -> None:
+        """Keep *text*, which did not come through stderr, with the prints."""
+        self._printed.add(text)
+
     def _drain(self) -> None:
         for _ in range(_LAST_WORDS):  # nor one that never stops printing
             if self._prints < 0 or not self._read_printed():
@@ -302,85 +283,6 @@ class ChildProcess(abc.ABC):
             time.sleep(0.001)
         self.kill()
         return Died.of(self._process.returncode)
-
-
-class Peer(ChildProcess):
-    """A child process that answers one line of JSON for each that it is sent.
-
-    Parameters
-    ----------
-    command : sequence of str
-        What to run: working directory and environment are those of this process.
-    pass_fds : sequence of int
-        File descriptors to hand on under the same numbers.
-
-    Raises
-    ------
-    OSError
-        When the process cannot be made.
-    """
-
-    def __init__(self, command: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
-        self._socket, theirs = socket.socketpair()
-        try:
-            super().__init__(command, theirs.fileno(), self._socket.fileno(), pass_fds=pass_fds)
-        except BaseException:
-            self._socket.close()
-            raise
-        finally:
-            theirs.close()
-
-    def ask(
-        self, message: dict[str, Any], deadline: float, file: int | None = None
-    ) -> dict[str, Any]:
-        """Send *message*, with an open *file* if given, and return the answer.
-
-        Raises
-        ------
-        TimedOut
-            When *deadline*, an instant of ``time.monotonic()``, passes first. The process goes on:
-            kill it. Once it has said that the model has returned, it has ``ENCODING_S`` for writing
-            the answer down.
-        Died
-            When the process ends before it answers.
-        """
-        unsent = memoryview(json.dumps(message).encode() + b"\n")
-        if file is not None:
-            socket.send_fds(self._socket, [unsent[:1]], [file])
-            unsent = unsent[1:]
-        more = True
-        while True:
-            try:
-                unsent = self._send(unsent)
-            except (BrokenPipeError, ConnectionResetError):
-                raise self._end() from None
-            while (line := self._line()) is not None:
-                if line == RETURNED:
-                    # as something of which nobody knows how long it takes to write down
-                    model_returned(...)
-                    deadline = max(deadline, time.monotonic() + ENCODING_S)
-                elif line.startswith(b"{"):
-                    self._drain()  # what was printed before the answer is in the pipe by now
-                    return self._object(line)
-                else:
-                    self._printed.add(line + b"\n" if line else b"")
-            if not more:
-                raise self._end()
-            more = self._wait(deadline)
-
-    def _put(self, data: memoryview) -> int:
-        return self._socket.send(data)
-
-    def _hang_up(self) -> None:
-        self._socket.close()
-
-    @staticmethod
-    def _object(line: bytes) -> dict[str, Any]:
-        try:
-            answer: dict[str, Any] = json.loads(line)
-        except ValueError:
-            raise Died("answered something that is not JSON") from None
-        return answer
 
 
 class _Printed:
