@@ -1,6 +1,6 @@
-"""Retention: events and what was logged of them, by age and by count.
+"""Retention: delete old events with their records, by age and by count.
 
-What is open or dead never goes by itself.
+Open events and dead letters are never deleted.
 """
 
 from __future__ import annotations
@@ -13,36 +13,41 @@ from typing import NamedTuple
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
 from mltrigger.store.damage import damaged
-from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
 _BATCH = 2_000
-"""Events looked at in one transaction: others write in between."""
+"""The events of one transaction. Others can write between two of them."""
 
 _OLDEST = "SELECT seq, published_us FROM event WHERE seq > :after ORDER BY seq LIMIT :n"
 _HELD = """
-SELECT seq FROM waiting WHERE seq BETWEEN :low AND :high UNION SELECT seq FROM lease WHERE seq BETWEEN :low AND :high
+SELECT seq FROM waiting WHERE seq BETWEEN :low AND :high
+UNION SELECT seq FROM lease WHERE seq BETWEEN :low AND :high
 UNION SELECT seq FROM dead_letter WHERE seq BETWEEN :low AND :high AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
 _COUNT = "SELECT count(*) FROM event"
-"""Apart from the above, SQLite counts the entries of an index without looking at them."""
+"""A statement of its own: SQLite then counts an index without reading its entries."""
 _OLDEST_BUT = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
+_FORGET_DESCENT = """
+DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER BY seq LIMIT 1)
+"""
 _TABLES = ("resent", "repeat", "dead_letter", "event")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Retention:
-    """How long events and their invocations are kept; what is open or a dead letter stays until
-    somebody ends it.
+    """How long events and their invocations are kept.
+
+    Open events and dead letters stay until somebody ends them.
 
     Parameters
     ----------
     max_age_s : float, optional
-        Seconds since publication; older events may go. Default: no limit.
+        Seconds since publication. Older events may be deleted. Default: no limit.
     max_events : int, optional
-        The newest so many events stay, over all topics. Default: no limit.
+        The number of newest events to keep, over all topics. Default: no limit.
     """
 
     max_age_s: float | None = None
@@ -65,7 +70,7 @@ class Retention:
 
 
 class Pruned(NamedTuple):
-    """What a prune deleted, and how many events were old enough but are open or dead."""
+    """The counts of deleted events and invocations, and of old events that are open or dead."""
 
     events: int
     invocations: int
@@ -76,34 +81,32 @@ class Pruned(NamedTuple):
 
 
 def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
-    """Delete what *retention* lets go, oldest first, in small transactions; killed at any point it
-    leaves whole events.
+    """Delete the events beyond *retention*, oldest first, in small transactions.
+
+    A kill at any point leaves only whole events.
     """
     events = invocations = held = after = 0
     limit = _limit_of(store, retention, clock.now_us())
     for _ in itertools.count():
         with store.transaction(durable=False) as transaction:
-            low, seqs, kept, more = _look(transaction, limit, after)
-            # numbers of ours; one pass a table, whose keys may not begin with them
+            after, seqs, kept, more = _look(transaction, limit, after)
+            # One pass over each table: its key may not begin with seq.
             among = ", ".join(map(str, seqs))
             for table in _TABLES:
                 transaction.execute(f"DELETE FROM {table} WHERE seq IN ({among})", {})
             invocations += transaction.execute(f"DELETE FROM invocation WHERE seq IN ({among})", {})
-            events, held, after = events + len(seqs), held + kept, low
+            events, held = events + len(seqs), held + kept
             if not more:
-                transaction.execute(
-                    "DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER"
-                    " BY seq LIMIT 1)",
-                    {},
-                )
+                transaction.execute(_FORGET_DESCENT, {})
         if not more:
             break
     return Pruned(events, invocations, held)
 
 
 class _Limit(NamedTuple):
-    """What may go: events up to ``surplus``, and those published before ``before_us``; never
-    ``newest``.
+    """The events to delete: up to ``surplus``, or published before ``before_us``.
+
+    ``newest`` always stays.
     """
 
     newest: int
@@ -112,8 +115,9 @@ class _Limit(NamedTuple):
 
 
 def _limit_of(store: Store, retention: Retention, now_us: int) -> _Limit:
-    """Find the limit once, without the write lock: its cost grows with what goes, not with what
-    stays.
+    """Find the limit once, without the write lock.
+
+    The cost grows with the number of deleted events, not of kept ones.
     """
     before_us = now_us - int(retention.max_age_s * 1e6) if retention.max_age_s is not None else 0
     surplus = 0
@@ -127,18 +131,11 @@ def _limit_of(store: Store, retention: Retention, now_us: int) -> _Limit:
 
 
 def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, list[int], int, bool]:
-    """Return the last seq looked at, those that may go, how many are held, and whether there may be
-    more.
-    """
+    """Return the last seq looked at, the seqs to delete, the number held, and whether to go on."""
     rows = transaction.query(_OLDEST, {"after": after, "n": _BATCH})
-    # The archive is in the order of publication: all that follow are younger. The newest stays: the
-    # next one takes the number after it.
-    old = [
-        seq
-        for seq, _ in itertools.takewhile(
-            lambda row: row[0] < limit.newest and _is_old(row, limit), rows
-        )
-    ]
+    # The archive is in the order of publication, so all later events are younger. The newest event
+    # stays, because the next one takes the number after it.
+    old = [seq for seq, _ in itertools.takewhile(lambda row: _is_old(*row, limit), rows)]
     if not old:
         return after, [], 0, False
     held = {seq for (seq,) in transaction.query(_HELD, {"low": old[0], "high": old[-1]})}
@@ -150,9 +147,9 @@ def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, lis
     )
 
 
-def _is_old(row: Row, limit: _Limit) -> bool:
-    seq, published_us = row
+def _is_old(seq: int, published_us: int, limit: _Limit) -> bool:
     try:
-        return bool(published_us < limit.before_us or seq <= limit.surplus)
+        is_beyond = published_us < limit.before_us or seq <= limit.surplus
     except TypeError as error:
         raise damaged("event", seq, error) from error
+    return is_beyond and seq < limit.newest

@@ -1,4 +1,4 @@
-"""Which events a subscription had a right to, and when."""
+"""The right of a subscription to events, over time."""
 
 from __future__ import annotations
 
@@ -10,17 +10,30 @@ from mltrigger.store.damage import damaged, numbers
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Reader
 
-_REVISIONS = (
-    "SELECT id, topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision WHERE"
-    " subscription_id = :s ORDER BY id"
-)
+_REVISIONS = """
+SELECT id, topic_id, made_seq, from_seq, bound, filter, filter_scope FROM revision
+WHERE subscription_id = :s ORDER BY id
+"""
 END = 2**62
-"""Beyond every event."""
+"""A place beyond every event."""
+
+
+class _Revision(NamedTuple):
+    """A row of ``revision``."""
+
+    id: int
+    topic_id: int
+    made_seq: int
+    from_seq: int
+    bound: int
+    filter: str | None
+    scope: str | None
 
 
 class Period(NamedTuple):
-    """The events of a topic after ``low`` up to ``high`` were the subscription's if it was
-    ``bound`` and they pass ``filter``.
+    """A span of a topic: the events after ``low`` up to ``high``.
+
+    They are due to the subscription if it was ``bound`` and they pass ``filter``.
     """
 
     topic_id: int
@@ -31,10 +44,10 @@ class Period(NamedTuple):
 
 
 class History(NamedTuple):
-    """A subscription that exists or did, and its periods, oldest first.
+    """A subscription, bound or not, and its periods, oldest first.
 
-    They follow one another; only one that began with the archive overlaps those before it. An event
-    was due if one of them says so. ``since`` is the newest event when the first of them was made.
+    The periods follow one another. Only one that began with the archive overlaps earlier ones. An
+    event was due if one period says so. ``since`` is the newest event when the first was made.
     """
 
     id: int
@@ -44,7 +57,7 @@ class History(NamedTuple):
     periods: Sequence[Period]
 
     def at(self, seq: int, topic_id: int) -> list[Period]:
-        """Return the periods of one event in which the subscription was bound, the newest first."""
+        """Return the bound periods of one event, the newest first."""
         return [
             p
             for p in reversed(self.periods)
@@ -52,17 +65,17 @@ class History(NamedTuple):
         ]
 
     def ranges(self) -> list[tuple[int, int, int]]:
-        """Return (topic, low, high) of all events that were published while it was bound; none of
-        them overlap.
-        """
+        """Return (topic, low, high) of all events published while it was bound, without overlap."""
         found: list[tuple[int, int, int]] = []
         for topic_id, low, high in sorted(
             (p.topic_id, p.low, p.high) for p in self.periods if p.bound and p.low < p.high
         ):
-            if found and found[-1][0] == topic_id and low <= found[-1][2]:
-                found[-1] = (topic_id, found[-1][1], max(high, found[-1][2]))
-            else:
-                found.append((topic_id, low, high))
+            if found:
+                last_topic, last_low, last_high = found[-1]
+                if last_topic == topic_id and low <= last_high:
+                    found[-1] = (topic_id, last_low, max(high, last_high))
+                    continue
+            found.append((topic_id, low, high))
         return found
 
 
@@ -78,17 +91,23 @@ def histories(reader: Reader, name: str | None = None) -> list[History]:
 
 
 def _history(reader: Reader, number: int, name: str, topic: str) -> History:
-    rows = reader.query(_REVISIONS, {"s": number})
-    if not rows:
+    revisions = list(map(_Revision._make, reader.query(_REVISIONS, {"s": number})))
+    if not revisions:
         raise damaged("revision", f"of subscription {number}", LookupError("there is none"))
-    for row in rows:
+    for r in revisions:
         try:
-            numbers(*row[1:5])
+            numbers(r.topic_id, r.made_seq, r.from_seq, r.bound)
         except TypeError as error:
-            raise damaged("revision", row[0], error) from error
-    ends = [*(row[2] for row in rows[1:]), END]
+            raise damaged("revision", r.id, error) from error
+    ends = [*(r.made_seq for r in revisions[1:]), END]
     periods = [
-        Period(topic_id, low, end, bool(bound), filter_of(text, scope, "revision", key))
-        for (key, topic_id, _, low, bound, text, scope), end in zip(rows, ends, strict=True)
+        Period(
+            r.topic_id,
+            r.from_seq,
+            end,
+            bool(r.bound),
+            filter_of(r.filter, r.scope, "revision", r.id),
+        )
+        for r, end in zip(revisions, ends, strict=True)
     ]
-    return History(number, name, topic, rows[0][2], periods)
+    return History(number, name, topic, revisions[0].made_seq, periods)

@@ -602,29 +602,6 @@ def test_extension_that_an_earlier_release_took_breaks_no_later_read(
         assert some.skipped()["event_id"].tolist() == ["poisoned"]
 
 
-def test_filter_that_an_earlier_release_took_goes_on_as_it_was(tmp_path: Path) -> None:
-    """Ranges of one address are refused now, as SNS does."""
-    file = tmp_path / "bus.db"
-    with mt.connect(f"sqlite:///{file}") as bus:
-        bus.subscribe(
-            "hits",
-            echo,
-            name="one",
-            filter={"ip": [{"cidr": "10.0.0.0/24"}]},
-            filter_scope="body",
-            listen=False,
-        )
-    with contextlib.closing(sqlite3.connect(file)) as store, store:
-        store.execute(
-            """UPDATE subscription SET filter = replace(filter, '10.0.0.0/24', '10.0.0.1')"""
-        )
-
-    with mt.connect(f"sqlite:///{file}") as bus:
-        receipts = bus.publish_batch("hits", [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}])
-
-        assert [receipt.subscriptions for receipt in receipts] == [("one",), ()]
-
-
 def test_events_that_name_each_other_as_their_cause_are_traced(memory_bus: mt.EventBus) -> None:
     """In several topics each: looking each of them up again for each that named it would take for
     ever.
