@@ -135,7 +135,11 @@ def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, lis
     rows = transaction.query(_OLDEST, {"after": after, "n": _BATCH})
     # The archive is in the order of publication, so all later events are younger. The newest event
     # stays, because the next one takes the number after it.
-    old = [seq for seq, _ in itertools.takewhile(lambda row: _is_old(*row, limit), rows)]
+    old = []
+    for seq, published_us in rows:
+        if not _is_old(seq, published_us, limit):
+            break
+        old.append(seq)
     if not old:
         return after, [], 0, False
     held = {seq for (seq,) in transaction.query(_HELD, {"low": old[0], "high": old[-1]})}
