@@ -6,14 +6,21 @@ SETUP  := setup.cfg pyproject.toml
 # The versions that are installed, chosen by `make lock`. `make LOCK= …` takes the newest releases.
 LOCK   := constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
-PYTEST := $(BIN)/python -m pytest -q
+# How many tests run at once. They wait a lot, so it may be more than there are cores.
+JOBS   ?= 3
+# Libraries for numbers use one thread each: the other cores have tests of their own.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
+TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
+# The notebooks: their outputs are compared with the saved ones.
+CELLS  := $(PYTEST) -n 2 --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	--nbval-sanitize-with tests/helpers/nbval-sanitize.cfg notebooks
 # Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
 DEBIAN := chromium fonts-dejavu-core gcc libc6-dev nodejs
 # The wall clock of `make test-later`: 400 days ahead, in a zone with an odd offset and summer time.
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later test-pythons test-slow programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,16 +39,26 @@ demo: $(VENV)/.installed-demo            ## the main job: scanned pages through 
 	$(BIN)/mltrigger demo
 
 test: $(VENV)/.installed-test            ## unit, contract and notebook tests
-	$(PYTEST)
+	$(TESTS)
+	$(CELLS)
 
-test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
-	$(PYTEST) --all
+test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them, with coverage: what is missing is installed, or fails
+	$(TESTS) --all --cov --cov-report=
+	$(CELLS)
+	$(BIN)/coverage report --format=total | sed 's/.*/&% of the lines and branches of mltrigger were run/'
+
+test-slow: $(VENV)/.installed-test            ## every case of the slow tests: kills at each statement, storms, many random examples
+	$(TESTS) --slow -m slow
+
+# An environment each; pyenv or the system has the interpreters.
+test-pythons:            ## the tests on Python 3.11, 3.12 and 3.13
+	for version in 3.11 3.12 3.13; do $(MAKE) PYTHON=python$$version VENV=.venv-$$version test || exit 1; done
 
 test-latest:            ## the same on the newest releases of everything, in an environment of its own
 	$(MAKE) LOCK= VENV=.venv-latest test
 
 test-later: $(VENV)/.installed-test $(VENV)/wall_clock.so            ## the same with the wall clock 400 days ahead, in another time zone
-	LD_PRELOAD=$(abspath $(VENV)/wall_clock.so) $(LATER) $(PYTEST)
+	LD_PRELOAD=$(abspath $(VENV)/wall_clock.so) $(LATER) $(TESTS)
 
 $(VENV)/wall_clock.so: tests/helpers/wall_clock.c | $(BIN)/python
 	$(CC) -O2 -shared -fPIC -o $@ $< -ldl
@@ -97,4 +114,4 @@ notebooks: $(VENV)/.installed-test $(VENV)/.installed-tutorial            ## run
 		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False $$n || exit 1; done
 
 clean:            ## remove the environment and what runs leave behind
-	rm -rf $(VENV) .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-latest .venv-3.* .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -16,7 +16,10 @@ import mltrigger as mt
 from mltrigger.store.sqlite import SqliteStore
 from mltrigger.testing import SimulatedClock
 
-pytest_plugins = ["needs"]
+pytest_plugins = ["needs", "slow"]
+
+# jsonschema would import it, which takes five seconds, for a format that no test asks for.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -118,3 +121,18 @@ def bus(url: str, clock: SimulatedClock, gate: Gate) -> Iterator[mt.EventBus]:
     with mt.connect(url, clock=clock) as bus:
         yield bus
         gate.open()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Keep tests together that share a service, so that parallel runs start it only once."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        if "aws_server" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("aws"))
+        elif any(
+            found[-1].scope == "module" for found in item._fixtureinfo.name2fixturedefs.values()
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    yield

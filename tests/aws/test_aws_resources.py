@@ -19,6 +19,7 @@ from botocore.awsrequest import AWSResponse
 from emulators import ACCOUNT, REGION, Emulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 import mltrigger as mt
 from mltrigger.aws import naming
@@ -347,7 +348,7 @@ def test_prefix_and_suffix_are_what_s3_can_filter_by(url: str, prefix: str, suff
     assert S3Source.parse(source.url) == source
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(60))
 @given(st.text("ab*?[]!-/. ö", max_size=12), st.text("ab-/. ö*[", min_size=1, max_size=12))
 def test_whatever_matches_a_pattern_passes_what_s3_filters_by(pattern: str, key: str):
     source = S3Source.parse(f"s3://scans/{pattern}")
@@ -543,7 +544,7 @@ _extensions = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60))
 @given(
     _policy,
     _extensions,

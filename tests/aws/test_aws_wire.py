@@ -20,6 +20,7 @@ import pytest
 from emulators import ACCOUNT, REGION, Emulator, moto_server
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 from mltrigger.aws import limits
 from mltrigger.aws.transport import wire
@@ -770,8 +771,7 @@ def events_of_any_kind(draw: st.DrawFn) -> Event:
 
 
 @settings(
-    max_examples=150,
-    deadline=None,
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(events_of_any_kind(), st.booleans(), st.sampled_from([600, SNS]))

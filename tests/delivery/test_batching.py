@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared import is_settled, wait_until
+from slow import examples
 
 import mltrigger as mt
 from mltrigger.delivery.batching import AdaptiveBatch
@@ -25,7 +26,7 @@ Curve = Callable[[int], float]
 """Events of a call -> seconds."""
 BUDGET_S, MOST = 0.1, 256
 LOTS = 400
-EXAMPLES = settings(deadline=None, derandomize=True, max_examples=40)
+EXAMPLES = settings(max_examples=examples(20))
 
 CURVES: dict[str, Curve] = {
     "affine": lambda n: 0.0005 + 0.0002 * n,

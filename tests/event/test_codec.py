@@ -23,11 +23,12 @@ import pydantic
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event import codec
 
-EXAMPLES = settings(deadline=None, derandomize=True, max_examples=60)
+EXAMPLES = settings(max_examples=examples(40))
 SCALARS = (
     st.none()
     | st.booleans()

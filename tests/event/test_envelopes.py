@@ -21,6 +21,7 @@ import pytest
 from emulators import ACCOUNT, REGION, Emulator, moto_server
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 from mltrigger.aws.transport.wire import to_message
 from mltrigger.errors import MltriggerError
@@ -805,8 +806,7 @@ def events_of_any_kind(draw: st.DrawFn) -> Event:
 
 
 @settings(
-    max_examples=150,
-    deadline=None,
+    max_examples=examples(40),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(events_of_any_kind(), st.sampled_from(["SQS", "Lambda", "SNS"]))
@@ -1758,7 +1758,7 @@ ATTRIBUTES = st.dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(
     bodies(),
     st.one_of(st.just({}), ATTRIBUTES, ATTRIBUTES.map(lambda some: {**context(), **some})),

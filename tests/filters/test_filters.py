@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mltrigger.errors import InvalidFilter, MltriggerError
@@ -1122,7 +1122,6 @@ bodies = st.dictionaries(
 nested_policies = flat_policies | st.dictionaries(names, flat_policies, min_size=1, max_size=2)
 
 
-@settings(max_examples=30, deadline=None)
 @given(policy=nested_policies, body=bodies | json_values)
 def test_an_explanation_of_a_body_agrees_with_the_match(policy: Any, body: Any) -> None:
     try:
@@ -1134,7 +1133,6 @@ def test_an_explanation_of_a_body_agrees_with_the_match(policy: Any, body: Any) 
     assert FilterPolicy.parse(parsed.to_json(), "MessageBody") == parsed
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     policy=flat_policies,
     attributes=st.dictionaries(names, scalars | st.lists(scalars, max_size=3), max_size=3),
@@ -1146,7 +1144,6 @@ def test_an_explanation_of_attributes_agrees_with_the_match(policy: Any, attribu
     assert FilterPolicy.parse(parsed.to_json()) == parsed
 
 
-@settings(max_examples=30, deadline=None)
 @given(policy=json_values)
 def test_any_json_is_a_policy_or_an_invalid_filter(policy: Any) -> None:
     for given_as in (policy, json.dumps(policy)):
@@ -1158,7 +1155,6 @@ def test_any_json_is_a_policy_or_an_invalid_filter(policy: Any) -> None:
             assert FilterPolicy.parse(parsed.to_json(), scope) == parsed
 
 
-@settings(max_examples=30, deadline=None)
 @given(pattern=st.text("ab*", max_size=6), value=st.text("ab*", max_size=8))
 def test_a_wildcard_is_the_regular_expression_of_it(pattern: str, value: str) -> None:
     import re
@@ -1207,7 +1203,6 @@ plain_bodies = st.dictionaries(
 )
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     policy=st.dictionaries(
         st.sampled_from(["a.a", "a.b", "a.c", "b.a", "b.a.c", "b.b"]),

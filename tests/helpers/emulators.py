@@ -42,6 +42,10 @@ def unhook(client: Any) -> None:
     client.meta.events.unregister("before-send", botocore_stubber)
 
 
+_PREFIXES = itertools.count(1)
+"""Numbers of buses; all emulators of a process keep their queues in one place."""
+
+
 class Emulator:
     """A running server: its address, sessions for it, and its time.
 
@@ -53,7 +57,6 @@ class Emulator:
     def __init__(self, url: str, movable: bool = True) -> None:
         self.url, self.movable = url, movable
         self.ahead_s: Callable[[], float] = lambda: 0.0
-        self._prefixes = itertools.count(1)
         self._run = "" if movable else f"{uuid.uuid4().hex[:6]}x"  # it may remember earlier runs
         self._clients: dict[str, Any] = {}
 
@@ -61,7 +64,7 @@ class Emulator:
         """Return the name of a bus that nobody else uses: tests share the server, and nothing on
         it.
         """
-        return f"bus{self._run}{next(self._prefixes)}"
+        return f"bus{self._run}{next(_PREFIXES)}"
 
     def session(self) -> boto3.Session:
         """Return a session with credentials of its own, so that no test depends on the machine's."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import nbformat
 import pytest
 
 if TYPE_CHECKING:
@@ -251,6 +250,7 @@ mt.fire("mails", [1, 2]).open
 def test_a_notebook_saved_as_html_is_no_live_view(
     chrome: Browser, tmp_path: Path, state: bool
 ) -> None:
+    import nbformat
     from browser import notebook
     from playwright.sync_api import expect
 

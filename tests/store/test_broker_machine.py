@@ -15,6 +15,7 @@ from typing import Any, Literal
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from slow import examples
 
 import mltrigger as mt
 from mltrigger.broker import Delivery, Sending, Settlement, SubscriptionSpec
@@ -705,10 +706,6 @@ class FileMachine(BrokerMachine):
 
 
 TestMemory = BrokerMachine.TestCase
-TestMemory.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, derandomize=True, database=None
-)
+TestMemory.settings = settings(max_examples=examples(24), stateful_step_count=50)
 TestFile = FileMachine.TestCase
-TestFile.settings = settings(
-    max_examples=10, stateful_step_count=50, deadline=None, derandomize=True, database=None
-)
+TestFile.settings = settings(max_examples=examples(3), stateful_step_count=50)

@@ -29,6 +29,7 @@ more than one.
 """
 
 Order = Callable[..., dict[str, Any]]
+Sample = Callable[[list[Any], int], list[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +73,21 @@ def before(order: Order, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return files
 
 
+@pytest.mark.slow(every=1)
 @pytest.mark.parametrize("phase", PHASES)
 def test_process_that_is_killed_before_any_statement_leaves_what_another_ends_exactly_once(
-    phase: str, order: Order, before: dict[str, Path], tmp_path: Path
+    phase: str, order: Order, before: dict[str, Path], tmp_path: Path, sample: Sample
 ) -> None:
     """Every statement is a point; within a commit and a checkpoint there are more, where the kernel
-    kills it in the middle of a write.
+    kills it in the middle of a write. Every seventh point is tried without ``--slow``.
     """
     statements, expected = undisturbed(phase, order, before[phase], tmp_path)
     points: list[dict[str, Any]] = [{"kill": k} for k in ends_of_runs(statements)]
     points += [
         {"kill": k, "tear": n} for k, sql in enumerate(statements) if writes(sql) for n in TEARS
     ]
+
+    points = sample(points, 7)
 
     wrong, ends = {}, {}
     for point in points:
@@ -111,6 +115,7 @@ def test_process_that_is_killed_before_any_statement_leaves_what_another_ends_ex
     print(f"{phase}: {len(statements)} statements, {len(points)} points, {len(ends)} ends")
 
 
+@pytest.mark.slow(every=5)
 @pytest.mark.parametrize("seed", range(10))
 def test_listener_with_its_threads_that_is_killed_anywhere_is_finished_by_another(
     seed: int, order: Order, tmp_path: Path

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 import mltrigger as mt
 from mltrigger import Event
@@ -126,9 +127,7 @@ def test_an_image_as_an_answer_is_dead_and_the_row_says_so(bus: mt.EventBus) -> 
 
 # -- an answer depends on its event alone ----------------------------------------------------------
 
-EXAMPLES = settings(
-    deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
-)
+EXAMPLES = settings(max_examples=examples(10), suppress_health_check=list(HealthCheck))
 NAMES = ("age", "income", "score")
 FIT = pd.DataFrame(
     {

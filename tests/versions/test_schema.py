@@ -24,6 +24,7 @@ import pytest
 import typing_extensions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slow import examples
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure
@@ -439,7 +440,6 @@ def all_schemas() -> list[Schema]:
 
 
 @pytest.mark.parametrize("number", range(6))
-@settings(deadline=None)
 @given(value=json_values)
 def test_whatever_comes_either_fits_or_is_refused_in_a_few_words(number: int, value: Any) -> None:
     try:
@@ -532,7 +532,7 @@ plain_values = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True, max_examples=500)
+@settings(max_examples=examples(100))
 @given(document=plain_schemas, value=plain_values)
 def test_what_fits_is_what_the_reference_implementation_accepts(document: Any, value: Any) -> None:
     if isinstance(document, bool):

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 import mltrigger as mt
-from mltrigger.aws import limits
 from mltrigger.aws.naming import S3Source
 from mltrigger.event import codec
 from mltrigger.event.envelopes import Arrival, understand
@@ -40,10 +39,9 @@ def growth(work: Work, size: int) -> float:
         return time.thread_time() - began_s
 
     small, large = work(size), work(4 * size)
-    gc.collect()
     gc.disable()
     try:
-        pairs = [(spent_s(small), spent_s(large)) for _ in range(5)]
+        pairs = [(spent_s(small), spent_s(large)) for _ in range(4)]
     finally:
         gc.enable()
     return min(pair[1] for pair in pairs) / max(min(pair[0] for pair in pairs), 1e-6)
@@ -76,10 +74,6 @@ def refused(call: Callable[[], object], error: type[Exception]) -> Callable[[], 
     return do
 
 
-def number(text: str) -> None:
-    limits.check_attribute("n", {"DataType": "Number", "StringValue": text})
-
-
 LINE = {"kind": "item", "by": {"name": "y"}}
 RECORD = {"eventSource": "aws:s3", "s3": {}}
 WILDCARD = FilterPolicy.parse({"key": [{"wildcard": "*a*a*a*a*b"}]}, "MessageBody")
@@ -110,10 +104,6 @@ CASES: dict[str, tuple[Work, int]] = {
         lambda n: (
             lambda: from_message_attributes({"n": {"Type": "Number", "Value": "1" * n + "x"}})
         ),
-        8_000,
-    ),
-    "a Number to be sent that is none": (
-        lambda n: refused(lambda: number(f"{'1' * n}x"), mt.InvalidEvent),
         8_000,
     ),
     "a wildcard that nearly matches": (

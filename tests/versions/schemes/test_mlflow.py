@@ -396,7 +396,9 @@ def test_what_the_model_refuses_to_take_is_the_fault_of_its_event(registry: Regi
         endpoint.call([mt.Event({"age": math.nan, "visits": 1})])
 
 
-def test_every_type_of_column_reaches_the_model(registry: Registry) -> None:
+@pytest.fixture(scope="module")
+def types(registry: Registry) -> str:
+    """A model with a column of each type, which tells what it gets."""
     import mlflow.pyfunc
     from mlflow.models import infer_signature
 
@@ -432,6 +434,10 @@ def test_every_type_of_column_reaches_the_model(registry: Registry) -> None:
     registry.put_python(
         "types", Types(), signature=infer_signature(example, ["x"], params={"scale": 1.0})
     )
+    return "models:/types/1"
+
+
+def test_every_type_of_column_reaches_the_model(types: str) -> None:
     event = {
         "i": 7,
         "f": 1,
@@ -443,9 +449,9 @@ def test_every_type_of_column_reaches_the_model(registry: Registry) -> None:
         "r": [3],
     }
 
-    (answer,) = call("models:/types/1", event, params={"scale": 2.0})
+    (answer,) = call(types, event, params={"scale": 2.0})
     direct, bad = call(
-        "models:/types/1",
+        types,
         {**event, "x": b"raw", "t": dt.date(2026, 1, 2)},
         {**event, "t": "yesterday"},
     )
@@ -479,7 +485,7 @@ def test_every_type_of_column_reaches_the_model(registry: Registry) -> None:
 
 
 def test_what_mlflow_refuses_is_the_fault_of_its_event_and_does_not_repeat_the_data(
-    registry: Registry,
+    types: str,
 ) -> None:
     event = {
         "i": 1,
@@ -492,7 +498,7 @@ def test_what_mlflow_refuses_is_the_fault_of_its_event_and_does_not_repeat_the_d
         "r": [],
     }
 
-    failure = refused("models:/types/1", event)
+    failure = refused(types, event)
 
     assert (failure.reason, failure.permanent, failure.whole) == ("invalid_input", True, False)
     assert "secret" not in str(failure)
