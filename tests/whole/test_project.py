@@ -27,6 +27,8 @@ TARGETS = [
     "test-all",
     "test-latest",
     "test-later",
+    "test-pythons",
+    "test-slow",
     "lock",
     "lint",
     "bench",

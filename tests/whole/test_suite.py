@@ -33,14 +33,12 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
         "needs",
         "-p",
         "no:cacheprovider",
-        "-p",
-        "no:nbval",
         *options,
     ]
     return subprocess.run(
         command,
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(HELPERS)},
+        env=os.environ | {"PYTHONPATH": str(HELPERS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         timeout=60,

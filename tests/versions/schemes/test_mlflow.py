@@ -534,9 +534,9 @@ def tensors(rows: Any) -> Any:
     return infer_signature(rows, np.zeros((4, 2)))
 
 
-def test_a_model_without_a_signature_gets_a_data_frame_of_records_and_a_list_of_anything_else(
-    registry: Registry,
-) -> None:
+@pytest.fixture(scope="module")
+def plain(registry: Registry) -> str:
+    """A model without a signature."""
     import mlflow.pyfunc
 
     class Plain(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -544,9 +544,14 @@ def test_a_model_without_a_signature_gets_a_data_frame_of_records_and_a_list_of_
             return [type(model_input).__name__] * len(model_input)
 
     registry.put_python("plain", Plain())
+    return "models:/plain/1"
 
-    assert call("models:/plain/1", {"a": 1}, {"a": 2}) == ["DataFrame"] * 2
-    assert call("models:/plain/1", [1, 2], "x") == ["list"] * 2
+
+def test_a_model_without_a_signature_gets_a_data_frame_of_records_and_a_list_of_anything_else(
+    plain: str,
+) -> None:
+    assert call(plain, {"a": 1}, {"a": 2}) == ["DataFrame"] * 2
+    assert call(plain, [1, 2], "x") == ["list"] * 2
 
 
 def test_an_optional_integer_may_be_left_out_alone_and_in_company_and_null_names_the_cure(
@@ -675,8 +680,8 @@ def test_the_signature_is_the_schema_of_the_model_without_loading_it(registry: R
     }
 
 
-def test_a_model_without_a_signature_has_no_schema(registry: Registry) -> None:
-    assert MlflowRegistry().schemas(Address("models:/plain/1")) == (None, None)
+def test_a_model_without_a_signature_has_no_schema(plain: str) -> None:
+    assert MlflowRegistry().schemas(Address(plain)) == (None, None)
 
 
 @pytest.mark.parametrize(
