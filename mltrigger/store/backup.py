@@ -1,4 +1,4 @@
-"""Backups: a whole copy of a store that is in use, in a file of its own."""
+"""Backups: a whole copy of a store in use, in a file of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mltrigger.text import card_of
 
 
 class Backup(NamedTuple):
-    """A backup: the name of its file, the events in it, and its size."""
+    """A backup: the name of its file, its number of events, and its size."""
 
     file: str
     events: int
@@ -26,13 +26,12 @@ class Backup(NamedTuple):
 
 
 def backup(store: Store, path: Path) -> Backup:
-    """Write a copy of *store* as of now to the new file *path*, with mode 0600; it is on the disk
-    on return.
+    """Write a copy of *store* as of now to the new file *path*, with mode 0600. Durable on return.
 
     Raises
     ------
     StoreError
-        When the file exists or cannot be written; nothing is left behind then.
+        When the file exists or cannot be written. Nothing is left behind then.
     """
     with _new(path):
         store.copy(lambda source: _copied(source, path))
@@ -44,7 +43,7 @@ def backup(store: Store, path: Path) -> Backup:
 
 @contextlib.contextmanager
 def _new(path: Path) -> Iterator[None]:
-    """Make the file, for this user only; remove it when the block raises."""
+    """Make the file for this user only. Remove it when the block raises."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -70,7 +69,7 @@ def _new(path: Path) -> Iterator[None]:
 
 def _copied(source: sqlite3.Connection, path: Path) -> None:
     with _opened(path) as target:
-        # in one step: all of it is of one moment, and writers go on meanwhile
+        # in one step: all of it is of one moment, and writers go on
         source.backup(target)
 
 
@@ -81,7 +80,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _sync(folder: Path) -> None:
-    """Let the name of the file reach the disk too, where a folder can be synced."""
+    """Let the name of the file reach the disk too, where folders can be synced."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -172,7 +172,7 @@ def _deliver_archive(transaction: Transaction, subscription: SubscriptionSpec, n
 
 
 def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> bool:
-    """End open deliveries as skipped; return whether there was such a subscription."""
+    """End open deliveries as skipped. Return whether the subscription exists."""
     known = _known(transaction, name)
     if known is None or not known.bound:
         return False
@@ -253,7 +253,7 @@ def _reopen(
 def discard(
     transaction: Transaction, number: int, seqs: Sequence[int], reason: str, now_us: int
 ) -> list[int]:
-    """Discard dead letters; return those that were not discarded before."""
+    """Discard dead letters. Return the newly discarded ones."""
     return [
         seq
         for seq in dict.fromkeys(seqs)

@@ -1,5 +1,6 @@
-"""The SQL broker: events, queues and dead letters in the store's own database, so that record,
-hand-on and ack are one commit.
+"""The SQL broker: events, queues and dead letters in the store's own database.
+
+So record, hand-on and acknowledgement are one commit.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
 
 SWEEP_US = 1_000_000
-"""How often at most a listener looks for leases that ran out."""
+"""The shortest time between two looks for expired leases."""
 
 _EXTEND_LEASE = """
 UPDATE lease SET until_us = :until_us
@@ -63,18 +64,18 @@ SELECT
 
 
 class SqlBroker:
-    """A broker in a SQL store: one SQLite file for a laptop, its memory for a test.
+    """A broker in a SQL store: one SQLite file for a laptop, or memory for a test.
 
     Parameters
     ----------
     store : Store
         The database.
     clock : Clock
-        Decides when leases run out and delays end.
+        Decides when leases expire and delays end.
     wakeup : Wakeup
-        Tells waiting listeners, here and in other processes, that there is something.
+        Wakes listeners in this and other processes.
     worker_id : callable
-        The number of this process, asked for at the first claim.
+        Returns the number of this process. Asked at the first claim.
     """
 
     ordered = False
@@ -92,7 +93,7 @@ class SqlBroker:
     def publish(
         self, topic: str, events: Sequence[Event], unit: Unit | None = None
     ) -> list[Receipt]:
-        """Make *events* and their deliveries durable; see :class:`~mltrigger.broker.Broker`."""
+        """Make *events* and their deliveries durable, see :class:`~mltrigger.broker.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
         with self.within(unit) as transaction:
             published = publishing.publish(
@@ -109,8 +110,9 @@ class SqlBroker:
         unit: Unit | None = None,
         sending: Sending = AT_ONCE,
     ) -> list[int]:
-        """Deliver archived events to one subscription only; those that it has open, or that
-        succeeded, stay as they are.
+        """Deliver archived events to one subscription only.
+
+        Its open events, and those that succeeded, stay as they are.
         """
         with self.within(unit) as transaction:
             sent = binding.send(
@@ -131,10 +133,9 @@ class SqlBroker:
     def bind(
         self, subscription: SubscriptionSpec, from_start: bool = False, outside: bool = False
     ) -> None:
-        """Deliver what is published from now on, or *from_start* everything in the archive;
-        idempotent.
+        """Deliver events from now on, or *from_start* all events of the archive. Idempotent.
 
-        *outside* says that it has a queue elsewhere too.
+        *outside*: it has a queue elsewhere too.
         """
         with self._store.transaction() as transaction:
             binding.bind(
@@ -147,13 +148,13 @@ class SqlBroker:
             )
 
     def unbind(self, name: str, delete: bool = False) -> None:
-        """Deliver no more to *name*; what was open ends as skipped."""
+        """Deliver no more to *name*. Its open events end as skipped."""
         with self._store.transaction() as transaction:
             if binding.unbind(transaction, name, self._worker_id(), self._clock.now_us()):
                 self._wake_after(transaction, ["done"])
 
     def pause(self, name: str, paused: bool = True) -> None:
-        """Lease nothing more of *name*, or go on."""
+        """Stop leasing for *name*, or go on."""
         with self._store.transaction() as transaction:
             transaction.execute(
                 "UPDATE subscription SET paused = :p WHERE name = :name",
@@ -173,24 +174,24 @@ class SqlBroker:
         wait_s: float = 0.0,
         generation: str | None = None,
     ) -> list[Delivery]:
-        """Lease up to *max_events*; woken by a publisher, or by time when a delay or a lease ends."""
+        """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
-        # Where nothing was found last time, a look at what falls due next is cheaper than a claim
-        # that finds nothing again.
+        # After an empty look, asking for the next due time is cheaper than another empty
+        # claim.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
         deliveries = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not deliveries and wait_s > 0:
             longest_s = min(wait_s, self._wakeup.poll_s)
             due_s = due_s if due_s > 0 else self._due_s(subscription)
             woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
-            if woken or due_s <= longest_s:  # else nothing has come, and the next call looks again
+            if woken or due_s <= longest_s:  # else nothing came, and the next call looks again
                 deliveries = self._claim(subscription, max_events, generation)
         (self._idle.discard if deliveries else self._idle.add)(subscription.id)
         return deliveries
 
     def wake(self, subscription: SubscriptionSpec) -> None:
-        """End a receive that is waiting in this process."""
+        """End a receive that waits in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")
 
     def _claim(
@@ -203,7 +204,7 @@ class SqlBroker:
                 self.sweep(subscription, now_us)
             return self._lease(subscription, max_events, generation)
         finally:
-            # leases ran out that nobody could extend: let those who hold them come first
+            # leases expired that nobody could extend: their holders come first
             if _waited(asked_s):
                 self._swept[subscription.id] = self._clock.now_us()
 
@@ -216,19 +217,19 @@ class SqlBroker:
         with self._store.transaction(durable=False) as transaction:
             if generation is not None and generation_of(transaction) != generation:
                 raise Outdated
-            # The time is read after the wait for the store, or the lease might begin in the past.
+            # Read the time after the wait for the store, else the lease might begin in the past.
             now_us = self._clock.now_us()
             term = Term(subscription.id, now_us, now_us + lease_us, worker_id)
             found = leasing.claim(transaction, term, max_events)
         try:
             return [delivery(claim, subscription.id, now_us) for claim in found]
-        except StoreError:  # one cannot be read: nobody has worked on any of them
+        except StoreError:  # one cannot be read, and nobody has worked on any of them
             with self._store.transaction() as transaction:
                 leasing.put_back(transaction, subscription.id, found)
             raise
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
-        """Put events back whose lease ran out. One that killed its worker too often is dead."""
+        """Put events with an expired lease back. One that killed its worker too often is dead."""
         if not leasing.has_expired(self._store, subscription.id, now_us):
             return
         asked_s = time.monotonic()
@@ -237,11 +238,9 @@ class SqlBroker:
                 self._wake_after(transaction, ["done"])
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
-        """Return the seconds until the next delayed event or the next look at leases; not above 0
-        when something is due.
-        """
+        """Return the seconds until the next delayed event or look at leases. 0 or less: now."""
         visible_us, until_us = leasing.due(self._store, subscription.id)
-        if until_us is not None:  # not before the next sweep, which is what would find it
+        if until_us is not None:  # not before the next sweep, which finds it
             until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
         due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
         return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
@@ -249,9 +248,9 @@ class SqlBroker:
     # -- settle ------------------------------------------------------------------------------------
 
     def extend(self, deliveries: Sequence[Delivery], lease_s: float) -> list[Delivery]:
-        """Hold the leases for *lease_s* from now; return those that were already lost."""
+        """Hold the leases for *lease_s* from now. Return the lost ones."""
         with self._store.transaction(durable=False) as transaction:
-            # here: it may have waited for the store
+            # after the wait for the store
             until_us = self._clock.now_us() + int(lease_s * 1e6)
             rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
             if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
@@ -260,7 +259,7 @@ class SqlBroker:
             return [d for d in deliveries if d not in held]
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
-        """Settle what is still held; return what was not: nothing was changed for it."""
+        """Settle deliveries that are still held. Return the others, which stay unchanged."""
         if not settlements:
             return []
         with self.within(unit) as transaction:
@@ -271,16 +270,14 @@ class SqlBroker:
     def settle_late(
         self, settlements: Sequence[Settlement], unit: Unit | None = None
     ) -> list[Delivery]:
-        """Let answers count that came after their lease, as far as there is no outcome yet."""
+        """Let late answers count where there is no outcome yet."""
         with self.within(unit) as transaction:
             counted = settling.settle_late(transaction, settlements, self._clock.now_us())
             self._wake_after(transaction, ["done"])
         return counted
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
-        """Count the attempt as abandoned until it ends, or no longer; return whether its lease is
-        still held.
-        """
+        """Count the attempt as abandoned until it ends, or no longer. Return whether it is held."""
         of = {
             "s": delivery.subscription_id,
             "seq": delivery.seq,
@@ -293,7 +290,7 @@ class SqlBroker:
         return held
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
-        """Count what is waiting, delayed, in flight and dead."""
+        """Count waiting, delayed, leased and dead events."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
         ((visible, delayed, in_flight, dead, oldest_us, next_us),) = self._store.read(_DEPTH, at)
         oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
@@ -307,12 +304,12 @@ class SqlBroker:
         )
 
     def _wake_after(self, transaction: Transaction, keys: Iterable[str]) -> None:
-        """Wake those who wait for one of *keys*, once the transaction is durable."""
+        """Wake the waiters of *keys* once the transaction is durable."""
         transaction.after_commit(functools.partial(self._wakeup.notify, keys))
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:
-        """Write inside *unit* when it is a transaction of this very store, else in an own one."""
+        """Write inside *unit* if it is a transaction of this store, else in a new one."""
         if unit is not None and unit.transaction.store is self._store:
             yield unit.transaction
         else:
@@ -321,7 +318,5 @@ class SqlBroker:
 
 
 def _waited(since_s: float) -> bool:
-    """Whether the store did not answer for so long, since the monotonic time *since_s*, that leases
-    ran out meanwhile.
-    """
+    """Whether the store was silent since *since_s* (monotonic) for so long that leases expired."""
     return time.monotonic() - since_s > SWEEP_US / 1e6

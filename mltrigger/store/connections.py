@@ -1,6 +1,6 @@
 """The connections of a process to one SQLite database: one that writes, some that read.
 
-Opened when needed, closed while it forks.
+They open when needed and close while the process forks.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mltrigger.store.place import Lost, Place
 Sleep = Callable[[float], None]
 
 _READERS = 4
-"""How many connections to read with are kept for the next question."""
+"""The number of reading connections to keep for the next question."""
 RETURN = "put it back, or close this bus and connect again"
-"""What to do about a file that has lost its name or its content."""
+"""The advice for a file that has lost its name or its content."""
 
 
 class Connections:
-    """Opens and closes what a store works with.
+    """Opens and closes the connections of a store.
 
-    All but :meth:`reading` is called with the store's write lock held.
+    Call all methods but :meth:`reading` with the store's write lock held.
 
     Parameters
     ----------
     path : Path or None
-        The file; ``None`` for a database in memory, which lives for as long as its one connection.
+        The file. ``None`` for a database in memory, which lives as long as its one connection.
     busy_s : callable
         Returns how long to wait for another program.
     sleep : callable
-        Waits; passed in for tests.
+        Waits. Passed in for tests.
     """
 
     def __init__(self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep) -> None:
@@ -49,9 +49,7 @@ class Connections:
         self.location = None if path is None else str(path.resolve())
         self.closed = False
         self.is_ready = False
-        """Whether the connection that writes is open, its files are known, and none of them was
-        seen to be lost.
-        """
+        """Whether the writing connection is open, its files are known, and none is lost."""
         self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
         self._file: File | None = None
         self._place: Place | None = None
@@ -62,13 +60,13 @@ class Connections:
         self.gate = forks.gate()
 
     def prepare(self) -> None:
-        """Make the file, or check the one that is there."""
+        """Make the file, or check the existing one."""
         if self._path is not None:
             self._file = open_file(self._path)
             self._place = Place(str(self._path.resolve()), self._file)
 
     def check(self) -> None:
-        """Raise Closed when they are closed, StoreError in a forked child."""
+        """Raise Closed when closed, StoreError in a forked child."""
         if self.closed:
             raise Closed("this bus is closed: mt.connect(…) opens another one")
         if os.getpid() != self._pid:
@@ -86,19 +84,19 @@ class Connections:
 
     @property
     def writer(self) -> sqlite3.Connection:
-        """The connection that writes, once it is open."""
+        """The writing connection, once it is open."""
         assert self._raw is not None  # noqa: S101 - for the type checker
         return self._raw
 
     @property
     def in_transaction(self) -> bool:
-        """Whether the connection that writes has begun something."""
+        """Whether the writing connection is inside a transaction."""
         return self._raw is not None and self._raw.in_transaction
 
     def open(self) -> bool:
-        """Open the connection that writes, unless it is open; return whether it was opened now.
+        """Open the writing connection. Return whether it was opened now.
 
-        What was lost must be back.
+        A lost file must be back.
         """
         if self._lost is not None or self._raw is None:
             self.check_place()
@@ -108,18 +106,18 @@ class Connections:
         return True
 
     def begun(self) -> None:
-        """Say that a transaction has begun: by now all files are there."""
+        """Note that a transaction has begun. All files exist by now."""
         if self._place is not None and not self._place.is_noted:
             self._place.note()
         self.is_ready = self._lost is None
 
     def let_go(self) -> None:
-        """Close all of a file until they are needed again."""
+        """Close all of a file until it is needed again."""
         if self._place is not None:
             self._close()
 
     def close(self) -> None:
-        """Close all for good."""
+        """Close everything for good."""
         self.closed = True
         self._close()
         forks.remove(self)
@@ -139,7 +137,7 @@ class Connections:
     def read(
         self, sql: str, parameters: Mapping[str, Any], lock: threading.Lock, own: bool
     ) -> list[Any]:
-        """Return the rows of *sql*; as :meth:`reading`, for one question."""
+        """Return the rows of *sql*. Like :meth:`reading`, for one question."""
         if self._place is None:
             with self.reading(lock, own) as driver:
                 return driver.execute(sql, parameters).fetchall()
@@ -157,14 +155,15 @@ class Connections:
 
     @contextlib.contextmanager
     def reading(self, lock: threading.Lock, own: bool) -> Iterator[sqlite3.Connection]:
-        """Hold a connection to read with; *own* says that this thread is in a transaction, which
-        must not wait for its own end.
+        """Hold a reading connection.
+
+        *own*: this thread is in a transaction, and must not wait for its own end.
         """
         self.check()
         reader = object()
         try:
             self.gate.enter(reader, waits=not own)
-            if self._place is None:  # in memory there is one connection only
+            if self._place is None:  # in memory there is only one connection
                 with contextlib.nullcontext() if own else lock:
                     self.check()
                     yield self.writer
@@ -196,8 +195,9 @@ class Connections:
     # -- the files ---------------------------------------------------------------------------------
 
     def committed(self, durable: bool = True) -> None:
-        """Raise StoreError when what was committed just now is nowhere; of what is not *durable*
-        nobody gets a receipt.
+        """Raise StoreError when the last commit is nowhere.
+
+        Nobody has a receipt for a commit that is not *durable*.
         """
         try:
             if self._place is not None and durable:
@@ -208,16 +208,14 @@ class Connections:
             raise self._refused(lost) from None
 
     def log_bytes(self) -> int:
-        """Return the size of the write-ahead log; 0 in memory, or when it cannot be told."""
+        """Return the size of the write-ahead log. 0 in memory or if unknown."""
         try:
             return 0 if self._place is None else self._place.log_bytes()
         except Lost:
             return 0
 
     def check_place(self) -> None:
-        """Raise StoreError when the file was removed or replaced; after that was seen, until
-        everything is back.
-        """
+        """Raise StoreError when the file was removed or replaced, until everything is back."""
         try:
             if self._place is not None:
                 self._place.check() if self._lost is not None else self._place.check_database()
@@ -226,7 +224,7 @@ class Connections:
             raise self._refused(lost) from None
 
     def lost(self) -> str | None:
-        """Return how an open file has lost its name or content; ``None`` when all are well."""
+        """Return how an open file has lost its name or content, else ``None``."""
         try:
             if self._place is not None:
                 self._place.check()
@@ -246,10 +244,9 @@ class Connections:
         sleep: Sleep | None = None,
         give_up_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """Do *action*, waiting for other programs; SQLite's own wait does not cover a change of the
-        journal mode.
+        """Do *action*, waiting for other programs until the monotonic time of *give_up_s*.
 
-        It waits no longer than until the monotonic time that *give_up_s* returns, which may change
+        SQLite's own wait does not cover a change of the journal mode. *give_up_s* may change
         meanwhile.
         """
         began_s = time.monotonic()
@@ -273,8 +270,8 @@ class Connections:
         )
 
     def _connected(self, reads: bool) -> sqlite3.Connection:
-        # A writer waits in short steps, between which Ctrl-C and the end of the process are
-        # noticed.
+        # A writer waits in short steps. Between them it notices Ctrl-C and the end of the
+        # process.
         connection = sqlite3.connect(
             self.location or ":memory:",
             timeout=5.0 if reads else 0.1,

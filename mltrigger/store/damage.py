@@ -1,4 +1,4 @@
-"""Damaged rows: what a store holds and cannot be read is one clear error that names the row."""
+"""Damaged rows: each unreadable row is one clear error that names it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ ERRORS = (
     RecursionError,
     OverflowError,
 )
-"""What reading a damaged row may raise."""
+"""The exceptions of reading a damaged row."""
 
 
 REPAIR = "open a backup instead, or repair or delete that row"
-"""What to do about a damaged row."""
+"""The advice for a damaged row."""
 
 
 def texts(*values: Any) -> None:
-    """Raise TypeError unless all *values* are text or missing: SQLite keeps anything in any column."""
+    """Raise TypeError unless all *values* are text or missing.
+
+    SQLite keeps anything in any column.
+    """
     for value in values:
         if value is not None and not isinstance(value, str):
             raise TypeError(f"text expected, got {value!r:.60}")
@@ -38,9 +41,7 @@ def numbers(*values: Any) -> None:
 
 
 def damaged(table: str, row: object, error: BaseException) -> StoreError:
-    """Return the error about a *row* of *table* that cannot be read; itself, if *error* is one
-    already.
-    """
+    """Return the error about an unreadable *row* of *table*, or *error* if it is one already."""
     if isinstance(error, StoreError):
         return error
     said = f"{type(error).__name__}: {short(str(error))}"

@@ -1,6 +1,4 @@
-"""The files of a SQLite store: made safely, looked at before they are touched, locked across
-processes.
-"""
+"""The files of a SQLite store: made safely, checked before use, locked across processes."""
 
 from __future__ import annotations
 
@@ -23,27 +21,28 @@ _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 File = tuple[int, int]
-"""Which file it is, by whatever name: device and inode."""
+"""The identity of a file under any name: device and inode."""
 
 
 @dataclasses.dataclass(slots=True)
 class _Open:
-    """A file that is open here: a handle to look at its header with, and by how many stores."""
+    """An open file: a handle for reading its header, and the number of stores that use it."""
 
     handle: int
     stores: int = 0
 
 
-# A process that closes any handle of a file loses all POSIX locks it has on it
-# (https://sqlite.org/howtocorrupt.html, 2.2): other processes would take a store that is open here
-# for closed, and remove its write-ahead log. Hence this one thing of the process.
+# A process that closes any handle of a file loses all its POSIX locks on it
+# (https://sqlite.org/howtocorrupt.html, 2.2). Other processes would then take an open store for
+# closed and remove its write-ahead log. So a process keeps this one table of open files.
 _open_here: dict[File, _Open] = {}
 _guard = threading.Lock()
 
 
 def open_file(path: Path) -> File:
-    """Create the file, or check the one that is there, unless it is open here already; to be given
-    back with :func:`release_file`.
+    """Create the file, or check the existing one. An open file is shared.
+
+    Give it back with :func:`release_file`.
     """
     with _guard:
         if _which(path) not in _open_here:
@@ -63,7 +62,7 @@ def open_file(path: Path) -> File:
 
 
 def release_file(file: File) -> None:
-    """Say that a store of this process has closed its connections to *file*."""
+    """Note that a store of this process has closed its connections to *file*."""
     with _guard:
         _open_here[file].stores -= 1
         if not _open_here[file].stores:
@@ -71,8 +70,9 @@ def release_file(file: File) -> None:
 
 
 def header_of(file: File) -> tuple[bytes, int] | None:
-    """Return the header of a *file* that is open here, shorter when the file is, and its size, now;
-    ``None`` when it is not open.
+    """Return the present header and size of an open *file*, ``None`` if it is not open.
+
+    The header of a shorter file is shorter.
     """
     with _guard:
         if (opened := _open_here.get(file)) is None:
@@ -82,10 +82,10 @@ def header_of(file: File) -> tuple[bytes, int] | None:
 
 
 def forget_files() -> None:
-    """Forget what the parent has open: a forked child inherits none of it."""
+    """Forget the open files of the parent. A forked child inherits none."""
     global _guard
     _guard = threading.Lock()
-    for opened in _open_here.values():  # of a child this ends no lock of its parent
+    for opened in _open_here.values():  # in a child this ends no lock of its parent
         with contextlib.suppress(OSError):
             os.close(opened.handle)
     _open_here.clear()
@@ -100,8 +100,9 @@ def _which(path: Path) -> File:
 
 
 def _prepare(path: Path) -> None:
-    """Create the file with mode 0600 before SQLite does (its -wal and -shm take the mode over), or
-    check the one that is there.
+    """Create the file with mode 0600 before SQLite does, or check the existing one.
+
+    Its -wal and -shm files take the mode over.
     """
     if not path.parent.is_dir():
         raise StoreError(
@@ -132,9 +133,9 @@ def _prepare(path: Path) -> None:
 
 
 def _check_name(path: Path) -> None:
-    """Refuse a file with several names: SQLite's log lies beside the name, and who opens another
-    one never sees it.
+    """Refuse a file with several names.
 
+    SQLite's log lies beside one name. A process that opens another name never sees it.
     https://sqlite.org/howtocorrupt.html, 2.5, "Multiple links to the same file"
     """
     several = path.lstat().st_nlink > 1
@@ -148,7 +149,7 @@ def _check_name(path: Path) -> None:
 
 
 def _check_content(path: Path, head: bytes) -> None:
-    """Refuse what is no store of ours before anything is written, be it only the journal mode.
+    """Refuse a file that is no store of ours before anything is written, even the journal mode.
 
     The header is that of https://sqlite.org/fileformat2.html#the_database_header.
     """
@@ -159,9 +160,9 @@ def _check_content(path: Path, head: bytes) -> None:
             f"{path.name!r} is not a SQLite database: name another file; nothing was changed"
         )
     wal = path.with_name(path.name + "-wal")
-    # a process died while it moved the log in: SQLite will do it again
+    # a process died in a checkpoint: SQLite repeats it
     recovers = wal.exists() and wal.stat().st_size > 0
-    # The size is asked for after: a checkpoint that was under way has ended by then.
+    # Ask for the size afterwards: a checkpoint under way has ended by then.
     if not recovers and pages * (65536 if page_size == 1 else page_size) > path.stat().st_size:
         raise StoreError(
             f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed"
@@ -181,13 +182,13 @@ def _check_content(path: Path, head: bytes) -> None:
 
 @contextlib.contextmanager
 def file_lock(path: Path) -> Iterator[bool]:
-    """Try to hold the lock of *path* (never wait); say whether it is held.
+    """Try to lock *path* without waiting. Return whether it is locked.
 
-    The kernel releases it when the process dies.
+    The kernel releases the lock when the process dies.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: one process at a time is the user's care
+    except ImportError:  # on Windows the user has to keep to one process at a time
         yield True
         return
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -207,8 +208,7 @@ _NETWORK = ("nfs", "cifs", "smb", "9p", "afs", "ceph", "fuse.sshfs", "glusterfs"
 
 
 def network_filesystem(path: Path, mounts: str = "/proc/mounts") -> str | None:
-    """Return the kind of network file system that *path* lies on, ``None`` for a local one or where
-    the system does not say.
+    """Return the kind of network file system of *path*, ``None`` for a local or unknown one.
 
     SQLite's write-ahead log needs shared memory, which a network does not have
     (https://sqlite.org/wal.html, "Overview", 2).
@@ -218,14 +218,12 @@ def network_filesystem(path: Path, mounts: str = "/proc/mounts") -> str | None:
 
 
 def is_mount(path: Path, mounts: str = "/proc/mounts") -> bool:
-    """Whether *path* is mounted by itself, as containers do with single files."""
+    """Whether *path* is mounted by itself, as containers mount single files."""
     return _mount_of(path, mounts)[0] == str(path.resolve())
 
 
 def _mount_of(path: Path, mounts: str) -> tuple[str, str]:
-    """Return where the file system of *path* is mounted and its kind; empty where the system does
-    not say.
-    """
+    """Return the mount point and the kind of the file system of *path*. Empty if unknown."""
     try:
         lines = Path(mounts).read_text(errors="replace").splitlines()
     except OSError:

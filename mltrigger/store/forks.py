@@ -1,10 +1,9 @@
-"""Forks: no file of a store is open, and nobody is inside SQLite, while a process is copied.
+"""Forks: while a process is copied, no store has an open file, and no thread is inside SQLite.
 
 SQLite keeps in memory which POSIX locks a process holds (https://sqlite.org/howtocorrupt.html,
-2.6). A forked child inherits that memory without the locks: others would take its store for closed
-and remove the write-ahead log, and a transaction under way would never end. So a fork waits until
-nobody uses a store, and closes the files; each is opened again when it is needed next. The child
-inherits nothing.
+2.6). A forked child inherits that memory without the locks. Others would take its store for closed
+and remove the write-ahead log. A transaction under way would never end. So a fork waits until
+nobody uses a store, and closes the files. Each opens again when needed. The child inherits nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +19,7 @@ from typing import Protocol
 from mltrigger.errors import StoreError
 
 PATIENCE_S = 5.0
-"""How long a fork waits for transactions under way; after that it happens, and the child may open
-no store.
-"""
+"""How long a fork waits for transactions. A child of a later fork may open no store."""
 
 _HANDLES = "/dev/fd"
 _SPAWN = (
@@ -39,11 +36,11 @@ class Opened(Protocol):
         """Whether files are open."""
 
     def let_go(self) -> None:
-        """Close all files until they are needed again; nobody uses them now."""
+        """Close all files until they are needed again. Nobody uses them now."""
 
 
 class Gate:
-    """Who is inside SQLite in this process; a fork shuts it."""
+    """The users of SQLite in this process. A fork shuts them out."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -57,8 +54,9 @@ class Gate:
         return not self._inside
 
     def enter(self, who: object, waits: bool = True) -> None:
-        """Let *who* inside, after the forks under way; who is inside a transaction already must not
-        wait for them.
+        """Let *who* inside, after the forks under way.
+
+        A user inside a transaction must not wait.
         """
         with self._guard:
             while self._forks and waits and who not in self._inside:
@@ -66,16 +64,14 @@ class Gate:
             self._inside.add(who)
 
     def leave(self, who: object) -> None:
-        """Say that *who* is outside again; idempotent."""
-        self._inside.discard(who)  # at once: Ctrl-C may come while the lock is waited for
+        """Note that *who* is outside again. Idempotent."""
+        self._inside.discard(who)  # at once: Ctrl-C may come during the wait for the lock
         if self._forks:
             with self._guard:
                 self._changed.notify_all()
 
     def shut(self, timeout_s: float) -> None:
-        """Let nobody in until :meth:`open`; return when nobody is inside, after *timeout_s* seconds
-        at the latest.
-        """
+        """Let nobody in until :meth:`open`. Return when nobody is inside, or after *timeout_s*."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self._inside, timeout_s)
@@ -88,7 +84,7 @@ class Gate:
 
 
 class _Process:
-    """What a process knows of its stores, and of how it was made."""
+    """The stores of a process, and how the process was made."""
 
     def __init__(self, forked: bool = False, refused: bool = False) -> None:
         self.gate, self.forked = Gate(), forked
@@ -107,7 +103,7 @@ def gate() -> Gate:
 
 
 def add(store: Opened, in_child: Callable[[], None]) -> None:
-    """Take care of *store* at forks; *in_child* makes a child forget what it has not inherited."""
+    """Take care of *store* at forks. *in_child* makes a child forget the parent's part."""
     if _process.refused:
         raise StoreError(
             f"this process was forked while another thread was at work in a store; {_SPAWN}"
@@ -118,8 +114,9 @@ def add(store: Opened, in_child: Callable[[], None]) -> None:
 
 
 def check_inherited(file: tuple[int, int]) -> None:
-    """Raise StoreError in a forked child when its parent had *file* (device and inode) open by
-    other means than a store.
+    """Raise StoreError in a forked child whose parent had *file* open outside of a store.
+
+    *file* is device and inode.
     """
     if not _process.forked:
         return
@@ -134,17 +131,17 @@ def check_inherited(file: tuple[int, int]) -> None:
 
 
 def remove(store: Opened) -> None:
-    """Forget a store that is closed; idempotent."""
+    """Forget a closed store. Idempotent."""
     _process.stores.discard(store)
 
 
 def _before() -> None:
     _process.gate.shut(PATIENCE_S)
-    # another thread may be forking too: neither goes on while files are being closed
+    # another thread may fork too: neither goes on while files close
     with _process.closing:
         if _process.gate.is_empty:
             for store in list(_process.stores):
-                with contextlib.suppress(Exception):  # what stays open is refused in the child
+                with contextlib.suppress(Exception):  # an open rest is refused in the child
                     store.let_go()
 
 
@@ -158,7 +155,7 @@ def _in_child() -> None:
     stores = list(before.stores)
     inherited = before.refused or not before.gate.is_empty or any(store.is_open for store in stores)
     if inherited:
-        # never freed: closing an inherited connection would undo what its owner is writing
+        # never freed: closing an inherited connection would undo its owner's writes
         for store in stores:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(store))
     _process = _Process(forked=True, refused=inherited)

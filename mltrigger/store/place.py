@@ -1,6 +1,4 @@
-"""Where a SQLite store lies: whether the files that are open still have their names, and who else
-holds their locks.
-"""
+"""The place of a SQLite store: names of open files, and holders of locks."""
 
 from __future__ import annotations
 
@@ -14,37 +12,34 @@ from typing import NamedTuple
 from mltrigger.store.files import HEADER_BYTES, MAGIC, File, header_of
 
 _COARSEST_S = 2.5
-"""No file system tells times less exactly: FAT has steps of two seconds."""
+"""The coarsest times of a file system: FAT has steps of two seconds."""
 _STEP_NS, _EXACT_S = 10_000_000, 0.1
-"""A time that is no multiple of the first comes from the kernel's clock, whose steps are at most
-that long; then the second is enough.
-"""
+"""A time that is no multiple of the first is the kernel's, with steps of at most this length."""
 _LOCKS = "/proc/locks"
 _FIELDS = 8
-"""Of a line about a lock that is held; one that is waited for has an arrow more
+"""A line about a held lock. A waiting one has an arrow more
 (https://man7.org/linux/man-pages/man5/proc_locks.5.html).
 """
 _WRITE_BYTE = 120
-"""The byte of the ``-shm`` file that a writer locks (https://sqlite.org/walformat.html, "WAL
-locks").
-"""
+"""The byte of ``-shm`` that a writer locks (https://sqlite.org/walformat.html, "WAL locks")."""
 _PENDING_BYTE = 0x40000000
-"""From here on a file is locked by who has the whole of it (https://sqlite.org/fileformat2.html,
-"The lock-byte page").
+"""The first byte of a lock of a whole file.
+
+https://sqlite.org/fileformat2.html, "The lock-byte page"
 """
 
 
 class Lost(Exception):  # a signal: the store makes its error of it
-    """A file that is open has lost its name, or its content: what is written to it is nowhere."""
+    """An open file has lost its name or its content. Data written to it is nowhere."""
 
     def __init__(self, name: str, how: str = "removed or replaced") -> None:
         super().__init__(f"the file {name} was {how} while it was open, so nothing is kept")
 
 
 class Written(NamedTuple):
-    """What the header of a database says of when it was written, with the size of the file.
+    """The change counter and page count in the header of a database, and the size of the file.
 
-    The counter never falls and, while it stays, neither do the pages
+    The counter never falls. While it stays, the pages do not fall either
     (https://sqlite.org/fileformat2.html, "File change counter").
     """
 
@@ -53,7 +48,7 @@ class Written(NamedTuple):
     size: int
 
     def is_before(self, other: Written) -> bool:
-        """Whether this was written before *other*, or is the rest of it."""
+        """Whether this is older than *other*, or a cut-off rest of it."""
         rise = (self.counter - other.counter) % 2**32
         return rise >= 2**31 or (rise == 0 and (self.pages < other.pages or self.size < other.size))
 
@@ -66,7 +61,7 @@ class Place:
     location : str
         The path of the database.
     file : File
-        Which file was opened there.
+        The file that was opened there.
     """
 
     def __init__(self, location: str, file: File) -> None:
@@ -85,26 +80,26 @@ class Place:
 
     @property
     def is_noted(self) -> bool:
-        """Whether it is known which files SQLite has opened beside the database."""
+        """Whether the files that SQLite opened beside the database are known."""
         return bool(self._beside)
 
     def forget(self) -> None:
-        """SQLite has closed its files; others follow."""
+        """Forget the files: SQLite has closed them."""
         self._beside, self._is_calm = [], False
 
     def note(self) -> None:
-        """Remember which files SQLite has opened beside the database, now that they are there."""
+        """Remember the files that SQLite has opened beside the database."""
         self._beside = [(path, _which(path)) for path in (self._log, self._index)]
 
     def check(self) -> None:
         """Raise Lost unless all open files have their names, and the database its content.
 
-        A folder's time tells when any of its names has changed. It is believed once it has been the
-        same for so long that the clock of no file system could hide a change, and all files were
-        looked at after that. Until then each of them is.
+        The time of a folder tells that a name in it has changed. It is trusted once it is old
+        enough for the clock of any file system, and all files were looked at since. Until then each
+        file is.
         """
         path = self._folder
-        try:  # all in one function: it runs at every commit
+        try:  # one function, since it runs at every commit
             folder = os.stat(path)  # noqa: PTH116
             seen = (folder.st_dev, folder.st_ino, folder.st_mtime_ns)
             path = self.location
@@ -133,10 +128,9 @@ class Place:
         return _status(self._log).st_size
 
     def check_database(self) -> None:
-        """Raise Lost unless the database has its name, and was not overwritten by an older one or
-        cut off.
+        """Raise Lost unless the database has its name and was not overwritten or cut off.
 
-        SQLite writes to it only when it moves the log in; else a look at its status is enough.
+        SQLite writes to it only in a checkpoint. Otherwise a look at its status is enough.
         """
         status = _status(self.location)
         if (status.st_dev, status.st_ino) != self._file:
@@ -145,7 +139,7 @@ class Place:
             self._check_content(status)
 
     def _check_content(self, status: os.stat_result) -> None:
-        with self._guard:  # another thread must not compare with a look that was later
+        with self._guard:  # another thread must not compare with a later look
             if (found := header_of(self._file)) is None:
                 return
             header, size = found
@@ -160,9 +154,7 @@ class Place:
         self._state = status.st_mtime_ns, status.st_size
 
     def writer(self) -> str:
-        """Return which process has the write lock, for people: its number, its name and whether it
-        is stopped; empty if unknown.
-        """
+        """Return the process with the write lock in words: number, name, state. Else empty."""
         pid = writer_of(self.location)
         if pid is None:
             return ""
@@ -170,9 +162,7 @@ class Place:
 
 
 def writer_of(location: str) -> int | None:
-    """Return the number of the process that has the write lock of a store; ``None`` when nobody
-    has, or the system does not say.
-    """
+    """Return the number of the process with the write lock of a store, ``None`` if unknown."""
     try:
         database, index = _inode(location), _inode(location + "-shm")
         lines = Path(_LOCKS).read_text(encoding="ascii", errors="replace").splitlines()
@@ -189,7 +179,8 @@ def writer_of(location: str) -> int | None:
                 and (last == "EOF" or int(last) >= _WRITE_BYTE)
             )
             if writes or (inode == database and int(first) >= _PENDING_BYTE):
-                return int(pid) if int(pid) > 0 else None  # of another container it is not told
+                # a process of another container is not named
+                return int(pid) if int(pid) > 0 else None
     except (OSError, ValueError):
         return None
     return None

@@ -1,5 +1,6 @@
-"""Publishing in a SQL store: the event once in the archive, and one narrow row for each
-subscription whose filter it passes.
+"""Publishing in a SQL store: each event once in the archive.
+
+Each subscription whose filter it passes gets one narrow row.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ def _topic(transaction: Transaction, name: str) -> _Topic:
 
 
 class Seen:
-    """An event as filters see it: taken apart once, and only if one of them asks.
+    """An event as filters see it, parsed once, and only when a filter asks.
 
     Parameters
     ----------
@@ -161,8 +162,9 @@ class Seen:
 
     @functools.cached_property
     def body(self) -> Any:
-        """The data as a subscriber in another language would read it: plain JSON; ``None`` for what
-        is not JSON, which never matches.
+        """The data as plain JSON, as a subscriber in another language reads it.
+
+        ``None`` for other data, which never matches.
         """
         return json.loads(self._raw) if is_json(self._media_type) else None
 
@@ -220,9 +222,7 @@ def _receipts(
 
 
 def _differ(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> bool:
-    """Whether two bodies say different things: JSON says the same in another order of keys, or with
-    other blanks.
-    """
+    """Whether two bodies say different things. Order of keys and blanks of JSON do not matter."""
     if one[0] == other[0]:
         return False
     try:

@@ -132,7 +132,7 @@ DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND 
 
 
 class Term(NamedTuple):
-    """What leases of the same moment share: their subscription, times and worker."""
+    """The shared part of leases of one moment: subscription, times and worker."""
 
     subscription_id: int
     received_us: int

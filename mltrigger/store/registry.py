@@ -137,7 +137,7 @@ class Registry:
     # -- models ------------------------------------------------------------------------------------
 
     def register(self, version: ModelVersion) -> ModelVersion:
-        """Add *version* unless its name and version exist; return the registered one."""
+        """Add *version* unless its name and version exist. Return the registered one."""
         with self._store.transaction() as transaction:
             key = {"name": version.name, "version": version.version}
             one = f"{_VERSIONS} WHERE name = :name AND version = :version"

@@ -1,4 +1,4 @@
-"""The schema of the store: one script that makes it, and a check of what a file holds.
+"""The schema of the store: one script that makes it, and a check of a file.
 
 Times are microseconds since 1970 in 64-bit integers: exact, small and easy to compare. The queue is
 two narrow tables whose primary key is their only index. Waiting deliveries are in ``ready``, in the

@@ -120,7 +120,7 @@ def _dead(settlement: Settlement, now_us: int) -> Dead:
 def settle_late(
     transaction: Transaction, settlements: Sequence[Settlement], now_us: int
 ) -> list[Delivery]:
-    """Count answers that came after their lease, if their event is open; return the counted ones.
+    """Count answers that came after their lease, if their event is open. Return those.
 
     A worker that was paused for longer than its lease has not died. Its answer is as good as the
     next one. A final answer ends the event. A failure is counted. In both cases its attempt is no

@@ -19,36 +19,31 @@ from mltrigger.store.files import file_lock
 from mltrigger.store.transaction import Reader, Row, Transaction
 
 BUSY_S = 30.0
-"""How long a writer waits for another process before it gives up with StoreError."""
+"""How long a writer waits for another process before StoreError."""
 CHECKPOINT_CHANGES = 20_000
 """Changed rows after which this process moves the write-ahead log into the database."""
 LOG_BYTES = 64 * 1024 * 1024
-"""Size of the write-ahead log above which it is moved into the database, whoever wrote it, and cut
-off.
-"""
+"""Above this size, the write-ahead log of all writers is moved and cut off."""
 _LOG_STEP = 16 * 1024 * 1024
-"""How much more is written before that is tried again, when a reader kept the log from being cut
-off.
-"""
+"""Bytes until the next try, when a reader kept the log from being cut off."""
 _MEASURE_S = 0.01
-"""How often at most the log is measured: no disk takes much in that time."""
+"""The shortest time between two measures of the log."""
 _GROUP = 64
 
 
 class SqliteStore:
     """A SQLite database, in a file or in memory.
 
-    Writers of this process share one connection and, when they come at the same time, one commit
-    (group commit): each runs in a savepoint of the same transaction and returns when the commit has
-    reached the disk.
+    Writers of this process share one connection. Writers at the same time share one commit (group
+    commit). Each runs in a savepoint and returns when the commit has reached the disk.
 
     Parameters
     ----------
     path : Path or None
-        The file, created with mode 0600; ``None`` keeps everything in memory.
+        The file, created with mode 0600. ``None`` keeps everything in memory.
     durability : {"full", "normal"}
         ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a
-        crash of the process, not a power cut: the user's choice.
+        crash of the process, not a power cut. The user chooses it.
     """
 
     def __init__(
@@ -90,7 +85,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Transaction]:
-        """Begin a write transaction; see :class:`~mltrigger.store.transaction.Store`."""
+        """Begin a write transaction, see :class:`~mltrigger.store.transaction.Store`."""
         waiting = object()
         self._connections.check()
         if self._owner == threading.get_ident():
@@ -99,8 +94,8 @@ class SqliteStore:
                 " the unit on"
             )
         try:
-            # Ctrl-C may come between any two steps: what is held is let go of by ``with``,
-            # ``except`` and ``finally``, never by a line.
+            # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
+            # release all that is held, never a plain line.
             self._waiting.add(waiting)
             with self._lock:
                 self._waiting.discard(waiting)
@@ -126,7 +121,7 @@ class SqliteStore:
         transaction.committed()
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-        """Return the rows of *sql*; a reader sees the last commit and waits for nobody."""
+        """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
         try:
             return self._connections.read(
                 sql, parameters or {}, self._lock, own=self._owner == threading.get_ident()
@@ -135,14 +130,12 @@ class SqliteStore:
             raise self._failed(error) from error
 
     def give_up(self, at_s: float) -> None:
-        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is
-        about to be closed.
-        """
+        """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
         self._give_up_s = at_s
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Reader]:
-        """Begin a look at one moment; see :class:`~mltrigger.store.transaction.Store`."""
+        """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         try:
             with self._connections.reading(
                 self._lock, own=self._owner == threading.get_ident()
@@ -152,22 +145,18 @@ class SqliteStore:
             raise self._failed(error) from error
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
-        """Call *to* with a connection that can be copied; see
-        :class:`~mltrigger.store.transaction.Store`.
-        """
+        """Call *to* with a copyable connection, see :class:`~mltrigger.store.transaction.Store`."""
         with self._connections.reading(
             self._lock, own=self._owner == threading.get_ident()
         ) as connection:
             to(connection)
 
     def lost(self) -> str | None:
-        """Return what is wrong when the file was removed or replaced; see
-        :class:`~mltrigger.store.transaction.Store`.
-        """
+        """Return the trouble when the file was removed or replaced, else ``None``."""
         return self._connections.lost()
 
     def close(self) -> None:
-        """Close the connections; the last one of all processes removes the write-ahead log."""
+        """Close the connections. The last one of all processes removes the write-ahead log."""
         if self._connections.closed or os.getpid() != self._pid:
             return
         self.give_up(min(self._give_up_s, time.monotonic()))
@@ -186,9 +175,9 @@ class SqliteStore:
     # -- group commit ------------------------------------------------------------------------------
 
     def _join(self, durable: bool) -> _Cohort:
-        """Be inside a transaction: an own one, or a savepoint of the one that is open.
+        """Be inside a transaction: a new one, or a savepoint of the open one.
 
-        The write lock is held, as in all that follows.
+        The write lock is held here and in all methods below.
         """
         if self._cohort is None:
             self._begin(durable)
@@ -211,7 +200,7 @@ class SqliteStore:
                 lambda: self._try_to_begin(durable), self._sleep_outside, lambda: self._give_up_s
             )
         except StoreError:
-            # one that waited in vain speaks for all who come after
+            # one that waited in vain speaks for all later ones
             self._silent = time.monotonic() > self._give_up_s
             raise
 
@@ -229,7 +218,7 @@ class SqliteStore:
             connections.begun()
 
     def _sleep_outside(self, seconds: float) -> None:
-        """Wait for others where no fork has to wait for us."""
+        """Wait for others where no fork waits for us."""
         self._gate.leave(self)
         self._sleep(seconds)
 
@@ -239,7 +228,7 @@ class SqliteStore:
             self._gate.leave(self)
 
     def _leave(self, cohort: _Cohort) -> None:
-        """Commit, or leave that to a writer who is waiting to add to the same transaction."""
+        """Commit, or leave the commit to a writer who waits to join."""
         if cohort.size:
             self._connections.writer.execute("RELEASE member")
         cohort.size += 1
@@ -271,14 +260,14 @@ class SqliteStore:
         """Roll back this writer only, if there are others in the transaction."""
         cohort = self._cohort
         if not self._connections.in_transaction:
-            if cohort is not None:  # SQLite itself rolled everything back: disk full, I/O error
+            if cohort is not None:  # SQLite rolled everything back by itself: disk full, I/O error
                 self._end(cohort, sqlite3.OperationalError("the transaction was rolled back"))
         elif cohort is None or cohort.size == 0:
             self._connections.writer.execute("ROLLBACK")
             if cohort is not None:
                 self._end(cohort)
         else:
-            # Ctrl-C before the savepoint was there, or after its work was taken in
+            # Ctrl-C before the savepoint began, or after its work was taken in
             with contextlib.suppress(sqlite3.OperationalError):
                 self._connections.writer.execute("ROLLBACK TO member")
                 self._connections.writer.execute("RELEASE member")
@@ -296,7 +285,7 @@ class SqliteStore:
             self._end(cohort, error)
             return
         except BaseException:
-            if not driver.in_transaction:  # Ctrl-C, held back while the disk was waited for
+            if not driver.in_transaction:  # Ctrl-C, held back during the wait for the disk
                 self._end(cohort)
             raise
         self._end(cohort)
@@ -312,24 +301,25 @@ class SqliteStore:
         cohort.end(error)
 
     def _checkpoint(self) -> None:
-        """Move the write-ahead log into the database, if no other process is doing so; cut it off
-        when it has become long.
+        """Move the write-ahead log into the database, unless another process does.
+
+        Cut off a long log.
 
         SQLite 3.7.0 to 3.51.2 can corrupt a database when several processes checkpoint at once
-        (https://sqlite.org/wal.html, "The WAL-reset bug"), so its own checkpoints are off and ours
+        (https://sqlite.org/wal.html, "The WAL-reset bug"). So its own checkpoints are off, and ours
         hold a file lock.
         """
         self._checkpoint_at = self._connections.writer.total_changes + CHECKPOINT_CHANGES
         if self.location is None:
             return
-        # What was committed is safe without it: no handle left, or no room, is no reason to fail.
+        # Committed data is safe without it. No handle or no room is no reason to fail.
         with (
             contextlib.suppress(sqlite3.Error, OSError),
             file_lock(Path(self.location + "-checkpoint")) as held,
         ):
             if held:
                 self._connections.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if self._log_bytes >= self._log_at:  # little is left to do: others hardly wait
+                if self._log_bytes >= self._log_at:  # little is left to do, so others hardly wait
                     self._connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._log_bytes = self._connections.log_bytes()
         self._log_at = LOG_BYTES if self._log_bytes < LOG_BYTES else self._log_bytes + _LOG_STEP
@@ -347,7 +337,7 @@ class SqliteStore:
 
 
 class _Cohort:
-    """The writers that share one commit. Most are alone, and need no event to wait for."""
+    """The writers that share one commit. A single writer needs no event to wait for."""
 
     __slots__ = ("_done", "durable", "ended", "error", "size")
 
@@ -359,9 +349,7 @@ class _Cohort:
         self._done: threading.Event | None = None
 
     def leave_open(self) -> None:
-        """Leave the commit to a writer who is waiting; called with the write lock held, like
-        :meth:`end`.
-        """
+        """Leave the commit to a waiting writer. The write lock is held, as for :meth:`end`."""
         self._done = self._done or threading.Event()
 
     def end(self, error: Exception | None) -> None:

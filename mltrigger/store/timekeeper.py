@@ -1,9 +1,8 @@
-"""The time of a store: all processes of a machine that share it tell the same, whatever their own
-wall clocks say.
+"""The time of a store: the same for all processes of a machine, with any wall clocks.
 
 The store keeps how far its time is ahead of the monotonic clock, which all processes share until
-the machine boots again. Whoever comes later follows: up always, and down where a live listener
-shows that it is the newcomer's clock that is ahead.
+the machine boots again. A later process always follows upwards. It follows downwards where a live
+listener shows that the later clock is ahead.
 """
 
 from __future__ import annotations
@@ -18,17 +17,18 @@ from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.transaction import Row, Store, Transaction
 
 ALIVE_US = 15_000_000
-"""A worker that was not seen for this long is taken for gone."""
+"""A worker not seen for this long counts as gone."""
 STEP_US = 1_000_000
-"""Clocks that differ by less than this are the same."""
+"""Clocks that differ by less are equal."""
 _ASK_US = 1_000_000
 _KEPT = "SELECT value FROM setting WHERE name = 'clock'"
 _SEEN = "SELECT max(seen_us) FROM worker"
 _KEEP = """
-INSERT INTO setting (name, value) VALUES ('clock', :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+INSERT INTO setting (name, value) VALUES ('clock', :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
-# What is published is due at once: who says "in the future" only has another clock. Retries and
-# delays are not of their publication.
+# A publish is due at once: a time "in the future" is only another clock. Retries and
+# delays have times of their own.
 _AHEAD = """
 FROM {place} WHERE subscription_id IN (SELECT id FROM subscription) AND visible_us > :now
 AND visible_us = (SELECT published_us FROM event e WHERE e.seq = {place}.seq)
@@ -44,7 +44,7 @@ class Timekeeper:
     Parameters
     ----------
     clock : Clock
-        The clock of this process; only a SystemClock is ever corrected.
+        The clock of this process. Only a SystemClock is ever corrected.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -54,13 +54,11 @@ class Timekeeper:
         self._ask_us = 0
 
     def follow(self, store: Store) -> None:
-        """Take over the time of the processes before us."""
+        """Take over the time of earlier processes."""
         self._agree(lambda sql, given: store.read(sql, given))
 
     def keep(self, transaction: Transaction) -> None:
-        """Leave our time for the processes after us, or take over theirs, when it has moved against
-        the machine's own.
-        """
+        """Leave our time for later processes. After a jump of the clock, take over theirs."""
         clock, kept_us = self._clock, self._offset_us(transaction.query)
         if not isinstance(clock, SystemClock) or not self._boot:
             return
@@ -73,8 +71,9 @@ class Timekeeper:
             clock.follow(kept_us)
 
     def published_us(self, transaction: Transaction) -> int:
-        """Return when something is published: now; of the listeners' clock when ours is ahead of
-        it, or they would wait.
+        """Return the time of a publish: now, or the listeners' time if our clock is ahead.
+
+        Else the listeners would wait.
         """
         monotonic_us = time.monotonic_ns() // 1000
         if monotonic_us >= self._ask_us:
@@ -106,9 +105,7 @@ class Timekeeper:
             clock.adopt(kept_us)
 
     def _offset_us(self, ask: Ask) -> int | None:
-        """Return how far the store's time is ahead of the monotonic clock; ``None`` when nobody of
-        this boot has said it.
-        """
+        """Return the lead of the store's time over the monotonic clock. ``None`` after a boot."""
         rows = ask(_KEPT, {})
         if not rows or not self._boot:
             return None
@@ -120,14 +117,15 @@ class Timekeeper:
 
 
 def _is_lead(ask: Ask, store_us: int) -> bool:
-    """Whether a live worker keeps to the store's time, which is *store_us* now."""
+    """Whether a live worker keeps the store's time, which is *store_us* now."""
     seen_us = ask(_SEEN, {})[0][0]
     return seen_us is not None and abs(store_us - seen_us) < ALIVE_US
 
 
 def ahead(store: Store, now_us: int) -> tuple[int, float] | None:
-    """Return how many deliveries wait because they were published in the future, and for how many
-    seconds; ``None`` without any.
+    """Return the number of deliveries published in the future, and the longest wait in seconds.
+
+    ``None`` without any.
     """
     counts = [
         store.read(
@@ -145,8 +143,9 @@ def ahead(store: Store, now_us: int) -> tuple[int, float] | None:
 
 
 def bring_forward(transaction: Transaction, now_us: int) -> None:
-    """Make what was published in the future visible now: whoever published it had another clock,
-    and has left.
+    """Make events that were published in the future visible now.
+
+    Their publisher had another clock, and has left.
     """
     for place in _PLACES:
         due = _AHEAD.format(place=place).replace(f"FROM {place} ", "", 1)

@@ -1,7 +1,4 @@
-"""Transaction: the unit of work.
-
-What a store hands out, and what broker, registry and log write through.
-"""
+"""Transaction: the unit of work. Broker, registry and log write through it."""
 
 from __future__ import annotations
 
@@ -25,18 +22,17 @@ class Driver(Protocol):
 
 
 class Reader(Protocol):
-    """Something that can be asked."""
+    """A store or a transaction that answers queries."""
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
 
 
 class Transaction:
-    """One transaction of the store's database; becomes durable when its ``with`` block ends, or
-    never.
+    """One transaction of the store's database. It becomes durable when its ``with`` block ends.
 
-    Statements are plain SQL with ``:named`` parameters, in the words that SQLite and PostgreSQL
-    share.
+    Statements are plain SQL with ``:named`` parameters, in the common part of SQLite and
+    PostgreSQL.
     """
 
     __slots__ = ("_driver", "_hooks", "store")
@@ -52,23 +48,23 @@ class Transaction:
         return rows
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> int:
-        """Run *sql* once; return the number of rows it changed."""
+        """Run *sql* once. Return the number of changed rows."""
         return int(self._driver.execute(sql, parameters).rowcount)
 
     def execute_many(self, sql: str, rows: Sequence[Row]) -> int:
-        """Run *sql* for each of *rows*, values in the order in which their names stand in it;
-        return the number of rows it changed.
+        """Run *sql* for each of *rows*. Return the number of changed rows.
 
-        Tuples, because binding 19 values by name costs as much as inserting them.
+        A row has its values in the order of their names in *sql*. Rows are tuples: binding 19
+        values by name costs as much as inserting them.
         """
         return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
     def after_commit(self, action: Callable[[], None]) -> None:
-        """Call *action* once the transaction is durable; never if it is rolled back."""
+        """Call *action* once the transaction is durable. A rollback drops it."""
         self._hooks.append(action)
 
     def committed(self) -> None:
-        """Run what was asked for after the commit."""
+        """Run the actions asked for by :meth:`after_commit`."""
         for hook in self._hooks:
             hook()
 
@@ -86,33 +82,28 @@ class Store(Protocol):
     location: str | None
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
-        """Begin a transaction that may write; with ``durable=False`` a power cut may undo it, a
-        crash of the process not.
+        """Begin a transaction that may write.
+
+        With ``durable=False`` a power cut may undo it. A crash of the process does not.
         """
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
 
     def snapshot(self) -> AbstractContextManager[Reader]:
-        """Begin a look at one moment: every query in the block sees the same state.
+        """Begin a look at one moment. Every query in the block sees the same state.
 
-        Nothing else of the store may be used inside.
+        Use nothing else of the store inside.
         """
 
     def give_up(self, at_s: float) -> None:
-        """Let no writer wait for another process beyond the monotonic time *at_s*: the store is
-        about to be closed.
-        """
+        """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
-        """Call *to* with a connection from which the whole database can be copied, as of one
-        moment.
-        """
+        """Call *to* with a connection for copying the whole database as of one moment."""
 
     def lost(self) -> str | None:
-        """Return what is wrong when the file that is open is no longer the one with its name, else
-        ``None``.
-        """
+        """Return the trouble when the open file no longer has its name, else ``None``."""
 
     def close(self) -> None:
-        """Release files and connections; idempotent."""
+        """Release files and connections. Idempotent."""

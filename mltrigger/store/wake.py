@@ -1,6 +1,4 @@
-"""Wake-ups: who waits for events or outcomes hears of them at once, in this process and in the
-others of this machine.
-"""
+"""Wake-ups: waiters for events or outcomes hear of them at once, in all processes of a machine."""
 
 from __future__ import annotations
 
@@ -19,36 +17,38 @@ _DATAGRAM = 4096
 
 
 class Wakeup:
-    """Wake-ups within one process. A key is what one waits for, such as ``ready:3`` or ``done``."""
+    """Wake-ups within one process.
+
+    A key names an event to wait for, such as ``ready:3`` or ``done``.
+    """
 
     poll_s = 1.0
-    """How long to wait at most before looking again: wake-ups may be lost, looking is what is
-    promised.
-    """
+    """The longest wait until the next look. Wake-ups may be lost, looks are promised."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
         self._keys: dict[str, tuple[threading.Condition, list[int]]] = {}
 
     def generation(self, key: str) -> int:
-        """Return a number that rises with every wake-up of *key*; take it before looking, pass it
-        to :meth:`wait` after.
+        """Return a number that rises with every wake-up of *key*.
+
+        Take it before looking, and pass it to :meth:`wait` afterwards.
         """
         return self._slot(key)[1][0]
 
     def wait(self, key: str, seen: int, timeout_s: float) -> bool:
-        """Wait until *key* was woken since *seen*, at most *timeout_s*; say whether it was."""
+        """Wait at most *timeout_s* for a wake-up of *key* since *seen*. Return whether it came."""
         condition, generation = self._slot(key)
         with condition:
             return condition.wait_for(lambda: generation[0] != seen, timeout_s)
 
     def notify(self, keys: Iterable[str]) -> None:
-        """Wake who waits for one of *keys*, wherever; never blocks, never raises."""
+        """Wake all waiters of *keys*, in any process. Never blocks or raises."""
         for key in keys:
             self.notify_here(key)
 
     def notify_here(self, key: str) -> None:
-        """Wake who waits for *key* in this process."""
+        """Wake the waiters of *key* in this process."""
         condition, generation = self._slot(key)
         with condition:
             generation[0] += 1
@@ -68,13 +68,12 @@ class Wakeup:
 
 
 class SocketWakeup(Wakeup):
-    """Wake-ups across the processes of one machine: a datagram to each socket in a private folder
-    that belongs to the store.
+    """Wake-ups across the processes of one machine: datagrams to sockets in a private folder.
 
     Parameters
     ----------
     location : str
-        The store's path; processes with the same one wake each other.
+        The path of the store. Processes with the same path wake each other.
     """
 
     def __init__(self, location: str) -> None:
@@ -86,10 +85,10 @@ class SocketWakeup(Wakeup):
         self._pid = os.getpid()
         self._sender = _datagram_socket()
         if self._folder is None or self._sender is None:
-            self.poll_s = 0.05  # no such sockets here: look more often
+            self.poll_s = 0.05  # without such sockets: look more often
 
     def wait(self, key: str, seen: int, timeout_s: float) -> bool:
-        """Wait as :meth:`Wakeup.wait`; the first wait opens this process's own socket."""
+        """Wait as :meth:`Wakeup.wait`. The first wait opens the socket of this process."""
         self._listen()
         return super().wait(key, seen, timeout_s)
 
@@ -99,7 +98,7 @@ class SocketWakeup(Wakeup):
         return super().generation(key)
 
     def notify(self, keys: Iterable[str]) -> None:
-        """Wake who waits for one of *keys* here and in the other processes."""
+        """Wake the waiters of *keys* in this and the other processes."""
         keys = list(keys)
         super().notify(keys)
         if self._folder is None or self._sender is None or not keys:
@@ -110,10 +109,10 @@ class SocketWakeup(Wakeup):
                 self._send(message, path)
 
     def close(self) -> None:
-        """Wake everybody, and remove this process's socket."""
+        """Wake everybody and remove the socket of this process."""
         super().close()
         if os.getpid() != self._pid:
-            return  # a fork's copy: the socket is the parent's
+            return  # a copy made by fork: the socket is the parent's
         if self._path is not None:
             self._path.unlink(missing_ok=True)
         for end in (self._socket, self._sender):
@@ -123,7 +122,7 @@ class SocketWakeup(Wakeup):
                 end.close()
 
     def _others(self, folder: Path) -> list[str]:
-        """Return the sockets of the other processes; read again when the folder has changed."""
+        """Return the sockets of the other processes. Read again when the folder has changed."""
         changed_ns = os.stat(folder).st_mtime_ns  # noqa: PTH116 - at every commit
         if changed_ns != self._listed[0]:
             own = self._path.name if self._path is not None else None
@@ -138,9 +137,9 @@ class SocketWakeup(Wakeup):
             assert self._sender is not None  # noqa: S101 - for the type checker
             self._sender.sendto(message, socket.MSG_DONTWAIT, path)
         except ConnectionRefusedError:
-            Path(path).unlink(missing_ok=True)  # left by a process that died
+            Path(path).unlink(missing_ok=True)  # left by a dead process
         except OSError:
-            return  # its buffer is full: it has enough to wake up for
+            return  # its buffer is full, so it has enough to wake up for
 
     def _listen(self) -> None:
         if self._socket is not None or self._folder is None or self._sender is None:
@@ -176,7 +175,7 @@ class SocketWakeup(Wakeup):
             if not message:
                 return  # shut down
             for key in message.decode(errors="replace").split():
-                if key in self._keys:  # what nobody waits for here
+                if key in self._keys:  # nobody waits for this key here
                     self.notify_here(key)
 
 
@@ -186,8 +185,9 @@ def _datagram_socket() -> socket.socket | None:
 
 
 def _folder(location: str) -> Path | None:
-    """Return the private folder of the sockets of the store at *location*; ``None`` when it cannot
-    be trusted or made.
+    """Return the private folder of the sockets of the store at *location*.
+
+    ``None`` when it cannot be made or trusted.
     """
     if not hasattr(os, "getuid"):
         return None
@@ -202,7 +202,7 @@ def _folder(location: str) -> Path | None:
                 or status.st_uid != os.getuid()
                 or status.st_mode & 0o077
             ):
-                return None  # somebody else made it first
+                return None  # another process made it first
     except OSError:
         return None
     return folder
