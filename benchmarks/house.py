@@ -48,12 +48,19 @@ def sentences(tree: ast.Module) -> Iterator[str]:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(tree):
         text = ast.get_docstring(node) if isinstance(node, kinds) else None
-        for part in re.split(r"\n\s*\n", re.sub(r"(?m)^-{3,}$", "", text or "")):
-            if part.startswith("    ") or ">>>" in part:
-                continue
+        for part in _paragraphs(text or ""):
             for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z`\"(*])", " ".join(part.split())):
                 if re.search(r"\w", sentence):
                     yield sentence
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Yield the prose of a docstring: no code, no headings, no names and types of parameters."""
+    for part in re.split(r"\n\s*\n", re.sub(r"(?m)^.+\n-{3,}$", "", text)):
+        if part.startswith("    ") or ">>>" in part:
+            continue
+        # The lines of a numpy section that are followed by an indented one name a parameter.
+        yield from re.split(r"(?m)^\S.*\n(?=    )", part)
 
 
 def arrows(modules: dict[str, ast.Module]) -> set[tuple[str, str]]:

@@ -1,1 +1,1 @@
-"""Models: what can be subscribed, how versions are told apart, and how each kind is called."""
+"""Models: their kinds, versions and selectors, and how each is called."""

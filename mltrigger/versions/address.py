@@ -1,5 +1,6 @@
-"""Address: a model that runs elsewhere, or that is no Python: what its scheme needs to reach it,
-decided once by the user.
+"""Address: a model that runs elsewhere, or is no Python, and the options to reach it.
+
+The user decides both once.
 """
 
 from __future__ import annotations
@@ -38,28 +39,26 @@ _SECRET_WORDS = frozenset(
     }
 )
 _NO_SECRETS = frozenset({"prompt_cache_key"})
-"""Members of requests that are called like a secret, and are none."""
+"""Members of requests that have the name of a secret and are none."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _FIELD = re.compile(r"\{[^\W\d][\w.-]*\}")
-"""A field of a template: what it stands for is in the event."""
+"""A field of a template. Its value is in the event."""
 _OTHERWISE = frozenset({"env", "headers", "tracking_uri", "registry_uri", "endpoint_url"})
-"""Options that are checked where they are read: what is right there needs other words."""
+"""Options that their scheme checks in its own words."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Address:
-    """Where a model is, ``oip+http://host/v2/models/ocr``, and the options its scheme takes.
+    """The place of a model, ``oip+http://host/v2/models/ocr``, and the options of its scheme.
 
     An event never changes either.
 
     Parameters
     ----------
     text : str
-        As the user wrote it. It holds no secret: what is secret is named by an environment variable
-        in the options.
+        As the user wrote it, without secrets. Options name secrets by environment variables.
     given : str
-        The options as canonical JSON, so that an address is a value: it can be compared, kept and
-        sent to another process.
+        The options as canonical JSON. So an address can be compared, kept and sent to a process.
     """
 
     text: str
@@ -82,12 +81,12 @@ class Address:
 
     @property
     def scheme(self) -> str:
-        """What stands before the first colon: ``oip+http``, ``command``, ``arn``."""
+        """The part before the first colon: ``oip+http``, ``command``, ``arn``."""
         return self.text.partition(":")[0].lower()
 
     @property
     def rest(self) -> str:
-        """What stands behind the first colon."""
+        """The part behind the first colon."""
         return self.text.partition(":")[2]
 
     @property
@@ -97,15 +96,14 @@ class Address:
         return options
 
     def checked(self, **known: type | tuple[type, ...]) -> dict[str, Any]:
-        """Return the options when each is among *known*, name -> type; a wrong name lists the near
-        ones.
+        """Return the options if each is among *known*, name -> type.
 
         Raises
         ------
         NotFound
-            For a name that the scheme does not know.
+            For an unknown name. The error lists the near ones.
         InvalidModel
-            For a value of another type; for a secret in the address or in an option, since both are
+            For a value of another type, and for a secret in the address or an option. Both are
             stored.
         """
         options = self.options
@@ -124,9 +122,7 @@ class Address:
         return options
 
     def digest(self, content: str = "") -> str:
-        """Return 12 hexadecimal digits for the address, its options and, where it can be seen, the
-        *content* behind it.
-        """
+        """Return 12 hexadecimal digits for the address, its options and the visible *content*."""
         parts = json.dumps([self.text, self.options, content], sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(parts.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
@@ -135,7 +131,7 @@ class Address:
             "and it would be stored; have it read from an environment variable where the model is"
             " called"
         )
-        # In pieces: a host or a model may well be called secret or token, with a port or a verb
+        # In pieces: a host or a model may well be called secret or token, with a port or verb
         # behind it.
         if any(
             looks_secret(piece) for piece in re.split(r"[/:?&=\s]", urllib.parse.unquote(self.text))
@@ -153,9 +149,7 @@ class Address:
 
 
 def is_secret(name: str) -> bool:
-    """Whether a header, parameter or member called *name* is likely to hold a secret:
-    ``X-Api-Key``, ``sig``, ``accessToken``.
-    """
+    """Whether *name* is probably that of a secret: ``X-Api-Key``, ``sig``, ``accessToken``."""
     return (
         not _SECRET_WORDS.isdisjoint(word.lower() for word in _WORD.findall(name))
         or "apikey" in name.lower()
@@ -163,17 +157,13 @@ def is_secret(name: str) -> bool:
 
 
 def looks_secret(text: str) -> bool:
-    """Whether *text* holds something of a secret's form, or ``password=…``; fields of a template
-    are none.
-    """
+    """Whether *text* contains a secret's form or ``password=…``. Template fields do not count."""
     text = _FIELD.sub("None", text)
     return redacted(text) != text
 
 
 def _secrets(where: str, value: Any) -> Iterator[str]:
-    """Yield the paths at which *value*, which stands at *where*, holds what is likely to be a
-    secret.
-    """
+    """Yield the paths of probable secrets in *value*, which stands at *where*."""
     if isinstance(value, Mapping):
         for name, inner in value.items():
             named = isinstance(inner, str) and is_secret(name) and name not in _NO_SECRETS

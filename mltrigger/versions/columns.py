@@ -1,8 +1,8 @@
-"""Which columns a fitted model takes of a record, and in which order: said by the model, by
-``columns=``, or by the input schema.
+"""The columns that a fitted model takes of a record, and their order.
 
-Libraries are recognised by the names of their classes and never imported: a model of theirs means
-that they are loaded. Names that a library made up for an array (``Column_0``, ``x1``) are none.
+The model says them, or ``columns=``, or the input schema. Libraries are recognised by the names of
+their classes and never imported here. Names that a library made up for an array (``Column_0``,
+``x1``) do not count.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mltrigger.errors import InvalidModel
 from mltrigger.text import short
 
 _NUMBERED = ("sklearn", "imblearn", "lightgbm", "catboost", "xgboost", "statsmodels")
-"""Libraries whose models, when they were fitted on an array, take columns by number."""
+"""Libraries whose models take columns by number after a fit on an array."""
 _INSIDE = ("best_estimator_", "estimator_", "regressor_", "estimators_", "calibrated_classifiers_")
-"""Where a model of scikit-learn that wraps another one keeps it."""
+"""The attributes in which scikit-learn keeps a wrapped model."""
 
 
 class Takes(NamedTuple):
@@ -28,14 +28,13 @@ class Takes(NamedTuple):
     names : tuple of str
         In their order.
     needed : frozenset of str
-        Those without which there is no answer. Any other is left out where a record has it not.
+        The columns without which there is no answer. A missing other one is left out.
     given : mapping
         Values of columns that an event need not have, such as the constant of a regression.
     further : bool
-        Whether these need not all be there: then other fields follow them, in the order of the
-        alphabet.
+        Whether these are optional and more fields follow, in alphabetical order.
     numbered : bool
-        Whether the frame's columns are called 0, 1, 2 …, since the model knows no names.
+        Whether the columns of the frame are 0, 1, 2 …, since the model knows no names.
     """
 
     names: tuple[str, ...]
@@ -46,15 +45,13 @@ class Takes(NamedTuple):
 
 
 def is_a(target: Any, library: str, name: str) -> bool:
-    """Whether *target*, or a class, is of the class *name* of a *library*, or of one that inherits
-    from it.
-    """
+    """Whether *target*, an object or a class, is or inherits *name* of *library*."""
     kind = target if isinstance(target, type) else type(target)
     return any(base.__name__ == name and _library(base) == library for base in kind.__mro__)
 
 
 def is_of_library(target: Any) -> bool:
-    """Whether *target* is a model of a library whose methods are called with a table."""
+    """Whether *target* is a model of a library whose methods take a table."""
     return any(_library(base) in _NUMBERED for base in type(target).__mro__)
 
 
@@ -66,7 +63,7 @@ def _library(kind: Any) -> str:
 
 
 def known(target: Any) -> Takes | None:
-    """Return the columns that *target* itself knows from its fit; ``None`` when it knows none."""
+    """Return the columns that *target* knows from its fit, ``None`` if none."""
     for look in (_of_statsmodels, _of_mlflow, _of_booster, _of_fit, _of_later_steps):
         try:
             if (found := look(target)) is not None:
@@ -82,7 +79,7 @@ def _all(names: Iterable[Any]) -> Takes:
 
 
 def _of_fit(target: Any) -> Takes | None:
-    """Return the names that scikit-learn, and all that follow it, keep of a fit on a frame."""
+    """Return the names that scikit-learn, and its followers, keep of a fit on a frame."""
     names = [str(name) for name in target.feature_names_in_]
     if _library(type(target)) == "lightgbm" and _made_up(names, "Column_{}"):
         return None
@@ -91,7 +88,7 @@ def _of_fit(target: Any) -> Takes | None:
 
 
 def _needed_by_columns(target: Any, names: Sequence[str]) -> frozenset[str]:
-    """Return the names that are needed: a ColumnTransformer at the head does without what it drops."""
+    """Return the needed names. A ColumnTransformer at the head needs no dropped column."""
     head = _first_step(target)
     if not is_a(head, "sklearn", "ColumnTransformer"):
         return frozenset(names)
@@ -105,8 +102,9 @@ def _needed_by_columns(target: Any, names: Sequence[str]) -> frozenset[str]:
 
 
 def _of_later_steps(target: Any) -> Takes | None:
-    """Return the names that a later step of a pipeline knows, whose head is somebody's own: they
-    give the order, and no more.
+    """Return the names that a later step of a pipeline knows, behind a foreign head.
+
+    They give the order, and no more.
     """
     for _, step in getattr(target, "best_estimator_", target).steps:
         if (found := known(step)) is not None:
@@ -138,7 +136,7 @@ def _made_up(names: Sequence[Any], form: str) -> bool:
 
 
 def _of_statsmodels(target: Any) -> Takes | None:
-    """Return the columns of a regression; its constant need not be sent."""
+    """Return the columns of a regression. Its constant need not be sent."""
     if not any(_library(base) == "statsmodels" for base in type(target).__mro__):
         return None
     model = target.model
@@ -158,7 +156,7 @@ def _of_statsmodels(target: Any) -> Takes | None:
 
 
 def _constant(model: Any) -> int | None:
-    """Return the place of the column of ones, ``None`` when there is none."""
+    """Return the place of the column of ones, ``None`` without one."""
     place = getattr(model.data, "const_idx", None)
     return int(place) if place is not None and model.exog_names[place] == "const" else None
 
@@ -178,8 +176,9 @@ def _of_mlflow(target: Any) -> Takes | None:
 
 
 def of_user(target: Any, columns: Sequence[str], schema: Mapping[str, Any] | None) -> Takes:
-    """Return the *columns* that were said to be those of *target*; what the *schema* does not
-    require is null, or its default.
+    """Return the *columns* that the user gave for *target*.
+
+    A column that *schema* does not require is null, or its default.
     """
     properties = (schema or {}).get("properties") or {}
     required = (schema or {}).get("required") or ()
@@ -241,13 +240,13 @@ def checked(columns: Any, target: Any, name: str) -> tuple[str, ...]:
 
 
 def wants_order(target: Any) -> bool:
-    """Whether the order of columns has to be said for *target*; of a class, that is not known yet."""
+    """Whether the user has to give the order of columns of *target*. Unknown for a class."""
     takes = None if isinstance(target, type) else known(target)
     return takes is None or takes.further
 
 
 def of_schema(schema: Mapping[str, Any] | None) -> tuple[str, ...] | None:
-    """Return the fields of an object as its JSON Schema lists them."""
+    """Return the fields of an object in the order of its JSON Schema."""
     if schema is None:
         return None
     reference = str(schema.get("$ref", "")).removeprefix("#/$defs/")
@@ -259,9 +258,7 @@ def of_schema(schema: Mapping[str, Any] | None) -> tuple[str, ...] | None:
 
 
 def head(target: Any) -> str:
-    """Return ``text`` for a model that takes texts, ``records`` for one that takes dicts, ``files``
-    for one that opens what it is told.
-    """
+    """Return the kind of input of a model: ``text``, ``records`` (dicts) or ``files`` (paths)."""
     if any(base.__module__ == "sklearn.feature_extraction.text" for base in type(target).__mro__):
         return "text" if getattr(target, "input", "content") == "content" else "files"
     if is_a(target, "sklearn", "DictVectorizer") or (
@@ -280,8 +277,9 @@ def _agreed(kinds: list[str]) -> str:
 
 
 def _head_of_steps(steps: list[Any]) -> str:
-    """Return the kind of the first step that has one; functions and other people's classes before
-    it are asked to keep it.
+    """Return the kind of the first step that has one.
+
+    Functions and foreign classes before it must keep it.
     """
     for step in steps:
         if found := head(step):
@@ -298,9 +296,7 @@ def _head_of_steps(steps: list[Any]) -> str:
 
 
 def _inside(target: Any) -> list[Any]:
-    """Return the first of the models that *target* wraps, when it is of a library that is known for
-    it.
-    """
+    """Return the first model inside *target*, if it is of a library known to wrap models."""
     for name in _INSIDE if _library(type(target)) in _NUMBERED else ():
         found = vars(target).get(name)
         if isinstance(found, list):
@@ -311,9 +307,7 @@ def _inside(target: Any) -> list[Any]:
 
 
 def _first_step(target: Any) -> Any:
-    """Return the model that sees the columns first: the first step of a pipeline, also of one that
-    is wrapped.
-    """
+    """Return the first step of a pipeline, also of a wrapped one."""
     if isinstance(steps := getattr(target, "steps", None), list):
         real = [step for _, step in steps if step is not None and not isinstance(step, str)]
         return _first_step(real[0]) if real else target

@@ -82,7 +82,7 @@ def _check_before_import(version: ModelVersion, path: str) -> None:
 def _agreed(own: Schema | None, kept: str | None) -> Any:
     """Return the registered schema.
 
-    When the code's own is the same, return that, since its objects are what the model gets.
+    Prefer the code's own if it is the same, since the model gets its objects.
     """
     if kept is None or (own is not None and json.loads(json.dumps(own.json)) == json.loads(kept)):
         return own

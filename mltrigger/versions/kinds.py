@@ -98,7 +98,10 @@ class Kind(abc.ABC):
 
 
 class _AtAddress(Kind):
-    """A model that runs elsewhere, or is no Python. Only its endpoint knows if a call takes a list."""
+    """A model that runs elsewhere, or is no Python.
+
+    Only its endpoint knows if a call takes a list.
+    """
 
     __slots__ = ()
     target: Address

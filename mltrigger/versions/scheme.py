@@ -1,15 +1,15 @@
-"""The protocol of a scheme: how models at addresses of one kind are described, and called.
+"""The protocol of a scheme: how models at one kind of address are described and called.
 
-A package adds a scheme with an entry point of the group ``mltrigger.models`` whose name is the
-scheme and whose value is a :class:`Scheme`, as a class or an object::
+A package adds a scheme by an entry point of the group ``mltrigger.models``. Its name is the scheme.
+Its value is a :class:`Scheme`, as a class or an object::
 
     [options.entry_points]
     mltrigger.models =
         grpc = my_package.grpc_models:GrpcScheme
 
 From then on ``mt.subscribe("documents", "grpc://host/ocr")`` works, with versions, batches,
-timeouts, retries and frames as for any other model. What a scheme has to do is small: check an
-address, and open an :class:`Endpoint` for it, whose ``call`` answers for events.
+timeouts, retries and frames as for any model. A scheme has two duties. It checks an address, and
+it opens an :class:`Endpoint` whose ``call`` answers for events.
 """
 
 from __future__ import annotations
@@ -26,28 +26,27 @@ from mltrigger.names import Adapters
 from mltrigger.versions.address import Address
 
 HOLD_S = 30.0
-"""How long a listener holds back when no call can work, whichever the event; then it looks again."""
+"""How long a listener waits when no call can work for any event. Then it looks again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Description:
-    """What can be said of an address without asking anybody else.
+    """The facts about an address that need no question to a server.
 
     Parameters
     ----------
     name : str
-        What the model is called unless the user says otherwise.
+        The name of the model unless the user gives one.
     version : str, optional
-        A semantic version, when the address itself names one (``…/versions/2`` is ``2.0.0``).
+        A semantic version, when the address names one (``…/versions/2`` is ``2.0.0``).
     content : str
-        A fingerprint of what lies behind the address, where that is a file here: its SHA-256. A
-        version is immutable; other content is another version.
+        A fingerprint of the file behind the address: its SHA-256. Other content is another version.
     about : str, optional
         One line for ``bus.models()``.
     input_schema, output_schema : mapping, optional
-        JSON Schemas of one event's data and of one output, when the format tells them.
+        JSON Schemas of one event's data and of one output, when the format has them.
     alias : str, optional
-        The alias that the address follows, when it means another version tomorrow; see
+        The alias that the address follows. It may mean another version tomorrow, see
         :meth:`Scheme.pin`.
     """
 
@@ -62,19 +61,17 @@ class Description:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Setting:
-    """What a listener agreed on that an endpoint has to know.
+    """The settings of a listener that an endpoint has to know.
 
     Parameters
     ----------
     timeout_s : float
-        Longest run of one call. An endpoint gives up by then and raises ``TimeoutError`` or a
-        ``ModelFailure`` with reason ``timeout``, so that nothing stays behind; what it does not
-        notice, the listener does.
+        Longest run of one call. After it an endpoint raises ``TimeoutError``, or a ``ModelFailure``
+        with reason ``timeout``, and leaves nothing behind. The listener notices missed timeouts.
     concurrency : int
-        Calls at the same time: ``call`` is called from this many threads.
+        Calls at the same time: ``call`` runs in so many threads.
     processes : int
-        Processes that do the same on this machine, as far as is known: one that computes leaves the
-        others their cores.
+        Known processes with the same work on this machine. They share its cores.
     """
 
     timeout_s: float = 60.0
@@ -83,67 +80,64 @@ class Setting:
 
 
 class Endpoint(abc.ABC):
-    """An open connection to one model; used from several threads at once."""
+    """An open connection to one model, used by several threads at once."""
 
     batches: bool = False
     """Whether one call may have several events."""
     concurrency: int = 1
-    """Calls at the same time when the subscription does not say; more than 1 for servers that take
-    them.
-    """
+    """The default number of calls at the same time. More than 1 suits servers."""
 
     @abc.abstractmethod
     def call(self, events: Sequence[Event]) -> Sequence[Any]:
-        """Return one output an event, in their order; an exception in the place of what failed
-        alone.
+        """Return one output per event, in their order. An exception stands for a single failure.
 
-        Outputs need a JSON form (:mod:`mltrigger.event.codec`). What it raises fails all *events*:
-        a :class:`~mltrigger.errors.ModelFailure` says how; after anything else a batch is split,
-        until the bad event is alone. What it prints is kept with the invocation.
+        Outputs need a JSON form (:mod:`mltrigger.event.codec`). A raised exception fails all
+        *events*. A :class:`~mltrigger.errors.ModelFailure` says how. After any other, a batch is
+        split until the bad event is alone. Printed text is kept with the invocation.
         """
 
     def warm_up(self) -> None:  # noqa: B027 - optional
         """Prepare the first call: connect, load, ask for metadata.
 
-        Called once, before anything is received; may raise.
+        Called once, before anything is received. May raise.
         """
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Let go of everything; idempotent. No call is under way."""
+        """Release everything. Idempotent. No call is under way."""
 
 
 class Scheme(abc.ABC):
-    """One kind of address. It holds no state; everything is in the address."""
+    """One kind of address. It holds no state, since the address has everything."""
 
     @abc.abstractmethod
     def describe(self, address: Address) -> Description:
-        """Check *address* and its options, and return what they say.
+        """Check *address* and its options, and describe it.
 
-        Asks no server; may read files.
+        Asks no server. May read files.
 
         Raises
         ------
         InvalidModel, NotFound
-            With what is wrong, and a form that would be right.
+            With the mistake, and a right form.
         """
 
     @abc.abstractmethod
     def open(self, address: Address, setting: Setting) -> Endpoint:
-        """Return an endpoint for *address*; connecting can wait for ``warm_up`` or the first call."""
+        """Return an endpoint for *address*. It may connect in ``warm_up`` or the first call."""
 
     def pin(self, address: Address) -> Address:
-        """Return the address of the version that *address* means now; itself, unless its
-        description has an ``alias``.
+        """Return the address of the version that *address* means now.
+
+        Without an ``alias`` in its description that is *address* itself.
         """
         return address
 
     def schemas(
         self, address: Address
     ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-        """Return JSON Schemas of one event's data and of one output, ``None`` for what nobody
-        knows; may ask the server.
+        """Return JSON Schemas of one event's data and of one output, ``None`` if unknown.
 
-        Called once, when the model is registered, and only for what the user gave no schema for.
+        May ask the server. Called once, at registration, if the user gave no schema.
         """
         return None, None
 
@@ -166,7 +160,7 @@ OWN = {
     "command": "versions.schemes.command.scheme:Command",
     "onnx": "versions.schemes.onnx.scheme:Onnx",
 }
-"""Scheme -> module of this room and class."""
+"""Scheme -> module and class."""
 _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _VERSION = re.compile(r"latest|\d+(\.\d+){0,2}([-+].*)?")
 
@@ -175,7 +169,7 @@ SCHEMES = Adapters("scheme of models", GROUP, OWN, InvalidModel)
 
 
 def is_address(text: str) -> bool:
-    """Whether *text* names a model by an address, rather than a selector or an import path."""
+    """Whether *text* is the address of a model, not a selector or an import path."""
     found = _FORM.fullmatch(text)
     if found is None or _VERSION.fullmatch(found[2]):
         return False

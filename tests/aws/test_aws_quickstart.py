@@ -28,6 +28,8 @@ def test_quickstart_runs_unchanged_on_aws(emulator: Emulator, tmp_path: Path) ->
     (tmp_path / NOTEBOOK.name).write_text(text)
 
     strictly = [
+        "-p",
+        "nbval",
         "--nbval",
         "--nbval-current-env",
         "--nbval-sanitize-with",

@@ -1,9 +1,8 @@
-"""What the code of a version finds around it: captured values, defaults, and the globals that it
-reads.
+"""The values around the code of a version: captured values, defaults, and globals that it reads.
 
-Left out on purpose, since it is no part of the code or changes with use: modules and their
-functions, connections and clients, what the code itself changes, texts that are called like a
-secret, and globals of an importable module that its text does not tell.
+Some are left out, since they are no code or change with use: modules and their functions,
+connections and clients, values that the code itself changes, texts with the name of a secret, and
+globals of an importable module that its text does not tell.
 """
 
 from __future__ import annotations
@@ -39,8 +38,9 @@ _DIGITS = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Which code a version is: the ``digest`` of all, that of the ``code`` alone, and those of what
-    it found ``around`` it, by name.
+    """The fingerprint of a version: digests of everything, of the code, and of values around it.
+
+    ``around`` has them by name.
     """
 
     digest: str
@@ -49,11 +49,10 @@ class Fingerprint:
 
 
 def fingerprint_of(target: Any) -> Fingerprint:
-    """Return the fingerprint of *target*: the code and, for a fitted object, its state; and what
-    the code finds around it.
+    """Return the fingerprint of *target*: code, state of a fitted object, values around the code.
 
-    Comments, layout and decorators do not count. Of a library's classes only the name counts, so
-    that an upgrade does not make another model of the same weights.
+    Comments, layout and decorators do not count. Of a library's class only the name counts. So an
+    upgrade keeps the version of the same weights.
     """
     digests = Digests()
     try:
@@ -75,8 +74,9 @@ def digest_of(target: Any) -> str:
 
 
 class _Read(NamedTuple):
-    """A value that a function finds around it: the variable, which code may change, what it is
-    called, and whether data in it count.
+    """A value around a function: its variable, the code that may change it, its name.
+
+    Also whether its data count.
     """
 
     variable: Hashable
@@ -87,9 +87,7 @@ class _Read(NamedTuple):
 
 
 class _Around:
-    """Collects what the functions of *digests* find around them, and what else of the user they
-    use.
-    """
+    """Collects the values around the functions of *digests*, and further code of the user."""
 
     def __init__(self, digests: Digests) -> None:
         self._waiting = list(digests.functions)
@@ -104,8 +102,8 @@ class _Around:
             node = source.node_of(function)
             self._changed |= _changed(function, node)
             for read in _reads(function, node):
-                # A proxy of something that is not there, a hostile __len__: such a value cannot be
-                # told.
+                # A dead proxy or a hostile __len__: such a value has no
+                # digest.
                 with contextlib.suppress(Exception):
                     self._look_at(read, function)
         parts: dict[str, set[bytes]] = {}
@@ -209,8 +207,9 @@ def _names(code: types.CodeType) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _called(value: Any, function: types.FunctionType) -> Any:
-    """Return the function or class behind a model, a cache or a decorator of a library; any other
-    value as it is.
+    """Return the function or class behind a model, a cache or a library's decorator.
+
+    Return any other value as it is.
     """
     models = sys.modules.get("mltrigger.versions.model")
     if models is not None and isinstance(value, models.Model):
@@ -230,7 +229,7 @@ def _is_beside(value: Any, function: types.FunctionType) -> bool:
 
 
 def _counts(name: str, value: Any) -> bool:
-    """Whether *value* is data, or an object whose state says what it is."""
+    """Whether *value* is data, or an object whose state counts."""
     if isinstance(value, (types.ModuleType, types.BuiltinFunctionType)) or (
         isinstance(value, str) and is_secret(name)
     ):

@@ -1,4 +1,4 @@
-"""A digest of code: the same when a cell runs again, here or elsewhere; another when it changes."""
+"""A digest of code: equal when a cell runs again, also elsewhere, and different after an edit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LIBRARIES = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
     | set(site.getsitepackages())
 )
-# In the state of fitted scikit-learn objects although they say nothing about what was learnt: a
-# release, an address, timings, and search trees that count their own calls (the data that they are
-# built from stands beside them).
+# Parts of the state of fitted scikit-learn objects that were not learnt: a release, an
+# address, timings, and search trees that count their calls. The data of a tree stands beside
+# it.
 _SKIPPED_STATE = frozenset(
     {"_sklearn_version", "_stop_words_id", "cv_results_", "refit_time_", "_tree"}
 )
@@ -55,7 +55,7 @@ _VALUES = frozenset(
 _LEARNT = frozenset(
     {("torch", "Module"), ("torch", "Tensor"), ("xgboost", "Booster"), ("lightgbm", "Booster")}
 )
-"""Classes of other libraries whose objects are what was learnt, by library and name."""
+"""Classes of other libraries whose objects are learnt, by library and name."""
 _SCALARS = (bool, int, float, complex, str, bytes)
 _MOST_PARTS = 50_000
 _LONG = 1000
@@ -75,14 +75,13 @@ class TooLarge(Exception):  # internal signal
 
 
 class Digests:
-    """Makes digests of values from their structure: no addresses, no hash order, nothing of the
-    process.
+    """Makes digests of values from their structure: no addresses, no hash order.
 
     Parameters
     ----------
     captured : bool
-        Whether it looks at what functions find around them. Then objects of other libraries count
-        by their class alone, and very large containers are refused with :class:`TooLarge`.
+        Whether values around functions count. Then objects of other libraries count by their class
+        alone, and very large containers raise :class:`TooLarge`.
     """
 
     def __init__(self, captured: bool = False) -> None:
@@ -94,7 +93,7 @@ class Digests:
         """The classes of the user that were met."""
 
     def of(self, value: Any, seen: dict[int, int] | None = None) -> bytes:
-        """Return the digest of any value; *seen* are the objects that it is a part of."""
+        """Return the digest of any value. *seen* are the objects that contain it."""
         seen = {} if seen is None else seen
         if id(value) in seen:
             return hashed("again", str(seen[id(value)]))
@@ -138,14 +137,12 @@ class Digests:
         return self._object(value, seen)
 
     def _object(self, value: Any, seen: dict[int, int]) -> bytes:
-        """Return the digest of an object: its class, and the state that copying it would carry
-        over.
-        """
+        """Return the digest of an object: its class, and the state that a copy would have."""
         kind = self.of(type(value), seen)
         # an array of objects
         if getattr(value, "dtype", None) is not None and hasattr(value, "tolist"):
             return hashed("objects", kind, self.of(value.tolist(), seen))
-        if _is_learnt(type(value), "Module"):  # whether it is in training mode changes with use
+        if _is_learnt(type(value), "Module"):  # its training mode changes with use
             return hashed(
                 "module",
                 kind,
@@ -156,7 +153,8 @@ class Digests:
         try:
             reducer = copyreg.dispatch_table.get(type(value))  # of regular expressions
             reduced = reducer(value) if reducer is not None else value.__reduce_ex__(4)
-        except Exception:  # locks, sessions, sockets: what cannot be copied has no comparable state
+        except Exception:
+            # locks, sessions, sockets: an object without a copy has no comparable state
             return kind
         if isinstance(reduced, str):
             return hashed("global", reduced)
@@ -210,7 +208,7 @@ class Digests:
     def _function(self, function: types.FunctionType, seen: dict[int, int]) -> bytes:
         if not function.__code__.co_filename.startswith(_LIBRARIES):
             self.functions.append(function)
-        # What a decorator closed over is code as well.
+        # A decorator's closed-over values are code as well.
         inner = [self.of(value, seen) for _, value in closed_over(function) if is_code(value)]
         try:
             return hashed("source", "\x00".join(source.tokens_of(function)), *inner)
@@ -227,7 +225,7 @@ class Digests:
 
 
 def closed_over(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values that *function* closed over; an empty cell has no value yet."""
+    """Yield the names and values that *function* closed over. An empty cell has no value yet."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield name, cell.cell_contents
@@ -241,9 +239,7 @@ def is_code(value: Any) -> bool:
 
 
 def has_value(value: Any) -> bool:
-    """Whether the state of *value* says what it is: data, a fitted object, an object of a class of
-    the user.
-    """
+    """Whether the state of *value* counts: data, a fitted object, an object of a user's class."""
     kind = type(value)
     if (
         isinstance(value, (Iterator, random.Random))
@@ -266,15 +262,13 @@ def has_value(value: Any) -> bool:
 
 
 def _belongs_to_a_value(method: types.BuiltinFunctionType) -> bool:
-    """Whether *method* is one of an object that says what it is, such as a dict's ``get``."""
+    """Whether *method* belongs to an object whose state counts, such as a dict's ``get``."""
     owner = method.__self__
     return not isinstance(owner, (types.ModuleType, type, types.NoneType)) and has_value(owner)
 
 
 def _is_learnt(kind: type, name: str | None = None) -> bool:
-    """Whether objects of *kind* are what was learnt; *name* asks for one class, and those that
-    inherit from it.
-    """
+    """Whether objects of *kind* are learnt. *name* asks for one class and its subclasses."""
     return any(
         (base.__module__.partition(".")[0], base.__name__) in _LEARNT
         and name in (None, base.__name__)
@@ -283,7 +277,7 @@ def _is_learnt(kind: type, name: str | None = None) -> bool:
 
 
 def _of_tensor(tensor: Any) -> bytes | None:
-    """Return the bytes of a tensor of torch; ``None`` of one that has none, such as a sparse one."""
+    """Return the bytes of a tensor of torch, ``None`` without any, as for a sparse one."""
     try:
         whole = tensor.detach().cpu().contiguous().reshape(-1)
         return bytes(whole.view(sys.modules["torch"].uint8).numpy().tobytes())
@@ -295,7 +289,7 @@ def is_of_a_library(value: type) -> bool:
     """Whether *value* comes from an installed package or from Python itself."""
     module = sys.modules.get(value.__module__)
     if getattr(module, value.__qualname__.partition(".")[0], None) is None:
-        return False  # made by a cell, whatever it says of its module
+        return False  # made by a cell, with any name of a module
     file = getattr(module, "__file__", None)
     return file.startswith(_LIBRARIES) if file is not None else value.__module__ != "__main__"
 
@@ -308,8 +302,9 @@ def _array(value: Any) -> Any:
 
 
 def _plain(value: Any) -> str | None:
-    """Return the text of a long container of texts and numbers, which is quicker than a digest of
-    each; ``None`` for others.
+    """Return the text of a long container of texts and numbers, ``None`` for others.
+
+    That is faster than a digest of each part.
     """
     if type(value) not in _CONTAINERS or len(value) < _LONG:
         return None
@@ -334,7 +329,7 @@ def _unwrapped(member: Any) -> Any:
 
 
 def name_of(value: Any) -> str:
-    """Return the name of a class or function with its module's."""
+    """Return the full name of a class or function."""
     return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', '')}"
 
 

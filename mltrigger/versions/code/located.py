@@ -13,20 +13,19 @@ from mltrigger.versions.code import source
 from mltrigger.versions.code.digest import hashed
 
 _AT_RUN_TIME = frozenset({"globals", "vars", "setattr", "exec", "eval", "__getattr__", "*"})
-"""Names that say that a module may get others while it is imported."""
+"""Names that may give a module other names while it is imported."""
 ABSENT = "absent"
 
 
 def code_at(path: str) -> str | None:
-    """Return the digest of the code of the function at *path*, ``package.module:function``, without
-    importing anything.
+    """Return the digest of the function at *path*, ``package.module:function``, without an import.
 
     Returns
     -------
     str, optional
-        As the ``code`` of :class:`~mltrigger.versions.code.captured.Fingerprint`; ``"absent"`` when
-        the module has no such name; ``None`` when only importing it can tell: it is imported
-        already, has no source, or the target is no plain function.
+        As the ``code`` of :class:`~mltrigger.versions.code.captured.Fingerprint`. ``"absent"`` if
+        the module has no such name. ``None`` if only an import can tell: the module is imported
+        already or has no source, or the target is no plain function.
     """
     module, _, name = path.partition(":")
     if module in sys.modules:
@@ -34,7 +33,7 @@ def code_at(path: str) -> str | None:
     try:
         text = _text(module)
         tree = ast.parse(text or "")
-    except Exception:  # a broken finder, a file in another encoding: importing it will say so
+    except Exception:  # a broken finder, a file in another encoding: the import will say so
         return None
     if text is None:
         return None
@@ -58,7 +57,7 @@ def code_at(path: str) -> str | None:
 
 
 def _text(module: str) -> str | None:
-    """Return the source of *module*; its packages are looked for, and not imported either."""
+    """Return the source of *module*. Its packages are found, not imported."""
     where: Sequence[str] | None = None
     found: importlib.machinery.ModuleSpec | None = None
     parts = module.split(".")
@@ -84,7 +83,7 @@ def _spec(name: str, where: Sequence[str] | None) -> importlib.machinery.ModuleS
 
 
 def _names(node: ast.AST) -> set[str]:
-    """Return the names that *node* binds, or uses."""
+    """Return the names that *node* binds or uses."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return {node.name}
     if isinstance(node, ast.Name):

@@ -1,6 +1,4 @@
-"""The text of a function: its tokens, its place in the file, and the names whose values it changes
-itself.
-"""
+"""The text of a function: its tokens, its place in the file, and the names that it changes."""
 
 from __future__ import annotations
 
@@ -42,7 +40,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
 def tokens_of(function: types.FunctionType) -> list[str]:
-    """Return the tokens of the source of *function*; of a lambda, those of the lambda alone.
+    """Return the tokens of the source of *function*. Of a lambda, only its own.
 
     Raises
     ------
@@ -59,11 +57,9 @@ def tokens_of(function: types.FunctionType) -> list[str]:
 
 
 def tokens(text: str) -> list[str]:
-    """Return the tokens of a function's source from its ``def`` on, layout reduced to what has a
-    meaning.
+    """Return the tokens of a function's source from its ``def`` on, without layout.
 
-    An f-string is one token, as it was before Python 3.12: a digest must not change with the
-    release.
+    An f-string is one token, as before Python 3.12. A digest must not change with the release.
     """
     found: list[str] = []
     lines = text.splitlines(keepends=True)
@@ -102,9 +98,7 @@ def _between(lines: list[str], begin: tuple[int, int], end: tuple[int, int]) -> 
 
 
 def node_of(function: types.FunctionType) -> Function | None:
-    """Return where *function* stands in the tree of its file or cell, ``None`` when it cannot be
-    found there.
-    """
+    """Return the node of *function* in the tree of its file or cell, ``None`` if not found."""
     try:
         tree = _tree(_text(function))
     except (OSError, TypeError, SyntaxError, ValueError):
@@ -146,9 +140,7 @@ def defaults_of(node: Function) -> dict[str, ast.expr]:
 
 
 def is_literal(expression: ast.expr, names: frozenset[str] = frozenset()) -> bool:
-    """Whether the text of *expression* says its value: literals, and *names* of which the same is
-    true.
-    """
+    """Whether *expression* is a literal, or made of literals and such *names*."""
     parts = (
         ast.Constant,
         ast.List,
@@ -168,11 +160,9 @@ def is_literal(expression: ast.expr, names: frozenset[str] = frozenset()) -> boo
 
 
 def constants_of(function: types.FunctionType) -> frozenset[str] | None:
-    """Return the globals of an importable module whose values its text says; ``None`` for a
-    notebook or a script.
+    """Return the globals of an importable module whose text gives their values.
 
-    Other globals of a module depend on where it is imported: on folders, variables of the
-    environment, the time.
+    ``None`` for a notebook or a script. Other globals depend on folders, environment or time.
     """
     module = sys.modules.get(function.__module__)
     if (
@@ -206,8 +196,9 @@ def _constants(text: str) -> frozenset[str]:
 
 
 def changed_by(node: Function) -> set[str]:
-    """Return the names whose values the function changes: it stores into them, or calls a method
-    for its effect alone.
+    """Return the names whose values the function changes.
+
+    It stores into them, or calls a method for its effect alone.
     """
     found: set[str] = set()
     for part in ast.walk(node):
@@ -229,7 +220,7 @@ def changed_by(node: Function) -> set[str]:
 
 
 def _root(expression: ast.expr) -> set[str]:
-    """Return the name that a chain of attributes, items and calls of methods begins with."""
+    """Return the first name of a chain of attributes, items and method calls."""
     while True:
         if isinstance(expression, (ast.Attribute, ast.Subscript)):
             expression = expression.value
@@ -240,9 +231,7 @@ def _root(expression: ast.expr) -> set[str]:
 
 
 def _holds(node: ast.expr, code: types.CodeType) -> bool:
-    """Whether all instructions of *code* stand in *node*; those of no width belong to nothing in
-    the text.
-    """
+    """Whether *node* holds all instructions of *code*. Those without width do not count."""
     begin, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
     spans = [
         ((line, column), (last, stop))

@@ -1,6 +1,4 @@
-"""The files that belong to a version of a Python model (``files=``), its weights: other content is
-another version.
-"""
+"""The files of a version of a Python model (``files=``). Other content is another version."""
 
 from __future__ import annotations
 
@@ -18,7 +16,7 @@ Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 def checked(files: Any, model: str) -> tuple[str, ...]:
-    """Return the names in *files*, each once; raise InvalidModel when it is no list of names."""
+    """Return the names in *files*, each once. Raise InvalidModel if it is no list of names."""
     named = isinstance(files, (list, tuple)) and all(
         isinstance(file, (str, os.PathLike)) for file in files
     )
@@ -32,25 +30,25 @@ def checked(files: Any, model: str) -> tuple[str, ...]:
 
 
 def sums_of(files: tuple[str, ...], model: str) -> dict[str, str]:
-    """Return name -> SHA-256 of each file, read piece by piece; of a folder, over the names and
-    sums of all files in it.
+    """Return name -> SHA-256 of each file. A folder has one over all names and sums in it.
+
+    Relative names start at the working directory. Files are read piece by piece.
 
     Raises
     ------
     InvalidModel
-        When one is not there, or cannot be read; relative names are looked for from the working
-        directory.
+        When a file is missing or cannot be read.
     """
     return {name: _sum_of(name, model) for name in files}
 
 
 class Weights:
-    """The files of one version; for any thread.
+    """The files of one version. Safe in threads.
 
     Parameters
     ----------
     sums : mapping
-        Name -> SHA-256, as the version was registered with.
+        Name -> SHA-256 at registration.
     """
 
     def __init__(self, sums: Mapping[str, str]) -> None:
@@ -58,7 +56,7 @@ class Weights:
         self._stamps: dict[str, Stamp] = {}
 
     def check(self, model: str) -> None:
-        """Look at what was written since the last time.
+        """Check the files that were written since the last check.
 
         Raises
         ------
@@ -74,7 +72,7 @@ class Weights:
             )
 
     def _is_same(self, name: str, model: str) -> bool:
-        stamp = _stamp_of(name)  # before the content: what is written meanwhile is looked at again
+        stamp = _stamp_of(name)  # before the content: a write meanwhile is looked at again
         if self._stamps.get(name) == stamp:
             return True
         if _sum_of(name, model) != self.sums[name]:
@@ -84,7 +82,7 @@ class Weights:
 
 
 def shown(name: str) -> str:
-    """Return *name* as an error shows it: without the folders of this machine."""
+    """Return *name* for an error, without the folders of this machine."""
     path = Path(name)
     return (path.name or name if path.is_absolute() else name)[:200]
 
@@ -115,12 +113,10 @@ def _digest(path: Path) -> str:
 
 
 def _stamp_of(name: str) -> Stamp:
-    """Return by what a write is noticed: of each file its size, its number, and when it and its
-    entry were written.
-    """
+    """Return the marks of a write: size, number and times of each file."""
     path, found = Path(name), []
     for inner in _inside(path) if path.is_dir() else [path]:
-        with contextlib.suppress(OSError):  # what is not there has none
+        with contextlib.suppress(OSError):  # a missing file has none
             status = inner.stat()
             found.append(
                 (str(inner), status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,6 +1,4 @@
-"""Type hints that say what JSON looks like: classes with fields, and the types of JSON's own
-values.
-"""
+"""Type hints with a JSON form: classes with fields, and the types of JSON's own values."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ from mltrigger.versions.schema.signature import underlying
 
 PLAIN = (str, int, float, bool, type(None))
 _LISTS = (list, Sequence, Iterable, Collection)
-"""What a batch may be annotated as."""
+"""Types that a batch may be annotated with."""
 _DICTS = (dict, Mapping, MutableMapping)
 
 
@@ -29,10 +27,9 @@ _DICTS = (dict, Mapping, MutableMapping)
 class Hint:
     """A type that pydantic can check.
 
-    ``strict``: it has a dataclass or TypedDict inside, whose fields are what they say: no number is
-    made of a text. ``own``: it has a class inside, so that what pydantic makes of a value is what
-    the model wants. ``extra``: what to do with fields of a TypedDict that it does not name.
-    ``classes``: whose objects fit as they are.
+    ``strict``: it contains a dataclass or TypedDict, so no text becomes a number. ``own``: it
+    contains a class, so the model gets pydantic's object. ``extra``: the rule for unnamed fields of
+    a TypedDict. ``classes``: objects of these classes fit as they are.
     """
 
     type: Any
@@ -43,12 +40,12 @@ class Hint:
 
     @classmethod
     def of(cls, hint: Any, classes_only: bool = False) -> Hint | None:
-        """Return *hint* for pydantic, ``None`` when it says nothing that JSON can show.
+        """Return *hint* for pydantic, ``None`` when it has no JSON form.
 
         Raises
         ------
         InvalidModel
-            For a TypedDict that names what does not exist.
+            For a TypedDict with an unknown name.
         """
         if hint is None or hint is Any or hint is object:
             return None
@@ -69,9 +66,7 @@ class Hint:
 
 
 def _parts(hint: Any) -> tuple[Any, set[str]] | None:
-    """Return *hint* as pydantic takes it, and the kinds of classes in it; ``None`` when a part of
-    it is no type of JSON values.
-    """
+    """Return *hint* for pydantic, and its kinds of classes. ``None`` if a part has no JSON form."""
     origin, given = typing.get_origin(hint), typing.get_args(hint)
     bare, first = hint if origin is None else origin, given[0] if given else Any
     if _is_any(hint, (Any, object, *PLAIN)) or origin is typing.Literal:
@@ -99,17 +94,18 @@ def _parts(hint: Any) -> tuple[Any, set[str]] | None:
 
 
 def _around(make: Callable[[Any], Any], part: Any) -> tuple[Any, set[str]] | None:
-    """Return what *make* makes of *part*, when that is a type of JSON values itself."""
+    """Return the result of *make* for *part*, if that is a type of JSON values itself."""
     inner = _parts(part)
     return inner and (make(inner[0]), inner[1])
 
 
 def _is_any(hint: Any, known: Sequence[Any]) -> bool:
-    return any(hint is one for one in known)  # a hint may be anything, also what cannot be compared
+    # a hint may be anything, even an object without equality
+    return any(hint is one for one in known)
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
-    """Return the members of a union; a hint that is none alone."""
+    """Return the members of a union, or the hint itself."""
     return (
         typing.get_args(hint)
         if typing.get_origin(hint) in (typing.Union, types.UnionType)
@@ -118,24 +114,24 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def is_class(hint: Any) -> str:
-    """Return ``pydantic``, ``dataclass`` or ``typed`` for such a class; an Event is the envelope,
-    not the data.
-    """
+    """Return ``pydantic``, ``dataclass`` or ``typed`` for such a class. Event is none."""
     if not isinstance(hint, type) or issubclass(hint, Event):
         return ""
     if type(hint).__name__ == "_TypedDictMeta" or typing.is_typeddict(hint):
         return "typed"
     if hasattr(hint, "__pydantic_core_schema__") or "__pydantic_validator__" in vars(hint):
         return "pydantic"
-    pydantic = sys.modules.get("pydantic")  # loaded, or nothing can be a model of it
+    # pydantic is loaded, or nothing can be one of its models
+    pydantic = sys.modules.get("pydantic")
     if pydantic is not None and issubclass(hint, pydantic.BaseModel):
         return "pydantic"
     return "dataclass" if dataclasses.is_dataclass(hint) else ""
 
 
 def _portable(typed: Any) -> Any:
-    """Return a TypedDict that pydantic takes: before Python 3.12, ``typing``'s own does not tell
-    which fields are required.
+    """Return a TypedDict that pydantic takes.
+
+    Before Python 3.12, that of ``typing`` does not tell its required fields.
     """
     if sys.version_info >= (3, 12) or type(typed).__module__ != "typing":
         return typed
@@ -165,15 +161,13 @@ def _portable(typed: Any) -> Any:
 
 
 def item_of(hint: Any) -> Any:
-    """Return what a batch has a list of, according to *hint*."""
+    """Return the type of the items of a batch, according to *hint*."""
     given = typing.get_args(hint)
     return given[0] if typing.get_origin(hint) in _LISTS and len(given) == 1 else None
 
 
 def defaults_to_none(function: Any) -> bool:
-    """Whether the first argument of *function* is ``None`` when it is left out: then it may be,
-    whatever its hint says.
-    """
+    """Whether the first argument of *function* defaults to ``None``, which then fits any hint."""
     try:
         return next(iter(inspect.signature(function).parameters.values())).default is None
     except (TypeError, ValueError, StopIteration):
@@ -181,12 +175,10 @@ def defaults_to_none(function: Any) -> bool:
 
 
 def return_hint(function: Any) -> Any:
-    """Return the type hint of what *function* returns; ``None`` without one, or when it names what
-    does not exist.
-    """
+    """Return the type hint of *function*'s result, ``None`` without a known one."""
     inner = inspect.unwrap(underlying(function))
     hint = getattr(inner, "__annotations__", {}).get("return")
-    if hint is None:  # says nothing, or that there is nothing to look at
+    if hint is None:  # there is no hint, or nothing to look at
         return None
     alone = types.SimpleNamespace(
         __annotations__={"x": hint}, __globals__=getattr(inner, "__globals__", {})

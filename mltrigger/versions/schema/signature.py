@@ -1,4 +1,4 @@
-"""What can be read off a callable before it is called: whether it takes one argument, and which."""
+"""Facts about a callable before its first call: whether it takes one argument, and which."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from mltrigger.event.event import Event
 
 
 def check_signature(function: Any, name: str) -> None:
-    """Check that *function* can be called with one argument, and that calling it gives an answer
-    rather than a generator.
+    """Check that *function* takes one argument, and returns an answer, no generator.
 
     Raises
     ------
@@ -33,7 +32,7 @@ def check_signature(function: Any, name: str) -> None:
         raise InvalidModel(
             f"model {name!r} must take one argument, the event's data: {error}"
         ) from error
-    except ValueError:  # some builtins have no signature to look at
+    except ValueError:  # some builtins have no signature
         return
 
 
@@ -43,7 +42,7 @@ def is_async(function: Any) -> bool:
 
 
 def of_class(kind: type, method: str) -> Any:
-    """Return *method* of an instance that does not exist yet, to look at: without ``self``."""
+    """Return *method* of a future instance: without ``self``."""
     function = getattr(kind, method)
     return (
         functools.partial(function, None)
@@ -62,9 +61,7 @@ def underlying(target: Any) -> Any:
 
 
 def first_hint(target: Any) -> Any:
-    """Return the type hint of the first argument that a call fills; ``None`` without one, or when
-    it names what does not exist.
-    """
+    """Return the type hint of the first argument of a call, ``None`` without a known one."""
     try:
         first = next(iter(inspect.signature(target).parameters.values()))
     except (TypeError, ValueError, StopIteration):
@@ -73,7 +70,7 @@ def first_hint(target: Any) -> Any:
     hint: Any = getattr(function, "__annotations__", {}).get(first.name, first.annotation)
     if hint is inspect.Parameter.empty:
         return None
-    # Looked up alone: another annotation of the same function may name what does not exist here.
+    # Looked up alone: another annotation may have a name that does not exist here.
     alone = types.SimpleNamespace(
         __annotations__={"x": hint}, __globals__=getattr(function, "__globals__", {})
     )
@@ -84,7 +81,7 @@ def first_hint(target: Any) -> Any:
 
 
 def wants_event(target: Any) -> bool:
-    """Whether the first argument that a call fills is annotated as Event, or as a sequence of them."""
+    """Whether the first argument of a call is annotated as Event, or as a sequence of them."""
     hint = first_hint(target)
     if typing.get_origin(hint) in (typing.Union, types.UnionType) and Event in typing.get_args(
         hint
