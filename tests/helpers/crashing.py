@@ -27,7 +27,7 @@ from mltrigger.delivery.recorder import Recorder
 from mltrigger.reports.audit import audit
 from mltrigger.store import sqlite
 from mltrigger.testing import SimulatedClock
-from mltrigger.versions.running.invoke import Invoker
+from mltrigger.versions.running.thread import Invoker
 from mltrigger.versions.selector import Selector, resolve
 
 LEASE_S = 10.0

@@ -22,7 +22,8 @@ from slow import examples
 import mltrigger as mt
 from mltrigger import Event
 from mltrigger.event import codec
-from mltrigger.versions.running.invoke import Invoker, Result
+from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.running.thread import Invoker
 
 
 @pytest.fixture

@@ -39,7 +39,8 @@ from mltrigger.errors import InvalidModel, InvalidName
 from mltrigger.versions.code.captured import digest_of
 from mltrigger.versions.describe import Model, import_path, load
 from mltrigger.versions.running import invoke
-from mltrigger.versions.running.invoke import Invoker, Result
+from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.running.thread import Invoker
 
 ROOT = Path(__file__).parents[2]
 

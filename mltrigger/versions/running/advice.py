@@ -1,5 +1,6 @@
-"""Advice on errors whose own words do not say the cause: that a model is not called where its cell
-runs.
+"""Advice on errors that do not tell their cause.
+
+The cause is that a model does not run in the thread of its cell.
 """
 
 from __future__ import annotations
@@ -43,16 +44,14 @@ _ADVICE = [
 
 
 def advice_on(text: str) -> str | None:
-    """Return what to do about an error with this *text* that a model raised in this thread;
-    ``None`` when nothing is known.
-    """
+    """Return advice on an error of a model in this thread, ``None`` if there is none."""
     advice = next((advice for words, advice in _ADVICE if words.search(text)), None)
     if advice is _MAIN and threading.current_thread() is threading.main_thread():
-        return None  # then it is a thread that the model started itself
+        return None  # then the model started that thread itself
     return advice
 
 
 def with_advice(text: str) -> str:
-    """Return *text* with the advice behind it, if there is any."""
+    """Return *text*, followed by the advice if there is any."""
     advice = advice_on(text)
     return f"{text.rstrip().rstrip('.')}. {advice}" if advice else text

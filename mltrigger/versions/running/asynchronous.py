@@ -1,6 +1,4 @@
-"""Models that are ``async def``: many calls in flight on one event loop, for models that wait on
-the network.
-"""
+"""Models that are ``async def``: many calls in flight on one event loop."""
 
 from __future__ import annotations
 
@@ -17,21 +15,19 @@ from mltrigger.event.event import Event
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running import current as running
 from mltrigger.versions.running.current import end_copy
-from mltrigger.versions.running.invoke import Invoker
+from mltrigger.versions.running.thread import Invoker, OwnFailure
 
 CONCURRENCY = 64
-"""Calls in flight when the subscription does not say."""
+"""Calls in flight, unless the subscription says another number."""
 _END_S = 5.0
 _LATE_S, _LATE = 0.05, 0.1
-"""How much later than it should a coroutine is cancelled when the loop was blocked meanwhile; the
-second is a share of its timeout.
-"""
+"""A coroutine that is cancelled later was blocked: seconds, and a share of its timeout."""
 _GIVEN_UP_S = 60.0
-"""A loop that a call blocks for so long, and for ten times its timeout, is left to it."""
+"""A loop that is blocked for longer, and for ten timeouts, is given up."""
 
 
 class _Stay:
-    """A coroutine on the loop, the *number*-th, and whether others were there when it came."""
+    """The *number*-th coroutine on the loop. *company*: others were there when it came."""
 
     __slots__ = ("begun", "company", "number")
 
@@ -40,17 +36,17 @@ class _Stay:
 
 
 class AsyncInvoker(Invoker):
-    """Calls one coroutine function; never raises.
+    """Calls one coroutine function. Never raises, once it is made.
 
-    Whoever calls waits; the coroutine runs on the loop, between all the others.
+    The calling thread waits. The coroutine runs on the loop, beside all others.
 
     Parameters
     ----------
     model : Model
-        What to call; of a class, an object whose ``__call__`` is ``async``.
+        A coroutine function, or a class with an ``async`` method ``__call__``.
     timeout_s : float
-        Longest run of one call: then the coroutine is cancelled, which frees what it holds. Code
-        that blocks the loop instead of awaiting blocks all calls, and cannot be cancelled.
+        Longest run of one call. Then the coroutine is cancelled, and its resources are freed. Code
+        that blocks the loop instead of awaiting blocks all calls. It cannot be cancelled.
     """
 
     concurrency = CONCURRENCY
@@ -68,7 +64,7 @@ class AsyncInvoker(Invoker):
         super().__init__(model)
 
     def close(self) -> None:
-        """Cancel what is under way and end the loop; idempotent.
+        """Cancel the calls under way and end the loop. Idempotent.
 
         Later calls give a Result with reason ``stopped``.
         """
@@ -86,18 +82,14 @@ class AsyncInvoker(Invoker):
         return lambda value: self._wait(function(value)), given
 
     def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
-        """Run *answer* on the loop, in a copy of this thread's context: what it prints is captured
-        where this thread's is.
+        """Run *answer* on the loop, in a copy of this thread's context; return its result.
+
+        So its prints are captured together with those of this thread.
         """
         with self._guard:
             if self._closed:
                 answer.close()
-                raise _Ours(
-                    "the event loop of the model was closed",
-                    reason="stopped",
-                    kind="Closed",
-                    whole=True,
-                )
+                raise _stopped()
             loop = self._loop or self._started()
             self._entered += 1
             stay = _Stay(self._entered, bool(self._stays))
@@ -107,12 +99,7 @@ class AsyncInvoker(Invoker):
             value, error = future.result(self._timeout_s + self.grace_s / 2)
         except concurrent.futures.CancelledError:
             if self._closed:
-                raise _Ours(
-                    "the event loop of the model was closed",
-                    reason="stopped",
-                    kind="Closed",
-                    whole=True,
-                ) from None
+                raise _stopped() from None
             raise ModelFailure(
                 "the coroutine was cancelled", kind="CancelledError", whole=True
             ) from None
@@ -124,11 +111,11 @@ class AsyncInvoker(Invoker):
         return value
 
     def _blocked(self, loop: asyncio.AbstractEventLoop, stay: _Stay) -> ModelFailure:
-        """Return what to say of a call when the loop does not even cancel it.
+        """Return the failure of a call that the loop did not even cancel.
 
-        Which coroutine blocks it is proved by one that is alone.
+        Only a coroutine that is alone on the loop is proved to block it.
         """
-        with self._guard, contextlib.suppress(RuntimeError):  # it was closed meanwhile
+        with self._guard, contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(self._leave, stay)
             now_s, alone = time.monotonic(), not self._had_company(stay)
             if alone and self._blocked_s is None:
@@ -138,7 +125,7 @@ class AsyncInvoker(Invoker):
                 and self._loop is loop
                 and now_s - self._blocked_s > max(_GIVEN_UP_S, 10 * self._timeout_s)
             ):
-                # for ever, it seems: the next call gets another loop
+                # It seems blocked for ever. The next call gets another loop.
                 self._loop = self._thread = self._blocked_s = None
                 self._stays.clear()
                 loop.call_soon_threadsafe(loop.stop)
@@ -176,9 +163,7 @@ class AsyncInvoker(Invoker):
     async def _outcome(
         self, answer: Coroutine[Any, Any, Any], stay: _Stay
     ) -> tuple[Any, BaseException | None]:
-        """Return the answer, or what was raised: SystemExit, raised on the loop, would end it for
-        everybody.
-        """
+        """Return the answer, or the error. SystemExit must not be raised: it would end the loop."""
         began = running.forks
         until_s = time.monotonic() + self._timeout_s
         try:
@@ -214,13 +199,16 @@ class AsyncInvoker(Invoker):
         return loop
 
 
-class _Ours(ModelFailure):
-    """Said by us, so that it may bear one of our own reasons."""
+def _stopped() -> ModelFailure:
+    return OwnFailure(
+        "the event loop of the model was closed", reason="stopped", kind="Closed", whole=True
+    )
 
 
 def _serve(loop: asyncio.AbstractEventLoop, is_closed: Callable[[], bool]) -> None:
-    """Run *loop* until it is closed by us: a model that stops it, or whose task raises SystemExit,
-    must not end the calls of others.
+    """Run *loop* until we close it.
+
+    A model may stop it, or raise SystemExit in a task. That must not end the calls of others.
     """
     asyncio.set_event_loop(loop)
     try:

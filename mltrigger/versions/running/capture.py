@@ -1,4 +1,4 @@
-"""What a model prints, kept with its invocation instead of landing in whichever cell runs."""
+"""Captures the prints of a model for its invocation. They do not appear in the current cell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from mltrigger.text import redacted
 
 MAX_STDOUT = 64 * 1024
-"""Characters of printed text that are kept an attempt; the rest is counted."""
+"""Characters of printed text that are kept per attempt. The rest is counted."""
 
-# Each thread has a context of its own; a coroutine runs in a copy of the context of the thread that
+# Each thread has a context of its own. A coroutine runs in a copy of the context of the thread that
 # waits for it.
 _current: contextvars.ContextVar[Captured | None] = contextvars.ContextVar(
     "mltrigger_captured", default=None
@@ -23,7 +23,7 @@ _guard = threading.Lock()
 
 
 class Captured:
-    """The text that one thread, or its coroutine, printed since the last :meth:`take`."""
+    """The text that one thread or its coroutine printed since the last :meth:`take`."""
 
     __slots__ = ("_parts", "_room", "_spilt")
 
@@ -44,7 +44,7 @@ class Captured:
         self._spilt += len(text) - len(kept)
 
     def take(self) -> str | None:
-        """Return the text and forget it; ``None`` when nothing was printed."""
+        """Return the text and forget it; ``None`` if nothing was printed."""
         if not self._parts:
             return None
         text = "".join(self._parts).encode("utf-8", "backslashreplace").decode()
@@ -55,8 +55,9 @@ class Captured:
 
 
 class _Stream:
-    """Stands for ``sys.stdout`` or ``sys.stderr``: who captures writes to a buffer of its own, all
-    others as before.
+    """Replaces ``sys.stdout`` or ``sys.stderr``.
+
+    A thread that captures writes to its own buffer, all others write as before.
     """
 
     def __init__(self, original: Any) -> None:
@@ -78,7 +79,7 @@ class _Stream:
             self._original.flush()
 
     def close(self) -> None:
-        if _current.get() is None:  # it is not a model's to close
+        if _current.get() is None:  # a model must not close it
             self._original.close()
 
     def __getattr__(self, name: str) -> Any:
@@ -86,22 +87,20 @@ class _Stream:
 
 
 def current() -> Captured | None:
-    """Return what captures the text of this thread."""
+    """Return the buffer that captures the prints of this thread."""
     return _current.get()
 
 
 def go_on(captured: Captured | None) -> None:
-    """Let *captured* capture in this context, too, which is another thread's or older; ``None``:
-    nothing.
-    """
+    """Let *captured* capture in this context, too. ``None`` ends capturing here."""
     _current.set(captured)
 
 
 @contextlib.contextmanager
 def captured() -> Iterator[Captured]:
-    """Capture what this thread prints to stdout and stderr inside the block."""
+    """Capture the prints of this thread to stdout and stderr inside the block."""
     for name in ("stdout", "stderr"):
-        # Looked at every time: a test runner or a notebook may have put another stream there since.
+        # Checked every time: a test runner or a notebook may have replaced the stream since.
         if not isinstance(getattr(sys, name), _Stream):
             with _guard:
                 current = getattr(sys, name)
@@ -116,10 +115,8 @@ def captured() -> Iterator[Captured]:
 
 
 def echo(text: str) -> None:
-    """Print *text*, which a model printed elsewhere, in this thread, where the listener captures
-    it.
-    """
+    """Print *text* of a model elsewhere in this thread, where the listener captures it."""
     if text and sys.stdout is not None:
-        # a closed stream, or one with another encoding
+        # the stream may be closed or have another encoding
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.write(text)

@@ -1,5 +1,6 @@
-"""The call that is under way in this thread, or this coroutine: what a model does through a bus is
-done for its event.
+"""The call under way in this thread or coroutine.
+
+A model may use the bus during its call. Its events are then linked to the event of the call.
 """
 
 from __future__ import annotations
@@ -17,20 +18,18 @@ if TYPE_CHECKING:
     from mltrigger.event.event import Event
 
 ENCODING_S = 60.0
-"""How long the answer of a model that has returned may take until it is there: writing it down is
-not the model's time.
-"""
+"""Longest time to encode the answer of a model that has returned. It is not the model's time."""
 _SHORT, _FEW = 64 * 1024, 64
 _AT_ONCE = frozenset({type(None), bool, int, float})
 
 
 def _nothing(*_: object) -> None:
-    """Nobody wants to know."""
+    """Do nothing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """Where a model is called: for which subscription of which topic, in which store."""
+    """The subscription, the topic and the store for which a model is called."""
 
     subscription: str
     topic: str
@@ -39,11 +38,12 @@ class Place:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Running:
-    """One call of a model after the other; made once for all of a lot.
+    """The calls of a model under way, one after the other. One object serves a whole lot.
 
-    ``events`` are those that it is called with. ``returned`` is called with what the model has
-    returned, before that is written down; ``waits`` before it waits for other models. ``around`` is
-    the context that its calls begin in, kept by whoever made it.
+    - ``events``: the events of the current call.
+    - ``returned``: called with the answer of the model, before it is encoded.
+    - ``waits``: called before the model waits for other models.
+    - ``around``: the owner of a context, and the context in which its calls begin.
     """
 
     place: Place
@@ -54,22 +54,20 @@ class Running:
 
     @property
     def event(self) -> Event:
-        """The event that the model works on; of a batch, the one that the longest chain of events
-        has led to.
-        """
+        """The event of the call. Of a batch, it is the event with the longest chain behind it."""
         return max(self.events, key=lambda event: event.hops)
 
 
-# As for what is printed: each thread has a context of its own, a coroutine runs in a copy of that
-# of the thread that waits for it.
+# Each thread has a context of its own. A coroutine runs in a copy of the context of the thread that
+# waits for it.
 _current: contextvars.ContextVar[Running | None] = contextvars.ContextVar(
     "mltrigger_running", default=None
 )
 
 
 forks = 0
-"""How many forks lie between this process and the first: a call that ends with another number than
-it began with is only a copy of it.
+"""The number of forks between this process and the first one. A call that ends with another number
+than it began with is only a copy.
 """
 
 
@@ -83,11 +81,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def end_copy(error: BaseException | None = None) -> NoReturn:
-    """End this process as a program would end: it is the copy that a model has made with
-    ``os.fork()``, and the model is done in it.
+    """End this process, which is a copy that a model made with ``os.fork()``.
 
-    Only the original answers; threads, leases and files of its parent are none of a copy's
-    business.
+    The model is done in it. Only the original answers. A copy must not touch the threads, leases
+    and files of its parent.
     """
     status = 0 if error is None else 1
     if isinstance(error, SystemExit):
@@ -99,12 +96,12 @@ def end_copy(error: BaseException | None = None) -> NoReturn:
 
 
 current: Callable[[], Running | None] = _current.get
-"""Return the call under way here; ``None`` outside of models."""
+"""Return the call under way here, ``None`` outside of models."""
 
 
 @contextlib.contextmanager
 def during(running: Running | None) -> Iterator[None]:
-    """Take what is done inside the block for done by *running*."""
+    """Make *running* the call under way inside the block."""
     token = _current.set(running)
     try:
         yield
@@ -113,15 +110,15 @@ def during(running: Running | None) -> Iterator[None]:
 
 
 def go_on(running: Running | None) -> None:
-    """Let *running* be the call under way in this context, which is a copy for it alone."""
+    """Make *running* the call under way in this context, which is a copy for it alone."""
     _current.set(running)
 
 
 def model_returned(answer: object) -> None:
-    """Say that the model has returned *answer*: what follows is not its time, unless the answer is
-    still to be made.
+    """Say that the model has returned *answer*. From now on its time does not count.
 
-    Of a number nobody hears: it is written down in no time.
+    A number is not announced, since encoding it takes no time. Nor is a generator, which is still
+    to run.
     """
     if (
         answer.__class__ not in _AT_ONCE
@@ -132,7 +129,7 @@ def model_returned(answer: object) -> None:
 
 
 def place() -> dict[str, str]:
-    """Return where the call under way is, as it is told to another process."""
+    """Return the :class:`Place` of the call under way, in JSON for another process."""
     running = _current.get()
     if running is None:
         return {"subscription": "", "topic": "", "home": ""}
@@ -146,13 +143,14 @@ def place() -> dict[str, str]:
 def elsewhere(
     place: Mapping[str, str], event: Event, returned: Callable[[object], None]
 ) -> Running:
-    """Return the call under way of which another process has told its :func:`place`."""
+    """Return the call under way of another process, which told its :func:`place`."""
     return Running(Place(**place), (event,), returned)
 
 
 def is_small(answer: object) -> bool:
-    """Whether *answer* is certainly written down in no time: then nobody needs to hear that the
-    model has returned.
+    """Whether encoding *answer* certainly takes no time.
+
+    Then nobody needs to hear that the model has returned.
     """
     if isinstance(answer, (str, bytes)):
         return len(answer) <= _SHORT
@@ -172,6 +170,6 @@ def _is_scalar(part: object) -> bool:
 
 
 def about_to_wait() -> None:
-    """Say that the call waits for others from now on: they may run beside it."""
+    """Say that the call waits for others from now on, so they may run beside it."""
     if (running := _current.get()) is not None:
         running.waits()

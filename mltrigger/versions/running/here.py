@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mltrigger.versions.address import Address
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.invoke import Caller, Invoker
+from mltrigger.versions.running.invoke import Caller
 from mltrigger.versions.running.surroundings import Surrounded
+from mltrigger.versions.running.thread import Invoker
 from mltrigger.versions.scheme import Setting
 
 

@@ -16,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from mltrigger.versions.running.capture import MAX_STDOUT
 
 _CHUNK = 64 * 1024
-_CHUNKS = 16  # read in a row: a process that never stops writing must not hold us
+_CHUNKS = 16  # reads in a row: a process that never stops writing must not hold us
 _LOOK_S = 0.25
-"""How often it is looked whether the process still lives; its end is noticed at once, unless a
-process it left holds the pipe.
+"""Interval to look whether the process lives. Its end is usually noticed at once by the end of its
+pipe, but a process that it left may hold that.
 """
 _REAP_S = 5.0
 _END_S = 1.0
-"""How long the end of the process may take after the end of its stdout."""
+"""Longest time from the end of its stdout to the end of the process."""
 _LAST_LOOK_S = 1.0
-"""How much longer than the deadline it is read what is arriving."""
+"""Time after the deadline in which an answer that is arriving is still read."""
 _LAST_WORDS = 64
 _KEPT = MAX_STDOUT - 64  # room for the note that says how much is missing
 _TAIL = 4096
@@ -36,10 +36,9 @@ class TimedOut(Exception):  # internal signal
 
 
 class Died(Exception):  # internal signal
-    """The process ended, or broke off the conversation; the message says how: ``ended with exit
-    code 1``.
+    """The process ended, or closed its connection. The message says how.
 
-    ``code`` is the exit code, negative for a signal, ``None`` when it has not ended.
+    ``code`` is the exit code, negative for a signal, ``None`` if it has not ended.
     """
 
     def __init__(self, how: str, code: int | None = None) -> None:
@@ -48,7 +47,7 @@ class Died(Exception):  # internal signal
 
     @classmethod
     def of(cls, code: int) -> Died:
-        """Return what the exit code *code* means."""
+        """Return the error for the exit code *code*."""
         if code >= 0:
             return cls(f"ended with exit code {code}", code)
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -60,26 +59,27 @@ class Died(Exception):  # internal signal
 
 
 class ChildProcess(abc.ABC):
-    """One child process, the leader of its own session and process group; for one thread at a time,
-    but for :meth:`kill`.
+    """One child process, the leader of its own session and process group.
+
+    Only one thread at a time may use it, except for :meth:`kill`.
 
     Parameters
     ----------
     command : sequence of str
-        What to run.
+        The program and its arguments.
     stdin : int
-        The file descriptor that becomes its standard input; remains the caller's.
+        The file descriptor that becomes its standard input. The caller closes it.
     ours : int
-        The other end of it, which is written to.
+        The other end of its standard input, which is written to.
     pass_fds : sequence of int
-        File descriptors to hand on under the same numbers.
+        File descriptors that it inherits under the same numbers.
     cwd, env : optional
-        Its working directory and environment; by default those of this process.
+        Its working directory and environment. By default those of this process.
 
     Raises
     ------
     OSError
-        When the process cannot be made.
+        If the process cannot be made.
     """
 
     def __init__(
@@ -121,31 +121,38 @@ class ChildProcess(abc.ABC):
 
     @abc.abstractmethod
     def _put(self, data: memoryview) -> int:
-        """Write some of *data*; return how much.
+        """Write some of *data*; return the number of bytes.
 
-        Raises BlockingIOError, BrokenPipeError and ConnectionResetError.
+        Raises
+        ------
+        BlockingIOError
+            If there is no room now.
+        BrokenPipeError, ConnectionResetError
+            If nobody reads any more.
         """
 
     @abc.abstractmethod
     def _hang_up(self) -> None:
-        """Release our end of its standard input; idempotent."""
+        """Release our end of its standard input. Idempotent."""
 
     @property
     def pid(self) -> int:
-        """The process id, which is also the id of the group."""
+        """The process id. It is also the id of the group."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process has not ended, and waits for a request."""
+        """Whether the process runs and waits for a request."""
         if self._killed or self._received or self._over():
             return False
-        # The end of its pipe comes before the end of its last thread; and nobody asked it anything.
+        # Nothing may have come: nobody asked it anything. And the end of its pipe comes before the
+        # end of its last thread.
         return all(handle != self._answers for handle, _ in self._poll.poll(0))
 
     def printed(self) -> str:
-        """Return what was printed since the last time, bounded; after :meth:`kill`, the last words
-        too.
+        """Return the prints since the last call, up to a limit.
+
+        After :meth:`kill` this includes the last words.
         """
         if self._killed:
             self._drain()
@@ -153,29 +160,26 @@ class ChildProcess(abc.ABC):
 
     @property
     def last_printed(self) -> str:
-        """The end of what was printed, taken or not."""
+        """The end of all prints, also of those that were returned before."""
         if self._killed:
             self._drain()
         return self._printed.tail.decode("utf-8", "backslashreplace")
 
     def kill(self) -> None:
-        """End the process and all of its group, which no process can refuse.
-
-        Idempotent, from any thread.
-        """
+        """End the process and its whole group at once. Idempotent, from any thread."""
         with self._kill_guard:
             if self._killed:
                 return
             self._killed = True
-            # Darwin refuses a group of zombies
+            # macOS refuses to kill a group of zombies
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            # it hangs in the kernel; it is killed all the same
+            # it may hang in the kernel for longer; it is killed all the same
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_REAP_S)
 
     def close(self) -> None:
-        """Kill it and release the pipes; only for the thread that speaks to it. Idempotent."""
+        """Kill the process and release the pipes. Idempotent."""
         self.kill()
         with self._kill_guard:
             self._hang_up()
@@ -183,7 +187,7 @@ class ChildProcess(abc.ABC):
                 stream.close()
 
     def _send(self, unsent: memoryview) -> memoryview:
-        """Write what there is room for; return the rest, for which :meth:`_wait` waits as well."""
+        """Write *unsent* as far as there is room; return the rest. :meth:`_wait` waits for room."""
         with contextlib.suppress(BlockingIOError):
             while unsent:
                 unsent = unsent[self._put(unsent) :]
@@ -192,9 +196,7 @@ class ChildProcess(abc.ABC):
         return unsent
 
     def _line(self) -> bytes | None:
-        """Return the next line that was received, without its end; ``None`` when there is no whole
-        one.
-        """
+        """Return the next line from stdout without its end, ``None`` if it is not complete."""
         end = self._received.find(b"\n", self._looked_at)
         if end < 0:
             self._looked_at = len(self._received)
@@ -205,8 +207,12 @@ class ChildProcess(abc.ABC):
         return line
 
     def _wait(self, deadline: float, look_s: float = _LOOK_S) -> bool:
-        """Wait for something to happen, and take what arrived; return whether more can come on
-        stdout.
+        """Wait for input or room, and read; return whether more can come on stdout.
+
+        Raises
+        ------
+        TimedOut
+            After *deadline*, an instant of ``time.monotonic()``.
         """
         left_s = deadline - time.monotonic()
         ready = [handle for handle, _ in self._poll.poll(1000 * max(0.0, min(left_s, look_s)))]
@@ -219,8 +225,8 @@ class ChildProcess(abc.ABC):
             else:
                 self._poll.unregister(self._input)  # until it is full again
         if self._answers not in ready and self._over():
-            # something may have come in between; and the pipe may be held by a process that was
-            # left
+            # An answer may have come in between. The pipe may still be open: a process that it
+            # left may hold it.
             self._receive()
             return False
         if more and left_s <= (-_LAST_LOOK_S if self._answers in ready else 0):
@@ -228,7 +234,7 @@ class ChildProcess(abc.ABC):
         return more
 
     def _receive(self) -> bool:
-        """Take what has arrived on stdout; return whether more can come."""
+        """Read from stdout without waiting; return whether more can come."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(_CHUNKS):
                 if not (chunk := os.read(self._answers, _CHUNK)):
@@ -241,7 +247,7 @@ class ChildProcess(abc.ABC):
         return True
 
     def _read_printed(self) -> bool:
-        """Take one chunk of what was printed; return whether there was one."""
+        """Read one chunk from stderr without waiting; return whether there was one."""
         try:
             chunk = os.read(self._prints, _CHUNK)
         except BlockingIOError:
@@ -253,18 +259,18 @@ class ChildProcess(abc.ABC):
         return bool(chunk)
 
     def _print(self, text: bytes) -> None:
-        """Keep *text*, which did not come through stderr, with the prints."""
+        """Keep *text*, which came through stdout, with the prints."""
         self._printed.add(text)
 
     def _drain(self) -> None:
-        for _ in range(_LAST_WORDS):  # nor one that never stops printing
+        for _ in range(_LAST_WORDS):  # bounded: it may never stop printing
             if self._prints < 0 or not self._read_printed():
                 return
 
     def _over(self) -> bool:
         """Whether the process has ended.
 
-        It is left a zombie: its number, which is the group's, must not become somebody else's.
+        It stays a zombie, so that the id of its group is not given to another process.
         """
         if self._process.returncode is None and hasattr(os, "waitid"):
             with contextlib.suppress(ChildProcessError):
@@ -275,7 +281,7 @@ class ChildProcess(abc.ABC):
         return self._process.poll() is not None
 
     def _end(self) -> Died:
-        """Return how the process ended; what is left of its group is killed."""
+        """Return the error for the end of the process. Kill the rest of its group."""
         deadline = time.monotonic() + _END_S
         while not self._over():
             if time.monotonic() > deadline:
@@ -286,8 +292,9 @@ class ChildProcess(abc.ABC):
 
 
 class _Printed:
-    """Bytes that were printed: the first ones are kept until they are taken, the rest is counted;
-    the last ones of all are kept as well.
+    """Printed bytes: the first ones are kept until they are taken, the rest is counted.
+
+    ``tail`` keeps the last bytes of all.
     """
 
     def __init__(self) -> None:
@@ -304,9 +311,9 @@ class _Printed:
         if not self._kept:
             return ""
         note = f"… ({self._spilt:,} more bytes)" if self._spilt else ""
-        # Not final when cut off: half a character at the end is not invalid.
+        # Not final if cut off: half a character at the end is no error then.
         text = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode(
             bytes(self._kept), final=not self._spilt
         )
         self._kept, self._spilt = bytearray(), 0
-        return text[:_KEPT] + note  # a byte that is no text is shown as four characters
+        return text[:_KEPT] + note  # a byte that is no text becomes four characters

@@ -1,12 +1,11 @@
-"""Where a model runs: in a thread of this process, on an event loop, in processes of its own, in an
-executor, or at its address.
-"""
+"""The place where a model runs: a thread, an event loop, processes, an executor, or its address."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NamedTuple
 
 from mltrigger.errors import Closed, InvalidModel, InvalidPolicy, MltriggerError, NotFound
 from mltrigger.policy import DeliveryPolicy
@@ -22,23 +21,28 @@ from mltrigger.versions.version import ModelVersion
 Executing = Executor | Callable[[], Executor]
 _PATIENCE_S = 0.2
 _CONCURRENCY = 8
-"""Calls at the same time that an endpoint is prepared for when the subscription does not say."""
+"""Calls at the same time that an endpoint is prepared for, unless the subscription says more."""
+
+
+class _Placed(NamedTuple):
+    version: ModelVersion
+    model: Model
+    caller: Caller
 
 
 class Placement:
-    """Resolves as *resolve* does, and has the model called where the policy says.
+    """Resolves a selector and places the model where the policy says.
 
-    A version that is no longer meant keeps what it holds until :meth:`tidy` hears that nobody uses
-    it.
+    An old version keeps its resources until :meth:`tidy` finds it unused.
 
     Parameters
     ----------
     resolve : callable
-        Returns the model version that is meant now, and the model.
+        Returns the model version that the selector means now, and its model.
     policy : DeliveryPolicy
-        Whose ``timeout_s``, ``isolation``, ``max_concurrency`` count.
+        Its ``timeout_s``, ``isolation``, ``memory_limit_mb`` and ``max_concurrency`` count.
     executor : concurrent.futures.Executor, or a callable that makes one, optional
-        Where the model runs instead.
+        Runs the model instead.
     """
 
     def __init__(
@@ -48,43 +52,45 @@ class Placement:
         executor: Executing | None = None,
     ) -> None:
         self._resolve, self._policy, self._executor = resolve, policy, executor
-        self._now: tuple[ModelVersion, Model, Caller] | None = None
+        self._now: _Placed | None = None
         self._before: list[Caller] = []
         self._guard = threading.Lock()
         self._closed = False
 
     def __call__(self) -> tuple[ModelVersion, Caller]:
-        """Return the version that is meant now, and how to call it.
+        """Return the current model version and its caller. The first call loads the model.
 
         Raises
         ------
         NotFound
-            When it cannot be called in this process.
+            If it cannot be called in this process.
         InvalidModel
-            When it could not be loaded, or its endpoint not be opened; worth another try.
+            If it could not be loaded, or its endpoint not be opened. Another try may succeed.
         Closed
-            When this was closed meanwhile.
+            After :meth:`close`.
         """
         version, model = self._resolve()
         now = self._now
-        if now is not None and now[1] is model and now[0].id == version.id:
-            return version, now[2]
+        if now is not None and now.model is model and now.version.id == version.id:
+            return version, now.caller
         with self._guard:
             if self._closed:
                 raise Closed("nobody listens any more")
-            if self._now is None or self._now[1] is not model or self._now[0].id != version.id:
+            now = self._now
+            if now is None or now.model is not model or now.version.id != version.id:
                 caller = self._made(version, model)
-                if self._closed:  # while it was loaded: whoever closed did not wait for that
+                if self._closed:  # close() did not wait while the model was loaded
                     caller.close()
                     raise Closed(f"model {version} was loaded too late: nobody listens any more")
-                if self._now is not None:
-                    self._before.append(self._now[2])
-                self._now = (version, model, caller)
-            return version, self._now[2]
+                if now is not None:
+                    self._before.append(now.caller)
+                now = self._now = _Placed(version, model, caller)
+            return version, now.caller
 
     def tidy(self, in_use: Collection[Caller]) -> None:
-        """Close the callers of versions before, but for those *in_use*: a lot that has begun with
-        one ends with it.
+        """Close the callers of old versions that are not *in_use*.
+
+        A lot of deliveries keeps the version that it began with.
         """
         if self._before:
             with self._guard:
@@ -93,11 +99,11 @@ class Placement:
                     old.close()
 
     def close(self) -> None:
-        """Let go of everything, without waiting for a model that is being loaded; idempotent."""
+        """Close all callers. Do not wait for a model that is being loaded. Idempotent."""
         self._closed = True
         if self._guard.acquire(timeout=_PATIENCE_S):
             try:
-                for caller in [*self._before, *([self._now[2]] if self._now else [])]:
+                for caller in [*self._before, *([self._now.caller] if self._now else [])]:
                     caller.close()
                 self._before, self._now = [], None
             finally:
@@ -109,7 +115,7 @@ class Placement:
         except MltriggerError:
             raise
         except BaseException as error:
-            # whatever a model does while it is loaded, sys.exit() included
+            # A model may do anything while it is loaded, sys.exit() included.
             text = redacted(f"{type(error).__name__}: {error}")[:500]
             raise InvalidModel(f"model {version} could not be loaded: {text}") from error
 
@@ -125,6 +131,7 @@ class Placement:
                 " new version"
             )
         if self._executor is not None:
+            # Loaded when it is needed: most models run in a thread.
             from mltrigger.versions.running.workers.invoker import WorkerInvoker
             from mltrigger.versions.running.workers.sending import in_executor
 
@@ -151,12 +158,14 @@ class Placement:
 def check_placement(
     model: Model | None, policy: DeliveryPolicy, executor: Executing | None
 ) -> None:
-    """Check that a model, where it is known yet, can run where the policy and the executor say.
+    """Check that the model, if it is known yet, can run where the policy and the executor say.
+
+    This happens when it is subscribed, not at the first event.
 
     Raises
     ------
     InvalidModel, InvalidPolicy
-        When it is subscribed, not at the first event.
+        If it cannot.
     """
     if executor is None:
         if policy.isolation == "process" and model is not None:

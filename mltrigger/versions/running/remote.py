@@ -1,4 +1,4 @@
-"""Models at addresses, as a listener calls them: an endpoint of their scheme, opened once."""
+"""Models at addresses: the endpoint of their scheme, opened once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from mltrigger.errors import InvalidModel
 from mltrigger.event.event import Event
 from mltrigger.versions.address import Address
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.invoke import Invoker
+from mltrigger.versions.running.thread import Invoker
 from mltrigger.versions.scheme import Setting, scheme_of
 
 
 class RemoteInvoker(Invoker):
-    """Calls the model at an address; never raises, once it is made.
+    """Calls the model at an address. Never raises, once it is made.
 
     Parameters
     ----------
     model : Model
-        Whose target is an :class:`~mltrigger.versions.address.Address`.
+        Its target is an :class:`~mltrigger.versions.address.Address`.
     setting : Setting
-        What was agreed on.
+        The timeout and concurrency of the subscription.
 
     Raises
     ------
     Exception
-        Whatever opening and warming up raises: a server that does not answer, a file that is not
-        there.
+        If the endpoint cannot be opened or warmed up: its server does not answer, or its file is
+        missing.
     """
 
     grace_s = 2.0
@@ -48,7 +48,7 @@ class RemoteInvoker(Invoker):
         self.concurrency = self._endpoint.concurrency
 
     def close(self) -> None:
-        """Close the endpoint; idempotent."""
+        """Close the endpoint. Idempotent."""
         self._endpoint.close()
 
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:

@@ -1,6 +1,4 @@
-"""What a model finds around it when it is called: the context variables of the cell that handed it
-over, and its files.
-"""
+"""The surroundings of a model: the context variables of its cell, and its files."""
 
 from __future__ import annotations
 
@@ -20,22 +18,21 @@ from mltrigger.versions.running.invoke import Caller, Result, failure
 from mltrigger.versions.scheme import HOLD_S
 
 _DECIMAL = "decimal_context"
-"""The name of decimal's context variable, which Python keeps to itself."""
+"""The name of decimal's context variable. Python does not export it."""
 
 
 class Surrounded:
-    """Calls one model as another caller does, each time in a copy of the model's context, and while
-    its files are those of its version.
+    """Calls one model in its surroundings. Never raises, once it is made.
 
-    Never raises once it is made. Decimal's context and numpy's error state are part of the context;
-    a copy keeps calls apart.
+    Each call has a copy of the model's context, so calls do not mix. Decimal's context and numpy's
+    error state are part of it. A call fails if a file is not that of the model's version any more.
 
     Parameters
     ----------
     model : Model
-        What is called.
+        The model.
     make : callable
-        Makes the caller; what the model does while it is loaded happens in the context, too.
+        Makes the caller that is wrapped. It loads the model in the context, too.
     """
 
     def __init__(self, model: Model, make: Callable[[], Caller]) -> None:
@@ -72,12 +69,13 @@ class Surrounded:
         )
 
     def close(self) -> None:
-        """Let go of what calling needs; idempotent."""
+        """Release the resources. Idempotent."""
         self._caller.close()
 
     def _changed(self) -> Result | None:
-        """Return the Result of an event that is not called since a file has changed; an object has
-        read its files when it was made.
+        """Return the Result of an event if a file has changed, ``None`` to call the model.
+
+        Only functions are checked. An object has read its files when it was made.
         """
         try:
             if self.model.weights is not None:
@@ -93,8 +91,9 @@ class Surrounded:
         return None
 
     def _around(self) -> contextvars.Context | None:
-        """Return the context of the next call, for it alone; that of which it is a copy is made
-        once for all calls of a turn.
+        """Return a context for the next call alone, ``None`` if the model has none.
+
+        All calls of a turn share the context that is copied.
         """
         if self.model.context is None:
             return None
@@ -117,16 +116,12 @@ def _go_on(captured: Any, under_way: Running | None) -> None:
 
 
 def _count_apart() -> None:
-    """Give this context decimal's settings to itself: the object that holds them can be changed,
-    and copies share it.
-    """
+    """Give this context its own decimal settings. They are one object, which copies share."""
     decimal.setcontext(decimal.getcontext().copy())
 
 
 def _has_arithmetic(context: contextvars.Context) -> bool:
-    """Whether decimal's settings are in *context*; where they are not, each copy makes its own as
-    soon as it needs them.
-    """
+    """Whether *context* holds decimal's settings. If not, each copy makes its own when needed."""
     return any(variable.name == _DECIMAL for variable in context)
 
 
@@ -144,14 +139,15 @@ def snapshot() -> contextvars.Context:
 
 def _settle() -> None:
     _go_on(None, None)
-    # the model is not called on the loop of the kernel
+    # the model does not run on the event loop of the kernel
     if (sniffio := sys.modules.get("sniffio")) is not None:
         sniffio.current_async_library_cvar.set(None)
 
 
 def arithmetic(context: contextvars.Context | None) -> dict[str, Any] | None:
-    """Return what of *context* can travel to another process, in JSON: decimal's context and
-    numpy's error state.
+    """Return the parts of *context* that can travel to another process, in JSON.
+
+    These are decimal's context and numpy's error state.
     """
     return None if context is None else context.copy().run(_arithmetic)
 
@@ -166,7 +162,7 @@ def _settings(own: decimal.Context) -> dict[str, Any]:
 
 def _arithmetic() -> dict[str, Any]:
     errors: Mapping[str, str] = np.geterr() if (np := sys.modules.get("numpy")) is not None else {}
-    # whom to call does not travel
+    # a function that numpy calls does not travel
     told = {kind: how for kind, how in errors.items() if how not in ("call", "log")}
     return {
         "decimal": _settings(decimal.getcontext()),

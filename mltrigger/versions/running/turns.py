@@ -1,6 +1,6 @@
-"""Turns: many calls at once, or one alone.
+"""Turns: many calls at once, or one call alone.
 
-Whether a death says something about an event depends on what ran beside it.
+The death of a process proves something about a call only if no other call ran beside it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from collections import deque
 from collections.abc import Callable
 
 _LOOK_S = 0.05
-"""How often a call that waits looks whether it was stopped, or whether it may go on."""
+"""Interval in which a waiting call looks whether it was stopped or may begin."""
 _CLOSED_S = 1.0
-"""How long a call that waits to be alone keeps others from beginning, the first time; twice as long
-each further time.
-"""
+"""Time in which a call that waits to be alone keeps others from beginning. It doubles each time."""
 _LEAST_S, _MOST_S = 0.05, 1.0
-"""How long others may begin after a call that was alone: as long as that took, within these limits."""
+"""Limits of the time in which others may begin after a call that was alone. It took that long."""
 
 
 class Turn:
-    """The permission of one call to run; made by :meth:`Turns.enter`."""
+    """The permission of one call to run, made by :meth:`Turns.enter`."""
 
     __slots__ = ("_began_s", "_first", "_number", "_turns", "behind", "is_alone", "proves")
 
@@ -37,13 +35,13 @@ class Turn:
         return not self._first or self._turns._begun != self._number
 
     def open(self) -> None:
-        """Let others begin beside this call: it waits for them."""
+        """Let others begin beside this call, since it waits for them."""
         self._turns._open(self)
 
     def leave_behind(self) -> None:
-        """Let others begin: nobody waits for this call any more, which goes on until :meth:`leave`.
+        """Let others begin. Nobody waits for this call any more. Idempotent.
 
-        Idempotent.
+        It goes on until :meth:`leave`.
         """
         self._turns._leave(self, behind=True)
 
@@ -53,13 +51,15 @@ class Turn:
 
 
 class Turns:
-    """Who may run now.
+    """Decides which calls may run now.
 
-    A call that wants to be alone waits until nothing runs, and lets nothing begin meanwhile.
+    A call that wants to be alone waits until nothing runs. Meanwhile it keeps others from
+    beginning.
 
-    Nobody waits for long. A call under way may itself wait for another one (a model that fires
-    events): one that waits to be alone therefore lets others begin from time to time, and holds
-    them up for longer each time. After a call that was alone those that it kept waiting come first.
+    Nobody waits for ever. A call under way may itself wait for another call, if its model fires
+    events. So a call that waits to be alone lets others begin from time to time. It keeps them
+    waiting for longer each time. After a call that was alone, the calls that it kept waiting come
+    first.
     """
 
     def __init__(self) -> None:
@@ -84,18 +84,18 @@ class Turns:
 
     @property
     def left_behind(self) -> int:
-        """How many calls go on that nobody waits for."""
+        """The number of calls that go on although nobody waits for them."""
         return len(self._behind)
 
     @property
     def closed(self) -> bool:
-        """Whether a call that needs not be alone would have to wait now."""
+        """Whether an ordinary call would have to wait now."""
         return self._alone is not None or (bool(self._queue) and self._is_closing(time.monotonic()))
 
     def enter(
         self, alone: bool = False, stopped: Callable[[], bool] = lambda: False
     ) -> Turn | None:
-        """Wait for a turn and return it; ``None`` when *stopped* says so first."""
+        """Wait for a turn and return it; ``None`` if *stopped* says so first."""
         turn = Turn(self, alone)
         with self._changed:
             if not (self._waited_alone(turn, stopped) if alone else self._waited_open(stopped)):
@@ -112,19 +112,19 @@ class Turns:
         return turn
 
     def entered(self, alone: bool = False) -> Turn:
-        """Wait for a turn for as long as it takes, and return it."""
+        """Wait for a turn without a limit, and return it."""
         turn = self.enter(alone)
         assert turn is not None  # noqa: S101 - nothing stops it
         return turn
 
     def wait_open(self, stopped: Callable[[], bool]) -> None:
-        """Wait until a call may begin that needs not be alone, or *stopped* says so."""
+        """Wait until an ordinary call may begin, or *stopped* says so."""
         if self.closed:
             with self._changed:
                 self._waited_open(stopped)
 
     def wake(self) -> None:
-        """Let those who wait look whether they were stopped."""
+        """Let waiting calls look whether they were stopped."""
         with self._changed:
             self._changed.notify_all()
 
@@ -154,8 +154,9 @@ class Turns:
             self._changed.notify_all()
 
     def _is_closing(self, now_s: float) -> bool:
-        """Whether the first call that waits to be alone holds others up: for 1 s of 2, then for 2
-        of 4, 4 of 8, and so on.
+        """Whether the first call that waits to be alone keeps others waiting now.
+
+        It does so for 1 s of 2, then for 2 s of 4, 4 s of 8, and so on.
         """
         passed_s, closed_s = now_s - self._since_s, _CLOSED_S
         while passed_s >= 2 * closed_s:
@@ -188,9 +189,8 @@ class Turns:
             self._kept_waiting = False
 
 
-# The process dies as a whole, whatever of it called a model: the turns of its threads belong to no
-# bus.
+# The process dies as a whole, so all buses in it share these turns.
 HERE = Turns()
-"""The turns of the models that are called in this process."""
+"""The turns of all models that are called in this process."""
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=HERE._reset)

@@ -33,7 +33,8 @@ from mltrigger.event.event import Event, with_opener
 from mltrigger.sources.folder.source import FolderSource
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.capture import MAX_STDOUT, captured
-from mltrigger.versions.running.invoke import Invoker, Result
+from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.running.thread import Invoker
 from mltrigger.versions.running.workers.invoker import WorkerInvoker
 from mltrigger.versions.running.workers.portable import check_portable
 from mltrigger.versions.running.workers.processes import Processes

@@ -106,7 +106,7 @@ def _serve(channel: Channel, caller: Caller) -> NoReturn:
 
 
 class Channel:
-    """The child's ends of the pipes. The model cannot reach them, so its prints do not interfere."""
+    """The child's ends of the pipes. The model cannot reach them with its prints."""
 
     def __init__(self) -> None:
         self.turn = 0

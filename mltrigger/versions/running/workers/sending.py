@@ -33,7 +33,7 @@ _CHANCES = 16
 or is gone.
 """
 _MOST_BYTES = 64 * 1024 * 1024
-"""Largest object of an event that travels with its call. Both sides hold it in memory as a whole."""
+"""Largest object of an event that travels with its call. Both sides hold it in memory."""
 
 
 class InWorkers(InExecutor):

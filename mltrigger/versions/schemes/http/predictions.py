@@ -11,7 +11,7 @@ from mltrigger.errors import InvalidModel, ModelFailure
 from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
-from mltrigger.versions.running.feeds import kinds_in
+from mltrigger.versions.running.predictors.feeds import kinds_in
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.failures import attempt, in_one_call, unfit
 from mltrigger.versions.schemes.http.answers import Answer

@@ -16,8 +16,9 @@ from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.columns import known, of_user
-from mltrigger.versions.running.feeding import of_head
-from mltrigger.versions.running.feeds import Feed, Frames, Groups, alike
+from mltrigger.versions.running.predictors.feeding import of_head
+from mltrigger.versions.running.predictors.feeds import Feed, Groups, alike
+from mltrigger.versions.running.predictors.tables import Frames
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.failures import attempt, unfit
 from mltrigger.versions.schemes.mlflow.registry import files_of, named, version_now

@@ -1,4 +1,4 @@
-"""Which way a predictor is called: found from what it is, when it is loaded."""
+"""Finds the feed of a predictor from its type, when it is loaded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from typing import Any
 
 from mltrigger.versions.columns import Takes, head, is_a, is_of_library, known, of_user
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.feeds import Feed, Files, Frames, Records, Texts, named
-from mltrigger.versions.running.nets import Boosted, Keras, Module, Pipelined, Torch, parted
+from mltrigger.versions.running.predictors.feeds import Feed, Files, Records, Texts, named
+from mltrigger.versions.running.predictors.nets import (
+    Boosted,
+    Keras,
+    Module,
+    Pipelined,
+    Torch,
+    parted,
+)
+from mltrigger.versions.running.predictors.tables import Frames
 
 
 def feed_of(model: Model, target: Any) -> Feed:
-    """Return how the predictor *target*, which *model* describes, is called."""
+    """Return the feed for the predictor *target*, which *model* describes."""
     name, method, columns = repr(model.name), getattr(target, model.method), model.ordered()
     if is_a(target, "transformers", "Pipeline") and model.method in (
         "predict",
@@ -38,8 +46,9 @@ def feed_of(model: Model, target: Any) -> Feed:
 
 
 def _by_event(method: Callable[[Any], Any], given: Any) -> Any:
-    """Return what *method* answers: of several arrays in a tuple, such as distances and neighbours,
-    those of each event.
+    """Return the answer of *method*, split by event if it is a tuple of arrays.
+
+    Such a tuple has, for example, distances and neighbours.
     """
     answer = method(given)
     return parted(answer, len(given), lists=False) if isinstance(answer, tuple) else answer
@@ -67,9 +76,7 @@ def _fitted(model: Model, target: Any, method: Any, columns: Sequence[str] | Non
 def of_head(
     target: Any, method: Any, name: str, takes: Takes | None, columns: Sequence[str] | None
 ) -> Feed | None:
-    """Return how a model is called whose head takes something else than columns; ``None`` for all
-    others.
-    """
+    """Return the feed of a model whose first step takes no columns, ``None`` for all others."""
     if not (kind := head(target)) or not (takes is None or takes.further):
         return None
     if kind == "text":

@@ -1,6 +1,4 @@
-"""How neural networks and their like are called: torch modules, Keras models, XGBoost's Booster,
-pipelines of Hugging Face.
-"""
+"""Feeds for torch modules, Keras models, XGBoost's Booster and pipelines of Hugging Face."""
 
 from __future__ import annotations
 
@@ -12,29 +10,32 @@ from typing import Any
 from mltrigger.errors import ModelFailure
 from mltrigger.text import short
 from mltrigger.versions.columns import Takes
-from mltrigger.versions.running.feeds import Feed, Frames, _Shape, text_of, unfit
+from mltrigger.versions.running.predictors.feeds import Feed, text_of, unfit
+from mltrigger.versions.running.predictors.tables import Frames, Shape
 
 
 class Arrays(Feed):
-    """Stacks numbers: those of events that are lists, and the fields of events that are records.
+    """Stacks the numbers of events, which are lists or records, into arrays.
 
-    A record whose fields have the names of the model's inputs is an array for each. Otherwise its
-    fields are one row of numbers, in the order of the columns, or its only field is the array.
+    If the fields of a record have the names of the inputs, each field is an array. Otherwise the
+    fields are one row of numbers in the order of the columns, or the only field is the array.
 
     Parameters
     ----------
+    method, name
+        See :class:`~mltrigger.versions.running.predictors.feeds.Feed`.
     inputs : sequence of str
         The names of the model's inputs.
     needed : int
-        How many of them, from the first on, have to be there.
+        The number of required inputs. They come first.
     columns : sequence of str, optional
-        The fields of a record that make up the one input.
+        The fields of a record that form the only input.
     """
 
     _integers = True
-    """Whether integers are other numbers than those with a fraction."""
+    """Whether the model treats integers differently from floats."""
     _lists = False
-    """Whether an answer that is a list has several arrays, as a tuple has."""
+    """Whether a list as answer has several arrays, as a tuple has."""
 
     def __init__(
         self,
@@ -49,15 +50,13 @@ class Arrays(Feed):
         self._inputs, self._needed, self._columns = list(inputs), list(inputs)[:needed], columns
 
     def part(self, data: Any) -> tuple[Hashable, Any]:
-        """Return the arrays of an event; the key has their names, shapes and kinds of numbers."""
+        """Return the arrays of an event. The key has their names, shapes and dtypes."""
         names, values = self._read(data) if isinstance(data, Mapping) else (None, [data])
         arrays = [self._array(value) for value in values]
         return (names, *((array.shape, array.dtype.str) for array in arrays)), arrays
 
     def call(self, key: Any, parts: Sequence[Any]) -> Any:
-        """Call the model with one array, or with one for each name; every answer is parted along
-        its first axis.
-        """
+        """Call the model with one array, or one for each name. Split answers along axis 0."""
         import numpy as np
 
         stacked = [np.stack(arrays) for arrays in zip(*parts, strict=True)]
@@ -70,9 +69,7 @@ class Arrays(Feed):
         return self._method(given)
 
     def _read(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, list[Any]]:
-        """Return the names of the inputs that *record* has, ``None`` for the only one, and their
-        values.
-        """
+        """Return the names of the inputs in *record*, ``None`` for the only one; and the values."""
         if (
             self._inputs
             and record.keys() <= set(self._inputs)
@@ -116,9 +113,9 @@ class Arrays(Feed):
 class Torch(Arrays):
     """Calls a torch module with tensors on its device, in evaluation mode and without gradients.
 
-    Numbers with a fraction have the dtype of its weights, else float32; integers are int64 where it
-    looks them up in an embedding or has no weights, and numbers like the others everywhere else: a
-    client may write 3 for 3.0.
+    Floats get the dtype of its weights, or float32 without weights. Integers become int64 if the
+    module has an embedding or no weights. Otherwise they count as floats: a client may write 3 for
+    3.0.
     """
 
     def __init__(
@@ -136,8 +133,9 @@ class Torch(Arrays):
         self._integers = weight is None or looks_up
 
     def finer(self, key: Any, parts: Sequence[Any]) -> Sequence[Hashable] | None:
-        """Call events that are one number alone, unless they are looked up: several would be taken
-        for the features of one.
+        """Call events that are one number alone, unless they go into an embedding.
+
+        Several numbers would be taken for the features of one event.
         """
         return (
             range(len(parts)) if key[0] is None and not key[1][0] and not self._integers else None
@@ -166,8 +164,9 @@ class Torch(Arrays):
 
 
 class Module(Feed):
-    """Calls a method that a torch module has beside ``forward``, with a list of the data: in
-    evaluation mode, without gradients.
+    """Calls another method than ``forward`` of a torch module, with a list of the data.
+
+    The module is in evaluation mode, without gradients.
     """
 
     def __init__(self, module: Any, method: Callable[..., Any], feed: Feed) -> None:
@@ -198,7 +197,7 @@ class Keras(Arrays):
     ) -> None:
         try:
             inputs = [str(tensor.name) for tensor in model.inputs]
-        except Exception:  # a subclass of Model that was never called knows none
+        except Exception:  # a subclass of Model that was never called has none
             inputs = []
         super().__init__(method, name, inputs, len(inputs), columns)
         self._quiet = quiet
@@ -229,10 +228,10 @@ class Boosted(Frames):
         super().__init__(asked, name, takes, floats=True)
 
     def call(self, key: Any, parts: Sequence[Any]) -> Any:
-        """See :meth:`Feed.call`; what the Booster knows no names for is an array."""
+        """See :meth:`Feed.call`. Without names of features the Booster gets an array."""
         import numpy as np
 
-        if isinstance(key, _Shape):
+        if isinstance(key, Shape):
             frame = self._frame(key, parts)
             return self._method(
                 frame.to_numpy() if self._takes is not None and self._takes.numbered else frame
@@ -241,16 +240,14 @@ class Boosted(Frames):
 
 
 class Pipelined(Feed):
-    """Calls a pipeline of Hugging Face with texts, or with records that it takes as they are; a
-    batch in one call.
-    """
+    """Calls a pipeline of Hugging Face with a batch of texts, or of records if it takes them."""
 
     def __init__(self, pipeline: Any, name: str, columns: Sequence[str] | None) -> None:
         super().__init__(pipeline, name)
         self._pipeline = pipeline
         self._column = columns[0] if columns is not None and len(columns) == 1 else None
         self._records = "question-answering" in str(getattr(pipeline, "task", ""))
-        # Texts that name an image or a sound would be fetched, or opened.
+        # It would fetch or open a text that names an image or a sound.
         self._opens = any(
             getattr(pipeline, part, None) is not None
             for part in ("image_processor", "feature_extractor", "processor")
@@ -270,9 +267,7 @@ class Pipelined(Feed):
         return type(data).__name__, data
 
     def call(self, key: Hashable, parts: Sequence[Any]) -> Any:
-        """Call the pipeline; where its tokenizer cannot fill up shorter texts, it takes one after
-        the other.
-        """
+        """Call the pipeline with all texts at once, if its tokenizer can pad the shorter ones."""
         model, tokenizer = (
             getattr(self._pipeline, "model", None),
             getattr(self._pipeline, "tokenizer", None),
@@ -287,7 +282,7 @@ class Pipelined(Feed):
 
 
 def _parameters(function: Any) -> tuple[list[str], int]:
-    """Return the names of the parameters of ``forward``, and how many have no default."""
+    """Return the names of the parameters of ``forward``, and the number without a default."""
     try:
         parameters = [
             p
@@ -301,12 +296,24 @@ def _parameters(function: Any) -> tuple[list[str], int]:
 
 
 def parted(answer: Any, count: int, lists: bool) -> Any:
-    """Return an answer of arrays as one output an event: each array is parted along its first axis,
-    names and positions are kept.
+    """Return an answer of arrays as one output per event.
 
-    *lists* says that a list, as a tuple, has several arrays; otherwise it has one output an event,
-    unless each of its arrays counts the events. Where a list can be read both ways, the events are
-    called alone: then it cannot.
+    Each array is split along its first axis. Names and positions are kept.
+
+    Parameters
+    ----------
+    answer
+        The answer of the model.
+    count : int
+        The number of events.
+    lists : bool
+        Whether a list has several arrays, as a tuple has. Otherwise a list has one output per
+        event, unless each of its arrays has *count* rows.
+
+    Raises
+    ------
+    ModelFailure
+        If a list can be read both ways. Then the events are called alone, where it cannot.
     """
     if hasattr(answer, "tolist"):
         return answer.tolist()
@@ -340,14 +347,12 @@ def parted(answer: Any, count: int, lists: bool) -> Any:
 
 
 def _counts(value: Any, count: int) -> bool:
-    """Whether *value* is an array whose first axis has *count* places."""
+    """Whether *value* is an array with *count* rows."""
     return hasattr(value, "tolist") and tuple(getattr(value, "shape", ()))[:1] == (count,)
 
 
 def _holds_arrays(value: Any) -> bool:
-    """Whether *value* is an array or has some; what a model keeps for its next call has none, and
-    nobody asked for it.
-    """
+    """Whether *value* is an array or may hold arrays. The state for a next call holds none."""
     return hasattr(value, "tolist") or isinstance(value, (Mapping, tuple, list))
 
 

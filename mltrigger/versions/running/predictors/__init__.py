@@ -1,0 +1,1 @@
+"""The input of predictors: fitted objects with a method such as ``predict``."""
