@@ -1,18 +1,23 @@
 """JSON in and out, without the silent losses of the defaults.
 
-What JSON cannot say is tagged as MongoDB's Extended JSON v2 does
-(https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/): a NaN is written
+Values without a JSON form get a tag of MongoDB's Extended JSON v2
+(https://www.mongodb.com/docs/manual/reference/mongodb-extended-json/). NaN becomes
 ``{"$numberDouble": "NaN"}``, bytes ``{"$binary": {"base64": "…", "subType": "00"}}`` and a Decimal
-``{"$numberDecimal": "1.10"}``; :func:`loads` turns them back. What has a natural JSON form loses
-only its Python type: numpy scalars and arrays, frames of pandas, polars and Arrow (records),
-tensors and sparse matrices (lists), datetimes (ISO 8601), dataclasses and pydantic models
-(objects), tuples and sets (lists), paths, UUIDs and enums. Missing values of pandas (``NA``,
-``NaT``) are ``null``.
+``{"$numberDecimal": "1.10"}``. :func:`loads` turns them back.
 
-What has names keeps them, as an object: a row of a frame (a ``Series`` whose index is text), a
-named tuple, a numpy record. A series with numbers or times for an index is a list. The index of a
-frame is a column of its records where it is text, has a name or several levels; so is that of a
-series of several levels. Two keys that become the same text are refused.
+Other values lose only their Python type:
+
+- records: frames of pandas, polars and Arrow
+- lists: numpy arrays, tensors, sparse matrices, tuples, sets
+- objects: dataclasses, pydantic models
+- text: datetimes (ISO 8601), paths, UUIDs
+- plain values: numpy scalars, enums
+- ``null``: missing values of pandas (``NA``, ``NaT``)
+
+Values with names become objects: a row of a frame (a ``Series`` whose index is text), a named
+tuple, a numpy record. A series with numbers or times for an index is a list. The index of a frame
+becomes a column if it is text, has a name or several levels. So does that of a series of several
+levels. Two keys that become the same text are refused.
 """
 
 from __future__ import annotations
@@ -66,10 +71,10 @@ def dumps(value: Any, iterators: bool = False) -> str:
     Parameters
     ----------
     value
-        What to write.
+        Any value with a JSON form.
     iterators : bool
-        Whether to read iterators, such as generators: each once, and no further than ``MAX_BYTES``
-        of JSON.
+        Whether to read iterators, such as generators. Each is read once, up to ``MAX_BYTES`` of
+        JSON.
 
     Raises
     ------
@@ -98,10 +103,10 @@ _NESTED = frozenset({dict, list, tuple})
 
 
 def _says_all(value: Any, lists: int, objects: int) -> bool:
-    """Whether the encoder lost nothing of *value*: it drops the names of tuples, and writes a key
-    twice when two become one text.
+    """Whether the encoder lost nothing of *value*.
 
-    *lists* and *objects* are the most that there can be of them in its text.
+    It drops the names of tuples. It writes a key twice when two keys become one text.
+    *lists* and *objects* are the most of them that its text can hold.
     """
     try:
         if lists or objects > 1:
@@ -117,8 +122,9 @@ def _says_all(value: Any, lists: int, objects: int) -> bool:
 
 
 def _check_keys(value: Any) -> None:
-    """Raise TypeError when an object in *value*, which has Python's own types only, has a key that
-    is no text.
+    """Raise TypeError if an object in *value* has a key that is no text.
+
+    *value* has Python's own types only.
     """
     inside = [value]
     for each in inside:  # which grows meanwhile
@@ -141,15 +147,15 @@ def _carefully(value: Any, iterators: bool) -> str:
 
 
 def loads(text: str | bytes) -> Any:
-    """Return the value of JSON *text*, strictly: RFC 8259 numbers only, UTF-8 only, at most
-    ``MAX_DEPTH`` levels.
+    """Return the value of JSON *text*, read strictly.
 
-    One byte order mark before it is passed over, as RFC 8259 allows.
+    Numbers must follow RFC 8259, text must be UTF-8, and levels are at most ``MAX_DEPTH``.
+    One byte order mark at the start is skipped, as RFC 8259 allows.
 
     Raises
     ------
     InvalidEvent
-        Whose ``reason`` attribute is the reason code: ``malformed_json``, ``non_finite_number``,
+        Its ``reason`` attribute is ``malformed_json``, ``non_finite_number``,
         ``number_out_of_range``, ``nesting_too_deep``, ``invalid_unicode`` or
         ``unsupported_encoding``.
     """
@@ -200,8 +206,9 @@ def unmarked(raw: Raw) -> Raw:
 
 
 def repeated_key(raw: bytes) -> str | None:
-    """Return a key that stands twice in one object of JSON that :func:`loads` accepts; ``None``
-    when there is none.
+    """Return a key that stands twice in one object, or ``None``.
+
+    *text* is JSON that :func:`loads` accepts.
     """
     repeated: list[str] = []
 
@@ -214,7 +221,7 @@ def repeated_key(raw: bytes) -> str | None:
 
 
 def twice(keys: Iterable[str]) -> str | None:
-    """Return the first of *keys* that was there before; ``None`` when all differ.
+    """Return the first repeated key of *keys*, or ``None``.
 
     Takes one look at each: any sender may send many.
     """
@@ -227,8 +234,9 @@ def twice(keys: Iterable[str]) -> str | None:
 
 
 def loads_own(raw: bytes) -> Any:
-    """Return the value of JSON that :func:`dumps` wrote: strict when it was written, so there is
-    nothing to check but the tags.
+    """Return the value of JSON that :func:`dumps` wrote.
+
+    It was checked when it was written, so only the tags are read.
     """
     text = raw.decode()
     return loads(text) if '"$' in text else _SCAN(text, 0)[0]

@@ -1,5 +1,6 @@
-"""Event: an immutable fact, as CloudEvents 1.0 defines it
-(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md).
+"""Event: an immutable fact, as CloudEvents 1.0 defines it.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from mltrigger.text import card, short
 DEFAULT_TYPE = "mltrigger.event"
 DEFAULT_SOURCE = "mltrigger"
 MAX_HOPS = 16
-"""How many times an event may cause another before the chain is taken for a loop (the limit of AWS
-Lambda's loop detection).
+"""Longest chain of events that cause each other. A longer one counts as a loop.
+
+AWS Lambda's loop detection has the same limit.
 """
 
 MESSAGE_ATTRIBUTES = "messageattributes"
-"""The extension that holds, as a JSON object, the message attributes of a publisher who knows
-nothing of CloudEvents: under their own names, which extensions may not have, so that a filter sees
-them.
+"""The extension that holds a publisher's message attributes, as a JSON object.
+
+Such a publisher does not use CloudEvents. Its names may not be names of extensions. A filter sees
+the attributes under these names.
 """
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 _RESERVED = frozenset(
@@ -57,7 +60,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 class Event:
     """An immutable fact with an identity (``source`` + ``id``) and data.
 
-    ``Event(data)`` is enough; what is left out is filled in.
+    ``Event(data)`` is enough. The other attributes have defaults.
 
     Parameters
     ----------
@@ -67,13 +70,13 @@ class Event:
     type, source, subject : str
         What happened, where, and to what. *source* is a URI reference.
     id : str, optional
-        Unique within *source*; a repeat is recognised by it and never processed twice. Default: a
-        new UUIDv7.
+        Unique within *source*. A second event with the same id is never processed. Default: a new
+        UUIDv7.
     time : datetime, optional
-        When it happened; timezone-aware. Default: now. Never used to decide a delivery.
+        When it happened, with a timezone. Default: now. Never used to decide a delivery.
     extensions : mapping
-        Further CloudEvents attributes: lower-case letters and digits to ``str``, ``bool`` or 32-bit
-        ``int``.
+        Further CloudEvents attributes. Names have lower-case letters and digits. Values are
+        ``str``, ``bool`` or 32-bit ``int``.
 
     Raises
     ------
@@ -128,7 +131,7 @@ class Event:
 
     @property
     def root(self) -> str:
-        """The id of the event that began the chain; its own when nothing caused it."""
+        """The id of the event that began the chain: its own if nothing caused it."""
         return str(
             self.extensions.get("rootid")
             or (self.extensions.get("causationid") if self.hops == 1 else None)
@@ -136,8 +139,9 @@ class Event:
         )
 
     def led_to(self, hops: int = 0) -> dict[str, str | int]:
-        """Return the extensions of an event that this one has led to, whose own chain is *hops*
-        long; the first one's cause is its root.
+        """Return the extensions of an event that this one has caused.
+
+        *hops* is the length of that event's own chain. The root is the first cause.
         """
         hops = max(hops, self.hops + 1)
         return {"causationid": self.id, "hops": hops, **({"rootid": self.root} if hops > 1 else {})}
@@ -161,11 +165,10 @@ class Event:
         return self._opener()
 
     def emitted(self, data: Any, *, by: str, type: str, encoded: bytes | None = None) -> Event:  # noqa: A002 - the CloudEvents name
-        """Return the event that subscription *by* makes of this one; the same cause gives the same
-        id every time.
+        """Return the event that subscription *by* makes of this one.
 
-        With *encoded*, the JSON of the data as it was when the model returned it, that is what will
-        be published.
+        The same cause gives the same id every time. *encoded* is the JSON of the data when the
+        model returned it. It is published as it is.
         """
         return Event(
             _encoded=encoded,
@@ -216,8 +219,9 @@ class Event:
     def from_json(cls, text: str | bytes) -> Event:
         """Return the event of CloudEvents JSON *text*, in structured mode.
 
-        Stricter than the SDK, which invents a missing ``id`` (that would hide repeats) and accepts
-        a missing ``specversion``, times without seconds and media types without a slash.
+        This is stricter than the SDK. The SDK invents a missing ``id``, which would hide repeats.
+        It also accepts a missing ``specversion``, times without seconds and media types without a
+        slash.
         """
         given = codec.loads(text)
         if not isinstance(given, dict):
@@ -226,8 +230,9 @@ class Event:
 
     @classmethod
     def from_attributes(cls, given: Mapping[str, Any]) -> Event:
-        """Return the event of the JSON members *given*, or raise InvalidEvent listing every
-        problem.
+        """Return the event of the JSON members *given*.
+
+        Raises InvalidEvent with every problem.
         """
         # null means unset
         given = {
@@ -274,7 +279,7 @@ def as_event(sample: Any) -> Event:
 
 
 def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
-    """Return the event's data as bytes, with their media type; ``None`` stands for JSON.
+    """Return the event's data as bytes, and their media type (``None``: JSON).
 
     Raises
     ------
@@ -318,8 +323,9 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
 
 
 def attributes_of(event: Event) -> dict[str, Any]:
-    """Return the context attributes by name: what a filter on attributes sees, and what travels as
-    message attributes.
+    """Return the context attributes by name.
+
+    Filters on attributes see them, and they travel as message attributes.
     """
     own = {
         "id": event.id,
@@ -340,13 +346,14 @@ def attributes_of(event: Event) -> dict[str, Any]:
 
 
 def foreign_attributes(text: Any) -> dict[str, Any] | None:
-    """Return what the extension ``messageattributes`` says, plain JSON values by name; ``None``
-    when it says nothing that can be read.
+    """Return the extension ``messageattributes`` as plain JSON values by name.
+
+    Returns ``None`` if it cannot be read.
     """
     if not isinstance(text, str):
         return None
     try:
-        codec.loads(text)  # strictly, so that what was published can be read by everybody for ever
+        codec.loads(text)  # strict, so that every reader can read published text
         value = json.loads(text)
     except (InvalidEvent, ValueError):
         return None
@@ -354,21 +361,23 @@ def foreign_attributes(text: Any) -> dict[str, Any] | None:
 
 
 def hops_of(extensions: Mapping[str, Any]) -> int:
-    """Return how many events caused one another before the one with these *extensions*; 0 where
-    that is no count.
+    """Return how many causes an event with these *extensions* has in its chain.
+
+    Returns 0 if that is no count.
     """
     hops = extensions.get("hops")
     return hops if type(hops) is int and hops >= 0 else 0
 
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:
-    """Return what :func:`encode_data` was given, up to Python types that JSON does not know."""
+    """Return the data that :func:`encode_data` encoded, without Python types that JSON lacks."""
     return codec.loads_own(raw) if is_json(media_type) else raw
 
 
 def is_json(media_type: str | None) -> bool:
-    """Whether data of *media_type* is one JSON document: nothing said, ``application/json``,
-    ``…+json``; not lines of JSON.
+    """Whether data of *media_type* is one JSON document.
+
+    That is so for None, ``application/json`` and ``…+json``, but not for lines of JSON.
     """
     return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
 
@@ -385,7 +394,7 @@ def restored(
     extensions: Mapping[str, str | bool | int],
     raw: bytes | None = None,
 ) -> Event:
-    """Return an Event of attributes that were checked when they were stored; skips the checks.
+    """Return an Event of stored attributes, without checking them again.
 
     *data* were decoded from *raw*.
     """
@@ -470,8 +479,9 @@ _new = object.__new__
 
 
 def derived_id(cause: Event, subscription: str) -> str:
-    """Return the id of the event that *subscription* emits for *cause*: a function of both, so that
-    a repeat is recognised.
+    """Return the id of the event that *subscription* emits for *cause*.
+
+    It depends on both alone, so a repeat is recognised.
     """
     return hashlib.blake2b(
         f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16
@@ -479,7 +489,10 @@ def derived_id(cause: Event, subscription: str) -> str:
 
 
 def parse_time(text: Any) -> datetime:
-    """Return the instant of RFC 3339 *text*; a leap second becomes the last microsecond before it."""
+    """Return the instant of RFC 3339 *text*.
+
+    A leap second becomes the last microsecond before it.
+    """
     if not isinstance(text, str) or not (match := _RFC3339.fullmatch(text)):
         raise InvalidEvent(
             f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent"
@@ -493,8 +506,9 @@ def parse_time(text: Any) -> datetime:
 
 
 def _plainly_fine(event: Event) -> bool:
-    """Return whether nothing unusual was given: most events need no closer look, and publishing is
-    a hot path.
+    """Return whether the event is an ordinary one.
+
+    Most events need no closer look, and publishing is a hot path.
     """
     return (
         event.subject is event.datacontenttype is event.dataschema is None
@@ -597,5 +611,5 @@ def _base64(text: Any) -> bytes:
 
 
 def _json_tree(data: Any) -> Any:
-    """Return *data* as plain JSON values, tags included: what a reader in another language sees."""
+    """Return *data* as plain JSON values with tags, as other languages see it."""
     return json.loads(codec.dumps(data))

@@ -1,8 +1,7 @@
-"""From Python's values to those of JSON: plain dicts, lists, texts and numbers, or a refusal that
-names the part.
+"""Convert Python values to JSON's: plain dicts, lists, texts and numbers.
 
-Frameworks are recognised by what their types can do, and never imported: a value of theirs means
-that they are loaded.
+A value without a JSON form is refused, and the error names its path. Frameworks are recognised by
+the abilities of their types, and never imported. A value of theirs means that they are loaded.
 """
 
 from __future__ import annotations
@@ -36,29 +35,29 @@ from typing import Any
 from mltrigger.errors import NotEncodable
 
 MAX_DEPTH = 100
-"""Levels of nesting that are accepted in either direction; deeper values break other people's
-parsers.
-"""
+"""Accepted levels of nesting, in either direction. Deeper values break other people's parsers."""
 MAX_BYTES = 16 * 1024 * 1024
 """Bytes of JSON that are made of a value whose size only reading it tells."""
 
 
 class TooLarge(NotEncodable):
-    """A value whose JSON would be longer than ``MAX_BYTES``: an iterator that does not end, a
-    sparse matrix written out.
+    """A value whose JSON would be longer than ``MAX_BYTES``.
+
+    Examples: an iterator that does not end, a sparse matrix written out.
     """
 
 
 class Broken(NotEncodable):
-    """An iterator that raised while it was read; its own exception is the cause."""
+    """An iterator that raised while it was read. Its own exception is the cause."""
 
 
 _END = object()
 
 
 def _strict_encoder() -> Callable[[Any], str]:
-    """Return a function from plain values to JSON text, in C; it raises TypeError, ValueError or
-    RecursionError for all others.
+    """Return a fast function from plain values to JSON text, written in C.
+
+    It raises TypeError, ValueError or RecursionError for all other values.
     """
     plain = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     if (make := getattr(json.encoder, "c_make_encoder", None)) is None:
@@ -103,8 +102,9 @@ def plain(value: Any, path: str, depth: int, iterators: bool) -> Any:
 def _object(
     pairs: Iterable[tuple[Any, Any]], path: str, depth: int, iterators: bool
 ) -> dict[str, Any]:
-    """Return the object of *pairs*; what becomes the same key twice is refused, since one value
-    would vanish.
+    """Return the object of *pairs*.
+
+    A key that appears twice is refused, since one value would be lost.
     """
     made: dict[str, Any] = {}
     for key, value in pairs:
@@ -120,7 +120,7 @@ def _object(
 
 
 def _read(values: Iterator[Any], path: str, depth: int, iterators: bool) -> list[Any]:
-    """Return what an iterator gives, as long as that fits into ``MAX_BYTES``."""
+    """Return the items of an iterator, if they fit into ``MAX_BYTES``."""
     read: list[Any] = []
     size = 0
     while (value := _next(values)) is not _END:
@@ -174,8 +174,9 @@ def _converted(value: Any, path: str) -> Any:
 
 
 def _scientific(value: Any, path: str) -> Any:
-    """Convert values of numpy, pandas and their like without importing one: a value of theirs means
-    that they are loaded.
+    """Convert values of numpy, pandas and similar libraries.
+
+    None of them is imported: a value of theirs means that they are loaded.
     """
     if (np := sys.modules.get("numpy")) is not None and isinstance(value, (np.ndarray, np.generic)):
         return _of_numpy(value, np)
@@ -209,8 +210,9 @@ def _of_numpy(value: Any, np: Any) -> Any:
 
 
 def _records(frame: Any, path: str) -> Any:
-    """Return the rows of a frame of pandas, with its index where that says something: it is text,
-    or has a name or several levels.
+    """Return the rows of a frame of pandas.
+
+    The index is included if it is text, or has a name or several levels.
     """
     if not frame.columns.is_unique:
         return _ambiguous(frame.columns, path)
@@ -229,8 +231,10 @@ def _is_text(index: Any) -> bool:
 
 
 def _of_series(value: Any, path: str) -> Any:
-    """Return a row of a frame, or whatever else has names, as an object; one of several levels as
-    its rows; any other series as a list.
+    """Convert a series of pandas, or another value with names.
+
+    A row of a frame becomes an object. A series of several levels becomes its rows. Any other
+    series becomes a list.
     """
     if value.index.nlevels > 1:
         return _records(value.to_frame("value" if value.name is None else value.name), path)
@@ -255,14 +259,13 @@ _ROWS, _VALUES = (
     "to_dicts",
     ("to_pylist", "as_py", "to_list", "tolist", "_asdict", "to_numpy", "numpy"),
 )
-"""What says the content of frames (polars), and of Arrow, series, tensors, arrays, rows of
-SQLAlchemy.
-"""
+"""Methods that return the content of frames, Arrow, series, tensors, arrays and SQLAlchemy rows."""
 
 
 def _of_containers(value: Any, path: str) -> Any:
-    """Return the content of what says it by itself: tensors, sparse matrices, frames, and Python's
-    own sequences and views.
+    """Return the content of a container.
+
+    Containers are tensors, sparse matrices, frames, and Python's own sequences and views.
     """
     kind = type(value)  # not the value, which may say yes to any name
     if _has_keys(kind):
@@ -297,13 +300,12 @@ def _of_containers(value: Any, path: str) -> Any:
 
 
 def rows_of(value: Any, indexed: bool = False) -> list[Any] | None:
-    """Return the rows of a frame of any library, or of an array of records; ``None`` for everything
-    else.
+    """Return the rows of a frame or an array of records, else ``None``.
 
     Parameters
     ----------
     indexed : bool
-        Whether the index of a frame of pandas is a part of its rows, where it says something.
+        Whether the index of a pandas frame is part of its rows, if it is meaningful.
     """
     if (
         hasattr(value, "columns")
@@ -324,8 +326,9 @@ def rows_of(value: Any, indexed: bool = False) -> list[Any] | None:
 
 
 def has_names(value: Any) -> bool:
-    """Whether *value* is one thing with named parts, although it can be iterated: a row of a frame,
-    a named tuple, a record.
+    """Whether *value* is one thing with named parts, although it can be iterated.
+
+    Examples: a row of a frame, a named tuple, a record.
     """
     pd, kind = sys.modules.get("pandas"), type(value)
     if pd is not None and isinstance(value, pd.Series):
@@ -359,8 +362,9 @@ def _what(value: Any) -> str:
 
 
 def _key(key: Any, path: str) -> str:
-    """Return *key* as JSON's encoder writes it; text, numbers, truth values and None have a text
-    form.
+    """Return *key* as JSON's encoder writes it.
+
+    Text, numbers, truth values and None have a text form.
     """
     if isinstance(key, str):
         return _text(key, path)
@@ -378,7 +382,7 @@ def _float_name(value: float) -> str:
 
 
 def encodable(text: str) -> bool:
-    """Whether *text* has a UTF-8 form; a lone surrogate has none."""
+    """Whether *text* has a UTF-8 form. A lone surrogate has none."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

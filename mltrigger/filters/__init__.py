@@ -1,8 +1,7 @@
-"""Filter policies of Amazon SNS, matched here: the same operators and the same meaning on every
-broker.
+"""Filter policies of Amazon SNS, matched here: the same operators on every broker.
 
-``policy`` reads a policy and answers; ``match`` looks for its fields in an event; ``conditions``
-are the operators; ``attributes`` are the message attributes of AWS as plain values.
+``policy`` reads a policy and answers. ``match`` looks for its fields in an event. ``conditions``
+are the operators. ``attributes`` are the message attributes of AWS as plain values.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ def from_message_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str,
     """Return the attributes of a message as :meth:`FilterPolicy.matches_attributes` takes them.
 
     Both spellings are read: ``Type`` and ``Value`` (in notifications), ``DataType`` and
-    ``StringValue`` (in API calls). A ``Number`` becomes a number, the JSON text of a
-    ``String.Array`` a list, and ``Binary`` is left out, because SNS ignores it for filtering
-    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). One
-    value where an array should be counts as the array of it; a value that is not what its type says
-    stays the text that it is.
+    ``StringValue`` (in API calls). A ``Number`` becomes a number, and the JSON text of a
+    ``String.Array`` a list. ``Binary`` is left out, because SNS ignores it for filtering
+    (https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html). A
+    single value in place of an array counts as an array of one. A value that does not fit its type
+    stays text.
     """
     plain = {}
     for name, attribute in given.items():

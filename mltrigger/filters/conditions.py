@@ -1,8 +1,8 @@
 """The operators of a filter policy: each is read once and becomes a test of one value.
 
 The rules are those of https://docs.aws.amazon.com/sns/latest/dg/string-value-matching.html,
-``…/numeric-value-matching.html`` and ``…/attribute-key-matching.html``; where these pages are
-silent, those of the engine of AWS, https://github.com/aws/event-ruler.
+``…/numeric-value-matching.html`` and ``…/attribute-key-matching.html``. Where these pages are
+silent, the engine of AWS decides: https://github.com/aws/event-ruler.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from mltrigger.errors import NotFound
 from mltrigger.text import short
 
 Test = Callable[[Any], bool]
-"""Does this value, a string, number, bool or None of the event, satisfy the condition? Never
-raises.
-"""
+"""Whether a text, number, bool or None of the event satisfies the condition. Never raises."""
 
 DECIMALS = 6
-"""Digits after the point that AWS compares: five are promised, event-ruler's README says six."""
+"""Digits after the point that AWS compares. It promises five, event-ruler's README says six."""
 MAX_DIGITS = 30
-"""Digits up to which a number is written out, or is made an int; beyond it is mostly zeros."""
+"""Digits up to which a number is written out, or made an int. Longer ones are mostly zeros."""
 _CIDR = re.compile(r"[^/]+/[0-9]{1,3}")
 _STEP = Decimal(1).scaleb(-DECIMALS)
 _CUT = Context(prec=10**6, rounding=ROUND_DOWN)
@@ -42,19 +40,21 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 class BadCondition(ValueError):
-    """A condition that SNS would refuse; :class:`~mltrigger.errors.InvalidFilter` says where it
-    stands.
+    """A condition that SNS would refuse.
+
+    :class:`~mltrigger.errors.InvalidFilter` adds its path.
     """
 
 
 def absent(value: Any) -> bool:
-    """``{"exists": false}``: no value satisfies it; where nothing stands, it holds."""
+    """``{"exists": false}``: no value satisfies it. It holds where nothing stands."""
     return False
 
 
 def compile_condition(condition: Any) -> Test:
-    """Return the test of one element of a list of conditions; raise BadCondition with what is wrong
-    with it.
+    """Return the test of one element of a list of conditions.
+
+    Raises BadCondition with its problem.
     """
     if isinstance(condition, Mapping):
         name, operand = _single(condition, OPERATORS)
@@ -72,8 +72,9 @@ def compile_condition(condition: Any) -> Test:
 
 
 def exact(value: Any) -> Decimal | None:
-    """Return the number *value* as it is written, so that 300, 300.0 and 3e2 are one; ``None`` for
-    what is no finite number.
+    """Return the exact form of the number *value*: 300, 300.0 and 3e2 become one.
+
+    Returns ``None`` if it is no finite number.
     """
     if isinstance(value, bool):
         return None
@@ -85,8 +86,9 @@ def exact(value: Any) -> Decimal | None:
 
 
 def comparable(value: Any) -> int | Decimal | None:
-    """Return the number *value* as AWS compares it: exact, and cut after ``DECIMALS`` digits; whole
-    numbers as the faster int.
+    """Return the number *value* as AWS compares it.
+
+    It is exact and cut after ``DECIMALS`` digits. Whole numbers become the faster int.
     """
     if type(value) is int:
         return value
@@ -109,8 +111,9 @@ def numbers(condition: Any) -> Iterator[Decimal]:
 
 
 def canonical(value: Any) -> str:
-    """Return *value*, of JSON types, as JSON text that is the same for equal values: keys sorted,
-    numbers as short as they are exact.
+    """Return *value*, of JSON types, as JSON text that is the same for equal values.
+
+    Keys are sorted. Numbers are as short as they can be without loss.
     """
     if isinstance(value, Mapping):
         return (
@@ -174,8 +177,9 @@ def _equals_ignore_case(operand: Any) -> Test:
 
 
 def _either_case(character: str) -> str:
-    """Return the pattern of one character in either case; AWS compares character by character, so
-    that ``ß`` is never ``ss``.
+    """Return the pattern of one character in either case.
+
+    AWS compares character by character, so ``ß`` is never ``ss``.
     """
     # the engine of AWS reads UTF-16, where these are two characters without a case
     if character > "\uffff":
@@ -213,7 +217,7 @@ def _wildcard(operand: Any) -> Test:
 
 
 def _literals(pattern: str) -> list[str]:
-    r"""Return what stands between the stars of *pattern*; ``\*`` is a star, ``\\`` a backslash."""
+    r"""Return the texts between the stars of *pattern*. ``\*`` is a star, ``\\`` a backslash."""
     pieces: list[list[str]] = [[]]
     characters = iter(pattern)
     for character in characters:

@@ -1,11 +1,11 @@
 """Looking for the fields of a policy in an event.
 
-A path is flat, as in the engine of AWS: ``a.b`` is what stands under ``{"a": {"b": …}}`` and under
-``{"a.b": …}``. Arrays are seen through: a field holds when it holds in one element. Fields inside
+A path is flat, as in the engine of AWS. ``a.b`` finds a value under ``{"a": {"b": …}}`` and under
+``{"a.b": …}``. Arrays are searched: a field holds when it holds in one element. Fields inside
 the objects of one array must hold in the same element (section "JSON Array Matching" of
-https://github.com/aws/event-ruler); only a field that an event spells in both ways at once is free
-of that. ``exists: false`` is about the whole event: it holds when the field stands nowhere in it,
-whichever element the other fields hold in.
+https://github.com/aws/event-ruler). Only a field that an event spells in both ways at once is
+free of that. ``exists: false`` is about the whole event: it holds if the field is nowhere in it,
+in whichever element the other fields hold.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mltrigger.filters.conditions import Test, absent, shown
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Clause:
-    """One line of an explanation: what was asked, what was found, and whether that is enough.
+    """One line of an explanation: the condition, the value found, and whether it holds.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Clause:
     condition : str
         The list of conditions as JSON text.
     found : str
-        What stands there in the event, shortened; ``nothing`` when nothing does.
+        The value in the event, shortened, or ``nothing``.
     ok : bool
         The event matches when this is true of every clause outside the branches of an ``$or``.
     """
@@ -67,8 +67,9 @@ class Or:
 
 
 def holds(fields: Iterable[Field], event: Mapping[str, Any]) -> bool:
-    """Return whether all *fields* hold in *event* at once; takes time in proportion to the event
-    and to the fields.
+    """Return whether all *fields* hold in *event* at once.
+
+    The time is in proportion to the event and to the fields.
     """
     wanted = [
         (field.path, field) for field in fields if not field.optional or _stands(field.path, event)
@@ -77,7 +78,10 @@ def holds(fields: Iterable[Field], event: Mapping[str, Any]) -> bool:
 
 
 def _within(wanted: Sequence[tuple[str, Field]], value: Any, depth: int) -> bool:
-    """Return whether the fields hold together inside *value*; each comes with the rest of its path."""
+    """Return whether the fields hold together inside *value*.
+
+    Each field comes with the rest of its path.
+    """
     if depth > MAX_DEPTH:
         return False
     if isinstance(value, Mapping):
@@ -105,19 +109,20 @@ def _within_object(
 
 
 def _at(field: Field, value: Any, depth: int) -> bool:
-    """Return whether the field holds in what stands at its path."""
+    """Return whether the field holds in the value at its path."""
     return any(test(leaf) for leaf in _leaves(value, depth) for test in field.tests)
 
 
 def _stands(path: str, event: Mapping[str, Any]) -> bool:
-    """Return whether the event has the field, anywhere; as for the engine of AWS, empty arrays and
-    objects are nothing.
+    """Return whether the event has the field anywhere.
+
+    Empty arrays and objects count as nothing, as in the engine of AWS.
     """
     return any(True for value in _standing(path, event, 0) for _ in _leaves(value, 0))
 
 
 def _leaves(value: Any, depth: int) -> Iterator[Any]:
-    """Yield *value*, or what the array *value* holds; an object is no leaf."""
+    """Yield *value*, or the elements of the array *value*. An object is no leaf."""
     if isinstance(value, (list, tuple)):
         for element in value if depth <= MAX_DEPTH else ():
             yield from _leaves(element, depth + 1)
@@ -126,8 +131,9 @@ def _leaves(value: Any, depth: int) -> Iterator[Any]:
 
 
 def _splits(path: str) -> Iterator[tuple[str, str]]:
-    """Yield each key that *path* may go on with, and the rest: ``a.b.c`` is ``b.c`` under ``a``, or
-    ``c`` under ``a.b``.
+    """Yield each key that *path* may start with, and the rest.
+
+    ``a.b.c`` is ``b.c`` under ``a``, or ``c`` under ``a.b``.
     """
     dot = path.find(".")
     while dot >= 0:
@@ -138,8 +144,9 @@ def _splits(path: str) -> Iterator[tuple[str, str]]:
 def explain(
     parts: Iterable[Field | Or], event: Mapping[str, Any], kept: Collection[Field]
 ) -> tuple[bool, list[Clause]]:
-    """Return whether every part holds by itself, and the clauses that say so; *kept* are the fields
-    known to hold together.
+    """Return whether every part holds by itself, and the clauses for it.
+
+    *kept* are the fields known to hold together.
     """
     verdicts: list[bool] = []
     clauses: list[Clause] = []

@@ -1,4 +1,4 @@
-"""FilterPolicy: which events a subscription gets, and why it did not get one."""
+"""FilterPolicy: which events a subscription gets, and why one was left out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Scope = Literal["MessageAttributes", "MessageBody"]
 
 # https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html
 MAX_KEYS = 5
-"""Keys of a policy; in a nested one only those at the top count, and an ``$or`` is one."""
+"""Keys of a policy. In a nested policy only the top keys count. An ``$or`` is one key."""
 MAX_COMBINATIONS = 150
 """The product, over all fields, of the conditions and the level of nesting; the branches of an
 ``$or`` are added up.
@@ -66,7 +66,7 @@ RESERVED = (
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FilterPolicy:
-    """Which events a subscription gets: the filter policy of Amazon SNS; made by :meth:`parse`.
+    """Which events a subscription gets: the filter policy of Amazon SNS. Made by :meth:`parse`.
 
     All keys must hold, and of each key one condition of its list
     (https://docs.aws.amazon.com/sns/latest/dg/and-or-logic.html). An empty policy is no filter. Two
@@ -77,12 +77,13 @@ class FilterPolicy:
     scope : str
         ``MessageAttributes``, or ``MessageBody`` for the JSON of the event's data.
     warnings : tuple of str
-        What SNS refuses and the embedded engine takes: numbers beyond ±1e9, or with more than five
-        decimals (six are compared).
+        Numbers that SNS refuses and the embedded engine takes: those beyond ±1e9, or with more than
+        five decimals (six are compared).
 
     Examples
     --------
-    >>> FilterPolicy.parse({"kind": ["invoice"], "pages": [{"numeric": [">", 1]}]}).matches_attributes({"kind": "invoice", "pages": 3})
+    >>> policy = FilterPolicy.parse({"kind": ["invoice"], "pages": [{"numeric": [">", 1]}]})
+    >>> policy.matches_attributes({"kind": "invoice", "pages": 3})
     True
     """
 
@@ -101,8 +102,7 @@ class FilterPolicy:
         Raises
         ------
         InvalidFilter
-            With every problem: the path, what is wrong and what would be right. The limits are
-            those of
+            With every problem: its path, the mistake and a correct form. The limits are those of
             https://docs.aws.amazon.com/sns/latest/dg/subscription-filter-policy-constraints.html.
         """
         if scope not in get_args(Scope):
@@ -121,17 +121,17 @@ class FilterPolicy:
         return cls(scope, text, tuple(reader.warnings), parts, tuple(_ways(parts)))
 
     def to_json(self) -> str:
-        """Return the policy as JSON text, the same text for equal policies; :meth:`parse` makes an
-        equal policy of it.
+        """Return the policy as JSON text.
+
+        Equal policies have the same text. :meth:`parse` makes an equal policy of it.
         """
         return self._text
 
     def matches_attributes(self, attributes: Mapping[str, Any]) -> bool:
-        """Return whether a message with these attributes passes; values are strings, numbers,
-        bools, None or lists of these.
+        """Return whether a message with these attributes passes.
 
-        Without any attribute only an empty policy passes: "``exists: false`` only matches if at
-        least one attribute is present"
+        Values are strings, numbers, bools, None or lists of these. Without any attribute only an
+        empty policy passes: "``exists: false`` only matches if at least one attribute is present"
         (https://docs.aws.amazon.com/sns/latest/dg/attribute-key-matching.html).
         """
         return not self._parts or (bool(attributes) and self._holds(attributes))
@@ -146,12 +146,12 @@ class FilterPolicy:
         return not self._parts or (isinstance(body, Mapping) and self._holds(body))
 
     def explain(self, attributes: Mapping[str, Any], body: Any) -> list[Clause]:
-        """Return why a message passes or not: a clause for each field and each ``$or``, and for
-        each field of its branches.
+        """Return why a message passes or not.
 
-        The message passes when every clause outside the branches of an ``$or`` is ok. What is about
-        the message as a whole (a body that is no object, fields that hold only in different
-        elements of an array) is a clause of its own, with the path ``$``.
+        There is a clause for each field, for each ``$or``, and for each field of its branches. The
+        message passes when every clause outside the branches of an ``$or`` is ok. A problem of the
+        whole message has a clause with the path ``$``: a body that is no object, or fields that
+        hold only in different elements of an array.
         """
         event = attributes if self.scope == "MessageAttributes" else body
         if not self._parts:
@@ -181,7 +181,7 @@ class FilterPolicy:
 
 
 class _Reader:
-    """Reads the objects of one policy and collects what is wrong with them."""
+    """Reads the objects of one policy and collects their problems."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -192,8 +192,9 @@ class _Reader:
     def read(
         self, rules: Mapping[str, Any], path: str, name: str, level: int
     ) -> tuple[Field | Or, ...]:
-        """Return the parts of one object; *path* and *name* are what comes before its keys, in the
-        event and in messages.
+        """Return the parts of one object.
+
+        *path* and *name* come before its keys, in the event and in messages.
         """
         if not rules:
             self.problems.append(f"{name.rstrip('.')}: an empty object; name a field of it")
@@ -304,8 +305,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _is_or(value: Any) -> bool:
-    """Say whether the value of ``$or`` makes it the operator
-    (https://docs.aws.amazon.com/sns/latest/dg/and-or-logic.html).
+    """Whether the value of ``$or`` makes it the operator.
+
+    https://docs.aws.amazon.com/sns/latest/dg/and-or-logic.html
     """
     several = isinstance(value, (list, tuple)) and len(value) > 1
     return several and all(
@@ -339,8 +341,9 @@ def _combinations(parts: Sequence[Field | Or]) -> int:
 
 
 def _ways(parts: Sequence[Field | Or]) -> list[tuple[Field, ...]]:
-    """Return the sets of fields of which one must hold as a whole; no more of them than
-    combinations.
+    """Return the sets of fields of which one must hold as a whole.
+
+    There are no more of them than combinations.
     """
     always = [part for part in parts if isinstance(part, Field)]
     choices = [

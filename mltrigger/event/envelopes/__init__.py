@@ -1,8 +1,8 @@
-"""Envelopes: what really arrives from a queue (SNS wrapper, S3 notification, EventBridge,
-CloudEvents, plain JSON) -> Events.
+"""Turn received messages into Events.
 
-Pure functions: nothing is fetched, confirmed or verified here. A message is recognised by its
-structure, strictly; what only resembles an envelope is somebody's data.
+Envelopes are the wrapper of SNS, S3 notifications, EventBridge, CloudEvents and plain JSON.
+These are pure functions: nothing is fetched, confirmed or verified. A message is recognised
+strictly, by its structure. A body that only resembles an envelope is data.
 """
 
 from mltrigger.event.envelopes.arrival import Arrival, Ignored, Item, Unreadable, message_attributes

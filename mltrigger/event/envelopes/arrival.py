@@ -1,4 +1,4 @@
-"""What comes in and what goes out: one message of a queue, and what became of it."""
+"""One received message, and the results of reading it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Arrival(NamedTuple):
     Attributes
     ----------
     body : str
-        The body; what the extended client keeps in S3 must have been fetched before.
+        The body. Bodies that the extended client keeps in S3 must be fetched before.
     attributes : mapping
-        Its message attributes, in the spelling of SQS (``DataType``, ``StringValue``), of Lambda
-        (``dataType``, ``stringValue``) or of a notification (``Type``, ``Value``).
+        Its message attributes, in one of three spellings: of SQS (``DataType``, ``StringValue``),
+        of Lambda (``dataType``, ``stringValue``) or of a notification (``Type``, ``Value``).
     message_id : str
-        The id of a message that brings none of its own.
+        The id of an event without its own.
     origin : str
-        The ARN of the queue: the ``source`` of an event that brings none.
+        The ARN of the queue: the ``source`` of an event without one.
     sent_us : int, optional
-        ``SentTimestamp``, in microseconds since 1970: the time of an event that brings none.
+        ``SentTimestamp``, in microseconds since 1970: the time of an event without one.
     group : str, optional
-        ``MessageGroupId``: the extension ``partitionkey`` of an event that brings none.
+        ``MessageGroupId``: the extension ``partitionkey`` of an event without one.
     """
 
     body: str
@@ -47,10 +47,10 @@ class Arrival(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """What could not be understood: becomes a dead letter with the raw bytes of the whole body.
+    """An unreadable message. It becomes a dead letter with the raw bytes of the whole body.
 
-    ``id`` is the message's; with ``#2`` behind it, when only the second of several events in the
-    message could not be read: ``part`` is that event alone then.
+    ``id`` is the id of the message. If only the second of several events is unreadable, ``id`` ends
+    in ``#2`` and ``part`` is that event alone.
     """
 
     reason: str
@@ -61,8 +61,9 @@ class Unreadable(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """What is no event, such as ``s3_test_event``: acked with one row in the log, and no model is
-    called. ``type`` says what it is.
+    """A message without an event, such as ``s3_test_event``. ``type`` names its kind.
+
+    It is acked with one row in the log, and no model is called.
     """
 
     reason: str
@@ -72,12 +73,13 @@ class Ignored(NamedTuple):
 
 
 Item = Event | Unreadable | Ignored
-"""What one message holds: each an event, or why it is none."""
+"""The content of a message: each item is an event, or the reason why it is none."""
 
 
 class Attribute(NamedTuple):
-    """One message attribute: its type with all that AWS lets stand behind it (``Binary.png``), and
-    its text or bytes.
+    """One message attribute: its type, and its text or bytes.
+
+    The type keeps its suffix, as in ``Binary.png``.
     """
 
     kind: str
@@ -90,8 +92,9 @@ class Attribute(NamedTuple):
 
 
 def read_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Attribute]:
-    """Return message attributes of any of the three spellings by name; what has no value is left
-    out.
+    """Return message attributes of any of the three spellings by name.
+
+    Attributes without a value are left out.
     """
     found = {}
     for name, entry in given.items():
@@ -101,13 +104,12 @@ def read_attributes(given: Mapping[str, Mapping[str, Any]]) -> dict[str, Attribu
 
 
 def message_attributes(arrival: Arrival) -> dict[str, dict[str, Any]]:
-    """Return the attributes of an unwrapped message, all in the spelling of SQS and without those
-    of the extended client.
+    """Return the attributes of an unwrapped message in the spelling of SQS.
 
-    :func:`mltrigger.filters.attributes.from_message_attributes` makes of them what a filter on
-    attributes compares, under the very names that the publisher gave. For an event of type
-    ``mltrigger.message`` they come before the event's own, as in SNS; for every other event its own
-    come first.
+    Those of the extended client are left out. For filters,
+    :func:`mltrigger.filters.attributes.from_message_attributes` turns them into plain values under
+    the publisher's names. For events of type ``mltrigger.message`` they come before the event's
+    own, as in SNS. For every other event its own come first.
     """
     return {
         name: {
@@ -141,14 +143,15 @@ def stated(time: Any, arrival: Arrival) -> datetime | None:
 
 
 def with_group(extensions: Mapping[str, Any], arrival: Arrival) -> dict[str, Any]:
-    """Return *extensions* with the group of the message as ``partitionkey``, unless they bring one."""
+    """Return *extensions* with the message's group as ``partitionkey``, if it has none."""
     group = {"partitionkey": arrival.group} if arrival.group and encodable(arrival.group) else {}
     return {**group, **extensions}
 
 
 def with_raw(event: Event, raw: bytes) -> Event:
-    """Return *event*, which was just made of JSON that :func:`mltrigger.event.codec.loads` took,
-    with that very JSON to be kept and sent on.
+    """Return *event* with the JSON that it was made from, to be kept and sent on.
+
+    :func:`mltrigger.event.codec.loads` has just read that JSON.
     """
     # in place: nobody else has it yet, and a copy would be checked once more
     object.__setattr__(event, "_encoded", unmarked(raw).lstrip())
@@ -156,10 +159,10 @@ def with_raw(event: Event, raw: bytes) -> Event:
 
 
 def as_subject(text: str) -> str | None:
-    """Return *text* as a subject that every transport takes: what cannot be printed is escaped, as
-    ``\\x1b`` or ``\\u202e``.
+    """Return *text* as a subject that every transport takes.
 
-    Spaces of any kind stay: they occur in names of files, and no transport refuses them.
+    Unprintable characters are escaped, as ``\\x1b`` or ``\\u202e``. Spaces of any kind stay: they
+    occur in names of files, and no transport refuses them.
     """
     if text.isprintable():
         return text or None
@@ -184,7 +187,7 @@ def _attribute(entry: Any) -> Attribute | None:
 
 
 def _binary(kind: str, value: Any) -> Attribute | None:
-    """Return the bytes of a binary attribute; Lambda and SNS send them as base64."""
+    """Return the bytes of a binary attribute. Lambda and SNS send them as base64."""
     if isinstance(value, str):
         try:
             value = base64.b64decode(value, validate=True)

@@ -1,5 +1,6 @@
-"""CloudEvents 1.0 in messages: binary mode in message attributes (our own wire format among them),
-structured mode, batches.
+"""CloudEvents 1.0 in messages: binary mode, structured mode and batches.
+
+Binary mode is in message attributes. Our own wire format is one of its forms.
 """
 
 from __future__ import annotations
@@ -33,17 +34,16 @@ _TEXT = frozenset(
     {"specversion", "id", "source", "type", "subject", "time", "dataschema", "datacontenttype"}
 )
 _ALONE = (_TEXT - {"dataschema"}) | {"data"}
-"""What is never in ``ce-more``."""
+"""Names that are never in ``ce-more``."""
 _EXTENSION = re.compile(r"[a-z0-9]{1,60}")
 _INTEGER = re.compile(r"[+-]?\d{1,40}", re.ASCII)
 
 
 def context(attributes: Mapping[str, Attribute]) -> dict[str, Attribute] | None:
-    """Return the context attributes of a message in binary mode, without their prefix; ``None`` for
-    any other message.
+    """Return the context attributes of a message in binary mode, without their prefix.
 
-    It is one when it says so (``ce-specversion``), or when two of id, source and type are there:
-    then a third is missing.
+    Returns ``None`` for any other message. A message is in binary mode if it has
+    ``ce-specversion``, or two of id, source and type. In the second case the third may be missing.
     """
     found = {}
     for name, attribute in attributes.items():
@@ -67,13 +67,13 @@ def media_type(attributes: Mapping[str, Attribute]) -> str | None:
 def binary(found: Mapping[str, Attribute], content_type: str | None, arrival: Arrival) -> Event:
     """Return the event of a message in binary mode: context in the attributes, data in the body.
 
-    The attributes are text as it is: SQS takes all of Unicode, so that nothing is percent-encoded
-    as in HTTP headers.
+    The attributes are plain text. SQS takes all of Unicode, so nothing is percent-encoded as in
+    HTTP headers.
 
     Raises
     ------
     InvalidEvent
-        When the attributes are none of CloudEvents, or the body is not what the media type says.
+        If the attributes are not those of CloudEvents, or the body does not fit the media type.
     """
     if forbidden := {"data", "data_base64"} & found.keys():
         raise InvalidEvent(
@@ -100,15 +100,17 @@ def binary(found: Mapping[str, Attribute], content_type: str | None, arrival: Ar
 
 
 def claims(value: Any) -> bool:
-    """Whether a JSON value says that it is a CloudEvent in structured mode: it has a specversion
-    and two of id, source and type.
+    """Whether a JSON value claims to be a CloudEvent in structured mode.
+
+    It does so with a specversion and two of id, source and type.
     """
     return isinstance(value, dict) and "specversion" in value and len(_REQUIRED & value.keys()) > 1
 
 
 def structured(given: Any, arrival: Arrival) -> Event:
-    """Return the event of CloudEvents JSON; its data as the other brokers deliver them: bytes,
-    unless they are JSON.
+    """Return the event of CloudEvents JSON.
+
+    Its data are those that other brokers deliver: bytes, unless they are JSON.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def structured(given: Any, arrival: Arrival) -> Event:
 
 
 def _completed(given: Mapping[str, Any], arrival: Arrival) -> dict[str, Any]:
-    """Return *given* with what the message knows and the event does not say."""
+    """Return *given*, completed with facts from the message."""
     # null means unset
     given = {name: value for name, value in given.items() if value is not None or name == "data"}
     if "time" not in given and (sent := sent_at(arrival)) is not None:
@@ -148,8 +150,9 @@ def _completed(given: Mapping[str, Any], arrival: Arrival) -> dict[str, Any]:
 
 
 def _value(name: str, attribute: Attribute) -> Any:
-    """Return what an attribute says: numbers only where the publisher declared one, and never for
-    CloudEvents' own.
+    """Return the value of an attribute.
+
+    It is a number only if the publisher declared one, and never for CloudEvents' own attributes.
     """
     if name in _TEXT or not attribute.kind.startswith("Number"):
         return attribute.text
@@ -161,8 +164,9 @@ def _value(name: str, attribute: Attribute) -> Any:
 
 
 def _refused_number(text: str) -> float | str:
-    """Return what is no integer as something that CloudEvents refuses; text that is no number at
-    all stays text.
+    """Return a number that is no integer in a form that CloudEvents refuses.
+
+    Text that is no number at all stays text.
     """
     try:
         return float(text)
@@ -171,8 +175,9 @@ def _refused_number(text: str) -> float | str:
 
 
 def _more(text: Any) -> dict[str, Any]:
-    """Return what ``ce-more`` holds; of other publishers, to whom it is an extension like any
-    other, that extension.
+    """Return the content of ``ce-more``.
+
+    For other publishers it is an extension like any other, and returned as one.
     """
     try:
         inner = codec.loads(text) if isinstance(text, str) else None

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 
 class Partition(NamedTuple):
-    """One partition: what ARNs call it, what its regions begin with, and the domains of its
-    services, over IPv4 and over both protocols.
+    """One partition of AWS.
+
+    It has a name in ARNs, a prefix of its regions, and the domains of its services: over IPv4, and
+    over both protocols.
     """
 
     name: str
@@ -38,14 +40,12 @@ DOMAINS = tuple(
 
 
 def partition_of(region: str) -> str:
-    """Return the name of the partition of *region*: ``aws``, ``aws-cn``, ``aws-us-gov`` and so on."""
+    """Return the name of the partition of *region*, such as ``aws`` or ``aws-cn``."""
     return next(p.name for p in PARTITIONS if region.startswith(p.regions))
 
 
 def domain_of(partition: str) -> str:
-    """Return the domain of the services of *partition*: ``amazonaws.com``, ``amazonaws.eu`` and so
-    on.
-    """
+    """Return the domain of the services of *partition*, such as ``amazonaws.com``."""
     return next((p.domain for p in PARTITIONS if p.name == partition), PARTITIONS[-1].domain)
 
 

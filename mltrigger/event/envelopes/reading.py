@@ -1,4 +1,4 @@
-"""Which envelope a message is in, and what is in it."""
+"""Find the envelope of a message, and read it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from mltrigger.event.event import Event
 from mltrigger.text import short
 
 MESSAGE_TYPE = "mltrigger.message"
-"""The type of what comes in no envelope."""
+"""The type of a message without an envelope."""
 EMPTY_TYPE = "mltrigger.empty"
 """The type of an envelope that holds no events."""
 EVENTBRIDGE_KEYS = frozenset(
@@ -70,17 +70,17 @@ foreign attribute must not.
 
 
 def understand(arrival: Arrival, *, text: bool = False, unwrap: int = 1) -> list[Item]:
-    """Return what the message holds, at least one item; it never raises for what is in the message.
+    """Return the content of the message: at least one item. Bad content never raises.
 
     Parameters
     ----------
     arrival
-        The message. Events in it that say so themselves keep their id; the others get the
-        message's, never an invented one.
+        The message. Events in it keep their own id. The others get the message's id, never an
+        invented one.
     text
-        What comes in no envelope is delivered as the ``str`` that it is, and not as JSON.
+        Whether a body without an envelope is delivered as the ``str`` that it is, not as JSON.
     unwrap
-        How many envelopes of SNS to take off; what is left of them is data.
+        How many envelopes of SNS to take off. The rest is data.
     """
     raw = arrival.body.encode("utf-8", "surrogatepass")
     layer = peel(arrival, unwrap)
@@ -122,7 +122,7 @@ def _read(layer: Layer, text: bool, raw: bytes) -> list[Item]:
 
 
 def _enveloped(body: Any, declared: str | None, arrival: Arrival, raw: bytes) -> list[Item] | None:
-    """Return what is in the envelope that *body* is; ``None`` when it is data."""
+    """Return the content of *body* if it is an envelope. Return ``None`` if it is data."""
     if s3.is_test(body):
         return [Ignored("s3_test_event", arrival.message_id, raw, s3.TEST_TYPE)]
     if body == {"Records": []}:
@@ -249,12 +249,12 @@ def _text(body: str) -> str:
 
 
 def _extensions(attributes: Mapping[str, Attribute]) -> Iterator[tuple[str, str | int]]:
-    """Yield the attributes of a plain message whose name, in lower case and without separators, is
-    one of an extension.
+    """Yield the attributes of a plain message whose names can become extensions.
 
-    A whole number of 32 bits is one, every other value is its text, and bytes are base64, which is
-    how CloudEvents writes them. Of names that become the same, the last in alphabetical order
-    counts, and one that was lower-case letters and digits before all others.
+    The name counts in lower case and without separators. A whole number of 32 bits stays one. Bytes
+    become base64, as CloudEvents writes them. Every other value becomes its text. Of names that
+    become the same, an original lower-case name wins. Otherwise the last in alphabetical order
+    wins.
     """
     for name in sorted(attributes, key=lambda n: (_EXTENSION.fullmatch(n) is not None, n)):
         plain = _SEPARATORS.sub("", name).lower()

@@ -1,6 +1,6 @@
-"""What S3 tells about its objects: notifications (SQS, SNS) and EventBridge; both make the same
-event of the same change.
+"""S3 messages about objects: notifications (SQS, SNS) and EventBridge.
 
+Both make the same event of the same change.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html and
 …/ev-events.html
 """
@@ -21,7 +21,7 @@ from mltrigger.text import short
 
 TYPE_PREFIX = "com.amazonaws.s3."
 TEST_TYPE = f"{TYPE_PREFIX}TestEvent"
-"""The type of what S3 sends once, when a notification is set up."""
+"""The type of the test message that S3 sends once, when a notification is set up."""
 SEQUENCER_DIGITS = 32
 """Width of the extension ``sequencer``; those of S3 have 16 to 20 hexadecimal digits."""
 
@@ -55,9 +55,9 @@ _REASONS = {
 
 
 class _Change(NamedTuple):
-    """One change of one object, whoever told of it.
+    """One change of one object, from either service.
 
-    ``moment`` tells apart what S3 gives no sequencer.
+    ``moment`` distinguishes changes without a sequencer.
     """
 
     bucket: str
@@ -75,7 +75,7 @@ class _Change(NamedTuple):
 
 
 def is_test(body: Any) -> bool:
-    """Whether *body* is what S3 sends once, when a notification is set up."""
+    """Whether *body* is the test message that S3 sends when a notification is set up."""
     return (
         isinstance(body, dict)
         and body.get("Service") == "Amazon S3"
@@ -85,8 +85,9 @@ def is_test(body: Any) -> bool:
 
 
 def records(body: Any) -> list[Any] | None:
-    """Return the records of a notification of S3, or of a service that speaks like it; ``None`` for
-    any other body.
+    """Return the records of a notification of S3 or a compatible service.
+
+    Returns ``None`` for any other body.
     """
     found = body.get("Records") if isinstance(body, dict) else None
     return (
@@ -135,8 +136,9 @@ def of_record(record: Any, arrival: Arrival) -> Event:
 
 
 def of_eventbridge(body: Mapping[str, Any], arrival: Arrival) -> Event:
-    """Return the event of what :func:`is_from_eventbridge`; keys come as they are, and not
-    percent-encoded, on this way.
+    """Return the event of a message for which :func:`is_from_eventbridge` is true.
+
+    Its keys are not percent-encoded.
 
     Raises
     ------
@@ -187,8 +189,9 @@ def _named(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _change(
     bucket: Mapping[str, Any], thing: Mapping[str, Any], event_name: str | None, key: Any
 ) -> _Change:
-    """Return what both ways of telling have in common; refuse what does not say which object
-    changed, or how.
+    """Return the change that both kinds of message describe.
+
+    It is refused if it does not name the changed object and the kind of change.
     """
     name = _text(bucket.get("name"))
     event_name = (event_name or "").removeprefix("s3:")
@@ -271,10 +274,10 @@ def _event(change: _Change, arrival: Arrival) -> Event:
 
 
 def _identity(change: _Change, order: str | None) -> str:
-    """Return the id: of the same change the same, whichever way and however often it is told.
+    """Return the id. One change always has the same id, however often it is reported.
 
-    What has no sequencer (tags, access lists, restores) may happen twice to one version: its time
-    tells it apart.
+    Changes without a sequencer (tags, access lists, restores) may happen twice to one version.
+    Their time distinguishes them.
     """
     parts = (
         change.bucket,
@@ -294,7 +297,8 @@ def _source(change: _Change) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """Return text, and nothing for what is none or empty: a service that speaks like S3 leaves
-    fields empty.
+    """Return a non-empty text, else ``None``.
+
+    Services compatible with S3 leave fields empty.
     """
     return value if isinstance(value, str) and value else None

@@ -1,8 +1,8 @@
-"""The envelope of SNS in SQS
-(https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html).
+"""The envelope of SNS in SQS.
 
-Signatures are not looked at: whatever is in the queue was let in by the queue's policy. Nothing
-that an envelope names is ever fetched.
+https://docs.aws.amazon.com/sns/latest/dg/sns-message-and-json-formats.html
+Signatures are not checked: the queue's policy decides who may send. Nothing that an envelope
+names is ever fetched.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from mltrigger.text import short
 
 CONFIRMATIONS = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})
 CONFIRMATION_TYPE = "com.amazonaws.sns.Confirmation"
-"""The type of what asks to confirm a subscription or its end."""
+"""The type of a request to confirm a subscription or its end."""
 _TOPIC_ARN = re.compile(r"arn:aws[a-z0-9-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]{1,256}(\.fifo)?")
 _TEXTS = ("Type", "MessageId", "TopicArn", "Timestamp")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Layer(NamedTuple):
-    """A message without its wrapping: the subject that the innermost envelope gave it, and why it
-    is none.
+    """A message without its wrapping, and the subject of the innermost envelope.
 
-    ``confirmation``: it only asks for one. ``malformed``: what is wrong with the envelope that it
-    is in.
+    ``confirmation``: it only asks to confirm a subscription. ``malformed``: the problem of its
+    envelope.
     """
 
     arrival: Arrival
@@ -41,17 +40,16 @@ class Layer(NamedTuple):
 
 
 def unwrapped(arrival: Arrival, levels: int = 1) -> Arrival:
-    """Return the message inside at most *levels* envelopes of SNS; *arrival* itself when it is in
-    none.
+    """Return the message inside at most *levels* envelopes of SNS.
 
-    Its id, origin and time are then those of the notification, which stay the same when SNS
-    delivers it twice.
+    Returns *arrival* itself if it is in none. Id, origin and time are those of the notification,
+    which stay the same when SNS delivers it twice.
     """
     return peel(arrival, levels).arrival
 
 
 def peel(arrival: Arrival, levels: int) -> Layer:
-    """Do the work of :func:`unwrapped`, and tell what else the envelopes said."""
+    """Do the work of :func:`unwrapped`, and return more facts of the envelopes."""
     layer = Layer(arrival)
     for _ in range(levels):
         envelope = _envelope(layer.arrival)
@@ -66,8 +64,9 @@ def peel(arrival: Arrival, levels: int) -> Layer:
 
 
 def _envelope(arrival: Arrival) -> dict[str, Any] | None:
-    """Return the body as an envelope; ``None`` when it has not all that SNS writes beside the
-    message, as SNS writes it.
+    """Return the body as an envelope, or ``None``.
+
+    An envelope has all members that SNS writes beside the message, in the form of SNS.
     """
     # A look at the text first: most bodies are none, and would be parsed twice.
     if '"TopicArn"' not in arrival.body or context(read_attributes(arrival.attributes)) is not None:
