@@ -19,6 +19,7 @@ import pytest
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
+from mltrigger.versions.running.asynchronous import AsyncInvoker
 from mltrigger.versions.scheme import is_address
 
 
@@ -223,6 +224,17 @@ def test_a_coroutines_error_is_its_own_and_its_traceback_begins_at_the_model(
         "model_error",
     )
     assert row["traceback"].count("File ") == 1 + row["traceback"].count("asynchronous.py")
+
+
+def test_a_call_after_the_loop_was_closed_is_stopped_and_not_the_models_failure() -> None:
+    async def model(data: int) -> int:
+        return data
+
+    caller = AsyncInvoker(mt.model(model), 5.0)
+    assert caller.one(mt.Event(1)).output == "1"
+    caller.close()
+
+    assert caller.one(mt.Event(1)).reason == "stopped"
 
 
 class Translator:

@@ -21,7 +21,7 @@ CONCURRENCY = 64
 """Calls in flight, unless the subscription says another number."""
 _END_S = 5.0
 _LATE_S, _LATE = 0.05, 0.1
-"""A coroutine that is cancelled later was blocked: seconds, and a share of its timeout."""
+"""Delays in seconds, and as a share of the timeout. A coroutine that ends later was blocked."""
 _GIVEN_UP_S = 60.0
 """A loop that is blocked for longer, and for ten timeouts, is given up."""
 
@@ -82,7 +82,7 @@ class AsyncInvoker(Invoker):
         return lambda value: self._wait(function(value)), given
 
     def _wait(self, answer: Coroutine[Any, Any, Any]) -> Any:
-        """Run *answer* on the loop, in a copy of this thread's context; return its result.
+        """Run *answer* on the loop, in a copy of this thread's context. Return its result.
 
         So its prints are captured together with those of this thread.
         """

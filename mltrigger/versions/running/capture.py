@@ -44,7 +44,7 @@ class Captured:
         self._spilt += len(text) - len(kept)
 
     def take(self) -> str | None:
-        """Return the text and forget it; ``None`` if nothing was printed."""
+        """Return the text and forget it. Return ``None`` if nothing was printed."""
         if not self._parts:
             return None
         text = "".join(self._parts).encode("utf-8", "backslashreplace").decode()

@@ -121,7 +121,7 @@ class ChildProcess(abc.ABC):
 
     @abc.abstractmethod
     def _put(self, data: memoryview) -> int:
-        """Write some of *data*; return the number of bytes.
+        """Write some of *data* and return the number of bytes.
 
         Raises
         ------
@@ -187,7 +187,10 @@ class ChildProcess(abc.ABC):
                 stream.close()
 
     def _send(self, unsent: memoryview) -> memoryview:
-        """Write *unsent* as far as there is room; return the rest. :meth:`_wait` waits for room."""
+        """Write *unsent* as far as there is room and return the rest.
+
+        :meth:`_wait` waits for room.
+        """
         with contextlib.suppress(BlockingIOError):
             while unsent:
                 unsent = unsent[self._put(unsent) :]
@@ -207,7 +210,7 @@ class ChildProcess(abc.ABC):
         return line
 
     def _wait(self, deadline: float, look_s: float = _LOOK_S) -> bool:
-        """Wait for input or room, and read; return whether more can come on stdout.
+        """Wait for input or room, and read. Return whether more can come on stdout.
 
         Raises
         ------
@@ -234,7 +237,7 @@ class ChildProcess(abc.ABC):
         return more
 
     def _receive(self) -> bool:
-        """Read from stdout without waiting; return whether more can come."""
+        """Read from stdout without waiting. Return whether more can come."""
         with contextlib.suppress(BlockingIOError):
             for _ in range(_CHUNKS):
                 if not (chunk := os.read(self._answers, _CHUNK)):
@@ -247,7 +250,7 @@ class ChildProcess(abc.ABC):
         return True
 
     def _read_printed(self) -> bool:
-        """Read one chunk from stderr without waiting; return whether there was one."""
+        """Read one chunk from stderr without waiting. Return whether there was one."""
         try:
             chunk = os.read(self._prints, _CHUNK)
         except BlockingIOError:

@@ -95,7 +95,7 @@ class Turns:
     def enter(
         self, alone: bool = False, stopped: Callable[[], bool] = lambda: False
     ) -> Turn | None:
-        """Wait for a turn and return it; ``None`` if *stopped* says so first."""
+        """Wait for a turn and return it. Return ``None`` if *stopped* says so first."""
         turn = Turn(self, alone)
         with self._changed:
             if not (self._waited_alone(turn, stopped) if alone else self._waited_open(stopped)):

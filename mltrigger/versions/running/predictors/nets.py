@@ -69,7 +69,10 @@ class Arrays(Feed):
         return self._method(given)
 
     def _read(self, record: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, list[Any]]:
-        """Return the names of the inputs in *record*, ``None`` for the only one; and the values."""
+        """Return the values in *record* and the names of their inputs.
+
+        The names are ``None`` if there is only one input.
+        """
         if (
             self._inputs
             and record.keys() <= set(self._inputs)

@@ -46,7 +46,7 @@ _STOPPED = Result(
 class InExecutor(abc.ABC):
     """The workers of an executor.
 
-    An executor that is handed over stays its owner's, who shuts it down. An executor that a
+    The owner of an executor that is handed over shuts it down. An executor that a
     callable makes is shut down with the subscription. It is made again when it breaks.
 
     Dask itself tries a call that killed its worker on three others. It may suspect other calls that
@@ -77,7 +77,7 @@ class InExecutor(abc.ABC):
 
     @abc.abstractmethod
     def _called(self, packed: list[Any]) -> dict[str, Any]:
-        """Call the model; return the answer of :func:`.worker.run`."""
+        """Call the model and return the answer of :func:`.worker.run`."""
 
     def call(self, packed: list[Any], again: Callable[[], None], alone: bool) -> list[Result]:
         """Call the model in one worker, in a turn of its own if *alone*.
@@ -113,7 +113,7 @@ class InExecutor(abc.ABC):
         function: Callable[..., dict[str, Any]],
         *given: Any,
     ) -> dict[str, Any]:
-        """Submit *function*; return its answer within *wait_s*.
+        """Submit *function* and return its answer within *wait_s*.
 
         Encoding the answer is not the model's time: once it *has_returned*, it has ``ENCODING_S``.
         """

@@ -49,7 +49,7 @@ class Workers(Protocol):
         """
 
     def call(self, packed: list[Any], again: Callable[[], None], alone: bool) -> list[Result]:
-        """Call the model with packed events; return one Result per event.
+        """Call the model with packed events and return one Result per event.
 
         *again* is told before each further call of the model. *alone*: no other call may run
         beside this one where a death could be blamed on both.

@@ -78,7 +78,7 @@ class ModelProcess(ChildProcess):
         self._load = {"load": ticket, "memory_limit_mb": memory_limit_mb, **handles}
 
     def load(self, deadline: float) -> Result | None:
-        """Load the model; return the reason if it cannot be loaded.
+        """Load the model. Return the reason if it cannot be loaded.
 
         Raises
         ------
@@ -94,7 +94,9 @@ class ModelProcess(ChildProcess):
         timeout_s: float,
         again: Callable[[], None],
     ) -> list[Result]:
-        """Call the model with events and their JSON forms; open the objects that it asks for.
+        """Call the model with events and their JSON forms.
+
+        Open the objects that it asks for.
 
         *again* is told when the child calls the model once more to find a bad event. That call has
         *timeout_s* of its own.
@@ -141,7 +143,7 @@ class ModelProcess(ChildProcess):
     def _ask(
         self, message: dict[str, Any], deadline: float, file: int | None = None
     ) -> dict[str, Any]:
-        """Send *message*, and the open *file* if given; return the answer."""
+        """Send *message*, and the open *file* if given. Return the answer."""
         unsent = memoryview(json.dumps(message).encode() + b"\n")
         if file is not None:
             socket.send_fds(self._socket, [unsent[:1]], [file])
@@ -183,7 +185,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _as_file(source: BinaryIO) -> Iterator[BinaryIO]:
-    """Yield *source* if another process can read it, as a file on disk; else a copy on disk."""
+    """Yield *source* if it is a file on disk, which another process can read, else a copy."""
     raw: Any = getattr(source, "raw", source)
     if (
         isinstance(raw, io.FileIO)

@@ -206,7 +206,7 @@ def _died(error: str) -> Result:
 
 
 def _close(children: set[ModelProcess], file: BinaryIO | None, process: int) -> None:
-    """End the children of an object that nobody closed; but not in a fork of its process."""
+    """End the children of an object that nobody closed. A fork of its process must not."""
     if os.getpid() == process:
         for child in list(children):
             child.close()

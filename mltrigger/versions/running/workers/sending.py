@@ -92,7 +92,7 @@ class InWorkers(InExecutor):
         return self._run(packed, with_model=True) if "missing" in answer else answer
 
     def _run(self, packed: list[tuple[str, bytes | None]], with_model: bool) -> dict[str, Any]:
-        """Run a call in any free worker; *with_model*, it loads the model first if it lacks it."""
+        """Run a call in any free worker. *with_model*: it loads the model first if it lacks it."""
         wait_s = self._timeout_s + (self._start_timeout_s if with_model else 0.0)
         contents = self._contents if with_model else None
         events = ",".join(text for text, _ in packed)
@@ -157,7 +157,7 @@ def in_executor(
 
 
 def _content(source: BinaryIO) -> bytes:
-    """Return all of *source*; raises InvalidEvent if it is too large to travel."""
+    """Return all of *source*. Raise InvalidEvent if it is too large to travel."""
     found = bytearray()
     while len(found) <= _MOST_BYTES and (part := source.read(_MOST_BYTES + 1 - len(found))):
         found += part

@@ -58,7 +58,9 @@ def answered(
     returned: Callable[[object], None],
     again: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    """Call the model with events that were sent; return one Result per event, as JSON objects.
+    """Call the model with events that were sent.
+
+    Return one Result per event, as JSON objects.
 
     Parameters
     ----------
@@ -128,7 +130,7 @@ def run(
     contents : bytes, optional
         The pickled model. ``None`` if only a worker that has the model shall answer.
     request : str
-        An object with ``events`` and ``within``; see :func:`answered`.
+        An object with ``events`` and ``within``. See :func:`answered`.
     objects : list of bytes, optional
         The contents of the objects of the events.
     flag : str
@@ -139,7 +141,7 @@ def run(
     -------
     dict
         ``worker``, the name of this worker. Then either ``missing``, ``failed`` (a Result of
-        loading), or ``results``; and ``printed``.
+        loading), or ``results``. Also ``printed``.
     """
     worker = {"worker": f"{socket.gethostname()}:{os.getpid()}"}
     held = _taken(key)
