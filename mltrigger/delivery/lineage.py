@@ -15,7 +15,8 @@ from mltrigger.broker import Broker, Receipt, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circle_of
 from mltrigger.errors import Circular, warn
-from mltrigger.event.event import MAX_HOPS, Event, encode_data
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.event.ids import child_span
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.log import Log

@@ -8,13 +8,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from mltrigger.errors import EventTooLarge, InvalidEvent, warn
+from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
+from mltrigger.event.checks import (
+    MESSAGE_ATTRIBUTES,
+    RESERVED,
+    foreign_attributes,
+    parse_time,
+    plainly_fine,
+    problems_of,
+    structural_problems,
+)
 from mltrigger.event.ids import child_span, new_id, new_trace
 from mltrigger.text import card, short
 
@@ -25,35 +33,6 @@ MAX_HOPS = 16
 
 AWS Lambda's loop detection has the same limit.
 """
-
-MESSAGE_ATTRIBUTES = "messageattributes"
-"""The extension that holds a publisher's message attributes, as a JSON object.
-
-Such a publisher does not use CloudEvents. Its names may not be names of extensions. A filter sees
-the attributes under these names.
-"""
-_EXTENSION = re.compile(r"[a-z0-9]{1,60}")
-_RESERVED = frozenset(
-    {
-        "id",
-        "source",
-        "type",
-        "time",
-        "subject",
-        "specversion",
-        "datacontenttype",
-        "dataschema",
-        "data",
-        "data_base64",
-    }
-)
-# RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at
-# large.
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
-_MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ \t]*(;[ -~]*)?", re.ASCII)
-_JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
-# https://www.w3.org/TR/trace-context-1/#traceparent-header
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=True)
@@ -103,7 +82,7 @@ class Event:
             object.__setattr__(self, "id", new_id())
         if self.time is None:
             object.__setattr__(self, "time", datetime.now(UTC))
-        if not _plainly_fine(self) and (problems := list(_problems(self))):
+        if not plainly_fine(self) and (problems := list(problems_of(self))):
             raise InvalidEvent("invalid event: " + "; ".join(problems))
 
     def __repr__(self) -> str:
@@ -238,7 +217,7 @@ class Event:
         given = {
             name: value for name, value in given.items() if value is not None or name == "data"
         }
-        problems = list(_structural_problems(given))
+        problems = list(structural_problems(given))
         if problems:
             raise InvalidEvent("not a CloudEvent: " + "; ".join(problems), "not_cloudevent")
         known = {
@@ -247,7 +226,7 @@ class Event:
             if n in given
         }
         data = _base64(given["data_base64"]) if "data_base64" in given else given.get("data")
-        extensions = {n: v for n, v in given.items() if n not in _RESERVED}
+        extensions = {n: v for n, v in given.items() if n not in RESERVED}
         when = parse_time(given["time"]) if "time" in given else None
         try:
             return cls(data=data, time=when, extensions=extensions, **known)  # type: ignore[arg-type]
@@ -278,50 +257,6 @@ def as_event(sample: Any) -> Event:
     return event
 
 
-def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
-    """Return the event's data as bytes, and their media type (``None``: JSON).
-
-    Raises
-    ------
-    NotEncodable
-        When a part of the data has no JSON form.
-    EventTooLarge
-        When there are more than *limit* bytes.
-    """
-    media_type: str | None
-    if event._encoded is not None:
-        raw, media_type = event._encoded, event.datacontenttype
-    elif isinstance(event.data, (bytes, bytearray)):
-        raw, media_type = bytes(event.data), event.datacontenttype or "application/octet-stream"
-        if is_json(media_type):
-            if not raw:
-                raise InvalidEvent(
-                    "data is empty: an event without data is Event(None), b'' of another media type"
-                    " is kept",
-                    "empty_body",
-                )
-            codec.loads(raw)  # it says so: then it must be, before it is kept
-            raw = codec.unmarked(raw).strip(b" \t\r\n")
-            if (key := codec.repeated_key(raw)) is not None:
-                warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
-    else:
-        raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
-        if not is_json(media_type) and isinstance(event.data, str):
-            raw = event.data.encode()
-        elif not is_json(media_type):
-            raise InvalidEvent(
-                f"data of media type {media_type!r} must be given as bytes, not"
-                f" {type(event.data).__name__}"
-            )
-    if len(raw) > limit:
-        raise EventTooLarge(
-            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and"
-            " publish its name",
-            "too_large",
-        )
-    return raw, media_type
-
-
 def attributes_of(event: Event) -> dict[str, Any]:
     """Return the context attributes by name.
 
@@ -345,21 +280,6 @@ def attributes_of(event: Event) -> dict[str, Any]:
     return named if foreign is None else {**named, **(foreign_attributes(foreign) or {})}
 
 
-def foreign_attributes(text: Any) -> dict[str, Any] | None:
-    """Return the extension ``messageattributes`` as plain JSON values by name.
-
-    Returns ``None`` if it cannot be read.
-    """
-    if not isinstance(text, str):
-        return None
-    try:
-        codec.loads(text)  # strict, so that every reader can read published text
-        value = json.loads(text)
-    except (InvalidEvent, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
 def hops_of(extensions: Mapping[str, Any]) -> int:
     """Return how many causes an event with these *extensions* has in its chain.
 
@@ -367,19 +287,6 @@ def hops_of(extensions: Mapping[str, Any]) -> int:
     """
     hops = extensions.get("hops")
     return hops if type(hops) is int and hops >= 0 else 0
-
-
-def decode_data(raw: bytes, media_type: str | None) -> Any:
-    """Return the data that :func:`encode_data` encoded, without Python types that JSON lacks."""
-    return codec.loads_own(raw) if is_json(media_type) else raw
-
-
-def is_json(media_type: str | None) -> bool:
-    """Whether data of *media_type* is one JSON document.
-
-    That is so for None, ``application/json`` and ``…+json``, but not for lines of JSON.
-    """
-    return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
 
 
 def restored(
@@ -435,16 +342,6 @@ def can_open(event: Event) -> bool:
     return event._opener is not None
 
 
-def as_delivered(event: Event) -> Event:
-    """Return *event* with its data as they were delivered, decoded anew.
-
-    A model may have changed them since.
-    """
-    if event._raw is None or isinstance(event.data, bytes):
-        return event
-    return with_data(event, decode_data(event._raw, event.datacontenttype))
-
-
 def with_data(event: Event, data: Any) -> Event:
     """Return a copy of *event* with other data."""
     copy = _copy(event)
@@ -486,119 +383,6 @@ def derived_id(cause: Event, subscription: str) -> str:
     return hashlib.blake2b(
         f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16
     ).hexdigest()
-
-
-def parse_time(text: Any) -> datetime:
-    """Return the instant of RFC 3339 *text*.
-
-    A leap second becomes the last microsecond before it.
-    """
-    if not isinstance(text, str) or not (match := _RFC3339.fullmatch(text)):
-        raise InvalidEvent(
-            f"time {short(text)} is not RFC 3339 (2026-11-23T09:30:00Z)", "not_cloudevent"
-        )
-    if match[1] == "60":
-        text = f"{text[:17]}59.999999{match[3]}"
-    try:
-        return datetime.fromisoformat(text.upper())
-    except ValueError as error:
-        raise InvalidEvent(f"time {text!r}: {error}", "not_cloudevent") from error
-
-
-def _plainly_fine(event: Event) -> bool:
-    """Return whether the event is an ordinary one.
-
-    Most events need no closer look, and publishing is a hot path.
-    """
-    return (
-        event.subject is event.datacontenttype is event.dataschema is None
-        and event.extensions.__class__ is dict
-        and not event.extensions
-        and event.source.__class__ is event.type.__class__ is event.id.__class__ is str
-        and 0 < len(event.id) < 1024
-        and 0 < len(event.source) < 1024
-        and 0 < len(event.type) < 1024
-        and f"{event.id}{event.source}{event.type}".isprintable()
-        and not any(text.isspace() for text in (event.id, event.source, event.type))
-        and event.time.__class__ is datetime
-        and event.time.tzinfo is UTC
-    )
-
-
-def _problems(event: Event) -> Iterable[str]:
-    for name in ("id", "source", "type"):
-        value = getattr(event, name)
-        if not isinstance(value, str) or not value.strip():
-            yield f"{name} must be a non-empty str, got {short(value)}"
-        elif len(value) > 1024 or not value.isprintable():
-            yield f"{name} must have at most 1,024 printable characters"
-    for name in ("subject", "datacontenttype", "dataschema"):
-        value = getattr(event, name)
-        if value is not None and (not isinstance(value, str) or not value):
-            yield f"{name} must be a non-empty str or left out, got {short(value)}"
-        elif value is not None and not codec.encodable(value):
-            yield f"{name} holds a lone surrogate, which has no UTF-8 form"
-    if isinstance(event.datacontenttype, str) and not _MEDIA_TYPE.fullmatch(event.datacontenttype):
-        yield (
-            f"datacontenttype {short(event.datacontenttype)} is not a media type (RFC 2046), such"
-            " as application/json"
-        )
-    # NaT is a datetime, and not equal to itself
-    if not isinstance(event.time, datetime) or event.time != event.time:
-        yield f"time must be a datetime, got {short(event.time)}"
-    elif event.time.utcoffset() is None:
-        yield (
-            f"time {event.time.isoformat()} is naive; give its zone: time.replace(tzinfo=UTC) or"
-            " datetime.now(UTC)"
-        )
-    if event.extensions or not isinstance(event.extensions, Mapping):
-        yield from _extension_problems(event.extensions)
-
-
-def _extension_problems(extensions: Mapping[str, Any]) -> Iterable[str]:
-    if not isinstance(extensions, Mapping):
-        yield f"extensions must be a mapping, got {type(extensions).__name__}"
-        return
-    for name, value in extensions.items():
-        if not isinstance(name, str) or not _EXTENSION.fullmatch(name) or name in _RESERVED:
-            yield (
-                f"extension name {short(name)} must be lower-case letters and digits, and none of"
-                " CloudEvents' own"
-            )
-        elif not isinstance(value, (str, bool, int)) or (
-            isinstance(value, int) and not -(2**31) <= value < 2**31
-        ):
-            yield f"extension {name} must be a str, bool or 32-bit int, got {short(value)}"
-        elif isinstance(value, str) and not codec.encodable(value):
-            yield f"extension {name} holds a lone surrogate, which has no UTF-8 form"
-        elif name == "traceparent" and not (
-            isinstance(value, str) and _TRACEPARENT.fullmatch(value)
-        ):
-            yield f"extension traceparent {short(value)} is not a W3C trace context"
-        elif name == "hops" and (
-            isinstance(value, bool) or not isinstance(value, int) or value < 0
-        ):
-            yield f"extension hops must be a count, got {short(value)}"
-        elif name in ("causationid", "rootid") and not isinstance(value, str):
-            yield f"extension {name} must be the id of an event, a str, got {short(value)}"
-        elif name == MESSAGE_ATTRIBUTES and foreign_attributes(value) is None:
-            yield (
-                f"extension {MESSAGE_ATTRIBUTES} must be the text of a JSON object, such as"
-                f' {{"kind": "invoice"}}, got {short(value)}'
-            )
-
-
-def _structural_problems(given: Mapping[str, Any]) -> Iterable[str]:
-    if given.get("specversion") != "1.0":
-        yield f"specversion must be '1.0', got {short(given.get('specversion'))}"
-    for name in ("id", "source", "type"):
-        if name not in given:
-            yield f"{name} is missing"
-    if "data" in given and "data_base64" in given:
-        yield "data and data_base64 exclude each other"
-    for name in ("id", "source", "type", "subject", "datacontenttype", "dataschema", "time"):
-        if name in given and not isinstance(given[name], str):
-            yield f"{name} must be text, got {short(given[name])}"
 
 
 def _base64(text: Any) -> bytes:

@@ -15,7 +15,8 @@ import anywidget
 import traitlets
 
 from mltrigger.errors import Closed, NotFound
-from mltrigger.event.event import Event, decode_data
+from mltrigger.event.data import decode_data
+from mltrigger.event.event import Event
 from mltrigger.event.ids import new_id
 from mltrigger.notebook.charts import Histogram, drawn, ms
 from mltrigger.notebook.snapshot import NEWEST, newest, snapshot, whole

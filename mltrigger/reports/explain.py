@@ -10,7 +10,8 @@ from typing import NamedTuple
 from mltrigger.broker import MAX_EVENT_BYTES, Receipt
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
-from mltrigger.event.event import Event, encode_data
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import FINAL

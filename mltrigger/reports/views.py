@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mltrigger.broker import Broker, shown
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event import codec
-from mltrigger.event.event import decode_data, hops_of, is_json
+from mltrigger.event.data import decode_data, is_json
+from mltrigger.event.event import hops_of
 from mltrigger.reports import frames
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.store.damage import ERRORS, damaged

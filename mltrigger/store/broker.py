@@ -23,7 +23,8 @@ from mltrigger.broker import (
 )
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
-from mltrigger.event.event import Event, encode_data
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import Event
 from mltrigger.store import binding, leasing, publishing, settling
 from mltrigger.store.queue import Term, delivery
 from mltrigger.store.registry import generation_of

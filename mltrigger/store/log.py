@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
-from mltrigger.event.event import decode_data
+from mltrigger.event.data import decode_data
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import NO_EVENTS, OUTCOMES
 from mltrigger.store.transaction import Row, Store

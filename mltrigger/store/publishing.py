@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from mltrigger.broker import Receipt
 from mltrigger.errors import NotFound, warn
-from mltrigger.event.event import Event, attributes_of, is_json
+from mltrigger.event.data import is_json
+from mltrigger.event.event import Event, attributes_of
 from mltrigger.event.ids import new_trace
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_READY, Waiting

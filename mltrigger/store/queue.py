@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mltrigger.broker import Delivery
-from mltrigger.event.event import decode_data, restored
+from mltrigger.event.data import decode_data
+from mltrigger.event.event import restored
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.transaction import Row, Transaction
 

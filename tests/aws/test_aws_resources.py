@@ -32,7 +32,8 @@ from mltrigger.aws.naming import Arn, S3Source, aws_kind
 from mltrigger.aws.transport import wire
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidName, NameTaken, NotFound
-from mltrigger.event.event import attributes_of, encode_data
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import attributes_of
 from mltrigger.filters import FilterPolicy, from_message_attributes
 from mltrigger.policy import DeliveryPolicy
 

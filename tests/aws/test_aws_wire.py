@@ -34,7 +34,9 @@ from mltrigger.aws.transport.wire import (
 )
 from mltrigger.errors import EventTooLarge, InvalidEvent, InvalidName, MltriggerError
 from mltrigger.event import codec
-from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, parse_time
+from mltrigger.event.checks import parse_time
+from mltrigger.event.data import decode_data, encode_data
+from mltrigger.event.event import Event, attributes_of
 
 CASES: dict[str, dict[str, Any]] = {
     case["id"]: case

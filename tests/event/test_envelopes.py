@@ -26,6 +26,7 @@ from slow import examples
 from mltrigger.aws.transport.wire import to_message
 from mltrigger.errors import MltriggerError
 from mltrigger.event import codec
+from mltrigger.event.data import decode_data, encode_data, is_json
 from mltrigger.event.envelopes import (
     EVENTBRIDGE_KEYS,
     Arrival,
@@ -36,7 +37,7 @@ from mltrigger.event.envelopes import (
     understand,
     unwrapped,
 )
-from mltrigger.event.event import Event, attributes_of, decode_data, encode_data, is_json
+from mltrigger.event.event import Event, attributes_of
 from mltrigger.filters import FilterPolicy, from_message_attributes
 
 CASES: dict[str, dict[str, Any]] = {

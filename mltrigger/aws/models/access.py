@@ -28,7 +28,8 @@ from mltrigger.aws.faults import (
     explained,
 )
 from mltrigger.errors import InvalidModel, ModelFailure
-from mltrigger.event.event import Event, encode_data, is_json
+from mltrigger.event.data import encode_data, is_json
+from mltrigger.event.event import Event
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import HOLD_S
 from mltrigger.versions.schemes.http.answers import Answer, retry_after_s

@@ -22,7 +22,8 @@ from mltrigger.aws.models.access import (
 )
 from mltrigger.errors import MAX_DELAY_S, InvalidModel, ModelFailure, Reject, Retry
 from mltrigger.event import codec
-from mltrigger.event.event import Event, is_json
+from mltrigger.event.data import is_json
+from mltrigger.event.event import Event
 from mltrigger.versions.address import Address
 from mltrigger.versions.running.capture import echo
 from mltrigger.versions.scheme import HOLD_S, Description, Endpoint, Scheme, Setting

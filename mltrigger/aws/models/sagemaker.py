@@ -15,7 +15,8 @@ from mltrigger.aws.models.place import (
 )
 from mltrigger.aws.models.sagemaker_async import Queued
 from mltrigger.errors import ModelFailure
-from mltrigger.event.event import Event, is_json
+from mltrigger.event.data import is_json
+from mltrigger.event.event import Event
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from mltrigger.aws.transport.polls import Message
 from mltrigger.broker import MAX_EVENT_BYTES, SubscriptionSpec
 from mltrigger.errors import InvalidEvent, NotEncodable
+from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import Ignored, Item, Unreadable
-from mltrigger.event.event import Event, encode_data
+from mltrigger.event.event import Event
 from mltrigger.store import publishing
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.publishing import Encoded, Seen

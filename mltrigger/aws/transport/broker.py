@@ -30,7 +30,8 @@ from mltrigger.broker import (
     SubscriptionSpec,
 )
 from mltrigger.errors import InvalidPolicy, NameTaken, StoreError
-from mltrigger.event.event import Event, encode_data, traced
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import Event, traced
 from mltrigger.names import FIFO
 from mltrigger.store import publishing
 from mltrigger.store.settling import comes_again

@@ -28,7 +28,8 @@ from mltrigger.broker import (
 )
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidName
-from mltrigger.event.event import Event, encode_data
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import Event
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.registry import Registry

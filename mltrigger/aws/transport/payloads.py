@@ -18,6 +18,7 @@ from mltrigger.aws.naming import S3Source
 from mltrigger.aws.transport.polls import Raw
 from mltrigger.aws.transport.wire import POINTER_SIZES, Message, pointer, read_pointer
 from mltrigger.broker import MAX_EVENT_BYTES
+from mltrigger.event.checks import MESSAGE_ATTRIBUTES
 from mltrigger.event.codec import encodable
 from mltrigger.event.envelopes import (
     MESSAGE_TYPE,
@@ -28,7 +29,7 @@ from mltrigger.event.envelopes import (
     understand,
 )
 from mltrigger.event.envelopes.sns import Layer, peel
-from mltrigger.event.event import MESSAGE_ATTRIBUTES, Event
+from mltrigger.event.event import Event
 from mltrigger.filters.attributes import from_message_attributes
 from mltrigger.policy import DeliveryPolicy
 

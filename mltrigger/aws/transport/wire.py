@@ -27,7 +27,8 @@ from typing import Any, Literal, NamedTuple
 
 from mltrigger.aws import limits
 from mltrigger.errors import InvalidEvent, InvalidName
-from mltrigger.event.event import Event, is_json
+from mltrigger.event.data import is_json
+from mltrigger.event.event import Event
 from mltrigger.text import short
 
 Attribute = dict[str, Any]
@@ -98,7 +99,7 @@ def to_message(
     Parameters
     ----------
     raw, media_type
-        The data of *event*, as :func:`mltrigger.event.event.encode_data` returns them.
+        The data of *event*, as :func:`mltrigger.event.data.encode_data` returns them.
     fifo
         For a FIFO topic or queue. The extension ``partitionkey`` becomes the message group. Source
         and id make the deduplication id.

@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from mltrigger.errors import InvalidEvent
+from mltrigger.event.checks import parse_time
 from mltrigger.event.codec import encodable, unmarked
-from mltrigger.event.event import Event, parse_time
+from mltrigger.event.event import Event
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POINTER_SIZES = frozenset({"extendedpayloadsize", "sqslargepayloadsize"})

@@ -14,8 +14,9 @@ from typing import Any
 
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
+from mltrigger.event.data import is_json
 from mltrigger.event.envelopes.arrival import Arrival, Attribute, sent_at, with_group, with_raw
-from mltrigger.event.event import Event, is_json
+from mltrigger.event.event import Event
 from mltrigger.text import short
 
 STRUCTURED = "application/cloudevents+json"

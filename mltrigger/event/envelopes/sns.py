@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
+from mltrigger.event.checks import parse_time
 from mltrigger.event.envelopes.arrival import Arrival, as_subject, read_attributes
 from mltrigger.event.envelopes.cloudevents import context
-from mltrigger.event.event import parse_time
 from mltrigger.text import short
 
 CONFIRMATIONS = frozenset({"SubscriptionConfirmation", "UnsubscribeConfirmation"})

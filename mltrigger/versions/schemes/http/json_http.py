@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mltrigger.errors import InvalidEvent, InvalidModel, NotEncodable
-from mltrigger.event.event import Event, encode_data, is_json
+from mltrigger.event.data import encode_data, is_json
+from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
