@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
@@ -197,66 +198,78 @@ def _parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"mltrigger {__version__}")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(metavar="command", title="commands")
+    for add in (_add_demo, _add_tutorial, _add_publish, _add_worker, _add_doctor):
+        add(commands)
+    add_commands(commands, aws)
+    return parser
 
-    story = commands.add_parser(
+
+def _add_demo(commands: Any) -> None:
+    added = commands.add_parser(
         "demo",
         help="scanned pages through OCR and a classifier, on this machine, in about a minute",
     )
-    story.add_argument(
+    added.add_argument(
         "--verbose", action="store_true", help="show the trace of every page, not of one"
     )
-    story.set_defaults(run=demo)
+    added.set_defaults(run=demo)
 
-    lab = commands.add_parser("tutorial", help="open the tutorial notebooks in JupyterLab")
-    lab.add_argument(
+
+def _add_tutorial(commands: Any) -> None:
+    added = commands.add_parser("tutorial", help="open the tutorial notebooks in JupyterLab")
+    added.add_argument(
         "--folder", default=TUTORIAL_FOLDER, help=f"where to copy them (default: {TUTORIAL_FOLDER})"
     )
-    lab.add_argument("--no-browser", action="store_true", help="start the server only")
-    lab.set_defaults(run=tutorial)
+    added.add_argument("--no-browser", action="store_true", help="start the server only")
+    added.set_defaults(run=tutorial)
 
-    one = commands.add_parser("publish", help="publish one event from the shell")
-    one.add_argument("topic")
-    one.add_argument("data", help="JSON, or - to read it from standard input")
-    one.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
-    one.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
-    one.add_argument("--create", action="store_true", help="make the topic if it does not exist")
-    many = commands.add_parser(
-        "worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM"
-    )
-    many.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
-    many.add_argument(
-        "--subscription",
-        action="append",
-        metavar="NAME",
-        help="take only this one (may be repeated)",
-    )
-    many.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
-    many.add_argument(
-        "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
-    )
-    many.set_defaults(run=worker)
 
-    look = commands.add_parser("doctor", help="what to change and why, from what was measured")
-    look.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
-    look.add_argument("--subscription", metavar="NAME", help="only about this one")
-    look.set_defaults(run=doctor)
-
+def _add_publish(commands: Any) -> None:
+    added = commands.add_parser("publish", help="publish one event from the shell")
+    added.add_argument("topic")
+    added.add_argument("data", help="JSON, or - to read it from standard input")
+    added.add_argument("--text", action="store_true", help="take the data as text, not as JSON")
+    _add_url(added)
+    added.add_argument("--create", action="store_true", help="make the topic if it does not exist")
     for name, meaning in (
         ("type", "what happened"),
         ("subject", "to what"),
         ("source", "where"),
         ("id", "a repeat changes nothing"),
     ):
-        one.add_argument(f"--{name}", help=f"{meaning} (CloudEvents {name})")
-    one.set_defaults(run=publish)
-    add_commands(commands, aws)
-    return parser
+        added.add_argument(f"--{name}", help=f"{meaning} (CloudEvents {name})")
+    added.set_defaults(run=publish)
+
+
+def _add_worker(commands: Any) -> None:
+    added = commands.add_parser(
+        "worker", help="deliver subscriptions whose models can be imported, until Ctrl-C or SIGTERM"
+    )
+    _add_url(added)
+    added.add_argument(
+        "--subscription",
+        action="append",
+        metavar="NAME",
+        help="take only this one (may be repeated)",
+    )
+    added.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
+    added.add_argument(
+        "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
+    )
+    added.set_defaults(run=worker)
+
+
+def _add_doctor(commands: Any) -> None:
+    added = commands.add_parser("doctor", help="advice with reasons, from measurements")
+    _add_url(added)
+    added.add_argument("--subscription", metavar="NAME", help="only about this one")
+    added.set_defaults(run=doctor)
+
+
+def _add_url(command: Any) -> None:
+    command.add_argument(
+        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
+    )
 
 
 if __name__ == "__main__":

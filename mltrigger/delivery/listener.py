@@ -35,13 +35,8 @@ MOST_LEFT_BEHIND = 32
 _WAITS_FOR_MODEL_S = 15.0
 _POLL_S, _NUDGE_S, _HOLD_S = 1.0, 0.02, 0.25
 
-State = Literal[
-    "stopped",
-    "listening",
-    "waiting for the model",
-    "waiting for the store",
-    "waiting for calls that hang",
-]
+Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
+State = Literal["stopped", "listening"] | Waits
 Look = Callable[[SubscriptionSpec, str | None], str | None]
 
 
@@ -101,7 +96,7 @@ class Listener:
         self.leftover = 0
         """How many timed-out calls go on."""
         self._placement, self._broker, self._clock = placement, broker, clock
-        self._outside = outside
+        self._outside, self._changed = outside, threading.Condition()
         self._workers, self._uniform, self._look = workers, uniform, look
         self._generation: str | None = None
         self._outdated = look is not None
@@ -109,7 +104,6 @@ class Listener:
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
-        self._changed = threading.Condition()
         self._active: set[Lot] = set()
         self._slots = spec.policy.max_concurrency or 1
         self._stopping = threading.Event()

@@ -15,7 +15,8 @@ if hasattr(os, "register_at_fork"):
 def new_id() -> str:
     """Return a UUID version 7 (RFC 9562): ordered by time, so that indexes grow at one end."""
     bits = _random.getrandbits(74)
-    text = f"{time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF:016x}"
+    tail = 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
+    text = f"{time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{tail:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 

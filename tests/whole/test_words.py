@@ -1,0 +1,35 @@
+"""Words: docstrings are short and plain, measured over all sentences of the package."""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.house import LONG_WORDS, RIDDLE, sentences, sources
+
+SENTENCES = [(name, s) for name, tree in sources().items() for s in sentences(tree)]
+
+
+def share(found: list[str]) -> float:
+    return len(found) / len(SENTENCES)
+
+
+def test_half_of_all_sentences_are_short() -> None:
+    assert statistics.median(len(s.split()) for _, s in SENTENCES) <= 10
+
+
+def test_few_sentences_are_long() -> None:
+    long = [f"{name}: {s}" for name, s in SENTENCES if len(s.split()) > LONG_WORDS]
+
+    assert share(long) < 0.03, "\n".join(long)
+
+
+def test_sentences_are_no_chains_of_semicolons() -> None:
+    chains = [f"{name}: {s}" for name, s in SENTENCES if ";" in s]
+
+    assert share(chains) < 0.01, "\n".join(chains)
+
+
+def test_sentences_are_no_riddles() -> None:
+    riddles = [f"{name}: {s}" for name, s in SENTENCES if RIDDLE.search(s)]
+
+    assert share(riddles) < 0.01, "\n".join(riddles)
