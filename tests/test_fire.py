@@ -126,11 +126,12 @@ def test_outputs_that_are_objects_become_columns(bus: mt.EventBus) -> None:
 
 
 def test_result_of_an_event_that_needed_several_attempts_is_its_last_one(
-    bus: mt.EventBus, clock: SimulatedClock
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
 ) -> None:
     failures = iter([ValueError, KeyError])
 
     def recovers(n: int) -> int:
+        gate.wait()
         for error in failures:
             raise error
         return n
@@ -138,6 +139,7 @@ def test_result_of_an_event_that_needed_several_attempts_is_its_last_one(
     sub = bus.subscribe("numbers", recovers, timeout_s=40_000)
     with pytest.warns(UserWarning, match="still open"):
         run = fire(bus, "numbers", [7], timeout_s=0)
+    gate.open()
     settle(bus, clock, sub)
 
     assert list(run.results()["outcome"]) == ["succeeded"]

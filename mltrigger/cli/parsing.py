@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 EXIT_STATUS = """\
-exit status: 0 done; 1 refused with a message, or doctor found an error; 2 wrong usage;
+exit status: 0 done, 1 refused with a message or an error found by doctor, 2 wrong usage,
 130 interrupted"""
 
 

@@ -56,8 +56,8 @@ def test_exit_statuses_are_documented_in_the_help_and_in_the_readme(
 ) -> None:
     assert run("--help") == 0
 
-    assert "exit status: 0 done; 1 refused" in capsys.readouterr().out
-    assert "Exit status: 0 done; 1 refused" in README
+    assert "exit status: 0 done, 1 refused" in capsys.readouterr().out
+    assert "Exit status: 0 done, 1 refused" in README
 
 
 @pytest.mark.parametrize(
