@@ -1,5 +1,6 @@
-"""Models in executors: threads, processes and Dask's workers, and what becomes of events when one
-of these dies.
+"""Models in executors: how they travel, and what becomes of events when a worker dies.
+
+The rest is in the contract of placements.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger.errors import InvalidModel, ObjectMissing
+from mltrigger.errors import InvalidModel
 from mltrigger.event.event import Event, with_opener
 from mltrigger.versions.describe import Model, as_model
-from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.workers.invoker import WorkerInvoker
 from mltrigger.versions.running.workers.sending import in_executor
@@ -129,38 +128,6 @@ def test_in_threads_the_model_is_the_very_object(invoke: Invoke) -> None:
     assert (name.rpartition("_")[0], locked, data, invoker.concurrency) == ("the-pool", False, 1, 3)
 
 
-def test_in_processes_it_is_a_copy_that_stays(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    seen: list[int] = []
-    invoker = invoke(lambda data: [os.getpid(), seen.append(data) or list(seen)], pool)
-
-    first, second = answer(invoker.one(Event(1))), answer(invoker.one(Event(2)))
-
-    assert first[0] == second[0] != os.getpid()
-    assert (second[1], seen) == ([1, 2], [])
-
-
-def test_data_arrive_as_they_were_published(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    data = {
-        "bytes": b"\xff\x00",
-        "decimal": Decimal("1.10"),
-        "nan": float("nan"),
-        "text": "ä\n\u2028{}",
-        "big": 2**70,
-        "none": None,
-    }
-    invoker = invoke(lambda data: [repr(value) for value in data.values()], pool)
-
-    assert answer(invoker.one(Event(data))) == [repr(value) for value in data.values()]
-
-
-def test_what_it_prints_comes_back(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    with ThreadPoolExecutor(1) as threads, captured() as printed:
-        for executor in (pool, threads):
-            invoke(lambda data: print("page", data), executor).one(Event(7))
-
-            assert printed.take() == "page 7\n"
-
-
 def test_a_model_travels_once(invoke: Invoke) -> None:
     executor = Elsewhere()
     weights = os.urandom(100_000)
@@ -207,90 +174,11 @@ def test_two_calls_are_never_taken_for_one(invoke: Invoke, monkeypatch: pytest.M
     assert all(a != b for i, a in enumerate(given) for b in given[:i])
 
 
-def test_the_whole_event_is_there_and_can_be_opened(
-    invoke: Invoke, pool: ProcessPoolExecutor
-) -> None:
-    def model(event: mt.Event) -> Any:
-        with event.open() as file:
-            return [event.subject, event.extensions["n"], file.read().decode()]
-
-    event = with_opener(Event(subject="a.txt", extensions={"n": 1}), lambda: io.BytesIO(b"content"))
-
-    assert answer(invoke(model, pool).one(event)) == ["a.txt", 1, "content"]
-
-
-def test_an_object_that_nobody_looks_at_is_not_read(
-    invoke: Invoke, pool: ProcessPoolExecutor
-) -> None:
-    def gone() -> Any:
-        raise ObjectMissing(2, "no such object")
-
-    assert answer(invoke(lambda data: data, pool).one(with_opener(Event(1), gone))) == 1
-
-
-def test_one_missing_object_fails_alone(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    def gone() -> Any:
-        raise ObjectMissing(2, "no such object")
-
-    def model(events: list[mt.Event]) -> Any:
-        return [len(event.open().read()) for event in events]
-
-    there = with_opener(Event(), lambda: io.BytesIO(b"12"))
-    results = invoke(model, pool, batch=True).many([there, with_opener(Event(), gone), there])
-
-    assert [result.output or result.reason for result in results] == ["2", "object_missing", "2"]
-
-
-def test_one_bad_event_of_a_batch_fails_alone(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    results = invoke(lambda rows: [1 // n for n in rows], pool, batch=True).many(
-        [Event(n) for n in (1, 0, 1)]
-    )
-
-    assert [result.output or result.error_type for result in results] == [
-        "1",
-        "ZeroDivisionError",
-        "1",
-    ]
-    assert "ZeroDivisionError" in (results[1].traceback or "")
-
-
 def page_schema() -> type[pydantic.BaseModel]:
     class Page(pydantic.BaseModel):
         n: int
 
     return Page
-
-
-def test_a_schema_is_checked_there(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    invoker = invoke(lambda page: page.n, pool, input_schema=page_schema())
-
-    good, bad = invoker.one(Event({"n": 1})), invoker.one(Event({"n": "x"}))
-
-    assert (answer(good), bad.reason, bad.permanent) == (1, "invalid_input", True)
-
-
-def test_signals_of_a_model_arrive(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    def model(data: Any) -> Any:
-        raise mt.Retry(30, "later") if data else mt.Reject("no page")
-
-    later, rejected = (invoke(model, pool).one(Event(data)) for data in (True, False))
-
-    assert (later.reason, later.delay_s, rejected.reason, rejected.permanent) == (
-        "retry",
-        30,
-        "rejected",
-        True,
-    )
-
-
-def test_a_coroutine_function_runs_there(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    async def model(data: Any) -> Any:
-        import asyncio
-
-        await asyncio.sleep(0)
-        return data
-
-    assert answer(invoke(model, pool).one(Event(1))) == 1
 
 
 def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_named(
@@ -311,20 +199,6 @@ def test_an_object_that_is_too_large_to_travel_is_refused_and_the_alternative_na
     assert "more than 1 MiB" in (refused.error or "") and "isolation='process'" in (
         refused.error or ""
     )
-
-
-def test_a_model_at_an_address_takes_batches_in_threads_and_in_processes(
-    invoke: Invoke, pool: ProcessPoolExecutor
-) -> None:
-    with ThreadPoolExecutor(1) as threads:
-        for executor in (threads, pool):
-            lines, each = (invoke("command:cat", executor, mode=mode) for mode in ("lines", "each"))
-
-            assert (lines.batches, each.batches) == (True, False)
-            assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(
-                range(5)
-            )
-            assert [answer(result) for result in each.many([Event(n) for n in range(2)])] == [0, 1]
 
 
 def test_a_worker_that_makes_room_drops_no_model_that_is_being_called(
@@ -364,13 +238,6 @@ def test_what_is_no_executor_is_refused(invoke: Invoke) -> None:
         invoke(len, client)
     with pytest.raises(InvalidModel, match=r"made no concurrent\.futures\.Executor, but a str"):
         invoke(len, lambda: "pool")
-
-
-def test_a_model_that_cannot_be_sent_is_refused(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    lock = threading.Lock()
-
-    with pytest.raises(InvalidModel, match="'lock' is a lock"):
-        invoke(lambda data: lock.locked(), pool)
 
 
 def test_a_model_is_imported_where_it_is_known(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
@@ -466,24 +333,6 @@ def deadly() -> Callable[[Any], Any]:
     return model
 
 
-def test_only_the_event_that_kills_its_worker_is_blamed(invoke: Invoke) -> None:
-    invoker = invoke(deadly(), lambda: processes(2))
-    answer(invoker.one(Event("warm")))
-
-    with ThreadPoolExecutor(4) as threads:
-        results = list(
-            threads.map(invoker.one, [Event("a"), Event("poison"), Event("b"), Event("c")])
-        )
-
-    assert [result.output or result.reason for result in results] == [
-        '"a"',
-        "worker_died",
-        '"b"',
-        '"c"',
-    ]
-    assert answer(invoker.one(Event("d"))) == "d"
-
-
 def test_only_the_event_that_kills_its_worker_is_blamed_when_subscriptions_share_a_pool(
     invoke: Invoke,
 ) -> None:
@@ -523,15 +372,6 @@ def test_calls_that_ran_beside_one_another_in_a_pool_that_is_broken_for_good_are
         results = list(threads.map(invoker.one, [Event("poison"), *(Event(n) for n in range(3))]))
 
     assert all(result.reason in (None, "no_process") for result in results[1:])
-
-
-def test_of_a_batch_only_the_cause_is_blamed(invoke: Invoke) -> None:
-    model = deadly()
-    invoker = invoke(lambda rows: [model(row) for row in rows], processes, batch=True)
-
-    results = invoker.many([Event("a"), Event("poison"), Event("b")])
-
-    assert [result.output or result.reason for result in results] == ['"a"', "worker_died", '"b"']
 
 
 def test_a_broken_pool_that_was_handed_over_is_an_outage(invoke: Invoke) -> None:
@@ -615,19 +455,6 @@ def test_of_an_executor_that_cancels_anything_nobody_knows_whether_it_had_begun(
     assert invoker.one(Event(1)).reason == "timeout"
 
 
-def test_loading_does_not_count_as_running(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
-    class Slow:
-        def __init__(self) -> None:
-            import time
-
-            time.sleep(0.5)
-
-        def __call__(self, data: Any) -> Any:
-            return data
-
-    assert answer(invoke(Slow, pool, timeout_s=0.4).one(Event(1))) == 1
-
-
 def test_only_an_executor_that_was_made_here_is_shut_down(invoke: Invoke) -> None:
     own, theirs = Elsewhere(), Elsewhere()
     invokers = [invoke(lambda data: data, lambda: own), invoke(lambda data: data, theirs)]
@@ -703,7 +530,7 @@ def test_a_worker_of_dask_that_is_killed_loses_no_event(tmp_path: Path) -> None:
         threads_per_worker=1,
         processes=True,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address=":0",
         silence_logs=logging.CRITICAL,
     )
     with cluster, distributed.Client(cluster) as client, mt.connect("memory://") as bus:

@@ -1,4 +1,7 @@
-"""A model in a process of its own: what it may do, and that nothing of it is left."""
+"""A model in a process of its own: its surroundings, its end, and what is left of it.
+
+The rest is in the contract of placements.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -100,110 +101,6 @@ def test_a_model_runs_in_another_process_that_is_used_again(isolate: Isolate) ->
     assert first == second != os.getpid()
 
 
-def test_data_arrive_as_they_were_published(isolate: Isolate) -> None:
-    data = {
-        "bytes": b"\xff\x00",
-        "decimal": Decimal("1.10"),
-        "nan": float("nan"),
-        "text": "ä\n\u2028{}",
-        "big": 2**70,
-        "none": None,
-    }
-    invoker = isolate(lambda data: [repr(value) for value in data.values()])
-
-    assert answer(invoker.one(Event(data))) == [repr(value) for value in data.values()]
-
-
-def test_data_may_be_nested_as_deep_as_in_a_thread(isolate: Isolate) -> None:
-    deep: Any = Decimal(1)
-    for _ in range(97):
-        deep = [deep]
-    invoker = isolate(lambda data: data)
-
-    assert invoker.one(Event(deep)) == Invoker(invoker.model).one(Event(deep))
-
-
-def test_raw_bytes_arrive_as_bytes(isolate: Isolate) -> None:
-    event = Event(b"\x89PNG", datacontenttype="image/png")
-
-    assert answer(isolate(lambda data: data.hex()).one(event)) == "89504e47"
-
-
-def test_a_model_that_wants_the_event_gets_all_of_it(isolate: Isolate) -> None:
-    def model(event: mt.Event) -> dict[str, Any]:
-        fields = (
-            "data",
-            "type",
-            "source",
-            "id",
-            "subject",
-            "datacontenttype",
-            "dataschema",
-            "extensions",
-        )
-        return {**{name: getattr(event, name) for name in fields}, "time": event.time.isoformat()}
-
-    event = Event(
-        [1],
-        type="t",
-        source="s",
-        id="i",
-        subject="ß",
-        datacontenttype="application/json",
-        dataschema="urn:x",
-        time=datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC),
-        extensions={"hops": 2, "flag": True, "traceparent": f"00-{'1' * 32}-{'2' * 16}-01"},
-    )
-
-    assert answer(isolate(model).one(event)) == model(event)
-
-
-def test_a_batch_of_events_arrives_as_events_although_their_class_does_not_travel_with_the_function(
-    isolate: Isolate,
-) -> None:
-    def model(events: list[mt.Event]) -> list[str]:
-        return [event.id for event in events]
-
-    assert [answer(r) for r in isolate(model, batch=True).many([Event(id="a"), Event(id="b")])] == [
-        "a",
-        "b",
-    ]
-
-
-def test_results_are_those_of_a_thread(isolate: Isolate) -> None:
-    def model(data: Any) -> Any:
-        if data == "retry":
-            raise mt.Retry(delay_s=7, reason="busy")
-        if data == "reject":
-            raise mt.Reject("no use")
-        if data == "error":
-            raise ValueError("so \udcff")
-        if data == "odd":
-            raise type("Odd", (Exception,), {"__str__": lambda _: 1 / 0})
-        if data == "exit":
-            sys.exit(3)
-        return {"object": object(), "huge": "x" * 17_000_000, "null": None, "nan": float("nan")}[
-            data
-        ]
-
-    invoker, threaded = isolate(model), Invoker(as_model(model))
-    for data in ("retry", "reject", "error", "odd", "exit", "object", "huge", "null", "nan"):
-        there, here = invoker.one(Event(data)), threaded.one(Event(data))
-        assert there._replace(traceback=None) == here._replace(traceback=None)
-        assert (there.traceback is None) == (here.traceback is None)
-
-
-def test_a_traceback_begins_in_the_model(isolate: Isolate) -> None:
-    def model(data: int) -> float:
-        return 1 / data
-
-    trace = isolate(model).one(Event(0)).traceback or ""
-
-    assert [
-        re.findall(r'"(.*)", .* in (\w+)', line)[0] for line in trace.splitlines() if "File" in line
-    ] == [("test_isolation.py", "model")]
-
-
 def test_a_traceback_names_the_cell_also_of_what_the_model_calls(isolate: Isolate) -> None:
     cell = """
 class Share:
@@ -228,19 +125,6 @@ def model(data):
     ]
 
 
-def test_a_batch_is_halved_around_a_bad_event(isolate: Isolate) -> None:
-    def model(rows: list[int]) -> list[float]:
-        return [6 / row for row in rows]
-
-    results = isolate(model, batch=True).many([Event(n) for n in (1, 2, 0, 3)])
-
-    assert [r.output or r.error_type for r in results] == ["6.0", "3.0", "ZeroDivisionError", "2.0"]
-
-
-def test_an_empty_batch_is_no_call(isolate: Isolate) -> None:
-    assert isolate(lambda rows: rows, batch=True).many([]) == []
-
-
 def test_a_predictor_is_sent_as_it_was_fitted(isolate: Isolate) -> None:
     class Scale:
         factor = 1
@@ -255,12 +139,6 @@ def test_a_predictor_is_sent_as_it_was_fitted(isolate: Isolate) -> None:
 
     assert invoker.batches
     assert answer(invoker.one(Event(2))) == 6
-
-
-def test_what_cannot_be_sent_is_a_result_too(isolate: Isolate) -> None:
-    result = isolate(lambda data: data).one(Event(object()))
-
-    assert (result.reason, result.error_type) == ("invalid_event", "NotEncodable")
 
 
 def test_many_threads_call_at_once(isolate: Isolate, tmp_path: Path) -> None:
@@ -393,13 +271,6 @@ def test_events_of_a_model_that_cannot_be_loaded_yet_are_called_when_it_can(
         reasons, outcomes = sub.invocations()["reason"].dropna(), sub.results()["outcome"]
 
     assert (set(reasons), outcomes.tolist()) == ({"model_unavailable"}, ["succeeded"])
-
-
-def test_a_model_at_an_address_takes_batches(isolate: Isolate) -> None:
-    lines, each = isolate(as_model("command:cat")), isolate(as_model("command:cat", mode="each"))
-
-    assert (lines.batches, each.batches) == (True, False)
-    assert [answer(result) for result in lines.many([Event(n) for n in range(5)])] == list(range(5))
 
 
 def test_other_files_behind_an_address_are_not_run(
@@ -681,17 +552,6 @@ def test_a_death_is_noticed_although_a_process_of_the_model_holds_the_pipes(
     assert time.monotonic() - began < 20
 
 
-def test_only_the_killer_of_a_batch_fails(isolate: Isolate) -> None:
-    def model(rows: list[int]) -> list[int]:
-        if 2 in rows:
-            os._exit(9)
-        return [10 * row for row in rows]
-
-    results = isolate(model, batch=True).many([Event(n) for n in range(4)])
-
-    assert [r.output or r.reason for r in results] == ["0", "10", "worker_died", "30"]
-
-
 def test_neighbours_of_the_cause_of_a_crash_have_their_own_time(isolate: Isolate) -> None:
     def model(rows: list[int]) -> list[int]:
         if 9 in rows:
@@ -892,12 +752,6 @@ def folder_event(folder: Path) -> Event:
 
 def test_an_event_of_a_folder_is_opened_by_the_model(isolate: Isolate, tmp_path: Path) -> None:
     assert answer(isolate(read_both).one(folder_event(tmp_path))) == ["content", "con"]
-
-
-def test_an_object_that_is_no_file_is_copied(isolate: Isolate) -> None:
-    event = with_opener(Event(), lambda: io.BytesIO(b"content"))
-
-    assert answer(isolate(read_both).one(event)) == ["content", "con"]
 
 
 def test_an_object_is_opened_by_the_rules_of_its_source_and_only_when_asked_for(
