@@ -7,7 +7,7 @@ SETUP  := setup.cfg pyproject.toml
 LOCK   := constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
 # How many tests run at once. They wait a lot, so it may be more than there are cores.
-JOBS   ?= 3
+JOBS   ?= 4
 # Libraries for numbers use one thread each: the other cores have tests of their own.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
 TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
