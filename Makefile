@@ -8,8 +8,9 @@ LOCK   := constraints.txt
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
 # How many tests run at once. They wait a lot, so it may be more than there are cores.
 JOBS   ?= 4
-# Libraries for numbers use one thread each: the other cores have tests of their own.
-PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
+# Libraries for numbers use one thread each: the other cores have tests of their own. Bytecode is kept:
+# tests start hundreds of processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
 TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
 # The notebooks: their outputs are compared with the saved ones.
 CELLS  := $(PYTEST) -n 2 --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 \
