@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from mltrigger.run import Run
     from mltrigger.urls import connect
     from mltrigger.versions.describe import Model, model
+    from mltrigger.versions.running.workers.ray import RayExecutor
     from mltrigger.versions.version import ModelVersion
 
     # For editors and type checkers: the functions below are the methods of a bus, with their
@@ -93,6 +94,7 @@ _HOME = {
     "NotEncodable": "errors",
     "NotFound": "errors",
     "ObjectMissing": "errors",
+    "RayExecutor": "versions.running.workers.ray",
     "Receipt": "broker",
     "Reject": "errors",
     "Retry": "errors",
@@ -157,6 +159,7 @@ __all__ = [
     "NotEncodable",
     "NotFound",
     "ObjectMissing",
+    "RayExecutor",
     "Receipt",
     "Reject",
     "Retry",

@@ -240,6 +240,13 @@ def test_what_is_no_executor_is_refused(invoke: Invoke) -> None:
         invoke(len, lambda: "pool")
 
 
+def test_an_executor_of_ray_says_how_to_install_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(InvalidModel, match=r"RayExecutor needs ray: .*pip install -e '\.\[ray\]'"):
+        mt.RayExecutor()
+
+
 def test_a_model_is_imported_where_it_is_known(invoke: Invoke, pool: ProcessPoolExecutor) -> None:
     assert (
         answer(invoke(textwrap.dedent, pool, path="textwrap:dedent").one(Event("  text"))) == "text"

@@ -83,8 +83,6 @@ def dask() -> Iterator[Executor]:
 def ray() -> Iterator[Executor]:
     import ray
 
-    from mltrigger.versions.running.workers.ray import RayExecutor
-
     ray.init(
         num_cpus=2,
         include_dashboard=False,
@@ -92,7 +90,7 @@ def ray() -> Iterator[Executor]:
         logging_level=logging.CRITICAL,
         _node_ip_address="127.0.0.1",
     )
-    yield RayExecutor(num_cpus=1)
+    yield mt.RayExecutor(num_cpus=1)
     ray.shutdown()
 
 

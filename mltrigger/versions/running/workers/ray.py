@@ -7,14 +7,15 @@ from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Any
 
+from mltrigger.errors import InvalidModel, how_to_install
 from mltrigger.versions.running.workers.pools import CONCURRENCY
 
 
 class RayExecutor(Executor):
-    """Runs each call as a Ray task: ``executor=RayExecutor(num_cpus=1)``.
+    """Runs each call as a Ray task: ``executor=mt.RayExecutor(num_cpus=1)``.
 
-    Cancelling a call, as a timeout does, ends the worker that runs it. Ray is neither started nor
-    shut down by this.
+    Call ``ray.init(…)`` before, so that the number of its processors is known. Cancelling a call,
+    as a timeout does, ends the worker that runs it. Ray is neither started nor shut down by this.
 
     Parameters
     ----------
@@ -22,10 +23,18 @@ class RayExecutor(Executor):
         Arguments of ``ray.remote``, such as ``num_cpus``, ``num_gpus``, ``resources``,
         ``runtime_env``. ``max_retries`` is 0: the subscription repeats a call whose worker died,
         and counts it.
+
+    Raises
+    ------
+    InvalidModel
+        If ray is not installed.
     """
 
     def __init__(self, **options: Any) -> None:
-        self._ray: Any = importlib.import_module("ray")
+        try:
+            self._ray: Any = importlib.import_module("ray")
+        except ModuleNotFoundError as error:
+            raise InvalidModel(f"RayExecutor needs ray: {how_to_install('ray')}") from error
         self._closed = False
         ray = self._ray
         self._task = ray.remote(**{"max_retries": 0, **options})(_applied)
