@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 SETUP  := setup.cfg pyproject.toml
 # The versions that are installed, chosen by `make lock`. `make LOCK= …` takes the newest releases.
 LOCK   := constraints.txt
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(if $(LOCK),-c $(LOCK))
+# Python compiles the modules that are imported; to compile all of them takes longer than to install them.
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(if $(LOCK),-c $(LOCK))
 # How many tests run at once. They wait a lot, so it may be more than there are cores.
 JOBS   ?= 4
 # Libraries for numbers use one thread each: the other cores have tests of their own. Bytecode is kept:
@@ -21,7 +22,7 @@ DEBIAN := chromium fonts-dejavu-core gcc libc6-dev nodejs
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later test-pythons test-slow programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,9 +44,12 @@ test: $(VENV)/.installed-test            ## unit, contract and notebook tests
 	$(TESTS)
 	$(CELLS)
 
-test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them, with coverage: what is missing is installed, or fails
-	$(TESTS) --all --cov --cov-report=
+test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
+	$(TESTS) --all
 	$(CELLS)
+
+coverage: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## the share of the lines and branches that all tests run; takes longer
+	$(TESTS) --all --cov --cov-report=
 	$(BIN)/coverage report --format=total | sed 's/.*/&% of the lines and branches of mltrigger were run/'
 
 test-slow: $(VENV)/.installed-test            ## every case of the slow tests: kills at each statement, storms, many random examples

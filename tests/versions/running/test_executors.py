@@ -410,6 +410,27 @@ def test_an_executor_that_cannot_be_made_again_is_an_outage(invoke: Invoke) -> N
     assert (result.reason, result.error_type) == ("no_process", "IndexError")
 
 
+def test_a_call_that_was_cancelled_beside_another_is_made_again_alone(invoke: Invoke) -> None:
+    """A pool that one call breaks is shut down, which cancels the calls that have not begun."""
+    gate, futures = threading.Event(), list[Future[Any]]()
+
+    class Kept(Elsewhere):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            futures.append(super().submit(fn, *args, **kwargs))
+            return futures[-1]
+
+    executor = Kept()
+    invoker = invoke(lambda data: data, lambda: executor)
+    executor.inner.submit(gate.wait, 30)
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(invoker.one, Event(n)) for n in range(2)]
+        wait_until(lambda: len(futures) == 2)
+        assert futures[0].cancel()
+        gate.set()
+
+        assert [answer(future.result()) for future in waiting] == [0, 1]
+
+
 def test_one_that_is_shut_down_is_made_again(invoke: Invoke) -> None:
     made = [Elsewhere(), Elsewhere()]
     made[1].shutdown()

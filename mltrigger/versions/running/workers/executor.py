@@ -123,9 +123,10 @@ class InExecutor(abc.ABC):
                 return future.result(wait_s)
             return future.result(ENCODING_S if has_returned() else 0)
         except CancelledError as error:  # the executor was shut down, or lost its scheduler
-            raise NoAnswer(
-                _STOPPED if self._source.closed else self._outage("cancelled", error)
-            ) from error
+            if self._source.closed:
+                raise NoAnswer(_STOPPED) from error
+            # Another call may have broken the pool, which cancels those that have not begun.
+            raise NoAnswer(self._outage("cancelled", error), self._source.makes) from error
         except BaseException as error:
             if not future.done():
                 never_begun = future.cancel() and isinstance(executor, _TELLING)
