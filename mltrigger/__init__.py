@@ -274,7 +274,11 @@ def __getattr__(name: str) -> Any:
         return function
     if name in _ROOMS:
         return importlib.import_module(f"mltrigger.{name}")
-    raise AttributeError(f"module 'mltrigger' has no attribute {name!r}")
+    import difflib
+
+    near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
+    hint = f"; did you mean {near}?" if near else ""
+    raise AttributeError(f"module 'mltrigger' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

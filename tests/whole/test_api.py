@@ -279,7 +279,7 @@ def test_every_public_name_has_a_docstring(here: Path, monkeypatch: pytest.Monke
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error_and_opens_nothing(here: Path) -> None:
-    with pytest.raises(AttributeError, match="module 'mltrigger' has no attribute 'subcribe'"):
+    with pytest.raises(AttributeError, match=r"no attribute 'subcribe'; did you mean 'subscribe'"):
         mt.subcribe  # type: ignore[attr-defined]  # noqa: B018
     assert not hasattr(mt, "__wrapped__")
     assert list(here.iterdir()) == []
