@@ -37,8 +37,6 @@ class Run:
         The topic of the samples.
     receipts : sequence of Receipt
         One a sample, in their order.
-    log, wakeup, registry, outlook
-        Parts of the bus.
     """
 
     def __init__(

@@ -59,8 +59,8 @@ class Listener:
     placement : Placement
         Resolves the selector to a model version, and says how to call it. The listener tidies it,
         and closes it at the end.
-    broker, log, clock, workers
-        Parts of the bus, and the threads that call the model.
+    workers
+        The threads that call the model.
     outside : Outside, optional
         The part of the broker for a service outside.
     prepare : callable

@@ -41,8 +41,6 @@ class Recorder:
     ----------
     spec : SubscriptionSpec
         Its policy decides about retries. Its ``emit`` names the topic for outputs.
-    broker, log, clock
-        Parts of the bus.
     uniform : callable
         Returns a random number between two bounds, for the backoff.
     descent : Descent, optional

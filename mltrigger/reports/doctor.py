@@ -36,8 +36,6 @@ class Doctor:
 
     Parameters
     ----------
-    store, registry, log, broker, clock
-        Parts of the bus.
     here : callable
         Returns the state of the listener of a subscription in this process.
     note : callable

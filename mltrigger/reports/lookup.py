@@ -43,8 +43,6 @@ class Lookup:
 
     Parameters
     ----------
-    store, registry, log, broker, clock
-        Parts of the bus.
     here : callable
         Returns the state of the listener of a subscription in this process.
     note : callable

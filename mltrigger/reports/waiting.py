@@ -29,8 +29,6 @@ class Idle:
 
     Parameters
     ----------
-    log, broker, registry, outlook
-        Parts of the bus.
     settled : callable
         Returns whether watched folders hold nothing new.
     """
