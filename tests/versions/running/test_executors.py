@@ -19,6 +19,7 @@ import time
 import types
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +430,32 @@ def test_a_call_that_was_cancelled_beside_another_is_made_again_alone(invoke: In
         gate.set()
 
         assert [answer(future.result()) for future in waiting] == [0, 1]
+
+
+def test_an_executor_that_two_calls_find_broken_is_made_again_once(invoke: Invoke) -> None:
+    both, made_again = threading.Barrier(2), threading.Event()
+
+    class Broken(Elsewhere):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if both.wait(10) == 0:  # this one notices it when the other has another executor
+                assert made_again.wait(10)
+            raise BrokenProcessPool("broken")
+
+    made = [Broken(), Elsewhere(), Elsewhere()]
+    given = iter(made)
+
+    def make() -> Executor:
+        executor = next(given)
+        if executor is made[1]:
+            made_again.set()
+        return executor
+
+    invoker = invoke(lambda data: data, make)
+    with ThreadPoolExecutor(2) as threads:
+        results = list(threads.map(invoker.one, [Event(1), Event(2)]))
+
+    assert [answer(result) for result in results] == [1, 2]
+    assert [executor.ended for executor in made] == [1, 0, 0]
 
 
 def test_one_that_is_shut_down_is_made_again(invoke: Invoke) -> None:

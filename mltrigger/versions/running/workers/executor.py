@@ -140,13 +140,14 @@ class InExecutor(abc.ABC):
     ) -> tuple[Executor, Future[dict[str, Any]]]:
         """Submit a call. A broken executor is made again once."""
         for last in (not self._source.makes, True):
+            executor = None
             try:
                 executor = self._source.get()
                 return executor, executor.submit(function, *given)
             except Closed:
                 raise NoAnswer(_STOPPED) from None
             except Exception as error:
-                self._source.broke()
+                self._source.broke(executor)  # only this one: another may be in use by now
                 if last:
                     raise NoAnswer(self._outage("not taken", error)) from error
         raise AssertionError  # the loop ends with a return or an error
