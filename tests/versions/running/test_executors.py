@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import multiprocessing
 import os
 import pickle
@@ -23,6 +22,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+import clusters
 import pydantic
 import pytest
 from shared import wait_until
@@ -570,8 +570,6 @@ def test_a_subscription_runs_in_processes() -> None:
 
 def test_a_worker_of_dask_that_is_killed_loses_no_event(tmp_path: Path) -> None:
     """A cluster of two worker processes; one is killed while it runs the model."""
-    import distributed
-
     killed = tmp_path / "killed"
 
     def model(n: int) -> Any:
@@ -580,18 +578,8 @@ def test_a_worker_of_dask_that_is_killed_loses_no_event(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return [n, os.getpid()]
 
-    cluster = distributed.LocalCluster(
-        n_workers=2,
-        threads_per_worker=1,
-        processes=True,
-        host="127.0.0.1",
-        dashboard_address=":0",
-        silence_logs=logging.CRITICAL,
-    )
-    with cluster, distributed.Client(cluster) as client, mt.connect("memory://") as bus:
-        sub = bus.subscribe(
-            "numbers", mt.model(model, name="whoami"), executor=client.get_executor()
-        )
+    with clusters.dask() as executor, mt.connect("memory://") as bus:
+        sub = bus.subscribe("numbers", mt.model(model, name="whoami"), executor=executor)
         run = bus.fire("numbers", range(12), progress=False, timeout_s=60.0)
         rows, outputs = sub.invocations(), list(run.results()["output"])
 

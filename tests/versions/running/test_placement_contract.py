@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import logging
 import multiprocessing
 import os
 import re
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+import clusters
 import pydantic
 import pytest
 
@@ -60,38 +60,14 @@ def pool() -> Iterator[Executor]:
 
 @pytest.fixture(scope="session")
 def dask() -> Iterator[Executor]:
-    import dask
-    import distributed
-
-    # A call that killed its worker is not tried on three others.
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=":0",
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client.get_executor()
+    with clusters.dask() as executor:
+        yield executor
 
 
 @pytest.fixture(scope="session")
 def ray() -> Iterator[Executor]:
-    import ray
-
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.CRITICAL,
-        _node_ip_address="127.0.0.1",
-    )
-    yield mt.RayExecutor(num_cpus=1)
-    ray.shutdown()
+    with clusters.ray() as executor:
+        yield executor
 
 
 @dataclasses.dataclass(frozen=True)

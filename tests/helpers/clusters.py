@@ -1,0 +1,98 @@
+"""Clusters on loopback that run models: Dask's and Ray's."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+import pytest
+from shared import wait_until
+
+import mltrigger as mt
+
+_STARTS = 5
+_STARTED = "Ray runtime started"
+
+
+@contextlib.contextmanager
+def dask() -> Iterator[Executor]:
+    """Run two worker processes of Dask. A call that kills its worker is not tried on another."""
+    import dask
+    import distributed
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        yield client.get_executor()
+
+
+@contextlib.contextmanager
+def ray() -> Iterator[Executor]:
+    """Run a node of Ray with two processors, without the programs that only watch it."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket must be short
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in token.items():
+            patch.setenv(name, value)  # before ray is imported, which reads it
+        import ray
+
+        node, port = _node(folder)
+        try:
+            ray.init(
+                address=f"127.0.0.1:{port}", log_to_driver=False, logging_level=logging.CRITICAL
+            )
+            yield mt.RayExecutor(num_cpus=1)
+        finally:
+            ray.shutdown()
+            node.terminate()
+            node.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _node(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a node. Ray gives a start up after 30 s, which a busy machine may need: try again."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    options = {
+        "port": port,
+        "node-ip-address": "127.0.0.1",
+        "num-cpus": 2,
+        "include-dashboard": "false",
+        "include-log-monitor": "false",
+        "temp-dir": folder,
+    }
+    command += ["--no-monitor", "--disable-usage-stats"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    said = folder / "said.txt"
+    for _ in range(_STARTS):
+        with said.open("wb") as file:
+            node = subprocess.Popen(command, stdout=file, stderr=file)
+        wait_until(functools.partial(_is_decided, node, said), 120)
+        if node.poll() is None:
+            return node, port
+    raise AssertionError(f"Ray did not start: {said.read_text()}")
+
+
+def _is_decided(node: subprocess.Popen[bytes], said: Path) -> bool:
+    return node.poll() is not None or _STARTED in said.read_text()
