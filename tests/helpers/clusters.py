@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import secrets
 import shutil
@@ -20,8 +19,22 @@ from shared import wait_until
 
 import mltrigger as mt
 
-_STARTS = 5
 _STARTED = "Ray runtime started"
+# Ray gives a start up after 30 s of its clock. A busy machine needs longer, so the clock runs slower.
+_START = """
+import time
+from types import SimpleNamespace
+import ray._private.node as node
+from ray.scripts.scripts import main
+node.time = SimpleNamespace(**{**vars(time), "monotonic": lambda: time.monotonic() / 20})
+main()
+"""
+_PATIENCE = {
+    "RAY_agent_register_timeout_ms": "600000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_NUM_REDIS_GET_RETRIES": "300",
+}
 
 
 @contextlib.contextmanager
@@ -51,7 +64,7 @@ def ray() -> Iterator[Executor]:
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket must be short
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in token.items():
+        for name, value in {**token, **_PATIENCE}.items():
             patch.setenv(name, value)  # before ray is imported, which reads it
         import ray
 
@@ -69,11 +82,10 @@ def ray() -> Iterator[Executor]:
 
 
 def _node(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    """Start a node. Ray gives a start up after 30 s, which a busy machine may need: try again."""
+    """Start a node of Ray. Return its process and its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     options = {
         "port": port,
         "node-ip-address": "127.0.0.1",
@@ -82,17 +94,11 @@ def _node(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         "include-log-monitor": "false",
         "temp-dir": folder,
     }
-    command += ["--no-monitor", "--disable-usage-stats"]
-    command += [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, "-c", _START, "start", "--head", "--block", "--no-monitor"]
+    command += ["--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
     said = folder / "said.txt"
-    for _ in range(_STARTS):
-        with said.open("wb") as file:
-            node = subprocess.Popen(command, stdout=file, stderr=file)
-        wait_until(functools.partial(_is_decided, node, said), 120)
-        if node.poll() is None:
-            return node, port
-    raise AssertionError(f"Ray did not start: {said.read_text()}")
-
-
-def _is_decided(node: subprocess.Popen[bytes], said: Path) -> bool:
-    return node.poll() is not None or _STARTED in said.read_text()
+    with said.open("wb") as file:
+        node = subprocess.Popen(command, stdout=file, stderr=file)
+    wait_until(lambda: node.poll() is not None or _STARTED in said.read_text(), 600)
+    assert node.poll() is None, f"Ray did not start: {said.read_text()}"
+    return node, port

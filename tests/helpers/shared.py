@@ -15,7 +15,7 @@ from mltrigger.testing import SimulatedClock
 T = TypeVar("T")
 
 
-def wait_until(look: Callable[[], T], timeout_s: float = 20.0) -> T:
+def wait_until(look: Callable[[], T], timeout_s: float = 60.0) -> T:
     """Return what *look* returns as soon as it is true; fail when *timeout_s* have passed before."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
