@@ -915,3 +915,29 @@ def test_bus_that_a_model_uses_is_no_part_of_its_version() -> None:
 
         assert versions[0] == versions[1]
         assert time.monotonic() - began_s < 5  # it is not walked through
+
+
+def test_a_data_class_has_one_digest_however_python_was_started(tmp_path: Path) -> None:
+    """Its methods are made by exec. From 3.13 on, inspect gives them the text of ``python -c``."""
+    (tmp_path / "pages.py").write_text(
+        "import dataclasses\n"
+        "@dataclasses.dataclass\nclass Page:\n    n: int\n"
+        "def read(data): return Page(**data).n\n"
+    )
+    program = "import mltrigger as mt\n\n\n\nprint(mt.model('pages:read', name='read').describe().digest)\n"
+    (tmp_path / "program.py").write_text(program)
+    path = os.pathsep.join([str(Path(mt.__file__).parents[1]), str(tmp_path)])
+
+    digests = {
+        subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": path},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for arguments in (["program.py"], ["-c", program], ["-c", f"\n\n\n{program}"])
+    }
+
+    assert len(digests) == 1

@@ -53,6 +53,7 @@ def tokens_of(function: types.FunctionType) -> list[str]:
         if text is None:
             raise OSError("the lambda is not in its file")
         return tokens(f"({text})")  # it may go over lines
+    _check_has_source(function)
     return tokens(textwrap.dedent(inspect.getsource(function)))
 
 
@@ -242,7 +243,17 @@ def _holds(node: ast.expr, code: types.CodeType) -> bool:
 
 
 def _text(function: Any) -> str:
+    _check_has_source(function)
     return "".join(inspect.findsource(function)[0])
+
+
+def _check_has_source(function: types.FunctionType) -> None:
+    """Raise OSError for a function made by ``exec``, as those of a dataclass are.
+
+    From Python 3.13 on, inspect takes the program of ``python -c`` for the source of all of them.
+    """
+    if inspect.unwrap(function).__code__.co_filename == "<string>":  # inspect unwraps it, too
+        raise OSError("made by exec: it has no source")
 
 
 @functools.lru_cache(maxsize=64)
