@@ -128,7 +128,7 @@ def worker(given: argparse.Namespace) -> int:
 
 
 def doctor(given: argparse.Namespace) -> int:
-    """Print what to change and why. Return 1 when something is an error."""
+    """Print each finding and its advice. Return 1 when something is an error."""
     from mltrigger.urls import connect, existing
 
     with connect(existing(given.url)) as bus:

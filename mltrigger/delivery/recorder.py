@@ -214,7 +214,7 @@ class Recorder:
     def interrupt(self, remains: Remains, version: ModelVersion) -> None:
         """Release the rest of a lot at the end of the listener.
 
-        The call under way is recorded as ``interrupted``. That counts as nobody's failure.
+        The call under way is recorded as ``interrupted``. It spends no attempt.
         """
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))

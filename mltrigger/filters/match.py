@@ -4,8 +4,7 @@ A path is flat, as in the engine of AWS. ``a.b`` finds a value under ``{"a": {"b
 ``{"a.b": …}``. Arrays are searched: a field holds when it holds in one element. Fields inside
 the objects of one array must hold in the same element (section "JSON Array Matching" of
 https://github.com/aws/event-ruler). Only a field that an event spells in both ways at once is
-free of that. ``exists: false`` is about the whole event: it holds if the field is nowhere in it,
-in whichever element the other fields hold.
+free of that. ``exists: false`` is about the whole event. It holds if the field is nowhere in it.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ class FilterPolicy:
     def matches_body(self, body: Any) -> bool:
         """Return whether a message with this body, parsed JSON, passes.
 
-        The body has to be an object: text, numbers and arrays at the top pass only an empty policy,
-        as in SNS, which takes "a well-formed JSON object"
+        The body has to be an object. Text, numbers and arrays at the top pass only an empty policy.
+        SNS takes "a well-formed JSON object"
         (https://docs.aws.amazon.com/sns/latest/dg/sns-message-filtering.html).
         """
         return not self._parts or (isinstance(body, Mapping) and self._holds(body))
@@ -150,8 +150,8 @@ class FilterPolicy:
 
         There is a clause for each field, for each ``$or``, and for each field of its branches. The
         message passes when every clause outside the branches of an ``$or`` is ok. A problem of the
-        whole message has a clause with the path ``$``: a body that is no object, or fields that
-        hold only in different elements of an array.
+        whole message has a clause with the path ``$``. Examples are a body that is no object, and
+        fields that hold only in different elements of an array.
         """
         event = attributes if self.scope == "MessageAttributes" else body
         if not self._parts:

@@ -264,7 +264,7 @@ class Lookup:
         version: Any = None,
         data: Any = UNCHANGED,
     ) -> list[Trial]:
-        """Call a version of the model with dead letters. Record nothing; see ``sub.dry_run``."""
+        """Call a version of the model with dead letters. Record nothing. See ``sub.dry_run``."""
         chosen = self._resolver.chosen(spec.selector, version)
         events = map(self._origins.prepare(spec), events_of(self.log, spec, keys, data))
         placed = Placement(lambda: chosen, spec.policy)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -22,6 +24,17 @@ def wait_until(look: Callable[[], T], timeout_s: float = 60.0) -> T:
         assert time.monotonic() < deadline, f"still not so after {timeout_s:g} s: {found!r}"
         time.sleep(0.002)
     return found
+
+
+def ended(pid: int) -> bool:
+    """Whether process *pid* runs no more; an orphan that nobody has waited for yet has ended, too."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except FileNotFoundError:  # gone in between; or a system without /proc
+        return Path("/proc/self").exists()
 
 
 def is_settled(sub: mt.Subscription) -> bool:

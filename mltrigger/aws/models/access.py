@@ -4,7 +4,7 @@ A refusal is one of four things:
 
 - AWS asks to come later. No attempt is spent.
 - No event could be called: no permission, no such function, expired credentials. This is an outage.
-  No attempt is spent, and the listener waits until somebody repairs it.
+  No attempt is spent. The listener waits for the repair.
 - The event itself is refused. It is dead at once.
 - Anything else is a failed attempt.
 """

@@ -130,7 +130,7 @@ def end(
 ) -> bool:
     """Give an event an outcome without calling the model. Return whether it has one now.
 
-    An event that somebody works on is left alone.
+    An event under way is left alone.
     """
     of = {"s": spec.id, "seq": seq, "now": lease.now_us}
     if transaction.query(_BUSY, of):

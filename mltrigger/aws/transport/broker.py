@@ -226,7 +226,7 @@ class AwsBroker(AwsOutside):
             raise Outdated
 
     def accept(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> Taken:
-        """Lease messages that somebody else received and will settle, and events of the log.
+        """Lease messages that another service received and settles, and events of the log.
 
         They are those of a Lambda function. No other listener may serve such a subscription.
         """

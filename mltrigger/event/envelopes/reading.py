@@ -9,6 +9,7 @@ from typing import Any
 
 from mltrigger.errors import InvalidEvent, warn
 from mltrigger.event import codec
+from mltrigger.event.checks import RESERVED
 from mltrigger.event.envelopes import cloudevents, s3
 from mltrigger.event.envelopes.arrival import (
     Arrival,
@@ -47,23 +48,7 @@ _POINTERS = (
     "com.amazon.sqs.javamessaging.MessageS3Pointer",
 )
 _SEPARATORS = re.compile(r"[-_.]")
-_NOT_THEIRS = frozenset(
-    {
-        "id",
-        "source",
-        "type",
-        "time",
-        "subject",
-        "specversion",
-        "datacontenttype",
-        "dataschema",
-        "data",
-        "hops",
-        "causationid",
-        "rootid",
-        "awaitedby",
-    }
-)
+_NOT_THEIRS = RESERVED | {"hops", "causationid", "rootid", "awaitedby"}
 """Names of CloudEvents' own, and of extensions that decide how an event is handled here, which a
 foreign attribute must not.
 """

@@ -26,7 +26,7 @@ from typing import Any
 
 import pydantic
 import pytest
-from shared import wait_until
+from shared import ended, wait_until
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel
@@ -73,17 +73,6 @@ def isolate() -> Iterator[Isolate]:
 def answer(result: Result) -> Any:
     assert result.error is None, result
     return json.loads(result.output or "")
-
-
-def ended(pid: int) -> bool:
-    """Whether process *pid* runs no more; an orphan that nobody has waited for yet has ended, too."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except ProcessLookupError:
-        return True
-    except FileNotFoundError:  # gone in between; or a system without /proc
-        return Path("/proc/self").exists()
 
 
 def pid_in(file: Path) -> int:

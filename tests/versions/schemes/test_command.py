@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import is_settled, outcomes, settle, wait_until
+from shared import ended, is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ModelFailure, NotFound
@@ -108,17 +108,6 @@ def failed(endpoint: Endpoint, data: Any = None) -> ModelFailure:
     (output,) = ask(endpoint, data)
     assert isinstance(output, ModelFailure), output
     return output
-
-
-def ended(pid: int) -> bool:
-    """Whether process *pid* runs no more; an orphan that nobody has waited for yet has ended, too."""
-    try:
-        os.kill(pid, 0)
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except ProcessLookupError:
-        return True
-    except FileNotFoundError:
-        return Path("/proc/self").exists()
 
 
 def pid_in(file: str) -> int:
