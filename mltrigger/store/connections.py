@@ -223,6 +223,14 @@ class Connections:
         except Lost as lost:
             raise self._refused(lost) from None
 
+    def check_whole(self) -> None:
+        """Raise StoreError when an open file has lost its name or content. Trust no time of it."""
+        try:
+            if self._place is not None:
+                self._place.check_whole()
+        except Lost as lost:
+            raise self._refused(lost) from None
+
     def lost(self) -> str | None:
         """Return how an open file has lost its name or content, else ``None``."""
         try:

@@ -170,6 +170,11 @@ class SqliteStore:
                 self._gate.leave(self)
 
     def _failed(self, error: Exception) -> StoreError:
+        if isinstance(error, sqlite3.DatabaseError):  # a damaged page may be the first sign of it
+            try:
+                self._connections.check_whole()
+            except StoreError as refused:
+                return refused
         return StoreError(f"store {self.description}: {error}")
 
     # -- group commit ------------------------------------------------------------------------------

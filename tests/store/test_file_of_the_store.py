@@ -290,6 +290,31 @@ def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
     assert (row["severity"], row["check"]) == ("error", "file")
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda bus: bus.topic("pages"),
+        lambda bus: bus.register(len, name="length"),
+        lambda bus: bus.publish_batch("documents", ["x" * 3000] * 3000),
+        lambda bus: bus.subscription("reader").pause(),
+        lambda bus: bus.subscription("reader").unsubscribe(),
+    ],
+    ids=["topic", "register", "publish_batch", "pause", "unsubscribe"],
+)
+def test_the_first_call_that_reads_a_damaged_page_says_that_the_file_was_overwritten(
+    home: Path, call: Callable[[mt.Bus], object]
+) -> None:
+    with connected(home) as bus:
+        bus.subscribe("documents", len, name="reader")
+        bus.publish_batch("documents", ["x" * 100] * 1000)
+    with connected(home) as bus:
+        bus.publish("documents", 1)
+        overwritten_by_something_else(home)
+
+        with pytest.raises(mt.StoreError, match=r"bus\.db was overwritten or cut off"):
+            call(bus)
+
+
 def test_file_that_others_write_to_is_not_taken_for_overwritten(home: Path) -> None:
     """Each process moves the log in at its end, and a repair by hand makes the file shorter."""
     other = (
