@@ -48,8 +48,8 @@ class Side:
     """A broker, and what is needed to look at it from outside.
 
     ``another`` opens the same queues a second time, as another process would; ``close`` releases
-    everything. ``sent`` waits for what a unit has published: a database has it when the unit
-    commits, SNS gets it from a thread soon afterwards.
+    everything. ``sent`` waits until a service outside was told everything: a database knows it when
+    a unit commits, SNS and SQS are told by threads soon afterwards.
     """
 
     broker: Broker
@@ -1161,6 +1161,7 @@ def test_extended_lease_holds_from_now(side: Side, other: Side) -> None:
     side.clock.advance(s=LEASE_S - 1)
 
     assert side.broker.extend(held, LEASE_S) == []
+    side.sent()
     side.clock.advance(s=LEASE_S - 1)
 
     assert other.receive(spec) == []
@@ -1172,10 +1173,12 @@ def test_extend_says_which_leases_were_lost(side: Side, other: Side) -> None:
     side.publish("lost", "kept")
     lost, kept = side.receive(spec)
     side.broker.extend([kept], 10 * LEASE_S)
+    side.sent()
     side.clock.advance(s=LEASE_S + 1)
     (taken,) = other.receive(spec)
 
     assert side.broker.extend([lost, kept], LEASE_S) == [lost]
+    side.sent()
     side.clock.advance(s=LEASE_S + 1)
 
     # The extension of the old lease has not prolonged the new one.
@@ -1273,6 +1276,7 @@ def test_settlements_of_one_call_stand_or_fall_alone(side: Side, other: Side) ->
     side.publish("lost", "acked", "again", "dead")
     lost, acked, again, dead = side.receive(spec)
     side.broker.extend([acked, again, dead], 10 * LEASE_S)
+    side.sent()
     side.clock.advance(s=LEASE_S + 1)
     other.receive(spec)
 

@@ -183,10 +183,12 @@ class AwsOutside:
         self._intake.leave(subscription)
 
     def tell_all(self, timeout_s: float) -> None:
-        """Send waiting events, before this process is frozen."""
+        """Send waiting events, and tell SQS the rest, before this process is frozen."""
+        end_s = time.monotonic() + timeout_s
         if not self._outbox.drain(timeout_s):
             logger.warning("events wait to be sent: the next invocation sends them")
         self._outbox.flush_at_times()
+        self._settler.flush(max(0.0, end_s - time.monotonic()))
 
     def upkeep(self) -> None:
         """Send unconfirmed events again. Once a minute, look into the dead-letter queues."""
