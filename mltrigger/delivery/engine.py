@@ -265,9 +265,9 @@ class Engine:
 
     def _started(self, spec: SubscriptionSpec) -> Listener:
         listener = self._listener(spec)
-        self._keeper.watch(listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
+        self._keeper.watch(listener)  # after the start: it forgets a listener that is stopped
         return listener
 
     def _listener(self, spec: SubscriptionSpec) -> Listener:

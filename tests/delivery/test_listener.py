@@ -405,6 +405,27 @@ def test_event_whose_call_timed_out_is_tried_again(
     assert outcomes(sub) == ["failed", "succeeded"]
 
 
+def test_listener_that_takes_its_time_to_start_is_kept_all_the_same(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Listener.start
+
+    def slowly(self: Listener) -> None:
+        threading.Event().wait(0.2)  # meanwhile the keeper looks for listeners that have ended
+        start(self)
+
+    monkeypatch.setattr(Listener, "start", slowly)
+    sub = bus.subscribe(
+        "documents", lambda _: gate.wait(), name="hangs", timeout_s=0.05, max_attempts=1
+    )
+    bus.publish("documents", 1)
+    assert gate.reached.wait(20)
+    clock.advance(s=0.06)
+    done(sub)
+
+    assert outcomes(sub) == ["dead"]
+
+
 def test_events_that_were_answered_before_one_hangs_keep_their_answers(
     bus: mt.EventBus, clock: SimulatedClock, gate: Gate
 ) -> None:

@@ -436,11 +436,12 @@ def test_a_call_that_takes_too_long_is_given_up(place: Place) -> None:
         time.sleep(data)
         return data
 
-    caller = place(model, timeout_s=0.8)
+    timeout_s = 5.0 if place.name == "ray" else 0.8  # a call to Ray passes several busy processes
+    caller = place(model, timeout_s=timeout_s)
     with ThreadPoolExecutor(2) as asking:  # until both workers have loaded it
         for _ in range(10):
             assert [answer(r) for r in asking.map(caller.one, [Event(0.05)] * 2)] == [0.05] * 2
-    late = caller.one(Event(1.6))
+    late = caller.one(Event(2 * timeout_s))
 
     assert (late.reason, late.error_type, late.permanent) == ("timeout", "TimeoutError", False)
 
