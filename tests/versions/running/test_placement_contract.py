@@ -92,7 +92,7 @@ class Place:
         return DeliveryPolicy(timeout_s=timeout_s, isolation=isolated, max_concurrency=2)
 
     def __call__(
-        self, target: Any, *, timeout_s: float = 60.0, mortal: bool = False, **described: Any
+        self, target: Any, *, timeout_s: float = 200.0, mortal: bool = False, **described: Any
     ) -> Caller:
         model = as_model(target, name="probe", **described)
         version = dataclasses.replace(model.describe(), import_path=None)
