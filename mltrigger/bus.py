@@ -72,6 +72,7 @@ class EventBus(Lookup):
             lambda name: self._engine.state(name),
             lambda topic: self._engine.feeders.note(topic),
             outside,
+            lambda topic: self._engine.feeders.status(topic),
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
@@ -86,6 +87,7 @@ class EventBus(Lookup):
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
+            notes=self._notes,
         )
         self._subscriber = Subscriber(registry, broker, self._origins, self._catalog, self._engine)
         if isinstance(clock, Jumping):
@@ -207,9 +209,9 @@ class EventBus(Lookup):
         Parameters
         ----------
         source : str or path
-            A topic, made if need be, or a folder: ``Path("scans")``, ``"./scans/*.png"``,
-            ``"file:///scans/**/*.{png,jpg}"``. Each file, present or new, is an event once it is
-            complete: unchanged for ``settle_s``.
+            A topic, made if need be; a folder: ``Path("scans")``, ``"./scans/*.png"``,
+            ``"file:///scans/**/*.{png,jpg}"``; or a table: ``"table+sqlite:///app.db#documents"``.
+            Each file, present or new, is an event once it is unchanged for ``settle_s``.
         model
             A callable, an object with ``predict``, a ``Model`` of ``mt.model``, an import path, an
             address, or a selector such as ``"ocr:1.0"``. Without it a decorator is returned.
@@ -231,9 +233,12 @@ class EventBus(Lookup):
             The subject of the filter: attributes (type, source, subject, extensions), or data.
         start : {"latest", "earliest"}, optional
             The first event of a new subscription: the next one, or the oldest in the archive.
-            Default: ``earliest`` for a folder, ``latest`` for a topic.
+            Default: ``earliest`` for a folder, else ``latest``.
         listen : bool
             Whether to deliver in this process.
+        on, fields : sequence of str, optional
+            For a table: the changes that are events, ``insert`` (the default), ``update``,
+            ``delete``; and the columns in the data. Default: all.
         **policy
             Settings of :class:`~mltrigger.policy.DeliveryPolicy`: ``timeout_s``, ``max_attempts``,
             ``batch_size``, …
@@ -256,11 +261,11 @@ class EventBus(Lookup):
     def unsubscribe(self, name: str, delete: bool = False) -> None:
         """End the subscription *name*. Its open events end as ``skipped``, its log stays.
 
-        Idempotent. With *delete* remove also its resources outside. On AWS these are its queues,
-        and the topic with the last subscription.
+        Idempotent. With *delete* remove also its resources outside: its queues on AWS, and with the
+        last subscription of a topic the topic there, or the trigger of a table.
         """
         self.stop_listening(name, DRAIN_S)
-        self.broker.unbind(name, delete)
+        self._subscriber.unsubscribe(name, delete)
 
     # -- listen ------------------------------------------------------------------------------------
 
@@ -280,15 +285,6 @@ class EventBus(Lookup):
     def stop_listening(self, name: str, drain_s: float = DRAIN_S) -> None:
         """Deliver the subscription no more in this process. Idempotent."""
         self._engine.stop(name, drain_s)
-
-    def listener_state(self, name: str) -> str:
-        """Return the state of the listener in this process. ``paused`` holds everywhere."""
-        spec = None if self._closed else self.registry.subscription(name)
-        return (
-            "paused"
-            if spec is not None and spec.id in self.registry.paused()
-            else self._engine.state(name)
-        )
 
     @property
     def busy(self) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, get_args
 
 from mltrigger.errors import MAX_DELAY_S, InvalidPolicy
@@ -260,6 +260,8 @@ class Subscribing(Settings, total=False):
     filter_scope: str
     start: str | None
     listen: bool
+    on: Sequence[str] | str | None
+    fields: Sequence[str] | str | None
 
 
 def keywords_of(other: Callable[..., Any]) -> Callable[[F], F]:

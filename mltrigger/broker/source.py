@@ -34,16 +34,51 @@ HOW_FOLDERS_ARE_WRITTEN = (
 )
 
 
+class Notes(Protocol):
+    """Notes of the sources in the store of the bus, and leases, for all of its processes."""
+
+    def now_us(self) -> int:
+        """Return the time of the bus."""
+
+    def recall(self, name: str) -> Any:
+        """Return the note *name*, a JSON value. ``None`` if there is none."""
+
+    def remember(self, name: str, note: Any) -> None:
+        """Keep *note*, a JSON value. Durable on return."""
+
+    def lease(self, name: str, lease_s: float) -> bool:
+        """Take or renew a lease. Return whether this bus has it for the next *lease_s* seconds."""
+
+    def release(self, name: str) -> None:
+        """Give a lease back, if this bus has it."""
+
+
 class Feed(NamedTuple):
     """The way of a feeder into the bus.
 
     ``publish`` takes a topic and events. It returns when they are durable. Repeating it with the
     same ids adds nothing. ``history`` takes a topic, a source attribute and a number in the log. It
-    returns (number, subject, data) of the next events with that source, oldest first.
+    returns (number, subject, data) of the next events with that source, oldest first. ``subjects``
+    takes a type as well, and returns (number, subject).
     """
 
     publish: Callable[[str, Sequence[Event]], object]
     history: Callable[[str, str, int], Sequence[tuple[int, str | None, Any]]]
+    subjects: Callable[[str, str, str, int], Sequence[tuple[int, str | None]]]
+    notes: Notes
+
+
+class Status(NamedTuple):
+    """The state of a source: ``connected``, ``waiting`` or ``standby``, and since when.
+
+    ``behind`` is the number of things outside that are no events yet, if it is known. ``detail``
+    says why it waits, or how far it is. ``standby``: another process reads.
+    """
+
+    state: str
+    since_us: int | None
+    behind: int | None = None
+    detail: str = ""
 
 
 class Feeder(Protocol):
@@ -64,6 +99,9 @@ class Feeder(Protocol):
     def note(self, topic: str) -> str:
         """Return a remark for :meth:`Source.findings`. Empty if there is none."""
 
+    def status(self, topic: str) -> Status | None:
+        """Return the state of the source of *topic*. ``None`` if this process does not feed it."""
+
     def settled(self) -> bool:
         """Look now. Return whether everything that exists has been published.
 
@@ -83,6 +121,8 @@ class Source(abc.ABC):
 
     start: ClassVar[Literal["earliest", "latest"]] = "earliest"
     """The default ``start`` of a new subscription."""
+    pauses: ClassVar[bool] = True
+    """Whether nothing is taken from it while all of its subscriptions are paused."""
 
     @property
     @abc.abstractmethod
@@ -103,8 +143,43 @@ class Source(abc.ABC):
         Called once a process, when the first is listened to.
         """
 
+    def with_options(self, options: Mapping[str, Any]) -> Source:
+        """Return this source with *options* of ``subscribe``, such as ``on``.
+
+        Raises
+        ------
+        InvalidName
+            For an option that this kind does not have.
+        """
+        if given := sorted(options):
+            raise InvalidName(
+                f"{' and '.join(f'{name}=' for name in given)} is for a table, such as"
+                " table+sqlite:///app.db#documents; leave it out here"
+            )
+        return self
+
     def check(self) -> None:  # noqa: B027 - optional
         """Raise InvalidName if the source does not exist now. Asked by the first subscription."""
+
+    def attach(self, topic: str, notes: Notes, from_start: bool) -> None:  # noqa: B027 - optional
+        """Make the resources outside that the source needs. Idempotent.
+
+        Things that come after the return are events. *from_start*: those before, too.
+        """
+
+    def remove(self, topic: str, notes: Notes) -> None:  # noqa: B027 - optional
+        """Remove the resources that :meth:`attach` made. Idempotent."""
+
+    def left_behind(self) -> str:
+        """Return the resources that stay after the last subscription, in words. Empty if none."""
+        return ""
+
+    def plan(self) -> Iterable[tuple[str, str, str, str, str, str]]:
+        """Return the changes that :meth:`attach` would make, as rows of the frame ``PLAN``.
+
+        A row lacks the first column, the name of the subscription. Changes nothing.
+        """
+        return ()
 
     def shown(self, others: Iterable[Any] = ()) -> str:
         """Return a short form for people, without secrets. It differs from that of *others*."""
@@ -124,7 +199,14 @@ class Source(abc.ABC):
 
 
 SOURCES = Adapters(
-    "source", "mltrigger.sources", {"file": "sources.folder.source:FolderSource"}, InvalidName
+    "source",
+    "mltrigger.sources",
+    {
+        "file": "sources.folder.source:FolderSource",
+        "table+sqlite": "sources.table.source:TableSource",
+        "table+postgresql": "sources.table.source:TableSource",
+    },
+    InvalidName,
 )
 """The kinds of sources by their URL scheme."""
 

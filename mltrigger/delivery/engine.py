@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
+from mltrigger.broker import Broker, Feed, Notes, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.feeders import Feeders
 from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
@@ -57,6 +57,8 @@ class Engine:
         Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
         Counts the descendants of events.
+    notes : Notes
+        Keeps the notes of sources.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Engine:
         clock: Clock,
         tidy: Callable[[], object],
         descent: Descent,
+        notes: Notes,
     ) -> None:
         self.worker_id = 0
-        self.feeders = Feeders(Feed(broker.publish, log.announced))
+        self.feeders = Feeders(Feed(broker.publish, log.announced, log.subjects, notes))
         self._registry, self._broker, self._origins = registry, broker, origins
         self._resolve, self._forget = resolve, forget
         self._make = functools.partial(
@@ -211,7 +214,7 @@ class Engine:
     def _follow(self) -> None:
         """Follow changes of subscriptions by other processes."""
         known = {spec.name: spec for spec in self._registry.subscriptions()}
-        self.feeders.follow(list(known.values()))
+        self.feeders.follow(list(known.values()), self._registry.paused())
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
             # Not here: stopping waits for calls, and the leases of others wait for this thread.

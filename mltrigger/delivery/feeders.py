@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
-from mltrigger.broker import Feed, Feeder, Source, SubscriptionSpec
+from mltrigger.broker import Feed, Feeder, Source, Status, SubscriptionSpec
 from mltrigger.policy import DeliveryPolicy
 
 
@@ -14,6 +14,7 @@ class _Fed(NamedTuple):
     feeder: Feeder
     source: Source
     policies: Sequence[DeliveryPolicy]
+    paused: bool = False
 
 
 class Feeders:
@@ -39,17 +40,29 @@ class Feeders:
                 self._kinds[type(source)] = source.feeder(self._feed)
             self._start(topic, _Fed(self._kinds[type(source)], source, policies))
 
-    def follow(self, specs: Sequence[SubscriptionSpec]) -> None:
-        """Hand new policies on to the feeders: another process may have changed them."""
+    def follow(self, specs: Sequence[SubscriptionSpec], paused: Container[int] = ()) -> None:
+        """Hand new policies on to the feeders: another process may have changed them.
+
+        Take nothing from a source while all of its subscriptions are *paused*.
+        """
         with self._guard:
             for topic, fed in list(self._fed.items()):
-                policies = [spec.policy for spec in specs if spec.topic == topic]
-                if policies and policies != fed.policies:
-                    self._start(topic, fed._replace(policies=policies))
+                ours = [spec for spec in specs if spec.topic == topic]
+                if not ours:
+                    continue
+                now = fed._replace(
+                    policies=[spec.policy for spec in ours],
+                    paused=fed.source.pauses and all(spec.id in paused for spec in ours),
+                )
+                if now.paused and not fed.paused:
+                    fed.feeder.forget(topic)
+                    self._fed[topic] = now
+                elif now != fed and not now.paused:
+                    self._start(topic, now)
 
     def _start(self, topic: str, fed: _Fed) -> None:
         fed.feeder.feed(topic, fed.source, fed.policies)
-        self._fed[topic] = fed
+        self._fed[topic] = fed._replace(paused=False)
 
     def forget(self, topic: str) -> None:
         """Feed *topic* no more. Idempotent."""
@@ -66,6 +79,11 @@ class Feeders:
         """Return the feeder's remark on *topic* for the doctor. Empty if there is none."""
         fed = self._fed.get(topic)
         return fed.feeder.note(topic) if fed is not None else ""
+
+    def status(self, topic: str) -> Status | None:
+        """Return the state of the source of *topic*. ``None`` if it is not read here."""
+        fed = self._fed.get(topic)
+        return fed.feeder.status(topic) if fed is not None and not fed.paused else None
 
     def settled(self) -> bool:
         """Look at every source now. Return whether everything there has been published."""

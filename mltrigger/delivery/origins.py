@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 from mltrigger.broker import (
     HOW_FOLDERS_ARE_WRITTEN,
     SOURCES,
     Broker,
+    Notes,
     Outside,
     Prepare,
     Source,
@@ -17,7 +19,7 @@ from mltrigger.broker import (
     shown,
     source_at,
 )
-from mltrigger.errors import InvalidName, NameTaken
+from mltrigger.errors import InvalidName, NameTaken, warn
 from mltrigger.names import check_topic
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
@@ -39,16 +41,30 @@ class Origin(NamedTuple):
 class Origins:
     """The topics of one bus, and the sources that are published on them."""
 
-    def __init__(self, registry: Registry, broker: Broker, outside: Outside | None = None) -> None:
-        self._registry, self._ordered, self._outside = registry, broker.ordered, outside
+    def __init__(
+        self, registry: Registry, broker: Broker, notes: Notes, outside: Outside | None = None
+    ) -> None:
+        self._registry, self._ordered = registry, broker.ordered
+        self._notes, self._outside = notes, outside
 
-    def find(self, text: str | os.PathLike[str], check: bool = True) -> Origin:
-        """Return the origin that *text* names. Make nothing.
+    def find(
+        self,
+        text: str | os.PathLike[str],
+        check: bool = True,
+        options: Mapping[str, Any] | None = None,
+    ) -> Origin:
+        """Return the origin that *text* names, with the *options* of sources. Make nothing.
 
         With *check* a new source must exist. A known one may be gone for a while.
         """
-        source = source_at(text)
+        source, given = source_at(text), {n: v for n, v in (options or {}).items() if v is not None}
+        if source is None and given:
+            raise InvalidName(
+                f"{' and '.join(f'{name}=' for name in sorted(given))} is for a table, such as"
+                f" table+sqlite:///app.db#documents, not for {short(str(text))}"
+            )
         if source is not None:
+            source = source.with_options(given) if given else source
             known = self._registry.sources()
             topic = next((topic for topic, url in known.items() if url == source.url), None)
             if topic is None and check:
@@ -77,6 +93,28 @@ class Origins:
             )
         return None
 
+    def plan(self, spec: SubscriptionSpec, url: str | None) -> Iterable[tuple[Any, ...]]:
+        """Return the changes outside that binding *spec* to the source *url* would make."""
+        if url is not None and (source := source_at(url)) is not None:
+            yield from source.plan()
+        if self._outside is not None:
+            yield from self._outside.plan(spec, url)
+
+    def attach(self, topic: str, from_start: bool) -> None:
+        """Make what the source of *topic* needs outside. Idempotent."""
+        if (source := self.at(topic)) is not None:
+            source.attach(topic, self._notes, from_start)
+
+    def detach(self, topic: str, delete: bool) -> None:
+        """Remove with *delete* the resources of a source without subscriptions. Else warn."""
+        source = self.at(topic)
+        if source is None or any(s.topic == topic for s in self._registry.subscriptions()):
+            return
+        if delete:
+            source.remove(topic, self._notes)
+        elif left := source.left_behind():
+            warn(f"{left}: unsubscribe(delete=True) removes it")
+
     def topic_of(self, origin: Origin) -> str:
         """Return the topic of *origin*. Make it for a new source."""
         if origin.url is None:
@@ -99,7 +137,11 @@ class Origins:
 
     def source(self, spec: SubscriptionSpec) -> Source | None:
         """Return the source of *spec* that this process can feed; ``None`` for other topics."""
-        url = self._registry.sources().get(spec.topic)
+        return self.at(spec.topic)
+
+    def at(self, topic: str) -> Source | None:
+        """Return the source of *topic* that this process can feed; ``None`` for other topics."""
+        url = self._registry.sources().get(topic)
         return source_at(url) if url is not None else None
 
     def prepare(self, spec: SubscriptionSpec) -> Prepare:

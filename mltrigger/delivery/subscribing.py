@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import Broker, SubscriptionSpec
@@ -63,6 +63,8 @@ class Subscriber:
         filter_scope: str = "attributes",
         start: str | None = None,
         listen: bool = True,
+        on: Sequence[str] | str | None = None,
+        fields: Sequence[str] | str | None = None,
         **policy: Unpack[Settings],
     ) -> tuple[SubscriptionSpec, str]:
         """Bind a subscription; see ``bus.subscribe``.
@@ -81,18 +83,28 @@ class Subscriber:
         if emit is not None:
             check_topic(emit, self._broker.ordered)
         with self._guard:
-            origin = self._origins.find(source)
+            origin = self._origins.find(source, options={"on": on, "fields": fields})
             before = self._registry.subscription(wanted)
             self._origins.check_same(wanted, origin, before)
             selector = self._catalog.selector(handed)
             topic = self._origins.topic_of(origin)
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
-            self._broker.bind(spec, from_start=(start or origin.start) == "earliest")
+            from_start = (start or origin.start) == "earliest"
+            if origin.url is not None:
+                self._origins.attach(topic, from_start)
+            self._broker.bind(spec, from_start=from_start)
             bound = self._registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:
                 self._engine.listen(bound)
         changed = before is not None and before.selector != selector
         return bound, before.selector if before is not None and changed else ""
+
+    def unsubscribe(self, name: str, delete: bool) -> None:
+        """End the subscription *name*; see ``bus.unsubscribe``."""
+        before = self._registry.subscription(name)
+        self._broker.unbind(name, delete)
+        if before is not None:
+            self._origins.detach(before.topic, delete)
 
 
 def wanted(
@@ -102,9 +114,10 @@ def wanted(
     filter: Any,  # noqa: A002 - the word of SNS
     filter_scope: str,
     policy: Settings,
+    options: Mapping[str, Any],
 ) -> tuple[SubscriptionSpec, str | None]:
     """Return the subscription that ``bus.plan`` describes, and the URL of its source, if any."""
-    origin = origins.find(source, check=False)
+    origin = origins.find(source, check=False, options=options)
     spec = SubscriptionSpec(
         check_name("subscription", name or "model"),
         origin.names[0],

@@ -106,6 +106,10 @@ TOPICS: dict[str, Any] = {
     "events": "Int64",
     "subscriptions": "Int64",
     "watches": "str",
+    "state": "str",
+    "since": TIME,
+    "behind": "Int64",
+    "detail": "str",
     "newest_at": TIME,
 }
 LATENCY: dict[str, Any] = {

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.broker import Broker, Outside, Receipt, SubscriptionSpec
+from mltrigger.broker import Broker, Outside, Receipt, Status, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
@@ -23,6 +23,7 @@ from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
 from mltrigger.store.log import DeadKey, Log
+from mltrigger.store.notes import StoredNotes
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.versions.catalog import Catalog
@@ -49,6 +50,8 @@ class Lookup:
         Returns the remark of this process's feeder on a topic; empty if there is none.
     outside : Outside, optional
         The part of the broker for a service outside.
+    status : callable
+        Returns the state of a topic's source, if this process reads it.
     """
 
     def __init__(
@@ -61,13 +64,16 @@ class Lookup:
         here: Callable[[str], str] = lambda _: "stopped",
         note: Callable[[str], str] = lambda _: "",
         outside: Outside | None = None,
+        status: Callable[[str], Status | None] = lambda _: None,
     ) -> None:
+        self._here, self._status_here = here, status
         self.registry, self.log, self.broker, self.outside = registry, log, broker, outside
         self._store, self._clock = store, clock
         self._doctor = Doctor(store, registry, log, broker, clock, here, note, outside)
         self._catalog = Catalog(registry, clock)
         self._resolver = self._catalog.resolver
-        self._origins = Origins(registry, broker, outside)
+        self._notes = StoredNotes(store, clock)
+        self._origins = Origins(registry, broker, self._notes, outside)
         self._closed = False
 
     def spec(self, name: str) -> SubscriptionSpec:
@@ -95,9 +101,31 @@ class Lookup:
         return views.subscriptions(self.registry, self.log, self.broker)
 
     def topics(self) -> pd.DataFrame:
-        """Return every topic, its numbers of events and subscriptions, and its source."""
+        """Return every topic, its numbers of events and subscriptions, and its source.
+
+        ``state`` of a source: ``connected``, ``waiting`` with the reason in ``detail``, or
+        ``unread`` if no process listens; ``since`` when. ``behind``: how many things there are no
+        events yet, as of the last look.
+        """
         self._check()
-        return views.topics(self.registry)
+        return views.topics(self.registry, self._status)
+
+    def listener_state(self, name: str) -> str:
+        """Return the state of the listener in this process. ``paused`` holds everywhere."""
+        spec = None if self._closed else self.registry.subscription(name)
+        is_paused = spec is not None and spec.id in self.registry.paused()
+        return "paused" if is_paused else self._here(name)
+
+    def _status(self, topic: str) -> Status | None:
+        """Return the state of the source of *topic*: as seen here, else by another process."""
+        here = self._status_here(topic)
+        if here is not None and here.state != "standby":
+            return here
+        noted = self._notes.recall(f"status:{topic}")
+        if noted is None:
+            return here
+        status = Status(*noted)
+        return status if self._notes.held(topic) else status._replace(state="unread", detail="")
 
     # -- what happened -----------------------------------------------------------------------------
 
@@ -229,27 +257,29 @@ class Lookup:
         name: str | None = None,
         filter: Any = None,  # noqa: A002
         filter_scope: str = "attributes",
+        on: Sequence[str] | str | None = None,
+        fields: Sequence[str] | str | None = None,
         **policy: Unpack[Settings],
     ) -> pd.DataFrame:
         """Return the changes outside that subscribing would make, one row a setting.
 
         Empty if nothing is outside. Columns: ``subscription``, ``action``
         (``create``, ``change`` or ``keep``), ``kind``, ``name``, ``setting``, ``now``, ``wanted``.
+        For a table these are the SQL statements.
 
         Parameters
         ----------
-        source, name, filter, filter_scope, **policy
+        source, name, filter, filter_scope, on, fields, **policy
             As for :meth:`subscribe`. Without a *source*: all existing subscriptions.
         """
         self._check()
         sources = self.registry.sources()
         specs = [(spec, sources.get(spec.topic)) for spec in self.registry.subscriptions()]
         if source is not None:
-            specs = [wanted(self._origins, source, name, filter, filter_scope, policy)]
+            options = {"on": on, "fields": fields}
+            specs = [wanted(self._origins, source, name, filter, filter_scope, policy, options)]
         rows = [
-            (spec.name, *change)
-            for spec, url in specs
-            for change in (self.outside.plan(spec, url) if self.outside is not None else ())
+            (spec.name, *change) for spec, url in specs for change in self._origins.plan(spec, url)
         ]
         return frames.frame(rows, frames.PLAN)
 

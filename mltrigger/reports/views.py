@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mltrigger.broker import Broker, shown
+from mltrigger.broker import Broker, Status, shown
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event import codec
 from mltrigger.event.data import decode_data, is_json
@@ -228,13 +228,17 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     return frames.frame(rows, frames.SUBSCRIPTIONS)
 
 
-def topics(registry: Registry) -> pd.DataFrame:
+def topics(registry: Registry, status: Callable[[str], Status | None]) -> pd.DataFrame:
     """Return every topic. The URL of a source is shortened as far as it stays unique."""
     watched = shown(registry.sources())
-    return frames.frame(
-        [(name, n, s, watched.get(name), newest) for name, n, s, newest in registry.topic_counts()],
-        frames.TOPICS,
-    )
+    nothing = Status("", None)
+    states = {topic: status(topic) or nothing for topic in watched}
+    rows = []
+    for name, n, s, newest in registry.topic_counts():
+        state = states.get(name, nothing)
+        now = (state.state or None, state.since_us, state.behind, state.detail or None)
+        rows.append((name, n, s, watched.get(name), *now, newest))
+    return frames.frame(rows, frames.TOPICS)
 
 
 def data_text(raw: bytes, media_type: str | None) -> str:

@@ -145,6 +145,12 @@ FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.seq > :after AND t.name = :topic AND e.source = :source
 ORDER BY e.seq LIMIT :limit
 """
+_SUBJECTS = """
+SELECT e.seq, e.subject
+FROM event e JOIN topic t ON t.id = e.topic_id
+WHERE e.seq > :after AND t.name = :topic AND e.source = :source AND e.type = :type
+ORDER BY e.seq LIMIT :limit
+"""
 _FIND = """
 SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions
 FROM event e JOIN topic t ON t.id = e.topic_id
@@ -300,6 +306,13 @@ class Log:
         return [
             (seq, subject, decode_data(data, media_type)) for seq, subject, data, media_type in rows
         ]
+
+    def subjects(
+        self, topic: str, source: str, type_: str, after_seq: int, limit: int = 10_000
+    ) -> list[tuple[int, str | None]]:
+        """Return place and subject of the next events of *source* and *type_* on *topic*."""
+        found = {"topic": topic, "source": source, "type": type_, "after": after_seq}
+        return self._store.read(_SUBJECTS, {**found, "limit": limit})
 
     def find(self, event_id: str) -> list[Found]:
         """Return every event with that id, oldest first."""

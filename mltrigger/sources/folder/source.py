@@ -13,6 +13,8 @@ from mltrigger.sources.folder.watcher import Watcher
 class FolderSource(Folder, Source):
     """A watched folder as a source: ``file:///scans/*.png``, or a path."""
 
+    pauses = False  # a file may go before it is an event: its name is noted all the same
+
     def topic_names(self, others: Iterable[Folder] = ()) -> list[str]:
         """Return names for the topic: the folder's own, then with more of the path.
 

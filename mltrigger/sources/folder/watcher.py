@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mltrigger.broker import Status
 from mltrigger.errors import warn
 from mltrigger.event.event import Event
 from mltrigger.policy import DeliveryPolicy
@@ -83,6 +84,14 @@ class Watcher:
     def note(self, topic: str) -> str:
         """Return why the system reports no changes in the folder of *topic*. Empty if it does."""
         return self._hints.trouble if topic in self._rounds else ""
+
+    def status(self, topic: str) -> Status | None:
+        """Return the state of the folder of *topic*. ``None`` if it is not watched here."""
+        rounds = self._rounds.get(topic)
+        if rounds is None:
+            return None
+        waits = bool(rounds.trouble)
+        return Status("waiting" if waits else "connected", None, None, self.trouble(topic))
 
     def settled(self) -> bool:
         """Look now. Return whether everything that exists has been published.

@@ -1,0 +1,376 @@
+"""A table of PostgreSQL: a trigger writes each changed row as JSON into an outbox.
+
+It does the least there is, since its failure would be that of the user's insert. It notifies
+nobody: NOTIFY takes a lock over all commits, and PREPARE TRANSACTION refuses it. JSON is made of
+the whole row, so that a column may go or change its type.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mltrigger.broker import Finding
+from mltrigger.sources.table import checks
+from mltrigger.sources.table.database import (
+    BATCH_BYTES,
+    BATCH_ROWS,
+    Change,
+    Chunk,
+    Database,
+    Key,
+    Taken,
+    Waiting,
+)
+from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.postgresql_server import LOCK_S, Server
+from mltrigger.sources.table.postgresql_sql import FEEDS, PostgresSql, Shape, ident
+from mltrigger.sources.table.values import key_text
+
+_POLL_S, _IDLE_POLL_S, _ACTIVE_S = 0.05, 0.25, 10.0
+"""How often to look: for a while after a change, and later."""
+_COUNT_S = 2
+"""How long counting the rows of a table may take."""
+_BYTEA = 17
+"""The type number of ``bytea`` (https://www.postgresql.org/docs/current/catalog-pg-type.html)."""
+_COLUMNS = """
+SELECT attname, atttypid FROM pg_attribute
+WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+_KEY = """
+SELECT a.attname, format_type(a.atttypid, a.atttypmod)
+FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = %s AND i.indisprimary ORDER BY k.place
+"""
+_TABLES = """
+SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || c.relname
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'mltrigger')
+LIMIT 200
+"""
+_MADE = """
+SELECT to_regclass(%(outbox)s) IS NOT NULL
+  AND (SELECT count(*) = %(n)s FROM pg_trigger
+    WHERE tgrelid = %(relation)s AND tgname = ANY (%(triggers)s) AND tgenabled <> 'D')
+  AND (SELECT count(*) = 1 FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname = 'mltrigger' AND p.proname = %(name)s AND p.prosrc = %(body)s)
+"""
+
+
+class PostgresTable(Database):
+    """A table of a PostgreSQL server."""
+
+    def __init__(self, place: TablePlace) -> None:
+        super().__init__(place)
+        self._sql = PostgresSql(place)
+        self._server = Server(place)
+        self._seen: Shape | None = None
+        self._changed_s = time.monotonic()
+        self._may_be_full = True
+
+    # -- make and remove ---------------------------------------------------------------------------
+
+    def statements(self) -> list[str]:
+        """Return the SQL that makes everything."""
+        return self._sql.all(self._shape())
+
+    def removal(self) -> list[str]:
+        """Return the SQL that removes exactly that."""
+        return self._sql.removal()
+
+    def grants(self, role: str | None = None) -> list[str]:
+        """Return the SQL of the least privileges of the role that reads."""
+        user = urllib.parse.unquote(urllib.parse.urlsplit(self.place.database).username or "relay")
+        return self._sql.grants(self._shape(), role or user.partition(":")[0])
+
+    def check(self) -> None:
+        """Raise InvalidName unless table and columns exist."""
+        checks.columns(self.place, list(self._shape().columns))
+
+    def installed(self) -> bool:
+        """Whether the triggers are there as :meth:`statements` makes them."""
+        shape = self._shape()
+        parameters = {
+            "outbox": f"{self._sql.outbox}",
+            "n": len(self.place.on),
+            "relation": shape.relation,
+            "triggers": [self._sql.trigger(on) for on in self.place.on],
+            "name": self.place.outbox,
+            "body": self._sql.body(shape),
+        }
+        return bool(self._server.query(_MADE, parameters)[0][0])
+
+    def attach(self, bus: str) -> str:
+        """Make everything that is missing in one transaction. Return the epoch of the outbox."""
+        self._seen = None
+        try:
+            with self._server.transaction():
+                return self._attach(bus)
+        finally:
+            self._seen = None
+
+    def _attach(self, bus: str) -> str:
+        made = bool(self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0])
+        known = self._feed() if made else None
+        if known is not None and known[0] not in (None, bus):
+            raise Taken
+        whole = known is not None and self.installed()
+        if not whole:
+            self.check()
+            self._make(known is not None)
+        if known is None or known[0] != bus:
+            self._server.query(
+                "UPDATE mltrigger.feeds SET bus = %s WHERE outbox = %s RETURNING 1",
+                (bus, self.place.outbox),
+            )
+        return str((self._feed() or ("", ""))[1])
+
+    def _make(self, again: bool) -> None:
+        shape = self._shape()
+        self._server.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
+        self._server.execute("SELECT pg_advisory_xact_lock(hashtext('mltrigger.feeds'))")
+        if not self._server.query("SELECT to_regnamespace('mltrigger') IS NOT NULL")[0][0]:
+            self._server.execute("CREATE SCHEMA mltrigger")
+        # from here no other transaction writes: rows are either counted or events
+        self._server.execute(f"LOCK TABLE {shape.name} IN SHARE ROW EXCLUSIVE MODE")
+        self._server.execute(FEEDS)
+        self._server.execute(self._sql.outbox_sql())
+        if not again:
+            self._server.execute(self._sql.claim(shape))
+        self._server.execute(self._sql.function(shape))
+        there = {
+            name
+            for (name,) in self._server.query(
+                "SELECT tgname FROM pg_trigger WHERE tgrelid = %s", (shape.relation,)
+            )
+        }
+        for on in self.place.on:
+            if self._sql.trigger(on) in there:
+                self._server.execute(f"DROP TRIGGER {ident(self._sql.trigger(on))} ON {shape.name}")
+            self._server.execute(self._sql.trigger_sql(on, shape))
+        if again and not there.issuperset(map(self._sql.trigger, self.place.on)):
+            self._server.execute(
+                f"UPDATE mltrigger.feeds SET remade = now(), relation = {shape.relation}, rows ="
+                f" (SELECT count(*) FROM {shape.name}) - taken - (SELECT count(*) FROM"
+                f" {self._sql.outbox} WHERE change = 'insert')"
+                f" WHERE outbox = {self._sql.feed}"
+            )
+
+    def remove(self) -> None:
+        """Remove everything that :meth:`attach` made."""
+        with self._server.transaction():
+            if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:
+                return
+            self._server.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
+            for statement in self.removal():
+                self._server.execute(statement)
+            if not self._server.query("SELECT 1 FROM mltrigger.feeds LIMIT 1"):
+                self._server.execute("DROP TABLE mltrigger.feeds")
+                with contextlib.suppress(Exception), self._server.open().transaction():
+                    self._server.execute("DROP SCHEMA mltrigger")  # if nobody else uses it
+
+    # -- read --------------------------------------------------------------------------------------
+
+    def read(self) -> list[Change]:
+        """Return the next committed changes, by their number."""
+        rows = self._server.query(
+            "SELECT id, change, at, last, row FROM (SELECT *, sum(pg_column_size(row)) OVER"
+            " (ORDER BY id) - pg_column_size(row) AS before FROM"
+            f" (SELECT * FROM {self._sql.outbox} ORDER BY id LIMIT {BATCH_ROWS})"
+            f" AS o) AS s WHERE before < {BATCH_BYTES} ORDER BY id"
+        )
+        if rows:
+            self._changed_s = time.monotonic()
+        if self._may_be_full and len(rows) < BATCH_ROWS:
+            self._server.execute(
+                "UPDATE mltrigger.feeds SET is_full = false"
+                f" WHERE is_full AND outbox = {self._sql.feed}"
+            )
+        self._may_be_full = any(last for _, _, _, last, _ in rows) or (
+            self._may_be_full and len(rows) == BATCH_ROWS
+        )
+        return [self._change(*row) for row in rows]
+
+    def _change(self, number: int, change: str, at: Any, last: bool, row: dict[str, Any]) -> Change:
+        if not self._shape().columns.keys() >= row.keys():
+            self._seen = None  # it has columns that were not there
+        shape = self._shape()
+        key = key_text([row.get(name) for name in shape.key]) if shape.key else None
+        at_us = round(at.timestamp() * 1e6)
+        return Change(number, change, at_us, key, self._data(row, shape), last)
+
+    def _data(self, row: dict[str, Any], shape: Shape) -> dict[str, Any]:
+        """Return the fields of *row*. Bytes are hexadecimal there, and base64 in an event."""
+        data = {name: row[name] for name in self.place.fields or row if name in row}
+        for name, value in data.items():
+            if shape.columns.get(name) == _BYTEA and isinstance(value, str):
+                data[name] = base64.b64encode(bytes.fromhex(value[2:])).decode()
+        return data
+
+    def delete(self, changes: Sequence[Change]) -> None:
+        """Delete these rows of the outbox, and count them as taken."""
+        # Exactly these: a smaller number may be committed later.
+        self._server.query(
+            f"WITH gone AS (DELETE FROM {self._sql.outbox} WHERE id = ANY (%s)"
+            " RETURNING change) UPDATE mltrigger.feeds SET"
+            " taken = taken + (SELECT count(*) FROM gone WHERE change = 'insert')"
+            " WHERE outbox = %s RETURNING 1",
+            ([change.id for change in changes], self.place.outbox),
+        )
+
+    def _is_full(self) -> bool:
+        rows = self._server.query(
+            "SELECT is_full FROM mltrigger.feeds WHERE outbox = %s", (self.place.outbox,)
+        )
+        return bool(rows and rows[0][0])
+
+    def keys(self) -> list[str]:
+        """Return the primary key's columns."""
+        return list(self._shape().key)
+
+    def chunk(self, after: Key | None) -> tuple[Chunk, set[str]]:
+        """Return the next rows of the table by primary key, and the keys inserted in the outbox."""
+        shape = self._shape()
+        key = ", ".join(ident(column).replace("%", "%%") for column in shape.key)
+        texts = ", ".join(f"{ident(column)}::text" for column in shape.key)
+        beyond = ""
+        if after is not None:
+            given = ", ".join(f"%s::{kind}" for kind in shape.key.values())
+            beyond = f"WHERE ({key}) > ({given})"
+        with self._server.transaction():
+            self._server.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            rows = self._server.query(
+                f"SELECT to_jsonb(t), ARRAY[{texts}] FROM {shape.name} AS t".replace("%", "%%")
+                + f" {beyond} ORDER BY {key} LIMIT {BATCH_ROWS}",
+                tuple(after or ()),
+            )
+            fresh = self._server.query(
+                f"SELECT row FROM {self._sql.outbox} WHERE change = 'insert'"
+            )
+        found = [
+            (key_text([row[name] for name in shape.key]), self._data(row, shape)) for row, _ in rows
+        ]
+        inserted = {key_text([row.get(name) for name in shape.key]) for (row,) in fresh}
+        return Chunk(found, rows[-1][1] if rows else after), inserted
+
+    def rows(self) -> int:
+        """Return about how many rows the table has."""
+        shape = self._shape()
+        ((n,),) = self._server.query(
+            "SELECT reltuples FROM pg_class WHERE oid = %s", (shape.relation,)
+        )
+        return int(n) if n > 100_000 else int(self._count(shape))
+
+    def waiting(self) -> Waiting:
+        """Return what waits in the outbox."""
+        outbox = f"{self._sql.outbox}"
+        ((n, oldest),) = self._server.query(
+            f"SELECT (SELECT count(*) FROM {outbox}), (SELECT extract(epoch FROM"
+            f" clock_timestamp() - at) FROM {outbox} ORDER BY id LIMIT 1)"
+        )
+        return Waiting(int(n), None if oldest is None else max(0.0, float(oldest)), self._is_full())
+
+    def wait(self, stopped: threading.Event) -> None:
+        """Wait until something is in the outbox, or for a second."""
+        until_s = time.monotonic() + 1.0
+        while not stopped.is_set() and time.monotonic() < until_s:
+            sql = f"SELECT EXISTS (SELECT FROM {self._sql.outbox})"
+            if self._server.query(sql)[0][0]:
+                return
+            active = time.monotonic() - self._changed_s < _ACTIVE_S
+            stopped.wait(_POLL_S if active else _IDLE_POLL_S)
+
+    def findings(self, about: str) -> Iterator[Finding]:
+        """Yield findings about the trigger and rows that are no events."""
+        shape = self._shape()
+        if shape.shown != self.place.relation:
+            yield checks.renamed(about, self.place, shape.shown)
+        if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:
+            yield checks.no_trigger(about, self.place)
+            return
+        if not self.installed():
+            yield checks.no_trigger(about, self.place)
+        missing, remade_s = self._counted(shape)
+        if remade_s is not None:
+            yield checks.remade(about, self.place, float(remade_s))
+        if missing > 0 and "insert" in self.place.on:
+            why = "session_replication_role = replica fires no trigger"
+            yield checks.missing(about, self.place, missing, why)
+        yield from checks.outbox(about, self.place, self.waiting())
+
+    def _counted(self, shape: Shape) -> tuple[int, float | None]:
+        """Return how many rows have no event, and how long ago the trigger was made again.
+
+        0 and ``None`` for a table that takes too long to count.
+        """
+        try:
+            with self._server.transaction():
+                self._server.execute(f"SET LOCAL statement_timeout = '{_COUNT_S}s'")
+                rows = self._server.query(
+                    f"SELECT (SELECT count(*) FROM {shape.name}) - rows - taken - (SELECT count(*)"
+                    f" FROM {self._sql.outbox} WHERE change = 'insert'),"
+                    " extract(epoch FROM now() - remade) FROM mltrigger.feeds"
+                    f" WHERE outbox = {self._sql.feed}"
+                )
+        except Exception as error:
+            if not self._server.is_timeout(error):
+                raise
+            return 0, None
+        return rows[0] if rows else (0, None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._seen = None
+        self._server.close()
+
+    # -- the table as it is ------------------------------------------------------------------------
+
+    def _shape(self) -> Shape:
+        """Return the table as it is now. A renamed one is found by its number."""
+        if self._seen is None:
+            self._seen = self._looked_at()
+        return self._seen
+
+    def _looked_at(self) -> Shape:
+        named = f"{ident(self.place.schema)}.{ident(self.place.table)}"
+        ((relation,),) = self._server.query("SELECT to_regclass(%s)::oid::bigint", (named,))
+        if relation is None:
+            relation = self._renamed()
+        rows = self._server.query(
+            "SELECT n.nspname, c.relname, c.relkind FROM pg_class c"
+            " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
+            (relation,),
+        )
+        if not rows or rows[0][2] not in ("r", "p", b"r", b"p"):
+            known = [name for (name,) in self._server.query(_TABLES)]
+            raise checks.no_table(self.place, known, is_view=bool(rows))
+        schema, table, _ = rows[0]
+        columns = dict(self._server.query(_COLUMNS, (relation,)))
+        key = dict(self._server.query(_KEY, (relation,)))
+        name = f"{ident(schema)}.{ident(table)}"
+        return Shape(int(relation), name, f"{schema}.{table}", columns, key)
+
+    def _renamed(self) -> int | None:
+        if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:
+            return None
+        rows = self._server.query(
+            "SELECT relation::bigint FROM mltrigger.feeds WHERE outbox = %s", (self.place.outbox,)
+        )
+        return int(rows[0][0]) if rows else None
+
+    def _feed(self) -> tuple[Any, ...] | None:
+        """Return the bus and the epoch of the feed. ``None`` when it was not made."""
+        rows = self._server.query(
+            "SELECT bus, epoch FROM mltrigger.feeds WHERE outbox = %s", (self.place.outbox,)
+        )
+        return rows[0] if rows else None
+
+    def _count(self, shape: Shape) -> int:
+        return int(self._server.query(f"SELECT count(*) FROM {shape.name}")[0][0])

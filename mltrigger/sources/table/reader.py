@@ -1,0 +1,228 @@
+"""The reader of one table: from the outbox, and from the table itself, into the log."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from mltrigger.broker import MAX_EVENT_BYTES, Feed, Notes
+from mltrigger.errors import EventTooLarge, MltriggerError, StoreError
+from mltrigger.event.data import encode_data
+from mltrigger.event.event import Event
+from mltrigger.sources.table.database import BATCH_ROWS, Change, Database, Taken
+from mltrigger.text import count
+
+TYPES = {
+    "insert": "mltrigger.row.inserted",
+    "update": "mltrigger.row.updated",
+    "delete": "mltrigger.row.deleted",
+}
+EXISTING_TYPE = "mltrigger.row.existing"
+"""The type of a row that was there before its trigger."""
+LEFT_OUT = "leftout"
+"""The extension that names columns whose values were too large for an event."""
+_AGAIN_S = 10.0
+"""How often to look whether the triggers are as they should be."""
+
+
+class TableReader:
+    """Publishes the changes of a table: record in the log, then delete from the outbox.
+
+    Parameters
+    ----------
+    feed : Feed
+        The way into the bus.
+    topic : str
+        The topic of the events.
+    database : Database
+        The table. It is used by this reader only.
+    """
+
+    def __init__(self, feed: Feed, topic: str, database: Database) -> None:
+        self._feed, self._topic, self._database = feed, topic, database
+        self.shown = f"table {database.place.shown}"
+        self._epoch = ""
+        self._old = OldRows(feed, topic, database)
+        self._attached_s = 0.0
+
+    def step(self) -> bool:
+        """Publish the next changes, then the next old rows. Return whether there may be more."""
+        now_s = time.monotonic()
+        if not self._epoch or now_s > self._attached_s + _AGAIN_S or self._database.altered():
+            self._epoch = attached(self._database, self._feed.notes)
+            self._attached_s = now_s
+        changes = self._database.read()
+        if changes:
+            self._feed.publish(self._topic, [self._event(change) for change in changes])
+            self._database.delete(changes)
+        if len(changes) >= BATCH_ROWS:
+            return True
+        return self._old.step(self._epoch) or bool(changes)
+
+    def wait(self, stopped: threading.Event) -> None:
+        """Wait until there may be a change, or until *stopped*."""
+        self._database.wait(stopped)
+
+    def behind(self) -> int | None:
+        """Return how many changes and old rows are no events yet."""
+        return self._database.waiting().rows + self._old.left()
+
+    def detail(self) -> str:
+        """Return how far the old rows are."""
+        return self._old.detail()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._epoch = ""
+        self._database.close()
+
+    def _event(self, change: Change) -> Event:
+        # The time tells a number apart that a restored database gives again.
+        return fitting(
+            Event(
+                change.data,
+                id=f"{self._epoch}-{change.id}-{change.at_us:x}",
+                source=source_of(self._topic),
+                type=TYPES[change.change],
+                subject=change.key,
+                time=datetime.fromtimestamp(change.at_us / 1e6, UTC),
+            )
+        )
+
+
+class OldRows:
+    """The rows that were there before the trigger: once each, by primary key.
+
+    A row is old if no event says that it was inserted: neither in the log nor in the outbox.
+    """
+
+    def __init__(self, feed: Feed, topic: str, database: Database) -> None:
+        self._feed, self._topic, self._database = feed, topic, database
+        self._note: dict[str, Any] | None = None
+        self._inserted: set[str] = set()
+        self._seen = 0
+
+    def step(self, epoch: str) -> bool:
+        """Publish the next old rows. Return whether there may be more."""
+        note = self._noted()
+        if note is None or note["done"]:
+            return False
+        chunk, waiting = self._database.chunk(note["after"])
+        self._look_into_the_log()
+        old = [
+            (key, data)
+            for key, data in chunk.rows
+            if key not in waiting and key not in self._inserted
+        ]
+        if old:
+            self._feed.publish(self._topic, [self._event(epoch, *row) for row in old])
+        done = not chunk.rows
+        rows = note["rows"] + len(old)
+        self._keep({**note, "after": chunk.after, "rows": rows, "done": done})
+        if done:
+            self._inserted.clear()
+        return not done
+
+    def left(self) -> int:
+        """Return about how many old rows are no events yet."""
+        note = self._noted()
+        return 0 if note is None or note["done"] else max(1, note["of"] - note["rows"])
+
+    def detail(self) -> str:
+        """Return how far the reader is, in words. Empty if there is nothing to do."""
+        note = self._noted()
+        if note is None or note["done"]:
+            return ""
+        return f"old rows: {note['rows']:,} of about {count(note['of'], 'row')}"
+
+    def _look_into_the_log(self) -> None:
+        """Learn which rows the log knows as inserted. It knows what the outbox has no more."""
+        source, type_ = source_of(self._topic), TYPES["insert"]
+        while found := self._feed.subjects(self._topic, source, type_, self._seen):
+            self._inserted.update(subject for _, subject in found if subject is not None)
+            self._seen = found[-1][0]
+
+    def _event(self, epoch: str, key: str, data: Mapping[str, Any]) -> Event:
+        return fitting(
+            Event(
+                data,
+                id=f"{epoch}-row-{hashlib.sha256(key.encode()).hexdigest()[:24]}",
+                source=source_of(self._topic),
+                type=EXISTING_TYPE,
+                subject=key,
+            )
+        )
+
+    def _noted(self) -> dict[str, Any] | None:
+        if self._note is None:
+            self._note = self._feed.notes.recall(f"old:{self._topic}")
+        return self._note
+
+    def _keep(self, note: dict[str, Any]) -> None:
+        self._feed.notes.remember(f"old:{self._topic}", note)
+        self._note = note
+
+
+def begin_old_rows(database: Database, topic: str, notes: Notes) -> None:
+    """Note that the rows that are there shall be read. Idempotent."""
+    if notes.recall(f"old:{topic}") is None:
+        rows = database.rows()
+        notes.remember(f"old:{topic}", {"after": None, "rows": 0, "of": rows, "done": False})
+
+
+def attached(database: Database, notes: Notes) -> str:
+    """Make what is missing for this bus. Return the epoch of the outbox.
+
+    Raises
+    ------
+    StoreError
+        When another bus takes the rows.
+    """
+    try:
+        return database.attach(bus_id(notes))
+    except Taken:
+        shown = database.place.shown
+        raise StoreError(
+            f"the changes of {shown} go to another bus; for both, add ?feed=second before the #."
+            f" If that bus is gone for good, `mltrigger table drop` removes its outbox"
+        ) from None
+
+
+def bus_id(notes: Notes) -> str:
+    """Return the id of the bus: outboxes belong to one."""
+    known = notes.recall("bus")
+    if known is None:
+        notes.remember("bus", uuid.uuid4().hex[:12])
+        known = notes.recall("bus")
+    return str(known)
+
+
+def source_of(topic: str) -> str:
+    """Return the source attribute of the events of a table."""
+    return f"mltrigger/tables/{topic}"
+
+
+def fitting(event: Event) -> Event:
+    """Return *event*, without its largest columns if it is too large. An extension names them."""
+    try:
+        encode_data(event, MAX_EVENT_BYTES)
+    except EventTooLarge:
+        pass
+    except MltriggerError:
+        return event
+    else:
+        return event
+    data, left = dict(event.data), list[str]()
+    sizes = {name: len(str(value)) for name, value in data.items()}
+    while sum(sizes.values()) > MAX_EVENT_BYTES // 2 and sizes:
+        name = max(sizes, key=lambda each: sizes[each])
+        sizes.pop(name)
+        data[name] = None
+        left.append(name)
+    return dataclasses.replace(event, data=data, extensions={LEFT_OUT: ",".join(left)})
