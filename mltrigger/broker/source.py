@@ -203,6 +203,8 @@ SOURCES = Adapters(
     "mltrigger.sources",
     {
         "file": "sources.folder.source:FolderSource",
+        "every": "sources.schedule.source:ScheduleSource",
+        "cron": "sources.schedule.source:ScheduleSource",
         "table+sqlite": "sources.table.source:TableSource",
         "table+postgresql": "sources.table.source:TableSource",
     },
