@@ -65,8 +65,9 @@ if TYPE_CHECKING:
     # For editors and type checkers: the functions below are the methods of a bus, with their
     # signatures.
     _bus = EventBus.__new__(EventBus)
-    alias, audit, backup, doctor = _bus.alias, _bus.audit, _bus.backup, _bus.doctor
-    events, explain, fire, invocations = _bus.events, _bus.explain, _bus.fire, _bus.invocations
+    alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
+    doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
+    invocations = _bus.invocations
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
     retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
@@ -112,6 +113,7 @@ _OF_THE_BUS = (
     "alias",
     "audit",
     "backup",
+    "cancel",
     "doctor",
     "events",
     "explain",
@@ -171,6 +173,7 @@ __all__ = [
     "alias",
     "audit",
     "backup",
+    "cancel",
     "close",
     "connect",
     "default_bus",

@@ -7,24 +7,21 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 
-from mltrigger.broker import Receipt, SubscriptionSpec
+from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock, Jumping
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
 from mltrigger.delivery.listener import DRAIN_S, Listener
 from mltrigger.delivery.subscribing import Subscriber
 from mltrigger.errors import brief_errors
-from mltrigger.event.event import as_event
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
-from mltrigger.reports.lookup import Lookup
 from mltrigger.reports.outlook import Outlook
-from mltrigger.reports.waiting import Idle
-from mltrigger.run import Run, samples_of, warn_if_nobody_gets
+from mltrigger.run import Publisher
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -38,7 +35,6 @@ if TYPE_CHECKING:
 
     from mltrigger.policy import Subscribing
 
-FIRE_TIMEOUT_S = 60.0
 _LAST_WORD_S = 0.5
 """The time for the store to record releases, after the running calls had theirs."""
 POLLS_S = 0.5
@@ -48,7 +44,7 @@ _EXIT_DRAIN_S = 1.5
 
 
 @brief_errors
-class EventBus(Lookup):
+class EventBus(Publisher):
     """Topics, models and subscriptions in one store. Made by :func:`mltrigger.connect`.
 
     Parameters
@@ -99,6 +95,7 @@ class EventBus(Lookup):
             self._engine.pauses,
             shared=parts.store.location is not None,
         )
+        self._sources_settled = self._engine.feeders.settled
         atexit.register(self._at_exit)
 
     def __repr__(self) -> str:
@@ -319,71 +316,6 @@ class EventBus(Lookup):
         if self.outside is not None:
             self.outside.topic(name)
         return name
-
-    def publish(self, topic: str, data: Any, **attributes: Any) -> Receipt:
-        """Publish one event. Return its receipt when it is durable.
-
-        Parameters
-        ----------
-        topic : str
-            An existing topic. A wrong name lists the near ones.
-        data
-            The data, or a whole :class:`~mltrigger.Event`.
-        **attributes
-            ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
-        """
-        self._check()
-        event = dataclasses.replace(as_event(data), **attributes) if attributes else as_event(data)
-        return self._lineage.publish(topic, [event])[0]
-
-    def publish_batch(self, topic: str, samples: Iterable[Any]) -> list[Receipt]:
-        """Publish many samples in one commit, all or nothing.
-
-        Each is data or an Event. Each row of a frame is one.
-        """
-        self._check()
-        return self._lineage.publish(topic, [as_event(s) for s in samples_of(samples)])
-
-    def fire(
-        self, topic: str, samples: Any, *, timeout_s: float = FIRE_TIMEOUT_S, progress: bool = True
-    ) -> Run:
-        """Publish *samples* and wait until every subscription of *topic* has ended them.
-
-        Listeners of all processes count. The bar shows failures and attempts. A subscription
-        without a listener gives a warning at once. It returns early if no outcome can come: no
-        listener can start, a pause, a model that cannot be loaded.
-
-        Parameters
-        ----------
-        samples
-            An iterable of data or Events, a DataFrame (each row is an object), or one mapping,
-            text, row of a frame or Event.
-        timeout_s : float
-            Seconds to wait. After that the run is returned as it is, with a warning.
-        progress : bool
-            Whether to show a progress bar.
-        """
-        self._check()
-        receipts = self._lineage.publish(
-            topic, [as_event(s) for s in samples_of(samples)], awaited=True
-        )
-        run = Run(topic, receipts, self.log, self.wakeup, self.registry, self._outlook)
-        if len(run):
-            warn_if_nobody_gets(self.registry, run)
-        return run.wait_for_what_can_come(timeout_s, progress)
-
-    def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
-        """Wait until nothing is left to do: all sources read, all events and their effects ended.
-
-        Return whether it was reached within *timeout_s* seconds. It gives up early, with a warning,
-        if no open event can end.
-        """
-        self._check()
-        self._lineage.check_wait()
-        idle = Idle(
-            self.log, self.broker, self.registry, self._outlook, self._engine.feeders.settled
-        )
-        return idle.wait(self.wakeup, timeout_s, progress)
 
     def _tidy(self) -> None:
         if self.registry.setting("retention") is not None:

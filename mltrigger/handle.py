@@ -80,7 +80,14 @@ class Bus(Protocol):
         """Call the model with dead letters, without a record."""
 
     def fire(
-        self, topic: str, samples: Any, *, timeout_s: float = 60.0, progress: bool = True
+        self,
+        topic: str,
+        samples: Any,
+        *,
+        timeout_s: float = 60.0,
+        progress: bool = True,
+        delay_s: float | None = None,
+        at: datetime | None = None,
     ) -> Run:
         """Publish samples and wait."""
 

@@ -29,6 +29,7 @@ from mltrigger.broker import (
     Settlement,
     SubscriptionSpec,
 )
+from mltrigger.event.delay import delayed
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.store.broker import SqlBroker
@@ -59,6 +60,7 @@ class Side:
     another: Callable[[], Side]
     close: Callable[[], None]
     sent: Callable[[], None] = lambda: None
+    upkeep: Callable[[], None] = lambda: None
     max_event_bytes: int = MAX_EVENT_BYTES
     many: int = 400
 
@@ -184,7 +186,8 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
 
         log = Log(store, clock, lambda: worker_id)
         # moto is slow with many
-        return Side(broker, log, registry, clock, another, close, sent, many=60)
+        upkeep = broker.upkeep
+        return Side(broker, log, registry, clock, another, close, sent, upkeep, many=60)
 
     return another()
 
@@ -1149,6 +1152,67 @@ def test_two_brokers_never_lease_the_same_event_at_once(side: Side, other: Side)
 
     assert sorted(received, key=int) == [str(i) for i in range(side.many)]
     assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+# -- delays and cancelling -------------------------------------------------------------------------
+
+
+def test_event_with_a_delay_comes_at_its_time_and_after_a_restart(side: Side) -> None:
+    spec = side.bind()
+    now_us = side.clock.now_us()
+    side.broker.publish("documents", [delayed(mt.Event("late", id="late"), 7200.0, None, now_us)])
+    side.publish("now")
+    side.sent()
+
+    assert side.ids(spec) == ["now"]
+    side.clock.advance(s=7100)
+    later = side.another()
+    later.upkeep()
+    assert "late" not in later.ids(spec)
+    later.clock.advance(s=101)
+    later.upkeep()
+
+    (delivery,) = [d for d in later.receive(spec) if d.event.id == "late"]
+    assert delivery.since_us >= now_us + 7_200_000_000
+    later.close()
+
+
+def test_event_with_a_delay_that_is_published_again_does_not_come_earlier(side: Side) -> None:
+    spec = side.bind()
+    late = delayed(mt.Event("late", id="late"), 7200.0, None, side.clock.now_us())
+    for _ in range(2):
+        side.broker.publish("documents", [late])
+    side.sent()
+
+    assert side.ids(spec) == []
+
+
+def test_cancelled_event_never_comes_where_it_has_not_begun(side: Side) -> None:
+    begun, waiting = side.bind("begun"), side.bind("waiting")
+    side.publish("a")
+    (held,) = side.receive(begun)
+
+    assert side.broker.cancel(held.seq) == ["begun"]
+    side.sent()
+
+    assert side.ids(waiting) == []
+    assert side.attempts(waiting) == [(1, "skipped", "cancelled")]
+    assert side.broker.depth(waiting).open == 0
+    assert side.settle(held, "ack") == []
+
+
+def test_cancelled_event_with_a_delay_is_never_sent(side: Side) -> None:
+    spec = side.bind()
+    (receipt,) = side.broker.publish(
+        "documents", [delayed(mt.Event("late", id="late"), 60.0, None, side.clock.now_us())]
+    )
+
+    assert side.broker.cancel(receipt.seq) == []
+    side.clock.advance(s=70)
+    side.upkeep()
+    side.sent()
+
+    assert side.ids(spec) == []
 
 
 # -- extend ----------------------------------------------------------------------------------------

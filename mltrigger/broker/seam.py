@@ -48,7 +48,8 @@ class Broker(Protocol):
 
         All or nothing. Repeating it with the same ids adds nothing. Without a *unit* the events are
         durable on return, else after its commit. A listener can receive them from then on. Events
-        of a unit may reach a service outside, such as SNS, a moment later.
+        of a unit may reach a service outside, such as SNS, a moment later. An event with the
+        extension ``notbefore`` is received from that time on.
         """
 
     def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
@@ -77,6 +78,12 @@ class Broker(Protocol):
 
         Dead and skipped events are sent. Open and succeeded events stay as they are, because each
         event has one final outcome. Failures start from zero, attempts go on.
+        """
+
+    def cancel(self, seq: int) -> list[str]:
+        """End the deliveries of an event that have not begun, as ``skipped``, ``cancelled``.
+
+        Return the names of the subscriptions that had begun with it. Nothing changes for them.
         """
 
     def discard(

@@ -71,6 +71,18 @@ FROM ({_OPEN}) AS open WHERE true
 ON CONFLICT (seq, subscription_id, attempt)
 DO UPDATE SET outcome = 'skipped', reason = 'unsubscribed'
 """
+_UNBEGUN = "SELECT subscription_id FROM waiting WHERE seq = :seq AND attempt = 0"
+_CANCEL = """
+INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, reason, visible_us,
+  received_us, settled_us, worker_id)
+VALUES (:seq, :s, 1, 'live', 'skipped', 'cancelled', :now, :now, :now, :worker_id)
+"""
+_BEGUN = """
+SELECT name FROM subscription WHERE id IN (
+  SELECT subscription_id FROM invocation WHERE seq = :seq AND outcome <> 'skipped'
+  UNION SELECT subscription_id FROM lease WHERE seq = :seq
+) ORDER BY name
+"""
 _EVENT = """
 SELECT
   (SELECT outcome FROM final WHERE seq = e.seq AND subscription_id = :s),
@@ -185,6 +197,20 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
     next_generation(transaction)
     transaction.execute(_REVISE, {"name": name, "now": now_us, "from_start": 0})
     return True
+
+
+def cancel(transaction: Transaction, seq: int, worker_id: int, now_us: int) -> list[str]:
+    """End deliveries of an event that have not begun. Return the subscriptions that had begun."""
+    of = {"seq": seq, "now": now_us, "worker_id": worker_id}
+    for (number,) in transaction.query(_UNBEGUN, of):
+        mine = {**of, "s": number}
+        transaction.execute(_CANCEL, mine)
+        tally(transaction, number, worker_id, "skipped", 1)
+        for place in ("ready", "awaited"):
+            transaction.execute(
+                f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", mine
+            )
+    return [name for (name,) in transaction.query(_BEGUN, of)]
 
 
 def send(

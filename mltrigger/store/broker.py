@@ -122,6 +122,13 @@ class SqlBroker:
             self._wake_after(transaction, [f"ready:{subscription.id}"])
         return sent
 
+    def cancel(self, seq: int) -> list[str]:
+        """End the deliveries of an event that have not begun. Return the names of the others."""
+        with self._store.transaction() as transaction:
+            begun = binding.cancel(transaction, seq, self._worker_id(), self._clock.now_us())
+            self._wake_after(transaction, ["done"])
+        return begun
+
     def discard(
         self, subscription: SubscriptionSpec, seqs: Sequence[int], reason: str
     ) -> list[int]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mltrigger.broker import Receipt
 from mltrigger.errors import NotFound, warn
 from mltrigger.event.data import is_json
+from mltrigger.event.delay import NOT_BEFORE, due_us
 from mltrigger.event.event import Event, attributes_of
 from mltrigger.event.ids import new_trace
 from mltrigger.filters import FilterPolicy
@@ -115,8 +116,12 @@ def publish(
         receipts = _receipts(transaction, encoded, to_whom, found, now_us, arrived_us is None)
     ready: list[Waiting] = []
     awaited: list[Waiting] = []
-    for receipt, to, visible_us in zip(receipts, to_whom, at_us, strict=True):
+    for receipt, to, visible_us, (event, _, _) in zip(
+        receipts, to_whom, at_us, encoded, strict=True
+    ):
         if not receipt.duplicate:
+            if event.extensions and NOT_BEFORE in event.extensions:
+                visible_us = max(visible_us, due_us(event.extensions))
             for b in to:
                 queue = awaited if carried and b.outside else ready
                 queue.append(Waiting(b.id, visible_us, receipt.seq))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.broker import Delivery
 from mltrigger.event.data import decode_data
+from mltrigger.event.delay import due_us
 from mltrigger.event.event import restored
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.transaction import Row, Transaction
@@ -119,7 +120,7 @@ def delivery(claim: Claim, subscription_id: int, now_us: int) -> Delivery:
         claim.published_us,
         claim.visible_us,
         now_us,
-        claim.resent_us or claim.published_us,
+        claim.resent_us or max(claim.published_us, due_us(others)),
     )
 
 

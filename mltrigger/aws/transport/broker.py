@@ -29,8 +29,9 @@ from mltrigger.broker import (
     Settlement,
     SubscriptionSpec,
 )
-from mltrigger.errors import InvalidPolicy, NameTaken, StoreError
+from mltrigger.errors import InvalidEvent, InvalidPolicy, NameTaken, StoreError
 from mltrigger.event.data import encode_data
+from mltrigger.event.delay import due_us
 from mltrigger.event.event import Event, traced
 from mltrigger.names import FIFO
 from mltrigger.store import publishing
@@ -68,6 +69,11 @@ class AwsBroker(AwsOutside):
         target = self._targets.of(topic)
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
         messages = [self._outbox.message(e, target) for e in encoded]
+        dues = [due_us(event.extensions) for event, _, _ in encoded]
+        if target.fifo and any(dues):
+            raise InvalidEvent(
+                f"topic {topic!r} keeps the order of its events, so none can wait: publish it later"
+            )
         with self._sql.within(unit) as transaction:
             published = publishing.publish(
                 transaction, topic, encoded, self._sql.time.published_us(transaction), carried=True
@@ -78,15 +84,21 @@ class AwsBroker(AwsOutside):
                 for r, m in zip(published.receipts, messages, strict=True)
                 if not r.duplicate or r.seq in unconfirmed
             }
-            self._outbox.add(transaction, list(outgoing))
+            later = {r.seq: due for r, due in zip(published.receipts, dues, strict=True)}
+            ready = self._outbox.add(transaction, {seq: later[seq] for seq in outgoing})
+            now = [outgoing[seq] for seq in ready]
             if unit is not None:
-                transaction.after_commit(
-                    functools.partial(self._outbox.send_soon, topic, list(outgoing.values()))
-                )
+                transaction.after_commit(functools.partial(self._outbox.send_soon, topic, now))
         if unit is None:
-            self._outbox.send(topic, list(outgoing.values()))
+            self._outbox.send(topic, now)
             self._outbox.flush_at_times()  # who only publishes has nobody else who would
         return published.receipts
+
+    def cancel(self, seq: int) -> list[str]:
+        """End the deliveries of an event that have not begun. It is sent no more."""
+        with self._sql.within(None) as transaction:
+            self._outbox.forget(transaction, seq)
+        return self._sql.cancel(seq)
 
     # -- bind --------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.aws import limits
@@ -35,7 +35,10 @@ SELECT t.name, {ARCHIVED}
 FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id
 WHERE u.since_us <= :then ORDER BY u.seq LIMIT {_MOST}
 """
-_WAITING = "SELECT count(*), min(e.published_us) FROM unsent u JOIN event e ON e.seq = u.seq"
+_WAITING = """
+SELECT count(*), min(e.published_us) FROM unsent u JOIN event e ON e.seq = u.seq
+WHERE u.since_us <= :now
+"""
 _EARLIER = f"""
 SELECT {ARCHIVED} FROM unsent u JOIN event e ON e.seq = u.seq JOIN topic t ON t.id = e.topic_id
 WHERE t.name = :topic AND u.seq < :seq ORDER BY u.seq LIMIT {_MOST}
@@ -99,9 +102,21 @@ class Outbox:
                 f"{error}; mt.connect(…, bucket='…') keeps larger ones in S3", error.reason
             ) from error
 
-    def add(self, transaction: Transaction, seqs: Sequence[int]) -> None:
-        """Note in *transaction* that these events have to be sent."""
-        transaction.execute_many(_ADD, [(seq, self._clock.now_us()) for seq in seqs])
+    def add(self, transaction: Transaction, dues: Mapping[int, int]) -> list[int]:
+        """Note in *transaction* that these events have to be sent, each at its due time.
+
+        Return those that are due. The others are sent later.
+        """
+        now_us = self._clock.now_us()
+        transaction.execute_many(
+            _ADD,
+            [(seq, now_us if due <= now_us else due - AGAIN_US) for seq, due in dues.items()],
+        )
+        return [seq for seq, due in dues.items() if due <= now_us]
+
+    def forget(self, transaction: Transaction, seq: int) -> None:
+        """Send an event no more."""
+        transaction.execute(_DONE, {"seq": seq})
 
     def unconfirmed(self, transaction: Transaction, seqs: Sequence[int]) -> set[int]:
         """Return those of these events that are not confirmed."""
@@ -114,7 +129,7 @@ class Outbox:
 
         Return ``None`` if there is none.
         """
-        ((count, oldest_us),) = self._store.read(_WAITING, {})
+        ((count, oldest_us),) = self._store.read(_WAITING, {"now": self._clock.now_us()})
         return (count, (self._clock.now_us() - oldest_us) / 1e6) if count else None
 
     def send(self, topic: str, outgoing: Sequence[Outgoing]) -> None:
