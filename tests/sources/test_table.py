@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from databases import Postgres, Table
+from emulators import Account
 from shared import wait_until
 
 import mltrigger as mt
@@ -229,6 +230,31 @@ def test_column_that_is_too_large_is_left_out_and_named(bus: mt.EventBus, table:
     assert answers(bus, sub) == [["large", None], ["small", None]]
     (large,) = bus.events().query("subject == '1'").itertuples()
     assert '"scan":null' in large.data
+
+
+@pytest.mark.parametrize("key", ["", "two\nlines", "\x1b[31m", "k" * 3000])
+def test_key_that_is_no_subject_is_hashed(bus: mt.EventBus, table: Table, key: str) -> None:
+    table.run("CREATE TABLE named (name text PRIMARY KEY, n integer)")
+    table.run("INSERT INTO named VALUES (?, 1)", key)
+    sub = bus.subscribe(table.source("named"), lambda row: row["n"], name="ocr", start="earliest")
+    table.run("INSERT INTO named VALUES ('other', 2)")
+    table.run("DELETE FROM named WHERE n = 1")
+    table.run("INSERT INTO named VALUES (?, 3)", key)
+
+    assert set(answers(bus, sub)) in ({1, 2, 3}, {2, 3})
+    assert answers(bus, sub).count(3) == 1
+    (found,) = set(bus.events()["subject"]) - {"other"}
+    assert found.startswith("sha256:")
+
+
+@only_postgresql
+def test_value_that_is_nested_too_deep_blocks_no_other(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE deep (id integer PRIMARY KEY, body json)")
+    sub = bus.subscribe(table.source("deep"), lambda row: row["body"], name="ocr")
+    table.run("INSERT INTO deep VALUES (1, ?::json)", "[" * 5000 + "]" * 5000)
+    table.run("INSERT INTO deep VALUES (2, '[1]')")
+
+    assert answers(bus, sub) == [None, [1]]
 
 
 def test_names_are_quoted(bus: mt.EventBus, table: Table) -> None:
@@ -794,3 +820,15 @@ def test_killed_relays_and_concurrent_transactions_lose_and_repeat_nothing(
         assert sorted(answers(bus, sub)) == sorted(committed)
         assert len(bus.events()) == len(committed)
         assert bus.audit()["balanced"].all()
+
+
+@pytest.mark.parametrize("table", ["sqlite"], indirect=True)
+def test_table_feeds_a_bus_on_aws(table: Table, aws: Account, tmp_path: Path) -> None:
+    with aws.bus(f"sqlite:///{tmp_path}/log.db") as bus:
+        sub = bus.subscribe(table.source(), path_of, name="ocr")
+        table.insert("a", "b")
+        wait_until(lambda: len(sub.results()) == 2)
+
+        assert sorted(sub.results()["output"]) == ["a", "b"]
+        bus.unsubscribe("ocr", delete=True)
+        assert not table.made()

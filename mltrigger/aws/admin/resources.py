@@ -17,7 +17,7 @@ from mltrigger.aws.admin.topics import Feed, Topic
 from mltrigger.aws.admin.topology import Owner
 from mltrigger.aws.faults import DENIED, MISSING, AwsError
 from mltrigger.aws.naming import FIFO, Arn, S3Source
-from mltrigger.broker import SubscriptionSpec
+from mltrigger.broker import SOURCES, SubscriptionSpec, scheme_of
 from mltrigger.errors import InvalidName, NotFound
 
 Source = Literal["topic", "s3", "sns", "sqs"]
@@ -369,8 +369,8 @@ class Resources:
 
 
 def _kind(source: str | None) -> Source:
-    if source is None or source.startswith("file:"):  # folders are published on a topic of the bus
-        return "topic"
+    if source is None or scheme_of(source) in SOURCES:
+        return "topic"  # a feeder publishes folders, tables and the like on a topic of the bus
     kind = naming.aws_kind(source)
     if kind is None:
         raise InvalidName(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import threading
 import time
 import urllib.parse
@@ -36,6 +37,7 @@ _POLL_S, _IDLE_POLL_S, _ACTIVE_S = 0.05, 0.25, 10.0
 """How often to look: for a while after a change, and later."""
 _COUNT_S = 2
 """How long counting the rows of a table may take."""
+_TOO_DEEP = object()
 _BYTEA = 17
 """The type number of ``bytea`` (https://www.postgresql.org/docs/current/catalog-pg-type.html)."""
 _COLUMNS = """
@@ -181,7 +183,7 @@ class PostgresTable(Database):
     def read(self) -> list[Change]:
         """Return the next committed changes, by their number."""
         rows = self._server.query(
-            "SELECT id, change, at, last, row FROM (SELECT *, sum(pg_column_size(row)) OVER"
+            "SELECT id, change, at, last, row::text FROM (SELECT *, sum(pg_column_size(row)) OVER"
             " (ORDER BY id) - pg_column_size(row) AS before FROM"
             f" (SELECT * FROM {self._sql.outbox} ORDER BY id LIMIT {BATCH_ROWS})"
             f" AS o) AS s WHERE before < {BATCH_BYTES} ORDER BY id"
@@ -198,13 +200,28 @@ class PostgresTable(Database):
         )
         return [self._change(*row) for row in rows]
 
-    def _change(self, number: int, change: str, at: Any, last: bool, row: dict[str, Any]) -> Change:
+    def _change(self, number: int, change: str, at: Any, last: bool, text: str) -> Change:
+        row = self._parsed(text)
         if not self._shape().columns.keys() >= row.keys():
             self._seen = None  # it has columns that were not there
         shape = self._shape()
         key = key_text([row.get(name) for name in shape.key]) if shape.key else None
         at_us = round(at.timestamp() * 1e6)
         return Change(number, change, at_us, key, self._data(row, shape), last)
+
+    def _parsed(self, text: str) -> dict[str, Any]:
+        """Return a row. A column that is nested too deep has a value that no event can have."""
+        try:
+            row: dict[str, Any] = json.loads(text)
+        except RecursionError:
+            row = {}
+            sql = "SELECT key, value::text FROM jsonb_each(%s::jsonb)"
+            for name, value in self._server.query(sql, (text,)):
+                try:
+                    row[name] = json.loads(value)
+                except RecursionError:
+                    row[name] = _TOO_DEEP
+        return row
 
     def _data(self, row: dict[str, Any], shape: Shape) -> dict[str, Any]:
         """Return the fields of *row*. Bytes are hexadecimal there, and base64 in an event."""
@@ -247,17 +264,21 @@ class PostgresTable(Database):
         with self._server.transaction():
             self._server.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             rows = self._server.query(
-                f"SELECT to_jsonb(t), ARRAY[{texts}] FROM {shape.name} AS t".replace("%", "%%")
+                f"SELECT to_jsonb(t)::text, ARRAY[{texts}] FROM {shape.name} AS t".replace(
+                    "%", "%%"
+                )
                 + f" {beyond} ORDER BY {key} LIMIT {BATCH_ROWS}",
                 tuple(after or ()),
             )
             fresh = self._server.query(
-                f"SELECT row FROM {self._sql.outbox} WHERE change = 'insert'"
+                f"SELECT row::text FROM {self._sql.outbox} WHERE change = 'insert'"
             )
         found = [
-            (key_text([row[name] for name in shape.key]), self._data(row, shape)) for row, _ in rows
+            (key_text([row[name] for name in shape.key]), self._data(row, shape))
+            for row in (self._parsed(text) for text, _ in rows)
         ]
-        inserted = {key_text([row.get(name) for name in shape.key]) for (row,) in fresh}
+        fresh_rows = [self._parsed(text) for (text,) in fresh]
+        inserted = {key_text([row.get(name) for name in shape.key]) for row in fresh_rows}
         return Chunk(found, rows[-1][1] if rows else after), inserted
 
     def rows(self) -> int:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mltrigger.broker import MAX_EVENT_BYTES, Feed, Notes
-from mltrigger.errors import EventTooLarge, MltriggerError, StoreError
+from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.sources.table.database import BATCH_ROWS, Change, Database, Taken
@@ -27,6 +27,7 @@ EXISTING_TYPE = "mltrigger.row.existing"
 """The type of a row that was there before its trigger."""
 LEFT_OUT = "leftout"
 """The extension that names columns whose values were too large for an event."""
+_LONGEST_KEY = 500
 _AGAIN_S = 10.0
 """How often to look whether the triggers are as they should be."""
 
@@ -90,7 +91,7 @@ class TableReader:
                 id=f"{self._epoch}-{change.id}-{change.at_us:x}",
                 source=source_of(self._topic),
                 type=TYPES[change.change],
-                subject=change.key,
+                subject=subject_of(change.key),
                 time=datetime.fromtimestamp(change.at_us / 1e6, UTC),
             )
         )
@@ -118,7 +119,7 @@ class OldRows:
         old = [
             (key, data)
             for key, data in chunk.rows
-            if key not in waiting and key not in self._inserted
+            if key not in waiting and subject_of(key) not in self._inserted
         ]
         if old:
             self._feed.publish(self._topic, [self._event(epoch, *row) for row in old])
@@ -152,10 +153,10 @@ class OldRows:
         return fitting(
             Event(
                 data,
-                id=f"{epoch}-row-{hashlib.sha256(key.encode()).hexdigest()[:24]}",
+                id=f"{epoch}-row-{_hash(key)}",
                 source=source_of(self._topic),
                 type=EXISTING_TYPE,
-                subject=key,
+                subject=subject_of(key),
             )
         )
 
@@ -208,21 +209,43 @@ def source_of(topic: str) -> str:
     return f"mltrigger/tables/{topic}"
 
 
+def subject_of(key: str | None) -> str | None:
+    """Return the subject for a primary key. Keys that no event can have are hashed."""
+    if key is None or (0 < len(key) <= _LONGEST_KEY and key.isprintable()):
+        return key
+    return f"sha256:{_hash(key)}"
+
+
 def fitting(event: Event) -> Event:
-    """Return *event*, without its largest columns if it is too large. An extension names them."""
+    """Return *event* without columns that no event can have. An extension names them.
+
+    These are values without a JSON form, and the largest ones of a row that is too large.
+    """
     try:
         encode_data(event, MAX_EVENT_BYTES)
-    except EventTooLarge:
-        pass
     except MltriggerError:
-        return event
-    else:
-        return event
-    data, left = dict(event.data), list[str]()
-    sizes = {name: len(str(value)) for name, value in data.items()}
-    while sum(sizes.values()) > MAX_EVENT_BYTES // 2 and sizes:
-        name = max(sizes, key=lambda each: sizes[each])
-        sizes.pop(name)
-        data[name] = None
-        left.append(name)
-    return dataclasses.replace(event, data=data, extensions={LEFT_OUT: ",".join(left)})
+        data = dict(event.data)
+        sizes = {name: _size(value) for name, value in data.items()}
+        left = [name for name, size in sizes.items() if size > MAX_EVENT_BYTES]
+        kept = {name: size for name, size in sizes.items() if size <= MAX_EVENT_BYTES}
+        while sum(kept.values()) > MAX_EVENT_BYTES // 2:
+            name = max(kept, key=lambda each: kept[each])
+            kept.pop(name)
+            left.append(name)
+        named = ",".join(left)[:_LONGEST_KEY]
+        return dataclasses.replace(
+            event, data=data | dict.fromkeys(left), extensions={LEFT_OUT: named}
+        )
+    return event
+
+
+def _size(value: Any) -> int:
+    """Return the bytes of a value as JSON, more than any event has if it has no JSON form."""
+    try:
+        return len(encode_data(Event(value), 1 << 62)[0])
+    except (MltriggerError, RecursionError):
+        return 1 << 62
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:24]
