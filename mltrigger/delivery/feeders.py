@@ -83,7 +83,9 @@ class Feeders:
     def status(self, topic: str) -> Status | None:
         """Return the state of the source of *topic*. ``None`` if it is not read here."""
         fed = self._fed.get(topic)
-        return fed.feeder.status(topic) if fed is not None and not fed.paused else None
+        if fed is None or fed.paused or not hasattr(fed.feeder, "status"):
+            return None  # a feeder of another package may be older than its states
+        return fed.feeder.status(topic)
 
     def settled(self) -> bool:
         """Look at every source now. Return whether everything there has been published."""

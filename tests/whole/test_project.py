@@ -158,7 +158,7 @@ def test_what_the_package_imports_is_declared() -> None:
     }
     extras = [
         r
-        for name in ("demo", "mlflow", "onnx", "schema", "tutorial")
+        for name in ("cron", "demo", "mlflow", "onnx", "postgres", "schema", "tutorial")
         for r in requirements_of_extra(name)
     ]
     declared = {
