@@ -787,7 +787,7 @@ def test_killed_relays_and_concurrent_transactions_lose_and_repeat_nothing(
 ) -> None:
     url, writers, rows = f"sqlite:///{file}", 50 if table.kind == "postgresql" else 8, 10 * kills
     with mt.connect(url) as bus:
-        bus.subscribe(table.source(), "operator:itemgetter", name="ocr", listen=False)
+        bus.subscribe(table.source(), path_of, name="ocr", listen=False)
     committed: list[str] = []
 
     def write(writer: int) -> None:
