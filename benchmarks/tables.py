@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from databases import Postgres
 from databases import Table as AppTable
 
-_THREADS = {"sqlite": 4, "postgresql": 50}
-"""Concurrent transactions. SQLite has one writer, so more of them only wait."""
+_THREADS = {"sqlite": 1, "postgresql": 50}
+"""Concurrent transactions. SQLite has one writer: more of them sleep for a while and try again."""
 _RELAY = """
 import sys
 import mltrigger as mt
@@ -72,6 +72,8 @@ def _on(server: Postgres) -> AppTable:
 
 def _cost(report: Report, table: AppTable, folder: Path, options: Options) -> list[str]:
     threads, each = _THREADS[table.kind], options.size(60, 20)
+    if threads == 1:
+        each *= 10
     alone: list[float] = []
     bulk: list[float] = []
     times: dict[bool, list[float]] = {False: [], True: []}
