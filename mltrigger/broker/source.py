@@ -59,12 +59,12 @@ class Feed(NamedTuple):
     ``publish`` takes a topic and events. It returns when they are durable. Repeating it with the
     same ids adds nothing. ``history`` takes a topic, a source attribute and a number in the log. It
     returns (number, subject, data) of the next events with that source, oldest first. ``subjects``
-    takes a type as well, and returns (number, subject).
+    takes a type as well, and returns (number, id, subject).
     """
 
     publish: Callable[[str, Sequence[Event]], object]
     history: Callable[[str, str, int], Sequence[tuple[int, str | None, Any]]]
-    subjects: Callable[[str, str, str, int], Sequence[tuple[int, str | None]]]
+    subjects: Callable[[str, str, str, int], Sequence[tuple[int, str, str | None]]]
     notes: Notes
 
 

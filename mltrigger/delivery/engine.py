@@ -143,7 +143,8 @@ class Engine:
                     self._workers.submit(running.stop)
                 self._listeners[spec.name] = self._started(spec)
         if (source := self._origins.source(spec)) is not None:
-            self.feeders.feed(spec.topic, source, [spec, *self._registry.subscriptions()])
+            specs = [spec, *self._registry.subscriptions()]
+            self.feeders.feed(spec.topic, source, specs, self._registry.paused())
 
     def place(self, name: str, executor: Executing | None) -> bool:
         """Let the model of subscription *name* run in *executor*, or in this process for None.

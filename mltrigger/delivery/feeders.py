@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple
 
 from mltrigger.broker import Feed, Feeder, Source, Status, SubscriptionSpec
@@ -32,13 +32,26 @@ class Feeders:
         self._fed: dict[str, _Fed] = {}
         self._guard = threading.Lock()
 
-    def feed(self, topic: str, source: Source, specs: Iterable[SubscriptionSpec]) -> None:
-        """Feed *topic* from *source*, with the policies of those *specs* that have the topic."""
-        policies = [spec.policy for spec in specs if spec.topic == topic]
+    def feed(
+        self,
+        topic: str,
+        source: Source,
+        specs: Sequence[SubscriptionSpec],
+        paused: Container[int] = (),
+    ) -> None:
+        """Feed *topic* from *source*, for those *specs* that have the topic.
+
+        Take nothing while all of them are *paused*.
+        """
+        ours = [spec for spec in specs if spec.topic == topic]
         with self._guard:
             if type(source) not in self._kinds:
                 self._kinds[type(source)] = source.feeder(self._feed)
-            self._start(topic, _Fed(self._kinds[type(source)], source, policies))
+            fed = _Fed(self._kinds[type(source)], source, [spec.policy for spec in ours])
+            if source.pauses and all(spec.id in paused for spec in ours):
+                self._fed[topic] = fed._replace(paused=True)
+            else:
+                self._start(topic, fed)
 
     def follow(self, specs: Sequence[SubscriptionSpec], paused: Container[int] = ()) -> None:
         """Hand new policies on to the feeders: another process may have changed them.

@@ -19,7 +19,7 @@ from mltrigger.broker import (
     shown,
     source_at,
 )
-from mltrigger.errors import InvalidName, NameTaken, warn
+from mltrigger.errors import InvalidName, NameTaken, StoreError, warn
 from mltrigger.names import check_topic
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
@@ -100,10 +100,19 @@ class Origins:
         if self._outside is not None:
             yield from self._outside.plan(spec, url)
 
-    def attach(self, topic: str, from_start: bool) -> None:
-        """Make what the source of *topic* needs outside. Idempotent."""
-        if (source := self.at(topic)) is not None:
+    def attach(self, topic: str, from_start: bool, known: bool) -> None:
+        """Make what the source of *topic* needs outside. Idempotent.
+
+        A *known* source may be away: then its feeder does it later.
+        """
+        if (source := self.at(topic)) is None:
+            return
+        try:
             source.attach(topic, self._notes, from_start)
+        except (StoreError, OSError, InvalidName) as error:
+            if not known or from_start:
+                raise
+            warn(f"{error}; it is waited for")
 
     def detach(self, topic: str, delete: bool) -> None:
         """Remove with *delete* the resources of a source without subscriptions. Else warn."""

@@ -91,7 +91,7 @@ class Subscriber:
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             from_start = (start or origin.start) == "earliest"
             if origin.url is not None:
-                self._origins.attach(topic, from_start)
+                self._origins.attach(topic, from_start, known=before is not None)
             self._broker.bind(spec, from_start=from_start)
             bound = self._registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:

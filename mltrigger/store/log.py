@@ -146,7 +146,7 @@ WHERE e.seq > :after AND t.name = :topic AND e.source = :source
 ORDER BY e.seq LIMIT :limit
 """
 _SUBJECTS = """
-SELECT e.seq, e.subject
+SELECT e.seq, e.id, e.subject
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.seq > :after AND t.name = :topic AND e.source = :source AND e.type = :type
 ORDER BY e.seq LIMIT :limit
@@ -309,8 +309,8 @@ class Log:
 
     def subjects(
         self, topic: str, source: str, type_: str, after_seq: int, limit: int = 10_000
-    ) -> list[tuple[int, str | None]]:
-        """Return place and subject of the next events of *source* and *type_* on *topic*."""
+    ) -> list[tuple[int, str, str | None]]:
+        """Return place, id and subject of the next events of *source* and *type_* on *topic*."""
         found = {"topic": topic, "source": source, "type": type_, "after": after_seq}
         return self._store.read(_SUBJECTS, {**found, "limit": limit})
 

@@ -248,6 +248,107 @@ def test_key_that_is_no_subject_is_hashed(bus: mt.EventBus, table: Table, key: s
 
 
 @only_postgresql
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("json", '"\\u0000"', "\\u0000"),
+        ("json", "[1e1000000]", ["1e1000000"]),
+        ("json", '"\\ud800"', None),
+        ("numeric", "9" * 5001, "9" * 5001),
+        ("numeric", "NaN", "NaN"),
+        ("timestamptz", "2026-03-29 12:00+02", "2026-03-29T10:00:00+00:00"),
+        ("integer[]", "{1,2}", [1, 2]),
+        ("interval", "1 day", "P1D"),
+    ],
+)
+def test_odd_value_fails_no_insert_and_blocks_no_other(
+    bus: mt.EventBus, table: Table, kind: str, value: str, expected: object
+) -> None:
+    table.run(f"CREATE TABLE odd (id integer PRIMARY KEY, body {kind})")
+    table.run(f"INSERT INTO odd VALUES (0, ?::{kind})", value)
+    sub = bus.subscribe(table.source("odd"), lambda row: row["body"], name="ocr", start="earliest")
+    table.run("SET bytea_output = escape; SET extra_float_digits = -2; SET timezone = 'Asia/Tokyo'")
+    table.run(f"INSERT INTO odd VALUES (1, ?::{kind})", value)
+    table.run("INSERT INTO odd VALUES (2, NULL)")
+
+    assert bus.wait(60, progress=False)
+    found = dict(zip(sub.results()["subject"], map(str, sub.results()["output"]), strict=True))
+    assert found.keys() == {"0", "1", "2"}
+    assert found["0"] == found["1"] == str(expected)
+
+
+@only_postgresql
+def test_bytes_are_written_one_way(bus: mt.EventBus, table: Table) -> None:
+    sub = bus.subscribe(table.source(), lambda row: row["scan"], name="ocr")
+    table.run("SET bytea_output = escape")
+    table.run("INSERT INTO documents (scan) VALUES (?)", b"hello")
+
+    assert answers(bus, sub) == [base64.b64encode(b"hello").decode()]
+
+
+@only_postgresql
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_transaction_that_began_before_the_trigger_loses_no_row(
+    bus: mt.EventBus, table: Table, level: str
+) -> None:
+    old = table.connection()
+    table.of(old, f"BEGIN ISOLATION LEVEL {level}")
+    table.of(old, "SELECT 1")
+    sub = bus.subscribe(table.source(), path_of, name="ocr")
+    table.of(old, "INSERT INTO documents (path) VALUES ('old snapshot')")
+    table.of(old, "COMMIT")
+    old.close()
+
+    assert answers(bus, sub) == ["old snapshot"]
+
+
+@only_postgresql
+def test_function_has_the_rights_of_the_owner_of_the_table_only(
+    bus: mt.EventBus, table: Table
+) -> None:
+    table.run("DO $$ BEGIN CREATE ROLE low LOGIN; EXCEPTION WHEN duplicate_object THEN END $$")
+    table.run("CREATE SCHEMA low AUTHORIZATION low")
+    table.run("SET ROLE low")
+    table.run("CREATE TYPE low.e AS ENUM ('a')")
+    table.run(
+        "CREATE FUNCTION low.f(low.e) RETURNS json LANGUAGE plpgsql AS $$ BEGIN RETURN"
+        " to_json((SELECT rolsuper FROM pg_roles WHERE rolname = current_user)); END $$"
+    )
+    table.run("CREATE CAST (low.e AS json) WITH FUNCTION low.f(low.e)")
+    table.run("CREATE TABLE low.t (id integer PRIMARY KEY, e low.e)")
+    table.run("RESET ROLE")
+    url = f"table+{table.database}#low.t"
+    sub = bus.subscribe(url, lambda row: row["e"], name="ocr")
+    table.run("SET ROLE low")
+    table.run("INSERT INTO low.t VALUES (1, 'a')")
+    table.run("RESET ROLE")
+
+    assert answers(bus, sub) == [False]
+    sub.unsubscribe(delete=True)
+    assert not table.made()
+
+
+@only_postgresql
+def test_key_with_other_columns_in_its_index(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE t (id integer, body json, PRIMARY KEY (id) INCLUDE (body))")
+    table.run("INSERT INTO t VALUES (1, '{}')")
+    bus.subscribe(table.source("t"), path_of, name="ocr", start="earliest", max_attempts=1)
+    table.run("INSERT INTO t VALUES (2, '{}')")
+
+    assert sorted(events(bus)) == [("existing", "1"), ("inserted", "2")]
+
+
+@only_postgresql
+def test_exact_keys_are_told_apart(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE exact (id numeric PRIMARY KEY)")
+    table.run("INSERT INTO exact VALUES (0.12345678901234567890), (0.12345678901234567891)")
+    sub = bus.subscribe(table.source("exact"), len, name="ocr", start="earliest")
+
+    assert answers(bus, sub) == [1, 1]
+    assert len(set(bus.events()["subject"])) == 2
+
+
+@only_postgresql
 def test_value_that_is_nested_too_deep_blocks_no_other(bus: mt.EventBus, table: Table) -> None:
     table.run("CREATE TABLE deep (id integer PRIMARY KEY, body json)")
     sub = bus.subscribe(table.source("deep"), lambda row: row["body"], name="ocr")
@@ -345,6 +446,61 @@ def test_keys_of_several_columns(bus: mt.EventBus, table: Table) -> None:
         [f"{book}{page}" for book in ("b", "a,1", "ü") for page in range(3)] + ["new"]
     )
     assert ("inserted", "z,0") in events(bus)
+
+
+def test_keys_of_several_columns_are_told_apart(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE pairs (a text, b text, PRIMARY KEY (a, b))")
+    for pair in (("a,b", "c"), ("a", "b,c"), ("a%2Cb", "c")):
+        table.run("INSERT INTO pairs VALUES (?, ?)", *pair)
+    sub = bus.subscribe(table.source("pairs"), len, name="ocr", start="earliest")
+
+    assert answers(bus, sub) == [2, 2, 2]
+
+
+def test_old_rows_are_taken_once_by_each_new_outbox(bus: mt.EventBus, table: Table) -> None:
+    table.insert("old")
+    sub = bus.subscribe(table.source(), path_of, name="ocr", start="earliest")
+    table.insert("new")
+    assert sorted(answers(bus, sub)) == ["new", "old"]
+    sub.unsubscribe(delete=True)
+    table.run("UPDATE documents SET path = 'changed' WHERE path = 'new'")
+    bus.subscribe(table.source(), path_of, name="again", start="earliest")
+
+    assert events(bus)[2:] == [("existing", "2")]  # the first has not changed
+
+
+@only_sqlite
+def test_key_that_is_no_utf_8_is_read_on(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE named (name text PRIMARY KEY)")
+    for raw in ("x'ff'", "x'fe61'", "x'61'"):
+        table.run(f"INSERT INTO named VALUES (CAST({raw} AS text))")
+    sub = bus.subscribe(table.source("named"), len, name="ocr", start="earliest")
+
+    assert answers(bus, sub) == [1, 1, 1]
+
+
+@only_sqlite
+def test_rows_without_a_key_are_refused_for_old_rows(bus: mt.EventBus, table: Table) -> None:
+    table.run("CREATE TABLE named (name text PRIMARY KEY)")
+    table.run("INSERT INTO named VALUES (NULL)")
+    with pytest.raises(mt.InvalidName, match=r"1 row of .* NULL in the primary key"):
+        bus.subscribe(table.source("named"), len, name="ocr", start="earliest")
+
+
+@only_sqlite
+def test_transactions_that_begin_with_a_read_are_let_be(bus: mt.EventBus, table: Table) -> None:
+    table.run("PRAGMA journal_mode = WAL")
+    sub = bus.subscribe(table.source(), path_of, name="ocr")
+    own = table.connection()
+    for n in range(100):
+        table.of(own, "BEGIN")
+        table.of(own, "SELECT count(*) FROM documents")
+        threading.Event().wait(0.005)
+        table.of(own, "INSERT INTO documents (path) VALUES (?)", str(n))
+        table.of(own, "COMMIT")
+    own.close()
+
+    assert answers(bus, sub) == [str(n) for n in range(100)]
 
 
 def test_table_without_key_has_no_old_rows(bus: mt.EventBus, table: Table) -> None:
@@ -515,6 +671,73 @@ def test_changes_go_to_one_bus(bus: mt.EventBus, table: Table) -> None:
         table.insert("a")
 
         assert answers(other, both) == answers(bus, sub) == ["a"]
+
+
+def test_two_spellings_of_one_database_are_noticed(
+    bus: mt.EventBus, table: Table, tmp_path: Path
+) -> None:
+    bus.subscribe(table.source(), path_of, name="ocr")
+    if table.kind == "sqlite":
+        (tmp_path / "link.db").symlink_to(tmp_path / "app.db")
+        again = bus.subscribe(
+            f"table+sqlite:///{tmp_path}/link.db#documents", path_of, name="again"
+        )
+        assert again.topic == "documents"  # the same source
+    else:
+        other = table.source(options="?connect_timeout=3")
+        with pytest.raises(mt.StoreError, match="another topic of this one"):
+            bus.subscribe(other, path_of, name="again")
+
+
+def test_source_that_is_removed_elsewhere_stays_removed(file: Path, table: Table) -> None:
+    url = f"sqlite:///{file}"
+    with mt.connect(url) as one, mt.connect(url) as other:
+        sub = one.subscribe(table.source(), path_of, name="ocr")
+        other.listen(other.spec("ocr"))
+        table.insert("a")
+        assert answers(one, sub) == ["a"]
+        sub.unsubscribe(delete=True)
+        table.insert("b")
+        wait_until(lambda: not len(other._engine))
+        assert not table.made()
+
+
+def test_known_table_that_is_away_stops_no_program(
+    file: Path, table: Table, tmp_path: Path
+) -> None:
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.subscribe(table.source(), path_of, name="ocr")
+    away = {"sqlite": tmp_path / "app.db"}.get(table.kind)
+    if away is None:
+        table.run("ALTER TABLE documents RENAME TO kept")
+        table.run("DROP SCHEMA mltrigger CASCADE")
+    else:
+        away.rename(tmp_path / "kept.db")
+    with mt.connect(f"sqlite:///{file}") as bus:
+        with pytest.warns(UserWarning, match="it is waited for"):
+            bus.subscribe(table.source(), path_of, name="ocr")
+        if away is None:
+            table.run("ALTER TABLE kept RENAME TO documents")
+        else:
+            (tmp_path / "kept.db").rename(away)
+
+        def back() -> bool:
+            table.insert("a")
+            return len(bus.events()) > 0
+
+        wait_until(back)
+
+
+def test_pause_holds_after_a_restart(file: Path, table: Table) -> None:
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.subscribe(table.source(), path_of, name="ocr").pause()
+    table.insert("a")
+    with mt.connect(f"sqlite:///{file}") as bus:
+        sub = bus.subscribe(table.source(), path_of, name="ocr")
+        threading.Event().wait(0.5)
+        assert not len(bus.events())
+        sub.resume()
+        wait_until(lambda: len(bus.events()) == 1)
 
 
 def test_relay_that_dies_between_record_and_delete_repeats_nothing(
@@ -733,6 +956,11 @@ def test_wrong_table_and_column_name_the_near_ones(bus: mt.EventBus, table: Tabl
         ("table+postgresql://app:secret@host/app#documents", r"has a password.*env:NAME.*pgpass"),
         ("table+postgresql://host/app?password=secret#documents", "nothing secret is kept"),
         ("table+postgresql://host:port/app#documents", "port that is no number"),
+        ("table+postgresql://app:hunt/secret@host/app#t", "nothing secret is kept"),
+        ("table+postgresql://app:hunt#secret@host/app#t", "nothing secret is kept"),
+        ("table+postgresql://app:hunt?secret@host/app#t", "nothing secret is kept"),
+        ("table+postgresql://app:1/secret@127.0.0.1/app#t", "nothing secret is kept"),
+        ("table+postgresql://app:env:A/secret@host/app#t", "nothing secret is kept"),
         ("table+sqlite:///app.db?feed=A%20b#documents", "lower-case"),
     ],
 )
@@ -741,6 +969,7 @@ def test_wrong_url_says_how_it_is_written(bus: mt.EventBus, url: str, message: s
         bus.subscribe(url, path_of, name="ocr")
 
     assert "secret@" not in str(caught.value) and "=secret" not in str(caught.value)
+    assert "hunt" not in str(caught.value)
 
 
 def test_options_of_tables_are_refused_elsewhere(bus: mt.EventBus, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from mltrigger.errors import InvalidName, NotFound, how_to_install
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _PERIOD = re.compile(r"(?:\d+[smhd])+")
 _LONGEST_S = 366 * 86_400
+_LOOK_BACK = timedelta(days=31)
+"""Ticks of a cron expression that were missed are counted so far back."""
 
 
 class Ticks(Protocol):
@@ -100,7 +102,7 @@ class Cron:
     def newest(self, after: datetime, until: datetime) -> tuple[int, datetime | None]:
         """Return the number of ticks in between, *until* included, and the newest of them."""
         count, found = 0, None
-        for tick in self.after(after):
+        for tick in self.after(max(after, until - _LOOK_BACK)):  # of longer ago only the newest
             if tick > until:
                 break
             count, found = count + 1, tick

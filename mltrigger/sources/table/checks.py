@@ -30,6 +30,19 @@ def columns(place: TablePlace, known: Sequence[str]) -> None:
             raise InvalidName(str(NotFound.of(f"column of {place.shown}", field, known)))
 
 
+def gone(about: str, place: TablePlace, known: Sequence[str]) -> Iterable[Finding]:
+    """Yield the finding about fields that are no columns any more."""
+    if missing := [field for field in place.fields if field not in known]:
+        yield Finding(
+            "warning",
+            about,
+            "table",
+            f"{', '.join(map(repr, missing))} of {place.shown} is gone or has another name: events"
+            " come without it",
+            "unsubscribe(delete=True), and subscribe with other fields=[…]",
+        )
+
+
 def renamed(about: str, place: TablePlace, now: str) -> Finding:
     """Return the finding about a table with another name."""
     return Finding(

@@ -50,7 +50,7 @@ class Waiting(NamedTuple):
 
 
 class Taken(Exception):  # a signal: the source makes its error of it
-    """Another bus takes the rows of this feed."""
+    """Another bus, or another topic, takes the rows of this feed."""
 
 
 class Database(abc.ABC):
@@ -58,6 +58,8 @@ class Database(abc.ABC):
 
     def __init__(self, place: TablePlace) -> None:
         self.place = place
+        self.more = False
+        """Whether the last :meth:`read` left something."""
 
     # -- make and remove ---------------------------------------------------------------------------
 
@@ -82,8 +84,8 @@ class Database(abc.ABC):
         """Whether the triggers are there as :meth:`statements` makes them."""
 
     @abc.abstractmethod
-    def attach(self, bus: str) -> str:
-        """Make everything that is missing, for the bus with the id *bus*. Idempotent.
+    def attach(self, owner: str) -> str:
+        """Make everything that is missing, for *owner*: a topic of a bus. Idempotent.
 
         Return the epoch: a text that changes when the outbox is made anew. Raises Taken.
         """
@@ -104,7 +106,14 @@ class Database(abc.ABC):
 
     @abc.abstractmethod
     def delete(self, changes: Sequence[Change]) -> None:
-        """Delete these rows of the outbox. Durable or not: a repeat is known by its id."""
+        """Delete these rows of the outbox, now or soon: a repeat is known by its id."""
+
+    def tidy(self, at_end: bool = False) -> None:  # noqa: B027 - optional
+        """Do what :meth:`delete` has put off, if it disturbs nobody, or *at_end*."""
+
+    def unreadable(self) -> int:
+        """Return how many rows have no value in their primary key."""
+        return 0
 
     @abc.abstractmethod
     def keys(self) -> list[str]:

@@ -82,6 +82,7 @@ def place_of(url: str) -> TablePlace:
     InvalidName
         When it names no table, has a password, or an option is wrong.
     """
+    _check_secret(url)
     parts = urllib.parse.urlsplit(url)
     kind = parts.scheme.removeprefix("table+")
     relation = urllib.parse.unquote(parts.fragment)
@@ -162,20 +163,13 @@ def _file(parts: urllib.parse.SplitResult, url: str) -> str:
             f"source {_safe(url)} must be table+sqlite:///file.db#table; four slashes begin an"
             " absolute path"
         )
-    return str(Path(urllib.parse.unquote(parts.path[1:])).absolute())
+    return str(Path(urllib.parse.unquote(parts.path[1:])).resolve())
 
 
 def _server(parts: urllib.parse.SplitResult, options: Mapping[str, Any], url: str) -> str:
     known = {"on", "fields", "feed"}
     ours = {"sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "service"}
     _refuse_unknown(options, known | ours, url)
-    user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
-    if colon and not password.startswith("env:"):
-        raise InvalidName(
-            f"source {_safe(url)} has a password: nothing secret is kept. Write"
-            f" {user or 'user'}:env:NAME@host for the variable NAME, or use ~/.pgpass, PGPASSWORD"
-            " or a service"
-        )
     kept = {name: value for name, value in options.items() if name in ours}
     query = f"?{urllib.parse.urlencode(kept)}" if kept else ""
     try:
@@ -196,11 +190,29 @@ def _refuse_unknown(options: Mapping[str, Any], known: set[str], url: str) -> No
             raise InvalidName(str(NotFound.of("option of a table's URL", name, known)))
 
 
+def _check_secret(url: str) -> None:
+    """Raise InvalidName when there may be a password before the last ``@``, in any spelling."""
+    scheme, _, rest = url.partition("://")
+    user, at, _ = rest.rpartition("@")
+    if scheme.endswith("sqlite") or not at:
+        return
+    name, colon, password = user.partition(":")
+    if (colon and not re.fullmatch(r"env:[A-Za-z_][A-Za-z0-9_]*", password)) or set(name) & set(
+        "/?#"
+    ):
+        raise InvalidName(
+            f"source {_safe(url)} has a password, or an @ that is not written %40: nothing"
+            " secret is kept. Write user:env:NAME@host for the variable NAME, or use ~/.pgpass,"
+            " PGPASSWORD or a service"
+        )
+
+
 def _safe(url: str) -> str:
-    """Return *url* for a message, without user, password and query."""
-    parts = urllib.parse.urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return repr(short(f"{parts.scheme}://{host}{parts.path}#{parts.fragment}", 100))
+    """Return *url* for a message, without everything before the last ``@``, and the query."""
+    scheme, _, rest = url.partition("://")
+    shown = rest if scheme.endswith("sqlite") else rest.rpartition("@")[2]
+    path, hash_, table = shown.partition("#")
+    return repr(short(f"{scheme}://{path.partition('?')[0]}{hash_}{table}", 100))
 
 
 def _quoted(text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import threading
 import time
 import urllib.parse
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mltrigger.broker import Finding
+from mltrigger.errors import StoreError
 from mltrigger.sources.table import checks
 from mltrigger.sources.table.database import (
     BATCH_BYTES,
@@ -29,15 +29,18 @@ from mltrigger.sources.table.database import (
     Waiting,
 )
 from mltrigger.sources.table.place import TablePlace
-from mltrigger.sources.table.postgresql_server import LOCK_S, Server
-from mltrigger.sources.table.postgresql_sql import FEEDS, PostgresSql, Shape, ident
+from mltrigger.sources.table.postgresql_server import Server
+from mltrigger.sources.table.postgresql_setup import Setup
+from mltrigger.sources.table.postgresql_sql import PostgresSql, Shape, ident, literal
+from mltrigger.sources.table.postgresql_values import exact, loads
 from mltrigger.sources.table.values import key_text
 
 _POLL_S, _IDLE_POLL_S, _ACTIVE_S = 0.05, 0.25, 10.0
 """How often to look: for a while after a change, and later."""
 _COUNT_S = 2
 """How long counting the rows of a table may take."""
-_TOO_DEEP = object()
+_UNREADABLE = object()
+"""A value that has no JSON form: the column is left out, and named."""
 _BYTEA = 17
 """The type number of ``bytea`` (https://www.postgresql.org/docs/current/catalog-pg-type.html)."""
 _COLUMNS = """
@@ -49,7 +52,7 @@ SELECT a.attname, format_type(a.atttypid, a.atttypmod)
 FROM pg_index i
 CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = %s AND i.indisprimary ORDER BY k.place
+WHERE i.indrelid = %s AND i.indisprimary AND k.place <= i.indnkeyatts ORDER BY k.place
 """
 _TABLES = """
 SELECT CASE n.nspname WHEN 'public' THEN '' ELSE n.nspname || '.' END || c.relname
@@ -73,6 +76,7 @@ class PostgresTable(Database):
         super().__init__(place)
         self._sql = PostgresSql(place)
         self._server = Server(place)
+        self._setup = Setup(place, self._sql, self._server)
         self._seen: Shape | None = None
         self._changed_s = time.monotonic()
         self._may_be_full = True
@@ -109,123 +113,88 @@ class PostgresTable(Database):
         }
         return bool(self._server.query(_MADE, parameters)[0][0])
 
-    def attach(self, bus: str) -> str:
+    def attach(self, owner: str) -> str:
         """Make everything that is missing in one transaction. Return the epoch of the outbox."""
         self._seen = None
         try:
             with self._server.transaction():
-                return self._attach(bus)
+                return self._attach(owner)
         finally:
             self._seen = None
 
-    def _attach(self, bus: str) -> str:
+    def _attach(self, owner: str) -> str:
         made = bool(self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0])
         known = self._feed() if made else None
-        if known is not None and known[0] not in (None, bus):
+        if known is not None and known[0] not in (None, owner):
             raise Taken
         whole = known is not None and self.installed()
         if not whole:
-            self.check()
-            self._make(known is not None)
-        if known is None or known[0] != bus:
+            if known is None:
+                self.check()
+            self._setup.make(self._shape(), again=known is not None)
+        if known is None or known[0] != owner:
             self._server.query(
                 "UPDATE mltrigger.feeds SET bus = %s WHERE outbox = %s RETURNING 1",
-                (bus, self.place.outbox),
+                (owner, self.place.outbox),
             )
         return str((self._feed() or ("", ""))[1])
 
-    def _make(self, again: bool) -> None:
-        shape = self._shape()
-        self._server.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
-        self._server.execute("SELECT pg_advisory_xact_lock(hashtext('mltrigger.feeds'))")
-        if not self._server.query("SELECT to_regnamespace('mltrigger') IS NOT NULL")[0][0]:
-            self._server.execute("CREATE SCHEMA mltrigger")
-        # from here no other transaction writes: rows are either counted or events
-        self._server.execute(f"LOCK TABLE {shape.name} IN SHARE ROW EXCLUSIVE MODE")
-        self._server.execute(FEEDS)
-        self._server.execute(self._sql.outbox_sql())
-        if not again:
-            self._server.execute(self._sql.claim(shape))
-        self._server.execute(self._sql.function(shape))
-        there = {
-            name
-            for (name,) in self._server.query(
-                "SELECT tgname FROM pg_trigger WHERE tgrelid = %s", (shape.relation,)
-            )
-        }
-        for on in self.place.on:
-            if self._sql.trigger(on) in there:
-                self._server.execute(f"DROP TRIGGER {ident(self._sql.trigger(on))} ON {shape.name}")
-            self._server.execute(self._sql.trigger_sql(on, shape))
-        if again and not there.issuperset(map(self._sql.trigger, self.place.on)):
-            self._server.execute(
-                f"UPDATE mltrigger.feeds SET remade = now(), relation = {shape.relation}, rows ="
-                f" (SELECT count(*) FROM {shape.name}) - taken - (SELECT count(*) FROM"
-                f" {self._sql.outbox} WHERE change = 'insert')"
-                f" WHERE outbox = {self._sql.feed}"
-            )
-
     def remove(self) -> None:
         """Remove everything that :meth:`attach` made."""
-        with self._server.transaction():
-            if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:
-                return
-            self._server.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
-            for statement in self.removal():
-                self._server.execute(statement)
-            if not self._server.query("SELECT 1 FROM mltrigger.feeds LIMIT 1"):
-                self._server.execute("DROP TABLE mltrigger.feeds")
-                with contextlib.suppress(Exception), self._server.open().transaction():
-                    self._server.execute("DROP SCHEMA mltrigger")  # if nobody else uses it
+        self._setup.remove()
 
     # -- read --------------------------------------------------------------------------------------
 
     def read(self) -> list[Change]:
         """Return the next committed changes, by their number."""
         rows = self._server.query(
-            "SELECT id, change, at, last, row::text FROM (SELECT *, sum(pg_column_size(row)) OVER"
+            "SELECT id, change, at, row::text FROM (SELECT *, sum(pg_column_size(row)) OVER"
             " (ORDER BY id) - pg_column_size(row) AS before FROM"
-            f" (SELECT * FROM {self._sql.outbox} ORDER BY id LIMIT {BATCH_ROWS})"
-            f" AS o) AS s WHERE before < {BATCH_BYTES} ORDER BY id"
+            f" (SELECT * FROM {self._sql.outbox} ORDER BY id LIMIT {BATCH_ROWS}) AS o) AS s"
+            f" WHERE before < {BATCH_BYTES} ORDER BY id"
         )
         if rows:
             self._changed_s = time.monotonic()
-        if self._may_be_full and len(rows) < BATCH_ROWS:
-            self._server.execute(
-                "UPDATE mltrigger.feeds SET is_full = false"
-                f" WHERE is_full AND outbox = {self._sql.feed}"
-            )
-        self._may_be_full = any(last for _, _, _, last, _ in rows) or (
-            self._may_be_full and len(rows) == BATCH_ROWS
-        )
+        self.more = len(rows) == BATCH_ROWS or (bool(rows) and self.waiting().rows > len(rows))
+        if self._may_be_full and not self.more and self._is_full():
+            self._server.query(f"SELECT setval({literal(self._sql.full)}, 1, false)")
+            self._may_be_full = False
         return [self._change(*row) for row in rows]
 
-    def _change(self, number: int, change: str, at: Any, last: bool, text: str) -> Change:
+    def _change(self, number: int, change: str, at: Any, text: str) -> Change:
         row = self._parsed(text)
         if not self._shape().columns.keys() >= row.keys():
             self._seen = None  # it has columns that were not there
         shape = self._shape()
-        key = key_text([row.get(name) for name in shape.key]) if shape.key else None
-        at_us = round(at.timestamp() * 1e6)
-        return Change(number, change, at_us, key, self._data(row, shape), last)
+        key = self._key(text, shape) if shape.key else None
+        return Change(number, change, round(at.timestamp() * 1e6), key, self._data(row, shape))
+
+    def _key(self, text: str, shape: Shape) -> str:
+        """Return the text of a row's primary key. Numbers are as they are written."""
+        try:
+            row = exact(text)
+        except (RecursionError, ValueError):
+            row = self._parsed(text)
+        return key_text([row.get(name) for name in shape.key])
 
     def _parsed(self, text: str) -> dict[str, Any]:
-        """Return a row. A column that is nested too deep has a value that no event can have."""
+        """Return a row. A column that nobody can read has a value that no event can have."""
         try:
-            row: dict[str, Any] = json.loads(text)
-        except RecursionError:
-            row = {}
-            sql = "SELECT key, value::text FROM jsonb_each(%s::jsonb)"
-            for name, value in self._server.query(sql, (text,)):
-                try:
-                    row[name] = json.loads(value)
-                except RecursionError:
-                    row[name] = _TOO_DEEP
+            row: dict[str, Any] = loads(text)
+        except (RecursionError, ValueError):
+            row = dict.fromkeys(self._shape().columns, _UNREADABLE)
+            sql = "SELECT key, value::text FROM json_each(%s::json)"
+            with contextlib.suppress(StoreError):
+                for name, value in self._server.query(sql, (text,)):
+                    with contextlib.suppress(RecursionError, ValueError):
+                        row[name] = loads(value)
         return row
 
     def _data(self, row: dict[str, Any], shape: Shape) -> dict[str, Any]:
         """Return the fields of *row*. Bytes are hexadecimal there, and base64 in an event."""
-        data = {name: row[name] for name in self.place.fields or row if name in row}
+        is_cut = not row.keys() - shape.key.keys()  # too large: it has only the key
+        named = self.place.fields or (shape.columns if is_cut else row)
+        data = {name: row.get(name, _UNREADABLE) for name in named}
         for name, value in data.items():
             if shape.columns.get(name) == _BYTEA and isinstance(value, str):
                 data[name] = base64.b64encode(bytes.fromhex(value[2:])).decode()
@@ -243,10 +212,8 @@ class PostgresTable(Database):
         )
 
     def _is_full(self) -> bool:
-        rows = self._server.query(
-            "SELECT is_full FROM mltrigger.feeds WHERE outbox = %s", (self.place.outbox,)
-        )
-        return bool(rows and rows[0][0])
+        sql = f"SELECT pg_sequence_last_value({literal(self._sql.full)}::regclass) IS NOT NULL"
+        return bool(self._server.query(sql)[0][0])
 
     def keys(self) -> list[str]:
         """Return the primary key's columns."""
@@ -264,9 +231,8 @@ class PostgresTable(Database):
         with self._server.transaction():
             self._server.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             rows = self._server.query(
-                f"SELECT to_jsonb(t)::text, ARRAY[{texts}] FROM {shape.name} AS t".replace(
-                    "%", "%%"
-                )
+                f"SELECT row_to_json(t)::text, ARRAY[{texts}]::text[]".replace("%", "%%")
+                + f" FROM {shape.name} AS t".replace("%", "%%")
                 + f" {beyond} ORDER BY {key} LIMIT {BATCH_ROWS}",
                 tuple(after or ()),
             )
@@ -274,11 +240,9 @@ class PostgresTable(Database):
                 f"SELECT row::text FROM {self._sql.outbox} WHERE change = 'insert'"
             )
         found = [
-            (key_text([row[name] for name in shape.key]), self._data(row, shape))
-            for row in (self._parsed(text) for text, _ in rows)
+            (self._key(text, shape), self._data(self._parsed(text), shape)) for text, _ in rows
         ]
-        fresh_rows = [self._parsed(text) for (text,) in fresh]
-        inserted = {key_text([row.get(name) for name in shape.key]) for row in fresh_rows}
+        inserted = {self._key(text, shape) for (text,) in fresh}
         return Chunk(found, rows[-1][1] if rows else after), inserted
 
     def rows(self) -> int:
@@ -316,6 +280,7 @@ class PostgresTable(Database):
         if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:
             yield checks.no_trigger(about, self.place)
             return
+        yield from checks.gone(about, self.place, list(shape.columns))
         if not self.installed():
             yield checks.no_trigger(about, self.place)
         missing, remade_s = self._counted(shape)
@@ -365,18 +330,18 @@ class PostgresTable(Database):
         if relation is None:
             relation = self._renamed()
         rows = self._server.query(
-            "SELECT n.nspname, c.relname, c.relkind FROM pg_class c"
+            "SELECT n.nspname, c.relname, c.relkind, pg_get_userbyid(c.relowner) FROM pg_class c"
             " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = %s",
             (relation,),
         )
         if not rows or rows[0][2] not in ("r", "p", b"r", b"p"):
             known = [name for (name,) in self._server.query(_TABLES)]
             raise checks.no_table(self.place, known, is_view=bool(rows))
-        schema, table, _ = rows[0]
+        schema, table, _, owner = rows[0]
         columns = dict(self._server.query(_COLUMNS, (relation,)))
         key = dict(self._server.query(_KEY, (relation,)))
         name = f"{ident(schema)}.{ident(table)}"
-        return Shape(int(relation), name, f"{schema}.{table}", columns, key)
+        return Shape(int(relation), name, f"{schema}.{table}", columns, key, owner)
 
     def _renamed(self) -> int | None:
         if not self._server.query("SELECT to_regclass('mltrigger.feeds') IS NOT NULL")[0][0]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import StoreError, how_to_install
 from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.postgresql_sql import SETTINGS
 
 if TYPE_CHECKING:
     import psycopg
@@ -83,6 +84,8 @@ class Server:
                 f"{self._place.shown}: {_first_line(error)}. `mltrigger table sql` prints the SQL"
                 " for the owner of the table, and the least privileges of this role"
             ) from error
+        except psycopg.errors.DataError as error:
+            raise StoreError(f"{self._place.shown}: {_first_line(error)}") from error
         except psycopg.errors.LockNotAvailable as error:
             raise StoreError(
                 f"{self._place.shown} is locked for longer than {LOCK_S} s: end the transaction"
@@ -114,6 +117,7 @@ def connected(url: str) -> psycopg.Connection[Any]:
             autocommit=True,
             connect_timeout=_CONNECT_S,
             application_name="mltrigger",
+            options=" ".join(f"-c {name}={value}" for name, value in SETTINGS.items()),
             **given,
         )
     except psycopg.Error as error:

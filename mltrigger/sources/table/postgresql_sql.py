@@ -7,19 +7,27 @@ from typing import NamedTuple
 from mltrigger.sources.table.database import LIMIT
 from mltrigger.sources.table.place import TablePlace
 
+_LARGEST = 200_000_000
+"""The bytes of a row that becomes JSON. Its text may take five times as much, up to 1 GB."""
 CHECK_EVERY = 1024
 """The trigger counts the waiting rows after so many."""
 FEEDS = """CREATE TABLE IF NOT EXISTS mltrigger.feeds (
   outbox text PRIMARY KEY, relation oid NOT NULL, bus text, epoch text NOT NULL,
-  rows bigint NOT NULL, taken bigint NOT NULL DEFAULT 0, is_full boolean NOT NULL DEFAULT false,
-  remade timestamptz
+  rows bigint NOT NULL, taken bigint NOT NULL DEFAULT 0, remade timestamptz
 )"""
+SETTINGS = {
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "IntervalStyle": "iso_8601",
+    "TimeZone": "UTC",
+}
+"""Settings of a session that change how values are written. These hold for every event."""
 
 
 class Shape(NamedTuple):
     """The table as it is now: its number and name, its columns, and those of the primary key.
 
-    ``columns`` and ``key`` have the number and the name of their types.
+    ``columns`` and ``key`` have the number and the name of their types. ``owner`` is its role.
     """
 
     relation: int
@@ -27,6 +35,7 @@ class Shape(NamedTuple):
     shown: str
     columns: dict[str, int]
     key: dict[str, str]
+    owner: str
 
 
 class PostgresSql:
@@ -42,6 +51,7 @@ class PostgresSql:
         self.place = place
         self.outbox = f"mltrigger.{ident(place.outbox)}"
         self.feed = literal(place.outbox)
+        self.full = f"mltrigger.{ident(f'{place.outbox}_full')}"
 
     def all(self, shape: Shape) -> list[str]:
         """Return the SQL that makes everything."""
@@ -49,6 +59,7 @@ class PostgresSql:
             "CREATE SCHEMA IF NOT EXISTS mltrigger",
             FEEDS,
             self.outbox_sql(),
+            self.full_sql(),
             self.claim(shape),
             self.function(shape),
             *(self.trigger_sql(on, shape) for on in self.place.on),
@@ -59,6 +70,7 @@ class PostgresSql:
         return [
             f"DROP FUNCTION IF EXISTS {self.outbox}() CASCADE",
             f"DROP TABLE IF EXISTS {self.outbox}",
+            f"DROP SEQUENCE IF EXISTS {self.full}",
             f"DELETE FROM mltrigger.feeds WHERE outbox = {self.feed}",
         ]
 
@@ -68,6 +80,7 @@ class PostgresSql:
             f"GRANT USAGE ON SCHEMA mltrigger TO {ident(role)}",
             f"GRANT SELECT, UPDATE ON mltrigger.feeds TO {ident(role)}",
             f"GRANT SELECT, DELETE ON {self.outbox} TO {ident(role)}",
+            f"GRANT SELECT, UPDATE ON SEQUENCE {self.full} TO {ident(role)}",
             f"GRANT SELECT ON {shape.name} TO {ident(role)}",
         ]
 
@@ -76,10 +89,18 @@ class PostgresSql:
         return (
             f"CREATE TABLE IF NOT EXISTS {self.outbox} (\n"
             "  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, change text NOT NULL,\n"
-            "  at timestamptz NOT NULL DEFAULT clock_timestamp(), last boolean NOT NULL DEFAULT"
-            " false, row jsonb\n) WITH (autovacuum_vacuum_scale_factor = 0,"
+            "  at timestamptz NOT NULL DEFAULT clock_timestamp(), row json\n)"
+            " WITH (autovacuum_vacuum_scale_factor = 0,"
             " autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0)"
         )
+
+    def full_sql(self) -> str:
+        """Return the SQL of a sequence that says whether the outbox is full.
+
+        A table would not do: a transaction with an old snapshot does not see it change, and two
+        serializable ones would be in each other's way.
+        """
+        return f"CREATE SEQUENCE IF NOT EXISTS {self.full}"
 
     def claim(self, shape: Shape) -> str:
         """Return the SQL that notes the outbox, with a random text and the number of old rows."""
@@ -95,8 +116,13 @@ class PostgresSql:
 
     def trigger_sql(self, on: str, shape: Shape) -> str:
         """Return the SQL of the trigger for one kind of change."""
-        # compares the bytes: some types cannot be compared otherwise, and an update would fail
-        when = "\n  WHEN (OLD *<> NEW)" if on == "update" else ""
+        # The bytes, or the texts: some types cannot be compared, and an update would fail.
+        changed = " OR ".join(
+            f"OLD.{ident(name)}::text IS DISTINCT FROM NEW.{ident(name)}::text"
+            for name in self.place.fields
+            if name in shape.columns
+        )
+        when = f"\n  WHEN ({changed or 'OLD *<> NEW'})" if on == "update" else ""
         return (
             f"CREATE TRIGGER {ident(self.trigger(on))} AFTER {on.upper()} ON {shape.name}\n"
             f"  FOR EACH ROW{when} EXECUTE FUNCTION {self.outbox}()"
@@ -104,47 +130,38 @@ class PostgresSql:
 
     def function(self, shape: Shape) -> str:
         """Return the SQL of the function that the triggers call."""
+        settings = "".join(f" SET {name} = {value!r}" for name, value in SETTINGS.items())
+        body, tag = self.body(shape), "$mltrigger$"
+        while tag in body:
+            tag = f"{tag[:-1]}_$"
         return (
             f"CREATE OR REPLACE FUNCTION {self.outbox}() RETURNS trigger\n"
-            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS"
-            f" $mltrigger${self.body(shape)}$mltrigger$"
+            "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+            f"{settings} AS {tag}{body}{tag}"
         )
 
     def body(self, shape: Shape) -> str:
-        """Return the function's text."""
-        outbox, feed = self.outbox, self.feed
-        unchanged = ""
-        if self.place.fields and "update" in self.place.on:
-            unchanged = (
-                f"  IF TG_OP = 'UPDATE' AND {self._part('to_jsonb(OLD)', shape)}"
-                f" = {self._part('whole', shape)} THEN\n    RETURN NULL;\n  END IF;\n"
-            )
+        """Return the function's text.
+
+        JSON is made of the whole row, so that a column may go, and as text: ``jsonb``, and a look
+        into JSON, refuse values that ``json`` takes.
+        """
+        keys = ", ".join(f"{literal(name)}, NEW.{ident(name)}" for name in shape.key)
         return (
-            "\nDECLARE\n"
-            "  whole jsonb := to_jsonb(CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END);\n"
-            "  n bigint;\nBEGIN\n"
-            f"{unchanged}"
-            f"  INSERT INTO {outbox} (change, row)\n"
-            f"    SELECT lower(TG_OP), {self._part('whole', shape)} FROM mltrigger.feeds\n"
-            f"    WHERE outbox = {feed} AND NOT is_full RETURNING id INTO n;\n"
-            f"  IF n % {CHECK_EVERY} = 0 AND n - (SELECT min(id) FROM {outbox}) >= {LIMIT}\n"
-            f"      AND (SELECT count(*) FROM {outbox}) >= {LIMIT} THEN\n"
-            f"    UPDATE mltrigger.feeds SET is_full = true WHERE outbox = {feed};\n"
-            f"    UPDATE {outbox} SET last = true WHERE id = n;\n"
+            "\nDECLARE\n  n bigint;\n  whole json;\nBEGIN\n"
+            f"  IF pg_sequence_last_value({literal(self.full)}::regclass) IS NOT NULL THEN\n"
+            "    RETURN NULL;\n  END IF;\n"
+            "  IF TG_OP = 'DELETE' THEN\n    whole := row_to_json(OLD);\n"
+            f"  ELSIF pg_column_size(NEW) > {_LARGEST} THEN\n"
+            f"    whole := json_build_object({keys});\n"
+            "  ELSE\n    whole := row_to_json(NEW);\n  END IF;\n"
+            f"  INSERT INTO {self.outbox} (change, row)\n"
+            "    VALUES (lower(TG_OP), whole) RETURNING id INTO n;\n"
+            f"  IF n % {CHECK_EVERY} = 0 AND n - (SELECT min(id) FROM {self.outbox}) >= {LIMIT}\n"
+            f"      AND (SELECT count(*) FROM {self.outbox}) >= {LIMIT} THEN\n"
+            f"    PERFORM setval({literal(self.full)}::regclass, 1, true);\n"
             "  END IF;\n  RETURN NULL;\nEND\n"
         )
-
-    def _part(self, whole: str, shape: Shape) -> str:
-        """Return the SQL of the captured columns: all, or the fields and the key.
-
-        They are taken by name from JSON: a column that goes must not make an insert fail.
-        """
-        if not self.place.fields:
-            return whole
-        named = list(dict.fromkeys([*shape.key, *self.place.fields]))
-        pairs = [f"{literal(name)}, {whole}->{literal(name)}" for name in named]
-        parts = [pairs[n : n + 50] for n in range(0, len(pairs), 50)]  # 100 arguments a call
-        return "(" + " || ".join(f"jsonb_build_object({', '.join(part)})" for part in parts) + ")"
 
 
 def ident(text_: str) -> str:

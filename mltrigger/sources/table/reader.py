@@ -15,7 +15,7 @@ from mltrigger.broker import MAX_EVENT_BYTES, Feed, Notes
 from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
-from mltrigger.sources.table.database import BATCH_ROWS, Change, Database, Taken
+from mltrigger.sources.table.database import Change, Database, Taken
 from mltrigger.text import count
 
 TYPES = {
@@ -56,15 +56,23 @@ class TableReader:
         """Publish the next changes, then the next old rows. Return whether there may be more."""
         now_s = time.monotonic()
         if not self._epoch or now_s > self._attached_s + _AGAIN_S or self._database.altered():
-            self._epoch = attached(self._database, self._feed.notes)
+            self._epoch = self._attached()
             self._attached_s = now_s
         changes = self._database.read()
         if changes:
             self._feed.publish(self._topic, [self._event(change) for change in changes])
             self._database.delete(changes)
-        if len(changes) >= BATCH_ROWS:
+        else:
+            self._database.tidy()
+        if self._database.more:
             return True
         return self._old.step(self._epoch) or bool(changes)
+
+    def _attached(self) -> str:
+        """Make what is missing, unless everything was removed on purpose."""
+        if self._feed.notes.recall(f"table:{self._topic}") is False:
+            raise StoreError("its trigger was removed: subscribe again to make it")
+        return attached(self._database, self._topic, self._feed.notes)
 
     def wait(self, stopped: threading.Event) -> None:
         """Wait until there may be a change, or until *stopped*."""
@@ -115,14 +123,14 @@ class OldRows:
         if note is None or note["done"]:
             return False
         chunk, waiting = self._database.chunk(note["after"])
-        self._look_into_the_log()
+        self._look_into_the_log(epoch)
         old = [
             (key, data)
             for key, data in chunk.rows
             if key not in waiting and subject_of(key) not in self._inserted
         ]
         if old:
-            self._feed.publish(self._topic, [self._event(epoch, *row) for row in old])
+            self._feed.publish(self._topic, [self._event(*row) for row in old])
         done = not chunk.rows
         rows = note["rows"] + len(old)
         self._keep({**note, "after": chunk.after, "rows": rows, "done": done})
@@ -142,18 +150,26 @@ class OldRows:
             return ""
         return f"old rows: {note['rows']:,} of about {count(note['of'], 'row')}"
 
-    def _look_into_the_log(self) -> None:
-        """Learn which rows the log knows as inserted. It knows what the outbox has no more."""
+    def _look_into_the_log(self, epoch: str) -> None:
+        """Learn which rows the log knows as inserted since the trigger was made.
+
+        It knows what the outbox has no more.
+        """
         source, type_ = source_of(self._topic), TYPES["insert"]
         while found := self._feed.subjects(self._topic, source, type_, self._seen):
-            self._inserted.update(subject for _, subject in found if subject is not None)
+            self._inserted.update(
+                subject
+                for _, event_id, subject in found
+                if subject is not None and event_id.startswith(f"{epoch}-")
+            )
             self._seen = found[-1][0]
 
-    def _event(self, epoch: str, key: str, data: Mapping[str, Any]) -> Event:
+    def _event(self, key: str, data: Mapping[str, Any]) -> Event:
         return fitting(
             Event(
                 data,
-                id=f"{epoch}-row-{_hash(key)}",
+                # the same row is one event, also when everything is made anew
+                id=f"row-{_hash(key)}-{_hash(repr(data))}",
                 source=source_of(self._topic),
                 type=EXISTING_TYPE,
                 subject=subject_of(key),
@@ -177,21 +193,22 @@ def begin_old_rows(database: Database, topic: str, notes: Notes) -> None:
         notes.remember(f"old:{topic}", {"after": None, "rows": 0, "of": rows, "done": False})
 
 
-def attached(database: Database, notes: Notes) -> str:
-    """Make what is missing for this bus. Return the epoch of the outbox.
+def attached(database: Database, topic: str, notes: Notes) -> str:
+    """Make what is missing for a topic of this bus. Return the epoch of the outbox.
 
     Raises
     ------
     StoreError
-        When another bus takes the rows.
+        When another bus, or another topic, takes the rows.
     """
     try:
-        return database.attach(bus_id(notes))
+        return database.attach(f"{bus_id(notes)}/{topic}")
     except Taken:
         shown = database.place.shown
         raise StoreError(
-            f"the changes of {shown} go to another bus; for both, add ?feed=second before the #."
-            f" If that bus is gone for good, `mltrigger table drop` removes its outbox"
+            f"the changes of {shown} go to another bus, or to another topic of this one; for both,"
+            " add ?feed=second before the #. If that bus is gone for good, `mltrigger table drop`"
+            " removes its outbox"
         ) from None
 
 

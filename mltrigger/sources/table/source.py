@@ -12,7 +12,7 @@ from mltrigger.sources.relay import Relay
 from mltrigger.sources.table.database import Database
 from mltrigger.sources.table.place import TablePlace, place_of, topic_names, with_options
 from mltrigger.sources.table.reader import TableReader, attached, begin_old_rows
-from mltrigger.text import one_line, redacted, short
+from mltrigger.text import count, one_line, redacted, short
 
 _DATABASES = {
     "sqlite": "sqlite:SqliteTable",
@@ -82,12 +82,19 @@ class TableSource(Source):
                     f"table {self._place.shown} has no primary key, so its old rows cannot be read"
                     " once each: leave out start='earliest', or give it a key"
                 )
-            attached(database, notes)
+            if from_start and (unreadable := database.unreadable()):
+                raise InvalidName(
+                    f"{count(unreadable, 'row')} of {self._place.shown} have NULL in the primary"
+                    " key, so they cannot be read once each: fill it, or leave out start='earliest'"
+                )
+            notes.remember(f"table:{topic}", True)
+            attached(database, topic, notes)
             if from_start:
                 begin_old_rows(database, topic, notes)
 
     def remove(self, topic: str, notes: Notes) -> None:
         """Remove the outbox and the triggers."""
+        notes.remember(f"table:{topic}", False)  # first: a relay elsewhere makes it no more
         with _opened(self._place) as database:
             database.remove()
         notes.remember(f"old:{topic}", None)

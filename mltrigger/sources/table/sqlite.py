@@ -6,6 +6,7 @@ values: a value that JSON cannot hold must not make the user's insert fail.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mltrigger.broker import Finding
-from mltrigger.errors import InvalidName
+from mltrigger.errors import InvalidName, StoreError
 from mltrigger.sources.table import checks
 from mltrigger.sources.table.database import (
     BATCH_BYTES,
@@ -23,18 +24,20 @@ from mltrigger.sources.table.database import (
     Chunk,
     Database,
     Key,
-    Taken,
     Waiting,
 )
 from mltrigger.sources.table.place import TablePlace
 from mltrigger.sources.table.sqlite_file import SqliteFile
-from mltrigger.sources.table.sqlite_sql import FEEDS, Shape, SqliteSql, ident
+from mltrigger.sources.table.sqlite_setup import Setup
+from mltrigger.sources.table.sqlite_sql import Shape, SqliteSql, ident
 from mltrigger.sources.table.values import as_json, from_key, key_text, to_key
 
 _GLANCE_S, _REST_S = 0.02, 1.0
 """How often to look for a change, and the longest wait for one."""
 _MOST_COLUMNS = 1_900
 """SQLite allows 2,000 in a table."""
+_QUIET_S, _OLD_S, _MOST_PENDING = 1.0, 20.0, 2_000
+"""When taken rows are deleted."""
 _DAYS_1970 = 2440587.5
 """The Julian day of 1970-01-01 (https://sqlite.org/lang_datefunc.html)."""
 
@@ -46,8 +49,11 @@ class SqliteTable(Database):
         super().__init__(place)
         self._sql = SqliteSql(place)
         self._file = SqliteFile(place)
+        self._setup = Setup(place, self._sql, self._file)
         self._seen: tuple[int, Shape] | None = None
         self._written = self._attached = -1
+        self._upto = self._pending = 0
+        self._taken_s = self._first_s = 0.0
 
     # -- make and remove ---------------------------------------------------------------------------
 
@@ -85,38 +91,16 @@ class SqliteTable(Database):
             made.get(name) == sql for name, sql in wanted.items()
         )
 
-    def attach(self, bus: str) -> str:
+    def attach(self, owner: str) -> str:
         """Make everything that is missing in one transaction. Return the epoch of the outbox."""
         self._file.check()
-        if self._known() != (bus, True):
-            self._make(bus)
+        if self._known() != (owner, True):
+            with self._file.errors():
+                if self._known()[0] is None:
+                    self.check()
+                self._setup.make(self._shape(), owner)
         self._attached = self._schema()
         return self._epoch()
-
-    def _make(self, bus: str) -> None:
-        self.check()
-        with self._file.writing() as connection:
-            shape = self._shape()
-            connection.execute(FEEDS)
-            taken_by = connection.execute(
-                "SELECT bus FROM mltrigger_feeds WHERE outbox = ?", (self.place.outbox,)
-            ).fetchone()
-            if taken_by is not None and taken_by[0] not in (None, bus):
-                raise Taken
-            self._make_outbox(connection, shape)
-            remade = self._remake_triggers(connection, shape)
-            if taken_by is None:
-                connection.execute(self._sql.claim(shape))
-            connection.execute(
-                "UPDATE mltrigger_feeds SET bus = ? WHERE outbox = ?", (bus, self.place.outbox)
-            )
-            if remade and taken_by is not None:  # count anew: the table may be another one
-                connection.execute(
-                    "UPDATE mltrigger_feeds SET remade = julianday('now'), rows = (SELECT count(*)"
-                    f" FROM {ident(shape.table)}) - taken - (SELECT count(*) FROM"
-                    f" {ident(self.place.outbox)} WHERE change = 'insert') WHERE outbox = ?",
-                    (self.place.outbox,),
-                )
 
     def altered(self) -> bool:
         """Whether the schema has changed since :meth:`attach`."""
@@ -124,34 +108,30 @@ class SqliteTable(Database):
 
     def remove(self) -> None:
         """Remove everything that :meth:`attach` made."""
-        with self._file.writing() as connection:
-            names = {n for (n,) in connection.execute("SELECT name FROM sqlite_master")}
-            for statement in self.removal():
-                if "mltrigger_feeds" not in statement or "mltrigger_feeds" in names:
-                    connection.execute(statement)
-            if (
-                "mltrigger_feeds" in names
-                and not connection.execute("SELECT 1 FROM mltrigger_feeds LIMIT 1").fetchall()
-            ):
-                connection.execute("DROP TABLE mltrigger_feeds")
+        self._setup.remove()
 
     # -- read --------------------------------------------------------------------------------------
 
     def read(self) -> list[Change]:
         """Return the next committed changes, oldest first."""
-        found, size = [], 0
-        rows = self._file.open().execute(
-            f"SELECT * FROM {ident(self.place.outbox)} ORDER BY id LIMIT {BATCH_ROWS}"
-        )
+        found, size, self.more = list[Change](), 0, False
         keys = self.keys()
-        try:
-            for row in rows:
-                found.append(self._change(row, keys))
-                size += sum(len(v) for v in row if isinstance(v, (str, bytes)))
-                if size > BATCH_BYTES:
-                    break
-        finally:
-            rows.close()  # ends the read transaction: the user's commit must not wait for it
+        with self._file.errors():
+            rows = self._file.open().execute(
+                f"SELECT * FROM {ident(self.place.outbox)} WHERE id > ? ORDER BY id"
+                f" LIMIT {BATCH_ROWS}",
+                (self._upto,),
+            )
+            try:
+                for row in rows:
+                    found.append(self._change(row, keys))
+                    size += sum(len(v) for v in row if isinstance(v, (str, bytes)))
+                    if size > BATCH_BYTES:
+                        self.more = True
+                        break
+            finally:
+                rows.close()  # ends the read transaction: the user's commit must not wait for it
+        self.more = self.more or len(found) == BATCH_ROWS
         return found
 
     def _change(self, row: tuple[Any, ...], keys: Sequence[str]) -> Change:
@@ -169,16 +149,47 @@ class SqliteTable(Database):
         )
 
     def delete(self, changes: Sequence[Change]) -> None:
-        """Delete these rows of the outbox, and count them as taken."""
-        delete, inserted = f"DELETE FROM {ident(self.place.outbox)} WHERE id = ?", 0
-        with self._file.writing() as connection:
-            for change in changes:
-                gone = connection.execute(delete, (change.id,)).rowcount
-                inserted += gone if change.change == "insert" else 0
+        """Note that these were taken. They are deleted when the application writes no more.
+
+        SQLite has one writer. A transaction of the application that began with a read fails when
+        another one writes before it does.
+        """
+        if not self._pending:
+            self._first_s = time.monotonic()
+        self._upto, self._taken_s = changes[-1].id, time.monotonic()
+        self._pending += len(changes)
+        self.tidy(at_end=any(change.last for change in changes))  # a full outbox takes no more
+
+    def tidy(self, at_end: bool = False) -> None:
+        """Delete taken rows: after a quiet second, when they are many or old, or *at_end*."""
+        now_s = time.monotonic()
+        is_due = (
+            at_end
+            or self._pending >= _MOST_PENDING
+            or now_s - self._taken_s > _QUIET_S
+            or now_s - self._first_s > _OLD_S
+        )
+        if not (self._pending and is_due and self._file.is_open):
+            return
+        outbox = ident(self.place.outbox)
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            self._file.writing(waits=False) as connection,
+        ):
             connection.execute(
-                "UPDATE mltrigger_feeds SET taken = taken + ? WHERE outbox = ?",
-                (inserted, self.place.outbox),
+                f"UPDATE mltrigger_feeds SET taken = taken + (SELECT count(*) FROM {outbox}"
+                " WHERE id <= ? AND change = 'insert') WHERE outbox = ?",
+                (self._upto, self.place.outbox),
             )
+            connection.execute(f"DELETE FROM {outbox} WHERE id <= ?", (self._upto,))
+            self._pending = 0
+
+    def unreadable(self) -> int:
+        """Return how many rows have no value in their primary key: SQLite allows it."""
+        shape = self._shape()
+        missing = " OR ".join(f"{ident(column)} IS NULL" for column in shape.key) or "0"
+        sql = f"SELECT count(*) FROM {ident(shape.table)} WHERE {missing}"
+        return int(self._file.query(sql)[0][0])
 
     def keys(self) -> list[str]:
         """Return the primary key's columns."""
@@ -190,10 +201,11 @@ class SqliteTable(Database):
         connection.execute("BEGIN")
         try:
             rows = self._next_rows(connection, shape, after)
+            copied = ", ".join(f"v{n}" for n in range(len(shape.key)))  # the key comes first
             fresh = connection.execute(
-                f"SELECT * FROM {ident(self.place.outbox)} WHERE change = 'insert'"
+                f"SELECT {copied} FROM {ident(self.place.outbox)} WHERE change = 'insert'"
             )
-            inserted = {self._change(row, shape.key).key or "" for row in fresh}
+            inserted = {key_text(row) for row in fresh}
         finally:
             connection.execute("COMMIT")
         fields, found, last = self.place.fields or shape.columns, [], after
@@ -209,14 +221,16 @@ class SqliteTable(Database):
     ) -> list[tuple[Any, ...]]:
         """Return the next rows by primary key. SQLite allows NULL in one: no row is named by it."""
         key = ", ".join(map(ident, shape.key))
+        given: list[Any] = []
         beyond = [f"{ident(column)} IS NOT NULL" for column in shape.key]
         if after is not None:
-            beyond.append(f"({key}) > ({', '.join('?' * len(shape.key))})")
+            given, places = from_key(after)
+            beyond.append(f"({key}) > ({', '.join(places)})")
         rows, size = [], 0
         cursor = connection.execute(
             f"SELECT {', '.join(map(ident, shape.columns))} FROM {ident(shape.table)}"
             f" WHERE {' AND '.join(beyond)} ORDER BY {key} LIMIT {BATCH_ROWS}",
-            from_key(after) if after is not None else (),
+            given,
         )
         for row in cursor:
             rows.append(row)
@@ -232,7 +246,7 @@ class SqliteTable(Database):
 
     def waiting(self) -> Waiting:
         """Return what waits in the outbox."""
-        outbox = ident(self.place.outbox)
+        outbox = f"{ident(self.place.outbox)} WHERE id > {self._upto}"
         ((n, oldest, full),) = self._file.query(
             f"SELECT (SELECT count(*) FROM {outbox}),"
             f" (SELECT (julianday('now') - at) * 86400 FROM {outbox} ORDER BY id LIMIT 1),"
@@ -244,7 +258,11 @@ class SqliteTable(Database):
         """Wait until another connection has written to the file, or for a second."""
         until_s = time.monotonic() + _REST_S
         while not stopped.is_set() and time.monotonic() < until_s:
-            self._file.check()
+            try:
+                self._file.check()
+            except (StoreError, OSError):
+                self.close()
+                raise
             ((version,),) = self._file.query("PRAGMA data_version")
             if version != self._written:
                 self._written = version
@@ -256,6 +274,7 @@ class SqliteTable(Database):
         shape = self._shape()
         if shape.table != self.place.table:
             yield checks.renamed(about, self.place, shape.table)
+        yield from checks.gone(about, self.place, shape.columns)
         if not self.installed():
             yield checks.no_trigger(about, self.place)
             return
@@ -274,28 +293,13 @@ class SqliteTable(Database):
 
     def close(self) -> None:
         """Close the connection."""
-        self._seen = None
+        self._seen, self._attached = None, -1
+        if self._file.is_open:
+            with contextlib.suppress(sqlite3.Error, OSError, StoreError):
+                self._file.check()
+                self.tidy(at_end=True)
+        self._upto = self._pending = 0  # another file may have the name when it opens again
         self._file.close()
-
-    def _make_outbox(self, connection: sqlite3.Connection, shape: Shape) -> None:
-        connection.execute(self._sql.outbox_sql(shape))
-        there = len(connection.execute(f"PRAGMA table_info({ident(self.place.outbox)})").fetchall())
-        for n in range(there - 5, len(self._sql.captured(shape))):
-            connection.execute(f"ALTER TABLE {ident(self.place.outbox)} ADD COLUMN v{n}")
-
-    def _remake_triggers(self, connection: sqlite3.Connection, shape: Shape) -> bool:
-        """Make the triggers anew that are not as they should be. Return whether one was missing."""
-        made = dict(
-            connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
-        )
-        missing = False
-        for on, sql in zip(self.place.on, self._sql.triggers(shape), strict=True):
-            name = self._sql.trigger(on)
-            if made.get(name) != sql:
-                missing = missing or name not in made
-                connection.execute(f"DROP TRIGGER IF EXISTS {ident(name)}")
-                connection.execute(sql)
-        return missing
 
     # -- the table as it is ------------------------------------------------------------------------
 
@@ -312,6 +316,11 @@ class SqliteTable(Database):
     def _looked_at(self) -> Shape:
         names = dict(self._file.query("SELECT name, type FROM sqlite_master"))
         table = self.place.table
+        sql = "SELECT 1 FROM sqlite_master WHERE name = ? AND sql LIKE 'CREATE VIRTUAL%'"
+        if self._file.query(sql, (table,)):
+            raise InvalidName(
+                f"source {self.place.shown} is a virtual table: SQLite allows no trigger on it"
+            )
         if names.get(table) != "table":
             followed = self._file.query(
                 "SELECT tbl_name FROM sqlite_master WHERE type = 'trigger' AND name = ?",

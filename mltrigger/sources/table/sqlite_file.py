@@ -11,7 +11,7 @@ from typing import Any
 from mltrigger.errors import InvalidName, StoreError
 from mltrigger.sources.table.place import TablePlace
 
-_BUSY_S = 5.0
+_BUSY_S = 20.0
 """How long to wait for the application's own transactions."""
 
 
@@ -48,19 +48,42 @@ class SqliteFile:
                 check_same_thread=False,
             )
             # text that is not UTF-8 is data as well
-            self._connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            self._connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
             self._file = (status.st_dev, status.st_ino)
         return self._connection
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._connection is not None
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of *sql*."""
-        return self.open().execute(sql, parameters).fetchall()
+        with self.errors():
+            return self.open().execute(sql, parameters).fetchall()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Begin a write transaction, at once: so it never waits for its lock in the middle."""
+    def errors(self) -> Iterator[None]:
+        """Say which database it is, when SQLite refuses something."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._place.shown}: SQLite says: {error}") from error
+
+    @contextlib.contextmanager
+    def writing(self, waits: bool = True) -> Iterator[sqlite3.Connection]:
+        """Begin a write transaction, at once: so it never waits for its lock in the middle.
+
+        Without *waits* it gives way to the application: OperationalError says so.
+        """
         connection = self.open()
-        connection.execute("BEGIN IMMEDIATE")
+        if not waits:
+            connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            if not waits:
+                connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_S * 1000)}")
         try:
             yield connection
         except BaseException:

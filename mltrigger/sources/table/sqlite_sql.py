@@ -89,8 +89,8 @@ class SqliteSql:
             f"(SELECT max(id) FROM {self.outbox})",
         )
         waits = f"coalesce({newest} - {first}, 0)"  # two looks at the ends of an index
-        changed = " OR ".join(f"OLD.{ident(c)} IS NOT NEW.{ident(c)}" for c in columns)
-        when = f"WHEN {changed}\n" if on == "update" else ""
+        old, new = (", ".join(f"{r}.{ident(c)}" for c in columns) for r in ("OLD", "NEW"))
+        when = f"WHEN ({old}) IS NOT ({new})\n" if on == "update" else ""
         return (
             f"CREATE TRIGGER {ident(self.trigger(on))} AFTER {on.upper()} ON {ident(shape.table)}\n"
             f"{when}BEGIN\n"
