@@ -31,8 +31,9 @@ from mltrigger.sources.table.database import (
 from mltrigger.sources.table.place import TablePlace
 from mltrigger.sources.table.postgresql_server import Server
 from mltrigger.sources.table.postgresql_setup import Setup
-from mltrigger.sources.table.postgresql_sql import PostgresSql, Shape, ident, literal
+from mltrigger.sources.table.postgresql_sql import PostgresSql, Shape
 from mltrigger.sources.table.postgresql_values import exact, loads
+from mltrigger.sources.table.quoting import ident, literal
 from mltrigger.sources.table.values import key_text
 
 _POLL_S, _IDLE_POLL_S, _ACTIVE_S = 0.05, 0.25, 10.0

@@ -7,7 +7,8 @@ import contextlib
 from mltrigger.errors import StoreError
 from mltrigger.sources.table.place import TablePlace
 from mltrigger.sources.table.postgresql_server import LOCK_S, Server
-from mltrigger.sources.table.postgresql_sql import FEEDS, PostgresSql, Shape, ident
+from mltrigger.sources.table.postgresql_sql import FEEDS, PostgresSql, Shape
+from mltrigger.sources.table.quoting import ident
 
 _ELSEWHERE = """
 SELECT n.nspname, c.relname, t.tgname FROM pg_trigger t

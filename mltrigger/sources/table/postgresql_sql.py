@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mltrigger.sources.table.database import LIMIT
 from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.quoting import ident, literal
 
 _LARGEST = 200_000_000
 """The bytes of a row that becomes JSON. Its text may take five times as much, up to 1 GB."""
@@ -162,13 +163,3 @@ class PostgresSql:
             f"    PERFORM setval({literal(self.full)}::regclass, 1, true);\n"
             "  END IF;\n  RETURN NULL;\nEND\n"
         )
-
-
-def ident(text_: str) -> str:
-    """Return the name of a table or column, quoted."""
-    return '"' + text_.replace('"', '""') + '"'
-
-
-def literal(text_: str) -> str:
-    """Return a text as SQL has it."""
-    return "'" + text_.replace("'", "''") + "'"

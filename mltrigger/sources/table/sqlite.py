@@ -27,9 +27,10 @@ from mltrigger.sources.table.database import (
     Waiting,
 )
 from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.quoting import ident
 from mltrigger.sources.table.sqlite_file import SqliteFile
 from mltrigger.sources.table.sqlite_setup import Setup
-from mltrigger.sources.table.sqlite_sql import Shape, SqliteSql, ident
+from mltrigger.sources.table.sqlite_sql import Shape, SqliteSql
 from mltrigger.sources.table.values import as_json, from_key, key_text, to_key
 
 _GLANCE_S, _REST_S = 0.02, 1.0

@@ -6,8 +6,9 @@ import sqlite3
 
 from mltrigger.sources.table.database import Taken
 from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.quoting import ident
 from mltrigger.sources.table.sqlite_file import SqliteFile
-from mltrigger.sources.table.sqlite_sql import FEEDS, Shape, SqliteSql, ident
+from mltrigger.sources.table.sqlite_sql import FEEDS, Shape, SqliteSql
 
 
 class Setup:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mltrigger.sources.table.database import LIMIT
 from mltrigger.sources.table.place import TablePlace
+from mltrigger.sources.table.quoting import ident, literal
 
 FEEDS = """CREATE TABLE IF NOT EXISTS mltrigger_feeds (
   outbox TEXT PRIMARY KEY, relation TEXT NOT NULL, bus TEXT, epoch TEXT NOT NULL,
@@ -99,13 +100,3 @@ class SqliteSql:
             f"  WHERE {waits} < {LIMIT - 1};\n"
             "END"
         )
-
-
-def ident(text_: str) -> str:
-    """Return the name of a table or column, quoted."""
-    return '"' + text_.replace('"', '""') + '"'
-
-
-def literal(text_: str) -> str:
-    """Return a text as SQL has it."""
-    return "'" + text_.replace("'", "''") + "'"
