@@ -516,6 +516,8 @@ def in_a_process(folder: Path, program: str, seed: str = "0") -> Any:
     environment = {
         **os.environ,
         "PYTHONHASHSEED": seed,
+        # a module that is written twice in a second would be taken for the first one
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}",
     }
     done = subprocess.run(

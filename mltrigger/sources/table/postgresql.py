@@ -132,7 +132,8 @@ class PostgresTable(Database):
         if not whole:
             if known is None:
                 self.check()
-            self._setup.make(self._shape(), again=known is not None)
+            self._setup.make(self._looked_at, again=known is not None)
+            self._seen = None
         if known is None or known[0] != owner:
             self._server.query(
                 "UPDATE mltrigger.feeds SET bus = %s WHERE outbox = %s RETURNING 1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 from mltrigger.errors import StoreError
 from mltrigger.sources.table.place import TablePlace
@@ -31,8 +32,12 @@ class Setup:
     def __init__(self, place: TablePlace, sql: PostgresSql, server: Server) -> None:
         self._place, self._sql, self._server = place, sql, server
 
-    def make(self, shape: Shape, again: bool) -> None:
-        """Make everything in the present transaction, *again* if the feed is known."""
+    def make(self, look: Callable[[], Shape], again: bool) -> None:
+        """Make everything in the present transaction, *again* if the feed is known.
+
+        *look* returns the table as it is: once more when nobody can alter it any more.
+        """
+        shape = look()
         self._check_owner(shape)
         self._server.execute(f"SET LOCAL lock_timeout = '{LOCK_S}s'")
         self._server.execute("SELECT pg_advisory_xact_lock(hashtext('mltrigger.feeds'))")
@@ -40,6 +45,7 @@ class Setup:
             self._server.execute("CREATE SCHEMA mltrigger")
         # from here no other transaction writes: rows are either counted or events
         self._server.execute(f"LOCK TABLE {shape.name} IN SHARE ROW EXCLUSIVE MODE")
+        shape = look()
         self._server.execute(FEEDS)
         self._server.execute(self._sql.outbox_sql())
         self._server.execute(self._sql.full_sql())

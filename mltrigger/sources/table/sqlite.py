@@ -99,7 +99,7 @@ class SqliteTable(Database):
             with self._file.errors():
                 if self._known()[0] is None:
                     self.check()
-                self._setup.make(self._shape(), owner)
+                self._setup.make(self._shape, owner)
         self._attached = self._schema()
         return self._epoch()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 
 from mltrigger.sources.table.database import Taken
 from mltrigger.sources.table.place import TablePlace
@@ -23,9 +24,14 @@ class Setup:
     def __init__(self, place: TablePlace, sql: SqliteSql, file: SqliteFile) -> None:
         self._place, self._sql, self._file = place, sql, file
 
-    def make(self, shape: Shape, owner: str) -> None:
-        """Make everything for *owner* in one transaction. Raises Taken."""
+    def make(self, look: Callable[[], Shape], owner: str) -> None:
+        """Make everything for *owner* in one transaction. Raises Taken.
+
+        *look* returns the table as it is. A column may get another name until the transaction has
+        begun, and a trigger with the old one would fail each insert.
+        """
         with self._file.writing() as connection:
+            shape = look()
             connection.execute(FEEDS)
             taken_by = connection.execute(
                 "SELECT bus FROM mltrigger_feeds WHERE outbox = ?", (self._place.outbox,)
