@@ -125,8 +125,8 @@ def test_several_listeners_make_one_event_a_tick(file: Path) -> None:
         one.subscribe("every://1m", missed_of, name="a")
         other.subscribe("every://1m", missed_of, name="b")
         for _ in range(5):
-            clock.advance(s=60)
             n = len(one.events())
+            clock.advance(s=60)
             wait_until(lambda n=n: len(one.events()) > n)
 
         assert len(ticks(one, 5)) == 5
