@@ -258,8 +258,8 @@ class EventBus(Publisher):
     def unsubscribe(self, name: str, delete: bool = False) -> None:
         """End the subscription *name*. Its open events end as ``skipped``, its log stays.
 
-        Idempotent. With *delete* remove also its resources outside: its queues on AWS, and with the
-        last subscription of a topic the topic there, or the trigger of a table.
+        Idempotent. With *delete* remove also its resources outside. On AWS these are its queues,
+        and the topic with the last subscription. The last one of a table removes its trigger.
         """
         self.stop_listening(name, DRAIN_S)
         self._subscriber.unsubscribe(name, delete)

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from mltrigger.errors import InvalidName
+from mltrigger.text import one_line
 
 
 def add_commands(commands: Any) -> None:
@@ -35,8 +36,11 @@ def _print(given: argparse.Namespace) -> int:
     try:
         parts = database.removal() if given.drop else database.statements()
         grants = [] if given.drop else database.grants(given.role)
+        owner = database.owner()
     finally:
         database.close()
+    if owner:
+        print(f"-- run this as the role {one_line(owner)}, the owner of the table")
     for statement in parts:
         print(f"{statement};")
     if grants:

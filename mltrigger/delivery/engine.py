@@ -126,9 +126,9 @@ class Engine:
         return listener is not None and listener.pauses
 
     def listen(self, spec: SubscriptionSpec) -> None:
-        """Deliver *spec* here; idempotent.
+        """Deliver *spec* here. Idempotent.
 
-        A listener with another policy or selector is replaced, what it runs may end.
+        A listener with another policy or selector is replaced. Its calls may end.
         """
         with self._guard:
             running = self._listeners.get(spec.name)

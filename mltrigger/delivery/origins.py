@@ -101,7 +101,7 @@ class Origins:
             yield from self._outside.plan(spec, url)
 
     def attach(self, topic: str, from_start: bool, known: bool) -> None:
-        """Make what the source of *topic* needs outside. Idempotent.
+        """Make the resources outside that the source of *topic* needs. Idempotent.
 
         A *known* source may be away: then its feeder does it later.
         """
@@ -145,11 +145,11 @@ class Origins:
         )
 
     def source(self, spec: SubscriptionSpec) -> Source | None:
-        """Return the source of *spec* that this process can feed; ``None`` for other topics."""
+        """Return the source of *spec*. ``None`` if this process cannot feed it."""
         return self.at(spec.topic)
 
     def at(self, topic: str) -> Source | None:
-        """Return the source of *topic* that this process can feed; ``None`` for other topics."""
+        """Return the source of *topic*. ``None`` if this process cannot feed it."""
         url = self._registry.sources().get(topic)
         return source_at(url) if url is not None else None
 

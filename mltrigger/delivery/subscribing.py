@@ -67,7 +67,7 @@ class Subscriber:
         fields: Sequence[str] | str | None = None,
         **policy: Unpack[Settings],
     ) -> tuple[SubscriptionSpec, str]:
-        """Bind a subscription; see ``bus.subscribe``.
+        """Bind a subscription. See ``bus.subscribe``.
 
         Return it as the registry has it, and the selector that it had before, if another one.
         Everything is checked before anything is made. The version is registered last.
@@ -100,7 +100,7 @@ class Subscriber:
         return bound, before.selector if before is not None and changed else ""
 
     def unsubscribe(self, name: str, delete: bool) -> None:
-        """End the subscription *name*; see ``bus.unsubscribe``."""
+        """End the subscription *name*. See ``bus.unsubscribe``."""
         before = self._registry.subscription(name)
         self._broker.unbind(name, delete)
         if before is not None:

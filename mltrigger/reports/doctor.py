@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from mltrigger.broker import (
     SEVERITIES,
@@ -11,6 +12,7 @@ from mltrigger.broker import (
     Finding,
     Outside,
     Severity,
+    Status,
     SubscriptionSpec,
     source_at,
 )
@@ -42,6 +44,8 @@ class Doctor:
         Returns the remark of this process's feeder on a topic; empty if there is none.
     outside : Outside, optional
         The part of the broker for a service outside.
+    status : callable
+        Returns the state of a topic's source.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Doctor:
         here: Callable[[str], str] = lambda _: "stopped",
         note: Callable[[str], str] = lambda _: "",
         outside: Outside | None = None,
+        status: Callable[[str], Status | None] = lambda _: None,
     ) -> None:
         self._store, self._registry, self._log, self._broker, self._clock, self._here = (
             store,
@@ -63,7 +68,7 @@ class Doctor:
             clock,
             here,
         )
-        self._note, self._outside = note, outside
+        self._note, self._outside, self._status = note, outside, status
 
     def bus(self) -> list[Finding]:
         """Return the findings about the store and all subscriptions, the worst first."""
@@ -172,8 +177,29 @@ class Doctor:
 
     def _source(self, spec: SubscriptionSpec) -> Iterator[Finding]:
         url = self._registry.sources().get(spec.topic)
-        if url is not None and (source := source_at(url)) is not None:
-            yield from source.findings(spec.name, self._note(spec.topic))
+        if url is None or (source := source_at(url)) is None:
+            return
+        yield from source.findings(spec.name, self._note(spec.topic))
+        status = self._status(spec.topic)
+        if status is None or status.since_us is None:
+            return
+        since = datetime.fromtimestamp(status.since_us / 1e6, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        if status.state == "waiting":
+            yield Finding(
+                "error",
+                spec.name,
+                "source",
+                f"it waits since {since}: {status.detail}",
+                "repair it: it is tried again by itself",
+            )
+        elif status.state == "connected" and status.behind:
+            yield Finding(
+                "info",
+                spec.name,
+                "source",
+                f"connected since {since}, {count(status.behind, 'thing')} there are no events yet",
+                "none if the number falls; else look at the log of the listener",
+            )
 
     def _waiting(self, spec: SubscriptionSpec, depth: Depth) -> Iterator[Finding]:
         if spec.id in self._registry.paused():

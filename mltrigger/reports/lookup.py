@@ -69,7 +69,9 @@ class Lookup:
         self._here, self._status_here = here, status
         self.registry, self.log, self.broker, self.outside = registry, log, broker, outside
         self._store, self._clock = store, clock
-        self._doctor = Doctor(store, registry, log, broker, clock, here, note, outside)
+        self._doctor = Doctor(
+            store, registry, log, broker, clock, here, note, outside, self._status
+        )
         self._catalog = Catalog(registry, clock)
         self._resolver = self._catalog.resolver
         self._notes = StoredNotes(store, clock)
@@ -103,9 +105,9 @@ class Lookup:
     def topics(self) -> pd.DataFrame:
         """Return every topic, its numbers of events and subscriptions, and its source.
 
-        ``state`` of a source: ``connected``, ``waiting`` with the reason in ``detail``, or
-        ``unread`` if no process listens; ``since`` when. ``behind``: how many things there are no
-        events yet, as of the last look.
+        A source is ``connected``, or ``waiting`` for the reason in ``detail``, or ``unread`` if no
+        process listens. ``since`` is the time of its last change. ``behind`` counts things there
+        that were no events at the last look.
         """
         self._check()
         return views.topics(self.registry, self._status)

@@ -1,4 +1,4 @@
-"""Publisher: the verbs of a bus that publish, and wait for what becomes of it."""
+"""Publisher: the verbs of a bus that publish, and that wait for outcomes."""
 
 from __future__ import annotations
 

@@ -172,7 +172,10 @@ class _Loop:
             self._quietly(lambda: self._notes.release(self._topic))
 
     def _round(self) -> float:
-        """Take one step. Return the seconds to wait; below 0: until the reader sees something."""
+        """Take one step. Return the seconds to wait.
+
+        Below 0 means: until the reader sees something.
+        """
         with self._guard:
             if not self._has_lease():
                 self._say(Status("standby", self.status.since_us), kept=False)

@@ -221,7 +221,7 @@ def send(
     worker_id: int,
     now_us: int,
 ) -> list[int]:
-    """Make archived events ready again for subscription *number*; return their places.
+    """Make archived events ready again for subscription *number*. Return their places.
 
     Events that are open or succeeded are left out, and so are dead ones that were discarded.
     """

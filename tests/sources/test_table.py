@@ -658,8 +658,36 @@ def test_outbox_that_nobody_reads_fails_no_insert(
     sub.start()
     kept = answers(bus, sub)
     assert kept == [str(n) for n in range(len(kept))] and 20 <= len(kept) < 30
-    table.insert("after")
-    assert answers(bus, sub)[-1] == "after"
+
+    def opens_again(path: str) -> bool:
+        table.insert(path)
+        return path in answers(bus, sub)
+
+    wait_until(lambda: opens_again("after"))
+    sub.stop()
+    for n in range(40):
+        table.insert(f"second {n}")
+    sub.start()
+    wait_until(lambda: opens_again("after the second time"))
+
+
+@only_postgresql
+def test_rollback_of_a_transaction_that_filled_the_outbox(
+    bus: mt.EventBus, table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mltrigger.sources.table.postgresql_sql.LIMIT", 20)
+    monkeypatch.setattr("mltrigger.sources.table.postgresql_sql.CHECK_EVERY", 1)
+    sub = bus.subscribe(table.source(), path_of, name="ocr")
+
+    def opens_again(path: str) -> bool:
+        table.insert(path)
+        return path in answers(bus, sub)
+
+    for time_ in ("first", "second"):
+        table.run("BEGIN")
+        table.insert(*map(str, range(40)))
+        table.run("ROLLBACK")
+        wait_until(lambda time_=time_: opens_again(f"after the {time_} time"))
 
 
 def test_doctor_warns_of_rows_that_wait(bus: mt.EventBus, table: Table) -> None:
@@ -817,6 +845,7 @@ def test_file_that_goes_is_waited_for(bus: mt.EventBus, table: Table, tmp_path: 
     sub = bus.subscribe(table.source(), path_of, name="ocr")
     (tmp_path / "app.db").rename(tmp_path / "away.db")
     wait_until(lambda: sub.state.startswith("waiting for table app.db#documents"))
+    assert "it waits since" in " ".join(sub.doctor()["finding"])
     (row,) = bus.topics().to_dict("records")
     assert row["state"] == "waiting"
     with pytest.warns(UserWarning, match="it is waited for"):
@@ -826,6 +855,20 @@ def test_file_that_goes_is_waited_for(bus: mt.EventBus, table: Table, tmp_path: 
     table.insert("a")
 
     wait_until(lambda: len(sub.results()) == 1)
+
+
+def test_source_that_is_away_silences_no_other(
+    bus: mt.EventBus, table: Table, tmp_path: Path
+) -> None:
+    other = Table(f"sqlite:///{tmp_path}/other.db")
+    away = bus.subscribe(other.source(), path_of, name="away")
+    here = bus.subscribe(table.source(), path_of, name="here")
+    other.close()
+    (tmp_path / "other.db").rename(tmp_path / "gone.db")
+    wait_until(lambda: away.state.startswith("waiting"))
+    table.insert("a", "b")
+
+    wait_until(lambda: list(here.results()["output"]) == ["a", "b"])
 
 
 @ON_A_SERVER

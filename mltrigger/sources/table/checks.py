@@ -1,4 +1,4 @@
-"""What can be wrong with a table: errors when it is named, findings when it is watched."""
+"""Errors about a table when it is named, and findings while it is watched."""
 
 from __future__ import annotations
 

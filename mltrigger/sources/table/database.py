@@ -75,6 +75,10 @@ class Database(abc.ABC):
     def grants(self, role: str | None = None) -> list[str]:
         """Return the SQL of the least privileges of the *role* that reads. Empty without roles."""
 
+    def owner(self) -> str:
+        """Return the role that shall run :meth:`statements`. Empty without roles."""
+        return ""
+
     @abc.abstractmethod
     def check(self) -> None:
         """Raise InvalidName unless table and columns exist."""
@@ -109,7 +113,7 @@ class Database(abc.ABC):
         """Delete these rows of the outbox, now or soon: a repeat is known by its id."""
 
     def tidy(self, at_end: bool = False) -> None:  # noqa: B027 - optional
-        """Do what :meth:`delete` has put off, if it disturbs nobody, or *at_end*."""
+        """Do the work that :meth:`delete` has put off, if it disturbs nobody, or *at_end*."""
 
     def unreadable(self) -> int:
         """Return how many rows have no value in their primary key."""
@@ -132,7 +136,7 @@ class Database(abc.ABC):
 
     @abc.abstractmethod
     def waiting(self) -> Waiting:
-        """Return what waits in the outbox."""
+        """Return the number and age of the rows in the outbox."""
 
     @abc.abstractmethod
     def wait(self, stopped: threading.Event) -> None:

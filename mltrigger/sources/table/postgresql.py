@@ -80,7 +80,6 @@ class PostgresTable(Database):
         self._setup = Setup(place, self._sql, self._server)
         self._seen: Shape | None = None
         self._changed_s = time.monotonic()
-        self._may_be_full = True
 
     # -- make and remove ---------------------------------------------------------------------------
 
@@ -97,6 +96,10 @@ class PostgresTable(Database):
         user = urllib.parse.unquote(urllib.parse.urlsplit(self.place.database).username or "relay")
         return self._sql.grants(self._shape(), role or user.partition(":")[0])
 
+    def owner(self) -> str:
+        """Return the owner of the table. The trigger's function has the rights of its maker."""
+        return self._shape().owner
+
     def check(self) -> None:
         """Raise InvalidName unless table and columns exist."""
         checks.columns(self.place, list(self._shape().columns))
@@ -105,7 +108,7 @@ class PostgresTable(Database):
         """Whether the triggers are there as :meth:`statements` makes them."""
         shape = self._shape()
         parameters = {
-            "outbox": f"{self._sql.outbox}",
+            "outbox": self._sql.outbox,
             "n": len(self.place.on),
             "relation": shape.relation,
             "triggers": [self._sql.trigger(on) for on in self.place.on],
@@ -150,37 +153,34 @@ class PostgresTable(Database):
     def read(self) -> list[Change]:
         """Return the next committed changes, by their number."""
         rows = self._server.query(
-            "SELECT id, change, at, row::text FROM (SELECT *, sum(pg_column_size(row)) OVER"
-            " (ORDER BY id) - pg_column_size(row) AS before FROM"
+            "SELECT id, change, at, row::text, found FROM (SELECT *, count(*) OVER () AS found,"
+            " sum(pg_column_size(row)) OVER (ORDER BY id) - pg_column_size(row) AS before FROM"
             f" (SELECT * FROM {self._sql.outbox} ORDER BY id LIMIT {BATCH_ROWS}) AS o) AS s"
             f" WHERE before < {BATCH_BYTES} ORDER BY id"
         )
         if rows:
             self._changed_s = time.monotonic()
-        self.more = len(rows) == BATCH_ROWS or (bool(rows) and self.waiting().rows > len(rows))
-        if self._may_be_full and not self.more and self._is_full():
-            self._server.query(f"SELECT setval({literal(self._sql.full)}, 1, false)")
-            self._may_be_full = False
-        return [self._change(*row) for row in rows]
+        found = rows[0][-1] if rows else 0
+        self.more = found == BATCH_ROWS or found > len(rows)
+        return [self._change(*row[:-1]) for row in rows]
 
     def _change(self, number: int, change: str, at: Any, text: str) -> Change:
         row = self._parsed(text)
         if not self._shape().columns.keys() >= row.keys():
             self._seen = None  # it has columns that were not there
         shape = self._shape()
-        key = self._key(text, shape) if shape.key else None
+        key = self._key(text, row, shape) if shape.key else None
         return Change(number, change, round(at.timestamp() * 1e6), key, self._data(row, shape))
 
-    def _key(self, text: str, shape: Shape) -> str:
-        """Return the text of a row's primary key. Numbers are as they are written."""
-        try:
-            row = exact(text)
-        except (RecursionError, ValueError):
-            row = self._parsed(text)
+    def _key(self, text: str, row: dict[str, Any], shape: Shape) -> str:
+        """Return the text of the primary key of *row*. Numbers are as they are written."""
+        if any(isinstance(row.get(name), float) for name in shape.key):
+            with contextlib.suppress(RecursionError, ValueError):
+                row = exact(text)
         return key_text([row.get(name) for name in shape.key])
 
     def _parsed(self, text: str) -> dict[str, Any]:
-        """Return a row. A column that nobody can read has a value that no event can have."""
+        """Return a row. An unreadable column gets a value without a JSON form."""
         try:
             row: dict[str, Any] = loads(text)
         except (RecursionError, ValueError):
@@ -213,6 +213,11 @@ class PostgresTable(Database):
             ([change.id for change in changes], self.place.outbox),
         )
 
+    def tidy(self, at_end: bool = False) -> None:
+        """Let the trigger write again, once the outbox is empty."""
+        if not at_end and self._is_full():
+            self._server.query(f"SELECT setval({literal(self._sql.full)}, 1, false)")
+
     def _is_full(self) -> bool:
         sql = f"SELECT pg_sequence_last_value({literal(self._sql.full)}::regclass) IS NOT NULL"
         return bool(self._server.query(sql)[0][0])
@@ -241,10 +246,10 @@ class PostgresTable(Database):
             fresh = self._server.query(
                 f"SELECT row::text FROM {self._sql.outbox} WHERE change = 'insert'"
             )
-        found = [
-            (self._key(text, shape), self._data(self._parsed(text), shape)) for text, _ in rows
-        ]
-        inserted = {self._key(text, shape) for (text,) in fresh}
+        old = [(text, self._parsed(text)) for text, _ in rows]
+        new = [(text, self._parsed(text)) for (text,) in fresh]
+        found = [(self._key(text, row, shape), self._data(row, shape)) for text, row in old]
+        inserted = {self._key(text, row, shape) for text, row in new}
         return Chunk(found, rows[-1][1] if rows else after), inserted
 
     def rows(self) -> int:
@@ -253,11 +258,13 @@ class PostgresTable(Database):
         ((n,),) = self._server.query(
             "SELECT reltuples FROM pg_class WHERE oid = %s", (shape.relation,)
         )
-        return int(n) if n > 100_000 else int(self._count(shape))
+        if n <= 100_000:
+            ((n,),) = self._server.query(f"SELECT count(*) FROM {shape.name}")
+        return int(n)
 
     def waiting(self) -> Waiting:
-        """Return what waits in the outbox."""
-        outbox = f"{self._sql.outbox}"
+        """Return the number and age of the rows in the outbox."""
+        outbox = self._sql.outbox
         ((n, oldest),) = self._server.query(
             f"SELECT (SELECT count(*) FROM {outbox}), (SELECT extract(epoch FROM"
             f" clock_timestamp() - at) FROM {outbox} ORDER BY id LIMIT 1)"
@@ -359,6 +366,3 @@ class PostgresTable(Database):
             "SELECT bus, epoch FROM mltrigger.feeds WHERE outbox = %s", (self.place.outbox,)
         )
         return rows[0] if rows else None
-
-    def _count(self, shape: Shape) -> int:
-        return int(self._server.query(f"SELECT count(*) FROM {shape.name}")[0][0])

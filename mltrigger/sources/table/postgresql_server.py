@@ -74,7 +74,7 @@ class Server:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """Say what the server refused, and what to do."""
+        """Turn a refusal of the server into an error with advice."""
         import psycopg
 
         try:

@@ -35,7 +35,7 @@ class Setup:
     def make(self, look: Callable[[], Shape], again: bool) -> None:
         """Make everything in the present transaction, *again* if the feed is known.
 
-        *look* returns the table as it is: once more when nobody can alter it any more.
+        *look* returns the table as it is. It is asked again once the table is locked.
         """
         shape = look()
         self._check_owner(shape)

@@ -98,7 +98,7 @@ class PostgresSql:
     def full_sql(self) -> str:
         """Return the SQL of a sequence that says whether the outbox is full.
 
-        A table would not do: a transaction with an old snapshot does not see it change, and two
+        A table would not do. A transaction with an old snapshot does not see it change. Two
         serializable ones would be in each other's way.
         """
         return f"CREATE SEQUENCE IF NOT EXISTS {self.full}"

@@ -14,6 +14,7 @@ from typing import Any
 from mltrigger.broker import MAX_EVENT_BYTES, Feed, Notes
 from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.data import encode_data
+from mltrigger.event.envelopes.arrival import with_raw
 from mltrigger.event.event import Event
 from mltrigger.sources.table.database import Change, Database, Taken
 from mltrigger.text import count
@@ -69,7 +70,7 @@ class TableReader:
         return self._old.step(self._epoch) or bool(changes)
 
     def _attached(self) -> str:
-        """Make what is missing, unless everything was removed on purpose."""
+        """Make the missing things, unless everything was removed on purpose."""
         if self._feed.notes.recall(f"table:{self._topic}") is False:
             raise StoreError("its trigger was removed: subscribe again to make it")
         return attached(self._database, self._topic, self._feed.notes)
@@ -153,7 +154,7 @@ class OldRows:
     def _look_into_the_log(self, epoch: str) -> None:
         """Learn which rows the log knows as inserted since the trigger was made.
 
-        It knows what the outbox has no more.
+        Rows that were taken from the outbox are there.
         """
         source, type_ = source_of(self._topic), TYPES["insert"]
         while found := self._feed.subjects(self._topic, source, type_, self._seen):
@@ -194,7 +195,7 @@ def begin_old_rows(database: Database, topic: str, notes: Notes) -> None:
 
 
 def attached(database: Database, topic: str, notes: Notes) -> str:
-    """Make what is missing for a topic of this bus. Return the epoch of the outbox.
+    """Make the missing things for a topic of this bus. Return the epoch of the outbox.
 
     Raises
     ------
@@ -239,7 +240,7 @@ def fitting(event: Event) -> Event:
     These are values without a JSON form, and the largest ones of a row that is too large.
     """
     try:
-        encode_data(event, MAX_EVENT_BYTES)
+        return with_raw(event, encode_data(event, MAX_EVENT_BYTES)[0])  # encoded once
     except MltriggerError:
         data = dict(event.data)
         sizes = {name: _size(value) for name, value in data.items()}
@@ -253,7 +254,6 @@ def fitting(event: Event) -> Event:
         return dataclasses.replace(
             event, data=data | dict.fromkeys(left), extensions={LEFT_OUT: named}
         )
-    return event
 
 
 def _size(value: Any) -> int:

@@ -246,7 +246,7 @@ class SqliteTable(Database):
         return int(self._file.query(f"SELECT count(*) FROM {ident(self._shape().table)}")[0][0])
 
     def waiting(self) -> Waiting:
-        """Return what waits in the outbox."""
+        """Return the number and age of the rows in the outbox."""
         outbox = f"{ident(self.place.outbox)} WHERE id > {self._upto}"
         ((n, oldest, full),) = self._file.query(
             f"SELECT (SELECT count(*) FROM {outbox}),"

@@ -27,8 +27,8 @@ class Setup:
     def make(self, look: Callable[[], Shape], owner: str) -> None:
         """Make everything for *owner* in one transaction. Raises Taken.
 
-        *look* returns the table as it is. A column may get another name until the transaction has
-        begun, and a trigger with the old one would fail each insert.
+        *look* returns the table as it is. It is asked inside the transaction: a trigger with the
+        old name of a column would fail each insert.
         """
         with self._file.writing() as connection:
             shape = look()
