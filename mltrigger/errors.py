@@ -8,6 +8,7 @@
     ├── NotEncodable (TypeError)          a value that has no JSON form; names the part
     ├── InvalidPolicy (ValueError)        a delivery setting that makes no sense
     ├── InvalidFilter (ValueError)        a filter policy that SNS would refuse; lists every problem
+    ├── InvalidSignature (ValueError)     a webhook whose signature does not fit, or is too old
     ├── InvalidName (ValueError)          a name with characters that some broker refuses
     ├── InvalidModel (TypeError)          something that cannot be called as a model
     ├── NotFound (LookupError)            a wrong name; lists the near ones
@@ -23,11 +24,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import difflib
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import FunctionType
 from typing import Any, Self, TypeVar, cast
 
@@ -35,8 +38,23 @@ MAX_DELAY_S = 14 * 24 * 3600
 """The longest delay of a retry: as long as SQS keeps a message."""
 
 
+_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silently() -> Iterator[None]:
+    """Drop the warnings of this package within the block. No cell of a notebook would show them."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
 def warn(message: str) -> None:
     """Warn at the line of user code that called into this package."""
+    if _silent.get():
+        return
     frame, level = sys._getframe(1), 2
     while (
         frame.f_back is not None
@@ -115,6 +133,21 @@ class InvalidFilter(MltriggerError, ValueError):
     """
 
     reason = "bad_filter_policy"
+
+
+class InvalidSignature(MltriggerError, ValueError):
+    """A webhook with a missing or wrong signature, or one that is too old or too new.
+
+    Attributes
+    ----------
+    reason : str
+        A stable reason code, such as ``wrong_signature``. See
+        :func:`mltrigger.event.signatures.verify`.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class InvalidName(MltriggerError, ValueError):

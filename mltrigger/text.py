@@ -304,6 +304,7 @@ _SECRETS: tuple[tuple[tuple[str, ...], re.Pattern[str]], ...] = tuple(
             r"(\b(?:gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AIza|hf_))[A-Za-z0-9_-]{16,}",
             0,
         ),
+        (("whsec_",), r"(\bwhsec_)[A-Za-z0-9+/_=-]{16,}", 0),
         (("sk-",), r"(\bsk-(?:proj-|ant-)?)[A-Za-z0-9]{20}[A-Za-z0-9_-]*", 0),
         # PEM (RFC 7468), also when the text was cut off before its end
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import time
@@ -18,6 +19,17 @@ def new_id() -> str:
     tail = 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
     text = f"{time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{tail:016x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def outcome_id(bus: str, subscription: str, event: tuple[str, str], seq: int, attempt: int) -> str:
+    """Return the id of the event that is an outcome: of *attempt*, for *subscription*.
+
+    *event* is the source and the id of its event, *seq* the number of that in the log of *bus*. So
+    a repeat is recognised. An event that is published again after it was pruned is another one.
+    """
+    source, event_id = event
+    key = "\n".join((bus, subscription, source, event_id, f"{seq}/{attempt}"))
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def new_trace() -> str:
