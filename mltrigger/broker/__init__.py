@@ -3,6 +3,7 @@
 Adapters, ours and those of other packages, import from here. Delivery knows nothing else of them.
 """
 
+from mltrigger.broker.endings import Ending, EndingReader, Endings, Mark, Wakes
 from mltrigger.broker.seam import Broker, Outside, Prepare, Unit
 from mltrigger.broker.source import (
     HOW_FOLDERS_ARE_WRITTEN,
@@ -12,6 +13,7 @@ from mltrigger.broker.source import (
     Notes,
     Source,
     Status,
+    followed,
     scheme_of,
     shown,
     source_at,
@@ -43,9 +45,13 @@ __all__ = [
     "Count",
     "Delivery",
     "Depth",
+    "Ending",
+    "EndingReader",
+    "Endings",
     "Feed",
     "Feeder",
     "Finding",
+    "Mark",
     "Notes",
     "Outdated",
     "Outside",
@@ -59,6 +65,8 @@ __all__ = [
     "SubscriptionSpec",
     "Unit",
     "Verdict",
+    "Wakes",
+    "followed",
     "scheme_of",
     "shown",
     "source_at",

@@ -20,6 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from mltrigger.broker.endings import EndingReader, Mark, Wakes
 from mltrigger.broker.values import Finding
 from mltrigger.errors import InvalidName
 from mltrigger.event.event import Event
@@ -52,6 +53,9 @@ class Notes(Protocol):
     def release(self, name: str) -> None:
         """Give a lease back, if this bus has it."""
 
+    def newest(self) -> Mark:
+        """Return the place of the newest attempt in the log. Later outcomes are new."""
+
 
 class Feed(NamedTuple):
     """The way of a feeder into the bus.
@@ -59,13 +63,18 @@ class Feed(NamedTuple):
     ``publish`` takes a topic and events. It returns when they are durable. Repeating it with the
     same ids adds nothing. ``history`` takes a topic, a source attribute and a number in the log. It
     returns (number, subject, data) of the next events with that source, oldest first. ``subjects``
-    takes a type as well, and returns (number, id, subject).
+    takes a type as well, and returns (number, id, subject). ``endings`` reads the outcomes of
+    subscriptions, ``wakes`` tells when there are new ones. ``hand_on`` publishes events that events
+    of this bus have caused, and returns how many it left out because they go in a circle.
     """
 
     publish: Callable[[str, Sequence[Event]], object]
     history: Callable[[str, str, int], Sequence[tuple[int, str | None, Any]]]
     subjects: Callable[[str, str, str, int], Sequence[tuple[int, str, str | None]]]
     notes: Notes
+    endings: EndingReader
+    wakes: Wakes
+    hand_on: Callable[[str, Sequence[Event]], int]
 
 
 class Status(NamedTuple):
@@ -123,6 +132,8 @@ class Source(abc.ABC):
     """The default ``start`` of a new subscription."""
     pauses: ClassVar[bool] = True
     """Whether nothing is taken from it while all of its subscriptions are paused."""
+    follows: str = ""
+    """The subscription of this bus whose outcomes are the events. Empty for things outside."""
 
     @property
     @abc.abstractmethod
@@ -205,6 +216,7 @@ SOURCES = Adapters(
         "file": "sources.folder.source:FolderSource",
         "every": "sources.schedule.source:ScheduleSource",
         "cron": "sources.schedule.source:ScheduleSource",
+        "outcomes": "sources.outcomes.source:OutcomeSource",
         "table+sqlite": "sources.table.source:TableSource",
         "table+postgresql": "sources.table.source:TableSource",
     },
@@ -251,6 +263,12 @@ def shown(urls: Mapping[str, str]) -> dict[str, str]:
         )
         for topic, place in places.items()
     }
+
+
+def followed(urls: Mapping[str, str]) -> dict[str, str]:
+    """Return topic -> the subscription whose outcomes its source in *urls* publishes there."""
+    places = {topic: place for topic, url in urls.items() if (place := _known(url)) is not None}
+    return {topic: place.follows for topic, place in places.items() if place.follows}
 
 
 def _known(url: str) -> Source | None:

@@ -1,4 +1,4 @@
-"""Circles: subscriptions that feed themselves through ``emit``."""
+"""Circles: subscriptions that feed themselves, through ``emit`` or by their outcomes."""
 
 from __future__ import annotations
 
@@ -8,33 +8,45 @@ from collections.abc import Mapping, Sequence
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.event.event import MAX_HOPS
+from mltrigger.store.outcomes import FINAL
 
 OUTPUT_TYPE = "mltrigger.output"
 """The type of events that ``emit`` makes."""
+OUTCOMES_OF = "mltrigger/outcomes/"
+"""The beginning of the source of events that are outcomes. The subscription follows."""
+OUTCOME_TYPE = "mltrigger.outcome."
+"""The beginning of the type of events that are outcomes. The outcome follows."""
 ADVICE = (
-    "filter={'type': [{'anything-but': 'mltrigger.output'}]} keeps outputs out; or emit to another"
-    " topic"
+    "filter={'type': [{'anything-but': 'mltrigger.output'}]} keeps outputs out, {'anything-but':"
+    " {'prefix': 'mltrigger.outcome.'}} outcomes; or use another topic"
 )
 """How to end a circle."""
 
 
-def circle_of(name: str, specs: Sequence[SubscriptionSpec]) -> str | None:
-    """Describe how the subscription *name* feeds itself through ``emit``, None if it does not."""
-    for path, members in _circles(specs, [name]):
+def circle_of(
+    name: str, specs: Sequence[SubscriptionSpec], followed: Mapping[str, str]
+) -> str | None:
+    """Describe how the subscription *name* feeds itself, None if it does not.
+
+    *followed*: topic -> the subscription whose outcomes are published there.
+    """
+    for path, members in _circles(specs, followed, [name]):
         return _told(path, members)
     return None
 
 
-def circles(specs: Sequence[SubscriptionSpec]) -> list[tuple[str, str]]:
-    """Return each circle of ``emit`` among *specs*: one of its subscriptions, and a description."""
+def circles(
+    specs: Sequence[SubscriptionSpec], followed: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return each circle among *specs*: one of its subscriptions, and a description."""
     return [
         (path[0].name, _told(path, members))
-        for path, members in _circles(specs, [spec.name for spec in specs])
+        for path, members in _circles(specs, followed, [spec.name for spec in specs])
     ]
 
 
 def _circles(
-    specs: Sequence[SubscriptionSpec], names: Sequence[str]
+    specs: Sequence[SubscriptionSpec], followed: Mapping[str, str], names: Sequence[str]
 ) -> list[tuple[list[SubscriptionSpec], set[str]]]:
     """Return the shortest circle through each of *names*, and all subscriptions that feed it.
 
@@ -47,6 +59,9 @@ def _circles(
         s.name: [t.name for t in listening[s.emit] if not _keeps_out(t, s)] if s.emit else []
         for s in specs
     }
+    for topic, name in followed.items():
+        if name in fed:
+            fed[name] += [t.name for t in listening[topic] if not _keeps_outcomes_out(t, name)]
     by_name = {spec.name: spec for spec in specs}
     found: list[tuple[list[SubscriptionSpec], set[str]]] = []
     for name in names:
@@ -81,7 +96,17 @@ def _keeps_out(spec: SubscriptionSpec, emitting: SubscriptionSpec) -> bool:
 
     Only the type and the source of an output are known.
     """
-    known = {"type": OUTPUT_TYPE, "source": f"mltrigger/{emitting.name}"}
+    return _is_kept_out(spec, OUTPUT_TYPE, f"mltrigger/{emitting.name}")
+
+
+def _keeps_outcomes_out(spec: SubscriptionSpec, name: str) -> bool:
+    """Whether the filter of *spec* surely keeps out all outcomes of the subscription *name*."""
+    source = f"{OUTCOMES_OF}{name}"
+    return all(_is_kept_out(spec, f"{OUTCOME_TYPE}{outcome}", source) for outcome in FINAL)
+
+
+def _is_kept_out(spec: SubscriptionSpec, type_: str, source: str) -> bool:
+    known = {"type": type_, "source": source}
     policy = spec.filter
     if policy is None or policy.scope != "MessageAttributes":
         return False
@@ -90,7 +115,12 @@ def _keeps_out(spec: SubscriptionSpec, emitting: SubscriptionSpec) -> bool:
 
 
 def _told(path: Sequence[SubscriptionSpec], members: set[str]) -> str:
-    steps = ", ".join(f"{spec.name!r} emits from {spec.topic!r} to {spec.emit!r}" for spec in path)
+    steps = ", ".join(
+        f"{spec.name!r} emits from {spec.topic!r} to {spec.emit!r}"
+        if spec.emit == after.topic
+        else f"the outcomes of {spec.name!r} go to {after.name!r}"
+        for spec, after in zip(path, [*path[1:], path[0]], strict=True)
+    )
     others = sorted(members - {spec.name for spec in path})
     more = (
         f"; {', '.join(map(repr, others))} {'is' if len(others) == 1 else 'are'} in it too, so that"

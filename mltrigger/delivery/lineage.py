@@ -11,7 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from mltrigger.broker import Broker, Receipt, SubscriptionSpec
+from mltrigger.broker import Broker, Receipt, SubscriptionSpec, followed
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circle_of
 from mltrigger.errors import Circular, warn
@@ -163,6 +163,29 @@ class Lineage:
             events = self._inherited(topic, events, running, at_home, awaited)
         return self._broker.publish(topic, events)
 
+    def hand_on(self, topic: str, events: Sequence[Event]) -> int:
+        """Publish *events* that others have caused. Return how many were left out.
+
+        One event leads to at most so many on *topic* as any subscription allows in
+        ``max_descendants``. They are counted apart from those that models make: to follow the
+        outcomes of a model must not keep it from working.
+        """
+        policies = [spec.policy for spec in self._registry.subscriptions()]
+        most = max(policy.max_descendants for policy in [*policies, DeliveryPolicy()])
+        roots = [f"{topic}:{event.root}" for event in events]
+        with self._log.unit() as unit:
+            totals = self.descent.add(unit.transaction, roots)
+            room = {root: most - n + roots.count(root) for root, n in totals.items() if n > most}
+            kept = []
+            for event, root in zip(events, roots, strict=True):
+                if root in room:
+                    room[root] -= 1
+                if room.get(root, 0) >= 0:
+                    kept.append(event)
+            if kept:
+                self._broker.publish(topic, kept, unit)
+        return len(events) - len(kept)
+
     def check_wait(self) -> None:
         """Raise Circular inside a model of this bus. Its own event is open until it returns."""
         running = current()
@@ -176,9 +199,10 @@ class Lineage:
             )
 
     def warn_of_circle(self, spec: SubscriptionSpec) -> None:
-        """Warn when the outputs of a subscription come back to it."""
-        if spec.emit is not None and (
-            circle := circle_of(spec.name, self._registry.subscriptions())
+        """Warn when the outputs or outcomes of a subscription come back to it."""
+        sources = followed(self._registry.sources())
+        if (spec.emit is not None or sources) and (
+            circle := circle_of(spec.name, self._registry.subscriptions(), sources)
         ):
             warn(f"{circle}: {ADVICE}")
 

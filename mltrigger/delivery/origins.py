@@ -19,7 +19,7 @@ from mltrigger.broker import (
     shown,
     source_at,
 )
-from mltrigger.errors import InvalidName, NameTaken, StoreError, warn
+from mltrigger.errors import InvalidName, NameTaken, NotFound, StoreError, warn
 from mltrigger.names import check_topic
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
@@ -68,7 +68,7 @@ class Origins:
             known = self._registry.sources()
             topic = next((topic for topic, url in known.items() if url == source.url), None)
             if topic is None and check:
-                source.check()
+                self._check(source)
             others = [o for url in known.values() if type(o := source_at(url)) is type(source)]
             return Origin(source.url, source.topic_names(others), topic, source.start)
         located = self._located(str(text))
@@ -81,6 +81,14 @@ class Origins:
         except InvalidName as error:
             raise InvalidName(f"{error}; {HOW_FOLDERS_ARE_WRITTEN}") from None
         return Origin(None, [name], name)
+
+    def _check(self, source: Source) -> None:
+        """Raise an error unless the new *source* exists, here or outside."""
+        name = source.follows
+        if name and self._registry.subscription(name) is None:
+            known = [spec.name for spec in self._registry.subscriptions()]
+            raise NotFound.of("subscription", name, known, "subscribe it first, then its outcomes")
+        source.check()
 
     def _located(self, text: str) -> tuple[str, str] | None:
         if self._outside is not None:

@@ -14,6 +14,7 @@ from mltrigger.broker import (
     Severity,
     Status,
     SubscriptionSpec,
+    followed,
     source_at,
 )
 from mltrigger.clock import Clock
@@ -108,7 +109,8 @@ class Doctor:
         ]
 
     def _circles(self) -> Iterator[Finding]:
-        for name, circle in circles(self._registry.subscriptions()):
+        sources = followed(self._registry.sources())
+        for name, circle in circles(self._registry.subscriptions(), sources):
             yield Finding("warning", name, "emit", circle, ADVICE)
 
     # -- who delivers ------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ class Lookup:
         There is one row for each attempt, from the first cause down.
         """
         self._check()
-        return trace(self.log, event_id)
+        return trace(self.log, event_id, self._notes.recall("bus"))
 
     def backup(self, path: str | Path) -> Backup:
         """Write a copy of the whole store, as of now, to a new file.

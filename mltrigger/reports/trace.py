@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mltrigger.delivery.circles import OUTCOMES_OF
 from mltrigger.errors import NotFound
 from mltrigger.event.event import DEFAULT_SOURCE, Event, derived_id
+from mltrigger.event.ids import outcome_id
 from mltrigger.reports import frames
 from mltrigger.reports.views import cause_of, extensions_of
 from mltrigger.store.log import Found, Log
@@ -29,8 +31,11 @@ _ATTEMPT = (
 )
 
 
-def trace(log: Log, event_id: str) -> pd.DataFrame:
-    """Return all that one event caused, from its first cause down, one row an attempt."""
+def trace(log: Log, event_id: str, bus: str | None = None) -> pd.DataFrame:
+    """Return all that one event caused, from its first cause down, one row an attempt.
+
+    *bus* is the id of the bus, if outcomes are followed there.
+    """
     found = log.find(event_id)
     if not found:
         raise NotFound(f"no event {event_id!r}; bus.events() lists what was published")
@@ -46,7 +51,8 @@ def trace(log: Log, event_id: str) -> pd.DataFrame:
                 attempts = log.invocations(_ATTEMPT, seqs=(node.seq, node.seq))
                 rows += _rows(log, node, hop, attempts)
                 names = dict.fromkeys(subscription for subscription, *_ in attempts)
-                waiting += [(child, hop + 1) for child in reversed(_emitted(log, node, names))]
+                made = _emitted(log, node, names) + _outcomes(log, node, attempts, bus)
+                waiting += [(child, hop + 1) for child in reversed(made)]
     return frames.frame(rows, frames.TRACE)
 
 
@@ -88,6 +94,18 @@ def _emitted(log: Log, node: Found, names: Iterable[str]) -> list[Found]:
         for name in names
         for child in log.find(derived_id(cause, name))
         if child.source == f"{DEFAULT_SOURCE}/{name}"
+    ]
+
+
+def _outcomes(log: Log, node: Found, attempts: Iterable[Row], bus: str | None) -> list[Found]:
+    """Return the events that are outcomes of *node*. Their ids follow from its attempts."""
+    if bus is None:
+        return []
+    return [
+        child
+        for name, _, _, attempt, *_ in attempts
+        for child in log.find(outcome_id(bus, name, (node.source, node.id), node.seq, attempt))
+        if child.source == f"{OUTCOMES_OF}{name}"
     ]
 
 

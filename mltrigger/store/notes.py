@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from mltrigger.broker import Mark
 from mltrigger.clock import Clock
+from mltrigger.store.endings import StoredEndings
 from mltrigger.store.transaction import Reader, Row, Store, Transaction
 
 _SET = """
@@ -66,6 +68,10 @@ class StoredNotes:
         with self._store.transaction(durable=False) as transaction:
             if _lease(transaction, f"lease:{name}")[0] == self._holder:
                 transaction.execute("DELETE FROM setting WHERE name = :n", {"n": f"lease:{name}"})
+
+    def newest(self) -> Mark:
+        """Return the place of the newest attempt in the log."""
+        return StoredEndings(self._store).newest()
 
 
 def _keep(transaction: Transaction, name: str, note: Any) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import threading
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +15,7 @@ from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes.arrival import with_raw
 from mltrigger.event.event import Event
+from mltrigger.sources.identity import bus_id
 from mltrigger.sources.table.database import Change, Database, Taken
 from mltrigger.text import count
 
@@ -211,15 +211,6 @@ def attached(database: Database, topic: str, notes: Notes) -> str:
             " add ?feed=second before the #. If that bus is gone for good, `mltrigger table drop`"
             " removes its outbox"
         ) from None
-
-
-def bus_id(notes: Notes) -> str:
-    """Return the id of the bus: outboxes belong to one."""
-    known = notes.recall("bus")
-    if known is None:
-        notes.remember("bus", uuid.uuid4().hex[:12])
-        known = notes.recall("bus")
-    return str(known)
 
 
 def source_of(topic: str) -> str:
