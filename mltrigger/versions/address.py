@@ -115,9 +115,8 @@ class Address:
             kinds = kind if isinstance(kind, tuple) else (kind,)
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
-                raise InvalidModel(
-                    f"model {shown!r}: option {name} must be {wanted}, got {value!r}"
-                )
+                got = type(value).__name__ if is_secret(name) else repr(value)
+                raise InvalidModel(f"model {shown!r}: option {name} must be {wanted}, got {got}")
         self._refuse_secrets(options, shown)
         return options
 

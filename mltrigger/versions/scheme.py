@@ -154,6 +154,8 @@ OWN = {
     "https": "versions.schemes.http.json_http:JsonHttp",
     "openai+http": "versions.schemes.openai.scheme:OpenAI",
     "openai+https": "versions.schemes.openai.scheme:OpenAI",
+    "webhook+http": "versions.schemes.webhook.scheme:Webhook",
+    "webhook+https": "versions.schemes.webhook.scheme:Webhook",
     "models": "versions.schemes.mlflow.scheme:MlflowRegistry",
     "arn": "aws.models.arn:AwsArn",
     "sagemaker": "aws.models.arn:SageMaker",

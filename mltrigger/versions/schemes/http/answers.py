@@ -135,7 +135,7 @@ class Answer:
 
 
 def refused(
-    where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = True
+    where: str, status: int, headers: Mapping[str, str], body: bytes, *, any_json: bool = False
 ) -> ModelFailure:
     """Return the failure for an answer that is not 2xx.
 

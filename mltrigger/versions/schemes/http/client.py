@@ -10,7 +10,7 @@ import dataclasses
 import threading
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger._version import __version__
@@ -23,7 +23,7 @@ from mltrigger.versions.schemes.http.broken import cause_of, is_timeout, problem
 from mltrigger.versions.schemes.http.reach import Busy, Reach, Turn
 from mltrigger.versions.schemes.http.saying import masked
 from mltrigger.versions.schemes.http.targets import from_environment
-from mltrigger.versions.schemes.http.timed import Progress, open_pool
+from mltrigger.versions.schemes.http.timed import Dial, Progress, open_pool
 from mltrigger.versions.schemes.plain import encoded
 
 if TYPE_CHECKING:
@@ -41,6 +41,33 @@ _SUSPECTS = 2
 """Requests for each connection that go one at a time, after several broke off together."""
 _ERROR_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Peer:
+    """The other side, and how to treat it.
+
+    Parameters
+    ----------
+    refused : callable
+        Returns the failure for an answer that is not 2xx. See
+        :func:`~mltrigger.versions.schemes.http.answers.refused`.
+    dial : callable, optional
+        Connects to the host, and no proxy is used. Default: as the environment says.
+    whole_answers : bool
+        Whether a 2xx answer must be read to its end. Else its status is enough.
+    dies : bool
+        Whether an event may end the server. Else a missing answer is a failure as any other.
+    """
+
+    refused: Callable[[str, int, Mapping[str, str], bytes], ModelFailure] = refused
+    dial: Dial | None = None
+    whole_answers: bool = True
+    dies: bool = True
+
+
+MODEL = Peer()
+"""A server that runs a model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,9 +114,8 @@ class Http:
         every request. A value ``env:NAME`` or ``Bearer env:NAME`` is read from the environment each
         time. ``max_answer_mb`` bounds the body, after decompression. ``connect_timeout_s`` bounds
         the wait for one connection, within ``timeout_s``.
-    any_json : bool
-        Whether 403 and 404 may be about an event. See
-        :func:`~mltrigger.versions.schemes.http.answers.refused`.
+    peer : Peer
+        The other side, and how to treat it.
     """
 
     def __init__(
@@ -98,9 +124,9 @@ class Http:
         setting: Setting,
         options: Mapping[str, Any],
         *,
-        any_json: bool = False,
+        peer: Peer = MODEL,
     ) -> None:
-        self.url, self._any_json = url, any_json
+        self.url, self._peer = url, peer
         parts = urllib.parse.urlsplit(url)
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._path = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
@@ -230,7 +256,7 @@ class Http:
         """Return the pool and the prefix of its targets. See :func:`open_pool`."""
         with self._lock:
             if self._opened is None:
-                self._opened = open_pool(self._origin, self._size, self._progress)
+                self._opened = open_pool(self._origin, self._size, self._progress, self._peer.dial)
             return self._opened
 
     def _is_alive(self, request: _Request) -> bool:
@@ -259,13 +285,14 @@ class Http:
             if not self._is_of_a_proxy(status):
                 self._reach.answered()
             elif not alive:
-                said = refused(where, status, headers, _beginning(response))
+                said = self._peer.refused(where, status, headers, _beginning(response))
                 delay_s = self._reach.away(silent=True)
                 raise unavailable(str(said), str(said.kind), delay_s, said.detail)
             if not 200 <= status < 300:
-                beginning = _beginning(response)
-                raise refused(where, status, headers, beginning, any_json=self._any_json)
-            return Answer(status, headers, self._body(response, where), where, request.secrets)
+                raise self._peer.refused(where, status, headers, _beginning(response))
+            whole = self._peer.whole_answers
+            body = self._body(response, where) if whole else _beginning(response)
+            return Answer(status, headers, body, where, request.secrets)
         finally:
             if not response.closed:
                 response.close()
@@ -315,6 +342,9 @@ class Http:
         if not turn.alone:
             text += ", before it answered, with other requests under way"
             return unavailable(text, kind, delay_s)
+        if not self._peer.dies:
+            text += ", before it answered: it may have got the event"
+            return ModelFailure(text, reason="model_http_error", whole=True, kind=kind)
         text += ", before it answered: the event may have ended the server"
         return ModelFailure(text, reason="worker_died", whole=True, kind=kind)
 

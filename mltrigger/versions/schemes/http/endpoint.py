@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import urllib.parse
 
+from mltrigger.errors import InvalidEvent, NotEncodable
+from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.versions.scheme import Endpoint
 from mltrigger.versions.schemes.failures import unfit
@@ -12,6 +14,7 @@ from mltrigger.versions.schemes.http.client import Http
 CONCURRENCY = 8
 """Calls at the same time, unless the subscription says otherwise."""
 MAX_HEADER_BYTES = 16 * 1024
+_UNLIMITED = 1 << 60
 # CloudEvents 1.0.2, HTTP protocol binding, 3.1.3.2: printable ASCII stays as it is, but for the
 # blank, " and %. All other characters are percent-encoded.
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -57,7 +60,7 @@ def cloudevent_headers(event: Event) -> dict[str, str]:
         **event.extensions,
     }
     headers = {
-        f"ce-{name}": urllib.parse.quote(_canonical(value), safe=_SAFE)
+        f"ce-{name}": as_header(_canonical(value))
         for name, value in named.items()
         if value is not None
     }
@@ -69,6 +72,41 @@ def cloudevent_headers(event: Event) -> dict[str, str]:
             f" {MAX_HEADER_BYTES:,}: use the option envelope='structured' or 'none'"
         )
     return headers
+
+
+def as_header(text: str) -> str:
+    """Return *text* as the value of a header: printable ASCII, other characters percent-encoded."""
+    return urllib.parse.quote(text, safe=_SAFE)
+
+
+def raw_data(event: Event) -> tuple[bytes, str]:
+    """Return the data of *event* as bytes, and their media type.
+
+    Raises
+    ------
+    ModelFailure
+        For the event alone, when they have no form.
+    """
+    try:
+        raw, kind = encode_data(event, _UNLIMITED)
+    except (InvalidEvent, NotEncodable) as error:
+        raise unfit(f"the data cannot be sent: {error}") from error
+    kind = kind or "application/json"
+    return raw, kind if kind.isascii() and kind.isprintable() else "application/octet-stream"
+
+
+def structured(event: Event) -> bytes:
+    """Return *event* in CloudEvents' structured mode.
+
+    Raises
+    ------
+    ModelFailure
+        For the event alone, when it has no JSON form.
+    """
+    try:
+        return event.to_json().encode()
+    except (InvalidEvent, NotEncodable, ValueError) as error:
+        raise unfit(f"the event has no JSON form: {error}") from error
 
 
 def _canonical(value: object) -> str:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mltrigger.errors import InvalidEvent, InvalidModel, NotEncodable
-from mltrigger.event.data import encode_data, is_json
+from mltrigger.errors import InvalidModel
+from mltrigger.event.data import is_json
 from mltrigger.event.event import Event
 from mltrigger.text import short
 from mltrigger.versions.address import Address
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.failures import attempt, in_one_call, unfit
-from mltrigger.versions.schemes.http.answers import Answer
+from mltrigger.versions.schemes.http.answers import Answer, refused
 from mltrigger.versions.schemes.http.body import Body
-from mltrigger.versions.schemes.http.client import Http
-from mltrigger.versions.schemes.http.endpoint import HttpEndpoint, cloudevent_headers
+from mltrigger.versions.schemes.http.client import Http, Peer
+from mltrigger.versions.schemes.http.endpoint import (
+    HttpEndpoint,
+    cloudevent_headers,
+    raw_data,
+    structured,
+)
 from mltrigger.versions.schemes.http.saying import error_in
 from mltrigger.versions.schemes.http.targets import base_url, checked_http, described
 from mltrigger.versions.schemes.options import check_choice
 
 ENVELOPES = ("binary", "structured", "none")
-_UNLIMITED = 1 << 60
 
 
 class JsonHttp(Scheme):
@@ -94,7 +99,8 @@ class JsonHttp(Scheme):
     def open(self, address: Address, setting: Setting) -> Endpoint:
         """See :meth:`Scheme.open`."""
         options = address.options
-        return _JsonEndpoint(Http(base_url(address), setting, options, any_json=True), options)
+        peer = Peer(refused=functools.partial(refused, any_json=True))
+        return _JsonEndpoint(Http(base_url(address), setting, options, peer=peer), options)
 
 
 def _options(address: Address) -> dict[str, Any]:
@@ -150,11 +156,11 @@ class _JsonEndpoint(HttpEndpoint):
             answer, (output,) = self._many([self._body.part(event.data)])
             return self._item(answer, output)
         if self._envelope == "structured":
-            raw, kind = _structured(event), "application/cloudevents+json"
+            raw, kind = structured(event), "application/cloudevents+json"
         elif self._body is not None:
             raw, kind = self._body.of_one(event.data), "application/json"
         else:
-            raw, kind = _raw(event)
+            raw, kind = raw_data(event)
         return self._output(self.http.post("", raw, {**headers, "Content-Type": kind}))
 
     def _part(self, event: Event) -> Any:
@@ -162,8 +168,8 @@ class _JsonEndpoint(HttpEndpoint):
         if self._body is not None:
             return self._body.part(event.data)
         if self._envelope == "structured":
-            return _structured(event)
-        raw, kind = _raw(event)
+            return structured(event)
+        raw, kind = raw_data(event)
         if not is_json(kind):
             raise unfit(f"data of media type {kind} cannot be part of a JSON list")
         return raw
@@ -192,20 +198,3 @@ def _inside(answer: Answer, value: Any, step: str, path: str) -> Any:
     raise answer.failure(
         f"without {short(path)!r}, where the option answer looks{short(known, 200)}"
     )
-
-
-def _raw(event: Event) -> tuple[bytes, str]:
-    """Return the data of *event* as bytes, and their media type."""
-    try:
-        raw, kind = encode_data(event, _UNLIMITED)
-    except (InvalidEvent, NotEncodable) as error:
-        raise unfit(f"the data cannot be sent: {error}") from error
-    kind = kind or "application/json"
-    return raw, kind if kind.isascii() and kind.isprintable() else "application/octet-stream"
-
-
-def _structured(event: Event) -> bytes:
-    try:
-        return event.to_json().encode()
-    except (InvalidEvent, NotEncodable, ValueError) as error:
-        raise unfit(f"the event has no JSON form: {error}") from error

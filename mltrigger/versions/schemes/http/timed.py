@@ -26,6 +26,7 @@ import math
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.versions.schemes.http.loopback import is_loopback_url
@@ -33,6 +34,8 @@ from mltrigger.versions.schemes.http.loopback import is_loopback_url
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
 
+Dial = Callable[[str, int, "float | None"], socket.socket]
+"""Connects to a host and a port, within some seconds. Raises OSError."""
 _PART_BYTES = 256 * 1024
 
 
@@ -133,26 +136,49 @@ class _Reader(io.RawIOBase):
         super().close()
 
 
-def open_pool(origin: str, size: int, progress: Progress) -> tuple[HTTPConnectionPool, str]:
+class _Dialled:
+    """Connects by a function of ours. TLS still checks the name of the host."""
+
+    dial: Dial
+
+    def _new_conn(self: Any) -> socket.socket:
+        from urllib3 import exceptions as u3
+
+        try:
+            found: socket.socket = self.dial(self._dns_host, self.port, self.timeout)
+        except socket.gaierror as error:
+            raise u3.NameResolutionError(self.host, self, error) from error
+        except TimeoutError as error:
+            raise u3.ConnectTimeoutError(self, f"no connection to {self.host}") from error
+        except OSError as error:
+            raise u3.NewConnectionError(self, f"no connection: {error}") from error
+        return found
+
+
+def open_pool(
+    origin: str, size: int, progress: Progress, dial: Dial | None = None
+) -> tuple[HTTPConnectionPool, str]:
     """Return a pool for *origin* that keeps to the deadline, and the prefix of its targets.
 
     Proxies and certificates come from the environment, as requests reads it. This machine itself
-    is never asked through a proxy. The prefix is the origin, where a proxy needs whole URLs.
+    is never asked through a proxy, and nothing is with *dial*, which connects. The prefix is the
+    origin, where a proxy needs whole URLs.
     """
     import requests
     import requests.adapters
 
     request = requests.Request("GET", origin).prepare()
     settings = requests.Session().merge_environment_settings(origin, {}, None, True, None)
-    proxies = {} if is_loopback_url(origin) else settings["proxies"]
+    direct = dial is not None or is_loopback_url(origin)
+    proxies = {} if direct else settings["proxies"]
     adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=size)
     pool: Any = adapter.get_connection_with_tls_context(request, settings["verify"], proxies)
     adapter.cert_verify(pool, origin, settings["verify"], None)  # type: ignore[no-untyped-call]
     answer = functools.partial(_Answer, progress)
-    pool.ConnectionCls = type(
-        "TimedConnection",
-        (_Timed, pool.ConnectionCls),
-        {"progress": progress, "response_class": staticmethod(answer)},
-    )
+    named: dict[str, Any] = {"progress": progress, "response_class": staticmethod(answer)}
+    bases: tuple[type, ...] = (_Timed, pool.ConnectionCls)
+    if dial is not None:
+        named["dial"], bases = staticmethod(dial), (_Timed, _Dialled, pool.ConnectionCls)
+    pool.ConnectionCls = type("TimedConnection", bases, named)
     needs_url = adapter.request_url(request, proxies).startswith("http")
     return pool, origin if needs_url else ""

@@ -1,0 +1,1 @@
+"""Webhooks: events to the address of somebody else, signed."""
