@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 
-from mltrigger.broker import SubscriptionSpec
+from mltrigger.broker import Feed, SubscriptionSpec
 from mltrigger.clock import Clock, Jumping
+from mltrigger.delivery.direct import Direct
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
-from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.listener import DRAIN_S
+from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.subscribing import Subscriber
 from mltrigger.errors import brief_errors
 from mltrigger.handle import Subscription
@@ -22,6 +24,8 @@ from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
 from mltrigger.reports.outlook import Outlook
 from mltrigger.run import Publisher
+from mltrigger.store.broker import SqlBroker
+from mltrigger.store.endings import StoredEndings
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -83,7 +87,15 @@ class EventBus(Publisher):
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
-            notes=self._notes,
+            feed=self._feed(),
+        )
+        local = (
+            self.broker
+            if isinstance(self.broker, SqlBroker)
+            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
+        )
+        self.direct = Direct(
+            local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
         self._subscriber = Subscriber(registry, broker, self._origins, self._catalog, self._engine)
         if isinstance(clock, Jumping):
@@ -147,6 +159,17 @@ class EventBus(Publisher):
         self._store.close()
         atexit.unregister(self._at_exit)
 
+    def _feed(self) -> Feed:
+        return Feed(
+            self.broker.publish,
+            self.log.announced,
+            self.log.subjects,
+            self._notes,
+            StoredEndings(self._store),
+            self.wakeup,
+            self._lineage.hand_on,
+        )
+
     # -- models ------------------------------------------------------------------------------------
 
     def register(
@@ -207,8 +230,9 @@ class EventBus(Publisher):
         ----------
         source : str or path
             A topic, made if need be; a folder: ``Path("scans")``, ``"./scans/*.png"``,
-            ``"file:///scans/**/*.{png,jpg}"``; or a table: ``"table+sqlite:///app.db#documents"``.
-            Each file, present or new, is an event once it is unchanged for ``settle_s``.
+            ``"file:///scans/**/*.{png,jpg}"``; a table: ``"table+sqlite:///app.db#documents"``; or
+            the outcomes of a subscription: ``"outcomes://ocr"``. Each file, present or new, is an
+            event once it is unchanged for ``settle_s``.
         model
             A callable, an object with ``predict``, a ``Model`` of ``mt.model``, an import path, an
             address, or a selector such as ``"ocr:1.0"``. Without it a decorator is returned.
@@ -271,7 +295,7 @@ class EventBus(Publisher):
         self._check()
         self._engine.listen(spec)
 
-    def borrowed_listener(self, spec: SubscriptionSpec) -> Listener:
+    def borrowed_listener(self, spec: SubscriptionSpec) -> OnCall:
         """Return a listener for *spec* that does not receive.
 
         A function behind a queue hands it the deliveries.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mltrigger.broker import Broker, Receipt
-    from mltrigger.delivery.listener import Listener
+    from mltrigger.delivery.on_call import OnCall
     from mltrigger.notebook.dashboard import Dashboard
     from mltrigger.reports.dead_letters import Trial
     from mltrigger.run import Run
@@ -97,7 +97,7 @@ class Bus(Protocol):
     def listen(self, spec: SubscriptionSpec) -> None:
         """Deliver in this process."""
 
-    def borrowed_listener(self, spec: SubscriptionSpec) -> Listener:
+    def borrowed_listener(self, spec: SubscriptionSpec) -> OnCall:
         """Return a listener that does not receive."""
 
     def listener_state(self, name: str) -> str:

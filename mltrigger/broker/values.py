@@ -23,7 +23,8 @@ class SubscriptionSpec:
     """One subscription as the registry keeps it.
 
     ``emit`` is the topic of its outputs. ``filter`` selects the events. Without one all
-    are delivered. ``id`` is the registry's number.
+    are delivered. ``id`` is the registry's number. ``role`` is ``live``, or ``direct`` for
+    calls whose callers wait: no listener receives those.
     """
 
     name: str
@@ -33,6 +34,7 @@ class SubscriptionSpec:
     emit: str | None = None
     filter: FilterPolicy | None = None
     id: int = 0
+    role: str = "live"
 
 
 class Receipt(NamedTuple):

@@ -10,14 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
-from mltrigger.broker import Broker, Feed, Notes, Outside, SubscriptionSpec
+from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.answering import Answering
 from mltrigger.delivery.feeders import Feeders
 from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import StoreError
@@ -29,6 +31,7 @@ from mltrigger.versions.running.placement import Executing, Placement
 from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
+Kind = TypeVar("Kind", bound=Listener)
 
 # A library never prints. Users who want these messages configure the logger "mltrigger".
 logger.addHandler(logging.NullHandler())
@@ -57,8 +60,8 @@ class Engine:
         Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
         Counts the descendants of events.
-    notes : Notes
-        Keeps the notes of sources.
+    feed : Feed
+        The way of sources into the bus.
     """
 
     def __init__(
@@ -74,15 +77,19 @@ class Engine:
         clock: Clock,
         tidy: Callable[[], object],
         descent: Descent,
-        notes: Notes,
+        feed: Feed,
     ) -> None:
         self.worker_id = 0
-        self.feeders = Feeders(Feed(broker.publish, log.announced, log.subjects, notes))
+        self.feeders = Feeders(feed)
         self._registry, self._broker, self._origins = registry, broker, origins
         self._resolve, self._forget = resolve, forget
-        self._make = functools.partial(
-            Listener, broker=broker, outside=outside, log=log, clock=clock, descent=descent
-        )
+        self._parts: dict[str, Any] = {
+            "broker": broker,
+            "outside": outside,
+            "log": log,
+            "clock": clock,
+            "descent": descent,
+        }
         self._workers = ThreadWorkers()
         chores = [
             Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
@@ -96,6 +103,7 @@ class Engine:
         self._listeners: dict[str, Listener] = {}
         self._executors: dict[str, Executing] = {}
         self._retired: list[Listener] = []
+        self._on_call: list[Answering] = []
         self._guard = threading.Lock()
 
     def __len__(self) -> int:
@@ -105,7 +113,10 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a model is being called here."""
-        return any(listener.in_flight for listener in [*self._listeners.values(), *self._retired])
+        return any(listener.in_flight for listener in self._all())
+
+    def _all(self) -> list[Listener]:
+        return [*self._listeners.values(), *self._retired, *self._on_call]
 
     def state(self, name: str) -> str:
         """Return the state of the listener of subscription *name*, ``stopped`` without one."""
@@ -164,12 +175,38 @@ class Engine:
                 self._workers.submit(running.stop)
             return running is not None
 
-    def borrowed(self, spec: SubscriptionSpec) -> Listener:
+    def borrowed(self, spec: SubscriptionSpec) -> OnCall:
         """Return a listener that is never started. The caller receives, and calls ``process``."""
+        self._join()
+        return self._listener(spec, OnCall)
+
+    def answering(self, spec: SubscriptionSpec, broker: Broker, placed_like: str) -> Answering:
+        """Return a listener for direct calls, with the leases of *broker*.
+
+        Its model runs where that of the subscription *placed_like* runs here. :meth:`let_go` ends
+        it.
+        """
+        self._join()
+        listener = self._listener(spec, Answering, placed_like, broker=broker, outside=None)
+        listener.state = "listening"
+        self._on_call.append(listener)
+        self._keeper.watch(listener)
+        return listener
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Run *call* in a thread of this process. It must not raise."""
+        self._workers.submit(call)
+
+    def let_go(self, listener: Answering) -> None:
+        """End a listener for direct calls, once its calls have ended."""
+        self._on_call.remove(listener)
+        listener.begin_stop()
+        self._workers.submit(listener.stop)
+
+    def _join(self) -> None:
         with self._guard:
             if self.worker_id == 0:
                 self.worker_id = self._registry.join()
-        return self._listener(spec)
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""
@@ -258,9 +295,9 @@ class Engine:
         """Stop everything within *drain_s*. First no listener receives, then they drain."""
         end = time.monotonic() + drain_s
         self.feeders.stop()
-        for listener in list(self._listeners.values()):
+        for listener in [*self._listeners.values(), *self._on_call]:
             listener.begin_stop()
-        for listener in self._retired:
+        for listener in [*self._retired, *self._on_call]:
             listener.stop(max(0.0, end - time.monotonic()))
         for name in list(self._listeners):
             self.stop(name, max(0.0, end - time.monotonic()))
@@ -268,20 +305,22 @@ class Engine:
         self._workers.close()
 
     def _started(self, spec: SubscriptionSpec) -> Listener:
-        listener = self._listener(spec)
+        listener = self._listener(spec, Listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
         self._keeper.watch(listener)  # after the start: it forgets a listener that is stopped
         return listener
 
-    def _listener(self, spec: SubscriptionSpec) -> Listener:
-        placed = Placement(
-            self._resolve(spec.selector), spec.policy, self._executors.get(spec.name)
-        )
-        return self._make(
+    def _listener(
+        self, spec: SubscriptionSpec, kind: type[Kind], placed_like: str = "", **others: Any
+    ) -> Kind:
+        executor = self._executors.get(placed_like or spec.name)
+        placed = Placement(self._resolve(spec.selector), spec.policy, executor)
+        return kind(
             spec,
             placed,
             look=self._look,
             workers=self._workers,
             prepare=self._origins.prepare(spec),
+            **{**self._parts, **others},
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, Outside, SubscriptionSpec
@@ -74,6 +73,8 @@ class Listener:
         Counts the descendants of events.
     """
 
+    recording: type[Recorder] = Recorder
+
     def __init__(
         self,
         spec: SubscriptionSpec,
@@ -100,7 +101,7 @@ class Listener:
         self._workers, self._uniform, self._look = workers, uniform, look
         self._generation: str | None = None
         self._outdated = look is not None
-        self._recorder = Recorder(spec, broker, log, clock, uniform, descent, outside)
+        self._recorder = self.recording(spec, broker, log, clock, uniform, descent, outside)
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
@@ -153,25 +154,6 @@ class Listener:
                 self._finished(lot)
         self._placement.close()
         self.state = "stopped"
-
-    def process(self, deliveries: Sequence[Delivery], until_s: float = math.inf) -> None:
-        """Call the model with deliveries from elsewhere in this thread, and settle them.
-
-        This is for a listener that is never started. Deliveries that were not begun at the
-        monotonic time *until_s* are released.
-        """
-        self._look_again()
-        version, invoker = self._placement()
-        size = self._calls.size.of(invoker) if invoker.batches else len(deliveries)
-        lots = shared_out(deliveries, 1, size, invoker.batches, self._calls.suspects)
-        for deliveries_of_lot in suspects_last(lots):
-            lot = Lot(deliveries_of_lot, version, invoker, self._clock.now_us())
-            left_s = min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic()))
-            timer = threading.Timer(left_s, lot.stop_after_current)
-            timer.daemon = True
-            timer.start()
-            self._run(lot)
-            timer.cancel()
 
     @property
     def pauses(self) -> bool:

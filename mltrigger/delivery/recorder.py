@@ -225,11 +225,15 @@ class Recorder:
             # Settle first: the broker tells who lost a lease. All of it takes effect at the commit.
             lost, counted = self._settle([e.settlement for e in ended], unit)
             rows = [_or_stale(e.invocation, lost) for e in ended]
-            unit.record(rows, counted)
+            unit.record(rows, counted, self._spec.role)
             if self._spec.emit is not None:
                 emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
                 if events := [event for event in emitted if event is not None]:
                     self._broker.publish(self._spec.emit, events, unit)
+        self.recorded(rows)
+
+    def recorded(self, rows: Sequence[Invocation]) -> None:
+        """Take note of *rows*, which are durable now."""
 
     def _interrupt(self, remains: Remains, version: ModelVersion) -> None:
         now_us, size, started_us = self._clock.now_us(), len(remains.called), remains.started_us
@@ -240,7 +244,7 @@ class Recorder:
         ]
         with self._log.unit() as unit:
             lost, _ = self._settle(given_back, unit)
-            unit.record([_or_stale(row, lost) for row in rows])
+            unit.record([_or_stale(row, lost) for row in rows], (), self._spec.role)
 
     def _settle(
         self, settlements: Sequence[Settlement], unit: Unit | None = None

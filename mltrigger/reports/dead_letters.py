@@ -100,6 +100,11 @@ def redrive(
 
     Other *data* needs exactly one of them.
     """
+    if spec.role == "direct":
+        raise InvalidEvent(
+            f"{spec.name!r} keeps direct calls, whose callers have their answer: call the model"
+            " again; dry_run() tries it without a record"
+        )
     if rate_per_s is not None and not rate_per_s > 0:
         raise InvalidEvent(f"rate_per_s must be above 0, got {rate_per_s!r}")
     if data is UNCHANGED:

@@ -89,6 +89,7 @@ SUBSCRIPTIONS: dict[str, Any] = {
     "watches": "str",
     "selector": "str",
     "version": "str",
+    "role": "str",
     "emit": "str",
     "filter": "str",
     "listeners": "Int64",

@@ -202,7 +202,7 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
     """Return every subscription and how much it has done."""
     tallies, live, paused = log.tallies(), registry.live_listeners(), registry.paused()
     watched, rows = shown(registry.sources()), []
-    for spec in registry.subscriptions():
+    for spec in registry.subscriptions(None):
         depth, counts = broker.depth(spec), tallies.get(spec.id, {})
         version = _resolved(registry, spec.selector)
         rows.append(
@@ -212,6 +212,7 @@ def subscriptions(registry: Registry, log: Log, broker: Broker) -> pd.DataFrame:
                 watched.get(spec.topic),
                 spec.selector,
                 version and version.version,
+                spec.role,
                 spec.emit,
                 spec.filter and spec.filter.to_json(),
                 live.get(spec.id, 0),

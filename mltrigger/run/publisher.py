@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -128,10 +128,14 @@ class Publisher(Lookup):
         receipts = self._lineage.publish(
             topic, self._delayed(samples_of(samples), delay_s, at), awaited=True
         )
-        run = Run(topic, receipts, self.log, self.wakeup, self.registry, self._outlook)
+        run = self.run_of(topic, receipts)
         if len(run):
             warn_if_nobody_gets(self.registry, run)
         return run.wait_for_what_can_come(timeout_s, progress)
+
+    def run_of(self, topic: str, receipts: Sequence[Receipt]) -> Run:
+        """Return the run of events that were published before."""
+        return Run(topic, list(receipts), self.log, self.wakeup, self.registry, self._outlook)
 
     def wait(self, timeout_s: float = FIRE_TIMEOUT_S, *, progress: bool = True) -> bool:
         """Wait until nothing is left to do: all sources read, all events and their effects ended.

@@ -25,8 +25,8 @@ WHERE name = :name
 """
 _INSERT = """
 INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filter, filter_scope,
-  created_us, bound, outside)
-VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1, :outside)
+  created_us, bound, outside, role)
+VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1, :outside, :role)
 """
 _REVISE = """
 INSERT INTO revision
@@ -65,8 +65,8 @@ UNION ALL SELECT seq, attempt, visible_us, received_us, worker_id
 _SKIP_OPEN = f"""
 INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, reason, visible_us,
   received_us, settled_us, worker_id)
-SELECT seq, :s, attempt, 'live', 'skipped', 'unsubscribed', visible_us,
-  coalesce(received_us, :now), :now, coalesce(worker_id, :worker_id)
+SELECT seq, :s, attempt, (SELECT role FROM subscription WHERE id = :s), 'skipped',
+  'unsubscribed', visible_us, coalesce(received_us, :now), :now, coalesce(worker_id, :worker_id)
 FROM ({_OPEN}) AS open WHERE true
 ON CONFLICT (seq, subscription_id, attempt)
 DO UPDATE SET outcome = 'skipped', reason = 'unsubscribed'
@@ -75,7 +75,8 @@ _UNBEGUN = "SELECT subscription_id FROM waiting WHERE seq = :seq AND attempt = 0
 _CANCEL = """
 INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, reason, visible_us,
   received_us, settled_us, worker_id)
-VALUES (:seq, :s, 1, 'live', 'skipped', 'cancelled', :now, :now, :now, :worker_id)
+VALUES (:seq, :s, 1, (SELECT role FROM subscription WHERE id = :s), 'skipped', 'cancelled',
+  :now, :now, :now, :worker_id)
 """
 _BEGUN = """
 SELECT name FROM subscription WHERE id IN (
@@ -150,6 +151,7 @@ def bind(
         "emit": ensure_topic(transaction, subscription.emit, now_us) if subscription.emit else None,
         "scope": policy and policy.scope,
         "outside": int(outside),
+        "role": subscription.role,
     }
     known = _known(transaction, subscription.name)
     bound = known if known and known.bound else None

@@ -24,8 +24,8 @@ from mltrigger.broker import (
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
 from mltrigger.event.data import encode_data
-from mltrigger.event.event import Event
-from mltrigger.store import binding, leasing, publishing, settling
+from mltrigger.event.event import Event, traced
+from mltrigger.store import binding, direct, leasing, publishing, settling
 from mltrigger.store.queue import Term, delivery
 from mltrigger.store.registry import generation_of
 from mltrigger.store.timekeeper import Timekeeper
@@ -198,6 +198,27 @@ class SqlBroker:
         (self._idle.discard if deliveries else self._idle.add)(subscription.id)
         return deliveries
 
+    def begin(
+        self, subscription: SubscriptionSpec, events: Sequence[Event], generation: str
+    ) -> direct.Begun:
+        """Write *events* of a direct call and lease them, in one commit.
+
+        The commit need not reach the disk: nobody has a receipt, and the outcome follows.
+
+        Raises
+        ------
+        Outdated
+            When the registry has changed since *generation*.
+        """
+        encoded = [(traced(event), *encode_data(event, MAX_EVENT_BYTES)) for event in events]
+        with self._store.transaction(durable=False) as transaction:
+            if generation_of(transaction) != generation:
+                raise Outdated
+            now_us = self.time.published_us(transaction)
+            until_us = now_us + int(subscription.policy.lease * 1e6)
+            term = Term(subscription.id, now_us, until_us, self._worker_id())
+            return direct.begin(transaction, subscription, encoded, term)
+
     def wake(self, subscription: SubscriptionSpec) -> None:
         """End a receive that waits in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")
@@ -242,7 +263,9 @@ class SqlBroker:
             return
         asked_s = time.monotonic()
         with self._store.transaction() as transaction:
-            if not _waited(asked_s) and leasing.sweep(transaction, subscription.id, now_us):
+            if not _waited(asked_s) and leasing.sweep(
+                transaction, subscription.id, now_us, subscription.role
+            ):
                 self._wake_after(transaction, ["done"])
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:

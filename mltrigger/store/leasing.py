@@ -46,6 +46,8 @@ _KILLS = (
     " process that works on it"
 )
 
+_GONE = "the process that called the model ended before it answered: call it again, with another id"
+
 
 class _Expired(NamedTuple):
     """A lease that ran out."""
@@ -66,7 +68,17 @@ def claim(transaction: Transaction, term: Term, most: int) -> list[Claim]:
     found = claims(
         transaction, _CLAIM, {"s": term.subscription_id, "now": term.received_us, "n": most}
     )
-    found = _together(found)
+    return _leased(transaction, term, _together(found))
+
+
+def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Claim]:
+    """Lease the waiting deliveries of the events *seqs* for *term*."""
+    among = ", ".join(str(int(seq)) for seq in seqs)
+    sql = f"{CLAIM_READY} AND q.seq IN ({among}) ORDER BY q.seq"
+    return _leased(transaction, term, claims(transaction, sql, {"s": term.subscription_id}))
+
+
+def _leased(transaction: Transaction, term: Term, found: list[Claim]) -> list[Claim]:
     transaction.execute_many(
         _DELETE_READY, [(term.subscription_id, c.visible_us, c.seq) for c in found]
     )
@@ -106,29 +118,33 @@ def has_expired(store: Store, subscription_id: int, now_us: int) -> bool:
     return bool(store.read(f"{_EXPIRED} LIMIT 1", {"s": subscription_id, "now": now_us}))
 
 
-def sweep(transaction: Transaction, subscription_id: int, now_us: int) -> bool:
+def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str = "live") -> bool:
     """End the leases that ran out; return whether an event is dead now.
 
     A delivery returns to its old place. Behind newer events it would wait for the whole backlog
-    once more. An event that killed its worker too often is dead.
+    once more. An event that killed its worker too often is dead. So is each direct call: its caller
+    has gone.
     """
     rows = transaction.query(_EXPIRED, {"s": subscription_id, "now": now_us})
     expired = list(map(_Expired._make, rows))
     transaction.execute_many(DELETE_LEASE, [(e.subscription_id, e.seq, e.attempt) for e in expired])
+    direct = role == "direct"
     # An attempt alone was counted when it began.
-    again = [e for e in expired if e.abandoned < MAX_ABANDONED]
-    dead = [e for e in expired if e.abandoned >= MAX_ABANDONED]
+    dead = [e for e in expired if direct or e.abandoned >= MAX_ABANDONED]
+    again = [] if direct else [e for e in expired if e.abandoned < MAX_ABANDONED]
+    why = _GONE if direct else _KILLS
     transaction.execute_many(INSERT_READY, [_waiting(e) for e in again if not e.outside])
     transaction.execute_many(INSERT_AWAITED, [_waiting(e) for e in again if e.outside])
     transaction.execute_many(
         INSERT_DEAD,
         [
-            Dead(e.subscription_id, e.seq, e.attempt, "worker_died", None, _KILLS, None, now_us)
+            Dead(e.subscription_id, e.seq, e.attempt, "worker_died", None, why, None, now_us)
             for e in dead
         ],
     )
     record_uncalled(transaction, [_ended(e, "lease_expired") for e in again], "abandoned", now_us)
-    record_uncalled(transaction, [_ended(e, "worker_died") for e in dead], "dead", now_us)
+    died = [_ended(e, "worker_died", _GONE if direct else None) for e in dead]
+    record_uncalled(transaction, died, "dead", now_us, role)
     return bool(dead)
 
 
@@ -138,7 +154,7 @@ def _waiting(e: _Expired) -> Waiting:
     )
 
 
-def _ended(e: _Expired, reason: str) -> Uncalled:
+def _ended(e: _Expired, reason: str, error: str | None = None) -> Uncalled:
     return Uncalled(
-        e.subscription_id, e.seq, e.attempt, e.visible_us, e.received_us, e.worker_id, reason
+        e.subscription_id, e.seq, e.attempt, e.visible_us, e.received_us, e.worker_id, reason, error
     )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
 from mltrigger.store.archive import ARCHIVED, Archived, archived
-from mltrigger.store.outcomes import NO_EVENTS, OUTCOMES
+from mltrigger.store.outcomes import FINAL, NO_EVENTS, OUTCOMES
 from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
@@ -119,10 +119,11 @@ _COLUMNS = {
 
 # A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
 _RUNNING = """
-(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id, 'live' AS role,
-  'running' AS outcome, NULL AS reason, visible_us, received_us, NULL AS started_us,
-  NULL AS finished_us, NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output,
-  NULL AS error_type, NULL AS error, NULL AS stdout FROM lease)
+(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id,
+  (SELECT role FROM subscription WHERE id = subscription_id) AS role, 'running' AS outcome,
+  NULL AS reason, visible_us, received_us, NULL AS started_us, NULL AS finished_us,
+  NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output, NULL AS error_type,
+  NULL AS error, NULL AS stdout FROM lease)
 """
 _FROM = """
 FROM {attempts} i
@@ -144,6 +145,12 @@ SELECT e.seq, e.subject, e.data, e.datacontenttype
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.seq > :after AND t.name = :topic AND e.source = :source
 ORDER BY e.seq LIMIT :limit
+"""
+_OPEN_FOR = """
+SELECT s.name, o.state FROM subscription s JOIN (
+  SELECT subscription_id, 'waiting' AS state FROM waiting WHERE seq = :seq
+  UNION ALL SELECT subscription_id, 'running' FROM lease WHERE seq = :seq
+) AS o ON o.subscription_id = s.id ORDER BY s.name
 """
 _SUBJECTS = """
 SELECT e.seq, e.id, e.subject
@@ -254,6 +261,28 @@ class Log:
             return self._store.read(f"{attempts} ORDER BY i.id", parameters) + under_way
         newest = self._store.read(f"{attempts} ORDER BY i.id DESC LIMIT :limit", parameters)
         return (newest[::-1] + under_way)[-limit:] if limit else []
+
+    def ended_after(
+        self, columns: Sequence[str], subscription_id: int, after_row: int, limit: int
+    ) -> tuple[list[Row], int]:
+        """Return the next final outcomes of a subscription, in the order of their recording.
+
+        One row of *columns* each, and the number to go on from: nothing is left before it.
+        """
+        ((newest,),) = self._store.read("SELECT coalesce(max(id), 0) FROM invocation")
+        select = ", ".join(_COLUMNS[c] for c in ("row", *columns))
+        rows = self._store.read(
+            f"SELECT {select} {_FROM.format(attempts='invocation')} WHERE i.id > :row"
+            " AND i.id <= :newest AND i.subscription_id = :s"
+            f" AND i.outcome IN {FINAL!r} AND {_INVOKED} ORDER BY i.id LIMIT :limit",
+            {"row": after_row, "newest": newest, "s": subscription_id, "limit": limit},
+        )
+        last = rows[-1][0] if len(rows) == limit else max(int(newest), after_row)
+        return [row[1:] for row in rows], last
+
+    def open_for(self, seq: int) -> dict[str, str]:
+        """Return subscription -> ``waiting`` or ``running``, for an event that is open there."""
+        return dict(self._store.read(_OPEN_FOR, {"seq": seq}))
 
     def tallies(self) -> dict[int, dict[str, int]]:
         """Return the number of attempts by subscription id and outcome.

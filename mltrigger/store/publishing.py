@@ -45,7 +45,8 @@ UNION ALL SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq LIMIT 
 _TOPIC = """
 SELECT t.id, (SELECT coalesce(max(seq), 0) FROM event),
   s.id, s.name, s.filter, s.filter_scope, s.outside
-FROM topic t LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1
+FROM topic t
+LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role = 'live'
 WHERE t.name = :name ORDER BY s.id
 """
 _REPEATED = """
@@ -129,6 +130,17 @@ def publish(
     transaction.execute_many(INSERT_AWAITED, awaited)
     woken = frozenset(row.subscription_id for row in (*ready, *awaited))
     return Published(receipts, woken)
+
+
+def archive(
+    transaction: Transaction,
+    topic_id: int,
+    numbered: Sequence[tuple[Encoded, int]],
+    now_us: int,
+) -> None:
+    """Write events with their numbers into the archive, without a delivery."""
+    rows = [_event_row(*each, seq, topic_id, now_us) for each, seq in numbered]
+    transaction.execute_many(_INSERT_EVENT, rows)
 
 
 def _topic(transaction: Transaction, name: str) -> _Topic:
@@ -216,7 +228,7 @@ def _receipts(
         if seq <= topic.newest:
             to = [b for b in topic.bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate and repeats:
-            differs = _differ((bytes(kept), kept_type), (raw, media_type))
+            differs = differ((bytes(kept), kept_type), (raw, media_type))
             transaction.execute(_REPEATED, {"seq": seq, "differing": int(differs), "now": now_us})
             if differs:
                 warn(
@@ -227,7 +239,7 @@ def _receipts(
     return receipts
 
 
-def _differ(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> bool:
+def differ(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> bool:
     """Whether two bodies say different things. Order of keys and blanks of JSON do not matter."""
     if one[0] == other[0]:
         return False

@@ -35,7 +35,7 @@ _SOURCE_TOPIC = """
 SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url
 """
 _SPECS = """
-SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id
+SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id, s.role
 FROM subscription s JOIN topic t ON t.id = s.topic_id
 LEFT JOIN topic e ON e.id = s.emit_topic_id
 WHERE s.bound = 1
@@ -194,9 +194,11 @@ class Registry:
 
     # -- subscriptions -----------------------------------------------------------------------------
 
-    def subscriptions(self) -> list[SubscriptionSpec]:
-        """Return the bound subscriptions, oldest first."""
-        return [_spec(row) for row in self._store.read(f"{_SPECS} ORDER BY s.id")]
+    def subscriptions(self, role: str | None = "live") -> list[SubscriptionSpec]:
+        """Return the bound subscriptions of that role, oldest first. ``None`` stands for all."""
+        where = "" if role is None else "AND s.role = :role"
+        rows = self._store.read(f"{_SPECS} {where} ORDER BY s.id", {"role": role})
+        return [_spec(row) for row in rows]
 
     def subscription(self, name: str) -> SubscriptionSpec | None:
         """Return the bound subscription *name*, ``None`` when there is none."""
@@ -233,6 +235,24 @@ class Registry:
         """Keep a setting of the bus, for all processes that share the store."""
         with self._store.transaction() as transaction:
             transaction.execute(_SET, {"name": name, "value": json.dumps(value)})
+
+    def settings(self, prefix: str) -> dict[str, Any]:
+        """Return the settings whose names begin with *prefix*."""
+        rows = self._store.read(
+            "SELECT name, value FROM setting WHERE substr(name, 1, :n) = :prefix ORDER BY name",
+            {"n": len(prefix), "prefix": prefix},
+        )
+        try:
+            return {name: json.loads(value) for name, value in rows}
+        except ERRORS as error:
+            raise damaged("setting", repr(prefix), error) from error
+
+    def drop_setting(self, name: str) -> bool:
+        """Delete a setting. Return whether it was there."""
+        with self._store.transaction() as transaction:
+            return bool(
+                transaction.execute("DELETE FROM setting WHERE name = :name", {"name": name})
+            )
 
     # -- live processes, and their time ------------------------------------------------------------
 
@@ -318,16 +338,16 @@ def _compiled(text: str, scope: Any) -> FilterPolicy:
 
 
 def _spec(row: Row) -> SubscriptionSpec:
-    name, topic, selector, policy, emit, filter_text, scope, number = row
+    name, topic, selector, policy, emit, filter_text, scope, number, role = row
     named = f"{number} ({name!r:.60})"
     try:
-        texts(name, topic, selector, emit)
+        texts(name, topic, selector, emit, role)
         Selector.parse(selector)
         agreed = DeliveryPolicy.from_json(policy)
     except ERRORS as error:
         raise damaged("subscription", named, error) from error
     passing = filter_of(filter_text, scope, "subscription", named)
-    return SubscriptionSpec(name, topic, selector, agreed, emit, passing, number)
+    return SubscriptionSpec(name, topic, selector, agreed, emit, passing, number, role)
 
 
 @functools.lru_cache(maxsize=4096)

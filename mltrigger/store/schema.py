@@ -13,7 +13,7 @@ import sqlite3
 from mltrigger.errors import StoreError
 from mltrigger.store.outcomes import FINAL
 
-VERSION = 7
+VERSION = 8
 """The version of the schema below. A file with another version is refused."""
 
 CREATE = f"""
@@ -80,7 +80,8 @@ CREATE TABLE subscription (
   paused INTEGER NOT NULL DEFAULT 0,
   filter TEXT, -- the filter policy as canonical JSON, NULL lets everything pass
   filter_scope TEXT,
-  outside INTEGER NOT NULL DEFAULT 0 -- 1 if it has a queue outside this database
+  outside INTEGER NOT NULL DEFAULT 0, -- 1 if it has a queue outside this database
+  role TEXT NOT NULL DEFAULT 'live' -- 'direct' if its events are calls whose callers wait
 );
 
 CREATE TABLE revision (

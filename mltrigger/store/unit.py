@@ -25,7 +25,6 @@ class Invocation(NamedTuple):
     batch_size: int
     reason: str | None = None
     stdout: str | None = None
-    role: str = "live"
 
 
 class Uncalled(NamedTuple):
@@ -111,8 +110,13 @@ class Unit:
         """Call *action* once the unit is durable."""
         self.transaction.after_commit(action)
 
-    def record(self, invocations: Sequence[Invocation], counted: Sequence[Delivery] = ()) -> None:
-        """Write one row an attempt.
+    def record(
+        self,
+        invocations: Sequence[Invocation],
+        counted: Sequence[Delivery] = (),
+        role: str = "live",
+    ) -> None:
+        """Write one row an attempt of a subscription of that *role*.
 
         The row of an attempt that was recorded as abandoned and then ended is corrected in place.
         Deliveries in *counted* came after their lease and count all the same. They get a new row,
@@ -128,7 +132,7 @@ class Unit:
                 _FORGET, [(d.seq, d.subscription_id, d.attempt) for d in counted]
             )
         self.transaction.execute_many(
-            _RECORD, [_row(i, settled_us, worker_id) for i in invocations]
+            _RECORD, [_row(i, role, settled_us, worker_id) for i in invocations]
         )
         for (subscription_id, outcome), n in counts.items():
             tally(self.transaction, subscription_id, worker_id, outcome, n)
@@ -157,7 +161,11 @@ def tally(
 
 
 def record_uncalled(
-    transaction: Transaction, attempts: Sequence[Uncalled], outcome: Outcome, now_us: int
+    transaction: Transaction,
+    attempts: Sequence[Uncalled],
+    outcome: Outcome,
+    now_us: int,
+    role: str = "live",
 ) -> None:
     """Record *attempts* that ended without an answer of a model."""
     rows = [
@@ -165,7 +173,7 @@ def record_uncalled(
             a.seq,
             a.subscription_id,
             a.attempt,
-            "live",
+            role,
             outcome,
             a.reason,
             a.visible_us,
@@ -182,13 +190,13 @@ def record_uncalled(
         tally(transaction, subscription_id, worker_id, outcome, n)
 
 
-def _row(invocation: Invocation, settled_us: int, worker_id: int) -> _Row:
+def _row(invocation: Invocation, role: str, settled_us: int, worker_id: int) -> _Row:
     d, result = invocation.delivery, invocation.result
     return _Row(
         d.seq,
         d.subscription_id,
         d.attempt,
-        invocation.role,
+        role,
         invocation.outcome,
         invocation.reason,
         d.visible_us,

@@ -14,7 +14,7 @@ from mltrigger.text import short
 
 if TYPE_CHECKING:
     from mltrigger.broker import SubscriptionSpec
-    from mltrigger.delivery.listener import Listener
+    from mltrigger.delivery.on_call import OnCall
     from mltrigger.handle import Bus, Subscription
 
 Response = dict[str, list[dict[str, str]]]
@@ -68,7 +68,7 @@ class _Handler:
 
     def __init__(self, bus: Bus, broker: AwsBroker, name: str) -> None:
         self._bus, self._broker, self._name = bus, broker, name
-        self._listening: tuple[SubscriptionSpec, Listener] | None = None
+        self._listening: tuple[SubscriptionSpec, OnCall] | None = None
 
     def __call__(self, event: Mapping[str, Any], context: Any = None) -> Response:
         now_us = self._bus.log.now_us()
@@ -90,7 +90,7 @@ class _Handler:
             ]
         }
 
-    def _listener(self, spec: SubscriptionSpec) -> Listener:
+    def _listener(self, spec: SubscriptionSpec) -> OnCall:
         """Return the listener, a new one if somebody has bound the subscription anew."""
         if self._listening is not None:
             bound, listener = self._listening
