@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mltrigger.api.server import Server, serve
     from mltrigger.broker import Depth, Receipt
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         InvalidModel,
         InvalidName,
         InvalidPolicy,
+        InvalidSignature,
         MltriggerError,
         ModelFailure,
         NameTaken,
@@ -87,6 +89,7 @@ _HOME = {
     "InvalidModel": "errors",
     "InvalidName": "errors",
     "InvalidPolicy": "errors",
+    "InvalidSignature": "errors",
     "MltriggerError": "errors",
     "Model": "versions.describe",
     "ModelFailure": "errors",
@@ -100,6 +103,7 @@ _HOME = {
     "Reject": "errors",
     "Retry": "errors",
     "Run": "run",
+    "Server": "api.server",
     "StoreError": "errors",
     "Subscription": "handle",
     "VersionConflict": "errors",
@@ -153,6 +157,7 @@ __all__ = [
     "InvalidModel",
     "InvalidName",
     "InvalidPolicy",
+    "InvalidSignature",
     "MltriggerError",
     "Model",
     "ModelFailure",
@@ -166,6 +171,7 @@ __all__ = [
     "Reject",
     "Retry",
     "Run",
+    "Server",
     "StoreError",
     "Subscription",
     "VersionConflict",
@@ -191,6 +197,7 @@ __all__ = [
     "publish_batch",
     "register",
     "retain",
+    "serve",
     "subscribe",
     "subscription",
     "subscriptions",
@@ -265,8 +272,23 @@ def _of_the_default_bus(name: str) -> Callable[..., Any]:
     return function
 
 
+def _serving() -> Callable[..., Any]:
+    """Return ``api.server.serve`` with the default bus as its default."""
+    from mltrigger.api.server import serve
+
+    @functools.wraps(serve)
+    def function(bus: EventBus | None = None, **options: Any) -> Server:
+        __tracebackhide__ = True
+        return serve(default_bus() if bus is None else bus, **options)
+
+    return function
+
+
 def __getattr__(name: str) -> Any:
     """Load public names at their first use: importing the package costs nothing."""
+    if name == "serve":
+        globals()[name] = _serving()
+        return globals()[name]
     if name in _HOME:
         value = getattr(importlib.import_module(f"mltrigger.{_HOME[name]}"), name)
         globals()[name] = value

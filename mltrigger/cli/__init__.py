@@ -17,6 +17,7 @@ from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
+from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.text import one_line, redacted
@@ -202,6 +203,7 @@ def _parser() -> Parser:
     for add in (_add_demo, _add_tutorial, _add_publish, _add_worker, _add_doctor):
         add(commands)
     add_table_commands(commands)
+    add_serve_commands(commands)
     add_commands(commands, aws)
     return parser
 

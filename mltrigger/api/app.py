@@ -1,0 +1,105 @@
+"""The application: the routes of one bus behind the gate."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
+
+from mltrigger.api.access import Tokens
+from mltrigger.api.documents import Documents
+from mltrigger.api.gate import Gate
+from mltrigger.api.inference import Inference
+from mltrigger.api.intake import Unsupported
+from mltrigger.api.models import Models
+from mltrigger.api.problems import Refused, answer
+from mltrigger.api.publishing import Publishing
+from mltrigger.api.reading import Reading
+from mltrigger.api.service import Service
+from mltrigger.api.settings import Doors, Hooks, Limits
+from mltrigger.api.steering import Steering
+from mltrigger.api.webhooks import Webhooks
+from mltrigger.errors import MltriggerError
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
+
+_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "last-event-id",
+    "prefer",
+    "ce-specversion",
+    "ce-id",
+    "ce-source",
+    "ce-type",
+    "ce-subject",
+    "ce-time",
+)
+
+
+class Application(NamedTuple):
+    """The ASGI application, and the function that ends its streams."""
+
+    gate: ASGIApp
+    stop: Callable[[], None]
+
+
+def application(
+    bus: EventBus, tokens: Tokens, doors: Doors, limits: Limits, hooks: Hooks
+) -> Application:
+    """Return the ASGI application for *bus*.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        The tokens that are accepted.
+    doors : Doors
+        The hosts and origins that are accepted.
+    limits : Limits
+        The limits of requests.
+    hooks : Hooks
+        The secrets of webhooks.
+    """
+    service = Service(bus, tokens, limits)
+    models, publishing = Models(service), Publishing(service)
+    rooms = (
+        publishing,
+        Webhooks(service, publishing, hooks),
+        Reading(service),
+        Steering(service),
+        models,
+        Inference(service, models),
+        Documents(service),
+    )
+
+    @contextlib.asynccontextmanager
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        service.news.start()
+        try:
+            yield
+        finally:
+            service.news.stop()
+
+    handlers: Any = dict.fromkeys((Refused, MltriggerError, Unsupported, HTTPException), answer)
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(doors.origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=list(_HEADERS),
+        expose_headers=["location", "preference-applied", "retry-after"],
+    )
+    app = Starlette(
+        routes=[route for room in rooms for route in room.routes()],
+        exception_handlers=handlers,
+        middleware=[cors] if doors.origins else [],
+        lifespan=life,
+    )
+    return Application(Gate(app, doors.hosts, doors.origins, limits), service.news.stop)

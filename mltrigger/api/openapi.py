@@ -1,0 +1,341 @@
+"""The OpenAPI 3.1 document of a bus: the routes, and the schemas of each model version.
+
+https://spec.openapis.org/oas/v3.1.1.html
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mltrigger._version import __version__
+from mltrigger.api.shapes import PARAMETERS, SHAPES, object_of, ref
+from mltrigger.event.envelopes.cloudevents import BATCH
+
+if TYPE_CHECKING:
+    from mltrigger.store.registry import Registry
+    from mltrigger.versions.version import ModelVersion
+
+Json = dict[str, Any]
+_JSON = "application/json"
+_PROBLEM = "application/problem+json"
+
+
+def openapi(registry: Registry, may: Callable[[str, str], bool], url: str = "/") -> Json:
+    """Return the document.
+
+    Parameters
+    ----------
+    registry : Registry
+        The models.
+    may : callable
+        Takes a kind of scope and a name. Returns whether the reader may know of it.
+    url : str
+        Where the server is.
+    """
+    versions = [each for each in registry.versions() if may("invoke", each.name)]
+    schemas: Json = dict(SHAPES)
+    paths: Json = {}
+    for path, item in (*_general(), *_of_versions(versions, schemas)):
+        paths.setdefault(path, {}).update(item)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mltrigger",
+            "version": __version__,
+            "description": "Topics, subscriptions and model versions of one bus.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        "servers": [{"url": url}],
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "parameters": PARAMETERS,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+class Names:
+    """Names of model versions that every language takes, different in any case.
+
+    Parameters
+    ----------
+    versions : iterable of ModelVersion
+        All versions of the document, always in the same order.
+    """
+
+    def __init__(self, versions: Iterable[ModelVersion]) -> None:
+        self._names: dict[int, str] = {}
+        taken: set[str] = set()
+        for version in versions:
+            # 1.10.0 and 11.0.0 must differ also for generators that drop underscores
+            number = re.sub(r"[^A-Za-z0-9]+", "x", version.version)
+            wanted = f"{re.sub(r'[^A-Za-z0-9]+', '_', version.name)}_v{number}"
+            bare, n = wanted, 1
+            while wanted.replace("_", "").lower() in taken:
+                n += 1
+                wanted = f"{bare}_n{n}"
+            taken.add(wanted.replace("_", "").lower())
+            self._names[version.id] = wanted
+
+    def of(self, version: ModelVersion) -> str:
+        """Return the name of *version*."""
+        return self._names[version.id]
+
+    def schemas(self, version: ModelVersion) -> dict[str, Json]:
+        """Return the schemas of a version, by their names among the components.
+
+        Generators know no definitions inside a schema, so each becomes a component.
+        """
+        found: dict[str, Json] = {}
+        for kind, text in (("input", version.input_schema), ("output", version.output_schema)):
+            if text is not None:
+                found |= _components(f"{self.of(version)}_{kind}", json.loads(text))
+        return found
+
+
+def _components(name: str, schema: Json) -> dict[str, Json]:
+    """Return *schema* and its definitions as components, with references that fit."""
+    base, moved = f"#/components/schemas/{name}", {}
+    inner: Json = {}
+    for place in ("$defs", "definitions"):
+        for key, each in (schema.get(place) or {}).items():
+            own = f"{name}_{re.sub(r'[^A-Za-z0-9]+', '_', key)}"
+            moved[f"#/{place}/{key}"] = f"#/components/schemas/{own}"
+            inner[own] = each
+    outer = {key: each for key, each in schema.items() if key not in ("$defs", "definitions")}
+    return {own: _moved(each, base, moved) for own, each in ({name: outer} | inner).items()}
+
+
+def _moved(schema: Any, base: str, moved: Mapping[str, str]) -> Any:
+    """Return *schema* with the references that hold where it lies now."""
+    if isinstance(schema, list):
+        return [_moved(each, base, moved) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {}
+    for key, value in schema.items():
+        if key == "$ref" and isinstance(value, str) and value.startswith("#"):
+            found[key] = moved.get(value, f"{base}{value[1:]}")
+        elif key not in ("$schema", "$id"):
+            found[key] = _moved(value, base, moved)
+    return found
+
+
+def _of_versions(versions: list[ModelVersion], schemas: Json) -> Iterator[tuple[str, Json]]:
+    names = Names(versions)
+    for version in versions:
+        own = names.schemas(version)
+        schemas.update(own)
+        name = names.of(version)
+        takes = ref(f"{name}_input") if f"{name}_input" in own else {}
+        answer = dict(SHAPES["Answer"]["properties"])
+        if f"{name}_output" in own:
+            answer["output"] = ref(f"{name}_output")
+        yield (
+            f"/v1/models/{version.name}/versions/{version.version}/invoke",
+            _post(
+                f"invoke_{name}",
+                f"Call {version.name} {version.version}",
+                takes=_content(takes),
+                gives={"200": _answer("The recorded answer.", object_of(answer))},
+                parameters=["IdempotencyKey"],
+                tag="models",
+            ),
+        )
+
+
+def _general() -> Iterator[tuple[str, Json]]:
+    """Yield the paths that every bus has."""
+    yield from _events()
+    yield from _subscriptions()
+    yield from _models()
+    yield from _browsers()
+
+
+def _events() -> Iterator[tuple[str, Json]]:
+    published = {
+        "200": _answer("Published, and every outcome is there.", ref("Receipt")),
+        "202": _answer("Published. Its status says what becomes of it.", ref("Receipt")),
+    }
+    # One media type each: generators cannot choose among several. The first also takes CloudEvents.
+    yield (
+        "/v1/topics/{topic}/events",
+        _post(
+            "publish",
+            "Publish an event: JSON, or a CloudEvent by its media type or headers",
+            takes=_content({}),
+            gives=published,
+            parameters=["Topic", "IdempotencyKey", "Prefer"],
+            tag="events",
+        ),
+    )
+    yield (
+        "/v1/topics/{topic}/batch",
+        _post(
+            "publish_batch",
+            "Publish CloudEvents, all or none",
+            takes={BATCH: {"schema": {"type": "array", "items": ref("CloudEvent")}}},
+            gives={
+                "200": _answer("Published, and every outcome is there.", ref("Receipts")),
+                "202": _answer("Published.", ref("Receipts")),
+            },
+            parameters=["Topic", "Prefer"],
+            tag="events",
+        ),
+    )
+    yield (
+        "/v1/events/{id}",
+        _get("event", "State and answer of every subscription", "EventStates", ["Id"], "events"),
+    )
+    yield (
+        "/v1/events/{id}/cancel",
+        _post(
+            "cancel",
+            "End an event where it has not begun",
+            gives={"200": _answer("Subscriptions that had begun.", ref("Cancelled"))},
+            parameters=["Id"],
+            tag="events",
+        ),
+    )
+
+
+def _subscriptions() -> Iterator[tuple[str, Json]]:
+    yield (
+        "/v1/subscriptions",
+        _get("subscriptions", "List subscriptions", "Subscriptions", [], "subscriptions"),
+    )
+    one = "/v1/subscriptions/{name}"
+    outcomes = _get(
+        "outcomes",
+        "Outcomes as a page, or as server-sent events",
+        "Outcomes",
+        ["Name", "After", "Limit", "LastEventId"],
+        "subscriptions",
+    )
+    outcomes["get"]["responses"]["200"]["content"]["text/event-stream"] = {
+        "schema": {"type": "string"}
+    }
+    yield f"{one}/outcomes", outcomes
+    yield (
+        f"{one}/dead-letters",
+        _get("dead_letters", "List dead letters", "DeadLetters", ["Name"], "subscriptions"),
+    )
+    for action, takes, gives, said in (
+        ("redrive", "Redrive", "Changed", "Deliver dead letters again"),
+        ("discard", "Discard", "Changed", "Put dead letters away"),
+        ("pause", None, "Paused", "Stop delivery"),
+        ("resume", None, "Paused", "Go on with delivery"),
+    ):
+        yield (
+            f"{one}/{action}",
+            _post(
+                action,
+                said,
+                takes=_content(ref(takes)) if takes else None,
+                gives={"200": _answer("Done.", ref(gives))},
+                parameters=["Name"],
+                tag="subscriptions",
+                optional=action == "redrive",
+            ),
+        )
+
+
+def _models() -> Iterator[tuple[str, Json]]:
+    yield "/v1/models", _get("models", "List model versions", "Models", [], "models")
+    for path, name, parameters in (
+        ("/v1/models/{name}/invoke", "invoke", ["Model"]),
+        ("/v1/models/{name}/versions/{version}/invoke", "invoke_version", ["Model", "Version"]),
+    ):
+        yield (
+            path,
+            _post(
+                name,
+                "Call a model version and wait for its answer",
+                takes=_content({}),
+                gives={"200": _answer("The recorded answer.", ref("Answer"))},
+                parameters=[*parameters, "IdempotencyKey"],
+                tag="models",
+            ),
+        )
+
+
+def _browsers() -> Iterator[tuple[str, Json]]:
+    yield (
+        "/v1/tickets",
+        _post(
+            "ticket",
+            "Get a ticket that opens one stream within a minute",
+            takes=_content(ref("TicketWanted")),
+            gives={"201": _answer("The ticket.", ref("Ticket"))},
+            tag="browsers",
+        ),
+    )
+    session = _post(
+        "begin_session",
+        "Exchange the token for a cookie",
+        gives={"204": {"description": "The cookie is set."}},
+        tag="browsers",
+    )
+    session["delete"] = {
+        "operationId": "end_session",
+        "summary": "End the session",
+        "tags": ["browsers"],
+        "responses": {"204": {"description": "The session has ended."}, **_refusals()},
+    }
+    yield "/v1/session", session
+
+
+def _get(name: str, summary: str, gives: str, parameters: list[str], tag: str) -> Json:
+    return {
+        "get": {
+            "operationId": name,
+            "summary": summary,
+            "tags": [tag],
+            "parameters": [_parameter(each) for each in parameters],
+            "responses": {"200": _answer("Found.", ref(gives)), **_refusals()},
+        }
+    }
+
+
+def _post(
+    name: str,
+    summary: str,
+    *,
+    gives: Json,
+    tag: str,
+    takes: Json | None = None,
+    parameters: list[str] | None = None,
+    optional: bool = False,
+) -> Json:
+    operation: Json = {
+        "operationId": name,
+        "summary": summary,
+        "tags": [tag],
+        "parameters": [_parameter(each) for each in parameters or ()],
+        "responses": {**gives, **_refusals()},
+    }
+    if takes is not None:
+        operation["requestBody"] = {"required": not optional, "content": takes}
+    return {"post": operation}
+
+
+def _content(schema: Mapping[str, Any]) -> Json:
+    return {_JSON: {"schema": dict(schema)}}
+
+
+def _answer(description: str, schema: Mapping[str, Any]) -> Json:
+    return {"description": description, "content": _content(schema)}
+
+
+def _refusals() -> Json:
+    refusal = {"description": "Refused.", "content": {_PROBLEM: {"schema": ref("Problem")}}}
+    return {"4XX": refusal, "5XX": refusal}
+
+
+def _parameter(name: str) -> Json:
+    return {"$ref": f"#/components/parameters/{name}"}

@@ -1,0 +1,110 @@
+"""The routes that change something: dead letters, pauses, sessions of browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mltrigger.api.access import SESSION_S
+from mltrigger.api.problems import Refused
+from mltrigger.api.service import COOKIE, Service, aside, bearer, json_object
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Steering:
+    """Steers subscriptions, and lets browsers in.
+
+    Parameters
+    ----------
+    service : Service
+        The bus, and who may call.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._bus = service, service.bus
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        one = "/v1/subscriptions/{name}"
+        return [
+            Route(f"{one}/redrive", self._redrive, methods=["POST"]),
+            Route(f"{one}/discard", self._discard, methods=["POST"]),
+            Route(f"{one}/pause", self._pausing(True), methods=["POST"]),
+            Route(f"{one}/resume", self._pausing(False), methods=["POST"]),
+            Route("/v1/session", self._begin_session, methods=["POST"]),
+            Route("/v1/session", self._end_session, methods=["DELETE"]),
+            Route("/v1/tickets", self._ticket, methods=["POST"]),
+        ]
+
+    async def _redrive(self, request: Request) -> Response:
+        self._service.permitted(request, "administer")
+        sub = await aside(self._bus.subscription, request.path_params["name"])
+        chosen = _ids((await json_object(request)).get("events"))
+        return JSONResponse({"events": int(await aside(sub.redrive, chosen))})
+
+    async def _discard(self, request: Request) -> Response:
+        self._service.permitted(request, "administer")
+        sub = await aside(self._bus.subscription, request.path_params["name"])
+        given = await json_object(request)
+        chosen, reason = _ids(given.get("events")), given.get("reason")
+        if not isinstance(reason, str) or not reason or chosen is None:
+            raise Refused(400, "bad_request", 'send {"events": ["ID"], "reason": "why"}')
+        return JSONResponse({"events": int(await aside(sub.discard, chosen, reason))})
+
+    def _pausing(self, paused: bool) -> Handler:
+        async def handler(request: Request) -> Response:
+            self._service.permitted(request, "administer")
+            sub = await aside(self._bus.subscription, request.path_params["name"])
+            await aside(sub.pause if paused else sub.resume)
+            return JSONResponse({"paused": paused})
+
+        return handler
+
+    # -- browsers ----------------------------------------------------------------------------------
+
+    async def _begin_session(self, request: Request) -> Response:
+        token = self._token(request)
+        response = Response(status_code=204)
+        response.set_cookie(
+            COOKIE,
+            self._service.sessions.begin(token),
+            max_age=int(SESSION_S),
+            path="/",
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    async def _end_session(self, request: Request) -> Response:
+        self._service.sessions.end(request.cookies.get(COOKIE, ""))
+        response = Response(status_code=204)
+        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        return response
+
+    async def _ticket(self, request: Request) -> Response:
+        token, path = self._token(request), (await json_object(request)).get("path")
+        if not isinstance(path, str) or not path.startswith("/v1/"):
+            raise Refused(400, "bad_request", 'send {"path": "/v1/subscriptions/NAME/outcomes"}')
+        ticket = self._service.sessions.ticket(token, path)
+        return JSONResponse({"ticket": ticket, "url": f"{path}?ticket={ticket}"}, 201)
+
+    def _token(self, request: Request) -> str:
+        """Return the token in the header. A session cannot prolong itself."""
+        if not bearer(request):
+            raise Refused(401, "no_token", "send the token: Authorization: Bearer mlt_…")
+        self._service.holder(request)
+        return bearer(request)
+
+
+def _ids(given: Any) -> list[str] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise Refused(400, "bad_request", "events must be a list of ids")
+    return given
