@@ -22,6 +22,7 @@ MADE_BY_US = {"EventBus", "Model", "ModelVersion", "Run", "Subscription"}
 """Classes that users get from a call and never construct."""
 PARTS_ONLY = {
     "borrowed_listener",
+    "direct",
     "busy",
     "event_of",
     "listen",
@@ -31,6 +32,7 @@ PARTS_ONLY = {
     "stop_listening",
     "tally",
     "try_out",
+    "run_of",
     "wait_for_what_can_come",
 }
 """Methods without an underscore that only other parts of the package call."""

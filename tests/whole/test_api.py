@@ -138,6 +138,7 @@ OF_A_BUS_ONLY = {
     "listen",
     "listener_state",
     "model_of",
+    "run_of",
     "skipped",
     "spec",
     "stop_listening",

@@ -33,6 +33,7 @@ FLOORS = (
     {"handle"},
     {"bus"},
     {"urls"},
+    {"api"},
     {"worker"},
     {"notebook", "testing", "demo"},
     {"cli"},

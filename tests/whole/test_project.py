@@ -158,15 +158,15 @@ def test_what_the_package_imports_is_declared() -> None:
     }
     extras = [
         r
-        for name in ("cron", "demo", "mlflow", "onnx", "postgres", "schema", "tutorial")
+        for name in ("cron", "demo", "mlflow", "onnx", "postgres", "schema", "serve", "tutorial")
         for r in requirements_of_extra(name)
     ]
     declared = {
         canonicalize_name(r.name) for r in [*requirements("options", "install_requires"), *extras]
     }
     # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with
-    # ipywidgets, botocore with boto3, pydantic-core with pydantic.
-    declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core"}
+    # ipywidgets, botocore with boto3, pydantic-core with pydantic, anyio with starlette.
+    declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core", "anyio"}
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
     assert found <= declared

@@ -1,0 +1,166 @@
+"""Reading over HTTP: outcomes as pages and streams, dead letters, and what may be changed."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from http_client import Caller, Sent
+
+import mltrigger as mt
+
+OUTCOMES = "/v1/subscriptions/ocr/outcomes"
+
+
+def fire(bus: mt.EventBus, *pages: Any) -> None:
+    run = bus.fire("documents", list(pages), progress=False)
+    assert run.open == 0
+
+
+def test_outcomes_come_in_pages_that_lose_and_repeat_nothing(
+    api: Caller, served_bus: mt.EventBus
+) -> None:
+    fire(served_bus, *range(7))
+    path, seen = f"{OUTCOMES}?limit=3", []
+    for _ in range(4):
+        page = api.get(path).json()
+        seen += [row["output"]["read"] for row in page["outcomes"]]
+        path = page["next"]
+    assert sorted(seen) == list(range(7))
+
+    fire(served_bus, "new")
+    assert [row["output"]["read"] for row in api.get(path).json()["outcomes"]] == ["new"]
+
+
+@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "after=-1", "after=1e3"])
+def test_wrong_pages_are_refused(query: str, api: Caller) -> None:
+    answer = api.get(f"{OUTCOMES}?{query}")
+
+    assert (answer.status_code, answer.json()["reason"]) == (400, "bad_request")
+
+
+def take(api: Caller, count: int, **more: Any) -> list[Sent]:
+    found = []
+    for each in api.follow(OUTCOMES, **more):
+        found.append(each)
+        if len(found) == count:
+            return found
+    return found
+
+
+def test_stream_has_old_and_new_outcomes_and_goes_on_after_a_break(
+    api: Caller, served_bus: mt.EventBus
+) -> None:
+    fire(served_bus, 0, 1)
+    first = take(api, 2)
+    thread = threading.Thread(target=fire, args=(served_bus, 2, 3))
+    thread.start()
+    more = take(api, 2, headers={"Last-Event-ID": first[-1].id})
+    thread.join()
+
+    assert [each.event for each in [*first, *more]] == ["outcome"] * 4
+    assert sorted(each.data["output"]["read"] for each in first) == [0, 1]
+    assert sorted(each.data["output"]["read"] for each in more) == [2, 3]
+    assert int(more[0].id or 0) > int(first[-1].id or 0)
+
+
+def test_stream_ends_with_its_server(served_bus: mt.EventBus) -> None:
+    found: list[int] = []
+    with mt.serve(served_bus) as server:
+        caller = Caller(server.url, server.token)
+        stream = caller.follow(OUTCOMES)
+        fire(served_bus, 1)
+        next(stream)
+        reader = threading.Thread(target=lambda: found.append(len(list(stream))))
+        reader.start()
+    reader.join(5)
+
+    assert found == [0]
+
+
+def test_open_streams_have_a_limit(served_bus: mt.EventBus) -> None:
+    fire(served_bus, 1)
+    with mt.serve(served_bus, streams=1) as server, Caller(server.url, server.token) as caller:
+        stream = caller.follow(OUTCOMES)
+        next(stream)
+        with Caller(server.url, server.token) as other:
+            answer = other.get(OUTCOMES, headers={"Accept": "text/event-stream"})
+            assert (answer.status_code, answer.json()["reason"]) == (503, "too_many_streams")
+            assert "retry-after" in answer.headers
+            assert other.get(OUTCOMES).status_code == 200
+
+
+def test_dead_letters_are_read_redriven_and_discarded(api: Caller, served_bus: mt.EventBus) -> None:
+    broken = True
+
+    def sometimes(page: Any) -> Any:
+        if broken:
+            raise ValueError("broken")
+        return page
+
+    sub = served_bus.subscribe("documents", sometimes, name="sometimes", max_attempts=1)
+    fire(served_bus, 1, 2)
+    letters = api.get("/v1/subscriptions/sometimes/dead-letters").json()["dead_letters"]
+    assert [(each["reason"], each["error"]) for each in letters] == [("model_error", "broken")] * 2
+
+    broken = False
+    one, two = (each["id"] for each in letters)
+    assert api.post("/v1/subscriptions/sometimes/redrive", json={"events": [one]}).json() == {
+        "events": 1
+    }
+    given = {"events": [two], "reason": "a test page"}
+    assert api.post("/v1/subscriptions/sometimes/discard", json=given).json() == {"events": 1}
+    assert served_bus.wait(progress=False)
+    assert sub.invocations()["outcome"].tolist() == ["failed", "dead", "succeeded"]
+    assert api.get("/v1/subscriptions/sometimes/dead-letters").json() == {"dead_letters": []}
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        ("discard", {}),
+        ("discard", {"events": ["x"]}),
+        ("discard", {"events": "x", "reason": "y"}),
+        ("redrive", {"events": [1]}),
+        ("redrive", [1]),
+    ],
+)
+def test_wrong_orders_are_refused(action: str, body: Any, api: Caller) -> None:
+    answer = api.post(f"/v1/subscriptions/ocr/{action}", json=body)
+
+    assert answer.status_code == 400, answer.text
+
+
+def test_unknown_dead_letter_is_named(api: Caller) -> None:
+    answer = api.post("/v1/subscriptions/ocr/redrive", json={"events": ["nix"]})
+
+    assert answer.status_code == 404
+    assert "nix" in answer.json()["detail"]
+
+
+def test_pause_and_resume_hold_everywhere(api: Caller, served_bus: mt.EventBus) -> None:
+    assert api.post("/v1/subscriptions/ocr/pause").json() == {"paused": True}
+    api.post("/v1/topics/documents/events", json=1, headers={"Idempotency-Key": "k"})
+    (state,) = api.get("/v1/events/k").json()["events"][0]["subscriptions"]
+    assert state["state"] == "waiting"
+    (listed,) = api.get("/v1/subscriptions").json()["subscriptions"]
+    assert (listed["name"], listed["paused"]) == ("ocr", True)
+
+    assert api.post("/v1/subscriptions/ocr/resume").json() == {"paused": False}
+    assert served_bus.wait(progress=False)
+
+
+def test_unknown_subscription_lists_the_near_ones(api: Caller) -> None:
+    answer = api.get("/v1/subscriptions/ocrr/outcomes")
+
+    assert answer.status_code == 404
+    assert "'ocr'" in answer.json()["detail"]
+
+
+def test_no_get_changes_anything(api: Caller, served_bus: mt.EventBus) -> None:
+    for action in ("redrive", "discard", "pause", "resume"):
+        assert api.get(f"/v1/subscriptions/ocr/{action}").status_code == 405
+    for path in ("/v1/topics/documents/events", "/v1/models/double/invoke", "/v1/session"):
+        assert api.get(path).status_code == 405
+    assert len(served_bus.events()) == 0
