@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import growth, latency, peers, start, tables, throughput
+from benchmarks import api, growth, latency, peers, start, tables, throughput
 from benchmarks.harness import Options, facts, quiet
 from benchmarks.report import Report, Table, kept, targets_table
 
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "growth": growth.run,
     "start": start.run,
     "tables": tables.run,
+    "api": api.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
