@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,10 +27,14 @@ OUTPUT = {"type": "array", "items": {"type": "string"}}
 
 
 @pytest.fixture
-def typed(file: Path) -> Iterator[mt.Server]:
+def typed(file: Path, tmp_path: Path) -> Iterator[mt.Server]:
+    with sqlite3.connect(tmp_path / "app.db") as app:
+        app.execute("CREATE TABLE shelf (id INTEGER PRIMARY KEY, page INTEGER)")
     with mt.connect(f"sqlite:///{file}") as bus:
         model = mt.model("pages", version="1.0.0", input_schema=INPUT, output_schema=OUTPUT)
-        bus.subscribe("books", model(lambda book: ["a"] * book["page"]), name="reader")
+        pages = model(lambda book: ["a"] * book["page"])
+        bus.subscribe("books", pages, name="reader")
+        bus.subscribe(f"table+sqlite:///{tmp_path}/app.db#shelf", pages, name="shelf")
         with mt.serve(bus) as server:
             yield server
 
@@ -60,13 +65,23 @@ def test_typescript_client_is_generated_compiled_and_run(
     run("npm", "run", "generate", cwd=folder)
     run("npm", "run", "build", cwd=folder)
 
-    said = json.loads(run("node", "built/check.js", typed.url, typed.token, cwd=folder))
+    program = subprocess.Popen(
+        ["node", "built/check.js", typed.url, typed.token],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stdout.readline() == "open\n"
+    with sqlite3.connect(tmp_path / "app.db") as app:
+        app.execute("INSERT INTO shelf (page) VALUES (4)")
+    said = json.loads(program.communicate(timeout=60)[0])
 
     assert said == {
         "pages": ["a", "a", "a"],
         "refused": "invalid_input",
         "outcomes": [["a", "a"]],
-        "streamed": True,
+        "streamed": '["a", "a", "a", "a"]',
     }
 
 

@@ -19,11 +19,12 @@ const refused = await invokePagesV1X0X0({ body: { page: 0 } });
 
 const page = await outcomes({ path: { name: "reader" }, query: { limit: 10 } });
 
-const opened = await ticket({ body: { path: "/v1/subscriptions/reader/outcomes" } });
+const opened = await ticket({ body: { path: "/v1/subscriptions/shelf/outcomes" } });
 const stream = await fetch(url + opened.data!.url, { headers: { Accept: "text/event-stream" } });
+console.log("open");
 const reader = stream.body!.pipeThrough(new TextDecoderStream()).getReader();
 let text = "";
-while (!text.includes("event: outcome")) text += (await reader.read()).value ?? "";
+while (!text.includes('"output": ["')) text += (await reader.read()).value ?? "";
 await reader.cancel();
 
 console.log(
@@ -31,6 +32,6 @@ console.log(
     pages,
     refused: (refused.error as { reason?: string }).reason,
     outcomes: page.data!.outcomes.map((each) => each.output),
-    streamed: text.includes('"ts-1"'),
+    streamed: /"output": (\[[^\]]*\])/.exec(text)![1],
   }),
 );
