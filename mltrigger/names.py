@@ -47,6 +47,11 @@ def check_topic(name: object, ordered: bool) -> str:
     return check_name("topic", name)
 
 
+def is_topic(name: str) -> bool:
+    """Whether anybody may publish on *name*. The topics of direct calls are selectors."""
+    return ":" not in name and "@" not in name
+
+
 def check_model_name(name: object) -> str:
     """Return *name* as :func:`check_name` does. Dots are allowed after the first character.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -47,9 +48,14 @@ class Holder(NamedTuple):
             return True
         return kind != "administer" and not {f"{kind}:*", f"{kind}:{what}"}.isdisjoint(self.scopes)
 
-    def may_any(self, kind: str) -> bool:
-        """Whether a scope permits *kind* for anything."""
-        return "administer" in self.scopes or any(s.startswith(f"{kind}:") for s in self.scopes)
+    def may_read(self, subscription: str) -> bool:
+        """Whether a scope permits to read *subscription*.
+
+        Who may call a model may read its direct calls. Their subscription is a selector.
+        """
+        model = re.split("[:@]", subscription)[0]
+        direct = model != subscription and self.may("invoke", model)
+        return direct or self.may("read", subscription)
 
 
 class Kept(NamedTuple):

@@ -107,7 +107,7 @@ class Publishing:
         for each in self._bus.log.find(event_id):
             found = self._states(each.seq, holder)
             if holder.may("publish", each.topic) or any(
-                holder.may("read", state["subscription"]) for state in found
+                holder.may_read(state["subscription"]) for state in found
             ):
                 about = {"topic": each.topic, "source": each.source, "type": each.type}
                 events.append({**about, "subscriptions": found})
@@ -116,7 +116,7 @@ class Publishing:
         return {"id": event_id, "events": events}
 
     def _states(self, seq: int, holder: Holder) -> list[dict[str, Any]]:
-        return answers.states(self._bus, seq, lambda name: holder.may("read", name))
+        return answers.states(self._bus, seq, holder.may_read)
 
     async def _cancel(self, request: Request) -> Response:
         self._service.permitted(request, "administer")

@@ -59,7 +59,7 @@ class Reading:
                 "paused": spec.id in paused,
             }
             for spec in registry.subscriptions(None)
-            if holder.may("read", spec.name)
+            if holder.may_read(spec.name)
         ]
 
     async def _outcomes(self, request: Request) -> Response:

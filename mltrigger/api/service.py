@@ -101,7 +101,7 @@ class Service:
     def permitted(self, request: Request, kind: str, what: str = "", opens: bool = False) -> Holder:
         """Return the holder of the request's token. Refuse one without that scope."""
         holder = self.holder(request, opens)
-        if not holder.may(kind, what):
+        if not (holder.may_read(what) if kind == "read" else holder.may(kind, what)):
             scope = kind if kind == "administer" else f"{kind}:{what or '*'}"
             raise Refused(403, "not_permitted", f"token {holder.name!r} lacks the scope {scope}")
         return holder

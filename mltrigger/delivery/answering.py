@@ -123,11 +123,6 @@ class Answering(OnCall):
         version, _ = self._placement()
         return version
 
-    def version(self, number: int | None) -> tuple[str, str] | None:
-        """Return name and version of the model with that number in the registry."""
-        version, _ = self._placement()
-        return (version.name, version.version) if version.id == number else None
-
     def take(self, events: int, wait_s: float = WAIT_S) -> None:
         """Take a slot of the model for a call with so many *events*.
 

@@ -6,18 +6,19 @@ Each selector has a subscription of role ``direct``, and a topic of the same nam
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
 from mltrigger.broker import Outdated, SubscriptionSpec
 from mltrigger.delivery.answering import Answering, Refusal
 from mltrigger.delivery.engine import Engine
-from mltrigger.errors import NotFound
+from mltrigger.errors import MltriggerError, NotFound
 from mltrigger.event.event import Event
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.broker import SqlBroker
@@ -128,13 +129,18 @@ class Direct:
         """Take a slot, and record the beginning."""
         fresh = False
         while True:
-            generation, listener = self._listener(selector, fresh)
-            listener.take(len(events))
+            ready = self._listener(selector, fresh)
+            listener, fresh = ready.listener, True
             try:
-                return listener, self._broker.begin(listener.spec, events, generation)
+                listener.take(len(events))
+            except Refusal:
+                if self._ready.get(str(selector)) is ready:
+                    raise
+                continue  # another listener took over meanwhile
+            try:
+                return listener, self._broker.begin(listener.spec, events, ready.generation)
             except Outdated:
                 listener.give_back()
-                fresh = True
             except BaseException:
                 listener.give_back()
                 raise
@@ -142,16 +148,23 @@ class Direct:
     def _answer(self, listener: Answering, begun: Begun, answers: Future[list[Answer]]) -> None:
         listener.give_back()
         try:
-            found = {
-                row.delivery.seq: _answered(row, listener.version)
-                for row in map(listener.outcome, begun.deliveries)
-                if row is not None
-            }
+            rows = [row for row in map(listener.outcome, begun.deliveries) if row is not None]
+            found = dict(self._remembered(listener, rows))
             if not found.keys() >= set(begun.seqs):
                 found = self._answers(listener.spec, begun.seqs)
             answers.set_result([found[seq] for seq in begun.seqs])
         except BaseException as error:
             answers.set_exception(error)
+
+    def _remembered(
+        self, listener: Answering, rows: Sequence[Invocation]
+    ) -> Iterator[tuple[int, Answer]]:
+        """Yield the answers that are known without the log: those of the version that is loaded."""
+        with contextlib.suppress(MltriggerError):  # the selector means another one by now
+            version = listener.load()
+            for row in rows:
+                if row.model_version_id in (None, version.id):
+                    yield row.delivery.seq, _answered(row, version)
 
     def ready(self, selector: Selector) -> ModelVersion:
         """Load the model that *selector* means now. Return its version.
@@ -238,8 +251,8 @@ class Direct:
             self._broker.sweep(spec, self._log.now_us())
 
 
-def _answered(row: Invocation, version: Callable[[int | None], tuple[str, str] | None]) -> Answer:
-    result, named = row.result, version(row.model_version_id)
+def _answered(row: Invocation, version: ModelVersion) -> Answer:
+    result, ran = row.result, row.model_version_id is not None
     took_ms = (
         (row.finished_us - row.started_us) / 1000
         if row.started_us is not None and row.finished_us is not None
@@ -247,8 +260,8 @@ def _answered(row: Invocation, version: Callable[[int | None], tuple[str, str] |
     )
     return Answer(
         row.delivery.seq,
-        named and named[0],
-        named and named[1],
+        version.name if ran else None,
+        version.version if ran else None,
         row.outcome,
         row.reason,
         result.output,

@@ -18,6 +18,7 @@ from mltrigger.event.delay import NOT_BEFORE, due_us
 from mltrigger.event.event import Event, attributes_of
 from mltrigger.event.ids import new_trace
 from mltrigger.filters import FilterPolicy
+from mltrigger.names import is_topic
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_READY, Waiting
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Row, Transaction
@@ -144,9 +145,10 @@ def archive(
 
 
 def _topic(transaction: Transaction, name: str) -> _Topic:
-    rows = transaction.query(_TOPIC, {"name": name})
+    rows = transaction.query(_TOPIC, {"name": name}) if is_topic(name) else []
     if not rows:
-        known = [other for (other,) in transaction.query("SELECT name FROM topic", {})]
+        names = transaction.query("SELECT name FROM topic", {})
+        known = [other for (other,) in names if is_topic(other)]
         raise NotFound.of(
             "topic",
             name,

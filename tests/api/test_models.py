@@ -18,6 +18,12 @@ from http_client import Caller
 from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.api.access import Tokens
+
+
+def double(x: int) -> int:
+    return 2 * x
+
 
 INVOKE = "/v1/models/double/invoke"
 
@@ -219,6 +225,23 @@ def test_call_that_did_not_run_runs_when_it_is_sent_again(
     full = False
     assert wait_until(lambda: (a := ask()).status_code == 200 and a.json()["output"] == 1)
     assert plain_bus.audit()["balanced"].all()
+
+
+def test_nobody_publishes_where_calls_are_kept(
+    api: Caller, served_bus: mt.EventBus, server: mt.Server
+) -> None:
+    called = api.post(INVOKE, json=1).json()
+    answer = api.post("/v1/topics/double:latest/events", json=1)
+
+    assert answer.status_code == 404
+    with pytest.raises(mt.NotFound):
+        served_bus.publish("double:latest", 1)
+    with pytest.raises(mt.InvalidName):
+        served_bus.subscribe("double:latest", double, name="listens")
+    assert served_bus.audit()["balanced"].all()
+    token = Tokens(served_bus.registry).create("caller", ["invoke:double"])
+    own = Caller(server.url, token).get(f"/v1/events/{called['id']}")
+    assert own.json()["events"][0]["subscriptions"][0]["output"] == 2
 
 
 def test_cloudevents_and_files_are_taken(plain_bus: mt.EventBus, caller: Caller) -> None:
