@@ -17,6 +17,7 @@ from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
 from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.delivery.on_call import OnCall
+from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
 from mltrigger.errors import brief_errors
 from mltrigger.handle import Subscription
@@ -76,6 +77,7 @@ class EventBus(Publisher):
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
+        outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
             forget=self._resolver.forget,
@@ -88,6 +90,7 @@ class EventBus(Publisher):
             tidy=self._tidy,
             descent=self._lineage.descent,
             feed=self._feed(),
+            sender=outlets.sender,
         )
         local = (
             self.broker
@@ -97,7 +100,9 @@ class EventBus(Publisher):
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
-        self._subscriber = Subscriber(registry, broker, self._origins, self._catalog, self._engine)
+        self._subscriber = Subscriber(
+            registry, broker, self._origins, self._catalog, self._engine, outlets
+        )
         if isinstance(clock, Jumping):
             clock.tell(self._engine.wake)
         self._outlook = Outlook(
@@ -245,8 +250,8 @@ class EventBus(Publisher):
             The place of the model when this process delivers: processes, or Dask's
             ``client.get_executor()``.
         emit : str, optional
-            A topic for the outputs. Each is published in the commit that records it. ``None``
-            outputs are not.
+            A topic for the outputs, or an address they are sent to: ``"kafka://broker/results"``.
+            Each is published in the commit that records it, and sent then. ``None`` is not.
         filter : mapping or str, optional
             A filter policy of Amazon SNS that selects events. Default: all. ``bus.explain`` gives
             the reason for one event.

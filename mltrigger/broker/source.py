@@ -219,6 +219,13 @@ SOURCES = Adapters(
         "outcomes": "sources.outcomes.source:OutcomeSource",
         "table+sqlite": "sources.table.source:TableSource",
         "table+postgresql": "sources.table.source:TableSource",
+        "kafka": "sources.brokers.source:BrokerSource",
+        "rabbitmq": "sources.brokers.source:BrokerSource",
+        "nats": "sources.brokers.source:BrokerSource",
+        "redis": "sources.brokers.source:BrokerSource",
+        "rediss": "sources.brokers.source:BrokerSource",
+        "mqtt": "sources.brokers.source:BrokerSource",
+        "mqtts": "sources.brokers.source:BrokerSource",
     },
     InvalidName,
 )

@@ -13,6 +13,7 @@ from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.sizing import RUN_AHEAD_S, LotSize
 from mltrigger.delivery.suspects import Suspects
+from mltrigger.event.envelopes import UNREADABLE, UNREADABLE_TYPE, UNREADABLE_WHY
 from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
@@ -255,9 +256,26 @@ class Calls:
         """Return why the model is not called with *delivery*, or None if it is."""
         if delivery.group is not None and delivery.group in behind:
             return OUT_OF_ORDER
+        if delivery.event.type == UNREADABLE_TYPE and (refusal := _unread(delivery.event)):
+            return refusal
         if self._spec.emit is None:
             return None
         if delivery.event.hops >= MAX_HOPS:
             return CHAIN
         descendants = self._recorder.descent.of(delivery.event.root)
         return TREE if descendants >= self._spec.policy.max_descendants else None
+
+
+def _unread(event: Event) -> Result | None:
+    """Return the refusal of the bytes of an unreadable message.
+
+    A dead letter that was sent again with other data is an event like any other.
+    """
+    if UNREADABLE not in event.extensions or not isinstance(event.data, bytes):
+        return None
+    return Result(
+        reason=str(event.extensions[UNREADABLE]),
+        error_type="InvalidEvent",
+        error=str(event.extensions.get(UNREADABLE_WHY, "")),
+        permanent=True,
+    )

@@ -62,6 +62,8 @@ class Engine:
         Counts the descendants of events.
     feed : Feed
         The way of sources into the bus.
+    sender : callable
+        Returns the subscription that sends the events of a topic elsewhere. ``None`` for others.
     """
 
     def __init__(
@@ -78,11 +80,12 @@ class Engine:
         tidy: Callable[[], object],
         descent: Descent,
         feed: Feed,
+        sender: Callable[[str | None], SubscriptionSpec | None],
     ) -> None:
         self.worker_id = 0
         self.feeders = Feeders(feed)
         self._registry, self._broker, self._origins = registry, broker, origins
-        self._resolve, self._forget = resolve, forget
+        self._resolve, self._forget, self._sender = resolve, forget, sender
         self._parts: dict[str, Any] = {
             "broker": broker,
             "outside": outside,
@@ -156,6 +159,8 @@ class Engine:
         if (source := self._origins.source(spec)) is not None:
             specs = [spec, *self._registry.subscriptions()]
             self.feeders.feed(spec.topic, source, specs, self._registry.paused())
+        if (sender := self._sender(spec.emit)) is not None and sender.name != spec.name:
+            self.listen(sender)
 
     def place(self, name: str, executor: Executing | None) -> bool:
         """Let the model of subscription *name* run in *executor*, or in this process for None.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.broker import Broker, SubscriptionSpec
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.origins import Origins
+from mltrigger.delivery.outlets import Outlets
 from mltrigger.errors import NotFound
 from mltrigger.filters import FilterPolicy, Scope
 from mltrigger.names import check_name, check_topic
@@ -43,8 +44,9 @@ class Subscriber:
         origins: Origins,
         catalog: Catalog,
         engine: Engine,
+        outlets: Outlets,
     ) -> None:
-        self._registry, self._broker = registry, broker
+        self._registry, self._broker, self._outlets = registry, broker, outlets
         self._origins, self._catalog, self._engine = origins, catalog, engine
         self._guard = threading.Lock()
 
@@ -80,13 +82,16 @@ class Subscriber:
         handed = self._catalog.understood(model, version, batch, name)
         check_placement(handed if isinstance(handed, Model) else None, settings, executor)
         wanted = check_name("subscription", name or handed.name.replace(".", "-"))
-        if emit is not None:
+        sender = self._outlets.understood(emit) if emit is not None else None
+        if emit is not None and sender is None:
             check_topic(emit, self._broker.ordered)
         with self._guard:
             origin = self._origins.find(source, options={"on": on, "fields": fields})
             before = self._registry.subscription(wanted)
             self._origins.check_same(wanted, origin, before)
             selector = self._catalog.selector(handed)
+            if emit is not None and sender is not None:
+                emit = self._outlets.topic(emit, sender)
             topic = self._origins.topic_of(origin)
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             from_start = (start or origin.start) == "earliest"
@@ -103,8 +108,11 @@ class Subscriber:
         """End the subscription *name*. See ``bus.unsubscribe``."""
         before = self._registry.subscription(name)
         self._broker.unbind(name, delete)
+        self._outlets.ended(name)
         if before is not None:
             self._origins.detach(before.topic, delete)
+        if delete:
+            self._outlets.tidy()
 
 
 def wanted(

@@ -161,6 +161,13 @@ OWN = {
     "sagemaker": "aws.models.arn:SageMaker",
     "command": "versions.schemes.command.scheme:Command",
     "onnx": "versions.schemes.onnx.scheme:Onnx",
+    "kafka": "sources.brokers.sender:BrokerScheme",
+    "rabbitmq": "sources.brokers.sender:BrokerScheme",
+    "nats": "sources.brokers.sender:BrokerScheme",
+    "redis": "sources.brokers.sender:BrokerScheme",
+    "rediss": "sources.brokers.sender:BrokerScheme",
+    "mqtt": "sources.brokers.sender:BrokerScheme",
+    "mqtts": "sources.brokers.sender:BrokerScheme",
 }
 """Scheme -> module and class."""
 _FORM = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)

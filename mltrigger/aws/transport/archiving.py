@@ -9,7 +9,7 @@ from mltrigger.aws.transport.polls import Message
 from mltrigger.broker import MAX_EVENT_BYTES, SubscriptionSpec
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event.data import encode_data
-from mltrigger.event.envelopes import Ignored, Item, Unreadable
+from mltrigger.event.envelopes import UNREADABLE_TYPE, Ignored, Item, Unreadable
 from mltrigger.event.event import Event
 from mltrigger.store import publishing
 from mltrigger.store.outcomes import Outcome
@@ -19,7 +19,6 @@ from mltrigger.store.registry import ensure_topic
 from mltrigger.store.transaction import Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled
 
-UNREADABLE_TYPE = "mltrigger.unreadable"
 INBOX = ".inbox"
 """Ending of the topic with events of one subscription only. No other name may have a dot."""
 RAW_BYTES = 4 * 1024 * 1024

@@ -5,18 +5,31 @@ These are pure functions: nothing is fetched, confirmed or verified. A message i
 strictly, by its structure. A body that only resembles an envelope is data.
 """
 
-from mltrigger.event.envelopes.arrival import Arrival, Ignored, Item, Unreadable, message_attributes
-from mltrigger.event.envelopes.reading import EVENTBRIDGE_KEYS, MESSAGE_TYPE, understand
+from mltrigger.event.envelopes.arrival import (
+    UNREADABLE,
+    UNREADABLE_TYPE,
+    UNREADABLE_WHY,
+    Arrival,
+    Ignored,
+    Item,
+    Unreadable,
+    message_attributes,
+)
+from mltrigger.event.envelopes.reading import EVENTBRIDGE_KEYS, MESSAGE_TYPE, plain, understand
 from mltrigger.event.envelopes.sns import unwrapped
 
 __all__ = [
     "EVENTBRIDGE_KEYS",
     "MESSAGE_TYPE",
+    "UNREADABLE",
+    "UNREADABLE_TYPE",
+    "UNREADABLE_WHY",
     "Arrival",
     "Ignored",
     "Item",
     "Unreadable",
     "message_attributes",
+    "plain",
     "understand",
     "unwrapped",
 ]

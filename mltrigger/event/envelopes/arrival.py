@@ -14,6 +14,12 @@ from mltrigger.event.checks import parse_time
 from mltrigger.event.codec import encodable, unmarked
 from mltrigger.event.event import Event
 
+UNREADABLE_TYPE = "mltrigger.unreadable"
+"""The type of the event that keeps the raw bytes of an unreadable message."""
+UNREADABLE = "unreadable"
+"""The extension of such an event with the reason code. No model is called with its bytes."""
+UNREADABLE_WHY = "unreadablewhy"
+"""The extension with the reason in words."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POINTER_SIZES = frozenset({"extendedpayloadsize", "sqslargepayloadsize"})
 """Attributes of the extended client, lower-cased: about the transport, not about the event."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -202,6 +203,18 @@ def _plain(data: Any, attributes: Mapping[str, Attribute], layer: Layer) -> Even
         return _message(
             data, {name: value for name, value in theirs.items() if _fits(name, value)}, layer
         )
+
+
+def plain(data: Any, arrival: Arrival, media_type: str | None = None) -> Event:
+    """Return the event of a message without an envelope, whose *data* are known.
+
+    Raises
+    ------
+    InvalidEvent
+        When *media_type* is none.
+    """
+    event = _plain(data, read_attributes(arrival.attributes), Layer(arrival))
+    return dataclasses.replace(event, datacontenttype=media_type)
 
 
 def _message(data: Any, extensions: Mapping[str, Any], layer: Layer) -> Event:
