@@ -17,6 +17,11 @@ from mltrigger.store.registry import Registry
 from mltrigger.versions.catalog import Catalog
 from mltrigger.versions.scheme import is_address
 
+TIMEOUT_S = 15.0
+"""The timeout of sending. A process that dies holds its outputs back for twice as long.
+
+Bind the subscription of an outlet under its name again for other settings. They stay.
+"""
 _LONGEST = 70
 
 
@@ -40,7 +45,7 @@ class Outlets:
         """Return the topic whose events go to *address*. Make it and its subscription."""
         name = self._name(address, handed.name)
         known = self._registry.subscription(name)
-        policy = DeliveryPolicy() if known is None else known.policy
+        policy = DeliveryPolicy(timeout_s=TIMEOUT_S) if known is None else known.policy
         spec = SubscriptionSpec(name, name, self._catalog.selector(handed), policy)
         self._registry.set_setting(_key(name), {"address": address})
         self._broker.bind(spec)

@@ -68,10 +68,11 @@ class Client(abc.ABC):
         """Connect."""
 
     @abc.abstractmethod
-    async def begin(self, since_us: int | None) -> None:
+    async def begin(self, since_us: int | None, anew: bool = False) -> None:
         """Let the broker remember this reader, unless it does. Raises if there is no such place.
 
         It gets messages from *since_us* on. ``None``: those from now on. 0: all that are there.
+        *anew*: what the broker remembers of an earlier subscription does not count.
         """
 
     @abc.abstractmethod
@@ -85,6 +86,10 @@ class Client(abc.ABC):
     @abc.abstractmethod
     async def acknowledge(self, taken: Sequence[Message]) -> None:
         """Acknowledge everything up to the last message of *taken*."""
+
+    async def give_back(self, taken: Sequence[Message]) -> None:
+        """Let messages come again at once. Most brokers do so when the connection ends."""
+        return
 
     async def behind(self) -> int | None:
         """Return how many messages are not acknowledged. ``None`` if the broker does not say."""
@@ -103,7 +108,7 @@ class Client(abc.ABC):
         return isinstance(error, OSError)
 
     async def forget(self) -> None:
-        """Let the broker forget this reader."""
+        """Let the broker forget this reader, if it can."""
         return
 
     async def close(self) -> None:

@@ -11,6 +11,10 @@ from mltrigger.sources.brokers.client import CALL_S, MOST, Client
 from mltrigger.sources.brokers.messages import Message, Outgoing
 
 
+SESSION_MS = 6_000
+"""How long the group waits for a member that died: the least that Kafka takes by default."""
+
+
 class KafkaClient(Client):
     """One topic. Its partitions are shared with other members of the group."""
 
@@ -47,8 +51,12 @@ class KafkaClient(Client):
         if sending:
             self._producer = self.broker.config.broker_config.producer._producer.producer
 
-    async def begin(self, since_us: int | None) -> None:
-        """Commit where to begin, for each partition without a committed offset."""
+    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+        """Commit where to begin, for each partition without a committed offset.
+
+        No client for asyncio deletes a group. So the group of this bus begins *anew*. A group that
+        the URL names goes on where it is.
+        """
         from aiokafka import TopicPartition
 
         consumer = self._consumer_of(group_id=self.name, enable_auto_commit=False)
@@ -56,7 +64,8 @@ class KafkaClient(Client):
         try:
             places = await self._partitions(consumer)
             consumer.assign(places)
-            new = [place for place in places if await consumer.committed(place) is None]
+            anew = anew and not self.place.option("group")
+            new = [p for p in places if anew or await consumer.committed(p) is None]
             if new:
                 offsets = await self._offsets(consumer, new, since_us)
                 await consumer.commit({TopicPartition(*place): n for place, n in offsets.items()})
@@ -94,6 +103,8 @@ class KafkaClient(Client):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_records=MOST,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 5,
         )
         await self._consumer.start()
         self._places = await self._partitions(self._consumer)
@@ -161,10 +172,6 @@ class KafkaClient(Client):
         )
         retriable = bool(getattr(error, "retriable", False))
         return retriable or isinstance(error, gone) or super().is_outage(error)
-
-    async def forget(self) -> None:
-        """Delete the group."""
-        await self.broker.config.broker_config.admin.client.delete_consumer_groups([self.name])
 
     async def close(self) -> None:
         """Leave the group and disconnect."""

@@ -39,7 +39,7 @@ class MqttClient(Client):
         self._subscription: Any = None
         self._pump: asyncio.Task[None] | None = None
 
-    async def begin(self, since_us: int | None) -> None:
+    async def begin(self, since_us: int | None, anew: bool = False) -> None:
         """Subscribe. The session keeps messages from then on, and retained ones if all count."""
         from zmqtt import QoS, RetainHandling
 

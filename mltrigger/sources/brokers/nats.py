@@ -10,6 +10,7 @@ from typing import Any
 from mltrigger.errors import InvalidName
 from mltrigger.sources.brokers.client import CONNECT_S, MOST, Client
 from mltrigger.sources.brokers.messages import Message, Outgoing
+from mltrigger.sources.relay import LEASE_S
 
 # CloudEvents 1.0.2, NATS protocol binding: headers are percent-encoded as in HTTP.
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -33,7 +34,7 @@ class NatsClient(Client):
         self._nats: Any = await self.broker.connect()
         self._stream = self._nats.jetstream()
 
-    async def begin(self, since_us: int | None) -> None:
+    async def begin(self, since_us: int | None, anew: bool = False) -> None:
         """Make the durable consumer, unless it is there."""
         from nats.js.api import ConsumerConfig, DeliverPolicy
         from nats.js.errors import NotFoundError
@@ -52,6 +53,7 @@ class NatsClient(Client):
                     if start
                     else datetime.fromtimestamp((since_us or 0) / 1e6, UTC),
                     filter_subject=self.place.path,
+                    ack_wait=LEASE_S,  # after it the messages of a dead reader come again
                     max_ack_pending=2 * MOST,
                 ),
             )
@@ -87,6 +89,12 @@ class NatsClient(Client):
         """Acknowledge each message."""
         for message in taken:
             await message.token.ack()
+        await self._nats.flush(timeout=int(CONNECT_S))
+
+    async def give_back(self, taken: Sequence[Message]) -> None:
+        """Let messages come again at once, not after ``ack_wait``."""
+        for message in taken:
+            await message.token.nak()
         await self._nats.flush(timeout=int(CONNECT_S))
 
     async def behind(self) -> int | None:

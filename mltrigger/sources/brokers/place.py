@@ -210,9 +210,8 @@ def _refuse_secret(where: str, path: str, query: str, scheme: str) -> None:
     user, at, hosts = where.rpartition("@")
     _, colon, password = user.partition(":")
     names = {part.partition("=")[0].lower() for part in query.split("&")}
-    if colon and _ENV.fullmatch(password) and not names & _SECRETS and "@" not in path:
-        return
-    if (not at or not colon) and not names & _SECRETS and "@" not in path:
+    plain = not at or not colon or _ENV.fullmatch(password)
+    if plain and not names & _SECRETS and "@" not in f"{path}{query}":
         return
     shown = short(f"{scheme}://{hosts.rpartition('@')[2]}", 60)
     raise InvalidName(

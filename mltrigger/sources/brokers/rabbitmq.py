@@ -44,7 +44,7 @@ class RabbitClient(Client):
         )
         return await self.broker.connect()
 
-    async def begin(self, since_us: int | None) -> None:
+    async def begin(self, since_us: int | None, anew: bool = False) -> None:
         """Look whether the queue is there. It holds what comes from its own beginning on."""
         from aio_pika.exceptions import ChannelNotFoundEntity
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import Any
 
 from mltrigger.broker import Feed, Notes
 from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.event import Event
-from mltrigger.sources.brokers.client import Line
+from mltrigger.sources.brokers.client import CONNECT_S, Line
 from mltrigger.sources.brokers.messages import Message, events_of, unreadable
 from mltrigger.sources.brokers.place import KINDS, BrokerPlace
 from mltrigger.sources.identity import bus_id
@@ -42,12 +43,12 @@ class BrokerReader:
         """Publish the next messages, then acknowledge them. Return whether there may be more."""
         with self._guard:
             line = self._opened()
-            taken = self._taken or line.run(line.client.take(_LOOK_S))
-            if not taken:
+            self._taken = self._taken or line.run(line.client.take(_LOOK_S))
+            if not self._taken:
                 return False
+            self._publish(self._taken)
+            line.run(line.client.acknowledge(self._taken))
             self._taken = []
-            self._publish(taken)
-            line.run(line.client.acknowledge(taken))
             return True
 
     def _publish(self, taken: list[Message]) -> None:
@@ -92,9 +93,12 @@ class BrokerReader:
     def close(self) -> None:
         """Close the connection. What is not acknowledged comes again."""
         with self._guard:
-            self._taken = []
-            if self._line is not None:
-                line, self._line = self._line, None
+            taken, self._taken = self._taken, []
+            line, self._line = self._line, None
+            if line is not None:
+                with contextlib.suppress(StoreError):
+                    if taken:
+                        line.run(line.client.give_back(taken), CONNECT_S)
                 line.close()
 
     def _opened(self) -> Line:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mltrigger.broker import Feed, Feeder, Notes, Source
+from mltrigger.errors import StoreError
 from mltrigger.sources.brokers.client import Line, check_library
 from mltrigger.sources.brokers.place import KINDS, BrokerPlace, place_of
 from mltrigger.sources.brokers.reader import BrokerReader, note, noted, reader_name
@@ -71,23 +73,26 @@ class BrokerSource(Source):
             return
         self.check()
         since_us = 0 if from_start else notes.now_us()
-        line = Line(self._place, reader_name(self._place, topic, notes))
-        try:
-            line.open()
-            line.run(line.client.begin(0 if from_start else None))
-        finally:
-            line.close()
+        with self._connected(topic, notes) as line:
+            line.run(line.client.begin(0 if from_start else None, anew=True))
         note(topic, notes, since_us)
 
     def remove(self, topic: str, notes: Notes) -> None:
         """Let the broker forget this bus: the group, the durable consumer, the session."""
+        with self._connected(topic, notes) as line:
+            line.run(line.client.forget())
+        note(topic, notes, None)
+
+    @contextlib.contextmanager
+    def _connected(self, topic: str, notes: Notes) -> Iterator[Line]:
         line = Line(self._place, reader_name(self._place, topic, notes))
         try:
-            line.open(sending=self._place.kind == "kafka")
-            line.run(line.client.forget())
+            line.open()
+            yield line
+        except StoreError as error:
+            raise StoreError(f"{self._place.shown}: {error}") from None
         finally:
             line.close()
-        note(topic, notes, None)
 
     def left_behind(self) -> str:
         """Return what the broker still keeps, in words."""
