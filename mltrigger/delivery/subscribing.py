@@ -90,13 +90,13 @@ class Subscriber:
             before = self._registry.subscription(wanted)
             self._origins.check_same(wanted, origin, before)
             selector = self._catalog.selector(handed)
-            if emit is not None and sender is not None:
-                emit = self._outlets.topic(emit, sender)
             topic = self._origins.topic_of(origin)
-            spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             from_start = (start or origin.start) == "earliest"
             if origin.url is not None:
                 self._origins.attach(topic, from_start, known=before is not None)
+            if emit is not None and sender is not None:
+                emit = self._outlets.topic(emit, sender)
+            spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
             self._broker.bind(spec, from_start=from_start)
             bound = self._registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:

@@ -155,8 +155,8 @@ class Nats(Server):
         found: list[Got] = []
         while len(found) < n:
             with contextlib.suppress(TimeoutError):
-                for message in await pull.fetch(n - len(found), timeout=1):
-                    found.append(Got(message.data, dict(message.headers or {})))
+                messages = await pull.fetch(n - len(found), timeout=1)
+                found += [Got(each.data, dict(each.headers or {})) for each in messages]
         await client.close()
         return found
 

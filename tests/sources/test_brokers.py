@@ -639,6 +639,20 @@ def test_a_password_that_is_not_set_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_broker_that_is_away_is_said_at_once_and_nothing_is_kept() -> None:
     with mt.connect("memory://") as bus:
-        with pytest.raises(mt.StoreError, match="127.0.0.1"):
+        with pytest.raises(mt.StoreError, match=r"127\.0\.0\.1"):
             bus.subscribe("nats://127.0.0.1:1/orders", len, name="ocr")
         assert not len(bus.subscriptions())
+
+
+def test_a_backlog_is_read_in_its_order_after_a_pause(
+    server: Server, name: str, bus: mt.EventBus
+) -> None:
+    sub = bus.subscribe(server.url(name), lambda data: data["n"], name="ocr")
+    sub.pause()
+    wait_until(lambda: paused(bus, sub))
+    one = "one" if server.kind == "kafka" else None
+    server.send(name, *numbers(*range(700)), key=one)
+    sub.resume()
+    wait_until(lambda: len(bus.events()) >= 700)
+
+    assert [json.loads(data)["n"] for data in bus.events()["data"]] == list(range(700))

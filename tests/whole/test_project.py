@@ -152,21 +152,27 @@ def test_what_the_package_imports_is_declared() -> None:
     """A library that is only used on request comes with an extra."""
     spelled = {
         "PIL": "pillow",
+        "nats": "nats-py",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
         "mlflow": "mlflow-skinny",
     }
     extras = [
         r
-        for name in ("cron", "demo", "mlflow", "onnx", "postgres", "schema", "serve", "tutorial")
+        for name in (
+            *("brokers", "cron", "demo", "mlflow", "onnx"),
+            *("postgres", "schema", "serve", "tutorial"),
+        )
         for r in requirements_of_extra(name)
     ]
     declared = {
         canonicalize_name(r.name) for r in [*requirements("options", "install_requires"), *extras]
     }
     # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with
-    # ipywidgets, botocore with boto3, pydantic-core with pydantic, anyio with starlette.
+    # ipywidgets, botocore with boto3, pydantic-core with pydantic, anyio with starlette, the clients
+    # of brokers with the extras of faststream.
     declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core", "anyio"}
+    declared |= {"aio-pika", "aiokafka", "nats-py", "redis", "zmqtt"}
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
     assert found <= declared

@@ -22,7 +22,7 @@ CONNECT_S = 5.0
 """The longest wait for a connection."""
 CALL_S = 30.0
 """The longest wait for an answer of a broker."""
-MOST = 500
+MOST = 256
 """The most messages of a step, and those that a broker hands out in advance."""
 _CLIENTS = {
     "kafka": "kafka:KafkaClient",
@@ -68,11 +68,10 @@ class Client(abc.ABC):
         """Connect."""
 
     @abc.abstractmethod
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+    async def begin(self, since_us: int | None) -> None:
         """Let the broker remember this reader, unless it does. Raises if there is no such place.
 
         It gets messages from *since_us* on. ``None``: those from now on. 0: all that are there.
-        *anew*: what the broker remembers of an earlier subscription does not count.
         """
 
     @abc.abstractmethod
@@ -118,14 +117,14 @@ class Client(abc.ABC):
 
 
 class Inbox:
-    """Messages that a broker pushes, as many as it may send in advance."""
+    """Messages that a broker pushes, ``MOST`` of them. More wait in the connection."""
 
     def __init__(self) -> None:
-        self._queue: asyncio.Queue[Message] = asyncio.Queue()
+        self._queue: asyncio.Queue[Message] = asyncio.Queue(MOST)
 
-    def put(self, message: Message) -> None:
-        """Add a message."""
-        self._queue.put_nowait(message)
+    async def put(self, message: Message) -> None:
+        """Add a message, as soon as there is room."""
+        await self._queue.put(message)
 
     async def take(self, wait_s: float) -> list[Message]:
         """Return the messages that are there. Wait for the first one."""

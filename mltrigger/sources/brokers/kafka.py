@@ -10,7 +10,6 @@ from mltrigger.errors import InvalidName
 from mltrigger.sources.brokers.client import CALL_S, MOST, Client
 from mltrigger.sources.brokers.messages import Message, Outgoing
 
-
 SESSION_MS = 6_000
 """How long the group waits for a member that died: the least that Kafka takes by default."""
 
@@ -51,12 +50,8 @@ class KafkaClient(Client):
         if sending:
             self._producer = self.broker.config.broker_config.producer._producer.producer
 
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
-        """Commit where to begin, for each partition without a committed offset.
-
-        No client for asyncio deletes a group. So the group of this bus begins *anew*. A group that
-        the URL names goes on where it is.
-        """
+    async def begin(self, since_us: int | None) -> None:
+        """Commit where to begin, for each partition without a committed offset."""
         from aiokafka import TopicPartition
 
         consumer = self._consumer_of(group_id=self.name, enable_auto_commit=False)
@@ -64,8 +59,7 @@ class KafkaClient(Client):
         try:
             places = await self._partitions(consumer)
             consumer.assign(places)
-            anew = anew and not self.place.option("group")
-            new = [p for p in places if anew or await consumer.committed(p) is None]
+            new = [place for place in places if await consumer.committed(place) is None]
             if new:
                 offsets = await self._offsets(consumer, new, since_us)
                 await consumer.commit({TopicPartition(*place): n for place, n in offsets.items()})

@@ -14,7 +14,7 @@ _FOR_EVER = 0xFFFF_FFFF
 
 
 class MqttClient(Client):
-    """One filter, at QoS 1. The broker hands out ``MOST`` messages without acknowledgement."""
+    """One filter, at QoS 1. The broker's own limit bounds the messages in flight."""
 
     async def open(self, sending: bool = False) -> None:
         """Connect. A reader takes up its session again."""
@@ -28,7 +28,8 @@ class MqttClient(Client):
             client_id="" if sending else self.name,
             clean_session=sending,
             session_expiry_interval=0 if sending else _FOR_EVER,
-            receive_maximum=MOST,
+            # No receive_maximum: mosquitto sends one more when it resumes a session, and is cut off.
+            session_replay_buffer_size=0,
             session_replay_timeout=CONNECT_S * 12,
             reconnect=ReconnectConfig(enabled=False),
             mqtt_connect_timeout=CONNECT_S,
@@ -39,7 +40,7 @@ class MqttClient(Client):
         self._subscription: Any = None
         self._pump: asyncio.Task[None] | None = None
 
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+    async def begin(self, since_us: int | None) -> None:
         """Subscribe. The session keeps messages from then on, and retained ones if all count."""
         from zmqtt import QoS, RetainHandling
 
@@ -47,7 +48,7 @@ class MqttClient(Client):
             self.place.path,
             qos=QoS.AT_LEAST_ONCE,
             auto_ack=False,
-            receive_buffer_size=2 * MOST,
+            receive_buffer_size=MOST,
             retain_handling=(
                 RetainHandling.SEND_IF_NOT_EXISTS if since_us == 0 else RetainHandling.DO_NOT_SEND
             ),
@@ -61,7 +62,7 @@ class MqttClient(Client):
 
     async def _receive(self) -> None:
         async for found in self._subscription:
-            self._inbox.put(_message(found))
+            await self._inbox.put(_message(found))
 
     async def take(self, wait_s: float) -> list[Message]:
         """Return the next messages."""

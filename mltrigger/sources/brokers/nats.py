@@ -34,7 +34,7 @@ class NatsClient(Client):
         self._nats: Any = await self.broker.connect()
         self._stream = self._nats.jetstream()
 
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+    async def begin(self, since_us: int | None) -> None:
         """Make the durable consumer, unless it is there."""
         from nats.js.api import ConsumerConfig, DeliverPolicy
         from nats.js.errors import NotFoundError

@@ -26,7 +26,7 @@ class RabbitClient(Client):
                 if host == hosts[-1]:
                     raise
         self._channel: Any = await self._connection.channel(publisher_confirms=True)
-        await self._channel.set_qos(prefetch_count=2 * MOST)
+        await self._channel.set_qos(prefetch_count=MOST)
         self._exchange: Any = self._channel.default_exchange
         if named := self.place.option("exchange"):
             self._exchange = await self._channel.get_exchange(named, ensure=True)
@@ -44,7 +44,7 @@ class RabbitClient(Client):
         )
         return await self.broker.connect()
 
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+    async def begin(self, since_us: int | None) -> None:
         """Look whether the queue is there. It holds what comes from its own beginning on."""
         from aio_pika.exceptions import ChannelNotFoundEntity
 
@@ -61,7 +61,7 @@ class RabbitClient(Client):
         self._inbox = Inbox()
 
         async def arrived(found: Any) -> None:
-            self._inbox.put(_message(found))
+            await self._inbox.put(_message(found))
 
         await self._queue.consume(arrived, no_ack=False)
 

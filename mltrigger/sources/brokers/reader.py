@@ -103,27 +103,34 @@ class BrokerReader:
 
     def _opened(self) -> Line:
         if self._line is None:
-            note = noted(self._topic, self._feed.notes) or {"since_us": None}
-            self._line = line = Line(
-                self._place, reader_name(self._place, self._topic, self._feed.notes)
-            )
+            known = noted(self._topic, self._feed.notes)
+            if known is None:
+                raise StoreError("it was unsubscribed elsewhere: subscribe again")
+            self._line = line = Line(self._place, known["name"])
             line.open()
-            line.run(line.client.begin(note["since_us"]))
+            line.run(line.client.begin(known["since_us"]))
             line.run(line.client.listen())
         return self._line
 
 
 def noted(topic: str, notes: Notes) -> Any:
-    """Return since when messages of the source of *topic* count. ``None`` if it is new."""
+    """Return the note of the source of *topic*: ``name`` and ``since_us``. ``None`` if it is new.
+
+    The broker remembers the reader under the name. Messages count since that time.
+    """
     return notes.recall(f"broker:{topic}")
 
 
-def note(topic: str, notes: Notes, since_us: int | None) -> None:
-    """Keep since when messages of the source of *topic* count. ``None`` forgets it."""
-    notes.remember(f"broker:{topic}", None if since_us is None else {"since_us": since_us})
+def note(topic: str, notes: Notes, kept: dict[str, Any] | None) -> None:
+    """Keep the note of the source of *topic*. ``None`` forgets it."""
+    notes.remember(f"broker:{topic}", kept)
 
 
-def reader_name(place: BrokerPlace, topic: str, notes: Notes) -> str:
-    """Return the name under which the broker remembers the reader: one for each bus and topic."""
+def new_name(place: BrokerPlace, topic: str, notes: Notes) -> str:
+    """Return a name for a reader: that of the URL, or one that nobody has had.
+
+    A broker may remember an earlier subscription of this bus.
+    """
     group = KINDS[place.kind].group
-    return (place.option(group) if group else "") or f"mltrigger-{bus_id(notes)}-{topic}"
+    own = f"mltrigger-{bus_id(notes)}-{topic}-{notes.now_us():x}"
+    return (place.option(group) if group else "") or own

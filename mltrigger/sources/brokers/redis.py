@@ -35,7 +35,7 @@ class RedisClient(Client):
         await self._redis.ping()
         self._after = "0"
 
-    async def begin(self, since_us: int | None, anew: bool = False) -> None:
+    async def begin(self, since_us: int | None) -> None:
         """Make the consumer group, unless it is there. The stream is made as well."""
         from redis.exceptions import ResponseError
 

@@ -10,7 +10,7 @@ from mltrigger.broker import Feed, Feeder, Notes, Source
 from mltrigger.errors import StoreError
 from mltrigger.sources.brokers.client import Line, check_library
 from mltrigger.sources.brokers.place import KINDS, BrokerPlace, place_of
-from mltrigger.sources.brokers.reader import BrokerReader, note, noted, reader_name
+from mltrigger.sources.brokers.reader import BrokerReader, new_name, note, noted
 from mltrigger.sources.relay import Relay
 
 
@@ -72,20 +72,22 @@ class BrokerSource(Source):
         if noted(topic, notes) is not None:  # its reader may be under way
             return
         self.check()
-        since_us = 0 if from_start else notes.now_us()
-        with self._connected(topic, notes) as line:
-            line.run(line.client.begin(0 if from_start else None, anew=True))
-        note(topic, notes, since_us)
+        name, since_us = new_name(self._place, topic, notes), 0 if from_start else notes.now_us()
+        with self._connected(name) as line:
+            line.run(line.client.begin(0 if from_start else None))
+        note(topic, notes, {"name": name, "since_us": since_us})
 
     def remove(self, topic: str, notes: Notes) -> None:
         """Let the broker forget this bus: the group, the durable consumer, the session."""
-        with self._connected(topic, notes) as line:
-            line.run(line.client.forget())
-        note(topic, notes, None)
+        known = noted(topic, notes)
+        note(topic, notes, None)  # first: a reader elsewhere makes it no more
+        if known is not None:
+            with self._connected(known["name"]) as line:
+                line.run(line.client.forget())
 
     @contextlib.contextmanager
-    def _connected(self, topic: str, notes: Notes) -> Iterator[Line]:
-        line = Line(self._place, reader_name(self._place, topic, notes))
+    def _connected(self, name: str) -> Iterator[Line]:
+        line = Line(self._place, name)
         try:
             line.open()
             yield line
