@@ -451,10 +451,9 @@ class Kafka(Server):
         await producer.start()
         named = {**headers, **({"content-type": content_type} if content_type else {})}
         pairs = [(header, value.encode()) for header, value in named.items()]
-        for body in bodies:
-            await producer.send_and_wait(
-                name, body, key=key.encode() if key is not None else None, headers=pairs
-            )
+        raw = key.encode() if key is not None else None
+        kept = [await producer.send(name, body, key=raw, headers=pairs) for body in bodies]
+        await asyncio.gather(*kept)
         await producer.stop()
 
     async def _read(self, name: str, n: int) -> list[Got]:

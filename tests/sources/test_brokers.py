@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -279,8 +280,9 @@ def state(bus: mt.EventBus, topic: str) -> str:
 
 
 def paused(bus: mt.EventBus, sub: mt.Subscription) -> bool:
-    """Whether nothing is taken for *sub* any more."""
-    return bus._engine.feeders.status(sub.topic) is None and sub.state == "paused"
+    """Whether nothing is taken for *sub* any more: its reader has ended."""
+    reading = any(each.name == f"mltrigger-{sub.topic}" for each in threading.enumerate())
+    return not reading and sub.state == "paused"
 
 
 def test_another_process_takes_over(server: Server, name: str, file: Path) -> None:

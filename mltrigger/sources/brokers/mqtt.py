@@ -28,7 +28,7 @@ class MqttClient(Client):
             client_id="" if sending else self.name,
             clean_session=sending,
             session_expiry_interval=0 if sending else _FOR_EVER,
-            # No receive_maximum: mosquitto sends one more when it resumes a session, and is cut off.
+            # No receive_maximum: mosquitto 2.0 sends one more when it resumes a session.
             session_replay_buffer_size=0,
             session_replay_timeout=CONNECT_S * 12,
             reconnect=ReconnectConfig(enabled=False),

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
 import urllib.parse
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from mltrigger.errors import InvalidName
-from mltrigger.sources.brokers.client import CONNECT_S, MOST, Client
+from mltrigger.sources.brokers.client import CONNECT_S, MOST, Client, Inbox
 from mltrigger.sources.brokers.messages import Message, Outgoing
 from mltrigger.sources.relay import LEASE_S
 
 # CloudEvents 1.0.2, NATS protocol binding: headers are percent-encoded as in HTTP.
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+_ASK_S = 5.0
+"""How long a request for messages is open."""
 
 
 class NatsClient(Client):
@@ -33,6 +38,7 @@ class NatsClient(Client):
         )
         self._nats: Any = await self.broker.connect()
         self._stream = self._nats.jetstream()
+        self._inbox = Inbox()
 
     async def begin(self, since_us: int | None) -> None:
         """Make the durable consumer, unless it is there."""
@@ -73,17 +79,41 @@ class NatsClient(Client):
         return found
 
     async def listen(self) -> None:
-        """Bind to the durable consumer."""
-        self._pull = await self._stream.pull_subscribe_bind(durable=self.name, stream=self._of)
+        """Begin to receive.
+
+        One request is open at a time, so that a message is taken as soon as it comes.
+        """
+        self._asked, self._until_s = 0, 0.0
+        self._reply = self._nats.new_inbox()
+        await self._nats.subscribe(self._reply, cb=self._arrived)
+
+    async def _arrived(self, found: Any) -> None:
+        if not found.reply:  # the end of a request
+            self._asked = 0
+            return
+        self._asked -= 1
+        await self._inbox.put(_message(found))
+
+    async def _ask(self) -> None:
+        """Ask for messages, unless a request is open."""
+        now_s = time.monotonic()
+        if self._asked > 0 and now_s < self._until_s:
+            return
+        self._asked, self._until_s = MOST - len(self._inbox), now_s + _ASK_S + 1.0
+        request = {"batch": self._asked, "expires": int(_ASK_S * 1e9)}
+        await self._nats.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._of}.{self.name}",
+            json.dumps(request).encode(),
+            reply=self._reply,
+        )
 
     async def take(self, wait_s: float) -> list[Message]:
         """Return the next messages of the stream."""
         if not self._nats.is_connected:
             raise ConnectionError("the connection was lost")
-        try:
-            return [_message(found) for found in await self._pull.fetch(MOST, timeout=wait_s)]
-        except TimeoutError:
-            return []
+        if len(self._inbox) < MOST:
+            await self._ask()
+        return await self._inbox.take(wait_s)
 
     async def acknowledge(self, taken: Sequence[Message]) -> None:
         """Acknowledge each message."""
@@ -139,8 +169,11 @@ class NatsClient(Client):
 
     async def close(self) -> None:
         """Disconnect at once. FastStream would wait for messages that are under way."""
-        if self.broker is not None and self.broker._connection is not None:
-            await self._nats.close()
+        if self.broker is None or self.broker._connection is None:
+            return
+        if len(self._inbox) and self._nats.is_connected:
+            await self.give_back(await self._inbox.take(0.0))
+        await self._nats.close()
 
     async def forget(self) -> None:
         """Delete the durable consumer."""
