@@ -84,7 +84,7 @@ def whole(event: mt.Event) -> list[Any]:
     """Return all of an event, as a model sees it."""
     return [
         *(event.id, event.source, event.type, event.subject, event.datacontenttype),
-        *(event.data if isinstance(event.data, (dict, list, str)) else repr(event.data),),
+        event.data if isinstance(event.data, (dict, list, str)) else repr(event.data),
         dict(event.extensions),
     ]
 
@@ -144,9 +144,8 @@ def test_a_cloudevent_keeps_its_id_and_comes_once(
     server.send(name, b'{"n": "last"}')
     found = outputs(sub, 4)
 
-    assert [event[:3] for event in found if event[2] == "order.paid"] == [
-        [id_, "shop/7", "order.paid"] for id_ in ("a-1", "a-2", "a-3")
-    ] or server.kind == "kafka"
+    paid = [event[:3] for event in found if event[2] == "order.paid"]
+    assert sorted(paid) == [[id_, "shop/7", "order.paid"] for id_ in ("a-1", "a-2", "a-3")]
     by_id = {event[0]: event for event in found}
     assert by_id["a-1"][5] == {"n": 1} and by_id["a-2"][5] == {"n": 2}
     assert by_id["a-3"][4:6] == ["image/jpeg", repr(b"\xff\xd8")]
@@ -186,12 +185,16 @@ def test_poison_is_a_dead_letter_with_its_bytes_and_comes_no_more(
 def test_the_form_of_a_message_without_a_media_type_can_be_said(
     server: Server, name: str, bus: mt.EventBus
 ) -> None:
-    text = bus.subscribe(server.url(name, "data=text"), whole, name="text")
-    server.send(name, b"hello", b"", b"\x00\x01" if server.kind == "redis" else b"world")
-    found = outputs(text, 3)
+    as_text = bus.subscribe(server.url(name, "data=text"), whole, name="text")
+    server.send(name, b"hello", b'{"n": 1}', b"")
+    assert sorted(str(event[5]) for event in outputs(as_text, 3)) == ["None", "hello", '{"n": 1}']
+    as_text.unsubscribe(delete=True)  # a queue of RabbitMQ is shared
 
-    assert sorted(str(event[5]) for event in found)[:2] == ["None", "hello"] or True
-    assert {"hello", "None"} <= {str(event[5]) for event in found}
+    as_bytes = bus.subscribe(server.url(name, "data=bytes"), whole, name="bytes")
+    server.send(name, b"\xff\x00", content_type="image/x-raw")
+    wait_until(lambda: len(as_bytes.results()) >= 1)
+    event = outputs(as_bytes, 1)[-1]
+    assert event[4:6] == ["image/x-raw", repr(b"\xff\x00")]
 
 
 def test_two_buses_do_not_take_messages_from_each_other(
