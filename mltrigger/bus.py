@@ -235,7 +235,8 @@ class EventBus(Publisher):
         ----------
         source : str or path
             A topic, made if need be; a folder: ``Path("scans")``, ``"./scans/*.png"``,
-            ``"file:///scans/**/*.{png,jpg}"``; a table: ``"table+sqlite:///app.db#documents"``; or
+            ``"file:///scans/**/*.{png,jpg}"``; a table: ``"table+sqlite:///app.db#documents"``;
+            a message broker: ``"kafka://broker:9092/orders"``; or
             the outcomes of a subscription: ``"outcomes://ocr"``. Each file, present or new, is an
             event once it is unchanged for ``settle_s``.
         model
