@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _LAST_WORD_S = 0.5
 """The time for the store to record releases, after the running calls had theirs."""
+SWEEP_S = 2.0
+"""How often direct calls of processes that died are ended."""
 POLLS_S = 0.5
 """A notebook does not wait for long polls when it closes a bus. A worker does."""
 _EXIT_DRAIN_S = 1.5
@@ -100,6 +102,7 @@ class EventBus(Publisher):
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
+        self._engine.also(SWEEP_S, self.direct.sweep)
         self._subscriber = Subscriber(
             registry, broker, self._origins, self._catalog, self._engine, outlets
         )

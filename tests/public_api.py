@@ -32,6 +32,7 @@ PARTS_ONLY = {
     "stop_listening",
     "tally",
     "try_out",
+    "look",
     "run_of",
     "wait_for_what_can_come",
 }

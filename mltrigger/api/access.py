@@ -20,6 +20,8 @@ SESSION_S, TICKET_S = 8 * 3600.0, 60.0
 """How long a session of a browser lasts, and a ticket for one stream."""
 MOST_SESSIONS = 10_000
 _KEY = "token:"
+_WHAT = re.compile(r"\*|[A-Za-z0-9_.:@+-]+")
+_OF = {"publish": "topic", "read": "subscription", "invoke": "model"}
 _FRESH_S = 1.0
 
 
@@ -41,6 +43,7 @@ class Holder(NamedTuple):
 
     name: str
     scopes: tuple[str, ...]
+    digest: str = ""
 
     def may(self, kind: str, what: str = "") -> bool:
         """Whether a scope permits *kind* for the topic, subscription or model *what*."""
@@ -48,10 +51,10 @@ class Holder(NamedTuple):
             return True
         return kind != "administer" and not {f"{kind}:*", f"{kind}:{what}"}.isdisjoint(self.scopes)
 
-    def may_read(self, subscription: str) -> bool:
-        """Whether a scope permits to read *subscription*.
+    def may_see(self, subscription: str) -> bool:
+        """Whether a scope permits to see the state of one known event for *subscription*.
 
-        Who may call a model may read its direct calls. Their subscription is a selector.
+        Who may call a model may ask for a call by its id. Their subscription is a selector.
         """
         model = re.split("[:@]", subscription)[0]
         direct = model != subscription and self.may("invoke", model)
@@ -103,13 +106,13 @@ class Tokens:
         token = PREFIX + secrets.token_urlsafe(32)
         kept = {"hash": _hash(token), "scopes": list(given), "made_s": int(time.time())}
         self._settings.set_setting(_KEY + name, kept)
-        self._read_s = -_FRESH_S
         return token
 
     def passing(self, name: str, scopes: Iterable[str]) -> str:
         """Make a token that lives as long as this process, and return it."""
         token = PREFIX + secrets.token_urlsafe(32)
-        self._passing[_hash(token)] = Holder(name, tuple(map(_checked, scopes)))
+        digest = _hash(token)
+        self._passing[digest] = Holder(name, tuple(map(_checked, scopes)), digest)
         return token
 
     def list(self) -> list[Kept]:
@@ -124,27 +127,32 @@ class Tokens:
         """Refuse a token from now on. Other processes follow within a second."""
         if not self._settings.drop_setting(_KEY + name):
             raise NotFound.of("token", name, self._kept())
-        self._read_s = -_FRESH_S
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the store was read within a second."""
+        return time.monotonic() - self._read_s < _FRESH_S
+
+    def refresh(self) -> None:
+        """Read the tokens of the store."""
+        self._known = {
+            each["hash"]: Holder(name, tuple(each["scopes"]), each["hash"])
+            for name, each in self._kept().items()
+        }
+        self._read_s = time.monotonic()
 
     def holder(self, token: str) -> Holder | None:
-        """Return the holder of *token*. ``None`` for an unknown one."""
-        now_s, wanted = time.monotonic(), _hash(token)
-        if now_s - self._read_s >= _FRESH_S:
-            self._known = {
-                each["hash"]: Holder(name, tuple(each["scopes"]))
-                for name, each in self._kept().items()
-            }
-            self._read_s = now_s
+        """Return the holder of *token*, as it was at the last refresh. ``None`` if unknown."""
+        wanted, found = _hash(token), None
         for known in (self._passing, self._known):
             for digest, holder in known.items():
                 if hmac.compare_digest(digest, wanted):
-                    return holder
-        return None
+                    found = holder
+        return found
 
     def is_valid(self, holder: Holder) -> bool:
-        """Whether the token of *holder* was not revoked meanwhile."""
-        self.holder("")  # reads again, if need be
-        return holder in (*self._passing.values(), *self._known.values())
+        """Whether the token of *holder* was there at the last refresh."""
+        return holder.digest in self._passing or holder.digest in self._known
 
     def _kept(self) -> dict[str, Any]:
         found = self._settings.settings(_KEY)
@@ -211,6 +219,8 @@ def _checked(scope: str) -> str:
         if what:
             raise InvalidName("the scope administer names nothing: it permits everything")
         return scope
+    if not _WHAT.fullmatch(what or "*"):
+        raise InvalidName(f"scope {scope[:100]!r}: name one {_OF[kind]}, or * for all")
     return f"{kind}:{what or '*'}"
 
 

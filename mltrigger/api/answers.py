@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 1_000
 """The most outcomes of one page."""
+MOST_CHARACTERS = 4_000_000
+"""The most characters of the outputs of one page, but for a page with one outcome."""
 _COLUMNS = (
     "row",
     "event_id",
@@ -58,7 +60,7 @@ def states(bus: EventBus, seq: int, may_read: Callable[[str], bool]) -> list[dic
 
     Answers and errors are only for subscriptions that the caller *may_read*.
     """
-    open_ = bus.log.open_for(seq)
+    open_ = bus.log.following.open_for(seq)
     rows = bus.log.invocations(_COLUMNS, seqs=(seq, seq), running=False)
     found: dict[str, dict[str, Any]] = {}
     for each in map(outcome, rows):
@@ -84,7 +86,7 @@ def page(
 
     And the cursor to go on from.
     """
-    rows, last = bus.log.ended_after(_COLUMNS, spec.id, after, limit)
+    rows, last = bus.log.following.ended_after(_COLUMNS, spec.id, after, limit, MOST_CHARACTERS)
     return list(map(outcome, rows)), last
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +22,7 @@ from mltrigger.api.models import Models
 from mltrigger.api.problems import Refused, answer
 from mltrigger.api.publishing import Publishing
 from mltrigger.api.reading import Reading
-from mltrigger.api.service import Service
+from mltrigger.api.service import Service, aside
 from mltrigger.api.settings import Doors, Hooks, Limits
 from mltrigger.api.steering import Steering
 from mltrigger.api.webhooks import Webhooks
@@ -43,6 +44,17 @@ _HEADERS = (
     "ce-subject",
     "ce-time",
 )
+
+
+_SWEEP_S = 5.0
+
+
+async def _sweep(bus: EventBus) -> None:
+    """End calls of servers that died, also when no listener runs here."""
+    while True:
+        with contextlib.suppress(MltriggerError):
+            await aside(bus.direct.sweep)
+        await asyncio.sleep(_SWEEP_S)
 
 
 class Application(NamedTuple):
@@ -83,12 +95,16 @@ def application(
     @contextlib.asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         service.news.start()
+        sweeping = asyncio.create_task(_sweep(bus))
         try:
             yield
         finally:
+            sweeping.cancel()
             service.news.stop()
 
-    handlers: Any = dict.fromkeys((Refused, MltriggerError, Unsupported, HTTPException), answer)
+    handlers: Any = dict.fromkeys(
+        (Refused, MltriggerError, Unsupported, HTTPException, Exception), answer
+    )
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(doors.origins),

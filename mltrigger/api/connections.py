@@ -3,77 +3,115 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 _HTTP2 = b"PRI * HTTP/2"
+_WHY = b"HTTP/2 and gRPC are not served: use HTTP/1.1, /v2/models/NAME/infer"
 _NO_HTTP2 = (
     b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nconnection: close\r\n"
-    b"content-length: 67\r\n\r\nHTTP/2 and gRPC are not served: use HTTP/1.1, /v2/models/NAME/infer"
+    b"content-length: %d\r\n\r\n%b" % (len(_WHY), _WHY)
 )
 
 
-def connections(most_silent: int, head_s: float) -> type[H11Protocol]:
-    """Return the class of one server's connections.
+@dataclasses.dataclass
+class Room:
+    """The connections of one server that wait for a request, and the limits of all.
 
-    With more than *most_silent* that wait for a request, the oldest is closed. A head must be there
-    within *head_s* seconds.
+    With more than *most_silent* that wait, the oldest is closed. A head must be there within
+    *head_s* seconds. A client that takes nothing of an answer for *stalled_s* is cut off.
     """
-    fresh: dict[H11Protocol, None] = {}
-    resting: dict[H11Protocol, None] = {}
 
-    class Connection(H11Protocol):
-        """One connection. It is silent until the head of a request is there."""
+    most_silent: int
+    head_s: float
+    stalled_s: float
+    fresh: dict[Connection, None] = dataclasses.field(default_factory=dict)
+    resting: dict[Connection, None] = dataclasses.field(default_factory=dict)
 
-        _timer: asyncio.TimerHandle | None = None
+    def make(self) -> None:
+        """Close the oldest connections, if too many wait."""
+        while len(self.fresh) + len(self.resting) > self.most_silent:
+            waiting = self.fresh or self.resting  # those that never asked anything go first
+            oldest = next(iter(waiting))
+            del waiting[oldest]
+            oldest.transport.abort()
 
-        def __init__(self, *given: Any, **parts: Any) -> None:
-            super().__init__(*given, **parts)
-            self.access_log = False  # a line would have the ticket of a stream
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+class Connection(H11Protocol):
+    """One connection. It is silent until the head of a request is there."""
+
+    def __init__(self, *given: Any, room: Room, **parts: Any) -> None:
+        super().__init__(*given, **parts)
+        self.access_log = False  # a line would have the ticket of a stream
+        self._room = room
+        self._timer: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        self._be_silent()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._speak()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        if self.cycle is None and data.startswith(_HTTP2):
+            self.transport.write(_NO_HTTP2)
+            self.transport.close()
+            return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._speak()
+        elif self._timer is None:  # the first part of the next request
             self._be_silent()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._speak()
-            super().connection_lost(exc)
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        super().on_response_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._room.resting[self] = None
+            self._room.make()
 
-        def data_received(self, data: bytes) -> None:
-            if self.cycle is None and data.startswith(_HTTP2):
-                self.transport.write(_NO_HTTP2)
-                self.transport.close()
-                return
-            super().data_received(data)
-            if self.cycle is not None and not self.cycle.response_complete:
-                self._speak()
-            elif self._timer is None:  # the first part of the next request
-                self._be_silent()
+    def pause_writing(self) -> None:
+        """Give the client a while to take what was written."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self._room.stalled_s, self.transport.abort)
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if self.cycle.response_complete and not self.transport.is_closing():
-                resting[self] = None
-                self._make_room()
+    def resume_writing(self) -> None:
+        """Go on: the client has taken some of it."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
-        def _be_silent(self) -> None:
-            (fresh if self.cycle is None else resting)[self] = None
-            self._timer = self.loop.call_later(head_s, self.transport.abort)
-            self._make_room()
+    def shutdown(self) -> None:
+        """Close at the end of the server. A client that takes nothing is not waited for."""
+        super().shutdown()
+        if self._stalled is not None:
+            self.transport.abort()
 
-        def _make_room(self) -> None:
-            while len(fresh) + len(resting) > most_silent:
-                waiting = fresh or resting  # those that never asked anything go first
-                oldest = next(iter(waiting))
-                del waiting[oldest]
-                oldest.transport.abort()
+    def _be_silent(self) -> None:
+        waiting = self._room.fresh if self.cycle is None else self._room.resting
+        waiting[self] = None
+        self._timer = self.loop.call_later(self._room.head_s, self.transport.abort)
+        self._room.make()
 
-        def _speak(self) -> None:
-            fresh.pop(self, None)
-            resting.pop(self, None)
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+    def _speak(self) -> None:
+        self._room.fresh.pop(self, None)
+        self._room.resting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    return Connection
+
+def connections(most_silent: int, head_s: float, stalled_s: float) -> Callable[..., Connection]:
+    """Return the function that makes one server's connections. See :class:`Room`."""
+    return functools.partial(Connection, room=Room(most_silent, head_s, stalled_s))

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from mltrigger.api import page
@@ -32,6 +32,7 @@ class Documents:
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
+            Route("/", self._home, methods=["GET"]),
             Route("/v1/health", self._health, methods=["GET"]),
             Route("/v1/openapi.json", self._openapi, methods=["GET"]),
             Route("/v1/asyncapi.json", self._asyncapi, methods=["GET"]),
@@ -39,20 +40,23 @@ class Documents:
             Route("/v1/docs/{name}", self._file, methods=["GET"]),
         ]
 
+    async def _home(self, _: Request) -> Response:
+        return RedirectResponse("/v1/docs")
+
     async def _health(self, _: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def _openapi(self, request: Request) -> Response:
-        holder = self._service.holder(request)
+        holder = await self._service.holder(request)
         return _download(await aside(self._described, request, holder), "openapi.json")
 
     async def _asyncapi(self, request: Request) -> Response:
-        holder = self._service.holder(request)
+        holder = await self._service.holder(request)
         return _download(await aside(self._topics, request, holder), "asyncapi.json")
 
     async def _page(self, request: Request) -> Response:
         try:
-            holder = self._service.holder(request)
+            holder = await self._service.holder(request)
         except Refused:
             return HTMLResponse(page.signed_out(), headers=page.HEADERS)
         described = await aside(self._described, request, holder)

@@ -99,6 +99,8 @@ class Gate:
         if headers.get("content-type", "").startswith("application/grpc"):
             raise Refused(415, "no_grpc", "gRPC is not served: use HTTP, /v2/models/NAME/infer")
         length = headers.get("content-length", "")
+        if length and "transfer-encoding" in headers:  # two lengths: a proxy may read another one
+            raise Refused(400, "bad_request", "send Content-Length or Transfer-Encoding, not both")
         if length.isdecimal() and int(length) > self._limits.body_bytes:
             raise _too_large(self._limits)
 

@@ -10,13 +10,15 @@ import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
-from mltrigger.errors import InvalidEvent
+from mltrigger.errors import EventTooLarge, InvalidEvent
 from mltrigger.event import codec
 from mltrigger.event.data import is_json
 from mltrigger.event.envelopes.arrival import with_raw
 from mltrigger.event.envelopes.cloudevents import BATCH, STRUCTURED
 from mltrigger.event.event import Event
 
+MOST_EVENTS = 10_000
+"""The most events of one request."""
 _BINARY = "ce-"
 FILES = ("image/", "audio/", "video/", "application/pdf", "application/octet-stream")
 """The media types of bodies that are handed to a model as bytes."""
@@ -60,6 +62,8 @@ def events_of(
         given = codec.loads(_utf8(body, charset))
         if not isinstance(given, list):
             raise InvalidEvent("a batch of CloudEvents is a JSON array", "not_cloudevent")
+        if len(given) > MOST_EVENTS:
+            raise EventTooLarge(f"a request has at most {MOST_EVENTS} events, this {len(given)}")
         return [_structured(each) for each in given]
     if media_type == STRUCTURED:
         return [_structured(codec.loads(_utf8(body, charset)))]

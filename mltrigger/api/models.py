@@ -14,8 +14,8 @@ from starlette.routing import Route
 from mltrigger.api.access import Holder
 from mltrigger.api.intake import FILES, bytes_of, events_of
 from mltrigger.api.problems import Refused
-from mltrigger.api.publishing import check_is_immediate
-from mltrigger.api.service import Service, aside
+from mltrigger.api.publishing import check_is_immediate, source_of
+from mltrigger.api.service import Service, aside, large
 from mltrigger.delivery.direct import Answer
 from mltrigger.event.event import Event
 from mltrigger.text import short
@@ -57,7 +57,7 @@ class Models:
         ]
 
     async def _models(self, request: Request) -> Response:
-        holder = self._service.holder(request)
+        holder = await self._service.holder(request)
         return JSONResponse({"models": await aside(self._listed, holder)})
 
     def _listed(self, holder: Holder) -> list[dict[str, Any]]:
@@ -81,14 +81,14 @@ class Models:
 
     async def _invoke(self, request: Request) -> Response:
         name, version = request.path_params["name"], request.path_params.get("version", "latest")
-        self._service.permitted(request, "invoke", name)
+        holder = await self._service.permitted(request, "invoke", name)
         body = await request.body()
-        source, key = f"/v1/models/{name}", request.headers.get("idempotency-key")
+        source, key = source_of(holder), request.headers.get("idempotency-key")
         headers = dict(request.headers)
         if headers.get("content-type", "").startswith(FILES) and "ce-id" not in headers:
             event = bytes_of(headers, body, source, key)
         else:
-            events = events_of(headers, body, source, key)
+            events = await large(body, events_of, headers, body, source, key)
             if len(events) != 1:
                 raise Refused(400, "bad_request", "a call takes one event, no batch")
             (event,) = events

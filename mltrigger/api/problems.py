@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -84,9 +85,23 @@ class Refused(Exception):  # a signal: the answer to a request
         self.status, self.reason, self.after_s, self.more = status, reason, after_s, more or {}
 
 
-async def answer(_: Request, error: Exception) -> Response:
-    """Return the answer to a request that was refused or met an error."""
-    return problem(error)
+async def answer(request: Request, error: Exception) -> Response:
+    """Return the answer to a request that was refused or met an error.
+
+    Below ``/v2`` it has the form of the Open Inference Protocol: ``{"error": "…"}``.
+    """
+    if isinstance(error, NotFound) and not getattr(request.state, "sees_all", False):
+        error = Refused(404, "not_found", str(error).partition(";")[0])  # no names of others
+    response = problem(error)
+    if not request.url.path.startswith("/v2"):
+        return response
+    said = json.loads(bytes(response.body))
+    content = {"error": said["detail"], "reason": said["reason"]}
+    again = JSONResponse(content, response.status_code)
+    for name in ("retry-after", "www-authenticate", "allow"):
+        if name in response.headers:
+            again.headers[name] = response.headers[name]
+    return again
 
 
 def problem(error: Exception) -> Response:
@@ -111,7 +126,7 @@ def problem(error: Exception) -> Response:
     reason = getattr(error, "reason", None) or _code(type(error).__name__)
     if isinstance(error, Unsupported):
         reason = error.reason
-    return _problem(status, reason, str(error), 5.0 if status == 503 else None)
+    return _problem(status, reason, redacted(str(error)), 5.0 if status == 503 else None)
 
 
 def _problem(
@@ -121,7 +136,7 @@ def _problem(
     after_s: float | None = None,
     more: Mapping[str, Any] | None = None,
 ) -> Response:
-    said = short(one_line(redacted(detail)), _MOST)
+    said = short(one_line(detail), _MOST)
     content = {"type": "about:blank", "status": status, "reason": reason, "detail": said}
     response = JSONResponse({**content, **(more or {})}, status, media_type=MEDIA_TYPE)
     if after_s is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -18,7 +21,12 @@ from mltrigger.broker import SubscriptionSpec
 
 BEAT_S = 5.0
 """How often a silent stream says that it lives."""
-_PAGE = 100
+_PAGE, _LOOK = 100, 100
+"""The outcomes of a page, and of one look of a stream."""
+_LOOKS = 8
+"""How many streams look at the same time. Publishing has threads of its own."""
+_SHARE = 4
+"""A token has at most one stream in so many."""
 
 
 class Reading:
@@ -31,7 +39,9 @@ class Reading:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service, self._bus, self._streams = service, service.bus, 0
+        self._service, self._bus = service, service.bus
+        self._open: Counter[str] = Counter()
+        self._looks = anyio.CapacityLimiter(_LOOKS)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -43,7 +53,7 @@ class Reading:
         ]
 
     async def _subscriptions(self, request: Request) -> Response:
-        holder = self._service.holder(request)
+        holder = await self._service.holder(request)
         return JSONResponse({"subscriptions": await aside(self._listed, holder)})
 
     def _listed(self, holder: Holder) -> list[dict[str, Any]]:
@@ -59,13 +69,14 @@ class Reading:
                 "paused": spec.id in paused,
             }
             for spec in registry.subscriptions(None)
-            if holder.may_read(spec.name)
+            if holder.may("read", spec.name)
         ]
 
     async def _outcomes(self, request: Request) -> Response:
         name = request.path_params["name"]
         streams = "text/event-stream" in request.headers.get("accept", "")
-        holder = self._service.permitted(request, "read", name, opens=streams)
+        streams = streams and request.method == "GET"  # a HEAD must end
+        holder = await self._service.permitted(request, "read", name, opens=streams)
         spec = await aside(self._bus.spec, name)
         after = whole(request.query_params.get("after"), "after", 0)
         if streams:
@@ -81,7 +92,9 @@ class Reading:
     def _stream(
         self, request: Request, spec: SubscriptionSpec, after: int, holder: Holder
     ) -> Response:
-        if self._streams >= self._service.limits.streams:
+        most = self._service.limits.streams
+        mine = self._open[holder.digest]
+        if self._open.total() >= most or mine >= max(1, most // _SHARE):
             raise Refused(503, "too_many_streams", "too many open streams: try again later", 5)
         return StreamingResponse(
             self._events(request, spec, after, holder),
@@ -92,13 +105,14 @@ class Reading:
     async def _events(
         self, request: Request, spec: SubscriptionSpec, after: int, holder: Holder
     ) -> AsyncIterator[str]:
-        self._streams += 1
+        self._open[holder.digest] += 1
         try:
             yield "retry: 1000\n\n"
-            while not await request.is_disconnected() and self._goes_on(holder):
-                news = self._service.news.next()
-                before = after
-                rows, after = await aside(answers.page, self._bus, spec, after, answers.MOST_ROWS)
+            while not await request.is_disconnected() and await self._goes_on(holder):
+                news, before = self._service.news.next(spec.id), after
+                rows, after = await anyio.to_thread.run_sync(
+                    answers.page, self._bus, spec, after, _LOOK, limiter=self._looks
+                )
                 for row in rows:
                     yield f"id: {row['cursor']}\nevent: outcome\ndata: {json.dumps(row)}\n\n"
                 if after != before and not rows:
@@ -106,14 +120,16 @@ class Reading:
                 if not rows and not await news.within(BEAT_S):
                     yield ": still here\n\n"
         finally:
-            self._streams -= 1
+            self._open[holder.digest] -= 1
 
-    def _goes_on(self, holder: Holder) -> bool:
+    async def _goes_on(self, holder: Holder) -> bool:
+        if not self._service.tokens.is_fresh:
+            await self._service.refresh()
         return not self._service.news.is_over and self._service.tokens.is_valid(holder)
 
     async def _dead_letters(self, request: Request) -> Response:
         name = request.path_params["name"]
-        self._service.permitted(request, "read", name)
+        await self._service.permitted(request, "read", name)
         spec = await aside(self._bus.spec, name)
         letters = await aside(self._bus.log.dead_letters, spec.id)
         fields = ("source", "type", "subject", "reason", "attempts", "error_type", "error")

@@ -59,11 +59,12 @@ class Server:
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._app.gate,
-                http=connections(_most_silent(), limits.head_s),
+                http=connections(_most_silent(), limits.head_s, limits.body_s),  # type: ignore[arg-type] - it is only called
                 ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 lifespan="on",
                 h11_max_incomplete_event_size=HEAD_BYTES,
                 timeout_graceful_shutdown=int(STOP_S),
@@ -181,7 +182,7 @@ def serve(
     if host not in LOOPBACK and host not in ("::1",) and not hosts:
         raise InvalidName(
             f"host {host!r} is open to others: name the hosts by which they call,"
-            " hosts=['api.example.org']"
+            " hosts=['api.example.org'], or --allow-host api.example.org"
         )
     limits = Limits(round(body_mb * 1024 * 1024), head_s, body_s, rate_per_s, streams)
     hooks = Hooks.of(webhooks or {}, webhook_origins)
@@ -195,11 +196,11 @@ def _bound(host: str, port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         bound.close()
+        why = error.strerror if isinstance(error, OSError) else "a port is 0 to 65535"
         raise MltriggerError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; port=0 takes a free"
-            " one"
+            f"cannot listen on {host} port {port}: {why or error}; port=0 takes a free one"
         ) from None
     return bound
 

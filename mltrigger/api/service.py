@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import json
@@ -17,12 +18,15 @@ from mltrigger.api.access import Holder, Sessions, Tokens
 from mltrigger.api.news import News
 from mltrigger.api.problems import Refused
 from mltrigger.api.settings import Limits
+from mltrigger.errors import StoreError
 
 if TYPE_CHECKING:
     from mltrigger.bus import EventBus
 
-COOKIE = "mltrigger_session"
 _MOST_SLOW = 64
+_REFRESH_S = 1.0
+_LARGE = 64 * 1024
+"""The most bytes that are read in the event loop."""
 _MOST_CALLS = 512
 _MOST_RATES = 10_000
 Given = TypeVar("Given")
@@ -73,38 +77,59 @@ class Service:
 
     def __init__(self, bus: EventBus, tokens: Tokens, limits: Limits) -> None:
         self.bus, self.tokens, self.limits = bus, tokens, limits
-        self.sessions, self.news = Sessions(), News(bus.wakeup)
+        self.sessions, self.news = Sessions(), News(bus.wakeup, bus.log.following.ended_since)
+        self._refreshing: asyncio.Task[None] | None = None
         self._rate, self._wrong = Rate(limits.rate_per_s), Rate(5.0)
         self._slow, self._calls = anyio.CapacityLimiter(_MOST_SLOW), 0
 
     # -- who may -----------------------------------------------------------------------------------
 
-    def holder(self, request: Request, opens: bool = False) -> Holder:
+    async def holder(self, request: Request, opens: bool = False) -> Holder:
         """Return the holder of the request's token: in a header, or by a session.
 
         A request that *opens* a stream may have a ticket instead.
         """
-        token = bearer(request) or self.sessions.token(request.cookies.get(COOKIE, "")) or ""
+        token = bearer(request) or self.sessions.token(session_of(request)) or ""
         if not token and opens and (ticket := request.query_params.get("ticket")):
             token = self.sessions.redeem(ticket, request.url.path) or ""
+        if token and not self.tokens.is_fresh:
+            await self.refresh()
         holder = self.tokens.holder(token) if token else None
         if holder is None:
-            self._wrong.spend(request.client.host if request.client is not None else "")
+            self.count_wrong(request)
+            if token:  # it may have been made in this second
+                await aside(self.tokens.refresh)
+                holder = self.tokens.holder(token)
+        if holder is None:
             raise Refused(
                 401,
                 "no_token",
                 "send a token: Authorization: Bearer mlt_…; `mltrigger token create` makes one",
             )
-        self._rate.spend(holder.name)
+        self._rate.spend(holder.digest)
+        request.state.sees_all = holder.may("administer")
         return holder
 
-    def permitted(self, request: Request, kind: str, what: str = "", opens: bool = False) -> Holder:
+    async def permitted(
+        self, request: Request, kind: str, what: str = "", opens: bool = False
+    ) -> Holder:
         """Return the holder of the request's token. Refuse one without that scope."""
-        holder = self.holder(request, opens)
-        if not (holder.may_read(what) if kind == "read" else holder.may(kind, what)):
+        holder = await self.holder(request, opens)
+        if not holder.may(kind, what):
             scope = kind if kind == "administer" else f"{kind}:{what or '*'}"
             raise Refused(403, "not_permitted", f"token {holder.name!r} lacks the scope {scope}")
         return holder
+
+    def count_wrong(self, request: Request) -> None:
+        """Count a request that does not prove who sends it. Refuse too many of one client."""
+        self._wrong.spend(request.client.host if request.client is not None else "")
+
+    async def refresh(self) -> None:
+        """Read the tokens again, in a thread. Wait a second for it, if the store is silent."""
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(aside(self.tokens.refresh))
+        with contextlib.suppress(TimeoutError, StoreError):
+            await asyncio.wait_for(asyncio.shield(self._refreshing), _REFRESH_S)
 
     @contextlib.asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
@@ -134,6 +159,21 @@ class Service:
 async def aside(function: Callable[..., Given], *given: Any) -> Given:
     """Call *function* in another thread: it may wait for the disk."""
     return await anyio.to_thread.run_sync(functools.partial(function, *given))
+
+
+async def large(body: bytes, function: Callable[..., Given], *given: Any) -> Given:
+    """Call *function*, which reads *body*. A large one is read in another thread."""
+    return function(*given) if len(body) <= _LARGE else await aside(function, *given)
+
+
+def cookie_of(request: Request) -> str:
+    """Return the name of the session's cookie. Servers of one host must not share it."""
+    return f"mltrigger_session_{request.url.port or ''}"
+
+
+def session_of(request: Request) -> str:
+    """Return the id of the session that the cookie of a request has."""
+    return request.cookies.get(cookie_of(request), "")
 
 
 def bearer(request: Request) -> str:

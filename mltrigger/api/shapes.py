@@ -62,6 +62,7 @@ _RECEIPT: Json = {
     "duplicate": _YES,
     "subscriptions": _list(_TEXT),
     "status": _TEXT,
+    "differs": _YES,
     "outcomes": _list(ref("State")),
 }
 
@@ -83,7 +84,7 @@ SHAPES: Json = {
         "required": ["specversion", "id", "source", "type"],
         "additionalProperties": {"type": ["string", "integer", "boolean"]},
     },
-    "Receipt": object_of(_RECEIPT, ("outcomes",)),
+    "Receipt": object_of(_RECEIPT, ("differs", "outcomes")),
     "Receipts": object_of({"receipts": _list(ref("Receipt"))}),
     "State": _STATE,
     "EventStates": object_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -11,7 +12,14 @@ from starlette.routing import Route
 
 from mltrigger.api.access import SESSION_S
 from mltrigger.api.problems import Refused
-from mltrigger.api.service import COOKIE, Service, aside, bearer, json_object
+from mltrigger.api.service import (
+    Service,
+    aside,
+    bearer,
+    cookie_of,
+    json_object,
+    session_of,
+)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -42,13 +50,13 @@ class Steering:
         ]
 
     async def _redrive(self, request: Request) -> Response:
-        self._service.permitted(request, "administer")
+        await self._service.permitted(request, "administer")
         sub = await aside(self._bus.subscription, request.path_params["name"])
         chosen = _ids((await json_object(request)).get("events"))
         return JSONResponse({"events": int(await aside(sub.redrive, chosen))})
 
     async def _discard(self, request: Request) -> Response:
-        self._service.permitted(request, "administer")
+        await self._service.permitted(request, "administer")
         sub = await aside(self._bus.subscription, request.path_params["name"])
         given = await json_object(request)
         chosen, reason = _ids(given.get("events")), given.get("reason")
@@ -58,7 +66,7 @@ class Steering:
 
     def _pausing(self, paused: bool) -> Handler:
         async def handler(request: Request) -> Response:
-            self._service.permitted(request, "administer")
+            await self._service.permitted(request, "administer")
             sub = await aside(self._bus.subscription, request.path_params["name"])
             await aside(sub.pause if paused else sub.resume)
             return JSONResponse({"paused": paused})
@@ -68,10 +76,10 @@ class Steering:
     # -- browsers ----------------------------------------------------------------------------------
 
     async def _begin_session(self, request: Request) -> Response:
-        token = self._token(request)
+        token = await self._token(request)
         response = Response(status_code=204)
         response.set_cookie(
-            COOKIE,
+            cookie_of(request),
             self._service.sessions.begin(token),
             max_age=int(SESSION_S),
             path="/",
@@ -82,23 +90,25 @@ class Steering:
         return response
 
     async def _end_session(self, request: Request) -> Response:
-        self._service.sessions.end(request.cookies.get(COOKIE, ""))
+        self._service.sessions.end(session_of(request))
         response = Response(status_code=204)
-        response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+        response.delete_cookie(cookie_of(request), path="/", httponly=True, samesite="strict")
         return response
 
     async def _ticket(self, request: Request) -> Response:
-        token, path = self._token(request), (await json_object(request)).get("path")
+        token, path = await self._token(request), (await json_object(request)).get("path")
         if not isinstance(path, str) or not path.startswith("/v1/"):
             raise Refused(400, "bad_request", 'send {"path": "/v1/subscriptions/NAME/outcomes"}')
-        ticket = self._service.sessions.ticket(token, path)
-        return JSONResponse({"ticket": ticket, "url": f"{path}?ticket={ticket}"}, 201)
+        where = urllib.parse.urlsplit(path)
+        ticket = self._service.sessions.ticket(token, urllib.parse.unquote(where.path))
+        query = "&".join(filter(None, (where.query, f"ticket={ticket}")))
+        return JSONResponse({"ticket": ticket, "url": f"{where.path}?{query}"}, 201)
 
-    def _token(self, request: Request) -> str:
+    async def _token(self, request: Request) -> str:
         """Return the token in the header. A session cannot prolong itself."""
         if not bearer(request):
             raise Refused(401, "no_token", "send the token: Authorization: Bearer mlt_…")
-        self._service.holder(request)
+        await self._service.holder(request)
         return bearer(request)
 
 

@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import math
@@ -34,6 +35,12 @@ _CODES = {
     "FP64": "<f8",
 }
 _INT64 = 2**63
+INTEGERS = {
+    f"{sign}INT{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits - (not sign)) - 1)
+    for sign in ("U", "")
+    for bits in (8, 16, 32, 64)
+}
+"""Integer datatype -> the least and the largest value."""
 _EXACT = 2**53
 """The largest whole number up to which FP64 has each one."""
 _MOST_DIMENSIONS = 8
@@ -106,8 +113,6 @@ def rows_of(request: Request, schema: Mapping[str, Any] | None) -> list[Any]:
     if len(lengths) != 1:
         raise _bad("all inputs must have the same first dimension: the number of rows")
     (n,) = lengths
-    if not 1 <= n <= MOST_ROWS:
-        raise Refused(413, "too_large", f"a call has 1 to {MOST_ROWS} rows, this one has {n}")
     kind = (schema or {}).get("type")
     fields = (schema or {}).get("properties") or {}
     only = request.inputs[0]
@@ -139,7 +144,13 @@ def _tensor(given: Any, rest: bytes) -> tuple[Tensor, bytes]:
         or not all(type(length) is int and 0 <= length < _INT64 for length in shape)
     ):
         raise _bad(f"input {name[:100]!r}: shape must be a list of 1 to {_MOST_DIMENSIONS} lengths")
+    if shape[0] > MOST_ROWS:
+        raise Refused(413, "too_large", f"a call has at most {MOST_ROWS} rows, this has {shape[0]}")
+    if 0 in shape:
+        raise _bad(f"input {name[:100]!r}: shape {shape} has no values")
     count, parameters = math.prod(shape), _parameters(given)
+    if "shared_memory_region" in parameters:
+        raise _bad(f"input {name[:100]!r}: shared memory is not served: send the data")
     size = parameters.get("binary_data_size")
     if size is None:
         values = _flat(given.get("data"), name, datatype)
@@ -219,23 +230,23 @@ def _flat(data: Any, name: str, datatype: str) -> list[Any]:
 
 
 def _checked(value: Any, name: str, datatype: str) -> Any:
-    kinds: tuple[type, ...] = (int, float)
-    if datatype == "BYTES":
-        kinds = (str,)
-    elif datatype == "BOOL":
-        kinds = (bool,)
-    elif not datatype.startswith("FP"):
-        kinds = (int,)
-    missing = value is None and datatype.startswith("FP")
-    if not missing and (not isinstance(value, kinds) or (datatype != "BOOL" and value is True)):
+    """Return a value of JSON data that fits *datatype*."""
+    if datatype == "BOOL":
+        fits = isinstance(value, bool)
+    elif datatype == "BYTES":
+        fits = isinstance(value, str)
+    elif datatype.startswith("FP"):
+        fits = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    else:
+        low, high = INTEGERS[datatype]
+        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    if not fits:
         raise _bad(f"input {name[:100]!r}: {short(value, 60)} is no {datatype}")
     return value
 
 
 def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:
     for length in reversed(shape[1:]):
-        if length == 0:
-            return [[] for _ in range(shape[0])]
         values = [values[i : i + length] for i in range(0, len(values), length)]
     return values
 
@@ -277,18 +288,22 @@ def _column(name: str, values: list[Any]) -> Tensor:
             return _as_json(name, values)
         shape.append(len(level[0]))
         level = [each for value in level for each in value]
-    types = set(map(type, level))
-    if types == {bool}:
-        datatype = "BOOL"
-    elif types == {int} and all(-_INT64 <= value < _INT64 for value in level):
-        datatype = "INT64"
-    elif float in types and types <= {int, float, type(None)} and _are_exact(level):
-        datatype = "FP64"
-    elif types == {str}:
-        datatype = "BYTES"
-    else:
+    datatype = _datatype(level)
+    if datatype is None:
         return _as_json(name, values)
     return Tensor(name, datatype, tuple(shape), level)
+
+
+def _datatype(values: list[Any]) -> str | None:
+    """Return the datatype that holds all *values* exactly, if there is one."""
+    types = set(map(type, values))
+    if types == {bool}:
+        return "BOOL"
+    if types == {int} and all(-_INT64 <= value < _INT64 for value in values):
+        return "INT64"
+    if float in types and types <= {int, float, type(None)} and _are_exact(values):
+        return "FP64"
+    return "BYTES" if types in ({str}, {bytes}) else None
 
 
 def _are_exact(values: list[Any]) -> bool:
@@ -296,7 +311,7 @@ def _are_exact(values: list[Any]) -> bool:
 
 
 def _as_json(name: str, values: list[Any]) -> Tensor:
-    texts = [json.dumps(value, ensure_ascii=False) for value in values]
+    texts = [codec.dumps(value) for value in values]
     return Tensor(name, "BYTES", (len(values),), texts, "application/json")
 
 
@@ -319,7 +334,9 @@ def answer_of(
             parameters["binary_data_size"] = len(raw)
             parts.append(raw)
         else:
-            one["data"] = tensor.rows
+            one["data"] = list(map(_in_json, tensor.rows))
+            if any(isinstance(value, bytes) for value in tensor.rows):
+                parameters["content_type"] = "base64"
         if parameters:
             one["parameters"] = parameters
         described.append(one)
@@ -327,9 +344,16 @@ def answer_of(
     return b"".join([head, *parts]), len(head) if parts else None
 
 
+def _in_json(value: Any) -> Any:
+    """Return a value as JSON has it: no number for NaN and infinity, base64 for bytes."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _packed(tensor: Tensor) -> bytes:
     if tensor.datatype == "BYTES":
-        raws = [value.encode() for value in tensor.rows]
+        raws = [v if isinstance(v, bytes) else v.encode() for v in tensor.rows]
         return b"".join(struct.pack("<I", len(raw)) + raw for raw in raws)
     import numpy as np
 

@@ -6,7 +6,6 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md
 
 from __future__ import annotations
 
-import dataclasses
 import time
 
 from starlette.requests import Request
@@ -14,13 +13,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from mltrigger.api.access import Holder
-from mltrigger.api.intake import events_of
 from mltrigger.api.publishing import Publishing
-from mltrigger.api.service import Rate, Service
+from mltrigger.api.service import Rate, Service, large
 from mltrigger.api.settings import Hooks
 from mltrigger.errors import InvalidSignature
-from mltrigger.event.envelopes.cloudevents import STRUCTURED
-from mltrigger.event.signatures import verify
+from mltrigger.event import codec
+from mltrigger.event.envelopes.arrival import with_raw
+from mltrigger.event.event import Event
+from mltrigger.event.signatures import Signed, verify
 
 TYPE = "mltrigger.webhook"
 """The type of an event whose body names none."""
@@ -55,23 +55,21 @@ class Webhooks:
 
     async def _take(self, request: Request) -> Response:
         topic = request.path_params["topic"]
-        self._rate.spend(topic if topic in self._hooks.secrets else "")
         body = await request.body()
+        try:
+            signed = self._signed(request, topic, body)
+        except InvalidSignature:
+            self._service.count_wrong(request)
+            raise
+        self._rate.spend(topic)
+        event = await large(body, _event, body, topic, signed.id)
+        sender = Holder(f"webhook {topic}", (f"publish:{topic}",))
+        return await self._publishing.published(request, sender, topic, [event])
+
+    def _signed(self, request: Request, topic: str, body: bytes) -> Signed:
         if topic not in self._hooks.secrets:  # the same answer as to a wrong signature
             raise InvalidSignature("no webhook of this name and signature", "wrong_signature")
-        headers = dict(request.headers)
-        signed = verify(self._hooks.secrets[topic], _single(request), body, time.time())
-        source = f"/v1/webhooks/{topic}"
-        events = events_of(headers, body, source, signed.id)
-        if "ce-id" not in headers and not headers.get("content-type", "").startswith(
-            STRUCTURED.removesuffix("+json")
-        ):
-            (event,) = events
-            kind = event.data.get("type") if isinstance(event.data, dict) else None
-            named = kind if isinstance(kind, str) and kind else TYPE
-            events = [dataclasses.replace(event, type=named)]
-        sender = Holder(f"webhook {topic}", (f"publish:{topic}",))
-        return await self._publishing.published(request, sender, topic, events)
+        return verify(self._hooks.secrets[topic], _single(request), body, time.time())
 
     async def _permit(self, request: Request) -> Response:
         """Answer a sender that asks whether it may send here."""
@@ -83,6 +81,21 @@ class Webhooks:
                 "webhook-allowed-rate": str(RATE_PER_MINUTE),
             }
         return Response(status_code=200, headers=headers)
+
+
+def _event(body: bytes, topic: str, message: str) -> Event:
+    """Return the event of a signed body.
+
+    The signature covers the id of the message, its time and the body. No header beside them counts:
+    somebody on the way may have written it.
+    """
+    data = codec.loads(body)
+    if isinstance(data, dict) and "specversion" in data:
+        return Event.from_attributes(data)
+    kind = data.get("type") if isinstance(data, dict) else None
+    named = kind if isinstance(kind, str) and kind else TYPE
+    event = Event(data, id=message, type=named, source=f"/v1/webhooks/{topic}")
+    return with_raw(event, body)
 
 
 def _single(request: Request) -> dict[str, str]:

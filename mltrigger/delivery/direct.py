@@ -31,9 +31,6 @@ from mltrigger.store.wake import Wakeup
 from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
 
-SWEEP_S = 1.0
-"""How often calls of processes that died are ended."""
-
 
 class Answer(NamedTuple):
     """The recorded answer to one event of a call. ``output`` is JSON."""
@@ -85,7 +82,6 @@ class Direct:
         self._log, self._wakeup, self._forget = log, wakeup, forget
         self._ready: dict[str, _Ready] = {}
         self._guard = threading.Lock()
-        self._swept_s = 0.0
 
     def submit(self, selector: Selector, events: Sequence[Event]) -> Future[list[Answer]]:
         """Call the model that *selector* means now, in a thread.
@@ -114,7 +110,10 @@ class Direct:
         if not answers.set_running_or_notify_cancel():
             return  # its caller has gone
         try:
-            self._sweep()
+            known = self._known(selector, events)
+            if known is not None:
+                answers.set_result(known)
+                return
             listener, begun = self._begun(selector, events)
         except BaseException as error:
             answers.set_exception(error)
@@ -124,6 +123,18 @@ class Direct:
             listener.call(begun.deliveries, done)
         else:
             done()
+
+    def _known(self, selector: Selector, events: Sequence[Event]) -> list[Answer] | None:
+        """Return the answers of a call that was sent before. It needs no slot of the model.
+
+        ``None`` if an event is new, or may run now.
+        """
+        _, listener = self._listener(selector, fresh=False)
+        seqs = self._broker.begun(listener.spec, events)
+        if seqs is None:
+            return None
+        found = self._answers(listener.spec, seqs)
+        return [found[seq] for seq in seqs]
 
     def _begun(self, selector: Selector, events: Sequence[Event]) -> tuple[Answering, Begun]:
         """Take a slot, and record the beginning."""
@@ -242,11 +253,8 @@ class Direct:
                 )
             self._wakeup.wait("done", seen, min(left_s, self._wakeup.poll_s))
 
-    def _sweep(self) -> None:
-        """End calls whose process died."""
-        if time.monotonic() - self._swept_s < SWEEP_S:
-            return
-        self._swept_s = time.monotonic()
+    def sweep(self) -> None:
+        """End calls whose process died. Idempotent. Each process that listens does it, too."""
         for spec in self._registry.subscriptions("direct"):
             self._broker.sweep(spec, self._log.now_us())
 

@@ -198,6 +198,10 @@ class Engine:
         self._keeper.watch(listener)
         return listener
 
+    def also(self, every_s: float, do: Callable[[], object]) -> None:
+        """Do something every *every_s* seconds, in a thread, while a listener runs."""
+        self._keeper.add(Chore(every_s, functools.partial(self._beside, threading.Lock(), do)))
+
     def run(self, call: Callable[[], None]) -> None:
         """Run *call* in a thread of this process. It must not raise."""
         self._workers.submit(call)

@@ -48,6 +48,10 @@ class Keeper:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    def add(self, chore: Chore) -> None:
+        """Do another chore from now on."""
+        self._chores = [*self._chores, chore]
+
     def watch(self, listener: Listener) -> None:
         """Keep *listener* until :meth:`forget`, or until it has stopped with nothing in flight."""
         self._listeners.append(listener)

@@ -123,6 +123,11 @@ class Run:
             warn(f"{message}; run.wait() goes on waiting, run.results() has what is there")
         return self
 
+    def look(self) -> tuple[int, bool]:
+        """Return how many outcomes are open now, and whether none can come by itself."""
+        self._look()
+        return self.open, self.open > 0 and self._stuck(self._outlook.of(set(self._open_names())))
+
     def _wait(self, end: float, bar: Bar, give_up: bool) -> bool:
         """Wait until *end*. Return whether it gave up before."""
         holds, next_s = dict[str, Hold](), 0.0

@@ -219,6 +219,17 @@ class SqlBroker:
             term = Term(subscription.id, now_us, until_us, self._worker_id())
             return direct.begin(transaction, subscription, encoded, term)
 
+    def begun(self, subscription: SubscriptionSpec, events: Sequence[Event]) -> list[int] | None:
+        """Return the numbers of the events of a direct call, if none of them has to run now.
+
+        Raises
+        ------
+        IdTaken
+            When one has other data than before.
+        """
+        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
+        return direct.begun(self._store, subscription, encoded)
+
     def wake(self, subscription: SubscriptionSpec) -> None:
         """End a receive that waits in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")

@@ -10,17 +10,20 @@ from mltrigger.errors import MltriggerError
 from mltrigger.store import binding, leasing, publishing
 from mltrigger.store.publishing import Encoded
 from mltrigger.store.queue import INSERT_LEASE, Term, delivery
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import Row, Store, Transaction
 
 _HERE = """
 SELECT s.topic_id, s.paused, (SELECT coalesce(max(seq), 0) FROM event)
 FROM subscription s WHERE s.id = :s
 """
 _KNOWN = """
-SELECT seq, data, datacontenttype,
-  (SELECT outcome FROM final f WHERE f.seq = e.seq AND f.subscription_id = :s)
-FROM event e WHERE id = :id AND source = :source AND topic_id = :topic_id
+SELECT e.seq, e.data, e.datacontenttype, f.outcome, f.reason
+FROM event e LEFT JOIN final f ON f.seq = e.seq AND f.subscription_id = :s
+WHERE e.id = :id AND e.source = :source
+  AND e.topic_id = (SELECT topic_id FROM subscription WHERE id = :s)
 """
+_CUT_OFF = ("unsubscribed", "cancelled")
+"""Reasons of skipped calls that may have begun: they do not run again."""
 
 
 class IdTaken(MltriggerError):
@@ -63,9 +66,11 @@ def begin(
     fresh: list[tuple[Encoded, int]] = []
     for each in encoded:
         event = each[0]
-        of = {"s": spec.id, "id": event.id, "source": event.source, "topic_id": topic_id}
+        of = {"s": spec.id, "id": event.id, "source": event.source}
         if known := transaction.query(_KNOWN, of):
-            seqs.append(_known(known[0], each, again))
+            seq, runs = _known(known[0], each)
+            seqs.append(seq)
+            again += [seq] if runs else []
         else:
             newest += 1
             fresh.append((each, newest))
@@ -74,15 +79,28 @@ def begin(
     return Begun(seqs, deliveries + _again(transaction, spec, again, term))
 
 
-def _known(row: Row, each: Encoded, again: list[int]) -> int:
-    """Return the number of an event that was sent before. Add it to *again* if it did not run."""
-    seq, kept, kept_type, outcome = row
+def begun(reader: Store, spec: SubscriptionSpec, encoded: Sequence[Encoded]) -> list[int] | None:
+    """Return the numbers of events that were sent before, unless one is new or runs again."""
+    seqs = []
+    for each in encoded:
+        of = {"s": spec.id, "id": each[0].id, "source": each[0].source}
+        known = reader.read(_KNOWN, of)
+        if not known:
+            return None
+        seq, runs = _known(known[0], each)
+        if runs:
+            return None
+        seqs.append(seq)
+    return seqs
+
+
+def _known(row: Row, each: Encoded) -> tuple[int, bool]:
+    """Return the number of an event that was sent before, and whether it did not run then."""
+    seq, kept, kept_type, outcome, reason = row
     event, raw, media_type = each
     if publishing.differ((bytes(kept), kept_type), (raw, media_type)):
         raise IdTaken(f"id {event.id[:100]!r} was sent before with other data: use another id")
-    if outcome == "skipped":
-        again.append(seq)
-    return int(seq)
+    return int(seq), outcome == "skipped" and reason not in _CUT_OFF
 
 
 def _fresh(

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
 from mltrigger.store.archive import ARCHIVED, Archived, archived
-from mltrigger.store.outcomes import FINAL, NO_EVENTS, OUTCOMES
+from mltrigger.store.attempts import COLUMNS, FROM, INVOKED, RUNNING
+from mltrigger.store.following import Following
+from mltrigger.store.outcomes import OUTCOMES
 from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
 
@@ -84,56 +86,6 @@ class DeadLetter(NamedTuple):
     data: bytes
 
 
-_COLUMNS = {
-    "event_id": "e.id",
-    "source": "e.source",
-    "type": "e.type",
-    "topic": "t.name",
-    "subscription": "s.name",
-    "model": "m.name",
-    "version": "m.version",
-    "role": "i.role",
-    "attempt": "i.attempt",
-    "outcome": "i.outcome",
-    "reason": "i.reason",
-    "published_at": "e.published_us",
-    "received_at": "i.received_us",
-    "started_at": "i.started_us",
-    "finished_at": "i.finished_us",
-    "settled_at": "i.settled_us",
-    "queue_ms": "(i.started_us - i.visible_us) / 1000.0",
-    "model_ms": "(i.finished_us - i.started_us) / 1000.0",
-    "total_ms": "(i.finished_us - e.published_us) / 1000.0",
-    "batch_size": "i.batch_size",
-    "worker": "i.worker_id",
-    "trace_id": "substr(e.traceparent, 4, 32)",
-    "output": "i.output",
-    "error_type": "i.error_type",
-    "error": "i.error",
-    "stdout": "i.stdout",
-    # not columns of the frame
-    "subject": "e.subject",
-    "seq": "i.seq",
-    "row": "i.id",
-}
-
-# A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
-_RUNNING = """
-(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id,
-  (SELECT role FROM subscription WHERE id = subscription_id) AS role, 'running' AS outcome,
-  NULL AS reason, visible_us, received_us, NULL AS started_us, NULL AS finished_us,
-  NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output, NULL AS error_type,
-  NULL AS error, NULL AS stdout FROM lease)
-"""
-_FROM = """
-FROM {attempts} i
-JOIN event e ON e.seq = i.seq
-JOIN topic t ON t.id = e.topic_id
-JOIN subscription s ON s.id = i.subscription_id
-LEFT JOIN model_version m ON m.id = i.model_version_id
-"""
-_INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
-
 _TALLIES = "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
 _EVENTS = """
 SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us,
@@ -145,12 +97,6 @@ SELECT e.seq, e.subject, e.data, e.datacontenttype
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.seq > :after AND t.name = :topic AND e.source = :source
 ORDER BY e.seq LIMIT :limit
-"""
-_OPEN_FOR = """
-SELECT s.name, o.state FROM subscription s JOIN (
-  SELECT subscription_id, 'waiting' AS state FROM waiting WHERE seq = :seq
-  UNION ALL SELECT subscription_id, 'running' FROM lease WHERE seq = :seq
-) AS o ON o.subscription_id = s.id ORDER BY s.name
 """
 _SUBJECTS = """
 SELECT e.seq, e.id, e.subject
@@ -197,6 +143,7 @@ class Log:
         self._store = store
         self._clock = clock
         self._worker_id = worker_id
+        self.following = Following(store)
 
     @property
     def home(self) -> str:
@@ -250,39 +197,17 @@ class Log:
         )
         if outcomes is not None:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
-        select = "SELECT " + ", ".join(_COLUMNS[c] for c in columns)
+        select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         under_way: list[Row] = []
         if running:
-            attempts = f"{select} {_FROM.format(attempts=_RUNNING)} {_all(where)}"
+            attempts = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)}"
             under_way = self._store.read(f"{attempts} ORDER BY i.received_us", parameters)
-        attempts = f"{select} {_FROM.format(attempts='invocation')}"
-        attempts = f"{attempts} {_all([*where, 'i.id > :row', _INVOKED])}"
+        attempts = f"{select} {FROM.format(attempts='invocation')}"
+        attempts = f"{attempts} {_all([*where, 'i.id > :row', INVOKED])}"
         if limit is None:
             return self._store.read(f"{attempts} ORDER BY i.id", parameters) + under_way
         newest = self._store.read(f"{attempts} ORDER BY i.id DESC LIMIT :limit", parameters)
         return (newest[::-1] + under_way)[-limit:] if limit else []
-
-    def ended_after(
-        self, columns: Sequence[str], subscription_id: int, after_row: int, limit: int
-    ) -> tuple[list[Row], int]:
-        """Return the next final outcomes of a subscription, in the order of their recording.
-
-        One row of *columns* each, and the number to go on from: nothing is left before it.
-        """
-        ((newest,),) = self._store.read("SELECT coalesce(max(id), 0) FROM invocation")
-        select = ", ".join(_COLUMNS[c] for c in ("row", *columns))
-        rows = self._store.read(
-            f"SELECT {select} {_FROM.format(attempts='invocation')} WHERE i.id > :row"
-            " AND i.id <= :newest AND i.subscription_id = :s"
-            f" AND i.outcome IN {FINAL!r} AND {_INVOKED} ORDER BY i.id LIMIT :limit",
-            {"row": after_row, "newest": newest, "s": subscription_id, "limit": limit},
-        )
-        last = rows[-1][0] if len(rows) == limit else max(int(newest), after_row)
-        return [row[1:] for row in rows], last
-
-    def open_for(self, seq: int) -> dict[str, str]:
-        """Return subscription -> ``waiting`` or ``running``, for an event that is open there."""
-        return dict(self._store.read(_OPEN_FOR, {"seq": seq}))
 
     def tallies(self) -> dict[int, dict[str, int]]:
         """Return the number of attempts by subscription id and outcome.

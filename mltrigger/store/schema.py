@@ -179,7 +179,8 @@ CREATE TABLE repeat (
 );
 
 CREATE TABLE invocation (
-  id INTEGER NOT NULL PRIMARY KEY,
+  -- Never given again: readers of the log go on after the number that they saw last.
+  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
   seq INTEGER NOT NULL,
   subscription_id INTEGER NOT NULL,
   attempt INTEGER NOT NULL,

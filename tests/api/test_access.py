@@ -292,3 +292,99 @@ def test_headers_have_a_limit(server: mt.Server) -> None:
         assert (answer.status_code, answer.json()["reason"]) == (431, "too_large")
         assert caller.get(f"/v1/health?{'a' * 33_000}").status_code == 431
     assert Caller(server.url).get("/v1/health").status_code == 200
+
+
+def test_new_token_may_be_used_at_once_and_a_rotated_one_ends_its_streams(
+    server: mt.Server, api: Caller, served_bus: mt.EventBus
+) -> None:
+    tokens = Tokens(served_bus.registry)
+    api.get("/v1/subscriptions")
+    for n in range(5):
+        caller = Caller(server.url, tokens.create(f"new-{n}", ["read:ocr"]))
+        assert caller.get(OUTCOMES).status_code == 200
+    served_bus.fire("documents", [1], progress=False)
+    stream = caller.follow(OUTCOMES)
+    next(stream)
+    tokens.revoke("new-4")
+    tokens.create("new-4", ["read:ocr"])
+
+    assert len(list(stream)) == 0
+
+
+def test_tickets_take_paths_as_clients_write_them(api: Caller, served_bus: mt.EventBus) -> None:
+    api.post("/v1/models/double/invoke", json=1).raise_for_status()
+    for path in (
+        "/v1/subscriptions/double%3Alatest/outcomes",
+        "/v1/subscriptions/double:latest/outcomes?after=0",
+    ):
+        url = api.post("/v1/tickets", json={"path": path}).json()["url"]
+        assert next(Caller(api.url).follow(url)).data["output"] == 2
+
+
+def test_client_cannot_name_its_address(server: mt.Server) -> None:
+    wrong = Caller(server.url, "mlt_guess")
+    found = [
+        wrong.get("/v1/subscriptions", headers={"X-Forwarded-For": f"10.0.0.{n}"}).status_code
+        for n in range(30)
+    ]
+    assert 429 in found
+
+
+def test_narrow_token_learns_no_names(server: mt.Server, served_bus: mt.EventBus) -> None:
+    scopes = ["publish:nothere", "invoke:nothere", "read:nothere"]
+    caller = Caller(server.url, Tokens(served_bus.registry).create("narrow", scopes))
+    for answer in (
+        caller.post("/v1/topics/nothere/events", json=1),
+        caller.post("/v1/models/nothere/invoke", json=1),
+        caller.get("/v1/subscriptions/nothere/outcomes"),
+        caller.get("/v2/models/nothere"),
+    ):
+        assert answer.status_code == 404
+        assert not any(name in answer.text for name in ("documents", "double", "ocr"))
+
+
+def test_first_refusal_is_readable(server: mt.Server) -> None:
+    detail = Caller(server.url).get("/v1/subscriptions").json()["detail"]
+
+    assert detail.startswith("send a token: Authorization: Bearer mlt_")
+
+
+def test_defect_is_a_problem_too_and_says_nothing(
+    api: Caller, served_bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: str) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(served_bus.log, "find", breaks)
+    answer = api.get("/v1/events/x")
+
+    assert (answer.status_code, answer.json()["reason"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+
+
+def test_sessions_of_two_servers_do_not_displace_each_other(served_bus: mt.EventBus) -> None:
+    with mt.serve(served_bus) as one, mt.serve(served_bus) as two:
+        browser = Caller("")
+        for server in (one, two):
+            began = browser.post(
+                f"{server.url}/v1/session", headers={"Authorization": f"Bearer {server.token}"}
+            )
+            assert began.status_code == 204
+        for server in (one, two):
+            assert browser.get(f"{server.url}{OUTCOMES}").status_code == 200
+
+
+def test_wrong_words_on_the_command_line_are_named(
+    served_bus: mt.EventBus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{served_bus.log.home}"
+    assert main(["serve", "--url", url, "--port", "80000"]) == 1
+    assert "0 to 65535" in capsys.readouterr().err
+    assert main(["serve", "--url", url, "--host", "0.0.0.0"]) == 1
+    assert "--allow-host" in capsys.readouterr().err
+    assert main(["token", "create", "x", "--scope", "publish:doc*", "--url", url]) == 1
+    assert "one topic" in capsys.readouterr().err
+
+
+def test_address_without_a_path_leads_to_the_documents(api: Caller) -> None:
+    assert api.get("/").url.endswith("/v1/docs")

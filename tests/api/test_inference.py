@@ -207,6 +207,12 @@ def body(**more: Any) -> dict[str, Any]:
         body(data=[[1], 2]),
         body(data={"a": 1}),
         body(shape=[0], data=[]),
+        body(shape=[20_000_000, 0], data=[]),
+        body(shape=[1, 0], data=[[]]),
+        body(datatype="UINT8", data=[1, -1]),
+        body(datatype="UINT8", data=[1, 256]),
+        body(data=[False, 2]),
+        body(data=None, parameters={"shared_memory_region": "r", "shared_memory_byte_size": 8}),
         body(parameters={"binary_data_size": 99}),
         body(parameters={"binary_data_size": -1}),
         {"inputs": [*body()["inputs"], *body()["inputs"]]},
@@ -310,13 +316,13 @@ def test_row_that_fails_fails_the_call_and_is_recorded(
         ([1, 2.5, None], "FP64", [1, 2.5, None]),
         ([True, False], "BOOL", [True, False]),
         ([[1, 2], [3, 4]], "INT64", [1, 2, 3, 4]),
-        ([[1], [2, 3]], "BYTES", ["[1]", "[2, 3]"]),
+        ([[1], [2, 3]], "BYTES", ["[1]", "[2,3]"]),
         ([None, None], "BYTES", ["null", "null"]),
         ([1, "a"], "BYTES", ["1", '"a"']),
         ([2**70, 1], "BYTES", [str(2**70), "1"]),
         ([2**60, 0.5], "BYTES", [str(2**60), "0.5"]),
         ([1, None], "BYTES", ["1", "null"]),
-        ([{"a": 1}, {"b": 2}], "BYTES", ['{"a": 1}', '{"b": 2}']),
+        ([{"a": 1}, {"b": 2}], "BYTES", ['{"a":1}', '{"b":2}']),
     ],
 )
 def test_outputs_have_a_datatype_that_holds_them(
@@ -329,3 +335,51 @@ def test_outputs_have_a_datatype_that_holds_them(
 
     (output,) = answer.json()["outputs"]
     assert (output["datatype"], output["data"]) == (datatype, data)
+
+
+def test_nan_and_bytes_keep_their_datatype(
+    plain_bus: mt.EventBus, client: Any, bearer: dict[str, str], server: mt.Server
+) -> None:
+    plain_bus.register(lambda n: [0.5, float("nan"), float("inf")][n], name="odd", version="1.0.0")
+    plain_bus.register(lambda n: b"\x89PNG\xff", name="draws", version="1.0.0")
+    rows = [given("x", np.array([0, 1, 2]), "INT64")]
+
+    found = client.infer("odd", rows, headers=dict(bearer)).as_numpy("output")
+    assert (found[0], np.isnan(found[1]), found[2]) == (0.5, True, np.inf)
+    image = client.infer("draws", [given("x", np.array([0]), "INT64")], headers=dict(bearer))
+    assert image.as_numpy("output").tolist() == [b"\x89PNG\xff"]
+    with Caller(server.url, server.token) as caller:
+        wanted = body(shape=[3], data=[0, 1, 2])
+        (output,) = caller.post("/v2/models/odd/infer", json=wanted).json()["outputs"]
+        assert (output["datatype"], output["data"]) == ("FP64", [0.5, None, None])
+        (output,) = caller.post("/v2/models/draws/infer", json=body()).json()["outputs"]
+        assert output["parameters"] == {"content_type": "base64"}
+        assert output["data"] == ["iVBOR/8="] * 2
+
+
+def test_refusals_have_the_form_of_the_protocol_everywhere(
+    server: mt.Server, client: Any, bearer: dict[str, str]
+) -> None:
+    with Caller(server.url, server.token) as caller:
+        for answer in (
+            caller.get("/v2/models/echo/config"),
+            caller.get("/v2/models/nobody"),
+            caller.get(INFER),
+            caller.post(INFER, data=b"x", headers={"Content-Encoding": "gzip"}),
+            Caller(server.url).get("/v2/models/echo"),
+        ):
+            assert 400 <= answer.status_code < 500
+            assert isinstance(answer.json()["error"], str)
+    with pytest.raises(triton.InferenceServerException, match="content-encoding"):
+        client.infer(
+            "echo",
+            [given("x", np.array([1]), "INT64")],
+            headers=dict(bearer),
+            request_compression_algorithm="gzip",
+        )
+
+
+def test_server_of_a_closed_bus_is_not_ready(plain_bus: mt.EventBus, client: Any) -> None:
+    assert client.is_server_ready()
+    plain_bus.close()
+    assert not client.is_server_ready()

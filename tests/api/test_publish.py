@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import base64
 import concurrent.futures
-import itertools
 import json
+import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_client import Caller
+from shared import Gate, wait_until
 
 import mltrigger as mt
+from mltrigger.api.access import Tokens
 
 EVENTS = "/v1/topics/documents/events"
 CASES = json.loads((Path(__file__).parents[1] / "data" / "bad_inputs.json").read_text())["cases"]
@@ -349,13 +352,76 @@ def test_ids_of_two_sources_are_told_apart(api: Caller) -> None:
     assert [each["source"] for each in found] == ["one", "two"]
 
 
-def test_repeat_with_other_data_changes_nothing_and_prints_nothing(
+def test_repeat_with_other_data_is_refused_and_prints_nothing(
     api: Caller, served_bus: mt.EventBus, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    for page, duplicate in itertools.product((1, 2), (False,)):
-        answer = api.post(EVENTS, json=page, headers={"Idempotency-Key": "k"})
-        assert answer.status_code == 202
-        assert answer.json()["duplicate"] is (page == 2 or duplicate)
+    key = {"Idempotency-Key": "k"}
+    first, second = (api.post(EVENTS, json=page, headers=key) for page in (1, 2))
+    batch = [{**EVENT, "data": n} for n in (1, 2)]
+    receipts = api.post(EVENTS, json=batch, headers=BATCH).json()["receipts"]
 
-    assert len(served_bus.events()) == 1
+    assert (first.status_code, second.status_code) == (202, 409)
+    assert second.json()["reason"] == "id_taken"
+    assert [each.get("differs", False) for each in receipts] == [False, True]
+    assert len(served_bus.events()) == 2
     assert capfd.readouterr() == ("", "")
+
+
+def test_id_belongs_to_its_sender(server: mt.Server, served_bus: mt.EventBus) -> None:
+    tokens = Tokens(served_bus.registry)
+    for name in ("anna", "ben"):
+        with Caller(server.url, tokens.create(name, ["publish", "read"])) as caller:
+            headers = {"Idempotency-Key": "1", "Prefer": "wait=10"}
+            answer = caller.post(EVENTS, json={"who": name}, headers=headers).json()
+            assert answer["duplicate"] is False
+            assert answer["outcomes"][0]["output"] == {"read": {"who": name}}
+
+
+def test_many_may_wait_and_others_are_served(
+    server: mt.Server, api: Caller, served_bus: mt.EventBus, gate: Gate
+) -> None:
+    def waits(_: Any) -> None:
+        gate.wait()
+
+    served_bus.subscribe("slow", waits, name="waits", batch_size=None)
+
+    def wait(number: int) -> int:
+        with Caller(server.url, server.token) as caller:
+            answer = caller.post(
+                "/v1/topics/slow/events", json=number, headers={"Prefer": "wait=3"}
+            )
+            return int(answer.status_code)
+
+    with concurrent.futures.ThreadPoolExecutor(80) as pool:
+        waiting = [pool.submit(wait, number) for number in range(80)]
+        wait_until(lambda: len(served_bus.events("slow")) == 80)
+        other = api.post(EVENTS, json=1, headers={"Prefer": "wait=10"})
+        found = [each.result() for each in waiting]
+        gate.open()
+
+    assert other.status_code == 200
+    assert found == [202] * 80
+
+
+def test_large_bodies_block_nobody(api: Caller, server: mt.Server) -> None:
+    body = json.dumps([{}] * 1_500_000)
+    done = threading.Event()
+    slowest = [0.0]
+
+    def look() -> None:
+        with Caller(server.url) as caller:
+            while not done.is_set():
+                began_s = time.monotonic()
+                caller.get("/v1/health")
+                slowest[0] = max(slowest[0], time.monotonic() - began_s)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    answer = api.post(EVENTS, data=body, headers={"Content-Type": "application/json"}, timeout=60)
+    done.set()
+    thread.join()
+
+    assert answer.status_code == 202
+    assert slowest[0] < 5
+    batch = json.dumps([{}] * 10_001)
+    assert api.post(EVENTS, data=batch, headers=BATCH).status_code == 413

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
+import urllib.parse
 from typing import Any
 
 import pytest
 from http_client import Caller, Sent
+from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.api.access import Tokens
 
 OUTCOMES = "/v1/subscriptions/ocr/outcomes"
 
@@ -164,3 +169,77 @@ def test_no_get_changes_anything(api: Caller, served_bus: mt.EventBus) -> None:
     for path in ("/v1/topics/documents/events", "/v1/models/double/invoke", "/v1/session"):
         assert api.get(path).status_code == 405
     assert len(served_bus.events()) == 0
+
+
+def test_cursor_goes_on_after_the_newest_outcomes_were_pruned(
+    api: Caller, served_bus: mt.EventBus, server: mt.Server
+) -> None:
+    fire(served_bus, *range(5))
+    cursor = api.get(OUTCOMES).json()["cursor"]
+    with Caller(server.url, server.token) as other:
+        stream = other.follow(OUTCOMES, headers={"Last-Event-ID": str(cursor)})
+        served_bus.topic("nobody")
+        served_bus.publish("nobody", 1)
+        served_bus.retain(max_events=1)
+        served_bus.prune()
+        assert len(served_bus.invocations()) == 0
+        fire(served_bus, *range(5, 10))
+
+        assert sorted(next(stream).data["output"]["read"] for _ in range(5)) == list(range(5, 10))
+    page = api.get(f"{OUTCOMES}?after={cursor}").json()
+    assert sorted(row["output"]["read"] for row in page["outcomes"]) == list(range(5, 10))
+
+
+def test_page_of_large_outcomes_is_cut_and_loses_none(api: Caller, served_bus: mt.EventBus) -> None:
+    fire(served_bus, *["x" * 900_000] * 7)
+    path, sizes = OUTCOMES, []
+    while True:
+        page = api.get(path).json()
+        if not page["outcomes"]:
+            break
+        sizes.append(len(page["outcomes"]))
+        path = page["next"]
+
+    assert sum(sizes) == 7
+    assert max(sizes) < 7
+
+
+def test_head_of_a_stream_ends(api: Caller) -> None:
+    for _ in range(3):
+        answer = api.head(OUTCOMES, headers={"Accept": "text/event-stream"}, timeout=5)
+        assert answer.status_code == 200
+
+
+def test_one_token_does_not_take_all_streams(served_bus: mt.EventBus) -> None:
+    fire(served_bus, 1)
+    token = Tokens(served_bus.registry).create("greedy", ["read:ocr"])
+    with mt.serve(served_bus, streams=8) as server:
+        kept = [Caller(server.url, token).follow(OUTCOMES) for _ in range(2)]
+        for stream in kept:
+            next(stream)
+        with Caller(server.url, token) as third:
+            answer = third.get(OUTCOMES, headers={"Accept": "text/event-stream"})
+            assert (answer.status_code, answer.json()["reason"]) == (503, "too_many_streams")
+        with Caller(server.url, server.token) as other:
+            assert next(other.follow(OUTCOMES)).data["outcome"] == "succeeded"
+
+
+def test_reader_that_takes_nothing_is_cut_off_and_keeps_no_server(
+    served_bus: mt.EventBus,
+) -> None:
+    fire(served_bus, *["x" * 900_000] * 30)
+    with mt.serve(served_bus, body_s=0.5) as server:
+        where = urllib.parse.urlsplit(server.url)
+        with socket.create_connection((where.hostname, where.port), 10) as silent:
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            lines = [
+                f"GET {OUTCOMES} HTTP/1.1",
+                f"Host: {where.netloc}",
+                f"Authorization: Bearer {server.token}",
+                "Accept: text/event-stream",
+            ]
+            silent.sendall("\r\n".join([*lines, "", ""]).encode())
+            wait_until(lambda: len(server._uvicorn.server_state.connections) == 1)
+            wait_until(lambda: len(server._uvicorn.server_state.connections) == 0)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 5

@@ -168,3 +168,31 @@ def test_secrets_are_named_and_never_shown(
         mt.serve(served_bus, webhooks={"documents": given})
     assert "c2VjcmV0" not in str(caught.value)
     assert "c2hvcnQ" not in str(caught.value)
+
+
+def test_headers_beside_the_signature_change_nothing(
+    receiver: Caller, keys: tuple[str, str], served_bus: mt.EventBus
+) -> None:
+    """Somebody who has seen a signed request cannot make another event of it."""
+    original = signed(keys[0], BODY)
+    receiver.post(HOOK, data=BODY, headers=original).raise_for_status()
+    for forged in (
+        {"ce-id": "forged", "ce-source": "/bank", "ce-type": "refund", "ce-specversion": "1.0"},
+        {"Content-Type": "application/cloudevents+json"},
+        {"Content-Type": "application/cloudevents-batch+json"},
+        {"Idempotency-Key": "forged"},
+        {"Content-Type": "text/plain"},
+    ):
+        answer = receiver.post(HOOK, data=BODY, headers={**original, **forged})
+        assert answer.json()["duplicate"] is True, answer.text
+
+    assert served_bus.events()["event_id"].tolist() == ["msg_1"]
+
+
+def test_forgers_do_not_use_up_the_rate_of_the_sender(
+    receiver: Caller, keys: tuple[str, str]
+) -> None:
+    found = [receiver.post(HOOK, data=BODY).status_code for _ in range(30)]
+    assert found[-1] == 429
+
+    assert receiver.post(HOOK, data=BODY, headers=signed(keys[0], BODY)).status_code == 202

@@ -514,7 +514,7 @@ def test_invocation_that_was_killed_costs_its_event_a_lease_and_no_more(
     killed = lambda_handler(sub)
     # the end of the process, after the lease and before the model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mltrigger.delivery.listener.Listener.process", _die)
+        patch.setattr("mltrigger.delivery.on_call.OnCall.process", _die)
         with pytest.raises(SystemExit):
             killed({"Records": records}, Context(60))
 

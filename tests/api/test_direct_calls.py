@@ -306,6 +306,80 @@ def test_concurrent_calls_are_each_answered_and_balance(
     assert plain_bus.audit()["balanced"].all()
 
 
+def test_recorded_answer_needs_no_room_of_the_model(
+    plain_bus: mt.EventBus, caller: Caller, gate: Any
+) -> None:
+    def waits(x: int) -> int:
+        if x == 2:
+            gate.wait()
+        return x
+
+    plain_bus.register(waits, name="waits", version="1.0.0")
+    path, url = "/v1/models/waits/invoke", caller.url
+    token = caller.headers["Authorization"].split()[1]
+
+    def ask(x: int, key: str) -> Any:
+        with Caller(url, token) as own:
+            return own.post(path, json=x, headers={"Idempotency-Key": key}).json().get("output")
+
+    assert ask(1, "one") == 1
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        same = [pool.submit(ask, 2, "two") for _ in range(40)]
+        wait_until(lambda: (plain_bus.invocations()["outcome"] == "running").any())
+        assert ask(1, "one") == 1
+        gate.open()
+        assert [each.result() for each in same] == [2] * 40
+    caller.post("/v1/subscriptions/waits:latest/pause").raise_for_status()
+    assert ask(1, "one") == 1
+    assert len(plain_bus.invocations()) == 2
+
+
+def test_call_that_was_unsubscribed_under_way_does_not_run_again(
+    plain_bus: mt.EventBus, caller: Caller, gate: Any
+) -> None:
+    calls: list[int] = []
+
+    def waits(x: int) -> int:
+        calls.append(x)
+        gate.wait()
+        return x
+
+    plain_bus.register(waits, name="waits", version="1.0.0")
+    url, token = caller.url, caller.headers["Authorization"].split()[1]
+
+    def ask() -> Any:
+        with Caller(url, token) as own:
+            headers = {"Idempotency-Key": "k"}
+            return own.post("/v1/models/waits/invoke", json=1, headers=headers)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask)
+        wait_until(lambda: calls)
+        plain_bus.unsubscribe("waits:latest")
+        gate.open()
+        assert first.result().json()["reason"] == "unsubscribed"
+
+    assert ask().json()["reason"] == "unsubscribed"
+    assert calls == [1]
+    assert plain_bus.audit()["balanced"].all()
+
+
+def test_callers_do_not_read_each_others_answers(
+    api: Caller, served_bus: mt.EventBus, server: mt.Server
+) -> None:
+    tokens = Tokens(served_bus.registry)
+    callers = [Caller(server.url, tokens.create(name, ["invoke:double"])) for name in ("a", "b")]
+    answers = [
+        caller.post(INVOKE, json=n, headers={"Idempotency-Key": "1"}).json()["output"]
+        for n, caller in enumerate(callers, 1)
+    ]
+
+    assert answers == [2, 4]  # an id belongs to its sender
+    for caller in callers:
+        assert caller.get("/v1/subscriptions/double:latest/outcomes").status_code == 403
+        assert caller.get("/v1/subscriptions").json() == {"subscriptions": []}
+
+
 KILLED = """
 import os, sys, time
 import mltrigger as mt
@@ -349,15 +423,8 @@ def test_call_whose_server_was_killed_ends_once_and_never_runs_again(
     thread.join()
 
     assert failed.is_set()
-    with mt.connect(f"sqlite:///{file}") as bus, mt.serve(bus) as server:
-        bus.register(lambda x: x, name="other", version="1.0.0")
-        with Caller(server.url, server.token) as caller:
-
-            def ended() -> bool:
-                caller.post("/v1/models/other/invoke", json=1).raise_for_status()
-                return "dead" in bus.invocations("kills:latest")["outcome"].tolist()
-
-            wait_until(ended)
+    with mt.connect(f"sqlite:///{file}") as bus, mt.serve(bus):  # nobody needs to call again
+        wait_until(lambda: "dead" in bus.invocations("kills:latest")["outcome"].tolist())
         (row,) = bus.invocations("kills:latest").to_dict("records")
         assert (row["outcome"], row["reason"], row["role"]) == ("dead", "worker_died", "direct")
         assert bus.audit()["balanced"].all()
