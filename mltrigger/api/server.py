@@ -59,7 +59,7 @@ class Server:
         self._uvicorn = uvicorn.Server(
             uvicorn.Config(
                 self._app.gate,
-                http=connections(_most_silent(), limits.head_s, limits.body_s),  # type: ignore[arg-type] - it is only called
+                http=connections(_most_silent(), limits.head_s, limits.body_s),  # type: ignore[arg-type]
                 ws="none",
                 log_config=None,
                 access_log=False,
