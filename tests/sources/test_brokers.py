@@ -192,9 +192,10 @@ def test_the_form_of_a_message_without_a_media_type_can_be_said(
 
     as_bytes = bus.subscribe(server.url(name, "data=bytes"), whole, name="bytes")
     server.send(name, b"\xff\x00", content_type="image/x-raw")
-    wait_until(lambda: len(as_bytes.results()) >= 1)
-    event = outputs(as_bytes, 1)[-1]
-    assert event[4:6] == ["image/x-raw", repr(b"\xff\x00")]
+    # The test's broker may tell a newcomer of an older message first.
+    wait_until(lambda: "image/x-raw" in str(as_bytes.results()["output"].tolist()))
+    event = next(each for each in outputs(as_bytes, 1) if each[4] == "image/x-raw")
+    assert event[5] == repr(b"\xff\x00")
 
 
 def test_two_buses_do_not_take_messages_from_each_other(
