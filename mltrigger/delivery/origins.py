@@ -86,7 +86,7 @@ class Origins:
         """Raise an error unless the new *source* exists, here or outside."""
         name = source.follows
         if name and self._registry.subscription(name) is None:
-            known = [spec.name for spec in self._registry.subscriptions()]
+            known = [spec.name for spec in self._registry.subscriptions(None)]
             raise NotFound.of("subscription", name, known, "subscribe it first, then its outcomes")
         source.check()
 

@@ -364,6 +364,18 @@ def test_call_that_was_unsubscribed_under_way_does_not_run_again(
     assert plain_bus.audit()["balanced"].all()
 
 
+def test_outcomes_of_calls_are_a_source(api: Caller, served_bus: mt.EventBus) -> None:
+    api.post(INVOKE, json=1).raise_for_status()
+    got: list[Any] = []
+    served_bus.subscribe("outcomes://double:latest", got.append, name="watches", start="earliest")
+    api.post(INVOKE, json=2).raise_for_status()
+    wait_until(lambda: len(got) == 2)
+
+    assert sorted(each["output"] for each in got) == [2, 4]
+    with pytest.raises(mt.MltriggerError, match="double:latest"):
+        served_bus.subscribe("outcomes://double:latst", print, name="wrong")
+
+
 def test_callers_do_not_read_each_others_answers(
     api: Caller, served_bus: mt.EventBus, server: mt.Server
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,8 @@ from mltrigger.names import check_name
 from mltrigger.sources.identity import bus_id
 from mltrigger.sources.outcomes.reader import OutcomeReader, begin, begin_old, forget
 from mltrigger.sources.relay import Relay
+
+_DIRECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*[:@][A-Za-z0-9_.+-]+")
 
 
 class OutcomeSource(Source):
@@ -32,7 +35,8 @@ class OutcomeSource(Source):
                 f"{text[:100]!r} is written outcomes://NAME, with the name of a subscription;"
                 " filter={'type': ['mltrigger.outcome.dead']} chooses outcomes"
             )
-        self.follows = check_name("subscription", name)
+        # Direct calls of a model have a subscription, too: its selector.
+        self.follows = name if _DIRECT.fullmatch(name) else check_name("subscription", name)
 
     @property
     def url(self) -> str:
@@ -41,7 +45,8 @@ class OutcomeSource(Source):
 
     def topic_names(self, others: Iterable[Any] = ()) -> list[str]:
         """Return names for the topic, such as ``outcomes-ocr``."""
-        return [f"outcomes-{self.follows}"[:76]]  # a number may follow
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", self.follows)
+        return [f"outcomes-{name}"[:76]]  # a number may follow
 
     def shown(self, others: Iterable[Any] = ()) -> str:
         """Return the URL."""
