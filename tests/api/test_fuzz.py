@@ -65,7 +65,7 @@ def test_no_request_ends_in_a_500(
 
     @hypothesis.given(case=described.as_strategy())
     @hypothesis.settings(
-        max_examples=examples(25), suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=examples(12), suppress_health_check=list(hypothesis.HealthCheck)
     )
     def sends(case: schemathesis.Case) -> None:
         headers = {"Authorization": f"Bearer {server.token}"}

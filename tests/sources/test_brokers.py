@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,18 @@ import mltrigger as mt
 PROGRAMS = {"redis": "redis-server", "rabbitmq": "rabbitmq-server", "mqtt": "mosquitto"}
 
 
-def on(*kinds: str) -> list[Any]:
-    """Return the parameters of tests on some brokers. Those on one share a server."""
+def on(*kinds: str, slow: Sequence[str] = ()) -> list[Any]:
+    """Return the parameters of tests on some brokers. Those on one share a server.
+
+    *slow* ones run with ``--slow`` only.
+    """
     return [
         pytest.param(
             kind,
             marks=[
                 pytest.mark.xdist_group(f"broker-{kind}"),
                 *([pytest.mark.needs(PROGRAMS[kind])] if kind in PROGRAMS else []),
+                *([pytest.mark.slow] if kind in slow else []),
             ],
         )
         for kind in kinds
@@ -37,6 +41,8 @@ def on(*kinds: str) -> list[Any]:
 
 
 KINDS = on(*SERVERS)
+# The server for Kafka needs 18 s until a group is joined again.
+LESS_ON_KAFKA = pytest.mark.parametrize("server", on(*SERVERS, slow=("kafka",)), indirect=True)
 KNOWS_REPEATS = ("nats", "redis", "rabbitmq", "kafka")
 """A message that comes again has the same id there: RabbitMQ's if the publisher gave one."""
 _names = itertools.count(1)
@@ -128,6 +134,7 @@ def test_a_message_is_an_event_with_its_headers_its_trace_and_its_key(
     assert list(bus.invocations()["trace_id"]) == [TRACE.split("-")[1]]
 
 
+@LESS_ON_KAFKA
 def test_a_cloudevent_keeps_its_id_and_comes_once(
     server: Server, name: str, bus: mt.EventBus
 ) -> None:
@@ -198,6 +205,7 @@ def test_the_form_of_a_message_without_a_media_type_can_be_said(
     assert event[5] == repr(b"\xff\x00")
 
 
+@LESS_ON_KAFKA
 def test_two_buses_do_not_take_messages_from_each_other(
     server: Server, name: str, tmp_path: Path
 ) -> None:
@@ -289,6 +297,7 @@ def paused(bus: mt.EventBus, sub: mt.Subscription) -> bool:
     return not reading and sub.state == "paused"
 
 
+@LESS_ON_KAFKA
 def test_another_process_takes_over(server: Server, name: str, file: Path) -> None:
     with mt.connect(f"sqlite:///{file}") as second:
         with mt.connect(f"sqlite:///{file}") as first:
@@ -303,6 +312,7 @@ def test_another_process_takes_over(server: Server, name: str, file: Path) -> No
         assert len(second.events()) == 2
 
 
+@LESS_ON_KAFKA
 def test_unsubscribing_with_delete_lets_the_broker_forget(
     server: Server, name: str, bus: mt.EventBus
 ) -> None:
@@ -650,6 +660,7 @@ def test_a_broker_that_is_away_is_said_at_once_and_nothing_is_kept() -> None:
         assert not len(bus.subscriptions())
 
 
+@LESS_ON_KAFKA
 def test_a_backlog_is_read_in_its_order_after_a_pause(
     server: Server, name: str, bus: mt.EventBus
 ) -> None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import functools
 import statistics
 
+import pytest
+
 from benchmarks.house import LONG_WORDS, RIDDLE, sentences, sources
+
+pytestmark = pytest.mark.xdist_group("words")  # one process reads the sources
 
 
 @functools.cache
