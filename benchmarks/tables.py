@@ -148,7 +148,8 @@ def _storm(report: Report, table: AppTable, folder: Path, options: Options) -> N
     writers, rows, kills = 50, options.size(300, 30), options.size(20, 4)
     address, committed = url(folder / "storm.db"), set[str]()
     with mt.connect(address) as bus:
-        bus.subscribe(table.source(), nothing, name="ocr", listen=False)
+        # the model of the relays, too: one may call it before it is killed
+        bus.subscribe(table.source(), path_of, name="ocr", listen=False, timeout_s=2)
 
     def write(writer: int) -> None:
         connection = table.connection()
@@ -175,7 +176,7 @@ def _storm(report: Report, table: AppTable, folder: Path, options: Options) -> N
     writing = [lambda writer=writer: write(writer) for writer in range(writers)]
     _together([*writing, kill])
     with mt.connect(address) as bus:
-        sub = bus.subscribe(table.source(), path_of, name="ocr")
+        sub = bus.subscribe(table.source(), path_of, name="ocr", timeout_s=2)
         bus.wait(300, progress=False)
         seen = list(sub.results()["output"])
         events = len(bus.events())
