@@ -45,7 +45,7 @@ _OF_READERS = ("output", "error_type", "error")
 
 
 def receipt(given: Receipt, topic: str) -> dict[str, Any]:
-    """Return a receipt, with the address that says what became of the event."""
+    """Return a receipt, with the address of the event's state."""
     return {
         "id": given.event_id,
         "topic": topic,

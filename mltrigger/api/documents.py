@@ -14,20 +14,11 @@ from mltrigger.api.access import Holder
 from mltrigger.api.asyncapi import asyncapi
 from mltrigger.api.openapi import openapi
 from mltrigger.api.problems import Refused
-from mltrigger.api.service import Service, aside
+from mltrigger.api.service import Routes, aside
 
 
-class Documents:
-    """Describes the API, as far as a token may use it.
-
-    Parameters
-    ----------
-    service : Service
-        The bus, and who may call.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service, self._registry = service, service.bus.registry
+class Documents(Routes):
+    """Describes the API, as far as a token may use it."""
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -71,10 +62,10 @@ class Documents:
         return Response(text, media_type=media_type, headers=page.HEADERS)
 
     def _described(self, request: Request, holder: Holder) -> dict[str, Any]:
-        return openapi(self._registry, holder.may, str(request.base_url).rstrip("/"))
+        return openapi(self._bus.registry, holder.may, str(request.base_url).rstrip("/"))
 
     def _topics(self, request: Request, holder: Holder) -> dict[str, Any]:
-        return asyncapi(self._registry, holder.may, request.url.netloc)
+        return asyncapi(self._bus.registry, holder.may, request.url.netloc)
 
 
 def _download(document: dict[str, Any], name: str) -> Response:

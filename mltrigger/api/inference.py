@@ -16,9 +16,11 @@ from starlette.routing import Route
 
 from mltrigger._version import __version__
 from mltrigger.api import tensors
+from mltrigger.api.access import Holder
 from mltrigger.api.intake import Unsupported
 from mltrigger.api.models import Models, check, selector_of
-from mltrigger.api.service import Service, aside, large
+from mltrigger.api.publishing import source_of
+from mltrigger.api.service import Routes, Service, aside, large
 from mltrigger.delivery.direct import Answer
 from mltrigger.errors import NotFound
 from mltrigger.event import codec
@@ -30,7 +32,7 @@ from mltrigger.versions.version import ModelVersion
 _LENGTH = "inference-header-content-length"
 
 
-class Inference:
+class Inference(Routes):
     """Serves models in the protocol of Triton.
 
     Parameters
@@ -42,7 +44,8 @@ class Inference:
     """
 
     def __init__(self, service: Service, models: Models) -> None:
-        self._service, self._bus, self._models = service, service.bus, models
+        super().__init__(service)
+        self._models = models
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -69,7 +72,7 @@ class Inference:
         )
 
     async def _metadata(self, request: Request) -> Response:
-        selector = await self._selector(request)
+        _, selector = await self._asked(request)
         return JSONResponse(await aside(self._described, selector))
 
     def _described(self, selector: Selector) -> dict[str, Any]:
@@ -83,17 +86,19 @@ class Inference:
         }
 
     async def _ready(self, request: Request) -> Response:
-        selector = await self._selector(request)
+        _, selector = await self._asked(request)
         version = await self._service.slowly(self._bus.direct.ready, selector)
         return JSONResponse({"name": version.name, "version": version.version, "ready": True})
 
     async def _infer(self, request: Request) -> Response:
-        selector = await self._selector(request)
+        holder, selector = await self._asked(request)
         version = await aside(resolve, self._bus.registry, selector)
         if "content-encoding" in request.headers:
             raise Unsupported("send the body as it is, without content-encoding")
         body = await request.body()
-        wanted, events = await large(body, _read, body, request.headers.get(_LENGTH), version)
+        wanted, events = await large(
+            body, _read, body, request.headers.get(_LENGTH), version, source_of(holder)
+        )
         answers = await self._models.called(selector, events)
         for event, answer in zip(events, answers, strict=True):
             check(answer, event)
@@ -105,17 +110,18 @@ class Inference:
             response.headers[_LENGTH] = str(length)
         return response
 
-    async def _selector(self, request: Request) -> Selector:
+    async def _asked(self, request: Request) -> tuple[Holder, Selector]:
+        """Return who asks, and the model that the path names."""
         name, version = request.path_params["name"], request.path_params.get("version", "latest")
-        await self._service.permitted(request, "invoke", name)
-        return selector_of(name, version)
+        holder = await self._service.permitted(request, "invoke", name)
+        return holder, selector_of(name, version)
 
 
 def _read(
-    body: bytes, header_length: str | None, version: ModelVersion
+    body: bytes, header_length: str | None, version: ModelVersion, source: str
 ) -> tuple[tensors.Request, list[Event]]:
     wanted = tensors.request_of(body, header_length)
-    return wanted, _events(wanted, version, body)
+    return wanted, _events(wanted, version, body, source)
 
 
 def _written(
@@ -134,7 +140,9 @@ def _written(
     return tensors.answer_of(about, outputs, wanted)
 
 
-def _events(wanted: tensors.Request, version: ModelVersion, body: bytes) -> list[Event]:
+def _events(
+    wanted: tensors.Request, version: ModelVersion, body: bytes, source: str
+) -> list[Event]:
     """Return one event for each row.
 
     The id of a request names the request for its client, and may come again with other data. So
@@ -145,7 +153,6 @@ def _events(wanted: tensors.Request, version: ModelVersion, body: bytes) -> list
         first = new_id()
     else:
         first = f"{wanted.id[:200]}.{hashlib.sha256(body).hexdigest()[:16]}"
-    source = f"/v2/models/{version.name}"
     ids = [first] if len(rows) == 1 else [f"{first}.{i}" for i in range(len(rows))]
     return [Event(row, id=each, source=source) for row, each in zip(rows, ids, strict=True)]
 

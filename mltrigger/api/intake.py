@@ -25,7 +25,7 @@ FILES = ("image/", "audio/", "video/", "application/pdf", "application/octet-str
 
 
 class Unsupported(Exception):  # a signal: the answer is 415
-    """A media type or encoding that nobody reads here."""
+    """A media type or encoding that is not read here."""
 
     def __init__(self, message: str, reason: str = "unsupported_media_type") -> None:
         super().__init__(message)

@@ -15,7 +15,7 @@ from mltrigger.api.access import Holder
 from mltrigger.api.intake import FILES, bytes_of, events_of
 from mltrigger.api.problems import Refused
 from mltrigger.api.publishing import check_is_immediate, source_of
-from mltrigger.api.service import Service, aside, large
+from mltrigger.api.service import Routes, aside, large
 from mltrigger.delivery.direct import Answer
 from mltrigger.event.event import Event
 from mltrigger.text import short
@@ -35,17 +35,8 @@ _STATUS = {
 _MOST_SAID = 1_000
 
 
-class Models:
-    """Calls models and describes them.
-
-    Parameters
-    ----------
-    service : Service
-        The bus, and who may call.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service, self._bus = service, service.bus
+class Models(Routes):
+    """Calls models and describes them."""
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -96,10 +87,7 @@ class Models:
         return _answered(event, answer)
 
     async def called(self, selector: Selector, events: Sequence[Event]) -> list[Answer]:
-        """Call the model that *selector* means now. See :class:`~mltrigger.delivery.direct.Direct`.
-
-        A file of the archive is never opened for a caller.
-        """
+        """Call the model that *selector* means now, see ``Direct.submit``."""
         check_is_immediate(events)
         async with self._service.call():
             return await asyncio.wrap_future(self._bus.direct.submit(selector, events))

@@ -66,7 +66,7 @@ class Refused(Exception):  # a signal: the answer to a request
     reason : str
         A stable reason code.
     detail : str
-        What is wrong, and what to do.
+        The cause, and the advice.
     after_s : float, optional
         When to try again.
     more : mapping, optional

@@ -1,4 +1,4 @@
-"""The routes that publish, and that say what became of an event."""
+"""The routes that publish, and that tell the state of an event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mltrigger.api.access import Holder
 from mltrigger.api.combine import Combiner
 from mltrigger.api.intake import events_of
 from mltrigger.api.problems import Refused
-from mltrigger.api.service import Service, aside, large, media_type, preferred_wait_s
+from mltrigger.api.service import Routes, Service, aside, large, media_type, preferred_wait_s
 from mltrigger.broker import MAX_EVENT_BYTES, Receipt
 from mltrigger.errors import InvalidEvent, NotFound, silently
 from mltrigger.event.data import encode_data
@@ -28,17 +28,11 @@ _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.01, 0.25
 """The first and the longest time between looks for outcomes."""
 
 
-class Publishing:
-    """Publishes events, and tells of them.
-
-    Parameters
-    ----------
-    service : Service
-        The bus, and who may call.
-    """
+class Publishing(Routes):
+    """Publishes events, and tells of them."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._bus = service, service.bus
+        super().__init__(service)
         commits = 1 if service.bus.outside is None else 8
         self._combiner = Combiner(self._publish_now, commits)
 
@@ -170,6 +164,6 @@ def source_of(holder: Holder) -> str:
 
 
 def check_is_immediate(events: Sequence[Event]) -> None:
-    """Refuse events that are to wait: somebody waits for their answer."""
+    """Refuse events with a delay. Their caller waits for the answer."""
     if any("notbefore" in event.extensions for event in events):
         raise InvalidEvent("notbefore: a call cannot wait; publish an event instead")

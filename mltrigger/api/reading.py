@@ -16,7 +16,7 @@ from starlette.routing import Route
 from mltrigger.api import answers
 from mltrigger.api.access import Holder
 from mltrigger.api.problems import Refused
-from mltrigger.api.service import Service, aside, whole
+from mltrigger.api.service import Routes, Service, aside, whole
 from mltrigger.broker import SubscriptionSpec
 
 BEAT_S = 5.0
@@ -29,17 +29,11 @@ _SHARE = 4
 """A token has at most one stream in so many."""
 
 
-class Reading:
-    """Reads subscriptions.
-
-    Parameters
-    ----------
-    service : Service
-        The bus, and who may call.
-    """
+class Reading(Routes):
+    """Reads subscriptions."""
 
     def __init__(self, service: Service) -> None:
-        self._service, self._bus = service, service.bus
+        super().__init__(service)
         self._open: Counter[str] = Counter()
         self._looks = anyio.CapacityLimiter(_LOOKS)
 

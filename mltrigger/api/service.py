@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import functools
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 from starlette.requests import Request
+from starlette.routing import Route
 
 from mltrigger.api.access import Holder, Sessions, Tokens
 from mltrigger.api.news import News
@@ -154,6 +156,23 @@ class Service:
         return await anyio.to_thread.run_sync(
             functools.partial(function, *given), limiter=self._slow
         )
+
+
+class Routes(abc.ABC):
+    """Some of the routes of one service.
+
+    Parameters
+    ----------
+    service : Service
+        The bus, and who may call.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service, self._bus = service, service.bus
+
+    @abc.abstractmethod
+    def routes(self) -> list[Route]:
+        """Return the routes."""
 
 
 async def aside(function: Callable[..., Given], *given: Any) -> Given:

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from mltrigger.api.access import SESSION_S
 from mltrigger.api.problems import Refused
 from mltrigger.api.service import (
-    Service,
+    Routes,
     aside,
     bearer,
     cookie_of,
@@ -24,17 +24,8 @@ from mltrigger.api.service import (
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Steering:
-    """Steers subscriptions, and lets browsers in.
-
-    Parameters
-    ----------
-    service : Service
-        The bus, and who may call.
-    """
-
-    def __init__(self, service: Service) -> None:
-        self._service, self._bus = service, service.bus
+class Steering(Routes):
+    """Steers subscriptions, and lets browsers in."""
 
     def routes(self) -> list[Route]:
         """Return the routes."""

@@ -17,6 +17,7 @@ from typing import Any
 from mltrigger.api.problems import Refused
 from mltrigger.event import codec
 from mltrigger.text import short
+from mltrigger.versions.schemes.oip import datatypes
 
 MOST_ROWS = 1_000
 """The most rows of one call. Each is an event."""
@@ -35,12 +36,6 @@ _CODES = {
     "FP64": "<f8",
 }
 _INT64 = 2**63
-INTEGERS = {
-    f"{sign}INT{bits}": (0 if sign else -(2 ** (bits - 1)), 2 ** (bits - (not sign)) - 1)
-    for sign in ("U", "")
-    for bits in (8, 16, 32, 64)
-}
-"""Integer datatype -> the least and the largest value."""
 _EXACT = 2**53
 """The largest whole number up to which FP64 has each one."""
 _MOST_DIMENSIONS = 8
@@ -135,8 +130,8 @@ def _tensor(given: Any, rest: bytes) -> tuple[Tensor, bytes]:
     name, shape, datatype = given.get("name"), given.get("shape"), given.get("datatype")
     if not isinstance(name, str) or not name:
         raise _bad("an input has no name")
-    if datatype != "BYTES" and datatype not in _CODES:
-        known = ", ".join(("BYTES", *_CODES))
+    if datatype not in datatypes.DATATYPES:
+        known = ", ".join(datatypes.DATATYPES)
         raise _bad(f"input {name[:100]!r}: datatype {short(datatype, 30)} is none of {known}")
     if (
         not isinstance(shape, list)
@@ -222,27 +217,25 @@ def _flat(data: Any, name: str, datatype: str) -> list[Any]:
     level = data
     for _ in range(_MOST_DIMENSIONS):
         if not any(isinstance(each, list) for each in level):
-            return [_checked(each, name, datatype) for each in level]
+            return _converted(level, name, datatype)
         if not all(isinstance(each, list) for each in level):
             break
         level = [each for inner in level for each in inner]
     raise _bad(f"input {name[:100]!r}: data are lists of different depths")
 
 
-def _checked(value: Any, name: str, datatype: str) -> Any:
-    """Return a value of JSON data that fits *datatype*."""
-    if datatype == "BOOL":
-        fits = isinstance(value, bool)
-    elif datatype == "BYTES":
-        fits = isinstance(value, str)
-    elif datatype.startswith("FP"):
-        fits = value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-    else:
-        low, high = INTEGERS[datatype]
-        fits = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-    if not fits:
-        raise _bad(f"input {name[:100]!r}: {short(value, 60)} is no {datatype}")
-    return value
+def _converted(values: list[Any], name: str, datatype: str) -> list[Any]:
+    """Return values of JSON that fit *datatype*."""
+    if (quick := datatypes.quickly(datatype, values)) is not None:
+        return quick
+    convert, found = datatypes.converter(datatype, None, nulls=True), []
+    for value in values:
+        try:
+            found.append(convert(value))
+        except (ValueError, ArithmeticError):
+            limits = datatypes.limits(datatype, value)
+            raise _bad(f"input {name[:100]!r}: {short(value, 60)} does not fit {limits}") from None
+    return found
 
 
 def _nested(values: list[Any], shape: Sequence[int]) -> list[Any]:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from mltrigger.api.access import Holder
 from mltrigger.api.publishing import Publishing
-from mltrigger.api.service import Rate, Service, large
+from mltrigger.api.service import Rate, Routes, Service, large
 from mltrigger.api.settings import Hooks
 from mltrigger.errors import InvalidSignature
 from mltrigger.event import codec
@@ -28,7 +28,7 @@ RATE_PER_MINUTE = 600
 """The rate that a sender gets when it asks for permission."""
 
 
-class Webhooks:
+class Webhooks(Routes):
     """Takes events from senders without a token.
 
     Parameters
@@ -42,7 +42,8 @@ class Webhooks:
     """
 
     def __init__(self, service: Service, publishing: Publishing, hooks: Hooks) -> None:
-        self._service, self._publishing, self._hooks = service, publishing, hooks
+        super().__init__(service)
+        self._publishing, self._hooks = publishing, hooks
         self._rate = Rate(service.limits.rate_per_s)
 
     def routes(self) -> list[Route]:
@@ -86,8 +87,8 @@ class Webhooks:
 def _event(body: bytes, topic: str, message: str) -> Event:
     """Return the event of a signed body.
 
-    The signature covers the id of the message, its time and the body. No header beside them counts:
-    somebody on the way may have written it.
+    The signature covers the id of the message, its time and the body. No header beside them counts.
+    It may have been written on the way.
     """
     data = codec.loads(body)
     if isinstance(data, dict) and "specversion" in data:

@@ -32,7 +32,7 @@ class Refusal(MltriggerError):
     Parameters
     ----------
     message : str
-        Why, and what to do.
+        The cause, and the advice.
     reason : str
         A stable reason code.
     after_s : float, optional
@@ -60,12 +60,9 @@ class AnswerRecorder(Recorder):
         self.outcomes.update({row.delivery: row for row in rows if row.outcome in FINAL})
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
-        outcome, settlement = super()._verdict(delivery, result)
-        if outcome in ("succeeded", "dead"):
-            return outcome, settlement
-        if result.throttled or result.reason in _NOT_RUN:
+        if not result.ok and (result.throttled or result.reason in _NOT_RUN):
             return "skipped", Settlement(delivery, "ack")
-        return "dead", _dead(delivery, result)
+        return super()._verdict(delivery, result if result.ok else result._replace(permanent=True))
 
     def refused(
         self,
@@ -86,19 +83,20 @@ class AnswerRecorder(Recorder):
     def interrupt(self, remains: Remains, version: ModelVersion) -> None:
         """End the rest of a lot. The end of this process cuts its call off."""
         now_us, size = self._clock.now_us(), len(remains.called)
-        cut = Result(reason="stopped", error="the server stopped before the model answered")
-        began_us, reason = remains.started_us, cut.reason
-        rows = [
-            Invocation(d, "dead", version.id, cut, began_us, now_us, size, reason)
-            for d in remains.called
-        ]
-        self.record([Ended(row, _dead(row.delivery, cut)) for row in rows])
+        why = "the server stopped before the model answered"
+        cut = Result(reason="interrupted", error_type="InterruptedError", error=why)
+        self.record(
+            [
+                self.ended(each, cut, version, remains.started_us, now_us, size)
+                for each in remains.called
+            ]
+        )
         self.release(remains.unbegun)
 
 
 @dataclasses.dataclass(eq=False, slots=True)
 class _Call:
-    """One call: its lots that have not begun, and what to do at its end."""
+    """One call: its lots that have not begun, and the action at its end."""
 
     lots: list[Lot]
     done: Callable[[], None]
@@ -207,14 +205,3 @@ class Answering(OnCall):
                 max(0.1, self._pace.wait_s(now_us)),
             )
         self._pace.spend(events, now_us)
-
-
-def _dead(delivery: Delivery, result: Result) -> Settlement:
-    return Settlement(
-        delivery,
-        "dead_letter",
-        reason=result.reason,
-        error_type=result.error_type,
-        error=result.error,
-        traceback=result.traceback,
-    )

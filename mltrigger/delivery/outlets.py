@@ -1,7 +1,7 @@
 """Outlets: outputs that go to an address, such as a broker of others.
 
 An outlet is a topic of its own, with a subscription whose model sends. So an output is in the log
-with the commit that records it, and is sent afterwards, under the same id. Leases, retries, dead
+with the commit that records it. It is sent afterwards, under the same id. Leases, retries, dead
 letters, redrive and audit are those of any subscription.
 """
 

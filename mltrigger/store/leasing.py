@@ -119,7 +119,7 @@ def has_expired(store: Store, subscription_id: int, now_us: int) -> bool:
 
 
 def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str = "live") -> bool:
-    """End the leases that ran out; return whether an event is dead now.
+    """End the leases that ran out. Return whether an event is dead now.
 
     A delivery returns to its old place. Behind newer events it would wait for the whole backlog
     once more. An event that killed its worker too often is dead. So is each direct call: its caller

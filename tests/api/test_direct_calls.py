@@ -376,6 +376,25 @@ def test_outcomes_of_calls_are_a_source(api: Caller, served_bus: mt.EventBus) ->
         served_bus.subscribe("outcomes://double:latst", print, name="wrong")
 
 
+def test_call_that_the_end_of_the_server_cuts_off_is_dead_and_does_not_run_again(
+    plain_bus: mt.EventBus, caller: Caller, gate: Any, file: Path
+) -> None:
+    plain_bus.register(lambda x: gate.wait(), name="waits", version="1.0.0")
+    url, token = caller.url, caller.headers["Authorization"].split()[1]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        call = pool.submit(lambda: Caller(url, token).post("/v1/models/waits/invoke", json=1))
+        wait_until(lambda: (plain_bus.invocations()["outcome"] == "running").any())
+        plain_bus.close(drain_s=0.1)
+        answer = call.result()
+    gate.open()
+
+    assert (answer.status_code, answer.json()["reason"]) == (502, "interrupted")
+    with mt.connect(f"sqlite:///{file}") as bus:
+        (row,) = bus.invocations().to_dict("records")
+        assert (row["outcome"], row["reason"]) == ("dead", "interrupted")
+        assert bus.audit()["balanced"].all()
+
+
 def test_callers_do_not_read_each_others_answers(
     api: Caller, served_bus: mt.EventBus, server: mt.Server
 ) -> None:

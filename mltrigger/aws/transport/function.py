@@ -91,7 +91,7 @@ class _Handler:
         }
 
     def _listener(self, spec: SubscriptionSpec) -> OnCall:
-        """Return the listener, a new one if somebody has bound the subscription anew."""
+        """Return the listener. Make a new one if the subscription was bound anew."""
         if self._listening is not None:
             bound, listener = self._listening
             if bound == spec:

@@ -45,7 +45,7 @@ class RabbitClient(Client):
         return await self.broker.connect()
 
     async def begin(self, since_us: int | None) -> None:
-        """Look whether the queue is there. It holds what comes from its own beginning on."""
+        """Look whether the queue is there. It holds the messages from its own beginning on."""
         from aio_pika.exceptions import ChannelNotFoundEntity
 
         try:

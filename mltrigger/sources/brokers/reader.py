@@ -91,7 +91,7 @@ class BrokerReader:
         return ""
 
     def close(self) -> None:
-        """Close the connection. What is not acknowledged comes again."""
+        """Close the connection. Messages without an acknowledgement come again."""
         with self._guard:
             taken, self._taken = self._taken, []
             line, self._line = self._line, None
@@ -127,7 +127,7 @@ def note(topic: str, notes: Notes, kept: dict[str, Any] | None) -> None:
 
 
 def new_name(place: BrokerPlace, topic: str, notes: Notes) -> str:
-    """Return a name for a reader: that of the URL, or one that nobody has had.
+    """Return a name for a reader: that of the URL, or a new one.
 
     A broker may remember an earlier subscription of this bus.
     """

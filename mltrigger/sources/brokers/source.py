@@ -97,7 +97,7 @@ class BrokerSource(Source):
             line.close()
 
     def left_behind(self) -> str:
-        """Return what the broker still keeps, in words."""
+        """Return the things that the broker still keeps, in words."""
         group = KINDS[self._place.kind].group
         if not group:
             return ""
