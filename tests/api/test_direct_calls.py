@@ -448,7 +448,7 @@ def test_call_whose_server_was_killed_ends_once_and_never_runs_again(
 
     thread = threading.Thread(target=ask)
     thread.start()
-    wait_until(began.exists)
+    wait_until(lambda: began.exists() and began.read_text() == "x")
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     thread.join()
