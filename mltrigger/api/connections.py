@@ -10,6 +10,9 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+_GRACE_S = 1.0
+_FULL = 3
+"""With so many times too many, even the newest are closed."""
 _HTTP2 = b"PRI * HTTP/2"
 _WHY = b"HTTP/2 and gRPC are not served: use HTTP/1.1, /v2/models/NAME/infer"
 _NO_HTTP2 = (
@@ -22,23 +25,39 @@ _NO_HTTP2 = (
 class Room:
     """The connections of one server that wait for a request, and the limits of all.
 
-    With more than *most_silent* that wait, the oldest is closed. A head must be there within
-    *head_s* seconds. A client that takes nothing of an answer for *stalled_s* is cut off.
+    With more than *most_silent* that wait, the oldest is closed, but not in its first second: its
+    request may be on the way. A head must be there within *head_s* seconds. A client that takes
+    nothing of an answer for *stalled_s* is cut off.
     """
 
     most_silent: int
     head_s: float
     stalled_s: float
-    fresh: dict[Connection, None] = dataclasses.field(default_factory=dict)
-    resting: dict[Connection, None] = dataclasses.field(default_factory=dict)
+    fresh: dict[Connection, float] = dataclasses.field(default_factory=dict)
+    resting: dict[Connection, float] = dataclasses.field(default_factory=dict)
+    """The connections that asked nothing yet, and the others. Each since a time of the loop."""
+    looks: bool = False
 
-    def make(self) -> None:
+    def make(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the oldest connections, if too many wait."""
-        while len(self.fresh) + len(self.resting) > self.most_silent:
+        while (count := len(self.fresh) + len(self.resting)) > self.most_silent:
             waiting = self.fresh or self.resting  # those that never asked anything go first
-            oldest = next(iter(waiting))
+            oldest, since_s = next(iter(waiting.items()))
+            left_s = since_s + _GRACE_S - loop.time()
+            if left_s > 0 and count <= _FULL * self.most_silent:
+                self._look_again(loop, left_s)
+                return
             del waiting[oldest]
             oldest.transport.abort()
+
+    def _look_again(self, loop: asyncio.AbstractEventLoop, after_s: float) -> None:
+        if not self.looks:
+            self.looks = True
+            loop.call_later(after_s, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.looks = False
+        self.make(loop)
 
 
 class Connection(H11Protocol):
@@ -77,8 +96,8 @@ class Connection(H11Protocol):
         """Wait for the next request."""
         super().on_response_complete()
         if self.cycle.response_complete and not self.transport.is_closing():
-            self._room.resting[self] = None
-            self._room.make()
+            self._room.resting[self] = self.loop.time()
+            self._room.make(self.loop)
 
     def pause_writing(self) -> None:
         """Give the client a while to take what was written."""
@@ -100,9 +119,9 @@ class Connection(H11Protocol):
 
     def _be_silent(self) -> None:
         waiting = self._room.fresh if self.cycle is None else self._room.resting
-        waiting[self] = None
+        waiting[self] = self.loop.time()
         self._timer = self.loop.call_later(self._room.head_s, self.transport.abort)
-        self._room.make()
+        self._room.make(self.loop)
 
     def _speak(self) -> None:
         self._room.fresh.pop(self, None)

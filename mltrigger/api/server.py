@@ -22,6 +22,8 @@ STOP_S = 10.0
 _MOST_SILENT = 1_000
 """The most connections without a request. With more of them the oldest is closed."""
 _OPENS_S = 10.0
+_BACKLOG = 512
+"""The connections that are accepted at a time. Their requests are read before the next ones."""
 
 
 class Server:
@@ -61,6 +63,7 @@ class Server:
                 self._app.gate,
                 http=connections(_most_silent(), limits.head_s, limits.body_s),  # type: ignore[arg-type]
                 ws="none",
+                backlog=_BACKLOG,
                 log_config=None,
                 access_log=False,
                 server_header=False,
