@@ -294,7 +294,7 @@ def restored(
     type: str,  # noqa: A002
     source: str,
     id: str,  # noqa: A002
-    time: str,
+    time: datetime,
     subject: str | None,
     datacontenttype: str | None,
     dataschema: str | None,
@@ -310,7 +310,7 @@ def restored(
     _set_type(event, type)
     _set_source(event, source)
     _set_id(event, id)
-    _set_time(event, datetime.fromisoformat(time))
+    _set_time(event, time)
     _set_subject(event, subject)
     _set_datacontenttype(event, datacontenttype)
     _set_dataschema(event, dataschema)

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 from mltrigger.event.event import Event, restored
 from mltrigger.store.damage import ERRORS, damaged, texts
+from mltrigger.store.keys import id_text, time_of, trace_of
 
+TYPE = "(SELECT text FROM name WHERE id = e.type_id)"
+SOURCE = "(SELECT text FROM name WHERE id = e.source_id)"
 ARCHIVED = (
-    "e.seq, e.type, e.source, e.id, e.time, e.subject, e.datacontenttype, e.dataschema,"
-    " e.traceparent, e.extensions, e.data"
+    f"e.seq, {TYPE}, {SOURCE}, e.id, e.published_us, e.lag_us, e.time, e.subject,"
+    " e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data"
 )
 
 
@@ -25,12 +28,18 @@ class Archived(NamedTuple):
 
 def archived(row: Sequence[Any]) -> Archived:
     """Return the event of a row with the columns ``ARCHIVED``."""
-    seq, type_, source, id_, time, subject, media_type, schema, traceparent, extensions, data = row
+    seq, type_, source, key, at_us, lag_us, time, subject, media_type, schema, trace, *rest = row
+    extensions, data = rest
     try:
-        texts(type_, source, id_, subject, media_type, schema, traceparent)
-        others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
+        texts(type_, source, subject, media_type, schema)
+        others = {"traceparent": trace or trace_of(key)}
+        if extensions:
+            others |= json.loads(extensions)
+        event_time, event_id = time_of(at_us, lag_us, time), id_text(key)
         return Archived(
-            restored(None, type_, source, id_, time, subject, media_type, schema, others),
+            restored(
+                None, type_, source, event_id, event_time, subject, media_type, schema, others
+            ),
             _bytes(data),
             media_type,
         )

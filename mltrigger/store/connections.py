@@ -19,6 +19,7 @@ from typing import Any
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import forks
 from mltrigger.store.files import File, forget_files, open_file, release_file
+from mltrigger.store.keys import id_text, trace_id
 from mltrigger.store.place import Lost, Place
 
 Sleep = Callable[[float], None]
@@ -290,6 +291,8 @@ class Connections:
         try:
             if self._path is not None and not reads:
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+            for name, n, function in (("event_id", 1, id_text), ("trace_id", 2, trace_id)):
+                connection.create_function(name, n, function, deterministic=True)
             connection.execute("PRAGMA wal_autocheckpoint=0")
             connection.execute("PRAGMA cache_size=-32768")
             if reads:

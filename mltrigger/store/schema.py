@@ -1,9 +1,14 @@
 """The schema of the store: one script that makes it, and a check of a file.
 
-Times are microseconds since 1970 in 64-bit integers: exact, small and easy to compare. The queue is
-two narrow tables whose primary key is their only index. Waiting deliveries are in ``ready``, in the
-order in which they fall due. Leased ones are in ``lease``. The payload is written once, in
-``event``. Deliveries that an outside queue carries wait in ``awaited``.
+The table ``event`` is the log. It is only appended to. A subscription needs no row for an event: its
+``cursor`` says how far it is, and what lies behind that waits. Rows in ``ready`` are the exceptions:
+retries, delays, releases, events sent again. A subscription with a filter or with a queue outside
+goes by rows altogether. A lease holds a range of the log, or one exception.
+
+Attempts that are recorded together share a ``lot``. An ``outcome`` is narrow. What few attempts
+have, such as an error, is in ``detail``. The view ``invocation`` has all of it.
+
+Times are microseconds since 1970 in 64-bit integers: exact, small and easy to compare.
 """
 
 from __future__ import annotations
@@ -11,10 +16,15 @@ from __future__ import annotations
 import sqlite3
 
 from mltrigger.errors import StoreError
-from mltrigger.store.outcomes import FINAL
+from mltrigger.store.outcomes import FINAL, OUTCOMES
 
-VERSION = 8
+VERSION = 9
 """The version of the schema below. A file with another version is refused."""
+
+CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+"""The number of each outcome in the table ``outcome``."""
+_NAMED = " ".join(f"WHEN {code} THEN '{outcome}'" for outcome, code in CODES.items())
+FINAL_CODES = tuple(CODES[outcome] for outcome in FINAL)
 
 CREATE = f"""
 CREATE TABLE schema_version (version INTEGER NOT NULL);
@@ -25,24 +35,34 @@ CREATE TABLE topic (
   created_us INTEGER NOT NULL
 );
 
+CREATE TABLE name (
+  -- The sources and types of events, each written once.
+  id INTEGER NOT NULL PRIMARY KEY,
+  text TEXT NOT NULL UNIQUE
+);
+
 CREATE TABLE event (
   seq INTEGER NOT NULL PRIMARY KEY,
   topic_id INTEGER NOT NULL REFERENCES topic (id),
-  id TEXT NOT NULL,
-  source TEXT NOT NULL,
-  type TEXT NOT NULL,
-  time TEXT NOT NULL,
+  id BLOB NOT NULL, -- 16 bytes for a UUID in its canonical form, else the text
+  source_id INTEGER NOT NULL REFERENCES name (id),
+  type_id INTEGER NOT NULL REFERENCES name (id),
+  published_us INTEGER NOT NULL,
+  lag_us INTEGER NOT NULL, -- published_us minus the time of the event
+  by_rows_us INTEGER, -- when it is due, if no cursor may deliver it: it is delayed or cancelled
+  time TEXT, -- the time of the event in its own words, NULL for UTC
   subject TEXT,
   datacontenttype TEXT,
   dataschema TEXT,
-  traceparent TEXT NOT NULL,
+  traceparent TEXT, -- NULL for that of its id, which is a UUID then
   extensions TEXT, -- the other extension attributes as a JSON object, usually NULL
   data BLOB NOT NULL,
-  published_us INTEGER NOT NULL,
   -- The id comes first. Ids are ordered by time, so this index grows at one end.
   -- A trace also looks up events by id alone.
-  CONSTRAINT event_identity UNIQUE (id, source, topic_id)
+  CONSTRAINT event_identity UNIQUE (id, source_id, topic_id)
 );
+
+CREATE INDEX event_topic ON event (topic_id);
 
 CREATE TABLE model_version (
   id INTEGER NOT NULL PRIMARY KEY,
@@ -103,6 +123,14 @@ CREATE TABLE source (
   topic_id INTEGER NOT NULL REFERENCES topic (id)
 );
 
+CREATE TABLE cursor (
+  -- The events of its topic from next_seq on wait for a subscription. NULL: it goes by rows.
+  -- A cursor never moves back. Numbers of leases never return.
+  subscription_id INTEGER NOT NULL PRIMARY KEY,
+  next_seq INTEGER,
+  next_lease INTEGER NOT NULL DEFAULT 1
+);
+
 CREATE TABLE ready (
   subscription_id INTEGER NOT NULL,
   visible_us INTEGER NOT NULL,
@@ -114,18 +142,22 @@ CREATE TABLE ready (
 ) WITHOUT ROWID;
 
 CREATE TABLE lease (
+  -- The rows of one number are what one claim still holds: ranges of the log, and single exceptions.
   subscription_id INTEGER NOT NULL,
-  seq INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  low INTEGER NOT NULL,
+  high INTEGER NOT NULL,
+  n INTEGER NOT NULL, -- how many events of its topic are in it
   attempt INTEGER NOT NULL,
   failures INTEGER NOT NULL,
   abandoned INTEGER NOT NULL,
-  visible_us INTEGER NOT NULL,
+  visible_us INTEGER, -- NULL in a range: each since it was published
   received_us INTEGER NOT NULL,
   until_us INTEGER NOT NULL,
   worker_id INTEGER NOT NULL,
   -- 1 if a message of an outside queue belongs to it: the next lease needs that message again
   outside INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY (subscription_id, seq)
+  PRIMARY KEY (subscription_id, number, low)
 ) WITHOUT ROWID;
 
 CREATE TABLE awaited (
@@ -178,30 +210,51 @@ CREATE TABLE repeat (
   repeated_us INTEGER NOT NULL
 );
 
-CREATE TABLE invocation (
-  -- Never given again: readers of the log go on after the number that they saw last.
-  id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
-  seq INTEGER NOT NULL,
+CREATE TABLE lot (
+  -- What attempts share that were recorded together. They are numbered when they are settled. The
+  -- first attempt of a lot has its id as row, the next one the number after it. So a lot takes n
+  -- numbers. None is given again: readers of the log go on after the row that they saw last.
+  id INTEGER NOT NULL PRIMARY KEY,
+  n INTEGER NOT NULL,
   subscription_id INTEGER NOT NULL,
-  attempt INTEGER NOT NULL,
+  low INTEGER NOT NULL, -- all its events are from low to high
+  high INTEGER NOT NULL,
   model_version_id INTEGER,
   role TEXT NOT NULL,
-  outcome TEXT NOT NULL,
-  reason TEXT,
-  visible_us INTEGER NOT NULL,
   received_us INTEGER NOT NULL,
   started_us INTEGER,
   finished_us INTEGER,
   settled_us INTEGER NOT NULL,
   batch_size INTEGER,
-  worker_id INTEGER NOT NULL,
-  output TEXT,
+  worker_id INTEGER NOT NULL
+);
+
+CREATE TABLE outcome (
+  subscription_id INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  lot_id INTEGER NOT NULL,
+  place INTEGER NOT NULL, -- in its lot, from 0
+  outcome INTEGER NOT NULL, -- its place in the list of outcomes
+  began_us INTEGER, -- after the start of its lot, NULL: with it
+  took_us INTEGER, -- NULL: as long as its lot
+  output TEXT, -- NULL after a success: null, if detail has no longer one
+  PRIMARY KEY (subscription_id, seq, attempt)
+) WITHOUT ROWID;
+
+CREATE TABLE detail (
+  -- What few attempts have.
+  subscription_id INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  attempt INTEGER NOT NULL,
+  visible_us INTEGER, -- NULL: since it was published, or due
+  reason TEXT,
   error_type TEXT,
   error TEXT,
   traceback TEXT,
   stdout TEXT,
-  -- One row an attempt. The newest events are written last, so this index grows at one end.
-  CONSTRAINT invocation_identity UNIQUE (seq, subscription_id, attempt)
+  output TEXT, -- a long one
+  CONSTRAINT detail_identity UNIQUE (subscription_id, seq, attempt)
 );
 
 CREATE TABLE tally (
@@ -235,10 +288,44 @@ CREATE TABLE setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
 
 CREATE VIEW waiting AS
 SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM ready
-UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM awaited;
+UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM awaited
+UNION ALL SELECT s.id, e.published_us, e.seq, 0, 0, 0
+FROM cursor c
+JOIN subscription s ON s.id = c.subscription_id
+JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq
+WHERE e.by_rows_us IS NULL;
+
+CREATE VIEW leased AS
+SELECT l.subscription_id, e.seq, l.number, l.attempt, l.failures, l.abandoned,
+  coalesce(l.visible_us, e.published_us) AS visible_us, l.received_us, l.until_us, l.worker_id,
+  l.outside
+FROM lease l
+JOIN subscription s ON s.id = l.subscription_id
+JOIN event e ON e.seq BETWEEN l.low AND l.high
+WHERE l.visible_us IS NOT NULL OR (e.topic_id = s.topic_id AND e.by_rows_us IS NULL);
+
+CREATE VIEW invocation AS
+SELECT o.lot_id + o.place AS id, o.seq, o.subscription_id, o.attempt, l.model_version_id, l.role,
+  CASE o.outcome {_NAMED} END AS outcome, d.reason, d.visible_us, l.received_us,
+  l.started_us + coalesce(o.began_us, 0) AS started_us,
+  CASE WHEN o.took_us IS NULL THEN l.finished_us
+    ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us,
+  l.settled_us, l.batch_size, l.worker_id,
+  CASE WHEN o.output IS NOT NULL THEN o.output WHEN d.output IS NOT NULL THEN d.output
+    WHEN o.outcome = {CODES["succeeded"]} THEN 'null' END AS output,
+  d.error_type, d.error, d.traceback, d.stdout
+FROM lot l
+JOIN outcome o ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high
+  AND o.lot_id = l.id
+LEFT JOIN detail d
+  ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt;
 
 CREATE VIEW final AS
-SELECT seq, subscription_id, attempt, outcome, reason FROM invocation WHERE outcome IN {FINAL!r};
+SELECT o.seq, o.subscription_id, o.attempt, CASE o.outcome {_NAMED} END AS outcome, d.reason
+FROM outcome o
+LEFT JOIN detail d
+  ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
+WHERE o.outcome IN {FINAL_CODES};
 
 INSERT INTO schema_version (version) VALUES ({VERSION})
 """
