@@ -226,7 +226,8 @@ CREATE TABLE lot (
   finished_us INTEGER,
   settled_us INTEGER NOT NULL,
   batch_size INTEGER,
-  worker_id INTEGER NOT NULL
+  worker_id INTEGER NOT NULL,
+  reason TEXT -- of all its attempts
 );
 
 CREATE TABLE outcome (
@@ -306,7 +307,8 @@ WHERE l.visible_us IS NOT NULL OR (e.topic_id = s.topic_id AND e.by_rows_us IS N
 
 CREATE VIEW invocation AS
 SELECT o.lot_id + o.place AS id, o.seq, o.subscription_id, o.attempt, l.model_version_id, l.role,
-  CASE o.outcome {_NAMED} END AS outcome, d.reason, d.visible_us, l.received_us,
+  CASE o.outcome {_NAMED} END AS outcome, coalesce(d.reason, l.reason) AS reason,
+  d.visible_us, l.received_us,
   l.started_us + coalesce(o.began_us, 0) AS started_us,
   CASE WHEN o.took_us IS NULL THEN l.finished_us
     ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us,
@@ -321,8 +323,10 @@ LEFT JOIN detail d
   ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt;
 
 CREATE VIEW final AS
-SELECT o.seq, o.subscription_id, o.attempt, CASE o.outcome {_NAMED} END AS outcome, d.reason
+SELECT o.seq, o.subscription_id, o.attempt, CASE o.outcome {_NAMED} END AS outcome,
+  coalesce(d.reason, l.reason) AS reason
 FROM outcome o
+LEFT JOIN lot l ON l.id = o.lot_id
 LEFT JOIN detail d
   ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
 WHERE o.outcome IN {FINAL_CODES};
