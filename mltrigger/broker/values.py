@@ -73,7 +73,7 @@ class Delivery:
     ``failures`` counts failures of the model. ``abandoned`` counts attempts that ran alone and
     never ended. It is ``SUSPECT`` after one that ran beside others. ``alone``: this attempt runs
     alone, see :meth:`Broker.alone`. ``since_us``: published, or sent again. Its age counts from
-    here. ``message`` is its message in an outside queue, if any. Events of one ``group`` are
+    here. ``lease`` is the number of its lease. ``message`` is its message in an outside queue, if any. Events of one ``group`` are
     processed in order.
     """
 
@@ -87,6 +87,7 @@ class Delivery:
     visible_us: int
     received_us: int
     since_us: int = 0
+    lease: int = 0
     message: object | None = None
     group: str | None = None
     alone: bool = False

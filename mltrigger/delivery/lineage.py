@@ -20,8 +20,8 @@ from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.event.ids import child_span
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.log import Log
-from mltrigger.store.publishing import Seen
 from mltrigger.store.registry import Registry
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.current import Running, current
 from mltrigger.versions.running.invoke import Result

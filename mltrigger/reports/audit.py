@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mltrigger.store.archive import ARCHIVED, Archived, archived
-from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, Period, histories
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Reader, Store
 
 SHOWN = 10

@@ -15,9 +15,9 @@ from mltrigger.event.event import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import FINAL
-from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import History, histories
 from mltrigger.store.timekeeper import ALIVE_US
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Reader, Store
 
 _EVENT = f"""

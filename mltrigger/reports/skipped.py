@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from mltrigger.reports.audit import KeptOut, kept_out
 from mltrigger.reports.explain import filter_steps, repeated
-from mltrigger.store.publishing import Seen
 from mltrigger.store.revisions import histories
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Store
 
 _SKIPPED = """

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from mltrigger.broker import Sending, SubscriptionSpec
 from mltrigger.errors import NameTaken
+from mltrigger.store import leases
 from mltrigger.store.archive import ARCHIVED, archived
+from mltrigger.store.lots import LotOf, insert_lot, next_row
 from mltrigger.store.outcomes import Outcome
-from mltrigger.store.publishing import Seen
 from mltrigger.store.queue import INSERT_READY, Waiting
 from mltrigger.store.registry import ensure_topic, next_generation
+from mltrigger.store.schema import CODES
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
-from mltrigger.store.unit import tally
+from mltrigger.store.unit import Uncalled, record_uncalled, tally
 
 _KNOWN = "SELECT id, topic_id, bound, filter, filter_scope FROM subscription WHERE name = :name"
 _UPDATE = """
@@ -28,6 +31,8 @@ INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filte
   created_us, bound, outside, role)
 VALUES (:name, :topic_id, :selector, :emit, :policy, :filter, :scope, :now, 1, :outside, :role)
 """
+_PLACE = "SELECT id, topic_id, outside FROM subscription WHERE name = :name"
+_CURSOR = "SELECT next_seq FROM cursor WHERE subscription_id = :s"
 _REVISE = """
 INSERT INTO revision
   (subscription_id, topic_id, made_seq, from_seq, bound, filter, filter_scope, made_us)
@@ -36,66 +41,79 @@ SELECT id, topic_id, (SELECT coalesce(max(seq), 0) FROM event),
   bound, filter, filter_scope, :now
 FROM subscription WHERE name = :name
 """
+_KEEP_CURSOR = """
+INSERT INTO cursor (subscription_id, next_seq) VALUES (:s, :next_seq)
+ON CONFLICT (subscription_id) DO UPDATE SET next_seq = excluded.next_seq
+"""
+_BEYOND = """
+SELECT e.published_us, e.seq, 0
+FROM cursor c JOIN event e ON e.topic_id = :topic_id AND e.seq >= c.next_seq
+WHERE c.subscription_id = :s AND e.by_rows_us IS NULL
+"""
 # Events that ended only because somebody unsubscribed have not ended for a new binding.
 _NOT_ENDED = """
 FROM event e JOIN subscription s ON s.topic_id = e.topic_id
-WHERE s.name = :name AND NOT EXISTS (
+WHERE s.id = :s AND NOT EXISTS (
   SELECT 1 FROM final f WHERE f.seq = e.seq AND f.subscription_id = s.id
     AND (f.outcome <> 'skipped' OR f.reason <> 'unsubscribed')
 )
 """
-_READY_FROM_START = f"""
-INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
-SELECT s.id, :now, e.seq,
-  (SELECT coalesce(max(attempt), 0) FROM invocation i
-    WHERE i.seq = e.seq AND i.subscription_id = s.id), 0, 0
+_LAST_ATTEMPT = """
+SELECT coalesce(max(attempt), 0) FROM outcome WHERE seq = e.seq AND subscription_id = s.id
+"""
+_FROM_START = f"""
+SELECT CASE WHEN e.by_rows_us > :now THEN e.by_rows_us ELSE :now END, e.seq, ({_LAST_ATTEMPT})
 {_NOT_ENDED}
 """
-_REOPEN_UNSUBSCRIBED = """
-UPDATE invocation SET outcome = 'interrupted'
-WHERE subscription_id = :s AND outcome = 'skipped' AND reason = 'unsubscribed'
+_READY = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+SELECT :s, found.*, 0, 0 FROM ({found}) AS found WHERE true ON CONFLICT DO NOTHING
+"""
+_REOPEN_UNSUBSCRIBED = f"""
+UPDATE outcome SET outcome = {CODES["interrupted"]}
+WHERE subscription_id = :s AND outcome = {CODES["skipped"]}
   AND seq IN (SELECT seq FROM ready WHERE subscription_id = :s)
+  AND EXISTS (SELECT 1 FROM final f WHERE f.subscription_id = :s AND f.seq = outcome.seq
+    AND f.attempt = outcome.attempt AND f.reason = 'unsubscribed')
 """
 _OPEN = """
-SELECT seq, attempt + 1 AS attempt, visible_us, NULL AS received_us, NULL AS worker_id
-  FROM waiting WHERE subscription_id = :s
-UNION ALL SELECT seq, attempt, visible_us, received_us, worker_id
-  FROM lease WHERE subscription_id = :s
+SELECT seq, attempt + 1 AS attempt, visible_us FROM waiting WHERE subscription_id = :s
+UNION ALL SELECT seq, attempt, visible_us FROM leased WHERE subscription_id = :s
 """
+_OPEN_SPAN = f"SELECT count(*), min(seq), max(seq) FROM ({_OPEN}) AS open"
 _SKIP_OPEN = f"""
-INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, reason, visible_us,
-  received_us, settled_us, worker_id)
-SELECT seq, :s, attempt, (SELECT role FROM subscription WHERE id = :s), 'skipped',
-  'unsubscribed', visible_us, coalesce(received_us, :now), :now, coalesce(worker_id, :worker_id)
+INSERT INTO outcome (subscription_id, seq, attempt, lot_id, place, outcome)
+SELECT :s, seq, attempt, :row, row_number() OVER (ORDER BY seq) - 1, {CODES["skipped"]}
 FROM ({_OPEN}) AS open WHERE true
-ON CONFLICT (seq, subscription_id, attempt)
-DO UPDATE SET outcome = 'skipped', reason = 'unsubscribed'
+ON CONFLICT (subscription_id, seq, attempt) DO UPDATE SET
+  outcome = excluded.outcome, lot_id = excluded.lot_id, place = excluded.place
 """
 _UNBEGUN = "SELECT subscription_id FROM waiting WHERE seq = :seq AND attempt = 0"
-_CANCEL = """
-INSERT INTO invocation (seq, subscription_id, attempt, role, outcome, reason, visible_us,
-  received_us, settled_us, worker_id)
-VALUES (:seq, :s, 1, (SELECT role FROM subscription WHERE id = :s), 'skipped', 'cancelled',
-  :now, :now, :now, :worker_id)
+_BY_ROWS = """
+UPDATE event SET by_rows_us = published_us WHERE seq = :seq AND by_rows_us IS NULL
 """
-_BEGUN = """
+_HOLDERS = "SELECT subscription_id FROM leased WHERE seq = :seq"
+_BEGUN = f"""
 SELECT name FROM subscription WHERE id IN (
-  SELECT subscription_id FROM invocation WHERE seq = :seq AND outcome <> 'skipped'
-  UNION SELECT subscription_id FROM lease WHERE seq = :seq
+  SELECT s.id FROM subscription s JOIN outcome o ON o.subscription_id = s.id AND o.seq = :seq
+    WHERE o.outcome <> {CODES["skipped"]}
+  UNION SELECT subscription_id FROM leased WHERE seq = :seq
 ) ORDER BY name
 """
 _EVENT = """
 SELECT
   (SELECT outcome FROM final WHERE seq = e.seq AND subscription_id = :s),
-  (SELECT coalesce(max(attempt), 0) FROM invocation WHERE seq = e.seq AND subscription_id = :s),
+  (SELECT coalesce(max(attempt), 0) FROM outcome WHERE seq = e.seq AND subscription_id = :s),
   EXISTS (SELECT 1 FROM dead_letter
-    WHERE subscription_id = :s AND seq = e.seq AND discarded_us IS NULL)
+    WHERE subscription_id = :s AND seq = e.seq AND discarded_us IS NULL),
+  EXISTS (SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = e.seq)
+    OR EXISTS (SELECT 1 FROM leased WHERE subscription_id = :s AND seq = e.seq)
 FROM event e WHERE seq = :seq
 """
 # The outcome is taken back: a dead event only failed, a skipped one was only stopped. The reason
 # and the error stay.
 _REOPEN = """
-UPDATE invocation SET outcome = :reopened
+UPDATE outcome SET outcome = :reopened
 WHERE seq = :seq AND subscription_id = :s AND outcome = :final
 """
 _RESENT = """
@@ -165,24 +183,57 @@ def bind(
     if bound is None or (bound.filter, bound.scope) != (row["filter"], row["scope"]):
         starts = int(bound is None and from_start)
         transaction.execute(_REVISE, {**row, "from_start": starts})
-    if bound is None and from_start:
-        _deliver_archive(transaction, subscription, now_us)
-        if known:
-            reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, {"s": known.id})
-            tally(transaction, known.id, worker_id, "skipped", -reopened)
-            tally(transaction, known.id, worker_id, "interrupted", reopened)
+    _place_cursor(transaction, subscription, bound is None and from_start, bound is None, now_us)
+    if bound is None and from_start and known:
+        reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, {"s": known.id})
+        tally(transaction, known.id, worker_id, "skipped", -reopened)
+        tally(transaction, known.id, worker_id, "interrupted", reopened)
 
 
-def _deliver_archive(transaction: Transaction, subscription: SubscriptionSpec, now_us: int) -> None:
+def _place_cursor(
+    transaction: Transaction,
+    subscription: SubscriptionSpec,
+    from_start: bool,
+    anew: bool,
+    now_us: int,
+) -> None:
+    """Let the cursor of a subscription begin, end, or stay.
+
+    A cursor never moves back. Events of the archive that a new binding asks for become rows, unless
+    no event has come to the subscription yet.
+    """
+    ((number, topic_id, outside),) = transaction.query(_PLACE, {"name": subscription.name})
+    by_rows = bool(outside) or subscription.filter is not None or subscription.role != "live"
+    rows = transaction.query(_CURSOR, {"s": number})
+    at = rows[0][0] if rows else None
+    of = {"s": number, "topic_id": topic_id, "now": now_us}
+    if from_start and (by_rows or rows):
+        _deliver_archive(transaction, subscription, of)
+    elif from_start:
+        transaction.execute(_KEEP_CURSOR, {"s": number, "next_seq": 1})
+        delayed = f"{_FROM_START} AND e.by_rows_us IS NOT NULL"
+        transaction.execute(_READY.format(found=delayed), of)
+        return
+    if by_rows and at is not None:
+        transaction.execute(_READY.format(found=_BEYOND), of)
+    if by_rows or at is None or anew:
+        ((newest,),) = transaction.query("SELECT coalesce(max(seq), 0) FROM event", {})
+        next_seq = None if by_rows else newest + 1
+        transaction.execute(_KEEP_CURSOR, {"s": number, "next_seq": next_seq})
+
+
+def _deliver_archive(
+    transaction: Transaction, subscription: SubscriptionSpec, of: Mapping[str, Any]
+) -> None:
     """Make every event of the archive ready that passes the filter and has not ended."""
-    of = {"name": subscription.name, "now": now_us}
     if subscription.filter is None:
-        transaction.execute(_READY_FROM_START, of)
+        transaction.execute(_READY.format(found=_FROM_START), of)
         return
     for row in transaction.query(f"SELECT {ARCHIVED} {_NOT_ENDED}", of):
         if Seen(*archived(row)).passes(subscription.filter):
             seq, *_ = row
-            transaction.execute(f"{_READY_FROM_START} AND e.seq = :seq", {**of, "seq": seq})
+            one = f"{_FROM_START} AND e.seq = :seq"
+            transaction.execute(_READY.format(found=one), {**of, "seq": seq})
 
 
 def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> bool:
@@ -190,12 +241,19 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
     known = _known(transaction, name)
     if known is None or not known.bound:
         return False
-    of = {"s": known.id, "now": now_us, "worker_id": worker_id}
-    skipped = transaction.execute(_SKIP_OPEN, of)
-    tally(transaction, known.id, worker_id, "skipped", skipped)
+    of = {"s": known.id}
+    ((n, low, high),) = transaction.query(_OPEN_SPAN, of)
+    if n:
+        ((role,),) = transaction.query("SELECT role FROM subscription WHERE id = :s", of)
+        row = next_row(transaction)
+        lot = LotOf(known.id, role, now_us, worker_id, None, now_us, None, reason="unsubscribed")
+        insert_lot(transaction, row, n, (low, high), lot)
+        transaction.execute(_SKIP_OPEN, {**of, "row": row})
+        tally(transaction, known.id, worker_id, "skipped", n)
     for place in ("ready", "awaited", "lease"):
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s", of)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
+    transaction.execute(_KEEP_CURSOR, {"s": known.id, "next_seq": None})
     next_generation(transaction)
     transaction.execute(_REVISE, {"name": name, "now": now_us, "from_start": 0})
     return True
@@ -203,14 +261,21 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
 
 def cancel(transaction: Transaction, seq: int, worker_id: int, now_us: int) -> list[str]:
     """End deliveries of an event that have not begun. Return the subscriptions that had begun."""
-    of = {"seq": seq, "now": now_us, "worker_id": worker_id}
-    for (number,) in transaction.query(_UNBEGUN, of):
-        mine = {**of, "s": number}
-        transaction.execute(_CANCEL, mine)
-        tally(transaction, number, worker_id, "skipped", 1)
+    of = {"seq": seq}
+    unbegun = [number for (number,) in transaction.query(_UNBEGUN, of)]
+    for (number,) in transaction.query(_HOLDERS, of):
+        lease = leases.holder(transaction, number, seq)
+        if lease is not None:  # no range knows the event from now on
+            leases.single_out(transaction, lease, seq)
+    transaction.execute(_BY_ROWS, of)
+    for number in unbegun:
+        ((role,),) = transaction.query("SELECT role FROM subscription WHERE id = :s", {"s": number})
+        skipped = Uncalled(number, seq, 1, now_us, now_us, worker_id, "cancelled")
+        record_uncalled(transaction, [skipped], "skipped", now_us, role)
         for place in ("ready", "awaited"):
             transaction.execute(
-                f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", mine
+                f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq",
+                {**of, "s": number},
             )
     return [name for (name,) in transaction.query(_BEGUN, of)]
 
@@ -233,20 +298,14 @@ def send(
         # Unsubscribed meanwhile: nobody would receive them, and a new binding would find them
         # twice.
         return []
-    waiting: set[int] | None = None
     sent: list[int] = []
     for seq in dict.fromkeys(seqs):
         found = transaction.query(_EVENT, {"s": number, "seq": seq})
         if not found:
             continue  # pruned meanwhile
-        ((final, last_attempt, listed),) = found
-        if final == "succeeded" or (final == "dead" and not listed):
+        ((final, last_attempt, listed, is_open),) = found
+        if is_open or final == "succeeded" or (final == "dead" and not listed):
             continue
-        if final is None:
-            if waiting is None:
-                waiting = {at for at, *_ in transaction.query(_OPEN, {"s": number})}
-            if seq in waiting:
-                continue
         delay_s = sending.delay_s + (len(sent) / sending.rate_per_s if sending.rate_per_s else 0)
         visible_us = now_us + int(delay_s * 1e6)
         transaction.execute_many(INSERT_READY, [Waiting(number, visible_us, seq, last_attempt)])
@@ -271,7 +330,7 @@ def _reopen(
 ) -> None:
     """Take back a dead or skipped outcome."""
     reopened: Outcome = "failed" if final == "dead" else "interrupted"
-    of = {"s": number, "seq": seq, "final": final, "reopened": reopened}
+    of = {"s": number, "seq": seq, "final": CODES[final], "reopened": CODES[reopened]}
     transaction.execute(_REOPEN, of)
     transaction.execute("DELETE FROM dead_letter WHERE subscription_id = :s AND seq = :seq", of)
     tally(transaction, number, worker_id, final, -1)

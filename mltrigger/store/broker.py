@@ -25,9 +25,8 @@ from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event, traced
-from mltrigger.store import binding, direct, leasing, publishing, settling
-from mltrigger.store.queue import Term, delivery
-from mltrigger.store.registry import generation_of
+from mltrigger.store import binding, direct, leases, leasing, publishing, settling
+from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.unit import Unit
@@ -37,31 +36,42 @@ SWEEP_US = 1_000_000
 """The shortest time between two looks for expired leases."""
 
 _EXTEND_LEASE = """
-UPDATE lease SET until_us = :until_us
-WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
+UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND number = :number
 """
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
-WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
+WHERE subscription_id = :s AND number = :number AND low = :seq
 """
 _CLEAR = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 1 THEN abandoned - 1 ELSE :before END
-WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt
+WHERE subscription_id = :s AND number = :number AND low = :seq
 """
-_DEPTH = """
+_COUNTS = """
 SELECT
-  (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us <= :now),
-  (SELECT count(*) FROM waiting WHERE subscription_id = :s AND visible_us > :now),
-  (SELECT count(*) FROM lease WHERE subscription_id = :s),
+  (SELECT count(*) FROM rows_of WHERE visible_us <= :now)
+    + (SELECT count(*) FROM event e, at WHERE e.topic_id = at.topic_id AND e.seq >= at.next_seq
+      AND e.by_rows_us IS NULL),
+  (SELECT count(*) FROM rows_of WHERE visible_us > :now),
+  (SELECT coalesce(sum(n), 0) FROM lease WHERE subscription_id = :s),
   (SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL),
   (SELECT min(published_us) FROM event WHERE seq = (
     SELECT min(seq) FROM (
-      SELECT min(seq) AS seq FROM waiting WHERE subscription_id = :s
-      UNION ALL SELECT min(seq) FROM lease WHERE subscription_id = :s
+      SELECT min(seq) AS seq FROM rows_of
+      UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
+      UNION ALL SELECT min(e.seq) FROM event e, at
+        WHERE e.topic_id = at.topic_id AND e.seq >= at.next_seq AND e.by_rows_us IS NULL
     ) AS open
   )),
-  (SELECT min(visible_us) FROM waiting WHERE subscription_id = :s AND visible_us > :now)
+  (SELECT min(visible_us) FROM rows_of WHERE visible_us > :now)
 """
+_DEPTH = f"""
+WITH at AS (
+  SELECT s.topic_id, c.next_seq FROM subscription s
+  JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
+), rows_of AS (
+  SELECT visible_us, seq FROM ready WHERE subscription_id = :s
+  UNION ALL SELECT visible_us, seq FROM awaited WHERE subscription_id = :s
+){_COUNTS}"""
 
 
 class SqlBroker:
@@ -100,8 +110,7 @@ class SqlBroker:
             published = publishing.publish(
                 transaction, topic, encoded, self.time.published_us(transaction)
             )
-            if published.woken:
-                self._wake_after(transaction, [f"ready:{s}" for s in published.woken])
+            self._wake_visible(transaction, published.woken)
         return published.receipts
 
     def send(
@@ -119,7 +128,7 @@ class SqlBroker:
             sent = binding.send(
                 transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us()
             )
-            self._wake_after(transaction, [f"ready:{subscription.id}"])
+            self._wake_visible(transaction, [f"ready:{subscription.id}"])
         return sent
 
     def cancel(self, seq: int) -> list[str]:
@@ -171,7 +180,7 @@ class SqlBroker:
             woken = transaction.query(
                 "SELECT id FROM subscription WHERE name = :name", {"name": name}
             )
-            self._wake_after(transaction, [f"ready:{number}" for (number,) in woken])
+            self._wake_visible(transaction, [f"ready:{number}" for (number,) in woken])
 
     # -- receive -----------------------------------------------------------------------------------
 
@@ -184,19 +193,20 @@ class SqlBroker:
     ) -> list[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
         key = f"ready:{subscription.id}"
+        self._wakeup.join(key, f"topic:{subscription.topic}")
         seen = self._wakeup.generation(key)
         # After an empty look, asking for the next due time is cheaper than another empty
         # claim.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
-        deliveries = self._claim(subscription, max_events, generation) if due_s <= 0 else []
-        if not deliveries and wait_s > 0:
+        found = self._claim(subscription, max_events, generation) if due_s <= 0 else []
+        if not found and wait_s > 0:
             longest_s = min(wait_s, self._wakeup.poll_s)
             due_s = due_s if due_s > 0 else self._due_s(subscription)
             woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
             if woken or due_s <= longest_s:  # else nothing came, and the next call looks again
-                deliveries = self._claim(subscription, max_events, generation)
-        (self._idle.discard if deliveries else self._idle.add)(subscription.id)
-        return deliveries
+                found = self._claim(subscription, max_events, generation)
+        (self._idle.discard if found else self._idle.add)(subscription.id)
+        return found
 
     def begin(
         self, subscription: SubscriptionSpec, events: Sequence[Event], generation: str
@@ -212,12 +222,14 @@ class SqlBroker:
         """
         encoded = [(traced(event), *encode_data(event, MAX_EVENT_BYTES)) for event in events]
         with self._store.transaction(durable=False) as transaction:
-            if generation_of(transaction) != generation:
+            at = leasing.standing(transaction, subscription.id)
+            if at is None or (at.generation or "") != generation:
                 raise Outdated
             now_us = self.time.published_us(transaction)
             until_us = now_us + int(subscription.policy.lease * 1e6)
-            term = Term(subscription.id, now_us, until_us, self._worker_id())
-            return direct.begin(transaction, subscription, encoded, term)
+            number = leases.next_number(transaction, subscription.id)
+            term = Term(subscription.id, number, now_us, until_us, self._worker_id())
+            return direct.begin(transaction, subscription, encoded, at, term)
 
     def begun(self, subscription: SubscriptionSpec, events: Sequence[Event]) -> list[int] | None:
         """Return the numbers of the events of a direct call, if none of them has to run now.
@@ -255,18 +267,21 @@ class SqlBroker:
         # Not durable: a power cut that loses a claim only repeats the event. The next outcome makes
         # it durable anyway.
         with self._store.transaction(durable=False) as transaction:
-            if generation is not None and generation_of(transaction) != generation:
+            at = leasing.standing(transaction, subscription.id)
+            if generation is not None and (at is None or (at.generation or "") != generation):
                 raise Outdated
+            if at is None:
+                return []
             # Read the time after the wait for the store, else the lease might begin in the past.
             now_us = self._clock.now_us()
-            term = Term(subscription.id, now_us, now_us + lease_us, worker_id)
-            found = leasing.claim(transaction, term, max_events)
-        try:
-            return [delivery(claim, subscription.id, now_us) for claim in found]
-        except StoreError:  # one cannot be read, and nobody has worked on any of them
-            with self._store.transaction() as transaction:
-                leasing.put_back(transaction, subscription.id, found)
-            raise
+            term = Term(subscription.id, at.next_lease, now_us, now_us + lease_us, worker_id)
+            found = leasing.claim(transaction, at, term, max_events)
+            try:
+                return deliveries(transaction, found, term)
+            except StoreError as error:  # one cannot be read, and nobody has worked on any of them
+                leasing.put_back(transaction, term, found)
+                unreadable = error
+        raise unreadable
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
         """Put events with an expired lease back. One that killed its worker too often is dead."""
@@ -281,7 +296,10 @@ class SqlBroker:
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
         """Return the seconds until the next delayed event or look at leases. 0 or less: now."""
-        visible_us, until_us = leasing.due(self._store, subscription.id)
+        due = leasing.due(self._store, subscription.id)
+        if due.beyond and not due.paused:
+            return 0.0
+        until_us, visible_us = due.until_us, None if due.paused else due.visible_us
         if until_us is not None:  # not before the next sweep, which finds it
             until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
         due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
@@ -294,11 +312,10 @@ class SqlBroker:
         with self._store.transaction(durable=False) as transaction:
             # after the wait for the store
             until_us = self._clock.now_us() + int(lease_s * 1e6)
-            rows = [(until_us, d.subscription_id, d.seq, d.attempt) for d in deliveries]
-            if transaction.execute_many(_EXTEND_LEASE, rows) == len(rows):
-                return []
-            held = settling.held(transaction, deliveries)
-            return [d for d in deliveries if d not in held]
+            keys = {(d.subscription_id, d.lease) for d in deliveries}
+            transaction.execute_many(_EXTEND_LEASE, [(until_us, *key) for key in keys])
+            held = set(settling.held(transaction, deliveries))
+        return [d for d in deliveries if d not in held]
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
         """Settle deliveries that are still held. Return the others, which stay unchanged."""
@@ -306,7 +323,9 @@ class SqlBroker:
             return []
         with self.within(unit) as transaction:
             lost, back = settling.settle(transaction, settlements, self._clock.now_us())
-            self._wake_after(transaction, {"done", *(f"ready:{s}" for s in back)})
+            self._wake_after(transaction, ["done"])
+            if back:
+                self._wake_visible(transaction, [f"ready:{s}" for s in back])
         return lost
 
     def settle_late(
@@ -320,16 +339,16 @@ class SqlBroker:
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
         """Count the attempt as abandoned until it ends, or no longer. Return whether it is held."""
-        of = {
-            "s": delivery.subscription_id,
-            "seq": delivery.seq,
-            "attempt": delivery.attempt,
-            "before": min(0, delivery.abandoned),
-        }
+        s, number, seq = delivery.subscription_id, delivery.lease, delivery.seq
+        of = {"s": s, "number": number, "seq": seq}
         with self._store.transaction() as transaction:
-            held = transaction.execute(_CHARGE if is_alone else _CLEAR, of) == 1
+            held = leases.held(transaction, s, number, [seq])
+            if held:
+                leases.single_out(transaction, held[seq], seq)
+                before = {} if is_alone else {"before": min(0, delivery.abandoned)}
+                transaction.execute(_CHARGE if is_alone else _CLEAR, {**of, **before})
         delivery.alone = is_alone
-        return held
+        return bool(held)
 
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count waiting, delayed, leased and dead events."""
@@ -348,6 +367,10 @@ class SqlBroker:
     def _wake_after(self, transaction: Transaction, keys: Iterable[str]) -> None:
         """Wake the waiters of *keys* once the transaction is durable."""
         transaction.after_commit(functools.partial(self._wakeup.notify, keys))
+
+    def _wake_visible(self, transaction: Transaction, keys: Iterable[str]) -> None:
+        """Wake the waiters of *keys* once others can see the transaction."""
+        transaction.after_visible(functools.partial(self._wakeup.notify, keys))
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:

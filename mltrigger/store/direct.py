@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mltrigger.broker import AT_ONCE, Delivery, SubscriptionSpec
 from mltrigger.errors import MltriggerError
-from mltrigger.store import binding, leasing, publishing
+from mltrigger.store import binding, leases, leasing, publishing
+from mltrigger.store.keys import id_key
+from mltrigger.store.leasing import Standing
 from mltrigger.store.publishing import Encoded
-from mltrigger.store.queue import INSERT_LEASE, Term, delivery
+from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.transaction import Row, Store, Transaction
 
-_HERE = """
-SELECT s.topic_id, s.paused, (SELECT coalesce(max(seq), 0) FROM event)
-FROM subscription s WHERE s.id = :s
-"""
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
 _KNOWN = """
 SELECT e.seq, e.data, e.datacontenttype, f.outcome, f.reason
 FROM event e LEFT JOIN final f ON f.seq = e.seq AND f.subscription_id = :s
-WHERE e.id = :id AND e.source = :source
+WHERE e.id = :id AND e.source_id = (SELECT id FROM name WHERE text = :source)
   AND e.topic_id = (SELECT topic_id FROM subscription WHERE id = :s)
 """
 _CUT_OFF = ("unsubscribed", "cancelled")
@@ -45,7 +44,11 @@ class Begun(NamedTuple):
 
 
 def begin(
-    transaction: Transaction, spec: SubscriptionSpec, encoded: Sequence[Encoded], term: Term
+    transaction: Transaction,
+    spec: SubscriptionSpec,
+    encoded: Sequence[Encoded],
+    at: Standing,
+    term: Term,
 ) -> Begun:
     """Write the new ones of *encoded* and lease them.
 
@@ -58,33 +61,30 @@ def begin(
     Paused
         When the model is paused.
     """
-    ((topic_id, paused, newest),) = transaction.query(_HERE, {"s": spec.id})
-    if paused:
+    if at.paused:
         raise Paused(f"model {spec.selector} is paused: try again later")
     seqs: list[int] = []
     again: list[int] = []
-    fresh: list[tuple[Encoded, int]] = []
+    fresh: list[Encoded] = []
+    ((newest,),) = transaction.query(_NEWEST, {})
     for each in encoded:
-        event = each[0]
-        of = {"s": spec.id, "id": event.id, "source": event.source}
+        of = _identity(spec, each)
         if known := transaction.query(_KNOWN, of):
             seq, runs = _known(known[0], each)
             seqs.append(seq)
             again += [seq] if runs else []
         else:
-            newest += 1
-            fresh.append((each, newest))
-            seqs.append(newest)
-    deliveries = _fresh(transaction, spec, topic_id, fresh, term)
-    return Begun(seqs, deliveries + _again(transaction, spec, again, term))
+            fresh.append(each)
+            seqs.append(newest + len(fresh))
+    leased = _fresh(transaction, spec, fresh, at.topic_id, newest, term)
+    return Begun(seqs, leased + _again(transaction, spec, again, term))
 
 
 def begun(reader: Store, spec: SubscriptionSpec, encoded: Sequence[Encoded]) -> list[int] | None:
     """Return the numbers of events that were sent before, unless one is new or runs again."""
     seqs = []
     for each in encoded:
-        of = {"s": spec.id, "id": each[0].id, "source": each[0].source}
-        known = reader.read(_KNOWN, of)
+        known = reader.read(_KNOWN, _identity(spec, each))
         if not known:
             return None
         seq, runs = _known(known[0], each)
@@ -92,6 +92,10 @@ def begun(reader: Store, spec: SubscriptionSpec, encoded: Sequence[Encoded]) -> 
             return None
         seqs.append(seq)
     return seqs
+
+
+def _identity(spec: SubscriptionSpec, each: Encoded) -> dict[str, Any]:
+    return {"s": spec.id, "id": id_key(each[0].id), "source": each[0].source}
 
 
 def _known(row: Row, each: Encoded) -> tuple[int, bool]:
@@ -106,17 +110,19 @@ def _known(row: Row, each: Encoded) -> tuple[int, bool]:
 def _fresh(
     transaction: Transaction,
     spec: SubscriptionSpec,
+    fresh: Sequence[Encoded],
     topic_id: int,
-    fresh: Sequence[tuple[Encoded, int]],
+    newest: int,
     term: Term,
 ) -> list[Delivery]:
-    now_us = term.received_us
-    publishing.archive(transaction, topic_id, fresh, now_us)
-    leases = [(term.subscription_id, seq, 1, 0, 0, now_us, *term[1:4], 0) for _, seq in fresh]
-    transaction.execute_many(INSERT_LEASE, leases)
+    if not fresh:
+        return []
+    at_us = term.received_us
+    seqs = publishing.archive(transaction, topic_id, fresh, newest, at_us)
+    leases.hold_new(transaction, term, seqs)
     return [
-        Delivery(each[0], seq, spec.id, 1, 0, 0, now_us, now_us, now_us, now_us)
-        for each, seq in fresh
+        Delivery(each[0], seq, spec.id, 1, 0, 0, at_us, at_us, at_us, at_us, term.number)
+        for each, seq in zip(fresh, seqs, strict=True)
     ]
 
 
@@ -126,5 +132,4 @@ def _again(
     if not seqs:
         return []
     binding.send(transaction, spec.id, seqs, AT_ONCE, term.worker_id, term.received_us)
-    found = leasing.claim_these(transaction, term, seqs)
-    return [delivery(claim, spec.id, term.received_us) for claim in found]
+    return deliveries(transaction, leasing.claim_these(transaction, term, seqs), term)

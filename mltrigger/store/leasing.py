@@ -6,116 +6,141 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mltrigger.policy import MAX_ABANDONED, SUSPECT
+from mltrigger.store import leases
+from mltrigger.store.leases import Member
 from mltrigger.store.queue import (
+    CLAIM_RANGE,
     CLAIM_READY,
-    DELETE_LEASE,
     INSERT_AWAITED,
     INSERT_DEAD,
-    INSERT_LEASE,
     INSERT_READY,
     Claim,
     Dead,
     Term,
     Waiting,
     claims,
-    lease_row,
 )
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled
 
-_CLAIM = f"""{CLAIM_READY}
-  AND q.visible_us <= :now AND (SELECT paused FROM subscription WHERE id = :s) = 0
-ORDER BY q.visible_us, q.seq LIMIT :n
+_STANDING = """
+SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
+  (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
+  (SELECT value FROM setting WHERE name = 'generation')
+FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
+_DUE_FIRST = f"""{CLAIM_READY} AND q.visible_us <= :now ORDER BY q.visible_us, q.seq LIMIT :n"""
 _DELETE_READY = """
 DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq
 """
+_ADVANCE = """
+UPDATE cursor SET next_seq = :next_seq, next_lease = next_lease + 1 WHERE subscription_id = :s
+"""
 _DUE = """
-SELECT
-  (SELECT min(visible_us) FROM ready WHERE subscription_id = :s
-    AND (SELECT paused FROM subscription WHERE id = :s) = 0),
-  (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
+SELECT s.paused, (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
+  (SELECT min(until_us) FROM lease WHERE subscription_id = :s),
+  EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq
+    AND e.by_rows_us IS NULL)
+FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
-_EXPIRED = """
-SELECT subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, worker_id,
-  outside
-FROM lease WHERE subscription_id = :s AND until_us <= :now
-"""
+_RAN_OUT = "SELECT 1 FROM lease WHERE subscription_id = :s AND until_us <= :now LIMIT 1"
 _KILLS = (
     f"{MAX_ABANDONED} attempts ran alone in their process and never ended: the event kills the"
     " process that works on it"
 )
-
 _GONE = "the process that called the model ended before it answered: call it again, with another id"
 
 
-class _Expired(NamedTuple):
-    """A lease that ran out."""
+class Standing(NamedTuple):
+    """How far a subscription is.
 
-    subscription_id: int
-    seq: int
-    attempt: int
-    failures: int
-    abandoned: int
-    visible_us: int
-    received_us: int
-    worker_id: int
-    outside: int
+    ``due_us`` is when its first row falls due. ``generation`` is that of the registry.
+    """
+
+    topic_id: int
+    paused: int
+    next_seq: int | None
+    next_lease: int
+    due_us: int | None
+    generation: str | None
 
 
-def claim(transaction: Transaction, term: Term, most: int) -> list[Claim]:
-    """Lease up to *most* deliveries for *term*, the oldest first."""
-    found = claims(
-        transaction, _CLAIM, {"s": term.subscription_id, "now": term.received_us, "n": most}
-    )
-    return _leased(transaction, term, _together(found))
+def standing(transaction: Transaction, subscription_id: int) -> Standing | None:
+    """Return how far a subscription is, ``None`` if there is none."""
+    rows = transaction.query(_STANDING, {"s": subscription_id})
+    return Standing(*rows[0]) if rows else None
+
+
+def claim(transaction: Transaction, at: Standing, term: Term, most: int) -> list[Claim]:
+    """Lease up to *most* deliveries for *term*: first rows that are due, then a range of the log.
+
+    A delivery that was abandoned before is leased alone, so that it harms no other.
+    """
+    if at.paused:
+        return []
+    s, found = term.subscription_id, list[Claim]()
+    if at.due_us is not None and at.due_us <= term.received_us:
+        given = {"s": s, "now": term.received_us, "n": most}
+        found = _together(claims(transaction, _DUE_FIRST, given))
+        transaction.execute_many(_DELETE_READY, [(s, c.visible_us, c.seq) for c in found])
+    room = 0 if any(c.abandoned for c in found) else most - len(found)
+    beyond: list[Claim] = []
+    if room > 0 and at.next_seq is not None:
+        given = {"t": at.topic_id, "next": at.next_seq, "n": room}
+        beyond = claims(transaction, CLAIM_RANGE, given)
+    if found or beyond:
+        next_seq = beyond[-1].seq + 1 if beyond else at.next_seq
+        transaction.execute_many(_ADVANCE, [(next_seq, s)])
+        leases.hold(transaction, term, [*found, *beyond], len(beyond))
+    return found + beyond
 
 
 def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Claim]:
-    """Lease the waiting deliveries of the events *seqs* for *term*."""
+    """Lease the waiting rows of the events *seqs* for *term*."""
     among = ", ".join(str(int(seq)) for seq in seqs)
     sql = f"{CLAIM_READY} AND q.seq IN ({among}) ORDER BY q.seq"
-    return _leased(transaction, term, claims(transaction, sql, {"s": term.subscription_id}))
-
-
-def _leased(transaction: Transaction, term: Term, found: list[Claim]) -> list[Claim]:
+    found = claims(transaction, sql, {"s": term.subscription_id})
     transaction.execute_many(
         _DELETE_READY, [(term.subscription_id, c.visible_us, c.seq) for c in found]
     )
-    transaction.execute_many(INSERT_LEASE, [lease_row(c, term) for c in found])
+    leases.hold(transaction, term, found)
     return found
 
 
 def _together(found: list[Claim]) -> list[Claim]:
-    """Return the first claims that may be leased together.
-
-    A delivery that was abandoned before is leased alone, so that it harms no other.
-    """
+    """Return the first claims that may be leased together."""
     suspect = next((i for i, c in enumerate(found) if c.abandoned), None)
     return found if suspect is None else found[: max(1, suspect)]
 
 
-def put_back(transaction: Transaction, subscription_id: int, found: Sequence[Claim]) -> None:
+def put_back(transaction: Transaction, term: Term, found: Sequence[Claim]) -> None:
     """Undo the leases of *found*. Nobody has worked on them."""
-    transaction.execute_many(DELETE_LEASE, [(subscription_id, c.seq, c.attempt + 1) for c in found])
+    s = term.subscription_id
+    leases.let_go(transaction, s, term.number, [c.seq for c in found])
     transaction.execute_many(
         INSERT_READY,
-        [
-            Waiting(subscription_id, c.visible_us, c.seq, c.attempt, c.failures, c.abandoned)
-            for c in found
-        ],
+        [Waiting(s, c.visible_us, c.seq, c.attempt, c.failures, c.abandoned) for c in found],
     )
 
 
-def due(store: Store, subscription_id: int) -> tuple[int | None, int | None]:
-    """Return when the next delivery falls due, and when the next lease runs out."""
-    ((visible_us, until_us),) = store.read(_DUE, {"s": subscription_id})
-    return visible_us, until_us
+class Due(NamedTuple):
+    """What a subscription may wait for: its first row, its first lease, an event beyond."""
+
+    paused: int
+    visible_us: int | None
+    until_us: int | None
+    beyond: int
+
+
+def due(store: Store, subscription_id: int) -> Due:
+    """Return when the next row falls due and the next lease runs out, and whether events wait."""
+    rows = store.read(_DUE, {"s": subscription_id})
+    return Due(*rows[0]) if rows else Due(1, None, None, 0)
 
 
 def has_expired(store: Store, subscription_id: int, now_us: int) -> bool:
     """Whether a lease has run out. This look needs no write lock."""
-    return bool(store.read(f"{_EXPIRED} LIMIT 1", {"s": subscription_id, "now": now_us}))
+    return bool(store.read(_RAN_OUT, {"s": subscription_id, "now": now_us}))
 
 
 def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str = "live") -> bool:
@@ -125,36 +150,45 @@ def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str
     once more. An event that killed its worker too often is dead. So is each direct call: its caller
     has gone.
     """
-    rows = transaction.query(_EXPIRED, {"s": subscription_id, "now": now_us})
-    expired = list(map(_Expired._make, rows))
-    transaction.execute_many(DELETE_LEASE, [(e.subscription_id, e.seq, e.attempt) for e in expired])
+    over = leases.expired(transaction, subscription_id, now_us)
+    found = [member for lease in over for member in leases.members(transaction, lease)]
     direct = role == "direct"
     # An attempt alone was counted when it began.
-    dead = [e for e in expired if direct or e.abandoned >= MAX_ABANDONED]
-    again = [] if direct else [e for e in expired if e.abandoned < MAX_ABANDONED]
+    dead = [m for m in found if direct or m.lease.abandoned >= MAX_ABANDONED]
+    again = [] if direct else [m for m in found if m.lease.abandoned < MAX_ABANDONED]
     why = _GONE if direct else _KILLS
-    transaction.execute_many(INSERT_READY, [_waiting(e) for e in again if not e.outside])
-    transaction.execute_many(INSERT_AWAITED, [_waiting(e) for e in again if e.outside])
+    transaction.execute_many(INSERT_READY, [_waiting(m) for m in again if not m.lease.outside])
+    transaction.execute_many(INSERT_AWAITED, [_waiting(m) for m in again if m.lease.outside])
     transaction.execute_many(
         INSERT_DEAD,
         [
-            Dead(e.subscription_id, e.seq, e.attempt, "worker_died", None, why, None, now_us)
-            for e in dead
+            Dead(subscription_id, m.seq, m.lease.attempt, "worker_died", None, why, None, now_us)
+            for m in dead
         ],
     )
-    record_uncalled(transaction, [_ended(e, "lease_expired") for e in again], "abandoned", now_us)
-    died = [_ended(e, "worker_died", _GONE if direct else None) for e in dead]
+    record_uncalled(transaction, [_ended(m, "lease_expired") for m in again], "abandoned", now_us)
+    died = [_ended(m, "worker_died", _GONE if direct else None) for m in dead]
     record_uncalled(transaction, died, "dead", now_us, role)
     return bool(dead)
 
 
-def _waiting(e: _Expired) -> Waiting:
+def _waiting(m: Member) -> Waiting:
+    lease = m.lease
+    suspicion = lease.abandoned or SUSPECT
     return Waiting(
-        e.subscription_id, e.visible_us, e.seq, e.attempt, e.failures, e.abandoned or SUSPECT
+        lease.subscription_id, m.visible_us, m.seq, lease.attempt, lease.failures, suspicion
     )
 
 
-def _ended(e: _Expired, reason: str, error: str | None = None) -> Uncalled:
+def _ended(m: Member, reason: str, error: str | None = None) -> Uncalled:
+    lease = m.lease
     return Uncalled(
-        e.subscription_id, e.seq, e.attempt, e.visible_us, e.received_us, e.worker_id, reason, error
+        lease.subscription_id,
+        m.seq,
+        lease.attempt,
+        lease.visible_us,
+        lease.received_us,
+        lease.worker_id,
+        reason,
+        error,
     )

@@ -1,54 +1,44 @@
-"""Publishing in a SQL store: each event once in the archive.
+"""Publishing in a SQL store: each event once in the log, and that is its delivery.
 
-Each subscription whose filter it passes gets one narrow row.
+Only a subscription that goes by rows gets a row for it. So does each one when it is delayed.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mltrigger.broker import Receipt
-from mltrigger.errors import NotFound, warn
+from mltrigger.errors import warn
 from mltrigger.event.data import is_json
 from mltrigger.event.delay import NOT_BEFORE, due_us
-from mltrigger.event.event import Event, attributes_of
+from mltrigger.event.event import Event
 from mltrigger.event.ids import new_trace
-from mltrigger.filters import FilterPolicy
-from mltrigger.names import is_topic
+from mltrigger.store.keys import id_key, time_key
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_READY, Waiting
-from mltrigger.store.registry import filter_of
+from mltrigger.store.topics import Bound, Seen, Topic
 from mltrigger.store.transaction import Row, Transaction
 
 Encoded = tuple[Event, bytes, str | None]
 """An event, its data as bytes, and their media type; ``None`` stands for JSON."""
 
 _INSERT_EVENT = """
-INSERT INTO event (seq, topic_id, id, source, type, time, subject, datacontenttype, dataschema,
-  traceparent, extensions, data, published_us)
-VALUES (:seq, :topic_id, :id, :source, :type, :time, :subject, :datacontenttype, :dataschema,
-  :traceparent, :extensions, :data, :published_us)
-ON CONFLICT (id, source, topic_id) DO NOTHING
+INSERT INTO event (seq, topic_id, id, source_id, type_id, published_us, lag_us, by_rows_us, time,
+  subject, datacontenttype, dataschema, traceparent, extensions, data)
+VALUES (:seq, :topic_id, :id, :source_id, :type_id, :published_us, :lag_us, :by_rows_us, :time,
+  :subject, :datacontenttype, :dataschema, :traceparent, :extensions, :data)
+ON CONFLICT (id, source_id, topic_id) DO NOTHING
 """
 _SELECT_SEQ = """
 SELECT seq, data, datacontenttype FROM event
-WHERE id = :id AND source = :source AND topic_id = :topic_id
+WHERE id = :id AND source_id = :source_id AND topic_id = :topic_id
 """
 _DELIVERED = """
 SELECT 1 FROM final WHERE seq = :seq AND subscription_id = :s
-UNION ALL SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq
+UNION ALL SELECT 1 FROM leased WHERE subscription_id = :s AND seq = :seq
 UNION ALL SELECT 1 FROM waiting WHERE subscription_id = :s AND seq = :seq LIMIT 1
-"""
-# One query instead of three, since each single publish needs it.
-_TOPIC = """
-SELECT t.id, (SELECT coalesce(max(seq), 0) FROM event),
-  s.id, s.name, s.filter, s.filter_scope, s.outside
-FROM topic t
-LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role = 'live'
-WHERE t.name = :name ORDER BY s.id
 """
 _REPEATED = """
 INSERT INTO repeat (seq, times, differing, repeated_us) VALUES (:seq, 1, :differing, :now)
@@ -58,38 +48,21 @@ ON CONFLICT (seq) DO UPDATE SET times = repeat.times + 1,
 
 
 class Published(NamedTuple):
-    """The outcome of a publish: a receipt for each event, and the subscriptions with new work."""
+    """The outcome of a publish: a receipt for each event, and the keys of listeners to wake."""
 
     receipts: list[Receipt]
-    woken: frozenset[int]
-
-
-class _Bound(NamedTuple):
-    """A subscription of the topic, and its filter if it has one."""
-
-    id: int
-    name: str
-    policy: FilterPolicy | None
-    outside: bool
-
-
-class _Topic(NamedTuple):
-    """A topic, the newest event of the archive, and the bound subscriptions of the topic."""
-
-    id: int
-    newest: int
-    bound: list[_Bound]
+    woken: frozenset[str]
 
 
 def publish(
     transaction: Transaction,
-    topic: str,
+    name: str,
     encoded: Sequence[Encoded],
     now_us: int,
     carried: bool = False,
     arrived_us: Sequence[int] | None = None,
 ) -> Published:
-    """Write *encoded* events and their deliveries.
+    """Write *encoded* events of topic *name*, and the rows of subscriptions that go by rows.
 
     Parameters
     ----------
@@ -100,117 +73,81 @@ def publish(
         When each event was published elsewhere. Its deliveries have waited since then, and an event
         that is known already is not a repeat.
     """
-    found = _topic(transaction, topic)
-    at_us = arrived_us or [now_us] * len(encoded)
-    seqs = range(found.newest + 1, found.newest + 1 + len(encoded))
-    rows = [
-        _event_row(*e, seq, found.id, published_us)
-        for e, seq, published_us in zip(encoded, seqs, at_us, strict=True)
-    ]
+    topic, newest = transaction.store.topics.of(transaction, name)
+    rows = _event_rows(transaction, topic.id, encoded, newest, arrived_us or now_us)
     added = transaction.execute_many(_INSERT_EVENT, rows)
-    to_whom = _matching(found.bound, encoded)
+    to_whom = _matching(topic, encoded)
     if added == len(rows):
         receipts = [
-            Receipt(event.id, seq, False, tuple([b.name for b in to]))
-            for (event, _, _), seq, to in zip(encoded, seqs, to_whom, strict=True)
+            Receipt(event.id, row[0], False, names)
+            for (event, _, _), row, (_, names) in zip(encoded, rows, to_whom, strict=True)
         ]
     else:
-        receipts = _receipts(transaction, encoded, to_whom, found, now_us, arrived_us is None)
+        bound = [topic.bound_of(to) for to, _ in to_whom]
+        receipts = _receipts(
+            transaction, encoded, rows, bound, topic, newest, now_us, arrived_us is None
+        )
+    woken = _place(transaction, topic, receipts, rows, [to for to, _ in to_whom], carried)
+    return Published(receipts, frozenset(woken))
+
+
+def _place(
+    transaction: Transaction,
+    topic: Topic,
+    receipts: Sequence[Receipt],
+    rows: Sequence[Row],
+    to_whom: Sequence[Sequence[Bound]],
+    carried: bool,
+) -> set[str]:
+    """Write the rows of new events. Return the keys of those who have something to do now."""
+    woken = {f"topic:{topic.name}"}
+    if not topic.by_rows and all(row[_BY_ROWS] is None for row in rows):
+        return woken
     ready: list[Waiting] = []
     awaited: list[Waiting] = []
-    for receipt, to, visible_us, (event, _, _) in zip(
-        receipts, to_whom, at_us, encoded, strict=True
-    ):
-        if not receipt.duplicate:
-            if event.extensions and NOT_BEFORE in event.extensions:
-                visible_us = max(visible_us, due_us(event.extensions))
-            for b in to:
-                queue = awaited if carried and b.outside else ready
-                queue.append(Waiting(b.id, visible_us, receipt.seq))
+    for receipt, row, to in zip(receipts, rows, to_whom, strict=True):
+        if receipt.duplicate:
+            continue
+        due_at_us = row[_BY_ROWS]
+        visible_us = row[_PUBLISHED] if due_at_us is None else due_at_us
+        for b in to if due_at_us is None else topic.bound_of(to):
+            queue = awaited if carried and b.outside else ready
+            queue.append(Waiting(b.id, visible_us, receipt.seq))
     transaction.execute_many(INSERT_READY, ready)
     transaction.execute_many(INSERT_AWAITED, awaited)
-    woken = frozenset(row.subscription_id for row in (*ready, *awaited))
-    return Published(receipts, woken)
+    return woken | {f"ready:{row.subscription_id}" for row in (*ready, *awaited)}
 
 
 def archive(
-    transaction: Transaction,
-    topic_id: int,
-    numbered: Sequence[tuple[Encoded, int]],
-    now_us: int,
-) -> None:
-    """Write events with their numbers into the archive, without a delivery."""
-    rows = [_event_row(*each, seq, topic_id, now_us) for each, seq in numbered]
+    transaction: Transaction, topic_id: int, encoded: Sequence[Encoded], newest: int, now_us: int
+) -> list[int]:
+    """Write events after number *newest* into the log, for nobody. Return their numbers."""
+    rows = _event_rows(transaction, topic_id, encoded, newest, now_us)
     transaction.execute_many(_INSERT_EVENT, rows)
+    return [row[0] for row in rows]
 
 
-def _topic(transaction: Transaction, name: str) -> _Topic:
-    rows = transaction.query(_TOPIC, {"name": name}) if is_topic(name) else []
-    if not rows:
-        names = transaction.query("SELECT name FROM topic", {})
-        known = [other for (other,) in names if is_topic(other)]
-        raise NotFound.of(
-            "topic",
-            name,
-            known,
-            "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
-        )
-    bound = []
-    for topic_id, newest, number, subscription, filter_text, scope, outside in rows:  # noqa: B007
-        if number is not None:
-            policy = filter_of(filter_text, scope, "subscription", number)
-            bound.append(_Bound(number, subscription, policy, bool(outside)))
-    return _Topic(topic_id, newest, bound)
-
-
-class Seen:
-    """An event as filters see it, parsed once, and only when a filter asks.
-
-    Parameters
-    ----------
-    event, raw, media_type
-        The event, its data as bytes, and their media type.
-    """
-
-    def __init__(self, event: Event, raw: bytes, media_type: str | None) -> None:
-        self._event, self._raw, self._media_type = event, raw, media_type
-
-    @functools.cached_property
-    def attributes(self) -> dict[str, Any]:
-        """The context attributes by name."""
-        return attributes_of(self._event)
-
-    @functools.cached_property
-    def body(self) -> Any:
-        """The data as plain JSON, as a subscriber in another language reads it.
-
-        ``None`` for other data, which never matches.
-        """
-        return json.loads(self._raw) if is_json(self._media_type) else None
-
-    def passes(self, policy: FilterPolicy | None) -> bool:
-        """Whether a subscription with this filter gets the event."""
-        if policy is None:
-            return True
-        return (
-            policy.matches_attributes(self.attributes)
-            if policy.scope == "MessageAttributes"
-            else policy.matches_body(self.body)
-        )
-
-
-def _matching(bound: Sequence[_Bound], encoded: Sequence[Encoded]) -> list[Sequence[_Bound]]:
-    """Return for each event the subscriptions that get it."""
-    if all(b.policy is None for b in bound):
-        return [bound] * len(encoded)
-    return [[b for b in bound if seen.passes(b.policy)] for seen in (Seen(*e) for e in encoded)]
+def _matching(
+    topic: Topic, encoded: Sequence[Encoded]
+) -> Sequence[tuple[Sequence[Bound], tuple[str, ...]]]:
+    """Return for each event the subscriptions by rows that get it, and the names of all."""
+    if all(b.policy is None for b in topic.by_rows):
+        return [(topic.by_rows, topic.names)] * len(encoded)
+    found = []
+    for each in encoded:
+        seen = Seen(*each)
+        to = [b for b in topic.by_rows if seen.passes(b.policy)]
+        found.append((to, tuple(b.name for b in topic.bound_of(to))))
+    return found
 
 
 def _receipts(
     transaction: Transaction,
     encoded: Sequence[Encoded],
-    to_whom: Sequence[Sequence[_Bound]],
-    topic: _Topic,
+    rows: Sequence[Row],
+    to_whom: Sequence[Sequence[Bound]],
+    topic: Topic,
+    newest: int,
     now_us: int,
     repeats: bool,
 ) -> list[Receipt]:
@@ -219,15 +156,16 @@ def _receipts(
     Record the repeats, if asked for.
     """
     receipts: list[Receipt] = []
-    seen: dict[int, Sequence[_Bound]] = {}
-    for (event, raw, media_type), to in zip(encoded, to_whom, strict=True):
+    seen: dict[int, Sequence[Bound]] = {}
+    for (event, raw, media_type), row, to in zip(encoded, rows, to_whom, strict=True):
+        _, topic_id, key, source_id, *_ = row
         ((seq, kept, kept_type),) = transaction.query(
-            _SELECT_SEQ, {"id": event.id, "source": event.source, "topic_id": topic.id}
+            _SELECT_SEQ, {"id": key, "source_id": source_id, "topic_id": topic_id}
         )
-        duplicate = seq <= topic.newest or seq in seen
+        duplicate = seq <= newest or seq in seen
         # The first of several equal events was delivered. The data of the others do not count.
         to = seen.setdefault(seq, to)
-        if seq <= topic.newest:
+        if seq <= newest:
             to = [b for b in topic.bound if transaction.query(_DELIVERED, {"s": b.id, "seq": seq})]
         if duplicate and repeats:
             differs = differ((bytes(kept), kept_type), (raw, media_type))
@@ -260,26 +198,43 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:12]
 
 
-def _event_row(
-    event: Event, data: bytes, media_type: str | None, seq: int, topic_id: int, now_us: int
-) -> Row:
-    others = (
-        {n: v for n, v in event.extensions.items() if n != "traceparent"}
-        if event.extensions
-        else None
-    )
+_PUBLISHED, _BY_ROWS = 5, 7
+"""The places of these columns in a row of ``event``."""
+
+
+def _event_rows(
+    transaction: Transaction,
+    topic_id: int,
+    encoded: Sequence[Encoded],
+    newest: int,
+    published_us: int | Sequence[int],
+) -> list[Row]:
+    """Return the rows of events, numbered from the one after *newest* on."""
+    texts = {text for event, _, _ in encoded for text in (event.source, event.type)}
+    names = transaction.store.vocabulary.numbers(transaction, texts)
+    at_us = [published_us] * len(encoded) if isinstance(published_us, int) else published_us
+    rows: list[Row] = []
+    for seq, ((event, data, media_type), us) in enumerate(
+        zip(encoded, at_us, strict=True), newest + 1
+    ):
+        key, (lag_us, time) = id_key(event.id), time_key(event.time, us)
+        by_rows_us = traceparent = others = None
+        if event.extensions:
+            traceparent, others, by_rows_us = _extensions(event, us)
+        if traceparent is None and isinstance(key, str):
+            traceparent = new_trace()
+        names_of = (names[event.source], names[event.type])
+        rest = (event.subject, media_type, event.dataschema, traceparent, others, data)
+        rows.append((seq, topic_id, key, *names_of, us, lag_us, by_rows_us, time, *rest))
+    return rows
+
+
+def _extensions(event: Event, published_us: int) -> tuple[str | None, str | None, int | None]:
+    """Return the trace of an event, its other extensions as JSON, and its time if it is delayed."""
+    others = {n: v for n, v in event.extensions.items() if n != "traceparent"}
+    due_at_us = due_us(others) if NOT_BEFORE in others else 0
     return (
-        seq,
-        topic_id,
-        event.id,
-        event.source,
-        event.type,
-        event.time.isoformat(),
-        event.subject,
-        media_type,
-        event.dataschema,
-        event.traceparent or new_trace(),
+        event.traceparent,
         json.dumps(others) if others else None,
-        data,
-        now_us,
+        due_at_us if due_at_us > published_us else None,
     )

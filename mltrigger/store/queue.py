@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.broker import Delivery
@@ -11,7 +11,8 @@ from mltrigger.event.data import decode_data
 from mltrigger.event.delay import due_us
 from mltrigger.event.event import restored
 from mltrigger.store.damage import ERRORS, damaged
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.keys import id_text, time_of, trace_of
+from mltrigger.store.transaction import Transaction
 
 
 class Waiting(NamedTuple):
@@ -43,64 +44,93 @@ class Claim(NamedTuple):
     failures: int
     abandoned: int
     published_us: int
-    id: str
-    source: str
-    type: str
-    time: str
+    lag_us: int
+    key: bytes | str
+    source_id: int
+    type_id: int
+    time: str | None
     subject: str | None
     media_type: str | None
     dataschema: str | None
-    traceparent: str
+    traceparent: str | None
     extensions: str | None
     data: bytes
-    times: int | None
+    times: int | None = None
     """How often it was sent again, ``None`` for never."""
-    resent_us: int | None
-    other_data: bytes | None
+    resent_us: int | None = None
+    other_data: bytes | None = None
     """Data that replace those of the archive."""
-    other_type: str | None
+    other_type: str | None = None
 
 
-_CLAIM = """
-SELECT q.seq, q.visible_us, q.attempt, q.failures, q.abandoned, e.published_us, e.id, e.source,
-  e.type, e.time, e.subject, e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data,
+_EVENT = """e.published_us, e.lag_us, e.id, e.source_id, e.type_id, e.time, e.subject,
+  e.datacontenttype, e.dataschema, e.traceparent, e.extensions, e.data"""
+_CLAIM = f"""
+SELECT q.seq, q.visible_us, q.attempt, q.failures, q.abandoned, {_EVENT},
   a.times, a.resent_us, a.data, a.datacontenttype
-FROM {place} q JOIN event e ON e.seq = q.seq
+FROM {{place}} q JOIN event e ON e.seq = q.seq
 LEFT JOIN resent a ON a.subscription_id = q.subscription_id AND a.seq = q.seq
 WHERE q.subscription_id = :s
 """
 CLAIM_READY = _CLAIM.format(place="ready")
 CLAIM_AWAITED = _CLAIM.format(place="awaited")
+# Without statistics the planner may read the whole table.
+CLAIM_RANGE = f"""
+SELECT e.seq, e.published_us, 0, 0, 0, {_EVENT}
+FROM event e INDEXED BY event_topic
+WHERE e.topic_id = :t AND e.seq >= :next AND e.by_rows_us IS NULL
+ORDER BY e.seq LIMIT :n
+"""
 
 
 def claims(transaction: Transaction, sql: str, parameters: Mapping[str, Any]) -> list[Claim]:
-    """Return the claims that *sql* finds. It begins with CLAIM_READY or CLAIM_AWAITED."""
-    return list(map(Claim._make, transaction.query(sql, parameters)))
+    """Return the claims that *sql* finds, one of those above."""
+    return [Claim(*row) for row in transaction.query(sql, parameters)]
 
 
-def delivery(claim: Claim, subscription_id: int, now_us: int) -> Delivery:
-    """Return the delivery of *claim*, leased at *now_us*.
+class Term(NamedTuple):
+    """The shared part of leases of one claim: subscription, number, times and worker."""
+
+    subscription_id: int
+    number: int
+    received_us: int
+    until_us: int
+    worker_id: int
+    outside: bool = False
+    """Whether messages of an outside queue belong to them."""
+
+
+def deliveries(transaction: Transaction, found: Sequence[Claim], term: Term) -> list[Delivery]:
+    """Return the deliveries of claims that were leased for *term*.
 
     Raises
     ------
     StoreError
-        When its event cannot be read.
+        When an event cannot be read.
     """
-    data, media_type = claim.data, claim.media_type
+    text = transaction.store.vocabulary.text
+    names = {n: text(transaction, n) for c in found for n in (c.source_id, c.type_id)}
+    return [_delivery(claim, term, names) for claim in found]
+
+
+def _delivery(claim: Claim, term: Term, names: Mapping[int, str]) -> Delivery:
+    data, media_type, published_us = claim.data, claim.media_type, claim.published_us
     try:
-        others: dict[str, Any] = {"traceparent": claim.traceparent}
+        others: dict[str, Any] = {"traceparent": claim.traceparent or trace_of(claim.key)}
+        since_us = published_us
         if claim.extensions:
             others |= json.loads(claim.extensions)
+            since_us = max(published_us, due_us(others))
         if claim.times:
             others["redrive"] = claim.times
             if claim.other_data is not None:
                 data, media_type = claim.other_data, claim.other_type
         event = restored(
             decode_data(data, media_type),
-            claim.type,
-            claim.source,
-            claim.id,
-            claim.time,
+            names[claim.type_id],
+            names[claim.source_id],
+            id_text(claim.key),
+            time_of(published_us, claim.lag_us, claim.time),
             claim.subject,
             media_type,
             claim.dataschema,
@@ -113,50 +143,15 @@ def delivery(claim: Claim, subscription_id: int, now_us: int) -> Delivery:
     return Delivery(
         event,
         claim.seq,
-        subscription_id,
-        claim.attempt + 1,
-        claim.failures,
-        claim.abandoned,
-        claim.published_us,
-        claim.visible_us,
-        now_us,
-        claim.resent_us or max(claim.published_us, due_us(others)),
-    )
-
-
-INSERT_LEASE = """
-INSERT INTO lease (subscription_id, seq, attempt, failures, abandoned, visible_us, received_us,
-  until_us, worker_id, outside)
-VALUES (:s, :seq, :attempt, :failures, :abandoned, :visible_us, :received_us, :until_us,
-  :worker_id, :outside)
-"""
-DELETE_LEASE = "DELETE FROM lease WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt"
-
-
-class Term(NamedTuple):
-    """The shared part of leases of one moment: subscription, times and worker."""
-
-    subscription_id: int
-    received_us: int
-    until_us: int
-    worker_id: int
-    outside: bool = False
-    """Whether messages of an outside queue belong to them."""
-
-
-def lease_row(claim: Claim, term: Term) -> Row:
-    """Return the row for INSERT_LEASE. The new lease begins the next attempt."""
-    return (
         term.subscription_id,
-        claim.seq,
         claim.attempt + 1,
         claim.failures,
         claim.abandoned,
+        published_us,
         claim.visible_us,
         term.received_us,
-        term.until_us,
-        term.worker_id,
-        int(term.outside),
+        claim.resent_us or since_us,
+        term.number,
     )
 
 

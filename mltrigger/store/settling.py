@@ -6,51 +6,34 @@ from collections.abc import Iterable, Sequence
 
 from mltrigger.broker import Delivery, Settlement
 from mltrigger.policy import SUSPECT, charged, cleared
-from mltrigger.store.queue import (
-    DELETE_LEASE,
-    INSERT_AWAITED,
-    INSERT_DEAD,
-    INSERT_READY,
-    Dead,
-    Waiting,
-)
+from mltrigger.store import leases
+from mltrigger.store.leases import Lease
+from mltrigger.store.queue import INSERT_AWAITED, INSERT_DEAD, INSERT_READY, Dead, Waiting
 from mltrigger.store.transaction import Transaction
 
 FAR_S = 3_600.0
 """The longest wait for the next attempt in an outside queue. A longer one is kept here."""
 
-_HELD = """
-SELECT seq, attempt, failures, abandoned FROM lease
-WHERE subscription_id = :s AND seq BETWEEN :low AND :high
-"""
 _FINAL = "SELECT 1 FROM final WHERE subscription_id = :s AND seq = :seq LIMIT 1"
 _RESENT = "SELECT resent_us FROM resent WHERE subscription_id = :s AND seq = :seq"
 _OF = "WHERE subscription_id = :s AND seq = :seq"
 
 
-def held(
-    transaction: Transaction, deliveries: Iterable[Delivery]
-) -> dict[Delivery, tuple[int, int]]:
-    """Return the deliveries whose lease is held, with its failures and abandoned attempts.
-
-    The counts come from the lease: a late answer may have changed them.
-    """
-    by_subscription: dict[int, list[Delivery]] = {}
+def _by_number(deliveries: Iterable[Delivery]) -> dict[tuple[int, int], list[int]]:
+    found: dict[tuple[int, int], list[int]] = {}
     for d in deliveries:
-        by_subscription.setdefault(d.subscription_id, []).append(d)
-    found: dict[Delivery, tuple[int, int]] = {}
-    for s, mine in by_subscription.items():
-        seqs = [d.seq for d in mine]
-        leases = {
-            (seq, attempt): (failures, abandoned)
-            for seq, attempt, failures, abandoned in transaction.query(
-                _HELD, {"s": s, "low": min(seqs), "high": max(seqs)}
-            )
-        }
-        for d in mine:
-            if (counts := leases.get((d.seq, d.attempt))) is not None:
-                found[d] = counts
+        found.setdefault((d.subscription_id, d.lease), []).append(d.seq)
     return found
+
+
+def held(transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
+    """Return the deliveries whose lease is held."""
+    found = {
+        (s, number, seq)
+        for (s, number), seqs in _by_number(deliveries).items()
+        for seq in leases.held(transaction, s, number, seqs)
+    }
+    return [d for d in deliveries if (d.subscription_id, d.lease, d.seq) in found]
 
 
 def settle(
@@ -60,24 +43,29 @@ def settle(
 
     Return the others, for which nothing was changed, and the subscriptions with new work.
     """
-    counts = held(transaction, [s.delivery for s in settlements])
-    lost = [s.delivery for s in settlements if s.delivery not in counts]
-    if lost:
-        settlements = [s for s in settlements if s.delivery in counts]
-    transaction.execute_many(
-        DELETE_LEASE,
-        [(s.delivery.subscription_id, s.delivery.seq, s.delivery.attempt) for s in settlements],
-    )
+    asked = _by_number([s.delivery for s in settlements])
+    # The counts come from the lease: a late answer may have changed them.
+    rows = {key: leases.let_go(transaction, *key, seqs) for key, seqs in asked.items()}
+    lost: list[Delivery] = []
+    if any(len(rows[key]) < len(seqs) for key, seqs in asked.items()):
+        mine = [s for s in settlements if s.delivery.seq in _rows_of(rows, s)]
+        lost = [s.delivery for s in settlements if s.delivery.seq not in _rows_of(rows, s)]
+        settlements = mine
     back = [s for s in settlements if s.verdict in ("retry", "release")]
     if back:
-        here = [_waiting(s, now_us, *counts[s.delivery]) for s in back if not comes_again(s)]
-        outside = [_waiting(s, now_us, *counts[s.delivery]) for s in back if comes_again(s)]
-        transaction.execute_many(INSERT_READY, here)
-        transaction.execute_many(INSERT_AWAITED, outside)
+        waiting = [(s, _waiting(s, now_us, _rows_of(rows, s)[s.delivery.seq])) for s in back]
+        transaction.execute_many(INSERT_READY, [w for s, w in waiting if not comes_again(s)])
+        transaction.execute_many(INSERT_AWAITED, [w for s, w in waiting if comes_again(s)])
     transaction.execute_many(
         INSERT_DEAD, [_dead(s, now_us) for s in settlements if s.verdict == "dead_letter"]
     )
     return lost, {s.delivery.subscription_id for s in back}
+
+
+def _rows_of(
+    rows: dict[tuple[int, int], dict[int, Lease]], settlement: Settlement
+) -> dict[int, Lease]:
+    return rows[settlement.delivery.subscription_id, settlement.delivery.lease]
 
 
 def comes_again(settlement: Settlement) -> bool:
@@ -88,9 +76,9 @@ def comes_again(settlement: Settlement) -> bool:
     return settlement.delivery.message is not None and settlement.delay_s <= FAR_S
 
 
-def _waiting(settlement: Settlement, now_us: int, failures: int, abandoned: int) -> Waiting:
+def _waiting(settlement: Settlement, now_us: int, lease: Lease) -> Waiting:
     """Return the row of a delivery that is tried again. The counts are those of its lease."""
-    d = settlement.delivery
+    d, failures, abandoned = settlement.delivery, lease.failures, lease.abandoned
     if d.alone:  # it has ended
         abandoned = cleared(abandoned, d.abandoned)
     visible_us = d.visible_us
@@ -137,26 +125,40 @@ def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int)
     # Sent again since then, perhaps with other data: the answer is not about those.
     if any(at != delivery.since_us for (at,) in transaction.query(_RESENT, of)):
         return False
-    for place in ("lease", "awaited", "ready"):
-        found = transaction.query(f"SELECT abandoned FROM {place} {_OF}", of)
-        if not found:
-            continue
-        if settlement.verdict in ("ack", "dead_letter"):
-            transaction.execute(f"DELETE FROM {place} {_OF}", of)
-            if settlement.verdict == "dead_letter":
-                transaction.execute_many(INSERT_DEAD, [_dead(settlement, now_us)])
-            return True
-        ((abandoned,),) = found
-        _count(transaction, settlement, place, _taken_back(abandoned, delivery))
-        return settlement.verdict == "retry"
-    return False  # it was unsubscribed, or pruned
+    lease = leases.holder(transaction, delivery.subscription_id, delivery.seq)
+    ends = settlement.verdict in ("ack", "dead_letter")
+    if lease is not None:
+        if ends:
+            leases.let_go(transaction, lease.subscription_id, lease.number, [delivery.seq])
+        else:
+            leases.single_out(transaction, lease, delivery.seq)
+            _count(transaction, settlement, "lease", "low", lease.abandoned)
+    else:
+        for place in ("awaited", "ready"):
+            found = transaction.query(f"SELECT abandoned FROM {place} {_OF}", of)
+            if found and ends:
+                transaction.execute(f"DELETE FROM {place} {_OF}", of)
+            elif found:
+                ((abandoned,),) = found
+                _count(transaction, settlement, place, "seq", abandoned)
+            if found:
+                break
+        else:
+            return False  # it was unsubscribed, or pruned
+    if settlement.verdict == "dead_letter":
+        transaction.execute_many(INSERT_DEAD, [_dead(settlement, now_us)])
+    return settlement.verdict != "release"
 
 
-def _count(transaction: Transaction, settlement: Settlement, place: str, abandoned: int) -> None:
-    """Count a late failure or death where the delivery is now."""
+def _count(
+    transaction: Transaction, settlement: Settlement, place: str, column: str, abandoned: int
+) -> None:
+    """Count a late failure or death where the delivery is now. Take the abandoned attempt back."""
     counts = settlement.counts if settlement.verdict == "retry" else None
+    abandoned = _taken_back(abandoned, settlement.delivery)
     transaction.execute(
-        f"UPDATE {place} SET abandoned = :abandoned, failures = failures + :failed {_OF}",
+        f"UPDATE {place} SET abandoned = :abandoned, failures = failures + :failed"
+        f" WHERE subscription_id = :s AND {column} = :seq",
         {
             "s": settlement.delivery.subscription_id,
             "seq": settlement.delivery.seq,

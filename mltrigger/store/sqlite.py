@@ -16,7 +16,9 @@ from mltrigger.errors import StoreError
 from mltrigger.store import schema
 from mltrigger.store.connections import Connections
 from mltrigger.store.files import file_lock
+from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
+from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
 """How long a writer waits for another process before StoreError."""
@@ -67,6 +69,7 @@ class SqliteStore:
         self._measure_s, self._log_bytes = 0.0, 0
         self._connections = Connections(path, lambda: BUSY_S, sleep)
         self._gate = self._connections.gate
+        self.vocabulary, self.topics = Vocabulary(), Topics()
         self.description, self.location = self._connections.description, self._connections.location
         try:
             self._gate.enter(self)

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import sqlite3
 
+    from mltrigger.store.topics import Topics
+    from mltrigger.store.vocabulary import Vocabulary
+
 Row = tuple[Any, ...]
 
 
@@ -35,12 +38,13 @@ class Transaction:
     PostgreSQL.
     """
 
-    __slots__ = ("_driver", "_hooks", "store")
+    __slots__ = ("_driver", "_hooks", "_visible", "store")
 
     def __init__(self, store: Store, driver: Driver) -> None:
         self.store = store
         self._driver = driver
         self._hooks: list[Callable[[], None]] = []
+        self._visible: list[Callable[[], None]] = []
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
@@ -59,13 +63,17 @@ class Transaction:
         """
         return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
+    def after_visible(self, action: Callable[[], None]) -> None:
+        """Call *action* once others can see the transaction, before it is durable."""
+        self._visible.append(action)
+
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call *action* once the transaction is durable. A rollback drops it."""
         self._hooks.append(action)
 
     def committed(self) -> None:
         """Run the actions asked for by :meth:`after_commit`."""
-        for hook in self._hooks:
+        for hook in [*self._visible, *self._hooks]:
             hook()
 
 
@@ -80,6 +88,8 @@ class Store(Protocol):
 
     description: str
     location: str | None
+    vocabulary: Vocabulary
+    topics: Topics
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
         """Begin a transaction that may write.

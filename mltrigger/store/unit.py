@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
+from mltrigger.store.lots import Attempt, LotOf, record_lots
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.invoke import Result
@@ -28,52 +30,20 @@ class Invocation(NamedTuple):
 
 
 class Uncalled(NamedTuple):
-    """An attempt that ended without an answer of a model."""
+    """An attempt that ended without an answer of a model.
+
+    ``visible_us`` is ``None`` if its event waited since it was published.
+    """
 
     subscription_id: int
     seq: int
     attempt: int
-    visible_us: int
+    visible_us: int | None
     received_us: int
     worker_id: int
     reason: str
     error: str | None = None
 
-
-class _Row(NamedTuple):
-    """A row of ``invocation``."""
-
-    seq: int
-    subscription_id: int
-    attempt: int
-    role: str
-    outcome: Outcome
-    reason: str | None
-    visible_us: int
-    received_us: int
-    settled_us: int
-    worker_id: int
-    error: str | None
-    model_version_id: int | None = None
-    started_us: int | None = None
-    finished_us: int | None = None
-    batch_size: int | None = None
-    output: str | None = None
-    error_type: str | None = None
-    traceback: str | None = None
-    stdout: str | None = None
-
-
-_RECORD = f"""
-INSERT INTO invocation ({", ".join(_Row._fields)})
-VALUES ({", ".join(f":{name}" for name in _Row._fields)})
-ON CONFLICT (seq, subscription_id, attempt) DO UPDATE SET
-  outcome = excluded.outcome, reason = excluded.reason, started_us = excluded.started_us,
-  finished_us = excluded.finished_us, output = excluded.output,
-  error_type = excluded.error_type, error = excluded.error, traceback = excluded.traceback,
-  stdout = excluded.stdout
-WHERE invocation.outcome = 'abandoned'
-"""
 
 # For an attempt that lost its lease: no row if its event was pruned, else its outcome so far.
 _EARLIER = """
@@ -81,12 +51,6 @@ SELECT i.outcome FROM event e LEFT JOIN invocation i
   ON i.seq = e.seq AND i.subscription_id = :s AND i.attempt = :attempt
 WHERE e.seq = :seq
 """
-
-_FORGET = """
-DELETE FROM invocation
-WHERE seq = :seq AND subscription_id = :s AND attempt = :attempt AND outcome = 'abandoned'
-"""
-
 _TALLY = """
 INSERT INTO tally (subscription_id, worker_id, outcome, n)
 VALUES (:subscription_id, :worker_id, :outcome, :n)
@@ -118,9 +82,9 @@ class Unit:
     ) -> None:
         """Write one row an attempt of a subscription of that *role*.
 
-        The row of an attempt that was recorded as abandoned and then ended is corrected in place.
-        Deliveries in *counted* came after their lease and count all the same. They get a new row,
-        so that readers who follow the log see them.
+        An attempt that was recorded as abandoned and then ended is corrected. Deliveries in
+        *counted* came after their lease and count all the same. Both get a new row, so that readers
+        who follow the log see them.
         """
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         counts = Counter((i.delivery.subscription_id, i.outcome) for i in invocations)
@@ -128,12 +92,10 @@ class Unit:
         if late:
             pruned = [i for i in late if not self._count_late(i, counts)]
             invocations = [i for i in invocations if i not in pruned]
-            self.transaction.execute_many(
-                _FORGET, [(d.seq, d.subscription_id, d.attempt) for d in counted]
-            )
-        self.transaction.execute_many(
-            _RECORD, [_row(i, role, settled_us, worker_id) for i in invocations]
-        )
+        for _, group in itertools.groupby(invocations, _alike):
+            same = list(group)
+            lot = _lot(same, role, settled_us, worker_id)
+            record_lots(self.transaction, lot, _attempts(same, lot), corrects=bool(late))
         for (subscription_id, outcome), n in counts.items():
             tally(self.transaction, subscription_id, worker_id, outcome, n)
 
@@ -162,54 +124,76 @@ def tally(
 
 def record_uncalled(
     transaction: Transaction,
-    attempts: Sequence[Uncalled],
+    attempts: Iterable[Uncalled],
     outcome: Outcome,
     now_us: int,
     role: str = "live",
 ) -> None:
     """Record *attempts* that ended without an answer of a model."""
-    rows = [
-        _Row(
-            a.seq,
-            a.subscription_id,
-            a.attempt,
-            role,
-            outcome,
-            a.reason,
-            a.visible_us,
-            a.received_us,
-            now_us,
-            a.worker_id,
-            a.error,
+    for shared, group in itertools.groupby(attempts, _shared_uncalled):
+        subscription_id, worker_id, received_us, reason = shared
+        lot = LotOf(
+            subscription_id, role, now_us, worker_id, None, received_us, None, reason=reason
         )
-        for a in attempts
-    ]
-    transaction.execute_many(_RECORD, rows)
-    counts = Counter((a.subscription_id, a.worker_id) for a in attempts)
-    for (subscription_id, worker_id), n in counts.items():
-        tally(transaction, subscription_id, worker_id, outcome, n)
+        rows = [Attempt(a.seq, a.attempt, outcome, a.visible_us, error=a.error) for a in group]
+        record_lots(transaction, lot, rows)
+        tally(transaction, subscription_id, worker_id, outcome, len(rows))
 
 
-def _row(invocation: Invocation, role: str, settled_us: int, worker_id: int) -> _Row:
-    d, result = invocation.delivery, invocation.result
-    return _Row(
-        d.seq,
+def _shared_uncalled(a: Uncalled) -> tuple[int, int, int, str]:
+    return a.subscription_id, a.worker_id, a.received_us, a.reason
+
+
+def _alike(i: Invocation) -> tuple[int, int | None, int, int, bool]:
+    """Return the key of attempts that go into one lot."""
+    d = i.delivery
+    timed = i.started_us is not None and i.finished_us is not None
+    return d.subscription_id, i.model_version_id, d.received_us, i.batch_size, timed
+
+
+def _lot(same: Sequence[Invocation], role: str, settled_us: int, worker_id: int) -> LotOf:
+    first = same[0]
+    d = first.delivery
+    return LotOf(
         d.subscription_id,
-        d.attempt,
         role,
-        invocation.outcome,
-        invocation.reason,
-        d.visible_us,
-        d.received_us,
         settled_us,
         worker_id,
-        result.error,
-        invocation.model_version_id,
-        invocation.started_us,
-        invocation.finished_us,
-        invocation.batch_size,
-        result.output,
-        result.error_type,
-        result.traceback,
-        invocation.stdout,
+        first.model_version_id,
+        d.received_us,
+        first.batch_size,
+        first.started_us,
+        first.finished_us,
     )
+
+
+def _attempts(same: Sequence[Invocation], lot: LotOf) -> list[Attempt]:
+    began_us, ended_us = lot.started_us, lot.finished_us
+    made = []
+    for d, outcome, _, result, started_us, finished_us, _, reason, stdout in same:
+        own = (started_us, finished_us) != (began_us, ended_us)
+        made.append(
+            Attempt(
+                d.seq,
+                d.attempt,
+                outcome,
+                None if d.visible_us == d.published_us else d.visible_us,
+                reason,
+                result.output,
+                result.error_type,
+                result.error,
+                result.traceback,
+                stdout,
+                *_times(own, began_us, started_us, finished_us),
+            )
+        )
+    return made
+
+
+def _times(
+    own: bool, began_us: int | None, started_us: int | None, finished_us: int | None
+) -> tuple[int | None, int | None]:
+    """Return when an attempt began in its lot and how long it took, if it is not as the lot."""
+    if not own or began_us is None or started_us is None or finished_us is None:
+        return None, None
+    return started_us - began_us, finished_us - started_us

@@ -10,7 +10,6 @@ from mltrigger.aws.transport.archiving import Arrived, Lease, Placed, end, place
 from mltrigger.aws.transport.polls import Message
 from mltrigger.broker import Delivery, SubscriptionSpec
 from mltrigger.store.archive import ARCHIVED, archived
-from mltrigger.store.publishing import Seen
 from mltrigger.store.queue import (
     CLAIM_AWAITED,
     INSERT_AWAITED,
@@ -22,6 +21,7 @@ from mltrigger.store.queue import (
     delivery,
     lease_row,
 )
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 
 _LATER_US = 5_000_000

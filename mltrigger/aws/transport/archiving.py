@@ -13,9 +13,10 @@ from mltrigger.event.envelopes import UNREADABLE_TYPE, Ignored, Item, Unreadable
 from mltrigger.event.event import Event
 from mltrigger.store import publishing
 from mltrigger.store.outcomes import Outcome
-from mltrigger.store.publishing import Encoded, Seen
+from mltrigger.store.publishing import Encoded
 from mltrigger.store.queue import INSERT_DEAD, Dead
 from mltrigger.store.registry import ensure_topic
+from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled
 

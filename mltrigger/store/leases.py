@@ -1,0 +1,175 @@
+"""Leases as sets of events: the rows of one number are what one claim still holds.
+
+A range of the log is one row. When a part of it ends, is given back or goes its own way, the row
+becomes the ranges that are left. So a row never holds an event that is settled or elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from mltrigger.store.queue import Claim, Term
+from mltrigger.store.transaction import Row, Transaction
+
+
+class Lease(NamedTuple):
+    """A row of ``lease``."""
+
+    subscription_id: int
+    number: int
+    low: int
+    high: int
+    n: int
+    attempt: int
+    failures: int
+    abandoned: int
+    visible_us: int | None
+    """``None`` for a range of the log, whose events wait since they were published."""
+    received_us: int
+    until_us: int
+    worker_id: int
+    outside: int
+
+    @property
+    def key(self) -> Row:
+        """The primary key."""
+        return self[:3]
+
+
+class Member(NamedTuple):
+    """One event of a lease."""
+
+    lease: Lease
+    seq: int
+    visible_us: int
+
+
+_COLUMNS = ", ".join(Lease._fields)
+_INSERT = f"""
+INSERT INTO lease ({_COLUMNS}) VALUES ({", ".join(f":{name}" for name in Lease._fields)})
+"""
+_NUMBER = f"SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND number = :number"
+_EXPIRED = f"SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND until_us <= :now"
+_AROUND = f"""
+SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND low <= :seq AND high >= :seq
+"""
+_DELETE_NUMBER = "DELETE FROM lease WHERE subscription_id = :s AND number = :number"
+_DELETE = "DELETE FROM lease WHERE subscription_id = :s AND number = :number AND low = :low"
+_MEMBERS = """
+SELECT e.seq, e.published_us FROM event e
+WHERE e.topic_id = (SELECT topic_id FROM subscription WHERE id = :s)
+  AND e.seq BETWEEN :low AND :high AND e.by_rows_us IS NULL ORDER BY e.seq
+"""
+_NEXT = """
+UPDATE cursor SET next_lease = next_lease + 1 WHERE subscription_id = :s RETURNING next_lease - 1
+"""
+
+
+def next_number(transaction: Transaction, subscription_id: int) -> int:
+    """Return the number of the next lease of a subscription. It never returns."""
+    ((number,),) = transaction.query(_NEXT, {"s": subscription_id})
+    return int(number)
+
+
+def hold(transaction: Transaction, term: Term, found: Sequence[Claim], in_range: int = 0) -> None:
+    """Lease *found*: its last *in_range* claims as a range, each other one on its own."""
+    times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
+    s, number = term.subscription_id, term.number
+    single = found[: len(found) - in_range]
+    rows: list[Row] = [
+        (s, number, c.seq, c.seq, 1, c.attempt + 1, c.failures, c.abandoned, c.visible_us, *times)
+        for c in single
+    ]
+    if in_range:
+        low, high = found[-in_range].seq, found[-1].seq
+        rows.append((s, number, low, high, in_range, 1, 0, 0, None, *times))
+    transaction.execute_many(_INSERT, rows)
+
+
+def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
+    """Lease events that this transaction has published, each on its own."""
+    s, number, at_us, until_us, worker_id, _ = term
+    times = (at_us, at_us, until_us, worker_id, 0)
+    rows = [(s, number, seq, seq, 1, 1, 0, 0, *times) for seq in seqs]
+    transaction.execute_many(_INSERT, rows)
+
+
+def let_go(
+    transaction: Transaction, subscription_id: int, number: int, seqs: Collection[int]
+) -> dict[int, Lease]:
+    """Let events of one number go. Return those that it held, each with its row."""
+    of = {"s": subscription_id, "number": number}
+    rows = [Lease(*row) for row in transaction.query(_NUMBER, of)]
+    if len(rows) == 1 and rows[0].n == len(seqs):  # the usual case: a lot ends as a whole
+        (row,) = rows
+        if row.low <= min(seqs) and max(seqs) <= row.high:
+            transaction.execute(_DELETE_NUMBER, of)
+            return dict.fromkeys(seqs, row)
+    found: dict[int, Lease] = {}
+    for row in rows:
+        mine = {seq for seq in seqs if row.low <= seq <= row.high}
+        if mine:
+            found |= dict.fromkeys(mine, row)
+            _shrink(transaction, row, mine)
+    return found
+
+
+def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> None:
+    """Leave the ranges of *lease* that do not hold *gone*."""
+    transaction.execute_many(_DELETE, [lease.key])
+    if lease.n <= len(gone):
+        return
+    left: list[Row] = []
+    run: list[int] = []
+    for seq in [*(m.seq for m in members(transaction, lease)), None]:
+        if seq is not None and seq not in gone:
+            run.append(seq)
+        elif run:
+            left.append(lease._replace(low=run[0], high=run[-1], n=len(run)))
+            run = []
+    transaction.execute_many(_INSERT, left)
+
+
+def members(transaction: Transaction, lease: Lease) -> list[Member]:
+    """Return the events of *lease*, in their order."""
+    if lease.visible_us is not None:
+        return [Member(lease, lease.low, lease.visible_us)]
+    of = {"s": lease.subscription_id, "low": lease.low, "high": lease.high}
+    return [Member(lease, *row) for row in transaction.query(_MEMBERS, of)]
+
+
+def held(
+    transaction: Transaction, subscription_id: int, number: int, seqs: Collection[int]
+) -> dict[int, Lease]:
+    """Return those of *seqs* that lease *number* holds, each with its row."""
+    rows = [
+        Lease(*row) for row in transaction.query(_NUMBER, {"s": subscription_id, "number": number})
+    ]
+    return {seq: row for row in rows for seq in seqs if row.low <= seq <= row.high}
+
+
+def holder(transaction: Transaction, subscription_id: int, seq: int) -> Lease | None:
+    """Return the lease that holds one event, whoever has it."""
+    for row in transaction.query(_AROUND, {"s": subscription_id, "seq": seq}):
+        lease = Lease(*row)
+        if lease.visible_us is not None or any(m.seq == seq for m in members(transaction, lease)):
+            return lease
+    return None
+
+
+def single_out(transaction: Transaction, lease: Lease, seq: int) -> None:
+    """Give one event of *lease* a row of its own, with the same number."""
+    if lease.visible_us is None:
+        (visible_us,) = [m.visible_us for m in members(transaction, lease) if m.seq == seq]
+        _shrink(transaction, lease, {seq})
+        own = lease._replace(low=seq, high=seq, n=1, visible_us=visible_us)
+        transaction.execute_many(_INSERT, [own])
+
+
+def expired(transaction: Transaction, subscription_id: int, now_us: int) -> list[Lease]:
+    """Take the leases that ran out away, and return them."""
+    rows = transaction.query(_EXPIRED, {"s": subscription_id, "now": now_us})
+    found = [Lease(*row) for row in rows]
+    transaction.execute_many(_DELETE, [lease.key for lease in found])
+    return found

@@ -1,0 +1,140 @@
+"""Who gets the events of a topic, kept from one publish to the next."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mltrigger.errors import NotFound
+from mltrigger.event.data import is_json
+from mltrigger.event.event import Event, attributes_of
+from mltrigger.filters import FilterPolicy
+from mltrigger.names import is_topic
+from mltrigger.store.registry import filter_of
+from mltrigger.store.transaction import Transaction
+
+_NOW = """
+SELECT (SELECT value FROM setting WHERE name = 'generation'),
+  (SELECT coalesce(max(seq), 0) FROM event)
+"""
+_TOPIC = """
+SELECT t.id, s.id, s.name, s.filter, s.filter_scope, s.outside
+FROM topic t
+LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role = 'live'
+WHERE t.name = :name ORDER BY s.id
+"""
+
+
+class Bound(NamedTuple):
+    """A subscription of the topic, and its filter if it has one."""
+
+    id: int
+    name: str
+    policy: FilterPolicy | None
+    outside: bool
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether each of its events is a row, instead of a place behind its cursor."""
+        return self.outside or self.policy is not None
+
+
+class Topic(NamedTuple):
+    """A topic, and its bound subscriptions: all, and those that go by rows."""
+
+    id: int
+    name: str
+    bound: Sequence[Bound]
+    by_rows: Sequence[Bound]
+    names: tuple[str, ...]
+    """The names of all of them."""
+
+    def bound_of(self, to: Sequence[Bound]) -> Sequence[Bound]:
+        """Return all that get an event which passes the filters of *to*, in their order."""
+        if len(to) == len(self.by_rows):
+            return self.bound
+        numbers = {b.id for b in to}
+        return [b for b in self.bound if not b.by_rows or b.id in numbers]
+
+
+class Topics:
+    """The topics that this process has published to, as of a generation of the registry."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str | None, Topic]] = {}
+
+    def of(self, transaction: Transaction, name: str) -> tuple[Topic, int]:
+        """Return topic *name*, and the number of the newest event of the log.
+
+        Raises
+        ------
+        NotFound
+            When there is no such topic.
+        """
+        ((generation, newest),) = transaction.query(_NOW, {})
+        known = self._known.get(name)
+        if known is not None and known[0] == generation:
+            return known[1], newest
+        topic = _read(transaction, name)
+        # A transaction that is rolled back must leave nothing behind.
+        keep = functools.partial(self._known.__setitem__, name, (generation, topic))
+        transaction.after_visible(keep)
+        return topic, newest
+
+
+def _read(transaction: Transaction, name: str) -> Topic:
+    rows = transaction.query(_TOPIC, {"name": name}) if is_topic(name) else []
+    if not rows:
+        names = transaction.query("SELECT name FROM topic", {})
+        known = [other for (other,) in names if is_topic(other)]
+        raise NotFound.of(
+            "topic",
+            name,
+            known,
+            "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
+        )
+    bound = []
+    for _, number, subscription, filter_text, scope, outside in rows:
+        if number is not None:
+            policy = filter_of(filter_text, scope, "subscription", number)
+            bound.append(Bound(number, subscription, policy, bool(outside)))
+    by_rows = [b for b in bound if b.by_rows]
+    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound))
+
+
+class Seen:
+    """An event as filters see it, parsed once, and only when a filter asks.
+
+    Parameters
+    ----------
+    event, raw, media_type
+        The event, its data as bytes, and their media type.
+    """
+
+    def __init__(self, event: Event, raw: bytes, media_type: str | None) -> None:
+        self._event, self._raw, self._media_type = event, raw, media_type
+
+    @functools.cached_property
+    def attributes(self) -> dict[str, Any]:
+        """The context attributes by name."""
+        return attributes_of(self._event)
+
+    @functools.cached_property
+    def body(self) -> Any:
+        """The data as plain JSON, as a subscriber in another language reads it.
+
+        ``None`` for other data, which never matches.
+        """
+        return json.loads(self._raw) if is_json(self._media_type) else None
+
+    def passes(self, policy: FilterPolicy | None) -> bool:
+        """Whether a subscription with this filter gets the event."""
+        if policy is None:
+            return True
+        return (
+            policy.matches_attributes(self.attributes)
+            if policy.scope == "MessageAttributes"
+            else policy.matches_body(self.body)
+        )
