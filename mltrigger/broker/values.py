@@ -73,8 +73,8 @@ class Delivery:
     ``failures`` counts failures of the model. ``abandoned`` counts attempts that ran alone and
     never ended. It is ``SUSPECT`` after one that ran beside others. ``alone``: this attempt runs
     alone, see :meth:`Broker.alone`. ``since_us``: published, or sent again. Its age counts from
-    here. ``lease`` is the number of its lease. ``message`` is its message in an outside queue, if any. Events of one ``group`` are
-    processed in order.
+    here. ``lease`` is the number of its lease. ``message`` is its message in an outside queue, if
+    any. Events of one ``group`` are processed in order.
     """
 
     event: Event

@@ -28,17 +28,25 @@ def id_text(key: bytes | str) -> str:
     return key
 
 
-def trace_of(key: bytes) -> str:
-    """Return the ``traceparent`` of an event that has none but its id."""
+def trace_of(key: bytes | str) -> str:
+    """Return the ``traceparent`` of an event that has none but its id, which is a UUID then.
+
+    Raises
+    ------
+    TypeError
+        When the id is no UUID: the store is damaged.
+    """
+    if isinstance(key, str):
+        raise TypeError(f"a trace expected for the event {key!r:.60}")
     text = key.hex()
     return f"00-{text}-{text[16:]}-01"
 
 
 def trace_id(traceparent: str | None, key: bytes | str) -> str:
     """Return the trace id of a stored event. In SQL it is the function ``trace_id``."""
-    return (
-        key.hex() if traceparent is None and isinstance(key, bytes) else (traceparent or "")[3:35]
-    )
+    if traceparent is None and isinstance(key, bytes):
+        return key.hex()
+    return (traceparent or "")[3:35]
 
 
 def time_of(published_us: int, lag_us: int, text: str | None) -> datetime:

@@ -1,12 +1,12 @@
 """The schema of the store: one script that makes it, and a check of a file.
 
-The table ``event`` is the log. It is only appended to. A subscription needs no row for an event: its
-``cursor`` says how far it is, and what lies behind that waits. Rows in ``ready`` are the exceptions:
+The table ``event`` is the log. It is only appended to. A subscription needs no row for an event.
+Its ``cursor`` says how far it is. The events behind that wait. Rows in ``ready`` are exceptions:
 retries, delays, releases, events sent again. A subscription with a filter or with a queue outside
 goes by rows altogether. A lease holds a range of the log, or one exception.
 
-Attempts that are recorded together share a ``lot``. An ``outcome`` is narrow. What few attempts
-have, such as an error, is in ``detail``. The view ``invocation`` has all of it.
+Attempts that are recorded together share a ``lot``. An ``outcome`` is narrow. Errors and the like
+are in ``detail``. The view ``invocation`` has all of it.
 
 Times are microseconds since 1970 in 64-bit integers: exact, small and easy to compare.
 """
@@ -142,7 +142,8 @@ CREATE TABLE ready (
 ) WITHOUT ROWID;
 
 CREATE TABLE lease (
-  -- The rows of one number are what one claim still holds: ranges of the log, and single exceptions.
+  -- The rows of one number are the events that one claim still holds: ranges of the log, and single
+  -- exceptions.
   subscription_id INTEGER NOT NULL,
   number INTEGER NOT NULL,
   low INTEGER NOT NULL,
@@ -211,7 +212,7 @@ CREATE TABLE repeat (
 );
 
 CREATE TABLE lot (
-  -- What attempts share that were recorded together. They are numbered when they are settled. The
+  -- Attempts that were recorded together share these. They are numbered when they are settled. The
   -- first attempt of a lot has its id as row, the next one the number after it. So a lot takes n
   -- numbers. None is given again: readers of the log go on after the row that they saw last.
   id INTEGER NOT NULL PRIMARY KEY,
@@ -244,7 +245,7 @@ CREATE TABLE outcome (
 ) WITHOUT ROWID;
 
 CREATE TABLE detail (
-  -- What few attempts have.
+  -- The columns that few attempts need.
   subscription_id INTEGER NOT NULL,
   seq INTEGER NOT NULL,
   attempt INTEGER NOT NULL,

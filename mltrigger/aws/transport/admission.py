@@ -9,18 +9,9 @@ from typing import Any, NamedTuple
 from mltrigger.aws.transport.archiving import Arrived, Lease, Placed, end, placed
 from mltrigger.aws.transport.polls import Message
 from mltrigger.broker import Delivery, SubscriptionSpec
+from mltrigger.store import leases
 from mltrigger.store.archive import ARCHIVED, archived
-from mltrigger.store.queue import (
-    CLAIM_AWAITED,
-    INSERT_AWAITED,
-    INSERT_LEASE,
-    Claim,
-    Term,
-    Waiting,
-    claims,
-    delivery,
-    lease_row,
-)
+from mltrigger.store.queue import CLAIM_AWAITED, INSERT_AWAITED, Term, Waiting, claims, deliveries
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 
@@ -30,11 +21,11 @@ _EARLY_US = 1_000_000
 """SQS counts whole seconds: a message may come this much before its time, in microseconds."""
 
 _FINAL = "SELECT seq FROM final WHERE subscription_id = :s AND seq IN ({seqs})"
-_LEASED = "SELECT seq, until_us FROM lease WHERE subscription_id = :s AND seq IN ({seqs})"
+_LEASED = "SELECT seq, until_us FROM leased WHERE subscription_id = :s AND seq IN ({seqs})"
 _READY = "SELECT seq FROM ready WHERE subscription_id = :s AND seq IN ({seqs})"
 _AWAITED = "SELECT seq, visible_us FROM awaited WHERE subscription_id = :s AND seq IN ({seqs})"
 _STRAY = f"""
-SELECT (SELECT coalesce(max(attempt), 0) FROM invocation i
+SELECT (SELECT coalesce(max(attempt), 0) FROM outcome i
   WHERE i.seq = e.seq AND i.subscription_id = :s), e.published_us, {ARCHIVED}
 FROM event e WHERE e.seq IN ({{seqs}})
 """
@@ -128,13 +119,12 @@ def _lease(
     moved = [seq for message, seq in events if counts[id(message)] > 1 and seq in standing.awaited]
     claimed, early = _sorted_out(spec, single, standing, lease)
     take_over(transaction, spec.id, moved)
-    found = _claim(transaction, spec, claimed, lease)
-    deliveries = [delivery(claim, spec.id, lease.now_us) for claim in found]
-    for d in deliveries:
+    leased = _claim(transaction, spec, claimed, lease)
+    for d in leased:
         d.group = claimed[d.seq].group
         if not lease.accepted:
             d.message = claimed[d.seq]
-    return Taken(deliveries, [], early, bool(moved))
+    return Taken(leased, [], early, bool(moved))
 
 
 def _standing(
@@ -204,14 +194,15 @@ def _not_before(
 
 def _claim(
     transaction: Transaction, spec: SubscriptionSpec, seqs: Collection[int], lease: Lease
-) -> list[Claim]:
+) -> list[Delivery]:
     """Lease the awaited events *seqs*, in that order."""
     if not seqs:
         return []
     sql = f"{CLAIM_AWAITED} AND q.seq IN ({', '.join(map(str, seqs))})"
     order = {seq: i for i, seq in enumerate(seqs)}
     found = sorted(claims(transaction, sql, {"s": spec.id}), key=lambda claim: order[claim.seq])
-    term = Term(spec.id, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted)
+    number = leases.next_number(transaction, spec.id)
+    term = Term(spec.id, number, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted)
     transaction.execute_many(_CLAIMED, [(spec.id, claim.seq) for claim in found])
-    transaction.execute_many(INSERT_LEASE, [lease_row(claim, term) for claim in found])
-    return found
+    leases.hold(transaction, term, found)
+    return deliveries(transaction, found, term)

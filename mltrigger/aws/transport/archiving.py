@@ -11,7 +11,8 @@ from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import UNREADABLE_TYPE, Ignored, Item, Unreadable
 from mltrigger.event.event import Event
-from mltrigger.store import publishing
+from mltrigger.store import leases, publishing
+from mltrigger.store.keys import id_key
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.publishing import Encoded
 from mltrigger.store.queue import INSERT_DEAD, Dead
@@ -28,15 +29,18 @@ RAW_BYTES = 4 * 1024 * 1024
 Beyond it each keeps its own part only. Thousands of whole copies would fill the disk.
 """
 
-_KNOWN = "SELECT seq FROM event WHERE id = :id AND source = :source AND topic_id = :t"
+_KNOWN = """
+SELECT seq FROM event WHERE id = :id AND topic_id = :t
+  AND source_id = (SELECT id FROM name WHERE text = :source)
+"""
 _SENT = """
 INSERT INTO resent (subscription_id, seq, times, resent_us) VALUES (:s, :seq, 0, :now)
 ON CONFLICT (subscription_id, seq) DO NOTHING
 """
-_PLACES = ("ready", "awaited", "lease")
+_PLACES = ("ready", "awaited", "leased")
 _ENDED = "SELECT 1 FROM final WHERE subscription_id = :s AND seq = :seq LIMIT 1"
-_BUSY = "SELECT 1 FROM lease WHERE subscription_id = :s AND seq = :seq AND until_us > :now"
-_LAST = "SELECT coalesce(max(attempt), 0) FROM invocation WHERE subscription_id = :s AND seq = :seq"
+_BUSY = "SELECT 1 FROM leased WHERE subscription_id = :s AND seq = :seq AND until_us > :now"
+_LAST = "SELECT coalesce(max(attempt), 0) FROM outcome WHERE subscription_id = :s AND seq = :seq"
 
 
 class Arrived(NamedTuple):
@@ -137,7 +141,9 @@ def end(
         return False
     if transaction.query(_ENDED, of):
         return True
-    for place in _PLACES:
+    if (held := leases.holder(transaction, spec.id, seq)) is not None:
+        leases.let_go(transaction, spec.id, held.number, [seq])
+    for place in ("ready", "awaited"):
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq", of)
     ((last,),) = transaction.query(_LAST, of)
     now_us, attempt = lease.now_us, last + 1
@@ -152,7 +158,7 @@ def end(
 
 def _known(transaction: Transaction, source: str, id_: str, topic_id: int) -> int | None:
     """Return the number of the event in the archive, ``None`` if it is new."""
-    rows = transaction.query(_KNOWN, {"source": source, "id": id_, "t": topic_id})
+    rows = transaction.query(_KNOWN, {"source": source, "id": id_key(id_), "t": topic_id})
     return next((seq for (seq,) in rows), None)
 
 
