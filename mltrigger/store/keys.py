@@ -36,7 +36,9 @@ def trace_of(key: bytes) -> str:
 
 def trace_id(traceparent: str | None, key: bytes | str) -> str:
     """Return the trace id of a stored event. In SQL it is the function ``trace_id``."""
-    return key.hex() if traceparent is None and isinstance(key, bytes) else (traceparent or "")[3:35]
+    return (
+        key.hex() if traceparent is None and isinstance(key, bytes) else (traceparent or "")[3:35]
+    )
 
 
 def time_of(published_us: int, lag_us: int, text: str | None) -> datetime:
