@@ -21,7 +21,7 @@ _MINE = "e.topic_id = :t AND e.seq > :low AND e.seq <= :high"
 _COUNT = f"SELECT count(*) FROM event e WHERE {_MINE}"
 _PLACED = """
 (EXISTS (SELECT 1 FROM final f WHERE f.seq = e.seq AND f.subscription_id = :s)
-OR EXISTS (SELECT 1 FROM lease l WHERE l.subscription_id = :s AND l.seq = e.seq)
+OR EXISTS (SELECT 1 FROM leased l WHERE l.subscription_id = :s AND l.seq = e.seq)
 OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
 """
 _NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} AND NOT {_PLACED} ORDER BY e.seq"
@@ -32,20 +32,20 @@ ORDER BY e.seq LIMIT {_BATCH}
 _ENDED = "SELECT subscription_id, outcome, count(*) FROM final GROUP BY subscription_id, outcome"
 _OPEN = """
 SELECT subscription_id, count(*) FROM (
-  SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM lease) AS o
+  SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM leased) AS o
 GROUP BY subscription_id
 """
 _DOUBLE = """
 SELECT seq, subscription_id FROM (
   SELECT seq, subscription_id FROM final
   UNION ALL SELECT seq, subscription_id FROM waiting
-  UNION ALL SELECT seq, subscription_id FROM lease) AS found
+  UNION ALL SELECT seq, subscription_id FROM leased) AS found
 GROUP BY seq, subscription_id HAVING count(*) > 1
 """
 _ANYWHERE = """
 SELECT seq FROM final WHERE subscription_id = :s
 UNION SELECT seq FROM waiting WHERE subscription_id = :s
-UNION SELECT seq FROM lease WHERE subscription_id = :s
+UNION SELECT seq FROM leased WHERE subscription_id = :s
 """
 _HOW_MANY = f"SELECT count(*) FROM ({_ANYWHERE}) AS found"
 _TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_ANYWHERE})"
@@ -233,6 +233,6 @@ def _named(reader: Reader, seqs: list[int]) -> str | None:
     ids = [
         id_
         for seq in seqs[:SHOWN]
-        for (id_,) in reader.query("SELECT id FROM event WHERE seq = :seq", {"seq": seq})
+        for (id_,) in reader.query("SELECT event_id(id) FROM event WHERE seq = :seq", {"seq": seq})
     ]
     return ", ".join(ids) + (", …" if len(seqs) > SHOWN else "")

@@ -14,6 +14,7 @@ from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.filters import FilterPolicy
 from mltrigger.store.archive import ARCHIVED, Archived, archived
+from mltrigger.store.keys import id_key
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.revisions import History, histories
 from mltrigger.store.timekeeper import ALIVE_US
@@ -39,7 +40,7 @@ WHERE subscription_id = :s AND seq = :seq
 """
 _WAITING = "SELECT visible_us FROM waiting WHERE subscription_id = :s AND seq = :seq"
 _LEASED = """
-SELECT attempt, worker_id, until_us FROM lease WHERE subscription_id = :s AND seq = :seq
+SELECT attempt, worker_id, until_us FROM leased WHERE subscription_id = :s AND seq = :seq
 """
 _SUBSCRIPTION = "SELECT paused, selector FROM subscription WHERE id = :s"
 _LIVE = """
@@ -130,7 +131,7 @@ def _found(reader: Reader, event: Event | Receipt | str) -> list[_Found]:
     found = [
         _Found(seq, topic_id, published_us, topic, archived(columns))
         for seq, topic_id, published_us, topic, *columns in reader.query(
-            _EVENT, {"id": _id_of(event)}
+            _EVENT, {"id": id_key(_id_of(event))}
         )
     ]
     if isinstance(event, Receipt):

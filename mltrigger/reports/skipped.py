@@ -6,20 +6,22 @@ from typing import NamedTuple
 
 from mltrigger.reports.audit import KeptOut, kept_out
 from mltrigger.reports.explain import filter_steps, repeated
+from mltrigger.store.archive import SOURCE, TYPE
 from mltrigger.store.revisions import histories
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Store
 
-_SKIPPED = """
-SELECT e.seq, e.id, e.source, e.type, e.subject, i.reason, NULL, e.published_us
-FROM invocation i JOIN event e ON e.seq = i.seq
-WHERE i.subscription_id = :s AND i.outcome = 'skipped'
+_EVENT = f"e.seq, event_id(e.id), {SOURCE}, {TYPE}, e.subject"
+_SKIPPED = f"""
+SELECT {_EVENT}, f.reason, NULL, e.published_us
+FROM final f JOIN event e ON e.seq = f.seq
+WHERE f.subscription_id = :s AND f.outcome = 'skipped'
 """
-_DUPLICATES = """
-SELECT e.seq, e.id, e.source, e.type, e.subject, p.times, p.differing, e.published_us
+_DUPLICATES = f"""
+SELECT {_EVENT}, p.times, p.differing, e.published_us
 FROM repeat p JOIN event e ON e.seq = p.seq WHERE EXISTS (
-  SELECT 1 FROM invocation i WHERE i.seq = e.seq AND i.subscription_id = :s UNION ALL
-  SELECT 1 FROM lease l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
+  SELECT 1 FROM outcome o WHERE o.seq = e.seq AND o.subscription_id = :s UNION ALL
+  SELECT 1 FROM leased l WHERE l.seq = e.seq AND l.subscription_id = :s UNION ALL
   SELECT 1 FROM waiting r WHERE r.seq = e.seq AND r.subscription_id = :s)
 """
 

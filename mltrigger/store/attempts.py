@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from mltrigger.store.archive import SOURCE, TYPE
 from mltrigger.store.outcomes import NO_EVENTS
+from mltrigger.store.schema import ATTEMPT, FINAL_CODES
+from mltrigger.store.transaction import Reader
 
 COLUMNS = {
-    "event_id": "e.id",
-    "source": "e.source",
-    "type": "e.type",
+    "event_id": "event_id(e.id)",
+    "source": SOURCE,
+    "type": TYPE,
     "topic": "t.name",
     "subscription": "s.name",
     "model": "m.name",
@@ -21,12 +24,12 @@ COLUMNS = {
     "started_at": "i.started_us",
     "finished_at": "i.finished_us",
     "settled_at": "i.settled_us",
-    "queue_ms": "(i.started_us - i.visible_us) / 1000.0",
+    "queue_ms": "(i.started_us - coalesce(i.visible_us, e.by_rows_us, e.published_us)) / 1000.0",
     "model_ms": "(i.finished_us - i.started_us) / 1000.0",
     "total_ms": "(i.finished_us - e.published_us) / 1000.0",
     "batch_size": "i.batch_size",
     "worker": "i.worker_id",
-    "trace_id": "substr(e.traceparent, 4, 32)",
+    "trace_id": "trace_id(e.traceparent, e.id)",
     "output": "i.output",
     "error_type": "i.error_type",
     "error": "i.error",
@@ -37,13 +40,26 @@ COLUMNS = {
     "row": "i.id",
 }
 
+# CROSS JOIN says which table is read first. Attempts are found by their events, or by their lots.
+_OUTCOME = "o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high"
+_DETAIL = """
+LEFT JOIN detail d
+  ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
+"""
+BY_EVENTS = f"({ATTEMPT} FROM outcome o CROSS JOIN lot l ON l.id = o.lot_id {_DETAIL})"
+"""Attempts for a look at some events of some subscriptions."""
+BY_LOTS = f"""
+({ATTEMPT}, l.id AS lot_id, l.n, o.place, o.outcome AS code
+FROM lot l CROSS JOIN outcome o ON {_OUTCOME} AND o.lot_id = l.id {_DETAIL})
+"""
+"""Attempts in the order of their recording."""
 # A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
 RUNNING = """
 (SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id,
   (SELECT role FROM subscription WHERE id = subscription_id) AS role, 'running' AS outcome,
   NULL AS reason, visible_us, received_us, NULL AS started_us, NULL AS finished_us,
   NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output, NULL AS error_type,
-  NULL AS error, NULL AS stdout FROM lease)
+  NULL AS error, NULL AS stdout FROM leased)
 """
 FROM = """
 FROM {attempts} i
@@ -53,3 +69,25 @@ JOIN subscription s ON s.id = i.subscription_id
 LEFT JOIN model_version m ON m.id = i.model_version_id
 """
 INVOKED = f"(i.outcome <> 'skipped' OR i.reason IS NULL OR i.reason NOT IN {NO_EVENTS!r})"
+FINAL = f"i.code IN {FINAL_CODES}"
+AFTER = """
+i.lot_id >= coalesce((SELECT max(id) FROM lot WHERE id <= :row), 0) AND i.id > :row
+"""
+"""The attempts of :data:`BY_LOTS` after a row."""
+NEWEST = "SELECT coalesce(max(id + n), 1) - 1 FROM (SELECT id, n FROM lot ORDER BY id DESC LIMIT 1)"
+"""The row of the newest attempt, 0 if there is none."""
+
+_EARLIER_US = 5_000_000
+"""The time of a record may differ so much from those of its neighbours."""
+_LOT_FROM = "SELECT id, settled_us FROM lot WHERE id >= :id ORDER BY id LIMIT 1"
+
+
+def settled_since(reader: Reader, since_us: int) -> int:
+    """Return the lot from which on all attempts are that were settled since *since_us*."""
+    ((newest,),) = reader.query("SELECT coalesce(max(id), 0) FROM lot", {})
+    low, high, since_us = 0, int(newest) + 1, since_us - _EARLIER_US
+    while high - low > 1:  # all up to low are older
+        middle = (low + high) // 2
+        found = reader.query(_LOT_FROM, {"id": middle})
+        low, high = (middle, high) if found and found[0][1] < since_us else (low, middle)
+    return high

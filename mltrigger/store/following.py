@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mltrigger.store.attempts import COLUMNS, FROM, INVOKED
-from mltrigger.store.outcomes import FINAL
+from mltrigger.store.attempts import AFTER, BY_LOTS, COLUMNS, FINAL, FROM, INVOKED, NEWEST
+from mltrigger.store.schema import FINAL_CODES
 from mltrigger.store.transaction import Row, Store
 
 _ENDED_AFTER = f"""
-SELECT i.id, coalesce(length(i.output), 0) + coalesce(length(i.error), 0) FROM invocation i
-WHERE i.id > :row AND i.id <= :newest AND i.subscription_id = :s AND i.outcome IN {FINAL!r}
-  AND {INVOKED}
-ORDER BY i.id LIMIT :limit
+{FROM.format(attempts=BY_LOTS)}
+WHERE i.subscription_id = :s AND {AFTER} AND {FINAL} AND {INVOKED}
+ORDER BY i.lot_id, i.place LIMIT :limit
+"""
+_SIZES = f"""
+SELECT i.id, coalesce(length(i.output), 0) + coalesce(length(i.error), 0) {_ENDED_AFTER}
 """
 _ENDED_SINCE = f"""
-SELECT DISTINCT subscription_id FROM invocation
-WHERE id > :row AND id <= :newest AND outcome IN {FINAL!r}
+SELECT DISTINCT l.subscription_id FROM lot l
+WHERE l.id >= coalesce((SELECT max(id) FROM lot WHERE id <= :row), 0) AND EXISTS (
+  SELECT 1 FROM outcome o WHERE o.subscription_id = l.subscription_id
+    AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id AND l.id + o.place > :row
+    AND o.outcome IN {FINAL_CODES})
 """
 _OPEN_FOR = """
 SELECT s.name, o.state FROM subscription s JOIN (
   SELECT subscription_id, 'waiting' AS state FROM waiting WHERE seq = :seq
-  UNION ALL SELECT subscription_id, 'running' FROM lease WHERE seq = :seq
+  UNION ALL SELECT subscription_id, 'running' FROM leased WHERE seq = :seq
 ) AS o ON o.subscription_id = s.id ORDER BY s.name
 """
 
@@ -46,33 +51,27 @@ class Following:
         One row of *columns* each, with at most *most* characters of output in all, but at least
         one. And the number to go on from: nothing is left before it.
         """
-        newest = self._newest()
-        of = {"row": after_row, "newest": newest, "s": subscription_id, "limit": limit}
-        ids: list[int] = []
-        for number, size in self._store.read(_ENDED_AFTER, of):
-            most -= size
-            if ids and most < 0:
-                break
-            ids.append(number)
-        whole = len(ids) < limit and most >= 0
-        last = max(newest, after_row) if whole else ids[-1]
         select = ", ".join(COLUMNS[c] for c in columns)
-        among = ", ".join(map(str, ids))
-        rows = self._store.read(
-            f"SELECT {select} {FROM.format(attempts='invocation')} WHERE i.id IN ({among})"
-            " ORDER BY i.id"
-        )
-        return rows, last
+        of = {"row": after_row, "s": subscription_id, "limit": limit}
+        with self._store.snapshot() as reader:
+            ((newest,),) = reader.query(NEWEST, {})
+            rows: list[int] = []
+            for row, size in reader.query(_SIZES, of):
+                most -= size
+                if rows and most < 0:
+                    break
+                rows.append(row)
+            whole = len(rows) < limit and most >= 0
+            last = max(newest, after_row) if whole else rows[-1]
+            found = reader.query(f"SELECT {select} {_ENDED_AFTER}", {**of, "limit": len(rows)})
+        return found, last
 
     def ended_since(self, row: int) -> tuple[set[int], int]:
-        """Return the subscriptions with final outcomes after *row*, and the newest number."""
-        newest = self._newest()
-        rows = self._store.read(_ENDED_SINCE, {"row": row, "newest": newest})
+        """Return the subscriptions with final outcomes after *row*, and the newest row."""
+        with self._store.snapshot() as reader:
+            ((newest,),) = reader.query(NEWEST, {})
+            rows = reader.query(_ENDED_SINCE, {"row": row})
         return {number for (number,) in rows}, newest
-
-    def _newest(self) -> int:
-        ((newest,),) = self._store.read("SELECT coalesce(max(id), 0) FROM invocation")
-        return int(newest)
 
     def open_for(self, seq: int) -> dict[str, str]:
         """Return subscription -> ``waiting`` or ``running``, for an event that is open there."""

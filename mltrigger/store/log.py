@@ -8,9 +8,20 @@ from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
-from mltrigger.store.archive import ARCHIVED, Archived, archived
-from mltrigger.store.attempts import COLUMNS, FROM, INVOKED, RUNNING
+from mltrigger.store.archive import ARCHIVED, SOURCE, TYPE, Archived, archived
+from mltrigger.store.attempts import (
+    AFTER,
+    BY_EVENTS,
+    BY_LOTS,
+    COLUMNS,
+    FROM,
+    INVOKED,
+    RUNNING,
+    settled_since,
+)
+from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.following import Following
+from mltrigger.store.keys import id_key, time_of
 from mltrigger.store.outcomes import OUTCOMES
 from mltrigger.store.transaction import Row, Store
 from mltrigger.store.unit import Unit
@@ -87,51 +98,55 @@ class DeadLetter(NamedTuple):
 
 
 _TALLIES = "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
-_EVENTS = """
-SELECT e.id, e.source, e.type, t.name, e.subject, e.time, e.published_us,
-  substr(e.traceparent, 4, 32), e.datacontenttype, e.data, e.extensions
+_EVENTS = f"""
+SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.subject, e.time, e.lag_us, e.published_us,
+  trace_id(e.traceparent, e.id), e.datacontenttype, e.data, e.extensions
 FROM event e JOIN topic t ON t.id = e.topic_id
 """
 _ANNOUNCED = """
 SELECT e.seq, e.subject, e.data, e.datacontenttype
 FROM event e JOIN topic t ON t.id = e.topic_id
-WHERE e.seq > :after AND t.name = :topic AND e.source = :source
+WHERE e.seq > :after AND t.name = :topic
+  AND e.source_id = (SELECT id FROM name WHERE text = :source)
 ORDER BY e.seq LIMIT :limit
 """
 _SUBJECTS = """
-SELECT e.seq, e.id, e.subject
+SELECT e.seq, event_id(e.id), e.subject
 FROM event e JOIN topic t ON t.id = e.topic_id
-WHERE e.seq > :after AND t.name = :topic AND e.source = :source AND e.type = :type
+WHERE e.seq > :after AND t.name = :topic
+  AND e.source_id = (SELECT id FROM name WHERE text = :source)
+  AND e.type_id = (SELECT id FROM name WHERE text = :type)
 ORDER BY e.seq LIMIT :limit
 """
-_FIND = """
-SELECT e.seq, e.id, e.source, e.type, t.name, e.published_us, e.extensions
+_FIND = f"""
+SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.published_us, e.extensions
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.id = :id ORDER BY e.seq
 """
 _PROGRESS = """
 SELECT (SELECT coalesce(sum(n), 0) FROM tally),
-  (SELECT count(*) FROM waiting) + (SELECT count(*) FROM lease)
+  (SELECT count(*) FROM waiting) + (SELECT coalesce(sum(n), 0) FROM lease)
 """
 _DEAD_REASONS = """
 SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
 GROUP BY reason ORDER BY count(*) DESC, reason
 """
-_DEAD_KEYS = """
-SELECT d.seq, e.id, e.source FROM dead_letter d JOIN event e ON e.seq = d.seq
+_DEAD_KEYS = f"""
+SELECT d.seq, event_id(e.id), {SOURCE} FROM dead_letter d JOIN event e ON e.seq = d.seq
 WHERE d.subscription_id = :s AND d.discarded_us IS NULL ORDER BY d.dead_us, d.seq
 """
-_DEAD_LETTERS = """
-SELECT d.seq, e.id, e.source, e.type, e.subject, d.reason, d.attempt, coalesce(a.times, 0),
-  m.name, m.version, d.error_type, d.error, d.traceback, d.dead_us,
+_DEAD_LETTERS = f"""
+SELECT d.seq, event_id(e.id), {SOURCE}, {TYPE}, e.subject, d.reason, d.attempt,
+  coalesce(a.times, 0), m.name, m.version, d.error_type, d.error, d.traceback, d.dead_us,
   CASE WHEN a.data IS NULL THEN e.datacontenttype ELSE a.datacontenttype END,
   coalesce(a.data, e.data)
 FROM dead_letter d
 JOIN event e ON e.seq = d.seq
 LEFT JOIN resent a ON a.subscription_id = d.subscription_id AND a.seq = d.seq
-LEFT JOIN invocation i
-  ON i.seq = d.seq AND i.subscription_id = d.subscription_id AND i.attempt = d.attempt
-LEFT JOIN model_version m ON m.id = i.model_version_id
+LEFT JOIN outcome o
+  ON o.subscription_id = d.subscription_id AND o.seq = d.seq AND o.attempt = d.attempt
+LEFT JOIN lot l ON l.id = o.lot_id
+LEFT JOIN model_version m ON m.id = l.model_version_id
 WHERE d.subscription_id = :s AND d.discarded_us IS NULL
 """
 
@@ -198,15 +213,26 @@ class Log:
         if outcomes is not None:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
-        under_way: list[Row] = []
-        if running:
-            attempts = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)}"
-            under_way = self._store.read(f"{attempts} ORDER BY i.received_us", parameters)
-        attempts = f"{select} {FROM.format(attempts='invocation')}"
-        attempts = f"{attempts} {_all([*where, 'i.id > :row', INVOKED])}"
-        if limit is None:
-            return self._store.read(f"{attempts} ORDER BY i.id", parameters) + under_way
-        newest = self._store.read(f"{attempts} ORDER BY i.id DESC LIMIT :limit", parameters)
+        with self._store.snapshot() as reader:
+            under_way: list[Row] = []
+            if running:
+                attempts = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)}"
+                under_way = reader.query(f"{attempts} ORDER BY i.received_us, i.seq", parameters)
+            if seqs and not after_row:
+                attempts, order = BY_EVENTS, "i.id"
+                if subscription_id is None:
+                    where.append("i.subscription_id IN (SELECT id FROM subscription)")
+            else:
+                attempts, order = BY_LOTS, "i.lot_id, i.place"
+                where.append(AFTER)
+            if since_us is not None and not seqs:
+                # an attempt is received before it is settled
+                where.append(f"i.lot_id >= {settled_since(reader, since_us)}")
+            sql = f"{select} {FROM.format(attempts=attempts)} {_all([*where, INVOKED])}"
+            if limit is None:
+                return reader.query(f"{sql} ORDER BY {order}", parameters) + under_way
+            order = order.replace(",", " DESC,")
+            newest = reader.query(f"{sql} ORDER BY {order} DESC LIMIT :limit", parameters)
         return (newest[::-1] + under_way)[-limit:] if limit else []
 
     def tallies(self) -> dict[int, dict[str, int]]:
@@ -243,9 +269,9 @@ class Log:
         conditions = {"topic": "t.name = :topic", "since_us": "e.published_us >= :since_us"}
         sql = f"{_EVENTS} {_all(_given(parameters, conditions))}"
         if limit is None:
-            return list(map(Logged._make, self._store.read(f"{sql} ORDER BY e.seq", parameters)))
+            return list(map(_logged, self._store.read(f"{sql} ORDER BY e.seq", parameters)))
         rows = self._store.read(f"{sql} ORDER BY e.seq DESC LIMIT :limit", parameters)
-        return list(map(Logged._make, reversed(rows)))
+        return list(map(_logged, reversed(rows)))
 
     def announced(
         self, topic: str, source: str, after_seq: int, limit: int = 10_000
@@ -270,7 +296,7 @@ class Log:
 
     def find(self, event_id: str) -> list[Found]:
         """Return every event with that id, oldest first."""
-        return list(map(Found._make, self._store.read(_FIND, {"id": event_id})))
+        return list(map(Found._make, self._store.read(_FIND, {"id": id_key(event_id)})))
 
     def heads(self, seqs: Sequence[int], size: int) -> list[Head]:
         """Return the heads of these events, with the first *size* bytes of their data."""
@@ -310,6 +336,16 @@ class Log:
             f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us, d.seq", {"s": subscription_id, "seq": seq}
         )
         return list(map(DeadLetter._make, rows))
+
+
+def _logged(row: Row) -> Logged:
+    """Return an event of a row of _EVENTS."""
+    seq, id_, source, type_, topic, subject, time, lag_us, published_us, *rest = row
+    try:
+        said = time_of(published_us, lag_us, time).isoformat()
+    except ERRORS as error:
+        raise damaged("event", seq, error) from error
+    return Logged(id_, source, type_, topic, subject, said, published_us, *rest)
 
 
 def _given(parameters: Mapping[str, Any], conditions: Mapping[str, str]) -> list[str]:

@@ -28,7 +28,8 @@ DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :
 _TOPIC_COUNTS = """
 SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id),
   (SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1),
-  (SELECT max(published_us) FROM event e WHERE e.topic_id = t.id)
+  (SELECT published_us FROM event
+    WHERE seq = (SELECT max(seq) FROM event e WHERE e.topic_id = t.id))
 FROM topic t ORDER BY t.id
 """
 _SOURCE_TOPIC = """

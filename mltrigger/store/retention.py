@@ -6,34 +6,70 @@ Open events and dead letters are never deleted.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
-from mltrigger.store.damage import damaged
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
-_BATCH = 2_000
+_STEP = 1_000
 """The events of one transaction. Others can write between two of them."""
+_LOTS = 5_000
 
-_OLDEST = "SELECT seq, published_us FROM event WHERE seq > :after ORDER BY seq LIMIT :n"
-_HELD = """
-SELECT seq FROM waiting WHERE seq BETWEEN :low AND :high
-UNION SELECT seq FROM lease WHERE seq BETWEEN :low AND :high
-UNION SELECT seq FROM dead_letter WHERE seq BETWEEN :low AND :high AND discarded_us IS NULL
+# Cursors hold the events of their topic that are still before them.
+_FLOOR = """
+WITH floor AS (
+  SELECT s.topic_id, min(c.next_seq) AS seq
+  FROM cursor c JOIN subscription s ON s.id = c.subscription_id
+  WHERE s.bound = 1 AND c.next_seq IS NOT NULL GROUP BY s.topic_id
+)
+"""
+_NEXT = f"""
+{_FLOOR}
+SELECT e.seq FROM event e LEFT JOIN floor f ON f.topic_id = e.topic_id
+WHERE e.seq > :after AND e.seq <= :last AND (f.seq IS NULL OR e.seq < f.seq OR e.by_rows_us IS NOT NULL)
+ORDER BY e.seq LIMIT 1
+"""
+_STEP_TO = """
+SELECT max(seq) FROM (
+  SELECT seq FROM event WHERE seq >= :low AND seq <= :last ORDER BY seq LIMIT :n
+) AS step
+"""
+_IN_STEP = "subscription_id IN (SELECT id FROM subscription) AND seq BETWEEN :low AND :high"
+_HELD = f"""
+{_FLOOR}
+SELECT e.seq FROM event e JOIN floor f ON f.topic_id = e.topic_id AND e.seq >= f.seq
+WHERE e.seq BETWEEN :low AND :high AND e.by_rows_us IS NULL
+UNION SELECT seq FROM leased WHERE seq BETWEEN :low AND :high
+UNION SELECT seq FROM ready WHERE seq BETWEEN :low AND :high
+UNION SELECT seq FROM awaited WHERE {_IN_STEP}
+UNION SELECT seq FROM dead_letter WHERE {_IN_STEP} AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
 _COUNT = "SELECT count(*) FROM event"
 """A statement of its own: SQLite then counts an index without reading its entries."""
-_OLDEST_BUT = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
+_SURPLUS = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
+_YOUNG = """
+SELECT min(seq) FROM (
+  SELECT seq FROM event WHERE seq > :surplus AND published_us >= :before ORDER BY seq LIMIT 1
+) AS young
+"""
+_LEFT = "SELECT count(*) FROM event WHERE seq <= :last"
+_EMPTY = """
+SELECT l.id FROM lot l
+WHERE l.id > :after AND l.high <= :last AND l.id < (SELECT max(id) FROM lot) AND NOT EXISTS (
+  SELECT 1 FROM outcome o WHERE o.subscription_id = l.subscription_id
+    AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id)
+ORDER BY l.id LIMIT :n
+"""
 _FORGET_DESCENT = """
 DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER BY seq LIMIT 1)
 """
-_TABLES = ("resent", "repeat", "dead_letter", "event")
+_OF_EVENTS = ("repeat", "event")
+_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,75 +121,65 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
 
     A kill at any point leaves only whole events.
     """
-    events = invocations = held = after = 0
-    limit = _limit_of(store, retention, clock.now_us())
-    for _ in itertools.count():
+    last = _last(store, retention, clock.now_us())
+    events = invocations = after = 0
+    # A search for the next event, without the write lock: a stopped subscription may hold many.
+    while found := store.read(_NEXT, {"after": after, "last": last}):
+        ((low,),) = found
         with store.transaction(durable=False) as transaction:
-            after, seqs, kept, more = _look(transaction, limit, after)
-            # One pass over each table: its key may not begin with seq.
-            among = ", ".join(map(str, seqs))
-            for table in _TABLES:
-                transaction.execute(f"DELETE FROM {table} WHERE seq IN ({among})", {})
-            invocations += transaction.execute(f"DELETE FROM invocation WHERE seq IN ({among})", {})
-            events, held = events + len(seqs), held + kept
-            if not more:
-                transaction.execute(_FORGET_DESCENT, {})
-        if not more:
-            break
+            after, deleted, ended = _step(transaction, low, last)
+        events, invocations = events + deleted, invocations + ended
+    _delete_lots(store, last)
+    with store.transaction(durable=False) as transaction:
+        transaction.execute(_FORGET_DESCENT, {})
+    ((held,),) = store.read(_LEFT, {"last": last})
     return Pruned(events, invocations, held)
 
 
-class _Limit(NamedTuple):
-    """The events to delete: up to ``surplus``, or published before ``before_us``.
+def _last(store: Store, retention: Retention, now_us: int) -> int:
+    """Return the last event that may be deleted, without the write lock.
 
-    ``newest`` always stays.
+    The archive is in the order of publication, so all events after a young one are young. The cost
+    grows with the number of deleted events, not of kept ones. The newest event stays, because the
+    next one takes the number after it.
     """
-
-    newest: int
-    surplus: int
-    before_us: int
-
-
-def _limit_of(store: Store, retention: Retention, now_us: int) -> _Limit:
-    """Find the limit once, without the write lock.
-
-    The cost grows with the number of deleted events, not of kept ones.
-    """
-    before_us = now_us - int(retention.max_age_s * 1e6) if retention.max_age_s is not None else 0
     surplus = 0
     with store.snapshot() as reader:
         ((newest,),) = reader.query(_NEWEST, {})
         if retention.max_events is not None:
             ((count,),) = reader.query(_COUNT, {})
             if count > retention.max_events:
-                ((surplus,),) = reader.query(_OLDEST_BUT, {"n": count - retention.max_events - 1})
-    return _Limit(newest, surplus, before_us)
+                ((surplus,),) = reader.query(_SURPLUS, {"n": count - retention.max_events - 1})
+        if retention.max_age_s is not None:
+            before_us = now_us - int(retention.max_age_s * 1e6)
+            ((young,),) = reader.query(_YOUNG, {"surplus": surplus, "before": before_us})
+            surplus = newest if young is None else young - 1
+    return int(min(surplus, newest - 1))
 
 
-def _look(transaction: Transaction, limit: _Limit, after: int) -> tuple[int, list[int], int, bool]:
-    """Return the last seq looked at, the seqs to delete, the number held, and whether to go on."""
-    rows = transaction.query(_OLDEST, {"after": after, "n": _BATCH})
-    # The archive is in the order of publication, so all later events are younger. The newest event
-    # stays, because the next one takes the number after it.
-    old = []
-    for seq, published_us in rows:
-        if not _is_old(seq, published_us, limit):
-            break
-        old.append(seq)
-    if not old:
-        return after, [], 0, False
-    held = {seq for (seq,) in transaction.query(_HELD, {"low": old[0], "high": old[-1]})}
-    return (
-        old[-1],
-        [seq for seq in old if seq not in held],
-        len(held.intersection(old)),
-        len(old) == _BATCH,
-    )
+def _step(transaction: Transaction, low: int, last: int) -> tuple[int, int, int]:
+    """Delete the next events from *low* on. Return the last one, and the numbers deleted."""
+    ((high,),) = transaction.query(_STEP_TO, {"low": low, "last": last, "n": _STEP})
+    if high is None:  # another process was faster
+        return low, 0, 0
+    of = {"low": low, "high": high}
+    held = ", ".join(str(seq) for (seq,) in transaction.query(_HELD, of))
+    free = f" AND seq NOT IN ({held})" if held else ""
+    ended = transaction.execute(f"DELETE FROM outcome WHERE {_IN_STEP}{free}", of)
+    for table in _OF_SUBSCRIPTIONS:
+        transaction.execute(f"DELETE FROM {table} WHERE {_IN_STEP}{free}", of)
+    for table in _OF_EVENTS:  # events come last: their number counts
+        deleted = transaction.execute(
+            f"DELETE FROM {table} WHERE seq BETWEEN :low AND :high{free}", of
+        )
+    return high, deleted, ended
 
 
-def _is_old(seq: int, published_us: int, limit: _Limit) -> bool:
-    try:
-        is_beyond = published_us < limit.before_us or seq <= limit.surplus
-    except TypeError as error:
-        raise damaged("event", seq, error) from error
-    return is_beyond and seq < limit.newest
+def _delete_lots(store: Store, last: int) -> None:
+    """Delete the lots of deleted events. The newest lot stays: it carries the numbers."""
+    after = 0
+    while rows := store.read(_EMPTY, {"after": after, "last": last, "n": _LOTS}):
+        after = rows[-1][0]
+        among = ", ".join(str(number) for (number,) in rows)
+        with store.transaction(durable=False) as transaction:
+            transaction.execute(f"DELETE FROM lot WHERE id IN ({among})", {})

@@ -26,6 +26,19 @@ CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
 _NAMED = " ".join(f"WHEN {code} THEN '{outcome}'" for outcome, code in CODES.items())
 FINAL_CODES = tuple(CODES[outcome] for outcome in FINAL)
 
+ATTEMPT = f"""SELECT o.lot_id + o.place AS id, o.seq, o.subscription_id, o.attempt,
+  l.model_version_id, l.role,
+  CASE o.outcome {_NAMED} END AS outcome,
+  coalesce(d.reason, l.reason) AS reason, d.visible_us, l.received_us,
+  l.started_us + coalesce(o.began_us, 0) AS started_us,
+  CASE WHEN o.took_us IS NULL THEN l.finished_us
+    ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us,
+  l.settled_us, l.batch_size, l.worker_id,
+  CASE WHEN o.output IS NOT NULL THEN o.output WHEN d.output IS NOT NULL THEN d.output
+    WHEN o.outcome = {CODES["succeeded"]} THEN 'null' END AS output,
+  d.error_type, d.error, d.traceback, d.stdout"""
+"""The columns of an attempt, from ``lot l``, ``outcome o`` and ``detail d``."""
+
 CREATE = f"""
 CREATE TABLE schema_version (version INTEGER NOT NULL);
 
@@ -307,16 +320,7 @@ JOIN event e ON e.seq BETWEEN l.low AND l.high
 WHERE l.visible_us IS NOT NULL OR (e.topic_id = s.topic_id AND e.by_rows_us IS NULL);
 
 CREATE VIEW invocation AS
-SELECT o.lot_id + o.place AS id, o.seq, o.subscription_id, o.attempt, l.model_version_id, l.role,
-  CASE o.outcome {_NAMED} END AS outcome, coalesce(d.reason, l.reason) AS reason,
-  d.visible_us, l.received_us,
-  l.started_us + coalesce(o.began_us, 0) AS started_us,
-  CASE WHEN o.took_us IS NULL THEN l.finished_us
-    ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us,
-  l.settled_us, l.batch_size, l.worker_id,
-  CASE WHEN o.output IS NOT NULL THEN o.output WHEN d.output IS NOT NULL THEN d.output
-    WHEN o.outcome = {CODES["succeeded"]} THEN 'null' END AS output,
-  d.error_type, d.error, d.traceback, d.stdout
+{ATTEMPT}
 FROM lot l
 JOIN outcome o ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high
   AND o.lot_id = l.id
