@@ -111,7 +111,7 @@ def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, event
         if outcome == "succeeded":
             succeeded.add(where[seq])
     open_ = {
-        seq for (seq,) in connection.execute("SELECT seq FROM ready UNION SELECT seq FROM lease")
+        seq for (seq,) in connection.execute("SELECT seq FROM waiting UNION SELECT seq FROM leased")
     }
 
     def lost(level: int, n: int) -> bool:

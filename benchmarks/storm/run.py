@@ -233,7 +233,7 @@ def held(path: Path) -> Held:
     """Return all leases at this moment."""
     with reading(path) as connection:
         return connection.execute(
-            "SELECT subscription_id, seq, attempt, worker_id FROM lease"
+            "SELECT subscription_id, seq, attempt, worker_id FROM leased"
         ).fetchall()
 
 

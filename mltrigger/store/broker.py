@@ -35,9 +35,6 @@ from mltrigger.store.wake import Wakeup
 SWEEP_US = 1_000_000
 """The shortest time between two looks for expired leases."""
 
-_EXTEND_LEASE = """
-UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND number = :number
-"""
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
 WHERE subscription_id = :s AND number = :number AND low = :seq
@@ -312,10 +309,7 @@ class SqlBroker:
         with self._store.transaction(durable=False) as transaction:
             # after the wait for the store
             until_us = self._clock.now_us() + int(lease_s * 1e6)
-            keys = {(d.subscription_id, d.lease) for d in deliveries}
-            transaction.execute_many(_EXTEND_LEASE, [(until_us, *key) for key in keys])
-            held = set(settling.held(transaction, deliveries))
-        return [d for d in deliveries if d not in held]
+            return settling.extend(transaction, deliveries, until_us)
 
     def settle(self, settlements: Sequence[Settlement], unit: Unit | None = None) -> list[Delivery]:
         """Settle deliveries that are still held. Return the others, which stay unchanged."""

@@ -6,6 +6,7 @@ becomes the ranges that are left. So a row never holds an event that is settled 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ def let_go(
 ) -> dict[int, Lease]:
     """Let events of one number go. Return those that it held, each with its row."""
     of = {"s": subscription_id, "number": number}
-    rows = [Lease(*row) for row in transaction.query(_NUMBER, of)]
+    rows = _rows(transaction, subscription_id, number)
     if len(rows) == 1 and rows[0].n == len(seqs):  # the usual case: a lot ends as a whole
         (row,) = rows
         if row.low <= min(seqs) and max(seqs) <= row.high:
@@ -115,20 +116,36 @@ def let_go(
     return found
 
 
-def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> None:
-    """Leave the ranges of *lease* that do not hold *gone*."""
+def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> list[Lease]:
+    """Leave the ranges of *lease* that do not hold *gone*. Return the others, which are no rows."""
     transaction.execute_many(_DELETE, [lease.key])
     if lease.n <= len(gone):
-        return
-    left: list[Row] = []
-    run: list[int] = []
-    for seq in [*(m.seq for m in members(transaction, lease)), None]:
-        if seq is not None and seq not in gone:
-            run.append(seq)
-        elif run:
-            left.append(lease._replace(low=run[0], high=run[-1], n=len(run)))
-            run = []
-    transaction.execute_many(_INSERT, left)
+        return [lease]
+    parts: tuple[list[Lease], list[Lease]] = [], []
+    found = (m.seq for m in members(transaction, lease))
+    for is_gone, run in itertools.groupby(found, gone.__contains__):
+        seqs = list(run)
+        parts[is_gone].append(lease._replace(low=seqs[0], high=seqs[-1], n=len(seqs)))
+    transaction.execute_many(_INSERT, parts[False])
+    return parts[True]
+
+
+def extend(
+    transaction: Transaction,
+    subscription_id: int,
+    number: int,
+    seqs: Collection[int],
+    until_us: int,
+) -> set[int]:
+    """Let the leases of these events of one number end at *until_us*. Return those that are held."""
+    found: set[int] = set()
+    for row in _rows(transaction, subscription_id, number):
+        mine = {seq for seq in seqs if row.low <= seq <= row.high}
+        if mine:
+            found |= mine
+            parts = _shrink(transaction, row, mine)
+            transaction.execute_many(_INSERT, [p._replace(until_us=until_us) for p in parts])
+    return found
 
 
 def members(transaction: Transaction, lease: Lease) -> list[Member]:
@@ -143,10 +160,13 @@ def held(
     transaction: Transaction, subscription_id: int, number: int, seqs: Collection[int]
 ) -> dict[int, Lease]:
     """Return those of *seqs* that lease *number* holds, each with its row."""
-    rows = [
-        Lease(*row) for row in transaction.query(_NUMBER, {"s": subscription_id, "number": number})
-    ]
+    rows = _rows(transaction, subscription_id, number)
     return {seq: row for row in rows for seq in seqs if row.low <= seq <= row.high}
+
+
+def _rows(transaction: Transaction, subscription_id: int, number: int) -> list[Lease]:
+    of = {"s": subscription_id, "number": number}
+    return [Lease(*row) for row in transaction.query(_NUMBER, of)]
 
 
 def holder(transaction: Transaction, subscription_id: int, seq: int) -> Lease | None:

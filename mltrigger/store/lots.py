@@ -74,8 +74,8 @@ WHERE outcome.outcome = {CODES["abandoned"]}
 """
 _FORGET_DETAIL = f"""
 DELETE FROM detail WHERE subscription_id = :s AND seq = :seq AND attempt = :attempt AND EXISTS (
-  SELECT 1 FROM outcome o WHERE o.subscription_id = :s2 AND o.seq = :seq2
-    AND o.attempt = :attempt2 AND o.outcome = {CODES["abandoned"]})
+  SELECT 1 FROM outcome o WHERE o.subscription_id = detail.subscription_id
+    AND o.seq = detail.seq AND o.attempt = detail.attempt AND o.outcome = {CODES["abandoned"]})
 """
 _INSERT_DETAIL = """
 INSERT INTO detail (subscription_id, seq, attempt, visible_us, reason, error_type, error, traceback,
@@ -105,7 +105,7 @@ def record_lots(
         insert_lot(transaction, row, len(part), (min(seqs), max(seqs)), lot)
         s = lot.subscription_id
         if corrects:
-            keys = [(s, a.seq, a.attempt) * 2 for a in part]
+            keys = [(s, a.seq, a.attempt) for a in part]
             transaction.execute_many(_FORGET_DETAIL, keys)
         transaction.execute_many(
             _CORRECT if corrects else _INSERT_OUTCOME,

@@ -26,14 +26,16 @@ def _by_number(deliveries: Iterable[Delivery]) -> dict[tuple[int, int], list[int
     return found
 
 
-def held(transaction: Transaction, deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """Return the deliveries whose lease is held."""
+def extend(
+    transaction: Transaction, deliveries: Sequence[Delivery], until_us: int
+) -> list[Delivery]:
+    """Let the leases of *deliveries* end at *until_us*. Return the lost ones."""
     found = {
         (s, number, seq)
         for (s, number), seqs in _by_number(deliveries).items()
-        for seq in leases.held(transaction, s, number, seqs)
+        for seq in leases.extend(transaction, s, number, seqs, until_us)
     }
-    return [d for d in deliveries if (d.subscription_id, d.lease, d.seq) in found]
+    return [d for d in deliveries if (d.subscription_id, d.lease, d.seq) not in found]
 
 
 def settle(

@@ -34,6 +34,6 @@ def assert_each_event_succeeded_once(
     }
     assert rows(
         file,
-        "SELECT (SELECT count(*) FROM ready), (SELECT count(*) FROM lease), (SELECT count(*) FROM"
+        "SELECT (SELECT count(*) FROM waiting), (SELECT count(*) FROM lease), (SELECT count(*) FROM"
         " dead_letter)",
     ) == [(0, 0, 0)]

@@ -103,14 +103,11 @@ def test_audit_names_what_is_missing_and_what_is_double(file: Path) -> None:
             bus.publish("numbers", 1, id=id_)
         store = SqliteStore(file)
         with store.transaction() as transaction:
-            transaction.execute(
-                "DELETE FROM ready WHERE seq = (SELECT seq FROM event WHERE id = 'lost')", {}
-            )
+            transaction.execute("UPDATE cursor SET next_seq = 2", {})  # beyond the first one
             for attempt in (1, 2):
                 transaction.execute(
-                    "INSERT INTO invocation (seq, subscription_id, attempt, role, outcome,"
-                    " visible_us, received_us, settled_us, worker_id) SELECT seq, 1, :n, 'live',"
-                    " 'succeeded', 0, 0, 0, 1 FROM event WHERE id = 'twice'",
+                    "INSERT INTO outcome (subscription_id, seq, attempt, lot_id, place, outcome)"
+                    " SELECT 1, seq, :n, 1, :n, 0 FROM event WHERE id = 'twice'",
                     {"n": attempt},
                 )
         store.close()

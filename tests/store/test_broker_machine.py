@@ -109,6 +109,8 @@ class Place:
     until_us: int = 0
     reason: str = ""
     discarded: bool = False
+    behind: bool = False
+    """Whether it waits behind the cursor, without a row."""
     highest: int = 0
     """The highest attempt that was ever handed out."""
 
@@ -188,7 +190,11 @@ class BrokerMachine(RuleBasedStateMachine):
         """Who joins makes due what was published in its future."""
         for sub in self.subs.values():
             for seq, place in sub.places.items():
-                if place.state == "ready" and place.visible_us == self.archive[seq].published_us:
+                if (
+                    place.state == "ready"
+                    and not place.behind
+                    and place.visible_us == self.archive[seq].published_us
+                ):
                     place.visible_us = min(place.visible_us, now_us)
 
     # -- publish -----------------------------------------------------------------------------------
@@ -247,7 +253,7 @@ class BrokerMachine(RuleBasedStateMachine):
         """The event is due to *sub*, and passes its filter or not."""
         passed = self.passes(sub, seq)
         if passed:
-            sub.places[seq] = Place("ready", worker.now_us)
+            sub.places[seq] = Place("ready", worker.now_us, behind=sub.filter_name == "all")
         return passed
 
     def passes(self, sub: Bound, seq: int) -> bool:
@@ -271,6 +277,7 @@ class BrokerMachine(RuleBasedStateMachine):
         topic.
         """
         worker, sub = self.workers[w], self.subs.get(name)
+        fresh = sub is None
         newly = sub is None or not sub.bound
         if sub is not None and sub.bound:
             topic = sub.spec.topic
@@ -287,14 +294,21 @@ class BrokerMachine(RuleBasedStateMachine):
             sub = self.subs[name] = Bound(spec, filter_name)
         sub.spec, sub.filter_name, sub.bound = spec, filter_name, True
         sub.paused = sub.paused and not newly
+        if filter_name != "all":  # it goes by rows from now on
+            for place in sub.places.values():
+                place.behind = False
         if newly and from_start:
-            self.begin_from_start(sub, worker)
+            self.begin_from_start(sub, worker, fresh)
 
-    def begin_from_start(self, sub: Bound, worker: Worker) -> None:
+    def begin_from_start(self, sub: Bound, worker: Worker, fresh: bool) -> None:
+        """A cursor begins at the first event. One that was there before stays, and rows are made."""
         for seq in self.of_topic(sub):
             place = sub.places.get(seq)
             if place is None:
-                self.offer(sub, seq, worker)
+                if self.offer(sub, seq, worker):
+                    sub.places[seq].behind = behind = fresh and sub.filter_name == "all"
+                    if behind:
+                        sub.places[seq].visible_us = self.archive[seq].published_us
             elif self.passes(sub, seq) and (place.state, place.reason) == (
                 "skipped",
                 "unsubscribed",
@@ -334,8 +348,8 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.integers(1, 4))
     def claim(self, w: int, name: str, most: int) -> None:
-        """Exactly what is due is leased, the longest waiting first; what a dead worker held comes
-        back within the time of a sweep.
+        """Exactly what is due is leased: rows first, the longest waiting first, then what is behind
+        the cursor; what a dead worker held comes back within the time of a sweep.
         """
         worker, sub = self.workers[w], self.subs[name]
         deliveries = worker.broker.receive(sub.spec, most)
@@ -344,14 +358,16 @@ class BrokerMachine(RuleBasedStateMachine):
         due = sorted(
             (p.visible_us, seq)
             for seq, p in sub.places.items()
-            if p.state == "ready" and p.visible_us <= worker.now_us
+            if p.state == "ready" and not p.behind and p.visible_us <= worker.now_us
         )
         together = [] if sub.paused else [seq for _, seq in due[:most]]
         suspect = next((i for i, seq in enumerate(together) if sub.places[seq].abandoned), None)
         # What was abandoned before is leased alone.
-        assert [d.seq for d in deliveries] == (
-            together if suspect is None else together[: max(1, suspect)]
-        )
+        together = together if suspect is None else together[: max(1, suspect)]
+        if suspect != 0 and not sub.paused:
+            behind = sorted(q for q, p in sub.places.items() if p.state == "ready" and p.behind)
+            together += behind[: most - len(together)]
+        assert [d.seq for d in deliveries] == together
         for delivery in deliveries:
             place, archived = sub.places[delivery.seq], self.archive[delivery.seq]
             times, n = sub.resent.get(delivery.seq, (0, None))
@@ -363,7 +379,7 @@ class BrokerMachine(RuleBasedStateMachine):
             )
             assert delivery.event.extensions.get("redrive", 0) == times
             place.state, place.attempt, place.highest = "leased", delivery.attempt, delivery.attempt
-            place.until_us = worker.now_us + int(LEASE_S * 1e6)
+            place.until_us, place.behind = worker.now_us + int(LEASE_S * 1e6), False
         worker.held += deliveries
 
     def sweep(self, worker: Worker, sub: Bound) -> None:
@@ -374,7 +390,7 @@ class BrokerMachine(RuleBasedStateMachine):
         leases = {
             tuple(row)
             for row in worker.store.read(
-                "SELECT seq, attempt FROM lease WHERE subscription_id = :s", {"s": spec.id}
+                "SELECT seq, attempt FROM leased WHERE subscription_id = :s", {"s": spec.id}
             )
         }
         must = now_us - worker.received.get(spec.id, -SWEEP_US) >= SWEEP_US
@@ -615,8 +631,8 @@ class BrokerMachine(RuleBasedStateMachine):
         for worker in self.workers:
             for sub in self.subs.values():
                 depth, places = worker.broker.depth(sub.spec), sub.places.values()
-                visible = sum(p.state == "ready" and p.visible_us <= worker.now_us for p in places)
-                delayed = sum(p.state == "ready" and p.visible_us > worker.now_us for p in places)
+                ready = [p.behind or p.visible_us <= worker.now_us for p in places if p.state == "ready"]
+                visible, delayed = ready.count(True), ready.count(False)
                 leased, dead = (
                     sum(p.state == "leased" for p in places),
                     sum(p.state == "dead" and not p.discarded for p in places),
@@ -634,13 +650,17 @@ class BrokerMachine(RuleBasedStateMachine):
             row[:3]: row[3]
             for row in read("SELECT seq, subscription_id, attempt, outcome FROM invocation")
         } == self.rows
-        ready = read(
-            "SELECT subscription_id, seq, visible_us, attempt, failures, abandoned FROM ready"
-        )
+        columns = "subscription_id, seq, visible_us, attempt, failures, abandoned"
+        waiting = read(f"SELECT {columns} FROM waiting")
         lease = read(
-            "SELECT subscription_id, seq, until_us, attempt, failures, abandoned FROM lease"
+            "SELECT subscription_id, seq, until_us, attempt, failures, abandoned FROM leased"
         )
-        assert sorted(ready) == sorted(
+        assert sorted(read(f"SELECT {columns} FROM ready")) == sorted(
+            (s, q, p.visible_us, p.attempt, p.failures, p.abandoned)
+            for s, q, p in self.all_places("ready")
+            if not p.behind
+        )
+        assert sorted(waiting) == sorted(
             (s, q, p.visible_us, p.attempt, p.failures, p.abandoned)
             for s, q, p in self.all_places("ready")
         )
@@ -648,6 +668,7 @@ class BrokerMachine(RuleBasedStateMachine):
             (s, q, p.until_us, p.attempt, p.failures, p.abandoned)
             for s, q, p in self.all_places("leased")
         )
+        assert sum(n for (n,) in read("SELECT n FROM lease")) == len(lease)
         assert [seq for (seq,) in read("SELECT seq FROM event ORDER BY seq")] == sorted(
             self.archive
         )

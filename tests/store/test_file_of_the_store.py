@@ -910,13 +910,13 @@ def test_damaged_row_is_a_store_error_that_names_it(
 
 @pytest.mark.parametrize(
     ("table", "column"),
-    [("event", "source"), ("event", "published_us"), ("topic", "name"), ("model_version", "name")],
+    [("name", "text"), ("event", "published_us"), ("topic", "name"), ("model_version", "name")],
 )
 def test_frame_with_a_value_of_another_kind_names_row_and_column(
     lived: Path, table: str, column: str
 ) -> None:
     with sqlite3.connect(lived) as connection:
-        connection.execute(f"UPDATE {table} SET {column} = x'ff'")
+        connection.execute(f"UPDATE {table} SET {column} = CAST(x'ff' || rowid AS BLOB)")
     connection.close()
 
     with (

@@ -390,9 +390,12 @@ def test_event_that_came_from_the_future_before_anybody_listened_is_delivered_wh
     ahead = SimulatedClock(time.time_ns() // 1000 + AHEAD_S * 1_000_000)
     with mt.connect(f"sqlite:///{file}", clock=ahead) as early:
         early.subscribe(
-            "numbers", mt.model("builtins:abs", name="size", version="1.0.0"), listen=False
+            "numbers",
+            mt.model("builtins:abs", name="size", version="1.0.0"),
+            filter={"type": ["number"]},  # its deliveries are rows with a time
+            listen=False,
         )
-        early.publish("numbers", -4)
+        early.publish("numbers", -4, type="number")
     with mt.connect(f"sqlite:///{file}") as bus:
         row = bus.doctor().set_index("check").loc["clock"]
         assert "1 event came from a process whose clock is ahead, due in" in row["finding"]
