@@ -229,7 +229,7 @@ ENDED: dict[str, Any] = {
 
 _NAMES = ("event_id", "name", "subscription", "topic")
 """Columns that name a damaged row."""
-_CHECKED = frozenset(
+CHECKED = frozenset(
     [
         "event_id",
         "source",
@@ -274,7 +274,7 @@ def frame(rows: Iterable[Sequence[Any]], schema: Mapping[str, Any]) -> pd.DataFr
 
     columns, records = list(schema), [tuple(row) for row in rows]
     table = pd.DataFrame.from_records(records, columns=columns)
-    for name in (name for name, dtype in schema.items() if dtype == "str" and name not in _CHECKED):
+    for name in (name for name, dtype in schema.items() if dtype == "str" and name not in CHECKED):
         if not "".join(text for text in table[name] if isinstance(text, str)).isprintable():
             table[name] = [
                 harmless(text) if isinstance(text, str) else text for text in table[name]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.broker import Broker, Status, shown
-from mltrigger.errors import InvalidEvent, NotFound
+from mltrigger.errors import InvalidEvent, NotFound, StoreError
 from mltrigger.event import codec
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
-from mltrigger.reports import frames
+from mltrigger.reports import attempts, frames
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Log
@@ -25,6 +26,11 @@ from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_FEW = 10_000
+"""So many attempts are read row by row."""
+UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
 class Answer(NamedTuple):
@@ -55,13 +61,18 @@ def invocations(
         if name not in known:
             raise NotFound.of("column", name, known)
     wanted = list(columns) if columns is not None else known
+    schema = {name: frames.INVOCATIONS[name] for name in wanted}
+    since_us = _us(since)
+    if limit is None or limit > _FEW:
+        with contextlib.suppress(*UNREADABLE):
+            found, running = log.bulk(wanted, subscription_id, since_us, seqs)
+            table = attempts.frame(found, running, schema)
+            return table if limit is None else table.tail(limit).reset_index(drop=True)
+    # row by row, a value that cannot be read is named
     rows = log.invocations(
-        wanted, subscription_id=subscription_id, since_us=_us(since), limit=limit, seqs=seqs
+        wanted, subscription_id=subscription_id, since_us=since_us, limit=limit, seqs=seqs
     )
-    table = frames.frame(rows, {name: frames.INVOCATIONS[name] for name in wanted})
-    if "worker" in table:
-        table["worker"] = ("worker-" + table["worker"]).astype("str")
-    return table
+    return frames.frame(rows, schema)
 
 
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:

@@ -28,7 +28,7 @@ COLUMNS = {
     "model_ms": "(i.finished_us - i.started_us) / 1000.0",
     "total_ms": "(i.finished_us - e.published_us) / 1000.0",
     "batch_size": "i.batch_size",
-    "worker": "i.worker_id",
+    "worker": "'worker-' || i.worker_id",
     "trace_id": "trace_id(e.traceparent, e.id)",
     "output": "i.output",
     "error_type": "i.error_type",

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
+from mltrigger.store import bulk
 from mltrigger.store.archive import ARCHIVED, SOURCE, TYPE, Archived, archived
 from mltrigger.store.attempts import (
     AFTER,
@@ -19,11 +20,12 @@ from mltrigger.store.attempts import (
     RUNNING,
     settled_since,
 )
+from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.following import Following
 from mltrigger.store.keys import id_key, time_of
 from mltrigger.store.outcomes import OUTCOMES
-from mltrigger.store.transaction import Row, Store
+from mltrigger.store.transaction import Reader, Row, Store
 from mltrigger.store.unit import Unit
 
 
@@ -97,6 +99,11 @@ class DeadLetter(NamedTuple):
     data: bytes
 
 
+_CONDITIONS = {
+    "subscription_id": "i.subscription_id = :subscription_id",
+    "low": "i.seq BETWEEN :low AND :high",
+    "since_us": "i.received_us >= :since_us",
+}
 _TALLIES = "SELECT subscription_id, outcome, sum(n) FROM tally GROUP BY subscription_id, outcome"
 _EVENTS = f"""
 SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.subject, e.time, e.lag_us, e.published_us,
@@ -202,22 +209,14 @@ class Log:
             "row": after_row,
             "limit": limit,
         }
-        where = _given(
-            parameters,
-            {
-                "subscription_id": "i.subscription_id = :subscription_id",
-                "low": "i.seq BETWEEN :low AND :high",
-                "since_us": "i.received_us >= :since_us",
-            },
-        )
+        where = _given(parameters, _CONDITIONS)
         if outcomes is not None:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
             under_way: list[Row] = []
             if running:
-                attempts = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)}"
-                under_way = reader.query(f"{attempts} ORDER BY i.received_us, i.seq", parameters)
+                under_way = _running(reader, select, where, parameters)
             if seqs and not after_row:
                 attempts, order = BY_EVENTS, "i.id"
                 if subscription_id is None:
@@ -234,6 +233,27 @@ class Log:
             order = order.replace(",", " DESC,")
             newest = reader.query(f"{sql} ORDER BY {order} DESC LIMIT :limit", parameters)
         return (newest[::-1] + under_way)[-limit:] if limit else []
+
+    def bulk(
+        self,
+        columns: Sequence[str],
+        subscription_id: int | None,
+        since_us: int | None,
+        seqs: tuple[int, int] | None,
+    ) -> tuple[Bulk, list[Row]]:
+        """Return recorded attempts by columns, and running ones by rows: at one moment.
+
+        Raises
+        ------
+        ValueError
+            When only :meth:`invocations` can read them.
+        """
+        low, high = seqs or (None, None)
+        of = {"subscription_id": subscription_id, "since_us": since_us, "low": low, "high": high}
+        select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
+        with self._store.snapshot() as reader:
+            under_way = _running(reader, select, _given(of, _CONDITIONS), of)
+            return bulk.read(reader, columns, subscription_id, seqs, since_us), under_way
 
     def tallies(self) -> dict[int, dict[str, int]]:
         """Return the number of attempts by subscription id and outcome.
@@ -336,6 +356,14 @@ class Log:
             f"{_DEAD_LETTERS} {one} ORDER BY d.dead_us, d.seq", {"s": subscription_id, "seq": seq}
         )
         return list(map(DeadLetter._make, rows))
+
+
+def _running(
+    reader: Reader, select: str, where: Sequence[str], parameters: Mapping[str, Any]
+) -> list[Row]:
+    """Return the attempts that are under way."""
+    sql = f"{select} {FROM.format(attempts=RUNNING)} {_all(where)} ORDER BY i.received_us, i.seq"
+    return reader.query(sql, parameters)
 
 
 def _logged(row: Row) -> Logged:

@@ -1,0 +1,145 @@
+"""The frame of very many attempts, made column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.reports import frames
+from mltrigger.store.bulk import MISSING, NONE, SEPARATOR, Bulk, Coded, Packed
+from mltrigger.text import harmless
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mltrigger.store.transaction import Row
+
+
+def frame(bulk: Bulk, running: Sequence[Row], schema: Mapping[str, Any]) -> pd.DataFrame:
+    """Return attempts as :func:`mltrigger.reports.frames.frame` does, *running* ones last."""
+    import pandas as pd
+
+    making = _Making(bulk)
+    columns = {name: making.column(name, dtype) for name, dtype in schema.items()}
+    table = pd.DataFrame(columns, columns=list(schema))
+    if not running:
+        return table
+    return pd.concat([table, frames.frame(running, schema)], ignore_index=True)
+
+
+class _Making:
+    """Makes columns of a frame."""
+
+    def __init__(self, bulk: Bulk) -> None:
+        import numpy as np
+        import pandas as pd
+
+        self._columns, self._n = bulk.columns, bulk.n
+        whole = len(bulk.order) == bulk.n and (np.diff(bulk.order) == 1).all()
+        self._order: Any = slice(None) if whole else bulk.order
+        self._strings = pd.StringDtype(na_value=np.nan)
+        self._is_arrow = self._strings.storage == "pyarrow"
+
+    def column(self, name: str, dtype: Any) -> Any:
+        """Return a column of that *dtype*."""
+        import numpy as np
+        import pandas as pd
+
+        column = self._columns[name]
+        if dtype == "str":
+            return self._text(column, _same if name in frames.CHECKED else harmless)
+        if isinstance(dtype, frames.OneOf):
+            places = np.array([dtype.categories.index(value) for value in column.values])
+            codes = places[column.codes[self._order]]
+            return pd.Categorical.from_codes(codes, dtype=frames.dtype_of(dtype))
+        numbers = column[self._order]
+        if dtype == frames.TIME:
+            return pd.Series(numbers.view("M8[us]")).dt.tz_localize("UTC")
+        if dtype == "Int64":
+            return pd.arrays.IntegerArray(numbers, numbers == NONE)
+        return numbers
+
+    def _text(self, column: Any, safe: Callable[[str], str]) -> Any:
+        import numpy as np
+
+        if isinstance(column, Coded):
+            values = [value if value is None else safe(value) for value in column.values]
+            codes = column.codes[self._order]
+            if not self._is_arrow:
+                return self._strings_of(np.array(values, object)[codes])
+            return self._from_arrow(
+                _arrow(values).take(np.where(codes < 0, len(values) - 1, codes))
+            )
+        if isinstance(column, Packed) and self._is_arrow and not column.others:
+            return self._from_arrow(_chunked(column.parts, safe))[self._order]
+        texts = np.full(self._n, None, object)
+        if isinstance(column, Packed):
+            texts[:] = [text for part in column.parts for text in _listed(part, safe)]
+            column = column.others
+        for place, text in column.items():
+            texts[place] = safe(text)
+        return self._strings_of(texts[self._order])
+
+    def _strings_of(self, texts: Any) -> Any:
+        import pandas as pd
+
+        return pd.array(texts, dtype=self._strings)
+
+    def _from_arrow(self, texts: Any) -> Any:
+        return self._strings.__from_arrow__(texts)
+
+
+def _same(text: str) -> str:
+    return text
+
+
+def _is_safe(text: str, safe: Callable[[str], str]) -> bool:
+    return safe is _same or text.replace(SEPARATOR, "").replace(MISSING, "").isprintable()
+
+
+def _listed(part: Any, safe: Callable[[str], str]) -> Sequence[str | None]:
+    """Return the texts of one part of a column."""
+    if isinstance(part, str):
+        texts = part.split(SEPARATOR)
+        if MISSING in part:
+            texts = [None if text == MISSING else text for text in texts]
+        if _is_safe(part, safe):
+            return texts
+    elif isinstance(part, list):
+        texts = part
+    else:
+        text, width = part.tobytes().decode(), part.shape[1]
+        return [text[at : at + width] for at in range(0, len(text), width)]
+    return [None if text is None else safe(text) for text in texts]
+
+
+def _arrow(texts: Sequence[str | None]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(texts, pa.large_string())
+
+
+def _chunked(parts: Sequence[Any], safe: Callable[[str], str]) -> Any:
+    """Return the parts of a column as Arrow has them, without an object for each text."""
+    import numpy as np
+    import pyarrow as pa
+
+    chunks = []
+    for part in parts:
+        if isinstance(part, list) or (
+            isinstance(part, str) and (MISSING in part or not _is_safe(part, safe))
+        ):
+            chunks.append(_arrow(_listed(part, safe)))
+            continue
+        if isinstance(part, str):
+            signs = np.frombuffer(part.encode(), np.uint8)
+            ends = np.flatnonzero(signs == ord(SEPARATOR))
+            n, data = len(ends) + 1, signs[signs != ord(SEPARATOR)]
+            offsets = np.concatenate([[0], ends - np.arange(n - 1), [len(data)]])
+        else:
+            n, width = part.shape
+            data, offsets = part, np.arange(n + 1) * width
+        chunks.append(
+            pa.LargeStringArray.from_buffers(n, pa.py_buffer(offsets), pa.py_buffer(data))
+        )
+    return pa.chunked_array(chunks, pa.large_string())
