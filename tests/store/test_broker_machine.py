@@ -631,7 +631,9 @@ class BrokerMachine(RuleBasedStateMachine):
         for worker in self.workers:
             for sub in self.subs.values():
                 depth, places = worker.broker.depth(sub.spec), sub.places.values()
-                ready = [p.behind or p.visible_us <= worker.now_us for p in places if p.state == "ready"]
+                ready = [
+                    p.behind or p.visible_us <= worker.now_us for p in places if p.state == "ready"
+                ]
                 visible, delayed = ready.count(True), ready.count(False)
                 leased, dead = (
                     sum(p.state == "leased" for p in places),
