@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from mltrigger.event.event import Event, restored
@@ -30,7 +31,17 @@ def archived(row: Sequence[Any]) -> Archived:
         texts(type_, source, id_, subject, media_type, schema, traceparent)
         others = {"traceparent": traceparent, **(json.loads(extensions) if extensions else {})}
         return Archived(
-            restored(None, type_, source, id_, time, subject, media_type, schema, others),
+            restored(
+                None,
+                type_,
+                source,
+                id_,
+                datetime.fromisoformat(time),
+                subject,
+                media_type,
+                schema,
+                others,
+            ),
             _bytes(data),
             media_type,
         )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from mltrigger.broker import Delivery
-from mltrigger.event.data import decode_data
+from mltrigger.event.data import check_data
 from mltrigger.event.delay import due_us
 from mltrigger.event.event import restored
 from mltrigger.store.damage import ERRORS, damaged
@@ -96,16 +97,15 @@ def delivery(claim: Claim, subscription_id: int, now_us: int) -> Delivery:
             if claim.other_data is not None:
                 data, media_type = claim.other_data, claim.other_type
         event = restored(
-            decode_data(data, media_type),
+            check_data(data, media_type),
             claim.type,
             claim.source,
             claim.id,
-            claim.time,
+            datetime.fromisoformat(claim.time),
             claim.subject,
             media_type,
             claim.dataschema,
             others,
-            data,
         )
     except ERRORS as error:
         table = "event" if claim.other_data is None else "resent"

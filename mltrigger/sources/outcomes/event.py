@@ -57,7 +57,7 @@ def _cause(ending: Ending) -> Event:
         ending.type,
         ending.source,
         ending.event_id,
-        ending.time,
+        datetime.fromisoformat(ending.time),
         ending.subject,
         None,
         None,

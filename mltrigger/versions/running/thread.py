@@ -6,8 +6,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mltrigger.errors import ModelFailure
-from mltrigger.event.data import as_delivered
-from mltrigger.event.event import Event
+from mltrigger.event.event import Event, as_delivered
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running import current as running
 from mltrigger.versions.running.current import end_copy, model_returned
