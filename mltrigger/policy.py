@@ -49,6 +49,8 @@ class DeliveryPolicy:
         attempts do not count.
     batch_size : int, optional
         The most events in one call. Default: 1 for a callable, 32 for a model that takes batches.
+        A fitted object that takes frames gets up to 2,048 in calls of at most ``batch_budget_s``,
+        if there is no window.
     batch_window_s : float
         The time to wait for a batch to fill. 0 takes the events that are there.
     adaptive : bool
@@ -56,7 +58,7 @@ class DeliveryPolicy:
         the highest throughput whose calls take at most ``batch_budget_s``. ``batch_size`` is its
         limit. For models that take batches. ``batch="adaptive"`` sets it.
     batch_budget_s : float
-        The longest call of an adaptive batch.
+        The longest call of an adaptive batch, and of one that is larger than 32 by default.
     max_concurrency : int, optional
         The most calls at the same time in one listener. Default: 1 for Python, which may not be
         thread-safe, 64 for ``async def``, 8 for servers.

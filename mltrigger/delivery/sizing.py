@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from mltrigger.delivery.batching import AdaptiveBatch
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.versions.running.invoke import Caller
+from mltrigger.versions.running.invoke import USUAL_BATCH, Caller
 
 RUN_AHEAD_S = 0.01
 """A slot leases the events that it will begin within this time, or one if nothing is measured."""
 _MOST_AHEAD = 256
-_USUAL_BATCH, _MOST_IN_BATCH = 32, 1024
+_MOST_IN_BATCH = 4096
 
 
 class LotSize:
@@ -26,15 +26,22 @@ class LotSize:
     def of(self, caller: Caller) -> int:
         """Return how many events one slot takes at a time.
 
-        A batch is as the policy says, or as many events as a quarter of the timeout allows.
+        A batch is as the policy says, or as many events as a quarter of the timeout allows. It has
+        more than ``USUAL_BATCH`` if the model pays for them and the call stays within the budget.
+        Not with a window: it might have to wait for them.
         """
         if not caller.batches:
             return self._fitting(RUN_AHEAD_S, _MOST_AHEAD, unknown=1)
         if self.adaptive is not None:
             return self.adaptive.size()
-        return self._policy.batch_size or self._fitting(
-            self._policy.timeout_s / 4, _USUAL_BATCH, unknown=_USUAL_BATCH
-        )
+        if self._policy.batch_size:
+            return self._policy.batch_size
+        longest_s = self._policy.timeout_s / 4
+        usual = self._fitting(longest_s, USUAL_BATCH, unknown=USUAL_BATCH)
+        if self._policy.batch_window_s:
+            return usual
+        longest_s = min(longest_s, self._policy.batch_budget_s)
+        return max(usual, self._fitting(longest_s, caller.usual_batch, unknown=usual))
 
     def learn(self, spent_s: float) -> None:
         """Follow the model's run time of one event.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.errors import InvalidEvent
+from mltrigger.errors import InvalidEvent, StoreError
 from mltrigger.event import codec
 from mltrigger.text import short
 
@@ -39,9 +40,40 @@ RESERVED = frozenset(
 # RFC 3339, date-time: seconds and a full offset are required; the SDK's parser takes ISO 8601 at
 # large.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:(\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
+_JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+[ \t]*(;[ -~]*)?", re.ASCII)
 # https://www.w3.org/TR/trace-context-1/#traceparent-header
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@functools.lru_cache
+def is_json(media_type: str | None) -> bool:
+    """Whether data of *media_type* is one JSON document.
+
+    That is so for None, ``application/json`` and ``…+json``, but not for lines of JSON.
+    """
+    return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
+
+
+def stored_data(raw: bytes, event_id: str) -> Any:
+    """Return the data of a stored event, decoded from their JSON."""
+    try:
+        return codec.loads_own(raw)
+    except (ValueError, InvalidEvent) as error:
+        said = f"{type(error).__name__}: {short(str(error))}"
+        raise StoreError(
+            f"the store is damaged: the data of event {short(event_id)!r} cannot be read ({said})"
+        ) from error
+
+
+def from_base64(text: Any) -> bytes:
+    """Return the bytes of ``data_base64``."""
+    import base64
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise InvalidEvent(f"data_base64 is not base64: {error}", "not_cloudevent") from error
 
 
 def parse_time(text: Any) -> datetime:

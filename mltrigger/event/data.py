@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from mltrigger.errors import EventTooLarge, InvalidEvent, warn
 from mltrigger.event import codec
-from mltrigger.event.event import Event, with_data
+from mltrigger.event.checks import is_json
+from mltrigger.event.event import Event
 from mltrigger.text import short
 
-_JSON_TYPE = re.compile(r"[^/;]+/(?:[^;]+\+)?json[ \t]*(;.*)?", re.IGNORECASE)
+__all__ = ["check_data", "decode_data", "encode_data", "is_json", "json_of"]
 
 
 def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
@@ -62,19 +64,39 @@ def decode_data(raw: bytes, media_type: str | None) -> Any:
     return codec.loads_own(raw) if is_json(media_type) else raw
 
 
-def is_json(media_type: str | None) -> bool:
-    """Whether data of *media_type* is one JSON document.
+def json_of(event: Event) -> bytes | None:
+    """Return the JSON that *event* was delivered as, ``None`` if it has other data."""
+    return event._raw
 
-    That is so for None, ``application/json`` and ``…+json``, but not for lines of JSON.
+
+def check_data(raw: Any, media_type: str | None) -> bytes:
+    """Return *raw* if :func:`decode_data` can decode it, without doing so where that is possible.
+
+    This finds damaged rows before their events are delivered, at a third of the cost.
+
+    Raises
+    ------
+    TypeError
+        When *raw* is not bytes.
+    ValueError, InvalidEvent
+        When it is not JSON and should be.
     """
-    return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
+    if not isinstance(raw, bytes):
+        raise TypeError(f"bytes expected, got {raw!r:.60}")
+    if is_json(media_type):
+        try:
+            _skip()(raw)
+            if not raw.isascii():
+                raw.decode()
+        except Exception:  # the rules of the strict reader count
+            codec.loads_own(raw)
+    return raw
 
 
-def as_delivered(event: Event) -> Event:
-    """Return *event* with its data as they were delivered, decoded anew.
+@functools.cache
+def _skip() -> Callable[[bytes], object]:
+    """Return a function that reads JSON and makes nothing of it."""
+    from msgspec import Raw
+    from msgspec.json import Decoder
 
-    A model may have changed them since.
-    """
-    if event._raw is None or isinstance(event.data, bytes):
-        return event
-    return with_data(event, decode_data(event._raw, event.datacontenttype))
+    return Decoder(Raw).decode

@@ -5,12 +5,13 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
@@ -18,9 +19,12 @@ from mltrigger.event.checks import (
     MESSAGE_ATTRIBUTES,
     RESERVED,
     foreign_attributes,
+    from_base64,
+    is_json,
     parse_time,
     plainly_fine,
     problems_of,
+    stored_data,
     structural_problems,
 )
 from mltrigger.event.ids import child_span, new_id, new_trace
@@ -74,7 +78,7 @@ class Event:
     extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
     _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
     _encoded: bytes | None = dataclasses.field(default=None, compare=False)
-    # what it was delivered as
+    # the JSON that it was delivered as; its data are left out until somebody asks for them
     _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +88,16 @@ class Event:
             object.__setattr__(self, "time", datetime.now(UTC))
         if not plainly_fine(self) and (problems := list(problems_of(self))):
             raise InvalidEvent("invalid event: " + "; ".join(problems))
+
+    if not TYPE_CHECKING:  # else every name would be an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            """Decode the data of a stored event when somebody first asks for them."""
+            if name != "data":
+                raise AttributeError(f"Event has no attribute {name!r}", name=name, obj=self)
+            data = stored_data(self._raw, self.id)
+            _set_data(self, data)
+            return data
 
     def __repr__(self) -> str:
         subject = f", subject={short(self.subject)!r}" if self.subject else ""
@@ -192,7 +206,7 @@ class Event:
             **self.extensions,
         }
         raw = isinstance(self.data, bytes)
-        return CloudEvent(attributes, self.data if raw else _json_tree(self.data))
+        return CloudEvent(attributes, self.data if raw else json.loads(codec.dumps(self.data)))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Event:
@@ -225,7 +239,7 @@ class Event:
             for n in ("id", "source", "type", "subject", "datacontenttype", "dataschema")
             if n in given
         }
-        data = _base64(given["data_base64"]) if "data_base64" in given else given.get("data")
+        data = from_base64(given["data_base64"]) if "data_base64" in given else given.get("data")
         extensions = {n: v for n, v in given.items() if n not in RESERVED}
         when = parse_time(given["time"]) if "time" in given else None
         try:
@@ -238,22 +252,10 @@ def as_event(sample: Any) -> Event:
     """Return *sample* itself when it is an Event, else an Event with *sample* as its data."""
     if isinstance(sample, Event):
         return sample
-    event = _new(Event)  # nothing but data was given: nothing to check
+    # nothing but data was given: nothing to check
+    now = datetime.now(UTC)
+    event = restored(None, DEFAULT_TYPE, DEFAULT_SOURCE, new_id(), now, None, None, None, {})
     _set_data(event, sample)
-    _set_type(event, DEFAULT_TYPE)
-    _set_source(event, DEFAULT_SOURCE)
-    _set_id(event, new_id())
-    _set_time(event, datetime.now(UTC))
-    for leave_out in (
-        _set_subject,
-        _set_datacontenttype,
-        _set_dataschema,
-        _set_opener,
-        _set_encoded,
-        _set_raw,
-    ):
-        leave_out(event, None)
-    _set_extensions(event, {})
     return event
 
 
@@ -290,7 +292,7 @@ def hops_of(extensions: Mapping[str, Any]) -> int:
 
 
 def restored(
-    data: Any,
+    raw: bytes | None,
     type: str,  # noqa: A002
     source: str,
     id: str,  # noqa: A002
@@ -299,14 +301,15 @@ def restored(
     datacontenttype: str | None,
     dataschema: str | None,
     extensions: Mapping[str, str | bool | int],
-    raw: bytes | None = None,
 ) -> Event:
     """Return an Event of stored attributes, without checking them again.
 
-    *data* were decoded from *raw*.
+    *raw* are its encoded data, ``None`` for none. JSON is decoded when somebody asks for it.
     """
     event = _new(Event)
-    _set_data(event, data)
+    if raw is None or not is_json(datacontenttype):
+        _set_data(event, raw)
+        raw = None
     _set_type(event, type)
     _set_source(event, source)
     _set_id(event, id)
@@ -319,6 +322,11 @@ def restored(
     _set_encoded(event, None)
     _set_raw(event, raw)
     return event
+
+
+def as_delivered(event: Event) -> Event:
+    """Return *event* with its data as they were delivered. A model may have changed them since."""
+    return event if event._raw is None else _copy(event, with_data=False)
 
 
 def traced(event: Event) -> Event:
@@ -350,15 +358,19 @@ def with_data(event: Event, data: Any) -> Event:
     return copy
 
 
-def _copy(event: Event) -> Event:
+def _copy(event: Event, with_data: bool = True) -> Event:
     copy = _new(Event)
-    for field in dataclasses.fields(Event):
-        object.__setattr__(copy, field.name, getattr(event, field.name))
+    for get, put in _OTHERS:
+        put(copy, get(event))
+    if with_data:
+        with contextlib.suppress(AttributeError):  # not decoded: the copy is not either
+            _set_data(copy, _get_data(event))
     return copy
 
 
 _new = object.__new__
 # The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
+_SLOTS = [getattr(Event, field.name) for field in dataclasses.fields(Event)]
 (
     _set_data,
     _set_type,
@@ -372,7 +384,9 @@ _new = object.__new__
     _set_opener,
     _set_encoded,
     _set_raw,
-) = (getattr(Event, field.name).__set__ for field in dataclasses.fields(Event))
+) = (slot.__set__ for slot in _SLOTS)
+_get_data = _SLOTS[0].__get__
+_OTHERS = [(slot.__get__, slot.__set__) for slot in _SLOTS[1:]]
 
 
 def derived_id(cause: Event, subscription: str) -> str:
@@ -383,17 +397,3 @@ def derived_id(cause: Event, subscription: str) -> str:
     return hashlib.blake2b(
         f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16
     ).hexdigest()
-
-
-def _base64(text: Any) -> bytes:
-    import base64
-
-    try:
-        return base64.b64decode(text, validate=True)
-    except (TypeError, ValueError) as error:
-        raise InvalidEvent(f"data_base64 is not base64: {error}", "not_cloudevent") from error
-
-
-def _json_tree(data: Any) -> Any:
-    """Return *data* as plain JSON values with tags, as other languages see it."""
-    return json.loads(codec.dumps(data))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.broker import Delivery
-from mltrigger.event.data import decode_data
+from mltrigger.event.data import check_data
 from mltrigger.event.delay import due_us
 from mltrigger.event.event import restored
 from mltrigger.store.damage import ERRORS, damaged
@@ -126,7 +126,7 @@ def _delivery(claim: Claim, term: Term, names: Mapping[int, str]) -> Delivery:
             if claim.other_data is not None:
                 data, media_type = claim.other_data, claim.other_type
         event = restored(
-            decode_data(data, media_type),
+            check_data(data, media_type),
             names[claim.type_id],
             names[claim.source_id],
             id_text(claim.key),
@@ -135,7 +135,6 @@ def _delivery(claim: Claim, term: Term, names: Mapping[int, str]) -> Delivery:
             media_type,
             claim.dataschema,
             others,
-            data,
         )
     except ERRORS as error:
         table = "event" if claim.other_data is None else "resent"

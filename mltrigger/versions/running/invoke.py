@@ -17,6 +17,8 @@ from mltrigger.versions.describe import Model
 from mltrigger.versions.running.advice import with_advice
 from mltrigger.versions.schema.schema import Schema
 
+USUAL_BATCH, WIDE_BATCH = 32, 2048
+"""The most events of a batch: of any model, and of one that computes by column."""
 MAX_OUTPUT_BYTES = 16 * 1024 * 1024
 MAX_TEXT = 16 * 1024
 """Longest error message or traceback that is kept, in characters."""
@@ -55,6 +57,7 @@ class Caller(Protocol):
     processes, ``RemoteInvoker`` at an address.
 
     - ``batches``: the model takes several events at once.
+    - ``usual_batch``: the most events of a batch, unless the policy says another number.
     - ``concurrency``: the number of calls at the same time.
     - ``runs_here``: the model runs in this process, and its crash ends this process.
     - ``grace_s``: seconds to wait beyond the timeout, for a caller that stops a late call itself.
@@ -62,6 +65,7 @@ class Caller(Protocol):
 
     model: Model
     batches: bool
+    usual_batch: int
     concurrency: int
     grace_s: float
     runs_here: bool
@@ -191,6 +195,25 @@ def encoded(value: Any) -> Result:
     return Result(
         output=codec.dumps(described), reason="result_too_large", error=error, degraded=True
     )
+
+
+def encoded_together(values: Sequence[Any]) -> list[Result] | None:
+    """Return the Result of each of *values* as :func:`encoded` does, ``None`` for other values.
+
+    Equal labels are encoded once, and numbers with a fraction all at once.
+    """
+    kinds = set(map(type, values))
+    if len(kinds) == 1 and kinds <= _LABELS:
+        results = {value: encoded(value) for value in set(values)}
+        return [results[value] for value in values]
+    if not kinds or not kinds <= _FRACTIONS:
+        return None
+    text = codec.dumps(list(values))
+    # one that is not finite is an object, and might change how the others are written
+    return None if "{" in text else [Result(each) for each in text[1:-1].split(",")]
+
+
+_LABELS, _FRACTIONS = frozenset({str, int, bool, type(None)}), frozenset({float, type(None)})
 
 
 def _unkept(problem: BaseException) -> Result:

@@ -46,7 +46,7 @@ class Surrounded:
             self._caller.concurrency,
             self._caller.grace_s,
         )
-        self.runs_here = self._caller.runs_here
+        self.runs_here, self.usual_batch = self._caller.runs_here, self._caller.usual_batch
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""

@@ -6,17 +6,20 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mltrigger.errors import ModelFailure
-from mltrigger.event.data import as_delivered
-from mltrigger.event.event import Event
+from mltrigger.event.data import json_of
+from mltrigger.event.event import Event, as_delivered
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running import current as running
 from mltrigger.versions.running.current import end_copy, model_returned
 from mltrigger.versions.running.invoke import (
     OUR_REASONS,
+    USUAL_BATCH,
+    WIDE_BATCH,
     Result,
     WrongLength,
     conforming,
     encoded,
+    encoded_together,
     failure,
     one_each,
 )
@@ -46,6 +49,8 @@ class Invoker:
         self._takes, self._gives = model.schemas()
         self._call, self._input = self._parts(model)
         self._feed = feed_of(model, self._call) if model.kind == "predictor" else None
+        is_wide = self._feed is not None and self._feed.wide
+        self.usual_batch = WIDE_BATCH if is_wide else USUAL_BATCH
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
@@ -74,10 +79,13 @@ class Invoker:
         """
         results: list[Result | None] = [None] * len(events)
         groups: Groups = {}
+        rest: Sequence[int] = range(len(events))
+        if self._feed is not None and self._takes is None:
+            rest = self._feed.gather(list(map(json_of, events)), groups)
         read = None if self._feed is None else self._feed.part
-        for number, event in enumerate(events):
+        for number in rest:
             try:
-                value = self._checked(event)
+                value = self._checked(events[number])
                 key, part = (None, value) if read is None else read(value)
                 numbers, parts = groups.get(key) or groups.setdefault(key, ([], []))
             except BaseException as error:
@@ -117,6 +125,13 @@ class Invoker:
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else conforming(value, self._gives)
 
+    def _results(self, outputs: Sequence[Any]) -> list[Result]:
+        if self._gives is None and (results := encoded_together(outputs)) is not None:
+            return results
+        return [
+            self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs
+        ]
+
     def _failed(self, error: BaseException) -> Result:
         result = failure(error)
         return (
@@ -150,9 +165,7 @@ class Invoker:
             middle = len(events) // 2
             first = self._once_more(key, events[:middle], again)
             return first + self._once_more(key, events[middle:], again)
-        return [
-            self._failed(o) if isinstance(o, BaseException) else self._encoded(o) for o in outputs
-        ]
+        return self._results(outputs)
 
     def _once_more(
         self, key: Hashable, events: Sequence[Event], again: Callable[[], None]

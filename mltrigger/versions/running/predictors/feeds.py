@@ -35,6 +35,9 @@ class Feed:
         The name of the model, for errors.
     """
 
+    wide = False
+    """Whether a thousand events in one call pay: the model computes by column."""
+
     def __init__(self, method: Callable[[Any], Any], name: str) -> None:
         self._method, self._name = method, name
 
@@ -47,6 +50,23 @@ class Feed:
             Permanent, with the reason ``invalid_input``.
         """
         return kinds_in(data), data
+
+    def gather(self, raws: Sequence[bytes | None], groups: Groups) -> Sequence[int]:
+        """Put parts that are read straight from JSON into *groups*. Return the other events.
+
+        Parameters
+        ----------
+        raws : sequence of bytes
+            The JSON of each event, ``None`` for other data.
+        groups : Groups
+            The numbers and parts of the events, filled here.
+
+        Returns
+        -------
+        sequence of int
+            The numbers of the events that :meth:`part` must read.
+        """
+        return range(len(raws))
 
     def finer(self, key: Hashable, parts: Sequence[Any]) -> Sequence[Hashable] | None:
         """Return a finer key for each of *parts* with this *key*, ``None`` for a single call."""
@@ -164,6 +184,7 @@ class Probabilities(Feed):
         super().__init__(feed._method, feed._name)
         self._feed, self._classes, self._several = feed, classes, several
         self.part, self.finer = feed.part, feed.finer  # type: ignore[method-assign]
+        self.gather, self.wide = feed.gather, feed.wide  # type: ignore[method-assign]
 
     def call(self, key: Hashable, parts: Sequence[Any]) -> Any:
         """Return one object per event. An answer of another shape stays as it is.

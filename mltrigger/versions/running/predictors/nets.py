@@ -176,6 +176,7 @@ class Module(Feed):
         super().__init__(method, feed._name)
         self._module, self._feed = module, feed
         self.part, self.finer = feed.part, feed.finer  # type: ignore[method-assign]
+        self.gather, self.wide = feed.gather, feed.wide  # type: ignore[method-assign]
 
     def call(self, key: Hashable, parts: Sequence[Any]) -> Any:
         """See :meth:`Feed.call`."""

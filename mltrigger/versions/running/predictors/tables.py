@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from mltrigger.text import short
 from mltrigger.versions.columns import Takes
-from mltrigger.versions.running.predictors.feeds import INT64, Feed, unfit
+from mltrigger.versions.running.predictors.feeds import INT64, Feed, Groups, unfit
+from mltrigger.versions.running.predictors.rows import block, reader_of
 
 _MOST_PLANS = 1000
 
@@ -60,12 +61,13 @@ class Frames(Feed):
     """Another advice for models with an unknown order of columns."""
     single = False
     """Whether a record of one field is taken without columns, since it needs no order."""
+    wide = True
 
     def __init__(
         self, method: Callable[[Any], Any], name: str, takes: Takes | None, floats: bool = False
     ) -> None:
         super().__init__(method, name)
-        self._takes, self._floats = takes, floats
+        self._takes, self._floats, self._reader = takes, floats, reader_of(takes)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._shapes: dict[Hashable, Shape] = {}
 
@@ -78,6 +80,26 @@ class Frames(Feed):
         values = plan.read(data)
         kinds = tuple(map(type, values))
         return plan.shapes.get(kinds) or self._shape(plan, kinds), values
+
+    def gather(self, raws: Sequence[bytes | None], groups: Groups) -> Sequence[int]:
+        """See :meth:`Feed.gather`. The parts are rows, or one array if all values are floats."""
+        if self._reader is None:
+            return range(len(raws))
+        numbers, rows = self._reader.rows(raws)
+        if not rows:
+            return range(len(raws))
+        names = self._takes.names if self._takes is not None else ()
+        plan = self._plans.get(names) or self._plan(names)
+        if len(rows) == len(raws) and (values := block(rows)) is not None:
+            groups[self._shape(plan, (float,) * len(names))] = (list(numbers), values)
+            return ()
+        for number, row in zip(numbers, rows, strict=True):
+            kinds = tuple(map(type, row))
+            shape = plan.shapes.get(kinds) or self._shape(plan, kinds)
+            found = groups.get(shape) or groups.setdefault(shape, ([], []))
+            found[0].append(number)
+            found[1].append(row)
+        return sorted(set(range(len(raws))).difference(numbers))
 
     def finer(self, key: Any, parts: Sequence[Any]) -> Sequence[Hashable] | None:
         """Separate rows whose integers do not fit into 64 bits.
@@ -187,7 +209,10 @@ def _block(parts: Sequence[Any]) -> Any:
     """Return rows of floats as one array in the memory order of columns."""
     import numpy as np
 
-    return np.asfortranarray(np.array(parts, float))
+    if isinstance(parts, np.ndarray):
+        return parts
+    values = block(parts)  # None for the integers and nulls of a model that computes in floats
+    return np.asfortranarray(np.array(parts, float)) if values is None else values
 
 
 def _size(value: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from mltrigger.errors import NotEncodable
 from mltrigger.event.event import Event
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.invoke import Result, failure
+from mltrigger.versions.running.invoke import USUAL_BATCH, Result, failure
 
 START_TIMEOUT_S = 120.0
 """Longest time to load a model in a worker. It does not count as the run time of the model."""
@@ -77,6 +77,7 @@ class WorkerInvoker:
 
     # Workers end a late call themselves, so that nobody else needs to watch it.
     grace_s = math.inf
+    usual_batch = USUAL_BATCH
 
     def __init__(self, model: Model, workers: Workers) -> None:
         self.model, self._workers = model, workers

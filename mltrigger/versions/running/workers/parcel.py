@@ -10,11 +10,13 @@ import dataclasses
 import json
 import pkgutil
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, BinaryIO
 
 from mltrigger.errors import InvalidModel
 from mltrigger.event import codec
-from mltrigger.event.event import Event, can_open, restored, with_opener
+from mltrigger.event.data import is_json, json_of
+from mltrigger.event.event import Event, can_open, restored, with_data, with_opener
 from mltrigger.versions.address import Address
 from mltrigger.versions.code.captured import digest_of
 from mltrigger.versions.code.weights import Weights
@@ -194,7 +196,7 @@ def sent(event: Event) -> dict[str, Any]:
         If the data have no JSON form. An event that came through a broker has one.
     """
     return {
-        "data": codec.dumps(event.data),
+        "data": codec.dumps(event.data) if (raw := json_of(event)) is None else raw.decode(),
         "type": event.type,
         "source": event.source,
         "id": event.id,
@@ -211,7 +213,10 @@ def received(given: dict[str, Any], opener: Callable[[], BinaryIO]) -> Event:
     """Return the event that was :func:`sent`. *opener* opens its object, if it has one."""
     given = dict(given)
     opens, raw = given.pop("opens", False), given.pop("data").encode()
-    event = restored(codec.loads_own(raw), **given, raw=raw)
+    time = datetime.fromisoformat(given.pop("time"))
+    event = restored(raw, time=time, **given)
+    if not is_json(event.datacontenttype):
+        event = with_data(event, codec.loads_own(raw))
     return with_opener(event, opener) if opens else event
 
 
