@@ -122,6 +122,12 @@ class Broker(Protocol):
         Return the deliveries with a lost lease. Nothing changes for them.
         """
 
+    def ack(self, deliveries: Sequence[Delivery], unit: Any = None) -> bool:
+        """Settle deliveries as done, all or none. Return whether it was done.
+
+        ``False`` if a lease is lost, or if they have to be settled one by one.
+        """
+
     def settle_late(self, settlements: Sequence[Settlement], unit: Any = None) -> list[Delivery]:
         """Settle deliveries that were answered after their lease. Return those that count.
 

@@ -55,6 +55,10 @@ class AnswerRecorder(Recorder):
         self.outcomes: dict[Delivery, Invocation] = {}
         """The recorded outcomes that nobody has fetched yet."""
 
+    def takes_whole(self, deliveries: Sequence[Delivery], results: Sequence[Result]) -> bool:
+        """Return ``False``: each outcome is fetched on its own."""
+        return False
+
     def recorded(self, rows: Sequence[Invocation]) -> None:
         """Keep final outcomes for the caller."""
         self.outcomes.update({row.delivery: row for row in rows if row.outcome in FINAL})

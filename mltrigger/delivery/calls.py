@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from mltrigger.broker import Broker, Delivery, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.lineage import CHAIN, TREE
-from mltrigger.delivery.lot import Ended, Lot, Remains
+from mltrigger.delivery.lot import Ended, Lot, Remains, Well
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.sizing import RUN_AHEAD_S, LotSize
@@ -75,7 +75,7 @@ class Calls:
         """Record the answers that are not recorded yet."""
         if answers := lot.take(self._clock.now_us()):
             self._recorder.record(answers)
-            lot.settled([a.settlement.delivery for a in answers])
+            lot.settled([d for answer in answers for d in answer.deliveries])
 
     def overdue(self, lot: Lot, remains: Remains) -> list[Ended]:
         """Return the outcomes of a call that did not end in time.
@@ -188,7 +188,7 @@ class Calls:
                 now_us = self._clock.now_us()
             if delivery.group is not None and not ended.is_final:
                 behind.add(delivery.group)
-            lot.answered([ended])
+            lot.answered([ended], 1)
             # do not hold answers back, nor spend more time on recording than on running
             if now_us - lot.taken_us > hold_us:
                 self.settle(lot)
@@ -221,10 +221,16 @@ class Calls:
             running.events = events = [self._prepare(d.event) for d in called]
             results = lot.invoker.many(events, lambda: lot.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
+        finished_us, size = lot.returned_us or now_us, len(called)
+        if not refusals and self._recorder.takes_whole(called, results):
+            outputs = [result.output for result in results]
+            well = Well(called, outputs, lot.version, started_us, finished_us, text)
+            lot.answered([well], size)
+            self._learn_batch(lot, size, now_us)
+            return
         for result in results:
             self._pace.heed(result, now_us)
         judged = self.suspects.acquit_late(dict(zip(called, results, strict=True)))
-        finished_us, size = lot.returned_us or now_us, len(called)
         answers = []
         for d in batch:
             refusal = OUT_OF_ORDER if d.group in behind else refusals.get(d)
@@ -239,7 +245,7 @@ class Calls:
             if d.group is not None and not ended.is_final:
                 behind.add(d.group)
             answers.append(ended)
-        lot.answered(answers)
+        lot.answered(answers, len(answers))
         # a batch that was split to find a bad event does not tell how long one takes
         if called and all(r.ok for r in results):
             self._learn_batch(lot, size, now_us)

@@ -30,9 +30,29 @@ class Ended(NamedTuple):
     emitted: Event | None = None
 
     @property
+    def deliveries(self) -> Sequence[Delivery]:
+        """The delivery, alone."""
+        return (self.settlement.delivery,)
+
+    @property
     def is_final(self) -> bool:
         """Whether the delivery does not come again."""
         return self.settlement.verdict in ("ack", "dead_letter")
+
+
+class Well(NamedTuple):
+    """A call with a batch that went well for each of its events, one output each."""
+
+    deliveries: Sequence[Delivery]
+    outputs: Sequence[str | None]
+    version: ModelVersion
+    started_us: int
+    finished_us: int
+    stdout: str | None
+
+
+Answer = Ended | Well
+"""The answers of one event, or of a whole batch."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -43,7 +63,7 @@ class Remains:
     ``started_us``. It was not called with ``unbegun``.
     """
 
-    answers: Sequence[Ended]
+    answers: Sequence[Answer]
     called: Sequence[Delivery]
     unbegun: Sequence[Delivery]
     started_us: int | None
@@ -69,7 +89,7 @@ class Lot:
         self._deliveries = list(deliveries)
         self._begun = 0  # deliveries that the model was called with
         self._ended = 0  # deliveries that it has answered
-        self._answers: list[Ended] = []
+        self._answers: list[Answer] = []
         self._unsettled = {d.seq: d for d in deliveries}
         self._closed = False
         self._stop = False
@@ -135,15 +155,15 @@ class Lot:
         if self.started_us is not None:
             self.returned_us, self.started_us = now_us, now_us + _ENCODING_US
 
-    def answered(self, answers: Sequence[Ended]) -> None:
-        """Keep *answers* of the current call for recording. Forget them if the lot is closed."""
+    def answered(self, answers: Sequence[Answer], count: int) -> None:
+        """Keep the *answers* of *count* events for recording. Forget them if the lot is closed."""
         with self._lock:
             if not self._closed:
                 self._answers += answers
-                self._ended += len(answers)
+                self._ended += count
                 self.started_us = None
 
-    def take(self, now_us: int) -> list[Ended]:
+    def take(self, now_us: int) -> list[Answer]:
         """Take the answers that are not recorded yet."""
         with self._lock:
             answers, self._answers = self._answers, []
@@ -153,6 +173,9 @@ class Lot:
     def settled(self, deliveries: Sequence[Delivery]) -> None:
         """Mark *deliveries* as settled. Their leases can be dropped."""
         with self._lock:
+            if len(deliveries) == len(self._unsettled):
+                self._unsettled = {}
+                return
             for delivery in deliveries:
                 self._unsettled.pop(delivery.seq, None)
 

@@ -16,7 +16,7 @@ from mltrigger.broker import Broker, Count, Delivery, Outside, Settlement, Subsc
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
-from mltrigger.delivery.lot import Ended, Remains
+from mltrigger.delivery.lot import Answer, Ended, Remains, Well
 from mltrigger.errors import Closed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
@@ -193,13 +193,21 @@ class Recorder:
 
     # -- units of work -----------------------------------------------------------------------------
 
-    def record(self, ended: Sequence[Ended]) -> None:
+    def takes_whole(self, deliveries: Sequence[Delivery], results: Sequence[Result]) -> bool:
+        """Whether a batch can be recorded as a whole: all went well, and nothing is handed on."""
+        return (
+            self._spec.emit is None
+            and all(r.error_type is None and r.reason is None for r in results)
+            and all(d.group is None and not d.alone for d in deliveries)
+        )
+
+    def record(self, answers: Sequence[Answer]) -> None:
         """Record, hand on and settle attempts in one commit. Try until the store answers.
 
         An attempt that lost its lease becomes ``stale`` if the event has an outcome.
         """
-        if ended:
-            self._patiently(lambda: self._record(ended))
+        if answers:
+            self._patiently(lambda: self._record(answers))
 
     def skip(self, deliveries: Sequence[Delivery], reason: str) -> None:
         """End deliveries as ``skipped`` without a call of the model, like :meth:`record`."""
@@ -219,8 +227,18 @@ class Recorder:
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))
 
-    def _record(self, ended: Sequence[Ended]) -> None:
+    def _record(self, answers: Sequence[Answer]) -> None:
         with self._log.unit() as unit:
+            ended: list[Ended] = []
+            for answer in answers:
+                if isinstance(answer, Ended):
+                    ended.append(answer)
+                elif self._broker.ack(answer.deliveries, unit):
+                    unit.record_well(*answer, self._spec.role)
+                else:  # a lease was lost
+                    ended += self._one_by_one(answer)
+            if not ended:
+                return
             ended = self._within_bounds(ended, unit)
             # Settle first: the broker tells who lost a lease. All of it takes effect at the commit.
             lost, counted = self._settle([e.settlement for e in ended], unit)
@@ -231,6 +249,15 @@ class Recorder:
                 if events := [event for event in emitted if event is not None]:
                     self._broker.publish(self._spec.emit, events, unit)
         self.recorded(rows)
+
+    def _one_by_one(self, well: Well) -> list[Ended]:
+        text = well.stdout
+        ended = []
+        for d, output in zip(well.deliveries, well.outputs, strict=True):
+            times = (well.started_us, well.finished_us, len(well.deliveries))
+            ended.append(self.ended(d, Result(output), well.version, *times, text))
+            text = None
+        return ended
 
     def recorded(self, rows: Sequence[Invocation]) -> None:
         """Take note of *rows*, which are durable now."""
@@ -256,7 +283,7 @@ class Recorder:
         counted = self._broker.settle_late([s for s in settlements if s.delivery in lost], unit)
         return [d for d in lost if d not in counted], counted
 
-    def _within_bounds(self, ended: Sequence[Ended], unit: Unit) -> Sequence[Ended]:
+    def _within_bounds(self, ended: list[Ended], unit: Unit) -> list[Ended]:
         """Count the emitted events. Those beyond the limit of their root become dead letters."""
         roots = [e.emitted.root for e in ended if e.emitted is not None]
         if not roots:

@@ -55,14 +55,14 @@ def is_json(media_type: str | None) -> bool:
     return media_type is None or _JSON_TYPE.fullmatch(media_type) is not None
 
 
-def stored_data(raw: bytes, event_id: str) -> Any:
+def stored_data(raw: bytes, event: Event) -> Any:
     """Return the data of a stored event, decoded from their JSON."""
     try:
         return codec.loads_own(raw)
     except (ValueError, InvalidEvent) as error:
         said = f"{type(error).__name__}: {short(str(error))}"
         raise StoreError(
-            f"the store is damaged: the data of event {short(event_id)!r} cannot be read ({said})"
+            f"the store is damaged: the data of event {short(event.id)!r} cannot be read ({said})"
         ) from error
 
 

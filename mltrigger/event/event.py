@@ -39,6 +39,10 @@ AWS Lambda's loop detection has the same limit.
 """
 
 
+Rest = tuple[str, str, datetime, str | None, str | None, Mapping[str, str | bool | int]]
+"""The source, id, time, subject, dataschema and extensions of an event."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=True)
 class Event:
     """An immutable fact with an identity (``source`` + ``id``) and data.
@@ -80,6 +84,8 @@ class Event:
     _encoded: bytes | None = dataclasses.field(default=None, compare=False)
     # the JSON that it was delivered as; its data are left out until somebody asks for them
     _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)
+    # returns the attributes that are left out as well
+    _rest: Callable[[], Rest] | None = dataclasses.field(default=None, compare=False, init=False)
 
     def __post_init__(self) -> None:
         if self.id is None:
@@ -92,12 +98,17 @@ class Event:
     if not TYPE_CHECKING:  # else every name would be an attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Decode the data of a stored event when somebody first asks for them."""
-            if name != "data":
+            """Read the data or attributes of a stored event when somebody first asks for them."""
+            if name == "data":
+                data = stored_data(self._raw, self)
+                _set_data(self, data)
+                return data
+            if name not in _LATER or self._rest is None:
                 raise AttributeError(f"Event has no attribute {name!r}", name=name, obj=self)
-            data = stored_data(self._raw, self.id)
-            _set_data(self, data)
-            return data
+            rest = self._rest()
+            for put, value in zip(_PUT_LATER, rest, strict=True):
+                put(self, value)
+            return rest[_LATER.index(name)]
 
     def __repr__(self) -> str:
         subject = f", subject={short(self.subject)!r}" if self.subject else ""
@@ -321,6 +332,28 @@ def restored(
     _set_opener(event, None)
     _set_encoded(event, None)
     _set_raw(event, raw)
+    _set_rest(event, None)
+    return event
+
+
+def restored_later(
+    raw: bytes,
+    type: str,  # noqa: A002
+    datacontenttype: str | None,
+    rest: Callable[[], Rest],
+) -> Event:
+    """Return an Event as :func:`restored` does. Its other attributes are read when needed."""
+    event = _new(Event)
+    if datacontenttype is not None and not is_json(datacontenttype):
+        _set_data(event, raw)
+        _set_raw(event, None)
+    else:
+        _set_raw(event, raw)
+    _set_type(event, type)
+    _set_datacontenttype(event, datacontenttype)
+    _set_opener(event, None)
+    _set_encoded(event, None)
+    _set_rest(event, rest)
     return event
 
 
@@ -360,6 +393,7 @@ def with_data(event: Event, data: Any) -> Event:
 
 def _copy(event: Event, with_data: bool = True) -> Event:
     copy = _new(Event)
+    _ = event.id  # so that none of the attributes is left out
     for get, put in _OTHERS:
         put(copy, get(event))
     if with_data:
@@ -384,9 +418,12 @@ _SLOTS = [getattr(Event, field.name) for field in dataclasses.fields(Event)]
     _set_opener,
     _set_encoded,
     _set_raw,
+    _set_rest,
 ) = (slot.__set__ for slot in _SLOTS)
 _get_data = _SLOTS[0].__get__
 _OTHERS = [(slot.__get__, slot.__set__) for slot in _SLOTS[1:]]
+_LATER = ("source", "id", "time", "subject", "dataschema", "extensions")
+_PUT_LATER = [getattr(Event, name).__set__ for name in _LATER]
 
 
 def derived_id(cause: Event, subscription: str) -> str:

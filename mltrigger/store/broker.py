@@ -322,6 +322,14 @@ class SqlBroker:
                 self._wake_visible(transaction, [f"ready:{s}" for s in back])
         return lost
 
+    def ack(self, deliveries: Sequence[Delivery], unit: Unit | None = None) -> bool:
+        """Settle deliveries as done, if all of them are held."""
+        with self.within(unit) as transaction:
+            if not settling.ack(transaction, deliveries):
+                return False
+            self._wake_after(transaction, ["done"])
+        return True
+
     def settle_late(
         self, settlements: Sequence[Settlement], unit: Unit | None = None
     ) -> list[Delivery]:

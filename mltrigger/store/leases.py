@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from mltrigger.store.queue import Claim, Term
+from mltrigger.store.queue import Term
 from mltrigger.store.transaction import Row, Transaction
 
 
@@ -73,17 +73,16 @@ def next_number(transaction: Transaction, subscription_id: int) -> int:
     return int(number)
 
 
-def hold(transaction: Transaction, term: Term, found: Sequence[Claim], in_range: int = 0) -> None:
+def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: int = 0) -> None:
     """Lease *found*: its last *in_range* claims as a range, each other one on its own."""
     times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
     s, number = term.subscription_id, term.number
-    single = found[: len(found) - in_range]
-    rows: list[Row] = [
-        (s, number, c.seq, c.seq, 1, c.attempt + 1, c.failures, c.abandoned, c.visible_us, *times)
-        for c in single
-    ]
+    rows: list[Row] = []
+    for seq, visible_us, attempt, failures, abandoned, *_ in found[: len(found) - in_range]:
+        counts = (attempt + 1, failures, abandoned)
+        rows.append((s, number, seq, seq, 1, *counts, visible_us, *times))
     if in_range:
-        low, high = found[-in_range].seq, found[-1].seq
+        low, high = found[-in_range][0], found[-1][0]
         rows.append((s, number, low, high, in_range, 1, 0, 0, None, *times))
     transaction.execute_many(_INSERT, rows)
 
@@ -116,6 +115,16 @@ def let_go(
     return found
 
 
+def let_all_go(
+    transaction: Transaction, subscription_id: int, number: int, seqs: Sequence[int]
+) -> bool:
+    """Let events of one number go, all or none. Return whether it held them all."""
+    if len(held(transaction, subscription_id, number, seqs)) < len(seqs):
+        return False
+    let_go(transaction, subscription_id, number, seqs)
+    return True
+
+
 def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> list[Lease]:
     """Leave the ranges of *lease* that do not hold *gone*. Return the others, which are no rows."""
     transaction.execute_many(_DELETE, [lease.key])
@@ -137,7 +146,7 @@ def extend(
     seqs: Collection[int],
     until_us: int,
 ) -> set[int]:
-    """Let the leases of these events of one number end at *until_us*. Return those that are held."""
+    """Let the leases of these events end at *until_us*. Return those that are held."""
     found: set[int] = set()
     for row in _rows(transaction, subscription_id, number):
         mine = {seq for seq in seqs if row.low <= seq <= row.high}

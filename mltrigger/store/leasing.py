@@ -14,13 +14,12 @@ from mltrigger.store.queue import (
     INSERT_AWAITED,
     INSERT_DEAD,
     INSERT_READY,
-    Claim,
     Dead,
     Term,
     Waiting,
     claims,
 )
-from mltrigger.store.transaction import Store, Transaction
+from mltrigger.store.transaction import Row, Store, Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled
 
 _STANDING = """
@@ -43,6 +42,8 @@ SELECT s.paused, (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
     AND e.by_rows_us IS NULL)
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
+_ABANDONED = 4
+"""The place of that column in a claim."""
 _RAN_OUT = "SELECT 1 FROM lease WHERE subscription_id = :s AND until_us <= :now LIMIT 1"
 _KILLS = (
     f"{MAX_ABANDONED} attempts ran alone in their process and never ended: the event kills the"
@@ -71,56 +72,56 @@ def standing(transaction: Transaction, subscription_id: int) -> Standing | None:
     return Standing(*rows[0]) if rows else None
 
 
-def claim(transaction: Transaction, at: Standing, term: Term, most: int) -> list[Claim]:
+def claim(transaction: Transaction, at: Standing, term: Term, most: int) -> list[Row]:
     """Lease up to *most* deliveries for *term*: first rows that are due, then a range of the log.
 
     A delivery that was abandoned before is leased alone, so that it harms no other.
     """
     if at.paused:
         return []
-    s, found = term.subscription_id, list[Claim]()
+    s, found = term.subscription_id, list[Row]()
     if at.due_us is not None and at.due_us <= term.received_us:
         given = {"s": s, "now": term.received_us, "n": most}
         found = _together(claims(transaction, _DUE_FIRST, given))
-        transaction.execute_many(_DELETE_READY, [(s, c.visible_us, c.seq) for c in found])
-    room = 0 if any(c.abandoned for c in found) else most - len(found)
-    beyond: list[Claim] = []
+        transaction.execute_many(
+            _DELETE_READY, [(s, visible_us, seq) for seq, visible_us, *_ in found]
+        )
+    room = 0 if any(row[_ABANDONED] for row in found) else most - len(found)
+    beyond: list[Row] = []
     if room > 0 and at.next_seq is not None:
         given = {"t": at.topic_id, "next": at.next_seq, "n": room}
         beyond = claims(transaction, CLAIM_RANGE, given)
     if found or beyond:
-        next_seq = beyond[-1].seq + 1 if beyond else at.next_seq
+        next_seq = beyond[-1][0] + 1 if beyond else at.next_seq
         transaction.execute_many(_ADVANCE, [(next_seq, s)])
         leases.hold(transaction, term, [*found, *beyond], len(beyond))
     return found + beyond
 
 
-def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Claim]:
+def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Row]:
     """Lease the waiting rows of the events *seqs* for *term*."""
     among = ", ".join(str(int(seq)) for seq in seqs)
     sql = f"{CLAIM_READY} AND q.seq IN ({among}) ORDER BY q.seq"
     found = claims(transaction, sql, {"s": term.subscription_id})
     transaction.execute_many(
-        _DELETE_READY, [(term.subscription_id, c.visible_us, c.seq) for c in found]
+        _DELETE_READY, [(term.subscription_id, visible_us, seq) for seq, visible_us, *_ in found]
     )
     leases.hold(transaction, term, found)
     return found
 
 
-def _together(found: list[Claim]) -> list[Claim]:
+def _together(found: list[Row]) -> list[Row]:
     """Return the first claims that may be leased together."""
-    suspect = next((i for i, c in enumerate(found) if c.abandoned), None)
+    suspect = next((i for i, row in enumerate(found) if row[_ABANDONED]), None)
     return found if suspect is None else found[: max(1, suspect)]
 
 
-def put_back(transaction: Transaction, term: Term, found: Sequence[Claim]) -> None:
+def put_back(transaction: Transaction, term: Term, found: Sequence[Row]) -> None:
     """Undo the leases of *found*. Nobody has worked on them."""
     s = term.subscription_id
-    leases.let_go(transaction, s, term.number, [c.seq for c in found])
-    transaction.execute_many(
-        INSERT_READY,
-        [Waiting(s, c.visible_us, c.seq, c.attempt, c.failures, c.abandoned) for c in found],
-    )
+    leases.let_go(transaction, s, term.number, [row[0] for row in found])
+    rows = [(s, visible_us, seq, *counts[:3]) for seq, visible_us, *counts in found]
+    transaction.execute_many(INSERT_READY, rows)
 
 
 class Due(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from mltrigger.broker import Delivery
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.schema import CODES
 from mltrigger.store.transaction import Row, Transaction
@@ -113,6 +114,49 @@ def record_lots(
         )
         transaction.execute_many(_INSERT_DETAIL, [d for a in part if (d := _detail(s, a))])
         row += len(part)
+
+
+def record_successes(
+    transaction: Transaction,
+    lot: LotOf,
+    answered: Sequence[tuple[Delivery, str | None]],
+    stdout: str | None,
+) -> None:
+    """Write attempts that succeeded, with their outputs. The first one keeps *stdout*."""
+    s, first, seqs = lot.subscription_id, answered[0][0], [d.seq for d, _ in answered]
+    span = min(seqs), max(seqs)
+    plain = all(
+        d.visible_us == d.published_us and (output is None or len(output) <= LONG_OUTPUT)
+        for d, output in answered
+    )
+    if not plain or stdout or span[1] - span[0] > _FAR * len(seqs):
+        record_lots(transaction, lot, [_success(*each, stdout, first) for each in answered])
+        return
+    row = next_row(transaction)
+    insert_lot(transaction, row, len(answered), span, lot)
+    transaction.execute_many(
+        _INSERT_OUTCOME,
+        [
+            (
+                s,
+                d.seq,
+                d.attempt,
+                row,
+                i,
+                _CODE_OF_SUCCESS,
+                None,
+                None,
+                None if output == "null" else output,
+            )
+            for i, (d, output) in enumerate(answered)
+        ],
+    )
+
+
+def _success(d: Delivery, output: str | None, stdout: str | None, first: Delivery) -> Attempt:
+    visible_us = None if d.visible_us == d.published_us else d.visible_us
+    text = stdout if d is first else None
+    return Attempt(d.seq, d.attempt, "succeeded", visible_us, output=output, stdout=text)
 
 
 def insert_lot(

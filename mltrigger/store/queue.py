@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +10,10 @@ from typing import Any, NamedTuple
 from mltrigger.broker import Delivery
 from mltrigger.event.data import check_data
 from mltrigger.event.delay import due_us
-from mltrigger.event.event import restored
+from mltrigger.event.event import Event, Rest, restored, restored_later
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import id_text, time_of, trace_of
-from mltrigger.store.transaction import Transaction
+from mltrigger.store.transaction import Row, Transaction
 
 
 class Waiting(NamedTuple):
@@ -83,9 +84,12 @@ ORDER BY e.seq LIMIT :n
 """
 
 
-def claims(transaction: Transaction, sql: str, parameters: Mapping[str, Any]) -> list[Claim]:
-    """Return the claims that *sql* finds, one of those above."""
-    return [Claim(*row) for row in transaction.query(sql, parameters)]
+def claims(transaction: Transaction, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that *sql*, one of those above, finds: columns of :class:`Claim`.
+
+    A row of a range ends before the columns of events that were sent again.
+    """
+    return transaction.query(sql, parameters)
 
 
 class Term(NamedTuple):
@@ -100,7 +104,7 @@ class Term(NamedTuple):
     """Whether messages of an outside queue belong to them."""
 
 
-def deliveries(transaction: Transaction, found: Sequence[Claim], term: Term) -> list[Delivery]:
+def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> list[Delivery]:
     """Return the deliveries of claims that were leased for *term*.
 
     Raises
@@ -108,12 +112,62 @@ def deliveries(transaction: Transaction, found: Sequence[Claim], term: Term) -> 
     StoreError
         When an event cannot be read.
     """
-    text = transaction.store.vocabulary.text
-    names = {n: text(transaction, n) for c in found for n in (c.source_id, c.type_id)}
-    return [_delivery(claim, term, names) for claim in found]
+    words = transaction.store.vocabulary
+    numbers = {row[8] for row in found} | {row[9] for row in found}
+    names = {n: words.text(transaction, n) for n in numbers}
+    made = []
+    for row in found:
+        seq, visible_us, attempt, failures, abandoned, published_us, lag_us, key, source_id = row[
+            :9
+        ]
+        type_id, time, subject, media_type, schema, traceparent, extensions, data = row[9:17]
+        since_us = published_us
+        if (
+            type(key) is bytes
+            and type(data) is bytes
+            and type(published_us) is int
+            and type(lag_us) is int
+            and time is subject is schema is media_type is traceparent is extensions is None
+            and (len(row) == _OF_RANGE or row[_OF_RANGE] is None)
+        ):
+            try:
+                check_data(data, None)
+            except ERRORS as error:
+                raise damaged("event", seq, error) from error
+            rest = functools.partial(_rest, names[source_id], key, published_us, lag_us)
+            event = restored_later(data, names[type_id], None, rest)
+        else:
+            event, since_us = _whole(Claim(*row), names)
+        made.append(
+            Delivery(
+                event,
+                seq,
+                term.subscription_id,
+                attempt + 1,
+                failures,
+                abandoned,
+                published_us,
+                visible_us,
+                term.received_us,
+                since_us,
+                term.number,
+            )
+        )
+    return made
 
 
-def _delivery(claim: Claim, term: Term, names: Mapping[int, str]) -> Delivery:
+_OF_RANGE = 17
+"""How many columns a row of a range has."""
+
+
+def _rest(source: str, key: bytes, published_us: int, lag_us: int) -> Rest:
+    """Return the attributes of a plain event that few models ask for."""
+    time = time_of(published_us, lag_us, None)
+    return source, id_text(key), time, None, None, {"traceparent": trace_of(key)}
+
+
+def _whole(claim: Claim, names: Mapping[int, str]) -> tuple[Event, int]:
+    """Return the event of *claim*, and since when it waits. Raise StoreError for a damaged one."""
     data, media_type, published_us = claim.data, claim.media_type, claim.published_us
     try:
         others: dict[str, Any] = {"traceparent": claim.traceparent or trace_of(claim.key)}
@@ -139,19 +193,7 @@ def _delivery(claim: Claim, term: Term, names: Mapping[int, str]) -> Delivery:
     except ERRORS as error:
         table = "event" if claim.other_data is None else "resent"
         raise damaged(table, claim.seq, error) from error
-    return Delivery(
-        event,
-        claim.seq,
-        term.subscription_id,
-        claim.attempt + 1,
-        claim.failures,
-        claim.abandoned,
-        published_us,
-        claim.visible_us,
-        term.received_us,
-        claim.resent_us or since_us,
-        term.number,
-    )
+    return event, claim.resent_us or since_us
 
 
 class Dead(NamedTuple):

@@ -64,6 +64,16 @@ def settle(
     return lost, {s.delivery.subscription_id for s in back}
 
 
+def ack(transaction: Transaction, deliveries: Sequence[Delivery]) -> bool:
+    """End the leases of all *deliveries*. Return ``False``, and end none, if one is lost."""
+    asked = _by_number(deliveries)
+    if len(asked) > 1 and any(
+        len(leases.held(transaction, *key, seqs)) < len(seqs) for key, seqs in asked.items()
+    ):
+        return False
+    return all(leases.let_all_go(transaction, *key, seqs) for key, seqs in asked.items())
+
+
 def _rows_of(
     rows: dict[tuple[int, int], dict[int, Lease]], settlement: Settlement
 ) -> dict[int, Lease]:

@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
-from mltrigger.store.lots import Attempt, LotOf, record_lots
+from mltrigger.store.lots import Attempt, LotOf, record_lots, record_successes
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.version import ModelVersion
 
 
 class Invocation(NamedTuple):
@@ -98,6 +99,26 @@ class Unit:
             record_lots(self.transaction, lot, _attempts(same, lot), corrects=bool(late))
         for (subscription_id, outcome), n in counts.items():
             tally(self.transaction, subscription_id, worker_id, outcome, n)
+
+    def record_well(
+        self,
+        deliveries: Sequence[Delivery],
+        outputs: Sequence[str | None],
+        version: ModelVersion,
+        started_us: int,
+        finished_us: int,
+        stdout: str | None,
+        role: str,
+    ) -> None:
+        """Write one row an attempt of a batch that went well. Only the first one has *stdout*."""
+        settled_us, worker_id, size = self._clock.now_us(), self._worker_id(), len(deliveries)
+        s, times = deliveries[0].subscription_id, (started_us, finished_us)
+        pairs = zip(deliveries, outputs, strict=True)
+        for received_us, group in itertools.groupby(pairs, lambda pair: pair[0].received_us):
+            lot = LotOf(s, role, settled_us, worker_id, version.id, received_us, size, *times)
+            record_successes(self.transaction, lot, list(group), stdout)
+            stdout = None
+        tally(self.transaction, s, worker_id, "succeeded", size)
 
     def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
         """Count a late attempt once, whatever was written before.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
+from mltrigger.store.damage import damaged
 from mltrigger.store.transaction import Transaction
 
 _FIND = "SELECT id FROM name WHERE text = :text"
@@ -38,15 +39,16 @@ class Vocabulary:
 
         Raises
         ------
-        LookupError
+        StoreError
             When there is none: the store is damaged.
         """
         text = self._texts.get(number)
         if text is None:
-            for (text,) in transaction.query(_TEXT, {"id": number}):
-                transaction.after_visible(functools.partial(self._keep, text, number))
-                return str(text)
-            raise LookupError(f"name {number!r:.40} is missing")
+            found = [text for (text,) in transaction.query(_TEXT, {"id": number})]
+            if len(found) != 1 or not isinstance(found[0], str):
+                raise damaged("name", number, TypeError(f"a text expected, got {found!r:.60}"))
+            (text,) = found
+            transaction.after_visible(functools.partial(self._keep, text, number))
         return text
 
     def _new(self, transaction: Transaction, text: str) -> int:

@@ -200,9 +200,9 @@ def _claim(
         return []
     sql = f"{CLAIM_AWAITED} AND q.seq IN ({', '.join(map(str, seqs))})"
     order = {seq: i for i, seq in enumerate(seqs)}
-    found = sorted(claims(transaction, sql, {"s": spec.id}), key=lambda claim: order[claim.seq])
+    found = sorted(claims(transaction, sql, {"s": spec.id}), key=lambda row: order[row[0]])
     number = leases.next_number(transaction, spec.id)
     term = Term(spec.id, number, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted)
-    transaction.execute_many(_CLAIMED, [(spec.id, claim.seq) for claim in found])
+    transaction.execute_many(_CLAIMED, [(spec.id, seq) for seq, *_ in found])
     leases.hold(transaction, term, found)
     return deliveries(transaction, found, term)

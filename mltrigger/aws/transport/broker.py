@@ -279,6 +279,12 @@ class AwsBroker(AwsOutside):
             transaction.after_commit(functools.partial(self._tell, held, self._clock.now_us()))
         return lost
 
+    def ack(self, deliveries: Sequence[Delivery], unit: Unit | None = None) -> bool:
+        """Settle deliveries as done, unless one has a message, which is settled on its own."""
+        if any(d.message is not None for d in deliveries):
+            return False
+        return self._sql.ack(deliveries, unit)
+
     def settle_late(
         self, settlements: Sequence[Settlement], unit: Unit | None = None
     ) -> list[Delivery]:
