@@ -18,6 +18,7 @@ from typing import Any
 
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import forks
+from mltrigger.store.disk import Connection, Disk
 from mltrigger.store.files import File, forget_files, open_file, release_file
 from mltrigger.store.place import Lost, Place
 
@@ -42,27 +43,32 @@ class Connections:
         Returns how long to wait for another program.
     sleep : callable
         Waits. Passed in for tests.
+    disk : Disk
+        Opens the files.
     """
 
-    def __init__(self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep) -> None:
+    def __init__(
+        self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep, disk: Disk
+    ) -> None:
         self.description = "memory" if path is None else path.name
         self.location = None if path is None else str(path.resolve())
         self.closed = False
         self.is_ready = False
         """Whether the writing connection is open, its files are known, and none is lost."""
         self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
+        self._disk = disk
         self._file: File | None = None
         self._place: Place | None = None
         self._lost: Lost | None = None
-        self._raw: sqlite3.Connection | None = None
-        self._idle: list[sqlite3.Connection] = []
+        self._raw: Connection | None = None
+        self._idle: list[Connection] = []
         forks.add(self, forget_files)
         self.gate = forks.gate()
 
     def prepare(self) -> None:
         """Make the file, or check the existing one."""
         if self._path is not None:
-            self._file = open_file(self._path)
+            self._file = open_file(self._path, self._disk)
             self._place = Place(str(self._path.resolve()), self._file)
 
     def check(self) -> None:
@@ -83,7 +89,7 @@ class Connections:
         return self._raw is not None and self._place is not None
 
     @property
-    def writer(self) -> sqlite3.Connection:
+    def writer(self) -> Connection:
         """The writing connection, once it is open."""
         assert self._raw is not None  # noqa: S101 - for the type checker
         return self._raw
@@ -154,7 +160,7 @@ class Connections:
             self.gate.leave(reader)
 
     @contextlib.contextmanager
-    def reading(self, lock: threading.Lock, own: bool) -> Iterator[sqlite3.Connection]:
+    def reading(self, lock: threading.Lock, own: bool) -> Iterator[Connection]:
         """Hold a reading connection.
 
         *own*: this thread is in a transaction, and must not wait for its own end.
@@ -179,14 +185,14 @@ class Connections:
         finally:
             self.gate.leave(reader)
 
-    def _take(self) -> sqlite3.Connection:
+    def _take(self) -> Connection:
         self.check_place()
         try:
             return self._idle.pop()
         except IndexError:
             return self._connected(reads=True)
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         if len(self._idle) < _READERS and not self.closed:
             self._idle.append(connection)
         else:
@@ -277,16 +283,10 @@ class Connections:
             f" {waited_s:.1f} s. Let it go on or end it, then try again"
         )
 
-    def _connected(self, reads: bool) -> sqlite3.Connection:
+    def _connected(self, reads: bool) -> Connection:
         # A writer waits in short steps. Between them it notices Ctrl-C and the end of the
         # process.
-        connection = sqlite3.connect(
-            self.location or ":memory:",
-            timeout=5.0 if reads else 0.1,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=256,
-        )
+        connection = self._disk.connect(self.location or ":memory:", 5.0 if reads else 0.1)
         try:
             if self._path is not None and not reads:
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mltrigger.errors import StoreError
 from mltrigger.store import schema
 from mltrigger.store.connections import Connections
+from mltrigger.store.disk import Disk, SqliteDisk
 from mltrigger.store.files import file_lock
 from mltrigger.store.transaction import Reader, Row, Transaction
 
@@ -44,6 +45,10 @@ class SqliteStore:
     durability : {"full", "normal"}
         ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a
         crash of the process, not a power cut. The user chooses it.
+    sleep : callable
+        Waits. Passed in for tests.
+    disk : Disk or None
+        Opens the files, and syncs the log. Passed in for tests.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class SqliteStore:
         path: Path | None = None,
         durability: str = "full",
         sleep: Callable[[float], None] = time.sleep,
+        disk: Disk | None = None,
     ) -> None:
         if durability not in ("full", "normal"):
             raise StoreError(f"durability must be 'full' or 'normal', got {durability!r}")
@@ -65,7 +71,7 @@ class SqliteStore:
         self._cohort: _Cohort | None = None
         self._checkpoint_at, self._log_at = CHECKPOINT_CHANGES, LOG_BYTES
         self._measure_s, self._log_bytes = 0.0, 0
-        self._connections = Connections(path, lambda: BUSY_S, sleep)
+        self._connections = Connections(path, lambda: BUSY_S, sleep, disk or SqliteDisk())
         self._gate = self._connections.gate
         self.description, self.location = self._connections.description, self._connections.location
         try:
@@ -149,7 +155,7 @@ class SqliteStore:
         with self._connections.reading(
             self._lock, own=self._owner == threading.get_ident()
         ) as connection:
-            to(connection)
+            to(cast("sqlite3.Connection", connection))
 
     def lost(self) -> str | None:
         """Return the trouble when the file was removed or replaced, else ``None``."""
@@ -334,7 +340,7 @@ class SqliteStore:
         self._connections.open()
         self._begin(durable=True)
         try:
-            schema.create(self._connections.writer)
+            schema.create(cast("sqlite3.Connection", self._connections.writer))
         except BaseException:
             self._connections.writer.execute("ROLLBACK")
             raise
