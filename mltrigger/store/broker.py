@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from mltrigger.broker import (
     AT_ONCE,
@@ -96,13 +96,18 @@ class SqlBroker:
     ) -> list[Receipt]:
         """Make *events* and their deliveries durable, see :class:`~mltrigger.broker.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
-        with self.within(unit) as transaction:
+
+        def write(transaction: Transaction) -> list[Receipt]:
             published = publishing.publish(
                 transaction, topic, encoded, self.time.published_us(transaction)
             )
             if published.woken:
                 self._wake_after(transaction, [f"ready:{s}" for s in published.woken])
-        return published.receipts
+            return published.receipts
+
+        if unit is not None and unit.transaction.store is self._store:
+            return write(unit.transaction)
+        return self._store.write(write)
 
     def send(
         self,
@@ -345,9 +350,12 @@ class SqlBroker:
             None if next_us is None else (next_us - at["now"]) / 1e6,
         )
 
-    def _wake_after(self, transaction: Transaction, keys: Iterable[str]) -> None:
-        """Wake the waiters of *keys* once the transaction is durable."""
-        transaction.after_commit(functools.partial(self._wakeup.notify, keys))
+    def _wake_after(self, transaction: Transaction, keys: Collection[str]) -> None:
+        """Wake the waiters of *keys*: listeners at once, those of outcomes when it is durable."""
+        if ready := [key for key in keys if key != "done"]:
+            transaction.after_visible(functools.partial(self._wakeup.notify, ready))
+        if "done" in keys:
+            transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:

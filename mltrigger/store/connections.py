@@ -6,6 +6,7 @@ They open when needed and close while the process forks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import random
@@ -17,15 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store import forks
+from mltrigger.store import forks, unsure
 from mltrigger.store.disk import Connection, Disk
+from mltrigger.store.durable import SharedSync
 from mltrigger.store.files import File, forget_files, open_file, release_file
 from mltrigger.store.place import Lost, Place
+from mltrigger.store.wal import Wal
 
 Sleep = Callable[[float], None]
 
 _READERS = 4
 """The number of reading connections to keep for the next question."""
+_CHECKPOINT_BUSY_S = 0.1
+LONGEST_LOG = 16 * 1024 * 1024
+"""A longer log, of a large transaction or beside a slow reader, is cut when it begins anew."""
 RETURN = "put it back, or close this bus and connect again"
 """The advice for a file that has lost its name or its content."""
 
@@ -61,6 +67,8 @@ class Connections:
         self._place: Place | None = None
         self._lost: Lost | None = None
         self._raw: Connection | None = None
+        self.wal = None if self.location is None else Wal(disk, self.location)
+        self.sync = SharedSync(self._to_the_disk, self._mark)
         self._idle: list[Connection] = []
         forks.add(self, forget_files)
         self.gate = forks.gate()
@@ -115,7 +123,18 @@ class Connections:
         """Note that a transaction has begun. All files exist by now."""
         if self._place is not None and not self._place.is_noted:
             self._place.note()
+            self._open_log()
         self.is_ready = self._lost is None
+
+    def _open_log(self) -> None:
+        assert self.wal is not None  # noqa: S101 - a file has one
+        try:
+            self.wal.open()
+        except OSError as error:
+            self._place.forget() if self._place is not None else None
+            raise sqlite3.OperationalError(
+                f"its write-ahead log cannot be opened ({error.strerror})"
+            ) from error
 
     def let_go(self) -> None:
         """Close all of a file until it is needed again."""
@@ -131,6 +150,9 @@ class Connections:
             release_file(self._file)
 
     def _close(self) -> None:
+        if self.wal is not None:
+            self.sync.finish()  # another process may keep the log
+            self.wal.close()
         for connection in (self._raw, *self._idle):
             if connection is not None:
                 connection.close()
@@ -146,14 +168,14 @@ class Connections:
         """Return the rows of *sql*. Like :meth:`reading`, for one question."""
         if self._place is None:
             with self.reading(lock, own) as driver:
-                return driver.execute(sql, parameters).fetchall()
+                return list(driver.execute(sql, parameters))
         self.check()
         reader = object()
         try:
             self.gate.enter(reader, waits=not own)
             connection = self._take()
             try:
-                return connection.execute(sql, parameters).fetchall()
+                return list(connection.execute(sql, parameters))
             finally:
                 self._give_back(connection)
         finally:
@@ -198,27 +220,39 @@ class Connections:
         else:
             connection.close()
 
+    @contextlib.contextmanager
+    def checkpointing(self) -> Iterator[Connection]:
+        """Hold a connection that moves the log into the database, and syncs both."""
+        assert self.location is not None  # noqa: S101 - a file has one
+        with contextlib.closing(self._disk.connect(self.location, _CHECKPOINT_BUSY_S)) as driver:
+            driver.execute("PRAGMA wal_autocheckpoint=0")
+            driver.execute("PRAGMA synchronous=NORMAL")  # at OFF a power cut damages the file
+            yield driver
+
     # -- the files ---------------------------------------------------------------------------------
 
-    def committed(self, durable: bool = True) -> None:
-        """Raise StoreError when the last commit is nowhere.
+    def _to_the_disk(self) -> None:
+        """Bring the log to the disk. Raise StoreError when it is nowhere."""
+        assert self.wal is not None  # noqa: S101 - a file has one
+        self.wal.sync()
+        self.check_kept()
 
-        Nobody has a receipt for a commit that is not *durable*.
-        """
+    def _mark(self) -> None:
+        if self.location is not None:
+            unsure.mark(self.location)
+
+    def note(self, error: BaseException) -> None:
+        """Poison the store when *error* is a sync that failed inside SQLite."""
+        if "FSYNC" in getattr(error, "sqlite_errorname", ""):
+            self.sync.poison(OSError(errno.EIO, f"{error}, in a sync of SQLite"))
+
+    def check_kept(self) -> None:
+        """Raise StoreError when the last commit is nowhere."""
         try:
-            if self._place is not None and durable:
+            if self._place is not None:
                 self._place.check()
-            elif self._place is not None:
-                self._place.check_database()
         except Lost as lost:
             raise self._refused(lost) from None
-
-    def log_bytes(self) -> int:
-        """Return the size of the write-ahead log. 0 in memory or if unknown."""
-        try:
-            return 0 if self._place is None else self._place.log_bytes()
-        except Lost:
-            return 0
 
     def check_place(self) -> None:
         """Raise StoreError when the file was removed or replaced, until everything is back."""
@@ -289,7 +323,11 @@ class Connections:
         connection = self._disk.connect(self.location or ":memory:", 5.0 if reads else 0.1)
         try:
             if self._path is not None and not reads:
+                if self._path.stat().st_size == 0:  # later it would write, and change nothing
+                    self.patiently(lambda: connection.execute("PRAGMA auto_vacuum=INCREMENTAL"))
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+                connection.execute("PRAGMA synchronous=NORMAL")  # the sync of a commit is ours
+                connection.execute(f"PRAGMA journal_size_limit={LONGEST_LOG}").fetchall()
             connection.execute("PRAGMA wal_autocheckpoint=0")
             connection.execute("PRAGMA cache_size=-32768")
             if reads:

@@ -183,26 +183,28 @@ def _check_content(path: Path, head: bytes, disk: Disk) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[bool]:
-    """Try to lock *path* without waiting. Return whether it is locked.
+def file_lock(path: Path) -> Iterator[int | None]:
+    """Try to lock *path* without waiting. Return a handle of the locked file, else ``None``.
 
     The kernel releases the lock when the process dies.
     """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        yield handle if _locked(handle) else None
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
     try:
         import fcntl
     except ImportError:  # on Windows the user has to keep to one process at a time
-        yield True
-        return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return True
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 _REFUSED = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs")
