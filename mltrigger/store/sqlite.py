@@ -214,13 +214,13 @@ class SqliteStore:
             self._connections.check_place()  # what is nowhere can be leased to nobody
             commit.is_asked = True
             self._connections.writer.execute("COMMIT")
-            commit.number = self._connections.sync.written()
+            commit.number = self._counted()
         except BaseException as error:
             self._connections.note(error)
             if self._connections.in_transaction:
                 self._connections.writer.execute("ROLLBACK")
             elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
-                commit.number = self._connections.sync.written()  # Ctrl-C came after the commit
+                commit.number = self._counted()  # Ctrl-C came after the commit
             raise
         self._keeper.committed()
 
@@ -291,6 +291,9 @@ class SqliteStore:
         with self._committing(commit):
             for item in batch:
                 item.run(Transaction(self, self._connections.writer), commit)
+
+    def _counted(self) -> int:
+        return self._connections.sync.written() if self._syncs else 1
 
     # -- the disk ----------------------------------------------------------------------------------
 
