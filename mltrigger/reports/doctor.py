@@ -22,7 +22,6 @@ from mltrigger.delivery.circles import ADVICE, circles
 from mltrigger.errors import NotFound
 from mltrigger.reports.policy_checks import agreed, run_times
 from mltrigger.reports.store_checks import archive, clocks, descriptors, files, sqlite, writer
-from mltrigger.store.connections import RETURN
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
@@ -265,7 +264,7 @@ class Doctor:
 
     def _lost(self, about: str) -> list[Finding]:
         lost = self._store.lost()  # nothing else could be read then
-        return [] if lost is None else [Finding("error", about, "file", lost, RETURN)]
+        return [] if lost is None else [Finding("error", about, "file", *lost)]
 
 
 def _where(spec: SubscriptionSpec, version: ModelVersion) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from mltrigger.broker import (
     AT_ONCE,
@@ -103,12 +103,17 @@ class SqlBroker:
     ) -> list[Receipt]:
         """Make *events* and their deliveries durable, see :class:`~mltrigger.broker.Broker`."""
         encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
-        with self.within(unit) as transaction:
+
+        def write(transaction: Transaction) -> list[Receipt]:
             published = publishing.publish(
                 transaction, topic, encoded, self.time.published_us(transaction)
             )
-            self._wake_visible(transaction, published.woken)
-        return published.receipts
+            self._wake_after(transaction, published.woken)
+            return published.receipts
+
+        if unit is not None and unit.transaction.store is self._store:
+            return write(unit.transaction)
+        return self._store.write(write)
 
     def send(
         self,
@@ -125,7 +130,7 @@ class SqlBroker:
             sent = binding.send(
                 transaction, subscription.id, seqs, sending, self._worker_id(), self._clock.now_us()
             )
-            self._wake_visible(transaction, [f"ready:{subscription.id}"])
+            self._wake_after(transaction, [f"ready:{subscription.id}"])
         return sent
 
     def cancel(self, seq: int) -> list[str]:
@@ -177,7 +182,7 @@ class SqlBroker:
             woken = transaction.query(
                 "SELECT id FROM subscription WHERE name = :name", {"name": name}
             )
-            self._wake_visible(transaction, [f"ready:{number}" for (number,) in woken])
+            self._wake_after(transaction, [f"ready:{number}" for (number,) in woken])
 
     # -- receive -----------------------------------------------------------------------------------
 
@@ -317,9 +322,7 @@ class SqlBroker:
             return []
         with self.within(unit) as transaction:
             lost, back = settling.settle(transaction, settlements, self._clock.now_us())
-            self._wake_after(transaction, ["done"])
-            if back:
-                self._wake_visible(transaction, [f"ready:{s}" for s in back])
+            self._wake_after(transaction, ["done", *(f"ready:{s}" for s in back)])
         return lost
 
     def ack(self, deliveries: Sequence[Delivery], unit: Unit | None = None) -> bool:
@@ -366,13 +369,12 @@ class SqlBroker:
             None if next_us is None else (next_us - at["now"]) / 1e6,
         )
 
-    def _wake_after(self, transaction: Transaction, keys: Iterable[str]) -> None:
-        """Wake the waiters of *keys* once the transaction is durable."""
-        transaction.after_commit(functools.partial(self._wakeup.notify, keys))
-
-    def _wake_visible(self, transaction: Transaction, keys: Iterable[str]) -> None:
-        """Wake the waiters of *keys* once others can see the transaction."""
-        transaction.after_visible(functools.partial(self._wakeup.notify, keys))
+    def _wake_after(self, transaction: Transaction, keys: Collection[str]) -> None:
+        """Wake the waiters of *keys*: listeners at once, those of outcomes when it is durable."""
+        if ready := [key for key in keys if key != "done"]:
+            transaction.after_visible(functools.partial(self._wakeup.notify, ready))
+        if "done" in keys:
+            transaction.after_commit(functools.partial(self._wakeup.notify, ["done"]))
 
     @contextlib.contextmanager
     def within(self, unit: Unit | None) -> Iterator[Transaction]:

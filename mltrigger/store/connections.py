@@ -6,6 +6,7 @@ They open when needed and close while the process forks.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import random
@@ -17,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store import forks
+from mltrigger.store import forks, unsure
+from mltrigger.store.disk import Connection, Disk
+from mltrigger.store.durable import SharedSync
 from mltrigger.store.files import File, forget_files, open_file, release_file
 from mltrigger.store.keys import id_text, trace_id
 from mltrigger.store.place import Lost, Place
+from mltrigger.store.wal import Wal
 
 Sleep = Callable[[float], None]
 
 _READERS = 4
 """The number of reading connections to keep for the next question."""
+_CHECKPOINT_BUSY_S = 0.1
+LONGEST_LOG = 16 * 1024 * 1024
+"""A longer log, of a large transaction or beside a slow reader, is cut when it begins anew."""
 RETURN = "put it back, or close this bus and connect again"
 """The advice for a file that has lost its name or its content."""
 
@@ -43,27 +50,34 @@ class Connections:
         Returns how long to wait for another program.
     sleep : callable
         Waits. Passed in for tests.
+    disk : Disk
+        Opens the files.
     """
 
-    def __init__(self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep) -> None:
+    def __init__(
+        self, path: Path | None, busy_s: Callable[[], float], sleep: Sleep, disk: Disk
+    ) -> None:
         self.description = "memory" if path is None else path.name
         self.location = None if path is None else str(path.resolve())
         self.closed = False
         self.is_ready = False
         """Whether the writing connection is open, its files are known, and none is lost."""
         self._pid, self._path, self._busy_s, self._sleep = os.getpid(), path, busy_s, sleep
+        self._disk = disk
         self._file: File | None = None
         self._place: Place | None = None
         self._lost: Lost | None = None
-        self._raw: sqlite3.Connection | None = None
-        self._idle: list[sqlite3.Connection] = []
+        self._raw: Connection | None = None
+        self.wal = None if self.location is None else Wal(disk, self.location)
+        self.sync = SharedSync(self._to_the_disk, self._mark)
+        self._idle: list[Connection] = []
         forks.add(self, forget_files)
         self.gate = forks.gate()
 
     def prepare(self) -> None:
         """Make the file, or check the existing one."""
         if self._path is not None:
-            self._file = open_file(self._path)
+            self._file = open_file(self._path, self._disk)
             self._place = Place(str(self._path.resolve()), self._file)
 
     def check(self) -> None:
@@ -84,7 +98,7 @@ class Connections:
         return self._raw is not None and self._place is not None
 
     @property
-    def writer(self) -> sqlite3.Connection:
+    def writer(self) -> Connection:
         """The writing connection, once it is open."""
         assert self._raw is not None  # noqa: S101 - for the type checker
         return self._raw
@@ -110,7 +124,18 @@ class Connections:
         """Note that a transaction has begun. All files exist by now."""
         if self._place is not None and not self._place.is_noted:
             self._place.note()
+            self._open_log()
         self.is_ready = self._lost is None
+
+    def _open_log(self) -> None:
+        assert self.wal is not None  # noqa: S101 - a file has one
+        try:
+            self.wal.open()
+        except OSError as error:
+            self._place.forget() if self._place is not None else None
+            raise sqlite3.OperationalError(
+                f"its write-ahead log cannot be opened ({error.strerror})"
+            ) from error
 
     def let_go(self) -> None:
         """Close all of a file until it is needed again."""
@@ -126,6 +151,9 @@ class Connections:
             release_file(self._file)
 
     def _close(self) -> None:
+        if self.wal is not None:
+            self.sync.finish()  # another process may keep the log
+            self.wal.close()
         for connection in (self._raw, *self._idle):
             if connection is not None:
                 connection.close()
@@ -141,21 +169,21 @@ class Connections:
         """Return the rows of *sql*. Like :meth:`reading`, for one question."""
         if self._place is None:
             with self.reading(lock, own) as driver:
-                return driver.execute(sql, parameters).fetchall()
+                return list(driver.execute(sql, parameters))
         self.check()
         reader = object()
         try:
             self.gate.enter(reader, waits=not own)
             connection = self._take()
             try:
-                return connection.execute(sql, parameters).fetchall()
+                return list(connection.execute(sql, parameters))
             finally:
                 self._give_back(connection)
         finally:
             self.gate.leave(reader)
 
     @contextlib.contextmanager
-    def reading(self, lock: threading.Lock, own: bool) -> Iterator[sqlite3.Connection]:
+    def reading(self, lock: threading.Lock, own: bool) -> Iterator[Connection]:
         """Hold a reading connection.
 
         *own*: this thread is in a transaction, and must not wait for its own end.
@@ -180,40 +208,52 @@ class Connections:
         finally:
             self.gate.leave(reader)
 
-    def _take(self) -> sqlite3.Connection:
+    def _take(self) -> Connection:
         self.check_place()
         try:
             return self._idle.pop()
         except IndexError:
             return self._connected(reads=True)
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, connection: Connection) -> None:
         if len(self._idle) < _READERS and not self.closed:
             self._idle.append(connection)
         else:
             connection.close()
 
+    @contextlib.contextmanager
+    def checkpointing(self) -> Iterator[Connection]:
+        """Hold a connection that moves the log into the database, and syncs both."""
+        assert self.location is not None  # noqa: S101 - a file has one
+        with contextlib.closing(self._disk.connect(self.location, _CHECKPOINT_BUSY_S)) as driver:
+            driver.execute("PRAGMA wal_autocheckpoint=0")
+            driver.execute("PRAGMA synchronous=NORMAL")  # at OFF a power cut damages the file
+            yield driver
+
     # -- the files ---------------------------------------------------------------------------------
 
-    def committed(self, durable: bool = True) -> None:
-        """Raise StoreError when the last commit is nowhere.
+    def _to_the_disk(self) -> None:
+        """Bring the log to the disk. Raise StoreError when it is nowhere."""
+        assert self.wal is not None  # noqa: S101 - a file has one
+        self.wal.sync()
+        self.check_kept()
 
-        Nobody has a receipt for a commit that is not *durable*.
-        """
+    def _mark(self) -> None:
+        if self.location is not None:
+            unsure.mark(self.location)
+
+    def note(self, error: BaseException) -> None:
+        """Poison the store when *error* is a sync that failed inside SQLite."""
+        if "FSYNC" in getattr(error, "sqlite_errorname", ""):
+            self.sync.poison(OSError(errno.EIO, f"{error}, in a sync of SQLite"))
+
+    def check_kept(self) -> None:
+        """Raise StoreError when the last commit is nowhere."""
         try:
-            if self._place is not None and durable:
+            if self._place is not None:
                 self._place.check()
-            elif self._place is not None:
-                self._place.check_database()
         except Lost as lost:
             raise self._refused(lost) from None
-
-    def log_bytes(self) -> int:
-        """Return the size of the write-ahead log. 0 in memory or if unknown."""
-        try:
-            return 0 if self._place is None else self._place.log_bytes()
-        except Lost:
-            return 0
 
     def check_place(self) -> None:
         """Raise StoreError when the file was removed or replaced, until everything is back."""
@@ -278,19 +318,17 @@ class Connections:
             f" {waited_s:.1f} s. Let it go on or end it, then try again"
         )
 
-    def _connected(self, reads: bool) -> sqlite3.Connection:
+    def _connected(self, reads: bool) -> Connection:
         # A writer waits in short steps. Between them it notices Ctrl-C and the end of the
         # process.
-        connection = sqlite3.connect(
-            self.location or ":memory:",
-            timeout=5.0 if reads else 0.1,
-            isolation_level=None,
-            check_same_thread=False,
-            cached_statements=256,
-        )
+        connection = self._disk.connect(self.location or ":memory:", 5.0 if reads else 0.1)
         try:
             if self._path is not None and not reads:
+                if self._path.stat().st_size == 0:  # later it would write, and change nothing
+                    self.patiently(lambda: connection.execute("PRAGMA auto_vacuum=INCREMENTAL"))
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
+                connection.execute("PRAGMA synchronous=NORMAL")  # the sync of a commit is ours
+                connection.execute(f"PRAGMA journal_size_limit={LONGEST_LOG}").fetchall()
             for name, n, function in (("event_id", 1, id_text), ("trace_id", 2, trace_id)):
                 connection.create_function(name, n, function, deterministic=True)
             connection.execute("PRAGMA wal_autocheckpoint=0")

@@ -10,8 +10,10 @@ import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 from mltrigger.errors import StoreError
+from mltrigger.store.disk import Disk
 from mltrigger.store.forks import check_inherited
 from mltrigger.store.schema import check
 
@@ -39,7 +41,7 @@ _open_here: dict[File, _Open] = {}
 _guard = threading.Lock()
 
 
-def open_file(path: Path) -> File:
+def open_file(path: Path, disk: Disk) -> File:
     """Create the file, or check the existing one. An open file is shared.
 
     Give it back with :func:`release_file`.
@@ -47,7 +49,7 @@ def open_file(path: Path) -> File:
     with _guard:
         if _which(path) not in _open_here:
             check_inherited(_which(path))
-            _prepare(path)
+            _prepare(path, disk)
         _check_name(path)
         file = _which(path)
         if file not in _open_here:
@@ -99,7 +101,7 @@ def _which(path: Path) -> File:
     return (status.st_dev, status.st_ino)
 
 
-def _prepare(path: Path) -> None:
+def _prepare(path: Path, disk: Disk) -> None:
     """Create the file with mode 0600 before SQLite does, or check the existing one.
 
     Its -wal and -shm files take the mode over.
@@ -129,7 +131,7 @@ def _prepare(path: Path) -> None:
             )
         head = file.read(HEADER_BYTES)
     if head:
-        _check_content(path, head)
+        _check_content(path, head, disk)
 
 
 def _check_name(path: Path) -> None:
@@ -148,7 +150,7 @@ def _check_name(path: Path) -> None:
         )
 
 
-def _check_content(path: Path, head: bytes) -> None:
+def _check_content(path: Path, head: bytes, disk: Disk) -> None:
     """Refuse a file that is no store of ours before anything is written, even the journal mode.
 
     The header is that of https://sqlite.org/fileformat2.html#the_database_header.
@@ -168,9 +170,9 @@ def _check_content(path: Path, head: bytes) -> None:
             f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed"
         )
     try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with contextlib.closing(disk.connect(str(path), 5.0)) as connection:
             connection.execute("PRAGMA query_only=1")
-            check(connection)
+            check(cast("sqlite3.Connection", connection))
     except sqlite3.DatabaseError as error:
         raise StoreError(
             f"{path.name!r} is not a usable SQLite database ({error}): name another file; nothing"
@@ -181,26 +183,28 @@ def _check_content(path: Path, head: bytes) -> None:
 
 
 @contextlib.contextmanager
-def file_lock(path: Path) -> Iterator[bool]:
-    """Try to lock *path* without waiting. Return whether it is locked.
+def file_lock(path: Path) -> Iterator[int | None]:
+    """Try to lock *path* without waiting. Return a handle of the locked file, else ``None``.
 
     The kernel releases the lock when the process dies.
     """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    try:
+        yield handle if _locked(handle) else None
+    finally:
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool:
     try:
         import fcntl
     except ImportError:  # on Windows the user has to keep to one process at a time
-        yield True
-        return
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        return True
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 _REFUSED = ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs")

@@ -123,10 +123,6 @@ class Place:
             settles_s = _EXACT_S if seen[2] % _STEP_NS else _COARSEST_S
             self._is_calm = bool(self._beside) and now_s - self._since_s > settles_s
 
-    def log_bytes(self) -> int:
-        """Return the size of the write-ahead log."""
-        return _status(self._log).st_size
-
     def check_database(self) -> None:
         """Raise Lost unless the database has its name and was not overwritten or cut off.
 

@@ -1,4 +1,4 @@
-"""SQLite as a store: one write connection per process, group commit, safe files."""
+"""SQLite as a store: one write connection per process, shared commits and syncs, safe files."""
 
 from __future__ import annotations
 
@@ -8,44 +8,43 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mltrigger.errors import StoreError
-from mltrigger.store import schema
-from mltrigger.store.connections import Connections
-from mltrigger.store.files import file_lock
+from mltrigger.store import schema, unsure
+from mltrigger.store.combining import Commit, Item, Queue
+from mltrigger.store.connections import RETURN, Connections
+from mltrigger.store.disk import Connection, Disk, SqliteDisk
+from mltrigger.store.durable import poisoned
+from mltrigger.store.logkeeper import LogKeeper
 from mltrigger.store.topics import Topics
-from mltrigger.store.transaction import Reader, Row, Transaction
+from mltrigger.store.transaction import Reader, Row, T, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
 """How long a writer waits for another process before StoreError."""
-CHECKPOINT_CHANGES = 20_000
-"""Changed rows after which this process moves the write-ahead log into the database."""
-LOG_BYTES = 64 * 1024 * 1024
-"""Above this size, the write-ahead log of all writers is moved and cut off."""
-_LOG_STEP = 16 * 1024 * 1024
-"""Bytes until the next try, when a reader kept the log from being cut off."""
-_MEASURE_S = 0.01
-"""The shortest time between two measures of the log."""
-_GROUP = 64
 
 
 class SqliteStore:
     """A SQLite database, in a file or in memory.
 
-    Writers of this process share one connection. Writers at the same time share one commit (group
-    commit). Each runs in a savepoint and returns when the commit has reached the disk.
+    Writers of this process share one connection. A commit is visible first: it waits for no disk
+    inside the write lock. Then one sync of the log, outside the lock, makes all commits before it
+    durable. Each writer returns after that.
 
     Parameters
     ----------
     path : Path or None
         The file, created with mode 0600. ``None`` keeps everything in memory.
     durability : {"full", "normal"}
-        ``full``: a commit has reached the disk (``PRAGMA synchronous=FULL``). ``normal`` survives a
-        crash of the process, not a power cut. The user chooses it.
+        ``full``: a writer returns when its commit has reached the disk. ``normal`` never syncs: it
+        survives a crash of the process, not a power cut. The user chooses it.
+    sleep : callable
+        Waits. Passed in for tests.
+    disk : Disk or None
+        Opens the files, and syncs the log. Passed in for tests.
     """
 
     def __init__(
@@ -53,21 +52,19 @@ class SqliteStore:
         path: Path | None = None,
         durability: str = "full",
         sleep: Callable[[float], None] = time.sleep,
+        disk: Disk | None = None,
     ) -> None:
         if durability not in ("full", "normal"):
             raise StoreError(f"durability must be 'full' or 'normal', got {durability!r}")
-        self._levels = {True: "FULL" if durability == "full" else "NORMAL", False: "NORMAL"}
-        self._level = ""
         self._pid, self._sleep = os.getpid(), sleep
         self._lock = threading.Lock()
         self._owner: int | None = None
-        self._waiting: set[object] = set()
+        self._queue = Queue()
         self._give_up_s = math.inf
         self._silent = False
-        self._cohort: _Cohort | None = None
-        self._checkpoint_at, self._log_at = CHECKPOINT_CHANGES, LOG_BYTES
-        self._measure_s, self._log_bytes = 0.0, 0
-        self._connections = Connections(path, lambda: BUSY_S, sleep)
+        self._connections = Connections(path, lambda: BUSY_S, sleep, disk or SqliteDisk())
+        self._syncs = path is not None and durability == "full"
+        self._keeper = LogKeeper(self._connections, self._alone)
         self._gate = self._connections.gate
         self.vocabulary, self.topics = Vocabulary(), Topics()
         self.description, self.location = self._connections.description, self._connections.location
@@ -89,42 +86,40 @@ class SqliteStore:
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Transaction]:
         """Begin a write transaction, see :class:`~mltrigger.store.transaction.Store`."""
-        waiting = object()
-        self._connections.check()
-        if self._owner == threading.get_ident():
-            raise RuntimeError(
-                "a transaction inside one of the same thread would wait for itself for ever: pass"
-                " the unit on"
-            )
-        try:
-            # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
-            # release all that is held, never a plain line.
-            self._waiting.add(waiting)
-            with self._lock:
-                self._waiting.discard(waiting)
-                if self._connections.closed:
-                    self._connections.check()
-                try:
-                    self._owner = threading.get_ident()
-                    cohort = self._join(durable)
-                    transaction = Transaction(self, self._connections.writer)
-                    yield transaction
-                    self._leave(cohort)
-                except BaseException:
-                    self._undo()
-                    raise
-                finally:
-                    self._owner = None
-                    self._go_out()
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        finally:
-            self._waiting.discard(waiting)
-        self._await(cohort)
+        commit = Commit()
+        with self._holding(), self._committing(commit):
+            transaction = Transaction(self, self._connections.writer)
+            yield transaction
+        transaction.visible()
+        self._await(commit, durable)
         transaction.committed()
+
+    def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
+        """Write with others in one commit, see :class:`~mltrigger.store.transaction.Store`."""
+        own, batch = Item(action), list[Item]()
+        try:
+            self._queue.add(own)
+            with self._holding():
+                if not own.is_done:
+                    batch = self._queue.batch(own)
+                    self._write_all(batch)
+        finally:
+            own.is_withdrawn = True
+        for item in batch or [own]:
+            if item.transaction is not None:
+                item.transaction.visible()
+        if own.error is not None:
+            raise own.error
+        assert own.commit is not None  # noqa: S101 - it is done
+        assert own.transaction is not None  # noqa: S101
+        self._await(own.commit, durable)
+        own.transaction.committed()
+        result: T = own.result
+        return result
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
+        self._check_disk()
         try:
             return self._connections.read(
                 sql, parameters or {}, self._lock, own=self._owner == threading.get_ident()
@@ -139,6 +134,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
+        self._check_disk()
         try:
             with self._connections.reading(
                 self._lock, own=self._owner == threading.get_ident()
@@ -149,25 +145,31 @@ class SqliteStore:
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
         """Call *to* with a copyable connection, see :class:`~mltrigger.store.transaction.Store`."""
+        self._check_disk()
         with self._connections.reading(
             self._lock, own=self._owner == threading.get_ident()
         ) as connection:
-            to(connection)
+            to(cast("sqlite3.Connection", connection))
 
-    def lost(self) -> str | None:
-        """Return the trouble when the file was removed or replaced, else ``None``."""
-        return self._connections.lost()
+    def tidy(self) -> None:
+        """Give free pages back, see :class:`~mltrigger.store.transaction.Store`."""
+        self._keeper.tidy()
+
+    def lost(self) -> tuple[str, str] | None:
+        """Return why nothing can be stored, see :class:`~mltrigger.store.transaction.Store`."""
+        if (error := self._connections.sync.error) is not None:
+            return poisoned(error)
+        return None if (lost := self._connections.lost()) is None else (lost, RETURN)
 
     def close(self) -> None:
         """Close the connections. The last one of all processes removes the write-ahead log."""
         if self._connections.closed or os.getpid() != self._pid:
             return
         self.give_up(min(self._give_up_s, time.monotonic()))
+        self._keeper.stop()
         with self._lock:
             try:
                 self._gate.enter(self)
-                if self._cohort is not None:  # left open for a writer who has not come
-                    self._commit(self._cohort)
                 self._connections.close()
             finally:
                 self._gate.leave(self)
@@ -180,48 +182,90 @@ class SqliteStore:
                 return refused
         return StoreError(f"store {self.description}: {error}")
 
-    # -- group commit ------------------------------------------------------------------------------
+    # -- the write lock ----------------------------------------------------------------------------
 
-    def _join(self, durable: bool) -> _Cohort:
-        """Be inside a transaction: a new one, or a savepoint of the open one.
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        """Hold the write lock of this process."""
+        self._connections.check()
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "a transaction inside one of the same thread would wait for itself for ever: pass"
+                " the unit on"
+            )
+        try:
+            # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
+            # release all that is held, never a plain line.
+            with self._lock:
+                self._connections.check()
+                try:
+                    self._owner = threading.get_ident()
+                    yield
+                finally:
+                    self._owner = None
+                    self._gate.leave(self)
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
 
-        The write lock is held here and in all methods below.
+    @contextlib.contextmanager
+    def _committing(self, commit: Commit) -> Iterator[None]:
+        """Begin a transaction, and commit it at the end of the block. The write lock is held."""
+        try:
+            self._begin()
+            commit.has_begun = True
+            yield
+            self._connections.check_place()  # what is nowhere can be leased to nobody
+            commit.is_asked = True
+            self._connections.writer.execute("COMMIT")
+            commit.number = self._counted()
+        except BaseException as error:
+            self._connections.note(error)
+            if self._connections.in_transaction:
+                self._connections.writer.execute("ROLLBACK")
+            elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
+                commit.number = self._counted()  # Ctrl-C came after the commit
+            raise
+        self._keeper.committed()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """Hold the write lock of all processes for the keeper. What it does not commit is undone.
+
+        A fork waits for the keeper. So the keeper does not wait for it.
         """
-        if self._cohort is None:
-            self._begin(durable)
-            self._cohort = _Cohort(durable)
-        else:
-            self._connections.writer.execute("SAVEPOINT member")
-        return self._cohort
+        with self._holding():
+            try:
+                self._try_to_begin(waits=False)
+                yield self._connections.writer
+            finally:
+                if self._connections.in_transaction:
+                    self._connections.writer.execute("ROLLBACK")
 
-    def _begin(self, durable: bool) -> None:
+    def _begin(self) -> None:
+        self._check_disk()
         if self._silent:
             raise sqlite3.OperationalError("database is locked, and about to be closed here")
         try:
-            self._try_to_begin(durable)
+            self._try_to_begin()
         except sqlite3.OperationalError:
-            self._wait_to_begin(durable)
+            self._wait_to_begin()
 
-    def _wait_to_begin(self, durable: bool) -> None:
+    def _wait_to_begin(self) -> None:
         try:
             self._connections.patiently(
-                lambda: self._try_to_begin(durable), self._sleep_outside, lambda: self._give_up_s
+                self._try_to_begin, self._sleep_outside, lambda: self._give_up_s
             )
         except StoreError:
             # one that waited in vain speaks for all later ones
             self._silent = time.monotonic() > self._give_up_s
             raise
 
-    def _try_to_begin(self, durable: bool) -> None:
-        self._gate.enter(self)
+    def _try_to_begin(self, waits: bool = True) -> None:
+        self._gate.enter(self, waits)
         connections = self._connections
-        if not connections.is_ready and connections.open():  # for the first time, or after a fork
-            self._level, self._checkpoint_at, self._log_at = "", CHECKPOINT_CHANGES, LOG_BYTES
-        driver = connections.writer
-        if self._level != self._levels[durable]:
-            self._level = self._levels[durable]
-            driver.execute(f"PRAGMA synchronous={self._level}")
-        driver.execute("BEGIN IMMEDIATE")
+        if not connections.is_ready:  # for the first time, or after a fork
+            connections.open()
+        connections.writer.execute("BEGIN IMMEDIATE")
         if not connections.is_ready:
             connections.begun()
 
@@ -230,141 +274,52 @@ class SqliteStore:
         self._gate.leave(self)
         self._sleep(seconds)
 
-    def _go_out(self) -> None:
-        """Leave the gate, unless the transaction goes on."""
-        if self._cohort is None:
-            self._gate.leave(self)
+    # -- combining ---------------------------------------------------------------------------------
 
-    def _leave(self, cohort: _Cohort) -> None:
-        """Commit, or leave the commit to a writer who waits to join."""
-        if cohort.size:
-            self._connections.writer.execute("RELEASE member")
-        cohort.size += 1
-        if not cohort.durable or not self._waiting or cohort.size >= _GROUP:
-            self._commit(cohort)
-        else:
-            cohort.leave_open()
-
-    def _await(self, cohort: _Cohort) -> None:
-        """Wait until *cohort* is durable, without the write lock."""
+    def _write_all(self, batch: Sequence[Item]) -> None:
+        """Write *batch* as one commit. If an item fails, write each alone."""
+        commit = Commit()
         try:
-            cohort.wait(0.005)
-        finally:
-            if not cohort.ended:
-                with self._lock:  # nobody came after all
-                    try:
-                        if not cohort.ended:
-                            self._commit(cohort)
-                    finally:
-                        self._go_out()
-        if isinstance(cohort.error, StoreError):
-            raise StoreError(str(cohort.error)) from cohort.error
-        if cohort.error is not None:
-            raise StoreError(
-                f"store {self.description}: commit failed: {cohort.error}"
-            ) from cohort.error
+            self._write(batch, commit)
+        except Exception as error:
+            if commit.has_begun and len(batch) > 1:
+                for item in batch:
+                    self._write_all([item])
+                return
+            failed = self._failed(error) if isinstance(error, sqlite3.Error) else error
+            for item in batch:
+                item.error = failed
 
-    def _undo(self) -> None:
-        """Roll back this writer only, if there are others in the transaction."""
-        cohort = self._cohort
-        if not self._connections.in_transaction:
-            if cohort is not None:  # SQLite rolled everything back by itself: disk full, I/O error
-                self._end(cohort, sqlite3.OperationalError("the transaction was rolled back"))
-        elif cohort is None or cohort.size == 0:
-            self._connections.writer.execute("ROLLBACK")
-            if cohort is not None:
-                self._end(cohort)
-        else:
-            # Ctrl-C before the savepoint began, or after its work was taken in
-            with contextlib.suppress(sqlite3.OperationalError):
-                self._connections.writer.execute("ROLLBACK TO member")
-                self._connections.writer.execute("RELEASE member")
-            if not self._waiting:
-                self._commit(cohort)
+    def _write(self, batch: Sequence[Item], commit: Commit) -> None:
+        with self._committing(commit):
+            for item in batch:
+                item.run(Transaction(self, self._connections.writer), commit)
 
-    def _commit(self, cohort: _Cohort) -> None:
-        driver = self._connections.writer
-        try:
-            driver.execute("COMMIT")
-            self._connections.committed(cohort.durable)
-        except (sqlite3.Error, StoreError) as error:
-            if driver.in_transaction:
-                driver.execute("ROLLBACK")
-            self._end(cohort, error)
-            return
-        except BaseException:
-            if not driver.in_transaction:  # Ctrl-C, held back during the wait for the disk
-                self._end(cohort)
-            raise
-        self._end(cohort)
-        now_s = time.monotonic()
-        if now_s >= self._measure_s:
-            self._measure_s = now_s + _MEASURE_S
-            self._log_bytes = self._connections.log_bytes()
-        if self._log_bytes >= self._log_at or driver.total_changes >= self._checkpoint_at:
-            self._checkpoint()
+    def _counted(self) -> int:
+        return self._connections.sync.written() if self._syncs else 1
 
-    def _end(self, cohort: _Cohort, error: Exception | None = None) -> None:
-        self._cohort = None
-        cohort.end(error)
+    # -- the disk ----------------------------------------------------------------------------------
 
-    def _checkpoint(self) -> None:
-        """Move the write-ahead log into the database, unless another process does.
+    def _await(self, commit: Commit, durable: bool) -> None:
+        """Return when *commit* is as durable as it should be. The write lock is not held."""
+        if durable and not self._syncs:
+            self._connections.check_kept()
+        elif durable:
+            try:
+                self._connections.sync.wait(commit.number)
+            except OSError:
+                self._check_disk()
+                raise
 
-        Cut off a long log.
-
-        SQLite 3.7.0 to 3.51.2 can corrupt a database when several processes checkpoint at once
-        (https://sqlite.org/wal.html, "The WAL-reset bug"). So its own checkpoints are off, and ours
-        hold a file lock.
-        """
-        self._checkpoint_at = self._connections.writer.total_changes + CHECKPOINT_CHANGES
-        if self.location is None:
-            return
-        # Committed data is safe without it. No handle or no room is no reason to fail.
-        with (
-            contextlib.suppress(sqlite3.Error, OSError),
-            file_lock(Path(self.location + "-checkpoint")) as held,
-        ):
-            if held:
-                self._connections.writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-                if self._log_bytes >= self._log_at:  # little is left to do, so others hardly wait
-                    self._connections.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        self._log_bytes = self._connections.log_bytes()
-        self._log_at = LOG_BYTES if self._log_bytes < LOG_BYTES else self._log_bytes + _LOG_STEP
+    def _check_disk(self) -> None:
+        """Raise StoreError for good, once a sync has failed."""
+        if (error := self._connections.sync.error) is not None:
+            said, advice = poisoned(error)
+            raise StoreError(f"store {self.description}: {said}; {advice}") from error
 
     def _prepare(self) -> None:
         self._connections.prepare()
         self._connections.open()
-        self._begin(durable=True)
-        try:
-            schema.create(self._connections.writer)
-        except BaseException:
-            self._connections.writer.execute("ROLLBACK")
-            raise
-        self._connections.writer.execute("COMMIT")
-
-
-class _Cohort:
-    """The writers that share one commit. A single writer needs no event to wait for."""
-
-    __slots__ = ("_done", "durable", "ended", "error", "size")
-
-    def __init__(self, durable: bool) -> None:
-        self.durable = durable
-        self.size = 0
-        self.ended = False
-        self.error: Exception | None = None
-        self._done: threading.Event | None = None
-
-    def leave_open(self) -> None:
-        """Leave the commit to a waiting writer. The write lock is held, as for :meth:`end`."""
-        self._done = self._done or threading.Event()
-
-    def end(self, error: Exception | None) -> None:
-        self.error, self.ended = error, True
-        if self._done is not None:
-            self._done.set()
-
-    def wait(self, timeout_s: float) -> None:
-        if self._done is not None:
-            self._done.wait(timeout_s)
+        with self._committing(Commit()):
+            schema.create(cast("sqlite3.Connection", self._connections.writer))
+        unsure.check(self._connections)

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import sqlite3
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mltrigger.store.vocabulary import Vocabulary
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 
 class Driver(Protocol):
@@ -34,17 +35,20 @@ class Reader(Protocol):
 class Transaction:
     """One transaction of the store's database. It becomes durable when its ``with`` block ends.
 
+    It is visible to others a moment earlier. Our own listeners may begin then. Everything that
+    others act upon waits until it is durable.
+
     Statements are plain SQL with ``:named`` parameters, in the common part of SQLite and
     PostgreSQL.
     """
 
-    __slots__ = ("_driver", "_hooks", "_visible", "store")
+    __slots__ = ("_driver", "_durable", "_visible", "store")
 
     def __init__(self, store: Store, driver: Driver) -> None:
         self.store = store
         self._driver = driver
-        self._hooks: list[Callable[[], None]] = []
         self._visible: list[Callable[[], None]] = []
+        self._durable: list[Callable[[], None]] = []
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
@@ -64,16 +68,25 @@ class Transaction:
         return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
     def after_visible(self, action: Callable[[], None]) -> None:
-        """Call *action* once others can see the transaction, before it is durable."""
+        """Call *action* once others see the transaction, before it is durable.
+
+        It must not wait or raise. A rollback drops it.
+        """
         self._visible.append(action)
 
     def after_commit(self, action: Callable[[], None]) -> None:
         """Call *action* once the transaction is durable. A rollback drops it."""
-        self._hooks.append(action)
+        self._durable.append(action)
+
+    def visible(self) -> None:
+        """Run the actions asked for by :meth:`after_visible`. Again: nothing."""
+        hooks, self._visible = self._visible, []
+        for hook in hooks:
+            hook()
 
     def committed(self) -> None:
         """Run the actions asked for by :meth:`after_commit`."""
-        for hook in [*self._visible, *self._hooks]:
+        for hook in self._durable:
             hook()
 
 
@@ -97,6 +110,13 @@ class Store(Protocol):
         With ``durable=False`` a power cut may undo it. A crash of the process does not.
         """
 
+    def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
+        """Call *action* with a transaction, and commit. Return its result.
+
+        Callers at the same time share one commit. So *action* runs in the thread of any of them,
+        and again if another one of them fails: it keeps nothing from a call before.
+        """
+
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
 
@@ -112,8 +132,14 @@ class Store(Protocol):
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
         """Call *to* with a connection for copying the whole database as of one moment."""
 
-    def lost(self) -> str | None:
-        """Return the trouble when the open file no longer has its name, else ``None``."""
+    def tidy(self) -> None:
+        """Give free space back, by and by, after a deletion. Returns at once."""
+
+    def lost(self) -> tuple[str, str] | None:
+        """Return why nothing can be stored any more, and what to do, else ``None``.
+
+        The open file has lost its name or content, or the disk has failed.
+        """
 
     def close(self) -> None:
         """Release files and connections. Idempotent."""

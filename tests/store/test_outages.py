@@ -406,10 +406,10 @@ def test_process_ends_although_the_store_is_locked(bus: mt.EventBus, file: Path)
 LIMITED = """
 import os, resource, signal, sys, threading, time
 import mltrigger as mt
-import mltrigger.store.sqlite
+import mltrigger.store.logkeeper
 import pandas  # now: importing needs file handles
 
-mltrigger.store.sqlite.CHECKPOINT_CHANGES = 200
+mltrigger.store.logkeeper.CHECKPOINT_BYTES = 200_000
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = sys.argv[1].removeprefix("sqlite:///")
 
@@ -425,7 +425,7 @@ def handles():
 
 
 def threads():
-    return sorted(t.name for t in threading.enumerate() if t.name.startswith("mltrigger") and "worker" not in t.name)
+    return sorted(t.name for t in threading.enumerate() if t.name.startswith("mltrigger") and "worker" not in t.name and t.name != "mltrigger-log")
 
 
 def until(look):

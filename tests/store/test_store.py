@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import stat
@@ -17,9 +16,11 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.store import schema
-from mltrigger.store.sqlite import CHECKPOINT_CHANGES, SqliteStore
+from mltrigger.store.disk import SqliteDisk
+from mltrigger.store.sqlite import SqliteStore
 from mltrigger.store.transaction import Transaction
 
+MANY = 20_000
 MANY_TOPICS = """
 INSERT INTO topic (name, created_us)
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :n) SELECT :prefix || i, 0 FROM n
@@ -54,7 +55,8 @@ def test_new_store_and_everything_beside_it_is_private_whatever_the_umask(tmp_pa
     try:
         store = SqliteStore(tmp_path / "bus.db")
         with store.transaction() as transaction:
-            transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES, "prefix": "t"})
+            transaction.execute(MANY_TOPICS, {"n": MANY, "prefix": "t"})
+        wait_until((tmp_path / "bus.db-checkpoint").exists)
         modes = {path.name: mode(path) for path in tmp_path.iterdir()}
         store.close()
     finally:
@@ -518,24 +520,48 @@ def test_forked_child_can_open_the_file_itself(file: Path) -> None:
 # -- durability ------------------------------------------------------------------------------------
 
 
-def synchronous(store: SqliteStore, durable: bool = True) -> int:
-    with store.transaction(durable=durable) as transaction:
-        return int(transaction.query("PRAGMA synchronous", {})[0][0])
+class CountingDisk(SqliteDisk):
+    """The real disk. Counts the syncs, and may be slow or fail in one."""
+
+    def __init__(self) -> None:
+        self.syncs: list[int] = []
+        self.before: Callable[[], object] = lambda: None
+
+    def sync(self, log: int) -> None:
+        self.before()
+        super().sync(log)
+        self.syncs.append(log)
 
 
-def test_commits_reach_the_disk_except_those_that_need_not(store: SqliteStore) -> None:
-    full, normal = 2, 1
+def test_commits_reach_the_disk_before_their_block_ends_except_those_that_need_not(
+    file: Path,
+) -> None:
+    disk = CountingDisk()
+    store = SqliteStore(file, disk=disk)
 
-    assert [synchronous(store), synchronous(store, durable=False), synchronous(store)] == [
-        full,
-        normal,
-        full,
-    ]
+    def syncs_of(durable: bool) -> int:
+        before = len(disk.syncs)
+        with store.transaction(durable=durable) as transaction:
+            add_topic(transaction, f"t{before}{durable}")
+        return len(disk.syncs) - before
+
+    assert [syncs_of(True), syncs_of(False), syncs_of(True)] == [1, 0, 1]
+    store.close()
 
 
 def test_url_can_trade_durability_for_speed(file: Path) -> None:
-    with mt.connect(f"sqlite:///{file}?durability=normal") as bus, bus.log.unit() as unit:
-        assert unit.transaction.query("PRAGMA synchronous", {}) == [(1,)]
+    disk = CountingDisk()
+    store = SqliteStore(file, durability="normal", disk=disk)
+
+    with store.transaction() as transaction:
+        add_topic(transaction, "a")
+    store.write(lambda transaction: add_topic(transaction, "b"))
+
+    assert (topics(store), disk.syncs) == (["a", "b"], [])
+    store.close()
+    assert disk.syncs == []
+    with mt.connect(f"sqlite:///{file}?durability=normal") as bus:
+        bus.topic("c")
 
 
 def test_other_durability_and_other_options_are_refused(file: Path) -> None:
@@ -551,50 +577,6 @@ def test_other_durability_and_other_options_are_refused(file: Path) -> None:
 def test_url_of_no_broker_is_refused_with_the_known_forms(url: str) -> None:
     with pytest.raises(mt.StoreError, match=r"known forms: memory://, sqlite:///"):
         mt.connect(url)
-
-
-def test_write_ahead_log_moves_into_the_file_by_and_by(store: SqliteStore, file: Path) -> None:
-    before = file.stat().st_size
-
-    with store.transaction() as transaction:
-        transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES + 1, "prefix": "t"})
-
-    assert file.stat().st_size > before + 20 * CHECKPOINT_CHANGES
-
-
-def test_write_ahead_log_that_others_let_grow_moves_at_the_first_commit(
-    store: SqliteStore, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of processes that are killed again and again, none may ever make enough changes itself."""
-    with store.transaction() as transaction:
-        transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES // 2, "prefix": "t"})
-    before = file.stat().st_size
-    monkeypatch.setattr("mltrigger.store.sqlite.LOG_BYTES", 100_000)
-
-    second = SqliteStore(file)
-    with second.transaction() as transaction:
-        transaction.execute(MANY_TOPICS, {"n": 1, "prefix": "u"})
-    after = file.stat().st_size
-    second.close()
-
-    assert after > before + 10 * CHECKPOINT_CHANGES
-
-
-def test_only_one_process_at_a_time_moves_the_write_ahead_log(
-    store: SqliteStore, file: Path
-) -> None:
-    before = file.stat().st_size
-    with Path(f"{file}-checkpoint").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # another process is at it
-        with store.transaction() as transaction:
-            transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES + 1, "prefix": "first"})
-        assert file.stat().st_size == before
-
-    with store.transaction() as transaction:
-        transaction.execute(MANY_TOPICS, {"n": CHECKPOINT_CHANGES + 1, "prefix": "second"})
-
-    assert file.stat().st_size > before
-    assert len(topics(store)) == 2 * CHECKPOINT_CHANGES + 2
 
 
 def test_store_whose_process_died_while_it_moved_the_write_ahead_log_has_everything(

@@ -32,7 +32,7 @@ from shared import wait_until
 import mltrigger as mt
 from mltrigger import cli
 from mltrigger.filters import FilterPolicy
-from mltrigger.store import files, sqlite, wake
+from mltrigger.store import files, logkeeper, sqlite, wake
 from mltrigger.store.transaction import Transaction
 from mltrigger.text import harmless, one_line, redacted
 from mltrigger.worker import Stop, Worker
@@ -399,12 +399,13 @@ def test_everything_that_a_bus_leaves_on_the_disk_is_private_whatever_the_umask(
     # the path of a socket is short
     temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mt")))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
-    monkeypatch.setattr(sqlite, "CHECKPOINT_CHANGES", 1)
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 1)
     before = os.umask(0)
     try:
         with mt.connect(f"sqlite:///{tmp_path / 'bus.db'}") as bus:
             bus.subscribe("pages", hostile)
             fire(bus, "pages", [1])
+            wait_until((tmp_path / "bus.db-checkpoint").exists)
             modes = {
                 path: stat.S_IMODE(path.lstat().st_mode)
                 for path in (*tmp_path.glob("bus.db*"), *temporary.rglob("*"))

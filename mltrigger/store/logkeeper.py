@@ -1,0 +1,198 @@
+"""The keeper of the log: makes it long once, moves it into the database, gives free pages back.
+
+All of that is done in a thread of the store, never in a publish or a settlement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from mltrigger.store.connections import Connections
+from mltrigger.store.disk import Connection
+from mltrigger.store.files import file_lock
+from mltrigger.store.wal import PRESIZED, Wal
+
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+"""The part of the log in use from which on it is moved into the database."""
+GROWN_BYTES = 128 * 1024
+"""The length from which on the log is made long. A command that ends at once never gets there."""
+FREE_PAGES = 1024
+"""So many free pages stay in the database, and a quarter of all: new events need them again."""
+_VACUUM_PAGES = 128
+"""The pages given back in one transaction. Others wait for it for about a millisecond."""
+_PAUSE_S = 0.5
+"""The shortest time until the next try after one that came to nothing."""
+_IDLE_S = 5.0
+"""The thread ends after so long without work."""
+_MARK = 12
+
+
+class LogKeeper:
+    """Keeps the log of one store short, with the keepers of other processes.
+
+    SQLite 3.7.0 to 3.51.2 can damage a database when a checkpoint finds nothing left to do while
+    another process begins the log anew (https://sqlite.org/wal.html, "The WAL-reset bug"). So
+    SQLite's own checkpoints are off. Ours hold a file lock between processes. The first pass of a
+    round runs beside writers, only when the log has grown. The second pass holds the write lock.
+
+    Parameters
+    ----------
+    connections : Connections
+        Those of the store.
+    alone : callable
+        Holds the write lock, in a transaction of the connection that it returns.
+    """
+
+    def __init__(
+        self, connections: Connections, alone: Callable[[], AbstractContextManager[Connection]]
+    ) -> None:
+        self._connections, self._alone = connections, alone
+        self._guard, self._bell = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._ended = self._tidies = False
+        self._rest_s = 0.0
+        self._mark = (b"", 0)
+
+    # -- from the threads of writers ---------------------------------------------------------------
+
+    def committed(self) -> None:
+        """Look at the log after a commit. The write lock is held."""
+        wal = self._connections.wal
+        if wal is not None and time.monotonic() >= self._rest_s:
+            with contextlib.suppress(OSError):
+                if _is_short(wal) or self._is_long(wal):
+                    self._ring()
+
+    def tidy(self) -> None:
+        """Give free pages of the database back to the file system, after a deletion."""
+        if self._connections.wal is not None:
+            self._tidies = True
+            self._ring()
+
+    def stop(self) -> None:
+        """End the thread, after the round under way."""
+        self._ended = True
+        self._bell.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=5.0)
+
+    def _ring(self) -> None:
+        with self._guard:
+            self._bell.set()
+            if self._thread is None and not self._ended:
+                thread = threading.Thread(target=self._loop, name="mltrigger-log", daemon=True)
+                with contextlib.suppress(RuntimeError):  # no thread can be started: later
+                    thread.start()
+                    self._thread = thread
+
+    # -- in the thread of the keeper ---------------------------------------------------------------
+
+    def _loop(self) -> None:
+        while True:
+            rings = self._bell.wait(_IDLE_S)
+            with self._guard:
+                if self._ended or not rings:
+                    self._thread = None
+                    return
+                self._bell.clear()
+            # Committed data is safe without it. A busy or full disk is no reason to fail.
+            with contextlib.suppress(Exception):
+                self.round()
+
+    def round(self) -> None:
+        """Do what is due now, unless another process does."""
+        self._rest_s = time.monotonic() + _PAUSE_S
+        gate = self._connections.gate
+        try:
+            gate.enter(self)
+            if self._connections.is_ready and self._connections.sync.error is None:
+                self._keep(self._connections.wal)
+        except sqlite3.Error as error:
+            self._connections.note(error)
+            raise
+        finally:
+            gate.leave(self)
+
+    def _keep(self, wal: Wal | None) -> None:
+        location = self._connections.location
+        if wal is None or location is None:
+            return
+        with file_lock(Path(location + "-checkpoint")) as lock:
+            if lock is None:
+                return
+            if _is_short(wal):
+                with contextlib.suppress(OSError), self._alone():
+                    wal.presize()
+                self._connections.sync.force()
+            tidied = self._tidies and self._gave_back()
+            self._mark = _read(lock)
+            if tidied or self._is_long(wal):
+                self._mark = self._checkpoint(wal)
+                _write(lock, self._mark)
+            if not _is_short(wal):
+                self._rest_s = 0.0
+
+    def _is_long(self, wal: Wal) -> bool:
+        """Whether the log in use has grown to the limit, or by half of it since the last look."""
+        salts, limit = wal.salts(), wal.frames_in(CHECKPOINT_BYTES)
+        if salts and salts == self._mark[0]:
+            limit = max(limit, self._mark[1] + limit // 2)
+        return bool(salts) and wal.reaches(limit, salts)
+
+    def _checkpoint(self, wal: Wal) -> tuple[bytes, int]:
+        """Move the log into the database. Return its generation, and the number of its frames."""
+        with self._connections.checkpointing() as driver:
+            salts = wal.salts()
+            frames, moved = _pass(driver)
+            if frames == moved:  # else a reader needs the rest of the log as it is
+                # Nobody writes now. So the next writer finds all moved, and begins the log anew.
+                with self._alone():
+                    salts = wal.salts()
+                    frames, moved = _pass(driver)
+        return salts, frames
+
+    def _gave_back(self) -> bool:
+        """Give free pages back, a few at a time. Return whether there were any."""
+        self._tidies, any_given = False, False
+        while not self._ended:
+            with self._alone() as driver:
+                ((free,),) = driver.execute("PRAGMA freelist_count").fetchall()
+                ((pages,),) = driver.execute("PRAGMA page_count").fetchall()
+                surplus = free - max(FREE_PAGES, pages // 4)
+                if surplus <= 0:
+                    break
+                given = min(surplus, _VACUUM_PAGES)
+                driver.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+                driver.execute("COMMIT")
+                any_given = True
+        return any_given
+
+
+def _is_short(wal: Wal) -> bool:
+    return GROWN_BYTES < wal.size() < PRESIZED
+
+
+def _pass(driver: Connection) -> tuple[int, int]:
+    """Move what can be moved without waiting. Return the frames of the log, and those moved."""
+    ((_, frames, moved),) = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return frames, moved
+
+
+def _read(lock: int) -> tuple[bytes, int]:
+    """Return the generation and length of the log at the last checkpoint of any process."""
+    os.lseek(lock, 0, os.SEEK_SET)
+    kept = os.read(lock, _MARK)
+    return (kept[:8], int.from_bytes(kept[8:], "big")) if len(kept) == _MARK else (b"", 0)
+
+
+def _write(lock: int, mark: tuple[bytes, int]) -> None:
+    os.lseek(lock, 0, os.SEEK_SET)
+    os.write(lock, mark[0].ljust(8, b"\0") + mark[1].to_bytes(4, "big"))
