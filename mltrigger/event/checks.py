@@ -122,7 +122,7 @@ def plainly_fine(event: Event) -> bool:
         and 0 < len(event.source) < 1024
         and 0 < len(event.type) < 1024
         and f"{event.id}{event.source}{event.type}".isprintable()
-        and not any(text.isspace() for text in (event.id, event.source, event.type))
+        and not (event.id.isspace() or event.source.isspace() or event.type.isspace())
         and event.time.__class__ is datetime
         and event.time.tzinfo is UTC
     )

@@ -25,11 +25,14 @@ from __future__ import annotations
 import base64
 import codecs
 import decimal
+import functools
 import json
 import marshal
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
+
+import orjson
 
 from mltrigger.errors import InvalidEvent, NotEncodable
 from mltrigger.event.values import (
@@ -55,9 +58,11 @@ __all__ = [
     "TooLarge",
     "dumps",
     "encodable",
+    "encode",
     "has_names",
     "loads",
     "loads_own",
+    "loads_untagged",
     "repeated_key",
     "rows_of",
     "twice",
@@ -65,8 +70,11 @@ __all__ = [
 ]
 
 
-def dumps(value: Any, iterators: bool = False) -> str:
-    """Return *value* as compact JSON text.
+def encode(value: Any, iterators: bool = False) -> bytes:
+    """Return *value* as compact JSON, in UTF-8.
+
+    Equal values may differ in their bytes: ``0.00001`` and ``1e-05`` are one number. So compare
+    values, not bytes.
 
     Parameters
     ----------
@@ -83,61 +91,58 @@ def dumps(value: Any, iterators: bool = False) -> str:
         'function'``.
     """
     try:
-        # The fast way: plain JSON values, in C. Whatever it cannot take goes through plain(), which
-        # also names the culprit.
-        text = STRICT(value)
-    except Exception:  # a hostile value may raise anything while it is read
-        return _carefully(value, iterators)
-    lists, objects = text.count("["), text.count("{")
-    nested = lists + objects
-    if (
-        nested > MAX_DEPTH
-        or (nested and not _says_all(value, lists, objects))
-        or not (text.isascii() or encodable(text))
-    ):
-        return _carefully(value, iterators)
-    return text
+        raw = _write(value, None, _AS_GIVEN)
+        if _says_all(value, raw):
+            return raw
+    except Exception:  # noqa: S110 - a hostile value may raise anything while it is read
+        pass
+    return _carefully(value, iterators)
 
 
+def dumps(value: Any, iterators: bool = False) -> str:
+    """Return the JSON of :func:`encode` as text."""
+    return encode(value, iterators).decode()
+
+
+_write = orjson.dumps
+_AS_GIVEN = (
+    orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+"""Leave to us all types that both write, each in its own way."""
+_EXACT = frozenset({str, int, bool, type(None)})
+"""Types that orjson writes without a loss, or refuses."""
+_SCALARS = _EXACT | {float}
 _NESTED = frozenset({dict, list, tuple})
 
 
-def _says_all(value: Any, lists: int, objects: int) -> bool:
-    """Whether the encoder lost nothing of *value*.
+def _says_all(value: Any, raw: bytes) -> bool:
+    """Whether *raw*, of orjson, is the JSON of *value* as we want it.
 
-    It drops the names of tuples. It writes a key twice when two keys become one text.
-    *lists* and *objects* are the most of them that its text can hold.
+    orjson writes NaN as null, takes more than ``MAX_DEPTH`` levels, and copies its own Fragment
+    unread.
     """
+    kind = type(value)
+    parts = value.values() if kind is dict else value if kind in _NESTED else (value,)
+    if _EXACT.issuperset(map(type, parts)):
+        return True
+    if not _SCALARS.issuperset(map(type, parts)):
+        marshal.dumps(value, 2)  # the fastest check: it raises for all but Python's own types
+        if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _too_deep(value):
+            return False
+    # numbers have no "u", and one byte is found much faster than four
+    return raw.find(b"u") < 0 or raw.find(b"null") < 0 or bool(loads_untagged(raw) == value)
+
+
+def _carefully(value: Any, iterators: bool) -> bytes:
     try:
-        if lists or objects > 1:
-            # the fastest check that nothing in it is of a subclass, such as a named tuple
-            marshal.dumps(value, 2)
-        if objects == 1 and isinstance(value, dict):
-            "".join(value)  # raises for a key that is no text
-        elif objects:
-            _check_keys(value)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _check_keys(value: Any) -> None:
-    """Raise TypeError if an object in *value* has a key that is no text.
-
-    *value* has Python's own types only.
-    """
-    inside = [value]
-    for each in inside:  # which grows meanwhile
-        if each.__class__ is dict:
-            "".join(each)
-            each = each.values()
-        if not _NESTED.isdisjoint(map(type, each)):
-            inside += [inner for inner in each if inner.__class__ in _NESTED]
-
-
-def _carefully(value: Any, iterators: bool) -> str:
-    try:
-        return STRICT(plain(value, "$", 0, iterators))
+        made = plain(value, "$", 0, iterators)
+        try:
+            raw = _write(made)
+        except TypeError:  # an integer beyond 64 bits
+            return STRICT(made).encode()
+        return raw if _says_all(made, raw) else STRICT(made).encode()
     except NotEncodable:
         raise
     except RecursionError as error:
@@ -234,12 +239,30 @@ def twice(keys: Iterable[str]) -> str | None:
 
 
 def loads_own(raw: bytes) -> Any:
-    """Return the value of JSON that :func:`dumps` wrote.
+    """Return the value of JSON that :func:`encode` wrote, or that :func:`loads` took before."""
+    # one byte is found much faster than two
+    if raw.find(b"$") < 0 or raw.find(b'"$') < 0:
+        try:
+            return _reader()(raw)
+        except Exception:  # noqa: S110 - a mark of byte order, an integer of 400 digits
+            pass
+    return loads(raw)
 
-    It was checked when it was written, so only the tags are read.
-    """
-    text = raw.decode()
-    return loads(text) if '"$' in text else _SCAN(text, 0)[0]
+
+def loads_untagged(raw: bytes) -> Any:
+    """Return the value of such JSON as other languages read it: a tag stays an object."""
+    try:
+        return _reader()(raw)
+    except Exception:  # as above
+        return json.loads(raw)
+
+
+@functools.cache
+def _reader() -> Callable[[bytes], Any]:
+    """Import the reader when it is first used, since that takes 10 ms."""
+    from msgspec.json import Decoder
+
+    return Decoder().decode
 
 
 class _Number(Exception):  # internal signal
@@ -282,7 +305,6 @@ def _untag(value: dict[str, Any]) -> Any:
     return value
 
 
-_SCAN: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 _DECODE = json.JSONDecoder(object_hook=_untag, parse_constant=_refuse, parse_float=_finite).decode
 
 
@@ -297,13 +319,14 @@ def _children(value: Any) -> Any:
 
 
 def _too_deep(value: Any) -> bool:
-    level = [value]
-    for _ in range(MAX_DEPTH):
+    level: list[Iterable[Any]] = [[value]]
+    for _ in range(MAX_DEPTH + 1):
         level = [
-            child
-            for parent in level
-            for child in _children(parent)
-            if isinstance(child, (dict, list))
+            child.values() if type(child) is dict else child
+            for parts in level
+            if not _NESTED.isdisjoint(map(type, parts))  # most hold no others
+            for child in parts
+            if type(child) in _NESTED
         ]
         if not level:
             return False

@@ -42,7 +42,7 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
             if (key := codec.repeated_key(raw)) is not None:
                 warn(f"data has the key {short(key)!r} twice in one object: the last value counts")
     else:
-        raw, media_type = codec.dumps(event.data).encode(), event.datacontenttype
+        raw, media_type = codec.encode(event.data), event.datacontenttype
         if not is_json(media_type) and isinstance(event.data, str):
             raw = event.data.encode()
         elif not is_json(media_type):

@@ -5,10 +5,8 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -20,14 +18,13 @@ from mltrigger.event.checks import (
     RESERVED,
     foreign_attributes,
     from_base64,
-    is_json,
     parse_time,
     plainly_fine,
     problems_of,
     stored_data,
     structural_problems,
 )
-from mltrigger.event.ids import child_span, new_id, new_trace
+from mltrigger.event.ids import child_span, new_id
 from mltrigger.text import card, short
 
 DEFAULT_TYPE = "mltrigger.event"
@@ -41,6 +38,8 @@ AWS Lambda's loop detection has the same limit.
 
 Rest = tuple[str, str, datetime, str | None, str | None, Mapping[str, str | bool | int]]
 """The source, id, time, subject, dataschema and extensions of an event."""
+LATER = ("source", "id", "time", "subject", "dataschema", "extensions")
+"""The attributes that are read when needed, in the order of ``Rest``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False, eq=True)
@@ -100,15 +99,13 @@ class Event:
         def __getattr__(self, name: str) -> Any:
             """Read the data or attributes of a stored event when somebody first asks for them."""
             if name == "data":
-                data = stored_data(self._raw, self)
-                _set_data(self, data)
-                return data
-            if name not in _LATER or self._rest is None:
+                object.__setattr__(self, name, stored_data(self._raw, self))
+            elif name in LATER and self._rest is not None:
+                for attribute, value in zip(LATER, self._rest(), strict=True):
+                    object.__setattr__(self, attribute, value)
+            else:
                 raise AttributeError(f"Event has no attribute {name!r}", name=name, obj=self)
-            rest = self._rest()
-            for put, value in zip(_PUT_LATER, rest, strict=True):
-                put(self, value)
-            return rest[_LATER.index(name)]
+            return object.__getattribute__(self, name)
 
     def __repr__(self) -> str:
         subject = f", subject={short(self.subject)!r}" if self.subject else ""
@@ -217,7 +214,9 @@ class Event:
             **self.extensions,
         }
         raw = isinstance(self.data, bytes)
-        return CloudEvent(attributes, self.data if raw else json.loads(codec.dumps(self.data)))
+        return CloudEvent(
+            attributes, self.data if raw else codec.loads_untagged(codec.encode(self.data))
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Event:
@@ -259,17 +258,6 @@ class Event:
             raise InvalidEvent(str(error), "not_cloudevent") from error
 
 
-def as_event(sample: Any) -> Event:
-    """Return *sample* itself when it is an Event, else an Event with *sample* as its data."""
-    if isinstance(sample, Event):
-        return sample
-    # nothing but data was given: nothing to check
-    now = datetime.now(UTC)
-    event = restored(None, DEFAULT_TYPE, DEFAULT_SOURCE, new_id(), now, None, None, None, {})
-    _set_data(event, sample)
-    return event
-
-
 def attributes_of(event: Event) -> dict[str, Any]:
     """Return the context attributes by name.
 
@@ -300,130 +288,6 @@ def hops_of(extensions: Mapping[str, Any]) -> int:
     """
     hops = extensions.get("hops")
     return hops if type(hops) is int and hops >= 0 else 0
-
-
-def restored(
-    raw: bytes | None,
-    type: str,  # noqa: A002
-    source: str,
-    id: str,  # noqa: A002
-    time: datetime,
-    subject: str | None,
-    datacontenttype: str | None,
-    dataschema: str | None,
-    extensions: Mapping[str, str | bool | int],
-) -> Event:
-    """Return an Event of stored attributes, without checking them again.
-
-    *raw* are its encoded data, ``None`` for none. JSON is decoded when somebody asks for it.
-    """
-    event = _new(Event)
-    if raw is None or not is_json(datacontenttype):
-        _set_data(event, raw)
-        raw = None
-    _set_type(event, type)
-    _set_source(event, source)
-    _set_id(event, id)
-    _set_time(event, time)
-    _set_subject(event, subject)
-    _set_datacontenttype(event, datacontenttype)
-    _set_dataschema(event, dataschema)
-    _set_extensions(event, extensions)
-    _set_opener(event, None)
-    _set_encoded(event, None)
-    _set_raw(event, raw)
-    _set_rest(event, None)
-    return event
-
-
-def restored_later(
-    raw: bytes,
-    type: str,  # noqa: A002
-    datacontenttype: str | None,
-    rest: Callable[[], Rest],
-) -> Event:
-    """Return an Event as :func:`restored` does. Its other attributes are read when needed."""
-    event = _new(Event)
-    if datacontenttype is not None and not is_json(datacontenttype):
-        _set_data(event, raw)
-        _set_raw(event, None)
-    else:
-        _set_raw(event, raw)
-    _set_type(event, type)
-    _set_datacontenttype(event, datacontenttype)
-    _set_opener(event, None)
-    _set_encoded(event, None)
-    _set_rest(event, rest)
-    return event
-
-
-def as_delivered(event: Event) -> Event:
-    """Return *event* with its data as they were delivered. A model may have changed them since."""
-    return event if event._raw is None else _copy(event, with_data=False)
-
-
-def traced(event: Event) -> Event:
-    """Return *event* as it is when it travels in a trace, else a copy that begins one."""
-    if event.traceparent:
-        return event
-    copy = _copy(event)
-    _set_extensions(copy, {**event.extensions, "traceparent": new_trace()})
-    return copy
-
-
-def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
-    """Return a copy of *event* whose :meth:`Event.open` calls *opener*."""
-    copy = _copy(event)
-    _set_opener(copy, opener)
-    return copy
-
-
-def can_open(event: Event) -> bool:
-    """Whether :meth:`Event.open` of *event* has an object to open."""
-    return event._opener is not None
-
-
-def with_data(event: Event, data: Any) -> Event:
-    """Return a copy of *event* with other data."""
-    copy = _copy(event)
-    for put, value in ((_set_data, data), (_set_encoded, None), (_set_raw, None)):
-        put(copy, value)
-    return copy
-
-
-def _copy(event: Event, with_data: bool = True) -> Event:
-    copy = _new(Event)
-    _ = event.id  # so that none of the attributes is left out
-    for get, put in _OTHERS:
-        put(copy, get(event))
-    if with_data:
-        with contextlib.suppress(AttributeError):  # not decoded: the copy is not either
-            _set_data(copy, _get_data(event))
-    return copy
-
-
-_new = object.__new__
-# The slots' own setters: object.__setattr__ looks each name up again, and this is a hot path.
-_SLOTS = [getattr(Event, field.name) for field in dataclasses.fields(Event)]
-(
-    _set_data,
-    _set_type,
-    _set_source,
-    _set_id,
-    _set_time,
-    _set_subject,
-    _set_datacontenttype,
-    _set_dataschema,
-    _set_extensions,
-    _set_opener,
-    _set_encoded,
-    _set_raw,
-    _set_rest,
-) = (slot.__set__ for slot in _SLOTS)
-_get_data = _SLOTS[0].__get__
-_OTHERS = [(slot.__get__, slot.__set__) for slot in _SLOTS[1:]]
-_LATER = ("source", "id", "time", "subject", "dataschema", "extensions")
-_PUT_LATER = [getattr(Event, name).__set__ for name in _LATER]
 
 
 def derived_id(cause: Event, subscription: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import time
+
+from uuid_utils import uuid7
 
 # Ids must be unique, not secret: a generator that the system seeded saves a system call each.
 _random = random.Random()
@@ -15,10 +16,7 @@ if hasattr(os, "register_at_fork"):
 
 def new_id() -> str:
     """Return a UUID version 7 (RFC 9562): ordered by time, so that indexes grow at one end."""
-    bits = _random.getrandbits(74)
-    tail = 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
-    text = f"{time.time_ns() // 1_000_000:012x}7{bits >> 62:03x}{tail:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    return str(uuid7())
 
 
 def outcome_id(bus: str, subscription: str, event: tuple[str, str], seq: int, attempt: int) -> str:
@@ -34,8 +32,8 @@ def outcome_id(bus: str, subscription: str, event: tuple[str, str], seq: int, at
 
 def new_trace() -> str:
     """Return a new, sampled ``traceparent``."""
-    text = f"{_random.getrandbits(192) | 1 << 64 | 1:048x}"  # neither part may be all zeros
-    return f"00-{text[:32]}-{text[32:]}-01"
+    text = _random.randbytes(24).hex()
+    return f"00-{text[:31]}1-{text[32:47]}1-01"  # neither part may be all zeros
 
 
 def child_span(traceparent: str) -> str:

@@ -9,7 +9,8 @@ from mltrigger.broker import MAX_EVENT_BYTES, Broker, Sending, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event.data import decode_data, encode_data
-from mltrigger.event.event import Event, with_data
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_data
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.invoke import Caller, Result

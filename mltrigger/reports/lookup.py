@@ -12,7 +12,8 @@ from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
 from mltrigger.errors import Closed, NotFound, brief_errors
-from mltrigger.event.event import Event, as_event
+from mltrigger.event.event import Event
+from mltrigger.event.making import as_event
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.broker import Receipt
 from mltrigger.errors import NotFound, brief_errors
 from mltrigger.event.delay import delayed
-from mltrigger.event.event import Event, as_event
+from mltrigger.event.event import Event
+from mltrigger.event.making import as_event
 from mltrigger.reports.lookup import Lookup
 from mltrigger.reports.waiting import Idle
 from mltrigger.run.fired import Run, samples_of, warn_if_nobody_gets

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from mltrigger.event.event import Event, restored
+from mltrigger.event.event import Event
+from mltrigger.event.making import restored
 from mltrigger.store.damage import ERRORS, damaged, texts
 from mltrigger.store.keys import id_text, time_of, trace_of
 

@@ -24,7 +24,8 @@ from mltrigger.broker import (
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
 from mltrigger.event.data import encode_data
-from mltrigger.event.event import Event, traced
+from mltrigger.event.event import Event
+from mltrigger.event.making import traced
 from mltrigger.store import binding, direct, leases, leasing, publishing, settling
 from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.timekeeper import Timekeeper

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from mltrigger.broker import Delivery
 from mltrigger.event.data import check_data
 from mltrigger.event.delay import due_us
-from mltrigger.event.event import Event, Rest, restored, restored_later
+from mltrigger.event.event import Event, Rest
+from mltrigger.event.making import restored, restored_later
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import id_text, time_of, trace_of
 from mltrigger.store.transaction import Row, Transaction
@@ -135,7 +136,7 @@ def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> li
             except ERRORS as error:
                 raise damaged("event", seq, error) from error
             rest = functools.partial(_rest, names[source_id], key, published_us, lag_us)
-            event = restored_later(data, names[type_id], None, rest)
+            event = restored_later(data, names[type_id], rest)
         else:
             event, since_us = _whole(Claim(*row), names)
         made.append(

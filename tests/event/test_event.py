@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
-import sys
-import time
 import uuid
 from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
@@ -19,7 +16,6 @@ from cloudevents.core.formats.json import JSONFormat
 from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable
 from mltrigger.event import data as data_of
 from mltrigger.event import event as events
-from mltrigger.event import ids as identity
 from mltrigger.event.event import Event
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -313,42 +309,6 @@ def test_an_event_of_a_plain_topic_has_nothing_to_open() -> None:
 # -- identity and cause ----------------------------------------------------------------------------
 
 
-def test_a_new_id_is_a_uuid_of_version_7_with_the_time_in_front() -> None:
-    before_ms = time.time_ns() // 1_000_000
-    made = uuid.UUID(identity.new_id())
-    after_ms = time.time_ns() // 1_000_000
-
-    assert (made.version, made.variant) == (7, uuid.RFC_4122)
-    assert before_ms <= made.int >> 80 <= after_ms
-
-
-def test_ids_of_later_milliseconds_sort_after_earlier_ones() -> None:
-    made: list[str] = []
-    while len({i[:13] for i in made}) < 4:  # a few milliseconds
-        made.append(identity.new_id())
-
-    firsts = {i[:13]: i for i in reversed(made)}
-    assert list(firsts.values()) == sorted(firsts.values(), reverse=True)
-
-
-def test_ids_do_not_repeat() -> None:
-    assert len({identity.new_id() for _ in range(20_000)}) == 20_000
-
-
-def test_a_forked_process_makes_other_ids_than_its_parent() -> None:
-    program = (
-        "import os\nfrom mltrigger.event import ids as identity\nidentity.new_id()\nread, write ="
-        " os.pipe()\nif os.fork() == 0:\n    os.write(write, identity.new_id()[14:].encode() +"
-        " identity.new_trace().encode()); os._exit(0)\nchild = os.read(read,"
-        " 200).decode()\nos.wait()\nprint(child != identity.new_id()[14:] + identity.new_trace())"
-    )
-    found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
-    )
-
-    assert found.stdout == "True\n"
-
-
 def test_the_id_of_an_output_is_a_function_of_its_cause_and_its_subscription() -> None:
     cause = Event(1, id="1", source="scanner")
 
@@ -384,19 +344,6 @@ def test_an_output_names_its_cause_and_travels_in_its_trace() -> None:
 
 def test_an_output_of_an_untraced_event_has_no_trace() -> None:
     assert Event(1).emitted(2, by="reader", type="t").traceparent is None
-
-
-def test_a_child_span_is_a_valid_context_of_the_same_trace() -> None:
-    child = identity.child_span(TRACE)
-
-    assert (child[:36], child[52:]) == (TRACE[:36], TRACE[52:])
-    assert child != identity.child_span(TRACE)
-    assert Event(1, extensions={"traceparent": child}).traceparent == child
-
-
-def test_a_new_trace_is_a_valid_context() -> None:
-    assert Event(1, extensions={"traceparent": identity.new_trace()}).traceparent is not None
-    assert identity.new_trace() != identity.new_trace()
 
 
 def test_as_event_keeps_an_event_and_wraps_anything_else() -> None:

@@ -59,7 +59,7 @@ def test_an_event_may_be_as_large_as_sns_takes_and_no_larger(live: Live, over: i
 def _size(bus: mt.EventBus, data: str) -> int:
     from mltrigger.aws.transport.wire import to_message
     from mltrigger.event.data import encode_data
-    from mltrigger.event.event import traced
+    from mltrigger.event.making import traced
 
     event = traced(mt.Event(data, id="1", source="/live", type="t"))
     return to_message(event, *encode_data(event, 1 << 22), fifo=False, limit=None).size

@@ -32,7 +32,8 @@ from mltrigger.broker import (
 from mltrigger.errors import InvalidEvent, InvalidPolicy, NameTaken, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.delay import due_us
-from mltrigger.event.event import Event, traced
+from mltrigger.event.event import Event
+from mltrigger.event.making import traced
 from mltrigger.names import FIFO
 from mltrigger.store import publishing
 from mltrigger.store.settling import comes_again

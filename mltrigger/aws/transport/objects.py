@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 from mltrigger.aws.faults import MISSING, code_of, explained
 from mltrigger.aws.naming import S3Source
 from mltrigger.errors import InvalidEvent, ObjectMissing
-from mltrigger.event.event import Event, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_opener
 from mltrigger.text import short
 
 _BUFFER = 1 << 20

@@ -12,7 +12,8 @@ from typing import BinaryIO
 
 from mltrigger.broker import HOW_FOLDERS_ARE_WRITTEN
 from mltrigger.errors import InvalidEvent, InvalidName, ObjectMissing
-from mltrigger.event.event import Event, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_opener
 from mltrigger.sources.folder.files import is_sayable, opened
 from mltrigger.sources.folder.identity import Announced, Stamp, etag_of, event_id
 from mltrigger.sources.folder.patterns import Pattern, is_wild

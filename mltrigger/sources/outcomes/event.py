@@ -9,8 +9,9 @@ from typing import Any
 from mltrigger.broker import MAX_EVENT_BYTES, Ending
 from mltrigger.delivery.circles import OUTCOME_TYPE, OUTCOMES_OF
 from mltrigger.event import codec, event
-from mltrigger.event.event import Event, restored
+from mltrigger.event.event import Event
 from mltrigger.event.ids import child_span, outcome_id
+from mltrigger.event.making import restored
 
 LEFT_OUT = "leftout"
 """The extension that names members whose values were too large for an event."""

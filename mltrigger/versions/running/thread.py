@@ -7,7 +7,8 @@ from typing import Any
 
 from mltrigger.errors import ModelFailure
 from mltrigger.event.data import json_of
-from mltrigger.event.event import Event, as_delivered
+from mltrigger.event.event import Event
+from mltrigger.event.making import as_delivered
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running import current as running
 from mltrigger.versions.running.current import end_copy, model_returned

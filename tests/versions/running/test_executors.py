@@ -29,7 +29,8 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel
-from mltrigger.event.event import Event, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_opener
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.workers.invoker import WorkerInvoker

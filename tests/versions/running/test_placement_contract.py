@@ -26,7 +26,8 @@ import pytest
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel, ObjectMissing
-from mltrigger.event.event import Event, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_opener
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.versions.describe import as_model
 from mltrigger.versions.running.capture import captured

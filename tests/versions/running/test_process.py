@@ -30,7 +30,8 @@ from shared import ended, wait_until
 
 import mltrigger as mt
 from mltrigger.errors import InvalidModel
-from mltrigger.event.event import Event, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_opener
 from mltrigger.sources.folder.source import FolderSource
 from mltrigger.versions.describe import Model, as_model
 from mltrigger.versions.running.capture import MAX_STDOUT, captured

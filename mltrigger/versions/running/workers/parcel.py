@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 from mltrigger.errors import InvalidModel
 from mltrigger.event import codec
 from mltrigger.event.data import is_json, json_of
-from mltrigger.event.event import Event, can_open, restored, with_data, with_opener
+from mltrigger.event.event import Event
+from mltrigger.event.making import can_open, restored, with_data, with_opener
 from mltrigger.versions.address import Address
 from mltrigger.versions.code.captured import digest_of
 from mltrigger.versions.code.weights import Weights

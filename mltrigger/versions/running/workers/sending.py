@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mltrigger.errors import InvalidEvent
-from mltrigger.event.event import Event, can_open
+from mltrigger.event.event import Event
+from mltrigger.event.making import can_open
 from mltrigger.versions.describe import Model
 from mltrigger.versions.running.current import place
 from mltrigger.versions.running.workers import parcel
