@@ -29,7 +29,7 @@ WITH floor AS (
 _NEXT = f"""
 {_FLOOR}
 SELECT e.seq FROM event e LEFT JOIN floor f ON f.topic_id = e.topic_id
-WHERE e.seq > :after AND e.seq <= :last 
+WHERE e.seq > :after AND e.seq <= :last
   AND (f.seq IS NULL OR e.seq < f.seq OR e.by_rows_us IS NOT NULL)
 ORDER BY e.seq LIMIT 1
 """
