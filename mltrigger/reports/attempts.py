@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.reports import frames
-from mltrigger.store.bulk import MISSING, NONE, SEPARATOR, Bulk, Coded, Packed
+from mltrigger.store.bulk import MISSING, SEPARATOR, Bulk
+from mltrigger.store.columns import NONE, Coded, Columns, Packed
 from mltrigger.text import harmless
 
 if TYPE_CHECKING:
@@ -34,9 +35,10 @@ class _Making:
         import numpy as np
         import pandas as pd
 
-        self._columns, self._n = bulk.columns, bulk.n
-        whole = len(bulk.order) == bulk.n and (np.diff(bulk.order) == 1).all()
-        self._order: Any = slice(None) if whole else bulk.order
+        self._columns = Columns(bulk)
+        self._n, order = self._columns.n, self._columns.order
+        whole = len(order) == self._n and (np.diff(order) == 1).all()
+        self._order: Any = slice(None) if whole else order
         self._strings = pd.StringDtype(na_value=np.nan)
         self._is_arrow = self._strings.storage == "pyarrow"
 
@@ -45,7 +47,7 @@ class _Making:
         import numpy as np
         import pandas as pd
 
-        column = self._columns[name]
+        column = self._columns.column(name)
         if dtype == "str":
             return self._text(column, _same if name in frames.CHECKED else harmless)
         if isinstance(dtype, frames.OneOf):
@@ -67,11 +69,11 @@ class _Making:
             codes = column.codes[self._order]
             if not self._is_arrow:
                 return self._strings_of(np.array(values, object)[codes])
-            return self._from_arrow(
-                _arrow(values).take(np.where(codes < 0, len(values) - 1, codes))
-            )
+            return self._strings_of(_chosen(values, codes))
         if isinstance(column, Packed) and self._is_arrow and not column.others:
-            return self._from_arrow(_chunked(column.parts, safe))[self._order]
+            return self._strings_of(_chunked(column.parts, safe))[self._order]
+        if isinstance(column, Mapping) and self._is_arrow and not column:
+            return self._strings_of(_chosen([None], np.zeros(self._n, np.int64)[self._order]))
         texts = np.full(self._n, None, object)
         if isinstance(column, Packed):
             texts[:] = [text for part in column.parts for text in _listed(part, safe)]
@@ -85,9 +87,6 @@ class _Making:
 
         return pd.array(texts, dtype=self._strings)
 
-    def _from_arrow(self, texts: Any) -> Any:
-        return self._strings.__from_arrow__(texts)
-
 
 def _same(text: str) -> str:
     return text
@@ -100,7 +99,7 @@ def _is_safe(text: str, safe: Callable[[str], str]) -> bool:
 def _listed(part: Any, safe: Callable[[str], str]) -> Sequence[str | None]:
     """Return the texts of one part of a column."""
     if isinstance(part, str):
-        texts = part.split(SEPARATOR)
+        texts: list[str | None] = [*part.split(SEPARATOR)]
         if MISSING in part:
             texts = [None if text == MISSING else text for text in texts]
         if _is_safe(part, safe):
@@ -117,6 +116,15 @@ def _arrow(texts: Sequence[str | None]) -> Any:
     import pyarrow as pa
 
     return pa.array(texts, pa.large_string())
+
+
+def _chosen(texts: Sequence[str | None], codes: Any) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    if len(codes) and (codes == codes[0]).all():
+        return pa.repeat(_arrow(texts)[int(codes[0])], len(codes))
+    return _arrow(texts).take(np.where(codes < 0, len(texts) - 1, codes))
 
 
 def _chunked(parts: Sequence[Any], safe: Callable[[str], str]) -> Any:

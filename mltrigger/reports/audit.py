@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from mltrigger.store.archive import ARCHIVED, Archived, archived
-from mltrigger.store.revisions import History, Period, histories
+from mltrigger.store.outcomes import FINAL, OUTCOMES
+from mltrigger.store.revisions import END, History, Period, histories
+from mltrigger.store.schema import CODES, FINAL_CODES
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Reader, Store
 
@@ -19,36 +21,58 @@ _BATCH = 2_000
 
 _MINE = "e.topic_id = :t AND e.seq > :low AND e.seq <= :high"
 _COUNT = f"SELECT count(*) FROM event e WHERE {_MINE}"
-_PLACED = """
-(EXISTS (SELECT 1 FROM final f WHERE f.seq = e.seq AND f.subscription_id = :s)
-OR EXISTS (SELECT 1 FROM leased l WHERE l.subscription_id = :s AND l.seq = e.seq)
-OR e.seq IN (SELECT r.seq FROM waiting r WHERE r.subscription_id = :s))
+_ENDS = f"outcome IN {FINAL_CODES}"
+_OPEN = """
+SELECT seq FROM waiting WHERE subscription_id = :s
+UNION ALL SELECT seq FROM leased WHERE subscription_id = :s
 """
-_NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} AND NOT {_PLACED} ORDER BY e.seq"
+_PLACES = f"SELECT seq FROM outcome WHERE subscription_id = :s AND {_ENDS} UNION ALL {_OPEN}"
+_HAS_ENDED = f"""
+EXISTS (SELECT 1 FROM outcome o WHERE o.subscription_id = :s AND o.seq = e.seq AND o.{_ENDS})
+"""
+_NOWHERE = f"SELECT e.seq FROM event e WHERE {_MINE} EXCEPT SELECT seq FROM ({_PLACES}) ORDER BY 1"
 _EACH = f"""
-SELECT e.seq, e.published_us, {_PLACED}, {ARCHIVED} FROM event e WHERE {_MINE}
+SELECT e.seq, e.published_us, {_HAS_ENDED}, {ARCHIVED} FROM event e WHERE {_MINE}
 ORDER BY e.seq LIMIT {_BATCH}
 """
-_ENDED = "SELECT subscription_id, outcome, count(*) FROM final GROUP BY subscription_id, outcome"
-_OPEN = """
-SELECT subscription_id, count(*) FROM (
-  SELECT subscription_id FROM waiting UNION ALL SELECT subscription_id FROM leased) AS o
-GROUP BY subscription_id
+# Most attempts are the first one and succeed. They are counted without a look at them.
+_ATTEMPTS = "SELECT count(*) FROM outcome WHERE subscription_id = :s"
+_UNUSUAL = f"""
+SELECT outcome, attempt > 1, count(*) FROM outcome
+WHERE subscription_id = :s AND (outcome <> {CODES["succeeded"]} OR attempt > 1)
+GROUP BY outcome, attempt > 1
 """
-_DOUBLE = """
-SELECT seq, subscription_id FROM (
-  SELECT seq, subscription_id FROM final
-  UNION ALL SELECT seq, subscription_id FROM waiting
-  UNION ALL SELECT seq, subscription_id FROM leased) AS found
-GROUP BY seq, subscription_id HAVING count(*) > 1
+_HOW_MANY_OPEN = f"SELECT count(*) FROM ({_OPEN}) AS open"
+_ENDED_TWICE = f"""
+SELECT o.seq FROM outcome o
+WHERE o.subscription_id = :s AND o.attempt > 1 AND o.{_ENDS} AND EXISTS (
+  SELECT 1 FROM outcome p
+  WHERE p.subscription_id = :s AND p.seq = o.seq AND p.attempt < o.attempt AND p.{_ENDS})
 """
-_ANYWHERE = """
-SELECT seq FROM final WHERE subscription_id = :s
-UNION SELECT seq FROM waiting WHERE subscription_id = :s
-UNION SELECT seq FROM leased WHERE subscription_id = :s
+# Events behind the cursor may be very many. They are only looked at where there is another place.
+_BESIDE_OTHERS = f"""
+WITH single AS (
+  SELECT seq FROM ready WHERE subscription_id = :s
+  UNION ALL SELECT seq FROM awaited WHERE subscription_id = :s
+  UNION ALL SELECT seq FROM leased WHERE subscription_id = :s
+), begun AS (
+  SELECT seq FROM single UNION ALL
+  SELECT o.seq FROM cursor c CROSS JOIN outcome o ON o.subscription_id = :s AND o.seq >= c.next_seq
+  WHERE c.subscription_id = :s AND o.{_ENDS}
+)
+SELECT seq FROM single GROUP BY seq HAVING count(*) > 1
+UNION SELECT n.seq FROM single n CROSS JOIN outcome o ON o.subscription_id = :s AND o.seq = n.seq
+  WHERE o.{_ENDS}
+UNION SELECT b.seq FROM begun b
+  CROSS JOIN event e ON e.seq = b.seq AND e.by_rows_us IS NULL
+  JOIN cursor c ON c.subscription_id = :s AND b.seq >= c.next_seq
+  JOIN subscription s ON s.id = :s AND s.topic_id = e.topic_id
 """
-_HOW_MANY = f"SELECT count(*) FROM ({_ANYWHERE}) AS found"
-_TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_ANYWHERE})"
+_OUTSIDE = f"""
+SELECT count(*) FROM ({_PLACES}) AS places WHERE seq > :low AND seq <= :high
+"""
+_HOW_MANY = f"SELECT count(DISTINCT seq) FROM ({_PLACES}) AS places"
+_TOPICS = f"SELECT seq, topic_id FROM event WHERE seq IN ({_PLACES})"
 _ASKED_FOR = "SELECT seq FROM resent WHERE subscription_id = :s"
 
 
@@ -79,10 +103,14 @@ class Balance(NamedTuple):
 
 
 class _Due(NamedTuple):
-    """The side of the archive: missing events were due, undue events have a place."""
+    """The side of the archive: missing events were due, undue events have a place.
+
+    ``beside`` counts the events with a place that were not due.
+    """
 
     published: int
     due: int
+    beside: int
     missing: list[int]
     undue: list[int]
 
@@ -118,17 +146,7 @@ class KeptOut(NamedTuple):
 def audit(store: Store) -> list[Balance]:
     """Return the balance of each subscription at one moment, also of unsubscribed ones."""
     with store.snapshot() as reader:
-        ended: dict[tuple[int, str], int] = {
-            (s, outcome): n for s, outcome, n in reader.query(_ENDED, {})
-        }
-        open_: dict[int, int] = dict(map(tuple, reader.query(_OPEN, {})))
-        double: dict[int, list[int]] = {}
-        for seq, s in reader.query(_DOUBLE, {}):
-            double.setdefault(s, []).append(seq)
-        return [
-            _balance(reader, history, ended, open_.get(history.id, 0), double.get(history.id, []))
-            for history in histories(reader)
-        ]
+        return [_balance(reader, history) for history in histories(reader)]
 
 
 def kept_out(reader: Reader, history: History) -> Iterator[KeptOut]:
@@ -138,46 +156,85 @@ def kept_out(reader: Reader, history: History) -> Iterator[KeptOut]:
             yield KeptOut(event.seq, event.published_us, event.archived, event.periods[0])
 
 
-def _balance(
-    reader: Reader,
-    history: History,
-    ended: dict[tuple[int, str], int],
-    open_: int,
-    double: list[int],
-) -> Balance:
+class _Placed(NamedTuple):
+    """The side of the subscription: ended and open events, and those with more than one place."""
+
+    ended: dict[str, int]
+    open: int
+    double: list[int]
+
+    @property
+    def n(self) -> int:
+        return sum(self.ended.values()) + self.open
+
+
+def _balance(reader: Reader, history: History) -> Balance:
+    placed = _placed(reader, history)
     filtering = any(p.filter for p in history.periods)
-    found = _filtering(reader, history) if filtering else _plain(reader, history)
-    ((somewhere,),) = reader.query(_HOW_MANY, {"s": history.id})
-    beside = somewhere - (found.due - len(found.missing))
-    surplus = _surplus(reader, history, found.undue) if beside else []
-    succeeded, dead, skipped = (
-        ended.get((history.id, outcome), 0) for outcome in ("succeeded", "dead", "skipped")
-    )
-    sent = beside - len(surplus)
-    adds_up = found.due + sent == succeeded + dead + skipped + open_
+    found = _filtering(reader, history) if filtering else _plain(reader, history, placed)
+    surplus = _surplus(reader, history, found.undue) if found.beside else []
+    sent = found.beside - len(surplus)
     return Balance(
         history.topic,
         history.name,
         found.published,
         found.published - found.due,
         sent,
-        succeeded,
-        dead,
-        skipped,
-        open_,
+        placed.ended["succeeded"],
+        placed.ended["dead"],
+        placed.ended["skipped"],
+        placed.open,
         len(found.missing),
-        len(double),
+        len(placed.double),
         len(surplus),
-        adds_up and not (found.missing or double or surplus),
-        _named(reader, [*found.missing, *double, *surplus]),
+        found.due + sent == placed.n and not (found.missing or placed.double or surplus),
+        _named(reader, [*found.missing, *placed.double, *surplus]),
     )
 
 
-def _plain(reader: Reader, history: History) -> _Due:
-    """Count in the database, where no filter was ever set."""
-    of = [{"s": history.id, "t": t, "low": low, "high": high} for t, low, high in history.ranges()]
+def _placed(reader: Reader, history: History) -> _Placed:
+    of = {"s": history.id}
+    ((attempts,),) = reader.query(_ATTEMPTS, of)
+    ((open_,),) = reader.query(_HOW_MANY_OPEN, of)
+    unusual = {(OUTCOMES[code], bool(again)): n for code, again, n in reader.query(_UNUSUAL, of)}
+    others = sum(n for (outcome, _), n in unusual.items() if outcome != "succeeded")
+    ended: dict[str, int] = {o: unusual.get((o, False), 0) + unusual.get((o, True), 0) for o in FINAL}
+    ended["succeeded"] = attempts - others
+    double = {seq for (seq,) in reader.query(_BESIDE_OTHERS, of)} if open_ else set[int]()
+    if any(again and outcome in FINAL for outcome, again in unusual):
+        double |= {seq for (seq,) in reader.query(_ENDED_TWICE, of)}
+    return _Placed(ended, open_, sorted(double))
+
+
+def _plain(reader: Reader, history: History, placed: _Placed) -> _Due:
+    """Count in the database, where no filter was ever set.
+
+    Events are compared one by one only where the numbers differ.
+    """
+    ranges = history.ranges()
+    of = [{"s": history.id, "t": t, "low": low, "high": high} for t, low, high in ranges]
     published = sum(n for o in of for (n,) in reader.query(_COUNT, o))
-    return _Due(published, published, [seq for o in of for (seq,) in reader.query(_NOWHERE, o)], [])
+    if not placed.double and len({t for t, _, _ in ranges}) == 1:
+        beside = _outside(reader, history)
+        if published == placed.n - beside:
+            return _Due(published, published, beside, [], [])
+    missing = [seq for o in of for (seq,) in reader.query(_NOWHERE, o)]
+    beside = _somewhere(reader, history) - (published - len(missing))
+    return _Due(published, published, beside, missing, [])
+
+
+def _outside(reader: Reader, history: History) -> int:
+    """Return how many events have a place, and came while the subscription was not bound."""
+    lows = [low for _, low, _ in history.ranges()]
+    highs = [high for _, _, high in history.ranges()]
+    between = zip([-END, *highs], [*lows, END], strict=True)
+    spans = [{"s": history.id, "low": low, "high": high} for low, high in between if low < high]
+    return sum(n for span in spans for (n,) in reader.query(_OUTSIDE, span))
+
+
+def _somewhere(reader: Reader, history: History) -> int:
+    ((n,),) = reader.query(_HOW_MANY, {"s": history.id})
+    return int(n)
 
 
 def _filtering(reader: Reader, history: History) -> _Due:
@@ -193,19 +250,20 @@ def _filtering(reader: Reader, history: History) -> _Due:
                 missing.append(event.seq)
         elif event.is_placed:
             undue.append(event.seq)
-    return _Due(published, due, missing, undue)
+    beside = _somewhere(reader, history) - (due - len(missing))
+    return _Due(published, due, beside, missing, undue)
 
 
 def _each(reader: Reader, history: History) -> Iterator[_Published]:
     """Yield each event that was published while the subscription was bound."""
+    of = {"s": history.id}
+    open_ = {seq for (seq,) in reader.query(_OPEN, of)}
     for topic_id, low, high in history.ranges():
         after = low
-        while rows := reader.query(
-            _EACH, {"s": history.id, "t": topic_id, "low": after, "high": high}
-        ):
-            for seq, published_us, is_placed, *columns in rows:
+        while rows := reader.query(_EACH, {**of, "t": topic_id, "low": after, "high": high}):
+            for seq, published_us, ended, *columns in rows:
                 periods = history.at(seq, topic_id)
-                yield _Published(seq, published_us, bool(is_placed), periods, columns)
+                yield _Published(seq, published_us, bool(ended) or seq in open_, periods, columns)
                 after = seq
 
 
@@ -219,7 +277,7 @@ def _surplus(reader: Reader, history: History, undue: list[int]) -> list[int]:
     asked = {seq for (seq,) in reader.query(_ASKED_FOR, {"s": history.id})}
     outside = [
         seq
-        for (seq,) in reader.query(_ANYWHERE, {"s": history.id})
+        for (seq,) in reader.query(_PLACES, {"s": history.id})
         if not any(t == topics.get(seq) and low < seq <= high for t, low, high in ranges)
     ]
     return sorted(
