@@ -59,7 +59,7 @@ def stored_data(raw: bytes, event: Event) -> Any:
     """Return the data of a stored event, decoded from their JSON."""
     try:
         return codec.loads_own(raw)
-    except (ValueError, InvalidEvent) as error:
+    except Exception as error:
         said = f"{type(error).__name__}: {short(str(error))}"
         raise StoreError(
             f"the store is damaged: the data of event {short(event.id)!r} cannot be read ({said})"

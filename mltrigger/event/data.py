@@ -78,7 +78,7 @@ def check_data(raw: Any, media_type: str | None) -> bytes:
     ------
     TypeError
         When *raw* is not bytes.
-    ValueError, InvalidEvent
+    InvalidEvent
         When it is not JSON and should be.
     """
     if not isinstance(raw, bytes):
@@ -88,8 +88,8 @@ def check_data(raw: Any, media_type: str | None) -> bytes:
             _skip()(raw)
             if not raw.isascii():
                 raw.decode()
-        except Exception:  # the rules of the strict reader count
-            codec.loads_own(raw)
+        except Exception:  # the strict reader decides, and says why
+            codec.loads(raw)
     return raw
 
 

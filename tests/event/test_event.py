@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import io
 import json
+import pickle
 import re
 import uuid
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -13,7 +16,8 @@ import pandas as pd
 import pytest
 from cloudevents.core.formats.json import JSONFormat
 
-from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable
+from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable, StoreError
+from mltrigger.event import codec
 from mltrigger.event import data as data_of
 from mltrigger.event import event as events
 from mltrigger.event.event import Event
@@ -703,3 +707,128 @@ def test_data_without_a_json_form_is_refused_with_its_path() -> None:
 def test_text_of_another_media_type_must_be_given_as_bytes() -> None:
     with pytest.raises(InvalidEvent, match="must be given as bytes"):
         data_of.encode_data(Event({"a": 1}, datacontenttype="image/png"), 100)
+
+
+# -- an event of a store ---------------------------------------------------------------------------
+
+
+def stored(raw: bytes | None, media_type: str | None = None) -> Event:
+    """Return an event as a store restores it."""
+    return events.restored(
+        raw, "page.scanned", "/here", "1", NOON, None, media_type, None, {"traceparent": TRACE}
+    )
+
+
+def made(data: Any, media_type: str | None = None) -> Event:
+    """Return the same event, made by a user."""
+    return Event(
+        data,
+        type="page.scanned",
+        source="/here",
+        id="1",
+        time=NOON,
+        datacontenttype=media_type,
+        extensions={"traceparent": TRACE},
+    )
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The JSON that was decoded."""
+    found: list[bytes] = []
+    loads = codec.loads_own
+    monkeypatch.setattr(codec, "loads_own", lambda raw: (found.append(raw), loads(raw))[1])
+    return found
+
+
+def test_stored_data_are_decoded_once_when_somebody_asks(decoded: list[bytes]) -> None:
+    event = stored(b'{"a":[1]}')
+    copies = [
+        events.traced(event),
+        events.with_opener(event, lambda: io.BytesIO(b"content")),
+        events.with_data(event, 2),
+    ]
+    assert (event.type, event.hops, event.traceparent, decoded) == ("page.scanned", 0, TRACE, [])
+
+    assert event.data == {"a": [1]}
+    assert event.data is event.data
+    assert decoded == [b'{"a":[1]}']
+    assert [copy.data for copy in copies] == [{"a": [1]}, {"a": [1]}, 2]
+
+
+@pytest.mark.parametrize(
+    ("raw", "media_type", "data"),
+    [
+        (b'{"a":[1]}', None, {"a": [1]}),
+        (b'{"a":[1]}', "application/json", {"a": [1]}),
+        (b"null", "application/x+json", None),
+        (b'{"a":[1]}', "text/plain", b'{"a":[1]}'),
+        (b'{"$binary":{"base64":"AA==","subType":"00"}}', None, b"\0"),
+        (None, None, None),
+    ],
+)
+@pytest.mark.parametrize(
+    "used",
+    [
+        lambda event: event,
+        copy.copy,
+        copy.deepcopy,
+        lambda event: pickle.loads(pickle.dumps(event)),
+        lambda event: dataclasses.replace(event, type="page.scanned"),
+        lambda event: events.with_data(event, event.data),
+        events.as_delivered,
+    ],
+)
+def test_a_stored_event_is_used_as_one_that_was_made(
+    raw: bytes | None, media_type: str | None, data: Any, used: Any
+) -> None:
+    event = used(stored(raw, media_type))
+
+    assert (event, repr(event)) == (made(data, media_type), repr(made(data, media_type)))
+    assert data_of.encode_data(event, 100) == data_of.encode_data(made(data, media_type), 100)
+    assert used(event).data == data
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.data = 3
+    with pytest.raises(AttributeError, match="no attribute 'dat'") as caught:
+        _ = event.dat
+    assert (caught.value.name, caught.value.obj) == ("dat", event)
+
+
+def test_an_event_as_it_was_delivered_does_not_have_what_a_model_changed() -> None:
+    event = stored(b'{"a":[1]}')
+    event.data["a"].append(2)
+
+    assert events.as_delivered(event).data == {"a": [1]}
+    assert event.data == {"a": [1, 2]}
+
+
+DAMAGED = [b"{", b"", b"1 2", b'{"a":1}}', b"[1,]", b"tru", b"\xff", b'"\xff"', b'{"a":"\xc3"}']
+
+
+@pytest.mark.parametrize("raw", DAMAGED)
+def test_damaged_data_are_found_before_they_are_decoded(raw: bytes) -> None:
+    with pytest.raises(InvalidEvent):
+        data_of.check_data(raw, None)
+    assert data_of.check_data(raw, "text/plain") is raw
+
+
+def test_damaged_data_that_nobody_checked_are_no_fault_of_the_reader() -> None:
+    with pytest.raises(StoreError, match="the store is damaged: the data of event '1'"):
+        _ = stored(b'"\xff"').data
+
+
+@pytest.mark.parametrize("raw", ["text", 5, None])
+def test_data_of_another_type_are_damaged(raw: Any) -> None:
+    for media_type in (None, "text/plain"):
+        with pytest.raises(TypeError, match="bytes expected"):
+            data_of.check_data(raw, media_type)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{"a": "ü", "b": [1, 2.5, None, True, 2**70]}, float("nan"), b"\0", "", "\0\u2028😀", {}],
+)
+def test_sound_data_pass_the_check(data: Any) -> None:
+    raw, media_type = data_of.encode_data(Event(data), 1000)
+
+    assert data_of.check_data(raw, media_type) is raw

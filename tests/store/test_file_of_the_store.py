@@ -877,6 +877,7 @@ def lived(file: Path) -> Path:
         ("event", "data = 'text'", "row 'p1'", ["events"]),
         ("event", "data = 5", "row 1", ["receive", "audit"]),
         ("event", "data = x'7b'", "row 1", ["receive"]),
+        ("event", "data = x'22ff22'", "row 1", ["receive"]),
         ("model_version", "version = 'new'", "row 1", ["resolve", "models", "doctor"]),
         ("model_version", "options = '{'", "row 1", ["resolve", "models"]),
         ("model_version", "input_schema = '5'", "row 1", ["models"]),

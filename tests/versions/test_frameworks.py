@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from slow import examples
 import mltrigger as mt
 from mltrigger import Event
 from mltrigger.event import codec
+from mltrigger.event.event import restored
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.thread import Invoker
 
@@ -337,8 +339,15 @@ def test_an_answer_is_the_same_alone_and_in_any_batch_and_with_any_order_of_keys
         shuffled = [dict(random.sample(list(row.items()), len(row))) for row in batch]
         alone = [outcome(model.one(Event(row))) for row in batch]
         assert [outcome(result) for result in model.many([Event(row) for row in shuffled])] == alone
+        assert [outcome(result) for result in model.many(list(map(delivered, shuffled)))] == alone
 
     check()
+
+
+def delivered(data: Any) -> Event:
+    """Return an event as a store delivers it: with its data not decoded yet."""
+    raw = codec.dumps(data).encode()
+    return restored(raw, "row", "/here", "1", datetime.now(UTC), None, None, None, {})
 
 
 def outcome(result: Result) -> Any:
