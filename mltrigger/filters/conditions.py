@@ -12,7 +12,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import ROUND_DOWN, Context, Decimal
 from typing import Any
 
@@ -21,6 +21,8 @@ from mltrigger.text import short
 
 Test = Callable[[Any], bool]
 """Whether a text, number, bool or None of the event satisfies the condition. Never raises."""
+Value = str | int | Decimal | tuple[bool | None] | None
+"""A value as a key of a dictionary. ``True`` and 1 differ, 1 and 1.0 do not."""
 
 DECIMALS = 6
 """Digits after the point that AWS compares. It promises five, event-ruler's README says six."""
@@ -97,6 +99,20 @@ def comparable(value: Any) -> int | Decimal | None:
         return number
     whole = int(number)
     return whole if whole == number else number.quantize(_STEP, context=_CUT)
+
+
+def value_key(value: Any) -> Value:
+    """Return a key that is equal for values that an exact condition takes for the same."""
+    if isinstance(value, str):
+        return value
+    return (value,) if value is None or isinstance(value, bool) else comparable(value)
+
+
+def exact_values(conditions: Sequence[Any]) -> tuple[Value, ...] | None:
+    """Return the keys of the values that *conditions* name, ``None`` if one is an operator."""
+    if any(isinstance(condition, Mapping) for condition in conditions):
+        return None
+    return tuple(map(value_key, conditions))
 
 
 def numbers(condition: Any) -> Iterator[Decimal]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mltrigger.event.codec import MAX_DEPTH
-from mltrigger.filters.conditions import Test, absent, shown
+from mltrigger.filters.conditions import Test, Value, absent, shown
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class Field:
     condition: str
     tests: tuple[Test, ...]
     combinations: int
+    values: tuple[Value, ...] | None
+    """The values of which one must stand there, if no other operator is among the conditions."""
     optional: bool = dataclasses.field(init=False)
     """Whether an event without the field passes: one of its conditions is ``exists: false``."""
 
@@ -96,7 +98,7 @@ def _within_object(
     together: dict[str, list[tuple[str, Field]]] = {}
     for rest, field in wanted:
         here = rest in value
-        deeper = [(key, tail) for key, tail in _splits(rest) if key in value] if "." in rest else []
+        deeper = [(key, tail) for key, tail in splits(rest) if key in value] if "." in rest else []
         # an array down there may bind the field to its neighbours
         if len(deeper) == 1 and not here:
             together.setdefault(deeper[0][0], []).append((deeper[0][1], field))
@@ -109,7 +111,7 @@ def _within_object(
 
 def _at(field: Field, value: Any, depth: int) -> bool:
     """Return whether the field holds in the value at its path."""
-    return any(test(leaf) for leaf in _leaves(value, depth) for test in field.tests)
+    return any(test(leaf) for leaf in leaves(value, depth) for test in field.tests)
 
 
 def _stands(path: str, event: Mapping[str, Any]) -> bool:
@@ -117,19 +119,25 @@ def _stands(path: str, event: Mapping[str, Any]) -> bool:
 
     Empty arrays and objects count as nothing, as in the engine of AWS.
     """
-    return any(True for value in _standing(path, event, 0) for _ in _leaves(value, 0))
+    return any(True for _ in leaves_at(path, event))
 
 
-def _leaves(value: Any, depth: int) -> Iterator[Any]:
+def leaves_at(path: str, value: Any) -> Iterator[Any]:
+    """Yield the leaves at *path*, wherever it stands in *value*."""
+    for found in _standing(path, value, 0):
+        yield from leaves(found)
+
+
+def leaves(value: Any, depth: int = 0) -> Iterator[Any]:
     """Yield *value*, or the elements of the array *value*. An object is no leaf."""
     if isinstance(value, (list, tuple)):
         for element in value if depth <= MAX_DEPTH else ():
-            yield from _leaves(element, depth + 1)
+            yield from leaves(element, depth + 1)
     elif not isinstance(value, Mapping) and depth <= MAX_DEPTH:
         yield value
 
 
-def _splits(path: str) -> Iterator[tuple[str, str]]:
+def splits(path: str) -> Iterator[tuple[str, str]]:
     """Yield each key that *path* may start with, and the rest.
 
     ``a.b.c`` is ``b.c`` under ``a``, or ``c`` under ``a.b``.
@@ -184,6 +192,6 @@ def _standing(rest: str, value: Any, depth: int) -> Iterator[Any]:
     elif isinstance(value, Mapping) and depth <= MAX_DEPTH:
         if rest in value:
             yield value[rest]
-        for key, tail in _splits(rest):
+        for key, tail in splits(rest):
             if key in value:
                 yield from _standing(tail, value[key], depth + 1)

@@ -18,6 +18,7 @@ from mltrigger.filters.conditions import (
     BadCondition,
     canonical,
     compile_condition,
+    exact_values,
     numbers,
     shown,
 )
@@ -257,6 +258,7 @@ class _Reader:
             "" if self.problems else canonical(conditions),
             tuple(tests),
             len(conditions) * level,
+            exact_values(conditions),
         )
 
 

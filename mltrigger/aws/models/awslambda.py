@@ -196,7 +196,7 @@ class LambdaEndpoint(Endpoint):
         if self._whole_event:
             return event.to_json().encode()
         raw, media_type = sent(event)
-        return raw if is_json(media_type) else codec.dumps(event.data).encode()
+        return raw if is_json(media_type) else codec.encode(event.data)
 
     def _invoked(self, payload: bytes) -> Any:
         try:

@@ -152,7 +152,7 @@ def _each(
                 str(error),
                 f"{arrival.message_id}#{number}",
                 raw,
-                codec.dumps(part).encode(),
+                codec.encode(part),
             )
 
     return [item(number, part) for number, part in enumerate(parts, 1)]

@@ -96,7 +96,7 @@ def _data(ending: Ending, subscription: str, fits: bool) -> tuple[bytes, dict[st
         "error_type": ending.error_type,
         "error": ending.error,
     }
-    head = codec.dumps(facts).removesuffix("}").encode()
+    head = codec.encode(facts).removesuffix(b"}")
     output = (ending.output or "null").encode()
     fits = fits and len(head) + len(output) + _SPARE_BYTES <= MAX_EVENT_BYTES
     raw = head + b',"output":' + (output if fits else b"null") + b"}"

@@ -59,7 +59,7 @@ class Schema(abc.ABC):
             return value
         try:
             plain = isinstance(value, PLAIN)
-            self.accept(value if plain else codec.loads_own(codec.dumps(value).encode()), OUTPUT)
+            self.accept(value if plain else codec.loads_own(codec.encode(value)), OUTPUT)
         except NotEncodable as error:
             raise failure(f"the output has no JSON form to check: {error}", OUTPUT) from None
         return value

@@ -58,7 +58,7 @@ def encoded(value: Any) -> bytes:
         For the event alone, when a part of it has no JSON form.
     """
     try:
-        return codec.dumps(value).encode()
+        return codec.encode(value)
     except NotEncodable as error:
         raise unfit(f"the input has no JSON form: {error}") from error
 
