@@ -171,6 +171,8 @@ class LogKeeper:
                     break
                 given = min(surplus, _VACUUM_PAGES)
                 driver.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+                ((cleared,),) = driver.execute("PRAGMA user_version").fetchall()
+                driver.execute(f"PRAGMA user_version={cleared + 1}")  # see place.Written
                 driver.execute("COMMIT")
                 any_given = True
         return any_given
