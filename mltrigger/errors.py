@@ -178,6 +178,10 @@ class StoreError(MltriggerError, RuntimeError):
     """The database cannot be used or did not answer. The message names the file and a remedy."""
 
 
+class DiskFailed(StoreError):
+    """A sync of the store's log failed. Nothing is read or written any more. Connect again."""
+
+
 class Closed(MltriggerError, RuntimeError):
     """The bus was closed. Connect again."""
 

@@ -18,7 +18,7 @@ from mltrigger.delivery.lot import Lot, shared_out, suspects_last
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.threads import ThreadWorkers
-from mltrigger.errors import Closed, InvalidModel, MltriggerError, NotFound
+from mltrigger.errors import Closed, DiskFailed, InvalidModel, MltriggerError, NotFound
 from mltrigger.event.event import Event
 from mltrigger.store.log import Log
 from mltrigger.versions.running.current import Place
@@ -181,6 +181,9 @@ class Listener:
                 pause_s = min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
                 self._wait_for("waiting for the model", str(error))
             except Closed:
+                return
+            except DiskFailed as error:  # nothing can be received or recorded any more
+                self._wait_for("waiting for the store", str(error))
                 return
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)

@@ -17,7 +17,7 @@ from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
 from mltrigger.delivery.lot import Answer, Ended, Remains, Well
-from mltrigger.errors import Closed, InvalidEvent, MltriggerError
+from mltrigger.errors import Closed, DiskFailed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
 from mltrigger.store.log import Log
@@ -322,7 +322,7 @@ class Recorder:
             try:
                 action()
             except Exception as error:
-                if isinstance(error, Closed) or time.monotonic() >= self._give_up_s:
+                if isinstance(error, (Closed, DiskFailed)) or time.monotonic() >= self._give_up_s:
                     logger.warning(
                         "subscription %s: stopped before the store answered (%s); events come"
                         " again",

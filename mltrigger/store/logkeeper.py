@@ -27,6 +27,8 @@ FREE_PAGES = 1024
 """So many free pages stay in the database, and a quarter of all: new events need them again."""
 _VACUUM_PAGES = 128
 """The pages given back in one transaction. Others wait for it for about a millisecond."""
+_LOOK_S, _LOOK_CHANGES = 0.01, 100
+"""The log is looked at after so long, or so many changed rows."""
 _PAUSE_S = 0.5
 """The shortest time until the next try after one that came to nothing."""
 _IDLE_S = 5.0
@@ -57,15 +59,20 @@ class LogKeeper:
         self._guard, self._bell = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._ended = self._tidies = False
-        self._rest_s = 0.0
+        self._look_s = self._rest_s = 0.0
+        self._changes = 0
         self._mark = (b"", 0)
 
     # -- from the threads of writers ---------------------------------------------------------------
 
     def committed(self) -> None:
-        """Look at the log after a commit. The write lock is held."""
-        wal = self._connections.wal
-        if wal is not None and time.monotonic() >= self._rest_s:
+        """Look at the log after a commit, not after each small one. The write lock is held."""
+        wal, now_s = self._connections.wal, time.monotonic()
+        if wal is None or now_s < self._rest_s:
+            return
+        changes = self._connections.writer.total_changes
+        if now_s >= self._look_s or abs(changes - self._changes) >= _LOOK_CHANGES:
+            self._look_s, self._changes = now_s + _LOOK_S, changes
             with contextlib.suppress(OSError):
                 if _is_short(wal) or self._is_long(wal):
                     self._ring()
@@ -171,6 +178,8 @@ class LogKeeper:
                     break
                 given = min(surplus, _VACUUM_PAGES)
                 driver.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+                ((cleared,),) = driver.execute("PRAGMA user_version").fetchall()
+                driver.execute(f"PRAGMA user_version={cleared + 1}")  # see place.Written
                 driver.execute("COMMIT")
                 any_given = True
         return any_given

@@ -37,20 +37,24 @@ class Lost(Exception):  # a signal: the store makes its error of it
 
 
 class Written(NamedTuple):
-    """The change counter and page count in the header of a database, and the size of the file.
+    """The header of a database, and the size of the file.
 
-    The counter never falls. While it stays, the pages do not fall either
-    (https://sqlite.org/fileformat2.html, "File change counter").
+    The change counter never falls (https://sqlite.org/fileformat2.html, "File change counter").
+    ``cleared`` is the user version, which rises when pages are given back. While both stay, the
+    pages do not fall either.
     """
 
     counter: int
+    cleared: int
     pages: int
     size: int
 
     def is_before(self, other: Written) -> bool:
         """Whether this is older than *other*, or a cut-off rest of it."""
         rise = (self.counter - other.counter) % 2**32
-        return rise >= 2**31 or (rise == 0 and (self.pages < other.pages or self.size < other.size))
+        if rise or self.cleared != other.cleared:
+            return rise >= 2**31 or self.cleared < other.cleared
+        return self.pages < other.pages or self.size < other.size
 
 
 class Place:
@@ -149,9 +153,10 @@ class Place:
             header, size = found
             written = None
             if len(header) == HEADER_BYTES and header.startswith(MAGIC):
-                written = Written(
-                    int.from_bytes(header[24:28], "big"), int.from_bytes(header[28:32], "big"), size
+                counter, cleared, pages = (
+                    int.from_bytes(header[at : at + 4], "big") for at in (24, 60, 28)
                 )
+                written = Written(counter, cleared, pages, size)
             if self._written is not None and (written is None or written.is_before(self._written)):
                 raise Lost(Path(self.location).name, "overwritten or cut off")
             self._written = written

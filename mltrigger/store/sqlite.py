@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from mltrigger.errors import StoreError
+from mltrigger.errors import DiskFailed, StoreError
 from mltrigger.store import schema, unsure
 from mltrigger.store.combining import Commit, Item, Queue
 from mltrigger.store.connections import RETURN, Connections
@@ -265,6 +265,8 @@ class SqliteStore:
         connections = self._connections
         if not connections.is_ready:  # for the first time, or after a fork
             connections.open()
+        if connections.in_transaction:  # Ctrl-C came in the middle of a rollback
+            connections.writer.execute("ROLLBACK")
         connections.writer.execute("BEGIN IMMEDIATE")
         if not connections.is_ready:
             connections.begun()
@@ -312,10 +314,10 @@ class SqliteStore:
                 raise
 
     def _check_disk(self) -> None:
-        """Raise StoreError for good, once a sync has failed."""
+        """Raise DiskFailed for good, once a sync has failed."""
         if (error := self._connections.sync.error) is not None:
             said, advice = poisoned(error)
-            raise StoreError(f"store {self.description}: {said}; {advice}") from error
+            raise DiskFailed(f"store {self.description}: {said}; {advice}") from error
 
     def _prepare(self) -> None:
         self._connections.prepare()
