@@ -13,7 +13,55 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-_DATAGRAM = 4096
+_DATAGRAM = 2048
+"""What one datagram holds at most. macOS takes no more."""
+_EVERYBODY = "*"
+
+
+class _Slot:
+    """The wake-ups of one key, or of one group of keys."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.count = 0
+        self.groups: list[_Slot] = []
+        self.waiters = 0
+        self.waiting: set[_Slot] = set()
+        """Of a group: its keys that somebody waits for now. A wake-up costs nothing for others."""
+
+    def generation(self) -> int:
+        return self.count + sum(group.count for group in self.groups)
+
+    def wait(self, seen: int, timeout_s: float) -> bool:
+        with self.condition:
+            self._counted(1)
+            try:
+                return self.condition.wait_for(lambda: self.generation() != seen, timeout_s)
+            finally:
+                self._counted(-1)
+
+    def join(self, group: _Slot) -> None:
+        with self.condition:
+            if group not in self.groups:
+                self.groups.append(group)
+                self._counted(0)
+
+    def notify(self) -> None:
+        # Count first: a key that begins to wait meanwhile sees the count or is in the list.
+        with self.condition:
+            self.count += 1
+            self.condition.notify_all()
+        for slot in list(self.waiting):
+            with slot.condition:
+                slot.condition.notify_all()
+
+    def _counted(self, change: int) -> None:
+        self.waiters += change
+        for group in self.groups:
+            if self.waiters:
+                group.waiting.add(self)
+            else:
+                group.waiting.discard(self)
 
 
 class Wakeup:
@@ -27,20 +75,26 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._keys: dict[str, tuple[threading.Condition, list[int]]] = {}
+        self._keys: dict[str, _Slot] = {}
 
     def generation(self, key: str) -> int:
         """Return a number that rises with every wake-up of *key*.
 
         Take it before looking, and pass it to :meth:`wait` afterwards.
         """
-        return self._slot(key)[1][0]
+        return self._slot(key).generation()
+
+    def join(self, key: str, group: str) -> None:
+        """Let each wake-up of *group* wake the waiters of *key* too. Safe to repeat.
+
+        A sender names one group instead of a thousand keys. Each process joins the keys that it
+        waits for itself.
+        """
+        self._slot(key).join(self._slot(group))
 
     def wait(self, key: str, seen: int, timeout_s: float) -> bool:
         """Wait at most *timeout_s* for a wake-up of *key* since *seen*. Return whether it came."""
-        condition, generation = self._slot(key)
-        with condition:
-            return condition.wait_for(lambda: generation[0] != seen, timeout_s)
+        return self._slot(key).wait(seen, timeout_s)
 
     def notify(self, keys: Iterable[str]) -> None:
         """Wake all waiters of *keys*, in any process. Never blocks or raises."""
@@ -48,22 +102,22 @@ class Wakeup:
             self.notify_here(key)
 
     def notify_here(self, key: str) -> None:
-        """Wake the waiters of *key* in this process."""
-        condition, generation = self._slot(key)
-        with condition:
-            generation[0] += 1
-            condition.notify_all()
+        """Wake the waiters of *key*, a key or a group, in this process."""
+        self._slot(key).notify()
 
     def close(self) -> None:
         """Wake everybody, for good."""
-        for key in list(self._keys):
-            self.notify_here(key)
+        self._wake_all()
 
-    def _slot(self, key: str) -> tuple[threading.Condition, list[int]]:
+    def _wake_all(self) -> None:
+        for slot in list(self._keys.values()):
+            slot.notify()
+
+    def _slot(self, key: str) -> _Slot:
         slot = self._keys.get(key)
         if slot is None:
             with self._guard:
-                slot = self._keys.setdefault(key, (threading.Condition(), [0]))
+                slot = self._keys.setdefault(key, _Slot())
         return slot
 
 
@@ -103,7 +157,10 @@ class SocketWakeup(Wakeup):
         super().notify(keys)
         if self._folder is None or self._sender is None or not keys:
             return
-        message = " ".join(keys).encode()[:_DATAGRAM]
+        message = " ".join(keys).encode()
+        if len(message) > _DATAGRAM:
+            # Several datagrams may be lost in part. One that wakes too many costs them a look.
+            message = _EVERYBODY.encode()
         with contextlib.suppress(OSError):
             for path in self._others(self._folder):
                 self._send(message, path)
@@ -175,7 +232,9 @@ class SocketWakeup(Wakeup):
             if not message:
                 return  # shut down
             for key in message.decode(errors="replace").split():
-                if key in self._keys:  # nobody waits for this key here
+                if key == _EVERYBODY:
+                    self._wake_all()
+                elif key in self._keys:  # else nobody waits for it here
                     self.notify_here(key)
 
 

@@ -91,6 +91,78 @@ def test_close_wakes_everybody() -> None:
     assert woken == [True, True, True]
 
 
+# -- groups ----------------------------------------------------------------------------------------
+
+
+def test_wake_up_of_a_group_wakes_all_keys_that_joined_it_and_no_other() -> None:
+    wakeup = Wakeup()
+    for key in ("ready:1", "ready:2", "ready:2"):
+        wakeup.join(key, "topic:1")
+    seen = {key: wakeup.generation(key) for key in ("ready:1", "ready:2", "ready:3")}
+
+    wakeup.notify(["topic:1"])
+
+    assert wakeup.wait("ready:1", seen["ready:1"], LONG_S)
+    assert wakeup.wait("ready:2", seen["ready:2"], LONG_S)
+    assert not wakeup.wait("ready:3", seen["ready:3"], 0.01)
+
+
+def test_key_of_a_group_has_wake_ups_of_its_own() -> None:
+    wakeup = Wakeup()
+    wakeup.join("ready:1", "topic:1")
+    wakeup.join("ready:2", "topic:1")
+    one, two = wakeup.generation("ready:1"), wakeup.generation("ready:2")
+
+    wakeup.notify(["ready:1"])
+
+    assert wakeup.wait("ready:1", one, LONG_S)
+    assert not wakeup.wait("ready:2", two, 0.01)
+    assert not wakeup.wait("ready:1", wakeup.generation("ready:1"), 0.01)
+
+
+def test_every_one_of_a_thousand_waiting_threads_of_a_group_hears() -> None:
+    wakeup = Wakeup()
+    woken: list[bool] = []
+    threads = []
+    for number in range(1_000):
+        key = f"ready:{number // 2}"  # two threads a key
+        wakeup.join(key, "topic:1")
+        seen = wakeup.generation(key)
+        threads.append(
+            threading.Thread(target=lambda k=key, s=seen: woken.append(wakeup.wait(k, s, LONG_S)))
+        )
+    for thread in threads:
+        thread.start()
+
+    wakeup.notify(["topic:1"])
+    for thread in threads:
+        thread.join(timeout=LONG_S)
+
+    assert woken == [True] * 1_000
+
+
+def test_no_wake_up_of_a_group_is_lost_between_looking_and_waiting() -> None:
+    wakeup = Wakeup()
+    wakeup.join("ready:1", "topic:1")
+    heard: list[bool] = []
+    turn = threading.Semaphore(0)
+
+    def wait() -> None:
+        for _ in range(2_000):
+            seen = wakeup.generation("ready:1")
+            turn.release()
+            heard.append(wakeup.wait("ready:1", seen, LONG_S))
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for _ in range(2_000):
+        turn.acquire()
+        wakeup.notify(["topic:1"])
+    thread.join(timeout=LONG_S)
+
+    assert heard == [True] * 2_000
+
+
 # -- across processes ------------------------------------------------------------------------------
 
 
@@ -104,6 +176,28 @@ def test_wake_up_reaches_the_other_processes_of_the_same_store(
 
     assert there.wait("ready:1", seen["ready:1"], LONG_S)
     assert there.wait("done", seen["done"], LONG_S)
+
+
+def test_group_reaches_the_keys_that_the_other_process_joined(
+    pair: tuple[SocketWakeup, SocketWakeup],
+) -> None:
+    here, there = pair
+    there.join("ready:1", "topic:1")
+    seen = there.generation("ready:1")
+
+    here.notify(["topic:1"])
+
+    assert there.wait("ready:1", seen, LONG_S)
+
+
+def test_none_of_a_thousand_keys_is_cut_off(pair: tuple[SocketWakeup, SocketWakeup]) -> None:
+    here, there = pair
+    keys = [f"ready:{number}" for number in range(1_000)]
+    seen = {key: there.generation(key) for key in keys}
+
+    here.notify(keys)
+
+    assert all(there.wait(key, seen[key], LONG_S) for key in keys)
 
 
 def test_wake_up_does_not_reach_another_store(pair: tuple[SocketWakeup, SocketWakeup]) -> None:
