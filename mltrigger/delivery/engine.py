@@ -64,6 +64,8 @@ class Engine:
         The way of sources into the bus.
     sender : callable
         Returns the subscription that sends the events of a topic elsewhere. ``None`` for others.
+    join : callable
+        Makes this process a worker of the store. Returns its number.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class Engine:
         descent: Descent,
         feed: Feed,
         sender: Callable[[str | None], SubscriptionSpec | None],
+        join: Callable[[], int],
     ) -> None:
         self.worker_id = 0
         self.feeders = Feeders(feed)
         self._registry, self._broker, self._origins = registry, broker, origins
         self._resolve, self._forget, self._sender = resolve, forget, sender
+        self._join_store = join
         self._parts: dict[str, Any] = {
             "broker": broker,
             "outside": outside,
@@ -148,7 +152,7 @@ class Engine:
             running = self._listeners.get(spec.name)
             if running is None or running.spec != spec:
                 if self.worker_id == 0:
-                    self.worker_id = self._registry.join()
+                    self.worker_id = self._join_store()
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                     # now: what is published next is not for the version before
@@ -215,7 +219,7 @@ class Engine:
     def _join(self) -> None:
         with self._guard:
             if self.worker_id == 0:
-                self.worker_id = self._registry.join()
+                self.worker_id = self._join_store()
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""

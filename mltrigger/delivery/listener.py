@@ -32,7 +32,7 @@ DRAIN_S = 25.0
 MOST_LEFT_BEHIND = 32
 """Timed-out calls that may go on in a listener. With more it waits until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
-_POLL_S, _NUDGE_S, _HOLD_S = 1.0, 0.02, 0.25
+_POLL_S, _NUDGE_S, _HOLD_S = 60.0, 0.02, 0.25
 
 Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
 State = Literal["stopped", "listening"] | Waits

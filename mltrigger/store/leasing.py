@@ -36,6 +36,12 @@ SELECT
     AND (SELECT paused FROM subscription WHERE id = :s) = 0),
   (SELECT min(until_us) FROM lease WHERE subscription_id = :s)
 """
+_DUE_OF_ALL = """
+SELECT s.id,
+  CASE WHEN s.paused = 0 THEN (SELECT min(visible_us) FROM ready WHERE subscription_id = s.id) END,
+  (SELECT min(until_us) FROM lease WHERE subscription_id = s.id)
+FROM subscription s WHERE s.bound = 1
+"""
 _EXPIRED = """
 SELECT subscription_id, seq, attempt, failures, abandoned, visible_us, received_us, worker_id,
   outside
@@ -111,6 +117,15 @@ def due(store: Store, subscription_id: int) -> tuple[int | None, int | None]:
     """Return when the next delivery falls due, and when the next lease runs out."""
     ((visible_us, until_us),) = store.read(_DUE, {"s": subscription_id})
     return visible_us, until_us
+
+
+def due_of_all(store: Store) -> list[tuple[int, int]]:
+    """Return (id, time) of each subscription with a delivery or a lease that falls due."""
+    return [
+        (number, min(at for at in times if at is not None))
+        for number, *times in store.read(_DUE_OF_ALL)
+        if times != [None, None]
+    ]
 
 
 def has_expired(store: Store, subscription_id: int, now_us: int) -> bool:
