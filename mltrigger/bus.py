@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 
 _LAST_WORD_S = 0.5
 """The time for the store to record releases, after the running calls had theirs."""
-LOOK_S = 0.5
-"""How often a process that listens looks for events that are due, and for dead processes."""
 POLLS_S = 0.5
 """A notebook does not wait for long polls when it closes a bus. A worker does."""
 _EXIT_DRAIN_S = 1.5
@@ -82,6 +80,12 @@ class EventBus(Publisher):
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
         self._living = Living(parts.store.location)
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
+        local = (
+            self.broker
+            if isinstance(self.broker, SqlBroker)
+            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
+        )
+        self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -97,17 +101,12 @@ class EventBus(Publisher):
             feed=self._feed(),
             sender=outlets.sender,
             join=lambda: registry.join(self._living.hold),
-        )
-        local = (
-            self.broker
-            if isinstance(self.broker, SqlBroker)
-            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
+            news=self.watch.look,
+            every_s=lambda: parts.wakeup.poll_s,
         )
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
-        self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        self._engine.also(min(LOOK_S, parts.wakeup.poll_s), self.watch.look)
         self._subscriber = Subscriber(
             registry, broker, self._origins, self._catalog, self._engine, outlets
         )

@@ -344,6 +344,8 @@ class Listener:
 
     def tick(self) -> bool:
         """Extend leases and end calls that take too long. Return whether anything is in flight."""
+        if not self._active:
+            return False
         with self._changed:
             active = list(self._active)
         now_us, lease_s = self._clock.now_us(), self.spec.policy.lease

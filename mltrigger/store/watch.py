@@ -54,10 +54,11 @@ class Watch:
         self._due_us: float = 0
         self._guard = threading.Lock()
 
-    def look(self) -> None:
+    def look(self) -> object:
         """Give back the events of workers that died, and wake receivers with events that are due.
 
-        Receivers rely on it from the first call on, and again look themselves without it.
+        Return a value that differs after each commit. Receivers rely on these looks. A while after
+        the last one they look themselves again.
         """
         with self._guard:
             self._broker.watched_s = time.monotonic()
@@ -70,6 +71,7 @@ class Watch:
             if changed or dead or self._clock.now_us() >= self._due_us:
                 self._wake_due()
             self._seen = seen
+            return seen
 
     def _found_holders(self) -> set[int]:
         if (place := self._living.place) is None:
