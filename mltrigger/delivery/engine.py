@@ -98,7 +98,7 @@ class Engine:
         self._join_store, self._news = join, news
         self._seen: object = None
         self._followed: object = None
-        self._lost = False
+        self._restless = self._lost = False
         self._parts: dict[str, Any] = {
             "broker": broker,
             "outside": outside,
@@ -271,19 +271,28 @@ class Engine:
         """Ask the store whether anything has changed. Follow changes of the registry."""
         try:
             seen = self._news()
-            if seen != self._seen:
-                generation, paused = self._registry.generation(), self._registry.paused()
-                if (generation, paused) != self._followed and self._follow():
-                    self._followed = generation, paused
-                    self._forget()
-                    self.wake()  # a newer version is loaded before the next event comes
-                self._seen = seen
+            if seen != self._seen and self._has_news():
+                self._restless = True
+            elif self._restless:  # calm again: load newer versions before the next event comes
+                self._restless = False
+                self._forget()
+                self.wake()
+            self._seen = seen
         except Exception:
             if not self._lost:
                 self._lost = True
                 self.wake()  # listeners that wait find out themselves, and say so
             raise
         self._lost = False
+
+    def _has_news(self) -> bool:
+        """Follow the registry. Return whether it has changed."""
+        now = self._registry.generation(), self._registry.paused()
+        if now == self._followed:
+            return False
+        if self._follow():
+            self._followed = now
+        return True
 
     def _follow(self) -> bool:
         """Follow changes of subscriptions by other processes. Return whether all are followed."""
