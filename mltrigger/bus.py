@@ -27,10 +27,12 @@ from mltrigger.reports.outlook import Outlook
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
+from mltrigger.store.living import Living
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
+from mltrigger.store.watch import Watch
 from mltrigger.text import card
 from mltrigger.versions.describe import LEFT_OUT, as_model
 from mltrigger.versions.version import ModelVersion
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
 
 _LAST_WORD_S = 0.5
 """The time for the store to record releases, after the running calls had theirs."""
-SWEEP_S = 2.0
-"""How often direct calls of processes that died are ended."""
 POLLS_S = 0.5
 """A notebook does not wait for long polls when it closes a bus. A worker does."""
 _EXIT_DRAIN_S = 1.5
@@ -78,7 +78,14 @@ class EventBus(Publisher):
             lambda topic: self._engine.feeders.status(topic),
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
+        self._living = Living(parts.store.location)
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
+        local = (
+            self.broker
+            if isinstance(self.broker, SqlBroker)
+            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
+        )
+        self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -93,16 +100,13 @@ class EventBus(Publisher):
             descent=self._lineage.descent,
             feed=self._feed(),
             sender=outlets.sender,
-        )
-        local = (
-            self.broker
-            if isinstance(self.broker, SqlBroker)
-            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
+            join=lambda: registry.join(self._living.hold),
+            news=self.watch.look,
+            every_s=lambda: parts.wakeup.poll_s,
         )
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
-        self._engine.also(SWEEP_S, self.direct.sweep)
         self._subscriber = Subscriber(
             registry, broker, self._origins, self._catalog, self._engine, outlets
         )
@@ -165,6 +169,7 @@ class EventBus(Publisher):
         self._closed = True
         self.wakeup.close()
         self._store.close()
+        self._living.close()
         atexit.unregister(self._at_exit)
 
     def _feed(self) -> Feed:

@@ -42,8 +42,8 @@ class DeliveryPolicy:
         The longest run of one call. After that the attempt has failed with reason ``timeout``.
     lease_s : float, optional
         The time that a received event is hidden from other listeners. A heartbeat extends it every
-        third of it. The event of a dead listener comes back after at most this time. Default: twice
-        the timeout.
+        third of it. The event of a lost machine comes back after at most this time, that of a dead
+        process sooner on Linux. Default: twice the timeout.
     max_attempts : int
         The number of failures of the model that makes an event dead. Abandoned and interrupted
         attempts do not count.

@@ -46,14 +46,14 @@ _HEADERS = (
 )
 
 
-_SWEEP_S = 5.0
+_SWEEP_S = 1.0
 
 
 async def _sweep(bus: EventBus) -> None:
     """End calls of servers that died, also when no listener runs here."""
     while True:
         with contextlib.suppress(MltriggerError):
-            await aside(bus.direct.sweep)
+            await aside(bus.watch.look)
         await asyncio.sleep(_SWEEP_S)
 
 

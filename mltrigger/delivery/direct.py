@@ -253,11 +253,6 @@ class Direct:
                 )
             self._wakeup.wait("done", seen, min(left_s, self._wakeup.poll_s))
 
-    def sweep(self) -> None:
-        """End calls whose process died. Idempotent. Each process that listens does it, too."""
-        for spec in self._registry.subscriptions("direct"):
-            self._broker.sweep(spec, self._log.now_us())
-
 
 def _answered(row: Invocation, version: ModelVersion) -> Answer:
     result, ran = row.result, row.model_version_id is not None

@@ -37,8 +37,8 @@ Kind = TypeVar("Kind", bound=Listener)
 logger.addHandler(logging.NullHandler())
 logger.addFilter(LogFilter())
 
-FOLLOW_S = 1.0
-"""How often listeners look for changes of their subscription by other processes."""
+LOOK_S = 0.5
+"""How often the store is asked for news: a change of a subscription, an event, a dead process."""
 UPKEEP_S = 2.0
 """How often the broker does its upkeep."""
 PRUNE_S = 60.0
@@ -64,6 +64,12 @@ class Engine:
         The way of sources into the bus.
     sender : callable
         Returns the subscription that sends the events of a topic elsewhere. ``None`` for others.
+    join : callable
+        Makes this process a worker of the store. Returns its number.
+    news : callable
+        Looks for all receivers of this process. Returns a value that differs after each commit.
+    every_s : callable
+        Returns how often a receiver would look itself.
     """
 
     def __init__(
@@ -81,11 +87,18 @@ class Engine:
         descent: Descent,
         feed: Feed,
         sender: Callable[[str | None], SubscriptionSpec | None],
+        join: Callable[[], int],
+        news: Callable[[], object],
+        every_s: Callable[[], float],
     ) -> None:
         self.worker_id = 0
         self.feeders = Feeders(feed)
         self._registry, self._broker, self._origins = registry, broker, origins
         self._resolve, self._forget, self._sender = resolve, forget, sender
+        self._join_store, self._news = join, news
+        self._seen: object = None
+        self._followed: object = None
+        self._restless = self._lost = False
         self._parts: dict[str, Any] = {
             "broker": broker,
             "outside": outside,
@@ -95,13 +108,13 @@ class Engine:
         }
         self._workers = ThreadWorkers()
         chores = [
-            Chore(SEEN_S, lambda: registry.seen(self.worker_id)),
-            Chore(FOLLOW_S, self._follow),
-            Chore(PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
+            Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
+            Chore(lambda: min(LOOK_S, every_s()), self._look_for_news),
+            Chore(lambda: PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
         ]
         if outside is not None:
             upkeep = functools.partial(self._beside, threading.Lock(), outside.upkeep)
-            chores.append(Chore(UPKEEP_S, upkeep))
+            chores.append(Chore(lambda: UPKEEP_S, upkeep))
         self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
         self._executors: dict[str, Executing] = {}
@@ -148,7 +161,7 @@ class Engine:
             running = self._listeners.get(spec.name)
             if running is None or running.spec != spec:
                 if self.worker_id == 0:
-                    self.worker_id = self._registry.join()
+                    self.worker_id = self._join_store()
                 if running is not None:
                     self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
                     # now: what is published next is not for the version before
@@ -198,10 +211,6 @@ class Engine:
         self._keeper.watch(listener)
         return listener
 
-    def also(self, every_s: float, do: Callable[[], object]) -> None:
-        """Do something every *every_s* seconds, in a thread, while a listener runs."""
-        self._keeper.add(Chore(every_s, functools.partial(self._beside, threading.Lock(), do)))
-
     def run(self, call: Callable[[], None]) -> None:
         """Run *call* in a thread of this process. It must not raise."""
         self._workers.submit(call)
@@ -215,7 +224,7 @@ class Engine:
     def _join(self) -> None:
         with self._guard:
             if self.worker_id == 0:
-                self.worker_id = self._registry.join()
+                self.worker_id = self._join_store()
 
     def stop(self, name: str, drain_s: float) -> None:
         """Deliver subscription *name* here no more. Idempotent."""
@@ -258,17 +267,46 @@ class Engine:
         self._follow()
         return None
 
-    def _follow(self) -> None:
-        """Follow changes of subscriptions by other processes."""
-        known = {spec.name: spec for spec in self._registry.subscriptions()}
+    def _look_for_news(self) -> None:
+        """Ask the store whether anything has changed. Follow changes of the registry."""
+        try:
+            seen = self._news()
+            if seen != self._seen and self._has_news():
+                self._restless = True
+            elif self._restless:  # calm again: load newer versions before the next event comes
+                self._restless = False
+                self._forget()
+                self.wake()
+            self._seen = seen
+        except Exception:
+            if not self._lost:
+                self._lost = True
+                self.wake()  # listeners that wait find out themselves, and say so
+            raise
+        self._lost = False
+
+    def _has_news(self) -> bool:
+        """Follow the registry. Return whether it has changed."""
+        now = self._registry.generation(), self._registry.paused()
+        if now == self._followed:
+            return False
+        if self._follow():
+            self._followed = now
+        return True
+
+    def _follow(self) -> bool:
+        """Follow changes of subscriptions by other processes. Return whether all are followed."""
+        known, done = {spec.name: spec for spec in self._registry.subscriptions()}, True
         self.feeders.follow(list(known.values()), self._registry.paused())
         for name, listener in list(self._listeners.items()):
             spec = known.get(name)
+            done = done and spec == listener.spec
             # Not here: stopping waits for calls, and the leases of others wait for this thread.
             if spec is None:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
                 self._workers.submit(functools.partial(self._quietly, self.listen, spec))
+        return done
 
     def _let_go(self, name: str) -> None:
         with self._guard:

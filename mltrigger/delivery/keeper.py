@@ -18,15 +18,15 @@ _IDLE_S = 0.5
 class Chore:
     """An action that is due every *every_s* seconds. An error is logged, and it is due again."""
 
-    def __init__(self, every_s: float, do: Callable[[], object]) -> None:
-        self._every_s, self._do = every_s, do
-        self._due_s = time.monotonic() + every_s
+    def __init__(self, every_s: Callable[[], float], do: Callable[[], object]) -> None:
+        self.every_s, self._do = every_s, do
+        self._due_s = time.monotonic() + every_s()
 
     def do_if_due(self) -> None:
         """Do it if it is due."""
         now_s = time.monotonic()
         if now_s >= self._due_s:
-            self._due_s = now_s + self._every_s
+            self._due_s = now_s + self.every_s()
             try:
                 self._do()
             except Exception:
@@ -45,23 +45,25 @@ class Keeper:
     def __init__(self, chores: Sequence[Chore]) -> None:
         self._chores = chores
         self._listeners: list[Listener] = []
+        self._shortest_s = _IDLE_S
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, chore: Chore) -> None:
-        """Do another chore from now on."""
-        self._chores = [*self._chores, chore]
-
     def watch(self, listener: Listener) -> None:
         """Keep *listener* until :meth:`forget`, or until it has stopped with nothing in flight."""
-        self._listeners.append(listener)
+        self._set([*self._listeners, listener])
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="mltrigger-keeper", daemon=True)
             self._thread.start()
 
     def forget(self, listener: Listener) -> None:
         """Keep *listener* no more."""
-        self._listeners = [kept for kept in self._listeners if kept is not listener]
+        self._set([kept for kept in self._listeners if kept is not listener])
+
+    def _set(self, listeners: list[Listener]) -> None:
+        policies = [listener.spec.policy for listener in listeners]
+        shortest = [min(policy.lease / 6, policy.timeout_s / 4) for policy in policies]
+        self._listeners, self._shortest_s = listeners, min([_IDLE_S, *shortest])
 
     def stop(self) -> None:
         """End the thread."""
@@ -71,7 +73,7 @@ class Keeper:
 
     def _loop(self) -> None:
         while not self._stop.wait(self._pause_s()):
-            for listener in list(self._listeners):
+            for listener in self._listeners:
                 try:
                     busy = listener.tick()
                     if not busy and listener.state == "stopped":
@@ -84,6 +86,4 @@ class Keeper:
                 chore.do_if_due()
 
     def _pause_s(self) -> float:
-        policies = [listener.spec.policy for listener in self._listeners]
-        shortest = [min(policy.lease / 6, policy.timeout_s / 4) for policy in policies]
-        return max(0.01, min([_IDLE_S, *shortest]))
+        return max(0.01, min([self._shortest_s, *(chore.every_s() for chore in self._chores)]))

@@ -32,7 +32,7 @@ DRAIN_S = 25.0
 MOST_LEFT_BEHIND = 32
 """Timed-out calls that may go on in a listener. With more it waits until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
-_POLL_S, _NUDGE_S, _HOLD_S = 1.0, 0.02, 0.25
+_POLL_S, _NUDGE_S, _HOLD_S = 60.0, 0.02, 0.25
 
 Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
 State = Literal["stopped", "listening"] | Waits
@@ -347,6 +347,8 @@ class Listener:
 
     def tick(self) -> bool:
         """Extend leases and end calls that take too long. Return whether anything is in flight."""
+        if not self._active:
+            return False
         with self._changed:
             active = list(self._active)
         now_us, lease_s = self._clock.now_us(), self.spec.policy.lease

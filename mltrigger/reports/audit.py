@@ -198,7 +198,9 @@ def _placed(reader: Reader, history: History) -> _Placed:
     ((open_,),) = reader.query(_HOW_MANY_OPEN, of)
     unusual = {(OUTCOMES[code], bool(again)): n for code, again, n in reader.query(_UNUSUAL, of)}
     others = sum(n for (outcome, _), n in unusual.items() if outcome != "succeeded")
-    ended: dict[str, int] = {o: unusual.get((o, False), 0) + unusual.get((o, True), 0) for o in FINAL}
+    ended: dict[str, int] = {
+        o: unusual.get((o, False), 0) + unusual.get((o, True), 0) for o in FINAL
+    }
     ended["succeeded"] = attempts - others
     double = {seq for (seq,) in reader.query(_BESIDE_OTHERS, of)} if open_ else set[int]()
     if any(again and outcome in FINAL for outcome, again in unusual):

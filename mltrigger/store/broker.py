@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -35,6 +36,8 @@ from mltrigger.store.wake import Wakeup
 
 SWEEP_US = 1_000_000
 """The shortest time between two looks for expired leases."""
+_WATCHED_S = 3.0
+"""A watch that was silent for longer does not count."""
 
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
@@ -96,6 +99,8 @@ class SqlBroker:
         self.time = Timekeeper(clock)
         self._swept: dict[int, int] = {}
         self._idle: set[int] = set()
+        self.watched_s = -math.inf
+        """When somebody looked for all receivers of this process. Monotonic."""
 
     # -- publish -----------------------------------------------------------------------------------
 
@@ -203,7 +208,8 @@ class SqlBroker:
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
         found = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not found and wait_s > 0:
-            longest_s = min(wait_s, self._wakeup.poll_s)
+            watched = time.monotonic() - self.watched_s < _WATCHED_S
+            longest_s = wait_s if watched else min(wait_s, self._wakeup.poll_s)
             due_s = due_s if due_s > 0 else self._due_s(subscription)
             woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
             if woken or due_s <= longest_s:  # else nothing came, and the next call looks again

@@ -71,6 +71,8 @@ class Connections:
         self.wal = None if self.location is None else Wal(disk, self.location)
         self.sync = SharedSync(self._to_the_disk, self._mark)
         self._idle: list[Connection] = []
+        self._watching: Connection | None = None
+        self._watched = 0
         forks.add(self, forget_files)
         self.gate = forks.gate()
 
@@ -154,10 +156,10 @@ class Connections:
         if self.wal is not None:
             self.sync.finish()  # another process may keep the log
             self.wal.close()
-        for connection in (self._raw, *self._idle):
+        for connection in (self._raw, self._watching, *self._idle):
             if connection is not None:
                 connection.close()
-        self._raw, self._idle, self.is_ready = None, [], False
+        self._raw, self._watching, self._idle, self.is_ready = None, None, [], False
         if self._place is not None:
             self._place.forget()
 
@@ -179,6 +181,22 @@ class Connections:
                 return list(connection.execute(sql, parameters))
             finally:
                 self._give_back(connection)
+        finally:
+            self.gate.leave(reader)
+
+    def version(self) -> tuple[int, int]:
+        """Return a value that differs after each commit. See :meth:`Store.version`."""
+        self.check()
+        if self._place is None:
+            return 0, self.writer.total_changes
+        reader = object()
+        try:
+            self.gate.enter(reader)
+            self.check_place()
+            if self._watching is None:  # numbers of two connections cannot be compared
+                self._watching, self._watched = self._connected(reads=True), self._watched + 1
+            ((number,),) = self._watching.execute("PRAGMA data_version").fetchall()
+            return self._watched, int(number)
         finally:
             self.gate.leave(reader)
 

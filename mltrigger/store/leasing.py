@@ -42,6 +42,14 @@ SELECT s.paused, (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
     AND e.by_rows_us IS NULL)
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
+_DUE_OF_ALL = """
+SELECT s.id,
+  CASE WHEN s.paused = 0 THEN (SELECT min(visible_us) FROM ready WHERE subscription_id = s.id) END,
+  (SELECT min(until_us) FROM lease WHERE subscription_id = s.id),
+  CASE WHEN s.paused = 0 AND EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id
+    AND e.seq >= c.next_seq AND e.by_rows_us IS NULL) THEN 0 END
+FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.bound = 1
+"""
 _ABANDONED = 4
 """The place of that column in a claim."""
 _RAN_OUT = "SELECT 1 FROM lease WHERE subscription_id = :s AND until_us <= :now LIMIT 1"
@@ -137,6 +145,15 @@ def due(store: Store, subscription_id: int) -> Due:
     """Return when the next row falls due and the next lease runs out, and whether events wait."""
     rows = store.read(_DUE, {"s": subscription_id})
     return Due(*rows[0]) if rows else Due(1, None, None, 0)
+
+
+def due_of_all(store: Store) -> list[tuple[int, int]]:
+    """Return (id, time) of each subscription with a delivery or a lease that falls due."""
+    return [
+        (number, min(at for at in times if at is not None))
+        for number, *times in store.read(_DUE_OF_ALL)
+        if times != [None, None, None]
+    ]
 
 
 def has_expired(store: Store, subscription_id: int, now_us: int) -> bool:

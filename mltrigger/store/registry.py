@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from semver import Version as SemVersion
@@ -72,6 +72,7 @@ INSERT INTO setting (name, value) VALUES (:name, :value)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
 _JOIN = "INSERT INTO worker (started_us, seen_us) VALUES (:now, :now) RETURNING id"
+_PLACE = "UPDATE worker SET place = :place WHERE id = :id"
 _LISTEN = "INSERT INTO listener (subscription_id, worker_id) VALUES (:s, :w) ON CONFLICT DO NOTHING"
 _STOP_LISTENING = "DELETE FROM listener WHERE subscription_id = :s AND worker_id = :w"
 _LIVE = """
@@ -264,14 +265,19 @@ class Registry:
         """
         self._time.follow(self._store)
 
-    def join(self) -> int:
-        """Return a new worker number for this process."""
+    def join(self, hold: Callable[[int], str | None] = lambda _: None) -> int:
+        """Return a new worker number for this process.
+
+        *hold* locks that number for as long as the process lives. It returns the lock's place.
+        """
         with self._store.transaction() as transaction:
             self._time.keep(transaction)
             now_us = self._clock.now_us()
             bring_forward(transaction, now_us)
             transaction.execute(_FORGET_DEAD, {"then": now_us - _FORGOTTEN_US})
             ((number,),) = transaction.query(_JOIN, {"now": now_us})
+            if (place := hold(number)) is not None:
+                transaction.execute(_PLACE, {"id": number, "place": place})
             return int(number)
 
     def seen(self, worker_id: int) -> None:

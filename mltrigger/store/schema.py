@@ -290,7 +290,8 @@ CREATE TABLE descent (
 CREATE TABLE worker (
   id INTEGER NOT NULL PRIMARY KEY,
   started_us INTEGER NOT NULL,
-  seen_us INTEGER NOT NULL
+  seen_us INTEGER NOT NULL,
+  place TEXT -- where it holds a lock as long as it lives, NULL without one
 );
 
 CREATE TABLE listener (

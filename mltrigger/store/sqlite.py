@@ -127,6 +127,13 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    def version(self) -> object:
+        """Return a value that differs after each commit. Call it from one thread at a time."""
+        try:
+            return self._connections.version()
+        except sqlite3.Error as error:
+            raise self._failed(error) from error
+
     def give_up(self, at_s: float) -> None:
         """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
         self._give_up_s = at_s

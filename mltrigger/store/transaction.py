@@ -120,6 +120,12 @@ class Store(Protocol):
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
 
+    def version(self) -> object:
+        """Return a value that differs after each commit, of any process. It costs next to nothing.
+
+        Call it from one thread at a time.
+        """
+
     def snapshot(self) -> AbstractContextManager[Reader]:
         """Begin a look at one moment. Every query in the block sees the same state.
 

@@ -248,6 +248,52 @@ def test_newer_patch_that_another_process_registers_is_picked_up(
     assert list(sub.invocations()["version"].astype(str)) == ["1.0.0", "1.0.1"]
 
 
+def test_newer_version_of_another_process_is_loaded_before_the_next_event_comes(
+    bus: mt.EventBus, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "newer_rates.py").write_text("def new(_): return 'new'")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "newer_rates", raising=False)
+    bus.register(mt.model(lambda _: "old", name="rate", version="1.0.0"))
+    bus.subscribe("prices", "rate:latest", name="rate")
+
+    switch = "bus.register(mt.model('newer_rates:new', name='rate', version='2.0.0'))"
+    program = SWITCHES.format(switch=switch).rpartition("    print")[0]
+    assert start(program, str(tmp_path)).ends() == ""
+
+    wait_until(lambda: "newer_rates" in sys.modules, timeout_s=20)
+
+
+def test_event_whose_wake_up_was_lost_is_found_by_a_look(
+    bus: mt.EventBus, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = bus.subscribe("numbers", abs, name="size")
+    bus.fire("numbers", -1, progress=False)
+    with mt.connect(f"sqlite:///{file}") as publisher:
+        monkeypatch.setattr(publisher.wakeup, "notify", lambda _: None)
+        publisher.publish("numbers", -2)
+
+    wait_until(lambda: len(outcomes(sub)) == 2, timeout_s=20)
+
+
+def test_twenty_idle_listeners_ask_the_store_for_nothing(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(20):
+        bus.subscribe(f"topic-{n}", abs, name=f"size-{n}")
+    asked: list[str] = []
+    read = bus._store.read
+    monkeypatch.setattr(bus._store, "read", lambda *given: asked.append(given[0]) or read(*given))
+
+    def is_calm() -> bool:
+        before = len(asked)
+        for _ in range(100):
+            bus.watch.look()
+        return len(asked) == before
+
+    wait_until(is_calm)
+
+
 MODELS = """
 def old(_): return "old"
 def new(_): return "new"
@@ -492,6 +538,169 @@ def test_publisher_that_is_killed_leaves_whole_batches_only(
     )
     assert sizes == [(20,)]
     assert ledger(file, "PRAGMA integrity_check") == [("ok",)]
+
+
+HANGS = """
+import os, sys, threading
+import mltrigger as mt
+
+@mt.model("hangs", version="1.0.0")
+def hangs(n):
+    os.write(1, b"running\\n")
+    threading.Event().wait()
+
+bus = mt.connect(sys.argv[1])
+bus.subscribe("numbers", hangs, lease_s=3600.0, timeout_s=1800.0)
+print("listening", flush=True)
+"""
+WAITS = HANGS + "sys.stdin.read(); os._exit(0)"
+
+
+def test_event_of_a_killed_process_is_taken_over_long_before_its_lease_ends(
+    bus: mt.EventBus, start: Start
+) -> None:
+    first = start(WAITS)
+    first.says("listening")
+    bus.publish("numbers", 1)
+    first.says("running")
+    second = start(WAITS)
+    second.says("listening")
+
+    first.kill()
+    second.says("running")
+
+    rows = bus.subscription("hangs").invocations()
+    assert list(rows["attempt"]) == [1, 2]
+    assert list(rows["outcome"].astype(str)) == ["abandoned", "running"]
+    assert rows["worker"].nunique() == 2
+    assert second.ends() == ""
+
+
+def test_event_of_the_only_process_is_taken_over_by_the_next_one(
+    bus: mt.EventBus, start: Start
+) -> None:
+    first = start(WAITS)
+    first.says("listening")
+    bus.publish("numbers", 1)
+    first.says("running")
+    first.kill()
+
+    second = start(WAITS)
+    second.says("listening")
+
+    second.says("running")
+    assert second.ends() == ""
+
+
+def test_event_is_taken_over_from_a_killed_process_whose_forked_child_lives_on(
+    bus: mt.EventBus, start: Start
+) -> None:
+    first = start(
+        HANGS + "if os.fork() == 0: threading.Event().wait()\nprint('forked', flush=True);"
+        "sys.stdin.read()"
+    )
+    first.says("listening")
+    first.says("forked")
+    (child,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+    bus.publish("numbers", 1)
+    first.says("running")
+    second = start(WAITS)
+    second.says("listening")
+
+    os.kill(first.pid, signal.SIGKILL)
+    second.says("running")
+
+    os.kill(int(child), signal.SIGKILL)  # it has lived until now
+    assert second.ends() == ""
+
+
+SLEEPS = """
+import sys
+import mltrigger as mt
+
+bus = mt.connect(sys.argv[1])
+sleeps = mt.model("time:sleep", name="sleeps", version="1.0.0")
+bus.subscribe("naps", sleeps, isolation="process", lease_s=3600.0, timeout_s=1800.0)
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_event_is_taken_over_from_a_killed_process_whose_model_ran_in_a_process_of_its_own(
+    bus: mt.EventBus, start: Start
+) -> None:
+    first = start(SLEEPS)
+    first.says("listening")
+    bus.publish("naps", 600)
+    sub = bus.subscription("sleeps")
+    wait_until(lambda: outcomes(sub) == ["running"])
+    second = start(SLEEPS)
+    second.says("listening")
+
+    os.kill(first.pid, signal.SIGKILL)
+
+    wait_until(lambda: outcomes(sub) == ["abandoned", "running"])
+    os.kill(second.pid, signal.SIGKILL)
+
+
+def test_listener_that_watches_leaves_the_events_of_a_stopped_process_alone(
+    bus: mt.EventBus, start: Start
+) -> None:
+    first = start(WAITS)
+    first.says("listening")
+    bus.publish("numbers", 1)
+    first.says("running")
+    bus.subscribe("others", abs, name="other")  # this process watches now
+
+    os.kill(first.pid, signal.SIGSTOP)
+    for _ in range(20):
+        bus.watch.look()
+
+    assert outcomes(bus.subscription("hangs")) == ["running"]
+    first.kill()
+    wait_until(lambda: outcomes(bus.subscription("hangs")) == ["abandoned"])
+
+
+def test_workers_of_another_boot_or_machine_are_not_judged(
+    bus: mt.EventBus, file: Path, start: Start
+) -> None:
+    first = start(WAITS)
+    first.says("listening")
+    bus.publish("numbers", 1)
+    first.says("running")
+    connection = sqlite3.connect(file)
+    with connection:
+        (place,) = connection.execute("SELECT place FROM worker").fetchone()
+        connection.execute("UPDATE worker SET place = ?", (f"elsewhere {place}",))
+    connection.close()
+    bus.subscribe("others", abs, name="other")
+
+    first.kill()
+    for _ in range(20):
+        bus.watch.look()
+
+    assert outcomes(bus.subscription("hangs")) == ["running"]
+
+
+def test_direct_call_of_a_killed_process_ends_long_before_its_lease(
+    bus: mt.EventBus, start: Start
+) -> None:
+    caller = start(
+        HANGS.replace('bus.subscribe("numbers",', 'bus.subscribe("numbers", listen=False, model=')
+        + """
+from mltrigger.versions.selector import Selector
+bus.direct.submit(Selector.parse("hangs:1.0.0"), [mt.Event(1)]).result()
+"""
+    )
+    caller.says("listening")
+    caller.says("running")
+    bus.subscribe("others", abs, name="other")
+
+    caller.kill()
+
+    wait_until(lambda: "dead" in set(bus.invocations()["outcome"].astype(str)))
+    (row,) = bus.invocations().to_dict("records")
+    assert (row["outcome"], row["reason"], row["role"]) == ("dead", "worker_died", "direct")
 
 
 FRAGILE = """

@@ -391,6 +391,42 @@ def in_threads(run: Callable[[int], None], count: int) -> None:
     assert not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_version_differs_after_each_commit_and_only_then(file: Path, in_memory: bool) -> None:
+    store = SqliteStore(None if in_memory else file)
+    seen = [store.version(), store.version()]
+    assert seen[0] == seen[1]
+
+    for name in ("a", "b"):
+        with store.transaction() as transaction:
+            add_topic(transaction, name)
+        seen.append(store.version())
+    with contextlib.suppress(KeyError), store.transaction() as transaction:
+        raise KeyError
+
+    assert len(set(map(str, seen))) == 3
+    assert store.version() == seen[-1]
+    store.close()
+
+
+def test_version_differs_after_a_commit_of_another_store_and_after_a_fork(
+    store: SqliteStore, file: Path
+) -> None:
+    before, other = store.version(), SqliteStore(file)
+    with other.transaction() as transaction:
+        add_topic(transaction, "elsewhere")
+    after = store.version()
+
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    with other.transaction() as transaction:
+        add_topic(transaction, "again")
+
+    assert len({str(seen) for seen in (before, after, store.version())}) == 3
+    other.close()
+
+
 def test_writers_of_two_stores_on_one_file_take_turns(store: SqliteStore, file: Path) -> None:
     other = SqliteStore(file)
 
