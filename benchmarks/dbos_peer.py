@@ -45,15 +45,13 @@ def rates(path: Path, most: Most) -> tuple[float, float]:
     return count / published_s, count / consumed_s
 
 
-def arrivals(
-    path: Path, model: Callable[[Any], None], send: Callable[[Callable[[Any], object]], None]
-) -> None:
-    """Deliver to *model* what *send* enqueues in this process."""
+def deliver(path: Path, model: Callable[[Any], None]) -> Callable[[Any], object]:
+    """Deliver to *model* in this process; return a function that enqueues."""
     from dbos import DBOS
 
     quiet()
     workflow = _start(path, model)
-    send(lambda data: DBOS.enqueue_workflow(_QUEUE, workflow, data))
+    return lambda data: DBOS.enqueue_workflow(_QUEUE, workflow, data)
 
 
 def stop() -> None:
