@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import Options, Rate, scratch
@@ -51,7 +52,7 @@ def _measured(model: Any, count: int) -> dict[str, Rate]:
 
     found = {}
     lines, decode = json_lines(given), msgspec.json.Decoder().decode
-    limits = {
+    limits: dict[str, Callable[[], float]] = {
         DICTS: lambda: direct(model, given, SIZE),
         JSON: lambda: direct_json(model, lines, SIZE, decode),
         SLOW_JSON: lambda: direct_json(model, lines, SIZE),

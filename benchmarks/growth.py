@@ -38,10 +38,10 @@ def run(options: Options) -> Report:
     return _report(waited, recorded)
 
 
-def filled(path: Path, size: int) -> tuple[float, float]:
+def filled(path: Path, size: int, model: Any = None) -> tuple[float, float]:
     """Publish and really process *size* events; return the CPU of both, microseconds an event."""
     with mt.connect(url(path)) as bus:
-        sub = _subscription(bus, Counted(), batch_size=500, listen=False)
+        sub = _subscription(bus, model or Counted(), batch_size=500, listen=False)
         before, cpu_s = succeeded(bus, sub), [time.process_time()]
         for samples in _chunks(size):
             bus.publish_batch("documents", samples)

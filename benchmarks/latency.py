@@ -48,7 +48,7 @@ def run(options: Options) -> Report:
     """Measure everybody in turn; twice, so that no one has the quiet half."""
     usual: dict[str, Times] = {}
     slow: dict[str, Times] = {}
-    with slow_disk.child(False) as here, slow_disk.child(True) as there:
+    with children() as here, slow_disk.slow_child() as there:
         for _ in range(options.size(2, 1)):
             _add(usual, here.submit(measure, options.quick, (HERE, ACROSS)).result())
             if there is not None:

@@ -50,7 +50,7 @@ def run(options: Options) -> Report:
     """Let everybody publish and consume the same events, in turn, as often as asked."""
     usual: Found = {}
     slow: Found = {}
-    with slow_disk.child(False) as here, slow_disk.child(True) as there:
+    with children() as here, slow_disk.slow_child() as there:
         for turn in options.rounds(0):
             _add(usual, here.submit(measure, options.quick, None).result())
             if there is not None and turn < 2:

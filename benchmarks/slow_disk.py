@@ -39,15 +39,11 @@ MISSING = f"The rows with {SLOWER_MS} ms more a sync need {_NEEDS}: not measured
 
 
 @contextlib.contextmanager
-def child(slow: bool) -> Iterator[ProcessPoolExecutor | None]:
-    """Run functions in another process, where each sync takes longer if *slow*.
+def slow_child() -> Iterator[ProcessPoolExecutor | None]:
+    """Run functions in another process, where each sync takes longer; None without a compiler.
 
-    None without a compiler. Processes that the child starts are as slow.
+    The processes that it starts are as slow.
     """
-    if not slow:
-        with children() as pool:
-            yield pool
-        return
     with scratch() as folder, children() as pool:
         library = _compiled(folder)
         if library is None:

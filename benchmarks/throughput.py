@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 
 import mltrigger as mt
 from benchmarks import slow_disk
-from benchmarks.harness import Counted, Most, Options, Rate, consume, payloads, scratch, url
+from benchmarks.harness import (
+    Counted,
+    Most,
+    Options,
+    Rate,
+    children,
+    consume,
+    payloads,
+    scratch,
+    url,
+)
 from benchmarks.lean import Lean
 from benchmarks.report import Report, Table, Target, median_ratio, number, spread
 
@@ -41,7 +51,7 @@ def run(options: Options) -> Report:
     """Measure every case in turn, as often as asked; each pair is measured back to back."""
     quiet: Found = {}
     slow: Found = {}
-    with slow_disk.child(False) as here, slow_disk.child(True) as there:
+    with children() as here, slow_disk.slow_child() as there:
         for turn in options.rounds(60):
             _add(quiet, here.submit(measure, options.quick, None).result())
             if there is not None and turn < 3:
