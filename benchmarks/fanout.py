@@ -15,10 +15,9 @@ MANY = 1_000
 BATCH = 100
 PLAIN, FILTERED = "without a filter", "each with an exact value"
 _BATCHES, _SINGLY = f"publish_batch of {BATCH}", "publish, one by one"
-_LEAST = {(PLAIN, _BATCHES): 0.9, (PLAIN, _SINGLY): 0.9, (FILTERED, _SINGLY): 0.9} | {
-    # A decision for each event, and a row for each match: at most as much again as the event.
-    (FILTERED, _BATCHES): 0.5
-}
+LEAST = 0.9
+"""The share of the rate with one subscription that counts as the same."""
+_KINDS = (PLAIN, FILTERED)
 
 
 class Case(NamedTuple):
@@ -39,12 +38,9 @@ def run(options: Options) -> Report:
             _subscribe(path, kind, n)
         for _ in options.rounds(20):
             for (kind, n), path in files.items():
-                for how, rate in _measured(path, many, options.size(1, 0) or 0.2).items():
+                for how, rate in _measured(path, n, 0.2 if options.quick else 0.5).items():
                     found.setdefault(Case(kind, how, n), []).append(rate)
     return _report(found, many)
-
-
-_KINDS = (PLAIN, FILTERED)
 
 
 def _subscribe(path: Path, kind: str, count: int) -> None:
@@ -61,9 +57,9 @@ def _kind(n: int) -> str:
     return f"k{n}"
 
 
-def _measured(path: Path, many: int, seconds: float) -> dict[str, Rate]:
+def _measured(path: Path, subscriptions: int, seconds: float) -> dict[str, Rate]:
     """Publish in batches and one by one, for about *seconds* each."""
-    samples = [{**payload(n), "kind": _kind(n % many)} for n in range(BATCH)]
+    samples = [{**payload(n), "kind": _kind(n % subscriptions)} for n in range(BATCH)]
     with mt.connect(url(path)) as bus:
         bus.publish("documents", samples[0])
         return {
@@ -96,9 +92,8 @@ def _report(found: dict[Case, list[Rate]], many: int) -> Report:
             )
         )
         if case.subscriptions > 1:
-            least = _LEAST[case.kind, case.how]
             title = f"{case.how}, {many:,} {case.kind}, of the same with one"
-            report.targets.append(Target(title, f">= {least:g}", f"{ratio:.2f}", ratio >= least))
+            report.targets.append(Target(title, f">= {LEAST:g}", f"{ratio:.2f}", ratio >= LEAST))
     report.tables.append(
         Table(
             "Events published a second",
@@ -107,8 +102,8 @@ def _report(found: dict[Case, list[Rate]], many: int) -> Report:
         )
     )
     report.notes.append(
-        f"{len(next(iter(found.values())))} repetitions in turn, about a second each. Nobody listens. With filters each"
-        " subscription asks for one value of one key of the body, and an event matches one of the"
-        f" {many:,} at most."
+        f"{len(next(iter(found.values())))} repetitions in turn, half a second each, at least one"
+        " call. Nobody listens. With filters each"
+        " subscription asks for one value of one key of the body, and each event matches one of them."
     )
     return report
