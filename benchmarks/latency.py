@@ -62,7 +62,7 @@ def run(options: Options) -> Report:
 def measure(quick: bool, names: tuple[str, ...] | None) -> dict[str, Times]:
     """Measure each of the named systems once. Default: the peers."""
     count = Options(quick).size(300, 60)
-    cases = _peers(count // 2) if names is None else _OURS
+    cases = _peers(count // 3) if names is None else _OURS
     found = {}
     for name, case in cases.items():
         with scratch() as folder:

@@ -70,7 +70,7 @@ def measure(quick: bool, names: tuple[str, ...] | None) -> dict[str, Rates]:
 
 
 def _most(options: Options) -> Most:
-    return Most(options.size(5_000, 1_000), 1.2 if not options.quick else 0.3)
+    return Most(options.size(5_000, 1_000), 0.3 if options.quick else 0.8)
 
 
 def _add(found: Found, measured: dict[str, Rates]) -> None:
@@ -173,7 +173,7 @@ def _persist_queue(folder: Path, most: Most) -> Rates:
 
 def _dbos(folder: Path, most: Most) -> Rates:
     """It is slower than the others: fewer events, so that the round does not wait for it."""
-    fewer = Most(most.events // 10, most.seconds / 4)
+    fewer = Most(most.events // 10, most.seconds / 2)
     with children() as child:
         return child.submit(dbos_peer.rates, folder / "dbos.db", fewer).result()
 
@@ -242,7 +242,7 @@ def _notes(usual: Found, slow: Found, most: Most) -> list[str]:
             "DBOS: SQLite as it opens it (rollback journal, synchronous=FULL), a workflow without"
             " steps an event, enqueued by its client, then a queue without limits of concurrency,"
             f" polled each {dbos_peer.POLL_S * 1e3:g} ms; from the launch to the last status"
-            " SUCCESS; a quarter of the time, a tenth of the events."
+            " SUCCESS; half of the time, a tenth of the events."
         ),
         (
             f"Slow disk: {len(slow[SINGLE])} repetitions, for everybody with LD_PRELOAD. There the"

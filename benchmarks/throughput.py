@@ -52,9 +52,9 @@ def run(options: Options) -> Report:
     quiet: Found = {}
     slow: Found = {}
     with children() as here, slow_disk.slow_child() as there:
-        for turn in options.rounds(60):
+        for turn in options.rounds(40):
             _add(quiet, here.submit(measure, options.quick, None).result())
-            if there is not None and turn < 3:
+            if there is not None and turn < 2:
                 _add(slow, there.submit(measure, options.quick, SLOW).result())
     return _report(quiet, slow, options)
 
