@@ -11,7 +11,18 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import api, growth, latency, peers, start, tables, throughput
+from benchmarks import (
+    api,
+    batches,
+    fanout,
+    growth,
+    latency,
+    million,
+    peers,
+    start,
+    tables,
+    throughput,
+)
 from benchmarks.harness import Options, facts, quiet
 from benchmarks.report import Report, Table, kept, targets_table
 
@@ -19,7 +30,10 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "throughput": throughput.run,
     "peers": peers.run,
     "latency": latency.run,
+    "batches": batches.run,
+    "fanout": fanout.run,
     "growth": growth.run,
+    "million": million.run,
     "start": start.run,
     "tables": tables.run,
     "api": api.run,
@@ -67,7 +81,9 @@ def _arguments() -> argparse.Namespace:
         help="small sizes: under a minute, for a smoke test; the figures are noisy",
     )
     parser.add_argument(
-        "--long", action="store_true", help="also a log of 1,000,000 rows: some minutes more"
+        "--long",
+        action="store_true",
+        help="a log of 10,000,000 events instead of 1,000,000: many minutes more",
     )
     names = ", ".join(PARTS)
     parser.add_argument(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mltrigger as mt
 from benchmarks.report import Table, quantile
@@ -24,6 +24,19 @@ from benchmarks.report import Table, quantile
 PAYLOAD_BYTES = 300
 WAIT_S = 120.0
 """A measurement that takes longer than this has hung."""
+
+
+class Rate(NamedTuple):
+    """Events a second, and microseconds of CPU of all threads of this process an event."""
+
+    per_s: float
+    cpu_us: float
+
+    @classmethod
+    def since(cls, count: int, started: float, cpu_s: float) -> Rate:
+        """Return the rate of *count* events since these readings of the two clocks."""
+        used_s = time.process_time() - cpu_s
+        return cls(count / (time.perf_counter() - started), used_s / count * 1e6)
 
 
 class Options:
@@ -164,6 +177,7 @@ def quiet() -> None:
     """Keep the loggers of peers off the terminal."""
     logging.getLogger("huey").setLevel(logging.CRITICAL)
     logging.getLogger("persistqueue").setLevel(logging.CRITICAL)
+    logging.getLogger("dbos").setLevel(logging.CRITICAL)
 
 
 def version_of(package: str) -> str:
@@ -179,7 +193,7 @@ def facts(options: Options) -> Table:
     with scratch() as folder:
         syncs = disk_ms(folder)
         kind = filesystem(folder)
-    packages = ("pandas", "huey", "persist-queue")
+    packages = ("pandas", "orjson", "msgspec", "huey", "persist-queue", "dbos")
     rows = [
         ("cores", str(_cores())),
         (

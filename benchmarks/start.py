@@ -1,4 +1,4 @@
-"""What a notebook's first cells cost: the import, the first subscribe, and the frames."""
+"""What a notebook's first cells cost: the import and the first subscribe."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import mltrigger as mt
-from benchmarks.growth import fill_log
-from benchmarks.harness import Options, scratch, url
+from benchmarks.harness import Options, scratch
 from benchmarks.report import Report, Table, Target
 
 _FIRST_CELL = """
@@ -34,13 +32,12 @@ print(subscribed - started, fired - subscribed, time.perf_counter() - fired)
 
 
 def run(options: Options) -> Report:
-    """Measure processes from outside, then frames in this one."""
-    report = Report("start", "import, first subscribe, frames")
+    """Measure processes from outside."""
+    report = Report("start", "import, first subscribe")
     with scratch() as folder:
         python = _Python(folder)
         _import(report, python, options.size(10, 4))
         _first_cell(report, python, folder, options.size(7, 2))
-        _frames(report, folder / "log.db", options)
     return report
 
 
@@ -122,48 +119,5 @@ def _first_cell(report: Report, python: _Python, folder: Path, times: int) -> No
         Table(f"Fresh process and fresh file, seconds, median of {times}", ("cell", "s"), rows)
     )
     report.targets.append(
-        Target(
-            "first subscribe, with the import", "< 1.5 s", f"{medians[0]:.2f} s", medians[0] < 1.5
-        )
+        Target("first subscribe, with the import", "< 1 s", f"{medians[0]:.2f} s", medians[0] < 1)
     )
-
-
-def _frames(report: Report, path: Path, options: Options) -> None:
-    """Time the frames over a long log."""
-    size = 1_000_000 if options.long else options.size(100_000, 10_000)
-    fill_log(path, size)
-    with mt.connect(url(path)) as bus:
-        sub = bus.subscription("measured")
-        reads: dict[str, Callable[[], object]] = {
-            "invocations()": sub.invocations,
-            "invocations(columns=[outcome, model_ms])": lambda: sub.invocations(
-                columns=["outcome", "model_ms"]
-            ),
-            "latency()": sub.latency,
-            "invocations(limit=100)": lambda: sub.invocations(limit=100),
-            "repr of the subscription": lambda: repr(sub),
-        }
-        assert len(sub.invocations()) == size, "the frame does not have every invocation"
-        found = {
-            name: statistics.median(_seconds(read) for _ in range(3))
-            for name, read in reads.items()
-        }
-    rows = [(name, f"{seconds * 1e3:.1f}") for name, seconds in found.items()]
-    report.tables.append(
-        Table(f"Frames over {size:,} invocations, milliseconds, median of 3", ("call", "ms"), rows)
-    )
-    scaled = found["invocations()"] * 1_000_000 / size
-    measured = f"{scaled:.1f} s" + ("" if size == 1_000_000 else f" (from {size:,})")
-    report.targets.append(
-        Target("a million invocations as a frame, without Arrow", "< 5 s", measured, scaled < 5)
-    )
-    newest = found["invocations(limit=100)"]
-    report.notes.append(
-        f"The newest 100 take {newest / found['invocations()']:.1%} of the time of the whole frame."
-    )
-
-
-def _seconds(read: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    read()
-    return time.perf_counter() - started

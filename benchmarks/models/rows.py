@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import collections
 import functools
+import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +27,12 @@ Row = dict[str, float]
 
 
 class Consumed(NamedTuple):
-    """Rows a second through mltrigger, and how many were in a call at the end (the median of the
-    last tenth).
+    """Rows a second through mltrigger, the CPU of a row in microseconds, and how many were in a call
+    at the end (the median of the last tenth).
     """
 
     per_s: float
+    cpu_us: float
     size: float
 
 
@@ -81,6 +83,22 @@ def direct(model: Any, given: Sequence[Row], size: int) -> float:
     return len(given) / (time.perf_counter() - started)
 
 
+def json_lines(given: Sequence[Row]) -> list[bytes]:
+    """Return *given* as compact JSON, as the log keeps it."""
+    return [json.dumps(row, separators=(",", ":")).encode() for row in given]
+
+
+def direct_json(
+    model: Any, lines: Sequence[bytes], size: int, read: Callable[[bytes], Row] = json.loads
+) -> float:
+    """Return the rows a second of ``predict`` on records that *read* decodes first."""
+    started = time.perf_counter()
+    for i in range(0, len(lines), size):
+        records = [read(line) for line in lines[i : i + size]]
+        model.predict(pd.DataFrame.from_records(records)).tolist()
+    return len(lines) / (time.perf_counter() - started)
+
+
 def direct_ready(model: Any, given: Sequence[Row], size: int) -> float:
     """Return the rows a second of ``predict`` on DataFrames that were made before."""
     frames = [pd.DataFrame.from_records(given[i : i + size]) for i in range(0, len(given), size)]
@@ -107,7 +125,9 @@ def through(
         sub = bus.subscribe("rows", model, name="reader", listen=False, **how)
         for i in range(0, len(given), 1_000):
             bus.publish_batch("rows", list(given[i : i + 1_000]))
+        cpu_s = time.process_time()
         seconds = consume(bus, sub, len(given))
+        used_s = time.process_time() - cpu_s
         done = sub.invocations(columns=["outcome", "batch_size", "output"])
     if len(done) != len(given) or set(done["outcome"]) != {"succeeded"}:
         raise RuntimeError(
@@ -118,4 +138,5 @@ def through(
     ) != collections.Counter(map(float, expected)):
         raise RuntimeError("other answers than the model gives directly")
     last = list(done["batch_size"])
-    return Consumed(len(given) / seconds, statistics.median(last[-max(1, len(last) // 10) :]))
+    size = statistics.median(last[-max(1, len(last) // 10) :])
+    return Consumed(len(given) / seconds, used_s / len(given) * 1e6, size)

@@ -1,0 +1,97 @@
+"""DBOS on SQLite: durable queues of workflows, without a server.
+
+It has one instance a process, so each measurement runs in a process of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import Counted, Most, quiet, until
+
+POLL_S = 0.001
+_QUEUE, _WORKFLOW, _VERSION = "documents", "noop", "1"
+
+
+def rates(path: Path, most: Most) -> tuple[float, float]:
+    """Enqueue from a client, then launch and wait for the result of each workflow.
+
+    Returns
+    -------
+    tuple of float
+        Workflows enqueued a second, and completed a second.
+    """
+    from dbos import DBOS, DBOSClient
+
+    quiet()
+    _start(path, Counted().one)  # makes the tables
+    DBOS.destroy()
+    client = DBOSClient(system_database_url=_url(path))
+    options: Any = {
+        "workflow_name": _WORKFLOW,
+        "queue_name": _QUEUE,
+        "app_version": _VERSION,
+    }
+    count, published_s = most.send(lambda sample: client.enqueue(options, sample))
+    client.destroy()
+    started = time.perf_counter()
+    _launch(path)
+    until(lambda: _completed() >= count, "DBOS", 0.02)
+    consumed_s = time.perf_counter() - started
+    DBOS.destroy()
+    return count / published_s, count / consumed_s
+
+
+def deliver(path: Path, model: Callable[[Any], None]) -> Callable[[Any], object]:
+    """Deliver to *model* in this process; return a function that enqueues."""
+    from dbos import DBOS
+
+    quiet()
+    workflow = _start(path, model)
+    return lambda data: DBOS.enqueue_workflow(_QUEUE, workflow, data)
+
+
+def stop() -> None:
+    """End the instance of this process."""
+    from dbos import DBOS
+
+    DBOS.destroy()
+
+
+def _start(path: Path, model: Callable[[Any], None]) -> Any:
+    from dbos import DBOS
+
+    def noop(data: Any) -> None:
+        model(data)
+
+    workflow = DBOS.workflow(name=_WORKFLOW)(noop)
+    _launch(path)
+    DBOS.register_queue(_QUEUE, polling_interval_sec=POLL_S)
+    return workflow
+
+
+def _launch(path: Path) -> None:
+    from dbos import DBOS
+
+    DBOS(
+        config={
+            "name": "bench",
+            "system_database_url": _url(path),
+            "application_version": _VERSION,
+            "log_level": "CRITICAL",
+        }
+    )
+    DBOS.launch()
+
+
+def _completed() -> int:
+    from dbos import DBOS
+
+    return len(DBOS.list_workflows(status="SUCCESS", load_input=False, load_output=False))
+
+
+def _url(path: Path) -> str:
+    return f"sqlite:///{path}"
