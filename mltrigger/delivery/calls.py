@@ -124,6 +124,8 @@ class Calls:
         try:
             if alone and not self._is_held(lot, turn.proves):
                 return True
+            if lot.invoker.tells_others:
+                self._recorder.make_durable()
             call = self._call_batch if lot.invoker.batches else self._call_each
             with during(running := self._running(lot)):
                 call(lot, running, count, printed, behind)

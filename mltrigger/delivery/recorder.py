@@ -209,6 +209,10 @@ class Recorder:
         if answers:
             self._patiently(lambda: self._record(answers))
 
+    def make_durable(self) -> None:
+        """Return when all that is visible is durable, since an event is about to leave."""
+        self._log.make_durable()
+
     def skip(self, deliveries: Sequence[Delivery], reason: str) -> None:
         """End deliveries as ``skipped`` without a call of the model, like :meth:`record`."""
         rows = [Invocation(d, "skipped", None, Result(), None, None, 0, reason) for d in deliveries]

@@ -64,6 +64,8 @@ class Following:
             whole = len(rows) < limit and most >= 0
             last = max(newest, after_row) if whole else rows[-1]
             found = reader.query(f"SELECT {select} {_ENDED_AFTER}", {**of, "limit": len(rows)})
+        if found:  # somebody outside will act upon them
+            self._store.make_durable()
         return found, last
 
     def ended_since(self, row: int) -> tuple[set[int], int]:
@@ -75,4 +77,6 @@ class Following:
 
     def open_for(self, seq: int) -> dict[str, str]:
         """Return subscription -> ``waiting`` or ``running``, for an event that is open there."""
-        return dict(self._store.read(_OPEN_FOR, {"seq": seq}))
+        found: dict[str, str] = dict(self._store.read(_OPEN_FOR, {"seq": seq}))
+        self._store.make_durable()
+        return found

@@ -176,6 +176,10 @@ class Log:
         """Return the time of the log's own clock."""
         return self._clock.now_us()
 
+    def make_durable(self) -> None:
+        """Return when all that can be read now is durable. See :class:`Store`."""
+        self._store.make_durable()
+
     @contextlib.contextmanager
     def unit(self) -> Iterator[Unit]:
         """Begin a unit of work. It is durable when the block ends, or undone when it raises."""

@@ -131,12 +131,11 @@ def _matching(
     topic: Topic, encoded: Sequence[Encoded]
 ) -> Sequence[tuple[Sequence[Bound], tuple[str, ...]]]:
     """Return for each event the subscriptions by rows that get it, and the names of all."""
-    if all(b.policy is None for b in topic.by_rows):
+    if topic.filters is None:
         return [(topic.by_rows, topic.names)] * len(encoded)
     found = []
     for each in encoded:
-        seen = Seen(*each)
-        to = [b for b in topic.by_rows if seen.passes(b.policy)]
+        to = [topic.by_rows[place] for place in topic.filters.matching(Seen(*each))]
         found.append((to, tuple(b.name for b in topic.bound_of(to))))
     return found
 

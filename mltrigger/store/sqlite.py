@@ -117,6 +117,16 @@ class SqliteStore:
         result: T = own.result
         return result
 
+    def make_durable(self) -> None:
+        """Return when all that is visible now is on the disk. See :class:`Store`."""
+        if not self._syncs or not self._connections.is_ready:
+            return
+        try:
+            self._connections.sync.force()
+        except OSError:
+            self._check_disk()
+            raise
+
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
         self._check_disk()

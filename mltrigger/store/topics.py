@@ -11,6 +11,7 @@ from mltrigger.errors import NotFound
 from mltrigger.event.data import is_json
 from mltrigger.event.event import Event, attributes_of
 from mltrigger.filters import FilterPolicy
+from mltrigger.filters.index import FilterIndex
 from mltrigger.names import is_topic
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Transaction
@@ -50,6 +51,8 @@ class Topic(NamedTuple):
     by_rows: Sequence[Bound]
     names: tuple[str, ...]
     """The names of all of them."""
+    filters: FilterIndex | None
+    """Finds which of *by_rows* get an event, ``None`` if all do."""
 
     def bound_of(self, to: Sequence[Bound]) -> Sequence[Bound]:
         """Return all that get an event which passes the filters of *to*, in their order."""
@@ -101,7 +104,9 @@ def _read(transaction: Transaction, name: str) -> Topic:
             policy = filter_of(filter_text, scope, "subscription", number)
             bound.append(Bound(number, subscription, policy, bool(outside)))
     by_rows = [b for b in bound if b.by_rows]
-    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound))
+    filters = [b.policy for b in by_rows]
+    index = FilterIndex(filters) if any(filters) else None
+    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound), index)
 
 
 class Seen:

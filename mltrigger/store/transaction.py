@@ -132,6 +132,12 @@ class Store(Protocol):
         Use nothing else of the store inside.
         """
 
+    def make_durable(self) -> None:
+        """Return when all that is visible now is on the disk, also commits of other processes.
+
+        Call it before somebody outside acts upon anything that was read.
+        """
+
     def give_up(self, at_s: float) -> None:
         """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
 

@@ -60,6 +60,7 @@ class Caller(Protocol):
     - ``usual_batch``: the most events of a batch, unless the policy says another number.
     - ``concurrency``: the number of calls at the same time.
     - ``runs_here``: the model runs in this process, and its crash ends this process.
+    - ``tells_others``: the model is at an address. An event is durable before it goes there.
     - ``grace_s``: seconds to wait beyond the timeout, for a caller that stops a late call itself.
     """
 
@@ -69,6 +70,7 @@ class Caller(Protocol):
     concurrency: int
     grace_s: float
     runs_here: bool
+    tells_others: bool
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""

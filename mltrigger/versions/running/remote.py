@@ -32,6 +32,7 @@ class RemoteInvoker(Invoker):
 
     grace_s = 2.0
     runs_here = False
+    tells_others = True
     _ours = True
 
     def __init__(self, model: Model, setting: Setting) -> None:

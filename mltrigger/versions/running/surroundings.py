@@ -47,6 +47,7 @@ class Surrounded:
             self._caller.grace_s,
         )
         self.runs_here, self.usual_batch = self._caller.runs_here, self._caller.usual_batch
+        self.tells_others = self._caller.tells_others
 
     def one(self, event: Event) -> Result:
         """Call the model with one event."""

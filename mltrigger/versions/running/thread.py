@@ -41,6 +41,7 @@ class Invoker:
     concurrency = 1
     grace_s = 0.0
     runs_here = True
+    tells_others = False
     _ours = False
     """Whether our own code is called, which may report the reasons in ``OUR_REASONS``."""
 

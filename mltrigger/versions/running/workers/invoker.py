@@ -38,6 +38,7 @@ class Workers(Protocol):
     batches: bool
     concurrency: int
     runs_here: bool
+    tells_others = False
 
     def packed(self, event: Event) -> Any:
         """Return *event* in the form in which it travels.
