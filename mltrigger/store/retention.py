@@ -83,7 +83,7 @@ class Pruned(NamedTuple):
 def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     """Delete the events beyond *retention*, oldest first, in small transactions.
 
-    A kill at any point leaves only whole events.
+    A kill at any point leaves only whole events. The space is given back by and by.
     """
     events = invocations = held = after = 0
     limit = _limit_of(store, retention, clock.now_us())
@@ -100,6 +100,7 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
                 transaction.execute(_FORGET_DESCENT, {})
         if not more:
             break
+    store.tidy()
     return Pruned(events, invocations, held)
 
 
