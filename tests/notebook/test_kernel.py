@@ -273,7 +273,7 @@ for n in range(400):
         interrupted += 1
     assert not bus._store._connections.in_transaction and not bus._store._lock.locked(), "it holds the lock"
     bus.publish_batch("numbers", [mt.Event(n, id=f"{n}-{i}") for i in range(3)])
-    assert bus._store._gate.is_empty, "a fork would wait for it"
+    assert bus._store not in bus._store._gate._inside, "a fork would wait for it"
 assert interrupted > 50, interrupted
 bus.close()
 """

@@ -38,7 +38,6 @@ class Workers(Protocol):
     batches: bool
     concurrency: int
     runs_here: bool
-    tells_others = False
 
     def packed(self, event: Event) -> Any:
         """Return *event* in the form in which it travels.
@@ -79,6 +78,7 @@ class WorkerInvoker:
     # Workers end a late call themselves, so that nobody else needs to watch it.
     grace_s = math.inf
     usual_batch = USUAL_BATCH
+    tells_others = False
 
     def __init__(self, model: Model, workers: Workers) -> None:
         self.model, self._workers = model, workers
