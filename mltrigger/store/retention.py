@@ -128,27 +128,13 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     while found := store.read(_NEXT, {"after": after, "last": last}):
         ((low,),) = found
         with store.transaction(durable=False) as transaction:
-<<<<<<< HEAD
             after, deleted, ended = _step(transaction, low, last)
         events, invocations = events + deleted, invocations + ended
     _delete_lots(store, last)
     with store.transaction(durable=False) as transaction:
         transaction.execute(_FORGET_DESCENT, {})
     ((held,),) = store.read(_LEFT, {"last": last})
-=======
-            after, seqs, kept, more = _look(transaction, limit, after)
-            # One pass over each table: its key may not begin with seq.
-            among = ", ".join(map(str, seqs))
-            for table in _TABLES:
-                transaction.execute(f"DELETE FROM {table} WHERE seq IN ({among})", {})
-            invocations += transaction.execute(f"DELETE FROM invocation WHERE seq IN ({among})", {})
-            events, held = events + len(seqs), held + kept
-            if not more:
-                transaction.execute(_FORGET_DESCENT, {})
-        if not more:
-            break
     store.tidy()
->>>>>>> w-engine
     return Pruned(events, invocations, held)
 
 
