@@ -77,6 +77,9 @@ CREATE TABLE event (
 
 CREATE INDEX event_topic ON event (topic_id);
 
+-- Few events. Without a look at the others it is known which ones no cursor delivers.
+CREATE INDEX event_by_rows ON event (topic_id) WHERE by_rows_us IS NOT NULL;
+
 CREATE TABLE model_version (
   id INTEGER NOT NULL PRIMARY KEY,
   name TEXT NOT NULL,
