@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from mltrigger.store.attempts import BY_LOTS, FROM, VISIBLE
-from mltrigger.store.bulk import ALL, lots_of
+from mltrigger.store.bulk import lots_of
 from mltrigger.store.transaction import Reader
 
 if TYPE_CHECKING:
