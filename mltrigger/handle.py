@@ -216,12 +216,9 @@ class Subscription:
 
     def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""
-        times = self.invocations(
-            since=since, columns=["version", "queue_ms", "model_ms", "total_ms"]
-        )
-        from mltrigger.reports import frames
+        from mltrigger.reports import views
 
-        return frames.latency(times)
+        return views.latency(self._bus.log, self._spec.id, since)
 
     def depth(self) -> Depth:
         """Return the numbers of visible, delayed, leased and dead events now."""

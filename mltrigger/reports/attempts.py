@@ -13,6 +13,7 @@ from mltrigger.text import harmless
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mltrigger.store.latencies import Latencies
     from mltrigger.store.transaction import Row
 
 
@@ -26,6 +27,22 @@ def frame(bulk: Bulk, running: Sequence[Row], schema: Mapping[str, Any]) -> pd.D
     if not running:
         return table
     return pd.concat([table, frames.frame(running, schema)], ignore_index=True)
+
+
+def times(latencies: Latencies) -> pd.DataFrame:
+    """Return version and times of attempts, as a frame of them has them."""
+    import numpy as np
+    import pandas as pd
+
+    numbers, codes = np.unique(latencies.version, return_inverse=True)
+    names = pd.Series([latencies.names.get(number) for number in numbers.tolist()], dtype="str")
+    known, versions = pd.factorize(names)
+    of = np.repeat(np.asarray(known)[codes], latencies.n)
+    measured = {
+        f"{stage}_ms": np.repeat(getattr(latencies, stage), latencies.n) / 1000.0
+        for stage in frames.STAGES
+    }
+    return pd.DataFrame({"version": pd.Categorical.from_codes(of, versions), **measured})
 
 
 class _Making:

@@ -21,7 +21,15 @@ from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circles
 from mltrigger.errors import NotFound
 from mltrigger.reports.policy_checks import agreed, run_times
-from mltrigger.reports.store_checks import archive, clocks, descriptors, files, sqlite, writer
+from mltrigger.reports.store_checks import (
+    archive,
+    clocks,
+    descriptors,
+    files,
+    holders,
+    sqlite,
+    writer,
+)
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
@@ -80,6 +88,7 @@ class Doctor:
             *files(self._store.location),
             *clocks(self._store, self._clock.now_us()),
             *archive(self._store.location, self._registry.retention()),
+            *holders(self._store, self._registry.retention(), self._clock.now_us()),
             *self._circles(),
             *descriptors(),
             *(self._outside.findings() if self._outside is not None else ()),

@@ -153,8 +153,8 @@ class Lookup:
 
         See ``Subscription.latency``.
         """
-        times = self.invocations(columns=["version", "queue_ms", "model_ms", "total_ms"])
-        return frames.latency(times)
+        self._check()
+        return views.latency(self.log)
 
     def events(
         self, topic: str | None = None, *, limit: int | None = None, since: datetime | None = None

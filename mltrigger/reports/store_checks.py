@@ -13,7 +13,7 @@ from pathlib import Path
 from mltrigger.broker import Finding
 from mltrigger.store.files import network_filesystem
 from mltrigger.store.place import is_stopped, writer_of
-from mltrigger.store.retention import Retention
+from mltrigger.store.retention import Retention, surplus
 from mltrigger.store.timekeeper import ahead
 from mltrigger.store.transaction import Store
 from mltrigger.text import count
@@ -147,6 +147,27 @@ def clocks(store: Store, now_us: int) -> Iterator[Finding]:
             f"{count(early[0], 'event')} came from a process whose clock is ahead, due in"
             f" {early[1]:.0f} s",
             "set the clock of that process; a listener that starts now delivers them at once",
+        )
+
+
+_HOLDERS = """
+SELECT s.name, count(*) FROM subscription s
+JOIN cursor c ON c.subscription_id = s.id
+JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq
+WHERE s.bound = 1 AND e.by_rows_us IS NULL AND e.seq <= :last GROUP BY s.id ORDER BY s.id
+"""
+
+
+def holders(store: Store, retention: Retention, now_us: int) -> Iterator[Finding]:
+    """Find subscriptions whose waiting events keep the archive longer than it was asked for."""
+    last = surplus(store, retention, now_us)
+    for name, n in store.read(_HOLDERS, {"last": last}) if last > 0 else ():
+        yield Finding(
+            "warning",
+            name,
+            "retention",
+            f"{count(n, 'event')} beyond bus.retain(…) cannot be deleted: they wait for it",
+            "start it or resume it; unsubscribe() gives them up",
         )
 
 

@@ -75,6 +75,17 @@ def invocations(
     return frames.frame(rows, schema)
 
 
+def latency(
+    log: Log, subscription_id: int | None = None, since: datetime | None = None
+) -> pd.DataFrame:
+    """Return count and quantiles for each stage and version."""
+    found = log.latencies(subscription_id, _us(since))
+    if found is None:
+        columns = ("version", *(f"{stage}_ms" for stage in frames.STAGES))
+        return frames.latency(invocations(log, subscription_id, since=since, columns=columns))
+    return frames.latency(attempts.times(found))
+
+
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")

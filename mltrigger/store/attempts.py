@@ -7,6 +7,8 @@ from mltrigger.store.outcomes import NO_EVENTS
 from mltrigger.store.schema import ATTEMPT, FINAL_CODES
 from mltrigger.store.transaction import Reader
 
+VISIBLE = "coalesce(i.visible_us, e.by_rows_us, e.published_us)"
+"""Since when a delivery was to be had."""
 COLUMNS = {
     "event_id": "event_id(e.id)",
     "source": SOURCE,
@@ -24,7 +26,7 @@ COLUMNS = {
     "started_at": "i.started_us",
     "finished_at": "i.finished_us",
     "settled_at": "i.settled_us",
-    "queue_ms": "(i.started_us - coalesce(i.visible_us, e.by_rows_us, e.published_us)) / 1000.0",
+    "queue_ms": f"(i.started_us - {VISIBLE}) / 1000.0",
     "model_ms": "(i.finished_us - i.started_us) / 1000.0",
     "total_ms": "(i.finished_us - e.published_us) / 1000.0",
     "batch_size": "i.batch_size",

@@ -29,7 +29,8 @@ KINDS = len(OUTCOMES)
 IN_DETAIL = ("reason", "error_type", "error", "stdout", "output")
 _STEP = 20_000
 """The events, or the lots, of one statement."""
-_ALL = 2**63 - 1
+ALL = 2**63 - 1
+"""Beyond all numbers."""
 
 _LOT = {
     "id": "id",
@@ -112,18 +113,16 @@ def read(
     ValueError
         When a value cannot be read in this way: it is damaged, or only unusual.
     """
-    low, high = seqs or (-_ALL, _ALL)
-    first = settled_since(reader, since_us) if since_us is not None else 0
-    since = -_ALL if since_us is None else since_us
-    of = {"s": subscription_id, "low": low, "high": high, "since": since, "first": first}
-    lots = _lots(reader, {**of, "after": first - 1})
+    low, high = seqs or (-ALL, ALL)
+    lots = lots_of(reader, subscription_id, (low, high), since_us)
     ((names, topics),) = reader.query(_LARGEST, {})
     largest = (names or 0) + 1
-    if ((topics or 0) + 1) * largest**2 > _ALL:
+    if ((topics or 0) + 1) * largest**2 > ALL:
         raise ValueError("there are too many names")
     reading = _Reading(reader, set(wanted), largest)
     parts = [part for window in _windows(lots, low, high) for part in reading.parts(window)]
-    reasons = dict(map(tuple, reader.query(_REASONS, of)))
+    first = int(lots["id"].min()) if len(lots["id"]) else 0
+    reasons = dict(map(tuple, reader.query(_REASONS, {"first": first})))
     return Bulk(parts, lots, reasons, _names(reader), largest)
 
 
@@ -138,9 +137,18 @@ def _names(reader: Reader) -> dict[str, dict[int, str]]:
     return {table: dict(map(tuple, reader.query(sql, {}))) for table, sql in tables.items()}
 
 
-def _lots(reader: Reader, of: Mapping[str, Any]) -> dict[str, Numbers]:
+def lots_of(
+    reader: Reader,
+    subscription_id: int | None = None,
+    seqs: tuple[int, int] = (-ALL, ALL),
+    since_us: int | None = None,
+) -> dict[str, Numbers]:
+    """Return the columns of all lots that have events among *seqs* and were received since then."""
     parts: list[dict[str, Numbers]] = []
-    after = of["after"]
+    of = {"s": subscription_id, "low": seqs[0], "high": seqs[1], "since": -ALL}
+    after = -1
+    if since_us is not None:
+        of["since"], after = since_us, settled_since(reader, since_us) - 1
     while True:
         ((n, last, *texts),) = reader.query(_LOTS, {**of, "after": after})
         if not n:

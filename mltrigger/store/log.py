@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
-from mltrigger.store import bulk
+from mltrigger.store import bulk, latencies
 from mltrigger.store.archive import ARCHIVED, SOURCE, TYPE, Archived, archived
 from mltrigger.store.attempts import (
     AFTER,
@@ -24,6 +24,7 @@ from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.following import Following
 from mltrigger.store.keys import id_key, time_of
+from mltrigger.store.latencies import Latencies
 from mltrigger.store.outcomes import OUTCOMES
 from mltrigger.store.transaction import Reader, Row, Store
 from mltrigger.store.unit import Unit
@@ -258,6 +259,11 @@ class Log:
         with self._store.snapshot() as reader:
             under_way = _running(reader, select, _given(of, _CONDITIONS), of)
             return bulk.read(reader, columns, subscription_id, seqs, since_us), under_way
+
+    def latencies(self, subscription_id: int | None, since_us: int | None) -> Latencies | None:
+        """Return the latencies of ended calls by lot, ``None`` if lots are too small."""
+        with self._store.snapshot() as reader:
+            return latencies.read(reader, subscription_id, since_us)
 
     def tallies(self) -> dict[int, dict[str, int]]:
         """Return the number of attempts by subscription id and outcome.

@@ -55,7 +55,7 @@ _COUNT = "SELECT count(*) FROM event"
 _SURPLUS = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
 _YOUNG = """
 SELECT min(seq) FROM (
-  SELECT seq FROM event WHERE seq > :surplus AND published_us >= :before ORDER BY seq LIMIT 1
+  SELECT seq FROM event WHERE seq > :last AND published_us >= :before ORDER BY seq LIMIT 1
 ) AS young
 """
 _LEFT = "SELECT count(*) FROM event WHERE seq <= :last"
@@ -122,7 +122,7 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
 
     A kill at any point leaves only whole events. The space is given back by and by.
     """
-    last = _last(store, retention, clock.now_us())
+    last = surplus(store, retention, clock.now_us())
     events = invocations = after = 0
     # A search for the next event, without the write lock: a stopped subscription may hold many.
     while found := store.read(_NEXT, {"after": after, "last": last}):
@@ -138,25 +138,25 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     return Pruned(events, invocations, held)
 
 
-def _last(store: Store, retention: Retention, now_us: int) -> int:
-    """Return the last event that may be deleted, without the write lock.
+def surplus(store: Store, retention: Retention, now_us: int) -> int:
+    """Return the last event beyond *retention*, without the write lock.
 
     The archive is in the order of publication, so all events after a young one are young. The cost
     grows with the number of deleted events, not of kept ones. The newest event stays, because the
     next one takes the number after it.
     """
-    surplus = 0
+    last = 0
     with store.snapshot() as reader:
         ((newest,),) = reader.query(_NEWEST, {})
         if retention.max_events is not None:
             ((count,),) = reader.query(_COUNT, {})
             if count > retention.max_events:
-                ((surplus,),) = reader.query(_SURPLUS, {"n": count - retention.max_events - 1})
+                ((last,),) = reader.query(_SURPLUS, {"n": count - retention.max_events - 1})
         if retention.max_age_s is not None:
             before_us = now_us - int(retention.max_age_s * 1e6)
-            ((young,),) = reader.query(_YOUNG, {"surplus": surplus, "before": before_us})
-            surplus = newest if young is None else young - 1
-    return int(min(surplus, newest - 1))
+            ((young,),) = reader.query(_YOUNG, {"last": last, "before": before_us})
+            last = newest if young is None else young - 1
+    return int(min(last, newest - 1))
 
 
 def _step(transaction: Transaction, low: int, last: int) -> tuple[int, int, int]:

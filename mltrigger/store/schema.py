@@ -27,15 +27,13 @@ _NAMED = " ".join(f"WHEN {code} THEN '{outcome}'" for outcome, code in CODES.ite
 FINAL_CODES = tuple(CODES[outcome] for outcome in FINAL)
 
 ATTEMPT = f"""SELECT o.lot_id + o.place AS id, o.seq, o.subscription_id, o.attempt,
-  l.model_version_id, l.role,
-  CASE o.outcome {_NAMED} END AS outcome,
+  l.model_version_id, l.role, CASE o.outcome {_NAMED} END AS outcome,
   coalesce(d.reason, l.reason) AS reason, d.visible_us, l.received_us,
   l.started_us + coalesce(o.began_us, 0) AS started_us,
   CASE WHEN o.took_us IS NULL THEN l.finished_us
     ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us,
   l.settled_us, l.batch_size, l.worker_id,
-  CASE WHEN o.output IS NOT NULL THEN o.output WHEN d.output IS NOT NULL THEN d.output
-    WHEN o.outcome = {CODES["succeeded"]} THEN 'null' END AS output,
+  coalesce(o.output, d.output, CASE o.outcome WHEN {CODES["succeeded"]} THEN 'null' END) AS output,
   d.error_type, d.error, d.traceback, d.stdout"""
 """The columns of an attempt, from ``lot l``, ``outcome o`` and ``detail d``."""
 
@@ -76,6 +74,8 @@ CREATE TABLE event (
 );
 
 CREATE INDEX event_topic ON event (topic_id);
+
+CREATE INDEX event_by_rows ON event (topic_id) WHERE by_rows_us IS NOT NULL;
 
 CREATE TABLE model_version (
   id INTEGER NOT NULL PRIMARY KEY,
