@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection
 from mltrigger.broker import Broker, Delivery, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.lineage import CHAIN, TREE
-from mltrigger.delivery.lot import Ended, Lot, Remains, Well
+from mltrigger.delivery.lot import Ended, Lot, Remains
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.sizing import RUN_AHEAD_S, LotSize
 from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.envelopes import UNREADABLE, UNREADABLE_TYPE, UNREADABLE_WHY
 from mltrigger.event.event import MAX_HOPS, Event
+from mltrigger.store.lots import Succeeded
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
 from mltrigger.versions.running.invoke import Result
@@ -182,15 +183,15 @@ class Calls:
                 now_us = self._clock.now_us()
                 self._learn_call(delivery, result, started_us, now_us)
                 finished_us = lot.returned_us or now_us
-                ended = self._recorder.ended(
-                    delivery, result, lot.version, started_us, finished_us, 1, printed.take()
-                )
+                text = printed.take()
+                if text is None and self._recorder.takes_whole(begun, (result,)):
+                    lot.went_well(delivery, result.output, started_us, finished_us)
+                else:
+                    self._ended(lot, delivery, result, (started_us, finished_us), text, behind)
             else:
                 ended = self._recorder.refused(delivery, refusal, lot.version, 1)
                 now_us = self._clock.now_us()
-            if delivery.group is not None and not ended.is_final:
-                behind.add(delivery.group)
-            lot.answered([ended], 1)
+                self._keep(lot, delivery, ended, behind)
             # do not hold answers back, nor spend more time on recording than on running
             if now_us - lot.taken_us > hold_us:
                 self.settle(lot)
@@ -202,6 +203,24 @@ class Calls:
                 return
             if HERE.wanted:  # a suspect waits
                 return
+
+    def _ended(
+        self,
+        lot: Lot,
+        delivery: Delivery,
+        result: Result,
+        times_us: tuple[int, int],
+        stdout: str | None,
+        behind: set[str],
+    ) -> None:
+        ended = self._recorder.ended(delivery, result, lot.version, *times_us, 1, stdout)
+        self._keep(lot, delivery, ended, behind)
+
+    @staticmethod
+    def _keep(lot: Lot, delivery: Delivery, ended: Ended, behind: set[str]) -> None:
+        if delivery.group is not None and not ended.is_final:
+            behind.add(delivery.group)
+        lot.answered([ended], 1)
 
     def _learn_call(self, delivery: Delivery, result: Result, started_us: int, now_us: int) -> None:
         if result.throttled and result.reason == "timeout":
@@ -226,7 +245,7 @@ class Calls:
         finished_us, size = lot.returned_us or now_us, len(called)
         if not refusals and self._recorder.takes_whole(called, results):
             outputs = [result.output for result in results]
-            well = Well(called, outputs, lot.version, started_us, finished_us, text)
+            well = Succeeded(called, outputs, lot.version, started_us, finished_us, None, text)
             lot.answered([well], size)
             self._learn_batch(lot, size, now_us)
             return

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mltrigger.broker import Delivery, Settlement
 from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.event import Event
+from mltrigger.store.lots import Succeeded
 from mltrigger.store.unit import Invocation
 from mltrigger.versions.running.current import ENCODING_S
 from mltrigger.versions.running.invoke import Caller
@@ -40,18 +41,7 @@ class Ended(NamedTuple):
         return self.settlement.verdict in ("ack", "dead_letter")
 
 
-class Well(NamedTuple):
-    """A call with a batch that went well for each of its events, one output each."""
-
-    deliveries: Sequence[Delivery]
-    outputs: Sequence[str | None]
-    version: ModelVersion
-    started_us: int
-    finished_us: int
-    stdout: str | None
-
-
-Answer = Ended | Well
+Answer = Ended | Succeeded
 """The answers of one event, or of a whole batch."""
 
 
@@ -162,6 +152,21 @@ class Lot:
                 self._answers += answers
                 self._ended += count
                 self.started_us = None
+
+    def went_well(
+        self, delivery: Delivery, output: str | None, started_us: int, finished_us: int
+    ) -> None:
+        """Keep the answer of one call that went well, like :meth:`answered`."""
+        with self._lock:
+            if self._closed:
+                return
+            last = self._answers[-1] if self._answers else None
+            if not isinstance(last, Succeeded) or last.times is None:
+                last = Succeeded([], [], self.version, started_us, finished_us, [])
+                self._answers.append(last)
+            last.add(delivery, output, (started_us, finished_us))
+            self._ended += 1
+            self.started_us = None
 
     def take(self, now_us: int) -> list[Answer]:
         """Take the answers that are not recorded yet."""

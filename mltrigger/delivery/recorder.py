@@ -16,11 +16,12 @@ from mltrigger.broker import Broker, Count, Delivery, Outside, Settlement, Subsc
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
-from mltrigger.delivery.lot import Answer, Ended, Remains, Well
+from mltrigger.delivery.lot import Answer, Ended, Remains
 from mltrigger.errors import Closed, DiskFailed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
 from mltrigger.store.log import Log
+from mltrigger.store.lots import Succeeded
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.unit import Invocation, Unit
 from mltrigger.versions.running.invoke import Result, failure
@@ -238,7 +239,7 @@ class Recorder:
                 if isinstance(answer, Ended):
                     ended.append(answer)
                 elif self._broker.ack(answer.deliveries, unit):
-                    unit.record_well(*answer, self._spec.role)
+                    unit.record_well(answer, self._spec.role)
                 else:  # a lease was lost
                     ended += self._one_by_one(answer)
             if not ended:
@@ -254,12 +255,15 @@ class Recorder:
                     self._broker.publish(self._spec.emit, events, unit)
         self.recorded(rows)
 
-    def _one_by_one(self, well: Well) -> list[Ended]:
-        text = well.stdout
-        ended = []
-        for d, output in zip(well.deliveries, well.outputs, strict=True):
-            times = (well.started_us, well.finished_us, len(well.deliveries))
-            ended.append(self.ended(d, Result(output), well.version, *times, text))
+    def _one_by_one(self, well: Succeeded) -> list[Ended]:
+        size, text, ended = len(well.deliveries), well.stdout, []
+        whole = [(well.started_us, well.finished_us)] * size
+        for d, output, times_us in zip(
+            well.deliveries, well.outputs, well.times or whole, strict=True
+        ):
+            batch_size = size if well.times is None else 1
+            result = Result(output)
+            ended.append(self.ended(d, result, well.version, *times_us, batch_size, text))
             text = None
         return ended
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from mltrigger.broker import Delivery
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.schema import CODES
 from mltrigger.store.transaction import Row, Transaction
+from mltrigger.versions.version import ModelVersion
 
 LONG_OUTPUT = 800
 """Characters of an output that is kept beside its outcome. A row of outcomes stays in one page."""
@@ -53,6 +55,51 @@ class Attempt(NamedTuple):
     stdout: str | None = None
     began_us: int | None = None
     took_us: int | None = None
+
+
+@dataclasses.dataclass(slots=True)
+class Succeeded:
+    """Answers that went well: of one call with a batch, or of calls one by one.
+
+    ``times`` has start and end of each call. It is ``None`` for a batch. Only the first attempt
+    has ``stdout``.
+    """
+
+    deliveries: list[Delivery]
+    outputs: list[str | None]
+    version: ModelVersion
+    started_us: int
+    finished_us: int
+    times: list[tuple[int, int]] | None = None
+    stdout: str | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """The number of events of a call."""
+        return len(self.deliveries) if self.times is None else 1
+
+    def add(self, delivery: Delivery, output: str | None, times_us: tuple[int, int]) -> None:
+        """Take in one more call."""
+        self.deliveries.append(delivery)
+        self.outputs.append(output)
+        if self.times is not None:
+            self.times.append(times_us)
+        self.finished_us = times_us[1]
+
+    def by_receipt(self) -> list[tuple[int, Succeeded]]:
+        """Return the parts that were received at the same time, with that time."""
+        if len({d.received_us for d in self.deliveries}) == 1:
+            return [(self.deliveries[0].received_us, self)]
+        parts: dict[int, Succeeded] = {}
+        times = self.times or [(self.started_us, self.finished_us)] * len(self.deliveries)
+        for d, output, own in zip(self.deliveries, self.outputs, times, strict=True):
+            if d.received_us not in parts:
+                part = Succeeded([], [], self.version, *own)
+                part.times = None if self.times is None else []
+                part.stdout = None if parts else self.stdout
+                parts[d.received_us] = part
+            parts[d.received_us].add(d, output, own)
+        return list(parts.items())
 
 
 _NEXT = "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1"
@@ -116,47 +163,52 @@ def record_lots(
         row += len(part)
 
 
-def record_successes(
-    transaction: Transaction,
-    lot: LotOf,
-    answered: Sequence[tuple[Delivery, str | None]],
-    stdout: str | None,
-) -> None:
-    """Write attempts that succeeded, with their outputs. The first one keeps *stdout*."""
-    s, first, seqs = lot.subscription_id, answered[0][0], [d.seq for d, _ in answered]
-    span = min(seqs), max(seqs)
-    plain = all(
-        d.visible_us == d.published_us and (output is None or len(output) <= LONG_OUTPUT)
-        for d, output in answered
-    )
-    if not plain or stdout or span[1] - span[0] > _FAR * len(seqs):
-        record_lots(transaction, lot, [_success(*each, stdout, first) for each in answered])
+def record_successes(transaction: Transaction, lot: LotOf, well: Succeeded) -> None:
+    """Write attempts that went well, with all that they share."""
+    answered, seqs = well.deliveries, [d.seq for d in well.deliveries]
+    span, first_us = (min(seqs), max(seqs)), well.started_us
+    if (
+        well.stdout
+        or span[1] - span[0] > _FAR * len(seqs)
+        or any(d.visible_us != d.published_us for d in answered)
+        or any(output is not None and len(output) > LONG_OUTPUT for output in well.outputs)
+    ):
+        record_lots(transaction, lot, list(_successes(well)))
         return
-    row = next_row(transaction)
-    insert_lot(transaction, row, len(answered), span, lot)
-    transaction.execute_many(
-        _INSERT_OUTCOME,
-        [
-            (
-                s,
-                d.seq,
-                d.attempt,
-                row,
-                i,
-                _CODE_OF_SUCCESS,
-                None,
-                None,
-                None if output == "null" else output,
-            )
-            for i, (d, output) in enumerate(answered)
-        ],
-    )
+    s, row, code = lot.subscription_id, next_row(transaction), _CODE_OF_SUCCESS
+    outputs = [None if output == "null" else output for output in well.outputs]
+    insert_lot(transaction, row, len(seqs), span, lot)
+    if well.times is None:
+        pairs = enumerate(zip(answered, outputs, strict=True))
+        rows: list[Row] = [
+            (s, d.seq, d.attempt, row, i, code, None, None, output) for i, (d, output) in pairs
+        ]
+    else:
+        each = enumerate(zip(answered, outputs, well.times, strict=True))
+        rows = [
+            (s, d.seq, d.attempt, row, i, code, began - first_us, ended - began, output)
+            for i, (d, output, (began, ended)) in each
+        ]
+    transaction.execute_many(_INSERT_OUTCOME, rows)
 
 
-def _success(d: Delivery, output: str | None, stdout: str | None, first: Delivery) -> Attempt:
-    visible_us = None if d.visible_us == d.published_us else d.visible_us
-    text = stdout if d is first else None
-    return Attempt(d.seq, d.attempt, "succeeded", visible_us, output=output, stdout=text)
+def _successes(well: Succeeded) -> Iterator[Attempt]:
+    text = well.stdout
+    whole = [(None, None)] * len(well.deliveries)
+    times = [(b - well.started_us, e - b) for b, e in well.times or ()] or whole
+    for d, output, (began_us, took_us) in zip(well.deliveries, well.outputs, times, strict=True):
+        visible_us = None if d.visible_us == d.published_us else d.visible_us
+        yield Attempt(
+            d.seq,
+            d.attempt,
+            "succeeded",
+            visible_us,
+            output=output,
+            stdout=text,
+            began_us=began_us,
+            took_us=took_us,
+        )
+        text = None
 
 
 def insert_lot(

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
-from mltrigger.store.lots import Attempt, LotOf, record_lots, record_successes
+from mltrigger.store.lots import Attempt, LotOf, Succeeded, record_lots, record_successes
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.invoke import Result
-from mltrigger.versions.version import ModelVersion
 
 
 class Invocation(NamedTuple):
@@ -100,25 +99,17 @@ class Unit:
         for (subscription_id, outcome), n in counts.items():
             tally(self.transaction, subscription_id, worker_id, outcome, n)
 
-    def record_well(
-        self,
-        deliveries: Sequence[Delivery],
-        outputs: Sequence[str | None],
-        version: ModelVersion,
-        started_us: int,
-        finished_us: int,
-        stdout: str | None,
-        role: str,
-    ) -> None:
-        """Write one row an attempt of a batch that went well. Only the first one has *stdout*."""
-        settled_us, worker_id, size = self._clock.now_us(), self._worker_id(), len(deliveries)
-        s, times = deliveries[0].subscription_id, (started_us, finished_us)
-        pairs = zip(deliveries, outputs, strict=True)
-        for received_us, group in itertools.groupby(pairs, lambda pair: pair[0].received_us):
-            lot = LotOf(s, role, settled_us, worker_id, version.id, received_us, size, *times)
-            record_successes(self.transaction, lot, list(group), stdout)
-            stdout = None
-        tally(self.transaction, s, worker_id, "succeeded", size)
+    def record_well(self, well: Succeeded, role: str) -> None:
+        """Write one row an attempt of answers that went well, whose leases have ended."""
+        settled_us, worker_id = self._clock.now_us(), self._worker_id()
+        s, size = well.deliveries[0].subscription_id, well.batch_size
+        for received_us, part in well.by_receipt():
+            times_us = (part.started_us, part.finished_us)
+            lot = LotOf(
+                s, role, settled_us, worker_id, well.version.id, received_us, size, *times_us
+            )
+            record_successes(self.transaction, lot, part)
+        tally(self.transaction, s, worker_id, "succeeded", len(well.deliveries))
 
     def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
         """Count a late attempt once, whatever was written before.
