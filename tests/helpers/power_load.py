@@ -82,25 +82,18 @@ class Load:
     def __init__(self, bus: mt.EventBus, other: mt.EventBus, record: Record, seed: int) -> None:
         self.bus, self.other, self.record, self._seed = bus, other, record, seed
         self._ended, self._number = threading.Event(), 0
-        self.refused = False
-        """Whether the store has refused something."""
 
     def run(self) -> None:
         """Return when all was published and answered, or refused."""
-        publishing = self._start(
-            self.publish_batches, self.emit, self.publish_beside, *[self.publish_each] * PUBLISHERS
-        )
-        asking = self._start(self.fire, self.call)
+        works = [self.publish_batches, self.emit, self.publish_beside, self.fire, self.call]
+        threads = self._start(*works, *[self.publish_each] * PUBLISHERS)
         reviving = self._start(self.revive)
-        for thread in publishing:
+        for thread in threads:
             thread.join(DEADLINE_S)
-        for thread in asking:
-            while thread.is_alive() and not self.refused:
-                thread.join(0.05)
         self._ended.set()
         for thread in reviving:
-            thread.join(0 if self.refused else DEADLINE_S)
-        assert not any(thread.is_alive() for thread in publishing)
+            thread.join(DEADLINE_S)
+        assert not any(thread.is_alive() for thread in (*threads, *reviving))
 
     def _start(self, *works: Callable[[int], None]) -> list[threading.Thread]:
         threads = []
@@ -115,7 +108,6 @@ class Load:
         try:
             work(number)
         except mt.MltriggerError as error:
-            self.refused = True
             self.record.receipt("refused", str(error))
 
     def _samples(self, number: int, count: int) -> Sequence[tuple[str, mt.Event]]:
