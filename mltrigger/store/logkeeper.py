@@ -142,6 +142,9 @@ class LogKeeper:
             tidied = self._tidies and self._gave_back()
             self._mark = _read(lock)
             if tidied or self._is_long(wal):
+                # Learn of a sync that failed in another process. The connection that moves the log
+                # is new, and a kernel tells only handles that were open then.
+                self._connections.sync.force()
                 self._mark = self._checkpoint(wal)
                 _write(lock, self._mark)
             if not _is_short(wal):

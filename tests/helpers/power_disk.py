@@ -102,6 +102,11 @@ class PowerDisk(SqliteDisk):
             self._handles.add(handle)
             self._unaware.discard(handle)  # a number is used again
 
+    def fail_next(self) -> None:
+        """Let the next sync of the log fail."""
+        with self._guard:
+            self._left = 1
+
     def zeros(self, log: int, end: int) -> None:
         begin = self.size(log)
         super().zeros(log, end)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import power_load
 import pytest
 from power_after import cuts, losses, put, told_by, troubles, unsynced_receipts
-from power_record import Op, read
+from power_record import Op, after_cuts, read
 
 import mltrigger as mt
 
@@ -56,6 +57,7 @@ class World:
             "durability": "full",
             "wrong": "",
             "fails_at": 0,
+            "beside_a_keeper": False,
             "sync_s": 0.0005,
             "seed": 0,
             "environment": {
@@ -200,6 +202,22 @@ def test_after_a_sync_that_failed_nothing_is_told_that_a_power_cut_undoes(
     assert wrong_after_cuts(lived, fails_at) == {}
     # without a cut all is there, and the mark that the store left does not stand in the way
     assert troubles(lived.file, told) == []
+
+
+@needs_apsw
+def test_a_keeper_leaves_the_log_alone_when_a_sync_failed_in_another_process(
+    world: World, starter: Starter, tmp_path: Path
+) -> None:
+    """Else the database is newer than the log that a cut leaves, and both together are damaged."""
+    lived = world.live(starter, {"beside_a_keeper": True})
+
+    told = told_by(lived.ops)
+    assert len(told["published"]) == 904
+    for seed in range(CUTS // SAMPLE):
+        end = [len(lived.ops)]
+        for left in after_cuts(lived.before, lived.ops, end, random.Random(seed)):
+            put(left.files, tmp_path / "cut.db")
+            assert losses(tmp_path / "cut.db", told) == []
 
 
 @needs_apsw
