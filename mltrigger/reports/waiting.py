@@ -70,6 +70,7 @@ class Idle:
                 open_ = self._log.progress()[1] if settled else open_
                 left = end - time.monotonic()
                 if (settled and not open_) or left <= 0:
+                    self._log.make_durable()
                     return settled and not open_
                 if settled and hopeless >= open_:
                     bar.warn(_stuck(held))

@@ -121,6 +121,7 @@ class Run:
                 f" {self._who_is_open()}"
             )
             warn(f"{message}; run.wait() goes on waiting, run.results() has what is there")
+        self._log.make_durable()
         return self
 
     def look(self) -> tuple[int, bool]:

@@ -28,6 +28,7 @@ from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import traced
 from mltrigger.store import binding, direct, leases, leasing, publishing, settling
+from mltrigger.store.leasing import BEHIND
 from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Store, Transaction
@@ -47,11 +48,14 @@ _CLEAR = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 1 THEN abandoned - 1 ELSE :before END
 WHERE subscription_id = :s AND number = :number AND low = :seq
 """
-_COUNTS = """
+_DEPTH = f"""
+WITH rows_of AS (
+  SELECT visible_us, seq FROM ready WHERE subscription_id = :s
+  UNION ALL SELECT visible_us, seq FROM awaited WHERE subscription_id = :s
+)
 SELECT
   (SELECT count(*) FROM rows_of WHERE visible_us <= :now)
-    + (SELECT count(*) FROM event e, at WHERE e.topic_id = at.topic_id AND e.seq >= at.next_seq
-      AND e.by_rows_us IS NULL),
+    + CASE WHEN c.next_seq IS NULL THEN 0 ELSE {BEHIND} END,
   (SELECT count(*) FROM rows_of WHERE visible_us > :now),
   (SELECT coalesce(sum(n), 0) FROM lease WHERE subscription_id = :s),
   (SELECT count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL),
@@ -59,20 +63,14 @@ SELECT
     SELECT min(seq) FROM (
       SELECT min(seq) AS seq FROM rows_of
       UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
-      UNION ALL SELECT min(e.seq) FROM event e, at
-        WHERE e.topic_id = at.topic_id AND e.seq >= at.next_seq AND e.by_rows_us IS NULL
+      UNION ALL SELECT min(e.seq) FROM event e
+        WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NULL
     ) AS open
   )),
   (SELECT min(visible_us) FROM rows_of WHERE visible_us > :now)
+FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
-_DEPTH = f"""
-WITH at AS (
-  SELECT s.topic_id, c.next_seq FROM subscription s
-  JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
-), rows_of AS (
-  SELECT visible_us, seq FROM ready WHERE subscription_id = :s
-  UNION ALL SELECT visible_us, seq FROM awaited WHERE subscription_id = :s
-){_COUNTS}"""
+_EMPTY = (0, 0, 0, 0, None, None)
 
 
 class SqlBroker:
@@ -365,7 +363,8 @@ class SqlBroker:
     def depth(self, subscription: SubscriptionSpec) -> Depth:
         """Count waiting, delayed, leased and dead events."""
         at = {"s": subscription.id, "now": self._clock.now_us()}
-        ((visible, delayed, in_flight, dead, oldest_us, next_us),) = self._store.read(_DEPTH, at)
+        rows = self._store.read(_DEPTH, at)
+        visible, delayed, in_flight, dead, oldest_us, next_us = rows[0] if rows else _EMPTY
         oldest_s = None if oldest_us is None else (at["now"] - oldest_us) / 1e6
         return Depth(
             visible,

@@ -28,6 +28,12 @@ SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT value FROM setting WHERE name = 'generation')
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
+BEHIND = """
+((SELECT count(*) FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq)
+- (SELECT count(*) FROM event e
+  WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NOT NULL))
+"""
+"""How many events wait for a subscription ``s`` behind its cursor ``c``. Indexes alone know it."""
 _DUE_FIRST = f"""{CLAIM_READY} AND q.visible_us <= :now ORDER BY q.visible_us, q.seq LIMIT :n"""
 _DELETE_READY = """
 DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq

@@ -25,6 +25,7 @@ from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.following import Following
 from mltrigger.store.keys import id_key, time_of
 from mltrigger.store.latencies import Latencies
+from mltrigger.store.leasing import BEHIND
 from mltrigger.store.outcomes import OUTCOMES
 from mltrigger.store.transaction import Reader, Row, Store
 from mltrigger.store.unit import Unit
@@ -131,9 +132,12 @@ SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.published_us, e.extens
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.id = :id ORDER BY e.seq
 """
-_PROGRESS = """
+_PROGRESS = f"""
 SELECT (SELECT coalesce(sum(n), 0) FROM tally),
-  (SELECT count(*) FROM waiting) + (SELECT coalesce(sum(n), 0) FROM lease)
+  (SELECT count(*) FROM ready) + (SELECT count(*) FROM awaited)
+    + (SELECT coalesce(sum(n), 0) FROM lease)
+    + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c
+      JOIN subscription s ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL)
 """
 _DEAD_REASONS = """
 SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
