@@ -27,11 +27,11 @@ from mltrigger.reports.outlook import Outlook
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
-from mltrigger.store.living import Living
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
+from mltrigger.store.sqlite.living import Living
 from mltrigger.store.watch import Watch
 from mltrigger.text import card
 from mltrigger.versions.describe import LEFT_OUT, as_model

@@ -13,7 +13,7 @@ from emulators import Account, Emulator, Faults, aws_emulator
 from shared import Gate
 
 import mltrigger as mt
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.testing import SimulatedClock
 
 pytest_plugins = ["needs", "slow"]

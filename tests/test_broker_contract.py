@@ -35,7 +35,7 @@ from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import SocketWakeup, Wakeup
 from mltrigger.testing import SimulatedClock

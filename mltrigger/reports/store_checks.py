@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mltrigger.broker import Finding
-from mltrigger.store.files import network_filesystem
-from mltrigger.store.place import is_stopped, writer_of
 from mltrigger.store.retention import Retention, surplus
+from mltrigger.store.sqlite.files import network_filesystem
+from mltrigger.store.sqlite.place import is_stopped, writer_of
 from mltrigger.store.timekeeper import ahead
 from mltrigger.store.transaction import Store
 from mltrigger.text import count

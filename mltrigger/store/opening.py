@@ -19,7 +19,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.registry import Registry
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.transaction import Store
 from mltrigger.store.wake import SocketWakeup, Wakeup
 

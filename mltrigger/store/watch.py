@@ -12,8 +12,8 @@ from typing import Any
 from mltrigger.clock import Clock
 from mltrigger.store import leasing
 from mltrigger.store.broker import SqlBroker
-from mltrigger.store.living import Living
 from mltrigger.store.registry import Registry
+from mltrigger.store.sqlite.living import Living
 from mltrigger.store.transaction import Store
 from mltrigger.store.wake import Wakeup
 

@@ -25,8 +25,8 @@ from mltrigger.broker import Delivery
 from mltrigger.clock import SystemClock
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.reports.audit import audit
-from mltrigger.store import logkeeper
-from mltrigger.store.logkeeper import LogKeeper
+from mltrigger.store.sqlite import logkeeper
+from mltrigger.store.sqlite.logkeeper import LogKeeper
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.thread import Invoker
 from mltrigger.versions.selector import Selector, resolve

@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 from power_record import Record
 
-from mltrigger.store.disk import SqliteDisk
+from mltrigger.store.sqlite.disk import SqliteDisk
 
 _VFS = "power"
 
@@ -62,7 +62,7 @@ class _Vfs(apsw.VFS):
 
 
 class PowerDisk(SqliteDisk):
-    """A :class:`~mltrigger.store.disk.Disk` that notes what is written and synced.
+    """A :class:`~mltrigger.store.sqlite.disk.Disk` that notes what is written and synced.
 
     Parameters
     ----------

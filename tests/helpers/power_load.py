@@ -26,10 +26,10 @@ from power_record import Record
 import mltrigger as mt
 from mltrigger import policy
 from mltrigger.clock import SystemClock
-from mltrigger.store import logkeeper, wal
-from mltrigger.store.durable import SharedSync
 from mltrigger.store.opening import embedded
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite import logkeeper, wal
+from mltrigger.store.sqlite.durable import SharedSync
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.wake import SocketWakeup
 from mltrigger.versions.selector import Selector
 

@@ -18,7 +18,7 @@ from shared import Gate, is_settled, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.delivery.pace import Pace
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.testing import SimulatedClock
 
 

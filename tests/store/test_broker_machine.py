@@ -26,7 +26,7 @@ from mltrigger.store.broker import SWEEP_US, SqlBroker
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import Wakeup
 from mltrigger.testing import SimulatedClock

@@ -22,14 +22,14 @@ from shared import wait_until
 import mltrigger as mt
 from mltrigger.bus import EventBus
 from mltrigger.clock import SystemClock
-from mltrigger.store import logkeeper
-from mltrigger.store.connections import LONGEST_LOG
-from mltrigger.store.disk import SqliteDisk
 from mltrigger.store.opening import embedded
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite import logkeeper
+from mltrigger.store.sqlite.connections import LONGEST_LOG
+from mltrigger.store.sqlite.disk import SqliteDisk
+from mltrigger.store.sqlite.store import SqliteStore
+from mltrigger.store.sqlite.wal import PRESIZED
 from mltrigger.store.transaction import Transaction
 from mltrigger.store.wake import SocketWakeup
-from mltrigger.store.wal import PRESIZED
 
 ROOT = Path(mt.__file__).parents[1]
 WRITERS = 8
@@ -519,7 +519,7 @@ def test_disk_too_full_to_make_the_log_long_is_no_failure(
 PUBLISHES = """
 import sys
 import mltrigger as mt
-from mltrigger.store import logkeeper
+from mltrigger.store.sqlite import logkeeper
 
 if len(sys.argv) > 3:
     logkeeper.CHECKPOINT_BYTES = logkeeper.GROWN_BYTES = int(sys.argv[3])

@@ -24,7 +24,8 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger.store import connections, files, forks, logkeeper, sqlite
+from mltrigger.store.sqlite import connections, files, forks, logkeeper
+from mltrigger.store.sqlite import store as sqlite
 from mltrigger.versions.selector import Selector, resolve
 
 ROOT = Path(mt.__file__).parents[1]
@@ -138,7 +139,7 @@ def test_nothing_gets_a_receipt_after_the_file_is_gone(
 def test_loss_is_seen_too_when_the_folder_was_calm_before(
     home: Path, happens: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mltrigger.store.place._COARSEST_S", 0.05)
+    monkeypatch.setattr("mltrigger.store.sqlite.place._COARSEST_S", 0.05)
     with connected(home) as bus:
         bus.topic("documents")
         wait_until(lambda: bus.publish("documents", 1) and bus._store._connections._place._is_calm)  # type: ignore[attr-defined]
@@ -265,7 +266,7 @@ def test_nothing_gets_a_receipt_after_the_file_is_overwritten_or_cut_off(
         bus.backup(home.parent / "backup.db")
         bus.publish_batch("documents", ["x" * 100] * 1000)
     if is_calm:
-        monkeypatch.setattr("mltrigger.store.place._COARSEST_S", 0.05)
+        monkeypatch.setattr("mltrigger.store.sqlite.place._COARSEST_S", 0.05)
     with connected(home) as bus:
         bus.publish("documents", 1)
         if is_calm:
@@ -515,7 +516,7 @@ def test_child_that_is_refused_and_ends_as_programs_do_undoes_nothing_of_its_par
     program = f"""
 import os, sys
 import mltrigger as mt
-from mltrigger.store import forks
+from mltrigger.store.sqlite import forks
 forks.PATIENCE_S = 0.05
 bus = mt.connect("sqlite:///{file}")
 bus.topic("jobs")
@@ -647,7 +648,7 @@ def test_lock_of_a_program_that_nobody_can_name_is_still_said(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite, "BUSY_S", 0.05)
-    monkeypatch.setattr("mltrigger.store.place._LOCKS", "/nowhere")
+    monkeypatch.setattr("mltrigger.store.sqlite.place._LOCKS", "/nowhere")
     with (
         held_by_another_program(file),
         pytest.raises(mt.StoreError, match="another program holds its write lock"),

@@ -17,13 +17,13 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger.store.living import Living
+from mltrigger.store.sqlite.living import Living
 
 Holder = Callable[..., subprocess.Popen[str]]
 
 HOLDS = """
 import os, subprocess, sys, threading
-from mltrigger.store.living import Living
+from mltrigger.store.sqlite.living import Living
 
 living = Living(sys.argv[1])
 assert living.hold(7) is not None
@@ -230,7 +230,7 @@ def test_no_lock_where_it_cannot_be_trusted(
     location: str, kind: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if kind == "network":
-        monkeypatch.setattr("mltrigger.store.living.network_filesystem", lambda _: "9p")
+        monkeypatch.setattr("mltrigger.store.sqlite.living.network_filesystem", lambda _: "9p")
     living = Living(None if kind is None else location, boot="" if kind == "" else "boot")
 
     assert living.hold(1) is None

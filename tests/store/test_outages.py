@@ -22,7 +22,7 @@ from shared import Gate, is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.broker import Delivery
-from mltrigger.store import sqlite
+from mltrigger.store.sqlite import store as sqlite
 
 ROOT = Path(mt.__file__).parents[1]
 DEADLINE_S = 60.0
@@ -406,10 +406,10 @@ def test_process_ends_although_the_store_is_locked(bus: mt.EventBus, file: Path)
 LIMITED = """
 import os, resource, signal, sys, threading, time
 import mltrigger as mt
-import mltrigger.store.logkeeper
+import mltrigger.store.sqlite.logkeeper
 import pandas  # now: importing needs file handles
 
-mltrigger.store.logkeeper.CHECKPOINT_BYTES = 200_000
+mltrigger.store.sqlite.logkeeper.CHECKPOINT_BYTES = 200_000
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = sys.argv[1].removeprefix("sqlite:///")
 

@@ -16,8 +16,8 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.store import schema
-from mltrigger.store.disk import SqliteDisk
-from mltrigger.store.sqlite import SqliteStore
+from mltrigger.store.sqlite.disk import SqliteDisk
+from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.transaction import Transaction
 
 MANY = 20_000

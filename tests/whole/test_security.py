@@ -32,7 +32,9 @@ from shared import wait_until
 import mltrigger as mt
 from mltrigger import cli
 from mltrigger.filters import FilterPolicy
-from mltrigger.store import files, logkeeper, sqlite, wake
+from mltrigger.store import wake
+from mltrigger.store.sqlite import files, logkeeper
+from mltrigger.store.sqlite import store as sqlite
 from mltrigger.store.transaction import Transaction
 from mltrigger.text import harmless, one_line, redacted
 from mltrigger.worker import Stop, Worker

@@ -26,7 +26,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mltrigger.clock import boot_id
-from mltrigger.store.files import network_filesystem
+from mltrigger.store.sqlite.files import network_filesystem
 
 _LOCK = "hhqqi0q"
 """``struct flock``: type, whence, start, length, process."""

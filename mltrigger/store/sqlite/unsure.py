@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mltrigger.errors import StoreError
-from mltrigger.store.disk import Connection
-from mltrigger.store.files import file_lock
+from mltrigger.store.sqlite.disk import Connection
+from mltrigger.store.sqlite.files import file_lock
 
 
 class Opened(Protocol):

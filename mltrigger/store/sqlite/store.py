@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from mltrigger.errors import DiskFailed, StoreError
-from mltrigger.store import schema, unsure
-from mltrigger.store.combining import Commit, Item, Queue
-from mltrigger.store.connections import RETURN, Connections
-from mltrigger.store.disk import Connection, Disk, SqliteDisk
-from mltrigger.store.durable import poisoned
-from mltrigger.store.logkeeper import LogKeeper
+from mltrigger.store import schema
+from mltrigger.store.sqlite import unsure
+from mltrigger.store.sqlite.combining import Commit, Item, Queue
+from mltrigger.store.sqlite.connections import RETURN, Connections
+from mltrigger.store.sqlite.disk import Connection, Disk, SqliteDisk
+from mltrigger.store.sqlite.durable import poisoned
+from mltrigger.store.sqlite.logkeeper import LogKeeper
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, T, Transaction
 from mltrigger.store.vocabulary import Vocabulary

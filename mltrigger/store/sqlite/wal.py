@@ -8,7 +8,7 @@ repeats them (https://www.sqlite.org/fileformat2.html#the_write_ahead_log).
 from __future__ import annotations
 
 from mltrigger.errors import StoreError
-from mltrigger.store.disk import Disk
+from mltrigger.store.sqlite.disk import Disk
 
 PRESIZED = 4 * 1024 * 1024
 """The log has at least this length, once it grows. A commit that makes a file longer costs more."""

@@ -14,10 +14,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from mltrigger.store.connections import Connections
-from mltrigger.store.disk import Connection
-from mltrigger.store.files import file_lock
-from mltrigger.store.wal import PRESIZED, Wal
+from mltrigger.store.sqlite.connections import Connections
+from mltrigger.store.sqlite.disk import Connection
+from mltrigger.store.sqlite.files import file_lock
+from mltrigger.store.sqlite.wal import PRESIZED, Wal
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 """The part of the log in use from which on it is moved into the database."""

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store import forks, unsure
-from mltrigger.store.disk import Connection, Disk
-from mltrigger.store.durable import SharedSync
-from mltrigger.store.files import File, forget_files, open_file, release_file
 from mltrigger.store.keys import id_text, trace_id
-from mltrigger.store.place import Lost, Place
-from mltrigger.store.wal import Wal
+from mltrigger.store.sqlite import forks, unsure
+from mltrigger.store.sqlite.disk import Connection, Disk
+from mltrigger.store.sqlite.durable import SharedSync
+from mltrigger.store.sqlite.files import File, forget_files, open_file, release_file
+from mltrigger.store.sqlite.place import Lost, Place
+from mltrigger.store.sqlite.wal import Wal
 
 Sleep = Callable[[float], None]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import cast
 
 from mltrigger.errors import StoreError
-from mltrigger.store.disk import Disk
-from mltrigger.store.forks import check_inherited
 from mltrigger.store.schema import check
+from mltrigger.store.sqlite.disk import Disk
+from mltrigger.store.sqlite.forks import check_inherited
 
 MAGIC = b"SQLite format 3\x00"
 HEADER_BYTES = 100

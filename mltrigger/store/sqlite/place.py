@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from mltrigger.store.files import HEADER_BYTES, MAGIC, File, header_of
+from mltrigger.store.sqlite.files import HEADER_BYTES, MAGIC, File, header_of
 
 _COARSEST_S = 2.5
 """The coarsest times of a file system: FAT has steps of two seconds."""
