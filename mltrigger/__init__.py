@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mltrigger.errors import (
         Circular,
         Closed,
+        DiskFailed,
         EventTooLarge,
         InvalidEvent,
         InvalidFilter,
@@ -83,6 +84,7 @@ _HOME = {
     "Depth": "broker",
     "Event": "event.event",
     "EventBus": "bus",
+    "DiskFailed": "errors",
     "EventTooLarge": "errors",
     "InvalidEvent": "errors",
     "InvalidFilter": "errors",
@@ -149,6 +151,7 @@ __all__ = [
     "Closed",
     "DeliveryPolicy",
     "Depth",
+    "DiskFailed",
     "Event",
     "EventBus",
     "EventTooLarge",

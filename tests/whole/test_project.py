@@ -170,9 +170,9 @@ def test_what_the_package_imports_is_declared() -> None:
     }
     # Come with others: numpy with pandas, joblib with scikit-learn, traitlets and IPython with
     # ipywidgets, botocore with boto3, pydantic-core with pydantic, anyio with starlette, the clients
-    # of brokers with the extras of faststream.
+    # of brokers with the extras of faststream. Pandas keeps texts in pyarrow where that is installed.
     declared |= {"numpy", "joblib", "traitlets", "ipython", "botocore", "pydantic-core", "anyio"}
-    declared |= {"aio-pika", "aiokafka", "nats-py", "redis", "zmqtt"}
+    declared |= {"aio-pika", "aiokafka", "nats-py", "redis", "zmqtt", "pyarrow"}
     found = {canonicalize_name(spelled.get(name, name)) for name in foreign_imports()}
 
     assert found <= declared
