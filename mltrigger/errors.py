@@ -16,6 +16,7 @@
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
+    │   └── DiskFailed                    a sync failed; nothing more is read or written
     ├── Closed (RuntimeError)             the bus was closed
     └── Circular (ModelFailure)           a model waits for itself, or feeds itself without end
 
