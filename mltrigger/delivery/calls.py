@@ -243,7 +243,7 @@ class Calls:
             results = lot.invoker.many(events, lambda: lot.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
         finished_us, size = lot.returned_us or now_us, len(called)
-        if not refusals and self._recorder.takes_whole(called, results):
+        if called and not refusals and self._recorder.takes_whole(called, results):
             outputs = [result.output for result in results]
             well = Succeeded(called, outputs, lot.version, started_us, finished_us, None, text)
             lot.answered([well], size)
