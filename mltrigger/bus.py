@@ -19,7 +19,7 @@ from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
-from mltrigger.errors import brief_errors
+from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
@@ -133,11 +133,14 @@ class EventBus(Publisher):
         return card(f"EventBus {self._description}", facts)
 
     def _counts(self) -> list[tuple[str, Any]]:
-        return [
-            ("topics", len(self.registry.topics())),
-            ("subscriptions", len(self.registry.subscriptions())),
-            ("listening here", len(self._engine)),
-        ]
+        try:
+            return [
+                ("topics", len(self.registry.topics())),
+                ("subscriptions", len(self.registry.subscriptions())),
+                ("listening here", len(self._engine)),
+            ]
+        except DiskFailed:
+            return [("failed disk: connect again", 1)]
 
     def __enter__(self) -> EventBus:
         return self

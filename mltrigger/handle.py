@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
-from mltrigger.errors import brief_errors
+from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
@@ -170,7 +171,9 @@ class Subscription:
 
     def _counts(self) -> list[tuple[str, int]]:
         """Return events by final outcome, then other attempts, with their numbers."""
-        tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
+        tally: dict[str, int] = {}
+        with contextlib.suppress(DiskFailed):  # the state says so
+            tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
         events = [(outcome, n) for outcome, n in tally.items() if outcome in FINAL]
         return events + [
             (f"{outcome} attempt{'' if n == 1 else 's'}", n)

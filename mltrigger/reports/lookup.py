@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from mltrigger.broker import Broker, Outside, Receipt, Status, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
-from mltrigger.errors import Closed, NotFound, brief_errors
+from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
 from mltrigger.event.event import Event
 from mltrigger.event.making import as_event
 from mltrigger.policy import DeliveryPolicy, keywords_of
@@ -115,8 +116,10 @@ class Lookup:
 
     def listener_state(self, name: str) -> str:
         """Return the state of the listener in this process. ``paused`` holds everywhere."""
-        spec = None if self._closed else self.registry.subscription(name)
-        is_paused = spec is not None and spec.id in self.registry.paused()
+        is_paused = False
+        with contextlib.suppress(DiskFailed):  # the listener here says so
+            spec = None if self._closed else self.registry.subscription(name)
+            is_paused = spec is not None and spec.id in self.registry.paused()
         return "paused" if is_paused else self._here(name)
 
     def _status(self, topic: str) -> Status | None:

@@ -471,7 +471,8 @@ def test_listener_of_a_store_whose_disk_failed_says_so_and_blames_no_model(
     with pytest.raises(mt.StoreError):
         bus.publish("pages", "b", id="lost")
 
-    wait_until(lambda: "the disk failed to sync" in bus._engine.state("see"))
+    wait_until(lambda: "the disk failed to sync" in sub.state)
+    assert "the disk failed to sync" in repr(sub) and "failed disk" in repr(bus)
     found = bus.doctor()
 
     assert list(found["severity"]) == ["error"]
