@@ -371,9 +371,9 @@ def check(connection: sqlite3.Connection) -> int | None:
         )
     if found is not None and found < VERSION:
         raise StoreError(
-            f"the store has schema version {found}, this release reads version {VERSION} only:"
-            " keep the file for the mltrigger that wrote it, and name a new file here; nothing was"
-            " changed"
+            f"the store has schema version {found}, this release reads version {VERSION} only: a"
+            " build of mltrigger before its first release wrote it. Read it with that build, and"
+            " name a new file here; nothing was changed"
         )
     return found
 
