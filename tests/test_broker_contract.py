@@ -32,9 +32,11 @@ from mltrigger.broker import (
 from mltrigger.event.delay import delayed
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
+from mltrigger.reports.audit import audit
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
+from mltrigger.store.retention import Retention, prune
 from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import SocketWakeup, Wakeup
@@ -57,6 +59,7 @@ class Side:
     log: Log
     registry: Registry
     clock: SimulatedClock
+    store: SqliteStore
     another: Callable[[], Side]
     close: Callable[[], None]
     sent: Callable[[], None] = lambda: None
@@ -125,7 +128,9 @@ def _sql(
         store.close()
 
     broker = SqlBroker(store, clock, wakeup, lambda: worker_id)
-    return Side(broker, Log(store, clock, lambda: worker_id), registry, clock, another, close)
+    return Side(
+        broker, Log(store, clock, lambda: worker_id), registry, clock, store, another, close
+    )
 
 
 def memory(_: pytest.FixtureRequest, __: Path, clock: SimulatedClock) -> Side:
@@ -187,7 +192,7 @@ def aws(request: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Si
         log = Log(store, clock, lambda: worker_id)
         # moto is slow with many
         upkeep = broker.upkeep
-        return Side(broker, log, registry, clock, another, close, sent, upkeep, many=60)
+        return Side(broker, log, registry, clock, store, another, close, sent, upkeep, many=60)
 
     return another()
 
@@ -1402,6 +1407,321 @@ def test_event_put_back_after_its_lease_ran_out_is_lost_to_its_first_holder(
     assert side.settle(stale, "ack") == [stale]
 
     assert side.ids(spec) == ["a"]
+
+
+# -- ranges: what is leased together goes its own ways -------------------------------------------------
+
+
+def test_member_that_was_abandoned_comes_again_alone_and_its_neighbours_had_ended(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind()
+    side.publish("a", "b", "c")
+    first, left, last = side.receive(spec)
+    for delivery in (first, last):
+        _record_and_settle(side, delivery, "succeeded", "ack")
+
+    side.clock.advance(s=LEASE_S + 1)
+    (again,) = other.receive(spec)
+
+    assert again.event == left.event
+    assert again.attempt > left.attempt
+    assert (again.failures, again.abandoned) == (0, SUSPECT)
+    assert side.settle(left, "ack") == [left]
+    assert sorted(o for _, o, _ in side.attempts(spec)) == ["abandoned", "succeeded", "succeeded"]
+
+
+def test_member_that_is_retried_counts_its_own_failure_and_its_neighbours_none(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b", "c")
+    first, middle, last = side.receive(spec)
+
+    _record_and_settle(side, middle, "failed", "retry")
+    (again,) = side.receive(spec)
+
+    assert (again.event.id, again.failures) == ("b", 1)
+    for delivery in (last, again, first):
+        _record_and_settle(side, delivery, "succeeded", "ack")
+    assert sorted(o for _, o, _ in side.attempts(spec)) == ["failed", *["succeeded"] * 3]
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+def test_members_that_are_released_come_again_and_the_others_stay_leased(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b", "c", "d")
+    first, *middle, last = side.receive(spec)
+
+    for delivery in middle:
+        side.settle(delivery, "release")
+
+    assert side.broker.depth(spec).in_flight == 2
+    again = side.receive(spec)
+    assert sorted(d.event.id for d in again) == ["b", "c"]
+    assert {(d.failures, d.abandoned) for d in again} == {(0, 0)}
+    assert side.broker.settle([Settlement(d, "ack") for d in (last, *again, first)]) == []
+    assert side.broker.depth(spec) == Depth(0, 0, 0, 0, None)
+
+
+def test_member_that_died_can_be_sent_again_while_its_neighbours_are_leased(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b", "c")
+    first, middle, last = side.receive(spec)
+    _record_and_settle(side, middle, "dead", "dead_letter")
+    assert side.broker.depth(spec) == Depth(0, 0, 2, 1, 0.0)
+
+    assert side.broker.send(spec, [first.seq, middle.seq, last.seq]) == [middle.seq]
+
+    (again,) = side.receive(spec)
+    assert (again.event.id, again.event.extensions["redrive"]) == ("b", 1)
+    for delivery in (first, again, last):
+        _record_and_settle(side, delivery, "succeeded", "ack")
+    assert sorted(o for _, o, _ in side.attempts(spec)) == ["failed", *["succeeded"] * 3]
+
+
+def test_member_whose_lease_was_not_extended_expires_without_its_neighbours(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind()
+    side.publish("a", "b", "c", "d")
+    held = side.receive(spec)
+    kept = [held[0], held[3]]
+    assert side.broker.extend(kept, 10 * LEASE_S) == []
+    side.sent()
+
+    side.clock.advance(s=LEASE_S + 1)
+
+    assert other.ids(spec) == ["b", "c"]
+    assert side.broker.extend(held, LEASE_S) == held[1:3]
+    assert side.broker.settle([Settlement(d, "ack") for d in held]) == held[1:3]
+
+
+def test_lots_that_share_a_claim_extend_their_leases_apart(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish(*"abcdef")
+    held = side.receive(spec)
+    assert side.broker.extend(held[0::2], 4 * LEASE_S) == []
+    assert side.broker.extend(held[1::2], 2 * LEASE_S) == []
+    side.sent()
+
+    side.clock.advance(s=2 * LEASE_S + 1)
+
+    assert other.ids(spec) == ["b", "d", "f"]
+    assert side.broker.settle([Settlement(d, "ack") for d in held[0::2]]) == []
+
+
+def test_member_that_kills_its_worker_alone_is_dead_and_its_neighbours_are_not_blamed(
+    side: Side,
+) -> None:
+    spec = side.bind()
+    side.publish("a", "killer", "c")
+    for _ in range(MAX_ABANDONED):
+        for delivery in side.receive(spec):
+            if delivery.event.id == "killer":
+                assert side.broker.alone(delivery)
+        side.clock.advance(s=LEASE_S + 1)
+
+    rest = side.receive(spec)
+
+    assert sorted(d.event.id for d in rest) == ["a", "c"]
+    assert {(d.failures, d.abandoned) for d in rest} == {(0, SUSPECT)}
+    assert [(d.event_id, d.reason) for d in side.log.dead_letters(spec.id)] == [
+        ("killer", "worker_died")
+    ]
+
+
+@pytest.mark.parametrize(("verdict", "outcome"), [("ack", "succeeded"), ("dead_letter", "dead")])
+def test_late_answer_for_a_member_ends_it_inside_the_range_of_another(
+    side: Side, other: Side, verdict: str, outcome: str
+) -> None:
+    spec = side.bind()
+    side.publish("a", "b", "c")
+    old = side.receive(spec)
+    side.clock.advance(s=LEASE_S + 1)
+    new = other.receive(spec)
+
+    assert answered(side, old[1], verdict, outcome) == [old[1]]
+
+    assert other.broker.settle([Settlement(d, "ack") for d in new]) == [
+        d for d in new if d.event.id == "b"
+    ]
+    assert side.broker.depth(spec).open == 0
+
+
+def test_late_answer_to_an_event_that_was_unsubscribed_meanwhile_does_not_end_it_twice(
+    side: Side,
+) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    held = next(d for d in side.receive(spec) if d.event.id == "a")
+    side.broker.unbind(spec.name)
+    again = side.bind(from_start=True)
+
+    assert answered(side, held, "ack", "succeeded") == []
+
+    rest = side.receive(again)
+    assert sorted(d.event.id for d in rest) == ["a", "b"]
+    for delivery in rest:
+        _record_and_settle(side, delivery, "succeeded", "ack")
+    assert [b.balanced for b in audit(side.store)] == [True]
+
+
+def test_range_half_settled_when_its_worker_dies_is_finished_by_another(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind()
+    side.publish(*range(8))
+    held = side.receive(spec)
+    for delivery in held[::2]:
+        _record_and_settle(side, delivery, "succeeded", "ack")
+
+    side.clock.advance(s=LEASE_S + 1)
+    rest = other.receive(spec)
+    for delivery in rest:
+        _record_and_settle(other, delivery, "succeeded", "ack")
+
+    assert sorted(d.event.id for d in rest) == sorted(d.event.id for d in held[1::2])
+    outcomes = [outcome for _, outcome, _ in side.attempts(spec)]
+    assert (outcomes.count("succeeded"), outcomes.count("abandoned")) == (8, 4)
+    assert [b.balanced for b in audit(side.store)] == [True]
+
+
+def test_rebinding_while_a_range_is_leased_loses_and_repeats_nothing(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b", "c")
+    held = side.receive(spec, 2)
+
+    again = side.bind(from_start=True, lease_s=3600.0)
+    side.publish("d")
+
+    rest = side.receive(again)
+    assert sorted(d.event.id for d in held + rest) == ["a", "b", "c", "d"]
+    assert side.broker.settle([Settlement(d, "ack") for d in held + rest]) == []
+
+
+def test_unsubscribing_in_the_middle_of_a_range_ends_what_is_left_of_it(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b", "c", "d")
+    held = sorted(side.receive(spec, 3), key=lambda d: d.event.id)
+    assert len(held) == 3
+    _record_and_settle(side, held[1], "succeeded", "ack")
+
+    side.broker.unbind(spec.name)
+
+    assert side.broker.settle([Settlement(d, "ack") for d in held]) == held
+    assert sorted((o, r) for _, o, r in side.attempts(spec)) == [
+        *[("skipped", "unsubscribed")] * 3,
+        ("succeeded", None),
+    ]
+    assert [(b.balanced, b.open) for b in audit(side.store)] == [(True, 0)]
+
+
+def test_pausing_in_the_middle_of_a_range_lets_it_end_and_keeps_the_place(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b", "c", "d")
+    held = side.receive(spec, 2)
+    side.broker.pause(spec.name)
+    side.settle(held[0], "release")
+
+    assert other.receive(spec) == []
+    assert side.settle(held[1], "ack") == []
+    side.broker.pause(spec.name, False)
+
+    left = sorted({"a", "b", "c", "d"} - {held[1].event.id})
+    assert sorted(other.ids(spec)) == left
+
+
+def test_retention_deletes_nothing_that_a_range_or_the_slowest_subscription_holds(
+    side: Side,
+) -> None:
+    slow, fast = side.bind("slow", lease_s=3600.0), side.bind("fast", lease_s=3600.0)
+    side.publish(*range(6))
+    for delivery in side.receive(fast):
+        _record_and_settle(side, delivery, "succeeded", "ack")
+    side.sent()
+    held = sorted(side.receive(slow, 4), key=lambda d: d.seq)
+    _record_and_settle(side, held[0], "succeeded", "ack")
+    seqs = {d.seq for d in held[1:]} | {held[-1].seq + 1, held[-1].seq + 2}
+
+    prune(side.store, side.clock, Retention(max_events=1))
+
+    assert seqs <= {seq for seq, *_ in side.store.read("SELECT seq FROM event")}
+    rest = [*held[1:], *side.receive(slow)]
+    assert sorted({d.event.id for d in [held[0], *rest]}) == [str(i) for i in range(6)]
+    assert side.broker.settle([Settlement(d, "ack") for d in rest]) == []
+
+
+def test_two_processes_on_one_cursor_never_share_an_event_and_settle_their_own(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish(*range(12))
+
+    mine, theirs = side.receive(spec, 5), other.receive(spec, 5)
+    rest = side.receive(spec)
+
+    every = [*mine, *theirs, *rest]
+    assert sorted(int(d.event.id) for d in every) == list(range(12))
+    assert other.broker.settle([Settlement(d, "ack") for d in theirs]) == []
+    assert side.broker.settle([Settlement(d, "retry") for d in mine]) == []
+    assert sorted(other.ids(spec)) == sorted(d.event.id for d in mine)
+
+
+def test_ack_ends_all_deliveries_or_none_and_says_so(side: Side, other: Side) -> None:
+    """On a service outside it may always refuse: each delivery is settled one by one then."""
+    spec = side.bind()
+    side.publish("a", "b", "c")
+    held = side.receive(spec)
+    side.broker.extend([held[0], held[2]], 10 * LEASE_S)
+    side.sent()
+    side.clock.advance(s=LEASE_S + 1)
+    (taken,) = other.receive(spec)
+
+    assert not side.broker.ack(held)
+
+    assert side.broker.depth(spec).in_flight == 3
+    if not side.broker.ack([held[0], held[2]]):
+        assert side.broker.depth(spec).in_flight == 3
+        assert side.broker.settle([Settlement(held[0], "ack"), Settlement(held[2], "ack")]) == []
+    assert side.broker.depth(spec).in_flight == 1
+    assert not side.broker.ack([held[0]])
+    assert other.settle(taken, "ack") == []
+
+
+def test_ack_in_a_unit_that_raises_ends_nothing(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    held = side.receive(spec)
+
+    with pytest.raises(ZeroDivisionError), side.log.unit() as unit:
+        side.broker.ack(held, unit)
+        raise ZeroDivisionError
+
+    assert side.broker.settle([Settlement(d, "ack") for d in held]) == []
+
+
+def test_ack_of_two_subscriptions_ends_none_if_one_lease_is_lost(side: Side) -> None:
+    one, two = side.bind("one"), side.bind("two")
+    side.publish("a")
+    held = [*side.receive(one), *side.receive(two)]
+    side.settle(held[1], "release")
+
+    assert not side.broker.ack(held)
+
+    assert side.settle(held[0], "ack") == []
+
+
+def test_delivery_that_is_settled_twice_in_one_call_ends_once(side: Side) -> None:
+    spec = side.bind(lease_s=3600.0)
+    side.publish("a", "b")
+    first, second = side.receive(spec)
+
+    lost = side.broker.settle([Settlement(first, "ack"), Settlement(first, "retry")])
+
+    assert lost == [first]
+    assert side.broker.depth(spec).open == 1
+    assert side.settle(second, "ack") == []
 
 
 # -- unit of work ----------------------------------------------------------------------------------

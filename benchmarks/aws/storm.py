@@ -216,7 +216,7 @@ def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, event
         final[seq] += n if outcome in ("succeeded", "dead", "skipped") else 0
         succeeded |= {where[seq]} if outcome == "succeeded" else set()
     open_ = {
-        seq for (seq,) in connection.execute("SELECT seq FROM waiting UNION SELECT seq FROM lease")
+        seq for (seq,) in connection.execute("SELECT seq FROM waiting UNION SELECT seq FROM leased")
     }
     due = [(1, n) for n in range(events)] + [(2, n) for level, n in succeeded if level == 1]
     found.lost = sum(not any(final[seq] or seq in open_ for seq in seqs[place]) for place in due)

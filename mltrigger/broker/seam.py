@@ -131,8 +131,8 @@ class Broker(Protocol):
     def settle_late(self, settlements: Sequence[Settlement], unit: Any = None) -> list[Delivery]:
         """Settle deliveries that were answered after their lease. Return those that count.
 
-        An answer counts if the event is open and has no outcome. A newer lease is lost then. The
-        attempt is no longer abandoned.
+        An answer counts if the event is open and has no outcome, and its attempt did not end
+        before. A newer lease is lost then. The attempt is no longer abandoned.
         """
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:

@@ -6,6 +6,7 @@ becomes the ranges that are left. So a row never holds an event that is settled 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -74,17 +75,30 @@ def next_number(transaction: Transaction, subscription_id: int) -> int:
 
 
 def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: int = 0) -> None:
-    """Lease *found*: its last *in_range* claims as a range, each other one on its own."""
+    """Lease *found*: its last *in_range* claims as a range, each other one on its own.
+
+    A delayed event that is due may lie between those of the range. The range ends before it and
+    goes on behind it, so that one row of a number covers each event.
+    """
     times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
     s, number = term.subscription_id, term.number
     rows: list[Row] = []
     for seq, visible_us, attempt, failures, abandoned, *_ in found[: len(found) - in_range]:
         counts = (attempt + 1, failures, abandoned)
         rows.append((s, number, seq, seq, 1, *counts, visible_us, *times))
-    if in_range:
-        low, high = found[-in_range][0], found[-1][0]
-        rows.append((s, number, low, high, in_range, 1, 0, 0, None, *times))
+    apart = [row[0] for row in found[: len(found) - in_range]]
+    parts = _runs([row[0] for row in found[len(found) - in_range :]], apart)
+    rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times) for p in parts]
     transaction.execute_many(_INSERT, rows)
+
+
+def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
+    """Return *seqs* in parts. None of *apart* is between two numbers of a part."""
+    between = sorted(seq for seq in apart if seqs and seqs[0] < seq < seqs[-1])
+    if not between:
+        return [seqs] if seqs else []
+    parts = itertools.groupby(seqs, lambda seq: bisect.bisect(between, seq))
+    return [list(part) for _, part in parts]
 
 
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
@@ -101,11 +115,12 @@ def let_go(
     """Let events of one number go. Return those that it held, each with its row."""
     of = {"s": subscription_id, "number": number}
     rows = _rows(transaction, subscription_id, number)
-    if len(rows) == 1 and rows[0].n == len(seqs):  # the usual case: a lot ends as a whole
+    if len(rows) == 1:  # the usual case: a lot ends as a whole
         (row,) = rows
-        if row.low <= min(seqs) and max(seqs) <= row.high:
+        whole = dict.fromkeys(seqs, row)
+        if row.n == len(whole) and row.low <= min(whole) and max(whole) <= row.high:
             transaction.execute(_DELETE_NUMBER, of)
-            return dict.fromkeys(seqs, row)
+            return whole
     found: dict[int, Lease] = {}
     for row in rows:
         mine = {seq for seq in seqs if row.low <= seq <= row.high}

@@ -9,12 +9,17 @@ from mltrigger.policy import SUSPECT, charged, cleared
 from mltrigger.store import leases
 from mltrigger.store.leases import Lease
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_DEAD, INSERT_READY, Dead, Waiting
+from mltrigger.store.schema import CODES, FINAL_CODES
 from mltrigger.store.transaction import Transaction
 
 FAR_S = 3_600.0
 """The longest wait for the next attempt in an outside queue. A longer one is kept here."""
 
-_FINAL = "SELECT 1 FROM final WHERE subscription_id = :s AND seq = :seq LIMIT 1"
+# An attempt that ended once does not end again: its row would stay, and the event go.
+_ENDED = f"""
+SELECT 1 FROM outcome WHERE subscription_id = :s AND seq = :seq AND (outcome IN {FINAL_CODES}
+  OR (attempt = :attempt AND outcome <> {CODES["abandoned"]})) LIMIT 1
+"""
 _RESENT = "SELECT resent_us FROM resent WHERE subscription_id = :s AND seq = :seq"
 _OF = "WHERE subscription_id = :s AND seq = :seq"
 
@@ -50,8 +55,15 @@ def settle(
     rows = {key: leases.let_go(transaction, *key, seqs) for key, seqs in asked.items()}
     lost: list[Delivery] = []
     if any(len(rows[key]) < len(seqs) for key, seqs in asked.items()):
-        mine = [s for s in settlements if s.delivery.seq in _rows_of(rows, s)]
-        lost = [s.delivery for s in settlements if s.delivery.seq not in _rows_of(rows, s)]
+        left = {key: set(found) for key, found in rows.items()}
+        mine: list[Settlement] = []
+        for s in settlements:
+            held = left[s.delivery.subscription_id, s.delivery.lease]
+            if s.delivery.seq in held:
+                held.remove(s.delivery.seq)  # the second one of a delivery comes too late
+                mine.append(s)
+            else:
+                lost.append(s.delivery)
         settlements = mine
     back = [s for s in settlements if s.verdict in ("retry", "release")]
     if back:
@@ -132,7 +144,7 @@ def settle_late(
 def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int) -> bool:
     delivery = settlement.delivery
     of = {"s": delivery.subscription_id, "seq": delivery.seq}
-    if transaction.query(_FINAL, of):
+    if transaction.query(_ENDED, {**of, "attempt": delivery.attempt}):
         return False
     # Sent again since then, perhaps with other data: the answer is not about those.
     if any(at != delivery.since_us for (at,) in transaction.query(_RESENT, of)):

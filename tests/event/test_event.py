@@ -17,7 +17,7 @@ import pytest
 from cloudevents.core.formats.json import JSONFormat
 
 from mltrigger.errors import EventTooLarge, InvalidEvent, NotEncodable, StoreError
-from mltrigger.event import codec
+from mltrigger.event import codec, making
 from mltrigger.event import data as data_of
 from mltrigger.event import event as events
 from mltrigger.event.event import Event
@@ -353,8 +353,8 @@ def test_an_output_of_an_untraced_event_has_no_trace() -> None:
 def test_as_event_keeps_an_event_and_wraps_anything_else() -> None:
     event = Event(1)
 
-    assert events.as_event(event) is event
-    assert events.as_event({"id": "not an id"}).data == {"id": "not an id"}
+    assert making.as_event(event) is event
+    assert making.as_event({"id": "not an id"}).data == {"id": "not an id"}
 
 
 # -- CloudEvents JSON ------------------------------------------------------------------------------
@@ -714,7 +714,7 @@ def test_text_of_another_media_type_must_be_given_as_bytes() -> None:
 
 def stored(raw: bytes | None, media_type: str | None = None) -> Event:
     """Return an event as a store restores it."""
-    return events.restored(
+    return making.restored(
         raw, "page.scanned", "/here", "1", NOON, None, media_type, None, {"traceparent": TRACE}
     )
 
@@ -744,9 +744,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 def test_stored_data_are_decoded_once_when_somebody_asks(decoded: list[bytes]) -> None:
     event = stored(b'{"a":[1]}')
     copies = [
-        events.traced(event),
-        events.with_opener(event, lambda: io.BytesIO(b"content")),
-        events.with_data(event, 2),
+        making.traced(event),
+        making.with_opener(event, lambda: io.BytesIO(b"content")),
+        making.with_data(event, 2),
     ]
     assert (event.type, event.hops, event.traceparent, decoded) == ("page.scanned", 0, TRACE, [])
 
@@ -775,8 +775,8 @@ def test_stored_data_are_decoded_once_when_somebody_asks(decoded: list[bytes]) -
         copy.deepcopy,
         lambda event: pickle.loads(pickle.dumps(event)),
         lambda event: dataclasses.replace(event, type="page.scanned"),
-        lambda event: events.with_data(event, event.data),
-        events.as_delivered,
+        lambda event: making.with_data(event, event.data),
+        making.as_delivered,
     ],
 )
 def test_a_stored_event_is_used_as_one_that_was_made(
@@ -798,7 +798,7 @@ def test_an_event_as_it_was_delivered_does_not_have_what_a_model_changed() -> No
     event = stored(b'{"a":[1]}')
     event.data["a"].append(2)
 
-    assert events.as_delivered(event).data == {"a": [1]}
+    assert making.as_delivered(event).data == {"a": [1]}
     assert event.data == {"a": [1, 2]}
 
 

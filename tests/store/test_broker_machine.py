@@ -19,6 +19,7 @@ from slow import examples
 
 import mltrigger as mt
 from mltrigger.broker import Delivery, Sending, Settlement, SubscriptionSpec
+from mltrigger.event.delay import delayed
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
 from mltrigger.reports.audit import audit
@@ -88,6 +89,9 @@ class Archived:
     id: str
     n: int
     published_us: int
+    delay_s: float | None = None
+    due_us: int | None = None
+    """When it is due, if it is delayed or cancelled: then it is behind no cursor."""
 
     @property
     def data(self) -> dict[str, int]:
@@ -133,12 +137,13 @@ class Bound:
     """What was published while it was bound; what of it passed the filter then, or a later one that
     began with the archive.
     """
-    resent: dict[int, tuple[int, int | None]] = dataclasses.field(default_factory=dict)
-    """Event -> how often it was sent again, and with which other data."""
+    resent: dict[int, tuple[int, int | None, int]] = dataclasses.field(default_factory=dict)
+    """Event -> how often it was sent again, with which other data, and when."""
 
 
-def event(id_: str, n: int) -> mt.Event:
-    return mt.Event({"n": n}, id=id_, source="/machine", type="odd" if n % 2 else "even")
+def event(id_: str, n: int, delay_s: float | None, now_us: int) -> mt.Event:
+    plain = mt.Event({"n": n}, id=id_, source="/machine", type="odd" if n % 2 else "even")
+    return delayed(plain, delay_s, None, now_us)
 
 
 class BrokerMachine(RuleBasedStateMachine):
@@ -199,7 +204,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # -- publish -----------------------------------------------------------------------------------
 
-    @initialize(filters=st.tuples(st.sampled_from(list(FILTERS)), st.sampled_from(list(FILTERS))))
+    @initialize(filters=st.tuples(st.just("all"), st.sampled_from(list(FILTERS))))
     def two_subscriptions(self, filters: tuple[str, str]) -> None:
         self.workers[0].registry.topic("pages")
         self.workers[0].registry.topic("words")
@@ -208,25 +213,37 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(
         w=st.integers(0, 1),
-        topic=st.sampled_from(["pages", "pages", "words"]),
+        topic=st.sampled_from(["pages", "pages", "pages", "words"]),
         batch=st.lists(
-            st.tuples(st.none() | st.integers(0, 20), st.integers(0, 3)), min_size=1, max_size=4
+            st.tuples(
+                st.none() | st.integers(0, 20),
+                st.integers(0, 3),
+                st.sampled_from([None, None, 0.0, 4.0]),
+            ),
+            min_size=1,
+            max_size=8,
         ),
     )
-    def publish(self, w: int, topic: str, batch: list[tuple[int | None, int]]) -> None:
-        """New ids, and repeated ones with the same data or others."""
+    def publish(
+        self, w: int, topic: str, batch: list[tuple[int | None, int, float | None]]
+    ) -> None:
+        """New ids, and repeated ones with the same data or others; some of them for later."""
         worker, names = self.workers[w], []
-        for number, _ in batch:
+        for number, *_ in batch:
             self.ids += number is None or number >= self.ids
             names.append(f"e{self.ids - 1 if number is None or number >= self.ids - 1 else number}")
         before = dict(self.archive)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             receipts = worker.broker.publish(
-                topic, [event(id_, n) for id_, (_, n) in zip(names, batch, strict=True)]
+                topic,
+                [
+                    event(id_, n, delay_s, worker.now_us)
+                    for id_, (_, n, delay_s) in zip(names, batch, strict=True)
+                ],
             )
 
-        for id_, (_, n), receipt in zip(names, batch, receipts, strict=True):
+        for id_, (_, n, delay_s), receipt in zip(names, batch, receipts, strict=True):
             known = [seq for seq, e in self.archive.items() if (e.topic, e.id) == (topic, id_)]
             assert (receipt.event_id, receipt.duplicate) == (id_, bool(known))
             if known:
@@ -240,7 +257,8 @@ class BrokerMachine(RuleBasedStateMachine):
             else:
                 seq = receipt.seq
                 assert seq > max(self.archive, default=0)
-                self.archive[seq] = Archived(topic, id_, n, worker.now_us)
+                due_us = worker.now_us + int(delay_s * 1e6) if delay_s else None
+                self.archive[seq] = Archived(topic, id_, n, worker.now_us, delay_s, due_us)
                 to = [
                     name
                     for name, sub in self.subs.items()
@@ -253,7 +271,9 @@ class BrokerMachine(RuleBasedStateMachine):
         """The event is due to *sub*, and passes its filter or not."""
         passed = self.passes(sub, seq)
         if passed:
-            sub.places[seq] = Place("ready", worker.now_us, behind=sub.filter_name == "all")
+            due_us = self.archive[seq].due_us
+            behind = sub.filter_name == "all" and due_us is None
+            sub.places[seq] = Place("ready", max(worker.now_us, due_us or 0), behind=behind)
         return passed
 
     def passes(self, sub: Bound, seq: int) -> bool:
@@ -306,8 +326,8 @@ class BrokerMachine(RuleBasedStateMachine):
             place = sub.places.get(seq)
             if place is None:
                 if self.offer(sub, seq, worker):
-                    sub.places[seq].behind = behind = fresh and sub.filter_name == "all"
-                    if behind:
+                    sub.places[seq].behind &= fresh
+                    if sub.places[seq].behind:
                         sub.places[seq].visible_us = self.archive[seq].published_us
             elif self.passes(sub, seq) and (place.state, place.reason) == (
                 "skipped",
@@ -315,7 +335,8 @@ class BrokerMachine(RuleBasedStateMachine):
             ):
                 attempt = max(a for q, s, a in self.rows if (q, s) == (seq, sub.spec.id))
                 self.reopen(sub, seq)
-                sub.places[seq] = Place("ready", worker.now_us, attempt, highest=place.highest)
+                visible_us = max(worker.now_us, self.archive[seq].due_us or 0)
+                sub.places[seq] = Place("ready", visible_us, attempt, highest=place.highest)
 
     def reopen(self, sub: Bound, seq: int) -> None:
         """Take a final outcome back."""
@@ -346,7 +367,7 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # -- receive -----------------------------------------------------------------------------------
 
-    @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.integers(1, 4))
+    @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.sampled_from([1, 2, 4, 8, 8]))
     def claim(self, w: int, name: str, most: int) -> None:
         """Exactly what is due is leased: rows first, the longest waiting first, then what is behind
         the cursor; what a dead worker held comes back within the time of a sweep.
@@ -370,7 +391,10 @@ class BrokerMachine(RuleBasedStateMachine):
         assert [d.seq for d in deliveries] == together
         for delivery in deliveries:
             place, archived = sub.places[delivery.seq], self.archive[delivery.seq]
-            times, n = sub.resent.get(delivery.seq, (0, None))
+            times, n, sent_us = sub.resent.get(delivery.seq, (0, None, 0))
+            assert delivery.since_us == (
+                sent_us or archived.published_us + int((archived.delay_s or 0) * 1e6)
+            )
             assert delivery.attempt == place.attempt + 1 > place.highest
             assert (delivery.failures, delivery.abandoned) == (place.failures, place.abandoned)
             assert (delivery.event.id, delivery.event.data) == (
@@ -436,29 +460,65 @@ class BrokerMachine(RuleBasedStateMachine):
         if held:
             self.place(delivery).abandoned = charged(self.place(delivery).abandoned)
 
+    @rule(w=st.integers(0, 1), data=st.data())
+    @precondition(lambda self: any(d.alone for worker in self.workers for d in worker.held))
+    def run_alone_no_longer(self, w: int, data: st.DataObject) -> None:
+        """Another call begins beside it: it is nobody's fault any more."""
+        pairs = [(worker, d) for worker in self.workers for d in worker.held if d.alone]
+        worker, delivery = data.draw(st.sampled_from(pairs))
+        held = worker.broker.alone(delivery, False)
+
+        assert held == self.holds(delivery)
+        if held:
+            place = self.place(delivery)
+            place.abandoned = cleared(place.abandoned, delivery.abandoned)
+
     # -- settle ------------------------------------------------------------------------------------
+
+    @rule(w=st.integers(0, 1), data=st.data())
+    @precondition(lambda self: any(worker.held for worker in self.workers))
+    def ack(self, w: int, data: st.DataObject) -> None:
+        """All succeed, or nothing changes since one was lost or settled before."""
+        worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
+        chosen = data.draw(
+            st.lists(st.sampled_from(worker.held), min_size=1, max_size=6, unique_by=id)
+        )
+        with worker.log.unit() as unit:
+            done = worker.broker.ack(chosen, unit)
+            if done:
+                unit.record(
+                    [Invocation(d, "succeeded", None, Result(), None, None, 1) for d in chosen]
+                )
+
+        assert done == all(self.holds(d) for d in chosen)
+        for d in chosen if done else ():
+            self.rows[d.seq, d.subscription_id, d.attempt] = "succeeded"
+            self.place(d).state = "succeeded"
 
     @rule(
         w=st.integers(0, 1),
-        names=st.lists(st.sampled_from(list(VERDICTS)), min_size=3, max_size=3),
+        late=st.booleans(),
+        names=st.lists(st.sampled_from(list(VERDICTS)), min_size=6, max_size=6),
         data=st.data(),
     )
     @precondition(lambda self: any(worker.held for worker in self.workers))
-    def settle(self, w: int, names: list[str], data: st.DataObject) -> None:
+    def settle(self, w: int, late: bool, names: list[str], data: st.DataObject) -> None:
         """Record and settle what is held, and what was lost or settled before: of that only a row
-        stays behind.
+        stays behind, unless its answer counts although it is *late*.
         """
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
         chosen = data.draw(
-            st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id)
+            st.lists(st.sampled_from(worker.held), min_size=1, max_size=6, unique_by=id)
         )
         settlements = [
             Settlement(d, **VERDICTS[name][0]) for d, name in zip(chosen, names, strict=False)
         ]
         with worker.log.unit() as unit:
             lost = worker.broker.settle(settlements, unit)
+            after = [s for s in settlements if late and s.delivery in lost]
+            counted = worker.broker.settle_late(after, unit)
             outcomes = [
-                ("stale" if d in lost else VERDICTS[n][1], d)
+                ("stale" if d in lost and d not in counted else VERDICTS[n][1], d)
                 for d, n in zip(chosen, names, strict=False)
             ]
             unit.record(
@@ -466,10 +526,16 @@ class BrokerMachine(RuleBasedStateMachine):
                     Invocation(d, o, None, Result(), None, None, 1, "told")
                     for o, d in outcomes
                     if o is not None
-                ]
-            )  # type: ignore[arg-type]
+                ],  # type: ignore[arg-type]
+                counted,
+            )
 
         assert lost == [d for d in chosen if not self.holds(d)]
+        for settlement, (outcome, _) in zip(settlements, outcomes, strict=True):
+            if settlement.delivery not in lost:
+                self.settled(settlement, outcome, worker)
+        verdicts = {id(s): VERDICTS[n][1] for s, n in zip(settlements, names, strict=False)}
+        assert counted == [s.delivery for s in after if self.settled_late(s, verdicts[id(s)])]
         for outcome, delivery in outcomes:
             key = (delivery.seq, delivery.subscription_id, delivery.attempt)
             if (
@@ -478,9 +544,6 @@ class BrokerMachine(RuleBasedStateMachine):
                 and self.rows.get(key, "abandoned") == "abandoned"
             ):
                 self.rows[key] = outcome
-        for settlement, (outcome, _) in zip(settlements, outcomes, strict=True):
-            if settlement.delivery not in lost:
-                self.settled(settlement, outcome, worker)
 
     def settled(self, settlement: Settlement, outcome: str | None, worker: Worker) -> None:
         place = self.place(settlement.delivery)
@@ -495,6 +558,34 @@ class BrokerMachine(RuleBasedStateMachine):
             place.failures += settlement.counts == "failure"
             if settlement.counts == "death":
                 place.abandoned = charged(place.abandoned)
+
+    def settled_late(self, settlement: Settlement, outcome: str | None) -> bool:
+        """The first answer counts, whoever holds the event now; a later one ends nothing."""
+        delivery, verdict = settlement.delivery, settlement.verdict
+        sub = next(s for s in self.subs.values() if s.spec.id == delivery.subscription_id)
+        place = sub.places.get(delivery.seq)
+        key = (delivery.seq, delivery.subscription_id, delivery.attempt)
+        sent = sub.resent.get(delivery.seq)
+        if (
+            place is None
+            or not place.is_open
+            or self.rows.get(key, "abandoned") != "abandoned"
+            or (sent is not None and sent[2] != delivery.since_us)
+        ):
+            return False
+        if verdict in ("ack", "dead_letter"):
+            place.state = outcome  # type: ignore[assignment]
+            place.reason, place.discarded, place.behind = "told", False, False
+            return True
+        if delivery.alone:
+            place.abandoned = cleared(place.abandoned, delivery.abandoned)
+        elif place.abandoned == SUSPECT:
+            place.abandoned = min(0, delivery.abandoned)
+        if verdict == "retry":
+            place.failures += settlement.counts == "failure"
+            if settlement.counts == "death":
+                place.abandoned = charged(place.abandoned)
+        return verdict != "release"
 
     def place(self, delivery: Delivery) -> Place:
         return next(
@@ -512,7 +603,33 @@ class BrokerMachine(RuleBasedStateMachine):
         )
         return place is not None and (place.state, place.attempt) == ("leased", delivery.attempt)
 
-    # -- dead letters and retention ----------------------------------------------------------------
+    # -- cancelled events, dead letters and retention ----------------------------------------------
+
+    @rule(w=st.integers(0, 1), data=st.data())
+    @precondition(lambda self: self.archive)
+    def cancel(self, w: int, data: st.DataObject) -> None:
+        """It ends where it has not begun; who has begun is named and goes on."""
+        seq = data.draw(st.sampled_from(sorted(self.archive)))
+        begun = self.workers[w].broker.cancel(seq)
+
+        archived = self.archive[seq]
+        if archived.due_us is None:
+            archived.due_us = archived.published_us
+        for sub in self.subs.values():
+            place = sub.places.get(seq)
+            if place is not None and place.state == "ready" and place.attempt == 0:
+                self.rows[seq, sub.spec.id, 1] = "skipped"
+                place.state, place.reason, place.attempt = "skipped", "cancelled", 1
+                place.behind = False
+        assert begun == sorted(
+            name
+            for name, sub in self.subs.items()
+            if (seq in sub.places and sub.places[seq].state == "leased")
+            or any(
+                key[:2] == (seq, sub.spec.id) and outcome != "skipped"
+                for key, outcome in self.rows.items()
+            )
+        )
 
     @rule(
         w=st.integers(0, 1),
@@ -548,8 +665,8 @@ class BrokerMachine(RuleBasedStateMachine):
                 attempt,
                 highest=highest,
             )
-            times, before = sub.resent.get(seq, (0, None))
-            sub.resent[seq] = (times + 1, before if n is None else n)
+            times, before, _ = sub.resent.get(seq, (0, None, 0))
+            sub.resent[seq] = (times + 1, before if n is None else n, worker.now_us)
 
     def of_topic(self, sub: Bound) -> list[int]:
         return [seq for seq, archived in self.archive.items() if archived.topic == sub.spec.topic]

@@ -23,7 +23,7 @@ from slow import examples
 import mltrigger as mt
 from mltrigger import Event
 from mltrigger.event import codec
-from mltrigger.event.event import restored
+from mltrigger.event.making import restored
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.thread import Invoker
 

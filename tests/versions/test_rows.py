@@ -21,7 +21,8 @@ import mltrigger as mt
 from mltrigger.delivery.sizing import LotSize
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
-from mltrigger.event.event import Event, restored
+from mltrigger.event.event import Event
+from mltrigger.event.making import restored
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.versions.running.invoke import Result, encoded, encoded_together
 from mltrigger.versions.running.predictors.rows import block
