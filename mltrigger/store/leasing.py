@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,6 +36,10 @@ BEHIND = """
 """
 """How many events wait for a subscription ``s`` behind its cursor ``c``. Indexes alone know it."""
 _DUE_FIRST = f"""{CLAIM_READY} AND q.visible_us <= :now ORDER BY q.visible_us, q.seq LIMIT :n"""
+_FIRST_BEYOND = """
+SELECT e.published_us FROM event e INDEXED BY event_topic
+WHERE e.topic_id = :t AND e.seq >= :next AND e.by_rows_us IS NULL ORDER BY e.seq LIMIT 1
+"""
 _DELETE_READY = """
 DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq
 """
@@ -87,29 +92,56 @@ def standing(transaction: Transaction, subscription_id: int) -> Standing | None:
 
 
 def claim(transaction: Transaction, at: Standing, term: Term, most: int) -> list[Row]:
-    """Lease up to *most* deliveries for *term*: first rows that are due, then a range of the log.
+    """Lease up to *most* deliveries for *term*, those that wait longest first.
 
+    Rows that are due come before the range behind the cursor if the first event of that is younger.
     A delivery that was abandoned before is leased alone, so that it harms no other.
     """
     if at.paused:
         return []
-    s, found = term.subscription_id, list[Row]()
-    if at.due_us is not None and at.due_us <= term.received_us:
-        given = {"s": s, "now": term.received_us, "n": most}
-        found = _together(claims(transaction, _DUE_FIRST, given))
-        transaction.execute_many(
-            _DELETE_READY, [(s, visible_us, seq) for seq, visible_us, *_ in found]
-        )
+    is_due = at.due_us is not None and at.due_us <= term.received_us
+    first_us = _first_beyond_us(transaction, at) if is_due else None
+    rows_first = first_us is None or (at.due_us or 0) <= first_us
+    until_us = term.received_us if first_us is None else min(first_us, term.received_us)
+    found: list[Row] = []
+    if is_due and rows_first:
+        found = _together(_due(transaction, term, until_us, most))
     room = 0 if any(row[_ABANDONED] for row in found) else most - len(found)
     beyond: list[Row] = []
     if room > 0 and at.next_seq is not None:
         given = {"t": at.topic_id, "next": at.next_seq, "n": room}
         beyond = claims(transaction, CLAIM_RANGE, given)
+    if is_due and not rows_first and len(beyond) < room:
+        later = _due(transaction, term, term.received_us, room - len(beyond))
+        found = list(itertools.takewhile(lambda row: not row[_ABANDONED], later))
     if found or beyond:
-        next_seq = beyond[-1][0] + 1 if beyond else at.next_seq
-        transaction.execute_many(_ADVANCE, [(next_seq, s)])
-        leases.hold(transaction, term, [*found, *beyond], len(beyond))
-    return found + beyond
+        _lease(transaction, at, term, found, beyond)
+    return found + beyond if rows_first else beyond + found
+
+
+def _first_beyond_us(transaction: Transaction, at: Standing) -> int | None:
+    """Return when the first event behind the cursor was published, ``None`` without one."""
+    if at.next_seq is None:
+        return None
+    rows = transaction.query(_FIRST_BEYOND, {"t": at.topic_id, "next": at.next_seq})
+    return rows[0][0] if rows else None
+
+
+def _due(transaction: Transaction, term: Term, until_us: int, most: int) -> list[Row]:
+    given = {"s": term.subscription_id, "now": until_us, "n": most}
+    return claims(transaction, _DUE_FIRST, given)
+
+
+def _lease(
+    transaction: Transaction, at: Standing, term: Term, found: list[Row], beyond: list[Row]
+) -> None:
+    """Move rows and a range to a lease."""
+    s = term.subscription_id
+    keys = [(s, visible_us, seq) for seq, visible_us, *_ in found]
+    transaction.execute_many(_DELETE_READY, keys)
+    next_seq = beyond[-1][0] + 1 if beyond else at.next_seq
+    transaction.execute_many(_ADVANCE, [(next_seq, s)])
+    leases.hold(transaction, term, [*found, *beyond], len(beyond))
 
 
 def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Row]:
