@@ -1206,6 +1206,22 @@ def test_cancelled_event_never_comes_where_it_has_not_begun(side: Side) -> None:
     assert side.settle(held, "ack") == []
 
 
+def test_event_that_was_leased_and_given_back_has_not_begun_and_is_cancelled(side: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    held = side.receive(spec)
+    for delivery in held:
+        side.settle(delivery, "release")
+
+    assert side.broker.cancel(held[0].seq) == []
+    side.sent()
+
+    assert side.ids(spec) == ["b"]
+    assert [(outcome, reason) for _, outcome, reason in side.attempts(spec)] == [
+        ("skipped", "cancelled")
+    ]
+
+
 def test_cancelled_event_with_a_delay_is_never_sent(side: Side) -> None:
     spec = side.bind()
     (receipt,) = side.broker.publish(

@@ -88,7 +88,12 @@ FROM ({_OPEN}) AS open WHERE true
 ON CONFLICT (subscription_id, seq, attempt) DO UPDATE SET
   outcome = excluded.outcome, lot_id = excluded.lot_id, place = excluded.place
 """
-_UNBEGUN = "SELECT subscription_id FROM waiting WHERE seq = :seq AND attempt = 0"
+# An event that was leased and given back has not begun: no attempt of it was recorded.
+_UNBEGUN = f"""
+SELECT w.subscription_id, w.attempt + 1 FROM waiting w WHERE w.seq = :seq AND NOT EXISTS (
+  SELECT 1 FROM outcome o WHERE o.subscription_id = w.subscription_id AND o.seq = w.seq
+    AND o.outcome <> {CODES["skipped"]})
+"""
 _BY_ROWS = """
 UPDATE event SET by_rows_us = published_us WHERE seq = :seq AND by_rows_us IS NULL
 """
@@ -262,15 +267,15 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
 def cancel(transaction: Transaction, seq: int, worker_id: int, now_us: int) -> list[str]:
     """End deliveries of an event that have not begun. Return the subscriptions that had begun."""
     of = {"seq": seq}
-    unbegun = [number for (number,) in transaction.query(_UNBEGUN, of)]
+    unbegun = transaction.query(_UNBEGUN, of)
     for (number,) in transaction.query(_HOLDERS, of):
         lease = leases.holder(transaction, number, seq)
         if lease is not None:  # no range knows the event from now on
             leases.single_out(transaction, lease, seq)
     transaction.execute(_BY_ROWS, of)
-    for number in unbegun:
+    for number, attempt in unbegun:
         ((role,),) = transaction.query("SELECT role FROM subscription WHERE id = :s", {"s": number})
-        skipped = Uncalled(number, seq, 1, now_us, now_us, worker_id, "cancelled")
+        skipped = Uncalled(number, seq, attempt, now_us, now_us, worker_id, "cancelled")
         record_uncalled(transaction, [skipped], "skipped", now_us, role)
         for place in ("ready", "awaited"):
             transaction.execute(

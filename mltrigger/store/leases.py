@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from mltrigger.store.queue import Term
@@ -146,12 +146,31 @@ def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> list[Leas
     if lease.n <= len(gone):
         return [lease]
     parts: tuple[list[Lease], list[Lease]] = [], []
-    found = (m.seq for m in members(transaction, lease))
-    for is_gone, run in itertools.groupby(found, gone.__contains__):
-        seqs = list(run)
-        parts[is_gone].append(lease._replace(low=seqs[0], high=seqs[-1], n=len(seqs)))
+    for is_gone, low, high, n in _split(transaction, lease, gone):
+        parts[is_gone].append(lease._replace(low=low, high=high, n=n))
     transaction.execute_many(_INSERT, parts[False])
     return parts[True]
+
+
+def _split(
+    transaction: Transaction, lease: Lease, gone: set[int]
+) -> Iterator[tuple[bool, int, int, int]]:
+    """Yield the parts of *lease* that are *gone* or not: their first and last event, their size."""
+    if lease.n <= lease.high - lease.low:  # events of others lie between its own
+        found = (m.seq for m in members(transaction, lease))
+        for is_gone, run in itertools.groupby(found, gone.__contains__):
+            seqs = list(run)
+            yield is_gone, seqs[0], seqs[-1], len(seqs)
+        return
+    low = lease.low
+    for _, pairs in itertools.groupby(enumerate(sorted(gone)), lambda pair: pair[1] - pair[0]):
+        seqs = [seq for _, seq in pairs]
+        if low < seqs[0]:
+            yield False, low, seqs[0] - 1, seqs[0] - low
+        yield True, seqs[0], seqs[-1], len(seqs)
+        low = seqs[-1] + 1
+    if low <= lease.high:
+        yield False, low, lease.high, lease.high - low + 1
 
 
 def extend(
@@ -197,7 +216,7 @@ def holder(transaction: Transaction, subscription_id: int, seq: int) -> Lease | 
     """Return the lease that holds one event, whoever has it."""
     for row in transaction.query(_AROUND, {"s": subscription_id, "seq": seq}):
         lease = Lease(*row)
-        if lease.visible_us is not None or any(m.seq == seq for m in members(transaction, lease)):
+        if lease.visible_us is not None or members(transaction, lease._replace(low=seq, high=seq)):
             return lease
     return None
 
@@ -205,9 +224,10 @@ def holder(transaction: Transaction, subscription_id: int, seq: int) -> Lease | 
 def single_out(transaction: Transaction, lease: Lease, seq: int) -> None:
     """Give one event of *lease* a row of its own, with the same number."""
     if lease.visible_us is None:
-        (visible_us,) = [m.visible_us for m in members(transaction, lease) if m.seq == seq]
+        own = lease._replace(low=seq, high=seq, n=1)
+        (member,) = members(transaction, own)
         _shrink(transaction, lease, {seq})
-        own = lease._replace(low=seq, high=seq, n=1, visible_us=visible_us)
+        own = own._replace(visible_us=member.visible_us)
         transaction.execute_many(_INSERT, [own])
 
 

@@ -131,6 +131,15 @@ INSERT INTO detail (subscription_id, seq, attempt, visible_us, reason, error_typ
 VALUES (:s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output)
 ON CONFLICT (subscription_id, seq, attempt) DO NOTHING
 """
+# An attempt that stays as it was keeps its own details, and gets none of the later answer.
+_DETAIL_OF_LOT = """
+INSERT INTO detail (subscription_id, seq, attempt, visible_us, reason, error_type, error, traceback,
+  stdout, output)
+SELECT :s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output
+WHERE EXISTS (SELECT 1 FROM outcome WHERE subscription_id = :s AND seq = :seq
+  AND attempt = :attempt AND lot_id = :lot_id)
+ON CONFLICT (subscription_id, seq, attempt) DO NOTHING
+"""
 _CODE_OF_SUCCESS = CODES["succeeded"]
 
 
@@ -159,7 +168,11 @@ def record_lots(
             _CORRECT if corrects else _INSERT_OUTCOME,
             [_outcome(s, row, place, a) for place, a in enumerate(part)],
         )
-        transaction.execute_many(_INSERT_DETAIL, [d for a in part if (d := _detail(s, a))])
+        details = [d for a in part if (d := _detail(s, a))]
+        if corrects:
+            transaction.execute_many(_DETAIL_OF_LOT, [(*d, *d[:3], row) for d in details])
+        else:
+            transaction.execute_many(_INSERT_DETAIL, details)
         row += len(part)
 
 

@@ -617,10 +617,14 @@ class BrokerMachine(RuleBasedStateMachine):
             archived.due_us = archived.published_us
         for sub in self.subs.values():
             place = sub.places.get(seq)
-            if place is not None and place.state == "ready" and place.attempt == 0:
-                self.rows[seq, sub.spec.id, 1] = "skipped"
-                place.state, place.reason, place.attempt = "skipped", "cancelled", 1
-                place.behind = False
+            has_begun = any(
+                key[:2] == (seq, sub.spec.id) and outcome != "skipped"
+                for key, outcome in self.rows.items()
+            )
+            if place is not None and place.state == "ready" and not has_begun:
+                place.state, place.reason, place.behind = "skipped", "cancelled", False
+                place.attempt += 1
+                self.rows[seq, sub.spec.id, place.attempt] = "skipped"
         assert begun == sorted(
             name
             for name, sub in self.subs.items()

@@ -351,6 +351,24 @@ def test_answer_from_before_a_subscription_came_back_ends_nothing(side: Side) ->
     assert side.balance().balanced
 
 
+def test_stale_answer_changes_neither_the_reason_nor_the_details_of_what_ended_before(
+    side: Side,
+) -> None:
+    spec = side.bind()
+    side.publish(1)
+    (old,) = side.broker.receive(spec, 1)
+    side.broker.unbind(spec.name)
+    error = Result(error_type="ValueError", error="too late", traceback="Traceback …")
+    with side.log.unit() as unit:
+        unit.record([Invocation(old, "stale", None, error, None, None, 1, "told", "printed")])
+
+    assert side.store.read("SELECT outcome, reason, error, stdout FROM invocation") == [
+        ("skipped", "unsubscribed", None, None)
+    ]
+    assert side.drain(side.bind(from_start=True)) == [1]
+    assert side.balance().balanced
+
+
 def test_answer_that_is_told_twice_after_its_lease_counts_once(side: Side) -> None:
     spec = side.bind()
     side.publish(1)
@@ -430,6 +448,7 @@ def test_processes_on_one_cursor_that_are_killed_and_settle_in_pieces_end_each_e
     assert mine.log.tallies()[spec.id] == dict(tallies)  # type: ignore[comparison-overlap]
     assert rows(file, "PRAGMA integrity_check") == [("ok",)]
     mine.living.close()
+    mine.wakeup.close()
     mine.store.close()
 
 
