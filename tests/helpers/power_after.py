@@ -84,7 +84,6 @@ def troubles(file: Path, told: Told) -> list[str]:
         return found
     with mock.patch.dict(os.environ, {power_load.HEALED: "1"}), _opened(file) as bus:
         power_load.subscribe(bus)
-        bus.direct.sweep()
         if not bus.wait(60, progress=False):
             return ["it does not come to an end"]
         return _damage(file) or _lost(bus, told) or _unfinished(bus)
@@ -150,7 +149,7 @@ def unsynced_receipts(ops: Sequence[Op]) -> list[str]:
         if op.kind == "write" and op.file == "log":
             if len(op.data) == FRAME_HEADER and any(op.data[4:8]):
                 commits.append(number)
-            for id_ in re.findall(rb"e\d+-\d+-\d+", op.data):
+            for id_ in re.findall(rb"e\d+-\d+-\d+\.", op.data):
                 first.setdefault(id_, number)
         elif op.kind == "sync" and op.file == "log":
             synced = max(synced, op.at)

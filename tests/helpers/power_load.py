@@ -121,7 +121,7 @@ class Load:
                         "do": chance.choice(("ok", "fail", "reject")),
                         "text": "x" * chance.choice(SIZES),
                     },
-                    id=f"e{os.getpid()}-{number}-{n}",
+                    id=f"e{os.getpid()}-{number}-{n}.",
                     source="/load",
                     type="page",
                 ),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mltrigger.store.living import Living
+from mltrigger.store.sqlite.living import Living
 
 from mltrigger.broker import Delivery, Settlement
 from mltrigger.clock import Clock, SystemClock

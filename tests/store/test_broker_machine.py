@@ -369,26 +369,14 @@ class BrokerMachine(RuleBasedStateMachine):
 
     @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.sampled_from([1, 2, 4, 8, 8]))
     def claim(self, w: int, name: str, most: int) -> None:
-        """Exactly what is due is leased: rows first, the longest waiting first, then what is behind
-        the cursor; what a dead worker held comes back within the time of a sweep.
+        """Exactly what is due is leased, the longest waiting first: rows, and what is behind the
+        cursor; what a dead worker held comes back within the time of a sweep.
         """
         worker, sub = self.workers[w], self.subs[name]
         deliveries = worker.broker.receive(sub.spec, most)
 
         self.sweep(worker, sub)
-        due = sorted(
-            (p.visible_us, seq)
-            for seq, p in sub.places.items()
-            if p.state == "ready" and not p.behind and p.visible_us <= worker.now_us
-        )
-        together = [] if sub.paused else [seq for _, seq in due[:most]]
-        suspect = next((i for i, seq in enumerate(together) if sub.places[seq].abandoned), None)
-        # What was abandoned before is leased alone.
-        together = together if suspect is None else together[: max(1, suspect)]
-        if suspect != 0 and not sub.paused:
-            behind = sorted(q for q, p in sub.places.items() if p.state == "ready" and p.behind)
-            together += behind[: most - len(together)]
-        assert [d.seq for d in deliveries] == together
+        assert [d.seq for d in deliveries] == ([] if sub.paused else self.due(worker, sub, most))
         for delivery in deliveries:
             place, archived = sub.places[delivery.seq], self.archive[delivery.seq]
             times, n, sent_us = sub.resent.get(delivery.seq, (0, None, 0))
@@ -405,6 +393,26 @@ class BrokerMachine(RuleBasedStateMachine):
             place.state, place.attempt, place.highest = "leased", delivery.attempt, delivery.attempt
             place.until_us, place.behind = worker.now_us + int(LEASE_S * 1e6), False
         worker.held += deliveries
+
+    def due(self, worker: Worker, sub: Bound, most: int) -> list[int]:
+        """What a claim leases. What was abandoned before is leased alone."""
+        rows = sorted(
+            (p.visible_us, seq)
+            for seq, p in sub.places.items()
+            if p.state == "ready" and not p.behind and p.visible_us <= worker.now_us
+        )
+        behind = sorted(q for q, p in sub.places.items() if p.state == "ready" and p.behind)
+        first_us = self.archive[behind[0]].published_us if behind else None
+        is_suspect = [bool(sub.places[seq].abandoned) for _, seq in rows]
+        if rows and first_us is not None and rows[0][0] > first_us:
+            innocent = [*is_suspect, True].index(True)
+            return (behind[:most] + [seq for _, seq in rows[:innocent]])[:most]
+        together = [seq for us, seq in rows if first_us is None or us <= first_us][:most]
+        suspect = next((i for i in range(len(together)) if is_suspect[i]), None)
+        if suspect == 0:
+            return together[:1]
+        together = together if suspect is None else together[:suspect]
+        return together + behind[: most - len(together)]
 
     def sweep(self, worker: Worker, sub: Bound) -> None:
         """Find out which leases this worker ended: only those that had run out, and all of them if
