@@ -12,13 +12,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mltrigger.store.sqlite.living import Living
-
 from mltrigger.broker import Delivery, Settlement
 from mltrigger.clock import Clock, SystemClock
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
+from mltrigger.store.sqlite.living import Living
 from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import SocketWakeup, Wakeup
