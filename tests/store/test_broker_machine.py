@@ -146,6 +146,14 @@ def event(id_: str, n: int, delay_s: float | None, now_us: int) -> mt.Event:
     return delayed(plain, delay_s, None, now_us)
 
 
+def some_of(held: list[Delivery]) -> st.SearchStrategy[list[Delivery]]:
+    """Of all that a worker was ever given, or of the newest ones, most of which it still holds."""
+    return st.one_of(
+        st.lists(st.sampled_from(among), min_size=1, max_size=6, unique_by=id)
+        for among in (held, held[-6:])
+    )
+
+
 class BrokerMachine(RuleBasedStateMachine):
     """Two workers with clocks three seconds apart, two subscriptions of two topics."""
 
@@ -414,6 +422,14 @@ class BrokerMachine(RuleBasedStateMachine):
         together = together if suspect is None else together[:suspect]
         return together + behind[: most - len(together)]
 
+    @rule(w=st.integers(0, 1), name=st.sampled_from("ab"))
+    def delayed_events_fall_due_among_others(self, w: int, name: str) -> None:
+        """Then one claim leases a range, and single events between those of the range."""
+        delays = [None, 4.0, 4.0, 4.0, None]
+        self.publish(w, "pages", [(None, n, delay_s) for n, delay_s in enumerate(delays)])
+        self.time_passes(6.0)
+        self.claim(w, name, 8)
+
     def sweep(self, worker: Worker, sub: Bound) -> None:
         """Find out which leases this worker ended: only those that had run out, and all of them if
         it has not looked for a second.
@@ -442,9 +458,7 @@ class BrokerMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(worker.held for worker in self.workers))
     def extend(self, w: int, lease_s: float, data: st.DataObject) -> None:
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        chosen = data.draw(
-            st.lists(st.sampled_from(worker.held), min_size=1, max_size=3, unique_by=id)
-        )
+        chosen = data.draw(some_of(worker.held))
         lost = worker.broker.extend(chosen, lease_s)
 
         assert lost == [d for d in chosen if not self.holds(d)]
@@ -488,9 +502,7 @@ class BrokerMachine(RuleBasedStateMachine):
     def ack(self, w: int, data: st.DataObject) -> None:
         """All succeed, or nothing changes since one was lost or settled before."""
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        chosen = data.draw(
-            st.lists(st.sampled_from(worker.held), min_size=1, max_size=6, unique_by=id)
-        )
+        chosen = data.draw(some_of(worker.held))
         with worker.log.unit() as unit:
             done = worker.broker.ack(chosen, unit)
             if done:
@@ -515,9 +527,7 @@ class BrokerMachine(RuleBasedStateMachine):
         stays behind, unless its answer counts although it is *late*.
         """
         worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
-        chosen = data.draw(
-            st.lists(st.sampled_from(worker.held), min_size=1, max_size=6, unique_by=id)
-        )
+        chosen = data.draw(some_of(worker.held))
         settlements = [
             Settlement(d, **VERDICTS[name][0]) for d, name in zip(chosen, names, strict=False)
         ]
