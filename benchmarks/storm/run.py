@@ -242,7 +242,7 @@ def open_in(path: Path) -> int:
     with reading(path) as connection:
         return int(
             connection.execute(
-                "SELECT (SELECT count(*) FROM ready) + (SELECT count(*) FROM lease)"
+                "SELECT (SELECT count(*) FROM waiting) + (SELECT count(*) FROM leased)"
             ).fetchone()[0]
         )
 
@@ -253,7 +253,7 @@ def left_in(path: Path) -> list[str]:
         connection.row_factory = sqlite3.Row
         rows = [
             (table, dict(row))
-            for table in ("ready", "lease")
+            for table in ("waiting", "leased")
             for row in connection.execute(f"SELECT * FROM {table} LIMIT 5")
         ]
         done = [

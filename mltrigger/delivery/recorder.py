@@ -233,27 +233,34 @@ class Recorder:
             self._patiently(lambda: self._interrupt(remains, version))
 
     def _record(self, answers: Sequence[Answer]) -> None:
+        rows: list[Invocation] = []
         with self._log.unit() as unit:
             ended: list[Ended] = []
-            for answer in answers:
+            for answer in answers:  # in their order, which is that of the log
                 if isinstance(answer, Ended):
                     ended.append(answer)
                 elif self._broker.ack(answer.deliveries, unit):
+                    rows += self._record_ended(ended, unit)
+                    ended = []
                     unit.record_well(answer, self._spec.role)
                 else:  # a lease was lost
                     ended += self._one_by_one(answer)
-            if not ended:
-                return
-            ended = self._within_bounds(ended, unit)
-            # Settle first: the broker tells who lost a lease. All of it takes effect at the commit.
-            lost, counted = self._settle([e.settlement for e in ended], unit)
-            rows = [_or_stale(e.invocation, lost) for e in ended]
-            unit.record(rows, counted, self._spec.role)
-            if self._spec.emit is not None:
-                emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
-                if events := [event for event in emitted if event is not None]:
-                    self._broker.publish(self._spec.emit, events, unit)
+            rows += self._record_ended(ended, unit)
         self.recorded(rows)
+
+    def _record_ended(self, ended: list[Ended], unit: Unit) -> list[Invocation]:
+        if not ended:
+            return []
+        ended = self._within_bounds(ended, unit)
+        # Settle first: the broker tells who lost a lease. All of it takes effect at the commit.
+        lost, counted = self._settle([e.settlement for e in ended], unit)
+        rows = [_or_stale(e.invocation, lost) for e in ended]
+        unit.record(rows, counted, self._spec.role)
+        if self._spec.emit is not None:
+            emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
+            if events := [event for event in emitted if event is not None]:
+                self._broker.publish(self._spec.emit, events, unit)
+        return rows
 
     def _one_by_one(self, well: Succeeded) -> list[Ended]:
         size, text, ended = len(well.deliveries), well.stdout, []

@@ -221,7 +221,7 @@ def test_store_of_an_earlier_version_is_refused_with_what_to_do_and_not_changed(
     with pytest.raises(
         mt.StoreError,
         match=rf"'bus\.db': the store has schema version {version}, this release reads version"
-        rf" {schema.VERSION} only: keep the file .* name a new file here; nothing was changed",
+        rf" {schema.VERSION} only: a build .* name a new file here; nothing was changed",
     ):
         mt.connect(f"sqlite:///{file}")
 
