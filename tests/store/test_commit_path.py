@@ -480,7 +480,9 @@ def test_listener_of_a_store_whose_disk_failed_says_so_and_blames_no_model(
     assert "connect again" in found["advice"][0]
     bus.close()
     with mt.connect(f"sqlite:///{file}") as again:
-        assert set(again.invocations()["outcome"].astype(str)) <= {"succeeded", "interrupted"}
+        # one may be leased still: nobody could give it back
+        ended = set(again.invocations()["outcome"].astype(str)) - {"running"}
+        assert ended <= {"succeeded", "interrupted"}
 
 
 def test_disk_that_is_full_in_a_sync_is_the_end_too_and_says_why(
