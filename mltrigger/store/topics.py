@@ -54,12 +54,14 @@ class Topic(NamedTuple):
     filters: FilterIndex | None
     """Finds which of *by_rows* get an event, ``None`` if all do."""
 
+    free: Sequence[Bound]
+    """Those that do not go by rows."""
+
     def bound_of(self, to: Sequence[Bound]) -> Sequence[Bound]:
         """Return all that get an event which passes the filters of *to*, in their order."""
         if len(to) == len(self.by_rows):
             return self.bound
-        numbers = {b.id for b in to}
-        return [b for b in self.bound if not b.by_rows or b.id in numbers]
+        return sorted([*self.free, *to]) if self.free else to
 
 
 class Topics:
@@ -106,7 +108,8 @@ def _read(transaction: Transaction, name: str) -> Topic:
     by_rows = [b for b in bound if b.by_rows]
     filters = [b.policy for b in by_rows]
     index = FilterIndex(filters) if any(filters) else None
-    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound), index)
+    free = [b for b in bound if not b.by_rows]
+    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound), index, free)
 
 
 class Seen:
