@@ -186,7 +186,7 @@ class Outside(Protocol):
         """
 
     def leave(self, subscription: SubscriptionSpec) -> None:
-        """Give back messages that are on their way: nobody receives here any more.
+        """Give back messages that are on their way. Nothing is received here any more.
 
         Returns at once. Idempotent.
         """

@@ -247,6 +247,7 @@ class Calls:
             outputs = [result.output for result in results]
             well = Succeeded(called, outputs, lot.version, started_us, finished_us, None, text)
             lot.answered([well], size)
+            self._pace.heed(results[0], now_us)
             self._learn_batch(lot, size, now_us)
             return
         for result in results:

@@ -81,7 +81,7 @@ class Event:
     extensions: Mapping[str, str | bool | int] = dataclasses.field(default_factory=dict)
     _opener: Callable[[], BinaryIO] | None = dataclasses.field(default=None, compare=False)
     _encoded: bytes | None = dataclasses.field(default=None, compare=False)
-    # the JSON that it was delivered as; its data are left out until somebody asks for them
+    # the JSON that it was delivered as; its data are left out until their first use
     _raw: bytes | None = dataclasses.field(default=None, compare=False, init=False)
     # returns the attributes that are left out as well
     _rest: Callable[[], Rest] | None = dataclasses.field(default=None, compare=False, init=False)
@@ -97,7 +97,7 @@ class Event:
     if not TYPE_CHECKING:  # else every name would be an attribute
 
         def __getattr__(self, name: str) -> Any:
-            """Read the data or attributes of a stored event when somebody first asks for them."""
+            """Read the data or attributes of a stored event at their first use."""
             if name == "data":
                 object.__setattr__(self, name, stored_data(self._raw, self))
             elif name in LATER and self._rest is not None:

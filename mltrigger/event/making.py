@@ -79,7 +79,7 @@ def restored(
 ) -> Event:
     """Return an Event of stored attributes.
 
-    *raw* are its encoded data, ``None`` for none. JSON is decoded when somebody asks for it.
+    *raw* are its encoded data, ``None`` for none. JSON is decoded at the first use.
     """
     is_text = raw is not None and is_json(datacontenttype)
     about = type, source, id, time, subject, datacontenttype, dataschema, extensions
@@ -91,7 +91,7 @@ def restored(
 
 
 def restored_later(raw: bytes, type: str, rest: Callable[[], Rest]) -> Event:  # noqa: A002
-    """Return an Event with JSON data. Its other attributes are read when somebody asks for them."""
+    """Return an Event with JSON data. Its other attributes are read at their first use."""
     draft: Any = _Later(type, None, raw, rest)
     draft.__class__ = Event
     return cast(Event, draft)
@@ -131,7 +131,7 @@ def with_data(event: Event, data: Any) -> Event:
 def _changed(event: Event, **changes: Any) -> Event:
     """Return a copy of *event* with other values of some fields."""
     draft: Any = _Draft(*_but_data(event))
-    if event._raw is None:  # else it is decoded once more when somebody asks
+    if event._raw is None:  # else it is decoded again at its first use
         draft.data = event.data
     for name, value in changes.items():
         setattr(draft, name, value)

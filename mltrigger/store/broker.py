@@ -98,7 +98,7 @@ class SqlBroker:
         self._swept: dict[int, int] = {}
         self._idle: set[int] = set()
         self.watched_s = -math.inf
-        """When somebody looked for all receivers of this process. Monotonic."""
+        """The monotonic time of the last look for all receivers of this process."""
 
     # -- publish -----------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class SqlBroker:
     ) -> direct.Begun:
         """Write *events* of a direct call and lease them, in one commit.
 
-        The commit need not reach the disk: nobody has a receipt, and the outcome follows.
+        The commit need not reach the disk. The outcome follows, and only that is told.
 
         Raises
         ------

@@ -213,7 +213,7 @@ def _rows(transaction: Transaction, subscription_id: int, number: int) -> list[L
 
 
 def holder(transaction: Transaction, subscription_id: int, seq: int) -> Lease | None:
-    """Return the lease that holds one event, whoever has it."""
+    """Return the lease that holds one event, also that of another process."""
     for row in transaction.query(_AROUND, {"s": subscription_id, "seq": seq}):
         lease = Lease(*row)
         if lease.visible_us is not None or members(transaction, lease._replace(low=seq, high=seq)):

@@ -171,7 +171,7 @@ def put_back(transaction: Transaction, term: Term, found: Sequence[Row]) -> None
 
 
 class Due(NamedTuple):
-    """What a subscription may wait for: its first row, its first lease, an event beyond."""
+    """The next occasions of a subscription: its first row, its first lease, an event beyond."""
 
     paused: int
     visible_us: int | None

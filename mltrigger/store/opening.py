@@ -85,7 +85,7 @@ def store_at(url: str) -> tuple[SqliteStore, Wakeup]:
 
 
 def no_broker(url: str) -> StoreError:
-    """Return the error for a *url* that nobody can open. It may hold a password: do not show it."""
+    """Return the error for an unknown *url*. It may hold a password, so it is not shown."""
     scheme = url.partition("://")[0]
     named = "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme)
     begins = f"a URL that begins with {scheme!r}" if named else "that URL"

@@ -179,7 +179,7 @@ class Registry:
     def follow(self, name: str, alias: str, version: str, follows: str) -> None:
         """Point *alias* to *version* if it still follows *follows*.
 
-        Somebody may have set it by hand meanwhile.
+        It may have been set by hand meanwhile.
         """
         given = {"name": name, "alias": alias, "version": version, "follows": follows}
         with self._store.transaction() as transaction:
@@ -310,11 +310,6 @@ def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
     )
     ((number,),) = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})
     return int(number)
-
-
-def generation_of(transaction: Transaction) -> str:
-    """Return the generation of the registry as *transaction* sees it."""
-    return next((str(value) for (value,) in transaction.query(_GENERATION, {})), "")
 
 
 def next_generation(transaction: Transaction) -> None:

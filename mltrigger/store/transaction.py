@@ -135,7 +135,7 @@ class Store(Protocol):
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk, also commits of other processes.
 
-        Call it before somebody outside acts upon anything that was read.
+        Call it before anything that was read leaves this process.
         """
 
     def give_up(self, at_s: float) -> None:

@@ -26,6 +26,27 @@ def wait_until(look: Callable[[], T], timeout_s: float = 60.0) -> T:
     return found
 
 
+def in_threads(run: Callable[[int], None], count: int = 8) -> None:
+    """Call *run* with each number below *count* at the same time, each in a thread of its own."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def guarded(number: int) -> None:
+        try:
+            start.wait()
+            run(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert not any(thread.is_alive() for thread in threads)
+
+
 def ended(pid: int) -> bool:
     """Whether process *pid* runs no more; an orphan that nobody has waited for yet has ended, too."""
     try:

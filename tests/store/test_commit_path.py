@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import wait_until
+from shared import in_threads, wait_until
 
 import mltrigger as mt
 from mltrigger.bus import EventBus
@@ -96,26 +96,6 @@ def fails(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return fail
-
-
-def in_threads(run: Callable[[int], None], count: int = WRITERS) -> None:
-    errors: list[BaseException] = []
-    start = threading.Barrier(count)
-
-    def guarded(number: int) -> None:
-        try:
-            start.wait()
-            run(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
-    assert errors == []
 
 
 # -- combining -------------------------------------------------------------------------------------

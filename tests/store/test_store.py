@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from pandas.testing import assert_frame_equal
-from shared import wait_until
+from shared import in_threads, wait_until
 
 import mltrigger as mt
 from mltrigger.store import schema
@@ -371,24 +371,6 @@ def test_what_follows_a_commit_happens_after_it_in_every_concurrent_transaction(
     in_threads(write, 6)
 
     assert early == []
-
-
-def in_threads(run: Callable[[int], None], count: int) -> None:
-    errors: list[BaseException] = []
-
-    def guarded(number: int) -> None:
-        try:
-            run(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(n,)) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=60)
-    assert errors == []
-    assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.parametrize("in_memory", [False, True])

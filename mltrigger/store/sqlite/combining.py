@@ -1,7 +1,7 @@
-"""Combining: what the threads of a process want to write at the same time becomes one commit.
+"""Combining: writes of several threads become one commit.
 
-Whoever holds the write lock writes for all that wait. An item stays in the queue until the commit
-of its batch is there. So a writer that is interrupted loses nothing of others.
+The thread that holds the write lock writes for all that wait. An item stays in the queue until the
+commit of its batch is there. So a writer that is interrupted loses nothing of others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Commit:
 
 
 class Item:
-    """One caller's wish to write, and what became of it."""
+    """One caller's action, and its result or error."""
 
     __slots__ = (
         "_action",

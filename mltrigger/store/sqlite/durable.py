@@ -53,7 +53,7 @@ class SharedSync:
             self._bring()
 
     def finish(self) -> None:
-        """Sync what is still to be synced, before the log closes. Errors meet those who wait."""
+        """Sync the rest, before the log closes. Errors reach the threads that wait."""
         with contextlib.suppress(Exception):
             self.wait(self._written)
 
@@ -76,7 +76,7 @@ class SharedSync:
 
 
 def poisoned(error: OSError) -> tuple[str, str]:
-    """Return what a failed sync means, and what to do now."""
+    """Return the meaning of a failed sync, and the advice."""
     why = error.strerror or str(error)
     if error.errno in _NO_ROOM:  # blocks are found late on some file systems, in the sync itself
         why = f"{why}, found only when it was synced"

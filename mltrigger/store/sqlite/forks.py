@@ -36,7 +36,7 @@ class Opened(Protocol):
         """Whether files are open."""
 
     def let_go(self) -> None:
-        """Close all files until they are needed again. Nobody uses them now."""
+        """Close all files until they are needed again. They are not in use now."""
 
 
 class Gate:
@@ -50,7 +50,7 @@ class Gate:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is inside."""
+        """Whether it is empty."""
         return not self._inside
 
     def enter(self, who: object, waits: bool = True) -> None:
@@ -71,7 +71,7 @@ class Gate:
                 self._changed.notify_all()
 
     def shut(self, timeout_s: float) -> None:
-        """Let nobody in until :meth:`open`. Return when nobody is inside, or after *timeout_s*."""
+        """Close it until :meth:`open`. Return when it is empty, or after *timeout_s*."""
         with self._changed:
             self._forks += 1
             self._changed.wait_for(lambda: not self._inside, timeout_s)

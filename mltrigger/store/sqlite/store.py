@@ -247,7 +247,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Connection]:
-        """Hold the write lock of all processes for the keeper. What it does not commit is undone.
+        """Hold the write lock of all processes for the keeper. Changes without a commit are undone.
 
         A fork waits for the keeper. So the keeper does not wait for it.
         """

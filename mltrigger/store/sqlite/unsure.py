@@ -27,14 +27,14 @@ class Opened(Protocol):
 
 
 def mark(location: str) -> None:
-    """Leave a mark: nobody knows whether the disk has all that was written. If it can be left."""
+    """Leave a mark, if possible: the disk may lack some of the writes."""
     with contextlib.suppress(OSError):
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
         os.close(os.open(_mark(location), flags, 0o600))
 
 
 def check(opened: Opened) -> None:
-    """Check the database, and write what is visible to the disk again, if a mark was left.
+    """After a mark, check the database and write all that is visible to the disk again.
 
     The mark stays while others use the log.
 
