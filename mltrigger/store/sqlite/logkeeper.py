@@ -104,15 +104,19 @@ class LogKeeper:
 
     def _loop(self) -> None:
         while True:
-            rings = self._bell.wait(_IDLE_S)
+            if not self._bell.wait(_IDLE_S):
+                self._try()  # once more: the last commits may have passed without a look
             with self._guard:
-                if self._ended or not rings:
+                if self._ended or not self._bell.is_set():
                     self._thread = None
                     return
                 self._bell.clear()
-            # Committed data is safe without it. A busy or full disk is no reason to fail.
-            with contextlib.suppress(Exception):
-                self.round()
+            self._try()
+
+    def _try(self) -> None:
+        # Committed data is safe without it. A busy or full disk is no reason to fail.
+        with contextlib.suppress(Exception):
+            self.round()
 
     def round(self) -> None:
         """Do what is due now, unless another process does."""
