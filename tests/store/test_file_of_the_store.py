@@ -663,6 +663,7 @@ def test_log_of_large_events_stays_below_its_limits(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 3_000_000)
+    monkeypatch.setattr(logkeeper, "_LOOK_S", 0.0)
     log, sizes = file.with_name("bus.db-wal"), []
     with mt.connect(f"sqlite:///{file}") as bus:
         bus.topic("scans")
@@ -674,6 +675,22 @@ def test_log_of_large_events_stays_below_its_limits(
 
         assert max(sizes) < 2 * 3_000_000 + 1_100_000
         assert len(bus.events()) == 20
+
+
+def test_log_that_grew_unseen_is_moved_before_its_keeper_rests(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 3_000_000)
+    monkeypatch.setattr(logkeeper, "_LOOK_S", 0.0)
+    monkeypatch.setattr(logkeeper, "_IDLE_S", 0.2)
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("scans")
+        bus.publish("scans", b"\x07" * 1_000_000)
+        monkeypatch.setattr(logkeeper, "_LOOK_S", 3600.0)  # the next commit is the last that looks
+        for _ in range(3):
+            bus.publish("scans", b"\x07" * 1_000_000)
+
+        wait_until(lambda: file.stat().st_size > 3_000_000)
 
 
 def test_log_that_a_reader_keeps_from_beginning_anew_does_so_after_it_and_is_cut(
