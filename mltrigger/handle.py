@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -149,14 +148,20 @@ class Subscription:
 
     @property
     def state(self) -> str:
-        """``listening``, ``stopped``, ``paused``, or ``waiting for …`` with the reason."""
+        """``listening``, ``paused``, ``stopped``; with the reason, ``waiting for …``.
+
+        After its disk has failed it is ``stopped by the store: …``.
+        """
         return self._bus.listener_state(self.name)
 
     def __repr__(self) -> str:
-        shown = [f"{n} {what}" for what, n in self._counts()] or ["no events yet"]
+        counts = self._counts()
+        shown = [f"{n} {what}" for what, n in counts or ()]
         arrow = f"{self.topic!r} -> {self.selector}{f' ({self._note})' if self._note else ''}"
         emit = f" -> {self._spec.emit!r}" if self._spec.emit else ""
-        return f"Subscription({arrow}{emit}, {self.state}, {', '.join(shown)})"
+        if counts == []:
+            shown = ["no events yet"]
+        return f"Subscription({', '.join([arrow + emit, self.state, *shown])})"
 
     def _repr_html_(self) -> str:
         facts = [
@@ -165,15 +170,19 @@ class Subscription:
             ("emits to", self._spec.emit or "–"),
             *([("filter", self._spec.filter.to_json())] if self._spec.filter else []),
             ("state", self.state),
-            *self._counts(),
+            *(self._counts() or ()),
         ]
         return card(f"Subscription {self.name}", facts)
 
-    def _counts(self) -> list[tuple[str, int]]:
-        """Return events by final outcome, then other attempts, with their numbers."""
-        tally: dict[str, int] = {}
-        with contextlib.suppress(DiskFailed):  # the state says so
+    def _counts(self) -> list[tuple[str, int]] | None:
+        """Return events by final outcome, then other attempts, with their numbers.
+
+        ``None`` when nothing can be read any more: the state says why.
+        """
+        try:
             tally = {outcome: n for outcome, n in self._bus.tally(self._spec).items() if n}
+        except DiskFailed:
+            return None
         events = [(outcome, n) for outcome, n in tally.items() if outcome in FINAL]
         return events + [
             (f"{outcome} attempt{'' if n == 1 else 's'}", n)

@@ -141,7 +141,7 @@ class Engine:
             return "stopped"
         if trouble := self.feeders.trouble(listener.spec.topic):
             return f"waiting for {trouble}"
-        if listener.state.startswith("waiting for"):
+        if listener.state.startswith(("waiting for", "stopped by")):
             return f"{listener.state}: {listener.why[:_WHY]}"
         return listener.state + (
             f", {listener.leftover} timed-out calls left behind" if listener.leftover else ""

@@ -35,7 +35,7 @@ _WAITS_FOR_MODEL_S = 15.0
 _POLL_S, _NUDGE_S, _HOLD_S = 60.0, 0.02, 0.25
 
 Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
-State = Literal["stopped", "listening"] | Waits
+State = Literal["stopped", "stopped by the store", "listening"] | Waits
 Look = Callable[[SubscriptionSpec, str | None], str | None]
 
 
@@ -183,7 +183,7 @@ class Listener:
             except Closed:
                 return
             except DiskFailed as error:  # nothing can be received or recorded any more
-                self._wait_for("waiting for the store", str(error))
+                self._wait_for("stopped by the store", str(error))
                 return
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)

@@ -99,11 +99,10 @@ class Dashboard(anywidget.AnyWidget):
         with self._guard:
             try:
                 self._found, self._outage = snapshot(self._subscription, self._found), ""
-            except Closed:
-                self._found = {**self._found, "state": "bus closed"}
-                self._outage = ""
             except Exception as error:  # an outage of ours is shown, and ends with the outage
                 self._outage = _message("cannot read the log", error)
+                if self._bus.closed or isinstance(error, Closed):
+                    self._found, self._outage = {**self._found, "state": "bus closed"}, ""
             self._show()
             return bool(self._found["state"] != "bus closed")
 
@@ -130,6 +129,8 @@ class Dashboard(anywidget.AnyWidget):
         ]
         if not found["counts"] and not found["attempts"]:
             facts.append(("attempts", "none yet"))
+        if self._outage:
+            facts.append(("not up to date", self._outage))
         if times:
             facts += [
                 ("state", found["state"]),
