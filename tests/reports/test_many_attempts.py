@@ -71,6 +71,51 @@ def test_columns_and_rows_make_the_same_frame(lived: mt.EventBus) -> None:
     assert (lived.invocations()["outcome"] == "running").sum() == 1
 
 
+@pytest.mark.usefixtures("strings")
+def test_columns_and_rows_make_the_same_results(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subs = [lived.subscription(name) for name in ("even", "talks", "some")]
+    by_rows = [sub.results(limit=FEW) for sub in subs]
+    monkeypatch.setattr(lived.log, "invocations", None)  # there is no other way now
+
+    for sub, expected in zip(subs, by_rows, strict=True):
+        assert_frame_equal(sub.results(), expected)
+    assert set(by_rows[2]["subject"]) == {"yes"}
+    assert by_rows[1]["error"].str.startswith("ValueError: no ").any()
+    assert {"n", "é"} < set(by_rows[0])
+
+
+@pytest.mark.usefixtures("strings")
+def test_more_results_than_are_read_by_rows_are_the_newest_ones(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keyed(numbers: list[int]) -> list[dict[str, int]]:
+        return [{"old" if n < 5 else "new": n} for n in numbers]
+
+    monkeypatch.setattr("mltrigger.reports.views._FEW", 3)
+    sub = bus.subscribe("numbers", mt.model("keyed", batch=True)(keyed), batch_size=4)
+    bus.publish_batch("numbers", range(10))
+    wait_until(lambda: is_settled(sub))
+    expected = [sub.results(limit=n) for n in (1, 2, 3)]
+    monkeypatch.setattr("mltrigger.reports.views._FEW", 0)
+
+    for n, newest in enumerate(expected, 1):
+        assert_frame_equal(sub.results(limit=n), newest)
+    assert "old" not in sub.results(limit=5)
+    assert len(sub.results(limit=100)) == 10
+
+
+def test_a_subject_with_any_sign_is_read(bus: mt.EventBus) -> None:
+    subjects = ["\x1e", "a\x1fb", "é\u202e", "null", None]
+    sub = bus.subscribe("texts", lambda event: event, name="texts")
+    for n, subject in enumerate(subjects):
+        bus.publish("texts", n, subject=subject)
+        wait_until(lambda: is_settled(sub))
+        assert_frame_equal(sub.results(), sub.results(limit=FEW))
+    assert len(sub.results()) == len(subjects)
+
+
 def test_since_takes_the_attempts_received_since_then(lived: mt.EventBus) -> None:
     every = lived.invocations("even")
     for at in (every["received_at"].iloc[40], every["received_at"].max()):
