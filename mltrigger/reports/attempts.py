@@ -39,19 +39,12 @@ def ended(bulk: Bulk, limit: int | None) -> tuple[pd.DataFrame, list[str | None]
 
 
 def times(latencies: Latencies) -> pd.DataFrame:
-    """Return version and times of attempts, as a frame of them has them."""
-    import numpy as np
+    """Return versions and times as a frame of attempts has them. ``n`` attempts have the same."""
     import pandas as pd
 
-    numbers, codes = np.unique(latencies.version, return_inverse=True)
-    names = pd.Series([latencies.names.get(number) for number in numbers.tolist()], dtype="str")
-    known, versions = pd.factorize(names)
-    of = np.repeat(np.asarray(known)[codes], latencies.n)
-    measured = {
-        f"{stage}_ms": np.repeat(getattr(latencies, stage), latencies.n) / 1000.0
-        for stage in frames.STAGES
-    }
-    return pd.DataFrame({"version": pd.Categorical.from_codes(of, versions), **measured})
+    measured = {f"{stage}_ms": getattr(latencies, stage) / 1000.0 for stage in frames.STAGES}
+    versions = [latencies.names.get(number) for number in latencies.version.tolist()]
+    return pd.DataFrame({"version": versions, "n": latencies.n, **measured})
 
 
 class _Making:
