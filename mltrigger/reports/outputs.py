@@ -10,6 +10,10 @@ from mltrigger.reports import frames
 from mltrigger.text import harmless_value
 
 
+_SIGNS = (r"\u", r"\b", r"\f")
+"""The escapes of such characters in JSON."""
+
+
 def columns(outputs: Sequence[str | None], schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns of *outputs*, which are JSON, for a frame with the columns of *schema*.
 
@@ -38,13 +42,18 @@ def columns(outputs: Sequence[str | None], schema: Mapping[str, Any]) -> dict[st
 
 def _values(outputs: Sequence[str]) -> list[Any]:
     """Return the values of *outputs*, which no text can harm."""
-    values, whole = codec.loads_each(outputs), "".join(outputs)
-    if "\\" not in whole and whole.isprintable():
+    values = codec.loads_each(outputs)
+    if not _may_harm("".join(outputs)):
         return values
     return [
-        harmless_value(value) if "\\" in output or not output.isprintable() else value
+        harmless_value(value) if _may_harm(output) else value
         for value, output in zip(values, outputs, strict=True)
     ]
+
+
+def _may_harm(output: str) -> bool:
+    """Whether a text inside may have control or bidirectional characters, besides line breaks."""
+    return not output.isprintable() or any(sign in output for sign in _SIGNS)
 
 
 def _keys(objects: Iterable[dict[str, Any]]) -> list[str]:
