@@ -9,7 +9,6 @@ from mltrigger.event import codec
 from mltrigger.reports import frames
 from mltrigger.text import harmless_value
 
-
 _SIGNS = (r"\u", r"\b", r"\f")
 """The escapes of such characters in JSON."""
 

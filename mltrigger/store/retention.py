@@ -185,7 +185,7 @@ class _Steps:
             began_s = time.monotonic()
             yield transaction
             ended_s = time.monotonic()
-        held_s = ended_s - began_s
+        held_s = max(ended_s - began_s, 1e-6)  # not all clocks have such small steps
         self.n = min(max(int(self.n * min(_HOLD_S / held_s, 2)), _FEWEST), _MOST)
         time.sleep(max(0.0, ended_s + held_s / 2 - time.monotonic()))  # the sync is part of it
 

@@ -35,8 +35,8 @@ _IDLE_S = 5.0
 """The thread ends after so long without work."""
 _PASSES, _REST_FRAMES = 3, 64
 """At most so many passes beside writers, until so little of the log is left for the last one."""
-_TOO_LONG = 3
-"""Writers have to wait for the last pass once the log has so many halves of its limit."""
+_TOO_LONG = 1.5
+"""Writers have to wait for the last pass once the log has so many times its limit."""
 _MARK = 12
 
 
@@ -179,7 +179,7 @@ class LogKeeper:
                 frames, moved = _pass(driver)
                 self._connections.sync_database()
                 few = frames != moved or not wal.reaches(moved + _REST_FRAMES, salts)
-                if few or wal.reaches(wal.frames_in(_TOO_LONG * CHECKPOINT_BYTES // 2), salts):
+                if few or wal.reaches(wal.frames_in(int(_TOO_LONG * CHECKPOINT_BYTES)), salts):
                     break
             if frames == moved:  # else a reader needs the rest of the log as it is
                 # Nobody writes now. So the next writer finds all moved, and begins the log anew.
