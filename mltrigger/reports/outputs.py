@@ -22,7 +22,7 @@ def columns(outputs: Sequence[str | None], schema: Mapping[str, Any]) -> dict[st
     """
     there = [output for output in outputs if output is not None]
     found = _values(there)
-    if dict not in set(map(type, found)):  # of very many outputs, no object each is wanted
+    if dict not in set(map(type, found)):  # a million numbers need no dictionary each
         values = iter(found)
         alone = [None if output is None else next(values) for output in outputs]
         return {"output": frames.values(found if len(found) == len(outputs) else alone)}
@@ -34,8 +34,8 @@ def columns(outputs: Sequence[str | None], schema: Mapping[str, Any]) -> dict[st
         ]
     keys = _keys(objects) or ["output"]
     if len(objects) < len(outputs):
-        each = iter(objects)
-        objects = [{} if output is None else next(each) for output in outputs]
+        own = iter(objects)
+        objects = [{} if output is None else next(own) for output in outputs]
     return {key: frames.values([one.get(key) for one in objects]) for key in keys}
 
 
