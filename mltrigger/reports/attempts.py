@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.reports import frames
 from mltrigger.store.bulk import MISSING, SEPARATOR, Bulk
 from mltrigger.store.columns import NONE, Coded, Columns, Packed
+from mltrigger.store.outcomes import FINAL, OUTCOMES
 from mltrigger.text import harmless
 
 if TYPE_CHECKING:
@@ -21,50 +23,80 @@ def frame(bulk: Bulk, running: Sequence[Row], schema: Mapping[str, Any]) -> pd.D
     """Return attempts as :func:`mltrigger.reports.frames.frame` does, *running* ones last."""
     import pandas as pd
 
-    making = _Making(bulk)
-    columns = {name: making.column(name, dtype) for name, dtype in schema.items()}
-    table = pd.DataFrame(columns, columns=list(schema))
+    table = _Making(bulk).table(schema)
     if not running:
         return table
     return pd.concat([table, frames.frame(running, schema)], ignore_index=True)
 
 
+def ended(bulk: Bulk, limit: int | None) -> tuple[pd.DataFrame, list[str | None]]:
+    """Return the ends of events with the columns of ``frames.ENDED``, and their outputs.
+
+    With *limit* only the newest ones.
+    """
+    making = _Making(bulk, FINAL, limit)
+    return making.table(frames.ENDED, {"error": making.errors()}), making.outputs()
+
+
 def times(latencies: Latencies) -> pd.DataFrame:
-    """Return version and times of attempts, as a frame of them has them."""
-    import numpy as np
+    """Return versions and times as a frame of attempts has them. ``n`` attempts have the same."""
     import pandas as pd
 
-    numbers, codes = np.unique(latencies.version, return_inverse=True)
-    names = pd.Series([latencies.names.get(number) for number in numbers.tolist()], dtype="str")
-    known, versions = pd.factorize(names)
-    of = np.repeat(np.asarray(known)[codes], latencies.n)
-    measured = {
-        f"{stage}_ms": np.repeat(getattr(latencies, stage), latencies.n) / 1000.0
-        for stage in frames.STAGES
-    }
-    return pd.DataFrame({"version": pd.Categorical.from_codes(of, versions), **measured})
+    measured = {f"{stage}_ms": getattr(latencies, stage) / 1000.0 for stage in frames.STAGES}
+    versions = [latencies.names.get(number) for number in latencies.version.tolist()]
+    return pd.DataFrame({"version": versions, "n": latencies.n, **measured})
 
 
 class _Making:
     """Makes columns of a frame."""
 
-    def __init__(self, bulk: Bulk) -> None:
+    def __init__(
+        self, bulk: Bulk, outcomes: Sequence[str] = OUTCOMES, limit: int | None = None
+    ) -> None:
         import numpy as np
         import pandas as pd
 
         self._columns = Columns(bulk)
         self._n, order = self._columns.n, self._columns.order
+        if outcomes is not OUTCOMES:
+            codes = [OUTCOMES.index(outcome) for outcome in outcomes]
+            order = order[np.isin(self._columns.column("outcome").codes[order], codes)]
+        if limit is not None:
+            order = order[-limit:]
         whole = len(order) == self._n and (np.diff(order) == 1).all()
         self._order: Any = slice(None) if whole else order
         self._strings = pd.StringDtype(na_value=np.nan)
         self._is_arrow = self._strings.storage == "pyarrow"
 
-    def column(self, name: str, dtype: Any) -> Any:
-        """Return a column of that *dtype*."""
+    def table(
+        self, schema: Mapping[str, Any], others: Mapping[str, Any] = MappingProxyType({})
+    ) -> pd.DataFrame:
+        """Return a frame with the columns of *schema*. Some may come from *others*."""
+        import pandas as pd
+
+        columns = {
+            name: self._typed(
+                name, others[name] if name in others else self._columns.column(name), dtype
+            )
+            for name, dtype in schema.items()
+        }
+        return pd.DataFrame(columns, columns=list(schema), copy=False)  # they are nobody else's
+
+    def errors(self) -> dict[int, str]:
+        """Return each error with its type before it."""
+        errors, types = self._columns.column("error"), self._columns.column("error_type")
+        typed = {place: f"{type_}: {errors.get(place)}" for place, type_ in types.items() if type_}
+        return {**errors, **typed}
+
+    def outputs(self) -> list[str | None]:
+        """Return all outputs."""
+        found: list[str | None] = self._objects(self._columns.column("output"), _same).tolist()
+        return found
+
+    def _typed(self, name: str, column: Any, dtype: Any) -> Any:
         import numpy as np
         import pandas as pd
 
-        column = self._columns.column(name)
         if dtype == "str":
             return self._text(column, _same if name in frames.CHECKED else harmless)
         if isinstance(dtype, frames.OneOf):
@@ -83,21 +115,24 @@ class _Making:
 
         if isinstance(column, Coded):
             values = [value if value is None else safe(value) for value in column.values]
-            codes = column.codes[self._order]
-            if not self._is_arrow:
-                return self._strings_of(np.array(values, object)[codes])
-            return self._strings_of(_chosen(values, codes))
+            return self._strings_of(values).take(column.codes[self._order])
+        if isinstance(column, Mapping) and not column:
+            return self._strings_of([None]).take(np.zeros(self._n, np.int64)[self._order])
         if isinstance(column, Packed) and self._is_arrow and not column.others:
             return self._strings_of(_chunked(column.parts, safe))[self._order]
-        if isinstance(column, Mapping) and self._is_arrow and not column:
-            return self._strings_of(_chosen([None], np.zeros(self._n, np.int64)[self._order]))
+        return self._strings_of(self._objects(column, safe))
+
+    def _objects(self, column: Packed | Mapping[int, str], safe: Callable[[str], str]) -> Any:
+        """Return the texts of a column as an array of objects."""
+        import numpy as np
+
         texts = np.full(self._n, None, object)
         if isinstance(column, Packed):
             texts[:] = [text for part in column.parts for text in _listed(part, safe)]
             column = column.others
         for place, text in column.items():
             texts[place] = safe(text)
-        return self._strings_of(texts[self._order])
+        return texts[self._order]
 
     def _strings_of(self, texts: Any) -> Any:
         import pandas as pd
@@ -133,15 +168,6 @@ def _arrow(texts: Sequence[str | None]) -> Any:
     import pyarrow as pa
 
     return pa.array(texts, pa.large_string())
-
-
-def _chosen(texts: Sequence[str | None], codes: Any) -> Any:
-    import numpy as np
-    import pyarrow as pa
-
-    if len(codes) and (codes == codes[0]).all():
-        return pa.repeat(_arrow(texts)[int(codes[0])], len(codes))
-    return _arrow(texts).take(np.where(codes < 0, len(texts) - 1, codes))
 
 
 def _chunked(parts: Sequence[Any], safe: Callable[[str], str]) -> Any:

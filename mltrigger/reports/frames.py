@@ -355,18 +355,37 @@ def beside(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
 def latency(times: pd.DataFrame) -> pd.DataFrame:
     """Return count and quantiles for each stage and version.
 
-    *times* has the columns ``version`` and ``*_ms`` of an invocation frame.
+    *times* has the columns ``version`` and ``*_ms`` of an invocation frame, and perhaps ``n``: how
+    many attempts a row stands for.
     """
     import numpy as np
     import pandas as pd
 
     done = times.dropna(subset=["version", "model_ms"])
     codes, versions = pd.factorize(done["version"], sort=True)
+    each = done["n"].to_numpy() if "n" in done else np.ones(len(done), np.int64)
     rows = []
     for stage in STAGES:
         values = done[f"{stage}_ms"].to_numpy()
         for code, version in enumerate(versions):
-            mine = values if len(versions) == 1 else values[codes == code]
-            found = [*np.quantile(mine, (0.5, 0.95, 0.99)), mine.max()]
-            rows.append((stage, version, len(mine), *map(rounded_ms, found)))
+            mine = codes == code
+            n, found = _quantiles(values[mine], each[mine])
+            rows.append((stage, version, n, *map(rounded_ms, found)))
     return frame(rows, LATENCY)
+
+
+def _quantiles(values: Any, each: Any) -> tuple[int, list[float]]:
+    """Return the number of *values*, and their quantiles. *each* says how often they are there.
+
+    Between two values they lie on a line, as those of ``numpy.quantile`` do.
+    """
+    import numpy as np
+
+    order = np.argsort(values)
+    values, ends = values[order], np.cumsum(each[order])
+    n = int(ends[-1])
+    places = np.array((0.5, 0.95, 0.99, 1.0)) * (n - 1)
+    low, high = (
+        values[np.searchsorted(ends, near(places), "right")] for near in (np.floor, np.ceil)
+    )
+    return n, (low + (high - low) * (places % 1)).tolist()

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.broker import Broker, Status, shown
 from mltrigger.errors import InvalidEvent, NotFound, StoreError
-from mltrigger.event import codec
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
-from mltrigger.reports import attempts, frames
+from mltrigger.reports import attempts, frames, outputs
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Log
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.registry import Registry
-from mltrigger.text import harmless_value, short
+from mltrigger.text import short
 from mltrigger.versions.schema.outline import outline
 from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
@@ -89,12 +88,14 @@ def latency(
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
+    read = (*facts, "error_type", "error", "output")
+    if limit is None or limit > _FEW:
+        with contextlib.suppress(*UNREADABLE):
+            found, _ = log.bulk(read, subscription_id, running=False)
+            table, texts = attempts.ended(found, limit)
+            return frames.beside(table, outputs.columns(texts, frames.ENDED))
     rows = log.invocations(
-        (*facts, "error_type", "error", "output"),
-        subscription_id=subscription_id,
-        limit=limit,
-        outcomes=FINAL,
-        running=False,
+        read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
     )
     answers = [
         Answer(tuple(facts), error_type, error, output)
@@ -103,30 +104,10 @@ def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     return expanded(answers, frames.ENDED)
 
 
-def expanded(answers: Iterable[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *answers* with the columns of *schema*, then their outputs as columns.
-
-    The keys of an object become columns, ``output_<key>`` if *schema* has that name. Any other
-    output stands in ``output``. Control and bidirectional characters are escaped as in every frame,
-    also inside nested outputs.
-    """
-    answers = list(answers)
+def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
+    """Return *answers* with the columns of *schema*, then the :func:`outputs.columns`."""
     table = frames.frame((answer.row for answer in answers), schema)
-    outputs = [_as_columns(answer.output, schema) for answer in answers]
-    keys = list(dict.fromkeys(key for output in outputs for key in output)) or ["output"]
-    columns = {key: frames.values([output.get(key) for output in outputs]) for key in keys}
-    return frames.beside(table, columns)
-
-
-def _as_columns(output: str | None, schema: Mapping[str, Any]) -> dict[str, Any]:
-    if output is None:
-        return {}
-    value = codec.loads(output)
-    if "\\" in output or not output.isprintable():
-        value = harmless_value(value)
-    if not isinstance(value, dict):
-        return {"output": value}
-    return {f"output_{key}" if key in schema else key: v for key, v in value.items()}
+    return frames.beside(table, outputs.columns([a.output for a in answers], schema))
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:

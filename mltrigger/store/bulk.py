@@ -27,6 +27,7 @@ SEPARATOR, MISSING = "\x1f", "\x1e"
 KINDS = len(OUTCOMES)
 """A kind is ``attempt * KINDS + outcome``."""
 IN_DETAIL = ("reason", "error_type", "error", "stdout", "output")
+_UUID = 16
 _STEP = 20_000
 """The events, or the lots, of one statement."""
 ALL = 2**63 - 1
@@ -70,6 +71,7 @@ FROM detail d CROSS JOIN outcome o
   ON o.subscription_id = d.subscription_id AND o.seq = d.seq AND o.attempt = d.attempt
 WHERE d.subscription_id = :s AND d.seq BETWEEN :low AND :high AND {_WINDOW}
 """
+_SUBJECTS = f"group_concat(coalesce(e.subject, '{MISSING}'), '{SEPARATOR}')"
 _OUTPUT = f"""
 coalesce(o.output, CASE o.outcome WHEN {CODES["succeeded"]} THEN 'null' ELSE '{MISSING}' END)
 """
@@ -195,8 +197,9 @@ class _Reading:
             "count(e.by_rows_us)" if "queue_ms" in wanted else "0",
             f"group_concat({_OUTPUT}, '{SEPARATOR}')" if "output" in wanted else "NULL",
             "CAST(group_concat(e.id, '') AS BLOB)" if ids else "NULL",
-            "sum(typeof(e.id) = 'blob' AND length(e.id) = 16)" if ids else "0",
+            "sum(e.id < x'')" if ids else "0",  # a text comes before all bytes
             "count(e.traceparent)" if "trace_id" in wanted else "0",
+            "count(e.subject)" if "subject" in wanted else "0",
         ]
         sql = _OUTCOMES.format(columns=", ".join(columns))
         # an event costs as much as all of its attempt
@@ -214,7 +217,9 @@ class _Reading:
     def _part(self, of: Mapping[str, int]) -> Part:
         import numpy as np
 
-        ((n, *found, own, due, output, ids, short, traces),) = self._reader.query(self._sql, of)
+        ((n, *found, own, due, output, ids, long, traces, subjects),) = self._reader.query(
+            self._sql, of
+        )
         numbers = {name: _numbers(text, n) for name, text in zip(self._numbers, found, strict=True)}
         if self._times:
             begun_and_over = {"began": np.zeros(n, np.int64), "took": np.full(n, -1)}
@@ -223,11 +228,11 @@ class _Reading:
             numbers |= self._some(_DUE, of) if due else {"due": numbers["published"]}
         texts: dict[str, Any] = {}
         if ids is not None:
-            texts |= self._keys(of, ids, short == n, traces)
+            texts |= self._keys(of, ids, not long and len(ids) == _UUID * n, traces)
         if output is not None:
-            if output.count(SEPARATOR) != n - 1:
-                raise ValueError("an output has a sign that separates outputs")
-            texts["output"] = output
+            texts["output"] = _separated(output, n)
+        if "subject" in self._wanted:
+            texts["subject"] = self._subjects(of, n - subjects) if subjects else [None] * n
         return Part(numbers, texts, self._details(of, numbers["kind"] % KINDS))
 
     def _some(self, columns: Mapping[str, str], of: Mapping[str, int]) -> dict[str, Numbers]:
@@ -235,6 +240,12 @@ class _Reading:
         chosen = ", ".join(f"group_concat({sql})" for sql in columns.values())
         ((n, *found),) = self._reader.query(_OUTCOMES.format(columns=chosen), of)
         return {name: _numbers(text, n) for name, text in zip(columns, found, strict=True)}
+
+    def _subjects(self, of: Mapping[str, int], missing: int) -> str:
+        ((n, text),) = self._reader.query(_OUTCOMES.format(columns=_SUBJECTS), of)
+        if text.count(MISSING) != missing:
+            raise ValueError("a subject has the sign of a missing one")
+        return _separated(text, n)
 
     def _keys(
         self, of: Mapping[str, int], ids: bytes, short: bool, traces: int
@@ -264,6 +275,13 @@ def joined(names: Iterable[str], parts: Sequence[Mapping[str, Numbers]]) -> dict
 
     nothing = np.empty(0, np.int64)
     return {name: np.concatenate([nothing, *(part[name] for part in parts)]) for name in names}
+
+
+def _separated(text: str, n: int) -> str:
+    """Return *text*, which has *n* texts."""
+    if text.count(SEPARATOR) != n - 1:
+        raise ValueError("a text has the sign that separates texts")
+    return text
 
 
 def _numbers(text: str, n: int) -> Numbers:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NONE = -(2**63)
 """Stands for a missing number. Numpy takes it for a missing time."""
 
-_PACKED = ("event_id", "trace_id", "output")
+_PACKED = ("event_id", "trace_id", "subject", "output")
 
 
 class Coded(NamedTuple):

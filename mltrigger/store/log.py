@@ -223,9 +223,7 @@ class Log:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
-            under_way: list[Row] = []
-            if running:
-                under_way = _running(reader, select, where, parameters)
+            under_way = _running(reader, select, where, parameters) if running else []
             if seqs and not after_row:
                 attempts, order = BY_EVENTS, "i.id"
                 if subscription_id is None:
@@ -247,8 +245,9 @@ class Log:
         self,
         columns: Sequence[str],
         subscription_id: int | None,
-        since_us: int | None,
-        seqs: tuple[int, int] | None,
+        since_us: int | None = None,
+        seqs: tuple[int, int] | None = None,
+        running: bool = True,
     ) -> tuple[Bulk, list[Row]]:
         """Return recorded attempts by columns, and running ones by rows: at one moment.
 
@@ -261,7 +260,7 @@ class Log:
         of = {"subscription_id": subscription_id, "since_us": since_us, "low": low, "high": high}
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
-            under_way = _running(reader, select, _given(of, _CONDITIONS), of)
+            under_way = _running(reader, select, _given(of, _CONDITIONS), of) if running else []
             return bulk.read(reader, columns, subscription_id, seqs, since_us), under_way
 
     def latencies(self, subscription_id: int | None, since_us: int | None) -> Latencies | None:

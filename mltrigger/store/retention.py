@@ -5,8 +5,11 @@ Open events and dead letters are never deleted.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from mltrigger.clock import Clock
@@ -14,9 +17,10 @@ from mltrigger.errors import InvalidPolicy
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
-_STEP = 1_000
-"""The events of one transaction. Others can write between two of them."""
-_LOTS = 5_000
+_FEWEST, _MOST = 10, 2_000
+"""The events, or lots, of one transaction."""
+_HOLD_S = 0.002
+"""About how long one transaction holds the write lock."""
 
 # Cursors hold the events of their topic that are still before them.
 _FLOOR = """
@@ -124,14 +128,15 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     """
     last = surplus(store, retention, clock.now_us())
     events = invocations = after = 0
+    steps = _Steps(store)
     # A search for the next event, without the write lock: a stopped subscription may hold many.
     while found := store.read(_NEXT, {"after": after, "last": last}):
         ((low,),) = found
-        with store.transaction(durable=False) as transaction:
-            after, deleted, ended = _step(transaction, low, last)
+        with steps.next() as transaction:
+            after, deleted, ended = _delete(transaction, low, last, steps.n)
         events, invocations = events + deleted, invocations + ended
     _delete_lots(store, last)
-    with store.transaction(durable=False) as transaction:
+    with store.transaction() as transaction:
         transaction.execute(_FORGET_DESCENT, {})
     ((held,),) = store.read(_LEFT, {"last": last})
     store.tidy()
@@ -159,9 +164,35 @@ def surplus(store: Store, retention: Retention, now_us: int) -> int:
     return int(min(last, newest - 1))
 
 
-def _step(transaction: Transaction, low: int, last: int) -> tuple[int, int, int]:
-    """Delete the next events from *low* on. Return the last one, and the numbers deleted."""
-    ((high,),) = transaction.query(_STEP_TO, {"low": low, "last": last, "n": _STEP})
+class _Steps:
+    """Transactions that leave others room to write: short ones, with a pause after each.
+
+    Each is durable. Otherwise the sync of another one's publish would have to write them all.
+
+    Attributes
+    ----------
+    n : int
+        The number of rows for the next one. It follows the time that the last one took.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.n = store, _FEWEST
+
+    @contextlib.contextmanager
+    def next(self) -> Iterator[Transaction]:
+        """Begin one. After it, wait until others had their turn."""
+        with self._store.transaction() as transaction:
+            began_s = time.monotonic()
+            yield transaction
+            ended_s = time.monotonic()
+        held_s = max(ended_s - began_s, 1e-6)  # not all clocks have such small steps
+        self.n = min(max(int(self.n * min(_HOLD_S / held_s, 2)), _FEWEST), _MOST)
+        time.sleep(max(0.0, ended_s + held_s / 2 - time.monotonic()))  # the sync is part of it
+
+
+def _delete(transaction: Transaction, low: int, last: int, n: int) -> tuple[int, int, int]:
+    """Delete the next *n* events from *low* on. Return the last one, and the numbers deleted."""
+    ((high,),) = transaction.query(_STEP_TO, {"low": low, "last": last, "n": n})
     if high is None:  # another process was faster
         return low, 0, 0
     of = {"low": low, "high": high}
@@ -179,9 +210,9 @@ def _step(transaction: Transaction, low: int, last: int) -> tuple[int, int, int]
 
 def _delete_lots(store: Store, last: int) -> None:
     """Delete the lots of deleted events. The newest lot stays: it carries the numbers."""
-    after = 0
-    while rows := store.read(_EMPTY, {"after": after, "last": last, "n": _LOTS}):
+    after, steps = 0, _Steps(store)
+    while rows := store.read(_EMPTY, {"after": after, "last": last, "n": steps.n}):
         after = rows[-1][0]
         among = ", ".join(str(number) for (number,) in rows)
-        with store.transaction(durable=False) as transaction:
+        with steps.next() as transaction:
             transaction.execute(f"DELETE FROM lot WHERE id IN ({among})", {})

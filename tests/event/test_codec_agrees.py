@@ -191,6 +191,19 @@ def test_text_of_others_that_was_accepted_is_read_fast_as_it_is_read_strictly(te
     assert repr(codec.loads_untagged(stripped)) == repr(json.loads(stripped))
 
 
+@given(st.lists(TEXTS, max_size=4))
+@example(["[1", "2]"])
+@example(["1,2", ""])
+@example(["1", '{"$numberDouble": "NaN"}', "\ufeff2"])
+@example([r'{"\u0024numberDecimal": "1.0"}', "[" * 101 + "]" * 101, "1e999"])
+@example(['["' + "[" * 200 + '"]', "[" * 100 + "]" * 100, "[]"])
+@EXAMPLES
+def test_many_texts_are_read_as_each_of_them_by_itself(texts: list[str]) -> None:
+    expected = outcome(lambda: [codec.loads(text) for text in texts])
+
+    assert outcome(lambda: codec.loads_each(texts)) == expected
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False))
 @EXAMPLES
 def test_a_float_comes_back_to_the_last_bit(number: float) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from pandas.testing import assert_frame_equal
 
 import mltrigger as mt
 from mltrigger.notebook.charts import quantile
@@ -178,6 +180,19 @@ def test_quantiles_are_those_of_the_rows() -> None:
     assert table["p95_ms"].tolist() == pytest.approx([95.05, 950.5, 1045.55])
     assert table["p99_ms"].tolist() == pytest.approx([99.01, 990.1, 1089.11])
     assert table["max_ms"].tolist() == [100, 1000, 1100]
+
+
+def test_row_that_stands_for_many_attempts_counts_for_each_of_them() -> None:
+    rows = [("1.0.0", float(i * 37 % 11), i * 0.5, 30.0 - i) for i in range(12)]
+    n = [1, 40, 3, 1, 1, 250, 2, 7, 1, 19, 1, 5]
+    every = [row for row, times_ in zip(rows, n, strict=True) for _ in range(times_)]
+
+    table = frames.latency(times(rows).assign(n=n))
+
+    assert_frame_equal(table, frames.latency(times(every)))
+    assert table["p95_ms"].tolist() == [
+        round(float(np.quantile([row[i] for row in every], 0.95)), 3) for i in (1, 2, 3)
+    ]
 
 
 def test_one_measurement_is_all_of_its_quantiles() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sqlite3
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +17,7 @@ from pandas.testing import assert_frame_equal
 from shared import is_settled, wait_until
 
 import mltrigger as mt
+from mltrigger.store import retention
 from mltrigger.testing import SimulatedClock
 
 FEW = 10_000
@@ -69,6 +73,58 @@ def test_columns_and_rows_make_the_same_frame(lived: mt.EventBus) -> None:
             lived.invocations(columns=[column]), lived.invocations(columns=[column], limit=FEW)
         )
     assert (lived.invocations()["outcome"] == "running").sum() == 1
+
+
+@pytest.mark.usefixtures("strings")
+def test_columns_and_rows_make_the_same_results(
+    lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subs = [lived.subscription(name) for name in ("even", "talks", "some")]
+    by_rows = [sub.results(limit=FEW) for sub in subs]
+    monkeypatch.setattr(lived.log, "invocations", None)  # there is no other way now
+
+    for sub, expected in zip(subs, by_rows, strict=True):
+        assert_frame_equal(sub.results(), expected)
+    assert set(by_rows[2]["subject"]) == {"yes"}
+    assert by_rows[1]["error"].str.startswith("ValueError: no ").any()
+    assert {"n", "é"} < set(by_rows[0])
+
+
+@pytest.mark.usefixtures("strings")
+def test_more_results_than_are_read_by_rows_are_the_newest_ones(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keyed(numbers: list[int]) -> list[dict[str, int]]:
+        return [{"old" if n < 5 else "new": n} for n in numbers]
+
+    monkeypatch.setattr("mltrigger.reports.views._FEW", 3)
+    sub = bus.subscribe("numbers", mt.model("keyed", batch=True)(keyed), batch_size=4)
+    bus.publish_batch("numbers", range(10))
+    wait_until(lambda: is_settled(sub))
+    expected = [sub.results(limit=n) for n in (1, 2, 3)]
+    monkeypatch.setattr("mltrigger.reports.views._FEW", 0)
+    monkeypatch.setattr(bus.log, "invocations", None)
+
+    for n, newest in enumerate(expected, 1):
+        assert_frame_equal(sub.results(limit=n), newest)
+    assert "old" not in sub.results(limit=5)
+    assert len(sub.results(limit=100)) == 10
+
+
+def test_a_subject_with_any_sign_is_read(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_rows, found = bus.log.invocations, []
+    sub = bus.subscribe("texts", lambda event: event, name="texts")
+    for n, subject in enumerate(["é\u202e", None, "null", "\x1e", "a\x1fb"]):
+        bus.publish("texts", n, subject=subject)
+        wait_until(lambda: is_settled(sub))
+        expected, read = sub.results(limit=FEW), list[object]()
+        monkeypatch.setattr(
+            bus.log, "invocations", lambda *a, r=read, **k: r.append(a) or by_rows(*a, **k)
+        )
+        assert_frame_equal(sub.results(), expected)
+        found.append(len(read))
+        monkeypatch.setattr(bus.log, "invocations", by_rows)
+    assert found == [0, 0, 0, 1, 1], "only a sign that separates texts needs a look at each row"
 
 
 def test_since_takes_the_attempts_received_since_then(lived: mt.EventBus) -> None:
@@ -133,6 +189,31 @@ def test_pruning_leaves_nothing_of_old_attempts_but_the_newest_lot(tmp_path: Pat
         ]
     connection.close()
     assert counts == [1, 0, 0, 1]
+
+
+def test_pruning_leaves_others_time_to_write(bus: mt.EventBus) -> None:
+    held: list[tuple[float, float]] = []
+
+    class Noting:
+        def __getattr__(self, name: str) -> object:
+            return getattr(bus._store, name)
+
+        @contextlib.contextmanager
+        def transaction(self, durable: bool = True) -> Iterator[object]:
+            assert durable, "the next sync of another one would wait for all of this"
+            with bus._store.transaction(durable) as transaction:
+                began_s = time.monotonic()
+                yield transaction
+                held.append((began_s, time.monotonic()))
+
+    bus.topic("numbers")
+    bus.publish_batch("numbers", range(3_000))
+    retention.prune(Noting(), bus._clock, retention.Retention(max_events=1))  # type: ignore[arg-type]
+
+    pauses = [(b - a, c - b) for (a, b), (c, _) in itertools.pairwise(held)]
+    assert len(bus.events()) == 1
+    assert len(pauses) >= 3
+    assert all(pause_s >= held_s / 3 for held_s, pause_s in pauses[:-1])
 
 
 def test_doctor_names_the_subscription_that_holds_old_events(bus: mt.EventBus) -> None:

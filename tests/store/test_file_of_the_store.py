@@ -5,7 +5,9 @@ others. No receipt is for nowhere.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import itertools
 import json
 import multiprocessing
 import os
@@ -26,6 +28,7 @@ from shared import wait_until
 import mltrigger as mt
 from mltrigger.store.sqlite import connections, files, forks, logkeeper
 from mltrigger.store.sqlite import store as sqlite
+from mltrigger.store.sqlite.wal import Wal
 from mltrigger.versions.selector import Selector, resolve
 
 ROOT = Path(mt.__file__).parents[1]
@@ -340,6 +343,40 @@ def test_file_that_others_write_to_is_not_taken_for_overwritten(home: Path) -> N
         bus.publish("documents", 4)
 
         assert len(bus.events()) == 3 * 3002 + 2
+
+
+def test_file_whose_free_pages_leave_it_after_its_header_said_so_is_not_taken_for_cut_off(
+    home: Path,
+) -> None:
+    """A checkpoint moves a part of the log, and a later one the rest. The last one cuts the file."""
+    with (
+        connected(home) as bus,
+        contextlib.closing(sqlite3.connect(home / "bus.db", isolation_level=None)) as tool,
+        contextlib.closing(sqlite3.connect(home / "bus.db", isolation_level=None)) as reader,
+    ):
+        bus.topic("documents")
+        bus.publish("documents", 0)
+        tool.execute("PRAGMA wal_autocheckpoint=0")
+        tool.execute("CREATE TABLE filling AS SELECT zeroblob(1000000) AS data")
+        tool.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        bus.publish("documents", 1)
+        whole = (home / "bus.db").stat().st_size
+        tool.executescript("BEGIN; DROP TABLE filling; PRAGMA incremental_vacuum(1000); COMMIT")
+        ((cleared,),) = tool.execute("PRAGMA user_version").fetchall()
+        tool.execute(f"PRAGMA user_version={cleared + 1}")
+        reader.executescript("BEGIN; SELECT count(*) FROM event")
+        reader.execute("SELECT count(*) FROM event").fetchall()
+        bus.publish("documents", 2)
+        tool.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        assert (home / "bus.db").stat().st_size == whole
+        bus.publish("documents", 3)
+        reader.execute("ROLLBACK")
+        tool.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        assert (home / "bus.db").stat().st_size < whole - 900_000
+
+        bus.publish("documents", 4)
+
+        assert len(bus.events()) == 5
 
 
 def test_file_with_two_names_is_refused_since_each_would_have_a_log_of_its_own(home: Path) -> None:
@@ -672,6 +709,7 @@ def test_log_of_large_events_stays_below_its_limits(
             sizes.append(log.stat().st_size)
             if n % 3 == 0:
                 wait_until(lambda n=n: file.stat().st_size > (n - 2) * 1_000_000)  # type: ignore[misc]
+                wait_until(lambda: bus._store._gate.is_empty)  # type: ignore[attr-defined]
 
         assert max(sizes) < 2 * 3_000_000 + 1_100_000
         assert len(bus.events()) == 20
@@ -713,6 +751,128 @@ def test_log_that_a_reader_keeps_from_beginning_anew_does_so_after_it_and_is_cut
         )
         assert bus.events()["topic"].eq("scans").all()
         assert bus._store.read("PRAGMA integrity_check") == [("ok",)]
+
+
+def test_pages_are_given_back_many_in_one_commit_and_the_log_stays_short(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "FREE_PAGES", 0)
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(logkeeper, "_HOLD_S", 60.0)  # only their number ends a commit
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 2_000)
+        wait_until(lambda: bus.publish("scans", "last") and file.stat().st_size > 6_000_000)
+        whole = file.stat().st_size
+        ((before,),) = bus._store.read("PRAGMA user_version")
+        bus.retain(max_events=1)
+        bus.prune()
+
+        assert wait_until(lambda: file.stat().st_size < whole / 10)
+        ((after,),) = bus._store.read("PRAGMA user_version")
+        assert after - before < 20
+        assert bus._store.read("PRAGMA integrity_check") == [("ok",)]
+        assert bus.events()["data"].tolist() == ['"last"']
+
+
+def test_giving_pages_back_goes_on_after_each_checkpoint_that_it_needs(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "FREE_PAGES", 0)
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+    monkeypatch.setattr(logkeeper, "_HOLD_S", 0.0)
+    lengths = []
+    with mt.connect(f"sqlite:///{file}") as bus:
+        keeper = bus._store._keeper  # type: ignore[attr-defined]
+        checkpoint = keeper._checkpoint
+
+        def noted(wal: Wal) -> object:
+            salts = wal.salts()
+            lengths.append(next(n for n in itertools.count(1) if not wal.reaches(n, salts)))
+            return checkpoint(wal)
+
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 1_000)
+        wait_until(lambda: bus.publish("scans", "last") and file.stat().st_size > 3_000_000)
+        whole = file.stat().st_size
+        monkeypatch.setattr(keeper, "_checkpoint", noted)
+        bus.retain(max_events=1)
+        bus.prune()
+        lengths.clear()
+
+        assert wait_until(lambda: file.stat().st_size < whole / 10)
+        assert bus._store.read("PRAGMA integrity_check") == [("ok",)]
+    assert len(lengths) > 5
+    assert max(lengths[2:]) < 4 * 100_000 / 4_096
+
+
+def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+    steps = []
+
+    def is_free() -> bool:
+        with contextlib.closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+        return True
+
+    def noting(name: str, called: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*given: object) -> Any:
+            steps.append((name, is_free()))
+            return called(*given)
+
+        return noted
+
+    monkeypatch.setattr(logkeeper, "_pass", noting("move", logkeeper._pass))
+    monkeypatch.setattr(connections, "sync_file", noting("sync", connections.sync_file))
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("scans")
+        bus.publish("scans", b"\x07" * 1_000_000)
+        wait_until(lambda: bus.publish("scans", 1) and ("move", False) in steps)
+
+    end = steps.index(("move", False))
+    assert steps[: end + 1] == [("move", True), ("sync", True), ("move", False)]
+
+
+def test_sync_of_the_database_that_fails_poisons_the_store(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.topic("scans")
+        bus.publish("scans", 1)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 1)
+        monkeypatch.setattr(connections, "sync_file", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            bus._store._keeper.round()  # type: ignore[attr-defined]
+
+        with pytest.raises(mt.StoreError, match="the disk failed to sync"):
+            bus.publish("scans", 2)
+
+
+def test_writer_that_waits_for_another_process_looks_soon_and_often(file: Path) -> None:
+    """SQLite's own steps grow to 100 ms. A process that writes a lot would shut others out."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 5:
+            other.execute("ROLLBACK")
+
+    store = sqlite.SqliteStore(file, sleep=sleep)
+    with contextlib.closing(store), contextlib.closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with store.transaction():
+            pass
+
+    assert len(slept) == 5
+    assert max(slept) <= 0.002
 
 
 # -- backups ---------------------------------------------------------------------------------------

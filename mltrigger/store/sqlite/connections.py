@@ -22,7 +22,7 @@ from mltrigger.store.keys import id_text, trace_id
 from mltrigger.store.sqlite import forks, unsure
 from mltrigger.store.sqlite.disk import Connection, Disk
 from mltrigger.store.sqlite.durable import SharedSync
-from mltrigger.store.sqlite.files import File, forget_files, open_file, release_file
+from mltrigger.store.sqlite.files import File, forget_files, open_file, release_file, sync_file
 from mltrigger.store.sqlite.place import Lost, Place
 from mltrigger.store.sqlite.wal import Wal
 
@@ -31,6 +31,8 @@ Sleep = Callable[[float], None]
 _READERS = 4
 """The number of reading connections to keep for the next question."""
 _CHECKPOINT_BUSY_S = 0.1
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.0005, 0.05
+"""The steps in which a writer waits for other processes."""
 LONGEST_LOG = 16 * 1024 * 1024
 """A longer log, of a large transaction or beside a slow reader, is cut when it begins anew."""
 RETURN = "put it back, or close this bus and connect again"
@@ -248,6 +250,15 @@ class Connections:
             driver.execute("PRAGMA synchronous=NORMAL")  # at OFF a power cut damages the file
             yield driver
 
+    def sync_database(self) -> None:
+        """Bring to the disk what was moved into the database. The write lock is not needed."""
+        try:
+            if self._file is not None:
+                sync_file(self._file)
+        except OSError as error:
+            self.sync.poison(error)
+            raise
+
     # -- the files ---------------------------------------------------------------------------------
 
     def _to_the_disk(self) -> None:
@@ -323,9 +334,12 @@ class Connections:
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error):
                     raise
-                if time.monotonic() > min(began_s + self._busy_s(), give_up_s()):
-                    raise self._locked(time.monotonic() - began_s) from error
-                (sleep or self._sleep)(random.uniform(0.001, 0.05))
+                waited_s = time.monotonic() - began_s
+                if waited_s > min(self._busy_s(), give_up_s() - began_s):
+                    raise self._locked(waited_s) from error
+                # Most hold the lock for a millisecond, and some soon take it again.
+                step_s = min(max(_SHORTEST_WAIT_S, waited_s / 4), _LONGEST_WAIT_S)
+                (sleep or self._sleep)(random.uniform(step_s / 2, step_s))
             else:
                 return
 
@@ -337,9 +351,9 @@ class Connections:
         )
 
     def _connected(self, reads: bool) -> Connection:
-        # A writer waits in short steps. Between them it notices Ctrl-C and the end of the
-        # process.
-        connection = self._disk.connect(self.location or ":memory:", 5.0 if reads else 0.1)
+        # A writer waits in short steps of ours. Between them it notices Ctrl-C and the end of
+        # the process. SQLite's own steps grow so soon that a busy process shuts others out.
+        connection = self._disk.connect(self.location or ":memory:", 5.0 if reads else 0.0)
         try:
             if self._path is not None and not reads:
                 if self._path.stat().st_size == 0:  # later it would write, and change nothing

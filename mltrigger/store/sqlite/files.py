@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import sqlite3
 import stat
@@ -20,6 +21,10 @@ from mltrigger.store.sqlite.forks import check_inherited
 MAGIC = b"SQLite format 3\x00"
 HEADER_BYTES = 100
 _READ = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+_NOT_SYNCED = (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+"""The errors of a sync itself (https://man7.org/linux/man-pages/man2/fdatasync.2.html)."""
 
 
 File = tuple[int, int]
@@ -79,8 +84,26 @@ def header_of(file: File) -> tuple[bytes, int] | None:
     with _guard:
         if (opened := _open_here.get(file)) is None:
             return None
+        size = os.fstat(opened.handle).st_size  # it falls only after the header has changed
         os.lseek(opened.handle, 0, os.SEEK_SET)
-        return os.read(opened.handle, HEADER_BYTES), os.fstat(opened.handle).st_size
+        return os.read(opened.handle, HEADER_BYTES), size
+
+
+def sync_file(file: File) -> None:
+    """Bring an open *file* to the disk, where a handle for reading can do that.
+
+    Raises
+    ------
+    OSError
+        When the disk refuses.
+    """
+    opened = _open_here.get(file)
+    if opened is not None and hasattr(os, "fdatasync"):
+        try:
+            os.fdatasync(opened.handle)
+        except OSError as error:
+            if error.errno in _NOT_SYNCED:
+                raise
 
 
 def forget_files() -> None:

@@ -25,14 +25,18 @@ GROWN_BYTES = 128 * 1024
 """The length from which on the log is made long. A command that ends at once never gets there."""
 FREE_PAGES = 1024
 """So many free pages stay in the database, and a quarter of all: new events need them again."""
-_VACUUM_PAGES = 128
-"""The pages given back in one transaction. Others wait for it for about a millisecond."""
+_HOLD_S = 0.002
+"""About how long one transaction that gives pages back holds the write lock."""
 _LOOK_S, _LOOK_CHANGES = 0.01, 100
 """The log is looked at after so long, or so many changed rows."""
 _PAUSE_S = 0.5
 """The shortest time until the next try after one that came to nothing."""
 _IDLE_S = 5.0
 """The thread ends after so long without work."""
+_PASSES, _REST_FRAMES = 3, 64
+"""At most so many passes beside writers, until so little of the log is left for the last one."""
+_TOO_LONG = 1.5
+"""Writers have to wait for the last pass once the log has so many times its limit."""
 _MARK = 12
 
 
@@ -41,8 +45,9 @@ class LogKeeper:
 
     SQLite 3.7.0 to 3.51.2 can damage a database when a checkpoint finds nothing left to do while
     another process begins the log anew (https://sqlite.org/wal.html, "The WAL-reset bug"). So
-    SQLite's own checkpoints are off. Ours hold a file lock between processes. The first pass of a
-    round runs beside writers, only when the log has grown. The second pass holds the write lock.
+    SQLite's own checkpoints are off. Ours hold a file lock between processes. The first passes of
+    a round run beside writers, only when the log has grown. The last pass holds the write lock.
+    SQLite syncs the database in it, so the passes before leave it little to sync.
 
     Parameters
     ----------
@@ -143,14 +148,16 @@ class LogKeeper:
                 with contextlib.suppress(OSError), self._alone():
                     wal.presize()
                 self._connections.sync.force()
-            tidied = self._tidies and self._gave_back()
             self._mark = _read(lock)
+            tidied = self._tidies and self._gave_back(wal)
             if tidied or self._is_long(wal):
                 # Learn of a sync that failed in another process. The connection that moves the log
                 # is new, and a kernel tells only handles that were open then.
                 self._connections.sync.force()
-                self._mark = self._checkpoint(wal)
+                self._mark, is_whole = self._checkpoint(wal)
                 _write(lock, self._mark)
+                if self._tidies and is_whole:
+                    self._bell.set()  # go on, after a fork that waits
             if not _is_short(wal):
                 self._rest_s = 0.0
 
@@ -161,35 +168,55 @@ class LogKeeper:
             limit = max(limit, self._mark[1] + limit // 2)
         return bool(salts) and wal.reaches(limit, salts)
 
-    def _checkpoint(self, wal: Wal) -> tuple[bytes, int]:
-        """Move the log into the database. Return its generation, and the number of its frames."""
+    def _checkpoint(self, wal: Wal) -> tuple[tuple[bytes, int], bool]:
+        """Move the log into the database.
+
+        Return its generation with the number of its frames, and whether all were moved.
+        """
         with self._connections.checkpointing() as driver:
-            salts = wal.salts()
-            frames, moved = _pass(driver)
+            for _ in range(_PASSES):
+                salts = wal.salts()
+                frames, moved = _pass(driver)
+                self._connections.sync_database()
+                few = frames != moved or not wal.reaches(moved + _REST_FRAMES, salts)
+                if few or wal.reaches(wal.frames_in(int(_TOO_LONG * CHECKPOINT_BYTES)), salts):
+                    break
             if frames == moved:  # else a reader needs the rest of the log as it is
                 # Nobody writes now. So the next writer finds all moved, and begins the log anew.
                 with self._alone():
                     salts = wal.salts()
                     frames, moved = _pass(driver)
-        return salts, frames
+        return (salts, frames), frames == moved
 
-    def _gave_back(self) -> bool:
-        """Give free pages back, a few at a time. Return whether there were any."""
-        self._tidies, any_given = False, False
-        while not self._ended:
+    def _gave_back(self, wal: Wal) -> bool:
+        """Give free pages back, a few at a time, until the log is long. Return whether any."""
+        any_given = False
+        while not self._ended and not self._is_long(wal):
             with self._alone() as driver:
-                ((free,),) = driver.execute("PRAGMA freelist_count").fetchall()
-                ((pages,),) = driver.execute("PRAGMA page_count").fetchall()
-                surplus = free - max(FREE_PAGES, pages // 4)
-                if surplus <= 0:
+                began_s = time.monotonic()
+                if (surplus := _surplus(driver)) <= 0:
+                    self._tidies = False
                     break
-                given = min(surplus, _VACUUM_PAGES)
-                driver.execute(f"PRAGMA incremental_vacuum({given})").fetchall()
+                for _ in range(surplus):
+                    # Of more, sqlite3 would take only the first: it fetches no row without columns.
+                    driver.execute("PRAGMA incremental_vacuum(1)").fetchall()
+                    if time.monotonic() > began_s + _HOLD_S:
+                        break
                 ((cleared,),) = driver.execute("PRAGMA user_version").fetchall()
                 driver.execute(f"PRAGMA user_version={cleared + 1}")  # see place.Written
                 driver.execute("COMMIT")
-                any_given = True
+                any_given, ended_s = True, time.monotonic()
+            # Now others write. Else their next sync would have all of this to write.
+            self._connections.sync.force()
+            time.sleep(max(0.0, ended_s + (ended_s - began_s) / 2 - time.monotonic()))
         return any_given
+
+
+def _surplus(driver: Connection) -> int:
+    """Return how many pages are to be given back."""
+    ((free,),) = driver.execute("PRAGMA freelist_count").fetchall()
+    ((pages,),) = driver.execute("PRAGMA page_count").fetchall()
+    return int(free - max(FREE_PAGES, pages // 4))
 
 
 def _is_short(wal: Wal) -> bool:

@@ -37,11 +37,11 @@ class Lost(Exception):  # a signal: the store makes its error of it
 
 
 class Written(NamedTuple):
-    """The header of a database, and the size of the file.
+    """The header of a database, and the size of its pages in the file.
 
     The change counter never falls (https://sqlite.org/fileformat2.html, "File change counter").
     ``cleared`` is the user version, which rises when pages are given back. While both stay, the
-    pages do not fall either.
+    pages do not fall either. Pages that were given back may stay in the file for some time.
     """
 
     counter: int
@@ -156,7 +156,9 @@ class Place:
                 counter, cleared, pages = (
                     int.from_bytes(header[at : at + 4], "big") for at in (24, 60, 28)
                 )
-                written = Written(counter, cleared, pages, size)
+                page = int.from_bytes(header[16:18], "big")
+                page = 65536 if page == 1 else page
+                written = Written(counter, cleared, pages, min(size, pages * page))
             if self._written is not None and (written is None or written.is_before(self._written)):
                 raise Lost(Path(self.location).name, "overwritten or cut off")
             self._written = written

@@ -26,6 +26,8 @@ from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
 """How long a writer waits for another process before StoreError."""
+_KEEPER_S = 0.1
+"""How long the keeper of the log waits. Writers of this process wait for it meanwhile."""
 
 
 class SqliteStore:
@@ -253,7 +255,10 @@ class SqliteStore:
         """
         with self._holding():
             try:
-                self._try_to_begin(waits=False)
+                end_s = time.monotonic() + _KEEPER_S
+                self._connections.patiently(
+                    lambda: self._try_to_begin(waits=False), give_up_s=lambda: end_s
+                )
                 yield self._connections.writer
             finally:
                 if self._connections.in_transaction:
