@@ -175,8 +175,8 @@ class Answering(OnCall):
         lot = call.lots.pop(0)
         if self._stopping.is_set():
             lot.stop_after_current()
+        self._slots.add(lot)
         with self._changed:
-            self._active.add(lot)
             self._under_way[lot] = call
         self._run(lot)
 

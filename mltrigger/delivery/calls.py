@@ -16,6 +16,7 @@ from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.envelopes import UNREADABLE, UNREADABLE_TYPE, UNREADABLE_WHY
 from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.store.lots import Succeeded
+from mltrigger.store.unit import Unit
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
 from mltrigger.versions.running.invoke import Result
@@ -25,6 +26,8 @@ logger = logging.getLogger("mltrigger")
 
 _AFTER_DEFECT_US = 1_000_000
 _RUN_AHEAD_US = int(RUN_AHEAD_S * 1e6)
+
+Following = Callable[[], Callable[[Unit], None] | None]
 
 OUT_OF_ORDER = Result(reason="group_order")
 """The refusal of an event in an ordered group when one before it comes again first."""
@@ -58,8 +61,11 @@ class Calls:
         self.suspects = Suspects()
         self.size = LotSize(spec.policy)
 
-    def run(self, lot: Lot) -> None:
-        """Call and record one lot in this thread, until it is closed or stopped. Never raises."""
+    def run(self, lot: Lot, following: Following = lambda: None) -> None:
+        """Call and record one lot in this thread, until it is closed or stopped. Never raises.
+
+        *following* returns the part of the last recording that leases the next events, if any.
+        """
         behind: set[str] = set()
         try:
             with captured() as printed:
@@ -70,12 +76,12 @@ class Calls:
             self._pace.hold(
                 self._clock.now_us() + _AFTER_DEFECT_US
             )  # its events come again at once
-        self.settle(lot)
+        self.settle(lot, following)
 
-    def settle(self, lot: Lot) -> None:
+    def settle(self, lot: Lot, following: Following = lambda: None) -> None:
         """Record the answers that are not recorded yet."""
         if answers := lot.take(self._clock.now_us()):
-            self._recorder.record(answers)
+            self._recorder.record(answers, following())
             lot.settled([d for answer in answers for d in answer.deliveries])
 
     def overdue(self, lot: Lot, remains: Remains) -> list[Ended]:

@@ -202,13 +202,17 @@ class Recorder:
             and all(d.group is None and not d.alone for d in deliveries)
         )
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def record(
+        self, answers: Sequence[Answer], following: Callable[[Unit], None] | None = None
+    ) -> None:
         """Record, hand on and settle attempts in one commit. Try until the store answers.
 
-        An attempt that lost its lease becomes ``stale`` if the event has an outcome.
+        An attempt that lost its lease becomes ``stale`` if the event has an outcome. *following*
+        does more in the same commit. A try after an error goes without it.
         """
+        once = [following] if following is not None else []
         if answers:
-            self._patiently(lambda: self._record(answers))
+            self._patiently(lambda: self._record(answers, once.pop() if once else None))
 
     def make_durable(self) -> None:
         """Return when all that is visible is durable, since an event is about to leave."""
@@ -232,7 +236,7 @@ class Recorder:
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))
 
-    def _record(self, answers: Sequence[Answer]) -> None:
+    def _record(self, answers: Sequence[Answer], following: Callable[[Unit], None] | None) -> None:
         rows: list[Invocation] = []
         with self._log.unit() as unit:
             ended: list[Ended] = []
@@ -246,6 +250,8 @@ class Recorder:
                 else:  # a lease was lost
                     ended += self._one_by_one(answer)
             rows += self._record_ended(ended, unit)
+            if following is not None:
+                following(unit)
         self.recorded(rows)
 
     def _record_ended(self, ended: list[Ended], unit: Unit) -> list[Invocation]:
