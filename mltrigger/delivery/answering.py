@@ -59,6 +59,10 @@ class AnswerRecorder(Recorder):
         """Return ``False``: each outcome is fetched on its own."""
         return False
 
+    def takes(self, delivery: Delivery, result: Result) -> bool:
+        """Return ``False``, as :meth:`takes_whole`."""
+        return False
+
     def recorded(self, rows: Sequence[Invocation]) -> None:
         """Keep final outcomes for the caller."""
         self.outcomes.update({row.delivery: row for row in rows if row.outcome in FINAL})

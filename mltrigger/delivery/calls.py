@@ -188,12 +188,11 @@ class Calls:
                 result = lot.invoker.one(event)
                 now_us = self._clock.now_us()
                 self._learn_call(delivery, result, started_us, now_us)
-                finished_us = lot.returned_us or now_us
-                text = printed.take()
-                if text is None and self._recorder.takes_whole(begun, (result,)):
-                    lot.went_well(delivery, result.output, started_us, finished_us)
+                times_us, text = (started_us, lot.returned_us or now_us), printed.take()
+                if text is None and self._recorder.takes(delivery, result):
+                    lot.went_well(delivery, result.output, times_us)
                 else:
-                    self._ended(lot, delivery, result, (started_us, finished_us), text, behind)
+                    self._ended(lot, delivery, result, times_us, text, behind)
             else:
                 ended = self._recorder.refused(delivery, refusal, lot.version, 1)
                 now_us = self._clock.now_us()

@@ -136,9 +136,9 @@ class Listener:
             self._outside.leave(self.spec)
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._slots.active, timeout=max(0.0, end - time.monotonic())
+                lambda: not self._slots.busy, timeout=max(0.0, end - time.monotonic())
             )
-            left = list(self._slots.active)
+            left = self._slots.lots()
         for lot in left:
             if (remains := lot.close()) is not None:
                 self._recorder.record(remains.answers)
@@ -154,6 +154,11 @@ class Listener:
         The listener tries again by itself.
         """
         return self._pace.held(self._clock.now_us())
+
+    @property
+    def trouble(self) -> str:
+        """Why outcomes cannot be recorded now."""
+        return self._recorder.trouble
 
     @property
     def in_flight(self) -> int:
@@ -250,8 +255,8 @@ class Listener:
         self._wait_for("waiting for the model" if self.pauses else "listening", self._pace.why)
         return room
 
-    def _following(self) -> Callable[[Unit], None] | None:
-        """Return how to lease the next events in the commit that ends a lot of this thread.
+    def _following(self, lot: Lot) -> Callable[[Unit], None] | None:
+        """Return how to lease the next events in the commit that ends *lot*.
 
         ``None`` when they are received as the first ones were: another thread receives, there is no
         room, or something has to be looked at before.
@@ -264,9 +269,9 @@ class Listener:
             room = self._room(ending=1)
         except Exception:  # this thread receives next, and meets it again
             return None
-        return functools.partial(self._follow, room) if room.events > 0 else None
+        return functools.partial(self._follow, lot, room) if room.events > 0 else None
 
-    def _follow(self, room: Room, unit: Unit) -> None:
+    def _follow(self, lot: Lot, room: Room, unit: Unit) -> None:
         """Lease the next events in *unit*. Another thread begins them as soon as that is visible.
 
         This one waits for the disk.
@@ -274,6 +279,7 @@ class Listener:
         if found := self._claims.follow(room, unit):
             begin = functools.partial(self._serve, lambda: self._begun(found, room))
             submit = functools.partial(self._workers.submit, begin)
+            unit.transaction.after_visible(functools.partial(self._slots.ending, lot))
             unit.transaction.after_visible(functools.partial(self._slots.pass_duty, submit))
 
     def _begun(self, deliveries: list[Delivery], room: Room) -> Lot | None:
@@ -320,7 +326,7 @@ class Listener:
 
     def _run(self, lot: Lot) -> None:
         """Run and record one lot, release deliveries that were not begun. Never raises."""
-        self._calls.run(lot, self._following)
+        self._calls.run(lot, functools.partial(self._following, lot))
         if not self._close(lot) and lot.turn is not None and lot.turn.behind:
             with self._changed:
                 self.leftover -= 1

@@ -64,6 +64,9 @@ class Recorder:
         self._outside = outside
         self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
         self._uniform = uniform
+        self._hands_nothing_on = spec.emit is None
+        self.trouble = ""
+        """Why nothing can be recorded now."""
         self._give_up_s = math.inf
         self._hurry = threading.Event()
 
@@ -200,6 +203,16 @@ class Recorder:
             self._spec.emit is None
             and all(r.error_type is None and r.reason is None for r in results)
             and all(d.group is None and not d.alone for d in deliveries)
+        )
+
+    def takes(self, delivery: Delivery, result: Result) -> bool:
+        """Whether the answer of one call can be recorded with others, as :meth:`takes_whole`."""
+        return (
+            self._hands_nothing_on
+            and result.error_type is None
+            and result.reason is None
+            and delivery.group is None
+            and not delivery.alone
         )
 
     def record(
@@ -352,11 +365,13 @@ class Recorder:
                     )
                     return
                 logger.exception("subscription %s: recording failed; trying again", self._spec.name)
+                self.trouble = str(error) or type(error).__name__
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
                 if self._hurry.wait(pause_s):
                     pause_s = 0.0
                     time.sleep(_HURRY_S)
             else:
+                self.trouble = ""
                 return
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from mltrigger.delivery.lot import Lot
 
+_MOST_ENDING = 4
+"""How many recorded lots may wait for the disk while others begin."""
 _PASSED = 0
 """In place of a thread: the duty is on its way to one."""
 
@@ -21,7 +23,8 @@ class Slots:
     def __init__(self, number: int) -> None:
         self.number = number
         self.changed = threading.Condition()
-        self.active: set[Lot] = set()
+        self._active: set[Lot] = set()
+        self._ending: set[Lot] = set()
         self._receiver: int | None = None
         self._open = False
 
@@ -37,7 +40,7 @@ class Slots:
 
     def free(self, ending: int = 0) -> int:
         """Return how many slots are free, when *ending* lots have ended."""
-        return self.number + ending - len(self.active)
+        return self.number + ending - len(self._active)
 
     # -- the duty ----------------------------------------------------------------------------------
 
@@ -47,9 +50,13 @@ class Slots:
         return self._receiver == threading.get_ident()
 
     def take_duty(self, ending: int = 0) -> bool:
-        """Take the duty if nobody has it and a slot is free. Return whether this thread has it."""
+        """Take the duty if nobody has it and a slot is free. Return whether this thread has it.
+
+        With *ending* lots it is for the commit that ends them. Few of those wait for the disk.
+        """
         with self.changed:
-            if self._receiver is None and self._open and self.free(ending) > 0:
+            many = ending and len(self._ending) >= _MOST_ENDING
+            if self._receiver is None and self._open and self.free(ending) > 0 and not many:
                 self._receiver = threading.get_ident()
             return self.has_duty
 
@@ -90,15 +97,27 @@ class Slots:
     def add(self, lot: Lot) -> None:
         """Take note of a lot that begins."""
         with self.changed:
-            self.active.add(lot)
+            self._active.add(lot)
+
+    def ending(self, lot: Lot) -> None:
+        """Free the slot of a lot that is recorded, though not yet on the disk."""
+        with self.changed:
+            self._active.discard(lot)
+            self._ending.add(lot)
 
     def remove(self, lot: Lot) -> None:
         """Take note of a lot that has ended."""
         with self.changed:
-            self.active.discard(lot)
+            self._active.discard(lot)
+            self._ending.discard(lot)
             self.changed.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any lot is under way or ending."""
+        return bool(self._active or self._ending)
 
     def lots(self) -> list[Lot]:
         """Return the lots under way."""
         with self.changed:
-            return list(self.active)
+            return list(self._active)
