@@ -178,15 +178,15 @@ class Calls:
     def _call_each(
         self, lot: Lot, running: Running, count: int, printed: Captured, behind: set[str]
     ) -> None:
-        now_us = self._clock.now_us()
-        hold_us = _RUN_AHEAD_US
-        while count and (begun := lot.begin(1, now_us)):
-            delivery, started_us = begun[0], now_us
+        clock, one = self._clock.now_us, lot.invoker.one
+        now_us, hold_us = clock(), _RUN_AHEAD_US
+        while count and (delivery := lot.begin_one(now_us)) is not None:
+            started_us = now_us
             if (refusal := self._refusal(delivery, behind)) is None:
                 event = self._prepare(delivery.event)
                 running.events = (event,)
-                result = lot.invoker.one(event)
-                now_us = self._clock.now_us()
+                result = one(event)
+                now_us = clock()
                 self._learn_call(delivery, result, started_us, now_us)
                 times_us, text = (started_us, lot.returned_us or now_us), printed.take()
                 if text is None and self._recorder.takes(delivery, result):
@@ -195,12 +195,12 @@ class Calls:
                     self._ended(lot, delivery, result, times_us, text, behind)
             else:
                 ended = self._recorder.refused(delivery, refusal, lot.version, 1)
-                now_us = self._clock.now_us()
+                now_us = clock()
                 self._keep(lot, delivery, ended, behind)
             # do not hold answers back, nor spend more time on recording than on running
             if now_us - lot.taken_us > hold_us:
                 self.settle(lot)
-                began_us, now_us = now_us, self._clock.now_us()
+                began_us, now_us = now_us, clock()
                 hold_us = max(_RUN_AHEAD_US, 4 * (now_us - began_us))
             count -= 1
             if now_us < self._pace.held_us:  # the rest of the lot would get the same answer
@@ -228,10 +228,14 @@ class Calls:
         lot.answered([ended], 1)
 
     def _learn_call(self, delivery: Delivery, result: Result, started_us: int, now_us: int) -> None:
-        if result.throttled and result.reason == "timeout":
-            self.suspects.remember(delivery)
-        if not self._pace.heed(result, now_us):
-            self.size.learn((now_us - started_us) / 1e6)
+        if not result.ok:
+            if result.throttled and result.reason == "timeout":
+                self.suspects.remember(delivery)
+            if self._pace.heed(result, now_us):
+                return
+        else:
+            self._pace.went_on()
+        self.size.learn((now_us - started_us) / 1e6)
 
     # -- calls with a batch ------------------------------------------------------------------------
 

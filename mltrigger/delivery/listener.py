@@ -170,7 +170,7 @@ class Listener:
     def _serve(self, first: Callable[[], Lot | None] | None = None) -> None:
         """Receive lots and run them in this thread, as long as no other thread receives."""
         self._slots.begin_duty()
-        while (lot := self._receive(first or self._receive_once)) is not None:
+        while (lot := self._receive(first)) is not None:
             first = None
             self._run(lot)
             del lot  # a thread that waits must not keep the last batch alive
@@ -187,14 +187,18 @@ class Listener:
         if self._slots.take_duty():
             self._serve()
 
-    def _receive(self, receive: Callable[[], Lot | None]) -> Lot | None:
-        """Receive until a lot can begin in this thread. Return ``None`` at the end."""
+    def _receive(self, first: Callable[[], Lot | None] | None) -> Lot | None:
+        """Receive until a lot can begin in this thread. Return ``None`` at the end.
+
+        *first* has deliveries already. Also a listener that stops does something about them.
+        """
         pause_s = 0.0
-        while not self._stopping.wait(pause_s):
+        while first is not None or not self._stopping.wait(pause_s):
+            receive, first = first or self._receive_once, None
             try:
                 if (lot := receive()) is not None:
                     return lot
-                receive, pause_s = self._receive_once, 0.0
+                pause_s = 0.0
             except (NotFound, InvalidModel) as error:
                 pause_s = min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
                 self._wait_for("waiting for the model", str(error))
@@ -306,11 +310,10 @@ class Listener:
         shared = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
         lots = []
         for each in suspects_last(shared[: room.slots]):
-            lot = Lot(each, version, invoker, self._clock.now_us())
+            lots.append(lot := Lot(each, version, invoker, self._clock.now_us()))
+            self._slots.add(lot)
             if self._stopping.is_set():
                 lot.stop_after_current()
-            self._slots.add(lot)
-            lots.append(lot)
         self._recorder.release([d for rest in shared[room.slots :] for d in rest])
         return lots
 

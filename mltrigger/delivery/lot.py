@@ -155,6 +155,17 @@ class Lot:
                 self._ended += count
                 self.started_us = None
 
+    def begin_one(self, now_us: int) -> Delivery | None:
+        """Begin a call with the next delivery, like :meth:`begin`."""
+        with self._lock:
+            at = self._begun
+            if self._closed or self._stop or at == len(self._deliveries):
+                return None
+            self._begun = at + 1
+            self.started_us = self.called_us = now_us
+            self.returned_us = None
+            return self._deliveries[at]
+
     def went_well(self, delivery: Delivery, output: str | None, times_us: tuple[int, int]) -> None:
         """Keep the answer of one call that went well, like :meth:`answered`."""
         with self._lock:

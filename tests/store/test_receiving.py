@@ -329,3 +329,29 @@ def test_stop_leaves_nothing_leased(bus: EventBus) -> None:
         sub.stop()
         assert sub.depth().in_flight == 0
         assert sub.depth().open + bus.tally(sub._spec)["succeeded"] == 50
+
+
+def test_events_that_are_leased_while_the_listener_stops_are_given_back(
+    bus: EventBus, disk: NotingDisk
+) -> None:
+    called: list[int] = []
+    sub = bus.subscribe(
+        "documents", mt.model("note", version="1.0.0")(called.append), name="note", listen=False
+    )
+    bus.publish_batch("documents", range(3))
+
+    def stops(sql: str) -> None:
+        if "UPDATE cursor SET next_seq" in sql and disk.count("INSERT INTO lot "):
+            disk.before = lambda sql: None
+            bus._engine._listeners["note"].begin_stop()
+
+    disk.said.clear()
+    disk.before = stops
+    sub.start()
+    wait_until(lambda: called)
+    wait_until(lambda: disk.before is not stops)
+    sub.stop()
+
+    assert called == [0]
+    assert (sub.depth().visible, sub.depth().in_flight) == (2, 0)
+    assert list(sub.invocations()["outcome"]) == ["succeeded"]
