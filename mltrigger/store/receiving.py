@@ -86,8 +86,8 @@ class Receiving:
         key = f"ready:{subscription.id}"
         self._wakeup.join(key, f"topic:{subscription.topic}")
         seen = self._wakeup.generation(key)
-        # After an empty look, asking for the next due time is cheaper than another empty
-        # claim.
+        # When the last claim got all there was, asking for the next due time is cheaper than an
+        # empty claim.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
         found = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not found and wait_s > 0:
@@ -100,7 +100,7 @@ class Receiving:
             if not found and (woken or due_s <= longest_s):
                 # else nothing came, and the next call looks again
                 found = self._claim(subscription, max_events, generation)
-        self._note(subscription, found)
+        self._note(subscription, max_events, found)
         return found
 
     def follow(
@@ -115,7 +115,7 @@ class Receiving:
         if self._clock.now_us() - swept_us >= SWEEP_US:
             return []  # the next receive looks for expired leases first
         found = self._lease(transaction, subscription, max_events, generation).found
-        self._note(subscription, found)
+        self._note(subscription, max_events, found)
         return found
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
@@ -177,8 +177,11 @@ class Receiving:
 
     # -- claims ------------------------------------------------------------------------------------
 
-    def _note(self, subscription: SubscriptionSpec, found: Sequence[Delivery]) -> None:
-        (self._idle.discard if found else self._idle.add)(subscription.id)
+    def _note(
+        self, subscription: SubscriptionSpec, max_events: int, found: Sequence[Delivery]
+    ) -> None:
+        """Note whether there may be more to claim at once."""
+        (self._idle.add if len(found) < max_events else self._idle.discard)(subscription.id)
 
     def _claim(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None

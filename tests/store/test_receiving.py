@@ -115,10 +115,6 @@ def waiting(broker: SqlBroker) -> Iterator[Waiting]:
     waiting.close()
 
 
-def leases(bus: EventBus) -> list[tuple[int, int]]:
-    return bus._store.read("SELECT low, n FROM lease ORDER BY low")  # type: ignore[attr-defined]
-
-
 # -- a publish claims for receivers that wait ------------------------------------------------------
 
 
@@ -304,10 +300,14 @@ def test_next_lot_begins_while_the_disk_takes_the_last_one(bus: EventBus, disk: 
     called: list[int] = []
     held, synced = threading.Event(), threading.Event()
 
+    def holds() -> None:
+        held.set()
+        synced.wait(30)
+
     def note(data: int) -> None:
         called.append(data)
         if data == 0:
-            disk.before_sync = lambda: (held.set(), synced.wait(30))
+            disk.before_sync = holds
 
     sub = bus.subscribe("documents", mt.model("note", version="1.0.0")(note), listen=False)
     bus.publish_batch("documents", range(2))
