@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import wait_until
+from shared import Gate, wait_until
 
 import mltrigger as mt
 from mltrigger.broker import Outdated, Settlement, SubscriptionSpec
@@ -355,3 +355,37 @@ def test_events_that_are_leased_while_the_listener_stops_are_given_back(
     assert called == [0]
     assert (sub.depth().visible, sub.depth().in_flight) == (2, 0)
     assert list(sub.invocations()["outcome"]) == ["succeeded"]
+
+
+def test_listener_says_that_outcomes_wait_for_the_store(bus: EventBus, disk: NotingDisk) -> None:
+    sub = bus.subscribe("documents", mt.model("noop", version="1.0.0")(lambda data: None))
+
+    def full(sql: str) -> None:
+        if "INSERT INTO lot " in sql:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    disk.before = full
+    bus.publish("documents", "a")
+    wait_until(lambda: sub.state.startswith("waiting for the store"))
+    assert "disk is full" in sub.state
+    disk.before = lambda sql: None
+
+    wait_until(lambda: bus.tally(sub._spec).get("succeeded") == 1)
+    wait_until(lambda: sub.state == "listening")
+
+
+def test_slot_that_falls_free_after_a_timeout_receives_again(bus: EventBus, gate: Gate) -> None:
+    def hangs(data: int) -> int:
+        if data == 0:
+            gate.wait()
+        return data
+
+    sub = bus.subscribe(
+        "documents", mt.model("hangs", version="1.0.0")(hangs), timeout_s=0.2, max_attempts=1
+    )
+    bus.publish_batch("documents", [0])
+    wait_until(lambda: bus.tally(sub._spec).get("dead") == 1)
+
+    bus.publish_batch("documents", [1, 2])
+
+    wait_until(lambda: bus.tally(sub._spec).get("succeeded") == 2)
