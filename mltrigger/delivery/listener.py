@@ -276,15 +276,15 @@ class Listener:
         return functools.partial(self._follow, lot, room) if room.events > 0 else None
 
     def _follow(self, lot: Lot, room: Room, unit: Unit) -> None:
-        """Lease the next events in *unit*. Another thread begins them as soon as that is visible.
+        """Lease the next events in *unit*. Another thread goes on as soon as that is visible.
 
-        This one waits for the disk.
+        It begins them, or receives. This one waits for the disk.
         """
-        if found := self._claims.follow(room, unit):
-            begin = functools.partial(self._serve, lambda: self._begun(found, room))
-            submit = functools.partial(self._workers.submit, begin)
-            unit.transaction.after_visible(functools.partial(self._slots.ending, lot))
-            unit.transaction.after_visible(functools.partial(self._slots.pass_duty, submit))
+        found = self._claims.follow(room, unit)
+        first = functools.partial(self._begun, found, room) if found else None
+        submit = functools.partial(self._workers.submit, functools.partial(self._serve, first))
+        unit.transaction.after_visible(functools.partial(self._slots.ending, lot))
+        unit.transaction.after_visible(functools.partial(self._slots.pass_duty, submit))
 
     def _begun(self, deliveries: list[Delivery], room: Room) -> Lot | None:
         """Begin a lot of *deliveries* in each free slot. Return the one for this thread.

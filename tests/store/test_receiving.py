@@ -389,3 +389,27 @@ def test_slot_that_falls_free_after_a_timeout_receives_again(bus: EventBus, gate
     bus.publish_batch("documents", [1, 2])
 
     wait_until(lambda: bus.tally(sub._spec).get("succeeded") == 2)
+
+
+def test_event_begins_while_the_disk_takes_the_outcome_of_the_one_before(
+    bus: EventBus, disk: NotingDisk
+) -> None:
+    called: list[int] = []
+    held, synced = threading.Event(), threading.Event()
+
+    def holds() -> None:
+        held.set()
+        synced.wait(30)
+
+    def note(data: int) -> None:
+        called.append(data)
+        disk.before_sync = holds
+
+    bus.subscribe("documents", mt.model("note", version="1.0.0")(note))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(bus.publish, "documents", 0)
+        assert held.wait(30)
+        second = pool.submit(bus.publish, "documents", 1)
+        wait_until(lambda: called == [0, 1])
+        synced.set()
+        assert {first.result(30).seq, second.result(30).seq} == {1, 2}
