@@ -399,7 +399,7 @@ def test_event_begins_while_the_disk_takes_the_outcome_of_the_one_before(
 
     def holds() -> None:
         held.set()
-        synced.wait(30)
+        synced.wait(120)
 
     def note(data: int) -> None:
         called.append(data)
@@ -410,6 +410,8 @@ def test_event_begins_while_the_disk_takes_the_outcome_of_the_one_before(
         first = pool.submit(bus.publish, "documents", 0)
         assert held.wait(30)
         second = pool.submit(bus.publish, "documents", 1)
-        wait_until(lambda: called == [0, 1])
-        synced.set()
+        try:
+            wait_until(lambda: called == [0, 1], 30)
+        finally:
+            synced.set()
         assert {first.result(30).seq, second.result(30).seq} == {1, 2}
