@@ -40,6 +40,8 @@ _WAITS_FOR_MODEL_S = 15.0
 _NUDGE_S, _HOLD_S = 0.02, 0.25
 
 Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
+First = Callable[[], Lot | None] | None
+"""Begins deliveries that are leased already."""
 State = Literal["stopped", "listening"] | Waits
 
 
@@ -100,6 +102,7 @@ class Listener:
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
         self._slots, self._stopping = Slots(spec.policy.max_concurrency or 1), threading.Event()
         self._changed = self._slots.changed
+        self._kept: First = None
         self._claims = Claims(
             *(spec, placement, broker, clock, self._pace, self._recorder, self._calls.size),
             *(look, self._stopping),
@@ -167,15 +170,15 @@ class Listener:
 
     # -- receive -----------------------------------------------------------------------------------
 
-    def _serve(self, first: Callable[[], Lot | None] | None = None) -> None:
+    def _serve(self, first: First = None) -> None:
         """Receive lots and run them in this thread, as long as no other thread receives."""
         self._slots.begin_duty()
         while (lot := self._receive(first)) is not None:
-            first = None
             self._run(lot)
             del lot  # a thread that waits must not keep the last batch alive
             if not self._slots.take_duty():
                 return
+            first, self._kept = self._kept, None
 
     def _serve_after(self, lot: Lot) -> None:
         """Run *lot* in this thread, then receive others if no other thread does."""
@@ -185,9 +188,10 @@ class Listener:
 
     def _serve_on(self) -> None:
         if self._slots.take_duty():
-            self._serve()
+            first, self._kept = self._kept, None
+            self._serve(first)
 
-    def _receive(self, first: Callable[[], Lot | None] | None) -> Lot | None:
+    def _receive(self, first: First) -> Lot | None:
         """Receive until a lot can begin in this thread. Return ``None`` at the end.
 
         *first* has deliveries already. Also a listener that stops does something about them.
@@ -282,9 +286,14 @@ class Listener:
         """
         found = self._claims.follow(room, unit)
         first = functools.partial(self._begun, found, room) if found else None
-        submit = functools.partial(self._workers.submit, functools.partial(self._serve, first))
-        unit.transaction.after_visible(functools.partial(self._slots.ending, lot))
-        unit.transaction.after_visible(functools.partial(self._slots.pass_duty, submit))
+        unit.transaction.after_visible(functools.partial(self._pass_on, lot, first))
+
+    def _pass_on(self, lot: Lot, first: First) -> None:
+        """Let another thread receive. If none can be started, this one does so later."""
+        self._slots.ending(lot)
+        serve = functools.partial(self._serve, first)
+        if not self._slots.pass_duty(lambda: self._workers.submit(serve)):
+            self._kept = first
 
     def _begun(self, deliveries: list[Delivery], room: Room) -> Lot | None:
         """Begin a lot of *deliveries* in each free slot. Return the one for this thread.

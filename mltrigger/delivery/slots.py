@@ -64,13 +64,17 @@ class Slots:
         """Take the duty that was passed to this thread."""
         self._receiver = threading.get_ident()
 
-    def pass_duty(self, submit: Callable[[], None]) -> None:
-        """Pass the duty to the thread that *submit* starts. Keep it if none can be started."""
+    def pass_duty(self, submit: Callable[[], None]) -> bool:
+        """Pass the duty to the thread that *submit* starts. Keep it if none can be started.
+
+        Return whether it was passed.
+        """
         self._receiver = _PASSED
         try:
             submit()
         except RuntimeError:
             self._receiver = threading.get_ident()
+        return not self.has_duty
 
     def yield_duty(self, submit: Callable[[], None]) -> None:
         """Pass the duty on as :meth:`pass_duty`. Without a free slot leave it."""

@@ -415,3 +415,28 @@ def test_event_begins_while_the_disk_takes_the_outcome_of_the_one_before(
         finally:
             synced.set()
         assert {first.result(30).seq, second.result(30).seq} == {1, 2}
+
+
+def test_events_are_not_lost_when_no_thread_can_be_started_for_them(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[int] = []
+    model = mt.model("note", version="1.0.0")(called.append)
+    sub = bus.subscribe("documents", model, listen=False)
+    bus.publish_batch("documents", range(50))
+    workers = bus._engine._workers
+    start = workers.submit
+    left = iter([start])
+
+    def submit(call: Callable[[], None]) -> None:
+        if (begin := next(left, None)) is None:
+            raise RuntimeError("can't start new thread")
+        begin(call)
+
+    monkeypatch.setattr(workers, "submit", submit)
+    sub.start()
+
+    wait_until(lambda: bus.tally(sub._spec).get("succeeded") == 50)
+    assert called == list(range(50))
+    assert set(sub.invocations()["attempt"]) == {1}
+    monkeypatch.undo()
