@@ -1770,6 +1770,39 @@ def test_record_hand_on_and_settle_take_effect_together(side: Side, other: Side)
     assert other.ids(sink) == ["page"]
 
 
+def test_next_events_are_leased_in_the_unit_that_settles_the_last_ones_or_not_at_all(
+    side: Side, other: Side
+) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    (delivery,) = side.broker.receive(spec, 1)
+
+    with side.log.unit() as unit:
+        side.broker.settle([Settlement(delivery, "ack")], unit)
+        unit.record([_invocation(side, delivery, "succeeded")])
+        found = side.broker.receive(spec, 1, unit=unit)
+    side.sent()
+
+    assert len(found) == isinstance(side.broker, SqlBroker), "a queue outside is not in the unit"
+    assert other.broker.depth(spec).open == 1
+    assert [d.attempt for d in found or side.receive(spec)] == [1]
+    assert other.ids(spec) == []
+
+
+def test_unit_that_raises_leases_nothing(side: Side, other: Side) -> None:
+    spec = side.bind()
+    side.publish("a", "b")
+    (delivery,) = side.broker.receive(spec, 1)
+
+    with pytest.raises(ZeroDivisionError), side.log.unit() as unit:
+        side.broker.settle([Settlement(delivery, "ack")], unit)
+        side.broker.receive(spec, 1, unit=unit)
+        raise ZeroDivisionError
+
+    assert side.settle(delivery, "ack") == []
+    assert len(other.ids(spec)) == 1
+
+
 @pytest.mark.parametrize("verdict", ["ack", "retry", "dead_letter", "release"])
 def test_unit_that_raises_undoes_record_hand_on_and_settle(
     side: Side, other: Side, verdict: str

@@ -100,8 +100,12 @@ class Broker(Protocol):
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
+        unit: Any = None,
     ) -> list[Delivery]:
         """Lease up to *max_events*. Wait at most *wait_s* seconds for the first one.
+
+        With a *unit*, which settles others, lease in its transaction without a wait. A broker that
+        cannot do so returns nothing.
 
         The policy's lease hides each from other listeners. After the lease the event comes again
         with a higher attempt, perhaps alone.

@@ -59,6 +59,10 @@ class AnswerRecorder(Recorder):
         """Return ``False``: each outcome is fetched on its own."""
         return False
 
+    def takes(self, delivery: Delivery, result: Result) -> bool:
+        """Return ``False``, as :meth:`takes_whole`."""
+        return False
+
     def recorded(self, rows: Sequence[Invocation]) -> None:
         """Keep final outcomes for the caller."""
         self.outcomes.update({row.delivery: row for row in rows if row.outcome in FINAL})
@@ -175,8 +179,8 @@ class Answering(OnCall):
         lot = call.lots.pop(0)
         if self._stopping.is_set():
             lot.stop_after_current()
+        self._slots.add(lot)
         with self._changed:
-            self._active.add(lot)
             self._under_way[lot] = call
         self._run(lot)
 

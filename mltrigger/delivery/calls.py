@@ -16,6 +16,7 @@ from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.envelopes import UNREADABLE, UNREADABLE_TYPE, UNREADABLE_WHY
 from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.store.lots import Succeeded
+from mltrigger.store.unit import Unit
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
 from mltrigger.versions.running.invoke import Result
@@ -25,6 +26,8 @@ logger = logging.getLogger("mltrigger")
 
 _AFTER_DEFECT_US = 1_000_000
 _RUN_AHEAD_US = int(RUN_AHEAD_S * 1e6)
+
+Following = Callable[[], Callable[[Unit], None] | None]
 
 OUT_OF_ORDER = Result(reason="group_order")
 """The refusal of an event in an ordered group when one before it comes again first."""
@@ -58,8 +61,11 @@ class Calls:
         self.suspects = Suspects()
         self.size = LotSize(spec.policy)
 
-    def run(self, lot: Lot) -> None:
-        """Call and record one lot in this thread, until it is closed or stopped. Never raises."""
+    def run(self, lot: Lot, following: Following = lambda: None) -> None:
+        """Call and record one lot in this thread, until it is closed or stopped. Never raises.
+
+        *following* returns the part of the last recording that leases the next events, if any.
+        """
         behind: set[str] = set()
         try:
             with captured() as printed:
@@ -70,12 +76,12 @@ class Calls:
             self._pace.hold(
                 self._clock.now_us() + _AFTER_DEFECT_US
             )  # its events come again at once
-        self.settle(lot)
+        self.settle(lot, following)
 
-    def settle(self, lot: Lot) -> None:
+    def settle(self, lot: Lot, following: Following = lambda: None) -> None:
         """Record the answers that are not recorded yet."""
         if answers := lot.take(self._clock.now_us()):
-            self._recorder.record(answers)
+            self._recorder.record(answers, following())
             lot.settled([d for answer in answers for d in answer.deliveries])
 
     def overdue(self, lot: Lot, remains: Remains) -> list[Ended]:
@@ -172,30 +178,29 @@ class Calls:
     def _call_each(
         self, lot: Lot, running: Running, count: int, printed: Captured, behind: set[str]
     ) -> None:
-        now_us = self._clock.now_us()
-        hold_us = _RUN_AHEAD_US
-        while count and (begun := lot.begin(1, now_us)):
-            delivery, started_us = begun[0], now_us
+        clock, one = self._clock.now_us, lot.invoker.one
+        now_us, hold_us = clock(), _RUN_AHEAD_US
+        while count and (delivery := lot.begin_one(now_us)) is not None:
+            started_us = now_us
             if (refusal := self._refusal(delivery, behind)) is None:
                 event = self._prepare(delivery.event)
                 running.events = (event,)
-                result = lot.invoker.one(event)
-                now_us = self._clock.now_us()
+                result = one(event)
+                now_us = clock()
                 self._learn_call(delivery, result, started_us, now_us)
-                finished_us = lot.returned_us or now_us
-                text = printed.take()
-                if text is None and self._recorder.takes_whole(begun, (result,)):
-                    lot.went_well(delivery, result.output, started_us, finished_us)
+                times_us, text = (started_us, lot.returned_us or now_us), printed.take()
+                if text is None and self._recorder.takes(delivery, result):
+                    lot.went_well(delivery, result.output, times_us)
                 else:
-                    self._ended(lot, delivery, result, (started_us, finished_us), text, behind)
+                    self._ended(lot, delivery, result, times_us, text, behind)
             else:
                 ended = self._recorder.refused(delivery, refusal, lot.version, 1)
-                now_us = self._clock.now_us()
+                now_us = clock()
                 self._keep(lot, delivery, ended, behind)
             # do not hold answers back, nor spend more time on recording than on running
             if now_us - lot.taken_us > hold_us:
                 self.settle(lot)
-                began_us, now_us = now_us, self._clock.now_us()
+                began_us, now_us = now_us, clock()
                 hold_us = max(_RUN_AHEAD_US, 4 * (now_us - began_us))
             count -= 1
             if now_us < self._pace.held_us:  # the rest of the lot would get the same answer
@@ -223,10 +228,14 @@ class Calls:
         lot.answered([ended], 1)
 
     def _learn_call(self, delivery: Delivery, result: Result, started_us: int, now_us: int) -> None:
-        if result.throttled and result.reason == "timeout":
-            self.suspects.remember(delivery)
-        if not self._pace.heed(result, now_us):
-            self.size.learn((now_us - started_us) / 1e6)
+        if not result.ok:
+            if result.throttled and result.reason == "timeout":
+                self.suspects.remember(delivery)
+            if self._pace.heed(result, now_us):
+                return
+        else:
+            self._pace.went_on()
+        self.size.learn((now_us - started_us) / 1e6)
 
     # -- calls with a batch ------------------------------------------------------------------------
 

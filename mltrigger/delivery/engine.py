@@ -143,6 +143,8 @@ class Engine:
             return f"waiting for {trouble}"
         if listener.state.startswith(("waiting for", "stopped by")):
             return f"{listener.state}: {listener.why[:_WHY]}"
+        if listener.trouble:
+            return f"waiting for the store: {listener.trouble[:_WHY]}"
         return listener.state + (
             f", {listener.leftover} timed-out calls left behind" if listener.leftover else ""
         )

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from mltrigger.broker import Broker, Delivery, Outdated, Outside, SubscriptionSpec
+from mltrigger.broker import Broker, Delivery, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.calls import Calls
+from mltrigger.delivery.claims import Claims, Look, Room
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.lot import Lot, shared_out, suspects_last
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
+from mltrigger.delivery.slots import Slots
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import Closed, DiskFailed, InvalidModel, MltriggerError, NotFound
 from mltrigger.event.event import Event
 from mltrigger.store.log import Log
+from mltrigger.store.unit import Unit
 from mltrigger.versions.running.current import Place
+from mltrigger.versions.running.invoke import Caller
 from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.running.turns import HERE
 
@@ -32,20 +37,12 @@ DRAIN_S = 25.0
 MOST_LEFT_BEHIND = 32
 """Timed-out calls that may go on in a listener. With more it waits until one has ended."""
 _WAITS_FOR_MODEL_S = 15.0
-_POLL_S, _NUDGE_S, _HOLD_S = 60.0, 0.02, 0.25
+_NUDGE_S, _HOLD_S = 0.02, 0.25
 
 Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
+First = Callable[[], Lot | None] | None
+"""Begins deliveries that are leased already."""
 State = Literal["stopped", "stopped by the store", "listening"] | Waits
-Look = Callable[[SubscriptionSpec, str | None], str | None]
-
-
-class _Room(NamedTuple):
-    """How much may begin now: free slots, events in a lot and events in all."""
-
-    slots: int
-    size: int
-    events: int
-    batches: bool
 
 
 class Listener:
@@ -97,34 +94,33 @@ class Listener:
         self.leftover = 0
         """How many timed-out calls go on."""
         self._placement, self._broker, self._clock = placement, broker, clock
-        self._outside, self._changed = outside, threading.Condition()
-        self._workers, self._uniform, self._look = workers, uniform, look
-        self._generation: str | None = None
-        self._outdated = look is not None
+        self._outside = outside
+        self._workers, self._uniform = workers, uniform
         self._recorder = self.recording(spec, broker, log, clock, uniform, descent, outside)
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
-        self._active: set[Lot] = set()
-        self._slots = spec.policy.max_concurrency or 1
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._receive, name=f"mltrigger-{spec.name}", daemon=True
+        self._slots, self._stopping = Slots(spec.policy.max_concurrency or 1), threading.Event()
+        self._changed = self._slots.changed
+        self._kept: First = None
+        self._claims = Claims(
+            *(spec, placement, broker, clock, self._pace, self._recorder, self._calls.size),
+            *(look, self._stopping),
         )
 
     def start(self) -> None:
         """Begin to receive."""
         self.state = "listening"
-        self._thread.start()
+        self._slots.open()
+        self._workers.submit(self._serve)
 
     def begin_stop(self) -> None:
         """Receive no more. Returns at once."""
         self._stopping.set()
+        self._slots.close()
         self._broker.wake(self.spec)
-        with self._changed:
-            for lot in self._active:
-                lot.stop_after_current()
-            self._changed.notify_all()
+        for lot in self._slots.lots():
+            lot.stop_after_current()
         HERE.wake()
 
     def stop(self, drain_s: float = DRAIN_S) -> None:
@@ -136,17 +132,16 @@ class Listener:
         self.begin_stop()
         self._recorder.give_up(end)
         for _ in range(int(max(drain_s, 5.0) / _NUDGE_S)):
-            if not self._thread.is_alive() or threading.current_thread() is self._thread:
+            if self._slots.wait_left(_NUDGE_S):
                 break
-            self._thread.join(timeout=_NUDGE_S)
             self._broker.wake(self.spec)  # the thread may have begun to wait after the last one
         if self._outside is not None:
             self._outside.leave(self.spec)
         with self._changed:
             self._changed.wait_for(
-                lambda: not self._active, timeout=max(0.0, end - time.monotonic())
+                lambda: not self._slots.busy, timeout=max(0.0, end - time.monotonic())
             )
-            left = list(self._active)
+            left = self._slots.lots()
         for lot in left:
             if (remains := lot.close()) is not None:
                 self._recorder.record(remains.answers)
@@ -164,56 +159,88 @@ class Listener:
         return self._pace.held(self._clock.now_us())
 
     @property
+    def trouble(self) -> str:
+        """Why outcomes cannot be recorded now."""
+        return self._recorder.trouble
+
+    @property
     def in_flight(self) -> int:
         """How many events are leased here."""
-        with self._changed:
-            return sum(len(lot) for lot in self._active)
+        return sum(len(lot) for lot in self._slots.lots())
 
     # -- receive -----------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
+    def _serve(self, first: First = None) -> None:
+        """Receive lots and run them in this thread, as long as no other thread receives."""
+        self._slots.begin_duty()
+        while (lot := self._receive(first)) is not None:
+            self._run(lot)
+            del lot  # a thread that waits must not keep the last batch alive
+            if not self._slots.take_duty():
+                return
+            first, self._kept = self._kept, None
+
+    def _serve_after(self, lot: Lot) -> None:
+        """Run *lot* in this thread, then receive others if no other thread does."""
+        self._run(lot)
+        del lot
+        self._serve_on()
+
+    def _serve_on(self) -> None:
+        if self._slots.take_duty():
+            first, self._kept = self._kept, None
+            self._serve(first)
+
+    def _receive(self, first: First) -> Lot | None:
+        """Receive until a lot can begin in this thread. Return ``None`` at the end.
+
+        *first* has deliveries already. Also a listener that stops does something about them.
+        """
         pause_s = 0.0
-        while not self._stopping.wait(pause_s):
+        while first is not None or not self._stopping.wait(pause_s):
+            receive, first = first or self._receive_once, None
             try:
-                self._receive_once()
+                if (lot := receive()) is not None:
+                    return lot
                 pause_s = 0.0
             except (NotFound, InvalidModel) as error:
                 pause_s = min(_WAITS_FOR_MODEL_S, max(1.0, 1.5 * pause_s))
                 self._wait_for("waiting for the model", str(error))
             except Closed:
-                return
+                break
             except DiskFailed as error:  # nothing can be received or recorded any more
                 self._wait_for("stopped by the store", str(error))
-                return
+                break
             except (Exception, SystemExit) as error:
                 logger.exception("subscription %s: receiving failed; trying again", self.spec.name)
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
                 ours = isinstance(error, MltriggerError)
                 why = str(error) if ours else f"{type(error).__name__}: {error}"
                 self._wait_for("waiting for the store", why)
+        self._slots.close()
+        self._slots.leave_duty()
+        return None
 
     def _wait_for(self, state: State, why: str) -> None:
         self.why = why  # first: a reader of the state may want the reason
         self.state = state
 
-    def _receive_once(self) -> None:
-        """Wait for room, receive deliveries and begin their calls."""
+    def _receive_once(self) -> Lot | None:
+        """Wait for room, receive deliveries and begin their calls. Return a lot for this thread."""
         HERE.wait_open(self._stopping.is_set)  # lease nothing while a suspect runs alone
         slots = self._free_slots()
-        if not slots or (self._outdated and not self._look_again()):
-            return
-        room = self._room(slots)
-        if not room.events:
-            self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
-        elif deliveries := self._received(room):
-            self._begin(deliveries, room)
+        if not slots or not self._claims.look_again():
+            return None
+        room = self._room()
+        if room.events > 0:
+            return self._begun(self._claims.receive(room), room)
+        self._stopping.wait(self._pace.wait_s(self._clock.now_us()))
+        return None
 
     def _free_slots(self) -> int:
         """Wait for a free slot. Return how many there are, 0 when stopping."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._active) < self._slots or self._stopping.is_set()
-            )
+            self._changed.wait_for(lambda: self._slots.free() > 0 or self._stopping.is_set())
             if self.leftover >= MOST_LEFT_BEHIND:
                 self._wait_for(
                     "waiting for calls that hang",
@@ -223,94 +250,81 @@ class Listener:
                 self._changed.wait_for(
                     lambda: self.leftover < MOST_LEFT_BEHIND or self._stopping.is_set()
                 )
-            return 0 if self._stopping.is_set() else self._slots - len(self._active)
+            return 0 if self._stopping.is_set() else self._slots.free()
 
-    def _look_again(self) -> bool:
-        """Ask the registry for changes. Return False if another listener will take over."""
-        if self._look is not None:
-            found = self._look(self.spec, self._generation)
-            self._generation, self._outdated = found, found is None
-        if self._outdated:
-            self._stopping.wait(_NUDGE_S)
-        return not self._outdated
+    def _room(self, ending: int = 0) -> Room:
+        """Return how much may begin now, when *ending* lots have ended."""
 
-    def _room(self, slots: int) -> _Room:
-        """Return how much may begin now. Raises, and leases nothing, if the model is not there."""
-        _, invoker = self._placement()
-        with self._changed:
-            in_use = [lot.invoker for lot in self._active]
-        self._placement.tidy(in_use)
-        self._slots = self.spec.policy.max_concurrency or invoker.concurrency
-        size, now_us = self._calls.size.of(invoker), self._clock.now_us()
-        is_held = self._pace.held(now_us)
-        self._wait_for("waiting for the model" if is_held else "listening", self._pace.why)
-        return _Room(slots, size, min(slots * size, self._pace.room(now_us)), invoker.batches)
+        def free(invoker: Caller) -> int:
+            self._slots.number = self.spec.policy.max_concurrency or invoker.concurrency
+            return self._slots.free(ending)
 
-    def _received(self, room: _Room) -> list[Delivery]:
-        """Receive as much as there is room for. Skip expired deliveries."""
+        room = self._claims.room(free, [lot.invoker for lot in self._slots.lots()])
+        self._wait_for("waiting for the model" if self.pauses else "listening", self._pace.why)
+        return room
+
+    def _following(self, lot: Lot) -> Callable[[Unit], None] | None:
+        """Return how to lease the next events in the commit that ends *lot*.
+
+        ``None`` when they are received as the first ones were: another thread receives, there is no
+        room, or something has to be looked at before.
+        """
+        if self.leftover >= MOST_LEFT_BEHIND or not self._claims.may_follow:
+            return None
+        if not self._slots.take_duty(ending=1):
+            return None
         try:
-            deliveries = self._young(
-                self._broker.receive(self.spec, room.events, _POLL_S, self._generation)
-            )
-        except Outdated:
-            self._outdated = True
-            return []
-        if HERE.closed:
-            # A suspect is to run alone: release the others instead of letting them wait. Those of a
-            # queue outside stay, since such a queue counts how often it is received.
-            waiting = [d for d in deliveries if not d.abandoned and d.message is None]
-            self._recorder.release(waiting)
-            deliveries = [d for d in deliveries if d not in waiting]
-        if deliveries and room.batches and self.spec.policy.batch_window_s:
-            deliveries += self._young(self._fill(room.events - len(deliveries)))
-        return deliveries
+            room = self._room(ending=1)
+        except Exception:  # this thread receives next, and meets it again
+            return None
+        return functools.partial(self._follow, lot, room) if room.events > 0 else None
 
-    def _begin(self, deliveries: list[Delivery], room: _Room) -> None:
-        """Begin the calls of *deliveries*, one lot in each free slot. Release the rest."""
-        self._pace.spend(len(deliveries), self._clock.now_us())
+    def _follow(self, lot: Lot, room: Room, unit: Unit) -> None:
+        """Lease the next events in *unit*. Another thread goes on as soon as that is visible.
+
+        It begins them, or receives. This one waits for the disk.
+        """
+        found = self._claims.follow(room, unit)
+        first = functools.partial(self._begun, found, room) if found else None
+        unit.transaction.after_visible(functools.partial(self._pass_on, lot, first))
+
+    def _pass_on(self, lot: Lot, first: First) -> None:
+        """Let another thread receive. If none can be started, this one does so later."""
+        self._slots.ending(lot)
+        serve = functools.partial(self._serve, first)
+        if not self._slots.pass_duty(lambda: self._workers.submit(serve)):
+            self._kept = first
+
+    def _begun(self, deliveries: list[Delivery], room: Room) -> Lot | None:
+        """Begin a lot of *deliveries* in each free slot. Return the one for this thread.
+
+        The duty to receive is no longer its own then.
+        """
+        if not (deliveries := self._claims.admitted(deliveries)):
+            return None
+        own, *others = self._opened(deliveries, room)
+        for lot in others:
+            with contextlib.suppress(RuntimeError):  # it is released; the own lot goes on
+                self._submit(functools.partial(self._serve_after, lot), lot)
+        self._slots.yield_duty(lambda: self._workers.submit(self._serve))
+        return own
+
+    def _opened(self, deliveries: list[Delivery], room: Room) -> list[Lot]:
+        """Return *deliveries* as lots for the free slots. Release the rest."""
         try:
             version, invoker = self._placement()  # again: an alias may have moved meanwhile
         except BaseException:
             self._recorder.release(deliveries)
             raise
-        lots = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
-        waiting = suspects_last(lots[: room.slots]) + lots[room.slots :]
-        try:
-            for _ in range(min(room.slots, len(lots))):
-                lot = Lot(waiting.pop(0), version, invoker, self._clock.now_us())
-                if self._stopping.is_set():
-                    lot.stop_after_current()
-                with self._changed:
-                    self._active.add(lot)
-                self._submit(functools.partial(self._run, lot), lot)
-        finally:
-            self._recorder.release([d for rest in waiting for d in rest])
-
-    def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """End deliveries older than the policy's ``max_age_s``, return the others."""
-        max_age_s = self.spec.policy.max_age_s
-        if max_age_s is None:
-            return deliveries
-        expired = [d for d in deliveries if d.received_us - d.since_us > max_age_s * 1e6]
-        self._recorder.skip(expired, "expired")
-        return [d for d in deliveries if d not in expired] if expired else deliveries
-
-    def _fill(self, room: int) -> list[Delivery]:
-        """Receive more until there is no *room*, or the batch window is over."""
-        end_us = self._clock.now_us() + int(self.spec.policy.batch_window_s * 1e6)
-        more: list[Delivery] = []
-        while (
-            len(more) < room
-            and not self._stopping.is_set()
-            and (left_us := end_us - self._clock.now_us()) > 0
-        ):
-            try:
-                more += self._broker.receive(
-                    self.spec, room - len(more), left_us / 1e6, self._generation
-                )
-            except (MltriggerError, Outdated):
-                break  # keep track of what is leased; the next receive meets the same outage
-        return more
+        shared = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
+        lots = []
+        for each in suspects_last(shared[: room.slots]):
+            lots.append(lot := Lot(each, version, invoker, self._clock.now_us()))
+            self._slots.add(lot)
+            if self._stopping.is_set():
+                lot.stop_after_current()
+        self._recorder.release([d for rest in shared[room.slots :] for d in rest])
+        return lots
 
     # -- invoke ------------------------------------------------------------------------------------
 
@@ -324,7 +338,7 @@ class Listener:
 
     def _run(self, lot: Lot) -> None:
         """Run and record one lot, release deliveries that were not begun. Never raises."""
-        self._calls.run(lot)
+        self._calls.run(lot, functools.partial(self._following, lot))
         if not self._close(lot) and lot.turn is not None and lot.turn.behind:
             with self._changed:
                 self.leftover -= 1
@@ -339,18 +353,13 @@ class Listener:
         return True
 
     def _finished(self, lot: Lot) -> None:
-        with self._changed:
-            self._active.discard(lot)
-            self._changed.notify_all()
+        self._slots.remove(lot)
 
     # -- leases and timeouts, from the keeper's thread ---------------------------------------------
 
     def tick(self) -> bool:
         """Extend leases and end calls that take too long. Return whether anything is in flight."""
-        if not self._active:
-            return False
-        with self._changed:
-            active = list(self._active)
+        active = self._slots.lots()
         now_us, lease_s = self._clock.now_us(), self.spec.policy.lease
         for lot in active:
             since_extended_s = (now_us - lot.extended_us) / 1e6
@@ -382,5 +391,6 @@ class Listener:
             self._recorder.record([*remains.answers, *late])
             self._recorder.release(remains.unbegun)
             self._finished(lot)
+            self._serve_on()
 
         self._submit(record, lot)  # not here: the leases of others wait for this thread

@@ -80,6 +80,7 @@ class Lot:
         self._begun = 0  # deliveries that the model was called with
         self._ended = 0  # deliveries that it has answered
         self._answers: list[Answer] = []
+        self._well: Succeeded | None = None  # the last of them, if it takes more calls
         self._unsettled = {d.seq: d for d in deliveries}
         self._closed = False
         self._stop = False
@@ -150,28 +151,37 @@ class Lot:
         with self._lock:
             if not self._closed:
                 self._answers += answers
+                self._well = None
                 self._ended += count
                 self.started_us = None
 
-    def went_well(
-        self, delivery: Delivery, output: str | None, started_us: int, finished_us: int
-    ) -> None:
+    def begin_one(self, now_us: int) -> Delivery | None:
+        """Begin a call with the next delivery, like :meth:`begin`."""
+        with self._lock:
+            at = self._begun
+            if self._closed or self._stop or at == len(self._deliveries):
+                return None
+            self._begun = at + 1
+            self.started_us = self.called_us = now_us
+            self.returned_us = None
+            return self._deliveries[at]
+
+    def went_well(self, delivery: Delivery, output: str | None, times_us: tuple[int, int]) -> None:
         """Keep the answer of one call that went well, like :meth:`answered`."""
         with self._lock:
             if self._closed:
                 return
-            last = self._answers[-1] if self._answers else None
-            if not isinstance(last, Succeeded) or last.times is None:
-                last = Succeeded([], [], self.version, started_us, finished_us, [])
-                self._answers.append(last)
-            last.add(delivery, output, (started_us, finished_us))
+            if (well := self._well) is None:
+                well = self._well = Succeeded([], [], self.version, *times_us, [])
+                self._answers.append(well)
+            well.add(delivery, output, times_us)
             self._ended += 1
             self.started_us = None
 
     def take(self, now_us: int) -> list[Answer]:
         """Take the answers that are not recorded yet."""
         with self._lock:
-            answers, self._answers = self._answers, []
+            answers, self._answers, self._well = self._answers, [], None
             self.taken_us = now_us
             return answers
 

@@ -44,13 +44,17 @@ class Pace:
             self.hold(now_us + int(min(result.delay_s, _MOST_HELD_S) * 1e6))
             return True
         if result.reason != "no_process":
-            self._outages = 0
+            self.went_on()
             return False
         if not self.held(now_us):  # calls under way during a pause say nothing new
             self._outages += 1
             self.why = result.error or ""
             self.hold(now_us + int(min(2.0 ** min(self._outages, 16), _MOST_HELD_S) * 1e6))
         return True
+
+    def went_on(self) -> None:
+        """Take note that the model ran. The next outage begins with a short pause."""
+        self._outages = 0
 
     def held(self, now_us: int) -> bool:
         """Whether :meth:`hold` is in force."""

@@ -64,6 +64,9 @@ class Recorder:
         self._outside = outside
         self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
         self._uniform = uniform
+        self._hands_nothing_on = spec.emit is None
+        self.trouble = ""
+        """Why nothing can be recorded now."""
         self._give_up_s = math.inf
         self._hurry = threading.Event()
 
@@ -202,13 +205,27 @@ class Recorder:
             and all(d.group is None and not d.alone for d in deliveries)
         )
 
-    def record(self, answers: Sequence[Answer]) -> None:
+    def takes(self, delivery: Delivery, result: Result) -> bool:
+        """Whether the answer of one call can be recorded with others, as :meth:`takes_whole`."""
+        return (
+            self._hands_nothing_on
+            and result.error_type is None
+            and result.reason is None
+            and delivery.group is None
+            and not delivery.alone
+        )
+
+    def record(
+        self, answers: Sequence[Answer], following: Callable[[Unit], None] | None = None
+    ) -> None:
         """Record, hand on and settle attempts in one commit. Try until the store answers.
 
-        An attempt that lost its lease becomes ``stale`` if the event has an outcome.
+        An attempt that lost its lease becomes ``stale`` if the event has an outcome. *following*
+        does more in the same commit. A try after an error goes without it.
         """
+        once = [following] if following is not None else []
         if answers:
-            self._patiently(lambda: self._record(answers))
+            self._patiently(lambda: self._record(answers, once.pop() if once else None))
 
     def make_durable(self) -> None:
         """Return when all that is visible is durable, since an event is about to leave."""
@@ -232,7 +249,7 @@ class Recorder:
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, version))
 
-    def _record(self, answers: Sequence[Answer]) -> None:
+    def _record(self, answers: Sequence[Answer], following: Callable[[Unit], None] | None) -> None:
         rows: list[Invocation] = []
         with self._log.unit() as unit:
             ended: list[Ended] = []
@@ -246,6 +263,8 @@ class Recorder:
                 else:  # a lease was lost
                     ended += self._one_by_one(answer)
             rows += self._record_ended(ended, unit)
+            if following is not None:
+                following(unit)
         self.recorded(rows)
 
     def _record_ended(self, ended: list[Ended], unit: Unit) -> list[Invocation]:
@@ -346,11 +365,13 @@ class Recorder:
                     )
                     return
                 logger.exception("subscription %s: recording failed; trying again", self._spec.name)
+                self.trouble = str(error) or type(error).__name__
                 pause_s = min(30.0, 2 * pause_s + self._uniform(0.05, 0.2))
                 if self._hurry.wait(pause_s):
                     pause_s = 0.0
                     time.sleep(_HURRY_S)
             else:
+                self.trouble = ""
                 return
 
 

@@ -149,9 +149,9 @@ class _Loop:
             return True
         with self._guard:
             try:
-                if self._has_lease():
-                    return not self._reader.step() and not self._reader.behind()
-                return not self._reader.behind()
+                if not self._has_lease():
+                    return not self._reader.behind()
+                return not self._reader.step() and not self._say_connected()
             except Exception:
                 logger.debug("source of %s: a look failed", self._topic, exc_info=True)
                 return False  # the thread will say why
@@ -185,12 +185,7 @@ class _Loop:
             now_s = time.monotonic()
             if more and now_s - self._said_s < _SAID_S:
                 return 0.0
-            self._say(
-                Status(
-                    "connected", self._notes.now_us(), self._reader.behind(), self._reader.detail()
-                ),
-                kept=True,
-            )
+            self._say_connected()
             return 0.0 if more else -1.0
 
     def _has_lease(self) -> bool:
@@ -222,6 +217,13 @@ class _Loop:
             )
         longest_s = min(_LONGEST_S, _AGAIN_S * 2.0 ** min(self._failures - 1, 10))
         return longest_s * random.uniform(0.5, 1)
+
+    def _say_connected(self) -> int | None:
+        """Note how many things there are no events yet, and return it."""
+        behind = self._reader.behind()
+        now = Status("connected", self._notes.now_us(), behind, self._reader.detail())
+        self._say(now, kept=True)
+        return behind
 
     def _say(self, now: Status, kept: bool) -> None:
         """Note the state. It goes into the store when it has changed, or now and then."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -23,22 +22,20 @@ from mltrigger.broker import (
     SubscriptionSpec,
 )
 from mltrigger.clock import Clock
-from mltrigger.errors import StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import traced
 from mltrigger.store import binding, direct, leases, leasing, publishing, settling
 from mltrigger.store.leasing import BEHIND
-from mltrigger.store.queue import Term, deliveries
+from mltrigger.store.queue import Term
+from mltrigger.store.receiving import Receiving
 from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
 
-SWEEP_US = 1_000_000
-"""The shortest time between two looks for expired leases."""
-_WATCHED_S = 3.0
-"""A watch that was silent for longer does not count."""
+_FEW = 16
+"""How many events a publish hands over at most. The receivers of more are woken."""
 
 _CHARGE = """
 UPDATE lease SET abandoned = CASE WHEN abandoned > 0 THEN abandoned + 1 ELSE 1 END
@@ -95,10 +92,7 @@ class SqlBroker:
     ) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
         self.time = Timekeeper(clock)
-        self._swept: dict[int, int] = {}
-        self._idle: set[int] = set()
-        self.watched_s = -math.inf
-        """The monotonic time of the last look for all receivers of this process."""
+        self._receiving = Receiving(store, clock, wakeup, worker_id)
 
     # -- publish -----------------------------------------------------------------------------------
 
@@ -112,6 +106,8 @@ class SqlBroker:
             published = publishing.publish(
                 transaction, topic, encoded, self.time.published_us(transaction)
             )
+            if len(encoded) <= _FEW:
+                self._receiving.hand_over(transaction, topic, published.woken)
             self._wake_after(transaction, published.woken)
             return published.receipts
 
@@ -196,24 +192,14 @@ class SqlBroker:
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
+        unit: Unit | None = None,
     ) -> list[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
-        key = f"ready:{subscription.id}"
-        self._wakeup.join(key, f"topic:{subscription.topic}")
-        seen = self._wakeup.generation(key)
-        # After an empty look, asking for the next due time is cheaper than another empty
-        # claim.
-        due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
-        found = self._claim(subscription, max_events, generation) if due_s <= 0 else []
-        if not found and wait_s > 0:
-            watched = time.monotonic() - self.watched_s < _WATCHED_S
-            longest_s = wait_s if watched else min(wait_s, self._wakeup.poll_s)
-            due_s = due_s if due_s > 0 else self._due_s(subscription)
-            woken = self._wakeup.wait(key, seen, max(0.0, min(longest_s, due_s)))
-            if woken or due_s <= longest_s:  # else nothing came, and the next call looks again
-                found = self._claim(subscription, max_events, generation)
-        (self._idle.discard if found else self._idle.add)(subscription.id)
-        return found
+        if unit is None:
+            return self._receiving.receive(subscription, max_events, wait_s, generation)
+        if unit.transaction.store is not self._store:
+            return []
+        return self._receiving.follow(unit.transaction, subscription, max_events, generation)
 
     def begin(
         self, subscription: SubscriptionSpec, events: Sequence[Event], generation: str
@@ -253,64 +239,14 @@ class SqlBroker:
         """End a receive that waits in this process."""
         self._wakeup.notify_here(f"ready:{subscription.id}")
 
-    def _claim(
-        self, subscription: SubscriptionSpec, max_events: int, generation: str | None
-    ) -> list[Delivery]:
-        asked_s, now_us = time.monotonic(), self._clock.now_us()
-        try:
-            if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
-                self._swept[subscription.id] = now_us
-                self.sweep(subscription, now_us)
-            return self._lease(subscription, max_events, generation)
-        finally:
-            # leases expired that nobody could extend: their holders come first
-            if _waited(asked_s):
-                self._swept[subscription.id] = self._clock.now_us()
-
-    def _lease(
-        self, subscription: SubscriptionSpec, max_events: int, generation: str | None
-    ) -> list[Delivery]:
-        lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
-        # Not durable: a power cut that loses a claim only repeats the event. The next outcome makes
-        # it durable anyway.
-        with self._store.transaction(durable=False) as transaction:
-            at = leasing.standing(transaction, subscription.id)
-            if generation is not None and (at is None or (at.generation or "") != generation):
-                raise Outdated
-            if at is None:
-                return []
-            # Read the time after the wait for the store, else the lease might begin in the past.
-            now_us = self._clock.now_us()
-            term = Term(subscription.id, at.next_lease, now_us, now_us + lease_us, worker_id)
-            found = leasing.claim(transaction, at, term, max_events)
-            try:
-                return deliveries(transaction, found, term)
-            except StoreError as error:  # one cannot be read, and nobody has worked on any of them
-                leasing.put_back(transaction, term, found)
-                unreadable = error
-        raise unreadable
-
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
         """Put events with an expired lease back. One that killed its worker too often is dead."""
-        if not leasing.has_expired(self._store, subscription.id, now_us):
-            return
-        asked_s = time.monotonic()
-        with self._store.transaction() as transaction:
-            if not _waited(asked_s) and leasing.sweep(
-                transaction, subscription.id, now_us, subscription.role
-            ):
-                self._wake_after(transaction, ["done"])
+        self._receiving.sweep(subscription, now_us)
 
-    def _due_s(self, subscription: SubscriptionSpec) -> float:
-        """Return the seconds until the next delayed event or look at leases. 0 or less: now."""
-        due = leasing.due(self._store, subscription.id)
-        if due.beyond and not due.paused:
-            return 0.0
-        until_us, visible_us = due.until_us, None if due.paused else due.visible_us
-        if until_us is not None:  # not before the next sweep, which finds it
-            until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
-        due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
-        return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
+    def watched(self) -> None:
+        """Take note of a look for all receivers of this process. Receivers rely on it."""
+        self._receiving.watched_s = time.monotonic()
+        self._receiving.look_for_seats()
 
     # -- settle ------------------------------------------------------------------------------------
 
@@ -390,8 +326,3 @@ class SqlBroker:
         else:
             with self._store.transaction() as transaction:
                 yield transaction
-
-
-def _waited(since_s: float) -> bool:
-    """Whether the store was silent since *since_s* (monotonic) for so long that leases expired."""
-    return time.monotonic() - since_s > SWEEP_US / 1e6

@@ -6,7 +6,6 @@ It finds events that fell due without a wake-up, and gives back those of process
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 from mltrigger.clock import Clock
@@ -61,7 +60,7 @@ class Watch:
         the last one they look themselves again.
         """
         with self._guard:
-            self._broker.watched_s = time.monotonic()
+            self._broker.watched()
             seen = self._store.version()  # first: all later changes are news
             changed = seen != self._seen
             if changed:

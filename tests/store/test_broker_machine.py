@@ -23,8 +23,9 @@ from mltrigger.event.delay import delayed
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
 from mltrigger.reports.audit import audit
-from mltrigger.store.broker import SWEEP_US, SqlBroker
+from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
+from mltrigger.store.receiving import SWEEP_US
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
 from mltrigger.store.sqlite.store import SqliteStore

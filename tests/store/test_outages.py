@@ -176,8 +176,8 @@ def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(
     assert len(outcomes(sub)) - outcomes(sub).count("succeeded") <= MOST_IN_FLIGHT
     assert (sub.state, second.state) == ("listening", "listening")
     assert our_threads() >= threads_before
-    assert handles() <= handles_before + 8, (
-        "more than the connections of readers that came at the same time"
+    assert handles() <= handles_before + 2 * 2 * 4, (
+        "more than the two files of the four readers that each bus keeps"
     )
 
 

@@ -197,11 +197,14 @@ class AwsBroker(AwsOutside):
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
+        unit: Unit | None = None,
     ) -> list[Delivery]:
         """Lease events that the log has ready, else those of the queue.
 
         The log has events that were sent again. Long polls continue between two calls.
         """
+        if unit is not None:
+            return []  # a queue is not in the transaction of the log
         key = f"ready:{subscription.id}"
         seen = self._wakeup.generation(key)
         if ready := self._sql.receive(subscription, max_events, generation=generation):

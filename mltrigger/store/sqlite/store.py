@@ -109,7 +109,7 @@ class SqliteStore:
         finally:
             own.is_withdrawn = True
         for item in batch or [own]:
-            if item.transaction is not None:
+            if item.error is None and item.transaction is not None:
                 item.transaction.visible()
         if own.error is not None:
             raise own.error

@@ -1,0 +1,148 @@
+"""What a listener may lease now: how much, of which generation of the registry, and how old."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
+from mltrigger.clock import Clock
+from mltrigger.delivery.pace import Pace
+from mltrigger.delivery.recorder import Recorder
+from mltrigger.delivery.sizing import LotSize
+from mltrigger.errors import MltriggerError
+from mltrigger.store.unit import Unit
+from mltrigger.versions.running.invoke import Caller
+from mltrigger.versions.running.placement import Placement
+from mltrigger.versions.running.turns import HERE
+
+Look = Callable[[SubscriptionSpec, str | None], str | None]
+"""Takes a generation of the registry and looks for a newer one.
+
+Returns the generation that versions are resolved for, or ``None`` if the subscription has changed.
+"""
+_POLL_S, _NUDGE_S = 60.0, 0.02
+
+
+class Room(NamedTuple):
+    """How much may begin now: free slots, events in a lot and events in all."""
+
+    slots: int
+    size: int
+    events: int
+    batches: bool
+
+
+class Claims:
+    """Leases the events of one listener.
+
+    Parameters
+    ----------
+    spec, placement, broker, clock, pace, recorder, size
+        Parts of the listener.
+    look : callable, optional
+        Looks for a newer registry.
+    stopping : threading.Event
+        Set when nothing is to be leased any more.
+    """
+
+    def __init__(
+        self,
+        spec: SubscriptionSpec,
+        placement: Placement,
+        broker: Broker,
+        clock: Clock,
+        pace: Pace,
+        recorder: Recorder,
+        size: LotSize,
+        look: Look | None,
+        stopping: threading.Event,
+    ) -> None:
+        self._spec, self._placement, self._broker, self._clock = spec, placement, broker, clock
+        self._pace, self._recorder, self._size = pace, recorder, size
+        self._look, self._stopping = look, stopping
+        self._generation: str | None = None
+        self._outdated = look is not None
+
+    def look_again(self) -> bool:
+        """Ask the registry for changes if need be. Return False if another listener takes over."""
+        if self._outdated and self._look is not None:
+            found = self._look(self._spec, self._generation)
+            self._generation, self._outdated = found, found is None
+            if self._outdated:
+                self._stopping.wait(_NUDGE_S)
+        return not self._outdated
+
+    def room(self, slots: Callable[[Caller], int], in_use: Collection[Caller]) -> Room:
+        """Return how much may begin now. Raises, and leases nothing, if the model is not there."""
+        _, invoker = self._placement()
+        self._placement.tidy(in_use)
+        size, free = self._size.of(invoker), slots(invoker)
+        most = min(free * size, self._pace.room(self._clock.now_us()))
+        return Room(free, size, most, invoker.batches)
+
+    def receive(self, room: Room) -> list[Delivery]:
+        """Receive as much as there is room for. Wait for the first event."""
+        try:
+            found = self._broker.receive(self._spec, room.events, _POLL_S, self._generation)
+        except Outdated:
+            self._outdated = True
+            return []
+        if found and room.batches and self._spec.policy.batch_window_s:
+            found = self._young(found)
+            found += self._fill(room.events - len(found))
+        return found
+
+    @property
+    def may_follow(self) -> bool:
+        """Whether a claim may be part of another commit. Nothing has to be looked at before it."""
+        window_s = self._spec.policy.batch_window_s
+        return not (self._outdated or HERE.closed or HERE.wanted or window_s)
+
+    def follow(self, room: Room, unit: Unit) -> list[Delivery]:
+        """Lease the next events in *unit*."""
+        try:
+            return self._broker.receive(self._spec, room.events, 0.0, self._generation, unit)
+        except Outdated:
+            self._outdated = True
+            return []
+
+    def admitted(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Return the deliveries that may begin. Skip expired ones, and release those that wait."""
+        found = self._young(deliveries)
+        if HERE.closed:
+            # A suspect is to run alone: release the others instead of letting them wait. Those of a
+            # queue outside stay, since such a queue counts how often it is received.
+            waiting = [d for d in found if not d.abandoned and d.message is None]
+            self._recorder.release(waiting)
+            found = [d for d in found if d not in waiting]
+        if found:
+            self._pace.spend(len(found), self._clock.now_us())
+        return found
+
+    def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """End deliveries older than the policy's ``max_age_s``, return the others."""
+        max_age_s = self._spec.policy.max_age_s
+        if max_age_s is None:
+            return deliveries
+        expired = [d for d in deliveries if d.received_us - d.since_us > max_age_s * 1e6]
+        self._recorder.skip(expired, "expired")
+        return [d for d in deliveries if d not in expired] if expired else deliveries
+
+    def _fill(self, room: int) -> list[Delivery]:
+        """Receive more until there is no *room*, or the batch window is over."""
+        end_us = self._clock.now_us() + int(self._spec.policy.batch_window_s * 1e6)
+        more: list[Delivery] = []
+        while (
+            len(more) < room
+            and not self._stopping.is_set()
+            and (left_us := end_us - self._clock.now_us()) > 0
+        ):
+            try:
+                more += self._broker.receive(
+                    self._spec, room - len(more), left_us / 1e6, self._generation
+                )
+            except (MltriggerError, Outdated):
+                break  # keep track of what is leased; the next receive meets the same outage
+        return more
