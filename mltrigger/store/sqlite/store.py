@@ -15,13 +15,13 @@ from typing import Any, cast
 from mltrigger.errors import DiskFailed, StoreError
 from mltrigger.store import schema
 from mltrigger.store.sqlite import unsure
-from mltrigger.store.sqlite.combining import Commit, Item, Queue
+from mltrigger.store.sqlite.combining import Commit, Item, Queue, run
 from mltrigger.store.sqlite.connections import RETURN, Connections
 from mltrigger.store.sqlite.disk import Connection, Disk, SqliteDisk
 from mltrigger.store.sqlite.durable import poisoned
 from mltrigger.store.sqlite.logkeeper import LogKeeper
 from mltrigger.store.topics import Topics
-from mltrigger.store.transaction import Reader, Row, T, Transaction
+from mltrigger.store.transaction import G, Reader, Row, T, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
@@ -97,25 +97,14 @@ class SqliteStore:
 
     def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
         """Write with others in one commit, see :class:`~mltrigger.store.transaction.Store`."""
-        own, batch = Item(action), list[Item]()
-        try:
-            self._queue.add(own)
-            with self._holding():
-                if not own.is_done:
-                    batch = self._queue.batch(own)
-                    self._write_all(batch)
-        finally:
-            own.is_withdrawn = True
-        for item in batch or [own]:
-            if item.transaction is not None:
-                item.transaction.visible()
-        if own.error is not None:
-            raise own.error
-        assert own.commit is not None  # noqa: S101 - it is done
-        assert own.transaction is not None  # noqa: S101
-        self._await(own.commit, durable)
-        own.transaction.committed()
-        result: T = own.result
+        result: T = self._share(Item(_each, action), durable)
+        return result
+
+    def write_together(
+        self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G
+    ) -> T:
+        """Write with others in one call, see :class:`~mltrigger.store.transaction.Store`."""
+        result: T = self._share(Item(action, given))
         return result
 
     def make_durable(self) -> None:
@@ -205,12 +194,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def _holding(self) -> Iterator[None]:
         """Hold the write lock of this process."""
-        self._connections.check()
-        if self._owner == threading.get_ident():
-            raise RuntimeError(
-                "a transaction inside one of the same thread would wait for itself for ever: pass"
-                " the unit on"
-            )
+        self._check_free()
         try:
             # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
             # release all that is held, never a plain line.
@@ -224,6 +208,15 @@ class SqliteStore:
                     self._gate.leave(self)
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def _check_free(self) -> None:
+        """Raise an error where a wait for the write lock would never end."""
+        self._connections.check()
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "a transaction inside one of the same thread would wait for itself for ever: pass"
+                " the unit on"
+            )
 
     @contextlib.contextmanager
     def _committing(self, commit: Commit) -> Iterator[None]:
@@ -296,11 +289,49 @@ class SqliteStore:
 
     # -- combining ---------------------------------------------------------------------------------
 
+    def _share(self, own: Item, durable: bool = True) -> Any:
+        """Write *own* with the items of other threads. One thread writes for all."""
+        self._check_free()
+        queue, batch = self._queue, list[Item]()
+        try:
+            queue.add(own)
+            while not own.is_done:
+                if queue.is_first(own):
+                    self._lead(own, batch)
+                else:
+                    own.wait()
+            queue.call_next()  # it need not wait for our sync
+            for item in batch or [own]:
+                if item.transaction is not None:
+                    item.transaction.visible()
+            if own.error is not None:
+                raise own.error
+            assert own.commit is not None  # noqa: S101 - it is done
+            assert own.transaction is not None  # noqa: S101
+            self._await(own.commit, durable)
+        finally:
+            own.is_withdrawn = True
+            for item in batch:
+                if item is not own:
+                    item.call()
+            queue.call_next()
+        own.transaction.committed()
+        return own.result
+
+    def _lead(self, own: Item, batch: list[Item]) -> None:
+        """Write all that waits. Add it to *batch*: those who wait for it are to be called."""
+        with self._holding():
+            if not own.is_done:
+                for part in self._queue.batches(own):
+                    batch += part
+                    self._write_all(part)
+
     def _write_all(self, batch: Sequence[Item]) -> None:
         """Write *batch* as one commit. If an item fails, write each alone."""
         commit = Commit()
         try:
-            self._write(batch, commit)
+            with self._committing(commit):
+                run(batch, Transaction(self, self._connections.writer), commit)
         except Exception as error:
             if commit.has_begun and len(batch) > 1:
                 for item in batch:
@@ -309,11 +340,6 @@ class SqliteStore:
             failed = self._failed(error) if isinstance(error, sqlite3.Error) else error
             for item in batch:
                 item.error = failed
-
-    def _write(self, batch: Sequence[Item], commit: Commit) -> None:
-        with self._committing(commit):
-            for item in batch:
-                item.run(Transaction(self, self._connections.writer), commit)
 
     def _counted(self) -> int:
         return self._connections.sync.written() if self._syncs else 1
@@ -343,3 +369,9 @@ class SqliteStore:
         with self._committing(Commit()):
             schema.create(cast("sqlite3.Connection", self._connections.writer))
         unsure.check(self._connections)
+
+
+def _each(
+    transaction: Transaction, actions: Sequence[Callable[[Transaction], object]]
+) -> list[object]:
+    return [action(transaction) for action in actions]
