@@ -299,18 +299,20 @@ def _hash(data: bytes) -> str:
 _PUBLISHED, _BY_ROWS = 5, 0
 """The places of these columns in a row of ``event``, and in the rest of one."""
 _NOTHING = (None,) * 7
+_LARGE = 64 * 1024
+"""Data of more bytes are inserted one by one."""
 
 
 def _insert(transaction: Transaction, parts: Sequence[_Rows]) -> int:
     """Insert the rows of events, all plain or all whole. Return how many are new."""
-    if all(rest is None for _, rest in parts):
-        return transaction.insert(_INSERT_PLAIN, [row for rows, _ in parts for row in rows])
-    whole = [
-        (*row[:-1], *more, row[-1])
-        for rows, rest in parts
-        for row, more in zip(rows, rest or [_NOTHING] * len(rows), strict=True)
-    ]
-    return transaction.insert(_INSERT_EVENT, whole)
+    sql, rows = _INSERT_PLAIN, [row for rows, _ in parts for row in rows]
+    if any(rest is not None for _, rest in parts):
+        sql = _INSERT_EVENT
+        rests = (more for rows, rest in parts for more in rest or [_NOTHING] * len(rows))
+        rows = [(*row[:-1], *more, row[-1]) for row, more in zip(rows, rests, strict=True)]
+    # SQLite has a copy of all that one statement inserts
+    is_large = any(len(row[-1]) > _LARGE for row in rows)
+    return (transaction.execute_many if is_large else transaction.insert)(sql, rows)
 
 
 def _rows_of(
