@@ -181,6 +181,25 @@ def test_more_writers_than_one_commit_takes_are_all_stored(
     assert topics(store) == [f"{n}" for n in range(WRITERS)]
 
 
+def test_those_of_the_last_batch_get_a_moment_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, item = combining.Queue(), lambda: combining.Item(all_of, "a")
+    before, own = [item() for _ in range(3)], item()
+    for each in before:
+        queue.add(each)
+    assert list(queue.batches(before[0])) == [before]
+    for each in before:
+        each.error = ZeroDivisionError()
+    queue.add(own)
+    monkeypatch.setattr("time.sleep", lambda _: queue.add(item()))
+
+    (batch,) = queue.batches(own)
+
+    assert batch[0] is own
+    assert len(batch) == 3
+
+
 def test_hooks_of_a_shared_call_run_once(store: SqliteStore) -> None:
     told: list[str] = []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -97,6 +98,8 @@ class Queue:
 
     def __init__(self) -> None:
         self._items: deque[Item] = deque()
+        self._crowd = 0
+        """The items of the last batch, 0 for one."""
 
     def add(self, item: Item) -> None:
         """Let *item* wait."""
@@ -124,7 +127,12 @@ class Queue:
         items = self._items
         while items and (items[0].is_withdrawn or items[0].is_done):
             items.popleft()
+        for _ in range(self._crowd):
+            if len(items) >= self._crowd:
+                break
+            time.sleep(0)  # those of the last batch may be about to come again
         waiting = [own]
         if len(items) > 1:
             waiting += [item for item in items.copy() if item is not own and item.may_run]
+        self._crowd = len(waiting) if len(waiting) > 1 else 0
         return [waiting[at : at + MOST] for at in range(0, len(waiting), MOST)]
