@@ -79,12 +79,16 @@ Asked = tuple[str, Samples]
 """The name of a topic, and what to publish there."""
 
 
+_OTHERS = Event, bytes, bytearray
+"""Samples with attributes of their own: bytes have a media type."""
+
+
 def prepared(samples: Sequence[Any]) -> Samples:
     """Return Events and data, encoded. That needs no lock.
 
     Plain data are by far the most. They become rows without an Event for each.
     """
-    if any(issubclass(kind, (Event, bytes, bytearray)) for kind in set(map(type, samples))):
+    if any(isinstance(sample, _OTHERS) for sample in samples):
         return [(e, *encode_data(e, MAX_EVENT_BYTES)) for e in map(as_event, samples)]
     raws = encode_plain(samples, MAX_EVENT_BYTES)
     return Plain(*new_ids(len(raws)), raws, time.time_ns() // 1000)

@@ -222,21 +222,27 @@ class SqliteStore:
     def _committing(self, commit: Commit) -> Iterator[None]:
         """Begin a transaction, and commit it at the end of the block. The write lock is held."""
         try:
-            self._begin()
-            commit.has_begun = True
+            self._begin(commit)
             yield
-            self._connections.check_place()  # what is nowhere can be leased to nobody
-            commit.is_asked = True
-            self._connections.writer.execute("COMMIT")
-            commit.number = self._counted()
+            self._commit(commit)
         except BaseException as error:
-            self._connections.note(error)
-            if self._connections.in_transaction:
-                self._connections.writer.execute("ROLLBACK")
-            elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
-                commit.number = self._counted()  # Ctrl-C came after the commit
+            self._undo(commit, error)
             raise
+
+    def _commit(self, commit: Commit) -> None:
+        self._connections.check_place()  # what is nowhere can be leased to nobody
+        commit.is_asked = True
+        self._connections.writer.execute("COMMIT")
+        commit.number = self._counted()
         self._keeper.committed()
+
+    def _undo(self, commit: Commit, error: BaseException) -> None:
+        """Roll back what is not committed. Ctrl-C may have come after the commit."""
+        self._connections.note(error)
+        if self._connections.in_transaction:
+            self._connections.writer.execute("ROLLBACK")
+        elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
+            commit.number = self._counted()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Connection]:
@@ -252,7 +258,7 @@ class SqliteStore:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
 
-    def _begin(self) -> None:
+    def _begin(self, commit: Commit) -> None:
         self._check_disk()
         if self._silent:
             raise sqlite3.OperationalError("database is locked, and about to be closed here")
@@ -260,6 +266,7 @@ class SqliteStore:
             self._try_to_begin()
         except sqlite3.OperationalError:
             self._wait_to_begin()
+        commit.has_begun = True
 
     def _wait_to_begin(self) -> None:
         try:
@@ -330,9 +337,13 @@ class SqliteStore:
         """Write *batch* as one commit. If an item fails, write each alone."""
         commit = Commit()
         try:
-            with self._committing(commit):
-                run(batch, Transaction(self, self._connections.writer), commit)
-        except Exception as error:
+            self._begin(commit)
+            run(batch, Transaction(self, self._connections.writer), commit)
+            self._commit(commit)
+        except BaseException as error:
+            self._undo(commit, error)
+            if not isinstance(error, Exception):
+                raise
             if commit.has_begun and len(batch) > 1:
                 for item in batch:
                     self._write_all([item])
