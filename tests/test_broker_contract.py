@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -234,6 +234,22 @@ def test_what_was_published_is_there_for_everybody_who_opens_the_broker(
     side.publish("a", "b")
 
     assert other.ids(spec) == ["a", "b"]
+
+
+def test_data_without_an_event_are_published_as_a_new_event(side: Side) -> None:
+    spec = side.bind()
+
+    receipts = side.broker.publish("documents", [{"n": 1}, mt.Event("b", id="b"), b"c"])
+    receipts += side.broker.publish("documents", ["d", None])
+
+    found = {delivery.event.id: delivery.event for delivery in side.receive(spec)}
+    events = [found[receipt.event_id] for receipt in receipts]
+    assert [event.data for event in events] == [{"n": 1}, "b", b"c", "d", None]
+    for event in (events[0], *events[3:]):
+        assert (event.type, event.source) == ("mltrigger.event", "mltrigger")
+        assert (event.subject, event.datacontenttype) == (None, None)
+        assert event.traceparent
+        assert abs((datetime.now(UTC) - event.time).total_seconds()) < 60
 
 
 def test_event_arrives_as_it_was_published(side: Side) -> None:

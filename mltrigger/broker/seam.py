@@ -43,9 +43,10 @@ class Broker(Protocol):
     ordered: bool
     """Whether a topic named ``….fifo`` keeps the order of each group."""
 
-    def publish(self, topic: str, events: Sequence[Event], unit: Any = None) -> list[Receipt]:
+    def publish(self, topic: str, events: Sequence[Any], unit: Any = None) -> list[Receipt]:
         """Make *events* durable, with a delivery for each matching subscription of *topic*.
 
+        Each is an Event, or the data of a new one: of ``Event(data)``.
         All or nothing. Repeating it with the same ids adds nothing. Without a *unit* the events are
         durable on return, else after its commit. A listener can receive them from then on. Events
         of a unit may reach a service outside, such as SNS, a moment later. An event with the

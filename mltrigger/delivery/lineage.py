@@ -10,6 +10,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from mltrigger.broker import Broker, Receipt, SubscriptionSpec, followed
 from mltrigger.clock import Clock
@@ -18,6 +19,7 @@ from mltrigger.errors import Circular, warn
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.event.ids import child_span
+from mltrigger.event.making import as_event
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
@@ -145,8 +147,8 @@ class Lineage:
         self._broker, self._registry, self._log = broker, registry, log
         self._told: set[tuple[str, str]] = set()
 
-    def publish(self, topic: str, events: Sequence[Event], awaited: bool = False) -> list[Receipt]:
-        """Publish *events*. With *awaited* the caller waits for their outcomes.
+    def publish(self, topic: str, samples: Sequence[Any], awaited: bool = False) -> list[Receipt]:
+        """Publish Events and data. With *awaited* the caller waits for their outcomes.
 
         Raises
         ------
@@ -154,14 +156,15 @@ class Lineage:
             When the chain or the tree of events is too large, or a model would wait for itself.
         """
         running = current()
-        if running is not None and events:
+        if running is not None and samples:
+            events = [as_event(sample) for sample in samples]
             at_home = running.place.home == self._log.home
             if awaited and at_home:
                 self._check_fire(topic, events, running)
             if at_home and running.place.topic == topic:
                 self._tell(topic, running.place.subscription)
-            events = self._inherited(topic, events, running, at_home, awaited)
-        return self._broker.publish(topic, events)
+            samples = self._inherited(topic, events, running, at_home, awaited)
+        return self._broker.publish(topic, samples)
 
     def hand_on(self, topic: str, events: Sequence[Event]) -> int:
         """Publish *events* that others have caused. Return how many were left out.

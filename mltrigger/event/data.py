@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from mltrigger.errors import EventTooLarge, InvalidEvent, warn
@@ -12,7 +12,7 @@ from mltrigger.event.checks import is_json
 from mltrigger.event.event import Event
 from mltrigger.text import short
 
-__all__ = ["check_data", "decode_data", "encode_data", "is_json", "json_of"]
+__all__ = ["check_data", "decode_data", "encode_data", "encode_plain", "is_json", "json_of"]
 
 
 def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
@@ -51,12 +51,29 @@ def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
                 f" {type(event.data).__name__}"
             )
     if len(raw) > limit:
-        raise EventTooLarge(
-            f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and"
-            " publish its name",
-            "too_large",
-        )
+        raise _too_large(raw, limit)
     return raw, media_type
+
+
+def encode_plain(values: Iterable[Any], limit: int) -> list[bytes]:
+    """Return the JSON of each value, as :func:`encode_data` does for events without a media type.
+
+    Not for ``bytes``, whose media type would be another one.
+    """
+    encode = codec.encode
+    raws = [encode(value) for value in values]
+    for raw in raws:
+        if len(raw) > limit:
+            raise _too_large(raw, limit)
+    return raws
+
+
+def _too_large(raw: bytes, limit: int) -> EventTooLarge:
+    return EventTooLarge(
+        f"data has {len(raw):,} bytes; max_event_bytes is {limit:,}: store the object and"
+        " publish its name",
+        "too_large",
+    )
 
 
 def decode_data(raw: bytes, media_type: str | None) -> Any:

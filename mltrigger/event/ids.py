@@ -19,6 +19,12 @@ def new_id() -> str:
     return str(uuid7())
 
 
+def new_ids(count: int) -> tuple[list[str], list[bytes]]:
+    """Return *count* new ids, and the 16 bytes of each."""
+    made = [uuid7() for _ in range(count)]
+    return [str(each) for each in made], [each.bytes for each in made]
+
+
 def outcome_id(bus: str, subscription: str, event: tuple[str, str], seq: int, attempt: int) -> str:
     """Return the id of the event that is an outcome: of *attempt*, for *subscription*.
 

@@ -2,7 +2,7 @@
 
 A policy with a list of exact values, such as ``{"kind": ["invoice"]}``, passes only events that
 have one of them. A dictionary from values to policies leaves few candidates. Only these are
-evaluated.
+evaluated, unless one value is all that they want.
 """
 
 from __future__ import annotations
@@ -54,24 +54,30 @@ class FilterIndex:
         )
         self._body = _Candidates({p: at for p, at in places.items() if p.scope == "MessageBody"})
 
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether a policy looks at more than the body."""
+        return bool(self._attributes)
+
     def matching(self, seen: Seen) -> list[int]:
         """Return the places of the policies that *seen* passes, rising."""
         found = self._free.copy()
         if self._attributes:
             attributes = seen.attributes
-            for policy, places in self._attributes.of(attributes):
-                if policy.matches_attributes(attributes):
+            for policy, places, is_sure in self._attributes.of(attributes):
+                if is_sure or policy.matches_attributes(attributes):
                     found += places
         if self._body:
             body = seen.body
-            for policy, places in self._body.of(body):
-                if policy.matches_body(body):
+            for policy, places, is_sure in self._body.of(body):
+                if is_sure or policy.matches_body(body):
                     found += places
         found.sort()
         return found
 
 
-_Entry = tuple[FilterPolicy, list[int]]
+_Entry = tuple[FilterPolicy, list[int], bool]
+"""A policy, its places, and whether it passes each event that has a value of it."""
 _Key = tuple[str, Value]
 
 
@@ -86,8 +92,8 @@ class _Candidates:
         common = Counter(
             key for policy in policies for way in policy._ways for key in set(_keys_of(way))
         )
-        for entry in policies.items():
-            self._add(entry, common)
+        for policy, places in policies.items():
+            self._add((policy, places, _is_one_value(policy)), common)
         for path, wanted in self._by_path.items():
             for key, rest in [*splits(path), (path, "")]:
                 self._by_key.setdefault(key, []).append((rest, wanted))
@@ -123,6 +129,14 @@ class _Candidates:
             )
         for path, value in chosen:
             self._by_path.setdefault(path, {}).setdefault(value, []).append(entry)
+
+
+def _is_one_value(policy: FilterPolicy) -> bool:
+    """Whether each way wants one exact value, of a key at the top of the event, and no more."""
+    return all(
+        len(way) == 1 and way[0].values is not None and "." not in way[0].path
+        for way in policy._ways
+    )
 
 
 def _keys_of(way: Sequence[Field]) -> Iterator[_Key]:

@@ -58,8 +58,9 @@ class Publisher(Lookup):
             ``type``, ``source``, ``subject``, ``id``, ``time``, ``extensions`` of the event.
         """
         self._check()
-        event = dataclasses.replace(as_event(data), **attributes) if attributes else as_event(data)
-        return self._lineage.publish(topic, self._delayed([event], delay_s, at))[0]
+        if attributes:
+            data = dataclasses.replace(as_event(data), **attributes)
+        return self._lineage.publish(topic, self._delayed([data], delay_s, at))[0]
 
     def publish_batch(
         self,
@@ -78,8 +79,10 @@ class Publisher(Lookup):
         return self._lineage.publish(topic, self._delayed(samples_of(samples), delay_s, at))
 
     def _delayed(
-        self, samples: Iterable[Any], delay_s: float | None, at: datetime | None
-    ) -> list[Event]:
+        self, samples: Sequence[Any], delay_s: float | None, at: datetime | None
+    ) -> Sequence[Any]:
+        if delay_s is None and at is None:
+            return samples
         now_us = self._clock.now_us()
         return [delayed(as_event(sample), delay_s, at, now_us) for sample in samples]
 

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 from mltrigger.broker import (
     AT_ONCE,
@@ -96,24 +97,26 @@ class SqlBroker:
 
     # -- publish -----------------------------------------------------------------------------------
 
-    def publish(
-        self, topic: str, events: Sequence[Event], unit: Unit | None = None
-    ) -> list[Receipt]:
+    def publish(self, topic: str, events: Sequence[Any], unit: Unit | None = None) -> list[Receipt]:
         """Make *events* and their deliveries durable, see :class:`~mltrigger.broker.Broker`."""
-        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in events]
-
-        def write(transaction: Transaction) -> list[Receipt]:
-            published = publishing.publish(
-                transaction, topic, encoded, self.time.published_us(transaction)
-            )
-            if len(encoded) <= _FEW:
-                self._receiving.hand_over(transaction, topic, published.woken)
-            self._wake_after(transaction, published.woken)
-            return published.receipts
-
+        asked = topic, publishing.prepared(events)
         if unit is not None and unit.transaction.store is self._store:
-            return write(unit.transaction)
-        return self._store.write(write)
+            return self._written(unit.transaction, [asked])[0]
+        return self._store.write_together(self._written, asked)
+
+    def _written(
+        self, transaction: Transaction, asked: Sequence[publishing.Asked]
+    ) -> list[list[Receipt]]:
+        """Publish what several callers have *asked* for."""
+        published = publishing.publish(transaction, asked, self.time.published_us(transaction))
+        counts: dict[str, int] = {}
+        for (topic, _), receipts in zip(asked, published.receipts, strict=True):
+            counts[topic] = counts.get(topic, 0) + len(receipts)
+        for topic, count in counts.items():
+            if count <= _FEW:
+                self._receiving.hand_over(transaction, topic, published.woken)
+        self._wake_after(transaction, published.woken)
+        return published.receipts
 
     def send(
         self,

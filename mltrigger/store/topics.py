@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.errors import NotFound
+from mltrigger.event.codec import loads_untagged
 from mltrigger.event.data import is_json
 from mltrigger.event.event import Event, attributes_of
 from mltrigger.filters import FilterPolicy
@@ -70,23 +70,27 @@ class Topics:
     def __init__(self) -> None:
         self._known: dict[str, tuple[str | None, Topic]] = {}
 
-    def of(self, transaction: Transaction, name: str) -> tuple[Topic, int]:
-        """Return topic *name*, and the number of the newest event of the log.
+    def now(self, transaction: Transaction) -> tuple[str | None, int]:
+        """Return the generation of the registry, and the number of the newest event of the log."""
+        ((generation, newest),) = transaction.query(_NOW, {})
+        return generation, newest
+
+    def of(self, transaction: Transaction, name: str, generation: str | None) -> Topic:
+        """Return topic *name* as of *generation*.
 
         Raises
         ------
         NotFound
             When there is no such topic.
         """
-        ((generation, newest),) = transaction.query(_NOW, {})
         known = self._known.get(name)
         if known is not None and known[0] == generation:
-            return known[1], newest
+            return known[1]
         topic = _read(transaction, name)
         # A transaction that is rolled back must leave nothing behind.
         keep = functools.partial(self._known.__setitem__, name, (generation, topic))
         transaction.after_visible(keep)
-        return topic, newest
+        return topic
 
 
 def _read(transaction: Transaction, name: str) -> Topic:
@@ -118,24 +122,33 @@ class Seen:
     Parameters
     ----------
     event, raw, media_type
-        The event, its data as bytes, and their media type.
+        The event, its data as bytes, and their media type. ``None`` for an event of which no filter
+        asks for attributes.
     """
 
-    def __init__(self, event: Event, raw: bytes, media_type: str | None) -> None:
-        self._event, self._raw, self._media_type = event, raw, media_type
+    __slots__ = ("_attributes", "_body", "_event", "_media_type", "_raw")
 
-    @functools.cached_property
+    def __init__(self, event: Event | None, raw: bytes, media_type: str | None) -> None:
+        self._event, self._raw, self._media_type = event, raw, media_type
+        self._attributes: dict[str, Any] | None = None
+        self._body: Any = self
+
+    @property
     def attributes(self) -> dict[str, Any]:
         """The context attributes by name."""
-        return attributes_of(self._event)
+        if self._attributes is None:
+            self._attributes = attributes_of(self._event) if self._event is not None else {}
+        return self._attributes
 
-    @functools.cached_property
+    @property
     def body(self) -> Any:
         """The data as plain JSON, as a subscriber in another language reads it.
 
         ``None`` for other data, which never matches.
         """
-        return json.loads(self._raw) if is_json(self._media_type) else None
+        if self._body is self:  # not read so far
+            self._body = loads_untagged(self._raw) if is_json(self._media_type) else None
+        return self._body
 
     def passes(self, policy: FilterPolicy | None) -> bool:
         """Whether a subscription with this filter gets the event."""

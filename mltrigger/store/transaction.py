@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 Row = tuple[Any, ...]
 T = TypeVar("T")
+G = TypeVar("G")
+BLOCK = 64
+"""The most rows of one INSERT."""
 
 
 class Driver(Protocol):
@@ -67,6 +71,21 @@ class Transaction:
         """
         return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
+    def insert(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run the INSERT *sql* for each of *rows*, as :meth:`execute_many`, with few statements.
+
+        One statement inserts up to ``BLOCK`` rows. That takes two thirds of the time, and other
+        threads interrupt it less often.
+        """
+        execute, changed, at = self._driver.execute, 0, 0
+        while (left := len(rows) - at) > 0:
+            n = BLOCK if left >= BLOCK else 1 << left.bit_length() - 1
+            block = rows[at : at + n]
+            values = block[0] if n == 1 else list(itertools.chain.from_iterable(block))
+            changed += int(execute(repeated(sql, n), values).rowcount)
+            at += n
+        return changed
+
     def after_visible(self, action: Callable[[], None]) -> None:
         """Call *action* once others see the transaction, before it is durable.
 
@@ -80,20 +99,34 @@ class Transaction:
 
     def visible(self) -> None:
         """Run the actions asked for by :meth:`after_visible`. Again: nothing."""
-        hooks, self._visible = self._visible, []
-        for hook in hooks:
-            hook()
+        _run_once(self._visible)
 
     def committed(self) -> None:
-        """Run the actions asked for by :meth:`after_commit`."""
-        for hook in self._durable:
-            hook()
+        """Run the actions asked for by :meth:`after_commit`. Again: nothing."""
+        _run_once(self._durable)
+
+
+def _run_once(hooks: list[Callable[[], None]]) -> None:
+    """Call each of *hooks* in the thread that takes it out. Callers may share a transaction."""
+    while hooks:
+        try:
+            hook = hooks.pop(0)
+        except IndexError:  # another thread took the last one
+            return
+        hook()
 
 
 @functools.cache
 def positional(sql: str) -> str:
     """Return *sql* with ``?`` for every ``:name``."""
     return re.sub(r"(?<![:\w]):[a-z_]+", "?", sql)
+
+
+@functools.cache
+def repeated(sql: str, n: int) -> str:
+    """Return the INSERT *sql* for *n* rows at once, with ``?`` for every ``:name``."""
+    before, values, after = re.split(r"(?<=VALUES )(\([^)]*\))", positional(sql))
+    return before + ", ".join([values] * n) + after
 
 
 class Store(Protocol):
@@ -115,6 +148,15 @@ class Store(Protocol):
 
         Callers at the same time share one commit. So *action* runs in the thread of any of them,
         and again if another one of them fails: it keeps nothing from a call before.
+        """
+
+    def write_together(
+        self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G
+    ) -> T:
+        """Call *action* with a transaction and *given*, as :meth:`write`. Return its result.
+
+        Callers at the same time with the same *action* share one call. It gets what each has given,
+        and returns the result for each.
         """
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:

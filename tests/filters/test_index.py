@@ -162,6 +162,14 @@ def test_only_the_part_that_a_policy_asks_for_is_read(scope: Any) -> None:
     assert index.matching(Half()) == [0, 1]
 
 
+def test_a_policy_of_one_value_is_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = FilterIndex([FilterPolicy.parse({"a": ["x", "y"]}, "MessageBody")])
+    monkeypatch.delattr(FilterPolicy, "matches_body")
+
+    assert index.matching(Seen(body={"a": "y", "b": 1})) == [0]
+    assert index.matching(Seen(body={"a": "z"})) == []
+
+
 @pytest.mark.parametrize("scope", ["MessageAttributes", "MessageBody"])
 def test_sixteen_times_the_filters_do_not_cost_twice_the_time(scope: Any) -> None:
     """Each event passes one of them, and all of them share the value of another field."""

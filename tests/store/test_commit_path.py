@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import json
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from shared import in_threads, wait_until
 import mltrigger as mt
 from mltrigger.bus import EventBus
 from mltrigger.clock import SystemClock
+from mltrigger.store import publishing
 from mltrigger.store.opening import embedded
-from mltrigger.store.sqlite import logkeeper
+from mltrigger.store.sqlite import combining, logkeeper
 from mltrigger.store.sqlite.connections import LONGEST_LOG
 from mltrigger.store.sqlite.disk import SqliteDisk
 from mltrigger.store.sqlite.store import SqliteStore
@@ -118,6 +120,173 @@ def test_writers_that_wait_at_the_same_time_share_a_commit_and_a_sync(
 
     assert sorted(results) == topics(store) == [f"{n}" for n in range(WRITERS)]
     assert disk.syncs - before <= 2  # that of the transaction, and one for all
+
+
+def all_of(transaction: Transaction, names: Sequence[str]) -> list[str]:
+    return [adding(name)(transaction) for name in names]
+
+
+def together(store: SqliteStore, write: Callable[[int], None], count: int = WRITERS) -> None:
+    """Call *write* in *count* threads, which all wait for the lock at once."""
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(count)]
+    with store.transaction():
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(store._queue._items) == count)
+    for thread in threads:
+        thread.join(60)
+
+
+def test_writers_of_one_action_share_one_call_and_get_their_own_results(
+    store: SqliteStore, disk: WatchedDisk
+) -> None:
+    calls: list[Sequence[str]] = []
+    results: dict[int, str] = {}
+
+    def add(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        calls.append(names)
+        return all_of(transaction, names)
+
+    before = disk.syncs
+    together(store, lambda n: results.update({n: store.write_together(add, f"{n}")}))
+
+    assert len(calls) == 1
+    assert results == {n: f"{n}" for n in range(WRITERS)}
+    assert topics(store) == [f"{n}" for n in range(WRITERS)]
+    assert disk.syncs - before <= 2
+
+
+def test_one_that_fails_in_a_shared_call_fails_nobody_else(store: SqliteStore) -> None:
+    refused: list[int] = []
+
+    def write(n: int) -> None:
+        try:
+            store.write_together(all_of, "the same" if n < 2 else f"{n}")
+        except mt.StoreError:
+            refused.append(n)
+
+    together(store, write)
+
+    assert topics(store) == [*(f"{n}" for n in range(2, WRITERS)), "the same"]
+    assert len(refused) == 1
+
+
+def test_more_writers_than_one_commit_takes_are_all_stored(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(combining, "MOST", 3)
+
+    together(store, lambda n: store.write_together(all_of, f"{n}"))
+
+    assert topics(store) == [f"{n}" for n in range(WRITERS)]
+
+
+def test_those_of_the_last_batch_get_a_moment_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, item = combining.Queue(), lambda: combining.Item(all_of, "a")
+    before, own = [item() for _ in range(3)], item()
+    for each in before:
+        queue.add(each)
+    assert list(queue.batches(before[0])) == [before]
+    for each in before:
+        each.error = ZeroDivisionError()
+    queue.add(own)
+    monkeypatch.setattr("time.sleep", lambda _: queue.add(item()))
+
+    (batch,) = queue.batches(own)
+
+    assert batch[0] is own
+    assert len(batch) == 3
+
+
+def test_hooks_of_a_shared_call_run_once(store: SqliteStore) -> None:
+    told: list[str] = []
+
+    def add(transaction: Transaction, names: Sequence[str]) -> list[str]:
+        transaction.after_visible(lambda: told.append("visible"))
+        transaction.after_commit(lambda: told.append("durable"))
+        return all_of(transaction, names)
+
+    together(store, lambda n: store.write_together(add, f"{n}"))
+
+    assert told == ["visible", "durable"]
+
+
+def test_events_of_many_publishers_in_one_commit_have_their_own_receipts(bus: EventBus) -> None:
+    bus.topic("pages")
+    bus.topic("texts")
+    receipts: dict[int, Any] = {}
+
+    def publish(n: int) -> None:
+        samples = [{"n": n}, mt.Event({"n": n}, id=f"{n}", subject="s")] if n % 2 else [{"n": n}]
+        receipts[n] = bus.publish_batch("texts" if n < 4 else "pages", samples)
+
+    together(bus._store, publish)  # type: ignore[arg-type]
+
+    for n, made in receipts.items():
+        archived = [bus.log.archived(receipt.seq) for receipt in made]
+        assert [json.loads(each.raw) for each in archived] == [{"n": n}] * len(made)
+        assert [each.event.id for each in archived] == [receipt.event_id for receipt in made]
+        assert not any(receipt.duplicate for receipt in made)
+    assert len({receipt.seq for made in receipts.values() for receipt in made}) == 12
+    assert len(bus.events("pages")) == len(bus.events("texts")) == 6
+
+
+def test_one_of_equal_events_in_one_commit_counts_and_the_others_are_repeats(
+    bus: EventBus,
+) -> None:
+    bus.topic("pages")
+    receipts: list[Any] = []
+
+    def publish(n: int) -> None:
+        about = {"subject": "s"} if n % 2 else {}
+        receipts.append(bus.publish("pages", mt.Event(1, id="same", **about)))
+
+    together(bus._store, publish)  # type: ignore[arg-type]
+
+    assert sorted(receipt.duplicate for receipt in receipts) == [False] + [True] * (WRITERS - 1)
+    assert len({receipt.seq for receipt in receipts}) == len(bus.events()) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 65, 200])
+def test_batch_of_any_size_is_stored_in_its_order(bus: EventBus, count: int) -> None:
+    bus.topic("pages")
+    statements: list[str] = []
+    bus._store._connections.writer.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+
+    receipts = bus.publish_batch("pages", [{"n": n} for n in range(count)])
+
+    assert sum(sql.lstrip().startswith("INSERT INTO event") for sql in statements) <= 5
+    numbers = [receipt.seq for receipt in receipts]
+    assert numbers == list(range(numbers[0], numbers[0] + count))
+    assert [json.loads(bus.log.archived(seq).raw)["n"] for seq in numbers] == list(range(count))
+
+
+def test_data_are_stored_as_an_event_of_them_would_be_without_one(
+    bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus.topic("pages")
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "as_event", fails(AssertionError("an Event was made")))
+        bus.publish_batch("pages", [{"a": "é"}])
+    bus.publish_batch("pages", [mt.Event({"a": "é"})])
+    sql = "SELECT topic_id, typeof(id), source_id, type_id, by_rows_us, time, subject,"
+    sql += " datacontenttype, dataschema, traceparent, extensions, data FROM event"
+
+    plain, whole = bus._store.read(sql)
+
+    assert plain == whole
+
+
+def test_large_data_are_not_copied_many_at_once(bus: EventBus) -> None:
+    bus.topic("pages")
+    statements: list[str] = []
+    bus._store._connections.writer.set_trace_callback(statements.append)  # type: ignore[attr-defined]
+
+    bus.publish_batch("pages", ["x" * 100_000] * 3)
+
+    assert sum(sql.lstrip().startswith("INSERT INTO event") for sql in statements) == 3
 
 
 def test_each_of_many_writers_is_stored_when_it_returns(store: SqliteStore, file: Path) -> None:

@@ -122,7 +122,7 @@ def test_listener_with_its_threads_that_is_killed_anywhere_is_finished_by_anothe
 ) -> None:
     """Publishers, workers and heartbeats are cut off together."""
     file = tmp_path / "bus.db"
-    kill = random.Random(seed).randrange(60, 400)
+    kill = random.Random(seed).randrange(40, 260)
 
     assert order("storm", file, kill=kill)["signal"] == signal.SIGKILL
     ended = order("finish", file)["answer"]

@@ -220,13 +220,12 @@ def _archive(
             continue
         published = publishing.publish(
             transaction,
-            topic,
-            [f.encoded for _, f in new],
+            [(topic, [f.encoded for _, f in new])],
             now_us,
             carried=True,
             arrived_us=[f.sent_us for _, f in new],
         )
-        for (i, f), receipt in zip(new, published.receipts, strict=True):
+        for (i, f), receipt in zip(new, published.receipts[0], strict=True):
             seqs[i] = receipt.seq
             if not shared:
                 transaction.execute(_SENT, {"s": spec.id, "seq": receipt.seq, "now": f.sent_us})

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from mltrigger.aws.faults import AwsError
 from mltrigger.aws.naming import aws_kind
@@ -32,8 +33,7 @@ from mltrigger.broker import (
 from mltrigger.errors import InvalidEvent, InvalidPolicy, NameTaken, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.delay import due_us
-from mltrigger.event.event import Event
-from mltrigger.event.making import traced
+from mltrigger.event.making import as_event, traced
 from mltrigger.names import FIFO
 from mltrigger.store import publishing
 from mltrigger.store.settling import comes_again
@@ -56,9 +56,7 @@ class AwsBroker(AwsOutside):
 
     # -- publish -----------------------------------------------------------------------------------
 
-    def publish(
-        self, topic: str, events: Sequence[Event], unit: Unit | None = None
-    ) -> list[Receipt]:
+    def publish(self, topic: str, events: Sequence[Any], unit: Unit | None = None) -> list[Receipt]:
         """Write events and their expected deliveries into the log, then send them.
 
         See :class:`~mltrigger.broker.Broker`. Without a *unit* SNS has them on return. With one
@@ -68,7 +66,8 @@ class AwsBroker(AwsOutside):
             return []
         self._targets.discover(topic)
         target = self._targets.of(topic)
-        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in map(traced, events)]
+        begun = [traced(as_event(event)) for event in events]
+        encoded = [(event, *encode_data(event, MAX_EVENT_BYTES)) for event in begun]
         messages = [self._outbox.message(e, target) for e in encoded]
         dues = [due_us(event.extensions) for event, _, _ in encoded]
         if target.fifo and any(dues):
@@ -77,15 +76,19 @@ class AwsBroker(AwsOutside):
             )
         with self._sql.within(unit) as transaction:
             published = publishing.publish(
-                transaction, topic, encoded, self._sql.time.published_us(transaction), carried=True
+                transaction,
+                [(topic, encoded)],
+                self._sql.time.published_us(transaction),
+                carried=True,
             )
-            unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in published.receipts])
+            (receipts,) = published.receipts
+            unconfirmed = self._outbox.unconfirmed(transaction, [r.seq for r in receipts])
             outgoing = {
                 r.seq: Outgoing(r.seq, m)
-                for r, m in zip(published.receipts, messages, strict=True)
+                for r, m in zip(receipts, messages, strict=True)
                 if not r.duplicate or r.seq in unconfirmed
             }
-            later = {r.seq: due for r, due in zip(published.receipts, dues, strict=True)}
+            later = {r.seq: due for r, due in zip(receipts, dues, strict=True)}
             ready = self._outbox.add(transaction, {seq: later[seq] for seq in outgoing})
             now = [outgoing[seq] for seq in ready]
             if unit is not None:
@@ -93,7 +96,7 @@ class AwsBroker(AwsOutside):
         if unit is None:
             self._outbox.send(topic, now)
             self._outbox.flush_at_times()  # who only publishes has nobody else who would
-        return published.receipts
+        return receipts
 
     def cancel(self, seq: int) -> list[str]:
         """End the deliveries of an event that have not begun. It is sent no more."""

@@ -361,6 +361,8 @@ class Connections:
                 self.patiently(lambda: connection.execute("PRAGMA journal_mode=WAL"))
                 connection.execute("PRAGMA synchronous=NORMAL")  # the sync of a commit is ours
                 connection.execute(f"PRAGMA journal_size_limit={LONGEST_LOG}").fetchall()
+                # An INSERT of many rows notes what it can undo: not in a file of its own.
+                connection.execute("PRAGMA temp_store=MEMORY")
             for name, n, function in (("event_id", 1, id_text), ("trace_id", 2, trace_id)):
                 connection.create_function(name, n, function, deterministic=True)
             connection.execute("PRAGMA wal_autocheckpoint=0")

@@ -15,13 +15,13 @@ from typing import Any, cast
 from mltrigger.errors import DiskFailed, StoreError
 from mltrigger.store import schema
 from mltrigger.store.sqlite import unsure
-from mltrigger.store.sqlite.combining import Commit, Item, Queue
+from mltrigger.store.sqlite.combining import Commit, Item, Queue, run
 from mltrigger.store.sqlite.connections import RETURN, Connections
 from mltrigger.store.sqlite.disk import Connection, Disk, SqliteDisk
 from mltrigger.store.sqlite.durable import poisoned
 from mltrigger.store.sqlite.logkeeper import LogKeeper
 from mltrigger.store.topics import Topics
-from mltrigger.store.transaction import Reader, Row, T, Transaction
+from mltrigger.store.transaction import G, Reader, Row, T, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
@@ -99,25 +99,14 @@ class SqliteStore:
 
     def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
         """Write with others in one commit, see :class:`~mltrigger.store.transaction.Store`."""
-        own, batch = Item(action), list[Item]()
-        try:
-            self._queue.add(own)
-            with self._holding():
-                if not own.is_done:
-                    batch = self._queue.batch(own)
-                    self._write_all(batch)
-        finally:
-            own.is_withdrawn = True
-        for item in batch or [own]:
-            if item.error is None and item.transaction is not None:
-                item.transaction.visible()
-        if own.error is not None:
-            raise own.error
-        assert own.commit is not None  # noqa: S101 - it is done
-        assert own.transaction is not None  # noqa: S101
-        self._await(own.commit, durable)
-        own.transaction.committed()
-        result: T = own.result
+        result: T = self._share(Item(_each, action), durable)
+        return result
+
+    def write_together(
+        self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G
+    ) -> T:
+        """Write with others in one call, see :class:`~mltrigger.store.transaction.Store`."""
+        result: T = self._share(Item(action, given))
         return result
 
     def make_durable(self) -> None:
@@ -207,12 +196,7 @@ class SqliteStore:
     @contextlib.contextmanager
     def _holding(self) -> Iterator[None]:
         """Hold the write lock of this process."""
-        self._connections.check()
-        if self._owner == threading.get_ident():
-            raise RuntimeError(
-                "a transaction inside one of the same thread would wait for itself for ever: pass"
-                " the unit on"
-            )
+        self._check_free()
         try:
             # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
             # release all that is held, never a plain line.
@@ -227,25 +211,40 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._failed(error) from error
 
+    def _check_free(self) -> None:
+        """Raise an error where a wait for the write lock would never end."""
+        self._connections.check()
+        if self._owner == threading.get_ident():
+            raise RuntimeError(
+                "a transaction inside one of the same thread would wait for itself for ever: pass"
+                " the unit on"
+            )
+
     @contextlib.contextmanager
     def _committing(self, commit: Commit) -> Iterator[None]:
         """Begin a transaction, and commit it at the end of the block. The write lock is held."""
         try:
-            self._begin()
-            commit.has_begun = True
+            self._begin(commit)
             yield
-            self._connections.check_place()  # what is nowhere can be leased to nobody
-            commit.is_asked = True
-            self._connections.writer.execute("COMMIT")
-            commit.number = self._counted()
+            self._commit(commit)
         except BaseException as error:
-            self._connections.note(error)
-            if self._connections.in_transaction:
-                self._connections.writer.execute("ROLLBACK")
-            elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
-                commit.number = self._counted()  # Ctrl-C came after the commit
+            self._undo(commit, error)
             raise
+
+    def _commit(self, commit: Commit) -> None:
+        self._connections.check_place()  # what is nowhere can be leased to nobody
+        commit.is_asked = True
+        self._connections.writer.execute("COMMIT")
+        commit.number = self._counted()
         self._keeper.committed()
+
+    def _undo(self, commit: Commit, error: BaseException) -> None:
+        """Roll back what is not committed. Ctrl-C may have come after the commit."""
+        self._connections.note(error)
+        if self._connections.in_transaction:
+            self._connections.writer.execute("ROLLBACK")
+        elif commit.is_asked and not commit.number and not isinstance(error, sqlite3.Error):
+            commit.number = self._counted()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Connection]:
@@ -264,7 +263,7 @@ class SqliteStore:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
 
-    def _begin(self) -> None:
+    def _begin(self, commit: Commit) -> None:
         self._check_disk()
         if self._silent:
             raise sqlite3.OperationalError("database is locked, and about to be closed here")
@@ -272,6 +271,7 @@ class SqliteStore:
             self._try_to_begin()
         except sqlite3.OperationalError:
             self._wait_to_begin()
+        commit.has_begun = True
 
     def _wait_to_begin(self) -> None:
         try:
@@ -301,12 +301,54 @@ class SqliteStore:
 
     # -- combining ---------------------------------------------------------------------------------
 
+    def _share(self, own: Item, durable: bool = True) -> Any:
+        """Write *own* with the items of other threads. One thread writes for all."""
+        self._check_free()
+        queue, batch = self._queue, list[Item]()
+        try:
+            queue.add(own)
+            while not own.is_done:
+                if queue.is_first(own):
+                    self._lead(own, batch)
+                else:
+                    own.wait()
+            queue.call_next()  # it need not wait for our sync
+            for item in batch or [own]:
+                if item.error is None and item.transaction is not None:
+                    item.transaction.visible()
+            if own.error is not None:
+                raise own.error
+            assert own.commit is not None  # noqa: S101 - it is done
+            assert own.transaction is not None  # noqa: S101
+            self._await(own.commit, durable)
+        finally:
+            own.is_withdrawn = True
+            for item in batch:
+                if item is not own:
+                    item.call()
+            queue.call_next()
+        own.transaction.committed()
+        return own.result
+
+    def _lead(self, own: Item, batch: list[Item]) -> None:
+        """Write all that waits. Add it to *batch*: those who wait for it are to be called."""
+        with self._holding():
+            if not own.is_done:
+                for part in self._queue.batches(own):
+                    batch += part
+                    self._write_all(part)
+
     def _write_all(self, batch: Sequence[Item]) -> None:
         """Write *batch* as one commit. If an item fails, write each alone."""
         commit = Commit()
         try:
-            self._write(batch, commit)
-        except Exception as error:
+            self._begin(commit)
+            run(batch, Transaction(self, self._connections.writer), commit)
+            self._commit(commit)
+        except BaseException as error:
+            self._undo(commit, error)
+            if not isinstance(error, Exception):
+                raise
             if commit.has_begun and len(batch) > 1:
                 for item in batch:
                     self._write_all([item])
@@ -314,11 +356,6 @@ class SqliteStore:
             failed = self._failed(error) if isinstance(error, sqlite3.Error) else error
             for item in batch:
                 item.error = failed
-
-    def _write(self, batch: Sequence[Item], commit: Commit) -> None:
-        with self._committing(commit):
-            for item in batch:
-                item.run(Transaction(self, self._connections.writer), commit)
 
     def _counted(self) -> int:
         return self._connections.sync.written() if self._syncs else 1
@@ -348,3 +385,9 @@ class SqliteStore:
         with self._committing(Commit()):
             schema.create(cast("sqlite3.Connection", self._connections.writer))
         unsure.check(self._connections)
+
+
+def _each(
+    transaction: Transaction, actions: Sequence[Callable[[Transaction], object]]
+) -> list[object]:
+    return [action(transaction) for action in actions]
