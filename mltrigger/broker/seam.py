@@ -100,8 +100,10 @@ class Broker(Protocol):
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events*. Wait at most *wait_s* seconds for the first one.
+
+        Many plain events may come as :class:`~mltrigger.broker.Alike`.
 
         The policy's lease hides each from other listeners. After the lease the event comes again
         with a higher attempt, perhaps alone.

@@ -7,7 +7,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, Outside, SubscriptionSpec
@@ -246,7 +246,7 @@ class Listener:
         self._wait_for("waiting for the model" if is_held else "listening", self._pace.why)
         return _Room(slots, size, min(slots * size, self._pace.room(now_us)), invoker.batches)
 
-    def _received(self, room: _Room) -> list[Delivery]:
+    def _received(self, room: _Room) -> Sequence[Delivery]:
         """Receive as much as there is room for. Skip expired deliveries."""
         try:
             deliveries = self._young(
@@ -262,10 +262,11 @@ class Listener:
             self._recorder.release(waiting)
             deliveries = [d for d in deliveries if d not in waiting]
         if deliveries and room.batches and self.spec.policy.batch_window_s:
-            deliveries += self._young(self._fill(room.events - len(deliveries)))
+            more = self._young(self._fill(room.events - len(deliveries)))
+            deliveries = [*deliveries, *more] if more else deliveries
         return deliveries
 
-    def _begin(self, deliveries: list[Delivery], room: _Room) -> None:
+    def _begin(self, deliveries: Sequence[Delivery], room: _Room) -> None:
         """Begin the calls of *deliveries*, one lot in each free slot. Release the rest."""
         self._pace.spend(len(deliveries), self._clock.now_us())
         try:
@@ -286,7 +287,7 @@ class Listener:
         finally:
             self._recorder.release([d for rest in waiting for d in rest])
 
-    def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
+    def _young(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """End deliveries older than the policy's ``max_age_s``, return the others."""
         max_age_s = self.spec.policy.max_age_s
         if max_age_s is None:

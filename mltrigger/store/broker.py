@@ -27,7 +27,7 @@ from mltrigger.errors import StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import traced
-from mltrigger.store import binding, direct, leases, leasing, publishing, settling
+from mltrigger.store import binding, direct, leases, leasing, publishing, ranges, settling
 from mltrigger.store.leasing import BEHIND
 from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.timekeeper import Timekeeper
@@ -196,7 +196,7 @@ class SqlBroker:
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
         key = f"ready:{subscription.id}"
         self._wakeup.join(key, f"topic:{subscription.topic}")
@@ -255,7 +255,7 @@ class SqlBroker:
 
     def _claim(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         asked_s, now_us = time.monotonic(), self._clock.now_us()
         try:
             if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
@@ -269,7 +269,7 @@ class SqlBroker:
 
     def _lease(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         lease_us, worker_id = int(subscription.policy.lease * 1e6), self._worker_id()
         # Not durable: a power cut that loses a claim only repeats the event. The next outcome makes
         # it durable anyway.
@@ -282,6 +282,8 @@ class SqlBroker:
             # Read the time after the wait for the store, else the lease might begin in the past.
             now_us = self._clock.now_us()
             term = Term(subscription.id, at.next_lease, now_us, now_us + lease_us, worker_id)
+            if (alike := ranges.claim(transaction, at, term, max_events)) is not None:
+                return alike
             found = leasing.claim(transaction, at, term, max_events)
             try:
                 return deliveries(transaction, found, term)

@@ -262,7 +262,9 @@ ANSWERS: st.SearchStrategy[list[Any]] = (
 @settings(max_examples=examples(100))
 @example([0.1, float("nan"), 1e-7, float("inf"), 1e16])
 def test_answers_encoded_together_are_those_encoded_one_by_one(answers: list[Any]) -> None:
-    assert encoded_together(answers) in (None, [encoded(answer) for answer in answers])
+    together = encoded_together(answers)
+
+    assert together is None or list(together) == [encoded(answer) for answer in answers]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +272,10 @@ def test_answers_encoded_together_are_those_encoded_one_by_one(answers: list[Any
     [["a", "b", "a"], [1, 2, 1], [True, False], [None, None], [0.0, -0.0, 1e16, 1e-7], [0.5, None]],
 )
 def test_answers_of_most_models_are_encoded_together(answers: list[Any]) -> None:
-    assert encoded_together(answers) == [encoded(answer) for answer in answers]
+    together = encoded_together(answers)
+
+    assert together is not None
+    assert list(together) == [encoded(answer) for answer in answers]
 
 
 # -- how many at a time ----------------------------------------------------------------------------

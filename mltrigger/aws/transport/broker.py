@@ -197,7 +197,7 @@ class AwsBroker(AwsOutside):
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease events that the log has ready, else those of the queue.
 
         The log has events that were sent again. Long polls continue between two calls.

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mltrigger.errors import ModelFailure
-from mltrigger.event.data import json_of
+from mltrigger.event.batch import Batch, texts_of
+from mltrigger.event.codec import loads_own
 from mltrigger.event.event import Event
 from mltrigger.event.making import as_delivered
 from mltrigger.versions.describe import Model
@@ -73,7 +74,7 @@ class Invoker:
 
     def many(
         self, events: Sequence[Event], again: Callable[[], None] = lambda: None
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Call the model with a batch. If the call fails, halve the batch.
 
         So one bad event fails alone. A predictor is called once for all events that are alike. Each
@@ -82,12 +83,13 @@ class Invoker:
         results: list[Result | None] = [None] * len(events)
         groups: Groups = {}
         rest: Sequence[int] = range(len(events))
+        value_of = self._reader(events)
         if self._feed is not None and self._takes is None:
-            rest = self._feed.gather(list(map(json_of, events)), groups)
+            rest = self._feed.gather(texts_of(events), groups)
         read = None if self._feed is None else self._feed.part
         for number in rest:
             try:
-                value = self._checked(events[number])
+                value = value_of(number)
                 key, part = (None, value) if read is None else read(value)
                 numbers, parts = groups.get(key) or groups.setdefault(key, ([], []))
             except BaseException as error:
@@ -98,10 +100,12 @@ class Invoker:
         for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
-            called = [events[number] for number in numbers]
-            for number, result in zip(
-                numbers, self._halved(key, parts, called, again), strict=True
-            ):
+            whole = len(numbers) == len(events)  # then they are in order
+            called = events if whole else [events[number] for number in numbers]
+            answers = self._halved(key, parts, called, again)
+            if whole:
+                return answers
+            for number, result in zip(numbers, answers, strict=True):
                 results[number] = result
         return results  # type: ignore[return-value]
 
@@ -111,6 +115,13 @@ class Invoker:
     def _parts(self, model: Model) -> tuple[Callable[[Any], Any], Callable[[Event], Any]]:
         """Return the function to call, and the function that takes its input from an event."""
         return model.loaded(), _event if model.wants_event else _data
+
+    def _reader(self, events: Sequence[Event]) -> Callable[[int], Any]:
+        """Return a function that reads the input of one of *events*."""
+        if isinstance(events, Batch) and self._takes is None and self._input is _data:
+            texts = events.texts  # the model needs no events
+            return lambda number: loads_own(texts[number])
+        return lambda number: self._checked(events[number])
 
     def _checked(self, event: Event) -> Any:
         if self._takes is None:
@@ -127,7 +138,7 @@ class Invoker:
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else conforming(value, self._gives)
 
-    def _results(self, outputs: Sequence[Any]) -> list[Result]:
+    def _results(self, outputs: Sequence[Any]) -> Sequence[Result]:
         if self._gives is None and (results := encoded_together(outputs)) is not None:
             return results
         return [
@@ -148,7 +159,7 @@ class Invoker:
         inputs: Sequence[Any],
         events: Sequence[Event],
         again: Callable[[], None],
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         began = running.forks
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
@@ -166,12 +177,12 @@ class Invoker:
                 return [self._failed(error)] * len(events)
             middle = len(events) // 2
             first = self._once_more(key, events[:middle], again)
-            return first + self._once_more(key, events[middle:], again)
+            return [*first, *self._once_more(key, events[middle:], again)]
         return self._results(outputs)
 
     def _once_more(
         self, key: Hashable, events: Sequence[Event], again: Callable[[], None]
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Call the model with a part of a batch that failed.
 
         It gets their data anew, since it may have changed them.
