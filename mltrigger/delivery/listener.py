@@ -274,6 +274,8 @@ class Listener:
         except BaseException:
             self._recorder.release(deliveries)
             raise
+        if not room.batches:  # each is asked for on its own
+            deliveries = list(deliveries)
         lots = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
         waiting = suspects_last(lots[: room.slots]) + lots[room.slots :]
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import orjson
 
@@ -21,9 +21,6 @@ _SERIES = 16
 """Events of a series, on average, for which a statement of its own pays."""
 _FAR = 4_096
 """A lot is found by the numbers of its events. They lie no farther apart than this."""
-
-
-T = TypeVar("T")
 
 
 class LotOf(NamedTuple):
@@ -95,9 +92,8 @@ class Succeeded:
 
     def add(self, delivery: Delivery, output: str | None, times_us: tuple[int, int]) -> None:
         """Take in one more call."""
-        self.deliveries, self.outputs = _longer(self.deliveries), _longer(self.outputs)
-        self.deliveries.append(delivery)
-        self.outputs.append(output)
+        self.deliveries.append(delivery)  # type: ignore[attr-defined]  # begun with lists
+        self.outputs.append(output)  # type: ignore[attr-defined]
         if self.times is not None:
             self.times.append(times_us)
         self.finished_us = times_us[1]
@@ -118,11 +114,6 @@ class Succeeded:
                 parts[d.received_us] = part
             parts[d.received_us].add(d, output, own)
         return list(parts.items())
-
-
-def _longer(values: Sequence[T]) -> list[T]:
-    """Return *values* as a list that can grow."""
-    return values if isinstance(values, list) else list(values)
 
 
 _NEXT = "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1"
