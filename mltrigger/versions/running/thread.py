@@ -118,22 +118,25 @@ class Invoker:
 
     def _reader(self, events: Sequence[Event]) -> Callable[[int], Any]:
         """Return a function that reads the input of one of *events*."""
-        if isinstance(events, Batch) and self._takes is None and self._input is _data:
+        if isinstance(events, Batch) and self._input is _data:
             texts = events.texts  # the model needs no events
-            return lambda number: loads_own(texts[number])
+            return lambda number: self._accepted(loads_own(texts[number]))
         return lambda number: self._checked(events[number])
 
     def _checked(self, event: Event) -> Any:
+        if self._input is _data:
+            return self._accepted(event.data)
+        if self._takes is not None:
+            self._takes.accept(event.data)
+        return self._input(event)
+
+    def _accepted(self, data: Any) -> Any:
+        """Return the input of a model that takes no events."""
         if self._takes is None:
-            return self._input(event)
-        accepted = self._takes.accept(event.data)
-        # A model that wants the event gets the event. A predictor gets records, which become a
-        # DataFrame.
-        return (
-            accepted
-            if self._input is _data and self.model.kind != "predictor"
-            else self._input(event)
-        )
+            return data
+        accepted = self._takes.accept(data)
+        # A predictor gets records, which become a DataFrame.
+        return data if self.model.kind == "predictor" else accepted
 
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else conforming(value, self._gives)
