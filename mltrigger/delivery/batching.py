@@ -106,31 +106,32 @@ class AdaptiveBatch:
                 self._cold = False
                 return
             size = self._nearest(count)
+            rung = self._rungs[size]
             is_like = abs(count - size) <= _LIKE * count  # else it tells of neither size
             if is_like:
-                self._rungs[size].add(
-                    max(seconds, 1e-9) / count, max(seconds + overhead_s, 1e-9) / count
-                )
+                rung.add(max(seconds, 1e-9) / count, max(seconds + overhead_s, 1e-9) / count)
                 self._notice_change(size)
             if seconds > self._budget_s:
                 self._climbs = False
                 self._back_off(size, count)
             elif is_like and size == self._size and count >= size:
                 if self._climbs:
-                    self._climb(_Step(size, seconds, (seconds + overhead_s) / count))
+                    self._climb(_Step(size, rung.run_s * size, rung.cost_s))
                 if not self._climbs:
                     self._count_lot()
 
     def _climb(self, step: _Step) -> None:
-        """Go on to a much larger size after one call, if that of this size was clearly cheaper."""
-        before, self._step = self._step, step
+        """Go on to a much larger size if this one is clearly cheaper. One call may show it."""
+        before = self._step
         largest = self._size_within(step, before)
         pays = before is None or step.cost_s <= before.cost_s * _PAYS
-        self._climbs = pays and largest > step.size
-        if self._climbs:
+        if pays and largest > step.size:
+            self._step = step
             self._use(largest)
-        elif before is not None and step.cost_s > before.cost_s:
-            self._use(before.size)
+        elif pays or before is None or self._rungs[step.size].is_known:  # else it was a stall
+            self._climbs = False
+            if before is not None and step.cost_s > before.cost_s:
+                self._use(before.size)
 
     def _size_within(self, step: _Step, before: _Step | None) -> int:
         """Return the largest size up to four times that of *step* that the budget allows."""
@@ -248,7 +249,7 @@ class AdaptiveBatch:
 
 
 class _Step(NamedTuple):
-    """One of the first calls: its size, its run time and the cost of an event, in seconds."""
+    """A size in the beginning: the run time of a call and the cost of an event, in seconds."""
 
     size: int
     run_s: float

@@ -190,6 +190,32 @@ def test_a_larger_size_is_tried_after_at_most_three_full_lots_in_the_beginning()
     assert (found[0], found[-1]) == (1, MOST)
 
 
+def test_one_call_of_a_size_is_enough_while_an_event_gets_clearly_cheaper() -> None:
+    found = sizes(adaptive(), (CURVES["a linear model: a small one"], 6))
+
+    assert found == [1, 1, 8, 64, MOST, MOST]
+
+
+def test_a_stall_in_the_beginning_does_not_hold_it_back() -> None:
+    rule, curve = adaptive(), CURVES["a linear model: a small one"]
+    assert sizes(rule, (curve, 2)) == [1, 1]
+    rule.learn(8, 0.05)
+
+    assert sizes(rule, (curve, 4)) == [8, 64, MOST, MOST]
+
+
+@pytest.mark.parametrize("call_s", [0.005, 0.0005])
+def test_the_way_to_the_best_size_costs_little(call_s: float) -> None:
+    rule, left, spent_s = AdaptiveBatch(0.25, 4_096), 30_000, 0.0
+    while left > 0:
+        size = min(rule.size(), left)
+        seconds = call_s + call_s / 500 * size
+        rule.learn(size, seconds)
+        left, spent_s = left - size, spent_s + seconds
+
+    assert 30_000 * (call_s / 500 + call_s / 4_096) >= 0.85 * spent_s
+
+
 @pytest.mark.parametrize(("budget_s", "most"), [(0, 10), (-1, 10), (math.nan, 10), (0.1, 0)])
 def test_limits_that_make_no_sense_are_refused(budget_s: float, most: int) -> None:
     with pytest.raises(InvalidPolicy, match="budget_s > 0 and most >= 1"):
