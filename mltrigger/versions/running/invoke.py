@@ -229,15 +229,19 @@ def encoded(value: Any) -> Result:
 def encoded_together(values: Sequence[Any]) -> Sequence[Result] | None:
     """Return the Result of each of *values* as :func:`encoded` does, ``None`` for other values.
 
-    Equal labels are encoded once, and numbers with a fraction all at once.
+    Equal labels are encoded once. Numbers with a fraction are encoded all at once, and so are
+    objects or lists.
     """
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= _LABELS:
         results = {value: encoded(value) for value in set(values)}
         if all(result.ok and result.reason is None for result in results.values()):
-            texts = {value: result.output for value, result in results.items()}
-            return Answers([texts[value] for value in values])
+            outputs = {value: result.output for value, result in results.items()}
+            return Answers([outputs[value] for value in values])
         return [results[value] for value in values]
+    if kinds in _NESTED and (texts := codec.dumps_each(list(values))) is not None:
+        longest = max(map(len, texts))
+        return Answers(texts) if longest * 4 <= MAX_OUTPUT_BYTES else None
     if not kinds or not kinds <= _FRACTIONS:
         return None
     text = codec.dumps(list(values))
@@ -245,6 +249,7 @@ def encoded_together(values: Sequence[Any]) -> Sequence[Result] | None:
     return None if "{" in text else Answers(text[1:-1].split(","))
 
 
+_NESTED = ({dict}, {list})
 _LABELS, _FRACTIONS = frozenset({str, int, bool, type(None)}), frozenset({float, type(None)})
 
 
