@@ -3,7 +3,6 @@
 Adapters, ours and those of other packages, import from here. Delivery knows nothing else of them.
 """
 
-from mltrigger.broker.alike import Alike, OneClaim, seqs_of
 from mltrigger.broker.endings import Ending, EndingReader, Endings, Mark, Wakes
 from mltrigger.broker.seam import Broker, Outside, Prepare, Unit
 from mltrigger.broker.source import (
@@ -42,7 +41,6 @@ __all__ = [
     "MAX_EVENT_BYTES",
     "SEVERITIES",
     "SOURCES",
-    "Alike",
     "Broker",
     "Count",
     "Delivery",
@@ -55,7 +53,6 @@ __all__ = [
     "Finding",
     "Mark",
     "Notes",
-    "OneClaim",
     "Outdated",
     "Outside",
     "Prepare",
@@ -71,7 +68,6 @@ __all__ = [
     "Wakes",
     "followed",
     "scheme_of",
-    "seqs_of",
     "shown",
     "source_at",
 ]

@@ -103,7 +103,7 @@ class Broker(Protocol):
     ) -> Sequence[Delivery]:
         """Lease up to *max_events*. Wait at most *wait_s* seconds for the first one.
 
-        Many plain events may come as :class:`~mltrigger.broker.Alike`.
+        Many plain events may come as :class:`~mltrigger.broker.alike.Alike`.
 
         The policy's lease hides each from other listeners. After the lease the event comes again
         with a higher attempt, perhaps alone.

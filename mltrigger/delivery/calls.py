@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 
-from mltrigger.broker import Alike, Broker, Delivery, SubscriptionSpec
+from mltrigger.broker import Broker, Delivery, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.delivery.lineage import CHAIN, TREE
 from mltrigger.delivery.lot import Ended, Lot, Remains

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mltrigger.broker import Alike, Delivery, Settlement
+from mltrigger.broker import Delivery, Settlement
+from mltrigger.broker.alike import Alike
 from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.event import Event
 from mltrigger.store.lots import Succeeded

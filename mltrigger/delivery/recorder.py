@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from mltrigger.broker import Alike, Broker, Count, Delivery, Outside, Settlement, SubscriptionSpec
+from mltrigger.broker import Broker, Count, Delivery, Outside, Settlement, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent

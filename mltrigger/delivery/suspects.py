@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from mltrigger.broker import Alike, Delivery
+from mltrigger.broker import Delivery
+from mltrigger.broker.alike import Alike
 from mltrigger.versions.running.invoke import Result
 
 _MOST = 100_000

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import orjson
 
-from mltrigger.broker import Alike, Delivery, seqs_of
+from mltrigger.broker import Delivery
+from mltrigger.broker.alike import Alike, seqs_of
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.schema import CODES
 from mltrigger.store.transaction import Row, Transaction
@@ -206,7 +207,7 @@ def record_successes(transaction: Transaction, lot: LotOf, well: Succeeded) -> N
         well.stdout
         or span[1] - span[0] > _FAR * len(seqs)
         or (not is_range and any(d.visible_us != d.published_us for d in answered))
-        or any(output is not None and len(output) > LONG_OUTPUT for output in well.outputs)
+        or max(map(len, filter(None, well.outputs)), default=0) > LONG_OUTPUT
     ):
         record_lots(transaction, lot, list(_successes(well)))
         return

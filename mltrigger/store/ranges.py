@@ -10,7 +10,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from mltrigger.broker import Alike, Delivery
+from mltrigger.broker import Delivery
+from mltrigger.broker.alike import Alike
 from mltrigger.event.data import are_texts
 from mltrigger.event.making import restored_later
 from mltrigger.store import leases
@@ -18,10 +19,10 @@ from mltrigger.store.leasing import Standing, advance
 from mltrigger.store.queue import Term, rest_of
 from mltrigger.store.transaction import Transaction
 
-LEAST = 64
-"""For fewer events a row each is as fast."""
+LEAST, _MOST = 64, 32 * 1024
+"""Fewer events are as fast with a row each. More come with the next claim."""
 _LONG = 16 * 1024
-"""Longer data are read row by row. One text of all of them might not fit into memory."""
+"""Longer data are read row by row. All of them might be too long for one text of SQLite."""
 _SEPARATOR = b"\x1e"
 """A control character: no JSON has it."""
 _OWN = "time", "subject", "datacontenttype", "dataschema", "traceparent", "extensions"
@@ -53,7 +54,7 @@ def claim(
     is_due = at.due_us is not None and at.due_us <= term.received_us
     if most < LEAST or at.paused or at.next_seq is None or is_due:
         return None
-    given = {"t": at.topic_id, "next": at.next_seq, "n": most}
+    given = {"t": at.topic_id, "next": at.next_seq, "n": min(most, _MOST)}
     ((n, plain, source, last_source, type_, last_type, *columns),) = transaction.query(
         _COLUMNS, given
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from mltrigger.broker import Alike, Delivery, Settlement
+from mltrigger.broker import Delivery, Settlement
+from mltrigger.broker.alike import Alike
 from mltrigger.policy import SUSPECT, charged, cleared
 from mltrigger.store import leases
 from mltrigger.store.leases import Lease

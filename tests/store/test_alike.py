@@ -16,7 +16,8 @@ from shared import is_settled, wait_until
 from slow import examples
 
 import mltrigger as mt
-from mltrigger.broker import Alike, Delivery, Settlement, SubscriptionSpec
+from mltrigger.broker import Delivery, Settlement, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.event import codec
 from mltrigger.event.batch import Batch
 from mltrigger.event.data import are_texts
