@@ -144,6 +144,16 @@ def test_an_event_with_attributes_of_its_own_keeps_them(
         assert value.items() <= found.items() if isinstance(value, dict) else found == value
 
 
+def test_one_look_tells_that_a_topic_has_events_of_another_kind(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = side.bind()
+    side.publish(*range(MANY), subject="s")
+    monkeypatch.setattr("mltrigger.store.ranges._COLUMNS", "not even asked")
+
+    assert [d.event.data for d in side.broker.receive(spec, MANY)] == list(range(MANY))
+
+
 @pytest.mark.parametrize(
     "data", [b"bytes\x1e\x1e", "x" * 20_000, codec.loads("[1e5, 0.1]"), 2**70, float("nan")]
 )
