@@ -102,11 +102,13 @@ class Broker(Protocol):
         wait_s: float = 0.0,
         generation: str | None = None,
         unit: Any = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events*. Wait at most *wait_s* seconds for the first one.
 
         With a *unit*, which settles others, lease in its transaction without a wait. A broker that
         cannot do so returns nothing.
+
+        Many plain events may come as :class:`~mltrigger.broker.alike.Alike`.
 
         The policy's lease hides each from other listeners. After the lease the event comes again
         with a higher attempt, perhaps alone.

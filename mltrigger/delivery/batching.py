@@ -13,6 +13,7 @@ import math
 import statistics
 import threading
 from collections import deque
+from typing import NamedTuple
 
 from mltrigger.errors import InvalidPolicy
 
@@ -29,6 +30,8 @@ _STALL = 4
 _DRIFT = 1.5
 """A change of the cost by this factor means that the model has changed."""
 _ROOM = 0.95
+_CLIMB, _PAYS = 8, 0.9
+"""In the beginning the next call is so much larger, if an event costs less than this share."""
 _LIKE = 0.1
 _BEYOND = 4
 """How far beyond the best size it looks at first: curves have dents."""
@@ -39,9 +42,10 @@ _STEPS = (1.5, 2 / 3, 2, 0.5)
 class AdaptiveBatch:
     """Learns the batch size with the best throughput within a latency budget.
 
-    It begins with 1 and doubles until throughput falls or the budget is reached. Then it uses the
-    smallest size within 5 % of the best. It tries neighbours, less and less often while nothing
-    changes. After a call beyond the budget the next lot is smaller.
+    It begins with 1. As long as a call eight times as large is clearly cheaper per event, it goes
+    on like that. Then it doubles until throughput falls or the budget is reached, with some calls
+    of each size. It uses the smallest size within 5 % of the best. It tries neighbours, less and
+    less often while nothing changes. After a call beyond the budget the next lot is smaller.
 
     Costs are medians of the last calls: a single stall changes nothing. The first call of all does
     not count, since many models load then. Threads may share one object.
@@ -63,7 +67,8 @@ class AdaptiveBatch:
         self._sizes = _ladder(most)
         self._rungs = {size: _Rung() for size in self._sizes}
         self._guard = threading.Lock()
-        self._cold = True
+        self._cold, self._climbs = True, True
+        self._step: _Step | None = None
         self._size = self._home = 1
         self._restart()
 
@@ -76,9 +81,10 @@ class AdaptiveBatch:
         self._lots = self._since = self._probe_at = self._lift_at = 0
         self._quiet = self._penalty = _SOON
         self._ceiling = math.inf
+        self._climbs, self._step = True, None
 
     def size(self) -> int:
-        """Return how many events the next lot may have, at most twice the size before."""
+        """Return how many events the next lot may have, at most eight times the size before."""
         return self._size
 
     def learn(self, count: int, seconds: float, overhead_s: float = 0.0) -> None:
@@ -100,16 +106,43 @@ class AdaptiveBatch:
                 self._cold = False
                 return
             size = self._nearest(count)
+            rung = self._rungs[size]
             is_like = abs(count - size) <= _LIKE * count  # else it tells of neither size
             if is_like:
-                self._rungs[size].add(
-                    max(seconds, 1e-9) / count, max(seconds + overhead_s, 1e-9) / count
-                )
+                rung.add(max(seconds, 1e-9) / count, max(seconds + overhead_s, 1e-9) / count)
                 self._notice_change(size)
             if seconds > self._budget_s:
+                self._climbs = False
                 self._back_off(size, count)
             elif is_like and size == self._size and count >= size:
-                self._count_lot()
+                if self._climbs:
+                    self._climb(_Step(size, rung.run_s * size, rung.cost_s))
+                if not self._climbs:
+                    self._count_lot()
+
+    def _climb(self, step: _Step) -> None:
+        """Go on to a much larger size if this one is clearly cheaper. One call may show it."""
+        before = self._step
+        largest = self._size_within(step, before)
+        pays = before is None or step.cost_s <= before.cost_s * _PAYS
+        if pays and largest > step.size:
+            self._step = step
+            self._use(largest)
+        elif pays or before is None or self._rungs[step.size].is_known:  # else it was a stall
+            self._climbs = False
+            if before is not None and step.cost_s > before.cost_s:
+                self._use(before.size)
+
+    def _size_within(self, step: _Step, before: _Step | None) -> int:
+        """Return the largest size up to four times that of *step* that the budget allows."""
+        slope_s = step.run_s / step.size
+        if before is not None:
+            slope_s = max(0.0, step.run_s - before.run_s) / (step.size - before.size)
+        room_s = self._budget_s * _ROOM - step.run_s
+        most = min(_CLIMB * step.size, self._sizes[-1])
+        if slope_s * (most - step.size) > room_s:
+            most = step.size + int(max(0.0, room_s) / slope_s)
+        return self._sizes[bisect.bisect_right(self._sizes, most) - 1]
 
     def _count_lot(self) -> None:
         """Count a full lot within the budget. Move when its size is judged."""
@@ -123,7 +156,11 @@ class AdaptiveBatch:
         """Return the size to use now: a larger one, a neighbour worth a try, or the best."""
         best = self._best()
         if best != self._home:
-            self._home, self._reference_s = best, self._rungs[best].cost_s
+            cost_s, before_s = self._rungs[best].cost_s, self._reference_s
+            if best < self._home and cost_s * _DRIFT < before_s < math.inf:
+                self._restart()  # so much cheaper in smaller lots: the model has changed
+                return self._size
+            self._home, self._reference_s = best, cost_s
             self._quiet, self._probe_at = _ENOUGH, self._lots + _ENOUGH
         if self._size < _BEYOND * best and self._is_largest_known(self._size):
             double = self._below(2 * self._size, above=self._size)
@@ -209,6 +246,14 @@ class AdaptiveBatch:
     def _nearest(self, count: int) -> int:
         above = min(bisect.bisect_left(self._sizes, count), len(self._sizes) - 1)
         return min(self._sizes[max(0, above - 1) : above + 1], key=lambda size: abs(size - count))
+
+
+class _Step(NamedTuple):
+    """A size in the beginning: the run time of a call and the cost of an event, in seconds."""
+
+    size: int
+    run_s: float
+    cost_s: float
 
 
 class _Rung:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from mltrigger.broker import Broker, Delivery, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.delivery.lineage import CHAIN, TREE
 from mltrigger.delivery.lot import Ended, Lot, Remains
@@ -13,13 +14,14 @@ from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.sizing import RUN_AHEAD_S, LotSize
 from mltrigger.delivery.suspects import Suspects
+from mltrigger.event.batch import Batch
 from mltrigger.event.envelopes import UNREADABLE, UNREADABLE_TYPE, UNREADABLE_WHY
 from mltrigger.event.event import MAX_HOPS, Event
 from mltrigger.store.lots import Succeeded
 from mltrigger.store.unit import Unit
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
-from mltrigger.versions.running.invoke import Result
+from mltrigger.versions.running.invoke import Result, outputs_of
 from mltrigger.versions.running.turns import HERE
 
 logger = logging.getLogger("mltrigger")
@@ -82,7 +84,10 @@ class Calls:
         """Record the answers that are not recorded yet."""
         if answers := lot.take(self._clock.now_us()):
             self._recorder.record(answers, following())
-            lot.settled([d for answer in answers for d in answer.deliveries])
+            if len(answers) == 1:
+                lot.settled(answers[0].deliveries)
+            else:
+                lot.settled([d for answer in answers for d in answer.deliveries])
 
     def overdue(self, lot: Lot, remains: Remains) -> list[Ended]:
         """Return the outcomes of a call that did not end in time.
@@ -159,7 +164,7 @@ class Calls:
         """Describe the calls of one turn for the model."""
         return Running(
             self._place,
-            (lot.next.event,),
+            self._events(lot.rest[:1]),
             returned=lambda _: lot.returned(self._clock.now_us()),
             waits=lambda: self._let_others_in(lot),
         )
@@ -244,16 +249,16 @@ class Calls:
     ) -> None:
         started_us = self._clock.now_us()
         batch = lot.begin(count, started_us)
-        refusals = {d: r for d in batch if (r := self._refusal(d, behind)) is not None}
-        called = [d for d in batch if d not in refusals]
-        results: list[Result] = []
+        refusals = self._refusals(batch, behind)
+        called = [d for d in batch if d not in refusals] if refusals else batch
+        results: Sequence[Result] = []
         if called:
-            running.events = events = [self._prepare(d.event) for d in called]
+            running.events = events = self._events(called)
             results = lot.invoker.many(events, lambda: lot.restart(self._clock.now_us()))
         now_us, text = self._clock.now_us(), printed.take()
         finished_us, size = lot.returned_us or now_us, len(called)
         if called and not refusals and self._recorder.takes_whole(called, results):
-            outputs = [result.output for result in results]
+            outputs = outputs_of(results)
             well = Succeeded(called, outputs, lot.version, started_us, finished_us, None, text)
             lot.answered([well], size)
             self._pace.heed(results[0], now_us)
@@ -288,6 +293,19 @@ class Calls:
             self.settle(lot)
             overhead_s = (self._clock.now_us() - finished_us) / 1e6
             self.size.adaptive.learn(count, spent_s, overhead_s)
+
+    def _events(self, called: Sequence[Delivery]) -> Sequence[Event]:
+        """Return the events of *called* for the model. Those of a range are made when asked for."""
+        if isinstance(called, Alike):
+            return Batch(called.texts, lambda place: self._prepare(called[place].event))
+        return [self._prepare(d.event) for d in called]
+
+    def _refusals(
+        self, batch: Sequence[Delivery], behind: Collection[str]
+    ) -> dict[Delivery, Result]:
+        if isinstance(batch, Alike) and self._spec.emit is None:
+            return {}  # plain events are readable and in no group
+        return {d: r for d in batch if (r := self._refusal(d, behind)) is not None}
 
     def _refusal(self, delivery: Delivery, behind: Collection[str]) -> Result | None:
         """Return why the model is not called with *delivery*, or None if it is."""

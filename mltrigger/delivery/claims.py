@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
@@ -82,7 +82,7 @@ class Claims:
         most = min(free * size, self._pace.room(self._clock.now_us()))
         return Room(free, size, most, invoker.batches)
 
-    def receive(self, room: Room) -> list[Delivery]:
+    def receive(self, room: Room) -> Sequence[Delivery]:
         """Receive as much as there is room for. Wait for the first event."""
         try:
             found = self._broker.receive(self._spec, room.events, _POLL_S, self._generation)
@@ -91,7 +91,8 @@ class Claims:
             return []
         if found and room.batches and self._spec.policy.batch_window_s:
             found = self._young(found)
-            found += self._fill(room.events - len(found))
+            more = self._fill(room.events - len(found))
+            found = [*found, *more] if more else found
         return found
 
     @property
@@ -100,7 +101,7 @@ class Claims:
         window_s = self._spec.policy.batch_window_s
         return not (self._outdated or HERE.closed or HERE.wanted or window_s)
 
-    def follow(self, room: Room, unit: Unit) -> list[Delivery]:
+    def follow(self, room: Room, unit: Unit) -> Sequence[Delivery]:
         """Lease the next events in *unit*."""
         try:
             return self._broker.receive(self._spec, room.events, 0.0, self._generation, unit)
@@ -108,7 +109,7 @@ class Claims:
             self._outdated = True
             return []
 
-    def admitted(self, deliveries: list[Delivery]) -> list[Delivery]:
+    def admitted(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return the deliveries that may begin. Skip expired ones, and release those that wait."""
         found = self._young(deliveries)
         if HERE.closed:
@@ -121,7 +122,7 @@ class Claims:
             self._pace.spend(len(found), self._clock.now_us())
         return found
 
-    def _young(self, deliveries: list[Delivery]) -> list[Delivery]:
+    def _young(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """End deliveries older than the policy's ``max_age_s``, return the others."""
         max_age_s = self._spec.policy.max_age_s
         if max_age_s is None:

@@ -8,7 +8,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mltrigger.broker import Broker, Delivery, Outside, SubscriptionSpec
@@ -295,7 +295,7 @@ class Listener:
         if not self._slots.pass_duty(lambda: self._workers.submit(serve)):
             self._kept = first
 
-    def _begun(self, deliveries: list[Delivery], room: Room) -> Lot | None:
+    def _begun(self, deliveries: Sequence[Delivery], room: Room) -> Lot | None:
         """Begin a lot of *deliveries* in each free slot. Return the one for this thread.
 
         The duty to receive is no longer its own then.
@@ -309,13 +309,15 @@ class Listener:
         self._slots.yield_duty(lambda: self._workers.submit(self._serve))
         return own
 
-    def _opened(self, deliveries: list[Delivery], room: Room) -> list[Lot]:
+    def _opened(self, deliveries: Sequence[Delivery], room: Room) -> list[Lot]:
         """Return *deliveries* as lots for the free slots. Release the rest."""
         try:
             version, invoker = self._placement()  # again: an alias may have moved meanwhile
         except BaseException:
             self._recorder.release(deliveries)
             raise
+        if not room.batches:  # each is asked for on its own
+            deliveries = list(deliveries)
         shared = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
         lots = []
         for each in suspects_last(shared[: room.slots]):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mltrigger.broker import Delivery, Settlement
+from mltrigger.broker.alike import Alike
 from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.event import Event
 from mltrigger.store.lots import Succeeded
@@ -76,26 +77,26 @@ class Lot:
         self.called_us = now_us  # like started_us, but kept after the call
         self.returned_us: int | None = None
         self.turn: Turn | None = None
-        self._deliveries = list(deliveries)
+        self._deliveries = deliveries
         self._begun = 0  # deliveries that the model was called with
         self._ended = 0  # deliveries that it has answered
         self._answers: list[Answer] = []
         self._well: Succeeded | None = None  # the last of them, if it takes more calls
-        self._unsettled = {d.seq: d for d in deliveries}
+        self._unsettled: dict[int, Delivery] | None = None  # as long as nothing is settled
         self._closed = False
         self._stop = False
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Return how many deliveries are not settled."""
-        return len(self._unsettled)
+        return len(self._deliveries if self._unsettled is None else self._unsettled)
 
     def ahead(self, suspects: Suspects) -> tuple[int, bool]:
         """Return how many deliveries the next turn takes, and whether it must be alone.
 
         The number is 0 at the end, or when the lot was closed or stopped.
         """
-        rest = () if self.stopped else self._deliveries[self._begun :]
+        rest = () if self.stopped else self.rest
         if not rest:
             return 0, False
         count = suspects.together(rest, self.invoker.runs_here, self.invoker.batches)
@@ -106,11 +107,17 @@ class Lot:
         """The first delivery that was not begun."""
         return self._deliveries[self._begun]
 
+    @property
+    def rest(self) -> Sequence[Delivery]:
+        """The deliveries that were not begun."""
+        return self._deliveries[self._begun :]
+
     def drop(self) -> None:
         """Remove the next delivery, since another listener has it."""
         with self._lock:
-            dropped = self._deliveries.pop(self._begun)
-            self._unsettled.pop(dropped.seq, None)
+            left = self._open()
+            self._deliveries = list(self._deliveries)
+            left.pop(self._deliveries.pop(self._begun).seq, None)
 
     def begin(self, count: int, now_us: int) -> Sequence[Delivery]:
         """Begin a call with the next *count* deliveries and return them.
@@ -188,16 +195,24 @@ class Lot:
     def settled(self, deliveries: Sequence[Delivery]) -> None:
         """Mark *deliveries* as settled. Their leases can be dropped."""
         with self._lock:
-            if len(deliveries) == len(self._unsettled):
+            if len(deliveries) == len(self):
                 self._unsettled = {}
                 return
+            left = self._open()
             for delivery in deliveries:
-                self._unsettled.pop(delivery.seq, None)
+                left.pop(delivery.seq, None)
 
-    def leased(self) -> list[Delivery]:
+    def _open(self) -> dict[int, Delivery]:
+        """Return the deliveries that are not settled, by the numbers of their events."""
+        if self._unsettled is None:
+            self._unsettled = {d.seq: d for d in self._deliveries}
+        return self._unsettled
+
+    def leased(self) -> Sequence[Delivery]:
         """Return the deliveries whose leases must be held: all that are not settled."""
         with self._lock:
-            return list(self._unsettled.values())
+            left = self._unsettled
+            return self._deliveries if left is None else list(left.values())
 
     def stop_after_current(self) -> None:
         """Begin no further call."""
@@ -237,29 +252,29 @@ class Lot:
 
 def shared_out(
     deliveries: Sequence[Delivery], slots: int, size: int, batches: bool, suspects: Suspects
-) -> list[list[Delivery]]:
+) -> list[Sequence[Delivery]]:
     """Share *deliveries* out into lots of at most *size*.
 
     Batches are filled one after the other. Single calls are spread evenly over the *slots*. A
     suspect gets its own lot. An ordered group stays together, in its order.
     """
-    if any(d.group is not None for d in deliveries):
+    if not isinstance(deliveries, Alike) and any(d.group is not None for d in deliveries):
         return _grouped(deliveries, slots)
     own, rest = suspects.split(deliveries)
     share = size if batches else max(1, min(size, -(-len(rest) // slots)))
-    return [[d] for d in own] + [list(rest[i : i + share]) for i in range(0, len(rest), share)]
+    return [*([d] for d in own), *(rest[i : i + share] for i in range(0, len(rest), share))]
 
 
-def suspects_last(lots: Sequence[list[Delivery]]) -> list[list[Delivery]]:
+def suspects_last(lots: Sequence[Sequence[Delivery]]) -> list[Sequence[Delivery]]:
     """Return *lots* with suspects at the end. Innocent events run before the process may die."""
     return sorted(lots, key=lambda lot: len(lot) == 1 and lot[0].abandoned != 0)
 
 
-def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[list[Delivery]]:
+def _grouped(deliveries: Sequence[Delivery], slots: int) -> list[Sequence[Delivery]]:
     groups: dict[str | None, list[Delivery]] = {}
     for d in deliveries:
         groups.setdefault(d.group, []).append(d)
     lots: list[list[Delivery]] = [[] for _ in range(min(slots, len(groups)))]
     for group in sorted(groups.values(), key=len, reverse=True):
         min(lots, key=len).extend(group)
-    return lots
+    return list(lots)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from mltrigger.broker import Broker, Count, Delivery, Outside, Settlement, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
@@ -24,7 +25,7 @@ from mltrigger.store.log import Log
 from mltrigger.store.lots import Succeeded
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.unit import Invocation, Unit
-from mltrigger.versions.running.invoke import Result, failure
+from mltrigger.versions.running.invoke import Answers, Result, failure
 from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
@@ -201,8 +202,14 @@ class Recorder:
         """Whether a batch can be recorded as a whole: all went well, and nothing is handed on."""
         return (
             self._spec.emit is None
-            and all(r.error_type is None and r.reason is None for r in results)
-            and all(d.group is None and not d.alone for d in deliveries)
+            and (
+                isinstance(results, Answers)
+                or all(r.error_type is None and r.reason is None for r in results)
+            )
+            and (
+                isinstance(deliveries, Alike)
+                or all(d.group is None and not d.alone for d in deliveries)
+            )
         )
 
     def takes(self, delivery: Delivery, result: Result) -> bool:

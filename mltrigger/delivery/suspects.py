@@ -12,9 +12,10 @@ A call may end badly because of another call beside it. There are two such ends:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from mltrigger.broker import Delivery
+from mltrigger.broker.alike import Alike
 from mltrigger.versions.running.invoke import Result
 
 _MOST = 100_000
@@ -40,6 +41,8 @@ class Suspects:
     ) -> tuple[Sequence[Delivery], Sequence[Delivery]]:
         """Return the deliveries that share no lot with others, and the rest."""
         late = self._late
+        if isinstance(deliveries, Alike) and late.keys().isdisjoint(deliveries.seqs):
+            return [], deliveries
         own = [d for d in deliveries if d.abandoned or d.seq in late]
         return own, [d for d in deliveries if d not in own] if own else deliveries
 
@@ -49,7 +52,9 @@ class Suspects:
         *runs_here* means that the model runs in this process. A late event needs its own turn only
         where each event is a call: a batch of one has no company.
         """
-        late = () if batches else self._late
+        late: Collection[int] = () if batches else self._late
+        if isinstance(deliveries, Alike) and not late:
+            return len(deliveries)
         for i, d in enumerate(deliveries):
             if d.seq in late or (d.abandoned and (runs_here or d.attempt > UNLIKELY)):
                 return i

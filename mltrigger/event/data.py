@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 from mltrigger.errors import EventTooLarge, InvalidEvent, warn
 from mltrigger.event import codec
@@ -12,7 +12,15 @@ from mltrigger.event.checks import is_json
 from mltrigger.event.event import Event
 from mltrigger.text import short
 
-__all__ = ["check_data", "decode_data", "encode_data", "encode_plain", "is_json", "json_of"]
+__all__ = [
+    "are_texts",
+    "check_data",
+    "decode_data",
+    "encode_data",
+    "encode_plain",
+    "is_json",
+    "json_of",
+]
 
 
 def encode_data(event: Event, limit: int) -> tuple[bytes, str | None]:
@@ -108,6 +116,27 @@ def check_data(raw: Any, media_type: str | None) -> bytes:
         except Exception:  # the strict reader decides, and says why
             codec.loads(raw)
     return raw
+
+
+def are_texts(raws: Sequence[bytes]) -> bool:
+    """Whether each of *raws* is JSON in UTF-8, and nothing beside it. It reads all at once."""
+    whole = b"[" + b",".join(raws) + b"]"
+    try:
+        if not whole.isascii():
+            whole.decode()
+        # Two damaged ones may be JSON together. So each must be as long as it was.
+        return list(map(len, _parts()(whole))) == list(map(len, raws))
+    except Exception:  # the strict reader decides
+        return False
+
+
+@functools.cache
+def _parts() -> Callable[[bytes], Sequence[bytes]]:
+    """Return a function that reads a list in JSON and leaves its parts as they are."""
+    from msgspec import Raw
+    from msgspec.json import Decoder
+
+    return cast("Callable[[bytes], Sequence[bytes]]", Decoder(list[Raw]).decode)
 
 
 @functools.cache

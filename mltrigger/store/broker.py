@@ -196,7 +196,7 @@ class SqlBroker:
         wait_s: float = 0.0,
         generation: str | None = None,
         unit: Unit | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
         if unit is None:
             return self._receiving.receive(subscription, max_events, wait_s, generation)

@@ -101,6 +101,13 @@ def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
     return [list(part) for _, part in parts]
 
 
+def hold_range(transaction: Transaction, term: Term, low: int, high: int, n: int) -> None:
+    """Lease the *n* plain events of a topic from *low* to *high* as one range."""
+    times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
+    row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times)
+    transaction.execute_many(_INSERT, [row])
+
+
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
     """Lease events that this transaction has published, each on its own."""
     s, number, at_us, until_us, worker_id, _ = term
@@ -134,10 +141,24 @@ def let_all_go(
     transaction: Transaction, subscription_id: int, number: int, seqs: Sequence[int]
 ) -> bool:
     """Let events of one number go, all or none. Return whether it held them all."""
+    of = {"s": subscription_id, "number": number}
+    rows = _rows(transaction, subscription_id, number)
+    if len(rows) == 1 and _is_all_of(rows[0], seqs):
+        transaction.execute(_DELETE_NUMBER, of)
+        return True
     if len(held(transaction, subscription_id, number, seqs)) < len(seqs):
         return False
     let_go(transaction, subscription_id, number, seqs)
     return True
+
+
+def _is_all_of(row: Lease, seqs: Sequence[int]) -> bool:
+    """Whether *seqs*, without repeats, are all events of *row*."""
+    if row.n != len(seqs):
+        return False
+    if isinstance(seqs, range):
+        return row.low <= seqs[0] and seqs[-1] <= row.high
+    return len(set(seqs)) == row.n and row.low <= min(seqs) and max(seqs) <= row.high
 
 
 def _shrink(transaction: Transaction, lease: Lease, gone: set[int]) -> list[Lease]:

@@ -135,7 +135,7 @@ def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> li
                 check_data(data, None)
             except ERRORS as error:
                 raise damaged("event", seq, error) from error
-            rest = functools.partial(_rest, names[source_id], key, published_us, lag_us)
+            rest = functools.partial(rest_of, names[source_id], key, published_us, lag_us)
             event = restored_later(data, names[type_id], rest)
         else:
             event, since_us = _whole(Claim(*row), names)
@@ -161,7 +161,7 @@ _OF_RANGE = 17
 """How many columns a row of a range has."""
 
 
-def _rest(source: str, key: bytes, published_us: int, lag_us: int) -> Rest:
+def rest_of(source: str, key: bytes, published_us: int, lag_us: int) -> Rest:
     """Return the attributes of a plain event that few models ask for."""
     time = time_of(published_us, lag_us, None)
     return source, id_text(key), time, None, None, {"traceparent": trace_of(key)}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from mltrigger.broker import Delivery, Outdated, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
-from mltrigger.store import leases, leasing
+from mltrigger.store import leases, leasing, ranges
 from mltrigger.store.queue import Term, deliveries
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.wake import Wakeup
@@ -32,7 +32,7 @@ class _Claimed(NamedTuple):
     """The deliveries of one claim. ``error``: an event could not be read, and none is leased."""
 
     term: Term | None
-    found: list[Delivery]
+    found: Sequence[Delivery]
     error: StoreError | None = None
 
 
@@ -81,7 +81,7 @@ class Receiving:
         max_events: int,
         wait_s: float = 0.0,
         generation: str | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events*. A publisher, a due delay or an expired lease ends the wait."""
         key = f"ready:{subscription.id}"
         self._wakeup.join(key, f"topic:{subscription.topic}")
@@ -109,7 +109,7 @@ class Receiving:
         subscription: SubscriptionSpec,
         max_events: int,
         generation: str | None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease up to *max_events* within a transaction that settles others."""
         swept_us = self._swept.get(subscription.id, -SWEEP_US)
         if self._clock.now_us() - swept_us >= SWEEP_US:
@@ -161,7 +161,7 @@ class Receiving:
             seat.is_given = self._seats.setdefault(seat.spec.id, seat) is not seat
         return seat
 
-    def _left(self, seat: _Seat) -> list[Delivery]:
+    def _left(self, seat: _Seat) -> Sequence[Delivery]:
         """Give up *seat*. Return what was claimed for it."""
         with self._guard:
             self._taken.discard(seat)
@@ -185,7 +185,7 @@ class Receiving:
 
     def _claim(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         asked_s, now_us = time.monotonic(), self._clock.now_us()
         try:
             if now_us - self._swept.get(subscription.id, -SWEEP_US) >= SWEEP_US:
@@ -219,6 +219,8 @@ class Receiving:
         now_us = self._clock.now_us()
         until_us = now_us + int(subscription.policy.lease * 1e6)
         term = Term(subscription.id, at.next_lease, now_us, until_us, self._worker_id())
+        if (alike := ranges.claim(transaction, at, term, max_events)) is not None:
+            return _Claimed(term, alike)
         found = leasing.claim(transaction, at, term, max_events)
         try:
             return _Claimed(term, deliveries(transaction, found, term))

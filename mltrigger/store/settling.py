@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mltrigger.broker import Delivery, Settlement
+from mltrigger.broker.alike import Alike
 from mltrigger.policy import SUSPECT, charged, cleared
 from mltrigger.store import leases
 from mltrigger.store.leases import Lease
@@ -24,7 +25,9 @@ _RESENT = "SELECT resent_us FROM resent WHERE subscription_id = :s AND seq = :se
 _OF = "WHERE subscription_id = :s AND seq = :seq"
 
 
-def _by_number(deliveries: Iterable[Delivery]) -> dict[tuple[int, int], list[int]]:
+def _by_number(deliveries: Iterable[Delivery]) -> Mapping[tuple[int, int], Sequence[int]]:
+    if isinstance(deliveries, Alike):  # of one claim
+        return {(deliveries.claim.subscription_id, deliveries.claim.lease): deliveries.seqs}
     found: dict[tuple[int, int], list[int]] = {}
     for d in deliveries:
         found.setdefault((d.subscription_id, d.lease), []).append(d.seq)

@@ -102,7 +102,7 @@ class Unit:
     def record_well(self, well: Succeeded, role: str) -> None:
         """Write one row an attempt of answers that went well, whose leases have ended."""
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
-        s, size = well.deliveries[0].subscription_id, well.batch_size
+        s, size = well.subscription_id, well.batch_size
         for received_us, part in well.by_receipt():
             times_us = (part.started_us, part.finished_us)
             lot = LotOf(

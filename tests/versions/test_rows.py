@@ -247,6 +247,9 @@ def test_a_column_with_the_name_of_a_tag_is_read_as_ever() -> None:
 
 # -- answers that are encoded together --------------------------------------------------------------
 
+LEAVES = st.sampled_from(
+    [0.5, float("nan"), 2**70, None, "},{", "],[", 'a"b', {}, [], {"a": [1]}, [[]]]
+)
 ANSWERS: st.SearchStrategy[list[Any]] = (
     st.lists(st.floats())
     | st.lists(st.floats(allow_nan=False, allow_infinity=False) | st.none())
@@ -254,6 +257,8 @@ ANSWERS: st.SearchStrategy[list[Any]] = (
     | st.lists(st.booleans())
     | st.lists(st.none())
     | st.lists(st.text(st.characters(exclude_categories=[])))
+    | st.lists(st.dictionaries(st.text(), LEAVES))
+    | st.lists(st.lists(LEAVES))
     | st.lists(st.sampled_from([0, 1, True, False, 0.0, -0.0, 1.0, "1", "", None, 2**70, [], {}]))
 )
 
@@ -262,15 +267,29 @@ ANSWERS: st.SearchStrategy[list[Any]] = (
 @settings(max_examples=examples(100))
 @example([0.1, float("nan"), 1e-7, float("inf"), 1e16])
 def test_answers_encoded_together_are_those_encoded_one_by_one(answers: list[Any]) -> None:
-    assert encoded_together(answers) in (None, [encoded(answer) for answer in answers])
+    together = encoded_together(answers)
+
+    assert together is None or list(together) == [encoded(answer) for answer in answers]
 
 
 @pytest.mark.parametrize(
     "answers",
-    [["a", "b", "a"], [1, 2, 1], [True, False], [None, None], [0.0, -0.0, 1e16, 1e-7], [0.5, None]],
+    [
+        [{"a": 0.5, "b": None}, {}],
+        [[1, 2], []],
+        ["a", "b", "a"],
+        [1, 2, 1],
+        [True, False],
+        [None, None],
+        [0.0, -0.0, 1e16, 1e-7],
+        [0.5, None],
+    ],
 )
 def test_answers_of_most_models_are_encoded_together(answers: list[Any]) -> None:
-    assert encoded_together(answers) == [encoded(answer) for answer in answers]
+    together = encoded_together(answers)
+
+    assert together is not None
+    assert list(together) == [encoded(answer) for answer in answers]
 
 
 # -- how many at a time ----------------------------------------------------------------------------

@@ -201,7 +201,7 @@ class AwsBroker(AwsOutside):
         wait_s: float = 0.0,
         generation: str | None = None,
         unit: Unit | None = None,
-    ) -> list[Delivery]:
+    ) -> Sequence[Delivery]:
         """Lease events that the log has ready, else those of the queue.
 
         The log has events that were sent again. Long polls continue between two calls.

@@ -7,7 +7,7 @@ import os
 import re
 import traceback as tracebacks
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 from mltrigger.errors import InvalidEvent, ModelFailure, NotEncodable, ObjectMissing, Reject, Retry
 from mltrigger.event import codec
@@ -50,6 +50,33 @@ class Result(NamedTuple):
         return self.error_type is None
 
 
+class Answers(Sequence[Result]):
+    """The results of a batch that went well. ``outputs`` is all that they hold."""
+
+    __slots__ = ("outputs",)
+
+    def __init__(self, outputs: Sequence[str | None]) -> None:
+        self.outputs = outputs
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    @overload
+    def __getitem__(self, place: int) -> Result: ...
+    @overload
+    def __getitem__(self, place: slice) -> Answers: ...
+
+    def __getitem__(self, place: int | slice) -> Result | Answers:
+        if isinstance(place, slice):
+            return Answers(self.outputs[place])
+        return Result(self.outputs[place])
+
+
+def outputs_of(results: Sequence[Result]) -> Sequence[str | None]:
+    """Return the output of each of *results*."""
+    return results.outputs if isinstance(results, Answers) else [r.output for r in results]
+
+
 class Caller(Protocol):
     """Calls the model of one listener. Never raises.
 
@@ -75,7 +102,7 @@ class Caller(Protocol):
     def one(self, event: Event) -> Result:
         """Call the model with one event."""
 
-    def many(self, events: Sequence[Event], again: Callable[[], None] = ...) -> list[Result]:
+    def many(self, events: Sequence[Event], again: Callable[[], None] = ...) -> Sequence[Result]:
         """Call the model with a batch. One bad event fails alone.
 
         *again* is told before the model is called once more to find it.
@@ -199,22 +226,30 @@ def encoded(value: Any) -> Result:
     )
 
 
-def encoded_together(values: Sequence[Any]) -> list[Result] | None:
+def encoded_together(values: Sequence[Any]) -> Sequence[Result] | None:
     """Return the Result of each of *values* as :func:`encoded` does, ``None`` for other values.
 
-    Equal labels are encoded once, and numbers with a fraction all at once.
+    Equal labels are encoded once. Numbers with a fraction are encoded all at once, and so are
+    objects or lists.
     """
     kinds = set(map(type, values))
     if len(kinds) == 1 and kinds <= _LABELS:
         results = {value: encoded(value) for value in set(values)}
+        if all(result.ok and result.reason is None for result in results.values()):
+            outputs = {value: result.output for value, result in results.items()}
+            return Answers([outputs[value] for value in values])
         return [results[value] for value in values]
+    if kinds in _NESTED and (texts := codec.dumps_each(list(values))) is not None:
+        longest = max(map(len, texts))
+        return Answers(texts) if longest * 4 <= MAX_OUTPUT_BYTES else None
     if not kinds or not kinds <= _FRACTIONS:
         return None
     text = codec.dumps(list(values))
     # one that is not finite is an object, and might change how the others are written
-    return None if "{" in text else [Result(each) for each in text[1:-1].split(",")]
+    return None if "{" in text else Answers(text[1:-1].split(","))
 
 
+_NESTED = ({dict}, {list})
 _LABELS, _FRACTIONS = frozenset({str, int, bool, type(None)}), frozenset({float, type(None)})
 
 

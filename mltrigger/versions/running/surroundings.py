@@ -58,7 +58,7 @@ class Surrounded:
 
     def many(
         self, events: Sequence[Event], again: Callable[[], None] = lambda: None
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Call the model with a batch."""
         if self._watches and (changed := self._changed()):
             return [changed] * len(events)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from mltrigger.errors import ModelFailure
-from mltrigger.event.data import json_of
+from mltrigger.event.batch import Batch, texts_of
+from mltrigger.event.codec import loads_own
 from mltrigger.event.event import Event
 from mltrigger.event.making import as_delivered
 from mltrigger.versions.describe import Model
@@ -73,7 +74,7 @@ class Invoker:
 
     def many(
         self, events: Sequence[Event], again: Callable[[], None] = lambda: None
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Call the model with a batch. If the call fails, halve the batch.
 
         So one bad event fails alone. A predictor is called once for all events that are alike. Each
@@ -82,12 +83,13 @@ class Invoker:
         results: list[Result | None] = [None] * len(events)
         groups: Groups = {}
         rest: Sequence[int] = range(len(events))
+        value_of = self._reader(events)
         if self._feed is not None and self._takes is None:
-            rest = self._feed.gather(list(map(json_of, events)), groups)
+            rest = self._feed.gather(texts_of(events), groups)
         read = None if self._feed is None else self._feed.part
         for number in rest:
             try:
-                value = self._checked(events[number])
+                value = value_of(number)
                 key, part = (None, value) if read is None else read(value)
                 numbers, parts = groups.get(key) or groups.setdefault(key, ([], []))
             except BaseException as error:
@@ -98,10 +100,12 @@ class Invoker:
         for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
-            called = [events[number] for number in numbers]
-            for number, result in zip(
-                numbers, self._halved(key, parts, called, again), strict=True
-            ):
+            whole = len(numbers) == len(events)  # then they are in order
+            called = events if whole else [events[number] for number in numbers]
+            answers = self._halved(key, parts, called, again)
+            if whole:
+                return answers
+            for number, result in zip(numbers, answers, strict=True):
                 results[number] = result
         return results  # type: ignore[return-value]
 
@@ -112,22 +116,32 @@ class Invoker:
         """Return the function to call, and the function that takes its input from an event."""
         return model.loaded(), _event if model.wants_event else _data
 
+    def _reader(self, events: Sequence[Event]) -> Callable[[int], Any]:
+        """Return a function that reads the input of one of *events*."""
+        if isinstance(events, Batch) and self._input is _data:
+            texts = events.texts  # the model needs no events
+            return lambda number: self._accepted(loads_own(texts[number]))
+        return lambda number: self._checked(events[number])
+
     def _checked(self, event: Event) -> Any:
+        if self._input is _data:
+            return self._accepted(event.data)
+        if self._takes is not None:
+            self._takes.accept(event.data)
+        return self._input(event)
+
+    def _accepted(self, data: Any) -> Any:
+        """Return the input of a model that takes no events."""
         if self._takes is None:
-            return self._input(event)
-        accepted = self._takes.accept(event.data)
-        # A model that wants the event gets the event. A predictor gets records, which become a
-        # DataFrame.
-        return (
-            accepted
-            if self._input is _data and self.model.kind != "predictor"
-            else self._input(event)
-        )
+            return data
+        accepted = self._takes.accept(data)
+        # A predictor gets records, which become a DataFrame.
+        return data if self.model.kind == "predictor" else accepted
 
     def _encoded(self, value: Any) -> Result:
         return encoded(value) if self._gives is None else conforming(value, self._gives)
 
-    def _results(self, outputs: Sequence[Any]) -> list[Result]:
+    def _results(self, outputs: Sequence[Any]) -> Sequence[Result]:
         if self._gives is None and (results := encoded_together(outputs)) is not None:
             return results
         return [
@@ -148,7 +162,7 @@ class Invoker:
         inputs: Sequence[Any],
         events: Sequence[Event],
         again: Callable[[], None],
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         began = running.forks
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
@@ -166,12 +180,12 @@ class Invoker:
                 return [self._failed(error)] * len(events)
             middle = len(events) // 2
             first = self._once_more(key, events[:middle], again)
-            return first + self._once_more(key, events[middle:], again)
+            return [*first, *self._once_more(key, events[middle:], again)]
         return self._results(outputs)
 
     def _once_more(
         self, key: Hashable, events: Sequence[Event], again: Callable[[], None]
-    ) -> list[Result]:
+    ) -> Sequence[Result]:
         """Call the model with a part of a batch that failed.
 
         It gets their data anew, since it may have changed them.

@@ -35,18 +35,27 @@ class Reader:
         kind = float | int | bool | str | None
         row = defstruct("Row", [(field, kind) for field in fields], rename=fields, gc=False)
         self._decode, self._values = Decoder(row).decode, astuple
+        self._places = _places(names)
 
-    def rows(self, raws: Sequence[bytes | None]) -> tuple[Sequence[int], list[tuple[Any, ...]]]:
-        """Return the numbers of the records that could be read, and the values of each."""
-        decode, values = self._decode, self._values
+    def read(self, raws: Sequence[bytes | None]) -> tuple[Sequence[int], list[Any]]:
+        """Return the numbers of the records that could be read, and the records."""
+        decode = self._decode
         with contextlib.suppress(Exception):  # then each alone: one of them is no such record
-            return range(len(raws)), list(map(values, map(decode, raws)))  # type: ignore[arg-type]
-        numbers, rows = [], []
+            return range(len(raws)), list(map(decode, raws))  # type: ignore[arg-type]
+        numbers, records = [], []
         for number, raw in enumerate(raws):
             with contextlib.suppress(Exception):
-                rows.append(values(decode(raw)))  # type: ignore[arg-type]
+                records.append(decode(raw))  # type: ignore[arg-type]
                 numbers.append(number)
-        return numbers, rows
+        return numbers, records
+
+    def rows(self, records: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Return the values of each of *records*."""
+        return list(map(self._values, records))
+
+    def block(self, records: Sequence[Any]) -> Any:
+        """Return the values of *records* as :func:`block` does."""
+        return _floats(records, self._places)
 
 
 def reader_of(takes: Takes | None) -> Reader | None:
@@ -67,13 +76,35 @@ def block(rows: Sequence[tuple[Any, ...]]) -> Any:
     MessagePack writes each float in nine bytes. So the bytes tell the types of all values, and have
     them in one piece. That takes a quarter of the time of looking at each.
     """
+    return _floats(rows, _places([None] * len(rows[0])))
+
+
+def _places(names: Sequence[str | None]) -> list[int]:
+    """Return the place of each value in MessagePack's bytes of a row, and the end of the last.
+
+    A record has the name before each value. The other values are floats.
+    """
+    from msgspec import msgpack
+
+    place = 1 if len(names) < 16 else 3
+    places = []
+    for name in names:
+        place += 0 if name is None else len(msgpack.encode(name))
+        places.append(place)
+        place += 9
+    return [*places, place]
+
+
+def _floats(rows: Sequence[Any], places: Sequence[int]) -> Any:
+    """Return the values of *rows*, at these *places* of the bytes of each, if all are floats.
+
+    The first byte of a value tells its type. All before it being floats, it is where it should be.
+    """
     import numpy as np
     from msgspec import msgpack
 
-    count, width = len(rows), len(rows[0])
-    head = 1 if width < 16 else 3
-    size = head + 9 * width
-    if set(map(type, rows[0])) != {float}:
+    count, (*starts, size) = len(rows), places
+    if len(msgpack.encode(rows[0])) != size:
         return None
     try:
         packed = msgpack.encode(rows)
@@ -82,8 +113,10 @@ def block(rows: Sequence[tuple[Any, ...]]) -> Any:
     before = len(packed) - count * size
     if before != (1 if count < 16 else 3 if count < 2**16 else 5):
         return None
-    table = np.frombuffer(packed, np.uint8, offset=before).reshape(count, size)
-    cells = table[:, head:].reshape(count, width, 9)
-    if not (cells[:, :, 0] == _FLOAT).all():
-        return None
-    return np.asfortranarray(cells[:, :, 1:].copy().view(">f8")[:, :, 0], float)
+    table = np.empty((count, len(starts)), order="F")
+    for column, start in enumerate(starts):
+        begin = before + start
+        if (np.ndarray(count, np.uint8, packed, begin, (size,)) != _FLOAT).any():
+            return None
+        table[:, column] = np.ndarray(count, ">f8", packed, begin + 1, (size,))
+    return table

@@ -85,15 +85,16 @@ class Frames(Feed):
         """See :meth:`Feed.gather`. The parts are rows, or one array if all values are floats."""
         if self._reader is None:
             return range(len(raws))
-        numbers, rows = self._reader.rows(raws)
-        if not rows:
+        numbers, records = self._reader.read(raws)
+        if not records:
             return range(len(raws))
         names = self._takes.names if self._takes is not None else ()
         plan = self._plans.get(names) or self._plan(names)
-        if len(rows) == len(raws) and (values := block(rows)) is not None:
+        is_whole = len(records) == len(raws)
+        if is_whole and (values := self._reader.block(records)) is not None:
             groups[self._shape(plan, (float,) * len(names))] = (list(numbers), values)
             return ()
-        for number, row in zip(numbers, rows, strict=True):
+        for number, row in zip(numbers, self._reader.rows(records), strict=True):
             kinds = tuple(map(type, row))
             shape = plan.shapes.get(kinds) or self._shape(plan, kinds)
             found = groups.get(shape) or groups.setdefault(shape, ([], []))
