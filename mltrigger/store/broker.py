@@ -102,7 +102,7 @@ class SqlBroker:
         asked = topic, publishing.prepared(events)
         if unit is not None and unit.transaction.store is self._store:
             return self._written(unit.transaction, [asked])[0]
-        return self._store.write_together(self._written, asked)
+        return self._store.write(self._written, asked)
 
     def _written(
         self, transaction: Transaction, asked: Sequence[publishing.Asked]

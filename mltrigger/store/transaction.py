@@ -143,20 +143,12 @@ class Store(Protocol):
         With ``durable=False`` a power cut may undo it. A crash of the process does not.
         """
 
-    def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
-        """Call *action* with a transaction, and commit. Return its result.
+    def write(self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G) -> T:
+        """Call *action* with a transaction and *given*, and commit. Return its result.
 
-        Callers at the same time share one commit. So *action* runs in the thread of any of them,
-        and again if another one of them fails: it keeps nothing from a call before.
-        """
-
-    def write_together(
-        self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G
-    ) -> T:
-        """Call *action* with a transaction and *given*, as :meth:`write`. Return its result.
-
-        Callers at the same time with the same *action* share one call. It gets what each has given,
-        and returns the result for each.
+        Callers at the same time share one commit. Those with the same *action* share one call. It
+        gets what each has given, and returns the result for each. So it runs in the thread of any
+        of them, and again if another one fails: it keeps nothing from a call before.
         """
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 import mltrigger as mt
+from mltrigger.store.transaction import Store, Transaction
 from mltrigger.testing import SimulatedClock
 
 T = TypeVar("T")
@@ -45,6 +46,15 @@ def in_threads(run: Callable[[int], None], count: int = 8) -> None:
         thread.join(60)
     assert errors == []
     assert not any(thread.is_alive() for thread in threads)
+
+
+def commit(store: Store, action: Callable[[Transaction], T]) -> T:
+    """Call *action* with a transaction, in one commit with others who write at the same time."""
+    return store.write(_each, action)
+
+
+def _each(transaction: Transaction, actions: Sequence[Callable[[Transaction], T]]) -> list[T]:
+    return [action(transaction) for action in actions]
 
 
 def ended(pid: int) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shared import in_threads, wait_until
+from shared import commit, in_threads, wait_until
 
 import mltrigger as mt
 from mltrigger.bus import EventBus
@@ -108,7 +108,7 @@ def test_writers_that_wait_at_the_same_time_share_a_commit_and_a_sync(
 ) -> None:
     before, results = disk.syncs, list[str]()
     threads = [
-        threading.Thread(target=lambda n=n: results.append(store.write(adding(f"{n}"))))  # type: ignore[misc]
+        threading.Thread(target=lambda n=n: results.append(commit(store, adding(f"{n}"))))  # type: ignore[misc]
         for n in range(WRITERS)
     ]
     with store.transaction():
@@ -148,7 +148,7 @@ def test_writers_of_one_action_share_one_call_and_get_their_own_results(
         return all_of(transaction, names)
 
     before = disk.syncs
-    together(store, lambda n: results.update({n: store.write_together(add, f"{n}")}))
+    together(store, lambda n: results.update({n: store.write(add, f"{n}")}))
 
     assert len(calls) == 1
     assert results == {n: f"{n}" for n in range(WRITERS)}
@@ -161,7 +161,7 @@ def test_one_that_fails_in_a_shared_call_fails_nobody_else(store: SqliteStore) -
 
     def write(n: int) -> None:
         try:
-            store.write_together(all_of, "the same" if n < 2 else f"{n}")
+            store.write(all_of, "the same" if n < 2 else f"{n}")
         except mt.StoreError:
             refused.append(n)
 
@@ -176,7 +176,7 @@ def test_more_writers_than_one_commit_takes_are_all_stored(
 ) -> None:
     monkeypatch.setattr(combining, "MOST", 3)
 
-    together(store, lambda n: store.write_together(all_of, f"{n}"))
+    together(store, lambda n: store.write(all_of, f"{n}"))
 
     assert topics(store) == [f"{n}" for n in range(WRITERS)]
 
@@ -208,7 +208,7 @@ def test_hooks_of_a_shared_call_run_once(store: SqliteStore) -> None:
         transaction.after_commit(lambda: told.append("durable"))
         return all_of(transaction, names)
 
-    together(store, lambda n: store.write_together(add, f"{n}"))
+    together(store, lambda n: store.write(add, f"{n}"))
 
     assert told == ["visible", "durable"]
 
@@ -292,7 +292,7 @@ def test_large_data_are_not_copied_many_at_once(bus: EventBus) -> None:
 def test_each_of_many_writers_is_stored_when_it_returns(store: SqliteStore, file: Path) -> None:
     def write(writer: int) -> None:
         for n in range(25):
-            assert store.write(adding(f"{writer}-{n}")) == f"{writer}-{n}"
+            assert commit(store, adding(f"{writer}-{n}")) == f"{writer}-{n}"
             assert f"{writer}-{n}" in seen_from_outside(file)
 
     in_threads(write)
@@ -315,11 +315,11 @@ def test_item_that_fails_fails_nobody_else_and_each_other_one_is_stored_once(
 
             try:
                 if writer == 3:
-                    store.write(half)
+                    commit(store, half)
                 elif writer == 4:
-                    store.write(adding("the same"))
+                    commit(store, adding("the same"))
                 else:
-                    store.write(adding(name))
+                    commit(store, adding(name))
             except (ZeroDivisionError, mt.StoreError) as error:
                 refused.append(type(error).__name__)
 
@@ -393,8 +393,8 @@ def test_interrupts_at_any_moment_lose_and_repeat_nothing_of_others(
     # Python has the id of the starting thread twice while a thread starts. An interrupt then ends
     # the new one before it says that it runs, and the start waits forever. So the keeper runs first.
     monkeypatch.setattr(logkeeper, "_IDLE_S", 600.0)
-    store.write(lambda t: [adding(f"topic {n}")(t) for n in range(2_000)])
-    wait_until(lambda: store.write(adding(f"{random.random()}")) and store._keeper._thread)
+    commit(store, lambda t: [adding(f"topic {n}")(t) for n in range(2_000)])
+    wait_until(lambda: commit(store, adding(f"{random.random()}")) and store._keeper._thread)
     grown = set(topics(store))
     stored: list[str] = []
     unknown: list[str] = []
@@ -402,16 +402,16 @@ def test_interrupts_at_any_moment_lose_and_repeat_nothing_of_others(
     def write(writer: int) -> None:
         for n in range(120):
             name = f"{writer}-{n}"
-            if writer < 4 and interrupter.is_interrupted(lambda: store.write(adding(name))):  # noqa: B023
+            if writer < 4 and interrupter.is_interrupted(lambda: commit(store, adding(name))):  # noqa: B023
                 unknown.append(name)
             else:
                 if writer >= 4:
-                    store.write(adding(name))
+                    commit(store, adding(name))
                 stored.append(name)
 
     with Interrupter() as interrupter:
         in_threads(write)
-    store.write(adding("last"))
+    commit(store, adding("last"))
 
     found = [name for name in topics(store) if name not in grown]
     assert len(found) == len(set(found))
@@ -428,7 +428,7 @@ def test_writer_that_gives_up_waiting_is_not_written_for(store: SqliteStore) -> 
         gone = threading.Thread(target=interrupted_while_waiting, args=(store,))
         gone.start()
         gone.join(60)
-    store.write(adding("next"))
+    commit(store, adding("next"))
 
     assert topics(store) == ["held", "next"]
 
@@ -441,7 +441,7 @@ def interrupted_while_waiting(store: SqliteStore) -> None:
 
     sys.settrace(at_the_lock)
     with contextlib.suppress(KeyboardInterrupt):
-        store.write(adding("interrupted"))
+        commit(store, adding("interrupted"))
     sys.settrace(None)
 
 
@@ -461,7 +461,7 @@ def test_commit_is_visible_and_its_listeners_awake_before_it_is_durable(
             lambda: order.append(f"visible, lock held: {store._lock.locked()}")
         )
 
-    store.write(write)
+    commit(store, write)
     order.append("returned")
 
     assert order == ["visible, lock held: False", "sync ['a']", "durable", "returned"]
@@ -475,11 +475,18 @@ def test_others_write_while_one_waits_for_the_disk(store: SqliteStore, disk: Wat
         assert go_on.wait(60)
 
     disk.before_sync = wait
-    waiting = threading.Thread(target=store.write, args=(adding("a"),))
+    waiting = threading.Thread(
+        target=commit,
+        args=(
+            store,
+            adding("a"),
+        ),
+    )
     waiting.start()
     assert begun.wait(60)
 
-    store.write(adding("b"), durable=False)
+    with store.transaction(durable=False) as transaction:
+        adding("b")(transaction)
 
     assert topics(store) == ["a", "b"]
     assert waiting.is_alive()
@@ -500,10 +507,22 @@ def test_commit_during_a_sync_is_not_counted_as_synced(
 
     disk.before_sync = wait
     before = disk.syncs
-    first = threading.Thread(target=store.write, args=(adding("a"),))
+    first = threading.Thread(
+        target=commit,
+        args=(
+            store,
+            adding("a"),
+        ),
+    )
     first.start()
     assert begun.wait(60)
-    second = threading.Thread(target=store.write, args=(adding("b"),))
+    second = threading.Thread(
+        target=commit,
+        args=(
+            store,
+            adding("b"),
+        ),
+    )
     second.start()
     wait_until(lambda: topics(store) == ["a", "b"])
     go_on.set()
@@ -543,7 +562,7 @@ def failing_once(disk: WatchedDisk, error: OSError) -> None:
 def test_sync_that_fails_once_is_the_end_of_the_store_and_nothing_is_acknowledged(
     store: SqliteStore, disk: WatchedDisk, file: Path
 ) -> None:
-    store.write(adding("before"))
+    commit(store, adding("before"))
     acknowledged: list[str] = []
     failing_once(disk, OSError(errno.EIO, os.strerror(errno.EIO)))
     said = (
@@ -555,9 +574,9 @@ def test_sync_that_fails_once_is_the_end_of_the_store_and_nothing_is_acknowledge
         transaction.after_commit(lambda: acknowledged.append("lost"))
 
     with pytest.raises(mt.StoreError, match=said):
-        store.write(write)
+        commit(store, write)
     for call in (
-        lambda: store.write(adding("more")),
+        lambda: commit(store, adding("more")),
         lambda: store.read("SELECT 1"),
         lambda: store.transaction().__enter__(),
         lambda: store.transaction(durable=False).__enter__(),
@@ -589,7 +608,7 @@ def test_all_who_wait_for_a_sync_that_fails_hear_of_it(
 
     def write(writer: int) -> None:
         with pytest.raises(mt.StoreError, match="failed to sync"):
-            store.write(adding(f"{writer}"))
+            commit(store, adding(f"{writer}"))
         failed.append(f"{writer}")
 
     in_threads(write)
@@ -601,10 +620,10 @@ def test_file_that_is_damaged_after_a_failed_sync_is_not_opened(
     file: Path, disk: WatchedDisk
 ) -> None:
     store = SqliteStore(file, disk=disk)
-    store.write(lambda t: [adding(f"topic {n}")(t) for n in range(3_000)])
+    commit(store, lambda t: [adding(f"topic {n}")(t) for n in range(3_000)])
     failing_once(disk, OSError(errno.EIO, os.strerror(errno.EIO)))
     with pytest.raises(mt.StoreError):
-        store.write(adding("lost"))
+        commit(store, adding("lost"))
     store.close()
     pages = bytearray(file.read_bytes())
     pages[-2 * 4096 :] = os.urandom(2 * 4096)
@@ -652,9 +671,9 @@ def test_disk_that_is_full_in_a_sync_is_the_end_too_and_says_why(
     failing_once(disk, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     with pytest.raises(mt.StoreError, match=r"found only when it was synced.*make room"):
-        store.write(adding("a"))
+        commit(store, adding("a"))
     with pytest.raises(mt.StoreError, match="make room"):
-        store.write(adding("b"))
+        commit(store, adding("b"))
 
 
 def test_disk_too_full_to_make_the_log_long_is_no_failure(
@@ -667,14 +686,14 @@ def test_disk_too_full_to_make_the_log_long_is_no_failure(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     disk.before_zeros = full
-    store.write(lambda t: [adding(f"topic {n}")(t) for n in range(5_000)])
+    commit(store, lambda t: [adding(f"topic {n}")(t) for n in range(5_000)])
     assert tried.wait(60)
-    store.write(adding("after"))
+    commit(store, adding("after"))
     disk.before_zeros = lambda: None
 
     log = Path(f"{file}-wal")
     assert wait_until(
-        lambda: store.write(adding(f"{random.random()}")) and log.stat().st_size >= PRESIZED
+        lambda: commit(store, adding(f"{random.random()}")) and log.stat().st_size >= PRESIZED
     )
 
 
@@ -735,7 +754,7 @@ def test_stores_that_open_and_write_at_once_a_hundred_times_lose_nothing(
         def work(writer: int, file: Path = file) -> None:
             store = SqliteStore(file)
             for n in range(3):
-                store.write(adding(f"{writer}-{n}"))
+                commit(store, adding(f"{writer}-{n}"))
             assert {f"{writer}-{n}" for n in range(3)} <= seen_from_outside(file)
             store.close()
 

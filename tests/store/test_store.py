@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from pandas.testing import assert_frame_equal
-from shared import in_threads, wait_until
+from shared import commit, in_threads, wait_until
 
 import mltrigger as mt
 from mltrigger.store import schema
@@ -573,7 +573,7 @@ def test_url_can_trade_durability_for_speed(file: Path) -> None:
 
     with store.transaction() as transaction:
         add_topic(transaction, "a")
-    store.write(lambda transaction: add_topic(transaction, "b"))
+    commit(store, lambda transaction: add_topic(transaction, "b"))
 
     assert (topics(store), disk.syncs) == (["a", "b"], [])
     store.close()

@@ -97,15 +97,8 @@ class SqliteStore:
         self._await(commit, durable)
         transaction.committed()
 
-    def write(self, action: Callable[[Transaction], T], durable: bool = True) -> T:
+    def write(self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G) -> T:
         """Write with others in one commit, see :class:`~mltrigger.store.transaction.Store`."""
-        result: T = self._share(Item(_each, action), durable)
-        return result
-
-    def write_together(
-        self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G
-    ) -> T:
-        """Write with others in one call, see :class:`~mltrigger.store.transaction.Store`."""
         result: T = self._share(Item(action, given))
         return result
 
@@ -301,7 +294,7 @@ class SqliteStore:
 
     # -- combining ---------------------------------------------------------------------------------
 
-    def _share(self, own: Item, durable: bool = True) -> Any:
+    def _share(self, own: Item) -> Any:
         """Write *own* with the items of other threads. One thread writes for all."""
         self._check_free()
         queue, batch = self._queue, list[Item]()
@@ -320,7 +313,7 @@ class SqliteStore:
                 raise own.error
             assert own.commit is not None  # noqa: S101 - it is done
             assert own.transaction is not None  # noqa: S101
-            self._await(own.commit, durable)
+            self._await(own.commit, durable=True)
         finally:
             own.is_withdrawn = True
             for item in batch:
@@ -385,9 +378,3 @@ class SqliteStore:
         with self._committing(Commit()):
             schema.create(cast("sqlite3.Connection", self._connections.writer))
         unsure.check(self._connections)
-
-
-def _each(
-    transaction: Transaction, actions: Sequence[Callable[[Transaction], object]]
-) -> list[object]:
-    return [action(transaction) for action in actions]
