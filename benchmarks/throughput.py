@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,10 +72,8 @@ def measure(quick: bool, names: tuple[str, ...] | None) -> dict[str, Pair]:
 def _cases(options: Options) -> Mapping[str, Callable[[Path], Pair]]:
     many, singles = _sizes(options)
     return {
-        BATCHES: lambda f: _publish(f, lambda bus: _in_batches(bus, many, 1_000), 1_000),
-        "publish_batch of 100": lambda f: _publish(
-            f, lambda bus: _in_batches(bus, many // 2, 100), 100
-        ),
+        BATCHES: lambda f: _publish(f, _batches(payloads(many), 1_000), 1_000),
+        "publish_batch of 100": lambda f: _publish(f, _batches(payloads(many // 2), 100), 100),
         SINGLY: lambda f: _publish(f, lambda bus: _one_by_one(bus, singles), 1),
         PARALLEL: lambda f: _publish(f, lambda bus: _from_threads(bus, singles), THREADS),
         LOTS: lambda f: _consume(f, many, batch=True, batch_size=MODEL_BATCH),
@@ -110,10 +108,15 @@ def _publish(folder: Path, publish: Callable[[mt.EventBus], int], size: int) -> 
     return Pair(ours, done)
 
 
-def _in_batches(bus: mt.EventBus, count: int, size: int) -> int:
-    for i in range(0, count, size):
-        bus.publish_batch("documents", payloads(min(size, count - i)))
-    return count
+def _batches(samples: Sequence[Any], size: int) -> Callable[[mt.EventBus], int]:
+    """Return a function that publishes *samples*, which are made before: so are those of bare."""
+
+    def publish(bus: mt.EventBus) -> int:
+        for i in range(0, len(samples), size):
+            bus.publish_batch("documents", samples[i : i + size])
+        return len(samples)
+
+    return publish
 
 
 def _one_by_one(bus: mt.EventBus, most: Most) -> int:
@@ -133,7 +136,7 @@ def _consume(folder: Path, count: int, *, batch: bool = False, **policy: Any) ->
         sub = bus.subscribe(
             "documents", mt.model("noop", batch=batch)(called), name="noop", listen=False, **policy
         )
-        _in_batches(bus, count, 1_000)
+        _batches(payloads(count), 1_000)(bus)
         cpu_s = time.process_time()
         seconds = consume(bus, sub, count)
         ours = Rate(count / seconds, (time.process_time() - cpu_s) / count * 1e6)
