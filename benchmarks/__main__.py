@@ -22,12 +22,14 @@ from benchmarks import (
     start,
     tables,
     throughput,
+    where,
 )
 from benchmarks.harness import Options, facts, quiet
 from benchmarks.report import Report, Table, kept, targets_table
 
 PARTS: dict[str, Callable[[Options], Report]] = {
     "throughput": throughput.run,
+    "where": where.run,
     "peers": peers.run,
     "latency": latency.run,
     "batches": batches.run,
