@@ -19,7 +19,7 @@ from typing import Any
 
 import mltrigger as mt
 from benchmarks.harness import scratch
-from benchmarks.report import Report, Table, Target
+from benchmarks.report import Report, Table, Target, replaced
 from benchmarks.storm import ledger, suspects
 from benchmarks.storm.ledger import Ledger
 from benchmarks.storm.processes import Crowd
@@ -30,6 +30,7 @@ LONGEST_STOP_S = 40.0
 """How long a process stays stopped at most, when nobody else takes its event over."""
 _QUIET_S = 60.0
 _LOOK_S = 0.02
+RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 INNOCENT = ("guilt-page", "guilt-rows", "guilt-nap", "guilt-fork", "guilt-forked")
 
 
@@ -378,15 +379,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--storms", type=int, default=1, help="storms in a row (default: 1)")
     parser.add_argument("--smoke", action="store_true", help=f"{SMOKE.events} events")
+    parser.add_argument("--write", action="store_true", help=f"write the section in {RESULTS.name}")
     asked = parser.parse_args(arguments)
     sizes = SMOKE if asked.smoke else Sizes(asked.events)
     found = []
     for _ in range(asked.storms):
         with scratch() as folder:
             found.append(storm(folder, sizes))
-    print(report_of(found, sizes).text())
+    report = report_of(found, sizes)
+    print(report.text())
     broken = [what for v in found for what in v.broken]
     print("\n".join(f"broken: {what}" for what in broken) or "every promise was kept")
+    if asked.write:
+        RESULTS.write_text(replaced(RESULTS.read_text(), report))
+        print(f"written: {RESULTS.name}")
     return 1 if broken else 0
 
 
