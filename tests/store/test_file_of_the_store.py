@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -854,6 +855,70 @@ def test_sync_of_the_database_that_fails_poisons_the_store(
 
         with pytest.raises(mt.StoreError, match="the disk failed to sync"):
             bus.publish("scans", 2)
+
+
+def write(store: sqlite.SqliteStore) -> None:
+    """Make the log longer by 400 kB."""
+    with store.transaction() as transaction:
+        value = {"value": f"{random.random()}" + "x" * 400_000}
+        transaction.execute("INSERT OR REPLACE INTO setting VALUES ('long', :value)", value)
+
+
+def test_sync_that_fails_in_the_last_pass_poisons_the_store(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sqlite.SqliteStore(file)
+    move = logkeeper._pass
+
+    def fails(driver: Any) -> Any:
+        if not store._lock.locked():
+            return move(driver)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+    with contextlib.closing(store):
+        store._keeper.stop()  # rounds are made here only
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)  # it is long enough
+        monkeypatch.setattr(logkeeper, "_pass", fails)
+        with pytest.raises(mt.StoreError, match="disk I/O error"):
+            store._keeper.round()
+
+        assert store.lost() is not None
+        with pytest.raises(mt.StoreError, match="the disk failed to sync"), store.transaction():
+            pass
+
+
+def test_log_whose_last_pass_had_no_turn_is_moved_again_only_when_it_has_grown(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass beside writers that finds nothing left to do can damage the database."""
+    move, passes = logkeeper._pass, list[tuple[int, int]]()
+    store = sqlite.SqliteStore(file, sleep=lambda _: None)
+
+    def noted(driver: Any) -> tuple[int, int]:
+        passes.append(move(driver))
+        return passes[-1]
+
+    with contextlib.closing(store), contextlib.closing(sqlite3.connect(file)) as other:
+        store._keeper.stop()  # rounds are made here only
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)  # it is long enough
+        monkeypatch.setattr(logkeeper, "_pass", noted)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(mt.StoreError, match="database is locked"):
+            store._keeper.round()
+        store._keeper.round()
+
+        assert len(passes) == 1
+        assert passes[0][0] == passes[0][1] > 0
+        other.execute("ROLLBACK")
+        write(store)
+        store._keeper.round()
+        assert len(passes) > 1
 
 
 def test_writer_that_waits_for_another_process_looks_soon_and_often(file: Path) -> None:

@@ -252,6 +252,9 @@ class SqliteStore:
                     lambda: self._try_to_begin(waits=False), give_up_s=lambda: end_s
                 )
                 yield self._connections.writer
+            except sqlite3.Error as error:
+                self._connections.note(error)
+                raise
             finally:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
