@@ -237,6 +237,24 @@ def test_bus_of_a_file_that_is_gone_can_be_closed_and_a_new_one_opened(home: Pat
         assert again.publish("documents", "a").seq == 1
 
 
+def test_log_that_its_last_process_removes_meanwhile_is_no_reason_not_to_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, stat = home / "bus.db-wal", Path.stat
+    log.touch()
+
+    def looked_at(path: Path, **how: Any) -> os.stat_result:
+        found = stat(path, **how)
+        if path == log:
+            log.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with connected(home) as bus:
+        bus.topic("scans")
+        assert bus.publish("scans", 1).seq == 1
+
+
 # -- overwritten and cut off, under the same name --------------------------------------------------
 
 

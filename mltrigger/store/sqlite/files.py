@@ -184,9 +184,10 @@ def _check_content(path: Path, head: bytes, disk: Disk) -> None:
         raise StoreError(
             f"{path.name!r} is not a SQLite database: name another file; nothing was changed"
         )
-    wal = path.with_name(path.name + "-wal")
-    # a process died in a checkpoint: SQLite repeats it
-    recovers = wal.exists() and wal.stat().st_size > 0
+    recovers = False
+    with contextlib.suppress(OSError):  # the last process that closes the store removes the log
+        # a process died in a checkpoint: SQLite repeats it
+        recovers = path.with_name(path.name + "-wal").stat().st_size > 0
     # Ask for the size afterwards: a checkpoint under way has ended by then.
     if not recovers and pages * (65536 if page_size == 1 else page_size) > path.stat().st_size:
         raise StoreError(
