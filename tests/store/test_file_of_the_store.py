@@ -825,6 +825,42 @@ def test_giving_pages_back_goes_on_after_each_checkpoint_that_it_needs(
     assert max(lengths[2:]) < 4 * 100_000 / 4_096
 
 
+def test_fork_does_not_wait_until_all_pages_are_given_back(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "FREE_PAGES", 0)
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 1_000_000_000)  # no length ends it
+    monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)
+    monkeypatch.setattr(logkeeper, "_HOLD_S", 0.0)
+    gate = forks.gate()
+    fork = threading.Thread(target=gate.shut, args=(60,))
+    with mt.connect(f"sqlite:///{file}") as bus:
+        keeper, sync = bus._store._keeper, bus._store._connections.sync  # type: ignore[attr-defined]
+        force = sync.force
+        monkeypatch.setattr(keeper, "_ring", lambda: None)  # rounds are made here only
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 1_000)
+        bus.retain(max_events=1)
+        bus.prune()
+
+        def forced() -> None:
+            force()
+            if fork.ident is None and keeper._tidies:
+                fork.start()
+                wait_until(lambda: gate._forks)
+
+        monkeypatch.setattr(sync, "force", forced)
+        keeper.round()
+        fork.join(60)
+        gate.open()
+
+        assert bus._store.read("PRAGMA freelist_count")[0][0] > 500
+        monkeypatch.setattr(logkeeper, "_HOLD_S", 60.0)
+        bus.publish("scans", 1)
+        keeper.round()
+        assert bus._store.read("PRAGMA freelist_count")[0][0] < 50
+
+
 def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,11 @@ class Gate:
         """Whether it is empty."""
         return not self._inside
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether a fork waits, or is under way."""
+        return self._forks > 0
+
     def enter(self, who: object, waits: bool = True) -> None:
         """Let *who* inside, after the forks under way.
 

@@ -195,9 +195,12 @@ class LogKeeper:
         return salts, frames, moved
 
     def _gave_back(self, wal: Wal) -> bool:
-        """Give free pages back, a few at a time, until the log is long. Return whether any."""
+        """Give free pages back, a few at a time, until the log is long. Return whether any.
+
+        On a slow disk that takes longer than a fork waits. So it ends then, and goes on later.
+        """
         any_given = False
-        while not self._ended and not self._is_long(wal):
+        while not (self._ended or self._connections.gate.is_shut or self._is_long(wal)):
             with self._alone() as driver:
                 began_s = time.monotonic()
                 if (surplus := _surplus(driver)) <= 0:
