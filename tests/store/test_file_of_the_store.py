@@ -255,6 +255,30 @@ def test_log_that_its_last_process_removes_meanwhile_is_no_reason_not_to_open(
         assert bus.publish("scans", 1).seq == 1
 
 
+def test_file_that_its_last_process_makes_shorter_meanwhile_was_not_cut_off(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(home) as bus:
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 500)
+        bus.retain(max_events=1)
+        bus.prune()
+    database, stat, sizes = home / "bus.db", Path.stat, list[int]()
+
+    def looked_at(path: Path, **how: Any) -> os.stat_result:
+        if path.name == "bus.db-wal" and not sizes:  # its header has been read
+            sizes.append(stat(database).st_size)
+            with contextlib.closing(sqlite3.connect(database)) as last:
+                last.execute("VACUUM")
+            sizes.append(stat(database).st_size)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with connected(home) as bus:
+        assert len(bus.events()) == 1
+    assert sizes[1] < sizes[0]
+
+
 # -- overwritten and cut off, under the same name --------------------------------------------------
 
 
