@@ -885,6 +885,49 @@ def test_fork_does_not_wait_until_all_pages_are_given_back(
         assert bus._store.read("PRAGMA freelist_count")[0][0] < 50
 
 
+def test_fork_does_not_wait_for_a_keeper_who_waits_for_a_writer_who_waits_for_the_fork(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move, passes, gate = logkeeper._pass, list[object](), forks.gate()
+    store = sqlite.SqliteStore(file)
+    keeper = threading.Thread(target=store._keeper._try)
+    with contextlib.closing(store):
+        store._keeper.stop()  # one round is made here
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)
+        monkeypatch.setattr(logkeeper, "_pass", lambda driver: passes.append(0) or move(driver))
+        with store._lock:  # of the writer
+            keeper.start()
+            assert wait_until(lambda: passes)
+            gate.shut(3.0)
+            is_empty = gate.is_empty
+            gate.open()
+        keeper.join(60)
+
+    assert is_empty
+
+
+def test_reader_in_memory_waits_for_writers_where_no_fork_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inside, gate = list[int](), forks.gate()
+
+    class Noting:
+        def __enter__(self) -> None:
+            inside.append(len(gate._inside))
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    before = len(gate._inside)
+    with contextlib.closing(sqlite.SqliteStore()) as store, monkeypatch.context() as patch:
+        patch.setattr(store, "_lock", Noting())
+        assert store.read("SELECT 1") == [(1,)]
+
+    assert inside == [before]
+
+
 def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ BUSY_S = 30.0
 """How long a writer waits for another process before StoreError."""
 _KEEPER_S = 0.1
 """How long the keeper of the log waits. Writers of this process wait for it meanwhile."""
+_STEP_S = 0.01
+"""How often it looks whether a fork waits."""
 
 
 class SqliteStore:
@@ -187,13 +190,13 @@ class SqliteStore:
     # -- the write lock ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _holding(self) -> Iterator[None]:
-        """Hold the write lock of this process."""
+    def _holding(self, lock: AbstractContextManager[object] | None = None) -> Iterator[None]:
+        """Hold the write lock of this process. The keeper of the log brings it with a limit."""
         self._check_free()
         try:
             # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
             # release all that is held, never a plain line.
-            with self._lock:
+            with lock or self._lock:
                 self._connections.check()
                 try:
                     self._owner = threading.get_ident()
@@ -245,7 +248,7 @@ class SqliteStore:
 
         A fork waits for the keeper. So the keeper does not wait for it.
         """
-        with self._holding():
+        with self._holding(self._unless_a_fork_waits()):
             try:
                 end_s = time.monotonic() + _KEEPER_S
                 self._connections.patiently(
@@ -258,6 +261,17 @@ class SqliteStore:
             finally:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _unless_a_fork_waits(self) -> Iterator[None]:
+        """Take the lock of our writers. One of them may have it, and wait for a fork that waits."""
+        while not self._lock.acquire(timeout=_STEP_S):
+            if self._gate.is_shut:
+                raise StoreError(f"store {self.description}: a fork of this process waits")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _begin(self, commit: Commit) -> None:
         self._check_disk()
