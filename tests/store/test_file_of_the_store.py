@@ -908,6 +908,23 @@ def test_fork_does_not_wait_for_a_keeper_who_waits_for_a_writer_who_waits_for_th
     assert is_empty
 
 
+def test_fork_waits_for_a_sync_and_the_next_one_opens_the_log_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, gate = list[int](), forks.gate()
+    with contextlib.closing(sqlite.SqliteStore(file)) as store:
+        store._keeper.stop()
+        sync = store._connections.sync
+        force = sync.force
+        monkeypatch.setattr(sync, "force", lambda: inside.append(len(gate._inside)) or force())
+        before = len(gate._inside)
+        store.make_durable()
+        store._connections.let_go()  # as a fork does
+        store.make_durable()
+
+    assert inside == [before + 1] * 2
+
+
 def test_reader_in_memory_waits_for_writers_where_no_fork_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -29,8 +29,6 @@ BUSY_S = 30.0
 """How long a writer waits for another process before StoreError."""
 _KEEPER_S = 0.1
 """How long the keeper of the log waits. Writers of this process wait for it meanwhile."""
-_STEP_S = 0.01
-"""How often it looks whether a fork waits."""
 
 
 class SqliteStore:
@@ -107,13 +105,20 @@ class SqliteStore:
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
-        if not self._syncs or not self._connections.is_ready:
-            return
-        try:
-            self._connections.sync.force()
-        except OSError:
-            self._check_disk()
-            raise
+        user, own = object(), self._owner == threading.get_ident()
+        while self._syncs and not self._connections.closed:
+            try:
+                self._gate.enter(user, waits=not own)  # or a fork would close the log meanwhile
+                if self._connections.is_ready:
+                    self._connections.sync.force()
+                    return
+            except OSError:
+                self._check_disk()
+                raise
+            finally:
+                self._gate.leave(user)
+            with self.transaction(durable=False):
+                pass  # a fork has closed it: now it is open again
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
@@ -248,7 +253,7 @@ class SqliteStore:
 
         A fork waits for the keeper. So the keeper does not wait for it.
         """
-        with self._holding(self._unless_a_fork_waits()):
+        with self._holding(self._gate.holding(self._lock)):
             try:
                 end_s = time.monotonic() + _KEEPER_S
                 self._connections.patiently(
@@ -261,17 +266,6 @@ class SqliteStore:
             finally:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _unless_a_fork_waits(self) -> Iterator[None]:
-        """Take the lock of our writers. One of them may have it, and wait for a fork that waits."""
-        while not self._lock.acquire(timeout=_STEP_S):
-            if self._gate.is_shut:
-                raise StoreError(f"store {self.description}: a fork of this process waits")
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _begin(self, commit: Commit) -> None:
         self._check_disk()
