@@ -11,6 +11,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import re
 import shutil
 import signal
@@ -234,6 +235,48 @@ def test_bus_of_a_file_that_is_gone_can_be_closed_and_a_new_one_opened(home: Pat
         assert again.topics().empty
         again.topic("documents")
         assert again.publish("documents", "a").seq == 1
+
+
+def test_log_that_its_last_process_removes_meanwhile_is_no_reason_not_to_open(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, stat = home / "bus.db-wal", Path.stat
+    log.touch()
+
+    def looked_at(path: Path, **how: Any) -> os.stat_result:
+        found = stat(path, **how)
+        if path == log:
+            log.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with connected(home) as bus:
+        bus.topic("scans")
+        assert bus.publish("scans", 1).seq == 1
+
+
+def test_file_that_its_last_process_makes_shorter_meanwhile_was_not_cut_off(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with connected(home) as bus:
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 500)
+        bus.retain(max_events=1)
+        bus.prune()
+    database, stat, sizes = home / "bus.db", Path.stat, list[int]()
+
+    def looked_at(path: Path, **how: Any) -> os.stat_result:
+        if path.name == "bus.db-wal" and not sizes:  # its header has been read
+            sizes.append(stat(database).st_size)
+            with contextlib.closing(sqlite3.connect(database)) as last:
+                last.execute("VACUUM")
+            sizes.append(stat(database).st_size)
+        return stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", looked_at)
+    with connected(home) as bus:
+        assert len(bus.events()) == 1
+    assert sizes[1] < sizes[0]
 
 
 # -- overwritten and cut off, under the same name --------------------------------------------------
@@ -806,6 +849,102 @@ def test_giving_pages_back_goes_on_after_each_checkpoint_that_it_needs(
     assert max(lengths[2:]) < 4 * 100_000 / 4_096
 
 
+def test_fork_does_not_wait_until_all_pages_are_given_back(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logkeeper, "FREE_PAGES", 0)
+    monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 1_000_000_000)  # no length ends it
+    monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)
+    monkeypatch.setattr(logkeeper, "_HOLD_S", 0.0)
+    gate = forks.gate()
+    fork = threading.Thread(target=gate.shut, args=(60,))
+    with mt.connect(f"sqlite:///{file}") as bus:
+        keeper, sync = bus._store._keeper, bus._store._connections.sync  # type: ignore[attr-defined]
+        force = sync.force
+        monkeypatch.setattr(keeper, "_ring", lambda: None)  # rounds are made here only
+        bus.topic("scans")
+        bus.publish_batch("scans", ["x" * 3_000] * 1_000)
+        bus.retain(max_events=1)
+        bus.prune()
+
+        def forced() -> None:
+            force()
+            if fork.ident is None and keeper._tidies:
+                fork.start()
+                wait_until(lambda: gate._forks)
+
+        monkeypatch.setattr(sync, "force", forced)
+        keeper.round()
+        fork.join(60)
+        gate.open()
+
+        assert bus._store.read("PRAGMA freelist_count")[0][0] > 500
+        monkeypatch.setattr(logkeeper, "_HOLD_S", 60.0)
+        bus.publish("scans", 1)
+        keeper.round()
+        assert bus._store.read("PRAGMA freelist_count")[0][0] < 50
+
+
+def test_fork_does_not_wait_for_a_keeper_who_waits_for_a_writer_who_waits_for_the_fork(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move, passes, gate = logkeeper._pass, list[object](), forks.gate()
+    store = sqlite.SqliteStore(file)
+    keeper = threading.Thread(target=store._keeper._try)
+    with contextlib.closing(store):
+        store._keeper.stop()  # one round is made here
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)
+        monkeypatch.setattr(logkeeper, "_pass", lambda driver: passes.append(0) or move(driver))
+        with store._lock:  # of the writer
+            keeper.start()
+            assert wait_until(lambda: passes)
+            gate.shut(3.0)
+            is_empty = gate.is_empty
+            gate.open()
+        keeper.join(60)
+
+    assert is_empty
+
+
+def test_fork_waits_for_a_sync_and_the_next_one_opens_the_log_again(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, gate = list[int](), forks.gate()
+    with contextlib.closing(sqlite.SqliteStore(file)) as store:
+        store._keeper.stop()
+        sync = store._connections.sync
+        force = sync.force
+        monkeypatch.setattr(sync, "force", lambda: inside.append(len(gate._inside)) or force())
+        before = len(gate._inside)
+        store.make_durable()
+        store._connections.let_go()  # as a fork does
+        store.make_durable()
+
+    assert inside == [before + 1] * 2
+
+
+def test_reader_in_memory_waits_for_writers_where_no_fork_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inside, gate = list[int](), forks.gate()
+
+    class Noting:
+        def __enter__(self) -> None:
+            inside.append(len(gate._inside))
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    before = len(gate._inside)
+    with contextlib.closing(sqlite.SqliteStore()) as store, monkeypatch.context() as patch:
+        patch.setattr(store, "_lock", Noting())
+        assert store.read("SELECT 1") == [(1,)]
+
+    assert inside == [before]
+
+
 def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -813,13 +952,8 @@ def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
     monkeypatch.setattr(logkeeper, "_LOOK_S", 0.0)
     steps: list[tuple[str, bool]] = []
 
-    def is_free() -> bool:
-        with contextlib.closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as other:
-            try:
-                other.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError:
-                return False
-        return True
+    def is_free() -> bool:  # a publish may hold the lock meanwhile
+        return bool(bus._store._owner != threading.get_ident())  # type: ignore[attr-defined]
 
     def noting(name: str, called: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*given: object) -> Any:
@@ -855,6 +989,70 @@ def test_sync_of_the_database_that_fails_poisons_the_store(
 
         with pytest.raises(mt.StoreError, match="the disk failed to sync"):
             bus.publish("scans", 2)
+
+
+def write(store: sqlite.SqliteStore) -> None:
+    """Make the log longer by 400 kB."""
+    with store.transaction() as transaction:
+        value = {"value": f"{random.random()}" + "x" * 400_000}
+        transaction.execute("INSERT OR REPLACE INTO setting VALUES ('long', :value)", value)
+
+
+def test_sync_that_fails_in_the_last_pass_poisons_the_store(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = sqlite.SqliteStore(file)
+    move = logkeeper._pass
+
+    def fails(driver: Any) -> Any:
+        if not store._lock.locked():
+            return move(driver)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+        raise error
+
+    with contextlib.closing(store):
+        store._keeper.stop()  # rounds are made here only
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)  # it is long enough
+        monkeypatch.setattr(logkeeper, "_pass", fails)
+        with pytest.raises(mt.StoreError, match="disk I/O error"):
+            store._keeper.round()
+
+        assert store.lost() is not None
+        with pytest.raises(mt.StoreError, match="the disk failed to sync"), store.transaction():
+            pass
+
+
+def test_log_whose_last_pass_had_no_turn_is_moved_again_only_when_it_has_grown(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass beside writers that finds nothing left to do can damage the database."""
+    move, passes = logkeeper._pass, list[tuple[int, int]]()
+    store = sqlite.SqliteStore(file, sleep=lambda _: None)
+
+    def noted(driver: Any) -> tuple[int, int]:
+        passes.append(move(driver))
+        return passes[-1]
+
+    with contextlib.closing(store), contextlib.closing(sqlite3.connect(file)) as other:
+        store._keeper.stop()  # rounds are made here only
+        write(store)
+        monkeypatch.setattr(logkeeper, "CHECKPOINT_BYTES", 100_000)
+        monkeypatch.setattr(logkeeper, "GROWN_BYTES", logkeeper.PRESIZED)  # it is long enough
+        monkeypatch.setattr(logkeeper, "_pass", noted)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(mt.StoreError, match="database is locked"):
+            store._keeper.round()
+        store._keeper.round()
+
+        assert len(passes) == 1
+        assert passes[0][0] == passes[0][1] > 0
+        other.execute("ROLLBACK")
+        write(store)
+        store._keeper.round()
+        assert len(passes) > 1
 
 
 def test_writer_that_waits_for_another_process_looks_soon_and_often(file: Path) -> None:

@@ -208,25 +208,27 @@ class Connections:
 
         *own*: this thread is in a transaction, and must not wait for its own end.
         """
-        self.check()
+        # In memory there is only one connection. Its lock comes first, as for writers: a fork waits
+        # for all who are inside.
+        only = self._place is None and not own
         reader = object()
-        try:
-            self.gate.enter(reader, waits=not own)
-            if self._place is None:  # in memory there is only one connection
-                with contextlib.nullcontext() if own else lock:
-                    self.check()
-                    yield self.writer
-                return
-            connection = self._take()
+        with lock if only else contextlib.nullcontext():
+            self.check()
             try:
-                connection.execute("BEGIN")
-                yield connection
+                self.gate.enter(reader, waits=not own)
+                if self._place is None:
+                    yield self.writer
+                    return
+                connection = self._take()
+                try:
+                    connection.execute("BEGIN")
+                    yield connection
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    self._give_back(connection)
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                self._give_back(connection)
-        finally:
-            self.gate.leave(reader)
+                self.gate.leave(reader)
 
     def _take(self) -> Connection:
         self.check_place()

@@ -178,20 +178,22 @@ def _check_content(path: Path, head: bytes, disk: Disk) -> None:
 
     The header is that of https://sqlite.org/fileformat2.html#the_database_header.
     """
-    page_size = int.from_bytes(head[16:18], "big")
-    pages = int.from_bytes(head[28:32], "big")
     if not head.startswith(MAGIC) or len(head) < HEADER_BYTES:
         raise StoreError(
             f"{path.name!r} is not a SQLite database: name another file; nothing was changed"
         )
-    wal = path.with_name(path.name + "-wal")
-    # a process died in a checkpoint: SQLite repeats it
-    recovers = wal.exists() and wal.stat().st_size > 0
+    recovers = False
+    with contextlib.suppress(OSError):  # the last process that closes the store removes the log
+        # a process died in a checkpoint: SQLite repeats it
+        recovers = path.with_name(path.name + "-wal").stat().st_size > 0
     # Ask for the size afterwards: a checkpoint under way has ended by then.
-    if not recovers and pages * (65536 if page_size == 1 else page_size) > path.stat().st_size:
-        raise StoreError(
-            f"{path.name!r} is shorter than its header says: it was cut off; nothing was changed"
-        )
+    while not recovers and _bytes_of(head) > path.stat().st_size:
+        before, head = head, _head_of(path)
+        if head == before:  # else such a checkpoint has made it shorter
+            raise StoreError(
+                f"{path.name!r} is shorter than its header says: it was cut off; nothing was"
+                " changed"
+            )
     try:
         with contextlib.closing(disk.connect(str(path), 5.0)) as connection:
             connection.execute("PRAGMA query_only=1")
@@ -203,6 +205,17 @@ def _check_content(path: Path, head: bytes, disk: Disk) -> None:
         ) from None
     except StoreError as error:
         raise StoreError(f"{path.name!r}: {error}") from None
+
+
+def _head_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEADER_BYTES)
+
+
+def _bytes_of(head: bytes) -> int:
+    """Return the size of a database with this header."""
+    page_size, pages = int.from_bytes(head[16:18], "big"), int.from_bytes(head[28:32], "big")
+    return pages * (65536 if page_size == 1 else page_size)
 
 
 @contextlib.contextmanager

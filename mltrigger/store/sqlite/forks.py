@@ -13,7 +13,7 @@ import ctypes
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from mltrigger.errors import StoreError
@@ -21,6 +21,8 @@ from mltrigger.errors import StoreError
 PATIENCE_S = 5.0
 """How long a fork waits for transactions. A child of a later fork may open no store."""
 
+_STEP_S = 0.01
+"""How often one who waits for a lock inside looks whether a fork waits."""
 _HANDLES = "/dev/fd"
 _SPAWN = (
     "what SQLite inherits of that cannot be used: start the process with"
@@ -53,6 +55,11 @@ class Gate:
         """Whether it is empty."""
         return not self._inside
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether a fork waits, or is under way."""
+        return self._forks > 0
+
     def enter(self, who: object, waits: bool = True) -> None:
         """Let *who* inside, after the forks under way.
 
@@ -69,6 +76,23 @@ class Gate:
         if self._forks:
             with self._guard:
                 self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def holding(self, lock: threading.Lock) -> Iterator[None]:
+        """Hold *lock*, for one who is inside.
+
+        Raises
+        ------
+        StoreError
+            When a fork waits. The holder of the lock may wait for its end.
+        """
+        while not lock.acquire(timeout=_STEP_S):
+            if self._forks:
+                raise StoreError("a fork of this process waits")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def shut(self, timeout_s: float) -> None:
         """Close it until :meth:`open`. Return when it is empty, or after *timeout_s*."""

@@ -154,8 +154,12 @@ class LogKeeper:
                 # Learn of a sync that failed in another process. The connection that moves the log
                 # is new, and a kernel tells only handles that were open then.
                 self._connections.sync.force()
-                self._mark, is_whole = self._checkpoint(wal)
-                _write(lock, self._mark)
+                try:
+                    is_whole = self._checkpoint(wal)
+                finally:
+                    # The last pass may have had no turn. A round that finds nothing left to do
+                    # beside writers is what damages a database.
+                    _write(lock, self._mark)
                 if self._tidies and is_whole:
                     self._bell.set()  # go on, after a fork that waits
             if not _is_short(wal):
@@ -168,15 +172,11 @@ class LogKeeper:
             limit = max(limit, self._mark[1] + limit // 2)
         return bool(salts) and wal.reaches(limit, salts)
 
-    def _checkpoint(self, wal: Wal) -> tuple[tuple[bytes, int], bool]:
-        """Move the log into the database.
-
-        Return its generation with the number of its frames, and whether all were moved.
-        """
+    def _checkpoint(self, wal: Wal) -> bool:
+        """Move the log into the database. Return whether all of it was moved."""
         with self._connections.checkpointing() as driver:
             for _ in range(_PASSES):
-                salts = wal.salts()
-                frames, moved = _pass(driver)
+                salts, frames, moved = self._move(wal, driver)
                 self._connections.sync_database()
                 few = frames != moved or not wal.reaches(moved + _REST_FRAMES, salts)
                 if few or wal.reaches(wal.frames_in(int(_TOO_LONG * CHECKPOINT_BYTES)), salts):
@@ -184,14 +184,23 @@ class LogKeeper:
             if frames == moved:  # else a reader needs the rest of the log as it is
                 # Nobody writes now. So the next writer finds all moved, and begins the log anew.
                 with self._alone():
-                    salts = wal.salts()
-                    frames, moved = _pass(driver)
-        return (salts, frames), frames == moved
+                    _, frames, moved = self._move(wal, driver)
+        return frames == moved
+
+    def _move(self, wal: Wal, driver: Connection) -> tuple[bytes, int, int]:
+        """Move what can be moved. Return the generation of the log, its frames, and those moved."""
+        salts = wal.salts()
+        frames, moved = _pass(driver)
+        self._mark = salts, frames
+        return salts, frames, moved
 
     def _gave_back(self, wal: Wal) -> bool:
-        """Give free pages back, a few at a time, until the log is long. Return whether any."""
+        """Give free pages back, a few at a time, until the log is long. Return whether any.
+
+        On a slow disk that takes longer than a fork waits. So it ends then, and goes on later.
+        """
         any_given = False
-        while not self._ended and not self._is_long(wal):
+        while not (self._ended or self._connections.gate.is_shut or self._is_long(wal)):
             with self._alone() as driver:
                 began_s = time.monotonic()
                 if (surplus := _surplus(driver)) <= 0:

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,13 +105,20 @@ class SqliteStore:
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
-        if not self._syncs or not self._connections.is_ready:
-            return
-        try:
-            self._connections.sync.force()
-        except OSError:
-            self._check_disk()
-            raise
+        user, own = object(), self._owner == threading.get_ident()
+        while self._syncs and not self._connections.closed:
+            try:
+                self._gate.enter(user, waits=not own)  # or a fork would close the log meanwhile
+                if self._connections.is_ready:
+                    self._connections.sync.force()
+                    return
+            except OSError:
+                self._check_disk()
+                raise
+            finally:
+                self._gate.leave(user)
+            with self.transaction(durable=False):
+                pass  # a fork has closed it: now it is open again
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
@@ -187,13 +195,13 @@ class SqliteStore:
     # -- the write lock ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _holding(self) -> Iterator[None]:
-        """Hold the write lock of this process."""
+    def _holding(self, lock: AbstractContextManager[object] | None = None) -> Iterator[None]:
+        """Hold the write lock of this process. The keeper of the log brings it with a limit."""
         self._check_free()
         try:
             # Ctrl-C may come between any two steps. So ``with``, ``except`` and ``finally``
             # release all that is held, never a plain line.
-            with self._lock:
+            with lock or self._lock:
                 self._connections.check()
                 try:
                     self._owner = threading.get_ident()
@@ -245,13 +253,16 @@ class SqliteStore:
 
         A fork waits for the keeper. So the keeper does not wait for it.
         """
-        with self._holding():
+        with self._holding(self._gate.holding(self._lock)):
             try:
                 end_s = time.monotonic() + _KEEPER_S
                 self._connections.patiently(
                     lambda: self._try_to_begin(waits=False), give_up_s=lambda: end_s
                 )
                 yield self._connections.writer
+            except sqlite3.Error as error:
+                self._connections.note(error)
+                raise
             finally:
                 if self._connections.in_transaction:
                     self._connections.writer.execute("ROLLBACK")
