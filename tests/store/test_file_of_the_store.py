@@ -952,7 +952,7 @@ def test_database_is_synced_beside_writers_before_the_log_is_moved_alone(
     monkeypatch.setattr(logkeeper, "_LOOK_S", 0.0)
     steps: list[tuple[str, bool]] = []
 
-    def is_free() -> bool:  # a publish may hold the lock meanwhile
+    def is_free() -> bool:
         return bool(bus._store._owner != threading.get_ident())  # type: ignore[attr-defined]
 
     def noting(name: str, called: Callable[..., Any]) -> Callable[..., Any]:

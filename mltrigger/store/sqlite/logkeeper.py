@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from mltrigger.errors import StoreError
 from mltrigger.store.sqlite.connections import Connections
 from mltrigger.store.sqlite.disk import Connection
 from mltrigger.store.sqlite.files import file_lock
@@ -78,7 +79,8 @@ class LogKeeper:
         changes = self._connections.writer.total_changes
         if now_s >= self._look_s or abs(changes - self._changes) >= _LOOK_CHANGES:
             self._look_s, self._changes = now_s + _LOOK_S, changes
-            with contextlib.suppress(OSError):
+            # The commit is there. An error here must not look as if it were not.
+            with contextlib.suppress(OSError, StoreError):
                 if _is_short(wal) or self._is_long(wal):
                     self._ring()
 
