@@ -21,6 +21,7 @@ import mltrigger as mt
 from mltrigger.delivery.sizing import LotSize
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
+from mltrigger.event.batch import Batch
 from mltrigger.event.event import Event
 from mltrigger.event.making import restored
 from mltrigger.policy import DeliveryPolicy
@@ -186,6 +187,7 @@ def test_floats_are_one_call_of_any_shape(count: int, width: int) -> None:
         [(1.0, 2)],
         [(1.0,), (None,)],
         [(1.0,), (2**70,)],
+        [(2**70,), (1.0,)],
         [(1.0,), (2**40,)],
         [(1.0,), ("8 letter",)],
     ],
@@ -218,6 +220,20 @@ def test_events_that_are_read_in_either_way_share_a_call() -> None:
 
     assert calls(invoker) == [3, 1]
     assert answers == [kept(invoker.one(event)) for event in lot]
+
+
+def test_a_row_that_is_read_later_than_its_neighbours_gets_its_own_answer() -> None:
+    invoker = seeing()
+    tagged = json.dumps({**FLOATS[1], "age": {"$numberDouble": "NaN"}})
+    raws = [json.dumps(FLOATS[0]), tagged, json.dumps(FLOATS[2])]
+    events = [delivered(raw) for raw in raws]
+    texts = [raw.encode() for raw in raws]
+
+    alone = [kept(invoker.one(event)) for event in events]
+
+    for lot in (events, Batch(texts, events.__getitem__)):
+        assert [kept(result) for result in invoker.many(lot)] == alone
+    assert calls(invoker)[3:] == [3, 3]
 
 
 def test_a_row_that_fails_is_found_and_gets_its_data_as_they_were_delivered() -> None:
