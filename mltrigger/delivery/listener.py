@@ -324,7 +324,7 @@ class Listener:
             self._slots.add(lot)
             if self._stopping.is_set():
                 lot.stop_after_current()
-        self._recorder.release([d for rest in shared[room.slots :] for d in rest])
+        self._claims.give_back([d for rest in shared[room.slots :] for d in rest])
         return lots
 
     # -- invoke ------------------------------------------------------------------------------------

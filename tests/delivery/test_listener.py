@@ -565,6 +565,37 @@ def test_listener_goes_on_after_a_hanging_call_beside_which_no_thread_could_be_s
         listener.stop(drain_s=5)
 
 
+def test_events_of_a_late_batch_are_not_leased_anew_for_each_of_them(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
+    many, sizes = 60, list[int]()
+
+    @mt.model("late", version="1.0.0", batch=True)
+    def late(numbers: list[int]) -> list[int]:
+        sizes.append(len(numbers))
+        if len(sizes) == 1:
+            gate.wait()
+        return numbers
+
+    listener = listener_of(parts, clock, late, timeout_s=30, batch_size=many)
+    parts.publish_batch("documents", range(many))
+    listener.start()
+    assert gate.reached.wait(20)
+    clock.advance(s=31)
+    listener.tick()
+    sub = parts.subscription("late")
+    wait_until(lambda: sub.depth().delayed == many)
+
+    clock.advance(s=31)
+    listener._broker.wake(listener.spec)
+
+    wait_until(lambda: is_settled(sub))
+    assert sizes == [many] + [1] * many
+    assert sub.invocations()["attempt"].max() < 10
+    gate.open()
+    listener.stop(drain_s=5)
+
+
 def test_listener_with_many_calls_left_behind_waits_until_one_ends(
     clock: SimulatedClock, gate: Gate
 ) -> None:
