@@ -27,6 +27,7 @@ from mltrigger.event.making import restored
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.versions.running.invoke import Result, encoded, encoded_together
 from mltrigger.versions.running.predictors.rows import block
+from mltrigger.versions.running.predictors.tables import Frames
 from mltrigger.versions.running.thread import Invoker
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -252,6 +253,18 @@ def test_a_row_that_fails_is_found_and_gets_its_data_as_they_were_delivered() ->
     alone = [kept(invoker.one(Event(row))) for row in rows]
     assert [kept(result) for result in results] == alone
     assert [result.reason for result in results] == [None] * 3 + ["model_error"] + [None] * 3
+
+
+def test_events_of_ever_other_shapes_are_not_all_remembered() -> None:
+    names = [f"c{place}" for place in range(16)]
+    feed = seeing(names)._feed
+    assert isinstance(feed, Frames)
+
+    for number in range(2**15):
+        feed.part({name: 0.5 if number >> place & 1 else None for place, name in enumerate(names)})
+
+    assert sum(len(plan.shapes) for plan in feed._plans.values()) <= 10_000
+    assert len(feed._shapes) <= 10_000
 
 
 def test_a_column_with_the_name_of_a_tag_is_read_as_ever() -> None:
