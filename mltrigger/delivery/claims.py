@@ -23,6 +23,8 @@ Look = Callable[[SubscriptionSpec, str | None], str | None]
 Returns the generation that versions are resolved for, or ``None`` if the subscription has changed.
 """
 _POLL_S, _NUDGE_S = 60.0, 0.02
+_FEW = 4
+"""How many events a slot leases if not all of the last ones could begin."""
 
 
 class Room(NamedTuple):
@@ -64,6 +66,7 @@ class Claims:
         self._look, self._stopping = look, stopping
         self._generation: str | None = None
         self._outdated = look is not None
+        self._are_few = False
 
     def look_again(self) -> bool:
         """Ask the registry for changes if need be. Return False if another listener takes over."""
@@ -79,7 +82,8 @@ class Claims:
         _, invoker = self._placement()
         self._placement.tidy(in_use)
         size, free = self._size.of(invoker), slots(invoker)
-        most = min(free * size, self._pace.room(self._clock.now_us()))
+        most = free * (min(size, _FEW) if self._are_few else size)
+        most = min(most, self._pace.room(self._clock.now_us()))
         return Room(free, size, most, invoker.batches)
 
     def receive(self, room: Room) -> Sequence[Delivery]:
@@ -121,6 +125,14 @@ class Claims:
         if found:
             self._pace.spend(len(found), self._clock.now_us())
         return found
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Release deliveries for which there was no slot. Lease few until there are none.
+
+        A lot whose events are called alone would be leased anew for each of them.
+        """
+        self._are_few = bool(deliveries)
+        self._recorder.release(deliveries)
 
     def _young(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """End deliveries older than the policy's ``max_age_s``, return the others."""

@@ -103,6 +103,7 @@ class Listener:
         self._slots, self._stopping = Slots(spec.policy.max_concurrency or 1), threading.Event()
         self._changed = self._slots.changed
         self._kept: First = None
+        self._late: dict[Lot, Callable[[], None]] = {}
         self._claims = Claims(
             *(spec, placement, broker, clock, self._pace, self._recorder, self._calls.size),
             *(look, self._stopping),
@@ -228,8 +229,7 @@ class Listener:
     def _receive_once(self) -> Lot | None:
         """Wait for room, receive deliveries and begin their calls. Return a lot for this thread."""
         HERE.wait_open(self._stopping.is_set)  # lease nothing while a suspect runs alone
-        slots = self._free_slots()
-        if not slots or not self._claims.look_again():
+        if not self._free_slots() or not self._claims.look_again():
             return None
         room = self._room()
         if room.events > 0:
@@ -266,18 +266,18 @@ class Listener:
     def _following(self, lot: Lot) -> Callable[[Unit], None] | None:
         """Return how to lease the next events in the commit that ends *lot*.
 
-        ``None`` when they are received as the first ones were: another thread receives, there is no
-        room, or something has to be looked at before.
+        ``None`` when they are received as the first ones were.
         """
         if self.leftover >= MOST_LEFT_BEHIND or not self._claims.may_follow:
             return None
         if not self._slots.take_duty(ending=1):
             return None
         try:
-            room = self._room(ending=1)
+            # to load a newer version takes time: the answers come first
+            room = self._room(ending=1) if self._placement.is_loaded else None
         except Exception:  # this thread receives next, and meets it again
             return None
-        return functools.partial(self._follow, lot, room) if room.events > 0 else None
+        return functools.partial(self._follow, lot, room) if room and room.events > 0 else None
 
     def _follow(self, lot: Lot, room: Room, unit: Unit) -> None:
         """Lease the next events in *unit*. Another thread goes on as soon as that is visible.
@@ -291,8 +291,7 @@ class Listener:
     def _pass_on(self, lot: Lot, first: First) -> None:
         """Let another thread receive. If none can be started, this one does so later."""
         self._slots.ending(lot)
-        serve = functools.partial(self._serve, first)
-        if not self._slots.pass_duty(lambda: self._workers.submit(serve)):
+        if not self._slots.pass_duty(lambda: self._workers.submit(lambda: self._serve(first))):
             self._kept = first
 
     def _begun(self, deliveries: Sequence[Delivery], room: Room) -> Lot | None:
@@ -325,7 +324,7 @@ class Listener:
             self._slots.add(lot)
             if self._stopping.is_set():
                 lot.stop_after_current()
-        self._recorder.release([d for rest in shared[room.slots :] for d in rest])
+        self._claims.give_back([d for rest in shared[room.slots :] for d in rest])
         return lots
 
     # -- invoke ------------------------------------------------------------------------------------
@@ -376,7 +375,10 @@ class Listener:
                 self._broker.extend(lot.leased(), lease_s)
             # a slow call must not hold back the answers before it
             if lot.waiting and running_s > _HOLD_S:
-                self._workers.submit(functools.partial(self._calls.settle, lot))
+                self._late[lot] = functools.partial(self._calls.settle, lot)
+        for lot in list(self._late):  # not here: the leases of others wait for this thread
+            self._workers.submit(self._late[lot])  # raises if it cannot: the next tick tries again
+            del self._late[lot]
         return bool(active)
 
     def _time_out(self, lot: Lot) -> None:
@@ -395,4 +397,4 @@ class Listener:
             self._finished(lot)
             self._serve_on()
 
-        self._submit(record, lot)  # not here: the leases of others wait for this thread
+        self._late[lot] = record

@@ -77,12 +77,13 @@ class Slots:
         return not self.has_duty
 
     def yield_duty(self, submit: Callable[[], None]) -> None:
-        """Pass the duty on as :meth:`pass_duty`. Without a free slot leave it."""
+        """Pass the duty on as :meth:`pass_duty`. Without a free slot or a thread leave it."""
         with self.changed:  # one look: a slot that falls free next finds nobody on duty
             if self.free() <= 0:
                 self._receiver = None
                 return
-        self.pass_duty(submit)
+        if not self.pass_duty(submit):  # its own lot may hang: whoever is free next takes it
+            self.leave_duty()
 
     def leave_duty(self) -> None:
         """Leave the duty to whoever takes it."""

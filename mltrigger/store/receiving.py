@@ -71,6 +71,8 @@ class Receiving:
         self._idle: set[int] = set()
         self._seats: dict[int, _Seat] = {}
         self._taken: set[_Seat] = set()
+        self._unclear: dict[int, _Seat] = {}
+        """Seats of which the store did not say what became of them."""
         self._guard = threading.Lock()
         self.watched_s = -math.inf
         """The monotonic time of the last look for all receivers of this process."""
@@ -86,6 +88,10 @@ class Receiving:
         key = f"ready:{subscription.id}"
         self._wakeup.join(key, f"topic:{subscription.topic}")
         seen = self._wakeup.generation(key)
+        if (before := self._unclear.pop(subscription.id, None)) is not None:
+            before.is_given = False  # ask the store: that may be long ago
+            if found := self._left(before):
+                return found
         # When the last claim got all there was, asking for the next due time is cheaper than an
         # empty claim.
         due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
@@ -170,9 +176,12 @@ class Receiving:
                 return []
         if not seat.is_given:
             # A publisher has taken it. Behind its transaction the store says what became of it.
+            self._unclear[seat.spec.id] = seat
             with self._store.transaction(durable=False) as transaction:
-                if not _holds(transaction, seat.claimed):
-                    return []
+                is_held = _holds(transaction, seat.claimed)
+            self._unclear.pop(seat.spec.id, None)
+            if not is_held:
+                return []
         return seat.claimed.found
 
     # -- claims ------------------------------------------------------------------------------------

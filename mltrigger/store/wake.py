@@ -218,10 +218,16 @@ class SocketWakeup(Wakeup):
                     own.close()
                 self._folder, self.poll_s = None, 0.05
                 return
+            hears = threading.Thread(
+                target=self._hear, args=(own,), name="mltrigger-wakeup", daemon=True
+            )
+            try:
+                hears.start()
+            except RuntimeError:  # no thread can be started: as above
+                own.close()
+                path.unlink(missing_ok=True)
+                return
             self._socket, self._path = own, path
-        threading.Thread(
-            target=self._hear, args=(own,), name="mltrigger-wakeup", daemon=True
-        ).start()
 
     def _hear(self, own: socket.socket) -> None:
         while True:

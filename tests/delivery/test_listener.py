@@ -500,6 +500,102 @@ def test_listener_counts_the_calls_that_it_left_behind(
     listener.stop(drain_s=0)
 
 
+def refuses(call: Callable[[], None]) -> None:
+    """Start no thread for *call*."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_slot_of_a_call_that_hangs_is_free_though_no_thread_can_be_started_for_a_while(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(wanted: str) -> str:
+        if wanted == "hang":
+            gate.wait()
+        return "answer"
+
+    listener = listener_of(parts, clock, hangs, timeout_s=30, max_attempts=1)
+    parts.publish_batch("documents", ["hang", "go on"])
+    listener.start()
+    assert gate.reached.wait(20)
+    clock.advance(s=31)
+    monkeypatch.setattr(listener._workers, "submit", refuses)
+    with pytest.raises(RuntimeError):
+        listener.tick()
+    monkeypatch.undo()
+
+    listener.tick()
+
+    sub = parts.subscription("hangs")
+    try:
+        wait_until(lambda: is_settled(sub))
+        assert sorted(outcomes(sub)) == ["dead", "succeeded"]
+    finally:
+        gate.open()
+        listener.stop(drain_s=5)
+
+
+def test_listener_goes_on_after_a_hanging_call_beside_which_no_thread_could_be_started(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hangs(wanted: str) -> str:
+        if wanted == "hang":
+            gate.wait()
+        return "answer"
+
+    listener = listener_of(parts, clock, hangs, timeout_s=30, max_attempts=1, max_concurrency=2)
+    parts.publish("documents", "hang")
+    begin = listener._workers.submit
+    monkeypatch.setattr(listener._workers, "submit", refuses)
+    begin(listener._serve)
+    listener.state = "listening"
+    listener._slots.open()
+    assert gate.reached.wait(20)
+    monkeypatch.undo()
+    clock.advance(s=31)
+    parts.publish("documents", "go on")
+
+    listener.tick()
+
+    sub = parts.subscription("hangs")
+    try:
+        wait_until(lambda: is_settled(sub))
+        assert sorted(outcomes(sub)) == ["dead", "succeeded"]
+    finally:
+        gate.open()
+        listener.stop(drain_s=5)
+
+
+def test_events_of_a_late_batch_are_not_leased_anew_for_each_of_them(
+    parts: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
+    many, sizes = 60, list[int]()
+
+    @mt.model("late", version="1.0.0", batch=True)
+    def late(numbers: list[int]) -> list[int]:
+        sizes.append(len(numbers))
+        if len(sizes) == 1:
+            gate.wait()
+        return numbers
+
+    listener = listener_of(parts, clock, late, timeout_s=30, batch_size=many)
+    parts.publish_batch("documents", range(many))
+    listener.start()
+    assert gate.reached.wait(20)
+    clock.advance(s=31)
+    listener.tick()
+    sub = parts.subscription("late")
+    wait_until(lambda: sub.depth().delayed == many)
+
+    clock.advance(s=31)
+    listener._broker.wake(listener.spec)
+
+    wait_until(lambda: is_settled(sub))
+    assert sizes == [many] + [1] * many
+    assert sub.invocations()["attempt"].max() < 10
+    gate.open()
+    listener.stop(drain_s=5)
+
+
 def test_listener_with_many_calls_left_behind_waits_until_one_ends(
     clock: SimulatedClock, gate: Gate
 ) -> None:
@@ -1237,6 +1333,38 @@ def test_alias_switches_what_a_subscription_calls(bus: mt.EventBus) -> None:
 
     assert fired(bus) == "2.0.0"
     assert data(sub, "version") == ["1.0.0", "2.0.0"]  # recorded as what it was, not as the alias
+
+
+@in_memory
+def test_answer_is_recorded_before_a_newer_version_is_loaded(bus: mt.EventBus, gate: Gate) -> None:
+    began, go = threading.Event(), threading.Event()
+
+    @mt.model("ocr", version="1.0.0")
+    def first(document: object) -> int:
+        began.set()
+        assert go.wait(20)
+        return 1
+
+    class Second:
+        def __init__(self) -> None:
+            gate.wait()
+
+        def __call__(self, document: object) -> int:
+            return 2
+
+    bus.register(first)
+    bus.alias("ocr", "champion", "1.0.0")
+    sub = bus.subscribe("documents", "ocr@champion")
+    bus.publish("documents", "a")
+    assert began.wait(20)
+    bus.register(mt.model(Second, name="ocr", version="2.0.0"))
+    bus.alias("ocr", "champion", "2.0.0")
+
+    go.set()
+
+    assert gate.reached.wait(20)
+    wait_until(lambda: outcomes(sub) == ["succeeded"])
+    gate.open()
 
 
 def test_selector_alias_or_model_that_does_not_exist_is_refused_with_the_near_names(

@@ -222,6 +222,45 @@ def test_publisher_that_is_interrupted_after_its_commit_leaves_no_lease_without_
     assert broker.settle([Settlement(delivery, "ack")]) == []
 
 
+def test_lease_that_a_receiver_could_not_ask_for_waits_for_its_next_look(
+    bus: EventBus,
+    broker: SqlBroker,
+    waiting: Waiting,
+    disk: NotingDisk,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = bound(bus)
+    asked = waiting.receive(spec)
+    receiving = broker._receiving
+    before = receiving.hand_over
+
+    def interrupted(transaction: Any, *given: Any) -> None:
+        before(transaction, *given)
+        monkeypatch.setattr(type(transaction), "visible", stop)
+
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    def fail(sql: str) -> None:
+        if sql == "BEGIN IMMEDIATE":
+            raise sqlite3.DatabaseError("not now")
+
+    monkeypatch.setattr(receiving, "hand_over", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bus.publish("documents", "a")
+    monkeypatch.undo()
+    disk.before = fail
+    broker.watched()
+    with pytest.raises(mt.StoreError, match="not now"):
+        asked.result(30)
+    disk.before = lambda sql: None
+
+    (delivery,) = broker.receive(spec, 10)
+    assert (delivery.event.data, delivery.attempt) == ("a", 1)
+    assert broker.settle([Settlement(delivery, "ack")]) == []
+    assert broker.receive(spec, 10) == []
+
+
 def test_filtered_receiver_gets_only_what_passes(bus: EventBus, waiting: Waiting) -> None:
     spec = bound(bus, filter={"type": ["wanted"]})
     asked = waiting.receive(spec)

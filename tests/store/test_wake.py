@@ -371,3 +371,21 @@ def test_thread_that_hears_ends_with_close(temporary: Path) -> None:
     wakeup.close()
 
     wait_until(lambda: not hears.is_alive())
+
+
+def test_process_that_can_start_no_thread_listens_with_a_later_look(
+    pair: tuple[SocketWakeup, SocketWakeup], temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    one, two = pair
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuses)
+        one.generation("ready")
+    assert sockets(temporary) == []
+    seen = one.generation("ready")
+
+    two.notify(["ready"])
+
+    assert one.wait("ready", seen, LONG_S)

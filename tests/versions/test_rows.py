@@ -21,11 +21,13 @@ import mltrigger as mt
 from mltrigger.delivery.sizing import LotSize
 from mltrigger.errors import InvalidEvent
 from mltrigger.event import codec
+from mltrigger.event.batch import Batch
 from mltrigger.event.event import Event
 from mltrigger.event.making import restored
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.versions.running.invoke import Result, encoded, encoded_together
 from mltrigger.versions.running.predictors.rows import block
+from mltrigger.versions.running.predictors.tables import Frames
 from mltrigger.versions.running.thread import Invoker
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -186,6 +188,7 @@ def test_floats_are_one_call_of_any_shape(count: int, width: int) -> None:
         [(1.0, 2)],
         [(1.0,), (None,)],
         [(1.0,), (2**70,)],
+        [(2**70,), (1.0,)],
         [(1.0,), (2**40,)],
         [(1.0,), ("8 letter",)],
     ],
@@ -220,6 +223,20 @@ def test_events_that_are_read_in_either_way_share_a_call() -> None:
     assert answers == [kept(invoker.one(event)) for event in lot]
 
 
+def test_a_row_that_is_read_later_than_its_neighbours_gets_its_own_answer() -> None:
+    invoker = seeing()
+    tagged = json.dumps({**FLOATS[1], "age": {"$numberDouble": "NaN"}})
+    raws = [json.dumps(FLOATS[0]), tagged, json.dumps(FLOATS[2])]
+    events = [delivered(raw) for raw in raws]
+    texts = [raw.encode() for raw in raws]
+
+    alone = [kept(invoker.one(event)) for event in events]
+
+    for lot in (events, Batch(texts, events.__getitem__)):
+        assert [kept(result) for result in invoker.many(lot)] == alone
+    assert calls(invoker)[3:] == [3, 3]
+
+
 def test_a_row_that_fails_is_found_and_gets_its_data_as_they_were_delivered() -> None:
     class Picky(Seen):
         def predict(self, given: Any) -> list[str]:
@@ -236,6 +253,18 @@ def test_a_row_that_fails_is_found_and_gets_its_data_as_they_were_delivered() ->
     alone = [kept(invoker.one(Event(row))) for row in rows]
     assert [kept(result) for result in results] == alone
     assert [result.reason for result in results] == [None] * 3 + ["model_error"] + [None] * 3
+
+
+def test_events_of_ever_other_shapes_are_not_all_remembered() -> None:
+    names = [f"c{place}" for place in range(16)]
+    feed = seeing(names)._feed
+    assert isinstance(feed, Frames)
+
+    for number in range(2**15):
+        feed.part({name: 0.5 if number >> place & 1 else None for place, name in enumerate(names)})
+
+    assert sum(len(plan.shapes) for plan in feed._plans.values()) <= 10_000
+    assert len(feed._shapes) <= 10_000
 
 
 def test_a_column_with_the_name_of_a_tag_is_read_as_ever() -> None:

@@ -29,6 +29,9 @@ class _Placed(NamedTuple):
     model: Model
     caller: Caller
 
+    def is_of(self, version: ModelVersion, model: Model) -> bool:
+        return self.model is model and self.version.id == version.id
+
 
 class Placement:
     """Resolves a selector and places the model where the policy says.
@@ -71,13 +74,13 @@ class Placement:
         """
         version, model = self._resolve()
         now = self._now
-        if now is not None and now.model is model and now.version.id == version.id:
+        if now is not None and now.is_of(version, model):
             return version, now.caller
         with self._guard:
             if self._closed:
                 raise Closed("nobody listens any more")
             now = self._now
-            if now is None or now.model is not model or now.version.id != version.id:
+            if now is None or not now.is_of(version, model):
                 caller = self._made(version, model)
                 if self._closed:  # close() did not wait while the model was loaded
                     caller.close()
@@ -86,6 +89,12 @@ class Placement:
                     self._before.append(now.caller)
                 now = self._now = _Placed(version, model, caller)
             return version, now.caller
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the current model version is loaded. A call of this object is fast then."""
+        now = self._now
+        return now is not None and now.is_of(*self._resolve())
 
     def tidy(self, in_use: Collection[Caller]) -> None:
         """Close the callers of old versions that are not *in_use*.

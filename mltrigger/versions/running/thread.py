@@ -100,7 +100,7 @@ class Invoker:
         for turn, (key, numbers, parts) in enumerate(alike(self._feed, groups)):
             if turn:
                 again()
-            whole = len(numbers) == len(events)  # then they are in order
+            whole = numbers == list(range(len(events)))  # those read later come last
             called = events if whole else [events[number] for number in numbers]
             answers = self._halved(key, parts, called, again)
             if whole:

@@ -104,9 +104,9 @@ def _floats(rows: Sequence[Any], places: Sequence[int]) -> Any:
     from msgspec import msgpack
 
     count, (*starts, size) = len(rows), places
-    if len(msgpack.encode(rows[0])) != size:
-        return None
     try:
+        if len(msgpack.encode(rows[0])) != size:
+            return None
         packed = msgpack.encode(rows)
     except Exception:  # an integer beyond 64 bits
         return None

@@ -12,7 +12,8 @@ from mltrigger.versions.columns import Takes
 from mltrigger.versions.running.predictors.feeds import INT64, Feed, Groups, unfit
 from mltrigger.versions.running.predictors.rows import block, reader_of
 
-_MOST_PLANS = 1000
+_MOST_PLANS, _MOST_SHAPES = 1000, 10_000
+"""The most that are remembered. Events with nulls here and there have any number of shapes."""
 
 
 class _Plan(NamedTuple):
@@ -70,6 +71,7 @@ class Frames(Feed):
         self._takes, self._floats, self._reader = takes, floats, reader_of(takes)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._shapes: dict[Hashable, Shape] = {}
+        self._known = 0
 
     def part(self, data: Any) -> tuple[Hashable, Any]:
         """Return the values of a record in the order of the columns. The key is its shape."""
@@ -145,8 +147,7 @@ class Frames(Feed):
                 _read, names, self._takes.given if self._takes is not None else {}
             )
         if len(self._plans) >= _MOST_PLANS:
-            self._plans.clear()
-            self._shapes.clear()
+            self._forget()
         plan = self._plans[keys] = _Plan(names, read, {})
         return plan
 
@@ -155,12 +156,20 @@ class Frames(Feed):
 
         Records with another order of keys have the same shape.
         """
+        if self._known >= _MOST_SHAPES:
+            self._forget()
+        self._known += 1
         alike = tuple(
             [float if self._floats and kind in (int, bool, type(None)) else kind for kind in kinds]
         )
         shape = self._shapes.setdefault((plan.names, alike), Shape(plan.names, alike))
         plan.shapes[kinds] = shape
         return shape
+
+    def _forget(self) -> None:
+        self._plans.clear()
+        self._shapes.clear()
+        self._known = 0
 
     def _columns(self, keys: tuple[str, ...]) -> tuple[str, ...]:
         takes, shown = self._takes, short(", ".join(map(repr, keys)), 200)
