@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import uuid
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from mltrigger.event.delay import delayed
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy, charged, cleared
 from mltrigger.reports.audit import audit
+from mltrigger.store import ranges
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
 from mltrigger.store.receiving import SWEEP_US
@@ -159,6 +161,8 @@ class BrokerMachine(RuleBasedStateMachine):
     """Two workers with clocks three seconds apart, two subscriptions of two topics."""
 
     on_disk = False
+    step = 1
+    """The numbers of events are multiples of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,9 +242,11 @@ class BrokerMachine(RuleBasedStateMachine):
     ) -> None:
         """New ids, and repeated ones with the same data or others; some of them for later."""
         worker, names = self.workers[w], []
+        batch = [(number, n * self.step, delay_s) for number, n, delay_s in batch]
         for number, *_ in batch:
             self.ids += number is None or number >= self.ids
-            names.append(f"e{self.ids - 1 if number is None or number >= self.ids - 1 else number}")
+            is_new = number is None or number >= self.ids - 1
+            names.append(self.name(self.ids - 1 if is_new or number is None else number))
         before = dict(self.archive)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -275,6 +281,10 @@ class BrokerMachine(RuleBasedStateMachine):
                 ]
             assert sorted(receipt.subscriptions) == sorted(to)
         assert len(self.archive) >= len(before)
+
+    def name(self, number: int) -> str:
+        """The id of an event."""
+        return f"e{number}"
 
     def offer(self, sub: Bound, seq: int, worker: Worker) -> bool:
         """The event is due to *sub*, and passes its filter or not."""
@@ -868,7 +878,26 @@ class FileMachine(BrokerMachine):
     on_disk = True
 
 
+class AlikeMachine(BrokerMachine):
+    """The same with events of one type, whose ids are UUIDs. They are claimed by column."""
+
+    step = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least, ranges.LEAST = ranges.LEAST, 1
+
+    def teardown(self) -> None:
+        ranges.LEAST = self.least
+        super().teardown()
+
+    def name(self, number: int) -> str:
+        return str(uuid.UUID(int=number))
+
+
 TestMemory = BrokerMachine.TestCase
 TestMemory.settings = settings(max_examples=examples(24), stateful_step_count=50)
 TestFile = FileMachine.TestCase
 TestFile.settings = settings(max_examples=examples(3), stateful_step_count=50)
+TestAlike = AlikeMachine.TestCase
+TestAlike.settings = settings(max_examples=examples(12), stateful_step_count=50)
