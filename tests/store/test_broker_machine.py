@@ -894,10 +894,15 @@ class AlikeMachine(BrokerMachine):
     def name(self, number: int) -> str:
         return str(uuid.UUID(int=number))
 
+    @rule(w=st.integers(0, 1), name=st.sampled_from("ab"), most=st.sampled_from([2, 8]))
+    def events_are_claimed_as_soon_as_published(self, w: int, name: str, most: int) -> None:
+        self.publish(w, self.subs[name].spec.topic, [(None, n, None) for n in range(4)])
+        self.claim(w, name, most)
+
 
 TestMemory = BrokerMachine.TestCase
 TestMemory.settings = settings(max_examples=examples(24), stateful_step_count=50)
 TestFile = FileMachine.TestCase
 TestFile.settings = settings(max_examples=examples(3), stateful_step_count=50)
 TestAlike = AlikeMachine.TestCase
-TestAlike.settings = settings(max_examples=examples(12), stateful_step_count=50)
+TestAlike.settings = settings(max_examples=examples(24), stateful_step_count=50)
