@@ -23,7 +23,7 @@ const ANNOUNCE_MS = 2000;
 // The kernel says every two seconds that it is there.
 const SILENT_MS = 10000;
 const FIRST_MS = 3000;
-const OVER = ["bus closed"];
+const OVER = ["bus closed", "stopped by the store"];
 
 const NUMBER = /^-?[\d.,]+(e[-+]?\d+)?$/i;
 const grouped = new Intl.NumberFormat("en-US");

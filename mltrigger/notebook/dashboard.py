@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from mltrigger.errors import Closed, NotFound
+from mltrigger.errors import Closed, DiskFailed, NotFound
 from mltrigger.event.data import decode_data
 from mltrigger.event.event import Event
 from mltrigger.event.ids import new_id
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dashboard", "snapshot"]
 
+DISK_FAILED = "stopped by the store"
+"""The state after a failed disk. Nothing changes any more, as after the bus was closed."""
 RATE_HZ = 5.0
 """The shortest time between two changes of the widget. The last state wins."""
 _SHARE = 0.1
@@ -103,8 +105,10 @@ class Dashboard(anywidget.AnyWidget):
                 self._outage = _message("cannot read the log", error)
                 if self._bus.closed or isinstance(error, Closed):
                     self._found, self._outage = {**self._found, "state": "bus closed"}, ""
+                elif isinstance(error, DiskFailed):
+                    self._found = {**self._found, "state": DISK_FAILED}
             self._show()
-            return bool(self._found["state"] != "bus closed")
+            return self._found["state"] not in ("bus closed", DISK_FAILED)
 
     def to_html(self, times: bool = False) -> str:
         """Return the present state as HTML without scripts, every text escaped.
@@ -267,7 +271,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def _button(self) -> dict[str, Any]:
         found = self._found
-        if found["state"] in ("bus closed", "unsubscribed"):
+        if found["state"] in ("bus closed", "unsubscribed", DISK_FAILED):
             return {"enabled": False, "title": f"Nothing to fire at: {found['state']}"}
         if self._sample is not None:
             return {"enabled": True, "title": f"Publish the sample on {found['topic']}"}

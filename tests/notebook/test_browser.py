@@ -215,6 +215,32 @@ def test_closed_bus_is_said_and_its_button_is_off(lab: Lab) -> None:
     page.close()
 
 
+def test_failed_disk_is_said_and_the_button_is_off(lab: Lab) -> None:
+    from browser import menu
+    from playwright.sync_api import expect
+
+    fails = """
+from mltrigger.store.sqlite.disk import SqliteDisk
+
+def fail(*_):
+    raise OSError(5, "Input/output error")
+
+SqliteDisk.sync = fail
+try:
+    bus.publish("pages", {"n": 1})
+except mt.DiskFailed:
+    print("refused")
+"""
+    page = lab.open(SETUP.replace("memory://", "sqlite:///disk.db"), SHOW, fails)
+    menu(page, "Run", "Run All Cells")
+
+    expect(page.locator(".mtd-pill")).to_have_text("stopped by the store", timeout=60_000)
+    expect(page.locator(".mtd-pill")).to_have_attribute("data-live", "off")
+    expect(page.locator(".mtd-notice")).to_contain_text("the disk failed to sync")
+    expect(page.locator(".mtd-button")).to_be_disabled()
+    page.close()
+
+
 def test_progress_bar_says_in_the_page_what_fails_and_leaves_its_last_state(lab: Lab) -> None:
     from browser import menu
     from playwright.sync_api import expect
