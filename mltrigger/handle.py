@@ -148,9 +148,9 @@ class Subscription:
 
     @property
     def state(self) -> str:
-        """``listening``, ``paused``, ``stopped``; with the reason, ``waiting for …``.
+        """``listening``, ``paused`` or ``stopped``. ``waiting for …`` has its reason behind it.
 
-        After its disk has failed it is ``stopped by the store: …``.
+        After a failed disk the state is ``stopped by the store: …``.
         """
         return self._bus.listener_state(self.name)
 

@@ -1,4 +1,4 @@
-"""What a listener may lease now: how much, of which generation of the registry, and how old."""
+"""Claims: the events that a listener leases, and the limits of each claim."""
 
 from __future__ import annotations
 

@@ -82,11 +82,11 @@ class Slots:
             if self.free() <= 0:
                 self._receiver = None
                 return
-        if not self.pass_duty(submit):  # its own lot may hang: whoever is free next takes it
+        if not self.pass_duty(submit):  # its own lot may hang: the next free thread takes it
             self.leave_duty()
 
     def leave_duty(self) -> None:
-        """Leave the duty to whoever takes it."""
+        """Give the duty up. Another thread may take it."""
         with self.changed:
             if self.has_duty:
                 self._receiver = None

@@ -107,7 +107,7 @@ class SqlBroker:
     def _written(
         self, transaction: Transaction, asked: Sequence[publishing.Asked]
     ) -> list[list[Receipt]]:
-        """Publish what several callers have *asked* for."""
+        """Publish the samples of several callers. Return the receipts of each."""
         published = publishing.publish(transaction, asked, self.time.published_us(transaction))
         counts: dict[str, int] = {}
         for (topic, _), receipts in zip(asked, published.receipts, strict=True):

@@ -167,7 +167,7 @@ def _together(found: list[Row]) -> list[Row]:
 
 
 def put_back(transaction: Transaction, term: Term, found: Sequence[Row]) -> None:
-    """Undo the leases of *found*. Nobody has worked on them."""
+    """Undo the leases of *found*, of which no call has begun."""
     s = term.subscription_id
     leases.let_go(transaction, s, term.number, [row[0] for row in found])
     rows = [(s, visible_us, seq, *counts[:3]) for seq, visible_us, *counts in found]

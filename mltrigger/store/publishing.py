@@ -198,7 +198,7 @@ def _place(
 def archive(
     transaction: Transaction, topic_id: int, encoded: Sequence[Encoded], newest: int, now_us: int
 ) -> list[int]:
-    """Write events after number *newest* into the log, for nobody. Return their numbers."""
+    """Write events into the log after number *newest*, without deliveries. Return their numbers."""
     rows = _rows_of(transaction, topic_id, encoded, newest, now_us)
     _insert(transaction, [rows])
     return [row[0] for row in rows.rows]

@@ -168,7 +168,7 @@ class Receiving:
         return seat
 
     def _left(self, seat: _Seat) -> Sequence[Delivery]:
-        """Give up *seat*. Return what was claimed for it."""
+        """Give up *seat*. Return the deliveries that were claimed for it."""
         with self._guard:
             self._taken.discard(seat)
             if self._seats.get(seat.spec.id) is seat:

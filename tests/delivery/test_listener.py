@@ -505,6 +505,17 @@ def refuses(call: Callable[[], None]) -> None:
     raise RuntimeError("can't start new thread")
 
 
+def assert_goes_on(parts: mt.EventBus, listener: Listener, gate: Gate) -> None:
+    """The event of the call that hangs is dead, and the other one succeeds."""
+    sub = parts.subscription("hangs")
+    try:
+        wait_until(lambda: is_settled(sub))
+        assert sorted(outcomes(sub)) == ["dead", "succeeded"]
+    finally:
+        gate.open()
+        listener.stop(drain_s=5)
+
+
 def test_slot_of_a_call_that_hangs_is_free_though_no_thread_can_be_started_for_a_while(
     parts: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -525,13 +536,7 @@ def test_slot_of_a_call_that_hangs_is_free_though_no_thread_can_be_started_for_a
 
     listener.tick()
 
-    sub = parts.subscription("hangs")
-    try:
-        wait_until(lambda: is_settled(sub))
-        assert sorted(outcomes(sub)) == ["dead", "succeeded"]
-    finally:
-        gate.open()
-        listener.stop(drain_s=5)
+    assert_goes_on(parts, listener, gate)
 
 
 def test_listener_goes_on_after_a_hanging_call_beside_which_no_thread_could_be_started(
@@ -556,13 +561,7 @@ def test_listener_goes_on_after_a_hanging_call_beside_which_no_thread_could_be_s
 
     listener.tick()
 
-    sub = parts.subscription("hangs")
-    try:
-        wait_until(lambda: is_settled(sub))
-        assert sorted(outcomes(sub)) == ["dead", "succeeded"]
-    finally:
-        gate.open()
-        listener.stop(drain_s=5)
+    assert_goes_on(parts, listener, gate)
 
 
 def test_events_of_a_late_batch_are_not_leased_anew_for_each_of_them(

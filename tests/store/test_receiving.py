@@ -196,13 +196,9 @@ def test_publish_that_is_undone_leases_nothing_and_the_receiver_goes_on(
     assert broker.settle([Settlement(delivery, "ack")]) == []
 
 
-def test_publisher_that_is_interrupted_after_its_commit_leaves_no_lease_without_a_holder(
-    bus: EventBus, broker: SqlBroker, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = bound(bus)
-    asked = waiting.receive(spec)
-    receiving = broker._receiving
-    before = receiving.hand_over
+def publish_interrupted(bus: EventBus, broker: SqlBroker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish an event. Interrupt that after its commit, before anybody hears of it."""
+    before = broker._receiving.hand_over
 
     def interrupted(transaction: Any, *given: Any) -> None:
         before(transaction, *given)
@@ -211,10 +207,18 @@ def test_publisher_that_is_interrupted_after_its_commit_leaves_no_lease_without_
     def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(receiving, "hand_over", interrupted)
+    monkeypatch.setattr(broker._receiving, "hand_over", interrupted)
     with pytest.raises(KeyboardInterrupt):
         bus.publish("documents", "a")
     monkeypatch.undo()
+
+
+def test_publisher_that_is_interrupted_after_its_commit_leaves_no_lease_without_a_holder(
+    bus: EventBus, broker: SqlBroker, waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bound(bus)
+    asked = waiting.receive(spec)
+    publish_interrupted(bus, broker, monkeypatch)
     broker.watched()  # the next look of the process
 
     (delivery,) = asked.result(30)
@@ -231,24 +235,12 @@ def test_lease_that_a_receiver_could_not_ask_for_waits_for_its_next_look(
 ) -> None:
     spec = bound(bus)
     asked = waiting.receive(spec)
-    receiving = broker._receiving
-    before = receiving.hand_over
-
-    def interrupted(transaction: Any, *given: Any) -> None:
-        before(transaction, *given)
-        monkeypatch.setattr(type(transaction), "visible", stop)
-
-    def stop(_: object) -> None:
-        raise KeyboardInterrupt
 
     def fail(sql: str) -> None:
         if sql == "BEGIN IMMEDIATE":
             raise sqlite3.DatabaseError("not now")
 
-    monkeypatch.setattr(receiving, "hand_over", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        bus.publish("documents", "a")
-    monkeypatch.undo()
+    publish_interrupted(bus, broker, monkeypatch)
     disk.before = fail
     broker.watched()
     with pytest.raises(mt.StoreError, match="not now"):

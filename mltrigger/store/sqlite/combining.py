@@ -106,7 +106,7 @@ class Queue:
         self._items.append(item)
 
     def is_first(self, own: Item) -> bool:
-        """Whether nobody who added an item before *own* is there to write it."""
+        """Whether *own* is the first item whose thread can write."""
         for item in self._items.copy():  # at once: others add meanwhile
             if item is own:
                 return True

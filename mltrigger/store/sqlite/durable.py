@@ -13,8 +13,8 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 class SharedSync:
     """Brings the commits of a process to the disk, with one sync for many.
 
-    An error of the disk poisons it for good. After a failed sync nobody knows what is on the disk,
-    and a second one may well report success (https://wiki.postgresql.org/wiki/Fsync_Errors).
+    An error of the disk poisons it for good. After a failed sync the content of the disk is
+    unknown. A second sync may report success (https://wiki.postgresql.org/wiki/Fsync_Errors).
 
     Parameters
     ----------

@@ -190,7 +190,7 @@ class LogKeeper:
         return frames == moved
 
     def _move(self, wal: Wal, driver: Connection) -> tuple[bytes, int, int]:
-        """Move what can be moved. Return the generation of the log, its frames, and those moved."""
+        """Checkpoint once. Return the generation of the log, its frames, and those moved."""
         salts = wal.salts()
         frames, moved = _pass(driver)
         self._mark = salts, frames
@@ -235,7 +235,7 @@ def _is_short(wal: Wal) -> bool:
 
 
 def _pass(driver: Connection) -> tuple[int, int]:
-    """Move what can be moved without waiting. Return the frames of the log, and those moved."""
+    """Checkpoint without waiting for readers. Return the frames of the log, and those moved."""
     ((_, frames, moved),) = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return frames, moved
 
