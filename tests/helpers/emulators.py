@@ -21,6 +21,7 @@ from typing import Any
 import boto3
 import moto.core.utils
 import moto.sqs.models
+import moto_order
 import pytest
 from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.httpsession import URLLib3Session
@@ -382,6 +383,7 @@ def moto_server() -> Iterator[Emulator]:
     patch = pytest.MonkeyPatch()
     for name, factor in (("unix_time", 1.0), ("unix_time_millis", 1000.0)):
         patch.setattr(moto.sqs.models, name, lambda factor=factor: emulator.now_s() * factor)
+    moto_order.keep_order(patch)
     try:
         yield emulator
     finally:

@@ -412,7 +412,7 @@ def test_slot_that_falls_free_after_a_timeout_receives_again(bus: EventBus, gate
         return data
 
     sub = bus.subscribe(
-        "documents", mt.model("hangs", version="1.0.0")(hangs), timeout_s=0.2, max_attempts=1
+        "documents", mt.model("hangs", version="1.0.0")(hangs), timeout_s=2.0, max_attempts=1
     )
     bus.publish_batch("documents", [0])
     wait_until(lambda: bus.tally(sub._spec).get("dead") == 1)

@@ -357,12 +357,12 @@ def test_loading_does_not_count_as_running(place: Place) -> None:
         def __init__(self) -> None:
             import time
 
-            time.sleep(1.0)
+            time.sleep(1.6)
 
         def __call__(self, data: Any) -> Any:
             return data
 
-    assert answer(place(Slow, timeout_s=0.9).one(Event(1))) == 1
+    assert answer(place(Slow, timeout_s=1.5).one(Event(1))) == 1
 
 
 # -- a copy in another process ---------------------------------------------------------------------

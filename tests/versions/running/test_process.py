@@ -417,7 +417,7 @@ def test_a_model_that_hangs_is_killed_at_its_timeout(
         while True:
             pass
 
-    invoker = isolate(model, timeout_s=0.8)
+    invoker = isolate(model, timeout_s=1.5)
 
     with captured() as printed:
         result = invoker.one(Event(str(tmp_path / "pid")))
@@ -427,7 +427,7 @@ def test_a_model_that_hangs_is_killed_at_its_timeout(
         "TimeoutError",
         False,
     )
-    assert result.error == "no answer within timeout_s = 0.8; its process was stopped"
+    assert result.error == "no answer within timeout_s = 1.5; its process was stopped"
     assert printed.take() == "begun\n"
     assert ended(pid_in(tmp_path / "pid"))
 
@@ -459,7 +459,7 @@ def test_processes_that_the_model_started_are_killed_with_it(
         Path(file).write_text(str(sleeper.pid))
         sleeper.wait()
 
-    assert isolate(model, timeout_s=0.8).one(Event(str(tmp_path / "pid"))).reason == "timeout"
+    assert isolate(model, timeout_s=1.5).one(Event(str(tmp_path / "pid"))).reason == "timeout"
     assert wait_until(lambda: ended(pid_in(tmp_path / "pid")))
 
 
@@ -468,7 +468,7 @@ def test_a_request_that_the_model_does_not_read_times_out_as_well(isolate: Isola
         threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGSTOP)).start()
         return os.getpid()
 
-    invoker = isolate(model, timeout_s=0.8)
+    invoker = isolate(model, timeout_s=1.5)
     pid = answer(invoker.one(Event()))
     wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 

@@ -1260,7 +1260,7 @@ def test_after_an_answer_a_missing_package_is_the_events_failure(opened: Open) -
 
 def test_a_line_without_a_line_break_is_told_as_that(opened: Open) -> None:
     endpoint = opened(
-        script("half.sh", "while read -r line; do printf '{\"y\":1}'; done"), timeout_s=0.6
+        script("half.sh", "while read -r line; do printf '{\"y\":1}'; done"), timeout_s=2.0
     )
     failure = failed(endpoint)
 
