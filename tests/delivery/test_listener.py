@@ -1559,11 +1559,13 @@ def test_stop_that_comes_just_before_the_listener_begins_to_wait_takes_no_poll(
         assert reached.wait(20)
         listener.stop()
 
-    began = time.monotonic()
+    took_s = []
     for _ in range(4):
+        began_s = time.monotonic()
         start_and_stop()
+        took_s.append(time.monotonic() - began_s)
 
-    assert time.monotonic() - began < 2.5  # a poll takes a second
+    assert sorted(took_s)[1] < 0.9, took_s  # a poll takes a second
 
 
 def test_closing_the_bus_waits_for_the_running_call(file: Path, gate: Gate) -> None:

@@ -1021,7 +1021,7 @@ def test_a_wildcard_walks_over_its_value_once(pattern: str) -> None:
 
     assert not passes({"a": [{"wildcard": pattern}]}, {"a": value})
     assert Counted.walked <= len(value)
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 10
 
 
 class Looked(dict[str, Any]):

