@@ -50,7 +50,7 @@ class Slots:
         return self._receiver == threading.get_ident()
 
     def take_duty(self, ending: int = 0) -> bool:
-        """Take the duty if nobody has it and a slot is free. Return whether this thread has it.
+        """Take the duty if it is free, and a slot too. Return whether this thread has it.
 
         With *ending* lots it is for the commit that ends them. Few of those wait for the disk.
         """
@@ -93,7 +93,7 @@ class Slots:
                 self.changed.notify_all()
 
     def wait_left(self, timeout_s: float) -> bool:
-        """Wait until nobody receives, this thread apart. Return whether it is so."""
+        """Wait until no other thread receives. Return whether it is so."""
         with self.changed:
             return self.changed.wait_for(lambda: self._receiver is None or self.has_duty, timeout_s)
 

@@ -102,7 +102,7 @@ class _Rows(NamedTuple):
 
 
 class _Draft(NamedTuple):
-    """What is to be published on one topic, as rows. ``to``: who gets each event."""
+    """Samples for one topic, as rows. ``to`` has the receivers of each event."""
 
     topic: Topic
     samples: Samples

@@ -340,15 +340,21 @@ def test_errors_and_tracebacks_hold_no_absolute_path(bus: mt.EventBus) -> None:
 # -- hanging models --------------------------------------------------------------------------------
 
 
-def test_hanging_call_fails_with_reason_timeout_and_the_next_event_is_handled(
-    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
-) -> None:
+def hanging(gate: Gate) -> Callable[[str], str]:
+    """Return a model that hangs on one event, until *gate* opens."""
+
     def hangs(wanted: str) -> str:
         if wanted == "hang":
             gate.wait()
-        return "answer"
+        return wanted
 
-    sub = bus.subscribe("documents", hangs, timeout_s=0.05, max_attempts=1)
+    return hangs
+
+
+def test_hanging_call_fails_with_reason_timeout_and_the_next_event_is_handled(
+    bus: mt.EventBus, clock: SimulatedClock, gate: Gate
+) -> None:
+    sub = bus.subscribe("documents", hanging(gate), timeout_s=0.05, max_attempts=1)
     bus.publish("documents", "hang")
     assert gate.reached.wait(20)
     clock.advance(s=0.06)
@@ -429,13 +435,8 @@ def test_listener_that_takes_its_time_to_start_is_kept_all_the_same(
 def test_events_that_were_answered_before_one_hangs_keep_their_answers(
     bus: mt.EventBus, clock: SimulatedClock, gate: Gate
 ) -> None:
-    def hangs(wanted: str) -> str:
-        if wanted == "hang":
-            gate.wait()
-        return wanted
-
     # A fast model's slot leases several events at once.
-    sub = bus.subscribe("documents", hangs, timeout_s=0.05, max_attempts=1)
+    sub = bus.subscribe("documents", hanging(gate), timeout_s=0.05, max_attempts=1)
     bus.fire("documents", ["warm", "up"], progress=False)
     bus.publish_batch("documents", ["a", "b", "hang", "c"])
     assert gate.reached.wait(20)
@@ -519,12 +520,7 @@ def assert_goes_on(parts: mt.EventBus, listener: Listener, gate: Gate) -> None:
 def test_slot_of_a_call_that_hangs_is_free_though_no_thread_can_be_started_for_a_while(
     parts: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hangs(wanted: str) -> str:
-        if wanted == "hang":
-            gate.wait()
-        return "answer"
-
-    listener = listener_of(parts, clock, hangs, timeout_s=30, max_attempts=1)
+    listener = listener_of(parts, clock, hanging(gate), timeout_s=30, max_attempts=1)
     parts.publish_batch("documents", ["hang", "go on"])
     listener.start()
     assert gate.reached.wait(20)
@@ -542,12 +538,9 @@ def test_slot_of_a_call_that_hangs_is_free_though_no_thread_can_be_started_for_a
 def test_listener_goes_on_after_a_hanging_call_beside_which_no_thread_could_be_started(
     parts: mt.EventBus, clock: SimulatedClock, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hangs(wanted: str) -> str:
-        if wanted == "hang":
-            gate.wait()
-        return "answer"
-
-    listener = listener_of(parts, clock, hangs, timeout_s=30, max_attempts=1, max_concurrency=2)
+    listener = listener_of(
+        parts, clock, hanging(gate), timeout_s=30, max_attempts=1, max_concurrency=2
+    )
     parts.publish("documents", "hang")
     begin = listener._workers.submit
     monkeypatch.setattr(listener._workers, "submit", refuses)

@@ -253,7 +253,7 @@ class Connections:
             yield driver
 
     def sync_database(self) -> None:
-        """Bring to the disk what was moved into the database. The write lock is not needed."""
+        """Sync the database file, to which the log was moved. The write lock is not needed."""
         try:
             if self._file is not None:
                 sync_file(self._file)

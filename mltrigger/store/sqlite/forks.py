@@ -3,7 +3,7 @@
 SQLite keeps in memory which POSIX locks a process holds (https://sqlite.org/howtocorrupt.html,
 2.6). A forked child inherits that memory without the locks. Others would take its store for closed
 and remove the write-ahead log. A transaction under way would never end. So a fork waits until
-nobody uses a store, and closes the files. Each opens again when needed. The child inherits nothing.
+no store is in use, and closes the files. Each opens again when needed. The child inherits nothing.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class LogKeeper:
             self.round()
 
     def round(self) -> None:
-        """Do what is due now, unless another process does."""
+        """Do the chores that are due now, unless another process does."""
         self._rest_s = time.monotonic() + _PAUSE_S
         gate = self._connections.gate
         try:

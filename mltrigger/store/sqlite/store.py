@@ -121,7 +121,7 @@ class SqliteStore:
                 pass  # a fork has closed it: now it is open again
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
-        """Return the rows of *sql*. A reader sees the last commit and waits for nobody."""
+        """Return the rows of *sql*. A reader sees the last commit, and never waits."""
         self._check_disk()
         try:
             return self._connections.read(
@@ -240,7 +240,7 @@ class SqliteStore:
         self._keeper.committed()
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
-        """Roll back what is not committed. Ctrl-C may have come after the commit."""
+        """Roll back, unless it is committed. Ctrl-C may have come after the commit."""
         self._connections.note(error)
         if self._connections.in_transaction:
             self._connections.writer.execute("ROLLBACK")
