@@ -24,10 +24,8 @@ FEW = 10_000
 """A limit up to this one is read row by row."""
 
 
-@pytest.fixture(params=["python", "pyarrow"])
+@pytest.fixture(params=["python", pytest.param("pyarrow", marks=pytest.mark.needs("pyarrow"))])
 def strings(request: pytest.FixtureRequest) -> Iterator[None]:
-    if request.param == "pyarrow":
-        pytest.importorskip("pyarrow")
     with pd.option_context("mode.string_storage", request.param):
         yield
 

@@ -64,7 +64,9 @@ def framed(columns: dict[str, Any], n: int) -> pd.DataFrame:
     return frames.beside(pd.DataFrame(index=range(n)), columns)
 
 
-@pytest.mark.parametrize("storage", ["python", "pyarrow"])
+@pytest.mark.parametrize(
+    "storage", ["python", pytest.param("pyarrow", marks=pytest.mark.needs("pyarrow"))]
+)
 @given(given_=st.lists(SOME, max_size=6) | ALIKE)
 @example(given_=['{"error":1,"output_error":2}', '{"output_error":3,"error":4}'])
 @example(given_=['{"a":1}', "null", None, "[1,{}]", '{"output":5}'])

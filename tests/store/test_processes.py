@@ -162,7 +162,13 @@ def bus(file: Path) -> Iterator[mt.EventBus]:
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OPENBLAS_NUM_THREADS": "1"}
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OPENBLAS_NUM_THREADS": "1",
+        # of a fork beside threads, from Python 3.12 on: these programs fork on purpose
+        "PYTHONWARNINGS": "ignore:This process:DeprecationWarning",
+    }
 
 
 def ledger(file: Path, sql: str) -> list[tuple[int, ...]]:
