@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 import importlib.util
 import shutil
+from typing import Any
 
 import pytest
 
-LEFT_OUT = pytest.StashKey[list[pytest.Item]]()
+LEFT_OUT = pytest.StashKey[str]()
+_LEFT_OUT = "left out"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,18 +30,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if missing(item)]
     if not left_out:
         return
+    config.stash[LEFT_OUT] = said = line(left_out)
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist: another one prints
+        config.workeroutput[_LEFT_OUT] = said
     if config.getoption("--all"):
-        raise pytest.UsageError(f"{line(left_out)}. CONTRIBUTING.md says how to install them.")
-    config.stash[LEFT_OUT] = left_out
+        left_out = items.copy()
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if not missing(item)]
+    kept = set(items).difference(left_out)
+    items[:] = [item for item in items if item in kept]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--all") and session.config.stash.get(LEFT_OUT, ""):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over the line of a process that collected the tests. All collect the same ones."""
+    if said := getattr(node, "workeroutput", {}).get(_LEFT_OUT):
+        node.config.stash[LEFT_OUT] = said
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if left_out := config.stash.get(LEFT_OUT, []):
-        terminalreporter.write_line(f"{line(left_out)}: `make test-all` runs them")
+    if said := config.stash.get(LEFT_OUT, ""):
+        advice = (
+            "and so none was run. CONTRIBUTING.md says how to install them"
+            if config.getoption("--all")
+            else "`make test-all` runs them"
+        )
+        terminalreporter.write_line(f"{said}: {advice}")
 
 
 def line(left_out: list[pytest.Item]) -> str:
