@@ -373,19 +373,20 @@ def test_backlog_of_a_kernel_that_is_shut_down_is_ended_by_another_process(
 
 
 def test_kernel_that_has_the_time_releases_everything_it_holds(
-    notebook: Notebook, bus: mt.EventBus, file: Path
+    notebook: Notebook, bus: mt.EventBus, file: Path, tmp_path: Path
 ) -> None:
     notebook.run(f"""
-        import time
+        import pathlib, time
         import mltrigger as mt
         mt.use("sqlite:///{file}")
-        def stuck(_):
+        def stuck(number):
+            pathlib.Path("{tmp_path}", f"{{number}}.began").touch()
             time.sleep(3600)
         mt.subscribe("numbers", mt.model(stuck, version="1.0.0"), max_concurrency=2)
         """)
     bus.publish_batch("numbers", range(10))
     sub = bus.subscription("stuck")
-    wait_until(lambda: sub.depth().in_flight == 2)
+    wait_until(lambda: len([*tmp_path.glob("*.began")]) == 2)
 
     notebook.shutdown(patience_s=40)
 
