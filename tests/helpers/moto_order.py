@@ -1,26 +1,30 @@
-"""SQS of moto keeps the order of a group as AWS does, however its requests meet.
+"""Moto keeps the order of a group as AWS does, and does one request at a time, as AWS seems to.
 
 While moto looks for messages to give out, it forgets one by one that they were in flight. If two of
-a group came back, it gives out the later one first. A request that changes messages may also come in
-the middle of such a look.
+a group came back, it gives out the later one first. Its server has a thread for each request and no
+lock. A second one may subscribe while it walks through all subscriptions, and then it answers 500.
 """
 
 from __future__ import annotations
 
+import inspect
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from moto.sns.models import SNSBackend
 from moto.sqs.models import Message, Queue, SQSBackend
 
 _HELD_UP_S = 0.02
 _EMPTY_S = 0.2
+_MAY_WAIT = {"receive_message", "publish", "publish_batch"}
+"""Wait for messages, or for a program behind an address: other requests go on beside them."""
 
 
 def keep_order(patch: pytest.MonkeyPatch) -> None:
-    """Let moto forget all messages that came back before it looks, and look undisturbed."""
+    """Let moto do one thing at a time, and forget all messages that came back before it looks."""
     lock = threading.RLock()
     receive = SQSBackend.receive_message
 
@@ -55,6 +59,17 @@ def keep_order(patch: pytest.MonkeyPatch) -> None:
         return changed
 
     patch.setattr(SQSBackend, "receive_message", receives)
-    for name in ("change_message_visibility", "change_message_visibility_batch"):
-        patch.setattr(SQSBackend, name, undisturbed(getattr(SQSBackend, name)))
     patch.setattr(Queue, "delete_message", undisturbed(Queue.delete_message))
+    # A publish reads the subscriptions of its topic between the messages that it sends.
+    inner = [(SNSBackend, "_get_topic_subscriptions")]
+    for backend, name in [*inner, *_requests(SNSBackend), *_requests(SQSBackend)]:
+        patch.setattr(backend, name, undisturbed(getattr(backend, name)))
+
+
+def _requests(backend: type) -> list[tuple[type, str]]:
+    """Return the requests of *backend* that never wait, as pairs of it and a name."""
+    return [
+        (backend, name)
+        for name, made in vars(backend).items()
+        if inspect.isfunction(made) and not name.startswith("_") and name not in _MAY_WAIT
+    ]
