@@ -1,4 +1,4 @@
-"""Moto keeps the order of a group as AWS does, and does one request at a time, as AWS seems to.
+"""Moto keeps the order of a group as AWS does, and requests that meet do not disturb each other.
 
 While moto looks for messages to give out, it forgets one by one that they were in flight. If two of
 a group came back, it gives out the later one first. Its server has a thread for each request and no
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from moto.sns.models import SNSBackend
-from moto.sqs.models import Message, Queue, SQSBackend
+from moto.sqs.models import Message, SQSBackend
 
 _HELD_UP_S = 0.02
 _EMPTY_S = 0.2
@@ -59,7 +59,6 @@ def keep_order(patch: pytest.MonkeyPatch) -> None:
         return changed
 
     patch.setattr(SQSBackend, "receive_message", receives)
-    patch.setattr(Queue, "delete_message", undisturbed(Queue.delete_message))
     # A publish reads the subscriptions of its topic between the messages that it sends.
     inner = [(SNSBackend, "_get_topic_subscriptions")]
     for backend, name in [*inner, *_requests(SNSBackend), *_requests(SQSBackend)]:
