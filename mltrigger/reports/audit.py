@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import FINAL, OUTCOMES
 from mltrigger.store.revisions import END, History, Period, histories
-from mltrigger.store.schema import CODES, FINAL_CODES
+from mltrigger.store.tables import CODES, FINAL_CODES
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Reader, Store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mltrigger.store.archive import SOURCE, TYPE
 from mltrigger.store.outcomes import NO_EVENTS
-from mltrigger.store.schema import ATTEMPT, FINAL_CODES
+from mltrigger.store.tables import ATTEMPT, FINAL_CODES
 from mltrigger.store.transaction import Reader
 
 VISIBLE = "coalesce(i.visible_us, e.by_rows_us, e.published_us)"

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 from mltrigger.broker import Sending, SubscriptionSpec
 from mltrigger.errors import NameTaken
-from mltrigger.store import leases
+from mltrigger.store import leases, ledger
 from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.lots import LotOf, insert_lot, next_row
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.queue import INSERT_READY, Waiting
 from mltrigger.store.registry import ensure_topic, next_generation
-from mltrigger.store.schema import CODES
+from mltrigger.store.tables import CODES
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled, tally
@@ -193,6 +193,8 @@ def bind(
         reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, {"s": known.id})
         tally(transaction, known.id, worker_id, "skipped", -reopened)
         tally(transaction, known.id, worker_id, "interrupted", reopened)
+    ((number,),) = transaction.query("SELECT id FROM subscription WHERE name = :name", row)
+    ledger.bound(transaction, number, subscription.selector, ledger.user(), now_us)
 
 
 def _place_cursor(

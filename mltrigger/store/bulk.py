@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mltrigger.store.attempts import settled_since
 from mltrigger.store.keys import id_text, trace_id
 from mltrigger.store.outcomes import OUTCOMES, ROLES
-from mltrigger.store.schema import CODES
+from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Row
 
 if TYPE_CHECKING:

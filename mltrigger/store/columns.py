@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.store.bulk import IN_DETAIL, KINDS, Bulk, joined
 from mltrigger.store.outcomes import NO_EVENTS, OUTCOMES, ROLES
-from mltrigger.store.schema import CODES
+from mltrigger.store.tables import CODES
 
 if TYPE_CHECKING:
     import numpy as np

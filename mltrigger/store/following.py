@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mltrigger.store.attempts import AFTER, BY_LOTS, COLUMNS, FINAL, FROM, INVOKED, NEWEST
-from mltrigger.store.schema import FINAL_CODES
+from mltrigger.store.tables import FINAL_CODES
 from mltrigger.store.transaction import Row, Store
 
 _ENDED_AFTER = f"""

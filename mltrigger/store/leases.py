@@ -32,6 +32,8 @@ class Lease(NamedTuple):
     until_us: int
     worker_id: int
     outside: int
+    binding: int = 0
+    """The newest binding when it was claimed."""
 
     @property
     def key(self) -> Row:
@@ -80,7 +82,7 @@ def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: i
     A delayed event that is due may lie between those of the range. The range ends before it and
     goes on behind it, so that one row of a number covers each event.
     """
-    times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
+    times = (term.received_us, term.until_us, term.worker_id, int(term.outside), term.binding)
     s, number = term.subscription_id, term.number
     rows: list[Row] = []
     for seq, visible_us, attempt, failures, abandoned, *_ in found[: len(found) - in_range]:
@@ -103,15 +105,15 @@ def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
 
 def hold_range(transaction: Transaction, term: Term, low: int, high: int, n: int) -> None:
     """Lease the *n* plain events of a topic from *low* to *high* as one range."""
-    times = (term.received_us, term.until_us, term.worker_id, int(term.outside))
+    times = (term.received_us, term.until_us, term.worker_id, int(term.outside), term.binding)
     row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times)
     transaction.execute_many(_INSERT, [row])
 
 
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
     """Lease events that this transaction has published, each on its own."""
-    s, number, at_us, until_us, worker_id, _ = term
-    times = (at_us, at_us, until_us, worker_id, 0)
+    s, number, at_us, until_us, worker_id, _, binding = term
+    times = (at_us, at_us, until_us, worker_id, 0, binding)
     rows = [(s, number, seq, seq, 1, 1, 0, 0, *times) for seq in seqs]
     transaction.execute_many(_INSERT, rows)
 

@@ -26,7 +26,8 @@ from mltrigger.store.unit import Uncalled, record_uncalled
 _STANDING = """
 SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
-  (SELECT value FROM setting WHERE name = 'generation')
+  (SELECT value FROM setting WHERE name = 'generation'),
+  (SELECT max(number) FROM binding WHERE subscription_id = :s)
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
 BEHIND = """
@@ -74,7 +75,8 @@ _GONE = "the process that called the model ended before it answered: call it aga
 class Standing(NamedTuple):
     """How far a subscription is.
 
-    ``due_us`` is when its first row falls due. ``generation`` is that of the registry.
+    ``due_us`` is when its first row falls due. ``generation`` is that of the registry. ``binding``
+    is the number of its newest one.
     """
 
     topic_id: int
@@ -83,6 +85,7 @@ class Standing(NamedTuple):
     next_lease: int
     due_us: int | None
     generation: str | None
+    binding: int | None
 
 
 def standing(transaction: Transaction, subscription_id: int) -> Standing | None:

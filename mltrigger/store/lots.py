@@ -12,7 +12,7 @@ import orjson
 from mltrigger.broker import Delivery
 from mltrigger.broker.alike import Alike, seqs_of
 from mltrigger.store.outcomes import Outcome
-from mltrigger.store.schema import CODES
+from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Row, Transaction
 from mltrigger.versions.version import ModelVersion
 

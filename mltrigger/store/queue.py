@@ -103,6 +103,8 @@ class Term(NamedTuple):
     worker_id: int
     outside: bool = False
     """Whether messages of an outside queue belong to them."""
+    binding: int = 0
+    """The newest binding of the subscription."""
 
 
 def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> list[Delivery]:

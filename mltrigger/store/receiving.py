@@ -227,7 +227,10 @@ class Receiving:
         # Read the time after the wait for the store, else the lease might begin in the past.
         now_us = self._clock.now_us()
         until_us = now_us + int(subscription.policy.lease * 1e6)
-        term = Term(subscription.id, at.next_lease, now_us, until_us, self._worker_id())
+        binding = at.binding or 0
+        term = Term(
+            *(subscription.id, at.next_lease, now_us, until_us, self._worker_id()), binding=binding
+        )
         if (alike := ranges.claim(transaction, at, term, max_events)) is not None:
             return _Claimed(term, alike)
         found = leasing.claim(transaction, at, term, max_events)

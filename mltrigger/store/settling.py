@@ -10,7 +10,7 @@ from mltrigger.policy import SUSPECT, charged, cleared
 from mltrigger.store import leases
 from mltrigger.store.leases import Lease
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_DEAD, INSERT_READY, Dead, Waiting
-from mltrigger.store.schema import CODES, FINAL_CODES
+from mltrigger.store.tables import CODES, FINAL_CODES
 from mltrigger.store.transaction import Transaction
 
 FAR_S = 3_600.0

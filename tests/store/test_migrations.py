@@ -10,7 +10,7 @@ import pytest
 from shared import wait_until
 
 import mltrigger as mt
-from mltrigger.store import schema
+from mltrigger.store import tables
 from mltrigger.testing import SimulatedClock
 
 DUMPS = sorted((Path(__file__).parents[1] / "data").glob("store-*.sql"))
@@ -19,7 +19,7 @@ LATER_US = 1_790_007_200_000_000
 
 
 def test_there_is_a_dump_of_the_present_schema() -> None:
-    assert f"store-{schema.VERSION}.sql" in {dump.name for dump in DUMPS}
+    assert f"store-{tables.VERSION}.sql" in {dump.name for dump in DUMPS}
 
 
 @pytest.fixture(params=DUMPS, ids=lambda dump: dump.stem)

@@ -208,7 +208,7 @@ def test_empty_file_becomes_a_store(tmp_path: Path) -> None:
 # -- the schema ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [1, 3, schema.VERSION - 1])
+@pytest.mark.parametrize("version", [1, 3, schema.OLDEST - 1])
 def test_store_of_an_earlier_version_is_refused_with_what_to_do_and_not_changed(
     version: int, file: Path
 ) -> None:
@@ -220,8 +220,8 @@ def test_store_of_an_earlier_version_is_refused_with_what_to_do_and_not_changed(
 
     with pytest.raises(
         mt.StoreError,
-        match=rf"'bus\.db': the store has schema version {version}, this release reads version"
-        rf" {schema.VERSION} only: a build .* name a new file here; nothing was changed",
+        match=rf"'bus\.db': the store has schema version {version}, this release reads versions"
+        rf" {schema.OLDEST} to {schema.VERSION}: a build .* name a new file here; nothing was changed",
     ):
         mt.connect(f"sqlite:///{file}")
 

@@ -1,0 +1,190 @@
+"""The ledger of bindings: which version answers a subscription, from which event number on.
+
+A binding is never changed. A new one is added behind it. So the ledger says for each event which
+version had to answer it, and why.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from mltrigger.clock import Clock
+from mltrigger.store.registry import next_generation
+from mltrigger.store.transaction import Reader, Row, Store, Transaction
+from mltrigger.versions.selector import Selector
+
+Kind = Literal["bind", "promote", "canary", "step", "rollback"]
+
+_COLUMNS = (
+    "number, kind, from_seq, selector, model_version_id, canary, canary_version_id, share, made_us,"
+    " made_by, why, verdict, plan"
+)
+_ROWS = f"SELECT {_COLUMNS} FROM binding WHERE subscription_id = :s ORDER BY number"
+_INSERT = """
+INSERT INTO binding (subscription_id, number, kind, from_seq, selector, model_version_id, canary,
+  canary_version_id, share, made_us, made_by, why, verdict, plan)
+VALUES (:s, :number, :kind, :from_seq, :selector, :model_version_id, :canary, :canary_version_id,
+  :share, :made_us, :made_by, :why, :verdict, :plan)
+"""
+_NUMBER = "SELECT max(number) FROM binding WHERE subscription_id = :s"
+_VERSION = "SELECT id FROM model_version WHERE name = :name AND version = :version"
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
+_LOWEST_OPEN = """
+SELECT min(seq) FROM (
+  SELECT min(seq) AS seq FROM waiting WHERE subscription_id = :s
+  UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
+)
+"""
+_SELECT = "UPDATE subscription SET selector = :selector WHERE id = :s"
+
+
+class Binding(NamedTuple):
+    """One row of the ledger.
+
+    It holds for first attempts of events from ``from_seq`` on. A ``share`` of them, chosen by their
+    keys, goes to the ``canary``. ``plan`` has the steps and the guard of the canary.
+    """
+
+    number: int
+    kind: str
+    from_seq: int
+    selector: str
+    model_version_id: int | None = None
+    canary: str | None = None
+    canary_version_id: int | None = None
+    share: float = 0.0
+    made_us: int = 0
+    made_by: str = ""
+    why: str | None = None
+    verdict: str | None = None
+    plan: str | None = None
+
+    @property
+    def steps(self) -> Mapping[str, Any]:
+        """The plan of the canary."""
+        return dict(json.loads(self.plan)) if self.plan else {}
+
+
+class Change(NamedTuple):
+    """A binding to be added.
+
+    ``after`` is the newest one that the caller knows. ``None`` adds it behind any.
+    """
+
+    kind: Kind
+    selector: str
+    model_version_id: int | None = None
+    canary: str | None = None
+    canary_version_id: int | None = None
+    share: float = 0.0
+    made_by: str = ""
+    why: str | None = None
+    verdict: str | None = None
+    plan: Mapping[str, Any] | None = None
+    backlog: Literal["new", "old"] = "new"
+    after: int | None = None
+
+
+class Ledger:
+    """The ledger of all subscriptions of one store."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+
+    def rows(self, subscription_id: int) -> list[Binding]:
+        """Return the bindings of a subscription, oldest first."""
+        return [Binding(*row) for row in self._store.read(_ROWS, {"s": subscription_id})]
+
+    def append(self, subscription_id: int, change: Change) -> Binding | None:
+        """Add a binding, and let the subscription mean its selector.
+
+        Returns ``None``, and changes nothing, if another binding came in between.
+        """
+        with self._store.transaction() as transaction:
+            return append(transaction, subscription_id, change, self._clock.now_us())
+
+    def set_plan(self, subscription_id: int, number: int, plan: Mapping[str, Any]) -> None:
+        """Complete the plan of a canary by a figure that was measured later."""
+        with self._store.transaction() as transaction:
+            transaction.execute(
+                "UPDATE binding SET plan = :plan WHERE subscription_id = :s AND number = :number",
+                {"s": subscription_id, "number": number, "plan": json.dumps(dict(plan))},
+            )
+
+
+def user() -> str:
+    """Return the name of the user of this process, for the ledger."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # no name in this container
+        return ""
+
+
+def append(
+    transaction: Transaction, subscription_id: int, change: Change, now_us: int
+) -> Binding | None:
+    """Add a binding. See :meth:`Ledger.append`."""
+    ((newest,),) = transaction.query(_NUMBER, {"s": subscription_id})
+    if change.after is not None and change.after != newest:
+        return None
+    number = 0 if newest is None else newest + 1
+    from_seq = 0 if newest is None else _begin(transaction, subscription_id, change.backlog)
+    row = {
+        **change._asdict(),
+        "s": subscription_id,
+        "number": number,
+        "from_seq": from_seq,
+        "made_us": now_us,
+        "plan": None if change.plan is None else json.dumps(dict(change.plan)),
+    }
+    del row["backlog"], row["after"]
+    if row["model_version_id"] is None:
+        row["model_version_id"] = _version_id(transaction, change.selector)
+    transaction.execute(_INSERT, row)
+    transaction.execute(_SELECT, {"s": subscription_id, "selector": change.selector})
+    next_generation(transaction)
+    del row["s"]
+    return Binding(**row)
+
+
+def _begin(transaction: Transaction, subscription_id: int, backlog: str) -> int:
+    """Return the first event of a new binding: the oldest open one, or the next one."""
+    ((newest,),) = transaction.query(_NEWEST, {})
+    if backlog == "old":
+        return int(newest) + 1
+    ((lowest,),) = transaction.query(_LOWEST_OPEN, {"s": subscription_id})
+    return int(newest) + 1 if lowest is None else int(lowest)
+
+
+def bound(
+    transaction: Transaction, subscription_id: int, selector: str, made_by: str, now_us: int
+) -> None:
+    """Add the binding of a ``subscribe``, unless the newest one says the same."""
+    rows = read(transaction, subscription_id)
+    if not rows or rows[-1].selector != selector:
+        append(transaction, subscription_id, Change("bind", selector, made_by=made_by), now_us)
+
+
+def read(reader: Reader, subscription_id: int) -> list[Binding]:
+    """Return the bindings of a subscription in an open transaction or snapshot, oldest first."""
+    return [Binding(*row) for row in reader.query(_ROWS, {"s": subscription_id})]
+
+
+def covering(rows: Sequence[Binding], seq: int) -> Binding:
+    """Return the binding that holds for the first attempt of event *seq*.
+
+    It is the newest one that begins at that event or before. Later bindings with ``backlog="old"``
+    begin behind it.
+    """
+    return next((b for b in reversed(rows) if b.from_seq <= seq), rows[0])
+
+
+def _version_id(transaction: Transaction, selector: str) -> int | None:
+    """Return the registered version that an exact selector means, ``None`` for a floating one."""
+    meant = Selector.parse(selector)
+    of = {"name": meant.name, "version": getattr(meant, "version", None)}
+    rows: Sequence[Row] = transaction.query(_VERSION, of)
+    return int(rows[0][0]) if rows else None
