@@ -27,6 +27,7 @@ from mltrigger.reports.outlook import Outlook
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
+from mltrigger.store.ledger import Ledger
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -86,6 +87,7 @@ class EventBus(Publisher):
             else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
         )
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
+        self._ledger = Ledger(parts.store, clock)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -95,6 +97,8 @@ class EventBus(Publisher):
             origins=self._origins,
             log=self.log,
             registry=self.registry,
+            ledger=self._ledger,
+            judge=lambda spec, rows: None,
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,

@@ -13,6 +13,7 @@ from mltrigger.delivery.lot import Ended, Lot, Remains
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.errors import MltriggerError
+from mltrigger.store.lots import By
 from mltrigger.store.outcomes import FINAL, Outcome
 from mltrigger.store.unit import Invocation
 from mltrigger.versions.running.invoke import Result
@@ -76,28 +77,25 @@ class AnswerRecorder(Recorder):
         self,
         delivery: Delivery,
         refusal: Result,
-        version: ModelVersion,
+        by: By,
         batch_size: int,
         stdout: str | None = None,
     ) -> Ended:
         """Return the outcome of a delivery whose answer does not count. It does not come again."""
         final = refusal._replace(permanent=True)
-        return super().refused(delivery, final, version, batch_size, stdout)
+        return super().refused(delivery, final, by, batch_size, stdout)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Skip deliveries that were not begun."""
         self.skip(deliveries, "stopped")
 
-    def interrupt(self, remains: Remains, version: ModelVersion) -> None:
+    def interrupt(self, remains: Remains, by: By) -> None:
         """End the rest of a lot. The end of this process cuts its call off."""
         now_us, size = self._clock.now_us(), len(remains.called)
         why = "the server stopped before the model answered"
         cut = Result(reason="interrupted", error_type="InterruptedError", error=why)
         self.record(
-            [
-                self.ended(each, cut, version, remains.started_us, now_us, size)
-                for each in remains.called
-            ]
+            [self.ended(each, cut, by, remains.started_us, now_us, size) for each in remains.called]
         )
         self.release(remains.unbegun)
 
@@ -126,7 +124,7 @@ class Answering(OnCall):
 
     def load(self) -> ModelVersion:
         """Load the model, and return its version."""
-        version, _ = self._placement()
+        version, _ = self.bindings()
         return version
 
     def take(self, events: int, wait_s: float = WAIT_S) -> None:
@@ -137,7 +135,7 @@ class Answering(OnCall):
         Refusal
             When none is free within *wait_s* seconds, or the model must pause.
         """
-        _, invoker = self._placement()
+        _, invoker = self.bindings()
         slots = self.spec.policy.max_concurrency or invoker.concurrency
         with self._changed:
             if self._waiting >= MOST_WAITING or self.leftover >= MOST_LEFT_BEHIND:

@@ -102,7 +102,7 @@ class Calls:
             acquitted = self.suspects.acquit(remains.called, result, size)
         return [
             self._recorder.ended(
-                d, acquitted.get(d, result), lot.version, remains.started_us, now_us, size
+                d, acquitted.get(d, result), lot.by, remains.started_us, now_us, size
             )
             for d in remains.called
         ]
@@ -199,7 +199,7 @@ class Calls:
                 else:
                     self._ended(lot, delivery, result, times_us, text, behind)
             else:
-                ended = self._recorder.refused(delivery, refusal, lot.version, 1)
+                ended = self._recorder.refused(delivery, refusal, lot.by, 1)
                 now_us = clock()
                 self._keep(lot, delivery, ended, behind)
             # do not hold answers back, nor spend more time on recording than on running
@@ -223,7 +223,7 @@ class Calls:
         stdout: str | None,
         behind: set[str],
     ) -> None:
-        ended = self._recorder.ended(delivery, result, lot.version, *times_us, 1, stdout)
+        ended = self._recorder.ended(delivery, result, lot.by, *times_us, 1, stdout)
         self._keep(lot, delivery, ended, behind)
 
     @staticmethod
@@ -259,7 +259,7 @@ class Calls:
         finished_us, size = lot.returned_us or now_us, len(called)
         if called and not refusals and self._recorder.takes_whole(called, results):
             outputs = outputs_of(results)
-            well = Succeeded(called, outputs, lot.version, started_us, finished_us, None, text)
+            well = Succeeded(called, outputs, lot.by, started_us, finished_us, None, text)
             lot.answered([well], size)
             self._pace.heed(results[0], now_us)
             self._learn_batch(lot, size, now_us)
@@ -271,11 +271,9 @@ class Calls:
         for d in batch:
             refusal = OUT_OF_ORDER if d.group in behind else refusals.get(d)
             ended = (
-                self._recorder.refused(d, refusal, lot.version, size, text)
+                self._recorder.refused(d, refusal, lot.by, size, text)
                 if refusal is not None
-                else self._recorder.ended(
-                    d, judged[d], lot.version, started_us, finished_us, size, text
-                )
+                else self._recorder.ended(d, judged[d], lot.by, started_us, finished_us, size, text)
             )
             text = None  # the output of a batch cannot be told apart: the first event keeps it
             if d.group is not None and not ended.is_final:

@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.bindings import Bindings
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.sizing import LotSize
 from mltrigger.errors import MltriggerError
 from mltrigger.store.unit import Unit
 from mltrigger.versions.running.invoke import Caller
-from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.running.turns import HERE
 
 Look = Callable[[SubscriptionSpec, str | None], str | None]
@@ -41,7 +41,7 @@ class Claims:
 
     Parameters
     ----------
-    spec, placement, broker, clock, pace, recorder, size
+    spec, bindings, broker, clock, pace, recorder, size
         Parts of the listener.
     look : callable, optional
         Looks for a newer registry.
@@ -52,7 +52,7 @@ class Claims:
     def __init__(
         self,
         spec: SubscriptionSpec,
-        placement: Placement,
+        bindings: Bindings,
         broker: Broker,
         clock: Clock,
         pace: Pace,
@@ -61,7 +61,7 @@ class Claims:
         look: Look | None,
         stopping: threading.Event,
     ) -> None:
-        self._spec, self._placement, self._broker, self._clock = spec, placement, broker, clock
+        self._spec, self._bindings, self._broker, self._clock = spec, bindings, broker, clock
         self._pace, self._recorder, self._size = pace, recorder, size
         self._look, self._stopping = look, stopping
         self._generation: str | None = None
@@ -72,6 +72,8 @@ class Claims:
         """Ask the registry for changes if need be. Return False if another listener takes over."""
         if self._outdated and self._look is not None:
             found = self._look(self._spec, self._generation)
+            if found is not None:
+                self._bindings.refresh()  # after the generation: at least as new
             self._generation, self._outdated = found, found is None
             if self._outdated:
                 self._stopping.wait(_NUDGE_S)
@@ -79,8 +81,8 @@ class Claims:
 
     def room(self, slots: Callable[[Caller], int], in_use: Collection[Caller]) -> Room:
         """Return how much may begin now. Raises, and leases nothing, if the model is not there."""
-        _, invoker = self._placement()
-        self._placement.tidy(in_use)
+        _, invoker = self._bindings()
+        self._bindings.tidy(in_use)
         size, free = self._size.of(invoker), slots(invoker)
         most = free * (min(size, _FEW) if self._are_few else size)
         most = min(most, self._pace.room(self._clock.now_us()))

@@ -174,7 +174,7 @@ class Direct:
         with contextlib.suppress(MltriggerError):  # the selector means another one by now
             version = listener.load()
             for row in rows:
-                if row.model_version_id in (None, version.id):
+                if row.by is None or row.by.version_id == version.id:
                     yield row.delivery.seq, _answered(row, version)
 
     def ready(self, selector: Selector) -> ModelVersion:
@@ -255,7 +255,7 @@ class Direct:
 
 
 def _answered(row: Invocation, version: ModelVersion) -> Answer:
-    result, ran = row.result, row.model_version_id is not None
+    result, ran = row.result, row.by is not None
     took_ms = (
         (row.finished_us - row.started_us) / 1000
         if row.started_us is not None and row.finished_us is not None

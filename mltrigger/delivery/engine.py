@@ -10,11 +10,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.answering import Answering
+from mltrigger.delivery.assembly import Assembly, Judge
 from mltrigger.delivery.feeders import Feeders
 from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
 from mltrigger.delivery.lineage import Descent
@@ -23,15 +24,15 @@ from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import StoreError
+from mltrigger.store.ledger import Ledger
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.text import LogFilter
 from mltrigger.versions.describe import Model
-from mltrigger.versions.running.placement import Executing, Placement
+from mltrigger.versions.running.placement import Executing
 from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
-Kind = TypeVar("Kind", bound=Listener)
 
 # A library never prints. Users who want these messages configure the logger "mltrigger".
 logger.addHandler(logging.NullHandler())
@@ -54,8 +55,10 @@ class Engine:
     resolve, forget : callable
         The first takes a selector and returns a function that finds its model version and model.
         The second makes that function ask the registry again.
-    broker, outside, origins, log, registry, clock
+    broker, outside, origins, log, registry, ledger, clock
         The parts that listeners work with.
+    judge : callable
+        Looks at the figures of the canary of a subscription.
     tidy : callable
         Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
@@ -82,6 +85,8 @@ class Engine:
         origins: Origins,
         log: Log,
         registry: Registry,
+        ledger: Ledger,
+        judge: Judge,
         clock: Clock,
         tidy: Callable[[], object],
         descent: Descent,
@@ -94,19 +99,20 @@ class Engine:
         self.worker_id = 0
         self.feeders = Feeders(feed)
         self._registry, self._broker, self._origins = registry, broker, origins
-        self._resolve, self._forget, self._sender = resolve, forget, sender
+        self._forget, self._sender = forget, sender
         self._join_store, self._news = join, news
         self._seen: object = None
         self._followed: object = None
         self._restless = self._lost = False
-        self._parts: dict[str, Any] = {
-            "broker": broker,
-            "outside": outside,
-            "log": log,
-            "clock": clock,
-            "descent": descent,
-        }
         self._workers = ThreadWorkers()
+        self._assembly = Assembly(
+            *(resolve, ledger, judge, origins, clock, self._workers),
+            look=self._look,
+            broker=broker,
+            outside=outside,
+            log=log,
+            descent=descent,
+        )
         chores = [
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
             Chore(lambda: min(LOOK_S, every_s()), self._look_for_news),
@@ -117,7 +123,6 @@ class Engine:
             chores.append(Chore(lambda: UPKEEP_S, upkeep))
         self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
-        self._executors: dict[str, Executing] = {}
         self._retired: list[Listener] = []
         self._on_call: list[Answering] = []
         self._guard = threading.Lock()
@@ -161,7 +166,9 @@ class Engine:
         """
         with self._guard:
             running = self._listeners.get(spec.name)
-            if running is None or running.spec != spec:
+            if running is not None and self._assembly.goes_on(spec, running.spec):
+                running.spec = spec
+            else:
                 if self.worker_id == 0:
                     self.worker_id = self._join_store()
                 if running is not None:
@@ -183,11 +190,11 @@ class Engine:
         Returns whether this ended a listener. Then it has to be started again.
         """
         with self._guard:
-            if executor is self._executors.get(name):
+            if executor is self._assembly.executors.get(name):
                 return False
-            self._executors.pop(name, None)
+            self._assembly.executors.pop(name, None)
             if executor is not None:
-                self._executors[name] = executor
+                self._assembly.executors[name] = executor
             running = self._listeners.pop(name, None)
             if running is not None:
                 self._retired = [r for r in self._retired if r.state != "stopped"] + [running]
@@ -198,7 +205,7 @@ class Engine:
     def borrowed(self, spec: SubscriptionSpec) -> OnCall:
         """Return a listener that is never started. The caller receives, and calls ``process``."""
         self._join()
-        return self._listener(spec, OnCall)
+        return self._assembly.listener(spec, OnCall)
 
     def answering(self, spec: SubscriptionSpec, broker: Broker, placed_like: str) -> Answering:
         """Return a listener for direct calls, with the leases of *broker*.
@@ -207,7 +214,9 @@ class Engine:
         it.
         """
         self._join()
-        listener = self._listener(spec, Answering, placed_like, broker=broker, outside=None)
+        listener = self._assembly.listener(
+            spec, Answering, placed_like, broker=broker, outside=None
+        )
         listener.state = "listening"
         self._on_call.append(listener)
         self._keeper.watch(listener)
@@ -264,7 +273,8 @@ class Engine:
         if generation == known:
             return known
         self._forget()
-        if self._registry.subscription(spec.name) == spec:
+        found = self._registry.subscription(spec.name)
+        if found is not None and self._assembly.goes_on(found, spec):
             return generation
         self._follow()
         return None
@@ -354,22 +364,13 @@ class Engine:
         self._workers.close()
 
     def _started(self, spec: SubscriptionSpec) -> Listener:
-        listener = self._listener(spec, Listener)
+        listener = self._assembly.listener(spec, Listener)
         self._registry.listening(spec.id, self.worker_id, on=True)
         listener.start()
         self._keeper.watch(listener)  # after the start: it forgets a listener that is stopped
         return listener
 
-    def _listener(
-        self, spec: SubscriptionSpec, kind: type[Kind], placed_like: str = "", **others: Any
-    ) -> Kind:
-        executor = self._executors.get(placed_like or spec.name)
-        placed = Placement(self._resolve(spec.selector), spec.policy, executor)
-        return kind(
-            spec,
-            placed,
-            look=self._look,
-            workers=self._workers,
-            prepare=self._origins.prepare(spec),
-            **{**self._parts, **others},
-        )
+    def prepare(self, name: str, selector: str) -> None:
+        """Load a version for the listener of subscription *name*, if there is one here."""
+        if (listener := self._listeners.get(name)) is not None:
+            listener.bindings.prepare(selector)

@@ -9,17 +9,19 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from mltrigger.broker import Broker, Delivery, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.bindings import Bindings
 from mltrigger.delivery.calls import Calls
 from mltrigger.delivery.claims import Claims, Look, Room
 from mltrigger.delivery.lineage import Descent
-from mltrigger.delivery.lot import Lot, shared_out, suspects_last
+from mltrigger.delivery.lot import Lot
+from mltrigger.delivery.opening import opened
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.slots import Slots
+from mltrigger.delivery.states import State
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import Closed, DiskFailed, InvalidModel, MltriggerError, NotFound
 from mltrigger.event.event import Event
@@ -27,7 +29,6 @@ from mltrigger.store.log import Log
 from mltrigger.store.unit import Unit
 from mltrigger.versions.running.current import Place
 from mltrigger.versions.running.invoke import Caller
-from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.running.turns import HERE
 
 logger = logging.getLogger("mltrigger")
@@ -39,10 +40,8 @@ MOST_LEFT_BEHIND = 32
 _WAITS_FOR_MODEL_S = 15.0
 _NUDGE_S, _HOLD_S = 0.02, 0.25
 
-Waits = Literal["waiting for the model", "waiting for the store", "waiting for calls that hang"]
 First = Callable[[], Lot | None] | None
 """Begins deliveries that are leased already."""
-State = Literal["stopped", "stopped by the store", "listening"] | Waits
 
 
 class Listener:
@@ -52,9 +51,8 @@ class Listener:
     ----------
     spec : SubscriptionSpec
         The subscription.
-    placement : Placement
-        Resolves the selector to a model version, and says how to call it. The listener tidies it,
-        and closes it at the end.
+    bindings : Bindings
+        The versions that answer the subscription. The listener tidies and closes them.
     workers
         The threads that call the model.
     outside : Outside, optional
@@ -63,7 +61,7 @@ class Listener:
         Makes an event ready for the model. A source attaches how to open its object.
     look : callable, optional
         Takes a generation of the registry and looks for a newer one. Returns the generation that
-        *placement* resolves for, or None if the subscription is not *spec* any more.
+        *bindings* hold for, or None if the subscription is not *spec* any more.
     uniform : callable
         Returns a random number between two bounds, for the backoff.
     descent : Descent, optional
@@ -75,7 +73,7 @@ class Listener:
     def __init__(
         self,
         spec: SubscriptionSpec,
-        placement: Placement,
+        bindings: Bindings,
         *,
         broker: Broker,
         log: Log,
@@ -93,7 +91,7 @@ class Listener:
         """The reason of a state that waits."""
         self.leftover = 0
         """How many timed-out calls go on."""
-        self._placement, self._broker, self._clock = placement, broker, clock
+        self.bindings, self._broker, self._clock = bindings, broker, clock
         self._outside = outside
         self._workers, self._uniform = workers, uniform
         self._recorder = self.recording(spec, broker, log, clock, uniform, descent, outside)
@@ -105,7 +103,7 @@ class Listener:
         self._kept: First = None
         self._late: dict[Lot, Callable[[], None]] = {}
         self._claims = Claims(
-            *(spec, placement, broker, clock, self._pace, self._recorder, self._calls.size),
+            *(spec, bindings, broker, clock, self._pace, self._recorder, self._calls.size),
             *(look, self._stopping),
         )
 
@@ -146,9 +144,9 @@ class Listener:
         for lot in left:
             if (remains := lot.close()) is not None:
                 self._recorder.record(remains.answers)
-                self._recorder.interrupt(remains, lot.version)
+                self._recorder.interrupt(remains, lot.by)
                 self._finished(lot)
-        self._placement.close()
+        self.bindings.close()
         self.state = "stopped"
 
     @property
@@ -274,7 +272,7 @@ class Listener:
             return None
         try:
             # to load a newer version takes time: the answers come first
-            room = self._room(ending=1) if self._placement.is_loaded else None
+            room = self._room(ending=1) if self.bindings.is_loaded else None
         except Exception:  # this thread receives next, and meets it again
             return None
         return functools.partial(self._follow, lot, room) if room and room.events > 0 else None
@@ -295,10 +293,7 @@ class Listener:
             self._kept = first
 
     def _begun(self, deliveries: Sequence[Delivery], room: Room) -> Lot | None:
-        """Begin a lot of *deliveries* in each free slot. Return the one for this thread.
-
-        The duty to receive is no longer its own then.
-        """
+        """Begin lots of *deliveries*, and pass the duty on. Return the lot for this thread."""
         if not (deliveries := self._claims.admitted(deliveries)):
             return None
         own, *others = self._opened(deliveries, room)
@@ -311,20 +306,18 @@ class Listener:
     def _opened(self, deliveries: Sequence[Delivery], room: Room) -> list[Lot]:
         """Return *deliveries* as lots for the free slots. Release the rest."""
         try:
-            version, invoker = self._placement()  # again: an alias may have moved meanwhile
+            # again: an alias may have moved meanwhile
+            parts = self.bindings.parts(deliveries)
         except BaseException:
             self._recorder.release(deliveries)
             raise
-        if not room.batches:  # each is asked for on its own
-            deliveries = list(deliveries)
-        shared = shared_out(deliveries, room.slots, room.size, room.batches, self._calls.suspects)
-        lots = []
-        for each in suspects_last(shared[: room.slots]):
-            lots.append(lot := Lot(each, version, invoker, self._clock.now_us()))
+        size, suspects = self._calls.size.of, self._calls.suspects
+        lots, left = opened(parts, room.slots, size, suspects, self._clock.now_us())
+        for lot in (each for head in lots for each in head.chain):
             self._slots.add(lot)
             if self._stopping.is_set():
                 lot.stop_after_current()
-        self._claims.give_back([d for rest in shared[room.slots :] for d in rest])
+        self._claims.give_back(left)
         return lots
 
     # -- invoke ------------------------------------------------------------------------------------
@@ -334,13 +327,18 @@ class Listener:
         try:
             self._workers.submit(call)
         except RuntimeError:
-            self._close(lot)
+            for each in lot.chain:
+                self._close(each)
             raise
 
     def _run(self, lot: Lot) -> None:
-        """Run and record one lot, release deliveries that were not begun. Never raises."""
+        """Run and record a lot and those behind it. Release the rest of each. Never raises."""
         self._calls.run(lot, functools.partial(self._following, lot))
-        if not self._close(lot) and lot.turn is not None and lot.turn.behind:
+        if self._close(lot):
+            self.bindings.watch()
+            if lot.then is not None:
+                self._run(lot.then)
+        elif lot.turn is not None and lot.turn.behind:
             with self._changed:
                 self.leftover -= 1
                 self._changed.notify_all()
@@ -395,6 +393,8 @@ class Listener:
             self._recorder.record([*remains.answers, *late])
             self._recorder.release(remains.unbegun)
             self._finished(lot)
+            if lot.then is not None:
+                self._run(lot.then)
             self._serve_on()
 
         self._late[lot] = record

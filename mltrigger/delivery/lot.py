@@ -14,12 +14,11 @@ from mltrigger.broker import Delivery, Settlement
 from mltrigger.broker.alike import Alike
 from mltrigger.delivery.suspects import Suspects
 from mltrigger.event.event import Event
-from mltrigger.store.lots import Succeeded
+from mltrigger.store.lots import By, Succeeded
 from mltrigger.store.unit import Invocation
 from mltrigger.versions.running.current import ENCODING_S
 from mltrigger.versions.running.invoke import Caller
 from mltrigger.versions.running.turns import Turn
-from mltrigger.versions.version import ModelVersion
 
 _ENCODING_US = int(ENCODING_S * 1e6)
 
@@ -68,15 +67,17 @@ class Lot:
     """
 
     def __init__(
-        self, deliveries: Sequence[Delivery], version: ModelVersion, invoker: Caller, now_us: int
+        self, deliveries: Sequence[Delivery], by: By, invoker: Caller, now_us: int
     ) -> None:
-        self.version = version
+        self.by = by
         self.invoker = invoker
         self.extended_us = self.taken_us = now_us
         self.started_us: int | None = None
         self.called_us = now_us  # like started_us, but kept after the call
         self.returned_us: int | None = None
         self.turn: Turn | None = None
+        self.then: Lot | None = None
+        """The lot of another version that follows in the same slot."""
         self._deliveries = deliveries
         self._begun = 0  # deliveries that the model was called with
         self._ended = 0  # deliveries that it has answered
@@ -86,6 +87,11 @@ class Lot:
         self._closed = False
         self._stop = False
         self._lock = threading.Lock()
+
+    @property
+    def chain(self) -> list[Lot]:
+        """The lot itself, and those that follow it in its slot."""
+        return [self, *(self.then.chain if self.then is not None else ())]
 
     def __len__(self) -> int:
         """Return how many deliveries are not settled."""
@@ -179,7 +185,7 @@ class Lot:
             if self._closed:
                 return
             if (well := self._well) is None:
-                well = self._well = Succeeded([], [], self.version, *times_us, [])
+                well = self._well = Succeeded([], [], self.by, *times_us, [])
                 self._answers.append(well)
             well.add(delivery, output, times_us)
             self._ended += 1

@@ -34,7 +34,10 @@ class OnCall(Listener):
 
     def _lots(self, deliveries: Sequence[Delivery]) -> list[Lot]:
         """Return *deliveries* as lots of the model's size, those that killed a process last."""
-        version, invoker = self._placement()
-        size = self._calls.size.of(invoker) if invoker.batches else len(deliveries)
-        lots = shared_out(deliveries, 1, size, invoker.batches, self._calls.suspects)
-        return [Lot(each, version, invoker, self._clock.now_us()) for each in suspects_last(lots)]
+        lots: list[Lot] = []
+        for (by, invoker), own in self.bindings.parts(deliveries):
+            size = self._calls.size.of(invoker) if invoker.batches else len(own)
+            shared = shared_out(own, 1, size, invoker.batches, self._calls.suspects)
+            now_us = self._clock.now_us()
+            lots += [Lot(each, by, invoker, now_us) for each in suspects_last(shared)]
+        return lots

@@ -22,11 +22,10 @@ from mltrigger.errors import Closed, DiskFailed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
 from mltrigger.store.log import Log
-from mltrigger.store.lots import Succeeded
+from mltrigger.store.lots import By, Succeeded
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.unit import Invocation, Unit
 from mltrigger.versions.running.invoke import Answers, Result, failure
-from mltrigger.versions.version import ModelVersion
 
 logger = logging.getLogger("mltrigger")
 
@@ -85,7 +84,7 @@ class Recorder:
         self,
         delivery: Delivery,
         result: Result,
-        version: ModelVersion,
+        by: By,
         started_us: int | None,
         finished_us: int,
         batch_size: int,
@@ -99,7 +98,7 @@ class Recorder:
         row = Invocation(
             delivery,
             outcome,
-            version.id,
+            by,
             result,
             started_us,
             finished_us,
@@ -113,7 +112,7 @@ class Recorder:
         self,
         delivery: Delivery,
         refusal: Result,
-        version: ModelVersion,
+        by: By,
         batch_size: int,
         stdout: str | None = None,
     ) -> Ended:
@@ -128,7 +127,7 @@ class Recorder:
         row = Invocation(
             delivery,
             outcome,
-            version.id,
+            by,
             refusal,
             None,
             None,
@@ -248,13 +247,13 @@ class Recorder:
         if deliveries:
             self._patiently(lambda: self._settle([Settlement(d, "release") for d in deliveries]))
 
-    def interrupt(self, remains: Remains, version: ModelVersion) -> None:
+    def interrupt(self, remains: Remains, by: By) -> None:
         """Release the rest of a lot at the end of the listener.
 
         The call under way is recorded as ``interrupted``. It spends no attempt.
         """
         if remains.called or remains.unbegun:
-            self._patiently(lambda: self._interrupt(remains, version))
+            self._patiently(lambda: self._interrupt(remains, by))
 
     def _record(self, answers: Sequence[Answer], following: Callable[[Unit], None] | None) -> None:
         rows: list[Invocation] = []
@@ -266,7 +265,7 @@ class Recorder:
                 elif self._broker.ack(answer.deliveries, unit):
                     rows += self._record_ended(ended, unit)
                     ended = []
-                    unit.record_well(answer, self._spec.role)
+                    unit.record_well(answer)
                 else:  # a lease was lost
                     ended += self._one_by_one(answer)
             rows += self._record_ended(ended, unit)
@@ -296,18 +295,18 @@ class Recorder:
         ):
             batch_size = size if well.times is None else 1
             result = Result(output)
-            ended.append(self.ended(d, result, well.version, *times_us, batch_size, text))
+            ended.append(self.ended(d, result, well.by, *times_us, batch_size, text))
             text = None
         return ended
 
     def recorded(self, rows: Sequence[Invocation]) -> None:
         """Take note of *rows*, which are durable now."""
 
-    def _interrupt(self, remains: Remains, version: ModelVersion) -> None:
+    def _interrupt(self, remains: Remains, by: By) -> None:
         now_us, size, started_us = self._clock.now_us(), len(remains.called), remains.started_us
         given_back = [Settlement(d, "release") for d in [*remains.called, *remains.unbegun]]
         rows = [
-            Invocation(d, "interrupted", version.id, Result(), started_us, now_us, size, "stopped")
+            Invocation(d, "interrupted", by, Result(), started_us, now_us, size, "stopped")
             for d in remains.called
         ]
         with self._log.unit() as unit:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from mltrigger.policy import MAX_ABANDONED, SUSPECT
 from mltrigger.store import leases
+from mltrigger.store.begun import begun_by
 from mltrigger.store.leases import Member
+from mltrigger.store.lots import By
 from mltrigger.store.queue import (
     CLAIM_RANGE,
     CLAIM_READY,
@@ -229,9 +231,13 @@ def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str
             for m in dead
         ],
     )
-    record_uncalled(transaction, [_ended(m, "lease_expired") for m in again], "abandoned", now_us)
-    died = [_ended(m, "worker_died", _GONE if direct else None) for m in dead]
-    record_uncalled(transaction, died, "dead", now_us, role)
+    over = again + dead
+    by = begun_by(transaction, subscription_id, over, role)
+    reasons = [*["lease_expired"] * len(again), *["worker_died"] * len(dead)]
+    said = _GONE if direct else None
+    ended = [_ended(*each, said) for each in zip(over, by, reasons, strict=True)]
+    record_uncalled(transaction, ended[: len(again)], "abandoned", now_us)
+    record_uncalled(transaction, ended[len(again) :], "dead", now_us)
     return bool(dead)
 
 
@@ -243,7 +249,7 @@ def _waiting(m: Member) -> Waiting:
     )
 
 
-def _ended(m: Member, reason: str, error: str | None = None) -> Uncalled:
+def _ended(m: Member, by: By, reason: str, error: str | None) -> Uncalled:
     lease = m.lease
     return Uncalled(
         lease.subscription_id,
@@ -254,4 +260,5 @@ def _ended(m: Member, reason: str, error: str | None = None) -> Uncalled:
         lease.worker_id,
         reason,
         error,
+        by,
     )

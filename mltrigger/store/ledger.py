@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mltrigger.clock import Clock
+from mltrigger.store import tries
 from mltrigger.store.registry import next_generation
 from mltrigger.store.transaction import Reader, Row, Store, Transaction
 from mltrigger.versions.selector import Selector
@@ -97,6 +98,21 @@ class Ledger:
     def rows(self, subscription_id: int) -> list[Binding]:
         """Return the bindings of a subscription, oldest first."""
         return [Binding(*row) for row in self._store.read(_ROWS, {"s": subscription_id})]
+
+    def first(
+        self, subscription_id: int, seqs: Collection[int]
+    ) -> dict[int, tuple[int, str] | None]:
+        """Return the binding and role of first attempts, see :func:`tries.first_bindings`."""
+        with self._store.snapshot() as reader:
+            return tries.first_bindings(reader, subscription_id, seqs)
+
+    def newest_kind(self, subscription_id: int) -> str:
+        """Return the kind of the newest binding, ``bind`` without one."""
+        found = self._store.read(
+            "SELECT kind FROM binding WHERE subscription_id = :s ORDER BY number DESC LIMIT 1",
+            {"s": subscription_id},
+        )
+        return str(found[0][0]) if found else "bind"
 
     def append(self, subscription_id: int, change: Change) -> Binding | None:
         """Add a binding, and let the subscription mean its selector.

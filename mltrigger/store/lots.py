@@ -14,7 +14,6 @@ from mltrigger.broker.alike import Alike, seqs_of
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Row, Transaction
-from mltrigger.versions.version import ModelVersion
 
 LONG_OUTPUT = 800
 """Characters of an output that is kept beside its outcome. A row of outcomes stays in one page."""
@@ -22,6 +21,17 @@ _SERIES = 16
 """Events of a series, on average, for which a statement of its own pays."""
 _FAR = 4_096
 """A lot is found by the numbers of its events. They lie no farther apart than this."""
+
+
+class By(NamedTuple):
+    """The version that attempts are made by, the binding that they follow, and their role.
+
+    ``version_id`` is ``None`` for an attempt that never ended, if its selector is no exact one.
+    """
+
+    version_id: int | None
+    binding: int = 0
+    role: str = "live"
 
 
 class LotOf(NamedTuple):
@@ -40,6 +50,7 @@ class LotOf(NamedTuple):
     started_us: int | None = None
     finished_us: int | None = None
     reason: str | None = None
+    binding: int = 0
 
 
 class Attempt(NamedTuple):
@@ -73,7 +84,7 @@ class Succeeded:
 
     deliveries: Sequence[Delivery]
     outputs: Sequence[str | None]
-    version: ModelVersion
+    by: By
     started_us: int
     finished_us: int
     times: list[tuple[int, int]] | None = None
@@ -109,7 +120,7 @@ class Succeeded:
         times = self.times or [(self.started_us, self.finished_us)] * len(self.deliveries)
         for d, output, own in zip(self.deliveries, self.outputs, times, strict=True):
             if d.received_us not in parts:
-                part = Succeeded([], [], self.version, *own)
+                part = Succeeded([], [], self.by, *own)
                 part.times = None if self.times is None else []
                 part.stdout = None if parts else self.stdout
                 parts[d.received_us] = part
@@ -120,9 +131,9 @@ class Succeeded:
 _NEXT = "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1"
 _INSERT_LOT = """
 INSERT INTO lot (id, n, subscription_id, low, high, model_version_id, role, received_us, started_us,
-  finished_us, settled_us, batch_size, worker_id, reason)
+  finished_us, settled_us, batch_size, worker_id, reason, binding)
 VALUES (:id, :n, :subscription_id, :low, :high, :model_version_id, :role, :received_us, :started_us,
-  :finished_us, :settled_us, :batch_size, :worker_id, :reason)
+  :finished_us, :settled_us, :batch_size, :worker_id, :reason, :binding)
 """
 _INSERT_OUTCOME = """
 INSERT INTO outcome
@@ -281,13 +292,13 @@ def insert_lot(
     transaction: Transaction, row: int, n: int, span: tuple[int, int], lot: LotOf
 ) -> None:
     """Write a lot of *n* attempts, of events from one number to another, that begins at *row*."""
-    s, role, settled_us, worker_id, version_id, received_us, size, started, finished, reason = lot
+    s, role, settled_us, worker_id, version_id, received_us, size, started, finished, *rest = lot
     transaction.execute_many(
         _INSERT_LOT,
         [
             (
                 *(row, n, s, *span, version_id, role, received_us, started, finished),
-                *(settled_us, size, worker_id, reason),
+                *(settled_us, size, worker_id, *rest),
             )
         ],
     )

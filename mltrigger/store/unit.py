@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 from mltrigger.broker import Delivery
 from mltrigger.clock import Clock
-from mltrigger.store.lots import Attempt, LotOf, Succeeded, record_lots, record_successes
+from mltrigger.store.lots import Attempt, By, LotOf, Succeeded, record_lots, record_successes
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.transaction import Transaction
 from mltrigger.versions.running.invoke import Result
 
 
 class Invocation(NamedTuple):
-    """One attempt of one model version on one delivery."""
+    """One attempt of one model version on one delivery. Without ``by`` no version was called."""
 
     delivery: Delivery
     outcome: Outcome
-    model_version_id: int | None
+    by: By | None
     result: Result
     started_us: int | None
     finished_us: int | None
@@ -43,6 +43,7 @@ class Uncalled(NamedTuple):
     worker_id: int
     reason: str
     error: str | None = None
+    by: By | None = None
 
 
 # For an attempt that lost its lease: no row if its event was pruned, else its outcome so far.
@@ -80,7 +81,7 @@ class Unit:
         counted: Sequence[Delivery] = (),
         role: str = "live",
     ) -> None:
-        """Write one row an attempt of a subscription of that *role*.
+        """Write one row an attempt. Those without a version are of that *role*.
 
         An attempt that was recorded as abandoned and then ended is corrected. Deliveries in
         *counted* came after their lease and count all the same. Both get a new row, so that readers
@@ -99,14 +100,16 @@ class Unit:
         for (subscription_id, outcome), n in counts.items():
             tally(self.transaction, subscription_id, worker_id, outcome, n)
 
-    def record_well(self, well: Succeeded, role: str) -> None:
+    def record_well(self, well: Succeeded) -> None:
         """Write one row an attempt of answers that went well, whose leases have ended."""
         settled_us, worker_id = self._clock.now_us(), self._worker_id()
         s, size = well.subscription_id, well.batch_size
         for received_us, part in well.by_receipt():
             times_us = (part.started_us, part.finished_us)
+            version_id, binding, role = well.by
             lot = LotOf(
-                s, role, settled_us, worker_id, well.version.id, received_us, size, *times_us
+                *(s, role, settled_us, worker_id, version_id, received_us, size, *times_us),
+                binding=binding,
             )
             record_successes(self.transaction, lot, part)
         tally(self.transaction, s, worker_id, "succeeded", len(well.deliveries))
@@ -143,39 +146,43 @@ def record_uncalled(
 ) -> None:
     """Record *attempts* that ended without an answer of a model."""
     for shared, group in itertools.groupby(attempts, _shared_uncalled):
-        subscription_id, worker_id, received_us, reason = shared
+        subscription_id, worker_id, received_us, reason, by = shared
+        version_id, binding, own = by or By(None, 0, role)
         lot = LotOf(
-            subscription_id, role, now_us, worker_id, None, received_us, None, reason=reason
+            *(subscription_id, own, now_us, worker_id, version_id, received_us, None),
+            reason=reason,
+            binding=binding,
         )
         rows = [Attempt(a.seq, a.attempt, outcome, a.visible_us, error=a.error) for a in group]
         record_lots(transaction, lot, rows)
         tally(transaction, subscription_id, worker_id, outcome, len(rows))
 
 
-def _shared_uncalled(a: Uncalled) -> tuple[int, int, int, str]:
-    return a.subscription_id, a.worker_id, a.received_us, a.reason
+def _shared_uncalled(a: Uncalled) -> tuple[int, int, int, str, By | None]:
+    return a.subscription_id, a.worker_id, a.received_us, a.reason, a.by
 
 
-def _alike(i: Invocation) -> tuple[int, int | None, int, int, bool]:
+def _alike(i: Invocation) -> tuple[int, By | None, int, int, bool]:
     """Return the key of attempts that go into one lot."""
     d = i.delivery
     timed = i.started_us is not None and i.finished_us is not None
-    return d.subscription_id, i.model_version_id, d.received_us, i.batch_size, timed
+    return d.subscription_id, i.by, d.received_us, i.batch_size, timed
 
 
 def _lot(same: Sequence[Invocation], role: str, settled_us: int, worker_id: int) -> LotOf:
     first = same[0]
-    d = first.delivery
+    d, by = first.delivery, first.by
     return LotOf(
         d.subscription_id,
-        role,
+        by.role if by else role,
         settled_us,
         worker_id,
-        first.model_version_id,
+        by and by.version_id,
         d.received_us,
         first.batch_size,
         first.started_us,
         first.finished_us,
+        binding=by.binding if by else 0,
     )
 
 

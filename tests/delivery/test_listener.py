@@ -22,6 +22,7 @@ from shared import Gate, in_memory, is_settled, outcomes, settle, wait_until
 
 import mltrigger as mt
 from mltrigger.broker import Depth, Settlement
+from mltrigger.delivery.bindings import Bindings
 from mltrigger.delivery.listener import MOST_LEFT_BEHIND, Listener
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.event.event import MAX_HOPS
@@ -477,7 +478,12 @@ def listener_of(
 
     placement = Placement(resolve, spec.policy)
     return Listener(
-        spec, placement, broker=parts.broker, log=parts.log, clock=clock, workers=ThreadWorkers()
+        spec,
+        Bindings(spec, lambda _: placement, clock),
+        broker=parts.broker,
+        log=parts.log,
+        clock=clock,
+        workers=ThreadWorkers(),
     )
 
 

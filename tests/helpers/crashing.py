@@ -205,10 +205,15 @@ class Life:
         deliveries = self.bus.broker.receive(spec, most) if spec is not None else []
         if spec is None or not deliveries:
             return False
+        from mltrigger.store.lots import By
+
         version = resolve(self.bus.registry, Selector.parse(spec.selector))
         recorder, now_us = self.recorder(name), self.clock.now_us()
         recorder.record(
-            [recorder.ended(d, called(name, d), version, now_us, now_us, 1) for d in deliveries]
+            [
+                recorder.ended(d, called(name, d), By(version.id), now_us, now_us, 1)
+                for d in deliveries
+            ]
         )
         return True
 

@@ -22,7 +22,7 @@ from mltrigger.event import codec
 from mltrigger.event.batch import Batch
 from mltrigger.event.data import are_texts
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.store.lots import Succeeded
+from mltrigger.store.lots import By, Succeeded
 from mltrigger.store.ranges import LEAST
 from mltrigger.store.sqlite.store import SqliteStore
 from mltrigger.store.wake import Wakeup
@@ -56,8 +56,8 @@ class Side(Process):
             held = self.broker.ack(deliveries, unit)
             if held:
                 version = ModelVersion("square", "1.0.0", "function", "x")
-                well = Succeeded(deliveries, outputs, version, now_us, now_us)
-                unit.record_well(well, "live")
+                well = Succeeded(deliveries, outputs, By(version.id), now_us, now_us)
+                unit.record_well(well)
         return held
 
     def recorded(self) -> list[tuple[Any, ...]]:

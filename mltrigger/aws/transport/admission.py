@@ -202,7 +202,10 @@ def _claim(
     order = {seq: i for i, seq in enumerate(seqs)}
     found = sorted(claims(transaction, sql, {"s": spec.id}), key=lambda row: order[row[0]])
     number = leases.next_number(transaction, spec.id)
-    term = Term(spec.id, number, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted)
+    term = Term(
+        *(spec.id, number, lease.now_us, lease.until_us, lease.worker_id, not lease.accepted),
+        binding=lease.binding,
+    )
     transaction.execute_many(_CLAIMED, [(spec.id, seq) for seq, *_ in found])
     leases.hold(transaction, term, found)
     return deliveries(transaction, found, term)

@@ -70,13 +70,15 @@ class Arrived(NamedTuple):
 class Lease(NamedTuple):
     """The term and the worker of leases that begin now.
 
-    ``accepted`` says that the message may be deleted before the model has run.
+    ``accepted`` says that the message may be deleted before the model has run. ``binding`` is the
+    newest one of the subscription.
     """
 
     now_us: int
     until_us: int
     worker_id: int
     accepted: bool = False
+    binding: int = 0
 
 
 class Placed(NamedTuple):

@@ -221,9 +221,9 @@ class AwsBroker(AwsOutside):
         inlet = self._intake.inlet(subscription)
         if wait_s <= 0:
             self._settler.flush(_EXTEND_S)  # settled messages must not come again
-            return self._intake.taken(subscription, inlet.poll_now(max_events))
+            return self._intake.taken(subscription, inlet.poll_now(max_events), generation)
         self._check_generation(generation)
-        deliveries = self._intake.taken(subscription, inlet.take(max_events))
+        deliveries = self._intake.taken(subscription, inlet.take(max_events), generation)
         if deliveries:
             # The next ones travel while the model works on these.
             inlet.want(max_events - len(deliveries))
@@ -231,9 +231,8 @@ class AwsBroker(AwsOutside):
         inlet.want(max_events)
         if self._wakeup.wait(key, seen, min(wait_s, self._wakeup.poll_s)):
             self._check_generation(generation)
-            return self._sql.receive(subscription, max_events) or self._intake.taken(
-                subscription, inlet.take(max_events)
-            )
+            ready = self._sql.receive(subscription, max_events, generation=generation)
+            return ready or self._intake.taken(subscription, inlet.take(max_events), generation)
         return []
 
     def _check_generation(self, generation: str | None) -> None:

@@ -147,6 +147,15 @@ class Inlet:
         self._give_back(surplus)
         return taken
 
+    def untake(self, received: Sequence[Raw]) -> None:
+        """Keep messages that were taken and could not be leased, for the next :meth:`take`."""
+        with self._guard:
+            left = self._left
+            if not left:
+                self._buffer = [*received, *self._buffer]
+        if left:
+            self._quietly_give_back(received)
+
     def poll_now(self, most: int) -> list[Raw]:
         """Return received messages, or ask once without waiting, in this thread."""
         found = self.take(most)

@@ -18,11 +18,12 @@ from mltrigger.aws.transport.archiving import Arrived, Lease
 from mltrigger.aws.transport.payloads import Payloads
 from mltrigger.aws.transport.polls import MOST_A_CALL, Inlet, Message, Raw, raw
 from mltrigger.aws.transport.settler import HIDE_CAP_S, Settler
-from mltrigger.broker import Delivery, SubscriptionSpec
+from mltrigger.broker import Delivery, Outdated, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import MltriggerError, StoreError
 from mltrigger.event.envelopes import Item, Unreadable
+from mltrigger.store import leasing
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 
@@ -177,8 +178,16 @@ class Intake:
             until_us = self._clock.now_us() + int(delay_s * 1e6)
             self._settler.hide([(r.message, until_us) for r in unwanted])
 
-    def taken(self, subscription: SubscriptionSpec, received: Sequence[Raw]) -> list[Delivery]:
-        """Lease received messages in one transaction of the log. Delete those that are done."""
+    def taken(
+        self,
+        subscription: SubscriptionSpec,
+        received: Sequence[Raw],
+        generation: str | None = None,
+    ) -> list[Delivery]:
+        """Lease received messages in one transaction of the log. Delete those that are done.
+
+        If the registry has not that *generation*, raise Outdated and keep them for the next call.
+        """
         received = self._young(subscription, received)
         if not received:
             return []
@@ -193,7 +202,12 @@ class Intake:
                 )
                 self._give_back([r], _OUTAGE_S)
         try:
-            taken = self.lease(subscription, arrived) if arrived else Taken([], [], [])
+            none = Taken([], [], [])
+            taken = self.lease(subscription, arrived, generation) if arrived else none
+        except Outdated:
+            known = [r for r in received if any(a.message is r.message for a in arrived)]
+            self.inlet(subscription).untake(known)
+            raise
         except BaseException:
             # An outage of ours: SQS counts the receive, although it is no attempt.
             self._give_back(
@@ -212,10 +226,19 @@ class Intake:
             self._give_back([r for r in received if r.message.received_us <= after_us])
         return young
 
-    def lease(self, subscription: SubscriptionSpec, arrived: Sequence[Arrived]) -> Taken:
+    def lease(
+        self,
+        subscription: SubscriptionSpec,
+        arrived: Sequence[Arrived],
+        generation: str | None = None,
+    ) -> Taken:
         """Lease arrived messages whose events have no outcome and no other lease."""
         accepted = subscription.policy.ack == "accepted"
         with self._store.transaction(durable=accepted) as transaction:
+            at = leasing.standing(transaction, subscription.id)
+            if generation is not None and (at is None or (at.generation or "") != generation):
+                raise Outdated
+            binding = (at.binding if at is not None else None) or 0
             now_us = self._clock.now_us()
             until_us = min(a.message.received_us for a in arrived) + int(
                 subscription.policy.lease * 1e6
@@ -224,7 +247,7 @@ class Intake:
                 transaction,
                 subscription,
                 arrived,
-                Lease(now_us, until_us, self._worker_id(), accepted),
+                Lease(now_us, until_us, self._worker_id(), accepted, binding),
             )
         # A power cut may lose a lease, but no record that lets a message be deleted.
         if taken.moved and not accepted:

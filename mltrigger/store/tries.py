@@ -1,0 +1,81 @@
+"""First attempts: the bindings that retries follow, and the figures that a canary is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from mltrigger.store.tables import CODES
+from mltrigger.store.transaction import Reader
+
+# An event that was sent again begins anew. An end by unsubscribing is no attempt.
+_FIRST = f"""
+SELECT o.seq, l.binding, l.role FROM outcome o JOIN lot l ON l.id = o.lot_id
+LEFT JOIN resent r ON r.subscription_id = o.subscription_id AND r.seq = o.seq
+WHERE o.subscription_id = :s AND o.seq IN ({{seqs}}) AND o.outcome <> {CODES["skipped"]}
+  AND coalesce(l.reason, '') <> 'unsubscribed'
+  AND (r.resent_us IS NULL OR l.received_us >= r.resent_us)
+ORDER BY o.seq, o.attempt DESC
+"""
+_RESENT = "SELECT seq FROM resent WHERE subscription_id = :s AND seq IN ({seqs})"
+_BAD = ", ".join(str(CODES[name]) for name in ("failed", "dead", "abandoned"))
+_COUNTED = ", ".join(
+    str(CODES[name]) for name in ("succeeded", "failed", "dead", "abandoned", "stale")
+)
+_TOOK = "coalesce(o.took_us, l.finished_us - l.started_us)"
+_TRIED = f"""
+SELECT l.role, count(*), coalesce(sum(o.outcome IN ({_BAD})), 0),
+  coalesce(sum({_TOOK} IS NOT NULL), 0), coalesce(sum({_TOOK} > :slow), 0)
+FROM lot l CROSS JOIN outcome o
+  ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
+WHERE l.subscription_id = :s AND l.binding >= :first AND l.binding <= :last AND o.attempt = 1
+  AND o.outcome IN ({_COUNTED}) AND l.role IN ('live', 'canary')
+GROUP BY l.role
+"""
+_FASTEST = f"""
+SELECT took FROM (
+  SELECT {_TOOK} AS took FROM lot l CROSS JOIN outcome o
+    ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
+  WHERE l.subscription_id = :s AND l.role = 'live' AND o.outcome = {CODES["succeeded"]}
+    AND {_TOOK} IS NOT NULL ORDER BY l.id DESC LIMIT {{most}}
+) AS newest ORDER BY took
+"""
+
+
+class Tried(NamedTuple):
+    """First attempts of one role: their number, failures, timed ones and slow ones."""
+
+    n: int = 0
+    failed: int = 0
+    timed: int = 0
+    slow: int = 0
+
+
+def first_bindings(
+    reader: Reader, subscription_id: int, seqs: Collection[int]
+) -> dict[int, tuple[int, str] | None]:
+    """Return the binding and the role of the first attempt of each event that has one.
+
+    An event that was sent again, and not begun since, has ``None``.
+    """
+    among, of = ", ".join(str(int(seq)) for seq in seqs), {"s": subscription_id}
+    found: dict[int, tuple[int, str] | None] = {
+        seq: None for (seq,) in reader.query(_RESENT.format(seqs=among), of)
+    }
+    for seq, binding, role in reader.query(_FIRST.format(seqs=among), of):
+        found[seq] = (binding, role)  # the first attempt comes last
+    return found
+
+
+def tried(
+    reader: Reader, subscription_id: int, first: int, last: int, slow_us: int
+) -> dict[str, Tried]:
+    """Return the first attempts under the bindings *first* to *last*, by role."""
+    of = {"s": subscription_id, "first": first, "last": last, "slow": slow_us}
+    return {role: Tried(*map(int, counts)) for role, *counts in reader.query(_TRIED, of)}
+
+
+def p95_us(reader: Reader, subscription_id: int, most: int = 10_000) -> tuple[int, int]:
+    """Return the 95th percentile of the newest live calls that went well, and their number."""
+    took = [row[0] for row in reader.query(_FASTEST.format(most=most), {"s": subscription_id})]
+    return (int(took[min(len(took) - 1, int(0.95 * len(took)))]), len(took)) if took else (0, 0)
