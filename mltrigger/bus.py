@@ -24,6 +24,8 @@ from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
 from mltrigger.reports.outlook import Outlook
+from mltrigger.rollout import watching as canaries
+from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
@@ -87,7 +89,8 @@ class EventBus(Publisher):
             else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
         )
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        self._ledger = Ledger(parts.store, clock)
+        ledger = Ledger(parts.store, clock)
+        watch = canaries.Watch(parts.store, ledger, clock)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -97,8 +100,8 @@ class EventBus(Publisher):
             origins=self._origins,
             log=self.log,
             registry=self.registry,
-            ledger=self._ledger,
-            judge=lambda spec, rows: None,
+            ledger=ledger,
+            judge=watch.look,
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
@@ -108,6 +111,7 @@ class EventBus(Publisher):
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
         )
+        self.rollout = Rollout(parts.store, registry, ledger, self._catalog, self._engine, watch)
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
@@ -281,6 +285,9 @@ class EventBus(Publisher):
         on, fields : sequence of str, optional
             For a table: the changes that are events, ``insert`` (the default), ``update``,
             ``delete``; and the columns in the data. Default: all.
+        rebind : bool
+            Whether to bind a version again that a promote, a canary or a rollback has replaced.
+            Without it the subscription keeps its version, and its repr says so.
         **policy
             Settings of :class:`~mltrigger.policy.DeliveryPolicy`: ``timeout_s``, ``max_attempts``,
             ``batch_size``, …
@@ -292,9 +299,9 @@ class EventBus(Publisher):
         self._check()
         if model is LEFT_OUT:
             return functools.partial(self.subscribe, source, **options)
-        bound, before = self._subscriber.subscribe(source, model, **options)
+        bound, note = self._subscriber.subscribe(source, model, **options)
         self._lineage.warn_of_circle(bound)
-        return Subscription(self, bound, f"was {before}" if before else "")
+        return Subscription(self, bound, note)
 
     def subscription(self, name: str) -> Subscription:
         """Return the subscription *name*. A wrong name lists the near ones."""

@@ -14,6 +14,7 @@
     ├── NotFound (LookupError)            a wrong name; lists the near ones
     ├── VersionConflict (ValueError)      other code under a released version
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
+    ├── NotShipped (RuntimeError)         a verdict that does not allow a new version
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
     │   └── DiskFailed                    a sync failed; nothing more is read or written
@@ -169,6 +170,20 @@ class VersionConflict(MltriggerError, ValueError):
 
 class NameTaken(MltriggerError, ValueError):
     """A subscription of that name exists and listens to another topic."""
+
+
+class NotShipped(MltriggerError, RuntimeError):
+    """A version that no verdict allows to answer. The message has the arithmetic.
+
+    Attributes
+    ----------
+    verdict : mltrigger.rollout.verdict.Verdict
+        The verdict, with each rule.
+    """
+
+    def __init__(self, message: str, verdict: Any) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class ObjectMissing(MltriggerError, FileNotFoundError):

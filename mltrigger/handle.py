@@ -11,6 +11,7 @@ from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
+from mltrigger.rollout.handle import Versioned
 from mltrigger.store.outcomes import FINAL
 from mltrigger.text import Told, card, count, short
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mltrigger.delivery.on_call import OnCall
     from mltrigger.notebook.dashboard import Dashboard
     from mltrigger.reports.dead_letters import Trial
+    from mltrigger.rollout.service import Rollout
     from mltrigger.run import Run
     from mltrigger.store.log import DeadKey, Log
     from mltrigger.store.registry import Registry
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 class Bus(Protocol):
     """The part of a bus that a subscription and its widget use."""
 
+    rollout: Rollout
     log: Log
     broker: Broker
     registry: Registry
@@ -111,7 +114,7 @@ class Bus(Protocol):
 
 
 @brief_errors
-class Subscription:
+class Subscription(Versioned):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     def __init__(self, bus: Bus, spec: SubscriptionSpec, note: str = "") -> None:
@@ -384,6 +387,9 @@ class Subscription:
         With *delete* remove also the resources outside, such as a queue.
         """
         self._bus.unsubscribe(self.name, delete)
+
+    def _versions(self) -> tuple[Rollout, SubscriptionSpec]:
+        return self._bus.rollout, self._bus.spec(self.name)
 
     def __mltrigger_bus__(self) -> Bus:
         """Return the bus behind the handle, for adapters and faces."""

@@ -264,6 +264,7 @@ class Subscribing(Settings, total=False):
     listen: bool
     on: Sequence[str] | str | None
     fields: Sequence[str] | str | None
+    rebind: bool
 
 
 def keywords_of(other: Callable[..., Any]) -> Callable[[F], F]:

@@ -53,10 +53,14 @@ class Broker(Protocol):
         extension ``notbefore`` is received from that time on.
         """
 
-    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
+    def bind(
+        self, subscription: SubscriptionSpec, from_start: bool = False, rebind: bool = False
+    ) -> None:
         """Deliver all events that are published on the subscription's topic from now on.
 
-        Idempotent. With *from_start* a new binding also gets the matching events of the archive.
+        Idempotent. With *from_start* a new binding also gets the matching events of the archive. A
+        version that was replaced by a promote, a canary or a rollback is bound only with *rebind*.
+        Without it the subscription keeps its version.
         """
 
     def unbind(self, name: str, delete: bool = False) -> None:

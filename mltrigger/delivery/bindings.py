@@ -7,6 +7,8 @@ fails unless the listener knows the newest binding.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -159,7 +161,7 @@ class Bindings:
         if first is None or first[0] >= len(rows):
             return self._chosen(rows[-1], d)
         number, role = first
-        chosen = rows[number].canary if role == "canary" else rows[number].selector
+        chosen = rows[number].canary if role == "canary" else rows[number].answers
         if chosen is None or _is_over(rows, number, chosen):
             return rows[-1].number, self._spec.role
         return number, role
@@ -170,18 +172,13 @@ class Bindings:
         return row.number, self._spec.role
 
     def _callable(self, row: Binding, role: str) -> Part:
-        selector = row.canary if role == "canary" else row.selector
         now = self._rows[-1]
-        if role == "canary" and selector is not None:
-            if self._loaded(selector):
-                try:
-                    return self._part(row.number, selector, role)
-                except (NotFound, InvalidModel):
-                    pass
-            selector = row.selector
-        if selector is not None and selector != now.selector:
+        if role == "canary" and row.canary is not None and self._loaded(row.canary):
+            with contextlib.suppress(NotFound, InvalidModel):
+                return self._part(row.number, row.canary, role)
+        if row.number != now.number and row.answers != now.answers:
             try:
-                return self._part(row.number, selector, self._spec.role)
+                return self._part(row.number, row.answers, self._spec.role)
             except (NotFound, InvalidModel):
                 row = now
         return self._part(row.number, now.selector, self._spec.role)
@@ -237,12 +234,12 @@ def _is_over(rows: Sequence[Binding], number: int, selector: str) -> bool:
     """Whether the version of a binding was rolled back, or was a build that is replaced."""
     now = rows[-1]
     version = Selector.parse(selector).version or ""
-    if version.startswith(f"{BUILD}+") and selector not in (now.selector, now.canary):
+    if version.startswith(f"{BUILD}+") and selector not in (now.answers, now.canary):
         return True
     dropped: set[str | None] = set()
-    for before, row in zip(rows[number:], rows[number + 1 :], strict=False):
+    for before, row in itertools.pairwise(rows[number:]):
         if row.kind == "rollback":
-            dropped |= {before.selector, before.canary} - {row.selector}
+            dropped |= {before.answers, before.canary} - {row.answers}
         else:
-            dropped -= {row.selector, row.canary}
+            dropped -= {row.answers, row.canary}
     return selector in dropped

@@ -42,6 +42,8 @@ LOOK_S = 0.5
 """How often the store is asked for news: a change of a subscription, an event, a dead process."""
 UPKEEP_S = 2.0
 """How often the broker does its upkeep."""
+WATCH_S = 0.5
+"""How often the figures of a canary are looked at while nothing is recorded."""
 PRUNE_S = 60.0
 """How often a process that listens deletes events that the retention lets go."""
 _WHY = 300
@@ -116,6 +118,7 @@ class Engine:
         chores = [
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
             Chore(lambda: min(LOOK_S, every_s()), self._look_for_news),
+            Chore(lambda: WATCH_S, self._watch_canaries),
             Chore(lambda: PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
         ]
         if outside is not None:
@@ -374,3 +377,14 @@ class Engine:
         """Load a version for the listener of subscription *name*, if there is one here."""
         if (listener := self._listeners.get(name)) is not None:
             listener.bindings.prepare(selector)
+
+    def look_again(self, name: str) -> None:
+        """Let the listener of subscription *name* find a new binding at once, if it is here."""
+        self._forget()
+        if (listener := self._listeners.get(name)) is not None:
+            self._broker.wake(listener.spec)
+
+    def _watch_canaries(self) -> None:
+        for listener in list(self._listeners.values()):
+            if listener.bindings.canary is not None:
+                self._workers.submit(listener.bindings.watch)

@@ -67,11 +67,12 @@ class Subscriber:
         listen: bool = True,
         on: Sequence[str] | str | None = None,
         fields: Sequence[str] | str | None = None,
+        rebind: bool = False,
         **policy: Unpack[Settings],
     ) -> tuple[SubscriptionSpec, str]:
         """Bind a subscription. See ``bus.subscribe``.
 
-        Return it as the registry has it, and the selector that it had before, if another one.
+        Return it as the registry has it, and a note: the selector that it had before, or kept.
         Everything is checked before anything is made. The version is registered last.
         """
         if start not in (None, "latest", "earliest"):
@@ -97,12 +98,14 @@ class Subscriber:
             if emit is not None and sender is not None:
                 emit = self._outlets.topic(emit, sender)
             spec = SubscriptionSpec(wanted, topic, selector, settings, emit, passing)
-            self._broker.bind(spec, from_start=from_start)
+            self._broker.bind(spec, from_start=from_start, rebind=rebind)
             bound = self._registry.subscription(wanted) or spec
             if self._engine.place(bound.name, executor) or listen:
                 self._engine.listen(bound)
+        if bound.selector != selector:
+            return bound, f"kept: {selector} was replaced, rebind=True binds it again"
         changed = before is not None and before.selector != selector
-        return bound, before.selector if before is not None and changed else ""
+        return bound, f"was {before.selector}" if before is not None and changed else ""
 
     def unsubscribe(self, name: str, delete: bool) -> None:
         """End the subscription *name*. See ``bus.unsubscribe``."""

@@ -158,10 +158,12 @@ def bind(
     worker_id: int,
     now_us: int,
     outside: bool = False,
+    rebind: bool = False,
 ) -> None:
     """Write the subscription, and a revision if its right to events changes.
 
-    *outside* says that it has a queue elsewhere.
+    *outside* says that it has a queue elsewhere. A version that was replaced on purpose is bound
+    only with *rebind*.
     """
     policy = subscription.filter
     row = {
@@ -183,6 +185,9 @@ def bind(
             f"subscription {subscription.name!r} listens to another topic: pass name='…' for a"
             " second one, or unsubscribe it"
         )
+    rows = ledger.read(transaction, bound.id) if bound else []
+    if rows and not rebind and ledger.kept(rows, subscription.selector):
+        row["selector"] = rows[-1].selector
     transaction.execute(_UPDATE if known else _INSERT, row)
     next_generation(transaction)
     if bound is None or (bound.filter, bound.scope) != (row["filter"], row["scope"]):
@@ -194,7 +199,7 @@ def bind(
         tally(transaction, known.id, worker_id, "skipped", -reopened)
         tally(transaction, known.id, worker_id, "interrupted", reopened)
     ((number,),) = transaction.query("SELECT id FROM subscription WHERE name = :name", row)
-    ledger.bound(transaction, number, subscription.selector, ledger.user(), now_us)
+    ledger.bound(transaction, number, str(row["selector"]), ledger.user(), now_us)
 
 
 def _place_cursor(

@@ -153,11 +153,15 @@ class SqlBroker:
     # -- bind --------------------------------------------------------------------------------------
 
     def bind(
-        self, subscription: SubscriptionSpec, from_start: bool = False, outside: bool = False
+        self,
+        subscription: SubscriptionSpec,
+        from_start: bool = False,
+        rebind: bool = False,
+        outside: bool = False,
     ) -> None:
         """Deliver events from now on, or *from_start* all events of the archive. Idempotent.
 
-        *outside*: it has a queue elsewhere too.
+        *outside*: it has a queue elsewhere too. *rebind*: also to a version that was replaced.
         """
         with self._store.transaction() as transaction:
             binding.bind(
@@ -167,6 +171,7 @@ class SqlBroker:
                 self._worker_id(),
                 self._clock.now_us(),
                 outside,
+                rebind,
             )
 
     def unbind(self, name: str, delete: bool = False) -> None:

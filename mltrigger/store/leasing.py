@@ -231,11 +231,11 @@ def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str
             for m in dead
         ],
     )
-    over = again + dead
-    by = begun_by(transaction, subscription_id, over, role)
+    those = again + dead
+    by = begun_by(transaction, subscription_id, those, role)
     reasons = [*["lease_expired"] * len(again), *["worker_died"] * len(dead)]
     said = _GONE if direct else None
-    ended = [_ended(*each, said) for each in zip(over, by, reasons, strict=True)]
+    ended = [_ended(*each, said) for each in zip(those, by, reasons, strict=True)]
     record_uncalled(transaction, ended[: len(again)], "abandoned", now_us)
     record_uncalled(transaction, ended[len(again) :], "dead", now_us)
     return bool(dead)

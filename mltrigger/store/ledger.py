@@ -19,11 +19,12 @@ from mltrigger.versions.selector import Selector
 
 Kind = Literal["bind", "promote", "canary", "step", "rollback"]
 
-_COLUMNS = (
-    "number, kind, from_seq, selector, model_version_id, canary, canary_version_id, share, made_us,"
-    " made_by, why, verdict, plan"
-)
-_ROWS = f"SELECT {_COLUMNS} FROM binding WHERE subscription_id = :s ORDER BY number"
+_ROWS = """
+SELECT b.number, b.kind, b.from_seq, b.selector, b.model_version_id, b.canary, b.canary_version_id,
+  b.share, b.made_us, b.made_by, b.why, b.verdict, b.plan, m.name || ':' || m.version
+FROM binding b LEFT JOIN model_version m ON m.id = b.model_version_id
+WHERE b.subscription_id = :s ORDER BY b.number
+"""
 _INSERT = """
 INSERT INTO binding (subscription_id, number, kind, from_seq, selector, model_version_id, canary,
   canary_version_id, share, made_us, made_by, why, verdict, plan)
@@ -38,6 +39,10 @@ SELECT min(seq) FROM (
   SELECT min(seq) AS seq FROM waiting WHERE subscription_id = :s
   UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
 )
+"""
+_PIN = """
+UPDATE binding SET model_version_id = :until_id
+WHERE subscription_id = :s AND number = :newest AND model_version_id IS NULL
 """
 _SELECT = "UPDATE subscription SET selector = :selector WHERE id = :s"
 
@@ -62,6 +67,13 @@ class Binding(NamedTuple):
     why: str | None = None
     verdict: str | None = None
     plan: str | None = None
+    pinned: str | None = None
+    """The exact version that the selector meant, if that is known."""
+
+    @property
+    def answers(self) -> str:
+        """The selector of the version that answers, exact if it is known."""
+        return self.pinned or self.selector
 
     @property
     def steps(self) -> Mapping[str, Any]:
@@ -72,7 +84,8 @@ class Binding(NamedTuple):
 class Change(NamedTuple):
     """A binding to be added.
 
-    ``after`` is the newest one that the caller knows. ``None`` adds it behind any.
+    ``after`` is the newest one that the caller knows. ``None`` adds it behind any. ``until_id`` is
+    the version that answered until now, for a selector that is no exact one.
     """
 
     kind: Kind
@@ -87,6 +100,7 @@ class Change(NamedTuple):
     plan: Mapping[str, Any] | None = None
     backlog: Literal["new", "old"] = "new"
     after: int | None = None
+    until_id: int | None = None
 
 
 class Ledger:
@@ -156,14 +170,14 @@ def append(
         "made_us": now_us,
         "plan": None if change.plan is None else json.dumps(dict(change.plan)),
     }
-    del row["backlog"], row["after"]
+    transaction.execute(_PIN, {"s": subscription_id, "newest": newest, "until_id": change.until_id})
+    del row["backlog"], row["after"], row["until_id"]
     if row["model_version_id"] is None:
         row["model_version_id"] = _version_id(transaction, change.selector)
     transaction.execute(_INSERT, row)
     transaction.execute(_SELECT, {"s": subscription_id, "selector": change.selector})
     next_generation(transaction)
-    del row["s"]
-    return Binding(**row)
+    return read(transaction, subscription_id)[-1]
 
 
 def _begin(transaction: Transaction, subscription_id: int, backlog: str) -> int:
@@ -182,6 +196,19 @@ def bound(
     rows = read(transaction, subscription_id)
     if not rows or rows[-1].selector != selector:
         append(transaction, subscription_id, Change("bind", selector, made_by=made_by), now_us)
+
+
+def kept(rows: Sequence[Binding], selector: str) -> bool:
+    """Whether the ledger shows that the version of *selector* was replaced on purpose.
+
+    A ``subscribe`` that runs again does not undo a promote, a canary or a rollback.
+    """
+    last = max(
+        (n for n, row in enumerate(rows) if selector in (row.selector, row.canary)), default=None
+    )
+    if last is None or rows[-1].selector == selector:
+        return False
+    return any(row.kind != "bind" for row in rows[last + 1 :]) or rows[last].selector != selector
 
 
 def read(reader: Reader, subscription_id: int) -> list[Binding]:

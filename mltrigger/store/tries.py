@@ -14,7 +14,7 @@ SELECT o.seq, l.binding, l.role FROM outcome o JOIN lot l ON l.id = o.lot_id
 LEFT JOIN resent r ON r.subscription_id = o.subscription_id AND r.seq = o.seq
 WHERE o.subscription_id = :s AND o.seq IN ({{seqs}}) AND o.outcome <> {CODES["skipped"]}
   AND coalesce(l.reason, '') <> 'unsubscribed'
-  AND (r.resent_us IS NULL OR l.received_us >= r.resent_us)
+  AND (r.resent_us IS NULL OR l.received_us > r.resent_us)
 ORDER BY o.seq, o.attempt DESC
 """
 _RESENT = "SELECT seq FROM resent WHERE subscription_id = :s AND seq IN ({seqs})"
@@ -39,6 +39,19 @@ SELECT took FROM (
   WHERE l.subscription_id = :s AND l.role = 'live' AND o.outcome = {CODES["succeeded"]}
     AND {_TOOK} IS NOT NULL ORDER BY l.id DESC LIMIT {{most}}
 ) AS newest ORDER BY took
+"""
+_MEASURED = """
+SELECT l.role, json_extract(d.measures, :name) AS value FROM lot l CROSS JOIN outcome o
+  ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
+JOIN detail d ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
+WHERE l.subscription_id = :s AND l.binding >= :first AND l.role IN ('live', 'canary')
+  AND json_type(d.measures, :name) IN ('integer', 'real') ORDER BY o.lot_id, o.place LIMIT :most
+"""
+_REPORTS = """
+SELECT 1 FROM (
+  SELECT measures FROM detail WHERE subscription_id = :s AND measures IS NOT NULL
+  ORDER BY seq DESC LIMIT 1000
+) AS newest WHERE json_type(measures, :name) IS NOT NULL LIMIT 1
 """
 
 
@@ -79,3 +92,23 @@ def p95_us(reader: Reader, subscription_id: int, most: int = 10_000) -> tuple[in
     """Return the 95th percentile of the newest live calls that went well, and their number."""
     took = [row[0] for row in reader.query(_FASTEST.format(most=most), {"s": subscription_id})]
     return (int(took[min(len(took) - 1, int(0.95 * len(took)))]), len(took)) if took else (0, 0)
+
+
+def measured(
+    reader: Reader, subscription_id: int, first: int, name: str, most: int = 20_000
+) -> tuple[list[float], list[float]]:
+    """Return the numbers of a measure since binding *first*: of the canary, and of live attempts.
+
+    They are in the order of their recording.
+    """
+    found: dict[str, list[float]] = {"canary": [], "live": []}
+    of = {"s": subscription_id, "first": first, "name": f'$."{name}"', "most": most}
+    for role, value in reader.query(_MEASURED, of):
+        found[role].append(float(value))
+    return found["canary"], found["live"]
+
+
+def reports(reader: Reader, subscription_id: int, name: str) -> bool:
+    """Whether a recent attempt of a subscription has reported the measure *name*."""
+    of = {"s": subscription_id, "name": f'$."{name}"'}
+    return bool(reader.query(_REPORTS, of))

@@ -106,7 +106,9 @@ class AwsBroker(AwsOutside):
 
     # -- bind --------------------------------------------------------------------------------------
 
-    def bind(self, subscription: SubscriptionSpec, from_start: bool = False) -> None:
+    def bind(
+        self, subscription: SubscriptionSpec, from_start: bool = False, rebind: bool = False
+    ) -> None:
         """Make the missing resources, then bind in the log. Idempotent."""
         self._own_log()
         subscription = with_lease(subscription)
@@ -131,7 +133,7 @@ class AwsBroker(AwsOutside):
         if not place.owned and (missing := self._resources.preflight(place.queue_url)):
             raise AwsError("; ".join(m.message for m in missing), "AccessDenied")
         self._payloads.let_expire()
-        self._sql.bind(subscription, from_start, outside=True)
+        self._sql.bind(subscription, from_start, outside=True, rebind=rebind)
         found = self._registry.subscription(subscription.name)
         if found is not None:
             self._intake.made(found, place)

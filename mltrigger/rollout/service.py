@@ -1,0 +1,331 @@
+"""Rollouts: promote a version, send a share of the events to a canary, or roll back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.delivery.engine import Engine
+from mltrigger.errors import InvalidPolicy, NotFound, NotShipped
+from mltrigger.rollout.guard import Alarm, Guard
+from mltrigger.rollout.history import Bound, History, read
+from mltrigger.rollout.watching import Watch
+from mltrigger.store import tries
+from mltrigger.store.ledger import Binding, Change, Ledger, user
+from mltrigger.store.registry import Registry
+from mltrigger.store.transaction import Store
+from mltrigger.versions.catalog import Catalog
+from mltrigger.versions.selector import Selector, names_model, resolve
+from mltrigger.versions.version import ModelVersion
+
+if TYPE_CHECKING:
+    from mltrigger.rollout.verdict import Verdict
+
+Backlog = Literal["new", "old"]
+STEPS = (0.01, 0.05, 0.2, 0.5)
+
+
+class Rollout:
+    """The changes of versions on one bus.
+
+    Parameters
+    ----------
+    store, registry, ledger, catalog, engine, watch
+        Parts of the bus.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        ledger: Ledger,
+        catalog: Catalog,
+        engine: Engine,
+        watch: Watch,
+    ) -> None:
+        self._store, self._registry, self._ledger = store, registry, ledger
+        self._catalog, self._engine, self._watch = catalog, engine, watch
+
+    # -- changes -----------------------------------------------------------------------------------
+
+    def promote(
+        self,
+        spec: SubscriptionSpec,
+        version: Any = None,
+        *,
+        verdict: Any = None,
+        backlog: Backlog = "new",
+        force: str | None = None,
+        why: str | None = None,
+    ) -> Bound:
+        """Let *version* answer from now on. See ``sub.promote``."""
+        if backlog not in ("new", "old"):
+            raise NotFound.of("backlog", str(backlog), ["new", "old"])
+        rows = self._rows(spec)
+        now = rows[-1]
+        if version is None:
+            if now.canary is None:
+                raise NotFound(
+                    f"subscription {spec.name!r} has no canary to promote: name the version"
+                )
+            version = now.canary
+        meant = self.meant(spec, version)
+        present = self._present(now)
+        judged = _judged(verdict)
+        if judged is not None:
+            _check_about(judged, present, meant)
+        if judged is not None and judged.word != "SHIP" and not force:
+            raise NotShipped(
+                f"{meant} is not promoted, the verdict is {judged}\nforce='reason' promotes it all"
+                " the same",
+                judged,
+            )
+        if str(meant) == str(present) and now.canary is None:
+            return self.history(spec)[-1]
+        selector = self._follow(now, meant)
+        self._engine.prepare(spec.name, str(meant))
+        said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
+        return self._change(
+            spec,
+            Change(
+                "promote",
+                selector,
+                meant.id,
+                made_by=user(),
+                why=said,
+                verdict=judged.to_json() if judged is not None else None,
+                backlog=backlog,
+                after=now.number,
+                until_id=present.id,
+            ),
+        )
+
+    def canary(
+        self,
+        spec: SubscriptionSpec,
+        version: Any,
+        *,
+        steps: Sequence[float] = STEPS,
+        guard: Guard | None = None,
+        min_events: int = 200,
+        min_s: float = 60.0,
+        then: Literal["wait", "promote"] = "wait",
+        why: str | None = None,
+    ) -> Bound:
+        """Let *version* answer a share of the events. See ``sub.canary``."""
+        guard = guard or Guard()
+        shares = _steps(steps)
+        if then not in ("wait", "promote"):
+            raise NotFound.of("then", str(then), ["wait", "promote"])
+        if not isinstance(guard, Guard):
+            raise InvalidPolicy(f"guard = {guard!r:.60}: write mt.Guard(errors=1.5, p95=1.3)")
+        if min_events < 1 or min_s < 0:
+            raise InvalidPolicy("min_events is at least 1, min_s at least 0")
+        rows = self._rows(spec)
+        now = rows[-1]
+        meant, present = self.meant(spec, version), self._present(now)
+        if str(meant) == str(present):
+            raise NotFound(f"{meant} answers {spec.name!r} already: a canary needs another version")
+        if now.canary is not None:
+            raise NotFound(
+                f"{now.canary} is the canary of {spec.name!r} already: promote() it or rollback()"
+                " first"
+            )
+        self._check_measures(spec, guard)
+        self._engine.prepare(spec.name, str(meant))
+        plan = {
+            "first": now.number + 1,
+            "at": 0,
+            "steps": shares,
+            "guard": guard.to_plan(),
+            "min_events": min_events,
+            "min_s": min_s,
+            "then": then,
+        }
+        return self._change(
+            spec,
+            Change(
+                "canary",
+                now.selector,
+                now.model_version_id or present.id,
+                str(meant),
+                meant.id,
+                shares[0],
+                user(),
+                why,
+                plan=plan,
+                after=now.number,
+                until_id=present.id,
+            ),
+        )
+
+    def rollback(self, spec: SubscriptionSpec, to: Any = None, *, why: str | None = None) -> Bound:
+        """End the canary, or go back to an earlier version. See ``sub.rollback``."""
+        rows = self._rows(spec)
+        now = rows[-1]
+        target = self._target(spec, rows, to)
+        present = self._present(now)
+        selector, version_id = self._restored(now, target)
+        self._engine.prepare(spec.name, target.answers)
+        return self._change(
+            spec,
+            Change(
+                "rollback",
+                selector,
+                version_id,
+                made_by=user(),
+                why=why or f"back to binding {target.number}",
+                after=now.number,
+                until_id=present.id,
+            ),
+        )
+
+    # -- questions ---------------------------------------------------------------------------------
+
+    def history(self, spec: SubscriptionSpec) -> History:
+        """Return every binding of a subscription."""
+        rows = self._ledger.rows(spec.id)
+        with self._store.snapshot() as reader:
+            return read(reader, spec.name, spec.id, rows)
+
+    def alarms(self, spec: SubscriptionSpec) -> tuple[Binding, list[Alarm]] | None:
+        """Return the canary of a subscription and the rules of its guard, ``None`` without one."""
+        row = self._rows(spec)[-1]
+        if row.canary is None:
+            return None
+        with self._store.snapshot() as reader:
+            return row, self._watch.figures(reader, spec.id, row, row.steps)
+
+    def meant(self, spec: SubscriptionSpec, version: Any) -> ModelVersion:
+        """Return the registered version that a user means by *version*.
+
+        ``"1.1.0"``, a selector, a registered version, or a model, which is registered by this.
+        """
+        if isinstance(version, str) and not names_model(version) and not {*":@"} & {*version}:
+            version = f"{Selector.parse(spec.selector).name}:{version}"
+        handed = self._catalog.understood(version, None, None)
+        return resolve(self._registry, Selector.parse(self._catalog.selector(handed)))
+
+    # -- steps -------------------------------------------------------------------------------------
+
+    def _rows(self, spec: SubscriptionSpec) -> list[Binding]:
+        return self._ledger.rows(spec.id)
+
+    def _present(self, now: Binding) -> ModelVersion:
+        return resolve(self._registry, Selector.parse(now.selector))
+
+    def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
+        added = self._ledger.append(spec.id, change)
+        if added is None:
+            raise NotFound(
+                f"another binding of {spec.name!r} came in between: look at sub.history(), and"
+                " call this again"
+            )
+        self._engine.look_again(spec.name)
+        return self.history(spec)[added.number]
+
+    def _follow(self, now: Binding, meant: ModelVersion) -> str:
+        """Return the selector of the new binding. An alias of ours follows the promote."""
+        selector = Selector.parse(now.selector)
+        if selector.alias is None or selector.name != meant.name:
+            return str(meant)
+        if self._registry.followed(selector) is not None:
+            return str(meant)  # the alias of a foreign registry is moved there
+        self._catalog.alias(selector.name, selector.alias, meant.version)
+        return now.selector
+
+    def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None]:
+        """Return the selector to restore: that of the target if it still means its version."""
+        pinned = resolve(self._registry, Selector.parse(target.answers))
+        if now.canary is not None and target.number == now.number:
+            return now.selector, now.model_version_id
+        follows = self._follow(target, pinned) if target.selector == now.selector else None
+        if follows == target.selector:
+            return follows, pinned.id
+        try:
+            same = resolve(self._registry, Selector.parse(target.selector)) == pinned
+        except NotFound:
+            same = False
+        return (target.selector if same else str(pinned)), pinned.id
+
+    def _target(self, spec: SubscriptionSpec, rows: Sequence[Binding], to: Any) -> Binding:
+        now = rows[-1]
+        if isinstance(to, Bound):
+            to = to.number
+        if isinstance(to, int) and not isinstance(to, bool):
+            if not 0 <= to < len(rows):
+                raise NotFound(
+                    f"no binding {to} of {spec.name!r}: sub.history() has 0 to {len(rows) - 1}"
+                )
+            return rows[to]
+        if to is not None:
+            wanted = str(self.meant(spec, to))
+            for row in reversed(rows):
+                if row.answers == wanted:
+                    return row
+            raise NotFound.of(
+                "earlier version",
+                wanted,
+                [row.answers for row in rows],
+                "promote() binds one that has not answered yet",
+            )
+        if now.canary is not None:
+            return now
+        bad = {now.answers}
+        for before, row in itertools.pairwise(rows):
+            if row.kind == "rollback":
+                bad |= {before.answers} - {now.answers}
+        for row in reversed(rows):
+            if row.answers not in bad:
+                return row
+        raise NotFound(
+            f"{now.answers} is the only version of {spec.name!r} so far: there is nothing to go"
+            " back to"
+        )
+
+    def _check_measures(self, spec: SubscriptionSpec, guard: Guard) -> None:
+        with self._store.snapshot() as reader:
+            for name in guard.measures:
+                if not tries.reports(reader, spec.id, name):
+                    raise NotFound(
+                        f"no recent attempt of {spec.name!r} has reported the measure {name!r}:"
+                        f" call mt.report({name}=…) in the model first"
+                    )
+
+
+def _judged(verdict: Any) -> Verdict | None:
+    found = getattr(verdict, "verdict", verdict)
+    if verdict is None:
+        return None
+    if not hasattr(found, "word") or not hasattr(found, "versions"):
+        raise InvalidPolicy(
+            f"verdict = {verdict!r:.60}: write the comparison of sub.compare(), or its verdict"
+        )
+    judged: Verdict = found
+    return judged
+
+
+def _check_about(judged: Verdict, present: ModelVersion, meant: ModelVersion) -> None:
+    if tuple(judged.versions) != (str(present), str(meant)):
+        raise InvalidPolicy(
+            f"the verdict is about {' -> '.join(judged.versions)}, and this would change {present}"
+            f" to {meant}: compare those"
+        )
+
+
+def _steps(steps: Sequence[float]) -> list[float]:
+    shares = [steps] if isinstance(steps, (int, float)) else list(steps)
+    numbers = all(isinstance(s, (int, float)) and not isinstance(s, bool) for s in shares)
+    if not shares or not numbers or not all(0.0 < s <= 1.0 for s in shares):
+        raise InvalidPolicy(f"steps = {steps!r:.80}: write shares from 0 to 1, as [0.01, 0.1, 0.5]")
+    if any(b <= a for a, b in itertools.pairwise(shares)):
+        raise InvalidPolicy(f"steps = {steps!r:.80}: each step is larger than the one before")
+    return [float(s) for s in shares]
+
+
+def plan_of(row: Binding) -> Mapping[str, Any]:
+    """Return the plan of a canary for people."""
+    return dict(json.loads(row.plan)) if row.plan else {}
