@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Closed,
         DiskFailed,
         EventTooLarge,
+        InvalidComparison,
         InvalidEvent,
         InvalidFilter,
         InvalidModel,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
         NameTaken,
         NotEncodable,
         NotFound,
+        NothingToCompare,
+        NotShipped,
         ObjectMissing,
         Reject,
         Retry,
@@ -86,6 +89,7 @@ _HOME = {
     "EventBus": "bus",
     "DiskFailed": "errors",
     "EventTooLarge": "errors",
+    "InvalidComparison": "errors",
     "InvalidEvent": "errors",
     "InvalidFilter": "errors",
     "InvalidModel": "errors",
@@ -99,6 +103,8 @@ _HOME = {
     "NameTaken": "errors",
     "NotEncodable": "errors",
     "NotFound": "errors",
+    "NotShipped": "errors",
+    "NothingToCompare": "errors",
     "ObjectMissing": "errors",
     "RayExecutor": "versions.running.workers.ray",
     "Receipt": "broker",
@@ -143,7 +149,12 @@ _OF_THE_BUS = (
     "wait",
 )
 
-_ROOMS = ("aws", "schemes", "testing")
+_ROOMS = {
+    "agree": "rollout.agree",
+    "aws": "aws",
+    "schemes": "schemes",
+    "testing": "testing",
+}
 """Rooms that are public beside these names."""
 
 __all__ = [
@@ -155,6 +166,7 @@ __all__ = [
     "Event",
     "EventBus",
     "EventTooLarge",
+    "InvalidComparison",
     "InvalidEvent",
     "InvalidFilter",
     "InvalidModel",
@@ -168,6 +180,8 @@ __all__ = [
     "NameTaken",
     "NotEncodable",
     "NotFound",
+    "NotShipped",
+    "NothingToCompare",
     "ObjectMissing",
     "RayExecutor",
     "Receipt",
@@ -301,7 +315,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = function
         return function
     if name in _ROOMS:
-        return importlib.import_module(f"mltrigger.{name}")
+        return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
     import difflib
 
     near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
