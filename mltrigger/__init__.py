@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Closed,
         DiskFailed,
         EventTooLarge,
+        InvalidComparison,
         InvalidEvent,
         InvalidFilter,
         InvalidModel,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         NameTaken,
         NotEncodable,
         NotFound,
+        NothingToCompare,
         NotShipped,
         ObjectMissing,
         Reject,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from mltrigger.handle import Subscription
     from mltrigger.policy import DeliveryPolicy
     from mltrigger.reports.export import to_csv, to_excel, to_feather
+    from mltrigger.rollout.guard import Guard
     from mltrigger.run import Run
     from mltrigger.urls import connect
     from mltrigger.versions.describe import Model, model
@@ -88,6 +91,7 @@ _HOME = {
     "DiskFailed": "errors",
     "EventTooLarge": "errors",
     "Guard": "rollout.guard",
+    "InvalidComparison": "errors",
     "InvalidEvent": "errors",
     "InvalidFilter": "errors",
     "InvalidModel": "errors",
@@ -102,6 +106,7 @@ _HOME = {
     "NotEncodable": "errors",
     "NotFound": "errors",
     "NotShipped": "errors",
+    "NothingToCompare": "errors",
     "ObjectMissing": "errors",
     "RayExecutor": "versions.running.workers.ray",
     "Receipt": "broker",
@@ -146,7 +151,12 @@ _OF_THE_BUS = (
     "wait",
 )
 
-_ROOMS = ("aws", "schemes", "testing")
+_ROOMS = {
+    "agree": "rollout.agree",
+    "aws": "aws",
+    "schemes": "schemes",
+    "testing": "testing",
+}
 """Rooms that are public beside these names."""
 
 __all__ = [
@@ -159,6 +169,7 @@ __all__ = [
     "EventBus",
     "EventTooLarge",
     "Guard",
+    "InvalidComparison",
     "InvalidEvent",
     "InvalidFilter",
     "InvalidModel",
@@ -173,6 +184,7 @@ __all__ = [
     "NotEncodable",
     "NotFound",
     "NotShipped",
+    "NothingToCompare",
     "ObjectMissing",
     "RayExecutor",
     "Receipt",
@@ -306,7 +318,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = function
         return function
     if name in _ROOMS:
-        return importlib.import_module(f"mltrigger.{name}")
+        return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
     import difflib
 
     near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))
