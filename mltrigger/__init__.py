@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mltrigger.broker import Depth, Receipt
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
+        AmbiguousEvent,
         Circular,
         Closed,
         DiskFailed,
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
+    "AmbiguousEvent": "errors",
     "Circular": "errors",
     "Closed": "errors",
     "DeliveryPolicy": "policy",
@@ -147,6 +149,7 @@ _ROOMS = ("aws", "schemes", "testing")
 """Rooms that are public beside these names."""
 
 __all__ = [
+    "AmbiguousEvent",
     "Circular",
     "Closed",
     "DeliveryPolicy",

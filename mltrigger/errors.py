@@ -12,6 +12,7 @@
     ├── InvalidName (ValueError)          a name with characters that some broker refuses
     ├── InvalidModel (TypeError)          something that cannot be called as a model
     ├── NotFound (LookupError)            a wrong name; lists the near ones
+    ├── AmbiguousEvent (LookupError)      an id that events of several sources have
     ├── VersionConflict (ValueError)      other code under a released version
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
@@ -161,6 +162,30 @@ class InvalidModel(MltriggerError, TypeError):
 
 class NotFound(MltriggerError, LookupError):
     """A name that does not exist. The message lists near names."""
+
+
+class AmbiguousEvent(MltriggerError, LookupError):
+    """An event id that several sources have. The message lists them.
+
+    Attributes
+    ----------
+    sources : tuple of str
+        The sources. Give one of them as ``source=``.
+    """
+
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def of_sources(cls, event_id: str, sources: Iterable[str]) -> Self:
+        """Build the message about *event_id*, which each of *sources* has."""
+        known = tuple(sources)
+        listed = ", ".join(f"{each!r:.100}" for each in known[:8])
+        error = cls(
+            f"event {event_id!r:.100} is there from {len(known)} sources:"
+            f" {listed}{', …' if len(known) > 8 else ''}; say which, source={known[0]!r:.100}"
+        )
+        error.sources = known
+        return error
 
 
 class VersionConflict(MltriggerError, ValueError):

@@ -142,6 +142,7 @@ DEAD_LETTERS: dict[str, Any] = {
 }
 DRY_RUN: dict[str, Any] = {
     "event_id": "str",
+    "source": "str",
     "subject": "str",
     "model": "str",
     "version": "str",
