@@ -173,19 +173,9 @@ class AmbiguousEvent(MltriggerError, LookupError):
         The sources. Give one of them as ``source=``.
     """
 
-    sources: tuple[str, ...] = ()
-
-    @classmethod
-    def of_sources(cls, event_id: str, sources: Iterable[str]) -> Self:
-        """Build the message about *event_id*, which each of *sources* has."""
-        known = tuple(sources)
-        listed = ", ".join(f"{each!r:.100}" for each in known[:8])
-        error = cls(
-            f"event {event_id!r:.100} is there from {len(known)} sources:"
-            f" {listed}{', …' if len(known) > 8 else ''}; say which, source={known[0]!r:.100}"
-        )
-        error.sources = known
-        return error
+    def __init__(self, message: str, sources: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.sources = tuple(sources)
 
 
 class VersionConflict(MltriggerError, ValueError):

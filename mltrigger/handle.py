@@ -207,7 +207,7 @@ class Subscription(letters.Letters):
         """Return one row per ended event, oldest first. *limit* keeps only the newest.
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
-        output as in ``run.results()``.
+        output as in ``run.results()``, then ``event_id`` and ``source``.
         """
         from mltrigger.reports import views
 

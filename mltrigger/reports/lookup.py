@@ -174,14 +174,14 @@ class Lookup:
             raise NotFound.of("topic", topic, self.registry.topics())
         return views.events(self.log, topic, limit, since)
 
-    def trace(self, event_id: Any, *, source: str | None = None) -> pd.DataFrame:
+    def trace(self, event: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return all that one event caused, through all models.
 
         There is one row for each attempt, from the first cause down. See :meth:`cancel` for the
         ways to name an event.
         """
         self._check()
-        return trace(self.log, find(self.log, event_id, source), self._notes.recall("bus"))
+        return trace(self.log, find(self.log, event, source), self._notes.recall("bus"))
 
     def backup(self, path: str | Path) -> Backup:
         """Write a copy of the whole store, as of now, to a new file.

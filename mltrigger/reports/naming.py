@@ -15,6 +15,7 @@ from mltrigger.store.finding import Found
 from mltrigger.store.log import Log
 from mltrigger.text import short
 
+_MOST = 8
 FORMS = "an event id, an Event, a Receipt, or a row with event_id"
 
 
@@ -58,7 +59,7 @@ class EventKey(NamedTuple):
         ]
         sources = sorted({each.source for each in mine})
         if len(sources) > 1:
-            raise AmbiguousEvent.of_sources(self.event_id, sources)
+            raise _ambiguous(self.event_id, sources)
         return mine
 
 
@@ -145,6 +146,16 @@ def unknown(key: EventKey, near: Iterable[str], sources: Iterable[str] = ()) -> 
     similar = [repr(short(each)) for each in near]
     hint = f"did you mean {' or '.join(similar)}?" if similar else "bus.events() lists the newest"
     return NotFound(f"no event {short(key.event_id)!r}; {hint}")
+
+
+def _ambiguous(event_id: str, sources: list[str]) -> AmbiguousEvent:
+    listed = ", ".join(repr(short(each)) for each in sources[:_MOST])
+    more = ", …" if len(sources) > _MOST else ""
+    return AmbiguousEvent(
+        f"event {short(event_id)!r} is there from {len(sources)} sources: {listed}{more}; say"
+        f" which, source={sources[0]!r:.100}",
+        sources,
+    )
 
 
 def _missing(log: Log, key: EventKey, found: Iterable[Found]) -> list[Found]:

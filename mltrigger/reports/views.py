@@ -33,17 +33,22 @@ UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
 class Answer(NamedTuple):
-    """A row with an output: the other columns first, then the error and the output as JSON."""
+    """A row with an output: the other columns first, then the error and the output as JSON.
+
+    ``key`` has the columns on the right of the output.
+    """
 
     facts: tuple[Any, ...]
     error_type: str | None
     error: str | None
     output: str | None
+    key: tuple[str | None, ...] = ()
 
     @property
     def row(self) -> tuple[Any, ...]:
-        """The facts, with the error as the last one."""
-        return *self.facts, f"{self.error_type}: {self.error}" if self.error_type else self.error
+        """The facts, the error, and the key."""
+        error = f"{self.error_type}: {self.error}" if self.error_type else self.error
+        return *self.facts, error, *self.key
 
 
 def invocations(
@@ -87,26 +92,30 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
-    read = (*facts, "error_type", "error", "output")
+    read = (*facts, "error_type", "error", "output", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False)
             table, texts = attempts.ended(found, limit)
-            return frames.beside(table, outputs.columns(texts, frames.ENDED))
+            return frames.beside(table, outputs.columns(texts, frames.ENDED), len(frames.KEY))
     rows = log.invocations(
         read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
     )
     answers = [
-        Answer(tuple(facts), error_type, error, output)
-        for *facts, error_type, error, output in rows
+        Answer(tuple(facts), error_type, error, output, (event_id, source))
+        for *facts, error_type, error, output, event_id, source in rows
     ]
     return expanded(answers, frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *answers* with the columns of *schema*, then the :func:`outputs.columns`."""
+    """Return *answers* with the columns of *schema*, and the :func:`outputs.columns`.
+
+    The outputs come after them, but before the key of the event, if *schema* ends with it.
+    """
     table = frames.frame((answer.row for answer in answers), schema)
-    return frames.beside(table, outputs.columns([a.output for a in answers], schema))
+    last = len(frames.KEY) if list(schema)[-len(frames.KEY) :] == list(frames.KEY) else 0
+    return frames.beside(table, outputs.columns([a.output for a in answers], schema), last)
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mltrigger.store.archive import SOURCE, TYPE
@@ -15,10 +16,11 @@ SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.published_us, e.extens
 FROM event e JOIN topic t ON t.id = e.topic_id
 WHERE e.id = :id ORDER BY e.seq
 """
+_SOURCES = "SELECT e.seq, n.text FROM event e JOIN name n ON n.id = e.source_id WHERE e.seq IN"
 _BELOW = "SELECT DISTINCT id FROM event WHERE id < :key ORDER BY id DESC LIMIT :most"
 _ABOVE = "SELECT DISTINCT id FROM event WHERE id > :key ORDER BY id LIMIT :most"
 _BEGINS_UUID = re.compile("[0-9a-f]{8}[0-9a-f-]{0,28}").fullmatch
-_MOST = 3
+_MOST, _AT_ONCE = 3, 5_000
 _NEIGHBOURS = 8
 _SIMILAR = 0.75
 
@@ -38,6 +40,15 @@ class Found(NamedTuple):
 def find(reader: Reader, event_id: str) -> list[Found]:
     """Return every event with that id, oldest first."""
     return list(map(Found._make, reader.query(_FIND, {"id": id_key(event_id)})))
+
+
+def sources(reader: Reader, seqs: Sequence[int]) -> dict[int, str]:
+    """Return the sources of these events, by number. Pruned events have none."""
+    found: dict[int, str] = {}
+    for first in range(0, len(seqs), _AT_ONCE):
+        among = ", ".join(str(int(seq)) for seq in seqs[first : first + _AT_ONCE])
+        found.update(reader.query(f"{_SOURCES} ({among})", {}))
+    return found
 
 
 def near(reader: Reader, event_id: str) -> list[str]:

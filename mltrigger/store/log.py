@@ -316,6 +316,11 @@ class Log:
         with self._store.snapshot() as reader:
             return finding.find(reader, event_id)
 
+    def sources(self, seqs: Sequence[int]) -> dict[int, str]:
+        """Return the sources of these events, by number. Pruned events have none."""
+        with self._store.snapshot() as reader:
+            return finding.sources(reader, seqs)
+
     def near(self, event_id: str) -> list[str]:
         """Return a few existing ids that resemble *event_id*."""
         with self._store.snapshot() as reader:
