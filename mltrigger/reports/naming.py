@@ -110,10 +110,9 @@ def named_each(events: Any, source: str | None = None) -> Iterator[EventKey]:
         sources = events["source"] if "source" in events.columns else [None] * len(events)
         for id_, its_source in zip(ids, sources, strict=True):
             yield named({"event_id": id_, "source": its_source}, source)
-    elif names_event(events) or not isinstance(events, Iterable):
-        yield named(events, source)
     else:
-        for event in events:
+        is_one = isinstance(events, (bytes, Mapping)) or names_event(events)
+        for event in [events] if is_one or not isinstance(events, Iterable) else events:
             yield named(event, source)
 
 
