@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -43,8 +44,9 @@ class Steering(Routes):
     async def _redrive(self, request: Request) -> Response:
         await self._service.permitted(request, "administer")
         sub = await aside(self._bus.subscription, request.path_params["name"])
-        chosen = _ids((await json_object(request)).get("events"))
-        return JSONResponse({"events": int(await aside(sub.redrive, chosen))})
+        given = await json_object(request)
+        redrive = functools.partial(sub.redrive, source=_source(given))
+        return JSONResponse({"events": int(await aside(redrive, _ids(given.get("events"))))})
 
     async def _discard(self, request: Request) -> Response:
         await self._service.permitted(request, "administer")
@@ -53,7 +55,8 @@ class Steering(Routes):
         chosen, reason = _ids(given.get("events")), given.get("reason")
         if not isinstance(reason, str) or not reason or chosen is None:
             raise Refused(400, "bad_request", 'send {"events": ["ID"], "reason": "why"}')
-        return JSONResponse({"events": int(await aside(sub.discard, chosen, reason))})
+        discard = functools.partial(sub.discard, source=_source(given))
+        return JSONResponse({"events": int(await aside(discard, chosen, reason))})
 
     def _pausing(self, paused: bool) -> Handler:
         async def handler(request: Request) -> Response:
@@ -101,6 +104,13 @@ class Steering(Routes):
             raise Refused(401, "no_token", "send the token: Authorization: Bearer mlt_…")
         await self._service.holder(request)
         return bearer(request)
+
+
+def _source(given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if source is not None and not isinstance(source, str):
+        raise Refused(400, "bad_request", "source must be a text")
+    return source
 
 
 def _ids(given: Any) -> list[str] | None:
