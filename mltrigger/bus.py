@@ -24,12 +24,10 @@ from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
 from mltrigger.reports.outlook import Outlook
-from mltrigger.rollout import watching as canaries
 from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
-from mltrigger.store.ledger import Ledger
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -89,8 +87,7 @@ class EventBus(Publisher):
             else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
         )
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        ledger = Ledger(parts.store, clock)
-        watch = canaries.Watch(parts.store, ledger, clock)
+        self.rollout = Rollout(parts.store, registry, self._catalog, clock)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -100,8 +97,8 @@ class EventBus(Publisher):
             origins=self._origins,
             log=self.log,
             registry=self.registry,
-            ledger=ledger,
-            judge=watch.look,
+            ledger=self.rollout.ledger,
+            judge=self.rollout.watch.look,
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
@@ -111,7 +108,7 @@ class EventBus(Publisher):
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
         )
-        self.rollout = Rollout(parts.store, registry, ledger, self._catalog, self._engine, watch)
+        self.rollout.engine = self._engine
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )

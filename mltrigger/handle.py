@@ -10,7 +10,6 @@ from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
 from mltrigger.rollout.handle import Versioned
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from mltrigger.broker import Receipt
     from mltrigger.delivery.on_call import OnCall
     from mltrigger.notebook.dashboard import Dashboard
-    from mltrigger.reports.dead_letters import Trial
     from mltrigger.rollout.service import Rollout
     from mltrigger.run import Run
     from mltrigger.store.registry import Registry
@@ -36,8 +34,6 @@ class Bus(letters.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
     rollout: Rollout
-    log: Log
-    broker: Broker
     registry: Registry
     wakeup: Wakeup
 
@@ -102,8 +98,7 @@ class Bus(letters.Bus, Protocol):
 
 
 @brief_errors
-class Subscription(Versioned):
-class Subscription(letters.Letters):
+class Subscription(letters.Letters, Versioned):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     _bus: Bus

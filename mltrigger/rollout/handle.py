@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
+from mltrigger.errors import brief_errors
 from mltrigger.rollout.canary import Canary
 from mltrigger.rollout.guard import Guard
 from mltrigger.rollout.history import Bound, History
 from mltrigger.rollout.service import STEPS, Backlog, Rollout
 
 
+@brief_errors
 class Versioned:
     """A subscription whose versions change. See :class:`~mltrigger.handle.Subscription`."""
 

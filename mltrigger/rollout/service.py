@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
+from mltrigger.clock import Clock
 from mltrigger.delivery.engine import Engine
 from mltrigger.errors import InvalidPolicy, NotFound, NotShipped
 from mltrigger.rollout.guard import Alarm, Guard
@@ -33,21 +34,17 @@ class Rollout:
 
     Parameters
     ----------
-    store, registry, ledger, catalog, engine, watch
+    store, registry, catalog, clock
         Parts of the bus.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        registry: Registry,
-        ledger: Ledger,
-        catalog: Catalog,
-        engine: Engine,
-        watch: Watch,
-    ) -> None:
-        self._store, self._registry, self._ledger = store, registry, ledger
-        self._catalog, self._engine, self._watch = catalog, engine, watch
+    engine: Engine
+    """Set once the bus has it: the engine needs the ledger first."""
+
+    def __init__(self, store: Store, registry: Registry, catalog: Catalog, clock: Clock) -> None:
+        self._store, self._registry, self._catalog = store, registry, catalog
+        self.ledger = Ledger(store, clock)
+        self.watch = Watch(store, self.ledger, clock)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -86,7 +83,7 @@ class Rollout:
         if str(meant) == str(present) and now.canary is None:
             return self.history(spec)[-1]
         selector = self._follow(now, meant)
-        self._engine.prepare(spec.name, str(meant))
+        self.engine.prepare(spec.name, str(meant))
         said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
         return self._change(
             spec,
@@ -135,7 +132,7 @@ class Rollout:
                 " first"
             )
         self._check_measures(spec, guard)
-        self._engine.prepare(spec.name, str(meant))
+        self.engine.prepare(spec.name, str(meant))
         plan = {
             "first": now.number + 1,
             "at": 0,
@@ -169,7 +166,7 @@ class Rollout:
         target = self._target(spec, rows, to)
         present = self._present(now)
         selector, version_id = self._restored(now, target)
-        self._engine.prepare(spec.name, target.answers)
+        self.engine.prepare(spec.name, target.answers)
         return self._change(
             spec,
             Change(
@@ -187,7 +184,7 @@ class Rollout:
 
     def history(self, spec: SubscriptionSpec) -> History:
         """Return every binding of a subscription."""
-        rows = self._ledger.rows(spec.id)
+        rows = self.ledger.rows(spec.id)
         with self._store.snapshot() as reader:
             return read(reader, spec.name, spec.id, rows)
 
@@ -197,7 +194,7 @@ class Rollout:
         if row.canary is None:
             return None
         with self._store.snapshot() as reader:
-            return row, self._watch.figures(reader, spec.id, row, row.steps)
+            return row, self.watch.figures(reader, spec.id, row, row.steps)
 
     def meant(self, spec: SubscriptionSpec, version: Any) -> ModelVersion:
         """Return the registered version that a user means by *version*.
@@ -212,19 +209,19 @@ class Rollout:
     # -- steps -------------------------------------------------------------------------------------
 
     def _rows(self, spec: SubscriptionSpec) -> list[Binding]:
-        return self._ledger.rows(spec.id)
+        return self.ledger.rows(spec.id)
 
     def _present(self, now: Binding) -> ModelVersion:
         return resolve(self._registry, Selector.parse(now.selector))
 
     def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
-        added = self._ledger.append(spec.id, change)
+        added = self.ledger.append(spec.id, change)
         if added is None:
             raise NotFound(
                 f"another binding of {spec.name!r} came in between: look at sub.history(), and"
                 " call this again"
             )
-        self._engine.look_again(spec.name)
+        self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
 
     def _follow(self, now: Binding, meant: ModelVersion) -> str:
