@@ -24,7 +24,8 @@ class SubscriptionSpec:
 
     ``emit`` is the topic of its outputs. ``filter`` selects the events. Without one all
     are delivered. ``id`` is the registry's number. ``role`` is ``live``, or ``direct`` for
-    calls whose callers wait: no listener receives those.
+    calls whose callers wait: no listener receives those. A lane has the role ``shadow``, ``replay``
+    or ``correction``, the number of its parent, and its settings in ``lane``, as JSON.
     """
 
     name: str
@@ -35,6 +36,8 @@ class SubscriptionSpec:
     filter: FilterPolicy | None = None
     id: int = 0
     role: str = "live"
+    parent_id: int = 0
+    lane: str = ""
 
 
 class Receipt(NamedTuple):

@@ -63,6 +63,7 @@ SELECT
       UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
       UNION ALL SELECT min(e.seq) FROM event e
         WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NULL
+          AND e.seq <= coalesce(c.last_seq, e.seq)
     ) AS open
   )),
   (SELECT min(visible_us) FROM rows_of WHERE visible_us > :now)

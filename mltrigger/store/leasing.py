@@ -29,19 +29,22 @@ _STANDING = """
 SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT value FROM setting WHERE name = 'generation'),
-  (SELECT max(number) FROM binding WHERE subscription_id = :s)
+  (SELECT max(number) FROM binding WHERE subscription_id = :s), c.last_seq
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
 BEHIND = """
-((SELECT count(*) FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq)
+((SELECT count(*) FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq
+  AND e.seq <= coalesce(c.last_seq, 9223372036854775807))
 - (SELECT count(*) FROM event e
-  WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NOT NULL))
+  WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NOT NULL
+  AND e.seq <= coalesce(c.last_seq, 9223372036854775807)))
 """
 """How many events wait for a subscription ``s`` behind its cursor ``c``. Indexes alone know it."""
 _DUE_FIRST = f"""{CLAIM_READY} AND q.visible_us <= :now ORDER BY q.visible_us, q.seq LIMIT :n"""
 _FIRST_BEYOND = """
 SELECT e.published_us FROM event e INDEXED BY event_topic
-WHERE e.topic_id = :t AND e.seq >= :next AND e.by_rows_us IS NULL ORDER BY e.seq LIMIT 1
+WHERE e.topic_id = :t AND e.seq >= :next AND e.seq <= :last AND e.by_rows_us IS NULL
+ORDER BY e.seq LIMIT 1
 """
 _DELETE_READY = """
 DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND seq = :seq
@@ -53,7 +56,7 @@ _DUE = """
 SELECT s.paused, (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT min(until_us) FROM lease WHERE subscription_id = :s),
   EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq
-    AND e.by_rows_us IS NULL)
+    AND e.by_rows_us IS NULL AND e.seq <= coalesce(c.last_seq, e.seq))
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
 _DUE_OF_ALL = """
@@ -61,7 +64,8 @@ SELECT s.id,
   CASE WHEN s.paused = 0 THEN (SELECT min(visible_us) FROM ready WHERE subscription_id = s.id) END,
   (SELECT min(until_us) FROM lease WHERE subscription_id = s.id),
   CASE WHEN s.paused = 0 AND EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id
-    AND e.seq >= c.next_seq AND e.by_rows_us IS NULL) THEN 0 END
+    AND e.seq >= c.next_seq AND e.by_rows_us IS NULL AND e.seq <= coalesce(c.last_seq, e.seq))
+    THEN 0 END
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.bound = 1
 """
 _ABANDONED = 4
@@ -72,6 +76,9 @@ _KILLS = (
     " process that works on it"
 )
 _GONE = "the process that called the model ended before it answered: call it again, with another id"
+
+
+_ALL = 2**63 - 1
 
 
 class Standing(NamedTuple):
@@ -88,6 +95,13 @@ class Standing(NamedTuple):
     due_us: int | None
     generation: str | None
     binding: int | None
+    last_seq: int | None = None
+    """The last event of a lane that ends."""
+
+    @property
+    def up_to(self) -> int:
+        """The number of the last event that it may get."""
+        return _ALL if self.last_seq is None else self.last_seq
 
 
 def standing(transaction: Transaction, subscription_id: int) -> Standing | None:
@@ -114,7 +128,7 @@ def claim(transaction: Transaction, at: Standing, term: Term, most: int) -> list
     room = 0 if any(row[_ABANDONED] for row in found) else most - len(found)
     beyond: list[Row] = []
     if room > 0 and at.next_seq is not None:
-        given = {"t": at.topic_id, "next": at.next_seq, "n": room}
+        given = {"t": at.topic_id, "next": at.next_seq, "last": at.up_to, "n": room}
         beyond = claims(transaction, CLAIM_RANGE, given)
     if is_due and not rows_first and len(beyond) < room:
         later = _due(transaction, term, term.received_us, room - len(beyond))
@@ -128,7 +142,8 @@ def _first_beyond_us(transaction: Transaction, at: Standing) -> int | None:
     """Return when the first event behind the cursor was published, ``None`` without one."""
     if at.next_seq is None:
         return None
-    rows = transaction.query(_FIRST_BEYOND, {"t": at.topic_id, "next": at.next_seq})
+    of = {"t": at.topic_id, "next": at.next_seq, "last": at.up_to}
+    rows = transaction.query(_FIRST_BEYOND, of)
     return rows[0][0] if rows else None
 
 

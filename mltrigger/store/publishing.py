@@ -215,7 +215,7 @@ def _matching(topic: Topic, samples: Samples) -> Sequence[tuple[Sequence[Bound],
     found = []
     for seen in all_seen:
         to = [topic.by_rows[place] for place in topic.filters.matching(seen)]
-        found.append((to, tuple([b.name for b in topic.bound_of(to)])))
+        found.append((to, tuple([b.name for b in topic.bound_of(to) if not b.is_lane])))
     return found
 
 

@@ -80,7 +80,7 @@ CLAIM_AWAITED = _CLAIM.format(place="awaited")
 CLAIM_RANGE = f"""
 SELECT e.seq, e.published_us, 0, 0, 0, {_EVENT}
 FROM event e INDEXED BY event_topic
-WHERE e.topic_id = :t AND e.seq >= :next AND e.by_rows_us IS NULL
+WHERE e.topic_id = :t AND e.seq >= :next AND e.seq <= :last AND e.by_rows_us IS NULL
 ORDER BY e.seq LIMIT :n
 """
 

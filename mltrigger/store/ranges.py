@@ -32,7 +32,7 @@ AND length(e.data) <= {_LONG} AND typeof(e.id) = 'blob'
 """
 _BEHIND = """
 FROM event e INDEXED BY event_topic
-WHERE e.topic_id = :t AND e.seq >= :next AND e.by_rows_us IS NULL ORDER BY e.seq
+WHERE e.topic_id = :t AND e.seq >= :next AND e.seq <= :last AND e.by_rows_us IS NULL ORDER BY e.seq
 """
 _FIRST = f"SELECT {_PLAIN}, e.source_id, e.type_id {_BEHIND} LIMIT 1"
 """Most events of a topic are like its first one. A claim of others costs no more than this look."""
@@ -59,7 +59,7 @@ def claim(
     is_due = at.due_us is not None and at.due_us <= term.received_us
     if most < LEAST or at.paused or at.next_seq is None or is_due:
         return None
-    given = {"t": at.topic_id, "next": at.next_seq}
+    given = {"t": at.topic_id, "next": at.next_seq, "last": at.up_to}
     if not (first := transaction.query(_FIRST, given)):
         return []
     is_plain, source, type_ = first[0]

@@ -144,6 +144,7 @@ class Receiving:
                 seat
                 for seat in self._seats.values()
                 if seat.spec.topic == topic
+                and not seat.spec.parent_id  # a lane comes after the subscriptions
                 and (seat.spec.filter is None or f"ready:{seat.spec.id}" in woken)
             ][:_MOST_SEATS]
             for seat in seats:

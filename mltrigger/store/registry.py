@@ -36,7 +36,8 @@ _SOURCE_TOPIC = """
 SELECT t.name FROM source s JOIN topic t ON t.id = s.topic_id WHERE s.url = :url
 """
 _SPECS = """
-SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id, s.role
+SELECT s.name, t.name, s.selector, s.policy, e.name, s.filter, s.filter_scope, s.id, s.role,
+  coalesce(s.parent_id, 0), coalesce(s.lane, '')
 FROM subscription s JOIN topic t ON t.id = s.topic_id
 LEFT JOIN topic e ON e.id = s.emit_topic_id
 WHERE s.bound = 1
@@ -340,16 +341,18 @@ def _compiled(text: str, scope: Any) -> FilterPolicy:
 
 
 def _spec(row: Row) -> SubscriptionSpec:
-    name, topic, selector, policy, emit, filter_text, scope, number, role = row
+    name, topic, selector, policy, emit, filter_text, scope, number, role, parent_id, lane = row
     named = f"{number} ({name!r:.60})"
     try:
-        texts(name, topic, selector, emit, role)
+        texts(name, topic, selector, emit, role, lane)
         Selector.parse(selector)
         agreed = DeliveryPolicy.from_json(policy)
     except ERRORS as error:
         raise damaged("subscription", named, error) from error
     passing = filter_of(filter_text, scope, "subscription", named)
-    return SubscriptionSpec(name, topic, selector, agreed, emit, passing, number, role)
+    return SubscriptionSpec(
+        *(name, topic, selector, agreed, emit, passing, number, role), parent_id, lane
+    )
 
 
 @functools.lru_cache(maxsize=4096)

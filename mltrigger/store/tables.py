@@ -361,7 +361,7 @@ UNION ALL SELECT s.id, e.published_us, e.seq, 0, 0, 0
 FROM cursor c
 JOIN subscription s ON s.id = c.subscription_id
 JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq
-WHERE e.by_rows_us IS NULL;
+WHERE e.by_rows_us IS NULL AND e.seq <= coalesce(c.last_seq, e.seq);
 
 CREATE VIEW leased AS
 SELECT l.subscription_id, e.seq, l.number, l.attempt, l.failures, l.abandoned,

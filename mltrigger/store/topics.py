@@ -21,9 +21,9 @@ SELECT (SELECT value FROM setting WHERE name = 'generation'),
   (SELECT coalesce(max(seq), 0) FROM event)
 """
 _TOPIC = """
-SELECT t.id, s.id, s.name, s.filter, s.filter_scope, s.outside
+SELECT t.id, s.id, s.name, s.filter, s.filter_scope, s.outside, s.role
 FROM topic t
-LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role = 'live'
+LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role IN ('live', 'shadow')
 WHERE t.name = :name ORDER BY s.id
 """
 
@@ -35,11 +35,13 @@ class Bound(NamedTuple):
     name: str
     policy: FilterPolicy | None
     outside: bool
+    is_lane: bool = False
+    """Whether it is a shadow. It has a cursor, and filters what it claims."""
 
     @property
     def by_rows(self) -> bool:
         """Whether each of its events is a row, instead of a place behind its cursor."""
-        return self.outside or self.policy is not None
+        return not self.is_lane and (self.outside or self.policy is not None)
 
 
 class Topic(NamedTuple):
@@ -105,15 +107,16 @@ def _read(transaction: Transaction, name: str) -> Topic:
             "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
         )
     bound = []
-    for _, number, subscription, filter_text, scope, outside in rows:
+    for _, number, subscription, filter_text, scope, outside, role in rows:
         if number is not None:
             policy = filter_of(filter_text, scope, "subscription", number)
-            bound.append(Bound(number, subscription, policy, bool(outside)))
+            bound.append(Bound(number, subscription, policy, bool(outside), role == "shadow"))
     by_rows = [b for b in bound if b.by_rows]
     filters = [b.policy for b in by_rows]
     index = FilterIndex(filters) if any(filters) else None
     free = [b for b in bound if not b.by_rows]
-    return Topic(rows[0][0], name, bound, by_rows, tuple(b.name for b in bound), index, free)
+    listed = tuple(b.name for b in bound if not b.is_lane)
+    return Topic(rows[0][0], name, bound, by_rows, listed, index, free)
 
 
 class Seen:

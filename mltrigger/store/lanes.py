@@ -1,0 +1,131 @@
+"""Lanes in a SQL store: subscriptions beside another one, over the same log, with another role.
+
+A lane has a cursor of its own over the topic of its parent. It is no subscription for anybody else:
+it is in no receipt, no audit and no list. Its attempts carry its role.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.policy import DeliveryPolicy
+from mltrigger.store import ledger
+from mltrigger.store.binding import unbind
+from mltrigger.store.queue import INSERT_READY, Waiting
+from mltrigger.store.registry import next_generation
+from mltrigger.store.transaction import Reader, Transaction
+
+Role = Literal["shadow", "replay", "correction"]
+LANES: tuple[Role, ...] = ("shadow", "replay", "correction")
+
+_NUMBER = "SELECT coalesce(max(id), 0) + 1 FROM subscription"
+_INSERT = """
+INSERT INTO subscription (name, topic_id, selector, emit_topic_id, policy, filter, filter_scope,
+  created_us, bound, outside, role, parent_id, lane)
+SELECT :name, topic_id, :selector, :emit, :policy, filter, filter_scope, :now, 1, 0, :role, id,
+  :lane
+FROM subscription WHERE id = :parent RETURNING id
+"""
+_EMIT = "SELECT emit_topic_id FROM subscription WHERE id = :parent"
+_CURSOR = """
+INSERT INTO cursor (subscription_id, next_seq, last_seq) VALUES (:s, :next_seq, :last_seq)
+"""
+_DELAYED = """
+INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+SELECT :s, CASE WHEN e.by_rows_us > :now THEN e.by_rows_us ELSE :now END, e.seq, 0, 0, 0
+FROM event e JOIN subscription s ON s.topic_id = e.topic_id
+WHERE s.id = :s AND e.by_rows_us IS NOT NULL AND e.seq BETWEEN :low AND :high
+ON CONFLICT DO NOTHING
+"""
+_LANES = """
+SELECT id, name, role, selector, bound, created_us, lane FROM subscription
+WHERE parent_id = :parent ORDER BY id
+"""
+
+
+class Opened(NamedTuple):
+    """The settings of a new lane.
+
+    The events from ``next_seq`` to ``last_seq`` are its own. Without a ``next_seq`` it gets those
+    of ``seqs``. ``emits``: its outputs go where those of the parent go.
+    """
+
+    role: Role
+    selector: str
+    policy: DeliveryPolicy
+    settings: Mapping[str, Any]
+    next_seq: int | None = None
+    last_seq: int | None = None
+    seqs: Sequence[int] = ()
+    emits: bool = False
+
+
+class LaneRow(NamedTuple):
+    """A lane as it is stored. ``lane`` has its settings as JSON."""
+
+    id: int
+    name: str
+    role: Role
+    selector: str
+    bound: int
+    created_us: int
+    lane: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the lane."""
+        return dict(json.loads(self.lane))
+
+
+def open_lane(
+    transaction: Transaction, parent: SubscriptionSpec, given: Opened, now_us: int
+) -> tuple[int, str]:
+    """Make a lane of *parent*. Return its number and its name."""
+    ((number,),) = transaction.query(_NUMBER, {})
+    name = f"{parent.name}~{given.role}-{number}"
+    of = {"parent": parent.id}
+    ((emit,),) = transaction.query(_EMIT, of) if given.emits else [(None,)]
+    ((s,),) = transaction.query(
+        _INSERT,
+        {
+            **of,
+            "name": name,
+            "selector": given.selector,
+            "emit": emit,
+            "policy": given.policy.to_json(),
+            "now": now_us,
+            "role": given.role,
+            "lane": json.dumps(dict(given.settings)),
+        },
+    )
+    cursor = {"s": s, "next_seq": given.next_seq, "last_seq": given.last_seq}
+    transaction.execute(_CURSOR, cursor)
+    if given.next_seq is not None and given.last_seq is not None:
+        span = {"s": s, "low": given.next_seq, "high": given.last_seq, "now": now_us}
+        transaction.execute(_DELAYED, span)
+    transaction.execute_many(INSERT_READY, [Waiting(s, now_us, seq) for seq in given.seqs])
+    ledger.bound(transaction, s, given.selector, ledger.user(), now_us)
+    next_generation(transaction)
+    return int(s), name
+
+
+def lanes_of(reader: Reader, parent_id: int) -> list[LaneRow]:
+    """Return the lanes of a subscription, oldest first, also those that have ended."""
+    return [LaneRow(*row) for row in reader.query(_LANES, {"parent": parent_id})]
+
+
+def end_lane(transaction: Transaction, name: str, worker_id: int, now_us: int) -> bool:
+    """End a lane. Its open events end as skipped. Return whether it was open."""
+    return unbind(transaction, name, worker_id, now_us)
+
+
+def set_lane(transaction: Transaction, number: int, settings: Mapping[str, Any]) -> None:
+    """Replace the settings of a lane."""
+    transaction.execute(
+        "UPDATE subscription SET lane = :lane WHERE id = :s",
+        {"s": number, "lane": json.dumps(dict(settings))},
+    )
+    next_generation(transaction)
