@@ -24,6 +24,7 @@ from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
 from mltrigger.reports.outlook import Outlook
+from mltrigger.rollout.correcting import Corrector
 from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
@@ -107,8 +108,13 @@ class EventBus(Publisher):
             join=lambda: registry.join(self._living.hold),
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
+            local=local,
         )
         self.rollout.engine = self._engine
+        self.rollout.corrector = Corrector(
+            *(parts.store, registry, self._catalog, self.rollout.ledger, clock, parts.wakeup),
+            *(self._engine, local, self._origins.prepare),
+        )
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )

@@ -16,6 +16,7 @@ from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.answering import Answering
 from mltrigger.delivery.assembly import Assembly, Judge
+from mltrigger.delivery.correction_lanes import CorrectionLanes
 from mltrigger.delivery.feeders import Feeders
 from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
 from mltrigger.delivery.lineage import Descent
@@ -97,6 +98,7 @@ class Engine:
         join: Callable[[], int],
         news: Callable[[], object],
         every_s: Callable[[], float],
+        local: Broker,
     ) -> None:
         self.worker_id = 0
         self.feeders = Feeders(feed)
@@ -115,6 +117,9 @@ class Engine:
             log=log,
             descent=descent,
         )
+        self._lanes = CorrectionLanes(
+            registry, self._assembly, local, broker, outside, self._workers.submit
+        )
         chores = [
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
             Chore(lambda: min(LOOK_S, every_s()), self._look_for_news),
@@ -124,7 +129,7 @@ class Engine:
         if outside is not None:
             upkeep = functools.partial(self._beside, threading.Lock(), outside.upkeep)
             chores.append(Chore(lambda: UPKEEP_S, upkeep))
-        self._keeper = Keeper(chores)
+        self._keeper = self._lanes.keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
         self._retired: list[Listener] = []
         self._on_call: list[Answering] = []
@@ -140,7 +145,7 @@ class Engine:
         return any(listener.in_flight for listener in self._all())
 
     def _all(self) -> list[Listener]:
-        return [*self._listeners.values(), *self._retired, *self._on_call]
+        return [*self._listeners.values(), *self._retired, *self._on_call, *self._lanes]
 
     def state(self, name: str) -> str:
         """Return the state of the listener of subscription *name*, ``stopped`` without one."""
@@ -186,6 +191,11 @@ class Engine:
             self.feeders.feed(spec.topic, source, specs, self._registry.paused())
         if (sender := self._sender(spec.emit)) is not None and sender.name != spec.name:
             self.listen(sender)
+        self.follow_lanes()
+
+    def follow_lanes(self) -> None:
+        """Deliver the lanes of the subscriptions that are delivered here."""
+        self._lanes.follow([listener.spec for listener in self._listeners.values()])
 
     def place(self, name: str, executor: Executing | None) -> bool:
         """Let the model of subscription *name* run in *executor*, or in this process for None.
@@ -263,7 +273,7 @@ class Engine:
 
     def wake(self) -> None:
         """Let every listener look again, since the clock was moved."""
-        for listener in list(self._listeners.values()):
+        for listener in [*self._listeners.values(), *self._lanes]:
             self._broker.wake(listener.spec)
 
     def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
@@ -321,6 +331,7 @@ class Engine:
                 self._workers.submit(functools.partial(self._quietly, self._let_go, name))
             elif spec != listener.spec:
                 self._workers.submit(functools.partial(self._quietly, self.listen, spec))
+        self.follow_lanes()
         return done
 
     def _let_go(self, name: str) -> None:
@@ -357,9 +368,9 @@ class Engine:
         """Stop everything within *drain_s*. First no listener receives, then they drain."""
         end = time.monotonic() + drain_s
         self.feeders.stop()
-        for listener in [*self._listeners.values(), *self._on_call]:
+        for listener in [*self._listeners.values(), *self._on_call, *self._lanes]:
             listener.begin_stop()
-        for listener in [*self._retired, *self._on_call]:
+        for listener in [*self._retired, *self._on_call, *self._lanes]:
             listener.stop(max(0.0, end - time.monotonic()))
         for name in list(self._listeners):
             self.stop(name, max(0.0, end - time.monotonic()))

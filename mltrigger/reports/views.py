@@ -11,7 +11,7 @@ from mltrigger.broker import Broker, Status, shown
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
-from mltrigger.reports import attempts, frames, outputs
+from mltrigger.reports import attempts, corrected, frames, outputs
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
@@ -25,6 +25,8 @@ from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mltrigger.store.corrections import Replacement
 
 
 _FEW = 10_000
@@ -89,14 +91,22 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     return frames.latency(attempts.times(found))
 
 
-def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
-    """Return one row for each ended event of a subscription, the output as columns."""
+def results(
+    log: Log,
+    subscription_id: int,
+    limit: int | None,
+    replaced: Mapping[tuple[str, str], Replacement],
+) -> pd.DataFrame:
+    """Return one row for each ended event of a subscription, the output as columns.
+
+    The answers of *replaced* take the place of those before.
+    """
     facts = ("subject", "model", "version", "outcome", "reason")
     read = (*facts, "error_type", "error", "output", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False)
-            table, texts = attempts.ended(found, limit)
+            table, texts = corrected.replace(*attempts.ended(found, limit), replaced)
             return frames.beside(table, outputs.columns(texts, frames.ENDED), len(frames.KEY))
     rows = log.invocations(
         read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
@@ -105,7 +115,9 @@ def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
         Answer(tuple(facts), error_type, error, output, (event_id, source))
         for *facts, error_type, error, output, event_id, source in rows
     ]
-    return expanded(answers, frames.ENDED)
+    table = frames.frame((answer.row for answer in answers), frames.ENDED)
+    table, texts = corrected.replace(table, [a.output for a in answers], replaced)
+    return frames.beside(table, outputs.columns(texts, frames.ENDED), len(frames.KEY))
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mltrigger.reports.frames import TIME
+from mltrigger.reports.frames import INVOCATIONS, TIME
 
 HISTORY: dict[str, Any] = {
     "number": "Int64",
@@ -19,5 +19,19 @@ HISTORY: dict[str, Any] = {
     "verdict": "str",
     "answered": "Int64",
     "by_canary": "Int64",
+    "corrected": "Int64",
+}
+CORRECTIONS: dict[str, Any] = {
+    "event_id": "str",
+    "source": "str",
+    "subject": "str",
+    "outcome": INVOCATIONS["outcome"],
+    "differs": "boolean",
+    "old_version": "str",
+    "version": "str",
+    "old": "str",
+    "new": "str",
+    "error": "str",
+    "correction": "str",
 }
 ALARMS: dict[str, Any] = {"rule": "str", "e": "float64", "limit": "float64", "detail": "str"}

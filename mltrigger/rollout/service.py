@@ -11,6 +11,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.engine import Engine
 from mltrigger.errors import InvalidPolicy, NotFound, NotShipped
+from mltrigger.rollout.correcting import Corrector
 from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Watch
@@ -40,6 +41,8 @@ class Rollout:
 
     engine: Engine
     """Set once the bus has it: the engine needs the ledger first."""
+    corrector: Corrector
+    """Set likewise."""
 
     def __init__(self, store: Store, registry: Registry, catalog: Catalog, clock: Clock) -> None:
         self._store, self._registry, self._catalog = store, registry, catalog
