@@ -450,6 +450,9 @@ def test_a_page_has_the_first_200_flips_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.needs("matplotlib")
 def test_a_plot_has_a_line_for_all_pairs_and_each_slice() -> None:
+    from matplotlib import pyplot
+
+    pyplot.switch_backend("agg")
     kinds = ["invoice" if n % 2 else "$letter$" for n in range(500)]
     c = compare_frames(attempts(PAGES, type=kinds), attempts(PAGES, NEW, type=kinds), by="type")
 
@@ -463,10 +466,11 @@ def test_a_plot_has_a_line_for_all_pairs_and_each_slice() -> None:
     assert axes.get_title().startswith("SHIP")
     axes.figure.canvas.draw()
     assert c.plot(axes) is axes
+    pyplot.close(axes.figure)
 
 
 def test_a_plot_without_matplotlib_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     c = compare_frames(attempts([1]), attempts([1], NEW))
 
     with pytest.raises(mt.MltriggerError, match=r"a plot needs matplotlib.*'\.\[compare\]'"):
