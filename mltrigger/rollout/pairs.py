@@ -54,8 +54,9 @@ class Side:
         tries = attempts["attempt"].astype("float64").to_numpy()
         order = np.lexsort((tries, outcomes.isin(FINAL).to_numpy()))
         sources, ids = attempts["source"].tolist(), attempts["event_id"].tolist()
-        last = {(sources[i], ids[i]): i for i in order.tolist()}
-        places = np.sort(np.fromiter(last.values(), np.int64, len(last)))
+        last = dict.fromkeys(zip(sources, ids, strict=True), 0)  # in order of appearance
+        last |= {(sources[i], ids[i]): i for i in order.tolist()}
+        places = np.fromiter(last.values(), np.int64, len(last))
         table = attempts.iloc[places].reset_index(drop=True)
         ended = outcomes.iloc[places]
         states = np.where(
@@ -64,7 +65,7 @@ class Side:
         return cls(
             name,
             table,
-            [(sources[i], ids[i]) for i in places.tolist()],
+            list(last),
             states,
             texts(table["output"]),
             table["model_ms"].astype("float64").to_numpy(),

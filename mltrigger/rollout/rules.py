@@ -122,12 +122,13 @@ def agreement(found: Tally, noise: Tally | None, asked: Asked) -> Draft:
     needs = None
     if passed is None:
         needs = sizes.more(lambda size: min(most(size) - limit, limit - least(size)), n)
+    shown = Interval(max(0.0, 1 - high), min(1.0, 1 - low))
+    bounds = f"at most {shown.high:.4f}" if passed is False else f"at least {shown.low:.4f}"
     text = (
         f"agree on {n - found.against:,.6g} of {count(n, 'pair')}"
-        f"{f' ({1 - found.rate:.2%})' if n else ''}{_beside(noise, low, high)}: at least"
-        f" {max(0.0, 1 - high):.4f} shown, {asked.agree_at_least} wanted{_needs(passed, needs)}"
+        f"{f' ({1 - found.rate:.2%})' if n else ''}{_beside(noise, low, high)}: {bounds}"
+        f" shown, {asked.agree_at_least} wanted{_needs(passed, needs)}"
     )
-    shown = Interval(max(0.0, 1 - high), min(1.0, 1 - low))
     return Draft(Rule("agreement", passed, 1 - found.rate if n else None, shown, needs, text))
 
 
