@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from mltrigger.rollout.statistics.exact import Interval, holm
-from mltrigger.rollout.statistics.sizes import about
+from mltrigger.rollout.statistics.sizes import needed
 from mltrigger.text import card, count, table_html
 
 Word = Literal["SHIP", "HOLD", "WORSE", "NOT YET"]
@@ -120,7 +120,7 @@ class Verdict:
         """The verdict in one line."""
         looks = "at every look" if self.repeated else "for one look"
         needs = self.needs if self.word == "NOT YET" else None
-        more = f", {about(max(needs, 1))} more events needed" if needs is not None else ""
+        more = f", {needed(max(needs, 1))}" if needs is not None else ""
         return (
             f"{self.word}: {self.versions[0]} -> {self.versions[1]},"
             f" {count(self.pairs, 'pair')}, {self.confidence:.0%} confidence {looks}{more}"
