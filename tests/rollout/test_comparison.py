@@ -206,6 +206,13 @@ def test_the_final_attempt_of_an_event_counts() -> None:
     assert list(states(c).values()) == ["same", "old_failed", "same"]
 
 
+def test_a_repeat_that_was_skipped_does_not_hide_the_answer() -> None:
+    repeat = attempts([1], outcomes=["skipped"]).assign(attempt=2)
+    c = compare_frames(pd.concat([attempts([1]), repeat]), attempts([1], NEW))
+
+    assert c.frame()["state"].tolist() == ["same"]
+
+
 def test_events_of_two_sources_with_the_same_id_are_two_events() -> None:
     two = {"source": ["a", "b"], "event_id": ["e1", "e1"]}
     c = compare_frames(attempts([1, 2], **two), attempts([1, 3], NEW, **two))
@@ -288,6 +295,20 @@ def test_slices_are_a_column_or_a_function_of_a_row() -> None:
     assert found["flips"].tolist() == [0, 1, 0]
     assert found["pairs"].tolist() == [3, 3, 3]
     assert "slice odd: 1 flips of 3 pairs" in repr(c)
+
+
+def test_very_many_slices_are_all_shown_and_the_largest_are_tested() -> None:
+    kinds = [str(n) if n < 300 else "rest" for n in range(500)]
+    c = compare_frames(
+        attempts(PAGES, type=kinds), attempts(flipped(7), NEW, type=kinds), by="type"
+    )
+
+    assert len(c.slices()) == 301
+    assert c.slices()["slice"].tolist()[:2] == ["rest", "0"]
+    assert c.slices()["pairs"].sum() == 500
+    assert c.counts["slices_not_tested"] == 201
+    assert "201 slices not tested" in repr(c)
+    assert "and 291 more: .slices()" in repr(c)
 
 
 def test_a_function_of_slices_that_fails_makes_a_slice_of_its_error() -> None:

@@ -183,9 +183,17 @@ def test_a_gap_that_never_closes_has_no_size() -> None:
     assert sizes.more(lambda n: 1.0, 100) is None
 
 
-@pytest.mark.parametrize(("n", "text"), [(3, "3"), (338, "about 340"), (12_345, "about 13,000")])
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [
+        (1, "1 more event needed"),
+        (3, "3 more events needed"),
+        (338, "about 340 more events needed"),
+        (12_345, "about 13,000 more events needed"),
+    ],
+)
 def test_a_size_has_two_digits(n: int, text: str) -> None:
-    assert sizes.about(n) == text
+    assert sizes.needed(n) == text
 
 
 def test_counting_needs_no_numpy() -> None:

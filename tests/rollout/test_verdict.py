@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mltrigger as mt
 from mltrigger.rollout import rules
@@ -221,6 +223,7 @@ def test_the_word_follows_from_the_rules(drafts: list[Draft], word: str) -> None
 def test_the_events_needed_are_those_of_the_rule_that_needs_most() -> None:
     assert of(rule(None, needs=30), rule(None, needs=340), rule(True)).needs == 340
     assert of(rule(None, needs=30), rule(None)).needs is None
+    assert of(rule(None, needs=338)).summary.endswith(", about 340 more events needed")
 
 
 def test_harms_are_corrected_for_their_number() -> None:
@@ -242,6 +245,40 @@ def test_a_slice_is_named_only_when_it_is_harmed() -> None:
 
     assert [found.name for found in verdict.rules] == ["r", "errors in b"]
     assert verdict.word == "WORSE"
+
+
+def test_a_verdict_names_the_clearest_slices_and_counts_the_others() -> None:
+    drafts = [
+        Draft(Rule(f"errors in {n}", None, None, None, None, ""), 1e-9 * (n + 1), quiet=True)
+        for n in range(40)
+    ]
+
+    rules = of(*drafts[::-1]).rules
+
+    assert [found.name for found in rules] == [
+        *(f"errors in {n}" for n in range(9, -1, -1)),
+        "other slices",
+    ]
+    assert rules[-1].text == "30 more rules of slices with a significant harm"
+
+
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_every_count_has_a_rule(one: int, other: int, same: int, repeated: bool) -> None:
+    asked, total = Asked(repeated=repeated), one + other + same
+    drafts = [
+        rules.agreement(Tally(one, total), None, asked),
+        rules.agreement(Tally(one, total), Tally(other, other + same), asked),
+        rules.paired("errors", "failed", Discordant(one, other, total), asked),
+        rules.latency(one, total, 5.0, asked),
+    ]
+
+    for draft in drafts:
+        interval = draft.rule.interval
+        if draft.rule.figure is not None and interval is not None and draft is not drafts[1]:
+            assert interval[0] - 1e-9 <= draft.rule.figure <= interval[1] + 1e-9
+        assert draft.p is None or 0 <= draft.p <= 1
+        assert draft.rule.needs is None or draft.rule.passed is None
 
 
 def test_a_verdict_comes_back_from_short_json() -> None:
