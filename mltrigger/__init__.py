@@ -37,12 +37,15 @@ if TYPE_CHECKING:
         Circular,
         Closed,
         DiskFailed,
+        EffectMissing,
+        EffectUnknown,
         EventTooLarge,
         InvalidEvent,
         InvalidFilter,
         InvalidModel,
         InvalidName,
         InvalidPolicy,
+        InvalidReport,
         InvalidSignature,
         MltriggerError,
         ModelFailure,
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
         NotEncodable,
         NotFound,
         ObjectMissing,
+        OutsideCall,
         Reject,
         Retry,
         StoreError,
@@ -62,6 +66,8 @@ if TYPE_CHECKING:
     from mltrigger.run import Run
     from mltrigger.urls import connect
     from mltrigger.versions.describe import Model, model
+    from mltrigger.versions.running.effects import once
+    from mltrigger.versions.running.measures import report
     from mltrigger.versions.running.workers.ray import RayExecutor
     from mltrigger.versions.version import ModelVersion
 
@@ -70,7 +76,8 @@ if TYPE_CHECKING:
     _bus = EventBus.__new__(EventBus)
     alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
     doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
-    invocations = _bus.invocations
+    invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
+    labels = _bus.labels
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
     retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
@@ -85,12 +92,15 @@ _HOME = {
     "Event": "event.event",
     "EventBus": "bus",
     "DiskFailed": "errors",
+    "EffectMissing": "errors",
+    "EffectUnknown": "errors",
     "EventTooLarge": "errors",
     "InvalidEvent": "errors",
     "InvalidFilter": "errors",
     "InvalidModel": "errors",
     "InvalidName": "errors",
     "InvalidPolicy": "errors",
+    "InvalidReport": "errors",
     "InvalidSignature": "errors",
     "MltriggerError": "errors",
     "Model": "versions.describe",
@@ -100,6 +110,7 @@ _HOME = {
     "NotEncodable": "errors",
     "NotFound": "errors",
     "ObjectMissing": "errors",
+    "OutsideCall": "errors",
     "RayExecutor": "versions.running.workers.ray",
     "Receipt": "broker",
     "Reject": "errors",
@@ -111,6 +122,8 @@ _HOME = {
     "VersionConflict": "errors",
     "connect": "urls",
     "model": "versions.describe",
+    "once": "versions.running.effects",
+    "report": "versions.running.measures",
     "to_csv": "reports.export",
     "to_excel": "reports.export",
     "to_feather": "reports.export",
@@ -125,6 +138,9 @@ _OF_THE_BUS = (
     "explain",
     "fire",
     "invocations",
+    "label",
+    "label_batch",
+    "labels",
     "latency",
     "models",
     "plan",
@@ -152,6 +168,8 @@ __all__ = [
     "DeliveryPolicy",
     "Depth",
     "DiskFailed",
+    "EffectMissing",
+    "EffectUnknown",
     "Event",
     "EventBus",
     "EventTooLarge",
@@ -160,6 +178,7 @@ __all__ = [
     "InvalidModel",
     "InvalidName",
     "InvalidPolicy",
+    "InvalidReport",
     "InvalidSignature",
     "MltriggerError",
     "Model",
@@ -169,6 +188,7 @@ __all__ = [
     "NotEncodable",
     "NotFound",
     "ObjectMissing",
+    "OutsideCall",
     "RayExecutor",
     "Receipt",
     "Reject",
@@ -191,14 +211,19 @@ __all__ = [
     "explain",
     "fire",
     "invocations",
+    "label",
+    "label_batch",
+    "labels",
     "latency",
     "model",
     "models",
+    "once",
     "plan",
     "prune",
     "publish",
     "publish_batch",
     "register",
+    "report",
     "retain",
     "serve",
     "subscribe",

@@ -193,6 +193,16 @@ def _events() -> Iterator[tuple[str, Json]]:
         _get("event", "State and answer of every subscription", "EventStates", ["Id"], "events"),
     )
     yield (
+        "/v1/labels",
+        _post(
+            "label",
+            "Keep the truth about an event",
+            takes=_content(ref("Label")),
+            gives={"200": _answer("Kept.", ref("Labelled"))},
+            tag="events",
+        ),
+    )
+    yield (
         "/v1/events/{id}/cancel",
         _post(
             "cancel",

@@ -142,6 +142,11 @@ SHAPES: Json = {
     "Redrive": object_of({"events": _list(_TEXT)}, ("events",)),
     "Discard": object_of({"events": _list(_TEXT), "reason": {"type": "string", "minLength": 1}}),
     "Changed": object_of({"events": _WHOLE}),
+    "Label": object_of(
+        {"event": _TEXT, "truth": {}, "source": _TEXT, "at": _TEXT, "by": _TEXT},
+        ("source", "at", "by"),
+    ),
+    "Labelled": object_of({"labels": _WHOLE}),
     "Paused": object_of({"paused": _YES}),
     "Models": object_of(
         {

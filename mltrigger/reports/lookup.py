@@ -24,6 +24,7 @@ from mltrigger.reports.explain import explain
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
+from mltrigger.store.labels import Labels
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.notes import StoredNotes
 from mltrigger.store.registry import Registry
@@ -76,7 +77,7 @@ class Lookup:
         )
         self._catalog = Catalog(registry, clock)
         self._resolver = self._catalog.resolver
-        self._notes = StoredNotes(store, clock)
+        self._notes, self._labels = StoredNotes(store, clock), Labels(store, clock)
         self._origins = Origins(registry, broker, self._notes, outside)
         self._closed = False
 

@@ -33,12 +33,13 @@ UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
 class Answer(NamedTuple):
-    """A row with an output: the other columns first, then the error and the output as JSON."""
+    """A row with an output: other columns, then the error, then output and figures as JSON."""
 
     facts: tuple[Any, ...]
     error_type: str | None
     error: str | None
     output: str | None
+    measures: str | None = None
 
     @property
     def row(self) -> tuple[Any, ...]:
@@ -88,26 +89,37 @@ def latency(
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
-    read = (*facts, "error_type", "error", "output")
+    read = (*facts, "error_type", "error", "output", "measures")
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False)
-            table, texts = attempts.ended(found, limit)
-            return frames.beside(table, outputs.columns(texts, frames.ENDED))
+            return _beside(*attempts.ended(found, limit), frames.ENDED)
     rows = log.invocations(
         read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
     )
     answers = [
-        Answer(tuple(facts), error_type, error, output)
-        for *facts, error_type, error, output in rows
+        Answer(tuple(facts), error_type, error, output, measures)
+        for *facts, error_type, error, output, measures in rows
     ]
     return expanded(answers, frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *answers* with the columns of *schema*, then the :func:`outputs.columns`."""
+    """Return *answers* with the columns of *schema*, then their outputs, then their figures."""
     table = frames.frame((answer.row for answer in answers), schema)
-    return frames.beside(table, outputs.columns([a.output for a in answers], schema))
+    texts, measures = [a.output for a in answers], [a.measures for a in answers]
+    return _beside(table, texts, measures, schema)
+
+
+def _beside(
+    table: pd.DataFrame,
+    texts: Sequence[str | None],
+    measures: Sequence[str | None],
+    schema: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return *table* with the columns of outputs and figures. No name is there twice."""
+    figures = outputs.figures(measures)
+    return frames.beside(table, {**outputs.columns(texts, {**schema, **figures}), **figures})
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:
@@ -169,7 +181,8 @@ def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
             t.model_ms,
             t.stdout,
         )
-        answers.append(Answer(facts, t.result.error_type, t.result.error, t.result.output))
+        r = t.result
+        answers.append(Answer(facts, r.error_type, r.error, r.output, r.measures))
     return expanded(answers, frames.DRY_RUN)
 
 

@@ -22,6 +22,7 @@ from mltrigger.store.attempts import (
 )
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
+from mltrigger.store.effects import Effects
 from mltrigger.store.following import Following
 from mltrigger.store.keys import id_key, time_of
 from mltrigger.store.latencies import Latencies
@@ -167,10 +168,9 @@ class Log:
     """The history of events and attempts."""
 
     def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
-        self._store = store
-        self._clock = clock
-        self._worker_id = worker_id
+        self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
+        self.effects = Effects(store, clock)
 
     @property
     def home(self) -> str:

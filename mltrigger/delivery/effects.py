@@ -1,0 +1,84 @@
+"""Effects of the calls of a lot, recorded in the store of the log."""
+
+from __future__ import annotations
+
+from mltrigger.broker import Delivery
+from mltrigger.delivery.lot import Lot
+from mltrigger.errors import EffectMissing, OutsideCall
+from mltrigger.event.event import Event
+from mltrigger.store.effects import Effects, End, Intended, Intent
+from mltrigger.versions.running.effects import Begun, Ending, unknown_effect
+
+
+class LotEffects:
+    """Records the effects of one lot. See :class:`mltrigger.versions.running.effects.Effects`.
+
+    Parameters
+    ----------
+    effects : Effects
+        The record.
+    lot : Lot
+        The lot. Once it is closed, as after a timeout, no further effect begins.
+    """
+
+    __slots__ = ("_effects", "_lot")
+
+    def __init__(self, effects: Effects, lot: Lot) -> None:
+        self._effects, self._lot = effects, lot
+
+    def begin(self, event: Event, name: str, key: str | None, again: bool) -> Begun:
+        """Record the intent, unless the effect has an answer."""
+        delivery = self._delivery(event, name)
+        found = self._effects.intend(
+            Intent(
+                delivery.subscription_id,
+                delivery.seq,
+                delivery.attempt,
+                event.id,
+                event.source,
+                name,
+                key,
+                again,
+            )
+        )
+        if found.is_missing:
+            raise _missing(name, found)
+        if found.number == 0 and found.state == "unknown":
+            raise unknown_effect(name, found.key)
+        return Begun(found.key, found.number, found.answer, found.error, (found.home, delivery.seq))
+
+    def end(self, event: Event, name: str, begun: Begun, ending: Ending) -> None:
+        """Record how a call ended, also after its lot was closed."""
+        home, seq = begun.place
+        self._effects.end(
+            End(
+                home,
+                seq,
+                name,
+                begun.key,
+                begun.number,
+                not ending.failed,
+                ending.answer,
+                ending.note,
+            )
+        )
+
+    def _delivery(self, event: Event, name: str) -> Delivery:
+        for delivery in self._lot.calling():
+            own = delivery.event
+            if own.id == event.id and own.source == event.source:
+                return delivery
+        raise OutsideCall(f"effect {name!r} of event {event.id!r:.80} begins after its call ended")
+
+
+def _missing(name: str, found: Intended) -> EffectMissing:
+    state = {
+        "unknown": "its end was not recorded",
+        "failed": f"it failed there: {found.error}",
+    }.get(found.state or "", "there is none")
+    later = "" if found.is_ended else "; the live version may still bring it"
+    return EffectMissing(
+        f"effect {name!r} with key {found.key!r} is not in the recording: {state}{later}; a lane"
+        " with effects='live' calls it",
+        found.is_ended,
+    )
