@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         EffectMissing,
         EffectUnknown,
         EventTooLarge,
+        InvalidComparison,
         InvalidEvent,
         InvalidFilter,
         InvalidModel,
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
         NameTaken,
         NotEncodable,
         NotFound,
+        NothingToCompare,
+        NotShipped,
         ObjectMissing,
         OutsideCall,
         Reject,
@@ -95,6 +98,7 @@ _HOME = {
     "EffectMissing": "errors",
     "EffectUnknown": "errors",
     "EventTooLarge": "errors",
+    "InvalidComparison": "errors",
     "InvalidEvent": "errors",
     "InvalidFilter": "errors",
     "InvalidModel": "errors",
@@ -109,6 +113,8 @@ _HOME = {
     "NameTaken": "errors",
     "NotEncodable": "errors",
     "NotFound": "errors",
+    "NotShipped": "errors",
+    "NothingToCompare": "errors",
     "ObjectMissing": "errors",
     "OutsideCall": "errors",
     "RayExecutor": "versions.running.workers.ray",
@@ -159,7 +165,12 @@ _OF_THE_BUS = (
     "wait",
 )
 
-_ROOMS = ("aws", "schemes", "testing")
+_ROOMS = {
+    "agree": "rollout.agree",
+    "aws": "aws",
+    "schemes": "schemes",
+    "testing": "testing",
+}
 """Rooms that are public beside these names."""
 
 __all__ = [
@@ -173,6 +184,7 @@ __all__ = [
     "Event",
     "EventBus",
     "EventTooLarge",
+    "InvalidComparison",
     "InvalidEvent",
     "InvalidFilter",
     "InvalidModel",
@@ -187,6 +199,8 @@ __all__ = [
     "NameTaken",
     "NotEncodable",
     "NotFound",
+    "NotShipped",
+    "NothingToCompare",
     "ObjectMissing",
     "OutsideCall",
     "RayExecutor",
@@ -326,7 +340,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = function
         return function
     if name in _ROOMS:
-        return importlib.import_module(f"mltrigger.{name}")
+        return importlib.import_module(f"mltrigger.{_ROOMS[name]}")
     import difflib
 
     near = " or ".join(map(repr, difflib.get_close_matches(name, __dir__())))

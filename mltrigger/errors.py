@@ -14,6 +14,9 @@
     ├── NotFound (LookupError)            a wrong name; lists the near ones
     ├── VersionConflict (ValueError)      other code under a released version
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
+    ├── InvalidComparison (ValueError)    a comparison whose settings or rows make no sense
+    │   └── NothingToCompare              not one pair
+    ├── NotShipped (RuntimeError)         a verdict that does not allow a new version
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
     │   └── DiskFailed                    a sync failed; nothing more is read or written
@@ -173,6 +176,28 @@ class VersionConflict(MltriggerError, ValueError):
 
 class NameTaken(MltriggerError, ValueError):
     """A subscription of that name exists and listens to another topic."""
+
+
+class InvalidComparison(MltriggerError, ValueError):
+    """A setting of a comparison that makes no sense, or rows that it cannot read."""
+
+
+class NothingToCompare(InvalidComparison):
+    """No event was answered by both versions. The message counts the events of each side."""
+
+
+class NotShipped(MltriggerError, RuntimeError):
+    """A version that no verdict allows to answer. The message has the arithmetic.
+
+    Attributes
+    ----------
+    verdict : mltrigger.rollout.verdict.Verdict
+        The verdict, with each rule.
+    """
+
+    def __init__(self, message: str, verdict: Any) -> None:
+        super().__init__(message)
+        self.verdict = verdict
 
 
 class ObjectMissing(MltriggerError, FileNotFoundError):

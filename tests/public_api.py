@@ -17,7 +17,13 @@ from typing import Any
 
 import mltrigger
 
-MODULES = ("mltrigger", "mltrigger.aws", "mltrigger.schemes", "mltrigger.testing")
+MODULES = (
+    "mltrigger",
+    "mltrigger.rollout.agree",
+    "mltrigger.aws",
+    "mltrigger.schemes",
+    "mltrigger.testing",
+)
 MADE_BY_US = {"EventBus", "Model", "ModelVersion", "Run", "Subscription"}
 """Classes that users get from a call and never construct."""
 PARTS_ONLY = {

@@ -27,6 +27,7 @@ FLOORS = (
     {"store"},
     {"delivery"},
     {"reports"},
+    {"rollout"},
     {"sources"},
     {"aws"},
     {"run"},

@@ -1,0 +1,1 @@
+"""Versions in production: comparisons, verdicts, and the statistics behind them."""
