@@ -78,7 +78,7 @@ def test_the_invocation_frame_has_the_dtypes_of_the_design() -> None:
     assert {c for c in table if table[c].dtype == "Int64"} == {"attempt", "batch_size"}
     assert (
         list(table["role"].cat.categories)
-        == ["live", "shadow", "canary", "replay", "direct"]
+        == ["live", "shadow", "canary", "replay", "correction", "direct"]
         == list(ROLES)
     )
     assert set(table["outcome"].cat.categories) >= {*OUTCOMES}
