@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mltrigger.broker import Depth, Receipt
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
+        AmbiguousEvent,
         Circular,
         Closed,
         DiskFailed,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
+    "AmbiguousEvent": "errors",
     "Circular": "errors",
     "Closed": "errors",
     "DeliveryPolicy": "policy",
@@ -174,6 +176,7 @@ _ROOMS = {
 """Rooms that are public beside these names."""
 
 __all__ = [
+    "AmbiguousEvent",
     "Circular",
     "Closed",
     "DeliveryPolicy",

@@ -12,6 +12,7 @@
     ├── InvalidName (ValueError)          a name with characters that some broker refuses
     ├── InvalidModel (TypeError)          something that cannot be called as a model
     ├── NotFound (LookupError)            a wrong name; lists the near ones
+    ├── AmbiguousEvent (LookupError)      an id that events of several sources have
     ├── VersionConflict (ValueError)      other code under a released version
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
     ├── InvalidComparison (ValueError)    a comparison whose settings or rows make no sense
@@ -168,6 +169,20 @@ class InvalidModel(MltriggerError, TypeError):
 
 class NotFound(MltriggerError, LookupError):
     """A name that does not exist. The message lists near names."""
+
+
+class AmbiguousEvent(MltriggerError, LookupError):
+    """An event id that several sources have. The message lists them.
+
+    Attributes
+    ----------
+    sources : tuple of str
+        The sources. Give one of them as ``source=``.
+    """
+
+    def __init__(self, message: str, sources: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.sources = tuple(sources)
 
 
 class VersionConflict(MltriggerError, ValueError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import Depth, SubscriptionSpec
@@ -10,40 +10,34 @@ from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
-from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
+from mltrigger.rollout import truth
+from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
-from mltrigger.text import Told, card, count, short
+from mltrigger.text import card
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     import pandas as pd
 
-    from mltrigger.broker import Broker, Receipt
+    from mltrigger.broker import Receipt
     from mltrigger.delivery.on_call import OnCall
     from mltrigger.notebook.dashboard import Dashboard
-    from mltrigger.reports.dead_letters import Trial
     from mltrigger.run import Run
-    from mltrigger.store.log import DeadKey, Log
     from mltrigger.store.registry import Registry
     from mltrigger.store.wake import Wakeup
     from mltrigger.versions.describe import Model
 
 
-class Bus(Protocol):
+class Bus(letters.Bus, truth.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
-    log: Log
-    broker: Broker
     registry: Registry
     wakeup: Wakeup
 
     @property
     def closed(self) -> bool:
         """Whether the bus was closed."""
-
-    def spec(self, name: str) -> SubscriptionSpec:
-        """Return the subscription *name* as it is now."""
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
         """Return outcome -> number of attempts."""
@@ -56,7 +50,7 @@ class Bus(Protocol):
         subscription: str | None = None,
         *,
         limit: int | None = None,
-        since: datetime | None = None,
+        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return the attempts."""
@@ -64,20 +58,11 @@ class Bus(Protocol):
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
         """Return the events without a call of the model."""
 
-    def explain(self, event: Any, subscription: str) -> pd.DataFrame:
+    def explain(self, event: Any, subscription: str, *, source: str | None = None) -> pd.DataFrame:
         """Return the reasons for one event."""
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:
         """Return findings and advice."""
-
-    def try_out(
-        self,
-        spec: SubscriptionSpec,
-        keys: Sequence[DeadKey],
-        version: Any = None,
-        data: Any = UNCHANGED,
-    ) -> list[Trial]:
-        """Call the model with dead letters, without a record."""
 
     def fire(
         self,
@@ -111,8 +96,10 @@ class Bus(Protocol):
 
 
 @brief_errors
-class Subscription:
+class Subscription(letters.Letters, truth.Truth):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
+
+    _bus: Bus
 
     def __init__(self, bus: Bus, spec: SubscriptionSpec, note: str = "") -> None:
         self._bus = bus
@@ -200,7 +187,7 @@ class Subscription:
         self,
         limit: int | None = None,
         *,
-        since: datetime | None = None,
+        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first.
@@ -209,8 +196,9 @@ class Subscription:
         ----------
         limit : int, optional
             Only the newest so many.
-        since : datetime, optional
-            Only attempts received at or after this timezone-aware instant.
+        since : datetime, timedelta or str, optional
+            Only attempts received since then: a time with its zone, or an age that counts back
+            from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``, ``"2w"``.
         columns : sequence of str, optional
             Only these columns. The others are not read.
         """
@@ -220,13 +208,13 @@ class Subscription:
         """Return one row per ended event, oldest first. *limit* keeps only the newest.
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
-        output as in ``run.results()``.
+        output as in ``run.results()``, then ``event_id`` and ``source``.
         """
         from mltrigger.reports import views
 
         return views.results(self._bus.log, self._spec.id, limit)
 
-    def latency(self, *, since: datetime | None = None) -> pd.DataFrame:
+    def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""
         from mltrigger.reports import views
 
@@ -245,106 +233,13 @@ class Subscription:
         """
         return self._bus.skipped(self.name, limit)
 
-    def explain(self, event: Any) -> pd.DataFrame:
+    def explain(self, event: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return why an event did or did not fire here. See ``bus.explain``."""
-        return self._bus.explain(event, self.name)
+        return self._bus.explain(event, self.name, source=source)
 
     def doctor(self) -> pd.DataFrame:
         """Return advice for this subscription, with reasons. See ``bus.doctor``."""
         return self._bus.doctor(self.name)
-
-    # -- dead letters ------------------------------------------------------------------------------
-
-    def dead_letters(self) -> pd.DataFrame:
-        """Return the dead events that wait for a decision, one row each.
-
-        A row has the reason, the last error and traceback, the number of attempts and the last
-        version. ``data`` is text, ``raw`` the same as bytes. ``redriven`` counts redrives before.
-        """
-        from mltrigger.reports import views
-
-        return views.dead_letters(self._bus.log, self._spec.id)
-
-    def dry_run(
-        self, events: Any = None, *, version: Any = None, data: Any = UNCHANGED
-    ) -> pd.DataFrame:
-        """Call the model with dead letters now. Record, settle and emit nothing.
-
-        Parameters
-        ----------
-        events
-            An event id, several, or a frame of dead letters. Default: all.
-        version
-            The version to try: ``"1.1.0"``, a selector, or a model that was never registered.
-            Default: the one that the selector means now.
-        data
-            Other data for the call.
-
-        Returns
-        -------
-        pandas.DataFrame
-            One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``,
-            ``error``, then the output.
-        """
-        trials = self._bus.try_out(
-            self._spec, choose(self._bus.log, self._spec, events), version, data
-        )
-        from mltrigger.reports import views
-
-        return views.dry_run(trials)
-
-    def redrive(
-        self, events: Any = None, *, data: Any = UNCHANGED, rate_per_s: float | None = None
-    ) -> int:
-        """Deliver dead letters again, under their own ids. Failures start from zero.
-
-        Parameters
-        ----------
-        events
-            An event id, several, or a frame of dead letters. Default: all.
-        data
-            Corrected data for one event. Only this subscription gets it. The archive keeps the
-            published data.
-        rate_per_s : float, optional
-            The number a second that becomes visible, so that a backlog does not delay new events.
-
-        Returns
-        -------
-        int
-            The number of events. A notebook shows it as a sentence.
-        """
-        self._bus.spec(self.name)  # an unsubscribed one has no listener: raise now
-        n = redrive(
-            self._bus.broker,
-            self._spec,
-            choose(self._bus.log, self._spec, events),
-            data,
-            rate_per_s,
-        )
-        return Told(
-            n,
-            (
-                f"{count(n, 'dead letter')} sent again; bus.wait() waits until they have ended"
-                if n
-                else "no dead letter to send again"
-            ),
-        )
-
-    def discard(self, events: Any, reason: str) -> int:
-        """Put dead letters away for good, with a *reason*. Return their number.
-
-        They stay ``dead`` in the log and are listed no more.
-        """
-        chosen = choose(self._bus.log, self._spec, events)
-        n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
-        return Told(
-            n,
-            (
-                f"{count(n, 'dead letter')} put away: {short(reason)}"
-                if n
-                else "no dead letter to put away"
-            ),
-        )
 
     def dashboard(self, sample: Any = None) -> Dashboard:
         """Return a live widget: counts, latency, newest invocations, and a button to fire *sample*.

@@ -28,6 +28,7 @@ CAR = {"make": "Volvo", "year": 1987}
 Car = collections.namedtuple("Car", ["make", "year"])
 RECORDS = np.array([("Volvo", 1987), ("Saab", 1991)], dtype=[("make", "U9"), ("year", "i4")])
 FIXED = ["sample", "subscription", "model", "version", "outcome", "reason", "error"]
+KEY = ["event_id", "source"]
 
 
 def sqlite_row() -> sqlite3.Row:
@@ -118,7 +119,7 @@ def test_outputs_that_are_objects_become_columns(bus: mt.EventBus) -> None:
 
     results = fire(bus, "numbers", [4, 5]).results()
 
-    assert list(results.columns) == [*FIXED, "half", "output_model", "odd"]
+    assert list(results.columns) == [*FIXED, "half", "output_model", "odd", *KEY]
     # a missing value does not turn whole numbers into floats
     assert results["half"].dtype == "Int64"
     assert (results["half"][0], results["output_model"][0], results["odd"][1]) == (2, "mine", True)
@@ -285,8 +286,8 @@ def test_results_have_the_same_columns_and_dtypes_when_there_are_none(bus: mt.Ev
 
     empty, full = fire(bus, "numbers", []).results(), fire(bus, "numbers", [1.5]).results()
 
-    assert list(empty.columns) == list(full.columns) == [*FIXED, "output"]
-    for column in FIXED:
+    assert list(empty.columns) == list(full.columns) == [*FIXED, "output", *KEY]
+    for column in [*FIXED, *KEY]:
         assert empty[column].dtype == full[column].dtype, column
     assert full["sample"].dtype == "Int64"
     assert isinstance(full["outcome"].dtype, pd.CategoricalDtype)

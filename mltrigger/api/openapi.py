@@ -190,7 +190,13 @@ def _events() -> Iterator[tuple[str, Json]]:
     )
     yield (
         "/v1/events/{id}",
-        _get("event", "State and answer of every subscription", "EventStates", ["Id"], "events"),
+        _get(
+            "event",
+            "State and answer of every subscription",
+            "EventStates",
+            ["Id", "Source"],
+            "events",
+        ),
     )
     yield (
         "/v1/labels",
@@ -208,7 +214,7 @@ def _events() -> Iterator[tuple[str, Json]]:
             "cancel",
             "End an event where it has not begun",
             gives={"200": _answer("Subscriptions that had begun.", ref("Cancelled"))},
-            parameters=["Id"],
+            parameters=["Id", "Source"],
             tag="events",
         ),
     )

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from mltrigger.api.intake import Unsupported
 from mltrigger.delivery.answering import Refusal
 from mltrigger.errors import (
+    AmbiguousEvent,
     Closed,
     EventTooLarge,
     InvalidEvent,
@@ -41,6 +42,7 @@ _STATUS: dict[type[Exception], int] = {
     InvalidModel: 503,
     ObjectMissing: 404,
     NotFound: 404,
+    AmbiguousEvent: 409,
     NameTaken: 409,
     VersionConflict: 409,
     StoreError: 503,

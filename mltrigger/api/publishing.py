@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -134,11 +135,14 @@ class Publishing(Routes):
         holder = await self._service.holder(request)
         given = request.query_params.get("id", "")
         event_id = request.path_params.get("id", given)
-        return JSONResponse(await aside(self._found, event_id, holder))
+        source = request.query_params.get("source")
+        return JSONResponse(await aside(self._found, event_id, source, holder))
 
-    def _found(self, event_id: str, holder: Holder) -> dict[str, Any]:
+    def _found(self, event_id: str, source: str | None, holder: Holder) -> dict[str, Any]:
         events = []
         for each in self._bus.log.find(event_id):
+            if source not in (None, each.source):
+                continue
             found = self._states(each.seq, holder)
             if holder.may("publish", each.topic) or any(
                 holder.may_see(state["subscription"]) for state in found
@@ -154,7 +158,9 @@ class Publishing(Routes):
 
     async def _cancel(self, request: Request) -> Response:
         await self._service.permitted(request, "administer")
-        begun = await aside(self._bus.cancel, request.path_params["id"])
+        source = request.query_params.get("source")
+        cancel = functools.partial(self._bus.cancel, source=source)
+        begun = await aside(cancel, request.path_params["id"])
         return JSONResponse({"begun": begun})
 
 

@@ -139,8 +139,11 @@ SHAPES: Json = {
             )
         }
     ),
-    "Redrive": object_of({"events": _list(_TEXT)}, ("events",)),
-    "Discard": object_of({"events": _list(_TEXT), "reason": {"type": "string", "minLength": 1}}),
+    "Redrive": object_of({"events": _list(_TEXT), "source": _TEXT}, ("events", "source")),
+    "Discard": object_of(
+        {"events": _list(_TEXT), "reason": {"type": "string", "minLength": 1}, "source": _TEXT},
+        ("source",),
+    ),
     "Changed": object_of({"events": _WHOLE}),
     "Label": object_of(
         {"event": _TEXT, "truth": {}, "source": _TEXT, "at": _TEXT, "by": _TEXT},
@@ -196,6 +199,7 @@ PARAMETERS: Json = {
     "Name": _in_path("name", "ocr"),
     "Model": _in_path("name", "ocr"),
     "Version": _in_path("version", "1.0.0"),
+    "Source": _in("query", "source", _TEXT, "The source of an id that two sources have."),
     "IdempotencyKey": _in(
         "header", "Idempotency-Key", _TEXT, "The id of the event. A repeat changes nothing."
     ),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -46,8 +47,9 @@ class Steering(Routes):
     async def _redrive(self, request: Request) -> Response:
         await self._service.permitted(request, "administer")
         sub = await aside(self._bus.subscription, request.path_params["name"])
-        chosen = _ids((await json_object(request)).get("events"))
-        return JSONResponse({"events": int(await aside(sub.redrive, chosen))})
+        given = await json_object(request)
+        redrive = functools.partial(sub.redrive, source=_source(given))
+        return JSONResponse({"events": int(await aside(redrive, _ids(given.get("events"))))})
 
     async def _discard(self, request: Request) -> Response:
         await self._service.permitted(request, "administer")
@@ -56,7 +58,8 @@ class Steering(Routes):
         chosen, reason = _ids(given.get("events")), given.get("reason")
         if not isinstance(reason, str) or not reason or chosen is None:
             raise Refused(400, "bad_request", 'send {"events": ["ID"], "reason": "why"}')
-        return JSONResponse({"events": int(await aside(sub.discard, chosen, reason))})
+        discard = functools.partial(sub.discard, source=_source(given))
+        return JSONResponse({"events": int(await aside(discard, chosen, reason))})
 
     def _pausing(self, paused: bool) -> Handler:
         async def handler(request: Request) -> Response:
@@ -136,6 +139,13 @@ def _label(given: Any) -> dict[str, Any]:
         return {**row, "at": datetime.fromisoformat(at)} if at else row
     except ValueError:
         raise Refused(400, "bad_request", "at must be a time, as 2026-11-30T12:00Z") from None
+
+
+def _source(given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if source is not None and not isinstance(source, str):
+        raise Refused(400, "bad_request", "source must be a text")
+    return source
 
 
 def _ids(given: Any) -> list[str] | None:

@@ -11,6 +11,7 @@ from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event.data import decode_data, encode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
+from mltrigger.reports.naming import named_each, unknown
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.invoke import Caller, Result
@@ -26,6 +27,7 @@ class Trial(NamedTuple):
     """The answer of a model in a dry run. Nothing was recorded or settled."""
 
     event_id: str
+    source: str
     subject: str | None
     version: ModelVersion
     result: Result
@@ -33,27 +35,35 @@ class Trial(NamedTuple):
     stdout: str | None
 
 
-def choose(log: Log, spec: SubscriptionSpec, events: Any) -> list[DeadKey]:
-    """Return the dead letters that *events* names, all for None.
+def choose(
+    log: Log, spec: SubscriptionSpec, events: Any, source: str | None = None
+) -> list[DeadKey]:
+    """Return the dead letters that *events* names, all for None, or all of *source*.
 
-    It is an id, several ids, or a frame with a column ``event_id``.
+    It is one event or several, each as :func:`mltrigger.reports.naming.named` takes it, or a frame
+    with a column ``event_id``.
 
     Raises
     ------
     NotFound
         When an id is not among the dead letters. The error lists similar ids.
+    AmbiguousEvent
+        When several sources have the id.
     """
     keys = log.dead_keys(spec.id)
     if events is None:
-        return keys
+        return [key for key in keys if source in (None, key.source)]
     by_id: dict[str, list[DeadKey]] = {}
     for key in keys:
         by_id.setdefault(key.event_id, []).append(key)
     chosen: list[DeadKey] = []
-    for id_, source in _wanted(events):
-        found = [key for key in by_id.get(id_, ()) if source in (None, key.source)]
+    for wanted in named_each(events, source):
+        there = by_id.get(wanted.event_id, ())
+        found = wanted.among(there)
+        if there and not found:
+            raise unknown(wanted, (), [key.source for key in there])
         if not found:
-            raise NotFound.of(f"dead letter of {spec.name!r}", id_, by_id)
+            raise NotFound.of(f"dead letter of {spec.name!r}", wanted.event_id, by_id)
         chosen += found
     return chosen
 
@@ -80,6 +90,7 @@ def try_out(
         trials.append(
             Trial(
                 event.id,
+                event.source,
                 event.subject,
                 version,
                 result,
@@ -130,18 +141,3 @@ def redrive(
             spec, [keys[0].seq], sending=Sending(rate_per_s, data=raw, media_type=media_type)
         )
     )
-
-
-def _wanted(events: Any) -> list[tuple[str, str | None]]:
-    if isinstance(events, str):
-        return [(events, None)]
-    if hasattr(events, "columns"):
-        if "event_id" not in events.columns:
-            raise InvalidEvent(
-                "a frame of events needs a column event_id, as sub.dead_letters() has it"
-            )
-        sources: Iterable[Any] = (
-            events["source"] if "source" in events.columns else [None] * len(events)
-        )
-        return list(zip(events["event_id"], sources, strict=True))
-    return [(str(id_), None) for id_ in events]

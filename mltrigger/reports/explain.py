@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mltrigger.broker import MAX_EVENT_BYTES, Receipt
 from mltrigger.clock import Clock
 from mltrigger.errors import NotFound
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import Event
+from mltrigger.event.making import as_event
 from mltrigger.filters import FilterPolicy
+from mltrigger.reports.naming import EventKey, named, names_event, unknown
+from mltrigger.store import effects
 from mltrigger.store.archive import ARCHIVED, Archived, archived
+from mltrigger.store.finding import near as near_ids
 from mltrigger.store.keys import id_key
 from mltrigger.store.outcomes import FINAL
 from mltrigger.store.revisions import History, histories
@@ -69,6 +74,10 @@ class _Found(NamedTuple):
     topic: str
     archived: Archived
 
+    @property
+    def source(self) -> str:
+        return self.archived.event.source
+
 
 class _Attempt(NamedTuple):
     number: int
@@ -90,55 +99,43 @@ class _Attempt(NamedTuple):
 
 
 def explain(
-    store: Store, clock: Clock, event: Event | Receipt | str, subscription: str
+    store: Store, clock: Clock, event: Any, subscription: str, source: str | None = None
 ) -> list[Step]:
     """Return the steps of *event* on its way to a subscription.
 
-    An id or a receipt names an event of the archive. An Event that was not published gets a
-    forecast.
+    An id, a receipt or a row names an event of the archive. An Event or data that were not
+    published get a forecast.
     """
     with store.snapshot() as reader:
         known = histories(reader, subscription)
         if not known:
             raise NotFound.of("subscription", subscription, [h.name for h in histories(reader)])
         history, now_us = known[0], clock.now_us()
-        found = _found(reader, event)
-        if not found:
-            if isinstance(event, Event):
-                return list(_before(reader, history, event, now_us))
-            raise NotFound(
-                f"no event {_id_of(event)!r}; bus.events() lists what was published, and an Event"
-                " says what would happen to it"
-            )
+        key = named(event, source) if names_event(event) else None
+        found = _found(reader, key) if key is not None else []
         mine = [each for each in found if each.topic == history.topic] or found
-        steps = list(_after(reader, history, mine[0], now_us))
-        if len(mine) == 1:
-            return steps
-        also = (
-            f"the first of {len(mine)} events with this id: a receipt, or an Event, says which is"
-            " meant"
-        )
-        return [Step("also", None, also), *steps]
+        chosen = key.among(mine) if key is not None else []
+        if chosen:
+            return list(_after(reader, history, chosen[0], now_us))
+        if key is not None and isinstance(event, (str, Receipt)):
+            near = near_ids(reader, key.event_id) if not found else ()
+            raise unknown(key, near, [each.source for each in found])
+        return list(_before(reader, history, _future(event, source), now_us))
 
 
-def _id_of(event: Event | Receipt | str) -> str:
-    if isinstance(event, str):
-        return event
-    return event.event_id if isinstance(event, Receipt) else event.id
+def _future(event: Any, source: str | None) -> Event:
+    """Return the event that was not published. Data get *source*, as :meth:`publish` would do."""
+    future = as_event(event)
+    return future if source is None else dataclasses.replace(future, source=source)
 
 
-def _found(reader: Reader, event: Event | Receipt | str) -> list[_Found]:
-    found = [
+def _found(reader: Reader, key: EventKey) -> list[_Found]:
+    return [
         _Found(seq, topic_id, published_us, topic, archived(columns))
         for seq, topic_id, published_us, topic, *columns in reader.query(
-            _EVENT, {"id": id_key(_id_of(event))}
+            _EVENT, {"id": id_key(key.event_id)}
         )
     ]
-    if isinstance(event, Receipt):
-        return [each for each in found if each.seq == event.seq]
-    if isinstance(event, Event):
-        return [each for each in found if each.archived.event.source == event.source]
-    return found
 
 
 def repeated(times: int, differing: int) -> str:
@@ -182,6 +179,7 @@ def _after(reader: Reader, history: History, event: _Found, now_us: int) -> Iter
     yield from _sent_again(reader, of)
     attempts = [_Attempt(*row) for row in reader.query(_ATTEMPTS, of)]
     yield from (attempt.step for attempt in attempts)
+    yield from _effects(reader, of)
     state = list(_state(reader, of, now_us))
     yield from state
     is_open = bool(state) and state[-1].step == "open"
@@ -249,6 +247,17 @@ def _sent_again(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
                 "in the queue of this subscription, without an identity that others could know"
                 " it by",
             )
+
+
+def _effects(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
+    for name, key, state, attempt, error in effects.of_event(reader, of["s"], of["seq"]):
+        said = {
+            "answered": "has happened",
+            "failed": f"failed, {error}",
+            "unknown": "began and has no recorded end: it may have happened",
+        }[state]
+        ok = {"answered": True, "failed": False}.get(state)
+        yield Step(f"effect {name}", ok, f"{said}; attempt {attempt}, key {key}")
 
 
 def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:

@@ -48,6 +48,7 @@ class Attempt(NamedTuple):
 
     row: int
     seq: int
+    source: str
     subscription: str
     model: str | None
     version: str | None

@@ -144,6 +144,7 @@ DEAD_LETTERS: dict[str, Any] = {
 }
 DRY_RUN: dict[str, Any] = {
     "event_id": "str",
+    "source": "str",
     "subject": "str",
     "model": "str",
     "version": "str",
@@ -212,6 +213,8 @@ TRACE: dict[str, Any] = {
     "event_id": "str",
     "causation_id": "str",
 }
+KEY: dict[str, Any] = {"event_id": "str", "source": "str"}
+"""The last columns of results, on the right of the output. They name the event of a row."""
 RESULTS: dict[str, Any] = {
     "sample": "Int64",
     "subscription": "str",
@@ -220,6 +223,7 @@ RESULTS: dict[str, Any] = {
     "outcome": _OUTCOME,
     "reason": "str",
     "error": "str",
+    **KEY,
 }
 ENDED: dict[str, Any] = {
     "subject": "str",
@@ -228,6 +232,7 @@ ENDED: dict[str, Any] = {
     "outcome": _OUTCOME,
     "reason": "str",
     "error": "str",
+    **KEY,
 }
 
 _NAMES = ("event_id", "name", "subscription", "topic")
@@ -349,11 +354,13 @@ def values(given: list[Any]) -> Any:
     return given
 
 
-def beside(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *table* with more *columns* on its right."""
+def beside(table: pd.DataFrame, columns: Mapping[str, Any], last: int = 0) -> pd.DataFrame:
+    """Return *table* with more *columns* on its right. Its *last* columns stay the last."""
     import pandas as pd
 
-    return pd.concat([table, pd.DataFrame(columns, index=table.index)], axis="columns")
+    own = len(table.columns) - last
+    parts = [table.iloc[:, :own], pd.DataFrame(columns, index=table.index), table.iloc[:, own:]]
+    return pd.concat(parts if last else parts[:2], axis="columns")
 
 
 def latency(times: pd.DataFrame) -> pd.DataFrame:

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.broker import Broker, Outside, Receipt, Status, SubscriptionSpec
+from mltrigger.broker import Broker, Outside, Status, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
 from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
-from mltrigger.event.event import Event
-from mltrigger.event.making import as_event
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
 from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
+from mltrigger.reports.naming import find
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
-from mltrigger.store.labels import Labels
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.notes import StoredNotes
 from mltrigger.store.registry import Registry
@@ -77,7 +75,7 @@ class Lookup:
         )
         self._catalog = Catalog(registry, clock)
         self._resolver = self._catalog.resolver
-        self._notes, self._labels = StoredNotes(store, clock), Labels(store, clock)
+        self._notes = StoredNotes(store, clock)
         self._origins = Origins(registry, broker, self._notes, outside)
         self._closed = False
 
@@ -141,7 +139,7 @@ class Lookup:
         subscription: str | None = None,
         *,
         limit: int | None = None,
-        since: datetime | None = None,
+        since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first, of all subscriptions or one.
@@ -152,30 +150,38 @@ class Lookup:
         number = self.spec(subscription).id if subscription is not None else None
         return views.invocations(self.log, number, limit, since, columns)
 
-    def latency(self) -> pd.DataFrame:
+    def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return latency quantiles for each stage and version, of all subscriptions together.
 
         See ``Subscription.latency``.
         """
         self._check()
-        return views.latency(self.log)
+        return views.latency(self.log, since=since)
 
     def events(
-        self, topic: str | None = None, *, limit: int | None = None, since: datetime | None = None
+        self,
+        topic: str | None = None,
+        *,
+        limit: int | None = None,
+        since: datetime | timedelta | str | None = None,
     ) -> pd.DataFrame:
-        """Return the archive of published events, oldest first."""
+        """Return the archive of published events, oldest first.
+
+        *limit* keeps the newest. *since* is as for ``Subscription.invocations``.
+        """
         self._check()
         if topic is not None and topic not in self.registry.topics():
             raise NotFound.of("topic", topic, self.registry.topics())
         return views.events(self.log, topic, limit, since)
 
-    def trace(self, event_id: str) -> pd.DataFrame:
+    def trace(self, event: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return all that one event caused, through all models.
 
-        There is one row for each attempt, from the first cause down.
+        There is one row for each attempt, from the first cause down. See :meth:`cancel` for the
+        ways to name an event.
         """
         self._check()
-        return trace(self.log, event_id, self._notes.recall("bus"))
+        return trace(self.log, find(self.log, event, source), self._notes.recall("bus"))
 
     def backup(self, path: str | Path) -> Backup:
         """Write a copy of the whole store, as of now, to a new file.
@@ -212,7 +218,7 @@ class Lookup:
         self._check()
         return frames.frame(audit(self._store), frames.AUDIT)
 
-    def explain(self, event: Any, subscription: str) -> pd.DataFrame:
+    def explain(self, event: Any, subscription: str, *, source: str | None = None) -> pd.DataFrame:
         """Return why an event did or did not fire, one row for each clause.
 
         ``ok`` says whether the clause let the event pass. It is missing for a mere fact.
@@ -220,16 +226,21 @@ class Lookup:
         Parameters
         ----------
         event
-            An event id or a receipt explains the past. An Event or data that was not published
-            explains the future.
+            An id, a Receipt, or a row of a frame with ``event_id`` explains the past. An Event or
+            data that was not published explains the future.
         subscription : str
             The subscription that is asked about.
+        source : str, optional
+            The source of an id that two sources have.
+
+        Raises
+        ------
+        AmbiguousEvent
+            When several sources have the id. The error lists them.
         """
         self._check()
-        if not isinstance(event, (Receipt, Event, str)):
-            event = as_event(event)
         return frames.sentences(
-            explain(self._store, self._clock, event, subscription), frames.EXPLAIN
+            explain(self._store, self._clock, event, subscription, source), frames.EXPLAIN
         )
 
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:

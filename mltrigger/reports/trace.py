@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mltrigger.delivery.circles import OUTCOMES_OF
-from mltrigger.errors import NotFound
 from mltrigger.event.event import DEFAULT_SOURCE, Event, derived_id
 from mltrigger.event.ids import outcome_id
 from mltrigger.reports import frames
 from mltrigger.reports.views import cause_of, extensions_of
-from mltrigger.store.log import Found, Log
+from mltrigger.store.finding import Found
+from mltrigger.store.log import Log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,14 +31,12 @@ _ATTEMPT = (
 )
 
 
-def trace(log: Log, event_id: str, bus: str | None = None) -> pd.DataFrame:
+def trace(log: Log, found: list[Found], bus: str | None = None) -> pd.DataFrame:
     """Return all that one event caused, from its first cause down, one row an attempt.
 
-    *bus* is the id of the bus, if outcomes are followed there.
+    *found* is the event in each of its topics. *bus* is the id of the bus, if outcomes are
+    followed there.
     """
-    found = log.find(event_id)
-    if not found:
-        raise NotFound(f"no event {event_id!r}; bus.events() lists what was published")
     rows: list[Row] = []
     seen: set[int] = set()
     # an event that only names its cause was not made by it: it is shown on its own

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.broker import Broker, Status, shown
-from mltrigger.errors import InvalidEvent, NotFound, StoreError
+from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
 from mltrigger.reports import attempts, frames, outputs
 from mltrigger.reports.dead_letters import Trial
+from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Log
 from mltrigger.store.outcomes import FINAL
@@ -33,25 +33,30 @@ UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
 class Answer(NamedTuple):
-    """A row with an output: other columns, then the error, then output and figures as JSON."""
+    """A row with an output: other columns, then the error, then output and figures as JSON.
+
+    ``key`` has the columns on the right of them.
+    """
 
     facts: tuple[Any, ...]
     error_type: str | None
     error: str | None
     output: str | None
     measures: str | None = None
+    key: tuple[str | None, ...] = ()
 
     @property
     def row(self) -> tuple[Any, ...]:
-        """The facts, with the error as the last one."""
-        return *self.facts, f"{self.error_type}: {self.error}" if self.error_type else self.error
+        """The facts, the error, and the key."""
+        error = f"{self.error_type}: {self.error}" if self.error_type else self.error
+        return *self.facts, error, *self.key
 
 
 def invocations(
     log: Log,
     subscription_id: int | None = None,
     limit: int | None = None,
-    since: datetime | None = None,
+    since: Moment = None,
     columns: Sequence[str] | None = None,
     seqs: tuple[int, int] | None = None,
 ) -> pd.DataFrame:
@@ -62,7 +67,7 @@ def invocations(
             raise NotFound.of("column", name, known)
     wanted = list(columns) if columns is not None else known
     schema = {name: frames.INVOCATIONS[name] for name in wanted}
-    since_us = _us(since)
+    since_us = moment_us(since, log.now_us())
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, running = log.bulk(wanted, subscription_id, since_us, seqs)
@@ -75,11 +80,10 @@ def invocations(
     return frames.frame(rows, schema)
 
 
-def latency(
-    log: Log, subscription_id: int | None = None, since: datetime | None = None
-) -> pd.DataFrame:
+def latency(log: Log, subscription_id: int | None = None, since: Moment = None) -> pd.DataFrame:
     """Return count and quantiles for each stage and version."""
-    found = log.latencies(subscription_id, _us(since))
+    since_us = moment_us(since, log.now_us())
+    found = log.latencies(subscription_id, since_us)
     if found is None:
         columns = ("version", *(f"{stage}_ms" for stage in frames.STAGES))
         return frames.latency(invocations(log, subscription_id, since=since, columns=columns))
@@ -89,7 +93,7 @@ def latency(
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
-    read = (*facts, "error_type", "error", "output", "measures")
+    read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False)
@@ -98,14 +102,17 @@ def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
         read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
     )
     answers = [
-        Answer(tuple(facts), error_type, error, output, measures)
-        for *facts, error_type, error, output, measures in rows
+        Answer(tuple(facts), error_type, error, output, measures, (event_id, source))
+        for *facts, error_type, error, output, measures, event_id, source in rows
     ]
     return expanded(answers, frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *answers* with the columns of *schema*, then their outputs, then their figures."""
+    """Return *answers* with the columns of *schema*, then their outputs, then their figures.
+
+    They come before the key of the event, if *schema* ends with it.
+    """
     table = frames.frame((answer.row for answer in answers), schema)
     texts, measures = [a.output for a in answers], [a.measures for a in answers]
     return _beside(table, texts, measures, schema)
@@ -119,13 +126,15 @@ def _beside(
 ) -> pd.DataFrame:
     """Return *table* with the columns of outputs and figures. No name is there twice."""
     figures = outputs.figures(measures)
-    return frames.beside(table, {**outputs.columns(texts, {**schema, **figures}), **figures})
+    columns = {**outputs.columns(texts, {**schema, **figures}), **figures}
+    last = len(frames.KEY) if list(schema)[-len(frames.KEY) :] == list(frames.KEY) else 0
+    return frames.beside(table, columns, last)
 
 
-def events(log: Log, topic: str | None, limit: int | None, since: datetime | None) -> pd.DataFrame:
+def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.DataFrame:
     """Return the archive of published events."""
     rows = []
-    for e in log.events(topic, _us(since), limit):
+    for e in log.events(topic, moment_us(since, log.now_us()), limit):
         try:
             others = extensions_of(e.extensions)
             told = (
@@ -173,6 +182,7 @@ def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
         outcome = "succeeded" if t.result.ok else "failed"
         facts = (
             t.event_id,
+            t.source,
             t.subject,
             t.version.name,
             t.version.version,
@@ -284,15 +294,3 @@ def _resolved(registry: Registry, selector: str) -> ModelVersion | None:
         return resolve(registry, Selector.parse(selector))
     except NotFound:
         return None
-
-
-def _us(at: datetime | None) -> int | None:
-    if at is None:
-        return None
-    if not isinstance(at, datetime):
-        raise InvalidEvent(f"since must be a datetime, got {short(at)}")
-    if at.utcoffset() is None:
-        raise InvalidEvent(
-            f"since={at.isoformat()} is naive; give its zone, for example datetime.now(UTC)"
-        )
-    return int(at.timestamp() * 1e6)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import InvalidComparison, NotFound
 from mltrigger.event import codec
 from mltrigger.reports import frames
 from mltrigger.rollout import agree as rules
+from mltrigger.rollout import agreement
 from mltrigger.rollout.statistics import exact
 from mltrigger.store.labels import Labels
 from mltrigger.store.log import Log
@@ -81,30 +82,22 @@ def _checked(by: str | Sequence[str]) -> list[str]:
     return list(dict.fromkeys(keys))
 
 
-def _score(agrees: Callable[[Any, Any], bool | float], output: str, truth: str) -> float:
+def _score(agrees: rules.Agree, output: str, truth: str) -> float:
     """Return how right an answer is, from 0 to 1."""
-    score = float(agrees(codec.loads_own(output.encode()), codec.loads_own(truth.encode())))
-    if not 0.0 <= score <= 1.0:
+    answer, right = (codec.loads_own(text.encode()) for text in (output, truth))
+    try:
+        return agreement.score(agrees, answer, right)
+    except Exception as error:
         raise InvalidComparison(
-            f"agree gave {score!r} for the output {short(output)} and the truth {short(truth)}; give"
-            " True or False, or a share from 0 to 1"
-        )
-    return score
+            f"agree failed for the output {short(output)} and the truth {short(truth)}:"
+            f" {agreement.said(error)}"
+        ) from error
 
 
 def _share(scores: Sequence[float], confidence: float) -> tuple[Any, ...]:
-    """Return the numbers of labelled and of right answers, the share, and its interval.
-
-    Shares are counted as right from one half on.
-    """
+    """Return the numbers of labelled and of right answers, the share, and its interval."""
     n = len(scores)
-    right = sum(score >= _RIGHT for score in scores)
+    right = sum(score == 1.0 for score in scores)
     if not n:
         return 0, 0, math.nan, math.nan, math.nan
     return n, right, right / n, *exact.interval(right, n, confidence)
-
-
-_RIGHT = 0.5
-
-__all__ = ["accuracy", "COUNTED", "BY"]
-Groups = Mapping[str, Any]

@@ -60,7 +60,7 @@ class Truth:
             The groups: ``version``, ``role``, ``type``, ``subject``, or several of them.
         agree : function, number or None
             Whether output and truth agree: a rule of ``mt.agree``, a function of both, a tolerance.
-            Default: they are equal. A share of one half or more counts as right.
+            Default: they are equal. Of a rule that gives shares only 1.0 is right.
         confidence : float
             That of the interval (Clopper-Pearson).
 

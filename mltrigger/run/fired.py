@@ -160,10 +160,10 @@ class Run:
         """Return one row per sample and subscriber, the samples in their order.
 
         Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome``,
-        ``reason``, ``error``, then the output. The keys of an object are columns, other outputs
-        stand in ``output``. A key with the name of an earlier column is written ``output_<key>``.
-        Figures of ``mt.report`` stand in columns such as ``measures.confidence``.
-        Times are in :meth:`invocations`.
+        ``reason``, ``error``, then the output, then ``event_id`` and ``source``. The keys of an
+        object are columns, other outputs stand in ``output``. A key with the name of another column
+        is written ``output_<key>``. Figures of ``mt.report`` stand in columns such as
+        ``measures.confidence``. Times are in :meth:`invocations`.
 
         As in every frame, control and bidirectional characters in texts are written ``\\u001b``.
         Showing them moves no cursor. The exact answer is
@@ -174,8 +174,12 @@ class Run:
         """
         self._look()
         holds = self._outlook.of(set(self._open_names())) if self.open else {}
+        sources = self._sources()
         answers = [
-            self._answer(sample, seq, name, holds.get(name)) for sample, seq, name in self._expected
+            self._answer(sample, seq, name, holds.get(name))._replace(
+                key=(self.receipts[sample].event_id, sources.get(seq))
+            )
+            for sample, seq, name in self._expected
         ]
         return views.expanded(answers, frames.RESULTS)
 
@@ -232,6 +236,12 @@ class Run:
             return views.Answer((sample, name, None, None, "open", reason), None, why, None)
         facts = (sample, name, failed.model, failed.version, "open", failed.reason)
         return views.Answer(facts, failed.error_type, failed.error, None)
+
+    def _sources(self) -> dict[int, str]:
+        """Return the sources of the samples. Once all have ended, nothing is read."""
+        known = {seq: final.source for (seq, _), final in self._final.items()}
+        unknown = sorted({seq for seq, _ in self._wanted} - known.keys())
+        return known | (self._log.sources(unknown) if unknown else {})
 
     def _counts(self) -> dict[str, int]:
         counts: dict[str, int] = {

@@ -81,11 +81,11 @@ class Labelling(Lookup):
         event that counts.
         """
         self._check()
-        return labels.frame(self._labels)
+        return labels.frame(self.log.labels)
 
     def _kept(self, found: list[Label]) -> int:
-        sources = self._labels.sources(sorted({label.event_id for label in found}))
-        self._labels.add(labels.completed(found, sources))
+        sources = self.log.labels.sources(sorted({label.event_id for label in found}))
+        self.log.labels.add(labels.completed(found, sources))
         unknown = sum(label.event_id not in sources for label in found)
         later = f", {unknown} of them for events that are not here yet" if unknown else ""
         return Told(len(found), f"{count(len(found), 'label')} kept{later}")

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import Receipt
-from mltrigger.errors import NotFound, brief_errors
+from mltrigger.errors import brief_errors
 from mltrigger.event.delay import delayed
-from mltrigger.event.event import Event
 from mltrigger.event.making import as_event
+from mltrigger.reports.naming import find
 from mltrigger.reports.waiting import Idle
 from mltrigger.run.fired import Run, samples_of, warn_if_nobody_gets
 from mltrigger.run.labelling import Labelling
@@ -86,20 +86,29 @@ class Publisher(Labelling):
         now_us = self._clock.now_us()
         return [delayed(as_event(sample), delay_s, at, now_us) for sample in samples]
 
-    def cancel(self, event: Event | Receipt | str) -> list[str]:
+    def cancel(self, event: Any, *, source: str | None = None) -> list[str]:
         """End an event for all subscriptions that have not begun with it.
 
         It ends as ``skipped`` there, reason ``cancelled``. Return the names of the subscriptions
-        that had begun. Nothing changes for them. *event* may be its id.
+        that had begun. Nothing changes for them.
+
+        Parameters
+        ----------
+        event : str, Event, Receipt, or a row of a frame
+            Its id, itself, its receipt, or a row with ``event_id``: a Series, a named tuple of
+            ``itertuples`` or a mapping. Only a receipt means the event of one topic.
+        source : str, optional
+            The source of an id that two sources have.
+
+        Raises
+        ------
+        NotFound
+            When there is no such event. The error lists similar ids.
+        AmbiguousEvent
+            When several sources have the id. The error lists them.
         """
         self._check()
-        if isinstance(event, Event):
-            event_id = event.id
-        else:
-            event_id = event.event_id if isinstance(event, Receipt) else event
-        found = self.log.find(event_id)
-        if not found:
-            raise NotFound(f"no event {event_id[:100]!r}; bus.events() lists the newest")
+        found = find(self.log, event, source)
         return sorted({name for each in found for name in self.broker.cancel(each.seq)})
 
     def fire(

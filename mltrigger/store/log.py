@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.event.data import decode_data
-from mltrigger.store import bulk, latencies
+from mltrigger.store import bulk, finding, latencies
 from mltrigger.store.archive import ARCHIVED, SOURCE, TYPE, Archived, archived
 from mltrigger.store.attempts import (
     AFTER,
@@ -23,8 +23,10 @@ from mltrigger.store.attempts import (
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.effects import Effects
+from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
-from mltrigger.store.keys import id_key, time_of
+from mltrigger.store.keys import time_of
+from mltrigger.store.labels import Labels
 from mltrigger.store.latencies import Latencies
 from mltrigger.store.leasing import BEHIND
 from mltrigger.store.outcomes import OUTCOMES
@@ -45,18 +47,6 @@ class Logged(NamedTuple):
     trace_id: str
     media_type: str | None
     data: bytes
-    extensions: str | None
-
-
-class Found(NamedTuple):
-    """An event that was found by its id."""
-
-    seq: int
-    id: str
-    source: str
-    type: str
-    topic: str
-    published_us: int
     extensions: str | None
 
 
@@ -128,11 +118,6 @@ WHERE e.seq > :after AND t.name = :topic
   AND e.type_id = (SELECT id FROM name WHERE text = :type)
 ORDER BY e.seq LIMIT :limit
 """
-_FIND = f"""
-SELECT e.seq, event_id(e.id), {SOURCE}, {TYPE}, t.name, e.published_us, e.extensions
-FROM event e JOIN topic t ON t.id = e.topic_id
-WHERE e.id = :id ORDER BY e.seq
-"""
 _PROGRESS = f"""
 SELECT (SELECT coalesce(sum(n), 0) FROM tally),
   (SELECT count(*) FROM ready) + (SELECT count(*) FROM awaited)
@@ -170,7 +155,7 @@ class Log:
     def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
         self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
-        self.effects = Effects(store, clock)
+        self.effects, self.labels = Effects(store, clock), Labels(store, clock)
 
     @property
     def home(self) -> str:
@@ -329,7 +314,18 @@ class Log:
 
     def find(self, event_id: str) -> list[Found]:
         """Return every event with that id, oldest first."""
-        return list(map(Found._make, self._store.read(_FIND, {"id": id_key(event_id)})))
+        with self._store.snapshot() as reader:
+            return finding.find(reader, event_id)
+
+    def sources(self, seqs: Sequence[int]) -> dict[int, str]:
+        """Return the sources of these events, by number. Pruned events have none."""
+        with self._store.snapshot() as reader:
+            return finding.sources(reader, seqs)
+
+    def near(self, event_id: str) -> list[str]:
+        """Return a few existing ids that resemble *event_id*."""
+        with self._store.snapshot() as reader:
+            return finding.near(reader, event_id)
 
     def heads(self, seqs: Sequence[int], size: int) -> list[Head]:
         """Return the heads of these events, with the first *size* bytes of their data."""

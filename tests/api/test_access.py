@@ -24,7 +24,7 @@ REQUESTS = {
     "infer": ("GET", "/v2/models/double"),
     "pause": ("POST", "/v1/subscriptions/ocr/pause"),
     "redrive": ("POST", "/v1/subscriptions/ocr/redrive"),
-    "cancel": ("POST", "/v1/events/k/cancel"),
+    "cancel": ("POST", "/v1/events/k/cancel?source=mltrigger"),
 }
 
 

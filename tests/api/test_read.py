@@ -121,6 +121,30 @@ def test_dead_letters_are_read_redriven_and_discarded(api: Caller, served_bus: m
     assert api.get("/v1/subscriptions/sometimes/dead-letters").json() == {"dead_letters": []}
 
 
+def test_id_of_two_sources_needs_the_source(api: Caller, served_bus: mt.EventBus) -> None:
+    served_bus.subscribe("documents", lambda page: 1 / 0, name="never", max_attempts=1)
+    events = [mt.Event(1, id="k", source=source) for source in ("a", "b")]
+    served_bus.fire("documents", events, progress=False)
+    never, given = "/v1/subscriptions/never", {"events": ["k"], "reason": "a test page"}
+
+    for path, body in (
+        ("/v1/events/k/cancel", None),
+        (f"{never}/redrive", {"events": ["k"]}),
+        (f"{never}/discard", given),
+    ):
+        answer = api.post(path, json=body) if body else api.post(path)
+        assert (answer.status_code, answer.json()["reason"]) == (409, "ambiguous_event"), path
+        assert "'a', 'b'" in answer.json()["detail"]
+
+    assert "never" in api.post("/v1/events/k/cancel?source=a").json()["begun"]
+    assert api.post("/v1/events/k/cancel?source=c").status_code == 404
+    assert api.post(f"{never}/discard", json={**given, "source": "b"}).json() == {"events": 1}
+    (left,) = api.get(f"{never}/dead-letters").json()["dead_letters"]
+    assert left["source"] == "a"
+    assert [each["source"] for each in api.get("/v1/events/k").json()["events"]] == ["a", "b"]
+    assert [e["source"] for e in api.get("/v1/events/k?source=b").json()["events"]] == ["b"]
+
+
 @pytest.mark.parametrize(
     ("action", "body"),
     [
@@ -128,6 +152,7 @@ def test_dead_letters_are_read_redriven_and_discarded(api: Caller, served_bus: m
         ("discard", {"events": ["x"]}),
         ("discard", {"events": "x", "reason": "y"}),
         ("redrive", {"events": [1]}),
+        ("redrive", {"events": ["x"], "source": 1}),
         ("redrive", [1]),
     ],
 )

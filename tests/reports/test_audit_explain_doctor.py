@@ -644,7 +644,9 @@ def test_receipt_says_which_of_several_events_with_one_id_is_meant(bus: mt.Event
 
     assert details(sub.explain(first))["outcome"] == "skipped: filtered"
     assert details(sub.explain(second))["outcome"] == "open"
-    assert "the first of 2 events with this id" in details(sub.explain("1"))["also"]
+    assert details(sub.explain("1", source="b"))["outcome"] == "open"
+    with pytest.raises(mt.AmbiguousEvent, match="from 2 sources: 'a', 'b'; say which, source='a'"):
+        sub.explain("1")
 
 
 def test_duplicates_of_others_are_not_listed(bus: mt.EventBus) -> None:

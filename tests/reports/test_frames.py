@@ -362,8 +362,10 @@ def test_results_begin_with_their_own_columns_and_never_lose_one_of_the_output(
     _, run = worked(memory_bus)
     table = run.results()
 
-    assert list(table.columns) == [*frames.RESULTS, "page", "output_outcome"]
-    assert dtypes(table.iloc[:, : len(frames.RESULTS)]) == expected(frames.RESULTS)
+    facts = [name for name in frames.RESULTS if name not in frames.KEY]
+    assert list(table.columns) == [*facts, "page", "output_outcome", *frames.KEY]
+    assert dtypes(table[[*frames.RESULTS]]) == expected(frames.RESULTS)
+    assert table["event_id"].tolist() == [receipt.event_id for receipt in run.receipts]
     assert table["sample"].tolist() == [0, 1, 2]
     assert table["outcome"].tolist() == ["succeeded", "dead", "succeeded"]
     assert table["output_outcome"].tolist()[::2] == ["mine", "mine"]

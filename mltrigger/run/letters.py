@@ -1,0 +1,151 @@
+"""Letters: the verbs of a subscription for its dead letters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mltrigger.broker import SubscriptionSpec
+from mltrigger.errors import brief_errors
+from mltrigger.reports.dead_letters import UNCHANGED, choose, redrive
+from mltrigger.text import Told, count, short
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from mltrigger.broker import Broker
+    from mltrigger.reports.dead_letters import Trial
+    from mltrigger.store.log import DeadKey, Log
+
+
+class Bus(Protocol):
+    """The part of a bus that dead letters need."""
+
+    log: Log
+    broker: Broker
+
+    def spec(self, name: str) -> SubscriptionSpec:
+        """Return the subscription *name* as it is now."""
+
+    def try_out(
+        self,
+        spec: SubscriptionSpec,
+        keys: Sequence[DeadKey],
+        version: Any = None,
+        data: Any = UNCHANGED,
+    ) -> list[Trial]:
+        """Call the model with dead letters, without a record."""
+
+
+@brief_errors
+class Letters:
+    """Dead letters of one subscription. :class:`~mltrigger.Subscription` adds the other verbs."""
+
+    _bus: Bus
+    _spec: SubscriptionSpec
+
+    def dead_letters(self) -> pd.DataFrame:
+        """Return the dead events that wait for a decision, one row each.
+
+        A row has the reason, the last error and traceback, the number of attempts and the last
+        version. ``data`` is text, ``raw`` the same as bytes. ``redriven`` counts redrives before.
+        """
+        from mltrigger.reports import views
+
+        return views.dead_letters(self._bus.log, self._spec.id)
+
+    def dry_run(
+        self,
+        events: Any = None,
+        *,
+        version: Any = None,
+        data: Any = UNCHANGED,
+        source: str | None = None,
+    ) -> pd.DataFrame:
+        """Call the model with dead letters now. Record, settle and emit nothing.
+
+        Parameters
+        ----------
+        events, source
+            As for :meth:`redrive`.
+        version
+            The version to try: ``"1.1.0"``, a selector, or a model that was never registered.
+            Default: the one that the selector means now.
+        data
+            Other data for the call.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row an event: ``outcome`` (``succeeded`` or ``failed``), ``model_ms``, ``stdout``,
+            ``error``, then the output.
+        """
+        trials = self._bus.try_out(
+            self._spec, choose(self._bus.log, self._spec, events, source), version, data
+        )
+        from mltrigger.reports import views
+
+        return views.dry_run(trials)
+
+    def redrive(
+        self,
+        events: Any = None,
+        *,
+        data: Any = UNCHANGED,
+        rate_per_s: float | None = None,
+        source: str | None = None,
+    ) -> int:
+        """Deliver dead letters again, under their own ids. Failures start from zero.
+
+        Parameters
+        ----------
+        events
+            An event as :meth:`cancel` of the bus takes it, several, or a frame of dead letters.
+            Default: all.
+        data
+            Corrected data for one event. Only this subscription gets it. The archive keeps the
+            published data.
+        rate_per_s : float, optional
+            The number a second that becomes visible, so that a backlog does not delay new events.
+        source : str, optional
+            The source of an id that two sources have.
+
+        Returns
+        -------
+        int
+            The number of events. A notebook shows it as a sentence.
+        """
+        self._bus.spec(self._spec.name)  # an unsubscribed one has no listener: raise now
+        n = redrive(
+            self._bus.broker,
+            self._spec,
+            choose(self._bus.log, self._spec, events, source),
+            data,
+            rate_per_s,
+        )
+        return Told(
+            n,
+            (
+                f"{count(n, 'dead letter')} sent again; bus.wait() waits until they have ended"
+                if n
+                else "no dead letter to send again"
+            ),
+        )
+
+    def discard(self, events: Any, reason: str, *, source: str | None = None) -> int:
+        """Put dead letters away for good, with a *reason*. Return their number.
+
+        They stay ``dead`` in the log and are listed no more. *events* and *source* are as for
+        :meth:`redrive`.
+        """
+        chosen = choose(self._bus.log, self._spec, events, source)
+        n = len(self._bus.broker.discard(self._spec, [d.seq for d in chosen], reason))
+        return Told(
+            n,
+            (
+                f"{count(n, 'dead letter')} put away: {short(reason)}"
+                if n
+                else "no dead letter to put away"
+            ),
+        )
