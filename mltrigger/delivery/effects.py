@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mltrigger.broker import Delivery
 from mltrigger.delivery.lot import Lot
 from mltrigger.errors import EffectMissing, OutsideCall
@@ -28,24 +30,9 @@ class LotEffects:
 
     def begin(self, event: Event, name: str, key: str | None, again: bool) -> Begun:
         """Record the intent, unless the effect has an answer."""
-        delivery = self._delivery(event, name)
-        found = self._effects.intend(
-            Intent(
-                delivery.subscription_id,
-                delivery.seq,
-                delivery.attempt,
-                event.id,
-                event.source,
-                name,
-                key,
-                again,
-            )
-        )
-        if found.is_missing:
-            raise _missing(name, found)
-        if found.number == 0 and found.state == "unknown":
-            raise unknown_effect(name, found.key)
-        return Begun(found.key, found.number, found.answer, found.error, (found.home, delivery.seq))
+        d = self._delivery(event, name)
+        of = (d.subscription_id, d.seq, d.attempt, event.id, event.source)
+        return _begun(self._effects, Intent(*of, name, key, again))
 
     def end(self, event: Event, name: str, begun: Begun, ending: Ending) -> None:
         """Record how a call ended, also after its lot was closed."""
@@ -69,6 +56,42 @@ class LotEffects:
             if own.id == event.id and own.source == event.source:
                 return delivery
         raise OutsideCall(f"effect {name!r} of event {event.id!r:.80} begins after its call ended")
+
+
+class RecordedEffects:
+    """Answers from the record of a subscription alone, for a call that is not recorded itself.
+
+    Parameters
+    ----------
+    effects : Effects
+        The record.
+    subscription_id : int
+        The subscription.
+    seqs : mapping
+        The numbers of the events that may come, by id and source.
+    """
+
+    def __init__(
+        self, effects: Effects, subscription_id: int, seqs: Mapping[tuple[str, str], int]
+    ) -> None:
+        self._effects, self._id, self._seqs = effects, subscription_id, seqs
+
+    def begin(self, event: Event, name: str, key: str | None, again: bool) -> Begun:
+        """Return the recorded answer."""
+        of = (self._id, self._seqs[event.id, event.source], 0, event.id, event.source)
+        return _begun(self._effects, Intent(*of, name, key, again, recorded=True))
+
+    def end(self, event: Event, name: str, begun: Begun, ending: Ending) -> None:
+        """Do nothing: no call begins."""
+
+
+def _begun(effects: Effects, intent: Intent) -> Begun:
+    found = effects.intend(intent)
+    if found.is_missing:
+        raise _missing(intent.name, found)
+    if found.number == 0 and found.state == "unknown":
+        raise unknown_effect(intent.name, found.key)
+    return Begun(found.key, found.number, found.answer, found.error, (found.home, intent.seq))
 
 
 def _missing(name: str, found: Intended) -> EffectMissing:

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from mltrigger.broker import Receipt
-from mltrigger.errors import InvalidEvent
+from mltrigger.errors import AmbiguousEvent, InvalidEvent
 from mltrigger.event import codec
-from mltrigger.event.event import Event
 from mltrigger.reports import frames
+from mltrigger.reports.naming import named
 from mltrigger.store.labels import Label, Labels
 from mltrigger.text import short
 
@@ -49,10 +48,10 @@ def label(
     NotEncodable
         When *truth* has no JSON form.
     """
-    event_id, own_source = _named(event)
-    return Label(
-        event_id, source or own_source, codec.dumps(truth), _moment(at), _maker(made_by) or ""
-    )
+    key = named(event, source)
+    if not key.event_id:
+        raise InvalidEvent("the id of the event is empty")
+    return Label(key.event_id, key.source, codec.dumps(truth), _moment(at), _maker(made_by) or "")
 
 
 def each(table: Any, made_by: str | None) -> Iterator[Label]:
@@ -71,7 +70,7 @@ def each(table: Any, made_by: str | None) -> Iterator[Label]:
         if _is_missing(row["truth"]):
             raise InvalidEvent(f"row {number} has no truth: leave out rows without one")
         try:
-            yield label(row["event_id"], row["truth"], source, at, by or made_by)
+            yield label(row, row["truth"], source, at, by or made_by)
         except InvalidEvent as error:
             raise InvalidEvent(f"row {number}: {error}") from None
 
@@ -81,7 +80,7 @@ def completed(found: Sequence[Label], sources: Mapping[str, Sequence[str]]) -> l
 
     Raises
     ------
-    InvalidEvent
+    AmbiguousEvent
         When events of several sources have the id, and the label does not say which.
     """
     done = []
@@ -89,32 +88,15 @@ def completed(found: Sequence[Label], sources: Mapping[str, Sequence[str]]) -> l
         known = sources.get(one.event_id, ())
         if one.source is None and len(known) > 1:
             listed = ", ".join(repr(short(source)) for source in known[:8])
-            raise InvalidEvent(
-                f"event {short(one.event_id)!r} is there from {len(known)} sources; say which,"
-                f" source=: {listed}"
+            raise AmbiguousEvent(
+                f"event {short(one.event_id)!r} is there from {len(known)} sources: {listed}; say"
+                f" which, source={known[0]!r:.100}",
+                known,
             )
         if one.source is None and known:
             one = one._replace(source=known[0])
         done.append(one)
     return done
-
-
-def _named(event: Any) -> tuple[str, str | None]:
-    """Return the id and the source of *event*: an id, an Event, a Receipt, or a row."""
-    if isinstance(event, Event):
-        return event.id, event.source
-    if isinstance(event, Receipt):
-        return event.event_id, None
-    if isinstance(event, str) and event:
-        return event, None
-    get = getattr(event, "get", None)
-    found = get("event_id") if callable(get) else getattr(event, "event_id", None)
-    if not isinstance(found, str) or not found:
-        raise InvalidEvent(
-            f"give an event id, an Event, a Receipt, or a row with event_id; got {short(event)}"
-        )
-    source = get("source") if callable(get) else getattr(event, "source", None)
-    return found, source if isinstance(source, str) else None
 
 
 def _moment(at: datetime | None) -> int | None:

@@ -52,6 +52,11 @@ class Labelling(Lookup):
         -------
         int
             1. A notebook shows it as a sentence.
+
+        Raises
+        ------
+        AmbiguousEvent
+            If events of several sources have the id.
         """
         self._check()
         return self._kept([labels.label(event, truth, source, at, by or user())])

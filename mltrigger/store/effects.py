@@ -61,7 +61,8 @@ GROUP BY f.name ORDER BY f.name
 class Intent(NamedTuple):
     """An effect that is about to be called, in an attempt for an event of a subscription.
 
-    Without a ``key`` one is derived. ``again`` calls also if it is unknown.
+    Without a ``key`` one is derived. ``again`` calls also if it is unknown. ``recorded`` never
+    calls.
     """
 
     subscription_id: int
@@ -71,7 +72,8 @@ class Intent(NamedTuple):
     source: str
     name: str
     key: str | None
-    again: bool
+    again: bool = False
+    recorded: bool = False
     now_us: int = 0
 
 
@@ -143,7 +145,8 @@ def _intend_each(transaction: Transaction, intents: Sequence[Intent]) -> list[In
 
 def _intend(transaction: Transaction, intent: Intent) -> Intended:
     ((own, role, lane, parent, name),) = transaction.query(_HOME, {"s": intent.subscription_id})
-    is_replayed = role in ("shadow", "replay") and _policy(lane) != "live"
+    is_lane = role in ("shadow", "replay") and _policy(lane) != "live"
+    is_replayed = is_lane or intent.recorded
     # a correction answers an event again: its effects have happened
     home = parent if parent is not None and (is_replayed or role == "correction") else own
     key = intent.key or derived_key(name, intent)
