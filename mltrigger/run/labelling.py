@@ -91,6 +91,6 @@ class Labelling(Lookup):
     def _kept(self, found: list[Label]) -> int:
         sources = self.log.labels.sources(sorted({label.event_id for label in found}))
         self.log.labels.add(labels.completed(found, sources))
-        unknown = sum(label.event_id not in sources for label in found)
-        later = f", {unknown} of them for events that are not here yet" if unknown else ""
+        unknown = len({label.event_id for label in found} - sources.keys())
+        later = f"; {count(unknown, 'event')} of them not published yet" if unknown else ""
         return Told(len(found), f"{count(len(found), 'label')} kept{later}")
