@@ -87,18 +87,22 @@ def answered(
         for number, event in enumerate(given)
     ]
     effects = None if ask is None else AskedEffects(ask, events)
-    under_way = elsewhere(within, events, returned, effects)
-    with during(under_way):
-        results = _results(caller, events, again)
-    if under_way.measures is not None:
-        results = measured(under_way, events, results)
-    return [parcel.fields(result) for result in results]
+    return _results(caller, events, elsewhere(within, events, returned, effects), again)
 
 
 def _results(
-    caller: Caller, events: Sequence[Event], again: Callable[[], None] = lambda: None
-) -> Sequence[Result]:
-    return caller.many(events, again) if caller.batches else [caller.one(e) for e in events]
+    caller: Caller,
+    events: Sequence[Event],
+    under_way: Running | None,
+    again: Callable[[], None] = lambda: None,
+) -> list[dict[str, Any]]:
+    with during(under_way):
+        results: Sequence[Result] = (
+            caller.many(events, again) if caller.batches else [caller.one(e) for e in events]
+        )
+    if under_way is not None and under_way.measures is not None:
+        results = measured(under_way, events, results)
+    return [parcel.fields(result) for result in results]
 
 
 # -- in an executor --------------------------------------------------------------------------------
@@ -176,9 +180,8 @@ def run(
 
 def run_here(caller: Caller, events: list[Event], under_way: Running | None) -> dict[str, Any]:
     """Call a model of this process, in a thread of an executor. Returns as :func:`run` does."""
-    with captured() as printed, during(under_way):
-        results = [parcel.fields(result) for result in _results(caller, events)]
-        return {"results": results, "printed": printed.take()}
+    with captured() as printed:
+        return {"results": _results(caller, events, under_way), "printed": printed.take()}
 
 
 def _raise_flag(flag: str, answer: object) -> None:
