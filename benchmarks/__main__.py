@@ -20,6 +20,7 @@ from benchmarks import (
     latency,
     million,
     peers,
+    rollouts,
     start,
     tables,
     throughput,
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "million": million.run,
     "start": start.run,
     "tables": tables.run,
+    "rollouts": rollouts.run,
     "api": api.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
