@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import (
     api,
     batches,
+    effects,
     fanout,
     growth,
     latency,
@@ -35,6 +36,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "latency": latency.run,
     "batches": batches.run,
     "fanout": fanout.run,
+    "effects": effects.run,
     "growth": growth.run,
     "million": million.run,
     "start": start.run,
