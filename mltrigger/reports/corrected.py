@@ -40,16 +40,18 @@ _THERE = "SELECT 1 FROM event WHERE id = :id LIMIT 1"
 def replace(
     table: pd.DataFrame,
     outputs: Sequence[str | None],
+    measures: Sequence[str | None],
     replaced: Mapping[tuple[str, str], Replacement],
-) -> tuple[pd.DataFrame, Sequence[str | None]]:
-    """Return results and their outputs with the newest answers. Their reason is ``corrected``."""
-    texts: list[str | None] = list(outputs)
+) -> tuple[pd.DataFrame, Sequence[str | None], Sequence[str | None]]:
+    """Return results, outputs and figures with the newest answers. Their reason is ``corrected``.
+    """
+    texts, figures = list(outputs), list(measures)
     rows: dict[int, Replacement] = {}
     for row, key in enumerate(zip(table["event_id"], table["source"], strict=True)):
         if (new := replaced.get(key)) is not None:
-            rows[row], texts[row] = new, new.output
+            rows[row], texts[row], figures[row] = new, new.output, new.measures
     if not rows:
-        return table, outputs
+        return table, outputs, measures
     changed, news = table.copy(), list(rows.values())
     columns: dict[str, list[Any]] = {
         "model": [new.model for new in news],
@@ -60,7 +62,7 @@ def replace(
     }
     for name, values in columns.items():
         changed.loc[list(rows), name] = values
-    return changed, texts
+    return changed, texts, figures
 
 
 def balance(reader: Reader, parent_id: int) -> tuple[int, list[int]]:

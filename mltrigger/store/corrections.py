@@ -96,7 +96,7 @@ WHERE l.parent_id = :s AND l.role = 'correction' AND o.outcome = {CODES["succeed
   AND d.reason = '{CORRECTED}' GROUP BY 1
 """
 _REPLACED = f"""
-SELECT event_id(e.id), {SOURCE}, m.name, m.version, {_OUTPUT}
+SELECT event_id(e.id), {SOURCE}, m.name, m.version, {_OUTPUT}, d.measures
 FROM subscription s JOIN outcome o ON o.subscription_id = s.id {_DETAIL}
 JOIN event e ON e.seq = o.seq
 JOIN lot l ON l.id = o.lot_id JOIN model_version m ON m.id = l.model_version_id
@@ -106,11 +106,12 @@ WHERE s.parent_id = :s AND s.role = 'correction' AND o.outcome = {CODES["succeed
 
 
 class Replacement(NamedTuple):
-    """The newest answer of an event that was corrected. ``output`` is JSON."""
+    """The newest answer of an event that was corrected. ``output`` and ``measures`` are JSON."""
 
     model: str
     version: str
     output: str | None
+    measures: str | None
 
 
 class Answered(NamedTuple):
