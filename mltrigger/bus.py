@@ -28,6 +28,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -87,7 +88,8 @@ class EventBus(Publisher):
             else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
         )
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        self.rollout = Rollout(parts.store, registry, self._catalog, clock)
+        lanes = LaneStore(parts.store, clock, parts.wakeup, local)
+        self.rollout = Rollout(parts.store, registry, self._catalog, clock, lanes)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -98,6 +100,7 @@ class EventBus(Publisher):
             log=self.log,
             registry=self.registry,
             ledger=self.rollout.ledger,
+            lanes=lanes,
             judge=self.rollout.watch.look,
             clock=clock,
             tidy=self._tidy,
@@ -108,7 +111,7 @@ class EventBus(Publisher):
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
         )
-        self.rollout.engine = self._engine
+        self.rollout.engine, self.rollout.log = self._engine, self.log
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )

@@ -15,7 +15,9 @@ from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Watch
 from mltrigger.store import tries
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Binding, Change, Ledger, user
+from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.versions.catalog import Catalog
@@ -34,15 +36,20 @@ class Rollout:
 
     Parameters
     ----------
-    store, registry, catalog, clock
+    store, registry, catalog, clock, lanes
         Parts of the bus.
     """
 
     engine: Engine
     """Set once the bus has it: the engine needs the ledger first."""
+    log: Log
+    """Set by the bus, too."""
 
-    def __init__(self, store: Store, registry: Registry, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, catalog: Catalog, clock: Clock, lanes: LaneStore
+    ) -> None:
         self._store, self._registry, self._catalog = store, registry, catalog
+        self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
         self.watch = Watch(store, self.ledger, clock)
 
