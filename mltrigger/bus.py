@@ -29,6 +29,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -84,7 +85,8 @@ class EventBus(Publisher):
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
         local = self._local(parts, clock)
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        self.rollout = Rollout(parts.store, registry, self._catalog, clock)
+        lanes = LaneStore(parts.store, clock, parts.wakeup, local)
+        self.rollout = Rollout(parts.store, registry, self._catalog, clock, lanes)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -95,6 +97,7 @@ class EventBus(Publisher):
             log=self.log,
             registry=self.registry,
             ledger=self.rollout.ledger,
+            lanes=lanes,
             judge=self.rollout.watch.look,
             clock=clock,
             tidy=self._tidy,
@@ -104,13 +107,9 @@ class EventBus(Publisher):
             join=lambda: registry.join(self._living.hold),
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
-            local=local,
         )
-        self.rollout.engine = self._engine
-        self.rollout.corrector = Corrector(
-            *(parts.store, registry, self._catalog, self.rollout.ledger, clock, parts.wakeup),
-            *(self._engine, local, self._origins.prepare),
-        )
+        self.rollout.engine, self.rollout.log = self._engine, self.log
+        self.rollout.corrector = Corrector(self.rollout, self._catalog, self._origins.prepare)
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )

@@ -1,24 +1,18 @@
-"""Correcting: the answers of a past binding are given again, and those that differ are emitted.
-
-The listener of such a lane works in the store of the log, also where events come from a queue
-outside.
-"""
+"""Correcting: the answers of a past binding are given again, and those that differ are emitted."""
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from mltrigger.broker import Broker, Delivery, Outside, SubscriptionSpec
 from mltrigger.delivery.circles import OUTPUT_TYPE
-from mltrigger.delivery.listener import Listener
 from mltrigger.delivery.lot import Ended
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.event.event import Event
 from mltrigger.store import corrections
-from mltrigger.store.lanes import end_lane
+from mltrigger.store.lanes import end_lane, is_through
 from mltrigger.store.unit import Invocation, Unit
 from mltrigger.versions.running.invoke import Result
 
@@ -75,8 +69,8 @@ class CorrectionRecorder(Recorder):
             old = corrections.old_answers(transaction, spec.parent_id, spec.id, seqs)
             ended = [_compared(e, old.get(e.settlement.delivery.seq)) for e in ended]
         rows = super()._record_ended(ended, unit)
-        if rows and corrections.is_through(transaction, spec.id):
-            end_lane(transaction, spec.name, 0, self._clock.now_us())
+        if rows and is_through(transaction, spec.id):
+            end_lane(transaction, spec.id, "done")
         return rows
 
 
@@ -91,17 +85,3 @@ def _compared(ended: Ended, old: corrections.Old | None) -> Ended:
     if old is None or not old.differs(row.result.output):
         return ended._replace(emitted=None)
     return ended._replace(invocation=row._replace(reason=corrections.CORRECTED))
-
-
-class CorrectionListener(Listener):
-    """Delivers a lane of corrections.
-
-    Its parameters are those of :class:`~mltrigger.delivery.listener.Listener`, and those of
-    :class:`CorrectionRecorder`.
-    """
-
-    def __init__(
-        self, *given: Any, emits: Broker, checks: Outside | None = None, **parts: Any
-    ) -> None:
-        self.recording = functools.partial(CorrectionRecorder, emits=emits, checks=checks)
-        super().__init__(*given, **parts)

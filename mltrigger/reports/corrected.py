@@ -43,8 +43,7 @@ def replace(
     measures: Sequence[str | None],
     replaced: Mapping[tuple[str, str], Replacement],
 ) -> tuple[pd.DataFrame, Sequence[str | None], Sequence[str | None]]:
-    """Return results, outputs and figures with the newest answers. Their reason is ``corrected``.
-    """
+    """Return results, outputs and figures with the newest answers, whose reason says so."""
     texts, figures = list(outputs), list(measures)
     rows: dict[int, Replacement] = {}
     for row, key in enumerate(zip(table["event_id"], table["source"], strict=True)):

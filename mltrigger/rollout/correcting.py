@@ -8,20 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.clock import Clock
-from mltrigger.delivery.engine import Engine
 from mltrigger.errors import InvalidCorrection, InvalidPolicy, NotFound
 from mltrigger.event.event import Event
-from mltrigger.reports.dead_letters import Trial, try_out
+from mltrigger.reports.dead_letters import Trial, rehearsal, try_out
 from mltrigger.rollout.history import Bound, read
+from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
-from mltrigger.store.broker import SqlBroker
 from mltrigger.store.corrections import Answered, Given, Replacement
-from mltrigger.store.lanes import LaneRow, Opened, end_lane, open_lane, set_lane
-from mltrigger.store.ledger import Binding, Ledger, user
-from mltrigger.store.registry import Registry
-from mltrigger.store.transaction import Reader, Store
-from mltrigger.store.wake import Wakeup
+from mltrigger.store.lanes import LaneRow, Opened, end_lane, is_through, open_lane, set_lane
+from mltrigger.store.ledger import Binding, user
+from mltrigger.store.log import DeadKey
+from mltrigger.store.transaction import Reader
 from mltrigger.versions.catalog import Catalog
 from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.selector import Selector, resolve
@@ -32,6 +29,9 @@ MakeRow = Callable[[LaneRow, tuple[str, str, str | None], Given | None, Given], 
 """Makes a row of a lane, the event, the answer before and the new one."""
 _STEP = 1_000
 """Events that are added to a lane in one commit. Others can write in between."""
+_LOOK_S = 0.5
+_ALL_EVENTS, _ALL_S = 2**62, 100 * 365 * 86_400.0
+"""A correction holds its events until it has ended or was stopped."""
 
 
 class Plan(NamedTuple):
@@ -52,29 +52,23 @@ class Corrector:
 
     Parameters
     ----------
-    store, registry, catalog, ledger, clock, wakeup, engine
-        Parts of the bus.
-    broker : SqlBroker
-        The broker in the store of the log.
+    rollout : Rollout
+        The other changes of versions, and their parts.
+    catalog : Catalog
+        The models.
     prepare : callable
         Takes a subscription. Returns the function that makes its events ready for a model.
     """
 
     def __init__(
         self,
-        store: Store,
-        registry: Registry,
+        rollout: Rollout,
         catalog: Catalog,
-        ledger: Ledger,
-        clock: Clock,
-        wakeup: Wakeup,
-        engine: Engine,
-        broker: SqlBroker,
         prepare: Callable[[SubscriptionSpec], Callable[[Event], Event]],
     ) -> None:
-        self._store, self._registry, self._catalog, self._ledger = store, registry, catalog, ledger
-        self._clock, self._wakeup, self._engine = clock, wakeup, engine
-        self._broker, self._prepare = broker, prepare
+        self._rollout, self._catalog, self._prepare = rollout, catalog, prepare
+        self._store, self._registry, self._clock = rollout.store, rollout.registry, rollout.clock
+        self._lanes, self._ledger = rollout.lanes, rollout.ledger
 
     # -- what there is to do -----------------------------------------------------------------------
 
@@ -127,10 +121,6 @@ class Corrector:
         with self._store.snapshot() as reader:
             return corrections.counts(reader, lane.id)
 
-    def is_paused(self, lane: LaneRow) -> bool:
-        """Whether a lane was stopped."""
-        return lane.id in self._registry.paused()
-
     def try_out(
         self, spec: SubscriptionSpec, version: ModelVersion, seqs: Sequence[int]
     ) -> tuple[list[Trial], dict[int, corrections.Old]]:
@@ -140,8 +130,11 @@ class Corrector:
             old = corrections.old_answers(reader, spec.id, 2**62, seqs)
         placed = Placement(self._catalog.resolver.of(str(version)), spec.policy)
         prepare = self._prepare(spec)
+        keys = [DeadKey(seq, event.id, event.source) for seq, event in events]
+        under_way = rehearsal(self._rollout.log, spec, keys)
+        prepared = (prepare(event) for _, event in events)
         try:
-            return try_out((prepare(event) for _, event in events), *placed(), self._clock), old
+            return try_out(prepared, *placed(), self._clock, under_way), old
         finally:
             placed.close()
 
@@ -195,61 +188,67 @@ class Corrector:
             max_rate_per_s=max_rate_per_s or spec.policy.max_rate_per_s,
             corrections="take",
         )
-        lane = next((each for each in self.lanes(spec, bound) if each.bound), None)
-        if lane is not None and lane.selector != str(version):
-            self.end(lane)
-            lane = None
+        given = Opened(
+            "correction",
+            str(version),
+            policy,
+            {
+                "of": spec.name,
+                "binding": bound.number,
+                "limit": limit,
+                "effects": effects,
+                "why": why,
+                "by": user(),
+                "filled": False,
+                "hold_events": _ALL_EVENTS,
+                "hold_s": _ALL_S,
+            },
+            emits=True,
+        )
+        lane = self._to_go_on(spec, bound, given)
         if lane is None:
-            with self._store.snapshot() as reader:
-                if not _plan(reader, spec, bound, version).seqs:
-                    return
-            lane = self._open(
-                spec,
-                Opened(
-                    "correction",
-                    str(version),
-                    policy,
-                    {
-                        "of": spec.name,
-                        "binding": bound.number,
-                        "limit": limit,
-                        "effects": effects,
-                        "why": why,
-                        "by": user(),
-                        "filled": False,
-                    },
-                    emits=True,
-                ),
-            )
-        elif policy != self._policy(lane):
-            self._set_policy(lane, policy.to_json())
+            if not self.plan(spec, bound, version).seqs:
+                return
+            lane = self._open(spec, given)
         self._fill(spec, bound, lane, version)
-        self._broker.pause(lane.name, False)
-        self._engine.follow_lanes()
+        self._rollout.engine.look_again(spec.name)
 
     def stop(self, lane: LaneRow) -> None:
         """Begin no more events of a lane. :meth:`start` goes on."""
-        self._broker.pause(lane.name)
-
-    def end(self, lane: LaneRow) -> None:
-        """End a lane. Its open events end as skipped."""
-        with self._store.transaction() as transaction:
-            end_lane(transaction, lane.name, 0, self._clock.now_us())
-            transaction.after_commit(lambda: self._wakeup.notify(["done"]))
+        self._lanes.end(lane.id)
 
     def wait(self, is_over: Callable[[], bool], timeout_s: float | None) -> bool:
         """Wait until *is_over*. Return whether it is."""
         end_s = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        while True:
-            seen = self._wakeup.generation("done")
-            if is_over():
-                return True
+        while not is_over():
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 return False
-            self._wakeup.wait("done", seen, min(left_s, self._wakeup.poll_s))
+            self._lanes.wait(min(left_s, _LOOK_S))
+        return True
 
     # -- steps -------------------------------------------------------------------------------------
+
+    def _to_go_on(self, spec: SubscriptionSpec, bound: Bound, given: Opened) -> LaneRow | None:
+        """Return the lane that is open, or was stopped, with the settings of *given*.
+
+        One of a version that is not the present one any more ends for good.
+        """
+        lane = next(
+            (row for row in self.lanes(spec, bound) if row.bound or row.ended == "stopped"), None
+        )
+        if lane is None:
+            return None
+        with self._store.transaction() as transaction:
+            if lane.selector != given.selector:
+                corrections.leave(transaction, lane)
+                return None
+            kept = {**given.settings, **lane.settings, "effects": given.settings["effects"]}
+            kept.pop("ended", None)
+            set_lane(transaction, lane.id, kept if lane.bound else {**kept, "ended": "stopped"})
+            corrections.set_policy(transaction, lane.id, given.policy)
+        self._lanes.begin(lane.id)
+        return self._lanes.row(lane.id)
 
     def _open(self, spec: SubscriptionSpec, given: Opened) -> LaneRow:
         number = int(given.settings["binding"])
@@ -278,25 +277,11 @@ class Corrector:
             with self._store.transaction() as transaction:
                 added = wanted[first : first + _STEP]
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
-                key = f"ready:{lane.id}"
-                transaction.after_visible(lambda key=key: self._wakeup.notify([key]))  # type: ignore[misc]
         with self._store.transaction() as transaction:
             events = len(corrections.in_lane(transaction, lane.id))
             set_lane(transaction, lane.id, {**settings, "filled": True, "events": events})
-            if corrections.is_through(transaction, lane.id):
-                end_lane(transaction, lane.name, 0, self._clock.now_us())
-
-    def _policy(self, lane: LaneRow) -> Any:
-        found = self._registry.subscription(lane.name)
-        return None if found is None else found.policy
-
-    def _set_policy(self, lane: LaneRow, policy: str) -> None:
-        with self._store.transaction() as transaction:
-            transaction.execute(
-                "UPDATE subscription SET policy = :policy WHERE id = :s",
-                {"s": lane.id, "policy": policy},
-            )
-            set_lane(transaction, lane.id, lane.settings)
+            if is_through(transaction, lane.id):
+                end_lane(transaction, lane.id, "done")
 
 
 def _check_past(spec: SubscriptionSpec, rows: Sequence[Binding], row: Binding) -> None:

@@ -78,9 +78,7 @@ class Correction:
         if not lanes:
             return "not started"
         if not lanes[-1].bound:
-            return "done"
-        if self._corrector.is_paused(lanes[-1]):
-            return "stopped"
+            return lanes[-1].ended
         return "correcting" if lanes[-1].settings["filled"] else "filling"
 
     # -- look --------------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.engine import Engine
 from mltrigger.errors import InvalidPolicy, NotFound, NotShipped
-from mltrigger.rollout.correcting import Corrector
 from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Watch
 from mltrigger.store import tries
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Binding, Change, Ledger, user
+from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.versions.catalog import Catalog
@@ -24,6 +25,7 @@ from mltrigger.versions.selector import Selector, names_model, resolve
 from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
+    from mltrigger.rollout.correcting import Corrector
     from mltrigger.rollout.verdict import Verdict
 
 Backlog = Literal["new", "old"]
@@ -36,17 +38,21 @@ class Rollout:
 
     Parameters
     ----------
-    store, registry, catalog, clock
+    store, registry, catalog, clock, lanes
         Parts of the bus.
     """
 
     engine: Engine
     """Set once the bus has it: the engine needs the ledger first."""
     corrector: Corrector
-    """Set likewise."""
+    log: Log
+    """Set by the bus, too."""
 
-    def __init__(self, store: Store, registry: Registry, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, catalog: Catalog, clock: Clock, lanes: LaneStore
+    ) -> None:
         self._store, self._registry, self._catalog = store, registry, catalog
+        self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
         self.watch = Watch(store, self.ledger, clock)
 

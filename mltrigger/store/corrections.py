@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 from mltrigger.event.data import decode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
+from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.archive import ARCHIVED, SOURCE, archived
-from mltrigger.store.lanes import LaneRow, lanes_of
+from mltrigger.store.lanes import LaneRow, end_lane, lanes_of, set_lane
 from mltrigger.store.queue import INSERT_READY, Waiting
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Transaction
@@ -52,11 +53,6 @@ _RESENT = """
 INSERT INTO resent (subscription_id, seq, times, resent_us, data, datacontenttype)
 SELECT :s, seq, times, resent_us, data, datacontenttype FROM resent
 WHERE subscription_id = :parent AND seq IN ({seqs}) ON CONFLICT DO NOTHING
-"""
-_THROUGH = """
-SELECT s.lane FROM subscription s WHERE s.id = :s AND s.bound = 1
-  AND NOT EXISTS (SELECT 1 FROM ready WHERE subscription_id = :s)
-  AND NOT EXISTS (SELECT 1 FROM lease WHERE subscription_id = :s)
 """
 _OLD = f"""
 SELECT o.seq, o.outcome, {_OUTPUT}, m.version FROM outcome o
@@ -209,10 +205,21 @@ def add(
     transaction.execute_many(INSERT_READY, new)
 
 
-def is_through(reader: Reader, lane_id: int) -> bool:
-    """Whether a lane has got all its events, and all have ended."""
-    rows = reader.query(_THROUGH, {"s": lane_id})
-    return any(json.loads(lane or "{}").get("filled") for (lane,) in rows)
+def leave(transaction: Transaction, lane: LaneRow) -> None:
+    """End a lane for good. Its open events belong to no lane any more."""
+    end_lane(transaction, lane.id, "replaced")
+    ended = {**lane.settings, "ended": "replaced"}
+    set_lane(transaction, lane.id, ended)
+    for place in ("ready", "lease"):
+        transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s", {"s": lane.id})
+
+
+def set_policy(transaction: Transaction, lane_id: int, policy: DeliveryPolicy) -> None:
+    """Replace the policy of a lane."""
+    transaction.execute(
+        "UPDATE subscription SET policy = :policy WHERE id = :s",
+        {"s": lane_id, "policy": policy.to_json()},
+    )
 
 
 def old_answers(

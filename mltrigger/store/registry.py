@@ -27,7 +27,8 @@ DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :
 """
 _TOPIC_COUNTS = """
 SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id),
-  (SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1),
+  (SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1
+    AND s.parent_id IS NULL),
   (SELECT published_us FROM event
     WHERE seq = (SELECT max(seq) FROM event e WHERE e.topic_id = t.id))
 FROM topic t ORDER BY t.id
@@ -196,10 +197,19 @@ class Registry:
     # -- subscriptions -----------------------------------------------------------------------------
 
     def subscriptions(self, role: str | None = "live") -> list[SubscriptionSpec]:
-        """Return the bound subscriptions of that role, oldest first. ``None`` stands for all."""
-        where = "" if role is None else "AND s.role = :role"
+        """Return the bound subscriptions of that role, oldest first. ``None`` stands for all.
+
+        Lanes are none, see :meth:`lanes`.
+        """
+        where = "AND s.parent_id IS NULL" if role is None else "AND s.role = :role"
         rows = self._store.read(f"{_SPECS} {where} ORDER BY s.id", {"role": role})
         return [_spec(row) for row in rows]
+
+    def lanes(self) -> list[SubscriptionSpec]:
+        """Return the open lanes of all subscriptions, oldest first."""
+        return [
+            *map(_spec, self._store.read(f"{_SPECS} AND s.parent_id IS NOT NULL ORDER BY s.id"))
+        ]
 
     def subscription(self, name: str) -> SubscriptionSpec | None:
         """Return the bound subscription *name*, ``None`` when there is none."""
