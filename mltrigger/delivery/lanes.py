@@ -31,7 +31,7 @@ from mltrigger.delivery.keeper import Keeper
 from mltrigger.delivery.listener import DRAIN_S, Listener
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.threads import ThreadWorkers
-from mltrigger.errors import StoreError
+from mltrigger.errors import Closed, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import IGNORED_TYPES
 from mltrigger.event.event import DEFAULT_SOURCE
@@ -295,7 +295,7 @@ class Lanes:
         try:
             listener.stop(min(DRAIN_S, listener.spec.policy.timeout_s))
             self._registry.listening(listener.spec.id, worker_id, on=False)
-        except StoreError:
+        except (StoreError, Closed):
             logger.warning("%s: the store did not answer when it ended", listener.spec.name)
 
 

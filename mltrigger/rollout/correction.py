@@ -184,7 +184,7 @@ class Correction:
             self._corrector.stop(lane)
 
     def wait(self, timeout_s: float | None = None) -> Correction:
-        """Wait until all events of the lane have ended. Raise TimeoutError after *timeout_s*."""
+        """Wait until all is answered, or stopped. Raise TimeoutError after *timeout_s*."""
         if not self._corrector.wait(lambda: self._open_lane() is None, timeout_s):
             raise TimeoutError(f"{self!r}: not done after {timeout_s:g} s; it goes on")
         return self
