@@ -54,6 +54,7 @@ class Bus(letters.Bus, Protocol):
         limit: int | None = None,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return the attempts."""
 
@@ -191,6 +192,7 @@ class Subscription(letters.Letters, Versioned):
         *,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first.
 
@@ -203,8 +205,13 @@ class Subscription(letters.Letters, Versioned):
             from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``, ``"2w"``.
         columns : sequence of str, optional
             Only these columns. The others are not read.
+        role : str or sequence of str, optional
+            Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
+            ``direct``, or ``"all"``. Default: those that answer somebody, so no shadow or replay.
         """
-        return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
+        return self._bus.invocations(
+            self.name, limit=limit, since=since, columns=columns, role=role
+        )
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
         """Return one row per ended event, oldest first. *limit* keeps only the newest.

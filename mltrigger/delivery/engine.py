@@ -380,6 +380,7 @@ class Engine:
         self._forget()
         if (listener := self._listeners.get(name)) is not None:
             self._broker.wake(listener.spec)
+            self.lanes.follow(self.worker_id)
 
     def _watch_canaries(self) -> None:
         for listener in list(self._listeners.values()):

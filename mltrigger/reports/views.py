@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_FIRST = ("live", "canary", "direct")
+FIRST = ("live", "canary", "direct")
 """The roles of answers that are no corrections."""
 _FEW = 10_000
 """So many attempts are read row by row."""
@@ -112,19 +112,21 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     return frames.latency(attempts.times(found))
 
 
-def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
+def results(
+    log: Log, subscription_id: int, limit: int | None, roles: Sequence[str] = FIRST
+) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
     read = (*facts, "error_type", "error", "output", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
-            found, _ = log.bulk(read, subscription_id, running=False, roles=_FIRST)
+            found, _ = log.bulk(read, subscription_id, running=False, roles=roles)
             table, texts = attempts.ended(found, limit)
             return frames.beside(table, outputs.columns(texts, frames.ENDED), len(frames.KEY))
     rows = log.invocations(
         read,
         subscription_id=subscription_id,
-        roles=_FIRST,
+        roles=roles,
         limit=limit,
         outcomes=FINAL,
         running=False,
