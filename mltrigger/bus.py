@@ -82,11 +82,7 @@ class EventBus(Publisher):
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
         self._living = Living(parts.store.location)
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
-        local = (
-            self.broker
-            if isinstance(self.broker, SqlBroker)
-            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
-        )
+        local = self._local(parts, clock)
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
         lanes = LaneStore(parts.store, clock, parts.wakeup, local)
         self.rollout = Rollout(parts.store, registry, self._catalog, clock, lanes)
@@ -182,6 +178,12 @@ class EventBus(Publisher):
         self._store.close()
         self._living.close()
         atexit.unregister(self._at_exit)
+
+    def _local(self, parts: Parts, clock: Clock) -> SqlBroker:
+        """Return the broker in the log's own database."""
+        if isinstance(self.broker, SqlBroker):
+            return self.broker
+        return SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
 
     def _feed(self) -> Feed:
         return Feed(

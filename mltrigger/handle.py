@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
-from mltrigger.errors import DiskFailed, brief_errors
+from mltrigger.errors import Closed, DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.rollout import truth
 from mltrigger.rollout.handle import Versioned
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from mltrigger.versions.describe import Model
 
 
-class Bus(letters.Bus, Protocol):
+class Bus(letters.Bus, truth.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
     rollout: Rollout
@@ -99,7 +101,7 @@ class Bus(letters.Bus, Protocol):
 
 
 @brief_errors
-class Subscription(letters.Letters, Versioned):
+class Subscription(letters.Letters, truth.Truth, Versioned):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     _bus: Bus
@@ -123,7 +125,10 @@ class Subscription(letters.Letters, Versioned):
 
     @property
     def selector(self) -> str:
-        """The selector of the model, such as ``ocr:1.0``."""
+        """The selector of the model that answers now, such as ``ocr:1.0``."""
+        with contextlib.suppress(Closed, DiskFailed):
+            if (found := self._bus.registry.subscription(self.name)) is not None:
+                self._spec = found
         return self._spec.selector
 
     @property
@@ -148,7 +153,7 @@ class Subscription(letters.Letters, Versioned):
         counts = self._counts()
         shown = [f"{n} {what}" for what, n in counts or ()]
         arrow = f"{self.topic!r} -> {self.selector}{f' ({self._note})' if self._note else ''}"
-        emit = f" -> {self._spec.emit!r}" if self._spec.emit else ""
+        emit = f"{self._canary(', ')}{f' -> {self._spec.emit!r}' if self._spec.emit else ''}"
         if counts == []:
             shown = ["no events yet"]
         return f"Subscription({', '.join([arrow + emit, self.state, *shown])})"
@@ -157,12 +162,21 @@ class Subscription(letters.Letters, Versioned):
         facts = [
             ("topic", self.topic),
             ("model", f"{self.selector}{f' ({self._note})' if self._note else ''}"),
+            *([("canary", canary)] if (canary := self._canary()) else []),
             ("emits to", self._spec.emit or "–"),
             *([("filter", self._spec.filter.to_json())] if self._spec.filter else []),
             ("state", self.state),
             *(self._counts() or ()),
         ]
         return card(f"Subscription {self.name}", facts)
+
+    def _canary(self, before: str = "") -> str:
+        """Return the canary and its share, an empty text without one."""
+        with contextlib.suppress(Closed, DiskFailed):
+            rows = self._bus.rollout.ledger.rows(self._spec.id)
+            if rows and rows[-1].canary is not None:
+                return f"{before}{rows[-1].share:.3g} of it -> {rows[-1].canary}"
+        return ""
 
     def _counts(self) -> list[tuple[str, int]] | None:
         """Return events by final outcome, then other attempts, with their numbers.

@@ -173,10 +173,8 @@ class Registry:
 
         *follows* names the foreign alias that it repeats.
         """
-        given = {"name": name, "alias": alias, "version": version, "follows": follows}
         with self._store.transaction() as transaction:
-            transaction.execute(_SET_ALIAS, given)
-            next_generation(transaction)
+            move_alias(transaction, name, alias, version, follows)
 
     def follow(self, name: str, alias: str, version: str, follows: str) -> None:
         """Point *alias* to *version* if it still follows *follows*.
@@ -321,6 +319,15 @@ def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
     )
     ((number,),) = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})
     return int(number)
+
+
+def move_alias(
+    transaction: Transaction, name: str, alias: str, version: str, follows: str | None = None
+) -> None:
+    """Point *alias* of model *name* to *version*, see :meth:`Registry.set_alias`."""
+    given = {"name": name, "alias": alias, "version": version, "follows": follows}
+    transaction.execute(_SET_ALIAS, given)
+    next_generation(transaction)
 
 
 def next_generation(transaction: Transaction) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
-from mltrigger.store import limits
+from mltrigger.store import labels, limits
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
@@ -86,7 +86,7 @@ DELETE FROM ready WHERE subscription_id IN (SELECT id FROM subscription WHERE pa
   AND seq BETWEEN :low AND :high
 """
 _OF_EVENTS = ("repeat", "event")
-_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail")
+_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail", "effect")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,6 +219,7 @@ def _delete(
     transaction.execute(f"{_OF_LANES}{free}", of)
     for table in _OF_SUBSCRIPTIONS:
         transaction.execute(f"DELETE FROM {table} WHERE {_IN_STEP}{free}", of)
+    labels.forget(transaction, low, high, free)
     for table in _OF_EVENTS:  # events come last: their number counts
         deleted = transaction.execute(
             f"DELETE FROM {table} WHERE seq BETWEEN :low AND :high{free}", of
