@@ -56,6 +56,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
         limit: int | None = None,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return the attempts."""
 
@@ -205,6 +206,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         *,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first.
 
@@ -217,8 +219,13 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
             from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``, ``"2w"``.
         columns : sequence of str, optional
             Only these columns. The others are not read.
+        role : str or sequence of str, optional
+            Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
+            ``direct``, or ``"all"``. Default: those that answer somebody, so no shadow or replay.
         """
-        return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
+        return self._bus.invocations(
+            self.name, limit=limit, since=since, columns=columns, role=role
+        )
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
         """Return one row per ended event, oldest first. *limit* keeps only the newest.
@@ -230,7 +237,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         from mltrigger.reports import views
 
         replaced = self._bus.rollout.corrector.replacements(self._spec)
-        return views.results(self._bus.log, self._spec.id, limit, replaced)
+        return views.results(self._bus.log, self._spec.id, limit, replaced=replaced)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""

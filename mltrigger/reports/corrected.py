@@ -79,7 +79,7 @@ def balance(reader: Reader, parent_id: int) -> tuple[int, list[int]]:
     lost = {
         seq
         for lane, found in counts.items()
-        if lane.settings.get("events", 0) > found.done + found.open
+        if lane.settings.get("total", 0) > found.done + found.open
         for seq in _left_out(reader, parent_id, lane)
     }
     emitting = [lane for lane in lanes if reader.query(_EMITS, {"s": lane.id}) != [(None,)]]

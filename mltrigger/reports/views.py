@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.broker import Broker, Status, shown
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mltrigger.store.corrections import Replacement
 
 
-_FIRST = ("live", "canary", "direct")
+FIRST = ("live", "canary", "direct")
 """The roles of answers that are no corrections."""
 _FEW = 10_000
 """So many attempts are read row by row."""
@@ -119,7 +120,8 @@ def results(
     log: Log,
     subscription_id: int,
     limit: int | None,
-    replaced: Mapping[tuple[str, str], Replacement],
+    roles: Sequence[str] = FIRST,
+    replaced: Mapping[tuple[str, str], Replacement] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns.
 
@@ -129,13 +131,13 @@ def results(
     read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
-            found, _ = log.bulk(read, subscription_id, running=False, roles=_FIRST)
+            found, _ = log.bulk(read, subscription_id, running=False, roles=roles)
             ends = corrected.replace(*attempts.ended(found, limit), replaced)
             return _beside(*ends, frames.ENDED)
     rows = log.invocations(
         read,
         subscription_id=subscription_id,
-        roles=_FIRST,
+        roles=roles,
         limit=limit,
         outcomes=FINAL,
         running=False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -12,6 +11,7 @@ from mltrigger.errors import InvalidCorrection, InvalidPolicy, NotFound
 from mltrigger.event.event import Event
 from mltrigger.reports.dead_letters import Trial, rehearsal, try_out
 from mltrigger.rollout.history import Bound, read
+from mltrigger.rollout.lane import Lane
 from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Answered, Given, Replacement
@@ -29,7 +29,6 @@ MakeRow = Callable[[LaneRow, tuple[str, str, str | None], Given | None, Given], 
 """Makes a row of a lane, the event, the answer before and the new one."""
 _STEP = 1_000
 """Events that are added to a lane in one commit. Others can write in between."""
-_LOOK_S = 0.5
 _ALL_EVENTS, _ALL_S = 2**62, 100 * 365 * 86_400.0
 """A correction holds its events until it has ended or was stopped."""
 
@@ -120,6 +119,10 @@ class Corrector:
         """Count the events of a lane."""
         with self._store.snapshot() as reader:
             return corrections.counts(reader, lane.id)
+
+    def handle(self, spec: SubscriptionSpec, lane: LaneRow) -> Lane:
+        """Return the handle of a lane."""
+        return Lane(self._rollout, spec, lane)
 
     def try_out(
         self, spec: SubscriptionSpec, version: ModelVersion, seqs: Sequence[int]
@@ -213,20 +216,6 @@ class Corrector:
         self._fill(spec, bound, lane, version)
         self._rollout.engine.look_again(spec.name)
 
-    def stop(self, lane: LaneRow) -> None:
-        """Begin no more events of a lane. :meth:`start` goes on."""
-        self._lanes.end(lane.id)
-
-    def wait(self, is_over: Callable[[], bool], timeout_s: float | None) -> bool:
-        """Wait until *is_over*. Return whether it is."""
-        end_s = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
-        while not is_over():
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            self._lanes.wait(min(left_s, _LOOK_S))
-        return True
-
     # -- steps -------------------------------------------------------------------------------------
 
     def _to_go_on(self, spec: SubscriptionSpec, bound: Bound, given: Opened) -> LaneRow | None:
@@ -279,7 +268,7 @@ class Corrector:
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
         with self._store.transaction() as transaction:
             events = len(corrections.in_lane(transaction, lane.id))
-            set_lane(transaction, lane.id, {**settings, "filled": True, "events": events})
+            set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):
                 end_lane(transaction, lane.id, "done")
 

@@ -28,7 +28,7 @@ class CorrectionProgress:
     Attributes
     ----------
     state : str
-        ``not started``, ``filling``, ``correcting``, ``stopped`` or ``done``.
+        As :attr:`Correction.state`.
     answers : int
         How many events the binding answered.
     done, open : int
@@ -73,13 +73,19 @@ class Correction:
 
     @property
     def state(self) -> str:
-        """``not started``, ``filling``, ``correcting``, ``stopped`` or ``done``."""
+        """``not started``, ``filling``, ``correcting``, ``stopped`` or ``done``.
+
+        ``waiting …`` has its reason behind it.
+        """
         lanes = self._lanes()
         if not lanes:
             return "not started"
         if not lanes[-1].bound:
             return lanes[-1].ended
-        return "correcting" if lanes[-1].settings["filled"] else "filling"
+        if not lanes[-1].settings["filled"]:
+            return "filling"
+        at = self._corrector.handle(self._spec, lanes[-1]).state
+        return "correcting" if at == "running" else at
 
     # -- look --------------------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class Correction:
         for lane in lanes:
             total = Counts(*map(sum, zip(total, self._corrector.counts(lane), strict=True)))
         plan = self._corrector.plan(self._spec, self.binding, self._corrector.present(self._spec))
-        left = 0 if state in ("filling", "correcting", "stopped") else len(plan.seqs)
+        left = len(plan.seqs) if state in ("not started", "done") else 0
         return CorrectionProgress(
             state,
             plan.answers,
@@ -181,12 +187,12 @@ class Correction:
     def stop(self) -> None:
         """Begin no more events, in all processes. :meth:`start` goes on."""
         if (lane := self._open_lane()) is not None:
-            self._corrector.stop(lane)
+            self._corrector.handle(self._spec, lane).stop()
 
-    def wait(self, timeout_s: float | None = None) -> Correction:
-        """Wait until all is answered, or stopped. Raise TimeoutError after *timeout_s*."""
-        if not self._corrector.wait(lambda: self._open_lane() is None, timeout_s):
-            raise TimeoutError(f"{self!r}: not done after {timeout_s:g} s; it goes on")
+    def wait(self, timeout_s: float = 600.0) -> Correction:
+        """Wait until it is done, at most *timeout_s* seconds. A warning says what is left."""
+        if (lane := self._open_lane()) is not None:
+            self._corrector.handle(self._spec, lane).wait(timeout_s)
         return self
 
     # -- how it looks ------------------------------------------------------------------------------

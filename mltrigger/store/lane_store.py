@@ -12,6 +12,7 @@ from mltrigger.store.attempts import settled_since
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.lanes import LaneRow, Opened
 from mltrigger.store.leasing import BEHIND
+from mltrigger.store.tables import CODES, FINAL_CODES
 from mltrigger.store.transaction import Store
 from mltrigger.store.wake import Wakeup
 
@@ -27,6 +28,12 @@ FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 _RECENT = """
 SELECT coalesce(sum(n), 0), min(received_us), max(settled_us) FROM lot
 WHERE id >= :lot AND subscription_id = :s AND settled_us >= :since
+"""
+_ANSWERED = f"""
+SELECT count(*), coalesce(sum(o.outcome = {CODES["dead"]}), 0) FROM lot l CROSS JOIN outcome o
+  ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
+WHERE l.subscription_id = :s AND l.role = :role AND l.binding >= :first
+  AND o.outcome IN {FINAL_CODES}
 """
 _RANGE = """
 SELECT coalesce((SELECT max(seq) FROM event WHERE topic_id = t.id), 0),
@@ -141,6 +148,15 @@ class LaneStore:
         dead = tally.get("dead", 0)
         done = tally.get("succeeded", 0) + tally.get("skipped", 0) + dead
         return Counts(done, dead, int(open_), rate)
+
+    def answered(self, subscription_id: int, role: str, first: int) -> tuple[int, int]:
+        """Return how many events ended with that role since binding *first*, and how many failed.
+
+        This looks at every lot of that role.
+        """
+        of = {"s": subscription_id, "role": role, "first": first}
+        ((n, dead),) = self._store.read(_ANSWERED, of)
+        return int(n), int(dead)
 
     def archive(self, topic: str) -> Archive:
         """Return the extent of the archive of *topic*."""

@@ -54,7 +54,8 @@ WHERE id = :s AND bound = 1
 """
 _BEGIN = """
 UPDATE subscription SET bound = 1, lane = json_remove(lane, '$.ended')
-WHERE id = :s AND bound = 0 AND coalesce(json_extract(lane, '$.ended'), '') <> 'unsubscribed'
+WHERE id = :s AND bound = 0
+  AND coalesce(json_extract(lane, '$.ended'), '') NOT IN ('unsubscribed', 'replaced')
   AND (SELECT bound FROM subscription p WHERE p.id = subscription.parent_id) = 1
 """
 _FROM_NOW = """

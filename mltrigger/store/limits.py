@@ -25,7 +25,10 @@ WHERE s.parent_id IS NOT NULL AND (c.next_seq IS NOT NULL OR EXISTS (
   SELECT 1 FROM ready r WHERE r.subscription_id = s.id))
 """
 _AT = "SELECT seq, published_us FROM event WHERE seq >= :seq ORDER BY seq LIMIT 1"
-_ENDS = "SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM event"
+# Both ends in one search would read the whole log.
+_ENDS = """
+SELECT coalesce((SELECT min(seq) FROM event), 1), coalesce((SELECT max(seq) FROM event), 0)
+"""
 
 
 class Held(NamedTuple):
