@@ -1,4 +1,4 @@
-"""The command line: ``mltrigger demo | tutorial | publish | worker | doctor | table | aws``."""
+"""The command line: ``mltrigger demo``, ``publish``, ``label``, ``worker``, ``doctor`` and others."""
 
 from __future__ import annotations
 
