@@ -334,7 +334,9 @@ def _typed(values: Any, dtype: Any) -> Any:
     if dtype == TIME:
         return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
     if dtype == FIGURES:
-        return values.map(figures_of, na_action="ignore").astype(object).where(values.notna(), None)
+        kept = values.astype(object)
+        read = kept.map(lambda v: figures_of(v) if isinstance(v, str) else v)
+        return read.where(values.notna(), None)
     return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype_of(dtype))
 
 
