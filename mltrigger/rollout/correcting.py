@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidCorrection, InvalidPolicy, NotFound
@@ -24,7 +24,6 @@ from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
 
-Effects = Literal["recorded", "live"]
 MakeRow = Callable[[LaneRow, tuple[str, str, str | None], Given | None, Given], tuple[Any, ...]]
 """Makes a row of a lane, the event, the answer before and the new one."""
 _STEP = 1_000
@@ -176,12 +175,9 @@ class Corrector:
         *,
         max_rate_per_s: float | None,
         limit: int | None,
-        effects: Effects,
         why: str | None,
     ) -> None:
         """Open a lane for the answers of a binding, or go on with the one that is open."""
-        if effects not in ("recorded", "live"):
-            raise NotFound.of("effects", str(effects), ["recorded", "live"])
         if limit is not None and (isinstance(limit, bool) or limit < 1):
             raise InvalidPolicy(f"limit must be a whole number of at least 1, got {limit!r}")
         version = self.present(spec)
@@ -199,7 +195,6 @@ class Corrector:
                 "of": spec.name,
                 "binding": bound.number,
                 "limit": limit,
-                "effects": effects,
                 "why": why,
                 "by": user(),
                 "filled": False,
@@ -232,7 +227,7 @@ class Corrector:
             if lane.selector != given.selector:
                 corrections.leave(transaction, lane)
                 return None
-            kept = {**given.settings, **lane.settings, "effects": given.settings["effects"]}
+            kept = {**given.settings, **lane.settings}
             kept.pop("ended", None)
             set_lane(transaction, lane.id, kept if lane.bound else {**kept, "ended": "stopped"})
             corrections.set_policy(transaction, lane.id, given.policy)
