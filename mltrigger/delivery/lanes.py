@@ -23,7 +23,7 @@ from mltrigger.delivery.keeper import Keeper
 from mltrigger.delivery.listener import DRAIN_S, Listener
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.threads import ThreadWorkers
-from mltrigger.errors import StoreError
+from mltrigger.errors import Closed, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import IGNORED_TYPES
 from mltrigger.event.event import DEFAULT_SOURCE
@@ -210,8 +210,10 @@ class Lanes:
     def follow(self, worker_id: int) -> None:
         """Run the open lanes of the subscriptions that are delivered here, and no others."""
         with self._guard:
+            if self._closed:
+                return
             parents = {listener.spec.id: name for name, listener in self._live().items()}
-            open_ = {} if self._closed else {spec.id: spec for spec in self._registry.lanes()}
+            open_ = {spec.id: spec for spec in self._registry.lanes()}
             wanted = {n: spec for n, spec in open_.items() if spec.parent_id in parents}
             for number in list(self._listeners):
                 if wanted.get(number) != self._specs[number]:
@@ -270,7 +272,7 @@ class Lanes:
         try:
             listener.stop(min(DRAIN_S, listener.spec.policy.timeout_s))
             self._registry.listening(listener.spec.id, worker_id, on=False)
-        except StoreError:
+        except (StoreError, Closed):
             logger.warning("%s: the store did not answer when it ended", listener.spec.name)
 
 
