@@ -16,6 +16,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Answered, Given, Replacement
 from mltrigger.store.lanes import LaneRow, Opened, end_lane, is_through, open_lane, set_lane
+from mltrigger.store.lanes import lane as lane_now
 from mltrigger.store.ledger import Binding, user
 from mltrigger.store.log import DeadKey
 from mltrigger.store.transaction import Reader
@@ -227,9 +228,6 @@ class Corrector:
             if lane.selector != given.selector:
                 corrections.leave(transaction, lane)
                 return None
-            kept = {**given.settings, **lane.settings}
-            kept.pop("ended", None)
-            set_lane(transaction, lane.id, kept if lane.bound else {**kept, "ended": "stopped"})
             corrections.set_policy(transaction, lane.id, given.policy)
         self._lanes.begin(lane.id)
         return self._lanes.row(lane.id)
@@ -262,6 +260,7 @@ class Corrector:
                 added = wanted[first : first + _STEP]
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
         with self._store.transaction() as transaction:
+            settings = lane_now(transaction, lane.id).settings
             events = len(corrections.in_lane(transaction, lane.id))
             set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):
