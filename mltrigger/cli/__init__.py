@@ -1,4 +1,4 @@
-"""The command line: ``mltrigger demo | tutorial | publish | worker | doctor | table | aws``."""
+"""The command line: ``mltrigger demo``, ``publish``, ``label``, ``worker``, ``doctor`` and more."""
 
 from __future__ import annotations
 
