@@ -27,6 +27,7 @@ from mltrigger.errors import Closed, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import IGNORED_TYPES
 from mltrigger.event.event import DEFAULT_SOURCE
+from mltrigger.policy import DeliveryPolicy, backoff_s
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.outcomes import ANSWERING, Outcome
 from mltrigger.store.registry import Registry
@@ -127,6 +128,9 @@ class LaneRecorder(Recorder):
     durable = False
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
+        if result.reason == "effect_missing" and not result.permanent:  # the live call goes on
+            delay_s = backoff_s(delivery.attempt, self._uniform)
+            return "failed", Settlement(delivery, "retry", delay_s, counts="nothing")
         outcome, settlement = super()._verdict(delivery, result)
         if settlement.verdict == "dead_letter":
             return outcome, Settlement(delivery, "ack")
@@ -243,14 +247,11 @@ class Lanes:
     def _start(self, spec: SubscriptionSpec, parent: str, worker_id: int) -> None:
         kind = LaneListener if spec.role in ANSWERING else SilentLaneListener
         self._specs[spec.id] = spec
-        executor = self._assembly.executors.get(parent)
-        if executor is not None and not callable(executor):  # a crash would break it for live calls
-            policy = dataclasses.replace(spec.policy, isolation="process")
-            spec, parent = dataclasses.replace(spec, policy=policy), spec.name
         listener = self._assembly.listener(
             spec,
             kind,
             parent,
+            is_lane=True,
             broker=self._store.broker,
             outside=None,
             keep=functools.partial(_kept, spec, self._store),
@@ -312,7 +313,7 @@ def _is_for(spec: SubscriptionSpec, share: float, d: Delivery) -> bool:
     return Seen(d.event, *encode_data(d.event, MAX_EVENT_BYTES)).passes(spec.filter)
 
 
-def policy_of(spec: SubscriptionSpec, concurrency: int, rate: float | None) -> Any:
+def policy_of(spec: SubscriptionSpec, concurrency: int, rate: float | None) -> DeliveryPolicy:
     """Return the policy of a lane of *spec*: one attempt an event, and no age limit."""
     return dataclasses.replace(
         spec.policy,
