@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         Circular,
         Closed,
         DiskFailed,
+        EffectMissing,
+        EffectUnknown,
         EventTooLarge,
         InvalidComparison,
         InvalidEvent,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         InvalidModel,
         InvalidName,
         InvalidPolicy,
+        InvalidReport,
         InvalidSignature,
         MltriggerError,
         ModelFailure,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
         NothingToCompare,
         NotShipped,
         ObjectMissing,
+        OutsideCall,
         Reject,
         Retry,
         StoreError,
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
     from mltrigger.run import Run
     from mltrigger.urls import connect
     from mltrigger.versions.describe import Model, model
+    from mltrigger.versions.running.effects import once
+    from mltrigger.versions.running.measures import report
     from mltrigger.versions.running.workers.ray import RayExecutor
     from mltrigger.versions.version import ModelVersion
 
@@ -75,7 +81,8 @@ if TYPE_CHECKING:
     _bus = EventBus.__new__(EventBus)
     alias, audit, backup, cancel = _bus.alias, _bus.audit, _bus.backup, _bus.cancel
     doctor, events, explain, fire = _bus.doctor, _bus.events, _bus.explain, _bus.fire
-    invocations = _bus.invocations
+    invocations, label, label_batch = _bus.invocations, _bus.label, _bus.label_batch
+    labels = _bus.labels
     latency, models, plan, prune = _bus.latency, _bus.models, _bus.plan, _bus.prune
     publish, publish_batch, register = _bus.publish, _bus.publish_batch, _bus.register
     retain, subscribe, subscription = _bus.retain, _bus.subscribe, _bus.subscription
@@ -91,6 +98,8 @@ _HOME = {
     "Event": "event.event",
     "EventBus": "bus",
     "DiskFailed": "errors",
+    "EffectMissing": "errors",
+    "EffectUnknown": "errors",
     "EventTooLarge": "errors",
     "Guard": "rollout.guard",
     "InvalidComparison": "errors",
@@ -99,6 +108,7 @@ _HOME = {
     "InvalidModel": "errors",
     "InvalidName": "errors",
     "InvalidPolicy": "errors",
+    "InvalidReport": "errors",
     "InvalidSignature": "errors",
     "MltriggerError": "errors",
     "Model": "versions.describe",
@@ -110,6 +120,7 @@ _HOME = {
     "NotShipped": "errors",
     "NothingToCompare": "errors",
     "ObjectMissing": "errors",
+    "OutsideCall": "errors",
     "RayExecutor": "versions.running.workers.ray",
     "Receipt": "broker",
     "Reject": "errors",
@@ -121,6 +132,8 @@ _HOME = {
     "VersionConflict": "errors",
     "connect": "urls",
     "model": "versions.describe",
+    "once": "versions.running.effects",
+    "report": "versions.running.measures",
     "to_csv": "reports.export",
     "to_excel": "reports.export",
     "to_feather": "reports.export",
@@ -135,6 +148,9 @@ _OF_THE_BUS = (
     "explain",
     "fire",
     "invocations",
+    "label",
+    "label_batch",
+    "labels",
     "latency",
     "models",
     "plan",
@@ -168,6 +184,8 @@ __all__ = [
     "DeliveryPolicy",
     "Depth",
     "DiskFailed",
+    "EffectMissing",
+    "EffectUnknown",
     "Event",
     "EventBus",
     "EventTooLarge",
@@ -178,6 +196,7 @@ __all__ = [
     "InvalidModel",
     "InvalidName",
     "InvalidPolicy",
+    "InvalidReport",
     "InvalidSignature",
     "MltriggerError",
     "Model",
@@ -189,6 +208,7 @@ __all__ = [
     "NotShipped",
     "NothingToCompare",
     "ObjectMissing",
+    "OutsideCall",
     "RayExecutor",
     "Receipt",
     "Reject",
@@ -211,14 +231,19 @@ __all__ = [
     "explain",
     "fire",
     "invocations",
+    "label",
+    "label_batch",
+    "labels",
     "latency",
     "model",
     "models",
+    "once",
     "plan",
     "prune",
     "publish",
     "publish_batch",
     "register",
+    "report",
     "retain",
     "serve",
     "subscribe",

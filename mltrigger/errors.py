@@ -22,6 +22,10 @@
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
     │   └── DiskFailed                    a sync failed; nothing more is read or written
     ├── Closed (RuntimeError)             the bus was closed
+    ├── OutsideCall (RuntimeError)        mt.once or mt.report where no call of a model runs
+    ├── InvalidReport (ValueError)        figures that mt.report cannot keep
+    ├── EffectUnknown (ModelFailure)      nobody knows whether an effect happened
+    ├── EffectMissing (ModelFailure)      an effect that the recording does not have
     └── Circular (ModelFailure)           a model waits for itself, or feeds itself without end
 
     Retry, Reject, ModelFailure           signals: raised inside a model, never logged as errors
@@ -308,6 +312,40 @@ class Circular(MltriggerError, ModelFailure):
     reason : str
         ``waits_for_itself``, ``recursion_limit`` or ``too_many_descendants``.
     """
+
+
+class OutsideCall(MltriggerError, RuntimeError):
+    """``mt.once`` or ``mt.report`` was called where no call of a model runs."""
+
+
+class InvalidReport(MltriggerError, ValueError):
+    """Figures that ``mt.report`` cannot keep: too many, no numbers, or of another length."""
+
+
+class EffectUnknown(MltriggerError, ModelFailure):
+    """An effect was begun, and its end was not recorded. It may have happened.
+
+    The event becomes a dead letter, reason ``effect_unknown``. A function of ``mt.once`` may raise
+    it, too. Then its effect stays ``unknown``.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason="effect_unknown", permanent=True)
+
+
+class EffectMissing(MltriggerError, ModelFailure):
+    """A shadow or replay asked for an effect that the recording does not have.
+
+    Parameters
+    ----------
+    message : str
+        The effect.
+    permanent : bool
+        Whether the recording is complete. Else the event is tried again.
+    """
+
+    def __init__(self, message: str, permanent: bool = True) -> None:
+        super().__init__(message, reason="effect_missing", permanent=permanent)
 
 
 F = TypeVar("F", bound=Callable[..., Any])

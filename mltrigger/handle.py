@@ -10,6 +10,7 @@ from mltrigger.delivery.listener import DRAIN_S
 from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.rollout import truth
 from mltrigger.rollout.handle import Versioned
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mltrigger.versions.describe import Model
 
 
-class Bus(letters.Bus, Protocol):
+class Bus(letters.Bus, truth.Bus, Protocol):
     """The part of a bus that a subscription and its widget use."""
 
     rollout: Rollout
@@ -98,7 +99,7 @@ class Bus(letters.Bus, Protocol):
 
 
 @brief_errors
-class Subscription(letters.Letters, Versioned):
+class Subscription(letters.Letters, truth.Truth, Versioned):
     """A topic, a model selector and a delivery policy under one name, with its log as frames."""
 
     _bus: Bus

@@ -199,6 +199,16 @@ def _events() -> Iterator[tuple[str, Json]]:
         ),
     )
     yield (
+        "/v1/labels",
+        _post(
+            "label",
+            "Keep the truth about an event",
+            takes=_content(ref("Label")),
+            gives={"200": _answer("Kept.", ref("Labelled"))},
+            tag="events",
+        ),
+    )
+    yield (
         "/v1/events/{id}/cancel",
         _post(
             "cancel",

@@ -145,6 +145,11 @@ SHAPES: Json = {
         ("source",),
     ),
     "Changed": object_of({"events": _WHOLE}),
+    "Label": object_of(
+        {"event": _TEXT, "truth": {}, "source": _TEXT, "at": _TEXT, "by": _TEXT},
+        ("source", "at", "by"),
+    ),
+    "Labelled": object_of({"labels": _WHOLE}),
     "Paused": object_of({"paused": _YES}),
     "Models": object_of(
         {

@@ -1,10 +1,11 @@
-"""The routes that change something: dead letters, pauses, sessions of browsers."""
+"""The routes that change something: dead letters, pauses, labels, sessions of browsers."""
 
 from __future__ import annotations
 
 import functools
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -23,6 +24,7 @@ from mltrigger.api.service import (
 )
 
 Handler = Callable[[Request], Awaitable[Response]]
+_MOST_LABELS = 1_000
 
 
 class Steering(Routes):
@@ -36,6 +38,7 @@ class Steering(Routes):
             Route(f"{one}/discard", self._discard, methods=["POST"]),
             Route(f"{one}/pause", self._pausing(True), methods=["POST"]),
             Route(f"{one}/resume", self._pausing(False), methods=["POST"]),
+            Route("/v1/labels", self._label, methods=["POST"]),
             Route("/v1/session", self._begin_session, methods=["POST"]),
             Route("/v1/session", self._end_session, methods=["DELETE"]),
             Route("/v1/tickets", self._ticket, methods=["POST"]),
@@ -66,6 +69,18 @@ class Steering(Routes):
             return JSONResponse({"paused": paused})
 
         return handler
+
+    async def _label(self, request: Request) -> Response:
+        holder = await self._service.permitted(request, "administer")
+        given = await json_object(request)
+        many = given.get("labels", [given])
+        if not isinstance(many, list) or len(many) > _MOST_LABELS:
+            raise Refused(400, "bad_request", f"labels must be a list of up to {_MOST_LABELS:,}")
+        rows = [_label(each) for each in many]
+        return JSONResponse({"labels": int(await aside(self._label_all, rows, holder.name))})
+
+    def _label_all(self, rows: list[dict[str, Any]], by: str) -> int:
+        return self._bus.label_batch(rows, by=by)
 
     # -- browsers ----------------------------------------------------------------------------------
 
@@ -104,6 +119,26 @@ class Steering(Routes):
             raise Refused(401, "no_token", "send the token: Authorization: Bearer mlt_…")
         await self._service.holder(request)
         return bearer(request)
+
+
+def _label(given: Any) -> dict[str, Any]:
+    """Return one label as a row."""
+    if (
+        not isinstance(given, dict)
+        or not isinstance(given.get("event"), str)
+        or given.get("truth") is None
+        or not all(
+            isinstance(given.get(name), (str, type(None))) for name in ("source", "at", "by")
+        )
+    ):
+        raise Refused(400, "bad_request", 'send {"event": "ID", "truth": …}, truth as JSON')
+    row = {"event_id": given["event"], "truth": given["truth"]}
+    row |= {name: given[name] for name in ("source", "by") if given.get(name)}
+    try:
+        at = given.get("at")
+        return {**row, "at": datetime.fromisoformat(at)} if at else row
+    except ValueError:
+        raise Refused(400, "bad_request", "at must be a time, as 2026-11-30T12:00Z") from None
 
 
 def _source(given: Mapping[str, Any]) -> str | None:

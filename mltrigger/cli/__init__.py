@@ -15,6 +15,7 @@ from typing import Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
+from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
@@ -202,6 +203,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="command", title="commands")
     for add in (_add_demo, _add_tutorial, _add_publish, _add_worker, _add_doctor):
         add(commands)
+    add_label_commands(commands)
     add_table_commands(commands)
     add_serve_commands(commands)
     add_commands(commands, aws)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from mltrigger.broker import Broker, Delivery, SubscriptionSpec
 from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
+from mltrigger.delivery.effects import LotEffects
 from mltrigger.delivery.lineage import CHAIN, TREE
 from mltrigger.delivery.lot import Ended, Lot, Remains
 from mltrigger.delivery.pace import Pace
@@ -22,6 +23,7 @@ from mltrigger.store.unit import Unit
 from mltrigger.versions.running.capture import Captured, captured
 from mltrigger.versions.running.current import ENCODING_S, Place, Running, during
 from mltrigger.versions.running.invoke import Result, outputs_of
+from mltrigger.versions.running.measures import measured
 from mltrigger.versions.running.turns import HERE
 
 logger = logging.getLogger("mltrigger")
@@ -167,6 +169,7 @@ class Calls:
             self._events(lot.rest[:1]),
             returned=lambda _: lot.returned(self._clock.now_us()),
             waits=lambda: self._let_others_in(lot),
+            effects=LotEffects(self._recorder.effects, lot),
         )
 
     def _let_others_in(self, lot: Lot) -> None:
@@ -191,6 +194,8 @@ class Calls:
                 event = self._prepare(delivery.event)
                 running.events = (event,)
                 result = one(event)
+                if running.measures is not None:
+                    result = measured(running, running.events, [result])[0]
                 now_us = clock()
                 self._learn_call(delivery, result, started_us, now_us)
                 times_us, text = (started_us, lot.returned_us or now_us), printed.take()
@@ -255,6 +260,8 @@ class Calls:
         if called:
             running.events = events = self._events(called)
             results = lot.invoker.many(events, lambda: lot.restart(self._clock.now_us()))
+            if running.measures is not None:
+                results = measured(running, events, results)
         now_us, text = self._clock.now_us(), printed.take()
         finished_us, size = lot.returned_us or now_us, len(called)
         if called and not refusals and self._recorder.takes_whole(called, results):

@@ -118,6 +118,11 @@ class Lot:
         """The deliveries that were not begun."""
         return self._deliveries[self._begun :]
 
+    def calling(self) -> Sequence[Delivery]:
+        """Return the deliveries that the model is being called with. None if the lot is closed."""
+        with self._lock:
+            return () if self._closed else self._deliveries[self._ended : self._begun]
+
     def drop(self) -> None:
         """Remove the next delivery, since another listener has it."""
         with self._lock:

@@ -64,6 +64,7 @@ class Recorder:
         self._outside = outside
         self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
         self._uniform = uniform
+        self.effects = log.effects
         self._hands_nothing_on = spec.emit is None
         self.trouble = ""
         """Why nothing can be recorded now."""
@@ -201,10 +202,7 @@ class Recorder:
         """Whether a batch can be recorded as a whole: all went well, and nothing is handed on."""
         return (
             self._spec.emit is None
-            and (
-                isinstance(results, Answers)
-                or all(r.error_type is None and r.reason is None for r in results)
-            )
+            and (isinstance(results, Answers) or all(map(_is_plain, results)))
             and (
                 isinstance(deliveries, Alike)
                 or all(d.group is None and not d.alone for d in deliveries)
@@ -217,6 +215,7 @@ class Recorder:
             self._hands_nothing_on
             and result.error_type is None
             and result.reason is None
+            and result.measures is None
             and delivery.group is None
             and not delivery.alone
         )
@@ -379,6 +378,10 @@ class Recorder:
             else:
                 self.trouble = ""
                 return
+
+
+def _is_plain(result: Result) -> bool:
+    return result.error_type is None and result.reason is None and result.measures is None
 
 
 def _or_stale(row: Invocation, lost: Sequence[Delivery]) -> Invocation:

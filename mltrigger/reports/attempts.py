@@ -11,6 +11,7 @@ from mltrigger.store.bulk import MISSING, SEPARATOR, Bulk
 from mltrigger.store.columns import NONE, Coded, Columns, Packed
 from mltrigger.store.outcomes import FINAL, OUTCOMES
 from mltrigger.text import harmless
+from mltrigger.versions.running.measures import figures_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,13 +30,14 @@ def frame(bulk: Bulk, running: Sequence[Row], schema: Mapping[str, Any]) -> pd.D
     return pd.concat([table, frames.frame(running, schema)], ignore_index=True)
 
 
-def ended(bulk: Bulk, limit: int | None) -> tuple[pd.DataFrame, list[str | None]]:
-    """Return the ends of events with the columns of ``frames.ENDED``, and their outputs.
+def ended(bulk: Bulk, limit: int | None) -> tuple[pd.DataFrame, list[str | None], list[str | None]]:
+    """Return the ends of events with the columns of ``frames.ENDED``, outputs, and figures.
 
     With *limit* only the newest ones.
     """
     making = _Making(bulk, FINAL, limit)
-    return making.table(frames.ENDED, {"error": making.errors()}), making.outputs()
+    table = making.table(frames.ENDED, {"error": making.errors()})
+    return table, making.texts("output"), making.texts("measures")
 
 
 def times(latencies: Latencies) -> pd.DataFrame:
@@ -88,9 +90,9 @@ class _Making:
         typed = {place: f"{type_}: {errors.get(place)}" for place, type_ in types.items() if type_}
         return {**errors, **typed}
 
-    def outputs(self) -> list[str | None]:
-        """Return all outputs."""
-        found: list[str | None] = self._objects(self._columns.column("output"), _same).tolist()
+    def texts(self, name: str) -> list[str | None]:
+        """Return all texts of a column."""
+        found: list[str | None] = self._objects(self._columns.column(name), _same).tolist()
         return found
 
     def _typed(self, name: str, column: Any, dtype: Any) -> Any:
@@ -99,6 +101,8 @@ class _Making:
 
         if dtype == "str":
             return self._text(column, _same if name in frames.CHECKED else harmless)
+        if dtype == frames.FIGURES:
+            return self._objects(column, figures_of)
         if isinstance(dtype, frames.OneOf):
             places = np.array([dtype.categories.index(value) for value in column.values])
             codes = places[column.codes[self._order]]
@@ -122,7 +126,7 @@ class _Making:
             return self._strings_of(_chunked(column.parts, safe))[self._order]
         return self._strings_of(self._objects(column, safe))
 
-    def _objects(self, column: Packed | Mapping[int, str], safe: Callable[[str], str]) -> Any:
+    def _objects(self, column: Packed | Mapping[int, str], safe: Callable[[str], Any]) -> Any:
         """Return the texts of a column as an array of objects."""
         import numpy as np
 

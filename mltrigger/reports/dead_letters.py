@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mltrigger.broker import MAX_EVENT_BYTES, Broker, Sending, SubscriptionSpec
 from mltrigger.clock import Clock
+from mltrigger.delivery.effects import RecordedEffects
 from mltrigger.errors import InvalidEvent, NotFound
 from mltrigger.event.data import decode_data, encode_data
 from mltrigger.event.event import Event
@@ -14,7 +15,9 @@ from mltrigger.event.making import with_data
 from mltrigger.reports.naming import named_each, unknown
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.versions.running.capture import captured
+from mltrigger.versions.running.current import Place, Running, during
 from mltrigger.versions.running.invoke import Caller, Result
+from mltrigger.versions.running.measures import measured
 from mltrigger.versions.version import ModelVersion
 
 _BATCH = 1_000
@@ -78,15 +81,29 @@ def events_of(
             yield with_data(log.archived(key.seq).event, given)
 
 
+def rehearsal(
+    log: Log, spec: SubscriptionSpec, keys: Sequence[DeadKey]
+) -> Callable[[Event], Running]:
+    """Return how to describe a dry call to the model: its effects are those of the record."""
+    place = Place(spec.name, spec.topic, log.home)
+    seqs = {(key.event_id, key.source): key.seq for key in keys}
+    effects = RecordedEffects(log.effects, spec.id, seqs)
+    return lambda event: Running(place, (event,), effects=effects)
+
+
 def try_out(
-    events: Iterable[Event], version: ModelVersion, invoker: Caller, clock: Clock
+    events: Iterable[Event],
+    version: ModelVersion,
+    invoker: Caller,
+    clock: Clock,
+    under_way: Callable[[Event], Running],
 ) -> list[Trial]:
     """Call the model with each of *events* in this thread. Nothing is recorded or settled."""
     trials = []
     for event in events:
         started_us = clock.now_us()
-        with captured() as printed:
-            result = invoker.one(event)
+        with captured() as printed, during(running := under_way(event)):
+            (result,) = measured(running, [event], [invoker.one(event)])
         trials.append(
             Trial(
                 event.id,

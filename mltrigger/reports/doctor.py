@@ -20,6 +20,7 @@ from mltrigger.broker import (
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circles
 from mltrigger.errors import NotFound
+from mltrigger.reports import effects
 from mltrigger.reports.policy_checks import agreed, run_times
 from mltrigger.reports.store_checks import (
     archive,
@@ -113,6 +114,7 @@ class Doctor:
             *run_times(spec, self._run_times_s(spec)),
             *agreed(spec, self._registry.retention()),
             *self._troubles(spec, depth),
+            *effects.unknown(self._log.effects, spec),
             *(self._outside.findings(spec, depth) if self._outside is not None else ()),
         ]
 

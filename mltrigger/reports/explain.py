@@ -16,6 +16,7 @@ from mltrigger.event.event import Event
 from mltrigger.event.making import as_event
 from mltrigger.filters import FilterPolicy
 from mltrigger.reports.naming import EventKey, named, names_event, unknown
+from mltrigger.store import effects
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.finding import near as near_ids
 from mltrigger.store.keys import id_key
@@ -178,6 +179,7 @@ def _after(reader: Reader, history: History, event: _Found, now_us: int) -> Iter
     yield from _sent_again(reader, of)
     attempts = [_Attempt(*row) for row in reader.query(_ATTEMPTS, of)]
     yield from (attempt.step for attempt in attempts)
+    yield from _effects(reader, of)
     state = list(_state(reader, of, now_us))
     yield from state
     is_open = bool(state) and state[-1].step == "open"
@@ -245,6 +247,17 @@ def _sent_again(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
                 "in the queue of this subscription, without an identity that others could know"
                 " it by",
             )
+
+
+def _effects(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
+    for name, key, state, attempt, error in effects.of_event(reader, of["s"], of["seq"]):
+        said = {
+            "answered": "has happened",
+            "failed": f"failed, {error}",
+            "unknown": "began and has no recorded end: it may have happened",
+        }[state]
+        ok = {"answered": True, "failed": False}.get(state)
+        yield Step(f"effect {name}", ok, f"{said}; attempt {attempt}, key {key}")
 
 
 def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:

@@ -57,6 +57,7 @@ class Attempt(NamedTuple):
     error_type: str | None
     error: str | None
     output: str | None
+    measures: str | None
     attempt: int
 
     @property

@@ -13,6 +13,7 @@ from mltrigger.errors import StoreError
 from mltrigger.store.damage import REPAIR
 from mltrigger.store.outcomes import OUTCOMES, ROLES
 from mltrigger.text import harmless
+from mltrigger.versions.running.measures import figures_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ class OneOf(NamedTuple):
     ordered: bool = False
 
 
-TIME = "datetime64[us, UTC]"
+TIME, FIGURES = "datetime64[us, UTC]", "figures"
 STAGES = ("queue", "model", "total")
 _OUTCOME = OneOf((*OUTCOMES, "open"))
 
@@ -56,6 +57,7 @@ INVOCATIONS: dict[str, Any] = {
     "error_type": "str",
     "error": "str",
     "stdout": "str",
+    "measures": FIGURES,
 }
 EVENTS: dict[str, Any] = {
     "event_id": "str",
@@ -324,7 +326,7 @@ def dtype_of(dtype: Any) -> Any:
 
     if isinstance(dtype, OneOf):
         return pd.CategoricalDtype(list(dtype.categories), dtype.ordered)
-    return dtype
+    return "object" if dtype == FIGURES else dtype
 
 
 def _typed(values: Any, dtype: Any) -> Any:
@@ -332,6 +334,8 @@ def _typed(values: Any, dtype: Any) -> Any:
 
     if dtype == TIME:
         return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
+    if dtype == FIGURES:
+        return values.map(figures_of, na_action="ignore").astype(object).where(values.notna(), None)
     return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype_of(dtype))
 
 

@@ -16,7 +16,7 @@ from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
-from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, try_out
+from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, rehearsal, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
 from mltrigger.reports.naming import find
@@ -317,7 +317,7 @@ class Lookup:
         events = map(self._origins.prepare(spec), events_of(self.log, spec, keys, data))
         placed = Placement(lambda: chosen, spec.policy)
         try:
-            return try_out(events, *placed(), self._clock)
+            return try_out(events, *placed(), self._clock, rehearsal(self.log, spec, keys))
         finally:
             placed.close()
 

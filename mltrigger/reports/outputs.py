@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mltrigger.event import codec
 from mltrigger.reports import frames
 from mltrigger.text import harmless_value
+from mltrigger.versions.running.measures import figures_of
 
 _SIGNS = (r"\u", r"\b", r"\f")
 """The escapes of such characters in JSON."""
@@ -37,6 +39,14 @@ def columns(outputs: Sequence[str | None], schema: Mapping[str, Any]) -> dict[st
         own = iter(objects)
         objects = [{} if output is None else next(own) for output in outputs]
     return {key: frames.values([one.get(key) for one in objects]) for key in keys}
+
+
+def figures(measures: Sequence[str | None]) -> dict[str, list[float]]:
+    """Return the columns of figures, such as ``measures.confidence``, NaN where missing."""
+    if not any(measures):
+        return {}
+    each = [{} if text is None else figures_of(text) for text in measures]
+    return {f"measures.{key}": [one.get(key, math.nan) for one in each] for key in _keys(each)}
 
 
 def _values(outputs: Sequence[str]) -> list[Any]:

@@ -33,15 +33,16 @@ UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
 
 
 class Answer(NamedTuple):
-    """A row with an output: the other columns first, then the error and the output as JSON.
+    """A row with an output: other columns, then the error, then output and figures as JSON.
 
-    ``key`` has the columns on the right of the output.
+    ``key`` has the columns on the right of them.
     """
 
     facts: tuple[Any, ...]
     error_type: str | None
     error: str | None
     output: str | None
+    measures: str | None = None
     key: tuple[str | None, ...] = ()
 
     @property
@@ -92,30 +93,42 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
 def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
-    read = (*facts, "error_type", "error", "output", *frames.KEY)
+    read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False)
-            table, texts = attempts.ended(found, limit)
-            return frames.beside(table, outputs.columns(texts, frames.ENDED), len(frames.KEY))
+            return _beside(*attempts.ended(found, limit), frames.ENDED)
     rows = log.invocations(
         read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
     )
     answers = [
-        Answer(tuple(facts), error_type, error, output, (event_id, source))
-        for *facts, error_type, error, output, event_id, source in rows
+        Answer(tuple(facts), error_type, error, output, measures, (event_id, source))
+        for *facts, error_type, error, output, measures, event_id, source in rows
     ]
     return expanded(answers, frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:
-    """Return *answers* with the columns of *schema*, and the :func:`outputs.columns`.
+    """Return *answers* with the columns of *schema*, then their outputs, then their figures.
 
-    The outputs come after them, but before the key of the event, if *schema* ends with it.
+    They come before the key of the event, if *schema* ends with it.
     """
     table = frames.frame((answer.row for answer in answers), schema)
+    texts, measures = [a.output for a in answers], [a.measures for a in answers]
+    return _beside(table, texts, measures, schema)
+
+
+def _beside(
+    table: pd.DataFrame,
+    texts: Sequence[str | None],
+    measures: Sequence[str | None],
+    schema: Mapping[str, Any],
+) -> pd.DataFrame:
+    """Return *table* with the columns of outputs and figures. No name is there twice."""
+    figures = outputs.figures(measures)
+    columns = {**outputs.columns(texts, {**schema, **figures}), **figures}
     last = len(frames.KEY) if list(schema)[-len(frames.KEY) :] == list(frames.KEY) else 0
-    return frames.beside(table, outputs.columns([a.output for a in answers], schema), last)
+    return frames.beside(table, columns, last)
 
 
 def events(log: Log, topic: str | None, limit: int | None, since: Moment) -> pd.DataFrame:
@@ -178,7 +191,8 @@ def dry_run(trials: Sequence[Trial]) -> pd.DataFrame:
             t.model_ms,
             t.stdout,
         )
-        answers.append(Answer(facts, t.result.error_type, t.result.error, t.result.output))
+        r = t.result
+        answers.append(Answer(facts, r.error_type, r.error, r.output, r.measures))
     return expanded(answers, frames.DRY_RUN)
 
 

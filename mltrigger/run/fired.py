@@ -162,7 +162,8 @@ class Run:
         Columns: ``sample`` (position), ``subscription``, ``model``, ``version``, ``outcome``,
         ``reason``, ``error``, then the output, then ``event_id`` and ``source``. The keys of an
         object are columns, other outputs stand in ``output``. A key with the name of another column
-        is written ``output_<key>``. Times are in :meth:`invocations`.
+        is written ``output_<key>``. Figures of ``mt.report`` stand in columns such as
+        ``measures.confidence``. Times are in :meth:`invocations`.
 
         As in every frame, control and bidirectional characters in texts are written ``\\u001b``.
         Showing them moves no cursor. The exact answer is
@@ -227,7 +228,8 @@ class Run:
         """Return the row of one sample and subscriber. An open one says why it waits."""
         if (final := self._final.get((seq, name))) is not None:
             facts = (sample, name, final.model, final.version, final.outcome, final.reason)
-            return views.Answer(facts, final.error_type, final.error, final.output)
+            told = (final.error_type, final.error, final.output, final.measures)
+            return views.Answer(facts, *told)
         failed = self._failures.of(seq, name)
         if hold is not None or failed is None:
             reason, why = (hold.reason, hold.why) if hold is not None else (None, None)

@@ -11,10 +11,10 @@ from mltrigger.broker import Receipt
 from mltrigger.errors import brief_errors
 from mltrigger.event.delay import delayed
 from mltrigger.event.making import as_event
-from mltrigger.reports.lookup import Lookup
 from mltrigger.reports.naming import find
 from mltrigger.reports.waiting import Idle
 from mltrigger.run.fired import Run, samples_of, warn_if_nobody_gets
+from mltrigger.run.labelling import Labelling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ FIRE_TIMEOUT_S = 60.0
 
 
 @brief_errors
-class Publisher(Lookup):
+class Publisher(Labelling):
     """Publishes on a bus. :class:`~mltrigger.EventBus` has the parts, and the other verbs."""
 
     wakeup: Wakeup

@@ -36,6 +36,7 @@ COLUMNS = {
     "error_type": "i.error_type",
     "error": "i.error",
     "stdout": "i.stdout",
+    "measures": "i.measures",
     # not columns of the frame
     "subject": "e.subject",
     "seq": "i.seq",
@@ -61,7 +62,7 @@ RUNNING = """
   (SELECT role FROM subscription WHERE id = subscription_id) AS role, 'running' AS outcome,
   NULL AS reason, visible_us, received_us, NULL AS started_us, NULL AS finished_us,
   NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output, NULL AS error_type,
-  NULL AS error, NULL AS stdout FROM leased)
+  NULL AS error, NULL AS stdout, NULL AS measures FROM leased)
 """
 FROM = """
 FROM {attempts} i

@@ -26,7 +26,7 @@ SEPARATOR, MISSING = "\x1f", "\x1e"
 """The sign between two texts, and the sign in place of a missing one."""
 KINDS = len(OUTCOMES)
 """A kind is ``attempt * KINDS + outcome``."""
-IN_DETAIL = ("reason", "error_type", "error", "stdout", "output")
+IN_DETAIL = ("reason", "error_type", "error", "stdout", "output", "measures")
 _UUID = 16
 _STEP = 20_000
 """The events, or the lots, of one statement."""

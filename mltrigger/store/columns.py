@@ -68,7 +68,7 @@ class Columns:
         """
         if name in _PACKED:
             return self._packed(name)
-        if name in ("error_type", "error", "stdout"):
+        if name in ("error_type", "error", "stdout", "measures"):
             return self._detail(name)
         return self._makers[name]()
 

@@ -22,9 +22,11 @@ from mltrigger.store.attempts import (
 )
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
+from mltrigger.store.effects import Effects
 from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
 from mltrigger.store.keys import time_of
+from mltrigger.store.labels import Labels
 from mltrigger.store.latencies import Latencies
 from mltrigger.store.leasing import BEHIND
 from mltrigger.store.outcomes import OUTCOMES
@@ -151,10 +153,9 @@ class Log:
     """The history of events and attempts."""
 
     def __init__(self, store: Store, clock: Clock, worker_id: Callable[[], int]) -> None:
-        self._store = store
-        self._clock = clock
-        self._worker_id = worker_id
+        self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
+        self.effects, self.labels = Effects(store, clock), Labels(store, clock)
 
     @property
     def home(self) -> str:

@@ -72,6 +72,7 @@ class Attempt(NamedTuple):
     stdout: str | None = None
     began_us: int | None = None
     took_us: int | None = None
+    measures: str | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -164,15 +165,17 @@ DELETE FROM detail WHERE subscription_id = :s AND seq = :seq AND attempt = :atte
 """
 _INSERT_DETAIL = """
 INSERT INTO detail (subscription_id, seq, attempt, visible_us, reason, error_type, error, traceback,
-  stdout, output)
-VALUES (:s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output)
+  stdout, output, measures)
+VALUES (:s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output,
+  :measures)
 ON CONFLICT (subscription_id, seq, attempt) DO NOTHING
 """
 # An attempt that stays as it was keeps its own details, and gets none of the later answer.
 _DETAIL_OF_LOT = """
 INSERT INTO detail (subscription_id, seq, attempt, visible_us, reason, error_type, error, traceback,
-  stdout, output)
-SELECT :s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output
+  stdout, output, measures)
+SELECT :s, :seq, :attempt, :visible_us, :reason, :error_type, :error, :traceback, :stdout, :output,
+  :measures
 WHERE EXISTS (SELECT 1 FROM outcome WHERE subscription_id = :s AND seq = :seq
   AND attempt = :attempt AND lot_id = :lot_id)
 ON CONFLICT (subscription_id, seq, attempt) DO NOTHING
@@ -327,8 +330,11 @@ def _outcome(s: int, row: int, place: int, a: Attempt) -> Row:
 def _detail(s: int, a: Attempt) -> Row | None:
     """Return the row with the rest of an attempt, ``None`` if it has nothing else."""
     output = a.output if a.output is not None and len(a.output) > LONG_OUTPUT else None
-    rest = (a.visible_us, a.reason, a.error_type, a.error, a.traceback, a.stdout, output)
+    rest = (
+        *(a.visible_us, a.reason, a.error_type, a.error, a.traceback, a.stdout, output),
+        a.measures,
+    )
     return None if rest == _NOTHING else (s, a.seq, a.attempt, *rest)
 
 
-_NOTHING = (None,) * 7
+_NOTHING = (None,) * 8

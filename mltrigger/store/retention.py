@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
+from mltrigger.store import labels
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
@@ -74,7 +75,7 @@ _FORGET_DESCENT = """
 DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER BY seq LIMIT 1)
 """
 _OF_EVENTS = ("repeat", "event")
-_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail")
+_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail", "effect")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ def _delete(transaction: Transaction, low: int, last: int, n: int) -> tuple[int,
     ended = transaction.execute(f"DELETE FROM outcome WHERE {_IN_STEP}{free}", of)
     for table in _OF_SUBSCRIPTIONS:
         transaction.execute(f"DELETE FROM {table} WHERE {_IN_STEP}{free}", of)
+    labels.forget(transaction, low, high, free)
     for table in _OF_EVENTS:  # events come last: their number counts
         deleted = transaction.execute(
             f"DELETE FROM {table} WHERE seq BETWEEN :low AND :high{free}", of

@@ -204,6 +204,7 @@ def _attempts(same: Sequence[Invocation], lot: LotOf) -> list[Attempt]:
                 result.traceback,
                 stdout,
                 *_times(own, began_us, started_us, finished_us),
+                result.measures,
             )
         )
     return made

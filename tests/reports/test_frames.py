@@ -25,7 +25,7 @@ SCHEMAS = {
 DESIGNED = [
     "event_id", "source", "type", "topic", "subscription", "model", "version", "role", "attempt", "outcome", "reason", "published_at",
     "received_at", "started_at", "finished_at", "settled_at", "queue_ms", "model_ms", "total_ms", "batch_size", "worker", "trace_id",
-    "output", "error_type", "error", "stdout",
+    "output", "error_type", "error", "stdout", "measures",
 ]
 # fmt: on
 TIME = pd.DatetimeTZDtype("us", "UTC")
@@ -53,6 +53,7 @@ def sample(dtype: Any) -> Any:
         "boolean": True,
         "object": b"raw",
         frames.TIME: 1_790_000_000_123_456,
+        frames.FIGURES: '{"confidence":0.5}',
     }[dtype]
 
 
@@ -77,7 +78,7 @@ def test_the_invocation_frame_has_the_dtypes_of_the_design() -> None:
     assert {c for c in table if table[c].dtype == "Int64"} == {"attempt", "batch_size"}
     assert (
         list(table["role"].cat.categories)
-        == ["live", "shadow", "canary", "replay", "direct"]
+        == ["live", "shadow", "canary", "replay", "correction", "direct"]
         == list(ROLES)
     )
     assert set(table["outcome"].cat.categories) >= {*OUTCOMES}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mltrigger.errors import Closed, StoreError
-from mltrigger.store.keys import id_text, trace_id
+from mltrigger.store.keys import id_key, id_text, trace_id
 from mltrigger.store.sqlite import forks, unsure
 from mltrigger.store.sqlite.disk import Connection, Disk
 from mltrigger.store.sqlite.durable import SharedSync
@@ -28,6 +28,8 @@ from mltrigger.store.sqlite.wal import Wal
 
 Sleep = Callable[[float], None]
 
+_FUNCTIONS = (("event_id", 1, id_text), ("event_key", 1, id_key), ("trace_id", 2, trace_id))
+"""The functions of our SQL: name, number of arguments, and the function."""
 _READERS = 4
 """The number of reading connections to keep for the next question."""
 _CHECKPOINT_BUSY_S = 0.1
@@ -365,7 +367,7 @@ class Connections:
                 connection.execute(f"PRAGMA journal_size_limit={LONGEST_LOG}").fetchall()
                 # An INSERT of many rows notes what it can undo: not in a file of its own.
                 connection.execute("PRAGMA temp_store=MEMORY")
-            for name, n, function in (("event_id", 1, id_text), ("trace_id", 2, trace_id)):
+            for name, n, function in _FUNCTIONS:
                 connection.create_function(name, n, function, deterministic=True)
             connection.execute("PRAGMA wal_autocheckpoint=0")
             connection.execute("PRAGMA cache_size=-32768")

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from mltrigger.event.event import Event
+    from mltrigger.versions.running.effects import Effects
+    from mltrigger.versions.running.measures import Measures
 
 ENCODING_S = 60.0
 """Longest time to encode the answer of a model that has returned. It is not the model's time."""
@@ -36,6 +38,12 @@ class Place:
     home: str
 
 
+forks = 0
+"""The number of forks between this process and the first one. A call that ends with another number
+than it began with is only a copy.
+"""
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Running:
     """The calls of a model under way, one after the other. One object serves a whole lot.
@@ -44,6 +52,11 @@ class Running:
     - ``returned``: called with the answer of the model, before it is encoded.
     - ``waits``: called before the model waits for other models.
     - ``around``: the owner of a context, and the context in which its calls begin.
+    - ``effects``: records the effects of the calls. ``None`` where nothing can.
+    - ``batch``: the events of a model that takes several at once. A batch that failed comes again
+      in parts.
+    - ``measures``: the reported figures of events, since they were last taken.
+    - ``forks``: the number of forks when the calls began.
     """
 
     place: Place
@@ -51,6 +64,10 @@ class Running:
     returned: Callable[[object], None] = _nothing
     waits: Callable[[], None] = _nothing
     around: tuple[object, contextvars.Context] | None = None
+    effects: Effects | None = None
+    batch: Sequence[Event] | None = None
+    measures: Measures | None = None
+    forks: int = dataclasses.field(default_factory=lambda: forks)
 
     @property
     def event(self) -> Event:
@@ -63,12 +80,6 @@ class Running:
 _current: contextvars.ContextVar[Running | None] = contextvars.ContextVar(
     "mltrigger_running", default=None
 )
-
-
-forks = 0
-"""The number of forks between this process and the first one. A call that ends with another number
-than it began with is only a copy.
-"""
 
 
 def _is_copy() -> None:
@@ -141,10 +152,19 @@ def place() -> dict[str, str]:
 
 
 def elsewhere(
-    place: Mapping[str, str], event: Event, returned: Callable[[object], None]
+    place: Mapping[str, str],
+    events: Sequence[Event],
+    returned: Callable[[object], None],
+    effects: Effects | None,
 ) -> Running:
     """Return the call under way of another process, which told its :func:`place`."""
-    return Running(Place(**place), (event,), returned)
+    return Running(Place(**place), events, returned, effects=effects)
+
+
+def begin_batch(events: Sequence[Event]) -> None:
+    """Say that the model is called with *events* at once."""
+    if (running := _current.get()) is not None:
+        running.batch = events
 
 
 def is_small(answer: object) -> bool:

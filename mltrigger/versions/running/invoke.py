@@ -32,6 +32,7 @@ class Result(NamedTuple):
     - ``permanent``: the failure is not tried again.
     - ``delay_s``: seconds until the next try, as ``mt.Retry`` or ``Retry-After`` of a server asks.
     - ``throttled``: the failure only means "not now". It spends no attempt.
+    - ``measures``: the figures that the model reported, as JSON.
     """
 
     output: str | None = None
@@ -43,6 +44,7 @@ class Result(NamedTuple):
     delay_s: float | None = None
     degraded: bool = False
     throttled: bool = False
+    measures: str | None = None
 
     @property
     def ok(self) -> bool:

@@ -164,6 +164,7 @@ class Invoker:
         again: Callable[[], None],
     ) -> Sequence[Result]:
         began = running.forks
+        running.begin_batch(events)
         try:
             answer = self._call(inputs) if self._feed is None else self._feed.call(key, inputs)
             if running.forks != began:

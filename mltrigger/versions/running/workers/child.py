@@ -27,6 +27,11 @@ During a call the child may say something else first:
     Asks for the object of the n-th event. The parent replies ``{}`` with the open file, or
     ``{"error": "…", "reason": "object_missing", "errno": 2}``.
 
+``{"effect": {"event": n, "begin" or "end": […]}}``
+    Asks to record an effect of the n-th event, see
+    :mod:`mltrigger.versions.running.workers.effects`. The parent replies ``{"done": …}`` once it is
+    durable, or ``{"refused": …}``.
+
 ``{"again": true}``
     The model is called once more, with a part of the batch. The parent replies ``{}`` and waits
     anew.
@@ -57,7 +62,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
-from mltrigger.errors import InvalidEvent, ObjectMissing
+from mltrigger.errors import InvalidEvent, ObjectMissing, OutsideCall
 from mltrigger.versions.running.current import is_small
 from mltrigger.versions.running.invoke import Caller, failure
 from mltrigger.versions.running.workers.parcel import fields
@@ -94,9 +99,15 @@ def _serve(channel: Channel, caller: Caller) -> NoReturn:
     process = os.getpid()
     while True:
         asked = channel.receive()
-        opener = functools.partial(channel.open, channel.turn)
+        turn = channel.turn
         results = answered(
-            caller, asked["call"], opener, asked["within"], channel.returned, channel.again
+            caller,
+            asked["call"],
+            functools.partial(channel.open, turn),
+            asked["within"],
+            channel.returned,
+            channel.again,
+            functools.partial(channel.effect, turn),
         )
         if os.getpid() != process:
             # A copy that the model made with os.fork() came back, too. Only the original answers.
@@ -170,6 +181,13 @@ class Channel:
             raise _refusal(reply)
         os.set_inheritable(files[0], False)
         return os.fdopen(files[0], "rb")
+
+    def effect(self, turn: int, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the reply to a message about an effect of this *turn*."""
+        with self._guard:
+            if turn != self.turn or os.getpid() != self._process:
+                raise OutsideCall("mt.once(…) after the call of the model, or in a copy of it")
+            return self._asked(message)[0]
 
     def _asked(self, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
         """Return the reply to a message of ours, and the file that came with it."""

@@ -24,6 +24,7 @@ from mltrigger.versions.running.current import ENCODING_S, model_returned, place
 from mltrigger.versions.running.invoke import Result, failure
 from mltrigger.versions.running.killable import ChildProcess, Died, TimedOut
 from mltrigger.versions.running.workers.child import RETURNED
+from mltrigger.versions.running.workers.effects import recorded
 
 # Not "-m": the child imports from the same folders as this process, also if that is no installed
 # package. Its environment stays as it is.
@@ -96,7 +97,7 @@ class ModelProcess(ChildProcess):
     ) -> list[Result]:
         """Call the model with events and their JSON forms.
 
-        Open the objects that it asks for.
+        Open the objects that it asks for. Record its effects.
 
         *again* is told when the child calls the model once more to find a bad event. That call has
         *timeout_s* of its own.
@@ -118,6 +119,9 @@ class ModelProcess(ChildProcess):
                 again()
                 deadline = time.monotonic() + timeout_s
                 answer = self._ask({}, deadline)
+            elif "effect" in answer:
+                reply = recorded(answer["effect"], [event for event, _ in packed])
+                answer = self._ask(reply, deadline)
             else:
                 event, _ = packed[answer["open"]]
                 answer = self._open(event, deadline)

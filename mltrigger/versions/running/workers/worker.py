@@ -21,8 +21,10 @@ from mltrigger.event.event import Event
 from mltrigger.versions.running.capture import captured
 from mltrigger.versions.running.current import Running, during, elsewhere, is_small
 from mltrigger.versions.running.here import called
-from mltrigger.versions.running.invoke import Caller, failure
+from mltrigger.versions.running.invoke import Caller, Result, failure
+from mltrigger.versions.running.measures import measured
 from mltrigger.versions.running.workers import parcel
+from mltrigger.versions.running.workers.effects import AskedEffects, Asking
 from mltrigger.versions.scheme import Setting
 
 _MOST_HELD = 8
@@ -57,6 +59,7 @@ def answered(
     within: dict[str, str],
     returned: Callable[[object], None],
     again: Callable[[], None] = lambda: None,
+    ask: Asking | None = None,
 ) -> list[dict[str, Any]]:
     """Call the model with events that were sent.
 
@@ -76,22 +79,29 @@ def answered(
         Told the answer of the model before it is encoded.
     again : callable
         Told before each further call of the model.
+    ask : callable, optional
+        Asks the calling process to record an effect. Without it the model can have none.
     """
     events = [
         parcel.received(event, functools.partial(opener, number))
         for number, event in enumerate(given)
     ]
-    cause = max(events, key=lambda event: event.hops)
-    with during(elsewhere(within, cause, returned)):
-        return _results(caller, events, again)
+    effects = None if ask is None else AskedEffects(ask, events)
+    return _results(caller, events, elsewhere(within, events, returned, effects), again)
 
 
 def _results(
-    caller: Caller, events: Sequence[Event], again: Callable[[], None] = lambda: None
+    caller: Caller,
+    events: Sequence[Event],
+    under_way: Running | None,
+    again: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
-    results = (
-        caller.many(events, again) if caller.batches else [caller.one(event) for event in events]
-    )
+    with during(under_way):
+        results: Sequence[Result] = (
+            caller.many(events, again) if caller.batches else [caller.one(e) for e in events]
+        )
+    if under_way is not None and under_way.measures is not None:
+        results = measured(under_way, events, results)
     return [parcel.fields(result) for result in results]
 
 
@@ -170,8 +180,8 @@ def run(
 
 def run_here(caller: Caller, events: list[Event], under_way: Running | None) -> dict[str, Any]:
     """Call a model of this process, in a thread of an executor. Returns as :func:`run` does."""
-    with captured() as printed, during(under_way):
-        return {"results": _results(caller, events), "printed": printed.take()}
+    with captured() as printed:
+        return {"results": _results(caller, events, under_way), "printed": printed.take()}
 
 
 def _raise_flag(flag: str, answer: object) -> None:
