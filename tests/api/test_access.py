@@ -32,7 +32,7 @@ def statuses(caller: Caller) -> dict[str, int]:
     caller.post("/v1/topics/documents/events", json=1, headers={"Idempotency-Key": "k"})
     found = {}
     for name, (method, path) in REQUESTS.items():
-        body = {} if name == "redrive" else 1
+        body = {"redrive": {}, "label": {"event": "k", "truth": 1}}.get(name, 1)
         more = {"json": body} if method == "POST" and name not in ("pause", "cancel") else {}
         found[name] = caller.request(method, path, **more).status_code
     return found

@@ -21,6 +21,7 @@ OPERATIONS = [
     "publish_batch",
     "event",
     "cancel",
+    "label",
     "subscriptions",
     "outcomes",
     "dead_letters",

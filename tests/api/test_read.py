@@ -181,6 +181,36 @@ def test_pause_and_resume_hold_everywhere(api: Caller, served_bus: mt.EventBus) 
     assert served_bus.wait(progress=False)
 
 
+def test_labels_are_kept_with_the_name_of_their_token(api: Caller, served_bus: mt.EventBus) -> None:
+    one = {"event": "e-1", "truth": {"total": 7}, "at": "2026-11-30T12:00Z"}
+    many = [{"event": "e-2", "truth": False, "by": "ann", "source": "scanner"}]
+
+    assert api.post("/v1/labels", json=one).json() == {"labels": 1}
+    assert api.post("/v1/labels", json={"labels": many}).json() == {"labels": 1}
+
+    found = served_bus.labels()
+    assert found["truth"].tolist() == ['{"total":7}', "false"]
+    assert found["by"].tolist() == ["serve", "ann"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"event": "e-1"},
+        {"event": 1, "truth": 1},
+        {"event": "e-1", "truth": 1, "at": "noon"},
+        {"event": "e-1", "truth": 1, "at": "2026-11-30T12:00"},
+        {"event": "e-1", "truth": 1, "by": 7},
+        {"labels": 7},
+        {"labels": [7]},
+    ],
+)
+def test_bad_labels_are_refused(body: Any, api: Caller, served_bus: mt.EventBus) -> None:
+    assert api.post("/v1/labels", json=body).status_code == 400
+    assert len(served_bus.labels()) == 0
+
+
 def test_unknown_subscription_lists_the_near_ones(api: Caller) -> None:
     answer = api.get("/v1/subscriptions/ocrr/outcomes")
 

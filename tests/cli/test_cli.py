@@ -290,3 +290,37 @@ def test_the_tutorial_starts_for_every_user_root_as_well(
 
     assert run("tutorial", "--no-browser", "--folder", str(tmp_path / "notebooks")) == 0
     assert [command[4:] for command in started] == [options]
+
+
+def test_label_keeps_the_truth_about_an_event(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = ("--url", "sqlite:///bus.db")
+    assert run("label", "e-1", '{"text": "a"}', "--by", "ann", *url) == 0
+    assert run("label", "e-1", "plain", "--text", "--at", "2026-11-30T12:00Z", *url) == 0
+    assert "1 label kept" in capsys.readouterr().out
+
+    with mt.connect("sqlite:///bus.db") as bus:
+        found = bus.labels()
+    assert found["truth"].tolist() == ['{"text":"a"}', '"plain"']
+    assert found["by"].tolist()[0] == "ann"
+    assert str(found["at"][1]) == "2026-11-30 12:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "said"),
+    [
+        (("e-1", "plain"), 1, "quote it as JSON"),
+        (("e-1", "1", "--at", "noon"), 2, "--at"),
+        (("e-1", "1", "--at", "2026-11-30T12:00"), 1, "is naive"),
+    ],
+)
+def test_bad_label_is_refused(
+    home: Path,
+    given: tuple[str, ...],
+    status: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("label", *given, "--url", "sqlite:///bus.db") == status
+    assert said in capsys.readouterr().err
