@@ -25,6 +25,7 @@ from mltrigger.api.reading import Reading
 from mltrigger.api.service import Service, aside
 from mltrigger.api.settings import Doors, Hooks, Limits
 from mltrigger.api.steering import Steering
+from mltrigger.api.versions import Versions
 from mltrigger.api.webhooks import Webhooks
 from mltrigger.errors import MltriggerError
 
@@ -87,6 +88,7 @@ def application(
         Webhooks(service, publishing, hooks),
         Reading(service),
         Steering(service),
+        Versions(service),
         models,
         Inference(service, models),
         Documents(service),
