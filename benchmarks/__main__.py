@@ -14,11 +14,13 @@ from pathlib import Path
 from benchmarks import (
     api,
     batches,
+    effects,
     fanout,
     growth,
     latency,
     million,
     peers,
+    rollouts,
     start,
     tables,
     throughput,
@@ -34,10 +36,12 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "latency": latency.run,
     "batches": batches.run,
     "fanout": fanout.run,
+    "effects": effects.run,
     "growth": growth.run,
     "million": million.run,
     "start": start.run,
     "tables": tables.run,
+    "rollouts": rollouts.run,
     "api": api.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from mltrigger.handle import Subscription
     from mltrigger.policy import DeliveryPolicy
     from mltrigger.reports.export import to_csv, to_excel, to_feather
+    from mltrigger.rollout import agree as agree
     from mltrigger.rollout.guard import Guard
     from mltrigger.run import Run
     from mltrigger.urls import connect

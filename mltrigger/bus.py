@@ -28,6 +28,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.endings import StoredEndings
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
 from mltrigger.store.registry import Registry
@@ -81,13 +82,10 @@ class EventBus(Publisher):
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
         self._living = Living(parts.store.location)
         self._lineage = Lineage(self.broker, self.registry, self.log, clock)
-        local = (
-            self.broker
-            if isinstance(self.broker, SqlBroker)
-            else SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
-        )
+        local = self._local(parts, clock)
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
-        self.rollout = Rollout(parts.store, registry, self._catalog, clock)
+        lanes = LaneStore(parts.store, clock, parts.wakeup, local)
+        self.rollout = Rollout(parts.store, registry, self._catalog, clock, lanes)
         outlets = Outlets(registry, broker, self._catalog)
         self._engine = Engine(
             self._resolver.of,
@@ -98,6 +96,7 @@ class EventBus(Publisher):
             log=self.log,
             registry=self.registry,
             ledger=self.rollout.ledger,
+            lanes=lanes,
             judge=self.rollout.watch.look,
             clock=clock,
             tidy=self._tidy,
@@ -108,7 +107,7 @@ class EventBus(Publisher):
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
         )
-        self.rollout.engine = self._engine
+        self.rollout.engine, self.rollout.log = self._engine, self.log
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )
@@ -179,6 +178,12 @@ class EventBus(Publisher):
         self._store.close()
         self._living.close()
         atexit.unregister(self._at_exit)
+
+    def _local(self, parts: Parts, clock: Clock) -> SqlBroker:
+        """Return the broker in the log's own database."""
+        if isinstance(self.broker, SqlBroker):
+            return self.broker
+        return SqlBroker(parts.store, clock, parts.wakeup, self._worker_id)
 
     def _feed(self) -> Feed:
         return Feed(

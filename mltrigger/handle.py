@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
-from mltrigger.errors import DiskFailed, brief_errors
+from mltrigger.errors import Closed, DiskFailed, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.rollout import truth
@@ -55,6 +56,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
         limit: int | None = None,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return the attempts."""
 
@@ -123,7 +125,10 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
 
     @property
     def selector(self) -> str:
-        """The selector of the model, such as ``ocr:1.0``."""
+        """The selector of the model that answers now, such as ``ocr:1.0``."""
+        with contextlib.suppress(Closed, DiskFailed):
+            if (found := self._bus.registry.subscription(self.name)) is not None:
+                self._spec = found
         return self._spec.selector
 
     @property
@@ -148,7 +153,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         counts = self._counts()
         shown = [f"{n} {what}" for what, n in counts or ()]
         arrow = f"{self.topic!r} -> {self.selector}{f' ({self._note})' if self._note else ''}"
-        emit = f" -> {self._spec.emit!r}" if self._spec.emit else ""
+        emit = f"{self._canary(', ')}{f' -> {self._spec.emit!r}' if self._spec.emit else ''}"
         if counts == []:
             shown = ["no events yet"]
         return f"Subscription({', '.join([arrow + emit, self.state, *shown])})"
@@ -157,12 +162,21 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         facts = [
             ("topic", self.topic),
             ("model", f"{self.selector}{f' ({self._note})' if self._note else ''}"),
+            *([("canary", canary)] if (canary := self._canary()) else []),
             ("emits to", self._spec.emit or "–"),
             *([("filter", self._spec.filter.to_json())] if self._spec.filter else []),
             ("state", self.state),
             *(self._counts() or ()),
         ]
         return card(f"Subscription {self.name}", facts)
+
+    def _canary(self, before: str = "") -> str:
+        """Return the canary and its share, an empty text without one."""
+        with contextlib.suppress(Closed, DiskFailed):
+            rows = self._bus.rollout.ledger.rows(self._spec.id)
+            if rows and rows[-1].canary is not None:
+                return f"{before}{rows[-1].share:.3g} of it -> {rows[-1].canary}"
+        return ""
 
     def _counts(self) -> list[tuple[str, int]] | None:
         """Return events by final outcome, then other attempts, with their numbers.
@@ -192,6 +206,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         *,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first.
 
@@ -204,8 +219,13 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
             from now, such as ``timedelta(days=2)``, ``"2d"``, ``"90m"``, ``"1h30m"``, ``"2w"``.
         columns : sequence of str, optional
             Only these columns. The others are not read.
+        role : str or sequence of str, optional
+            Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
+            ``direct``, or ``"all"``. Default: those that answer somebody, so no shadow or replay.
         """
-        return self._bus.invocations(self.name, limit=limit, since=since, columns=columns)
+        return self._bus.invocations(
+            self.name, limit=limit, since=since, columns=columns, role=role
+        )
 
     def results(self, limit: int | None = None) -> pd.DataFrame:
         """Return one row per ended event, oldest first. *limit* keeps only the newest.

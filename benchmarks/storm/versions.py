@@ -27,6 +27,8 @@ from mltrigger.store.ledger import Binding, covering
 RESULTS = Path(__file__).parents[1] / "RESULTS.md"
 ONE, TWO = "read:1.0.0", "read:2.0.0"
 _BATCH = 50
+_SKEW_US = 20_000
+"""How far the clocks of two processes may differ: one may be preempted while it reads two clocks."""
 _OUTCOMES = """
 SELECT o.seq, o.attempt, i.outcome, l.binding, l.role, m.name || ':' || m.version, i.output,
   l.received_us, l.started_us + coalesce(o.began_us, 0)
@@ -162,9 +164,12 @@ def _judged(bus: mt.EventBus, sizes: Sizes) -> Found:
         row: Binding = rows[binding]
         if version != row.answers or output.strip('"') != row.answers.partition(":")[2]:
             found.broken.append(f"event {seq}: {output} by {version}, binding {binding} says other")
-        known = [b for b in rows if b.made_us <= received_us]
+        known = [b for b in rows if b.made_us + _SKEW_US <= received_us]
         if attempt == 1 and covering(known or rows[:1], seq).number > binding:
-            found.broken.append(f"event {seq}: a listener did not know binding {binding + 1}")
+            late_us = received_us - rows[binding + 1].made_us
+            found.broken.append(
+                f"event {seq}: a listener did not know binding {binding + 1}, {late_us} us old"
+            )
     for seq, n in answered.items():
         if n != 1:
             found.broken.append(f"event {seq}: {n} answers")

@@ -88,10 +88,15 @@ class Claims:
         most = min(most, self._pace.room(self._clock.now_us()))
         return Room(free, size, most, invoker.batches)
 
+    @property
+    def poll_s(self) -> float:
+        """The longest wait for an event."""
+        return _POLL_S
+
     def receive(self, room: Room) -> Sequence[Delivery]:
         """Receive as much as there is room for. Wait for the first event."""
         try:
-            found = self._broker.receive(self._spec, room.events, _POLL_S, self._generation)
+            found = self._broker.receive(self._spec, room.events, self.poll_s, self._generation)
         except Outdated:
             self._outdated = True
             return []

@@ -10,20 +10,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from mltrigger.broker import Broker, Feed, Outside, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.answering import Answering
 from mltrigger.delivery.assembly import Assembly, Judge
 from mltrigger.delivery.feeders import Feeders
-from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper
+from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper, beside, quietly
+from mltrigger.delivery.lanes import Lanes
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.listener import DRAIN_S, Listener
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
 from mltrigger.errors import StoreError
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Ledger
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
@@ -59,6 +60,8 @@ class Engine:
         The second makes that function ask the registry again.
     broker, outside, origins, log, registry, ledger, clock
         The parts that listeners work with.
+    lanes : LaneStore
+        The lanes of the store.
     judge : callable
         Looks at the figures of the canary of a subscription.
     tidy : callable
@@ -88,6 +91,7 @@ class Engine:
         log: Log,
         registry: Registry,
         ledger: Ledger,
+        lanes: LaneStore,
         judge: Judge,
         clock: Clock,
         tidy: Callable[[], object],
@@ -119,16 +123,21 @@ class Engine:
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
             Chore(lambda: min(LOOK_S, every_s()), self._look_for_news),
             Chore(lambda: WATCH_S, self._watch_canaries),
-            Chore(lambda: PRUNE_S, functools.partial(self._beside, threading.Lock(), tidy)),
+            Chore(lambda: PRUNE_S, beside(self._workers.submit, tidy)),
         ]
         if outside is not None:
-            upkeep = functools.partial(self._beside, threading.Lock(), outside.upkeep)
+            upkeep = beside(self._workers.submit, outside.upkeep)
             chores.append(Chore(lambda: UPKEEP_S, upkeep))
         self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
         self._retired: list[Listener] = []
         self._on_call: list[Answering] = []
         self._guard = threading.Lock()
+        self.lanes = Lanes(
+            *(self._assembly, registry, lanes, self._keeper, self._workers),
+            lambda: self._listeners,
+            lambda: [*self._listeners.values(), *self._on_call],
+        )
 
     def __len__(self) -> int:
         """Return how many subscriptions are delivered here."""
@@ -140,7 +149,8 @@ class Engine:
         return any(listener.in_flight for listener in self._all())
 
     def _all(self) -> list[Listener]:
-        return [*self._listeners.values(), *self._retired, *self._on_call]
+        own = [*self._listeners.values(), *self._retired, *self._on_call]
+        return [*own, *self.lanes.listeners()]
 
     def state(self, name: str) -> str:
         """Return the state of the listener of subscription *name*, ``stopped`` without one."""
@@ -181,6 +191,7 @@ class Engine:
                     # in the background; the keeper goes on holding its leases
                     self._workers.submit(running.stop)
                 self._listeners[spec.name] = self._started(spec)
+        self.lanes.follow(self.worker_id)
         if (source := self._origins.source(spec)) is not None:
             specs = [spec, *self._registry.subscriptions()]
             self.feeders.feed(spec.topic, source, specs, self._registry.paused())
@@ -245,6 +256,7 @@ class Engine:
         with self._guard:
             listener = self._listeners.pop(name, None)
         if listener is not None:
+            self.lanes.follow(self.worker_id)
             self._end(listener, drain_s)
 
     def _end(self, listener: Listener, drain_s: float) -> None:
@@ -265,6 +277,7 @@ class Engine:
         """Let every listener look again, since the clock was moved."""
         for listener in list(self._listeners.values()):
             self._broker.wake(listener.spec)
+        self.lanes.wake()
 
     def _look(self, spec: SubscriptionSpec, known: str | None) -> str | None:
         """Return the generation of the registry, or None if *spec* has changed there.
@@ -318,9 +331,10 @@ class Engine:
             done = done and spec == listener.spec
             # Not here: stopping waits for calls, and the leases of others wait for this thread.
             if spec is None:
-                self._workers.submit(functools.partial(self._quietly, self._let_go, name))
+                self._workers.submit(functools.partial(quietly, self._let_go, name))
             elif spec != listener.spec:
-                self._workers.submit(functools.partial(self._quietly, self.listen, spec))
+                self._workers.submit(functools.partial(quietly, self.listen, spec))
+        self._workers.submit(functools.partial(quietly, self.lanes.follow, self.worker_id))
         return done
 
     def _let_go(self, name: str) -> None:
@@ -334,35 +348,18 @@ class Engine:
         if listener is not None:
             self._end(listener, DRAIN_S)
 
-    def _beside(self, guard: threading.Lock, action: Callable[[], object]) -> None:
-        """Do *action* in a thread, unless it is under way. The leases wait for this thread."""
-
-        def do() -> None:
-            if guard.acquire(blocking=False):
-                try:
-                    action()
-                finally:
-                    guard.release()
-
-        self._workers.submit(functools.partial(self._quietly, do))
-
-    @staticmethod
-    def _quietly(action: Callable[..., None], *given: Any) -> None:
-        try:
-            action(*given)
-        except Exception:
-            logger.exception("a chore of the background failed; trying again")
-
     def close(self, drain_s: float) -> None:
         """Stop everything within *drain_s*. First no listener receives, then they drain."""
         end = time.monotonic() + drain_s
         self.feeders.stop()
+        self.lanes.begin_stop()
         for listener in [*self._listeners.values(), *self._on_call]:
             listener.begin_stop()
         for listener in [*self._retired, *self._on_call]:
             listener.stop(max(0.0, end - time.monotonic()))
         for name in list(self._listeners):
             self.stop(name, max(0.0, end - time.monotonic()))
+        self.lanes.stop()
         self._keeper.stop()
         self._workers.close()
 
@@ -383,6 +380,7 @@ class Engine:
         self._forget()
         if (listener := self._listeners.get(name)) is not None:
             self._broker.wake(listener.spec)
+            self.lanes.follow(self.worker_id)
 
     def _watch_canaries(self) -> None:
         for listener in list(self._listeners.values()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mltrigger.delivery.listener import Listener
 
@@ -31,6 +33,30 @@ class Chore:
                 self._do()
             except Exception:
                 logger.exception("the store did not answer")
+
+
+def quietly(action: Callable[..., object], *given: Any) -> None:
+    """Do *action*. Log its error."""
+    try:
+        action(*given)
+    except Exception:
+        logger.exception("a chore of the background failed; trying again")
+
+
+def beside(
+    submit: Callable[[Callable[[], None]], None], action: Callable[[], object]
+) -> Callable[[], object]:
+    """Return how to do *action* in a thread, unless it is under way. The leases wait for none."""
+    guard = threading.Lock()
+
+    def do() -> None:
+        if guard.acquire(blocking=False):
+            try:
+                action()
+            finally:
+                guard.release()
+
+    return lambda: submit(functools.partial(quietly, do))
 
 
 class Keeper:

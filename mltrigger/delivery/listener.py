@@ -69,6 +69,7 @@ class Listener:
     """
 
     recording: type[Recorder] = Recorder
+    claiming: type[Claims] = Claims
 
     def __init__(
         self,
@@ -98,11 +99,11 @@ class Listener:
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)
-        self._slots, self._stopping = Slots(spec.policy.max_concurrency or 1), threading.Event()
-        self._changed = self._slots.changed
+        self.slots = self._slots = Slots(spec.policy.max_concurrency or 1)
+        self._stopping, self._changed = threading.Event(), self._slots.changed
         self._kept: First = None
         self._late: dict[Lot, Callable[[], None]] = {}
-        self._claims = Claims(
+        self._claims = self.claiming(
             *(spec, bindings, broker, clock, self._pace, self._recorder, self._calls.size),
             *(look, self._stopping),
         )
@@ -151,10 +152,7 @@ class Listener:
 
     @property
     def pauses(self) -> bool:
-        """Whether nothing begins for a while, because the model's server is busy or not there.
-
-        The listener tries again by itself.
-        """
+        """Whether nothing begins for a while: the model's server is busy or not there."""
         return self._pace.held(self._clock.now_us())
 
     @property

@@ -50,6 +50,9 @@ class Recorder:
         Checks an output before its outcome is recorded.
     """
 
+    durable = True
+    """Whether a record is on the disk before anything else happens."""
+
     def __init__(
         self,
         spec: SubscriptionSpec,
@@ -256,7 +259,7 @@ class Recorder:
 
     def _record(self, answers: Sequence[Answer], following: Callable[[Unit], None] | None) -> None:
         rows: list[Invocation] = []
-        with self._log.unit() as unit:
+        with self._log.unit(self.durable) as unit:
             ended: list[Ended] = []
             for answer in answers:  # in their order, which is that of the log
                 if isinstance(answer, Ended):
@@ -308,7 +311,7 @@ class Recorder:
             Invocation(d, "interrupted", by, Result(), started_us, now_us, size, "stopped")
             for d in remains.called
         ]
-        with self._log.unit() as unit:
+        with self._log.unit(self.durable) as unit:
             lost, _ = self._settle(given_back, unit)
             unit.record([_or_stale(row, lost) for row in rows], (), self._spec.role)
 

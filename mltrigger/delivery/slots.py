@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 
 from mltrigger.delivery.lot import Lot
@@ -26,6 +28,8 @@ class Slots:
         self._active: set[Lot] = set()
         self._ending: set[Lot] = set()
         self._receiver: int | None = None
+        self.last_s = -math.inf
+        """The monotonic time when the last lot began or ended."""
         self._open = False
 
     def open(self) -> None:
@@ -103,6 +107,7 @@ class Slots:
         """Take note of a lot that begins."""
         with self.changed:
             self._active.add(lot)
+            self.last_s = time.monotonic()
 
     def ending(self, lot: Lot) -> None:
         """Free the slot of a lot that is recorded, though not yet on the disk."""
@@ -115,6 +120,7 @@ class Slots:
         with self.changed:
             self._active.discard(lot)
             self._ending.discard(lot)
+            self.last_s = time.monotonic()
             self.changed.notify_all()
 
     @property

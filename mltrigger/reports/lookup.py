@@ -86,7 +86,7 @@ class Lookup:
         """Return the subscription *name*. An unknown name raises NotFound, with similar names."""
         self._check()
         found = self.registry.subscription(name)
-        if found is None:
+        if found is None or found.parent_id:
             raise NotFound.of("subscription", name, [s.name for s in self.registry.subscriptions()])
         return found
 
@@ -144,6 +144,7 @@ class Lookup:
         limit: int | None = None,
         since: datetime | timedelta | str | None = None,
         columns: Sequence[str] | None = None,
+        role: str | Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Return every attempt as one row, oldest first, of all subscriptions or one.
 
@@ -151,7 +152,7 @@ class Lookup:
         """
         self._check()
         number = self.spec(subscription).id if subscription is not None else None
-        return views.invocations(self.log, number, limit, since, columns)
+        return views.invocations(self.log, number, limit, since, columns, role=role)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return latency quantiles for each stage and version, of all subscriptions together.

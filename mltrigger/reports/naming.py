@@ -84,6 +84,12 @@ def named(event: Any, source: str | None = None) -> EventKey:
     if key is None:
         advice = "; take one row, for example frame.iloc[0]" if hasattr(event, "columns") else ""
         raise InvalidEvent(f"give {FORMS}; got {short(event)}{advice}")
+    try:
+        key.event_id.encode()
+    except UnicodeEncodeError:
+        raise InvalidEvent(
+            f"no event has the id {short(key.event_id)!r}: it holds a lone surrogate"
+        ) from None
     if source is None:
         return key
     if key.source not in (None, source):

@@ -154,7 +154,8 @@ _HOLDERS = """
 SELECT s.name, count(*) FROM subscription s
 JOIN cursor c ON c.subscription_id = s.id
 JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq
-WHERE s.bound = 1 AND e.by_rows_us IS NULL AND e.seq <= :last GROUP BY s.id ORDER BY s.id
+WHERE s.bound = 1 AND s.parent_id IS NULL AND e.by_rows_us IS NULL AND e.seq <= :last
+GROUP BY s.id ORDER BY s.id
 """
 
 

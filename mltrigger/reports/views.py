@@ -16,7 +16,7 @@ from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.log import Log
-from mltrigger.store.outcomes import FINAL
+from mltrigger.store.outcomes import ANSWERING, FINAL, ROLES
 from mltrigger.store.registry import Registry
 from mltrigger.text import short
 from mltrigger.versions.schema.outline import outline
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FIRST = ("live", "canary", "direct")
+"""The roles of answers that are no corrections."""
 _FEW = 10_000
 """So many attempts are read row by row."""
 UNREADABLE = (ValueError, TypeError, StoreError, DeprecationWarning)
@@ -59,8 +61,13 @@ def invocations(
     since: Moment = None,
     columns: Sequence[str] | None = None,
     seqs: tuple[int, int] | None = None,
+    role: str | Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Return each attempt as one row. Only *columns* are read."""
+    """Return each attempt as one row. Only *columns* are read.
+
+    Without a *role* those that answer somebody: no shadow, and no replay.
+    """
+    roles = roles_of(role)
     known = list(frames.INVOCATIONS)
     for name in columns or ():
         if name not in known:
@@ -70,14 +77,30 @@ def invocations(
     since_us = moment_us(since, log.now_us())
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
-            found, running = log.bulk(wanted, subscription_id, since_us, seqs)
+            found, running = log.bulk(wanted, subscription_id, since_us, seqs, roles=roles)
             table = attempts.frame(found, running, schema)
             return table if limit is None else table.tail(limit).reset_index(drop=True)
     # row by row, a value that cannot be read is named
     rows = log.invocations(
-        wanted, subscription_id=subscription_id, since_us=since_us, limit=limit, seqs=seqs
+        wanted,
+        subscription_id=subscription_id,
+        since_us=since_us,
+        limit=limit,
+        seqs=seqs,
+        roles=roles,
     )
     return frames.frame(rows, schema)
+
+
+def roles_of(role: str | Sequence[str] | None) -> Sequence[str]:
+    """Return the roles that a user asks for. ``"all"`` names every one."""
+    if role is None:
+        return ANSWERING
+    wanted = [role] if isinstance(role, str) else [*role]
+    for name in wanted:
+        if name not in (*ROLES, "all"):
+            raise NotFound.of("role", str(name), [*ROLES, "all"])
+    return ROLES if "all" in wanted or not wanted else wanted
 
 
 def latency(log: Log, subscription_id: int | None = None, since: Moment = None) -> pd.DataFrame:
@@ -90,16 +113,23 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     return frames.latency(attempts.times(found))
 
 
-def results(log: Log, subscription_id: int, limit: int | None) -> pd.DataFrame:
+def results(
+    log: Log, subscription_id: int, limit: int | None, roles: Sequence[str] = FIRST
+) -> pd.DataFrame:
     """Return one row for each ended event of a subscription, the output as columns."""
     facts = ("subject", "model", "version", "outcome", "reason")
     read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
-            found, _ = log.bulk(read, subscription_id, running=False)
+            found, _ = log.bulk(read, subscription_id, running=False, roles=roles)
             return _beside(*attempts.ended(found, limit), frames.ENDED)
     rows = log.invocations(
-        read, subscription_id=subscription_id, limit=limit, outcomes=FINAL, running=False
+        read,
+        subscription_id=subscription_id,
+        roles=roles,
+        limit=limit,
+        outcomes=FINAL,
+        running=False,
     )
     answers = [
         Answer(tuple(facts), error_type, error, output, measures, (event_id, source))

@@ -19,7 +19,6 @@ from typing import Any, Literal
 from mltrigger.errors import InvalidComparison, MltriggerError, how_to_install
 
 __all__ = [
-    "Agree",
     "Measure",
     "character_error_rate",
     "field",

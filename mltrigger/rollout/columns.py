@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mltrigger.reports import frames
 from mltrigger.reports.frames import TIME
+from mltrigger.store.outcomes import ROLES
 
 HISTORY: dict[str, Any] = {
     "number": "Int64",
@@ -19,5 +21,21 @@ HISTORY: dict[str, Any] = {
     "verdict": "str",
     "answered": "Int64",
     "by_canary": "Int64",
+}
+LANES: dict[str, Any] = {
+    "lane": "str",
+    "role": frames.OneOf(ROLES),
+    "version": "str",
+    "state": "str",
+    "share": "float64",
+    "total": "Int64",
+    "done": "Int64",
+    "failed": "Int64",
+    "remaining": "Int64",
+    "rate_per_s": "float64",
+    "effects": "str",
+    "opened_at": TIME,
+    "by": "str",
+    "why": "str",
 }
 ALARMS: dict[str, Any] = {"rule": "str", "e": "float64", "limit": "float64", "detail": "str"}

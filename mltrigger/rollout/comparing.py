@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,8 @@ class Compared:
                 "labels_without_pair": self.labels.unknown,
                 "labels_of_two_sources": self.labels.ambiguous,
             }
+        if self.slices is not None:
+            counts["slices_not_tested"] = max(0, len(self._slices()[1]) - MOST_SLICES)
         for name, measure in self.numbers.items():
             old, new = np.isfinite(measure.old), np.isfinite(measure.new)
             counts[f"{name}_missing_old"] = int((new & ~old).sum())
@@ -170,28 +173,46 @@ class Compared:
         return int((new[timed] > p95).sum()), int(timed.sum()), p95
 
     def sliced(self) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-        """Yield the name and the pairs of each slice, the largest first."""
+        """Yield the name and the pairs of each slice that is tested, the largest first."""
+        codes, names = self._slices()
+        for code, name in enumerate(names[:MOST_SLICES]):
+            yield name, codes == code
+
+    def _slices(self) -> tuple[np.ndarray[Any, Any], list[str]]:
+        """Return the slice of each pair as a number, and the names. 0 is the largest slice."""
         import numpy as np
         import pandas as pd
 
-        if self.slices is None:
-            return
-        codes, names = pd.factorize(np.array(self.slices[: len(self.pairs)], object))
-        sizes = np.bincount(codes, minlength=len(names))
-        for code in np.argsort(-sizes, kind="stable")[:MOST_SLICES].tolist():
-            yield str(names[code]), codes == code
+        named = np.array((self.slices or [])[: len(self.pairs)], object)
+        codes, names = pd.factorize(named)
+        order = np.argsort(-np.bincount(codes, minlength=len(names)), kind="stable")
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order))
+        return ranks[codes], [str(names[i]) for i in order.tolist()]
 
     def slice_rows(self, confidence: float) -> Iterator[tuple[Any, ...]]:
         """Yield a row for each slice, as ``comparison_page.SLICES`` says."""
-        for name, among in self.sliced():
-            found = self.tally(among)
-            errors = self._errors(among)
-            agreed = found.total - found.against
-            low, high = exact.interval(agreed, found.total, confidence)
-            share = agreed / found.total if found.total else None
-            flips = int(((self.codes > 0) & (self.codes <= 4) & among).sum())
-            n = int(among.sum())
-            yield name, n, flips, share, low, high, errors.worse, errors.better
+        import numpy as np
+
+        codes, names = self._slices()
+        if not names:
+            return
+
+        def sums(weights: np.ndarray[Any, Any]) -> list[Any]:
+            found: list[Any] = np.bincount(codes, weights, len(names)).tolist()
+            return found
+
+        answered = self.codes <= STATES.index("not_comparable")
+        agreed = sums(np.where(answered, np.nan_to_num(self.scores, nan=0.0), 0.0))
+        flips = sums((self.codes > 0) & (self.codes <= STATES.index("old_failed")))
+        worse, better = (
+            sums(self.codes == STATES.index(f"{side}_failed")) for side in ("new", "old")
+        )
+        interval = functools.cache(exact.interval)
+        columns = (np.bincount(codes).tolist(), flips, agreed, sums(answered), worse, better)
+        for name, n, flip, good, total, new, old in zip(names, *columns, strict=True):
+            share = good / total if total else None
+            yield name, n, flip, share, *interval(good, total, confidence), new, old
 
     def latency_rows(self, versions: tuple[str, str]) -> Iterator[tuple[Any, ...]]:
         """Yield quantiles of the model's time for both versions."""

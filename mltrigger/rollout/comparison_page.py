@@ -51,7 +51,7 @@ _WORDS = {
 }
 _STYLE = (
     "body{font-family:system-ui,sans-serif;margin:2em;max-width:70em}"
-    "td,th{vertical-align:top;overflow-wrap:anywhere}"
+    "table{margin-top:1em;font-size:13px}td,th{vertical-align:top;overflow-wrap:anywhere}"
     "@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
 )
 
@@ -156,6 +156,7 @@ def plot(c: Comparison, by: str, ax: Any = None) -> Any:
     for place, (_, figure, low, high) in zip(places, rows, strict=True):
         ax.plot([low, high], [place, place], color="0.5", lw=2)
         ax.plot([figure], [place], "o", color="C0")
+    ax.margins(y=0.15)
     ax.set_yticks(list(places), [short(name, 40).replace("$", r"\$") for name, *_ in rows])
     ax.set_xlabel(f"agreement, {c.verdict.confidence:.0%} interval")
     ax.set_ylabel("" if by == "slice" else short(by, 40).replace("$", r"\$"))
@@ -165,7 +166,7 @@ def plot(c: Comparison, by: str, ax: Any = None) -> Any:
 
 def _axes() -> Any:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import pyplot
     except ImportError as error:
         raise MltriggerError(f"a plot needs {error.name}: {how_to_install('compare')}") from error
-    return Figure(figsize=(7, 4), layout="constrained").add_subplot()
+    return pyplot.subplots(figsize=(7, 4), layout="constrained")[1]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
+from mltrigger.rollout import lanes as opening
 from mltrigger.rollout.canary import Canary
 from mltrigger.rollout.guard import Guard
 from mltrigger.rollout.history import Bound, History
+from mltrigger.rollout.lane import Lane, Lanes, lanes_of
+from mltrigger.rollout.lanes import Effects
 from mltrigger.rollout.service import STEPS, Backlog, Rollout
 
 
@@ -129,6 +133,122 @@ class Versioned:
         """
         rollout, spec = self._versions()
         return rollout.rollback(spec, to, why=why)
+
+    # -- beside the live version -------------------------------------------------------------------
+
+    def shadow(
+        self,
+        version: Any,
+        share: float = 1.0,
+        *,
+        effects: Effects = "recorded",
+        concurrency: int = 1,
+        max_rate_per_s: float | None = None,
+        why: str | None = None,
+    ) -> Lane:
+        """Send a copy of a share of the live events to *version*, from the next event on.
+
+        Nobody gets its answers. Its failures, its speed and its hanging calls do not touch the live
+        calls, which go first. It runs where the subscription is delivered. A model that may end its
+        process needs ``isolation="process"``.
+
+        The same call again finds its lane. Another share for that version replaces it.
+
+        Parameters
+        ----------
+        version
+            As for :meth:`promote`.
+        share : float
+            A hash of the event's key chooses, as for :meth:`canary`.
+        effects : {"recorded", "live"}
+            Whether ``mt.once`` answers from the recording of the live call, or calls.
+        concurrency : int
+            The most calls at the same time in one process.
+        max_rate_per_s : float, optional
+            The most events that one process begins a second.
+        why : str, optional
+            A note for :meth:`lanes`.
+
+        Returns
+        -------
+        Lane
+            A handle with ``stop()``, ``progress()``, ``results()``, ``invocations()``.
+        """
+        rollout, spec = self._versions()
+        row = opening.shadow(
+            rollout,
+            spec,
+            version,
+            share=share,
+            effects=effects,
+            concurrency=concurrency,
+            max_rate_per_s=max_rate_per_s,
+            why=why,
+        )
+        return Lane(rollout, spec, row)
+
+    def replay(
+        self,
+        version: Any,
+        *,
+        since: datetime | timedelta | str | None = None,
+        until: datetime | timedelta | str | None = None,
+        limit: int | None = None,
+        max_rate_per_s: float | None = None,
+        effects: Effects = "recorded",
+        concurrency: int = 1,
+        wait: bool = False,
+        why: str | None = None,
+    ) -> Lane:
+        """Send recorded events to *version*. Nothing is emitted or settled.
+
+        It runs where the subscription is delivered, and goes on there after a crash. Its attempts
+        are kept, with the role ``replay``. To call a version on a few dead letters without a trace,
+        use :meth:`dry_run`.
+
+        The same call again while it is under way finds its lane.
+
+        Parameters
+        ----------
+        version
+            As for :meth:`promote`.
+        since, until : datetime, timedelta or str, optional
+            Only events published in that time: a time with its zone, or an age such as ``"2d"``.
+        limit : int, optional
+            Only the newest so many events that pass the filter.
+        max_rate_per_s, effects, concurrency, why
+            As for :meth:`shadow`.
+        wait : bool
+            Whether to wait until it is done.
+
+        Raises
+        ------
+        NotFound
+            When no such event is recorded any more.
+        """
+        rollout, spec = self._versions()
+        row = opening.replay(
+            rollout,
+            spec,
+            version,
+            since=since,
+            until=until,
+            limit=limit,
+            max_rate_per_s=max_rate_per_s,
+            effects=effects,
+            concurrency=concurrency,
+            why=why,
+        )
+        lane = Lane(rollout, spec, row)
+        return lane.wait() if wait else lane
+
+    def lanes(self) -> Lanes:
+        """Return the lanes: the live one, a canary under way, shadows, replays, corrections.
+
+        Those that have ended are among them. ``.frame()`` has them as rows.
+        """
+        rollout, spec = self._versions()
+        return lanes_of(rollout, spec)
 
     def history(self) -> History:
         """Return every binding: from which event on, by whom, why, on which verdict.

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import InvalidComparison, NotFound, NothingToCompare
 from mltrigger.rollout.agreement import Unreadable, values
-from mltrigger.store.outcomes import FINAL
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 NEEDED = ("event_id", "source", "model", "version", "attempt", "outcome", "model_ms", "output")
 """The columns of an invocation frame that a comparison reads."""
 _FAILED = ("failed", "dead")
+_RANKS = {"succeeded": 2, "dead": 2, "skipped": 1}
+"""A final attempt counts before others. A repeat that was skipped does not hide the answer."""
 NONE = "(none)"
 """The slice of events without a value."""
 
@@ -52,10 +53,12 @@ class Side:
                 )
         outcomes = attempts["outcome"].astype(object)
         tries = attempts["attempt"].astype("float64").to_numpy()
-        order = np.lexsort((tries, outcomes.isin(FINAL).to_numpy()))
+        rank = outcomes.map(_RANKS).fillna(0).to_numpy(np.int64)
+        order = np.lexsort((tries, rank))
         sources, ids = attempts["source"].tolist(), attempts["event_id"].tolist()
-        last = {(sources[i], ids[i]): i for i in order.tolist()}
-        places = np.sort(np.fromiter(last.values(), np.int64, len(last)))
+        last = dict.fromkeys(zip(sources, ids, strict=True), 0)  # in order of appearance
+        last |= {(sources[i], ids[i]): i for i in order.tolist()}
+        places = np.fromiter(last.values(), np.int64, len(last))
         table = attempts.iloc[places].reset_index(drop=True)
         ended = outcomes.iloc[places]
         states = np.where(
@@ -64,7 +67,7 @@ class Side:
         return cls(
             name,
             table,
-            [(sources[i], ids[i]) for i in places.tolist()],
+            list(last),
             states,
             texts(table["output"]),
             table["model_ms"].astype("float64").to_numpy(),

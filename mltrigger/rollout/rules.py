@@ -122,12 +122,13 @@ def agreement(found: Tally, noise: Tally | None, asked: Asked) -> Draft:
     needs = None
     if passed is None:
         needs = sizes.more(lambda size: min(most(size) - limit, limit - least(size)), n)
+    shown = Interval(max(0.0, 1 - high), min(1.0, 1 - low))
+    bounds = f"at most {shown.high:.4f}" if passed is False else f"at least {shown.low:.4f}"
     text = (
         f"agree on {n - found.against:,.6g} of {count(n, 'pair')}"
-        f"{f' ({1 - found.rate:.2%})' if n else ''}{_beside(noise, low, high)}: at least"
-        f" {max(0.0, 1 - high):.4f} shown, {asked.agree_at_least} wanted{_needs(passed, needs)}"
+        f"{f' ({1 - found.rate:.2%})' if n else ''}{_beside(noise, low, high)}: {bounds}"
+        f" shown, {asked.agree_at_least} wanted{_needs(passed is None, needs)}"
     )
-    shown = Interval(max(0.0, 1 - high), min(1.0, 1 - low))
     return Draft(Rule("agreement", passed, 1 - found.rate if n else None, shown, needs, text))
 
 
@@ -145,12 +146,12 @@ def _beside(noise: Tally | None, low: float, high: float) -> str:
     )
 
 
-def _needs(passed: bool | None, needs: int | None) -> str:
-    if passed is not None:
+def _needs(is_open: bool, needs: int | None) -> str:
+    if not is_open:
         return ""
     if needs is None:
         return f"; more than {sizes.MOST:,.0f} events would be needed"
-    return f"; {sizes.about(max(needs, 1))} more events needed"
+    return f"; {sizes.needed(max(needs, 1))}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,7 +172,8 @@ def paired(name: str, bad: str, found: Discordant, asked: Asked, quiet: bool = F
     p = _more(worse, better, asked)
     high = exact.net_upper(worse, better, n, asked.confidence, asked.bound)
     passed, needs = True if high <= asked.within else None, None
-    if passed is None and not quiet:
+    is_open = passed is None and p > asked.alpha
+    if is_open and not quiet:
 
         def gap(size: float) -> float:
             part = size / n
@@ -186,7 +188,7 @@ def paired(name: str, bad: str, found: Discordant, asked: Asked, quiet: bool = F
     text = (
         f"{worse:,} newly {bad}, {better:,} no longer, of {count(n, 'pair')}"
         f" ({(worse - better) / n:+.2%}): at most {high:+.2%} shown, {asked.within:+.2%}"
-        f" allowed{_needs(passed, needs)}"
+        f" allowed{_needs(is_open, needs)}"
     )
     shown = exact.net(worse, better, n, asked.confidence, asked.bound)
     return Draft(Rule(name, passed, (worse - better) / n, shown, needs, text), p, quiet)
@@ -218,13 +220,15 @@ def latency(slow: int, total: int, p95_ms: float, asked: Asked) -> Draft:
         return min(asked.bound(k, size, asked.confidence) - limit, harm(k, size) - asked.alpha)
 
     passed = True if high <= limit else None
-    needs = sizes.more(gap, total) if passed is None else None
+    p = harm(slow, total)
+    is_open = passed is None and p > asked.alpha
+    needs = sizes.more(gap, total) if is_open else None
     text = (
         f"{slow:,} of {count(total, 'call')} ({slow / total:.1%}) slower than {p95_ms:,.2f} ms, the"
-        f" old p95: at most {high:.1%} shown, {limit:.0%} allowed{_needs(passed, needs)}"
+        f" old p95: at most {high:.1%} shown, {limit:.0%} allowed{_needs(is_open, needs)}"
     )
     shown = exact.two_sided(asked.bound, slow, total, asked.confidence)
-    return Draft(Rule("latency", passed, slow / total, shown, needs, text), harm(slow, total))
+    return Draft(Rule("latency", passed, slow / total, shown, needs, text), p)
 
 
 def numbers(
@@ -261,13 +265,14 @@ def numbers(
         return Draft(_but_harm(rule, p, asked, text), p, quiet)
     passed = True if worst <= measure.within else None
     needs = None
-    if passed is None:
+    is_open = passed is None and p > asked.alpha
+    if is_open:
         # the interval shrinks with the root of the number of pairs
         half, room = abs(worst + sign * mean), measure.within + sign * mean
         needs = math.ceil(n * (half / room) ** 2) - n if room > 0 and math.isfinite(half) else None
         needs = None if needs is not None and needs > sizes.MOST else needs
     text += f": at most {worst:.4g} worse shown, {measure.within:g} allowed"
-    return Draft(Rule(name, passed, mean, shown, needs, text + _needs(passed, needs)), p, quiet)
+    return Draft(Rule(name, passed, mean, shown, needs, text + _needs(is_open, needs)), p, quiet)
 
 
 def _but_harm(rule: Rule, p: float, asked: Asked, text: str) -> Rule:

@@ -15,7 +15,9 @@ from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Watch
 from mltrigger.store import tries
+from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Binding, Change, Ledger, user
+from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.versions.catalog import Catalog
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from mltrigger.rollout.verdict import Verdict
 
 Backlog = Literal["new", "old"]
+Alias = tuple[str, str, str]
 STEPS = (0.01, 0.05, 0.2, 0.5)
 
 
@@ -34,15 +37,20 @@ class Rollout:
 
     Parameters
     ----------
-    store, registry, catalog, clock
+    store, registry, catalog, clock, lanes
         Parts of the bus.
     """
 
     engine: Engine
     """Set once the bus has it: the engine needs the ledger first."""
+    log: Log
+    """Set by the bus, too."""
 
-    def __init__(self, store: Store, registry: Registry, catalog: Catalog, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, registry: Registry, catalog: Catalog, clock: Clock, lanes: LaneStore
+    ) -> None:
         self._store, self._registry, self._catalog = store, registry, catalog
+        self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
         self.watch = Watch(store, self.ledger, clock)
 
@@ -86,7 +94,7 @@ class Rollout:
             )
         if str(meant) == str(present) and now.canary is None:
             return self.history(spec)[-1]
-        selector = self._follow(now, meant)
+        selector, alias = self._follow(now, meant)
         self.engine.prepare(spec.name, str(meant))
         said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
         return self._change(
@@ -101,6 +109,7 @@ class Rollout:
                 backlog=backlog,
                 after=now.number,
                 until_id=present.id,
+                alias=alias,
             ),
         )
 
@@ -177,7 +186,7 @@ class Rollout:
         now = rows[-1]
         target = self._target(spec, rows, to)
         present = self._present(now)
-        selector, version_id = self._restored(now, target)
+        selector, version_id, alias = self._restored(now, target)
         self.engine.prepare(spec.name, target.answers)
         return self._change(
             spec,
@@ -189,6 +198,7 @@ class Rollout:
                 why=why or f"back to binding {target.number}",
                 after=now.number,
                 until_id=present.id,
+                alias=alias,
             ),
         )
 
@@ -240,29 +250,29 @@ class Rollout:
         self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
 
-    def _follow(self, now: Binding, meant: ModelVersion) -> str:
-        """Return the selector of the new binding. An alias of ours follows the promote."""
+    def _follow(self, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
+        """Return the selector of a new binding, and the alias of ours that it moves."""
         selector = Selector.parse(now.selector)
         if selector.alias is None or selector.name != meant.name:
-            return str(meant)
+            return str(meant), None
         if self._registry.followed(selector) is not None:
-            return str(meant)  # the alias of a foreign registry is moved there
-        self._catalog.alias(selector.name, selector.alias, meant.version)
-        return now.selector
+            return str(meant), None  # the alias of a foreign registry is moved there
+        return now.selector, (selector.name, selector.alias, meant.version)
 
-    def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None]:
+    def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None, Alias | None]:
         """Return the selector to restore: that of the target if it still means its version."""
-        pinned = resolve(self._registry, Selector.parse(target.answers))
         if now.canary is not None and target.number == now.number:
-            return now.selector, now.model_version_id
-        follows = self._follow(target, pinned) if target.selector == now.selector else None
-        if follows == target.selector:
-            return follows, pinned.id
+            return now.selector, now.model_version_id, None
+        pinned = resolve(self._registry, Selector.parse(target.answers))
+        if target.selector == now.selector:
+            selector, alias = self._follow(target, pinned)
+            if alias is not None:
+                return selector, pinned.id, alias
         try:
             same = resolve(self._registry, Selector.parse(target.selector)) == pinned
         except NotFound:
             same = False
-        return (target.selector if same else str(pinned)), pinned.id
+        return (target.selector if same else str(pinned)), pinned.id, None
 
     def _target(self, spec: SubscriptionSpec, rows: Sequence[Binding], to: Any) -> Binding:
         now = rows[-1]

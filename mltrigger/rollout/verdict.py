@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from mltrigger.errors import InvalidComparison
 from mltrigger.rollout.statistics.exact import Interval, holm
+from mltrigger.rollout.statistics.sizes import needed
 from mltrigger.text import card, count, short, table_html
 
 Word = Literal["SHIP", "HOLD", "WORSE", "NOT YET"]
@@ -19,6 +20,9 @@ Word = Literal["SHIP", "HOLD", "WORSE", "NOT YET"]
 """
 _MARKS = {True: "shown", False: "failed", None: "open"}
 _DIGITS = 6
+_NOTHING = 1e-12
+MOST_SLICES = 10
+"""A verdict names so many harms of slices, the clearest ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -116,9 +120,11 @@ class Verdict:
     def summary(self) -> str:
         """The verdict in one line."""
         looks = "at every look" if self.repeated else "for one look"
+        needs = self.needs if self.word == "NOT YET" else None
+        more = f", {needed(max(needs, 1))}" if needs is not None else ""
         return (
             f"{self.word}: {self.versions[0]} -> {self.versions[1]},"
-            f" {count(self.pairs, 'pair')}, {self.confidence:.0%} confidence {looks}"
+            f" {count(self.pairs, 'pair')}, {self.confidence:.0%} confidence {looks}{more}"
         )
 
     def __str__(self) -> str:
@@ -212,15 +218,20 @@ def decided(rules: Iterable[Rule]) -> Word:
 
 def settled(drafts: Sequence[Draft], confidence: float, repeated: bool) -> list[Rule]:
     """Return the rules of *drafts*, those with a significant harm failed."""
-    tested = [draft for draft in drafts if draft.p is not None]
-    adjusted = iter(holm([draft.p for draft in tested if draft.p is not None]))
+    tested = [i for i, draft in enumerate(drafts) if draft.p is not None]
+    adjusted = dict(zip(tested, holm([drafts[i].p or 0.0 for i in tested]), strict=True))
+    harmed = {i: p for i, p in adjusted.items() if p <= 1 - confidence + _NOTHING}
+    quiet = sorted((i for i in harmed if drafts[i].quiet), key=lambda i: harmed[i])
+    left_out = set(quiet[MOST_SLICES:])
     rules = []
-    for draft in drafts:
-        p = next(adjusted) if draft.p is not None else 1.0
-        if draft.p is not None and p <= 1 - confidence + 1e-12:
-            rules.append(_harmed(draft, p, len(tested), repeated))
+    for i, draft in enumerate(drafts):
+        if i in harmed and i not in left_out:
+            rules.append(_harmed(draft, harmed[i], len(tested), repeated))
         elif not draft.quiet:
             rules.append(draft.rule)
+    if left_out:
+        text = f"{len(left_out)} more rules of slices with a significant harm"
+        rules.append(Rule("other slices", False, None, None, None, text, harm=True))
     return rules
 
 

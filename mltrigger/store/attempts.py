@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mltrigger.store.archive import SOURCE, TYPE
-from mltrigger.store.outcomes import NO_EVENTS
+from mltrigger.store.outcomes import ANSWERING, NO_EVENTS
 from mltrigger.store.tables import ATTEMPT, FINAL_CODES
 from mltrigger.store.transaction import Reader
 
@@ -14,7 +16,7 @@ COLUMNS = {
     "source": SOURCE,
     "type": TYPE,
     "topic": "t.name",
-    "subscription": "s.name",
+    "subscription": "coalesce((SELECT name FROM subscription WHERE id = s.parent_id), s.name)",
     "model": "m.name",
     "version": "m.version",
     "role": "i.role",
@@ -83,6 +85,27 @@ NEWEST = "SELECT coalesce(max(id + n), 1) - 1 FROM (SELECT id, n FROM lot ORDER 
 _EARLIER_US = 5_000_000
 """The time of a record may differ so much from those of its neighbours."""
 _LOT_FROM = "SELECT id, settled_us FROM lot WHERE id >= :id ORDER BY id LIMIT 1"
+
+
+def whose(
+    reader: Reader, subscription_id: int | None, roles: Sequence[str], table: str = ""
+) -> list[str]:
+    """Return the conditions for the attempts of a subscription, or of all, with these *roles*.
+
+    Those of its lanes are among them. *table* comes before the names of columns.
+    """
+    found = []
+    among = ", ".join(map(repr, roles))
+    if subscription_id is not None:
+        lanes = reader.query(
+            f"SELECT id FROM subscription WHERE parent_id = :s AND role IN ({among})",
+            {"s": subscription_id},
+        )
+        ids = ", ".join(str(int(number)) for (number,) in [(subscription_id,), *lanes])
+        found.append(f"{table}subscription_id IN ({ids})")
+    if subscription_id is None or not {*ANSWERING} <= {*roles}:
+        found.append(f"{table}role IN ({among})")
+    return found
 
 
 def settled_since(reader: Reader, since_us: int) -> int:

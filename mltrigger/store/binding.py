@@ -99,7 +99,7 @@ UPDATE event SET by_rows_us = published_us WHERE seq = :seq AND by_rows_us IS NU
 """
 _HOLDERS = "SELECT subscription_id FROM leased WHERE seq = :seq"
 _BEGUN = f"""
-SELECT name FROM subscription WHERE id IN (
+SELECT name FROM subscription WHERE parent_id IS NULL AND id IN (
   SELECT s.id FROM subscription s JOIN outcome o ON o.subscription_id = s.id AND o.seq = :seq
     WHERE o.outcome <> {CODES["skipped"]}
   UNION SELECT subscription_id FROM leased WHERE seq = :seq
@@ -134,6 +134,16 @@ _DISCARD = """
 UPDATE dead_letter SET discarded_us = :now, discard_reason = :reason
 WHERE subscription_id = :s AND seq = :seq AND discarded_us IS NULL
 """
+
+
+_LANES = "SELECT id FROM subscription WHERE parent_id = :s"
+# A new binding of the same name does not revive them. So their place is given up, too.
+_END_LANES = (
+    *(f"DELETE FROM {place} WHERE subscription_id IN ({_LANES})" for place in ("ready", "lease")),
+    f"UPDATE cursor SET next_seq = NULL WHERE subscription_id IN ({_LANES})",
+    """UPDATE subscription SET bound = 0, lane = json_set(lane, '$.ended', 'unsubscribed')
+    WHERE parent_id = :s""",
+)
 
 
 class _Known(NamedTuple):
@@ -266,6 +276,8 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s", of)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
     transaction.execute(_KEEP_CURSOR, {"s": known.id, "next_seq": None})
+    for statement in _END_LANES:
+        transaction.execute(statement, of)
     next_generation(transaction)
     transaction.execute(_REVISE, {"name": name, "now": now_us, "from_start": 0})
     return True

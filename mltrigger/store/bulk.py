@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mltrigger.store.attempts import settled_since
+from mltrigger.store.attempts import settled_since, whose
 from mltrigger.store.keys import id_text, trace_id
-from mltrigger.store.outcomes import OUTCOMES, ROLES
+from mltrigger.store.outcomes import ANSWERING, OUTCOMES, ROLES
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Row
 
@@ -52,7 +52,7 @@ _LOTS = f"""
 SELECT count(*), max(id), {", ".join(f"group_concat({sql})" for sql in _LOT.values())}
 FROM (
   SELECT * FROM lot WHERE id > :after AND received_us >= :since AND high >= :low AND low <= :high
-    AND (:s IS NULL OR subscription_id = :s)
+    AND {{whose}}
   ORDER BY id LIMIT {_STEP}
 ) AS step
 """
@@ -105,6 +105,7 @@ def read(
     subscription_id: int | None = None,
     seqs: tuple[int, int] | None = None,
     since_us: int | None = None,
+    roles: Sequence[str] = ANSWERING,
 ) -> Bulk:
     """Return all attempts that were recorded, with the parts of the columns *wanted*.
 
@@ -116,7 +117,7 @@ def read(
         When a value cannot be read in this way: it is damaged, or only unusual.
     """
     low, high = seqs or (-ALL, ALL)
-    lots = lots_of(reader, subscription_id, (low, high), since_us)
+    lots = lots_of(reader, subscription_id, (low, high), since_us, roles)
     ((names, topics),) = reader.query(_LARGEST, {})
     largest = (names or 0) + 1
     if ((topics or 0) + 1) * largest**2 > ALL:
@@ -132,7 +133,8 @@ def _names(reader: Reader) -> dict[str, dict[int, str]]:
     tables = {
         "name": "SELECT id, text FROM name",
         "topic": "SELECT id, name FROM topic",
-        "subscription": "SELECT id, name FROM subscription",
+        "subscription": "SELECT s.id, coalesce(p.name, s.name) FROM subscription s"
+        " LEFT JOIN subscription p ON p.id = s.parent_id",
         "model": "SELECT id, name FROM model_version",
         "version": "SELECT id, version FROM model_version",
     }
@@ -144,15 +146,17 @@ def lots_of(
     subscription_id: int | None = None,
     seqs: tuple[int, int] = (-ALL, ALL),
     since_us: int | None = None,
+    roles: Sequence[str] = ANSWERING,
 ) -> dict[str, Numbers]:
     """Return the columns of all lots that have events among *seqs* and were received since then."""
     parts: list[dict[str, Numbers]] = []
-    of = {"s": subscription_id, "low": seqs[0], "high": seqs[1], "since": -ALL}
+    sql = _LOTS.format(whose=" AND ".join(whose(reader, subscription_id, roles)))
+    of = {"low": seqs[0], "high": seqs[1], "since": -ALL}
     after = -1
     if since_us is not None:
         of["since"], after = since_us, settled_since(reader, since_us) - 1
     while True:
-        ((n, last, *texts),) = reader.query(_LOTS, {**of, "after": after})
+        ((n, last, *texts),) = reader.query(sql, {**of, "after": after})
         if not n:
             return joined(_LOT, parts)
         parts.append({name: _numbers(text, n) for name, text in zip(_LOT, texts, strict=True)})

@@ -27,7 +27,7 @@ _OPEN_FOR = """
 SELECT s.name, o.state FROM subscription s JOIN (
   SELECT subscription_id, 'waiting' AS state FROM waiting WHERE seq = :seq
   UNION ALL SELECT subscription_id, 'running' FROM leased WHERE seq = :seq
-) AS o ON o.subscription_id = s.id ORDER BY s.name
+) AS o ON o.subscription_id = s.id WHERE s.parent_id IS NULL ORDER BY s.name
 """
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store import ledger
-from mltrigger.store.binding import unbind
 from mltrigger.store.queue import INSERT_READY, Waiting
 from mltrigger.store.registry import next_generation
 from mltrigger.store.transaction import Reader, Transaction
@@ -35,14 +34,31 @@ INSERT INTO cursor (subscription_id, next_seq, last_seq) VALUES (:s, :next_seq, 
 """
 _DELAYED = """
 INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
-SELECT :s, CASE WHEN e.by_rows_us > :now THEN e.by_rows_us ELSE :now END, e.seq, 0, 0, 0
+SELECT :s, :now, e.seq, 0, 0, 0
 FROM event e JOIN subscription s ON s.topic_id = e.topic_id
-WHERE s.id = :s AND e.by_rows_us IS NOT NULL AND e.seq BETWEEN :low AND :high
+WHERE s.id = :s AND e.by_rows_us <= :now AND e.seq BETWEEN :low AND :high
 ON CONFLICT DO NOTHING
 """
-_LANES = """
-SELECT id, name, role, selector, bound, created_us, lane FROM subscription
-WHERE parent_id = :parent ORDER BY id
+_ROW = "SELECT id, name, role, selector, bound, created_us, lane, parent_id FROM subscription"
+_IS_THROUGH = """
+SELECT NOT EXISTS (SELECT 1 FROM ready WHERE subscription_id = :s)
+  AND NOT EXISTS (SELECT 1 FROM lease WHERE subscription_id = :s)
+  AND NOT EXISTS (SELECT 1 FROM cursor c JOIN subscription s ON s.id = c.subscription_id
+    JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NULL
+    WHERE c.subscription_id = :s AND e.seq <= coalesce(c.last_seq, e.seq))
+"""
+_END = """
+UPDATE subscription SET bound = 0, lane = json_set(lane, '$.ended', :ended)
+WHERE id = :s AND bound = 1
+"""
+_BEGIN = """
+UPDATE subscription SET bound = 1, lane = json_remove(lane, '$.ended')
+WHERE id = :s AND bound = 0 AND coalesce(json_extract(lane, '$.ended'), '') <> 'unsubscribed'
+  AND (SELECT bound FROM subscription p WHERE p.id = subscription.parent_id) = 1
+"""
+_FROM_NOW = """
+UPDATE cursor SET next_seq = (SELECT coalesce(max(seq), 0) + 1 FROM event)
+WHERE subscription_id = :s
 """
 
 
@@ -74,10 +90,17 @@ class LaneRow(NamedTuple):
     created_us: int
     lane: str
 
+    parent_id: int
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings of the lane."""
         return dict(json.loads(self.lane))
+
+    @property
+    def ended(self) -> str:
+        """How it ended: ``done``, ``stopped``, ``unsubscribed``. Empty while it is open."""
+        return "" if self.bound else str(self.settings.get("ended", "stopped"))
 
 
 def open_lane(
@@ -114,12 +137,47 @@ def open_lane(
 
 def lanes_of(reader: Reader, parent_id: int) -> list[LaneRow]:
     """Return the lanes of a subscription, oldest first, also those that have ended."""
-    return [LaneRow(*row) for row in reader.query(_LANES, {"parent": parent_id})]
+    rows = reader.query(f"{_ROW} WHERE parent_id = :parent ORDER BY id", {"parent": parent_id})
+    return [LaneRow(*row) for row in rows]
 
 
-def end_lane(transaction: Transaction, name: str, worker_id: int, now_us: int) -> bool:
-    """End a lane. Its open events end as skipped. Return whether it was open."""
-    return unbind(transaction, name, worker_id, now_us)
+def lane(reader: Reader, number: int) -> LaneRow:
+    """Return one lane."""
+    (row,) = reader.query(f"{_ROW} WHERE id = :s", {"s": number})
+    return LaneRow(*row)
+
+
+def end_lane(transaction: Transaction, number: int, ended: str) -> bool:
+    """End a lane. It keeps its place. Return whether it was open.
+
+    Calls under way may end. *ended* says how: ``done`` or ``stopped``.
+    """
+    if not transaction.execute(_END, {"s": number, "ended": ended}):
+        return False
+    next_generation(transaction)
+    return True
+
+
+def begin_lane(transaction: Transaction, number: int) -> bool:
+    """Let a lane that was stopped go on. Return whether it does.
+
+    A shadow goes on with the next event, another lane where it was. A lane whose subscription was
+    unsubscribed is over for good.
+    """
+    of = {"s": number}
+    if not transaction.execute(_BEGIN, of):
+        return False
+    if lane(transaction, number).role == "shadow":
+        transaction.execute("DELETE FROM ready WHERE subscription_id = :s", of)
+        transaction.execute(_FROM_NOW, of)
+    next_generation(transaction)
+    return True
+
+
+def is_through(reader: Reader, number: int) -> bool:
+    """Whether nothing of a lane is open."""
+    ((found,),) = reader.query(_IS_THROUGH, {"s": number})
+    return bool(found)
 
 
 def set_lane(transaction: Transaction, number: int, settings: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from mltrigger.store import leases
 from mltrigger.store.begun import begun_by
 from mltrigger.store.leases import Member
 from mltrigger.store.lots import By
+from mltrigger.store.outcomes import ANSWERING
 from mltrigger.store.queue import (
     CLAIM_RANGE,
     CLAIM_READY,
@@ -228,22 +229,25 @@ def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str
 
     A delivery returns to its old place. Behind newer events it would wait for the whole backlog
     once more. An event that killed its worker too often is dead. So is each direct call: its caller
-    has gone.
+    has gone. In a lane nothing becomes a suspect: a call alone would keep live calls waiting. There
+    the number of attempts counts, and a dead event is no dead letter.
     """
     over = leases.expired(transaction, subscription_id, now_us)
     found = [member for lease in over for member in leases.members(transaction, lease)]
-    direct = role == "direct"
+    direct, unanswered = role == "direct", role not in ANSWERING
     # An attempt alone was counted when it began.
-    dead = [m for m in found if direct or m.lease.abandoned >= MAX_ABANDONED]
-    again = [] if direct else [m for m in found if m.lease.abandoned < MAX_ABANDONED]
+    dead = [m for m in found if direct or _kills(m, unanswered)]
+    again = [] if direct else [m for m in found if not _kills(m, unanswered)]
     why = _GONE if direct else _KILLS
-    transaction.execute_many(INSERT_READY, [_waiting(m) for m in again if not m.lease.outside])
-    transaction.execute_many(INSERT_AWAITED, [_waiting(m) for m in again if m.lease.outside])
+    waiting = [(m, _waiting(m, unanswered)) for m in again]
+    transaction.execute_many(INSERT_READY, [w for m, w in waiting if not m.lease.outside])
+    transaction.execute_many(INSERT_AWAITED, [w for m, w in waiting if m.lease.outside])
     transaction.execute_many(
         INSERT_DEAD,
         [
             Dead(subscription_id, m.seq, m.lease.attempt, "worker_died", None, why, None, now_us)
             for m in dead
+            if not unanswered
         ],
     )
     those = again + dead
@@ -256,9 +260,13 @@ def sweep(transaction: Transaction, subscription_id: int, now_us: int, role: str
     return bool(dead)
 
 
-def _waiting(m: Member) -> Waiting:
+def _kills(m: Member, unanswered: bool) -> bool:
+    return (m.lease.attempt if unanswered else m.lease.abandoned) >= MAX_ABANDONED
+
+
+def _waiting(m: Member, unanswered: bool) -> Waiting:
     lease = m.lease
-    suspicion = lease.abandoned or SUSPECT
+    suspicion = 0 if unanswered else lease.abandoned or SUSPECT
     return Waiting(
         lease.subscription_id, m.visible_us, m.seq, lease.attempt, lease.failures, suspicion
     )

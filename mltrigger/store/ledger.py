@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.store import tries
-from mltrigger.store.registry import next_generation
+from mltrigger.store.registry import move_alias, next_generation
 from mltrigger.store.transaction import Reader, Row, Store, Transaction
 from mltrigger.versions.selector import Selector
 
@@ -85,7 +85,8 @@ class Change(NamedTuple):
     """A binding to be added.
 
     ``after`` is the newest one that the caller knows. ``None`` adds it behind any. ``until_id`` is
-    the version that answered until now, for a selector that is no exact one.
+    the version that answered until now, for a selector that is no exact one. ``alias`` is moved in
+    the same commit: its model, its name, and the version that it means then.
     """
 
     kind: Kind
@@ -101,6 +102,7 @@ class Change(NamedTuple):
     backlog: Literal["new", "old"] = "new"
     after: int | None = None
     until_id: int | None = None
+    alias: tuple[str, str, str] | None = None
 
 
 class Ledger:
@@ -171,7 +173,9 @@ def append(
         "plan": None if change.plan is None else json.dumps(dict(change.plan)),
     }
     transaction.execute(_PIN, {"s": subscription_id, "newest": newest, "until_id": change.until_id})
-    del row["backlog"], row["after"], row["until_id"]
+    if change.alias is not None:
+        move_alias(transaction, *change.alias)
+    del row["backlog"], row["after"], row["until_id"], row["alias"]
     if row["model_version_id"] is None:
         row["model_version_id"] = _version_id(transaction, change.selector)
     transaction.execute(_INSERT, row)

@@ -19,6 +19,7 @@ from mltrigger.store.attempts import (
     INVOKED,
     RUNNING,
     settled_since,
+    whose,
 )
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
@@ -29,7 +30,7 @@ from mltrigger.store.keys import time_of
 from mltrigger.store.labels import Labels
 from mltrigger.store.latencies import Latencies
 from mltrigger.store.leasing import BEHIND
-from mltrigger.store.outcomes import OUTCOMES
+from mltrigger.store.outcomes import ANSWERING, OUTCOMES
 from mltrigger.store.transaction import Reader, Row, Store
 from mltrigger.store.unit import Unit
 
@@ -93,7 +94,6 @@ class DeadLetter(NamedTuple):
 
 
 _CONDITIONS = {
-    "subscription_id": "i.subscription_id = :subscription_id",
     "low": "i.seq BETWEEN :low AND :high",
     "since_us": "i.received_us >= :since_us",
 }
@@ -118,12 +118,14 @@ WHERE e.seq > :after AND t.name = :topic
   AND e.type_id = (SELECT id FROM name WHERE text = :type)
 ORDER BY e.seq LIMIT :limit
 """
+_LANES = "WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id IS NOT NULL)"
 _PROGRESS = f"""
-SELECT (SELECT coalesce(sum(n), 0) FROM tally),
-  (SELECT count(*) FROM ready) + (SELECT count(*) FROM awaited)
-    + (SELECT coalesce(sum(n), 0) FROM lease)
-    + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c
-      JOIN subscription s ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL)
+SELECT (SELECT coalesce(sum(n), 0) FROM tally) - (SELECT coalesce(sum(n), 0) FROM tally {_LANES}),
+  (SELECT count(*) FROM ready) - (SELECT count(*) FROM ready {_LANES})
+    + (SELECT count(*) FROM awaited) + (SELECT coalesce(sum(n), 0) FROM lease)
+    - (SELECT coalesce(sum(n), 0) FROM lease {_LANES})
+    + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c JOIN subscription s
+      ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL AND s.parent_id IS NULL)
 """
 _DEAD_REASONS = """
 SELECT reason, count(*) FROM dead_letter WHERE subscription_id = :s AND discarded_us IS NULL
@@ -171,9 +173,9 @@ class Log:
         self._store.make_durable()
 
     @contextlib.contextmanager
-    def unit(self) -> Iterator[Unit]:
+    def unit(self, durable: bool = True) -> Iterator[Unit]:
         """Begin a unit of work. It is durable when the block ends, or undone when it raises."""
-        with self._store.transaction() as transaction:
+        with self._store.transaction(durable) as transaction:
             yield Unit(transaction, self._clock, self._worker_id)
 
     # -- attempts ----------------------------------------------------------------------------------
@@ -183,6 +185,7 @@ class Log:
         columns: Sequence[str],
         *,
         subscription_id: int | None = None,
+        roles: Sequence[str] = ANSWERING,
         seqs: tuple[int, int] | None = None,
         since_us: int | None = None,
         after_row: int = 0,
@@ -192,22 +195,17 @@ class Log:
     ) -> list[Row]:
         """Return one row of *columns* an attempt, oldest first. Running attempts come last.
 
-        With *limit* only the newest ones.
+        With *limit* only the newest ones. Roles of lanes are asked for by name.
         """
         low, high = seqs or (None, None)
-        parameters = {
-            "subscription_id": subscription_id,
-            "low": low,
-            "high": high,
-            "since_us": since_us,
-            "row": after_row,
-            "limit": limit,
-        }
+        parameters = {"low": low, "high": high, "since_us": since_us}
         where = _given(parameters, _CONDITIONS)
+        parameters |= {"row": after_row, "limit": limit}
         if outcomes is not None:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
+            where += whose(reader, subscription_id, roles, "i.")
             under_way = _running(reader, select, where, parameters) if running else []
             if seqs and not after_row:
                 attempts, order = BY_EVENTS, "i.id"
@@ -233,6 +231,7 @@ class Log:
         since_us: int | None = None,
         seqs: tuple[int, int] | None = None,
         running: bool = True,
+        roles: Sequence[str] = ANSWERING,
     ) -> tuple[Bulk, list[Row]]:
         """Return recorded attempts by columns, and running ones by rows: at one moment.
 
@@ -242,11 +241,12 @@ class Log:
             When only :meth:`invocations` can read them.
         """
         low, high = seqs or (None, None)
-        of = {"subscription_id": subscription_id, "since_us": since_us, "low": low, "high": high}
+        of = {"since_us": since_us, "low": low, "high": high}
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
-            under_way = _running(reader, select, _given(of, _CONDITIONS), of) if running else []
-            return bulk.read(reader, columns, subscription_id, seqs, since_us), under_way
+            where = [*_given(of, _CONDITIONS), *whose(reader, subscription_id, roles, "i.")]
+            under_way = _running(reader, select, where, of) if running else []
+            return bulk.read(reader, columns, subscription_id, seqs, since_us, roles), under_way
 
     def latencies(self, subscription_id: int | None, since_us: int | None) -> Latencies | None:
         """Return the latencies of ended calls by lot, ``None`` if lots are too small."""

@@ -26,5 +26,7 @@ OUTCOMES: tuple[Outcome, ...] = (
 FINAL: tuple[Outcome, ...] = ("succeeded", "dead", "skipped")
 """The outcomes that end an event for a subscription. In SQL they are the view ``final``."""
 ROLES = ("live", "shadow", "canary", "replay", "correction", "direct")
+ANSWERING = ("live", "canary", "correction", "direct")
+"""The roles that answer somebody. Only they count where no role is asked for."""
 NO_EVENTS = ("s3_test_event", "sns_confirmation", "empty_batch", "no_records")
 """Reasons why an arrival was no event: it was skipped and is no invocation."""

@@ -261,7 +261,8 @@ class _Repeats:
             ]
         if duplicate and self._recorded:
             self._record(seq, event.id, (bytes(kept), kept_type), (raw, media_type))
-        return Receipt(event.id, seq, duplicate, tuple([b.name for b in to]))
+        names = tuple([b.name for b in to if not b.is_lane])
+        return Receipt(event.id, seq, duplicate, names)
 
     def _record(
         self,

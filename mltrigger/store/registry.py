@@ -27,7 +27,8 @@ DELETE FROM listener WHERE worker_id IN (SELECT id FROM worker WHERE seen_us < :
 """
 _TOPIC_COUNTS = """
 SELECT t.name, (SELECT count(*) FROM event e WHERE e.topic_id = t.id),
-  (SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1),
+  (SELECT count(*) FROM subscription s WHERE s.topic_id = t.id AND s.bound = 1
+    AND s.parent_id IS NULL),
   (SELECT published_us FROM event
     WHERE seq = (SELECT max(seq) FROM event e WHERE e.topic_id = t.id))
 FROM topic t ORDER BY t.id
@@ -172,10 +173,8 @@ class Registry:
 
         *follows* names the foreign alias that it repeats.
         """
-        given = {"name": name, "alias": alias, "version": version, "follows": follows}
         with self._store.transaction() as transaction:
-            transaction.execute(_SET_ALIAS, given)
-            next_generation(transaction)
+            move_alias(transaction, name, alias, version, follows)
 
     def follow(self, name: str, alias: str, version: str, follows: str) -> None:
         """Point *alias* to *version* if it still follows *follows*.
@@ -198,10 +197,19 @@ class Registry:
     # -- subscriptions -----------------------------------------------------------------------------
 
     def subscriptions(self, role: str | None = "live") -> list[SubscriptionSpec]:
-        """Return the bound subscriptions of that role, oldest first. ``None`` stands for all."""
-        where = "" if role is None else "AND s.role = :role"
+        """Return the bound subscriptions of that role, oldest first. ``None`` stands for all.
+
+        Lanes are none, see :meth:`lanes`.
+        """
+        where = "AND s.parent_id IS NULL" if role is None else "AND s.role = :role"
         rows = self._store.read(f"{_SPECS} {where} ORDER BY s.id", {"role": role})
         return [_spec(row) for row in rows]
+
+    def lanes(self) -> list[SubscriptionSpec]:
+        """Return the open lanes of all subscriptions, oldest first."""
+        return [
+            *map(_spec, self._store.read(f"{_SPECS} AND s.parent_id IS NOT NULL ORDER BY s.id"))
+        ]
 
     def subscription(self, name: str) -> SubscriptionSpec | None:
         """Return the bound subscription *name*, ``None`` when there is none."""
@@ -311,6 +319,15 @@ def ensure_topic(transaction: Transaction, name: str, now_us: int) -> int:
     )
     ((number,),) = transaction.query("SELECT id FROM topic WHERE name = :name", {"name": name})
     return int(number)
+
+
+def move_alias(
+    transaction: Transaction, name: str, alias: str, version: str, follows: str | None = None
+) -> None:
+    """Point *alias* of model *name* to *version*, see :meth:`Registry.set_alias`."""
+    given = {"name": name, "alias": alias, "version": version, "follows": follows}
+    transaction.execute(_SET_ALIAS, given)
+    next_generation(transaction)
 
 
 def next_generation(transaction: Transaction) -> None:

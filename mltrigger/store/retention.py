@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidPolicy
-from mltrigger.store import labels
+from mltrigger.store import labels, limits
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
@@ -23,10 +24,14 @@ _FEWEST, _MOST = 10, 2_000
 _HOLD_S = 0.002
 """About how long one transaction holds the write lock."""
 
-# Cursors hold the events of their topic that are still before them.
-_FLOOR = """
+# Cursors hold the events of their topic that are still before them. Those of lanes hold no more
+# than their limit allows.
+_LIMIT = """
+coalesce((SELECT value FROM json_each(:floors) WHERE key = CAST({s} AS TEXT)), 0)
+"""
+_FLOOR = f"""
 WITH floor AS (
-  SELECT s.topic_id, min(c.next_seq) AS seq
+  SELECT s.topic_id, min(max(c.next_seq, {_LIMIT.format(s="s.id")})) AS seq
   FROM cursor c JOIN subscription s ON s.id = c.subscription_id
   WHERE s.bound = 1 AND c.next_seq IS NOT NULL GROUP BY s.topic_id
 )
@@ -49,7 +54,9 @@ _HELD = f"""
 SELECT e.seq FROM event e JOIN floor f ON f.topic_id = e.topic_id AND e.seq >= f.seq
 WHERE e.seq BETWEEN :low AND :high AND e.by_rows_us IS NULL
 UNION SELECT seq FROM leased WHERE seq BETWEEN :low AND :high
+  AND {_LIMIT.format(s="subscription_id")} < {limits.ALL}
 UNION SELECT seq FROM ready WHERE seq BETWEEN :low AND :high
+  AND seq >= {_LIMIT.format(s="subscription_id")}
 UNION SELECT seq FROM awaited WHERE {_IN_STEP}
 UNION SELECT seq FROM dead_letter WHERE {_IN_STEP} AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
@@ -73,6 +80,10 @@ ORDER BY l.id LIMIT :n
 """
 _FORGET_DESCENT = """
 DELETE FROM descent WHERE counted_us < (SELECT published_us FROM event ORDER BY seq LIMIT 1)
+"""
+_OF_LANES = """
+DELETE FROM ready WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id IS NOT NULL)
+  AND seq BETWEEN :low AND :high
 """
 _OF_EVENTS = ("repeat", "event")
 _OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail", "effect")
@@ -128,13 +139,15 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     A kill at any point leaves only whole events. The space is given back by and by.
     """
     last = surplus(store, retention, clock.now_us())
+    with store.snapshot() as reader:
+        floors = json.dumps(limits.floors(reader, clock.now_us()))
     events = invocations = after = 0
     steps = _Steps(store)
     # A search for the next event, without the write lock: a stopped subscription may hold many.
-    while found := store.read(_NEXT, {"after": after, "last": last}):
+    while found := store.read(_NEXT, {"after": after, "last": last, "floors": floors}):
         ((low,),) = found
         with steps.next() as transaction:
-            after, deleted, ended = _delete(transaction, low, last, steps.n)
+            after, deleted, ended = _delete(transaction, low, last, steps.n, floors)
         events, invocations = events + deleted, invocations + ended
     _delete_lots(store, last)
     with store.transaction() as transaction:
@@ -191,15 +204,19 @@ class _Steps:
         time.sleep(max(0.0, ended_s + held_s / 2 - time.monotonic()))  # the sync is part of it
 
 
-def _delete(transaction: Transaction, low: int, last: int, n: int) -> tuple[int, int, int]:
+def _delete(
+    transaction: Transaction, low: int, last: int, n: int, floors: str
+) -> tuple[int, int, int]:
     """Delete the next *n* events from *low* on. Return the last one, and the numbers deleted."""
     ((high,),) = transaction.query(_STEP_TO, {"low": low, "last": last, "n": n})
     if high is None:  # another process was faster
         return low, 0, 0
     of = {"low": low, "high": high}
-    held = ", ".join(str(seq) for (seq,) in transaction.query(_HELD, of))
+    rows = transaction.query(_HELD, {**of, "floors": floors})
+    held = ", ".join(str(seq) for (seq,) in rows)
     free = f" AND seq NOT IN ({held})" if held else ""
     ended = transaction.execute(f"DELETE FROM outcome WHERE {_IN_STEP}{free}", of)
+    transaction.execute(f"{_OF_LANES}{free}", of)
     for table in _OF_SUBSCRIPTIONS:
         transaction.execute(f"DELETE FROM {table} WHERE {_IN_STEP}{free}", of)
     labels.forget(transaction, low, high, free)

@@ -83,7 +83,8 @@ def histories(reader: Reader, name: str | None = None) -> list[History]:
     """Return the history of subscription *name*, or of all."""
     found = reader.query(
         "SELECT s.id, s.name, t.name FROM subscription s JOIN topic t ON t.id = s.topic_id "
-        + ("WHERE s.name = :name " if name is not None else "")
+        "WHERE s.parent_id IS NULL "
+        + ("AND s.name = :name " if name is not None else "")
         + "ORDER BY t.id, s.id",
         {"name": name},
     )

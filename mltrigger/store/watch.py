@@ -84,7 +84,7 @@ class Watch:
             held = {s for each in of for (s,) in transaction.query(_HELD, each)}
             for each in of:
                 transaction.execute(_END, each)
-        for spec in self._registry.subscriptions(None):
+        for spec in [*self._registry.subscriptions(None), *self._registry.lanes()]:
             if spec.id in held:
                 self._broker.sweep(spec, self._clock.now_us())
         self._wakeup.notify([f"ready:{number}" for number in held])

@@ -180,6 +180,12 @@ def test_what_names_no_event_is_refused(call: str, wrong: Any, bus: mt.EventBus)
         CALLS[call](sub)(wrong)
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_id_that_no_event_can_have_is_refused(call: str, bus: mt.EventBus) -> None:
+    with pytest.raises(mt.InvalidEvent, match="lone surrogate"):
+        CALLS[call](bus.subscribe("pages", refuse, listen=False))("\ud800")
+
+
 def test_frame_of_events_is_refused_where_one_is_meant(refused: mt.Subscription) -> None:
     for call in ("EventBus.cancel", "EventBus.trace"):
         with pytest.raises(mt.InvalidEvent, match=r"take one row, for example frame\.iloc\[0\]"):

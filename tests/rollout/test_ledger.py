@@ -61,7 +61,8 @@ def test_promoted_version_answers_and_history_counts_the_answers_of_each(bus: mt
     assert list(frame["version"]) == ["ocr:1.0.0", "ocr:2.0.0"]
     assert list(frame["answered"]) == [2, 3]
     assert frame["from_event"].iloc[1] > 2
-    assert bus.subscription("ocr").selector == "ocr:2.0.0"
+    assert sub.selector == "ocr:2.0.0"
+    assert "ocr:2.0.0" in repr(sub)
 
 
 def test_short_version_and_a_model_that_is_not_registered_are_understood(bus: mt.EventBus) -> None:
@@ -305,6 +306,8 @@ def test_canary_waits_for_promote_after_the_last_step(bus: mt.EventBus) -> None:
     bus.fire("documents", range(40), progress=False)
 
     assert sub.history()[-1].canary == "ocr:2.0.0"
+    assert "0.5 of it -> ocr:2.0.0" in repr(sub)
+    assert "0.5 of it -&gt; ocr:2.0.0" in sub._repr_html_()
     progress = canary.progress()
     assert list(progress["rule"]) == ["errors", "p95"]
     assert sub.promote().version == "ocr:2.0.0"

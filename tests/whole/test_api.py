@@ -126,7 +126,7 @@ def test_completion_offers_public_names_only() -> None:
     import mltrigger.filters
     import mltrigger.store.registry  # noqa: F401 - as a user's program may
 
-    assert set(dir(mt)) == {*mt.__all__, "aws", "schemes", "testing"}
+    assert set(dir(mt)) == {*mt.__all__, "agree", "aws", "schemes", "testing"}
 
 
 OF_A_BUS_ONLY = {

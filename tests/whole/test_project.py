@@ -160,7 +160,7 @@ def test_what_the_package_imports_is_declared() -> None:
     extras = [
         r
         for name in (
-            *("brokers", "cron", "demo", "mlflow", "onnx"),
+            *("brokers", "compare", "cron", "demo", "mlflow", "onnx"),
             *("postgres", "schema", "serve", "tutorial"),
         )
         for r in requirements_of_extra(name)

@@ -15,11 +15,18 @@ from mltrigger.event.envelopes.arrival import (
     Unreadable,
     message_attributes,
 )
-from mltrigger.event.envelopes.reading import EVENTBRIDGE_KEYS, MESSAGE_TYPE, plain, understand
+from mltrigger.event.envelopes.reading import (
+    EVENTBRIDGE_KEYS,
+    IGNORED_TYPES,
+    MESSAGE_TYPE,
+    plain,
+    understand,
+)
 from mltrigger.event.envelopes.sns import unwrapped
 
 __all__ = [
     "EVENTBRIDGE_KEYS",
+    "IGNORED_TYPES",
     "MESSAGE_TYPE",
     "UNREADABLE",
     "UNREADABLE_TYPE",

@@ -34,6 +34,8 @@ from mltrigger.text import short
 MESSAGE_TYPE = "mltrigger.message"
 """The type of a message without an envelope."""
 EMPTY_TYPE = "mltrigger.empty"
+IGNORED_TYPES = (SNS_CONFIRMATION_TYPE, s3.TEST_TYPE, EMPTY_TYPE)
+"""The types of arrivals that are no events."""
 """The type of an envelope that holds no events."""
 EVENTBRIDGE_KEYS = frozenset(
     {"version", "id", "detail-type", "source", "account", "time", "region", "resources", "detail"}

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 from mltrigger.rollout.statistics.special import incomplete_beta, log_incomplete_beta, root
 
+_NOTHING = 1e-12
+"""Sums of fractions miss their total by such a part."""
+
 Bound = Callable[[float, float, float], float]
 """A function of (count, total, confidence) that returns a bound of the rate."""
 
@@ -28,9 +31,9 @@ def lower(count: float, total: float, confidence: float = 0.95) -> float:
     495 of 500 show a rate of at least 0.979, not 0.99.
     """
     _checked(count, total, confidence)
-    if count <= 0:
+    if count <= _NOTHING * total:
         return 0.0
-    alpha = 1.0 - confidence
+    count, alpha = min(count, total), 1.0 - confidence
     return root(lambda p: incomplete_beta(p, count, total - count + 1) - alpha, 0.0, 1.0)
 
 
@@ -106,7 +109,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _checked(count: float, total: float, confidence: float) -> None:
-    if not 0 <= count <= total + 1e-9:
+    if not -_NOTHING * total <= count <= total * (1 + _NOTHING):
         raise ValueError(f"a count is from 0 to its total, got {count!r} of {total!r}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, such as 0.95, got {confidence!r}")

@@ -32,9 +32,9 @@ def more(gap: Callable[[float], float], n: float) -> int | None:
     return math.ceil(high - n)
 
 
-def about(n: int) -> str:
-    """Return a number of events as text with two digits: ``about 340``."""
+def needed(n: int) -> str:
+    """Return a number of events in words, with two digits: ``about 340 more events needed``."""
     if n < 10:
-        return str(n)
+        return f"{n} more event{'' if n == 1 else 's'} needed"
     unit = 10 ** (len(str(n)) - 2)
-    return f"about {-(-n // unit) * unit:,}"
+    return f"about {-(-n // unit) * unit:,} more events needed"
