@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mltrigger.api.operations import answer, content, get, post
+from mltrigger.api.operations import answer, content, get, parameter, post, refusals
 from mltrigger.api.shapes import object_of, ref
 
 Json = dict[str, Any]
@@ -15,6 +15,7 @@ _SAID: Json = {"type": "string", "minLength": 1, "maxLength": 1000}
 _TEXT_OR_NULL: Json = {"type": ["string", "null"]}
 _NUMBER_OR_NULL: Json = {"type": ["number", "null"]}
 _WHOLE: Json = {"type": "integer"}
+_WHOLE_OR_NULL: Json = {"type": ["integer", "null"]}
 
 _BINDING = object_of(
     {
@@ -39,7 +40,7 @@ _RULE = object_of(
         "passed": {"type": ["boolean", "null"]},
         "figure": _NUMBER_OR_NULL,
         "interval": {"type": ["array", "null"], "items": _NUMBER_OR_NULL},
-        "needs": {"type": ["integer", "null"]},
+        "needs": _WHOLE_OR_NULL,
         "text": _TEXT,
         "harm": {"type": "boolean"},
     }
@@ -97,6 +98,41 @@ SHAPES: Json = {
         },
         "version",
     ),
+    "Lane": object_of(
+        {
+            "lane": _TEXT,
+            "role": _TEXT,
+            "version": _TEXT,
+            "state": _TEXT,
+            "share": {"type": "number"},
+            "total": _WHOLE_OR_NULL,
+            "done": _WHOLE,
+            "failed": _WHOLE,
+            "remaining": _WHOLE_OR_NULL,
+            "rate_per_s": _NUMBER_OR_NULL,
+            "effects": _TEXT_OR_NULL,
+            "opened_at": {"type": ["string", "null"], "format": "date-time"},
+            "by": _TEXT_OR_NULL,
+            "why": _TEXT_OR_NULL,
+        }
+    ),
+    "Lanes": object_of({"lanes": {"type": "array", "items": ref("Lane")}}),
+    "LaneWanted": _taken(
+        {
+            "role": {"enum": ["shadow", "replay"]},
+            "version": _TEXT,
+            "share": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+            "since": _TEXT,
+            "until": _TEXT,
+            "limit": {"type": "integer", "minimum": 1},
+            "effects": {"enum": ["recorded", "live"]},
+            "concurrency": {"type": "integer", "minimum": 1},
+            "max_rate_per_s": {"type": "number", "exclusiveMinimum": 0},
+            "why": _SAID,
+        },
+        "role",
+        "version",
+    ),
     "Rollback": _taken({"to": {"type": ["string", "integer"]}, "why": _SAID}),
 }
 """Name -> JSON Schema."""
@@ -132,3 +168,21 @@ def paths() -> Iterator[tuple[str, Json]]:
                 optional=action != "canary",
             ),
         )
+    lanes = get("lanes", "The live lane, a canary, shadows, replays", "Lanes", ["Name"], _TAG)
+    opened = post(
+        "open_lane",
+        "Open a shadow of live events, or a replay of recorded ones",
+        takes=content(ref("LaneWanted")),
+        gives={"200": answer("The lane. The same request again finds it.", ref("Lane"))},
+        parameters=["Name"],
+        tag=_TAG,
+    )
+    yield f"{one}/lanes", {**lanes, **opened}
+    stopped = {
+        "operationId": "stop_lane",
+        "summary": "Begin no more calls in a lane. Rollback ends a canary",
+        "tags": [_TAG],
+        "parameters": [parameter("Name"), parameter("Lane")],
+        "responses": {"200": answer("The lane.", ref("Lane")), **refusals()},
+    }
+    yield f"{one}/lanes/{{lane}}", {"delete": stopped}

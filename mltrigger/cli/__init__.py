@@ -17,6 +17,7 @@ from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.label import add_commands as add_label_commands
+from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
@@ -207,6 +208,7 @@ def _parser() -> Parser:
         add(commands)
     add_label_commands(commands)
     add_version_commands(commands)
+    add_lane_commands(commands)
     add_case_commands(commands)
     add_table_commands(commands)
     add_serve_commands(commands)

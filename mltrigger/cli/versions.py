@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.reading import plain_warnings
+from mltrigger.cli.subscribed import add_why, command, opened
 from mltrigger.errors import NotFound, NotShipped
 from mltrigger.text import one_line, redacted
 
@@ -24,23 +22,23 @@ _VERSION = "1.1.0, a selector such as ocr:1.1, or the import path of a model"
 
 def add_commands(commands: Any) -> None:
     """Add the commands."""
-    history = _command(commands, "history", "which version answers, from which event on, and why")
+    history = command(commands, "history", "which version answers, from which event on, and why")
     history.set_defaults(run=_history)
     _add_promote(commands)
     _add_canary(commands)
-    rollback = _command(commands, "rollback", "end the canary, or go back to an earlier version")
+    rollback = command(commands, "rollback", "end the canary, or go back to an earlier version")
     rollback.add_argument(
         "--to",
         type=filled,
         metavar="VERSION|NUMBER",
         help="an earlier version, or the number of a binding in the history",
     )
-    _add_why(rollback)
+    add_why(rollback)
     rollback.set_defaults(run=_rollback)
 
 
 def _add_promote(commands: Any) -> None:
-    added = _command(commands, "promote", "let a version answer from now on")
+    added = command(commands, "promote", "let a version answer from now on")
     added.add_argument("version", nargs="?", help=f"{_VERSION} (default: the canary)")
     added.add_argument(
         "--verdict", metavar="FILE", help="the verdict that it is made on, as JSON; - reads it"
@@ -54,12 +52,12 @@ def _add_promote(commands: Any) -> None:
         default="new",
         help="the version of events that wait and have not begun (default: new)",
     )
-    _add_why(added)
+    add_why(added)
     added.set_defaults(run=_promote)
 
 
 def _add_canary(commands: Any) -> None:
-    added = _command(
+    added = command(
         commands, "canary", "let a version answer a growing share of the events, or show the canary"
     )
     added.add_argument("version", nargs="?", help=f"{_VERSION}; without it, show the present one")
@@ -94,25 +92,12 @@ def _add_canary(commands: Any) -> None:
         default="wait",
         help="after the last step wait for promote, or promote (default: wait)",
     )
-    _add_why(added)
+    add_why(added)
     added.set_defaults(run=_canary)
 
 
-def _command(commands: Any, name: str, said: str) -> Any:
-    added = commands.add_parser(name, help=said)
-    added.add_argument("name", help="the subscription")
-    added.add_argument(
-        "--url", type=filled, help="the bus (default: $MLTRIGGER_URL, else sqlite:///mltrigger.db)"
-    )
-    return added
-
-
-def _add_why(command: Any) -> None:
-    command.add_argument("--why", type=filled, help="a note for the history")
-
-
 def _history(given: argparse.Namespace) -> int:
-    with _opened(given) as sub:
+    with opened(given) as sub:
         for bound in sub.history():
             print(_line(bound))
     return 0
@@ -120,7 +105,7 @@ def _history(given: argparse.Namespace) -> int:
 
 def _promote(given: argparse.Namespace) -> int:
     verdict = None if given.verdict is None else _verdict(given.verdict)
-    with _opened(given) as sub:
+    with opened(given) as sub:
         before = len(sub.history())
         try:
             bound = sub.promote(
@@ -146,7 +131,7 @@ def _canary(given: argparse.Namespace) -> int:
     from mltrigger.rollout.service import STEPS
 
     rules = {name: getattr(given, name) for name in ("errors", "p95") if hasattr(given, name)}
-    with _opened(given) as sub:
+    with opened(given) as sub:
         if given.version is None:
             return _show_canary(sub)
         canary = sub.canary(
@@ -177,19 +162,10 @@ def _show_canary(sub: Subscription) -> int:
 
 def _rollback(given: argparse.Namespace) -> int:
     to = given.to
-    with _opened(given) as sub:
+    with opened(given) as sub:
         number = int(to) if to is not None and to.isascii() and to.isdecimal() else to
         print(_line(sub.rollback(number, why=given.why)))
     return 0
-
-
-@contextlib.contextmanager
-def _opened(given: argparse.Namespace) -> Iterator[Subscription]:
-    from mltrigger.urls import connect, existing
-
-    sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
-    with plain_warnings(), connect(existing(given.url)) as bus:
-        yield bus.subscription(given.name)
 
 
 def _line(bound: Bound) -> str:

@@ -45,12 +45,13 @@ def shadow(
     concurrency: int = 1,
     max_rate_per_s: float | None = None,
     why: str | None = None,
+    by: str | None = None,
 ) -> LaneRow:
     """Send a copy of a share of the live events to *version*. See ``sub.shadow``."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 < share <= 1.0:
         raise InvalidPolicy(f"share = {share!r:.60}: write a share above 0 and up to 1, as 0.2")
     meant = str(rollout.meant(spec, version))
-    settings = _settings(effects, why) | {"share": float(share)}
+    settings = _settings(effects, why, by) | {"share": float(share)}
     given = Opened(
         "shadow",
         meant,
@@ -78,6 +79,7 @@ def replay(
     effects: Effects = "recorded",
     concurrency: int = 1,
     why: str | None = None,
+    by: str | None = None,
 ) -> LaneRow:
     """Send recorded events to *version*. See ``sub.replay``."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
@@ -91,7 +93,7 @@ def replay(
             f"no recorded event of {spec.topic!r} passes the filter of {spec.name!r} there: there"
             " is nothing to replay"
         )
-    settings = _settings(effects, why) | asked | {"total": total, "cut": cut}
+    settings = _settings(effects, why, by) | asked | {"total": total, "cut": cut}
     policy = policy_of(spec, concurrency, max_rate_per_s)
     given = Opened("replay", meant, policy, settings, low, high)
     for row in rollout.lanes.rows(spec.id):
@@ -113,13 +115,13 @@ def replay_these(
     return _opened(rollout, spec, given)
 
 
-def _settings(effects: str, why: str | None) -> dict[str, Any]:
+def _settings(effects: str, why: str | None, by: str | None = None) -> dict[str, Any]:
     if effects not in _EFFECTS:
         raise NotFound.of("effects", str(effects), _EFFECTS)
     return {
         "effects": effects,
         "why": why,
-        "by": user(),
+        "by": by or user(),
         "hold_events": HOLD_EVENTS,
         "hold_s": HOLD_S,
     }

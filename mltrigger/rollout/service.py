@@ -223,6 +223,7 @@ class Rollout:
 
         ``"1.1.0"``, a selector, a registered version, or a model, which is registered by this.
         """
+        _check_live(spec)
         if isinstance(version, str) and not names_model(version) and not {*":@"} & {*version}:
             version = f"{Selector.parse(spec.selector).name}:{version}"
         handed = self._catalog.understood(version, None, None)
@@ -231,10 +232,7 @@ class Rollout:
     # -- steps -------------------------------------------------------------------------------------
 
     def _rows(self, spec: SubscriptionSpec) -> list[Binding]:
-        if spec.role != "live":
-            raise InvalidPolicy(
-                f"{spec.name!r} has role {spec.role}: only a live subscription changes its version"
-            )
+        _check_live(spec)
         return self.ledger.rows(spec.id)
 
     def _present(self, now: Binding) -> ModelVersion:
@@ -317,6 +315,13 @@ class Rollout:
                         f"no recent attempt of {spec.name!r} has reported the measure {name!r}:"
                         f" call mt.report({name}=…) in the model first"
                     )
+
+
+def _check_live(spec: SubscriptionSpec) -> None:
+    if spec.role != "live":
+        raise InvalidPolicy(
+            f"{spec.name!r} has role {spec.role}: only a live subscription has versions and lanes"
+        )
 
 
 def _judged(verdict: Any) -> Verdict | None:

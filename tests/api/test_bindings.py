@@ -190,3 +190,74 @@ def test_subscription_of_direct_calls_has_no_bindings_to_change(
             f"{direct}/{action}", json={"version": "1.0.0"} if action != "rollback" else {}
         )
         assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_replay_is_opened_listed_and_found_again(
+    server: mt.Server, sub: mt.Subscription, served_bus: mt.EventBus
+) -> None:
+    served_bus.fire("books", [1, 2, 3], progress=False)
+    token = Tokens(served_bus.registry).create("release-train", ["administer"])
+    caller = Caller(server.url, token)
+    wanted = {"role": "replay", "version": "2.0.0", "limit": 2, "why": "a look"}
+
+    opened = caller.post(f"{ONE}/lanes", json=wanted).json()
+    sub.lanes()[-1].wait()
+
+    listed = caller.get(f"{ONE}/lanes").json()["lanes"]
+    assert [lane["role"] for lane in listed] == ["live", "replay"]
+    assert listed[1]["lane"] == opened["lane"]
+    assert (listed[1]["state"], listed[1]["done"], listed[1]["total"]) == ("done", 2, 2)
+    assert (opened["by"], opened["why"]) == ("release-train", "a look")
+
+
+def test_shadow_and_canary_are_lanes_and_a_shadow_is_stopped(
+    api: Caller, sub: mt.Subscription
+) -> None:
+    wanted = {"role": "shadow", "version": "2.0.0", "share": 0.5, "max_rate_per_s": 100}
+    name = api.post(f"{ONE}/lanes", json=wanted).json()["lane"]
+    api.post(f"{ONE}/canary", json={"version": "2.0.0"})
+
+    listed = api.get(f"{ONE}/lanes").json()["lanes"]
+    assert [lane["role"] for lane in listed] == ["live", "canary", "shadow"]
+
+    assert api.delete(f"{ONE}/lanes/{name}").json()["state"] == "stopped"
+    assert api.delete(f"{ONE}/lanes/nothere").status_code == 404
+    assert api.delete(f"{ONE}/lanes/pages").status_code == 404  # the live lane
+    assert api.get(f"{ONE}/lanes").json()["lanes"][2]["state"] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"version": "2.0.0"}, 'send {"role": "shadow"'),
+        ({"role": "live", "version": "2.0.0"}, "role must be 'shadow' or 'replay'"),
+        ({"role": "shadow", "version": "2.0.0", "limit": 5}, "limit is for a replay only"),
+        ({"role": "replay", "version": "2.0.0", "share": 0.5}, "share is for a shadow only"),
+        ({"role": "shadow", "version": "2.0.0", "share": 2}, "write a share above 0"),
+        ({"role": "replay", "version": "2.0.0", "since": "yesterday"}, "since"),
+        ({"role": "replay", "version": "2.0.0", "limit": 0}, "at least 1"),
+        ({"role": "shadow", "version": "2.0.0", "shares": 1}, "did you mean 'share'?"),
+        ({"role": "shadow", "version": "2.0.0", "concurrency": 0}, "concurrency"),
+    ],
+)
+def test_wrong_lane_is_refused_and_none_is_opened(
+    body: dict[str, Any], said: str, api: Caller, sub: mt.Subscription
+) -> None:
+    answer = api.post(f"{ONE}/lanes", json=body)
+
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["detail"]
+    assert len(sub.lanes()) == 1
+
+
+def test_reader_sees_lanes_and_only_an_administrator_opens_or_stops_them(
+    server: mt.Server, sub: mt.Subscription, served_bus: mt.EventBus
+) -> None:
+    token = Tokens(served_bus.registry).create("reader", ["read:pages"])
+    reader = Caller(server.url, token)
+
+    assert reader.get(f"{ONE}/lanes").status_code == 200
+    wanted = {"role": "shadow", "version": "2.0.0"}
+    assert reader.post(f"{ONE}/lanes", json=wanted).status_code == 403
+    assert reader.delete(f"{ONE}/lanes/pages").status_code == 403
+    assert len(sub.lanes()) == 1
