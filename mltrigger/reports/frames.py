@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mltrigger.clock import rounded_ms
 from mltrigger.errors import StoreError
 from mltrigger.store.damage import REPAIR
 from mltrigger.store.outcomes import OUTCOMES, ROLES
@@ -335,7 +334,9 @@ def _typed(values: Any, dtype: Any) -> Any:
     if dtype == TIME:
         return pd.to_datetime(values.astype("Int64"), unit="us", utc=True).astype(TIME)
     if dtype == FIGURES:
-        return values.map(figures_of, na_action="ignore").astype(object).where(values.notna(), None)
+        kept = values.astype(object)
+        read = kept.map(lambda v: figures_of(v) if isinstance(v, str) else v)
+        return read.where(values.notna(), None)
     return (pd.to_numeric(values) if dtype == "float64" else values).astype(dtype_of(dtype))
 
 
@@ -361,42 +362,3 @@ def beside(table: pd.DataFrame, columns: Mapping[str, Any], last: int = 0) -> pd
     own = len(table.columns) - last
     parts = [table.iloc[:, :own], pd.DataFrame(columns, index=table.index), table.iloc[:, own:]]
     return pd.concat(parts if last else parts[:2], axis="columns")
-
-
-def latency(times: pd.DataFrame) -> pd.DataFrame:
-    """Return count and quantiles for each stage and version.
-
-    *times* has the columns ``version`` and ``*_ms`` of an invocation frame, and perhaps ``n``: how
-    many attempts a row stands for.
-    """
-    import numpy as np
-    import pandas as pd
-
-    done = times.dropna(subset=["version", "model_ms"])
-    codes, versions = pd.factorize(done["version"], sort=True)
-    each = done["n"].to_numpy() if "n" in done else np.ones(len(done), np.int64)
-    rows = []
-    for stage in STAGES:
-        values = done[f"{stage}_ms"].to_numpy()
-        for code, version in enumerate(versions):
-            mine = codes == code
-            n, found = _quantiles(values[mine], each[mine])
-            rows.append((stage, version, n, *map(rounded_ms, found)))
-    return frame(rows, LATENCY)
-
-
-def _quantiles(values: Any, each: Any) -> tuple[int, list[float]]:
-    """Return the number of *values*, and their quantiles. *each* says how often they are there.
-
-    Between two values they lie on a line, as those of ``numpy.quantile`` do.
-    """
-    import numpy as np
-
-    order = np.argsort(values)
-    values, ends = values[order], np.cumsum(each[order])
-    n = int(ends[-1])
-    places = np.array((0.5, 0.95, 0.99, 1.0)) * (n - 1)
-    low, high = (
-        values[np.searchsorted(ends, near(places), "right")] for near in (np.floor, np.ceil)
-    )
-    return n, (low + (high - low) * (places % 1)).tolist()

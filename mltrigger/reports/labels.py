@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.errors import AmbiguousEvent, InvalidEvent
 from mltrigger.event import codec
 from mltrigger.reports import frames
-from mltrigger.reports.naming import named
+from mltrigger.reports.naming import EventKey, named
 from mltrigger.store.labels import Label, Labels
 from mltrigger.text import short
 
@@ -36,19 +36,16 @@ def frame(labels: Labels) -> pd.DataFrame:
     return frames.frame(rows, LABELS)
 
 
-def label(
-    event: Any, truth: Any, source: str | None, at: datetime | None, made_by: str | None
-) -> Label:
+def label(key: EventKey, truth: Any, at: datetime | None, made_by: str | None) -> Label:
     """Return a checked label.
 
     Raises
     ------
     InvalidEvent
-        When *event* names none, or *at* or *made_by* cannot be kept.
+        When the id is empty, or *at* or *made_by* cannot be kept.
     NotEncodable
         When *truth* has no JSON form.
     """
-    key = named(event, source)
     if not key.event_id:
         raise InvalidEvent("the id of the event is empty")
     return Label(key.event_id, key.source, codec.dumps(truth), _moment(at), _maker(made_by) or "")
@@ -70,7 +67,7 @@ def each(table: Any, made_by: str | None) -> Iterator[Label]:
         if _is_missing(row["truth"]):
             raise InvalidEvent(f"row {number} has no truth: leave out rows without one")
         try:
-            yield label(row, row["truth"], source, at, by or made_by)
+            yield label(named(row, source), row["truth"], at, by or made_by)
         except InvalidEvent as error:
             raise InvalidEvent(f"row {number}: {error}") from None
 

@@ -11,7 +11,7 @@ from mltrigger.broker import Broker, Status, shown
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
-from mltrigger.reports import attempts, frames, outputs
+from mltrigger.reports import attempts, frames, outputs, quantiles
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
@@ -109,8 +109,8 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
     found = log.latencies(subscription_id, since_us)
     if found is None:
         columns = ("version", *(f"{stage}_ms" for stage in frames.STAGES))
-        return frames.latency(invocations(log, subscription_id, since=since, columns=columns))
-    return frames.latency(attempts.times(found))
+        return quantiles.latency(invocations(log, subscription_id, since=since, columns=columns))
+    return quantiles.latency(attempts.times(found))
 
 
 def results(

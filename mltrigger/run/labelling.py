@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger.errors import brief_errors
 from mltrigger.reports import labels
 from mltrigger.reports.lookup import Lookup
+from mltrigger.reports.naming import named
 from mltrigger.store.ledger import user
 from mltrigger.text import Told, count
 
@@ -59,7 +60,11 @@ class Labelling(Lookup):
             If events of several sources have the id.
         """
         self._check()
-        return self._kept([labels.label(event, truth, source, at, by or user())])
+        key = named(event, source)
+        if key.source is None and key.seq is not None:
+            own = [each.source for each in self.log.find(key.event_id) if each.seq == key.seq]
+            key = key._replace(source=next(iter(own), None))
+        return self._kept([labels.label(key, truth, at, by or user())])
 
     def label_batch(self, table: Any, *, by: str | None = None) -> int:
         """Keep many labels. All are checked before the first one is kept.

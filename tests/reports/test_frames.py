@@ -13,7 +13,7 @@ from pandas.testing import assert_frame_equal
 
 import mltrigger as mt
 from mltrigger.notebook.charts import quantile
-from mltrigger.reports import frames
+from mltrigger.reports import frames, quantiles
 from mltrigger.store.outcomes import OUTCOMES, ROLES
 
 SCHEMAS = {
@@ -171,7 +171,9 @@ def times(rows: list[tuple[str | None, float | None, float | None, float | None]
 
 
 def test_quantiles_are_those_of_the_rows() -> None:
-    table = frames.latency(times([("1.0.0", float(i), i * 10.0, i * 11.0) for i in range(1, 101)]))
+    table = quantiles.latency(
+        times([("1.0.0", float(i), i * 10.0, i * 11.0) for i in range(1, 101)])
+    )
 
     assert dtypes(table) == expected(frames.LATENCY)
     assert table["stage"].tolist() == ["queue", "model", "total"]
@@ -188,16 +190,16 @@ def test_row_that_stands_for_many_attempts_counts_for_each_of_them() -> None:
     n = [1, 40, 3, 1, 1, 250, 2, 7, 1, 19, 1, 5]
     every = [row for row, times_ in zip(rows, n, strict=True) for _ in range(times_)]
 
-    table = frames.latency(times(rows).assign(n=n))
+    table = quantiles.latency(times(rows).assign(n=n))
 
-    assert_frame_equal(table, frames.latency(times(every)))
+    assert_frame_equal(table, quantiles.latency(times(every)))
     assert table["p95_ms"].tolist() == [
         round(float(np.quantile([row[i] for row in every], 0.95)), 3) for i in (1, 2, 3)
     ]
 
 
 def test_one_measurement_is_all_of_its_quantiles() -> None:
-    assert frames.latency(times([("1.0.0", 0.0, 7.5, 7.5)])).iloc[1, 2:].tolist() == [
+    assert quantiles.latency(times([("1.0.0", 0.0, 7.5, 7.5)])).iloc[1, 2:].tolist() == [
         1,
         7.5,
         7.5,
@@ -207,7 +209,7 @@ def test_one_measurement_is_all_of_its_quantiles() -> None:
 
 
 def test_latency_has_the_digits_that_the_clock_has() -> None:
-    table = frames.latency(
+    table = quantiles.latency(
         times([("1.0.0", 1.0 / 3, 8310.42101, 2.0 / 3), ("1.0.0", 0.1, 0.0004, 1e6 / 7)])
     )
 
@@ -219,12 +221,12 @@ def test_latency_has_the_digits_that_the_clock_has() -> None:
 def test_latency_and_the_dashboard_round_in_the_same_way() -> None:
     for half in range(1, 400, 2):
         values = [half * 0.5 / 1000 + 13.0, half * 0.5 / 1000 + 13.001]
-        table = frames.latency(times([("1.0.0", value, value, value) for value in values]))
+        table = quantiles.latency(times([("1.0.0", value, value, value) for value in values]))
         assert table["p50_ms"].tolist() == [quantile(values, 0.5)] * 3
 
 
 def test_each_version_has_its_own_latency() -> None:
-    table = frames.latency(
+    table = quantiles.latency(
         times([("2.0.0", 1.0, 2.0, 3.0), ("1.0.0", 10.0, 20.0, 30.0), ("2.0.0", 3.0, 4.0, 5.0)])
     )
 
@@ -235,7 +237,7 @@ def test_each_version_has_its_own_latency() -> None:
 
 
 def test_attempts_that_never_ended_have_no_latency() -> None:
-    table = frames.latency(
+    table = quantiles.latency(
         times([("1.0.0", 1.0, None, None), (None, 1.0, 1.0, 1.0), ("1.0.0", 1.0, 5.0, 6.0)])
     )
 
@@ -244,7 +246,7 @@ def test_attempts_that_never_ended_have_no_latency() -> None:
 
 def test_without_measurements_the_latency_frame_is_empty() -> None:
     for rows in ([], [("1.0.0", None, None, None)]):
-        table = frames.latency(times(rows))
+        table = quantiles.latency(times(rows))
         assert len(table) == 0
         assert dtypes(table) == expected(frames.LATENCY)
 
