@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks import (
     api,
     batches,
+    corrections,
     effects,
     fanout,
     growth,
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "batches": batches.run,
     "fanout": fanout.run,
     "effects": effects.run,
+    "corrections": corrections.run,
     "growth": growth.run,
     "million": million.run,
     "start": start.run,

@@ -24,6 +24,7 @@ from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
 from mltrigger.reports.outlook import Outlook
+from mltrigger.rollout.correcting import Corrector
 from mltrigger.rollout.service import Rollout
 from mltrigger.run import Publisher
 from mltrigger.store.broker import SqlBroker
@@ -108,6 +109,7 @@ class EventBus(Publisher):
             every_s=lambda: parts.wakeup.poll_s,
         )
         self.rollout.engine, self.rollout.log = self._engine, self.log
+        self.rollout.corrector = Corrector(self.rollout, self._catalog, self._origins.prepare)
         self.direct = Direct(
             local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
         )

@@ -17,6 +17,7 @@
     ├── NameTaken (ValueError)            a subscription of that name listens elsewhere
     ├── InvalidComparison (ValueError)    a comparison whose settings or rows make no sense
     │   └── NothingToCompare              not one pair
+    ├── InvalidCorrection (ValueError)    answers that cannot be corrected, or not yet
     ├── NotShipped (RuntimeError)         a verdict that does not allow a new version
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
@@ -199,6 +200,10 @@ class InvalidComparison(MltriggerError, ValueError):
 
 class NothingToCompare(InvalidComparison):
     """No event was answered by both versions. The message counts the events of each side."""
+
+
+class InvalidCorrection(MltriggerError, ValueError):
+    """Answers that cannot be corrected: their binding answers still, or is of another one."""
 
 
 class NotShipped(MltriggerError, RuntimeError):

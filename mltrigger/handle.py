@@ -231,11 +231,13 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         """Return one row per ended event, oldest first. *limit* keeps only the newest.
 
         Columns: ``subject``, ``model``, ``version``, ``outcome``, ``reason``, ``error``, then the
-        output as in ``run.results()``, then ``event_id`` and ``source``.
+        output as in ``run.results()``, then ``event_id`` and ``source``. An answer that replaced
+        another one has the reason ``corrected``.
         """
         from mltrigger.reports import views
 
-        return views.results(self._bus.log, self._spec.id, limit)
+        replaced = self._bus.rollout.corrector.replacements(self._spec)
+        return views.results(self._bus.log, self._spec.id, limit, replaced=replaced)
 
     def latency(self, *, since: datetime | timedelta | str | None = None) -> pd.DataFrame:
         """Return count, p50, p95, p99, max in ms, per stage (queue, model, total) and version."""

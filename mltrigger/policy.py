@@ -30,6 +30,7 @@ attempt runs alone.
 Isolation = Literal["thread", "process"]
 Ack = Literal["completed", "accepted"]
 Input = Literal["json", "text"]
+Corrections = Literal["skip", "take"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +95,10 @@ class DeliveryPolicy:
         The most events that one event may cause in all, through ``emit`` and publishing models. An
         event with one more output is dead, ``too_many_descendants``. So topics that feed each other
         come to an end.
+    corrections : {"skip", "take"}
+        Whether the model gets events that replace outputs of another model, see ``sub.correct``.
+        Take them if the same output may come again with other data: an upsert. Otherwise they end
+        as ``skipped``, ``correction``.
     """
 
     timeout_s: float = 60.0
@@ -114,6 +119,7 @@ class DeliveryPolicy:
     max_object_mb: int = 1024
     max_descendants: int = 10_000
     settle_s: float = 0.3
+    corrections: Corrections = "skip"
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -156,6 +162,7 @@ class DeliveryPolicy:
             ("isolation", self.isolation, Isolation),
             ("ack", self.ack, Ack),
             ("input", self.input, Input),
+            ("corrections", self.corrections, Corrections),
         ):
             if value not in get_args(choice):
                 found.append(
@@ -214,6 +221,7 @@ class Settings(TypedDict, total=False):
     max_object_mb: int
     max_descendants: int
     settle_s: float
+    corrections: Corrections
 
 
 def _within(value: Any, kinds: Any, low: float, high: float) -> bool:

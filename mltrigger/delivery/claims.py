@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from mltrigger.broker import Broker, Delivery, Outdated, SubscriptionSpec
+from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.delivery.bindings import Bindings
 from mltrigger.delivery.pace import Pace
@@ -122,7 +123,7 @@ class Claims:
 
     def admitted(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return the deliveries that may begin. Skip expired ones, and release those that wait."""
-        found = self._young(deliveries)
+        found = self.answered(self._young(deliveries))
         if HERE.closed:
             # A suspect is to run alone: release the others instead of letting them wait. Those of a
             # queue outside stay, since such a queue counts how often it is received.
@@ -132,6 +133,16 @@ class Claims:
         if found:
             self._pace.spend(len(found), self._clock.now_us())
         return found
+
+    def answered(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """End corrections of other models' outputs unless the policy takes them."""
+        if self._spec.policy.corrections == "take" or isinstance(deliveries, Alike):
+            return deliveries  # alike are plain events: they have no extensions
+        corrections = [d for d in deliveries if d.event.corrects is not None]
+        if not corrections:
+            return deliveries
+        self._recorder.skip(corrections, "correction")
+        return [d for d in deliveries if d not in corrections]
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Release deliveries for which there was no slot. Lease few until there are none.

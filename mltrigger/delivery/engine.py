@@ -137,6 +137,7 @@ class Engine:
             *(self._assembly, registry, lanes, self._keeper, self._workers),
             lambda: self._listeners,
             lambda: [*self._listeners.values(), *self._on_call],
+            {"emits": broker, "checks": outside},
         )
 
     def __len__(self) -> int:

@@ -15,15 +15,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mltrigger.broker import MAX_EVENT_BYTES, Delivery, Settlement, SubscriptionSpec
+from mltrigger.broker import (
+    MAX_EVENT_BYTES,
+    Broker,
+    Delivery,
+    Outside,
+    Settlement,
+    SubscriptionSpec,
+)
 from mltrigger.broker.alike import Alike
 from mltrigger.delivery.assembly import Assembly
 from mltrigger.delivery.claims import Claims, Room
+from mltrigger.delivery.correcting import CorrectionRecorder
 from mltrigger.delivery.keeper import Keeper
 from mltrigger.delivery.listener import DRAIN_S, Listener
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.delivery.threads import ThreadWorkers
-from mltrigger.errors import StoreError
+from mltrigger.errors import Closed, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import IGNORED_TYPES
 from mltrigger.event.event import DEFAULT_SOURCE
@@ -164,6 +172,16 @@ class SilentLaneListener(LaneListener):
     recording = LaneRecorder
 
 
+class CorrectionListener(LaneListener):
+    """Delivers a lane of corrections. Its parameters are also those of its recorder."""
+
+    def __init__(
+        self, *given: Any, emits: Broker, checks: Outside | None = None, **parts: Any
+    ) -> None:
+        self.recording = functools.partial(CorrectionRecorder, emits=emits, checks=checks)
+        super().__init__(*given, **parts)
+
+
 class Lanes:
     """The lanes that run in this process: those of the subscriptions that are delivered here.
 
@@ -175,6 +193,8 @@ class Lanes:
         Returns the listeners of subscriptions by their names.
     calling : callable
         Returns all listeners with live calls.
+    outlet : mapping
+        Further parts of lanes that emit: see :class:`CorrectionRecorder`.
     """
 
     def __init__(
@@ -186,9 +206,11 @@ class Lanes:
         workers: ThreadWorkers,
         live: Callable[[], Mapping[str, Listener]],
         calling: Callable[[], Iterable[Listener]],
+        outlet: Mapping[str, Any],
     ) -> None:
         self._assembly, self._registry, self._store = assembly, registry, store
         self._keeper, self._workers, self._live = keeper, workers, live
+        self._outlet = outlet
         self._listeners: dict[int, LaneListener] = {}
         self._retired: list[LaneListener] = []
         self._guard = threading.Lock()
@@ -239,7 +261,8 @@ class Lanes:
             self._keeper.forget(listener)
 
     def _start(self, spec: SubscriptionSpec, parent: str, worker_id: int) -> None:
-        kind = LaneListener if spec.role in ANSWERING else SilentLaneListener
+        answers = spec.role in ANSWERING
+        kind = CorrectionListener if answers else SilentLaneListener
         self._specs[spec.id] = spec
         executor = self._assembly.executors.get(parent)
         if executor is not None and not callable(executor):  # a crash would break it for live calls
@@ -251,9 +274,11 @@ class Lanes:
             parent,
             broker=self._store.broker,
             outside=None,
-            keep=functools.partial(_kept, spec, self._store),
+            # events that were answered are not filtered again
+            keep=_all if answers else functools.partial(_kept, spec, self._store),
             traffic=self._traffic,
             finish=None if spec.role == "shadow" else lambda: self._store.finish(spec.id),
+            **(self._outlet if answers else {}),
         )
         self._registry.listening(spec.id, worker_id, on=True)
         listener.start()
@@ -270,8 +295,12 @@ class Lanes:
         try:
             listener.stop(min(DRAIN_S, listener.spec.policy.timeout_s))
             self._registry.listening(listener.spec.id, worker_id, on=False)
-        except StoreError:
+        except (StoreError, Closed):
             logger.warning("%s: the store did not answer when it ended", listener.spec.name)
+
+
+def _all(deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+    return deliveries
 
 
 def _kept(

@@ -68,7 +68,7 @@ class Listener:
         Counts the descendants of events.
     """
 
-    recording: type[Recorder] = Recorder
+    recording: Callable[..., Recorder] = Recorder
     claiming: type[Claims] = Claims
 
     def __init__(

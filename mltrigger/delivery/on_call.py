@@ -24,7 +24,7 @@ class OnCall(Listener):
         Deliveries that were not begun at the monotonic time *until_s* are released.
         """
         self._claims.look_again()
-        for lot in self._lots(deliveries):
+        for lot in self._lots(self._claims.answered(deliveries)):
             left_s = min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic()))
             timer = threading.Timer(left_s, lot.stop_after_current)
             timer.daemon = True

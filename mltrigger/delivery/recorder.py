@@ -69,6 +69,7 @@ class Recorder:
         self._uniform = uniform
         self.effects = log.effects
         self._hands_nothing_on = spec.emit is None
+        self._publish = broker.publish
         self.trouble = ""
         """Why nothing can be recorded now."""
         self._give_up_s = math.inf
@@ -150,14 +151,11 @@ class Recorder:
             result = result._replace(
                 output=None, error_type=error_type, permanent=True, degraded=False
             )
-        if result.output is None or result.output == "null":
+        if self._is_silent(result):
             return result, None
         try:
             # encoded now: a model may return the same object again, changed
-            encoded = result.output.encode()
-            event = delivery.event.emitted(
-                None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded
-            )
+            event = self._output(delivery, (result.output or "null").encode())
             if self._outside is not None:
                 self._outside.check(topic, event)
         except InvalidEvent as error:  # permanent: the same output would be refused again
@@ -165,6 +163,13 @@ class Recorder:
         except MltriggerError as error:
             return failure(error), None
         return result, event
+
+    def _is_silent(self, result: Result) -> bool:
+        """Whether a result leads to no event."""
+        return result.output is None or result.output == "null"
+
+    def _output(self, delivery: Delivery, encoded: bytes) -> Event:
+        return delivery.event.emitted(None, by=self._spec.name, type=OUTPUT_TYPE, encoded=encoded)
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
         if result.ok:
@@ -286,7 +291,7 @@ class Recorder:
         if self._spec.emit is not None:
             emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
             if events := [event for event in emitted if event is not None]:
-                self._broker.publish(self._spec.emit, events, unit)
+                self._publish(self._spec.emit, events, unit)
         return rows
 
     def _one_by_one(self, well: Succeeded) -> list[Ended]:

@@ -36,6 +36,9 @@ AWS Lambda's loop detection has the same limit.
 """
 
 
+CORRECTS = "corrects"
+"""The extension of an event that replaces another one: its source and id, as ``source#id``."""
+
 Rest = tuple[str, str, datetime, str | None, str | None, Mapping[str, str | bool | int]]
 """The source, id, time, subject, dataschema and extensions of an event."""
 LATER = ("source", "id", "time", "subject", "dataschema", "extensions")
@@ -139,6 +142,17 @@ class Event:
             or self.id
         )
 
+    @property
+    def corrects(self) -> str | None:
+        """The output that this event replaces, as ``source#id``. ``None`` if it replaces none.
+
+        It stays the same when an answer is corrected again. So it is a key of the answer.
+        """
+        if self._rest is not None:  # read when needed: such an event has no extensions of its own
+            return None
+        value = self.extensions.get(CORRECTS)
+        return value if isinstance(value, str) else None
+
     def led_to(self, hops: int = 0) -> dict[str, str | int]:
         """Return the extensions of an event that this one has caused.
 
@@ -187,6 +201,19 @@ class Event:
                 ),
                 **self.led_to(),
             },
+        )
+
+    def correction(self, *, by: str, type: str, number: int, version: str, encoded: bytes) -> Event:  # noqa: A002 - the CloudEvents name
+        """Return the event that replaces the output of subscription *by* for this event.
+
+        *encoded* is the answer of *version* as JSON, in place of that of binding *number*. The same
+        four give the same id every time.
+        """
+        made = self.emitted(None, by=by, type=type, encoded=encoded)
+        return dataclasses.replace(
+            made,
+            id=derived_id(self, by, str(number), version),
+            extensions={**made.extensions, CORRECTS: f"{made.source}#{made.id}"},
         )
 
     def to_json(self) -> str:
@@ -290,11 +317,11 @@ def hops_of(extensions: Mapping[str, Any]) -> int:
     return hops if type(hops) is int and hops >= 0 else 0
 
 
-def derived_id(cause: Event, subscription: str) -> str:
-    """Return the id of the event that *subscription* emits for *cause*.
+def derived_id(cause: Event, *by: str) -> str:
+    """Return the id of the event that a subscription emits for *cause*.
 
-    It depends on both alone, so a repeat is recognised.
+    It depends on the cause and on *by* alone, so a repeat is recognised.
     """
     return hashlib.blake2b(
-        f"{cause.source}\n{cause.id}\n{subscription}".encode(), digest_size=16
+        "\n".join((cause.source, cause.id, *by)).encode(), digest_size=16
     ).hexdigest()

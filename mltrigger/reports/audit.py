@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from mltrigger.reports.corrected import balance
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.outcomes import FINAL, OUTCOMES
 from mltrigger.store.revisions import END, History, Period, histories
@@ -81,7 +82,8 @@ class Balance(NamedTuple):
 
     ``published`` events came to its topic while it was bound. Its filter kept ``filtered`` of them
     out. It got ``sent`` others on request. The sum is ``succeeded`` + ``dead`` + ``skipped`` +
-    ``open``: then it is ``balanced``. ``missing`` events were due and are nowhere. ``double``
+    ``open``: then it is ``balanced``. ``corrected`` answers were replaced. Each needs its event on
+    the emit topic, or counts as missing. ``missing`` events were due and are nowhere. ``double``
     events have more than one outcome or place. ``surplus`` events are there, but were neither due
     nor asked for. ``events`` names the first of these three kinds.
     """
@@ -95,6 +97,7 @@ class Balance(NamedTuple):
     dead: int
     skipped: int
     open: int
+    corrected: int
     missing: int
     double: int
     surplus: int
@@ -174,6 +177,7 @@ def _balance(reader: Reader, history: History) -> Balance:
     found = _filtering(reader, history) if filtering else _plain(reader, history, placed)
     surplus = _surplus(reader, history, found.undue) if found.beside else []
     sent = found.beside - len(surplus)
+    corrected, lost = balance(reader, history.id)
     return Balance(
         history.topic,
         history.name,
@@ -184,11 +188,12 @@ def _balance(reader: Reader, history: History) -> Balance:
         placed.ended["dead"],
         placed.ended["skipped"],
         placed.open,
-        len(found.missing),
+        corrected,
+        len(found.missing) + len(lost),
         len(placed.double),
         len(surplus),
-        found.due + sent == placed.n and not (found.missing or placed.double or surplus),
-        _named(reader, [*found.missing, *placed.double, *surplus]),
+        found.due + sent == placed.n and not (found.missing or placed.double or surplus or lost),
+        _named(reader, [*found.missing, *lost, *placed.double, *surplus]),
     )
 
 

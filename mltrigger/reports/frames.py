@@ -172,6 +172,7 @@ AUDIT: dict[str, Any] = {
     "dead": "Int64",
     "skipped": "Int64",
     "open": "Int64",
+    "corrected": "Int64",
     "missing": "Int64",
     "double": "Int64",
     "surplus": "Int64",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mltrigger.broker import Broker, Status, shown
 from mltrigger.errors import NotFound, StoreError
 from mltrigger.event.data import decode_data, is_json
 from mltrigger.event.event import hops_of
-from mltrigger.reports import attempts, frames, outputs, quantiles
+from mltrigger.reports import attempts, corrected, frames, outputs, quantiles
 from mltrigger.reports.dead_letters import Trial
 from mltrigger.reports.moments import Moment, moment_us
 from mltrigger.store.damage import ERRORS, damaged
@@ -25,6 +26,8 @@ from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mltrigger.store.corrections import Replacement
 
 
 FIRST = ("live", "canary", "direct")
@@ -114,15 +117,23 @@ def latency(log: Log, subscription_id: int | None = None, since: Moment = None) 
 
 
 def results(
-    log: Log, subscription_id: int, limit: int | None, roles: Sequence[str] = FIRST
+    log: Log,
+    subscription_id: int,
+    limit: int | None,
+    roles: Sequence[str] = FIRST,
+    replaced: Mapping[tuple[str, str], Replacement] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Return one row for each ended event of a subscription, the output as columns."""
+    """Return one row for each ended event of a subscription, the output as columns.
+
+    The answers of *replaced* take the place of those before.
+    """
     facts = ("subject", "model", "version", "outcome", "reason")
     read = (*facts, "error_type", "error", "output", "measures", *frames.KEY)
     if limit is None or limit > _FEW:
         with contextlib.suppress(*UNREADABLE):
             found, _ = log.bulk(read, subscription_id, running=False, roles=roles)
-            return _beside(*attempts.ended(found, limit), frames.ENDED)
+            ends = corrected.replace(*attempts.ended(found, limit), replaced)
+            return _beside(*ends, frames.ENDED)
     rows = log.invocations(
         read,
         subscription_id=subscription_id,
@@ -135,7 +146,9 @@ def results(
         Answer(tuple(facts), error_type, error, output, measures, (event_id, source))
         for *facts, error_type, error, output, measures, event_id, source in rows
     ]
-    return expanded(answers, frames.ENDED)
+    table = frames.frame((answer.row for answer in answers), frames.ENDED)
+    texts, measures = [a.output for a in answers], [a.measures for a in answers]
+    return _beside(*corrected.replace(table, texts, measures, replaced), frames.ENDED)
 
 
 def expanded(answers: Sequence[Answer], schema: Mapping[str, Any]) -> pd.DataFrame:

@@ -21,6 +21,20 @@ HISTORY: dict[str, Any] = {
     "verdict": "str",
     "answered": "Int64",
     "by_canary": "Int64",
+    "corrected": "Int64",
+}
+CORRECTIONS: dict[str, Any] = {
+    "event_id": "str",
+    "source": "str",
+    "subject": "str",
+    "outcome": frames.INVOCATIONS["outcome"],
+    "differs": "boolean",
+    "old_version": "str",
+    "version": "str",
+    "old": "str",
+    "new": "str",
+    "error": "str",
+    "correction": "str",
 }
 LANES: dict[str, Any] = {
     "lane": "str",

@@ -10,6 +10,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
 from mltrigger.rollout import lanes as opening
 from mltrigger.rollout.canary import Canary
+from mltrigger.rollout.correction import Correction
 from mltrigger.rollout.guard import Guard
 from mltrigger.rollout.history import Bound, History
 from mltrigger.rollout.lane import Lane, Lanes, lanes_of
@@ -257,3 +258,23 @@ class Versioned:
         """
         rollout, spec = self._versions()
         return rollout.history(spec)
+
+    def correct(self, binding: Any) -> Correction:
+        """Return the answers of a past binding, to be given again by the present version.
+
+        Nothing runs by this alone. ``.dry_run()`` of the handle shows what would differ.
+        ``.start()`` answers the events again, and publishes a correction where an answer differs.
+
+        Parameters
+        ----------
+        binding : Bound or int
+            A binding of :meth:`history`, or its number. Of a binding with a canary, the part that
+            the present version answered is left out.
+
+        Raises
+        ------
+        InvalidCorrection
+            When the binding answers still, or belongs to another subscription.
+        """
+        rollout, spec = self._versions()
+        return Correction(rollout.corrector, spec, rollout.corrector.bound(spec, binding))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, overload
 
 from mltrigger.rollout.columns import HISTORY
+from mltrigger.store import corrections
 from mltrigger.store.ledger import Binding
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader
@@ -49,6 +50,8 @@ class Bound:
         The word of the verdict that it was made on.
     answered, by_canary : int
         How many events it answered in all, and the part of the canary.
+    corrected : int
+        How many of these answers were replaced, see ``sub.correct``.
     """
 
     number: int
@@ -63,14 +66,16 @@ class Bound:
     verdict: str | None
     answered: int
     by_canary: int
+    corrected: int = 0
     subscription: str = ""
 
     def __str__(self) -> str:
         canary = f", {self.share:.3g} of them by {self.canary}" if self.canary else ""
         why = f": {short(self.why, 200)}" if self.why else ""
+        corrected = f", {self.corrected} of them corrected" if self.corrected else ""
         return (
             f"{self.number} {self.kind} {self.version}{canary}, from event {self.from_event} on,"
-            f" {self.answered} answered{why}"
+            f" {self.answered} answered{corrected}{why}"
         )
 
     def _repr_html_(self) -> str:
@@ -123,10 +128,11 @@ def read(reader: Reader, name: str, subscription_id: int, rows: Sequence[Binding
         (number, bool(by_canary)): n
         for number, by_canary, n in reader.query(_ANSWERED, {"s": subscription_id})
     }
-    return History(name, [_bound(name, row, counts) for row in rows])
+    replaced = corrections.corrected(reader, subscription_id)
+    return History(name, [_bound(name, row, counts, replaced.get(row.number, 0)) for row in rows])
 
 
-def _bound(name: str, row: Binding, counts: dict[tuple[int, bool], int]) -> Bound:
+def _bound(name: str, row: Binding, counts: dict[tuple[int, bool], int], corrected: int) -> Bound:
     by_canary = counts.get((row.number, True), 0)
     return Bound(
         row.number,
@@ -141,6 +147,7 @@ def _bound(name: str, row: Binding, counts: dict[tuple[int, bool], int]) -> Boun
         _word(row.verdict),
         counts.get((row.number, False), 0) + by_canary,
         by_canary,
+        corrected,
         name,
     )
 

@@ -140,6 +140,8 @@ class Lane:
         while not self._is_through():
             left_s = end_s - time.monotonic()
             row = self._now()
+            if row is not None and row.ended == "done":
+                break
             if row is not None and row.ended:
                 warn(f"{self.name} is {row.ended}; start() goes on")
                 break

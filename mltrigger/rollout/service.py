@@ -25,6 +25,7 @@ from mltrigger.versions.selector import Selector, names_model, resolve
 from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
+    from mltrigger.rollout.correcting import Corrector
     from mltrigger.rollout.verdict import Verdict
 
 Backlog = Literal["new", "old"]
@@ -43,6 +44,7 @@ class Rollout:
 
     engine: Engine
     """Set once the bus has it: the engine needs the ledger first."""
+    corrector: Corrector
     log: Log
     """Set by the bus, too."""
 

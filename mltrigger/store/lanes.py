@@ -41,7 +41,8 @@ ON CONFLICT DO NOTHING
 """
 _ROW = "SELECT id, name, role, selector, bound, created_us, lane, parent_id FROM subscription"
 _IS_THROUGH = """
-SELECT NOT EXISTS (SELECT 1 FROM ready WHERE subscription_id = :s)
+SELECT coalesce((SELECT json_extract(lane, '$.filled') FROM subscription WHERE id = :s), 1) <> 0
+  AND NOT EXISTS (SELECT 1 FROM ready WHERE subscription_id = :s)
   AND NOT EXISTS (SELECT 1 FROM lease WHERE subscription_id = :s)
   AND NOT EXISTS (SELECT 1 FROM cursor c JOIN subscription s ON s.id = c.subscription_id
     JOIN event e ON e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NULL
@@ -53,7 +54,8 @@ WHERE id = :s AND bound = 1
 """
 _BEGIN = """
 UPDATE subscription SET bound = 1, lane = json_remove(lane, '$.ended')
-WHERE id = :s AND bound = 0 AND coalesce(json_extract(lane, '$.ended'), '') <> 'unsubscribed'
+WHERE id = :s AND bound = 0
+  AND coalesce(json_extract(lane, '$.ended'), '') NOT IN ('unsubscribed', 'replaced')
   AND (SELECT bound FROM subscription p WHERE p.id = subscription.parent_id) = 1
 """
 _FROM_NOW = """
