@@ -18,6 +18,7 @@ from mltrigger.api.documents import Documents
 from mltrigger.api.gate import Gate
 from mltrigger.api.inference import Inference
 from mltrigger.api.intake import Unsupported
+from mltrigger.api.lanes import LaneRoutes
 from mltrigger.api.models import Models
 from mltrigger.api.problems import Refused, answer
 from mltrigger.api.publishing import Publishing
@@ -89,6 +90,7 @@ def application(
         Reading(service),
         Steering(service),
         Versions(service),
+        LaneRoutes(service),
         models,
         Inference(service, models),
         Documents(service),

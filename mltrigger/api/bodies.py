@@ -53,11 +53,12 @@ def number(name: str, value: Any) -> float:
     return float(value)
 
 
-def yes_or_no(name: str, value: Any) -> bool:
-    """Take true or false."""
-    if not isinstance(value, bool):
-        raise refused(f"{name} must be true or false")
-    return value
+def written_number(name: str, value: Any) -> float:
+    """Take a number that is written in a query."""
+    try:
+        return number(name, float(value))
+    except ValueError:
+        raise refused(f"{name} must be a number") from None
 
 
 def members(name: str, value: Any) -> dict[str, Any]:

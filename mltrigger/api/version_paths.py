@@ -45,6 +45,12 @@ _RULE = object_of(
         "harm": {"type": "boolean"},
     }
 )
+_NUMBER: Json = {"type": "number"}
+_NUMBERS = ("tolerance", "similar", "same_set", "agree_at_least", "confidence", "within")
+_COMPARE: Json = {
+    **dict.fromkeys(("old", "new", "field", "by", "since"), _TEXT),
+    **dict.fromkeys((*_NUMBERS, "slow_at_most"), _NUMBER),
+}
 
 
 def _taken(properties: Json, *required: str) -> Json:
@@ -133,6 +139,31 @@ SHAPES: Json = {
         "role",
         "version",
     ),
+    "Compared": object_of(
+        {
+            "summary": _TEXT,
+            "counts": {"type": "object", "additionalProperties": _WHOLE},
+            "verdict": ref("Verdict"),
+        }
+    ),
+    "Correct": _taken(
+        {
+            "binding": _WHOLE,
+            "limit": {"type": "integer", "minimum": 1},
+            "max_rate_per_s": {"type": "number", "exclusiveMinimum": 0},
+            "effects": {"enum": ["recorded", "live"]},
+            "why": _SAID,
+        },
+        "binding",
+    ),
+    "Correction": object_of(
+        {
+            "state": _TEXT,
+            **dict.fromkeys(
+                ("answers", "done", "open", "corrected", "same", "dead", "skipped", "left"), _WHOLE
+            ),
+        }
+    ),
     "Rollback": _taken({"to": {"type": ["string", "integer"]}, "why": _SAID}),
 }
 """Name -> JSON Schema."""
@@ -186,3 +217,20 @@ def paths() -> Iterator[tuple[str, Json]]:
         "responses": {"200": answer("The lane.", ref("Lane")), **refusals()},
     }
     yield f"{one}/lanes/{{lane}}", {"delete": stopped}
+    compared = get("compare", "Compare two versions: the verdict", "Compared", ["Name"], _TAG)
+    compared["get"]["parameters"] += [
+        {"name": name, "in": "query", "required": name in ("old", "new"), "schema": schema}
+        for name, schema in _COMPARE.items()
+    ]
+    yield f"{one}/compare", compared
+    yield (
+        f"{one}/correct",
+        post(
+            "correct",
+            "Give the answers of a past binding again, and publish corrections",
+            takes=content(ref("Correct")),
+            gives={"200": answer("How far it is. A repeat goes on.", ref("Correction"))},
+            parameters=["Name"],
+            tag=_TAG,
+        ),
+    )

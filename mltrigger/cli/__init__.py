@@ -16,6 +16,7 @@ from typing import Any
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
+from mltrigger.cli.compare import add_commands as add_compare_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
@@ -209,6 +210,7 @@ def _parser() -> Parser:
     add_label_commands(commands)
     add_version_commands(commands)
     add_lane_commands(commands)
+    add_compare_commands(commands)
     add_case_commands(commands)
     add_table_commands(commands)
     add_serve_commands(commands)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_why, command, opened
+from mltrigger.cli.subscribed import add_effects, add_why, command, opened
 from mltrigger.errors import NotFound
 from mltrigger.text import one_line, redacted, short
 
@@ -45,12 +45,7 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_settings(added: Any) -> None:
-    added.add_argument(
-        "--effects",
-        choices=["recorded", "live"],
-        default="recorded",
-        help="whether mt.once answers from the record, or calls (default: recorded)",
-    )
+    add_effects(added)
     added.add_argument("--concurrency", type=int, default=1, help="calls at a time (default: 1)")
     added.add_argument("--max-rate-per-s", type=float, metavar="RATE", help="events a second")
     add_why(added)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_why, command, opened
+from mltrigger.cli.subscribed import add_why, better, command, opened
 from mltrigger.errors import NotFound, NotShipped
 from mltrigger.text import one_line, redacted
 
@@ -78,7 +78,7 @@ def _add_canary(commands: Any) -> None:
         )
     added.add_argument(
         "--measure",
-        type=_measure,
+        type=better,
         action="append",
         default=[],
         metavar="NAME=higher|lower",
@@ -182,8 +182,7 @@ def _verdict(path: str) -> Any:
         text = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise NotFound(
-            f"--verdict {path!r} cannot be read: {error.strerror}; it is the text of"
-            " comparison.verdict.to_json()"
+            f"--verdict {path!r} cannot be read: {error.strerror}; compare --json FILE writes one"
         ) from error
     return Verdict.from_json(text)
 
@@ -198,13 +197,6 @@ def _times(text: str) -> float | None:
     if not value >= 1.0 or math.isinf(value):
         raise argparse.ArgumentTypeError(f"{text!r}: write a number from 1 on, or off")
     return value
-
-
-def _measure(text: str) -> tuple[str, str]:
-    name, equals, better = text.partition("=")
-    if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=higher or NAME=lower")
-    return name, better
 
 
 def _say(*lines: str) -> None:
