@@ -169,11 +169,18 @@ SHAPES: Json = {
 """Name -> JSON Schema."""
 
 
+_ONE = "/v1/subscriptions/{name}"
+
+
 def paths() -> Iterator[tuple[str, Json]]:
     """Yield the paths about versions."""
-    one = "/v1/subscriptions/{name}"
+    yield from _bindings()
+    yield from _lanes()
+
+
+def _bindings() -> Iterator[tuple[str, Json]]:
     yield (
-        f"{one}/bindings",
+        f"{_ONE}/bindings",
         get(
             "bindings",
             "Which version answers from which event on, by whom and why",
@@ -188,7 +195,7 @@ def paths() -> Iterator[tuple[str, Json]]:
         ("rollback", "Rollback", "End the canary, or go back to an earlier version"),
     ):
         yield (
-            f"{one}/{action}",
+            f"{_ONE}/{action}",
             post(
                 action,
                 said,
@@ -199,6 +206,9 @@ def paths() -> Iterator[tuple[str, Json]]:
                 optional=action != "canary",
             ),
         )
+
+
+def _lanes() -> Iterator[tuple[str, Json]]:
     lanes = get("lanes", "The live lane, a canary, shadows, replays", "Lanes", ["Name"], _TAG)
     opened = post(
         "open_lane",
@@ -208,7 +218,7 @@ def paths() -> Iterator[tuple[str, Json]]:
         parameters=["Name"],
         tag=_TAG,
     )
-    yield f"{one}/lanes", {**lanes, **opened}
+    yield f"{_ONE}/lanes", {**lanes, **opened}
     stopped = {
         "operationId": "stop_lane",
         "summary": "Begin no more calls in a lane. Rollback ends a canary",
@@ -216,15 +226,15 @@ def paths() -> Iterator[tuple[str, Json]]:
         "parameters": [parameter("Name"), parameter("Lane")],
         "responses": {"200": answer("The lane.", ref("Lane")), **refusals()},
     }
-    yield f"{one}/lanes/{{lane}}", {"delete": stopped}
+    yield f"{_ONE}/lanes/{{lane}}", {"delete": stopped}
     compared = get("compare", "Compare two versions: the verdict", "Compared", ["Name"], _TAG)
     compared["get"]["parameters"] += [
         {"name": name, "in": "query", "required": name in ("old", "new"), "schema": schema}
         for name, schema in _COMPARE.items()
     ]
-    yield f"{one}/compare", compared
+    yield f"{_ONE}/compare", compared
     yield (
-        f"{one}/correct",
+        f"{_ONE}/correct",
         post(
             "correct",
             "Give the answers of a past binding again, and publish corrections",
