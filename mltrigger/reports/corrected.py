@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from mltrigger.store.corrections import Replacement
 
+_GIVEN_UP = ("unsubscribed", "replaced")
+"""Lanes that ended so have dropped their open events."""
 _RETENTION = "SELECT value FROM setting WHERE name = 'retention'"
 _EMITS = "SELECT emit_topic_id FROM subscription WHERE id = :s"
 _PUBLISHED = """
@@ -79,7 +81,7 @@ def balance(reader: Reader, parent_id: int) -> tuple[int, list[int]]:
     lost = {
         seq
         for lane, found in counts.items()
-        if lane.settings.get("total", 0) > found.done + found.open
+        if lane.ended not in _GIVEN_UP and lane.settings.get("total", 0) > found.done + found.open
         for seq in _left_out(reader, parent_id, lane)
     }
     emitting = [lane for lane in lanes if reader.query(_EMITS, {"s": lane.id}) != [(None,)]]

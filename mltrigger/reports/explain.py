@@ -18,6 +18,7 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.reports.naming import EventKey, named, names_event, unknown
 from mltrigger.store import effects
 from mltrigger.store.archive import ARCHIVED, Archived, archived
+from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.finding import near as near_ids
 from mltrigger.store.keys import id_key
 from mltrigger.store.outcomes import FINAL
@@ -38,6 +39,13 @@ _ATTEMPTS = """
 SELECT i.attempt, i.outcome, i.reason, i.error_type, i.error, m.name, m.version
 FROM invocation i LEFT JOIN model_version m ON m.id = i.model_version_id
 WHERE i.seq = :seq AND i.subscription_id = :s ORDER BY i.attempt
+"""
+_CORRECTED = """
+SELECT l.lane, i.outcome, i.reason, m.name, m.version
+FROM subscription l JOIN invocation i ON i.subscription_id = l.id AND i.seq = :seq
+LEFT JOIN model_version m ON m.id = i.model_version_id
+WHERE l.parent_id = :s AND l.role = 'correction' AND i.outcome IN ('succeeded', 'dead')
+ORDER BY l.id
 """
 _DEAD = """
 SELECT reason, dead_us, discarded_us, discard_reason FROM dead_letter
@@ -182,6 +190,7 @@ def _after(reader: Reader, history: History, event: _Found, now_us: int) -> Iter
     yield from _effects(reader, of)
     state = list(_state(reader, of, now_us))
     yield from state
+    yield from _corrections(reader, of)
     is_open = bool(state) and state[-1].step == "open"
     if is_open:
         yield from _delivering(reader, history, now_us)
@@ -258,6 +267,15 @@ def _effects(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
         }[state]
         ok = {"answered": True, "failed": False}.get(state)
         yield Step(f"effect {name}", ok, f"{said}; attempt {attempt}, key {key}")
+
+
+def _corrections(reader: Reader, of: dict[str, int]) -> Iterator[Step]:
+    for lane, outcome, reason, model, version in reader.query(_CORRECTED, of):
+        number = json.loads(lane)["binding"]
+        found = {CORRECTED: "another answer, which replaces that", "": "the same answer"}
+        said = found.get(reason or "", f"{outcome} ({reason})")
+        detail = f"instead of binding {number}: {model}:{version}, {said}"
+        yield Step("correction", outcome == "succeeded", detail)
 
 
 def _state(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import InvalidCorrection, InvalidPolicy, NotFound
@@ -16,6 +16,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Answered, Given, Replacement
 from mltrigger.store.lanes import LaneRow, Opened, end_lane, is_through, open_lane, set_lane
+from mltrigger.store.lanes import lane as lane_now
 from mltrigger.store.ledger import Binding, user
 from mltrigger.store.log import DeadKey
 from mltrigger.store.transaction import Reader
@@ -24,7 +25,6 @@ from mltrigger.versions.running.placement import Placement
 from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
 
-Effects = Literal["recorded", "live"]
 MakeRow = Callable[[LaneRow, tuple[str, str, str | None], Given | None, Given], tuple[Any, ...]]
 """Makes a row of a lane, the event, the answer before and the new one."""
 _STEP = 1_000
@@ -176,13 +176,10 @@ class Corrector:
         *,
         max_rate_per_s: float | None,
         limit: int | None,
-        effects: Effects,
         why: str | None,
         by: str | None = None,
     ) -> None:
         """Open a lane for the answers of a binding, or go on with the one that is open."""
-        if effects not in ("recorded", "live"):
-            raise NotFound.of("effects", str(effects), ["recorded", "live"])
         if limit is not None and (isinstance(limit, bool) or limit < 1):
             raise InvalidPolicy(f"limit must be a whole number of at least 1, got {limit!r}")
         version = self.present(spec)
@@ -200,7 +197,6 @@ class Corrector:
                 "of": spec.name,
                 "binding": bound.number,
                 "limit": limit,
-                "effects": effects,
                 "why": why,
                 "by": by or user(),
                 "filled": False,
@@ -233,9 +229,6 @@ class Corrector:
             if lane.selector != given.selector:
                 corrections.leave(transaction, lane)
                 return None
-            kept = {**given.settings, **lane.settings, "effects": given.settings["effects"]}
-            kept.pop("ended", None)
-            set_lane(transaction, lane.id, kept if lane.bound else {**kept, "ended": "stopped"})
             corrections.set_policy(transaction, lane.id, given.policy)
         self._lanes.begin(lane.id)
         return self._lanes.row(lane.id)
@@ -268,6 +261,7 @@ class Corrector:
                 added = wanted[first : first + _STEP]
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
         with self._store.transaction() as transaction:
+            settings = lane_now(transaction, lane.id).settings
             events = len(corrections.in_lane(transaction, lane.id))
             set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):

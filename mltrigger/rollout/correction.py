@@ -9,7 +9,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
 from mltrigger.event.event import Event, derived_id
 from mltrigger.rollout.columns import CORRECTIONS
-from mltrigger.rollout.correcting import Corrector, Effects
+from mltrigger.rollout.correcting import Corrector
 from mltrigger.rollout.history import Bound
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Counts, Given
@@ -154,14 +154,14 @@ class Correction:
         *,
         max_rate_per_s: float | None = None,
         limit: int | None = None,
-        effects: Effects = "recorded",
         why: str | None = None,
     ) -> Correction:
         """Answer the events again, in the background. Go on where a stop or a crash ended it.
 
         An answer that differs is published on the emit topic as a new event: the same subject, the
         extension ``corrects``. All processes that listen to the subscription take part. Safe to
-        repeat: no correction is published twice.
+        repeat: no correction is published twice. ``mt.once`` gives recorded answers, and calls what
+        was never called for the event.
 
         Parameters
         ----------
@@ -169,8 +169,6 @@ class Correction:
             The most events that one listener begins a second. Default: that of the subscription.
         limit : int, optional
             Only the first so many events. The next :meth:`start` takes others.
-        effects : {"recorded", "live"}
-            Whether ``mt.once`` gives recorded answers, or calls what was not called before.
         why : str, optional
             A note.
         """
@@ -179,7 +177,6 @@ class Correction:
             self.binding,
             max_rate_per_s=max_rate_per_s,
             limit=limit,
-            effects=effects,
             why=why,
         )
         return self

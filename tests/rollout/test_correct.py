@@ -308,6 +308,9 @@ def test_answer_stays_when_the_present_version_fails(bus: mt.EventBus) -> None:
     wait_until(lambda: len(table.corrections) == 2)
     assert len(sub.dead_letters()) == 0
     assert (bus.audit()["balanced"]).all()
+    bus.wait()
+    bus.retain(max_events=1)
+    assert bus.prune().held == 0
 
 
 def test_long_and_unequal_answers_are_compared_whole(bus: mt.EventBus) -> None:
@@ -404,8 +407,6 @@ def test_unknown_bindings_are_refused(bus: mt.EventBus) -> None:
             sub.correct(wrong)
     with pytest.raises(mt.InvalidPolicy, match="limit"):
         sub.correct(1).start(limit=0)
-    with pytest.raises(mt.NotFound, match="recorded"):
-        sub.correct(1).start(effects="dead")  # type: ignore[arg-type]
 
 
 def test_correction_by_the_version_that_gave_the_answers_corrects_nothing(
@@ -450,3 +451,159 @@ def _in_batches(bus: mt.EventBus) -> mt.Subscription:
     sub.rollback()
     bus.fire("documents", samples(range(20, 30)), progress=False)
     return sub
+
+
+def test_explain_says_what_became_of_the_answer_of_an_event(bus: mt.EventBus) -> None:
+    sub = served(bus)
+    sub.correct(1).start().wait(WAIT_S)
+    results = sub.results().set_index("subject")["event_id"]
+
+    def said(subject: str) -> list[str]:
+        steps = sub.explain(results[subject])
+        return list(steps.loc[steps["step"] == "correction", "detail"])
+
+    assert said("page-3") == []
+    assert said("page-12") == [
+        "instead of binding 1: ocr:1.0.0, another answer, which replaces that"
+    ]
+    assert said("page-13") == ["instead of binding 1: ocr:1.0.0, the same answer"]
+
+
+def test_dead_event_that_is_redriven_before_its_correction_is_answered_once(
+    bus: mt.EventBus,
+) -> None:
+    def wrong(n: int) -> Any:
+        raise mt.Reject("no page")
+
+    table = Table(bus)
+    sub = bus.subscribe("documents", model("1.0.0", wrong), emit="pages")
+    bus.fire("documents", samples(range(3)), progress=False)
+    sub.promote(model("1.1.0", good))
+    sub.stop()
+    correction = sub.correct(0).start()
+    correction.stop()
+    sub.start()
+    sub.redrive()
+    wait_until(lambda: len(table.events) == 3)
+
+    at = correction.start().wait(WAIT_S).progress()
+
+    assert (at.done, at.corrected, at.same) == (3, 0, 3)
+    assert table.corrections == []
+    assert (bus.audit()["balanced"]).all()
+
+
+def test_effects_are_not_called_again(bus: mt.EventBus) -> None:
+    charged: list[int] = []
+
+    def charge(n: int, idempotency_key: str) -> int:
+        charged.append(n)
+        return n
+
+    def paying(text: str) -> Callable[[int], Any]:
+        return lambda n: {"paid": mt.once("charge", charge, n), "text": text}
+
+    sub = bus.subscribe("documents", model("1.0.0", paying("?")))
+    bus.fire("documents", samples(range(3)), progress=False)
+    sub.promote(model("1.1.0", paying("page")))
+    assert list(sub.correct(0).dry_run()["differs"]) == [True] * 3
+
+    at = sub.correct(0).start().wait(WAIT_S).progress()
+
+    assert at.corrected == 3
+    assert sorted(charged) == [0, 1, 2]
+    assert list(sub.results()["text"]) == ["page"] * 3
+
+
+def test_correction_ends_with_its_subscription(bus: mt.EventBus) -> None:
+    sub = served(bus)
+    sub.stop()
+    correction = sub.correct(1).start()
+
+    sub.unsubscribe()
+
+    assert correction.state == "unsubscribed"
+    assert bus.audit()["balanced"].all()
+
+
+def test_events_that_the_retention_deletes_while_it_is_stopped_are_left_as_they_are(
+    bus: mt.EventBus,
+) -> None:
+    sub = served(bus)
+    sub.stop()
+    correction = sub.correct(1).start()
+    correction.stop()
+    bus.retain(max_events=15)
+    bus.prune()
+    sub.start()
+
+    at = correction.start().wait(WAIT_S).progress()
+
+    assert at.state == "done"
+    assert at.done < 10
+    assert (bus.audit()["balanced"]).all()
+
+
+@pytest.mark.parametrize("kind", ["process", "async", "address"])
+def test_models_in_processes_and_coroutines_correct_too(tmp_path: Path, kind: str) -> None:
+    with mt.connect(f"sqlite:///{tmp_path}/bus.db") as bus:
+        table = Table(bus)
+        policy: dict[str, Any] = {"isolation": "process"} if kind == "process" else {}
+        sub = bus.subscribe("documents", _placed(kind, "1.0.0", "?"), emit="pages", **policy)
+        bus.fire("documents", samples(range(6)), progress=False)
+        sub.promote(_placed(kind, "1.1.0", "page"))
+
+        at = sub.correct(0).start().wait(WAIT_S).progress()
+        bus.wait()
+
+        assert (at.corrected, at.dead) == (6, 0)
+        assert set(table.rows.values()) == {"page"}
+        assert (bus.audit()["balanced"]).all()
+
+
+def _placed(kind: str, version: str, said: str) -> mt.Model:
+    if kind == "async":
+
+        async def read_soon(n: int) -> str:
+            return said
+
+        return mt.model(read_soon, name="ocr", version=version)
+    if kind == "address":
+        return mt.model(f"command:echo '\"{said}\"'", name="ocr", version=version, mode="each")
+
+    def read(n: int) -> str:
+        return said
+
+    return mt.model(read, name="ocr", version=version)
+
+
+def test_answers_are_corrected_whatever_the_filter_is_by_now(bus: mt.EventBus) -> None:
+    table = Table(bus)
+    sub = served(bus)
+    bus.subscribe("documents", model("1.0.0", good), emit="pages", filter={"type": ["other"]})
+
+    sub.correct(1).start().wait(WAIT_S)
+
+    wait_until(lambda: len(table.corrections) == 3)
+
+
+def test_output_of_a_taker_that_emits_is_an_output_of_the_correction(bus: mt.EventBus) -> None:
+    table = Table(bus, "titles")
+    bus.subscribe(
+        "pages",
+        model("1.0.0", lambda page: page["text"].upper(), "shout"),
+        emit="titles",
+        corrections="take",
+    )
+    sub = served(bus)
+
+    sub.correct(1).start().wait(WAIT_S)
+
+    wait_until(lambda: table.rows.get("page-18") == "PAGE 18")
+    assert table.corrections == []
+    assert len({event.id for event in table.events}) == 33
+
+
+def test_corrections_setting_is_checked(bus: mt.EventBus) -> None:
+    with pytest.raises(mt.InvalidPolicy, match="corrections must be 'skip' or 'take'"):
+        bus.subscribe("pages", model("1.0.0", good), corrections="maybe")  # type: ignore[arg-type]
