@@ -52,7 +52,6 @@ _PATIENCE_S = 0.25
 _GATHER_S = 0.05
 """The pause of a lane that keeps up with live events. It takes several of them then."""
 _RECENT_S = 1.0
-_LOOK_S = 0.001
 _SHORT = 8
 """Beside live calls a lot of a lane is so much shorter."""
 _FINITE_POLL_S = 0.2
@@ -79,7 +78,7 @@ class Traffic:
         """Wait for a pause of live calls, but not for long."""
         end_s = time.monotonic() + _PATIENCE_S
         while not self.is_quiet() and time.monotonic() < end_s:
-            if stopping.wait(_LOOK_S):
+            if stopping.wait(QUIET_S):
                 return
 
 

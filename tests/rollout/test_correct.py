@@ -229,10 +229,11 @@ def test_results_show_the_corrected_answers(bus: mt.EventBus) -> None:
     sub = served(bus)
     sub.correct(1).start().wait(WAIT_S)
 
-    for results in (sub.results(), sub.results(limit=30)):
-        assert list(results["text"]) == [f"page {n}" for n in range(30)]
+    for results in (sub.results(), sub.results(limit=30)):  # AWS keeps no order
+        texts = dict(zip(results["subject"], results["text"], strict=True))
+        assert texts == {f"page-{n}": f"page {n}" for n in range(30)}
         corrected = results[results["reason"] == "corrected"]
-        assert list(corrected["subject"]) == ["page-12", "page-15", "page-18"]
+        assert set(corrected["subject"]) == {"page-12", "page-15", "page-18"}
         assert set(corrected["version"]) == {"1.0.0"}
         assert list(results["version"]).count("1.1.0") == 7
 

@@ -569,6 +569,7 @@ def test_lane_holds_the_archive_up_to_its_limit_and_the_doctor_says_so(
     (finding,) = bus.doctor().query("check == 'lane'").to_dict("records")
     assert finding["about"] == replayed.name
     assert "more than the 30 events or 7 days" in finding["finding"]
+    assert len(sub.doctor().query("check == 'lane'")) == 1
     bus.prune()
     assert len(bus.events()) == 30
     assert replayed.progress().remaining == 30
