@@ -43,7 +43,6 @@ _CORRECT = {
     "binding": bodies.whole,
     "limit": bodies.whole,
     "max_rate_per_s": bodies.number,
-    "effects": bodies.one_of("recorded", "live"),
     "why": bodies.text,
 }
 _AGREE = ("tolerance", "similar", "same_set")
@@ -131,7 +130,7 @@ class LaneRoutes(Subscribed):
     ) -> dict[str, Any]:
         corrector = self._bus.rollout.corrector
         bound = corrector.bound(spec, number)
-        settings = {"max_rate_per_s": None, "limit": None, "effects": "recorded", "why": None}
+        settings = {"max_rate_per_s": None, "limit": None, "why": None}
         corrector.start(spec, bound, **{**settings, **given}, by=by)
         return dataclasses.asdict(Correction(corrector, spec, bound).progress())
 

@@ -151,7 +151,6 @@ SHAPES: Json = {
             "binding": _WHOLE,
             "limit": {"type": "integer", "minimum": 1},
             "max_rate_per_s": {"type": "number", "exclusiveMinimum": 0},
-            "effects": {"enum": ["recorded", "live"]},
             "why": _SAID,
         },
         "binding",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.cli.parsing import filled, seconds
-from mltrigger.cli.subscribed import add_effects, add_why, better, command, opened
+from mltrigger.cli.subscribed import add_why, better, command, opened
 from mltrigger.errors import InvalidComparison, MltriggerError
 from mltrigger.text import one_line, redacted, short
 
@@ -73,7 +73,6 @@ def _add_correct(commands: Any) -> None:
     added.add_argument("--limit", type=int, help="only the first so many events")
     added.add_argument("--max-rate-per-s", type=float, metavar="RATE", help="events a second")
     added.add_argument("--wait-s", type=seconds, help="wait so long until it is done")
-    add_effects(added)
     add_why(added)
     added.set_defaults(run=_correct)
 
@@ -134,7 +133,6 @@ def _correct(given: argparse.Namespace) -> int:
             correction.start(
                 max_rate_per_s=given.max_rate_per_s,
                 limit=given.limit,
-                effects=given.effects,
                 why=given.why,
             )
         if given.wait_s is not None:
