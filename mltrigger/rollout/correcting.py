@@ -94,7 +94,7 @@ class Corrector:
             )
         if not 0 <= number < len(rows):
             raise NotFound(
-                f"no binding {number} of {spec.name!r}: sub.history() has 0 to {len(rows) - 1}"
+                f"no binding {number} of {spec.name!r}: the history has 0 to {len(rows) - 1}"
             )
         _check_past(spec, rows, rows[number])
         with self._store.snapshot() as reader:
@@ -177,6 +177,7 @@ class Corrector:
         max_rate_per_s: float | None,
         limit: int | None,
         why: str | None,
+        by: str | None = None,
     ) -> None:
         """Open a lane for the answers of a binding, or go on with the one that is open."""
         if limit is not None and (isinstance(limit, bool) or limit < 1):
@@ -197,7 +198,7 @@ class Corrector:
                 "binding": bound.number,
                 "limit": limit,
                 "why": why,
-                "by": user(),
+                "by": by or user(),
                 "filled": False,
                 "hold_events": _ALL_EVENTS,
                 "hold_s": _ALL_S,
