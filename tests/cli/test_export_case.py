@@ -45,6 +45,17 @@ def read(event: mt.Event):
     with event.open() as file:
         return file.read().decode().upper()
 
+@mt.model("later", version="1.0.0")
+async def waits(order):
+    async def charged(order):
+        CALLS.append(order)
+        return order["total"]
+    return await mt.once("charge", charged, order)
+
+@mt.model("many", version="1.0.0", batch=True)
+def batch(orders: list[mt.Event]):
+    return [mt.once("charge", charge, o.data, event=o)["charged"] for o in orders]
+
 @mt.model("broken", version="1.0.0")
 def fails(order):
     raise mt.Reject("no such order")
@@ -184,6 +195,21 @@ def test_case_fails_if_the_model_does_otherwise(
     change(home, old, new)
 
     assert re.search(said, refusal(case))
+
+
+@pytest.mark.parametrize("name", ["waits", "batch"])
+def test_coroutines_and_batches_get_recorded_effects(home: Path, name: str) -> None:
+    with mt.connect(URL) as bus:
+        sub = bus.subscribe("more", f"shop_models:{name}", name="more")
+        bus.publish("more", {"id": 1, "total": 3}, id="more-1")
+        wait_until(lambda: len(sub.results()) == 1)
+        case = Case.from_json(record_case(bus, "more-1").to_json())
+    change(home, "CALLS.append(order)", "raise RuntimeError('charged twice')")
+
+    assert json.loads(case.answer or "") == 3
+    assert refusal(case) == ""
+    change(home, 'mt.once("charge", charge', 'mt.once("debit", charge')
+    assert "effect 'debit' with key" in refusal(case)
 
 
 def test_case_runs_without_network_not_even_to_this_machine(home: Path, case: Case) -> None:
