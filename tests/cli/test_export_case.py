@@ -286,6 +286,24 @@ def test_object_of_the_event_is_in_the_case(home: Path) -> None:
     assert "the case has no object: it has more than" in refusal(large)
 
 
+@pytest.mark.parametrize(("fails", "answer"), [(False, "2"), (True, "1")])
+def test_case_of_a_corrected_event_has_the_answer_that_counts(fails: bool, answer: str) -> None:
+    def second(page: int) -> int:
+        if fails:
+            raise mt.Reject("no")
+        return 2
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("pages", mt.model("ocr", version="1.0.0")(lambda page: 1), name="ocr")
+        bus.publish("pages", 1, id="page-1")
+        bus.wait(progress=False)
+        sub.promote(mt.model(second, name="ocr", version="2.0.0"))
+        sub.replay("1.0.0", wait=True)
+        sub.correct(0).start().wait(30)
+
+        assert record_case(bus, "page-1").answer == answer
+
+
 def test_case_of_a_dead_event_passes_once_the_model_answers(home: Path) -> None:
     with mt.connect(URL) as bus:
         sub = bus.subscribe("returns", "shop_models:fails", name="returns")
