@@ -232,8 +232,10 @@ class Lanes:
     def follow(self, worker_id: int) -> None:
         """Run the open lanes of the subscriptions that are delivered here, and no others."""
         with self._guard:
+            if self._closed:
+                return
             parents = {listener.spec.id: name for name, listener in self._live().items()}
-            open_ = {} if self._closed else {spec.id: spec for spec in self._registry.lanes()}
+            open_ = {spec.id: spec for spec in self._registry.lanes()}
             wanted = {n: spec for n, spec in open_.items() if spec.parent_id in parents}
             for number in list(self._listeners):
                 if wanted.get(number) != self._specs[number]:

@@ -28,6 +28,7 @@ from mltrigger.reports.store_checks import (
     descriptors,
     files,
     holders,
+    lanes,
     sqlite,
     writer,
 )
@@ -90,6 +91,7 @@ class Doctor:
             *clocks(self._store, self._clock.now_us()),
             *archive(self._store.location, self._registry.retention()),
             *holders(self._store, self._registry.retention(), self._clock.now_us()),
+            *lanes(self._store, self._clock.now_us()),
             *self._circles(),
             *descriptors(),
             *(self._outside.findings() if self._outside is not None else ()),

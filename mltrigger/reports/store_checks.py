@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mltrigger.broker import Finding
+from mltrigger.store import limits
 from mltrigger.store.retention import Retention, surplus
 from mltrigger.store.sqlite.files import network_filesystem
 from mltrigger.store.sqlite.place import is_stopped, writer_of
@@ -22,6 +23,7 @@ WAL_FIXED = (3, 51, 3)
 """The first SQLite without the WAL-reset bug (https://sqlite.org/wal.html)."""
 _MANY_BYTES = 1 << 30
 _FULL = 0.8
+_MANY_BEHIND = 10_000
 
 
 def sqlite() -> Iterator[Finding]:
@@ -170,6 +172,31 @@ def holders(store: Store, retention: Retention, now_us: int) -> Iterator[Finding
             f"{count(n, 'event')} beyond bus.retain(…) cannot be deleted: they wait for it",
             "start it or resume it; unsubscribe() gives them up",
         )
+
+
+def lanes(store: Store, now_us: int) -> Iterator[Finding]:
+    """Find lanes that are far behind. Each holds a part of the archive, up to its limit."""
+    with store.snapshot() as reader:
+        found = limits.held(reader, now_us)
+    for lane in found:
+        most = f"{lane.hold_events:,} events or {lane.hold_s / 86_400:g} days of the log"
+        if lane.is_beyond:
+            yield Finding(
+                "warning",
+                lane.name,
+                "lane",
+                f"{count(lane.n, 'event')} behind, more than the {most} that it may hold:"
+                " older ones may be deleted before it gets to them",
+                "stop it, or give it more concurrency, or a higher rate",
+            )
+        elif lane.n > _MANY_BEHIND:
+            yield Finding(
+                "info",
+                lane.name,
+                "lane",
+                f"{count(lane.n, 'event')} behind: it holds at most {most}",
+                "none while it gets on; sub.lanes() shows its rate",
+            )
 
 
 def archive(location: str | None, retention: Retention) -> Iterator[Finding]:

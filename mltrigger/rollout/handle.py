@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
+from mltrigger.rollout import compared
 from mltrigger.rollout import lanes as opening
+from mltrigger.rollout.agree import Agree, Measure
 from mltrigger.rollout.canary import Canary
+from mltrigger.rollout.comparison import Comparison
 from mltrigger.rollout.correction import Correction
 from mltrigger.rollout.guard import Guard
 from mltrigger.rollout.history import Bound, History
@@ -242,6 +245,88 @@ class Versioned:
         )
         lane = Lane(rollout, spec, row)
         return lane.wait() if wait else lane
+
+    def compare(
+        self,
+        old: Any,
+        new: Any,
+        *,
+        agree: Agree | float | None = None,
+        by: str | Callable[[Mapping[str, Any]], Any] | None = None,
+        noise: int = 0,
+        since: datetime | timedelta | str | None = None,
+        measures: Mapping[str, str | Measure] | None = None,
+        agree_at_least: float | None = 0.99,
+        confidence: float = 0.95,
+        within: float = 0.01,
+        slow_at_most: float = 0.10,
+        repeated: bool | None = None,
+        seed: int = 0,
+    ) -> Comparison:
+        """Compare two versions by the events that both have answered: live, or in a lane.
+
+        Of several answers of a version to an event one counts: a live one, else one of a shadow,
+        else of the newest replay. Truths of ``bus.label`` are compared, too.
+
+        Parameters
+        ----------
+        old, new
+            As *version* in :meth:`promote`.
+        agree : callable or float, optional
+            When two outputs agree: a rule of :mod:`mltrigger.rollout.agree`, a tolerance, or a
+            function of both. Default: equality.
+        by : str or callable, optional
+            A column of :meth:`invocations`, or a function of a row, that divides events into
+            slices.
+        noise : int
+            Run the old version again on so many of the events, in a replay that is waited for. Its
+            disagreement with itself is subtracted.
+        since : datetime, timedelta or str, optional
+            Only attempts received since then.
+        measures : mapping, optional
+            ``"higher"``, ``"lower"`` or a measure for each figure of ``mt.report``.
+        agree_at_least : float, optional
+            The agreement that must be shown. ``None`` asks for none.
+        confidence : float
+            The confidence of intervals, and of all tests of harm together.
+        within : float
+            How much larger the share of errors, or of wrong answers, may be.
+        slow_at_most : float
+            The share of calls that may be slower than the old version's p95.
+        repeated : bool, optional
+            Whether the comparison is looked at more than once. Default: while a shadow or a canary
+            of one of them is under way.
+        seed : int
+            The seed of resampling.
+
+        Returns
+        -------
+        Comparison
+            Its repr is the verdict with the arithmetic. ``promote(…, verdict=…)`` takes it.
+
+        Raises
+        ------
+        NothingToCompare
+            When no event was answered by both: shadow or replay the new version first.
+        """
+        rollout, spec = self._versions()
+        return compared.compare(
+            rollout,
+            spec,
+            old,
+            new,
+            agree=agree,
+            by=by,
+            noise=noise,
+            since=since,
+            measures=measures,
+            agree_at_least=agree_at_least,
+            confidence=confidence,
+            within=within,
+            slow_at_most=slow_at_most,
+            repeated=repeated,
+            seed=seed,
+        )
 
     def lanes(self) -> Lanes:
         """Return the lanes: the live one, a canary under way, shadows, replays, corrections.

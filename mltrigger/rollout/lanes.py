@@ -83,6 +83,7 @@ def replay(
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidPolicy(f"limit = {limit!r:.60}: write a whole number of at least 1")
     meant = str(rollout.meant(spec, version))
+    policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why)
     low, high, cut = _range(rollout, spec, since, until)
     asked = {"since": _said(since), "until": _said(until), "limit": limit}
     low, total = _limited(rollout, spec, low, high, limit)
@@ -91,8 +92,7 @@ def replay(
             f"no recorded event of {spec.topic!r} passes the filter of {spec.name!r} there: there"
             " is nothing to replay"
         )
-    settings = _settings(effects, why) | asked | {"total": total, "cut": cut}
-    policy = policy_of(spec, concurrency, max_rate_per_s)
+    settings = common | asked | {"total": total, "cut": cut}
     given = Opened("replay", meant, policy, settings, low, high)
     for row in rollout.lanes.rows(spec.id):
         same = {name: row.settings.get(name) for name in asked} == asked
