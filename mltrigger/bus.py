@@ -88,7 +88,7 @@ class EventBus(Publisher):
         lanes = LaneStore(parts.store, clock, parts.wakeup, local)
         self.rollout = Rollout(parts.store, registry, self._catalog, clock, lanes)
         outlets = Outlets(registry, broker, self._catalog)
-        self._engine = Engine(
+        engine = self._engine = Engine(
             self._resolver.of,
             forget=self._resolver.forget,
             broker=self.broker,
@@ -108,13 +108,11 @@ class EventBus(Publisher):
             news=self.watch.look,
             every_s=lambda: parts.wakeup.poll_s,
         )
-        self.rollout.engine, self.rollout.log = self._engine, self.log
+        self.rollout.engine, self.rollout.log = engine, self.log
         self.rollout.corrector = Corrector(self.rollout, self._catalog, self._origins.prepare)
-        self.direct = Direct(
-            local, self._engine, registry, self.log, parts.wakeup, self._resolver.forget
-        )
+        self.direct = Direct(local, engine, registry, self.log, parts.wakeup, self._resolver.forget)
         self._subscriber = Subscriber(
-            registry, broker, self._origins, self._catalog, self._engine, outlets
+            registry, broker, self._origins, self._catalog, engine, outlets
         )
         if isinstance(clock, Jumping):
             clock.tell(self._engine.wake)

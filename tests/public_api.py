@@ -27,6 +27,7 @@ MODULES = (
 MADE_BY_US = {"EventBus", "Model", "ModelVersion", "Run", "Subscription"}
 """Classes that users get from a call and never construct."""
 PARTS_ONLY = {
+    "archived",
     "borrowed_listener",
     "direct",
     "busy",

@@ -18,6 +18,7 @@ from mltrigger.api.documents import Documents
 from mltrigger.api.gate import Gate
 from mltrigger.api.inference import Inference
 from mltrigger.api.intake import Unsupported
+from mltrigger.api.lanes import LaneRoutes
 from mltrigger.api.models import Models
 from mltrigger.api.problems import Refused, answer
 from mltrigger.api.publishing import Publishing
@@ -25,6 +26,7 @@ from mltrigger.api.reading import Reading
 from mltrigger.api.service import Service, aside
 from mltrigger.api.settings import Doors, Hooks, Limits
 from mltrigger.api.steering import Steering
+from mltrigger.api.versions import Versions
 from mltrigger.api.webhooks import Webhooks
 from mltrigger.errors import MltriggerError
 
@@ -87,6 +89,8 @@ def application(
         Webhooks(service, publishing, hooks),
         Reading(service),
         Steering(service),
+        Versions(service),
+        LaneRoutes(service),
         models,
         Inference(service, models),
         Documents(service),

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mltrigger._version import __version__
+from mltrigger.api import version_paths
+from mltrigger.api.operations import answer, content, get, post, refusals
 from mltrigger.api.shapes import PARAMETERS, SHAPES, object_of, ref
 from mltrigger.event.envelopes.cloudevents import BATCH
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from mltrigger.versions.version import ModelVersion
 
 Json = dict[str, Any]
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
 
 
 def openapi(registry: Registry, may: Callable[[str, str], bool], url: str = "/") -> Json:
@@ -36,7 +36,7 @@ def openapi(registry: Registry, may: Callable[[str, str], bool], url: str = "/")
         Where the server is.
     """
     versions = [each for each in registry.versions() if may("invoke", each.name)]
-    schemas: Json = dict(SHAPES)
+    schemas: Json = {**SHAPES, **version_paths.SHAPES}
     paths: Json = {}
     for path, item in (*_general(), *_of_versions(versions, schemas)):
         paths.setdefault(path, {}).update(item)
@@ -133,16 +133,16 @@ def _of_versions(versions: list[ModelVersion], schemas: Json) -> Iterator[tuple[
         schemas.update(own)
         name = names.of(version)
         takes = ref(f"{name}_input") if f"{name}_input" in own else {}
-        answer = dict(SHAPES["Answer"]["properties"])
+        members = dict(SHAPES["Answer"]["properties"])
         if f"{name}_output" in own:
-            answer["output"] = ref(f"{name}_output")
+            members["output"] = ref(f"{name}_output")
         yield (
             f"/v1/models/{version.name}/versions/{version.version}/invoke",
-            _post(
+            post(
                 f"invoke_{name}",
                 f"Call {version.name} {version.version}",
-                takes=_content(takes),
-                gives={"200": _answer("The recorded answer.", object_of(answer))},
+                takes=content(takes),
+                gives={"200": answer("The recorded answer.", object_of(members))},
                 parameters=["IdempotencyKey"],
                 tag="models",
             ),
@@ -153,22 +153,23 @@ def _general() -> Iterator[tuple[str, Json]]:
     """Yield the paths that every bus has."""
     yield from _events()
     yield from _subscriptions()
+    yield from version_paths.paths()
     yield from _models()
     yield from _browsers()
 
 
 def _events() -> Iterator[tuple[str, Json]]:
     published = {
-        "200": _answer("Published, and every outcome is there.", ref("Receipt")),
-        "202": _answer("Published. Its status says what becomes of it.", ref("Receipt")),
+        "200": answer("Published, and every outcome is there.", ref("Receipt")),
+        "202": answer("Published. Its status says what becomes of it.", ref("Receipt")),
     }
     # One media type each: generators cannot choose among several. The first also takes CloudEvents.
     yield (
         "/v1/topics/{topic}/events",
-        _post(
+        post(
             "publish",
             "Publish an event: JSON, or a CloudEvent by its media type or headers",
-            takes=_content({}),
+            takes=content({}),
             gives=published,
             parameters=["Topic", "IdempotencyKey", "Prefer"],
             tag="events",
@@ -176,13 +177,13 @@ def _events() -> Iterator[tuple[str, Json]]:
     )
     yield (
         "/v1/topics/{topic}/batch",
-        _post(
+        post(
             "publish_batch",
             "Publish CloudEvents, all or none",
             takes={BATCH: {"schema": {"type": "array", "items": ref("CloudEvent")}}},
             gives={
-                "200": _answer("Published, and every outcome is there.", ref("Receipts")),
-                "202": _answer("Published.", ref("Receipts")),
+                "200": answer("Published, and every outcome is there.", ref("Receipts")),
+                "202": answer("Published.", ref("Receipts")),
             },
             parameters=["Topic", "Prefer"],
             tag="events",
@@ -190,7 +191,7 @@ def _events() -> Iterator[tuple[str, Json]]:
     )
     yield (
         "/v1/events/{id}",
-        _get(
+        get(
             "event",
             "State and answer of every subscription",
             "EventStates",
@@ -200,20 +201,20 @@ def _events() -> Iterator[tuple[str, Json]]:
     )
     yield (
         "/v1/labels",
-        _post(
+        post(
             "label",
             "Keep the truth about an event",
-            takes=_content(ref("Label")),
-            gives={"200": _answer("Kept.", ref("Labelled"))},
+            takes=content(ref("Label")),
+            gives={"200": answer("Kept.", ref("Labelled"))},
             tag="events",
         ),
     )
     yield (
         "/v1/events/{id}/cancel",
-        _post(
+        post(
             "cancel",
             "End an event where it has not begun",
-            gives={"200": _answer("Subscriptions that had begun.", ref("Cancelled"))},
+            gives={"200": answer("Subscriptions that had begun.", ref("Cancelled"))},
             parameters=["Id", "Source"],
             tag="events",
         ),
@@ -223,10 +224,10 @@ def _events() -> Iterator[tuple[str, Json]]:
 def _subscriptions() -> Iterator[tuple[str, Json]]:
     yield (
         "/v1/subscriptions",
-        _get("subscriptions", "List subscriptions", "Subscriptions", [], "subscriptions"),
+        get("subscriptions", "List subscriptions", "Subscriptions", [], "subscriptions"),
     )
     one = "/v1/subscriptions/{name}"
-    outcomes = _get(
+    outcomes = get(
         "outcomes",
         "Outcomes as a page, or as server-sent events",
         "Outcomes",
@@ -239,7 +240,7 @@ def _subscriptions() -> Iterator[tuple[str, Json]]:
     yield f"{one}/outcomes", outcomes
     yield (
         f"{one}/dead-letters",
-        _get("dead_letters", "List dead letters", "DeadLetters", ["Name"], "subscriptions"),
+        get("dead_letters", "List dead letters", "DeadLetters", ["Name"], "subscriptions"),
     )
     for action, takes, gives, said in (
         ("redrive", "Redrive", "Changed", "Deliver dead letters again"),
@@ -249,11 +250,11 @@ def _subscriptions() -> Iterator[tuple[str, Json]]:
     ):
         yield (
             f"{one}/{action}",
-            _post(
+            post(
                 action,
                 said,
-                takes=_content(ref(takes)) if takes else None,
-                gives={"200": _answer("Done.", ref(gives))},
+                takes=content(ref(takes)) if takes else None,
+                gives={"200": answer("Done.", ref(gives))},
                 parameters=["Name"],
                 tag="subscriptions",
                 optional=action == "redrive",
@@ -262,18 +263,18 @@ def _subscriptions() -> Iterator[tuple[str, Json]]:
 
 
 def _models() -> Iterator[tuple[str, Json]]:
-    yield "/v1/models", _get("models", "List model versions", "Models", [], "models")
+    yield "/v1/models", get("models", "List model versions", "Models", [], "models")
     for path, name, parameters in (
         ("/v1/models/{name}/invoke", "invoke", ["Model"]),
         ("/v1/models/{name}/versions/{version}/invoke", "invoke_version", ["Model", "Version"]),
     ):
         yield (
             path,
-            _post(
+            post(
                 name,
                 "Call a model version and wait for its answer",
-                takes=_content({}),
-                gives={"200": _answer("The recorded answer.", ref("Answer"))},
+                takes=content({}),
+                gives={"200": answer("The recorded answer.", ref("Answer"))},
                 parameters=[*parameters, "IdempotencyKey"],
                 tag="models",
             ),
@@ -283,15 +284,15 @@ def _models() -> Iterator[tuple[str, Json]]:
 def _browsers() -> Iterator[tuple[str, Json]]:
     yield (
         "/v1/tickets",
-        _post(
+        post(
             "ticket",
             "Get a ticket that opens one stream within a minute",
-            takes=_content(ref("TicketWanted")),
-            gives={"201": _answer("The ticket.", ref("Ticket"))},
+            takes=content(ref("TicketWanted")),
+            gives={"201": answer("The ticket.", ref("Ticket"))},
             tag="browsers",
         ),
     )
-    session = _post(
+    session = post(
         "begin_session",
         "Exchange the token for a cookie",
         gives={"204": {"description": "The cookie is set."}},
@@ -301,57 +302,6 @@ def _browsers() -> Iterator[tuple[str, Json]]:
         "operationId": "end_session",
         "summary": "End the session",
         "tags": ["browsers"],
-        "responses": {"204": {"description": "The session has ended."}, **_refusals()},
+        "responses": {"204": {"description": "The session has ended."}, **refusals()},
     }
     yield "/v1/session", session
-
-
-def _get(name: str, summary: str, gives: str, parameters: list[str], tag: str) -> Json:
-    return {
-        "get": {
-            "operationId": name,
-            "summary": summary,
-            "tags": [tag],
-            "parameters": [_parameter(each) for each in parameters],
-            "responses": {"200": _answer("Found.", ref(gives)), **_refusals()},
-        }
-    }
-
-
-def _post(
-    name: str,
-    summary: str,
-    *,
-    gives: Json,
-    tag: str,
-    takes: Json | None = None,
-    parameters: list[str] | None = None,
-    optional: bool = False,
-) -> Json:
-    operation: Json = {
-        "operationId": name,
-        "summary": summary,
-        "tags": [tag],
-        "parameters": [_parameter(each) for each in parameters or ()],
-        "responses": {**gives, **_refusals()},
-    }
-    if takes is not None:
-        operation["requestBody"] = {"required": not optional, "content": takes}
-    return {"post": operation}
-
-
-def _content(schema: Mapping[str, Any]) -> Json:
-    return {_JSON: {"schema": dict(schema)}}
-
-
-def _answer(description: str, schema: Mapping[str, Any]) -> Json:
-    return {"description": description, "content": _content(schema)}
-
-
-def _refusals() -> Json:
-    refusal = {"description": "Refused.", "content": {_PROBLEM: {"schema": ref("Problem")}}}
-    return {"4XX": refusal, "5XX": refusal}
-
-
-def _parameter(name: str) -> Json:
-    return {"$ref": f"#/components/parameters/{name}"}

@@ -16,6 +16,7 @@ from mltrigger.errors import (
     AmbiguousEvent,
     Closed,
     EventTooLarge,
+    InvalidCorrection,
     InvalidEvent,
     InvalidModel,
     InvalidName,
@@ -23,6 +24,8 @@ from mltrigger.errors import (
     MltriggerError,
     NameTaken,
     NotFound,
+    NothingToCompare,
+    NotShipped,
     ObjectMissing,
     StoreError,
     VersionConflict,
@@ -45,6 +48,9 @@ _STATUS: dict[type[Exception], int] = {
     AmbiguousEvent: 409,
     NameTaken: 409,
     VersionConflict: 409,
+    NotShipped: 409,
+    NothingToCompare: 409,
+    InvalidCorrection: 409,
     StoreError: 503,
     Closed: 503,
 }
@@ -128,7 +134,8 @@ def problem(error: Exception) -> Response:
     reason = getattr(error, "reason", None) or _code(type(error).__name__)
     if isinstance(error, Unsupported):
         reason = error.reason
-    return _problem(status, reason, redacted(str(error)), 5.0 if status == 503 else None)
+    more = {"verdict": json.loads(error.verdict.to_json())} if isinstance(error, NotShipped) else {}
+    return _problem(status, reason, redacted(str(error)), 5.0 if status == 503 else None, more)
 
 
 def _problem(

@@ -197,6 +197,7 @@ PARAMETERS: Json = {
     "Topic": _in_path("topic", "documents"),
     "Id": _in_path("id", "b7c9"),
     "Name": _in_path("name", "ocr"),
+    "Lane": _in_path("lane", "ocr~replay-7"),
     "Model": _in_path("name", "ocr"),
     "Version": _in_path("version", "1.0.0"),
     "Source": _in("query", "source", _TEXT, "The source of an id that two sources have."),

@@ -1,4 +1,4 @@
-"""The command line: ``mltrigger demo``, ``publish``, ``label``, ``worker``, ``doctor`` and more."""
+"""The command line, ``mltrigger``. Without a command it lists the commands."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from typing import Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
+from mltrigger.cli.case import add_commands as add_case_commands
+from mltrigger.cli.compare import add_commands as add_compare_commands
 from mltrigger.cli.label import add_commands as add_label_commands
+from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
+from mltrigger.cli.versions import add_commands as add_version_commands
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.text import one_line, redacted
 
@@ -204,6 +208,10 @@ def _parser() -> Parser:
     for add in (_add_demo, _add_tutorial, _add_publish, _add_worker, _add_doctor):
         add(commands)
     add_label_commands(commands)
+    add_version_commands(commands)
+    add_lane_commands(commands)
+    add_compare_commands(commands)
+    add_case_commands(commands)
     add_table_commands(commands)
     add_serve_commands(commands)
     add_commands(commands, aws)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 EXIT_STATUS = """\
-exit status: 0 done, 1 refused with a message or an error found by doctor, 2 wrong usage,
-130 interrupted"""
+exit status: 0 done, 1 refused with a message, an error found by doctor, or a verdict of compare
+that is not SHIP, 2 wrong usage, 130 interrupted"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,7 +77,7 @@ def filled(text: str) -> str:
 
 def _near(word: str, known: Iterable[str]) -> list[str]:
     """Return the two of *known* nearest to *word*: abbreviated by it, else similar to it."""
-    names = sorted(set(known))
+    names = sorted(set(known) - {word})  # another command may have that option
     return [name for name in names if name.startswith(word)][:2] or difflib.get_close_matches(
         word, names, n=2
     )

@@ -53,13 +53,24 @@ class Assembly:
         """The places of models, by subscription."""
 
     def listener(
-        self, spec: SubscriptionSpec, kind: type[Kind], placed_like: str = "", **others: Any
+        self,
+        spec: SubscriptionSpec,
+        kind: type[Kind],
+        placed_like: str = "",
+        *,
+        is_lane: bool = False,
+        **others: Any,
     ) -> Kind:
-        """Return a new listener. Its model runs where that of *placed_like* does."""
-        executor = self.executors.get(placed_like or spec.name)
+        """Return a new listener. Its model runs where that of *placed_like* does.
+
+        A lane shares no executor with others, since a call in it may break that.
+        """
+        executor, policy = self.executors.get(placed_like or spec.name), spec.policy
+        if is_lane and executor is not None and not callable(executor):
+            executor, policy = None, dataclasses.replace(policy, isolation="process")
 
         def place(selector: str) -> Placement:
-            return Placement(self._resolve(selector), spec.policy, executor)
+            return Placement(self._resolve(selector), policy, executor)
 
         parts = {**self._parts, **others}
         return kind(

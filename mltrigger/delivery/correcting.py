@@ -6,13 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from mltrigger.broker import Broker, Delivery, Outside, SubscriptionSpec
+from mltrigger.broker import Broker, Delivery, Outside, Settlement, SubscriptionSpec
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lot import Ended
 from mltrigger.delivery.recorder import Recorder
 from mltrigger.event.event import Event
 from mltrigger.store import corrections
 from mltrigger.store.lanes import end_lane, is_through
+from mltrigger.store.outcomes import Outcome
 from mltrigger.store.unit import Invocation, Unit
 from mltrigger.versions.running.invoke import Result
 
@@ -49,6 +50,12 @@ class CorrectionRecorder(Recorder):
     def takes(self, delivery: Delivery, result: Result) -> bool:
         """Return ``False``, as :meth:`takes_whole`."""
         return False
+
+    def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
+        outcome, settlement = super()._verdict(delivery, result)
+        if settlement.verdict == "dead_letter":  # the old answer stays: nobody has to decide
+            return outcome, Settlement(delivery, "ack")
+        return outcome, settlement
 
     def _is_silent(self, result: Result) -> bool:
         return not result.ok  # no answer replaces an answer, too

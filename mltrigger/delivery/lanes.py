@@ -35,6 +35,7 @@ from mltrigger.errors import Closed, StoreError
 from mltrigger.event.data import encode_data
 from mltrigger.event.envelopes import IGNORED_TYPES
 from mltrigger.event.event import DEFAULT_SOURCE
+from mltrigger.policy import DeliveryPolicy, backoff_s
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.outcomes import ANSWERING, Outcome
 from mltrigger.store.registry import Registry
@@ -51,7 +52,6 @@ _PATIENCE_S = 0.25
 _GATHER_S = 0.05
 """The pause of a lane that keeps up with live events. It takes several of them then."""
 _RECENT_S = 1.0
-_LOOK_S = 0.001
 _SHORT = 8
 """Beside live calls a lot of a lane is so much shorter."""
 _FINITE_POLL_S = 0.2
@@ -78,7 +78,7 @@ class Traffic:
         """Wait for a pause of live calls, but not for long."""
         end_s = time.monotonic() + _PATIENCE_S
         while not self.is_quiet() and time.monotonic() < end_s:
-            if stopping.wait(_LOOK_S):
+            if stopping.wait(QUIET_S):
                 return
 
 
@@ -135,6 +135,9 @@ class LaneRecorder(Recorder):
     durable = False
 
     def _verdict(self, delivery: Delivery, result: Result) -> tuple[Outcome, Settlement]:
+        if result.reason == "effect_missing" and not result.permanent:  # the live call goes on
+            delay_s = backoff_s(delivery.attempt, self._uniform)
+            return "failed", Settlement(delivery, "retry", delay_s, counts="nothing")
         outcome, settlement = super()._verdict(delivery, result)
         if settlement.verdict == "dead_letter":
             return outcome, Settlement(delivery, "ack")
@@ -266,14 +269,11 @@ class Lanes:
         answers = spec.role in ANSWERING
         kind = CorrectionListener if answers else SilentLaneListener
         self._specs[spec.id] = spec
-        executor = self._assembly.executors.get(parent)
-        if executor is not None and not callable(executor):  # a crash would break it for live calls
-            policy = dataclasses.replace(spec.policy, isolation="process")
-            spec, parent = dataclasses.replace(spec, policy=policy), spec.name
         listener = self._assembly.listener(
             spec,
             kind,
             parent,
+            is_lane=True,
             broker=self._store.broker,
             outside=None,
             # events that were answered are not filtered again
@@ -341,7 +341,7 @@ def _is_for(spec: SubscriptionSpec, share: float, d: Delivery) -> bool:
     return Seen(d.event, *encode_data(d.event, MAX_EVENT_BYTES)).passes(spec.filter)
 
 
-def policy_of(spec: SubscriptionSpec, concurrency: int, rate: float | None) -> Any:
+def policy_of(spec: SubscriptionSpec, concurrency: int, rate: float | None) -> DeliveryPolicy:
     """Return the policy of a lane of *spec*: one attempt an event, and no age limit."""
     return dataclasses.replace(
         spec.policy,

@@ -33,6 +33,7 @@ from mltrigger.reports.store_checks import (
     writer,
 )
 from mltrigger.store.log import Log
+from mltrigger.store.outcomes import ROLES
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.text import count
@@ -105,7 +106,14 @@ class Doctor:
         """Return the findings about one subscription, the worst first."""
         if lost := self._lost(spec.name):
             return lost
-        return _sorted(self._subscription(spec, self._registry.live_listeners()), spec.name)
+        found = self._subscription(spec, self._registry.live_listeners())
+        own = {f"{spec.name}~{role}" for role in ROLES}
+        found += [
+            each
+            for each in lanes(self._store, self._clock.now_us())
+            if each.about.rpartition("-")[0] in own
+        ]
+        return _sorted(found, spec.name)
 
     def _subscription(self, spec: SubscriptionSpec, alive: Mapping[int, int]) -> list[Finding]:
         depth = self._broker.depth(spec)

@@ -13,6 +13,9 @@ from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
 from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
+from mltrigger.event.data import decode_data
+from mltrigger.event.event import Event
+from mltrigger.event.making import with_data
 from mltrigger.policy import DeliveryPolicy, keywords_of
 from mltrigger.reports import frames, views
 from mltrigger.reports.audit import audit
@@ -321,6 +324,11 @@ class Lookup:
             return try_out(events, *placed(), self._clock, rehearsal(self.log, spec, keys))
         finally:
             placed.close()
+
+    def archived(self, spec: SubscriptionSpec, seq: int) -> Event:
+        """Return an event of the archive as a model of *spec* gets it, with its object."""
+        event, raw, media_type = self.log.archived(seq)
+        return self._origins.prepare(spec)(with_data(event, decode_data(raw, media_type)))
 
     def tally(self, spec: SubscriptionSpec) -> dict[str, int]:
         """Return outcome -> number of attempts of one subscription."""

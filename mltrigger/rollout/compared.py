@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import InvalidComparison
+from mltrigger.errors import InvalidComparison, NotFound
 from mltrigger.reports import frames, views
 from mltrigger.reports.moments import Moment
 from mltrigger.rollout.comparison import Comparison, compare_frames
@@ -62,7 +62,10 @@ def _columns(by: Any) -> list[str]:
     """Return the columns to read: a function may look at all of them."""
     if callable(by):
         return list(frames.INVOCATIONS)
-    others = [by] if by in frames.INVOCATIONS else []
+    if by is not None and by not in frames.INVOCATIONS:
+        advice = "by= takes a function of a row as well"
+        raise NotFound.of("column", str(by), frames.INVOCATIONS, advice)
+    others = [by] if by is not None else []
     return list(dict.fromkeys([*NEEDED, "measures", *others]))
 
 

@@ -16,6 +16,7 @@ from mltrigger.rollout.service import Rollout
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Answered, Given, Replacement
 from mltrigger.store.lanes import LaneRow, Opened, end_lane, is_through, open_lane, set_lane
+from mltrigger.store.lanes import lane as lane_now
 from mltrigger.store.ledger import Binding, user
 from mltrigger.store.log import DeadKey
 from mltrigger.store.transaction import Reader
@@ -93,7 +94,7 @@ class Corrector:
             )
         if not 0 <= number < len(rows):
             raise NotFound(
-                f"no binding {number} of {spec.name!r}: sub.history() has 0 to {len(rows) - 1}"
+                f"no binding {number} of {spec.name!r}: the history has 0 to {len(rows) - 1}"
             )
         _check_past(spec, rows, rows[number])
         with self._store.snapshot() as reader:
@@ -176,6 +177,7 @@ class Corrector:
         max_rate_per_s: float | None,
         limit: int | None,
         why: str | None,
+        by: str | None = None,
     ) -> None:
         """Open a lane for the answers of a binding, or go on with the one that is open."""
         if limit is not None and (isinstance(limit, bool) or limit < 1):
@@ -196,7 +198,7 @@ class Corrector:
                 "binding": bound.number,
                 "limit": limit,
                 "why": why,
-                "by": user(),
+                "by": by or user(),
                 "filled": False,
                 "hold_events": _ALL_EVENTS,
                 "hold_s": _ALL_S,
@@ -227,9 +229,6 @@ class Corrector:
             if lane.selector != given.selector:
                 corrections.leave(transaction, lane)
                 return None
-            kept = {**given.settings, **lane.settings}
-            kept.pop("ended", None)
-            set_lane(transaction, lane.id, kept if lane.bound else {**kept, "ended": "stopped"})
             corrections.set_policy(transaction, lane.id, given.policy)
         self._lanes.begin(lane.id)
         return self._lanes.row(lane.id)
@@ -262,6 +261,7 @@ class Corrector:
                 added = wanted[first : first + _STEP]
                 corrections.add(transaction, lane.id, spec.id, added, self._clock.now_us())
         with self._store.transaction() as transaction:
+            settings = lane_now(transaction, lane.id).settings
             events = len(corrections.in_lane(transaction, lane.id))
             set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):

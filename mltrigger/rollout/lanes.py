@@ -45,12 +45,13 @@ def shadow(
     concurrency: int = 1,
     max_rate_per_s: float | None = None,
     why: str | None = None,
+    by: str | None = None,
 ) -> LaneRow:
     """Send a copy of a share of the live events to *version*. See ``sub.shadow``."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.0 < share <= 1.0:
         raise InvalidPolicy(f"share = {share!r:.60}: write a share above 0 and up to 1, as 0.2")
     meant = str(rollout.meant(spec, version))
-    settings = _settings(effects, why) | {"share": float(share)}
+    settings = _settings(effects, why, by) | {"share": float(share)}
     given = Opened(
         "shadow",
         meant,
@@ -78,12 +79,13 @@ def replay(
     effects: Effects = "recorded",
     concurrency: int = 1,
     why: str | None = None,
+    by: str | None = None,
 ) -> LaneRow:
     """Send recorded events to *version*. See ``sub.replay``."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
         raise InvalidPolicy(f"limit = {limit!r:.60}: write a whole number of at least 1")
     meant = str(rollout.meant(spec, version))
-    policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why)
+    policy, common = policy_of(spec, concurrency, max_rate_per_s), _settings(effects, why, by)
     low, high, cut = _range(rollout, spec, since, until)
     asked = {"since": _said(since), "until": _said(until), "limit": limit}
     low, total = _limited(rollout, spec, low, high, limit)
@@ -113,13 +115,13 @@ def replay_these(
     return _opened(rollout, spec, given)
 
 
-def _settings(effects: str, why: str | None) -> dict[str, Any]:
+def _settings(effects: str, why: str | None, by: str | None = None) -> dict[str, Any]:
     if effects not in _EFFECTS:
         raise NotFound.of("effects", str(effects), _EFFECTS)
     return {
         "effects": effects,
         "why": why,
-        "by": user(),
+        "by": by or user(),
         "hold_events": HOLD_EVENTS,
         "hold_s": HOLD_S,
     }

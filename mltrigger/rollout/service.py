@@ -67,8 +67,12 @@ class Rollout:
         backlog: Backlog = "new",
         force: str | None = None,
         why: str | None = None,
+        by: str | None = None,
     ) -> Bound:
-        """Let *version* answer from now on. See ``sub.promote``."""
+        """Let *version* answer from now on. See ``sub.promote``.
+
+        *by* says who. Default: the user of this process.
+        """
         if backlog not in ("new", "old"):
             raise NotFound.of("backlog", str(backlog), ["new", "old"])
         rows = self._rows(spec)
@@ -101,7 +105,7 @@ class Rollout:
                 "promote",
                 selector,
                 meant.id,
-                made_by=user(),
+                made_by=by or user(),
                 why=said,
                 verdict=judged.to_json() if judged is not None else None,
                 backlog=backlog,
@@ -122,6 +126,7 @@ class Rollout:
         min_s: float = 60.0,
         then: Literal["wait", "promote"] = "wait",
         why: str | None = None,
+        by: str | None = None,
     ) -> Bound:
         """Let *version* answer a share of the events. See ``sub.canary``."""
         guard = guard or Guard()
@@ -139,7 +144,7 @@ class Rollout:
             raise NotFound(f"{meant} answers {spec.name!r} already: a canary needs another version")
         if now.canary is not None:
             raise NotFound(
-                f"{now.canary} is the canary of {spec.name!r} already: promote() it or rollback()"
+                f"{now.canary} is the canary of {spec.name!r} already: promote it or roll it back"
                 " first"
             )
         self._check_measures(spec, guard)
@@ -162,7 +167,7 @@ class Rollout:
                 str(meant),
                 meant.id,
                 shares[0],
-                user(),
+                by or user(),
                 why,
                 plan=plan,
                 after=now.number,
@@ -170,7 +175,14 @@ class Rollout:
             ),
         )
 
-    def rollback(self, spec: SubscriptionSpec, to: Any = None, *, why: str | None = None) -> Bound:
+    def rollback(
+        self,
+        spec: SubscriptionSpec,
+        to: Any = None,
+        *,
+        why: str | None = None,
+        by: str | None = None,
+    ) -> Bound:
         """End the canary, or go back to an earlier version. See ``sub.rollback``."""
         rows = self._rows(spec)
         now = rows[-1]
@@ -184,7 +196,7 @@ class Rollout:
                 "rollback",
                 selector,
                 version_id,
-                made_by=user(),
+                made_by=by or user(),
                 why=why or f"back to binding {target.number}",
                 after=now.number,
                 until_id=present.id,
@@ -213,6 +225,7 @@ class Rollout:
 
         ``"1.1.0"``, a selector, a registered version, or a model, which is registered by this.
         """
+        _check_live(spec)
         if isinstance(version, str) and not names_model(version) and not {*":@"} & {*version}:
             version = f"{Selector.parse(spec.selector).name}:{version}"
         handed = self._catalog.understood(version, None, None)
@@ -221,6 +234,7 @@ class Rollout:
     # -- steps -------------------------------------------------------------------------------------
 
     def _rows(self, spec: SubscriptionSpec) -> list[Binding]:
+        _check_live(spec)
         return self.ledger.rows(spec.id)
 
     def _present(self, now: Binding) -> ModelVersion:
@@ -230,8 +244,8 @@ class Rollout:
         added = self.ledger.append(spec.id, change)
         if added is None:
             raise NotFound(
-                f"another binding of {spec.name!r} came in between: look at sub.history(), and"
-                " call this again"
+                f"another binding of {spec.name!r} came in between: look at the history, and"
+                " try again"
             )
         self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
@@ -267,7 +281,7 @@ class Rollout:
         if isinstance(to, int) and not isinstance(to, bool):
             if not 0 <= to < len(rows):
                 raise NotFound(
-                    f"no binding {to} of {spec.name!r}: sub.history() has 0 to {len(rows) - 1}"
+                    f"no binding {to} of {spec.name!r}: the history has 0 to {len(rows) - 1}"
                 )
             return rows[to]
         if to is not None:
@@ -303,6 +317,13 @@ class Rollout:
                         f"no recent attempt of {spec.name!r} has reported the measure {name!r}:"
                         f" call mt.report({name}=…) in the model first"
                     )
+
+
+def _check_live(spec: SubscriptionSpec) -> None:
+    if spec.role != "live":
+        raise InvalidPolicy(
+            f"{spec.name!r} has role {spec.role}: only a live subscription has versions and lanes"
+        )
 
 
 def _judged(verdict: Any) -> Verdict | None:

@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from mltrigger.errors import InvalidComparison
 from mltrigger.rollout.statistics.exact import Interval, holm
 from mltrigger.rollout.statistics.sizes import needed
-from mltrigger.text import card, count, table_html
+from mltrigger.text import card, count, short, table_html
 
 Word = Literal["SHIP", "HOLD", "WORSE", "NOT YET"]
 """``SHIP``: all rules are shown. ``WORSE``: a harm is significant.
@@ -178,13 +179,31 @@ class Verdict:
         )
 
     @classmethod
-    def from_json(cls, text: str) -> Verdict:
-        """Return the verdict of :meth:`to_json`. Figures have six digits."""
-        found: dict[str, Any] = json.loads(text)
-        rules = tuple(
-            Rule(**{**rule, "interval": _interval(rule["interval"])}) for rule in found["rules"]
-        )
-        return cls(**{**found, "versions": tuple(found["versions"]), "rules": rules})
+    def from_json(cls, text: str | bytes) -> Verdict:
+        """Return the verdict of :meth:`to_json`. Figures have six digits.
+
+        Raises
+        ------
+        InvalidComparison
+            If the text is no verdict, or its word does not follow from its rules.
+        """
+        try:
+            found = json.loads(text)
+            rules = tuple(map(_rule, found["rules"]))
+            verdict = cls(**{**found, "versions": tuple(found["versions"]), "rules": rules})
+            _check(verdict)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            missing = "there is no member " if isinstance(error, KeyError) else ""
+            raise InvalidComparison(
+                f"no verdict of a comparison: {missing}{short(str(error), 100)}; to_json() of a"
+                " verdict writes one"
+            ) from error
+        follows = decided(rules)
+        if verdict.word != follows:
+            raise InvalidComparison(
+                f"the verdict says {short(str(verdict.word))}, but {follows} follows from its rules"
+            )
+        return verdict
 
 
 def decided(rules: Iterable[Rule]) -> Word:
@@ -232,6 +251,27 @@ def _harmed(draft: Draft, p: float, tests: int, repeated: bool) -> Rule:
 def _rounded(value: float | None) -> float | None:
     """Return *value* with six digits. JSON has no infinity."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.{_DIGITS}g}")
+
+
+def _rule(found: Any) -> Rule:
+    rule = Rule(**{**found, "interval": _interval(found["interval"])})
+    passed = rule.passed is None or isinstance(rule.passed, bool)
+    if not (passed and isinstance(rule.harm, bool) and _are_texts(rule.name, rule.text)):
+        raise TypeError(f"the rule {rule.name!r:.60} has members of another type")
+    return rule
+
+
+def _check(verdict: Verdict) -> None:
+    if len(verdict.versions) != 2 or not _are_texts(*verdict.versions):
+        raise TypeError("versions are the old and the new one")
+    if type(verdict.pairs) is not int or not isinstance(verdict.repeated, bool):
+        raise TypeError("pairs or repeated has another type")
+    if not isinstance(verdict.confidence, float):
+        raise TypeError("confidence has another type")
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _interval(found: Sequence[float | None] | None) -> tuple[float, float] | None:

@@ -17,6 +17,7 @@ from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.archive import ARCHIVED, SOURCE, archived
 from mltrigger.store.lanes import LaneRow, end_lane, lanes_of, set_lane
 from mltrigger.store.queue import INSERT_READY, Waiting
+from mltrigger.store.registry import next_generation
 from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Transaction
 
@@ -215,7 +216,8 @@ def leave(transaction: Transaction, lane: LaneRow) -> None:
 
 
 def set_policy(transaction: Transaction, lane_id: int, policy: DeliveryPolicy) -> None:
-    """Replace the policy of a lane."""
+    """Replace the policy of a lane. Its listeners begin anew."""
+    next_generation(transaction)
     transaction.execute(
         "UPDATE subscription SET policy = :policy WHERE id = :s",
         {"s": lane_id, "policy": policy.to_json()},

@@ -39,12 +39,14 @@ WHERE {_KEY} AND calls = :calls
 _ENDED = f"""
 SELECT 1 FROM outcome WHERE subscription_id = :s AND seq = :seq AND outcome IN {FINAL_CODES}
 """
-_ROWS = f"""
+_SELECT = f"""
 SELECT event_id(e.id), {SOURCE}, f.name, f.key, {STATE}, f.attempt, f.calls, f.intended_us,
   f.answered_us, f.answer, f.error
 FROM effect f JOIN event e ON e.seq = f.seq WHERE f.subscription_id = :s
-ORDER BY f.intended_us, f.seq, f.name, f.key
 """
+_ORDER = "ORDER BY f.intended_us, f.seq, f.name, f.key"
+_ROWS = f"{_SELECT} {_ORDER}"
+_ROWS_OF_EVENT = f"{_SELECT} AND f.seq = :seq {_ORDER}"
 _OF_EVENT = f"""
 SELECT f.name, f.key, {STATE}, f.attempt, f.error FROM effect f
 WHERE f.subscription_id = :s AND f.seq = :seq ORDER BY f.intended_us, f.name, f.key
@@ -124,9 +126,13 @@ class Effects:
         """Record the end of a call. It is durable then. A later call keeps its own end."""
         self._store.write(_end_each, end._replace(now_us=self._clock.now_us()))
 
-    def rows(self, subscription_id: int) -> list[Row]:
-        """Return the effects of a subscription, oldest first, as the frame shows them."""
-        return self._store.read(_ROWS, {"s": subscription_id})
+    def rows(self, subscription_id: int, seq: int | None = None) -> list[Row]:
+        """Return the effects of a subscription, oldest first, as the frame shows them.
+
+        With *seq* only those of one event.
+        """
+        statement = _ROWS if seq is None else _ROWS_OF_EVENT
+        return self._store.read(statement, {"s": subscription_id, "seq": seq})
 
     def unknown(self, subscription_id: int) -> dict[str, int]:
         """Return the number of unknown effects by name. Those of calls under way do not count."""

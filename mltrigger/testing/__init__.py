@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mltrigger.aws.emulator import AwsEmulator
     from mltrigger.bus import EventBus
+    from mltrigger.testing.case import Case
 
 _STILL_S = 0.05
 _STEP_S = 0.1
@@ -131,3 +132,30 @@ def aws_emulator() -> AwsEmulator:
     from mltrigger.aws.emulator import AwsEmulator
 
     return AwsEmulator()
+
+
+def record_case(
+    bus: EventBus, event: Any, subscription: str | None = None, source: str | None = None
+) -> Case:
+    """Return one answered event as a case: the event, its object, its effects, its answer.
+
+    Write ``case.to_json()`` to a file ``*.case.json``, and pytest runs the model of the working
+    tree with it. ``mltrigger export-case`` does so.
+
+    Parameters
+    ----------
+    bus : EventBus
+        A bus.
+    event, source
+        As for ``bus.cancel``.
+    subscription : str, optional
+        The subscription that answered. It is needed if several did.
+
+    Raises
+    ------
+    NotFound
+        If there is no such event, or no answer yet, or several have one.
+    """
+    from mltrigger.testing.case import record
+
+    return record(bus, event, subscription, source)

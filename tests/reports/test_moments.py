@@ -32,6 +32,26 @@ def calls(table: pd.DataFrame) -> int:
     return int(table.loc[table["stage"] == "model", "count"].sum())
 
 
+def replayed(bus: mt.EventBus, since: Any) -> int:
+    """Return how many events a replay takes. It begins none of them."""
+    sub = bus.subscription("read")
+    try:
+        return sub.replay(sub.selector, since=since, max_rate_per_s=0.001).progress().total or 0
+    except mt.NotFound:
+        return 0
+
+
+def compared(bus: mt.EventBus, since: Any) -> int:
+    """Return on how many events a version is compared with itself."""
+    sub = bus.subscription("read")
+    if len(sub.results()):
+        sub.replay(sub.selector, wait=True)
+    try:
+        return sub.compare(sub.selector, sub.selector, since=since).counts["pairs"]
+    except mt.NothingToCompare:
+        return 0
+
+
 CALLS: dict[str, Call] = {
     "EventBus.events": lambda bus, since: rows(bus.events(since=since)),
     "EventBus.invocations": lambda bus, since: rows(bus.invocations(since=since)),
@@ -40,6 +60,8 @@ CALLS: dict[str, Call] = {
         bus.subscription("read").invocations(since=since)
     ),
     "Subscription.latency": lambda bus, since: calls(bus.subscription("read").latency(since=since)),
+    "Subscription.compare": compared,
+    "Subscription.replay": replayed,
 }
 
 

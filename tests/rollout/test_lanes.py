@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures as futures
 import contextlib
 import subprocess
 import sys
@@ -568,6 +569,7 @@ def test_lane_holds_the_archive_up_to_its_limit_and_the_doctor_says_so(
     (finding,) = bus.doctor().query("check == 'lane'").to_dict("records")
     assert finding["about"] == replayed.name
     assert "more than the 30 events or 7 days" in finding["finding"]
+    assert len(sub.doctor().query("check == 'lane'")) == 1
     bus.prune()
     assert len(bus.events()) == 30
     assert replayed.progress().remaining == 30
@@ -589,7 +591,8 @@ def test_stopped_replay_of_single_events_goes_on_without_those_that_were_deleted
     bus.prune()
 
     assert len(bus.events()) == 5
-    assert replay.start().progress().remaining == 5
+    at = replay.start().progress()
+    assert at.done + at.remaining == 6
 
 
 # -- comparisons -----------------------------------------------------------------------------------
@@ -703,3 +706,85 @@ def test_labels_are_part_of_a_comparison(bus: mt.EventBus) -> None:
 
     assert found.counts["labelled"] == 20
     assert found.counts["labels_without_pair"] == 0
+
+
+# -- with other parts ------------------------------------------------------------------------------
+
+
+def test_share_of_plain_events_in_batches_is_called_in_batches(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", batched("1.0.0"), batch_size=200)
+    bus.register(batched("1.1.0"))
+    shadow = sub.shadow("1.1.0", share=0.5)
+    bus.publish_batch("documents", list(range(1_000)))
+    wait_until(lambda: len(sub.results()) == 1_000)
+    shadow.wait()
+
+    found = shadow.invocations()
+    assert 400 <= len(found) <= 600
+    assert set(found["outcome"]) == {"succeeded"}
+    assert found["batch_size"].max() > 1
+
+
+def test_shadow_waits_for_the_recorded_effect_of_a_slower_live_call(
+    bus: mt.EventBus, gate: Gate
+) -> None:
+    charged: list[int] = []
+
+    def pay(order: int) -> str:
+        gate.wait()
+        return str(mt.once("charge", charge, order))
+
+    def pay_faster(order: int) -> str:
+        return str(mt.once("charge", charge, order))
+
+    def charge(order: int) -> str:
+        charged.append(order)
+        return f"receipt {order}"
+
+    sub = bus.subscribe("orders", mt.model(pay, name="pay", version="1.0.0"))
+    bus.register(mt.model(pay_faster, name="pay", version="1.1.0"))
+    shadow = sub.shadow("1.1.0")
+    bus.publish("orders", 7)
+    wait_until(lambda: "failed" in set(sub.invocations(role="shadow")["outcome"]))
+    gate.open()
+    wait_until(lambda: shadow.progress().done == 1)
+
+    assert charged == [7]
+    assert list(shadow.results()["output"]) == ["receipt 7"]
+
+
+def test_cancelled_event_is_cancelled_in_its_lanes_and_only_subscriptions_are_named(
+    bus: mt.EventBus,
+) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    bus.register(answers("1.1.0"))
+    shadow = sub.shadow("1.1.0")
+    sub.stop()
+    receipt = bus.publish("documents", 1)
+
+    assert list(bus.cancel(receipt)) == []
+
+    assert shadow.progress().remaining == 0
+    assert list(sub.invocations(role="shadow")["reason"]) == ["cancelled"]
+
+
+def test_lane_does_not_use_the_executor_of_the_live_version(tmp_path: Path) -> None:
+    class Pool(futures.ThreadPoolExecutor):
+        """A pool that a lane must not break."""
+
+        calls = 0
+
+        def submit(self, *given: Any, **named: Any) -> Any:
+            Pool.calls += 1
+            return super().submit(*given, **named)
+
+    with mt.connect(f"sqlite:///{tmp_path}/bus.db") as bus, Pool(1) as pool:
+        sub = bus.subscribe("documents", answers("1.0.0"), executor=pool)
+        bus.register(answers("1.1.0"))
+        bus.fire("documents", [1, 2], progress=False)
+        before = Pool.calls
+
+        replay = sub.replay("1.1.0", wait=True)
+
+        assert set(replay.results()["output"]) == {"1.1.0"}
+        assert Pool.calls == before > 0

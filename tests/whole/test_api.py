@@ -132,6 +132,7 @@ def test_completion_offers_public_names_only() -> None:
 OF_A_BUS_ONLY = {
     "close",
     "closed",  # mt.close() ends the default bus
+    "archived",
     "borrowed_listener",
     "busy",
     "event_of",

@@ -41,6 +41,7 @@ import mltrigger as mt
 from mltrigger import clock as clocks
 from mltrigger.broker import MAX_EVENT_BYTES
 from mltrigger.delivery.recorder import Recorder
+from mltrigger.store.lots import By
 from mltrigger.store.sqlite import files
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.invoke import MAX_OUTPUT_BYTES, Result
@@ -638,7 +639,7 @@ def two_workers(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     """The lease ran out while the first worker ran: the second one counts, the first one is stale."""
     bus, clock = bench.bus, bench.clock
     sub = bus.subscribe("pages", echo, listen=False)
-    spec, version = bus.spec("echo"), bus.registry.versions("echo")[0]
+    spec, by = bus.spec("echo"), By(bus.registry.versions("echo")[0].id)
     recorder = Recorder(spec, bus.broker, bus.log, clock)
     bus.publish("pages", 1)
     (first,) = bus.broker.receive(spec, 1)
@@ -646,11 +647,7 @@ def two_workers(case: dict[str, Any], bench: Bench) -> mt.Subscription:
     (second,) = bus.broker.receive(spec, 1)
     for delivery, output in ((second, "2"), (first, "1")):
         recorder.record(
-            [
-                recorder.ended(
-                    delivery, Result(output=output), version, clock.now_us(), clock.now_us(), 1
-                )
-            ]
+            [recorder.ended(delivery, Result(output=output), by, clock.now_us(), clock.now_us(), 1)]
         )
     rows = sub.invocations()
 
