@@ -54,7 +54,7 @@ class Rollout:
         self._store, self._registry, self._catalog = store, registry, catalog
         self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
-        self.watch = Watch(store, self.ledger, clock)
+        self.watch = Watch(store, self.ledger, clock, self._promoted)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -83,8 +83,9 @@ class Rollout:
                     f"subscription {spec.name!r} has no canary to promote: name the version"
                 )
             version = now.canary
-        meant = self.meant(spec, version)
+        # first: a model that is registered now may be the one that "latest" means
         present = self._present(now)
+        meant = self.meant(spec, version)
         judged = _judged(verdict)
         if judged is not None:
             _check_about(judged, present, meant)
@@ -139,7 +140,8 @@ class Rollout:
             raise InvalidPolicy("min_events is at least 1, min_s at least 0")
         rows = self._rows(spec)
         now = rows[-1]
-        meant, present = self.meant(spec, version), self._present(now)
+        present, newest = self._present(now), self._newest_lot()
+        meant = self.meant(spec, version)
         if str(meant) == str(present):
             raise BindingConflict(
                 f"{meant} answers {spec.name!r} already: a canary needs another version"
@@ -151,8 +153,10 @@ class Rollout:
             )
         self._check_measures(spec, guard)
         self.engine.prepare(spec.name, str(meant))
+        selector = now.selector if self._present(now).id == present.id else str(present)
         plan = {
             "first": now.number + 1,
+            "after": newest,
             "at": 0,
             "steps": shares,
             "guard": guard.to_plan(),
@@ -164,8 +168,8 @@ class Rollout:
             spec,
             Change(
                 "canary",
-                now.selector,
-                now.model_version_id or present.id,
+                selector,
+                present.id,
                 str(meant),
                 meant.id,
                 shares[0],
@@ -220,7 +224,7 @@ class Rollout:
         if row.canary is None:
             return None
         with self._store.snapshot() as reader:
-            return row, self.watch.figures(reader, spec.id, row, row.steps)
+            return row, self.watch.figures(reader, spec.id, row)
 
     def meant(self, spec: SubscriptionSpec, version: Any) -> ModelVersion:
         """Return the registered version that a user means by *version*.
@@ -241,6 +245,14 @@ class Rollout:
 
     def _present(self, now: Binding) -> ModelVersion:
         return resolve(self._registry, Selector.parse(now.selector))
+
+    def _newest_lot(self) -> int:
+        with self._store.snapshot() as reader:
+            return tries.newest_lot(reader)
+
+    def _promoted(self, row: Binding) -> tuple[str, Alias | None]:
+        """Return the selector after the promote of a canary, and the alias that it moves."""
+        return self._follow(row, resolve(self._registry, Selector.parse(str(row.canary))))
 
     def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
         added = self.ledger.append(spec.id, change)
