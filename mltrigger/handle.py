@@ -63,7 +63,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
         """Return the events without a call of the model."""
 
-    def explain(self, event: Any, subscription: str, *, source: str | None = None) -> pd.DataFrame:
+    def explain(self, event: Any, subscription: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return the reasons for one event."""
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:

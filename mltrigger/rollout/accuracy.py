@@ -36,7 +36,7 @@ ROLES = ("live", "canary", "correction", "direct")
 def accuracy(
     log: Log,
     labels: Labels,
-    subscription_ids: Sequence[int],
+    subscription_id: int,
     by: str | Sequence[str],
     agree: rules.Agree | float | None,
     confidence: float,
@@ -45,26 +45,27 @@ def accuracy(
 
     Parameters
     ----------
-    subscription_ids : sequence of int
-        The subscription, and its lanes that answer.
+    subscription_id : int
+        The subscription. The answers of its corrections count, too.
     """
+    if not 0 < confidence < 1:
+        raise InvalidComparison(f"confidence = {confidence!r}: write a share such as 0.95")
     keys, agrees = _checked(by), rules.rule(agree)
     answered: Counter[tuple[Any, ...]] = Counter()
     scores: dict[tuple[Any, ...], list[float]] = {}
-    for number in subscription_ids:
-        truths = labels.truths(number)
-        rows = log.invocations(
-            ("seq", "role", *keys, "output"),
-            subscription_id=number,
-            outcomes=("succeeded",),
-            running=False,
-        )
-        for seq, role, *group, output in rows:
-            if role in ROLES:
-                answered[tuple(group)] += 1
-                if seq in truths and output is not None:
-                    score = _score(agrees, output, truths[seq])
-                    scores.setdefault(tuple(group), []).append(score)
+    truths = labels.truths(subscription_id)
+    rows = log.invocations(
+        ("seq", *keys, "output"),
+        subscription_id=subscription_id,
+        roles=ROLES,
+        outcomes=("succeeded",),
+        running=False,
+    )
+    for seq, *group, output in rows:
+        answered[tuple(group)] += 1
+        if seq in truths and output is not None:
+            score = _score(agrees, output, truths[seq])
+            scores.setdefault(tuple(group), []).append(score)
     schema = {**dict.fromkeys(keys, "str"), **COUNTED}
     found = [
         (*group, n, *_share(scores.get(group, []), confidence)) for group, n in answered.items()

@@ -294,8 +294,8 @@ class Versioned:
         slow_at_most : float
             The share of calls that may be slower than the old version's p95.
         repeated : bool, optional
-            Whether the comparison is looked at more than once. Default: while a shadow or a canary
-            of one of them is under way.
+            Whether the comparison is looked at more than once. Default: yes if one of them was a
+            shadow or a canary here. One that has ended may have been ended for its figures.
         seed : int
             The seed of resampling.
 

@@ -262,7 +262,7 @@ class Lanes(Sequence[Any]):
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, float):
         return f"{value:,.3g}"

@@ -75,6 +75,8 @@ class Rollout:
         """
         if backlog not in ("new", "old"):
             raise NotFound.of("backlog", str(backlog), ["new", "old"])
+        if force is not None and not (isinstance(force, str) and force.strip()):
+            raise InvalidPolicy(f"force = {force!r:.60}: write the reason, force='reason'")
         rows = self._rows(spec)
         now = rows[-1]
         if version is None:
@@ -135,8 +137,9 @@ class Rollout:
             raise NotFound.of("then", str(then), ["wait", "promote"])
         if not isinstance(guard, Guard):
             raise InvalidPolicy(f"guard = {guard!r:.60}: write mt.Guard(errors=1.5, p95=1.3)")
-        if min_events < 1 or min_s < 0:
-            raise InvalidPolicy("min_events is at least 1, min_s at least 0")
+        for name, given, least in (("min_events", min_events, 1), ("min_s", min_s, 0)):
+            if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= least:
+                raise InvalidPolicy(f"{name} = {given!r:.60}: write a number of at least {least}")
         rows = self._rows(spec)
         now = rows[-1]
         meant, present = self.meant(spec, version), self._present(now)
@@ -277,6 +280,11 @@ class Rollout:
     def _target(self, spec: SubscriptionSpec, rows: Sequence[Binding], to: Any) -> Binding:
         now = rows[-1]
         if isinstance(to, Bound):
+            if to.subscription != spec.name:
+                raise NotFound(
+                    f"binding {to.number} is one of {to.subscription!r}, not of {spec.name!r}: take"
+                    f" one of bus.subscription({spec.name!r}).history()"
+                )
             to = to.number
         if isinstance(to, int) and not isinstance(to, bool):
             if not 0 <= to < len(rows):
@@ -297,26 +305,35 @@ class Rollout:
             )
         if now.canary is not None:
             return now
-        bad = {now.answers}
-        for before, row in itertools.pairwise(rows):
-            if row.kind == "rollback":
-                bad |= {before.answers} - {now.answers}
+        bad = _rolled_back(rows)
         for row in reversed(rows):
-            if row.answers not in bad:
+            if row.answers not in bad | {now.answers}:
                 return row
+        others = {row.answers for row in rows} - {now.answers}
+        if others:
+            raise NotFound(
+                f"each other version of {spec.name!r} was rolled back:"
+                f" {', '.join(sorted(others))}: there is nothing to go back to, unless"
+                " rollback(to=…) names it"
+            )
         raise NotFound(
             f"{now.answers} is the only version of {spec.name!r} so far: there is nothing to go"
             " back to"
         )
 
     def _check_measures(self, spec: SubscriptionSpec, guard: Guard) -> None:
+        if not guard.measures:
+            return
         with self._store.snapshot() as reader:
-            for name in guard.measures:
-                if not tries.reports(reader, spec.id, name):
-                    raise NotFound(
-                        f"no recent attempt of {spec.name!r} has reported the measure {name!r}:"
-                        f" call mt.report({name}=…) in the model first"
-                    )
+            reported = tries.reported(reader, spec.id)
+        for name in guard.measures:
+            if name not in reported:
+                raise NotFound.of(
+                    f"recent attempt of {spec.name!r} with the measure",
+                    name,
+                    reported,
+                    f"call mt.report({name}=…) in the model first",
+                )
 
 
 def _check_live(spec: SubscriptionSpec) -> None:
@@ -324,6 +341,16 @@ def _check_live(spec: SubscriptionSpec) -> None:
         raise InvalidPolicy(
             f"{spec.name!r} has role {spec.role}: only a live subscription has versions and lanes"
         )
+
+
+def _rolled_back(rows: Sequence[Binding]) -> set[str]:
+    """Return the versions that were rolled back, and not bound again since."""
+    bad: set[str] = set()
+    for before, row in itertools.pairwise(rows):
+        if row.kind == "rollback":
+            bad |= {before.answers, before.canary or before.answers}
+        bad -= {row.answers}
+    return bad
 
 
 def _judged(verdict: Any) -> Verdict | None:

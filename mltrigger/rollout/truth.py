@@ -72,6 +72,5 @@ class Truth:
         """
         from mltrigger.rollout.accuracy import accuracy
 
-        bus, number = self._bus, self._spec.id
-        lanes = [number, *bus.log.labels.corrections(number)]
-        return accuracy(bus.log, bus.log.labels, lanes, by, agree, confidence)
+        bus = self._bus
+        return accuracy(bus.log, bus.log.labels, self._spec.id, by, agree, confidence)

@@ -34,9 +34,6 @@ _TRUTHS = f"""
 SELECT e.seq, l.truth FROM label l JOIN event e ON {_OF}
 WHERE e.topic_id = (SELECT topic_id FROM subscription WHERE id = :s) ORDER BY l.true_us, l.id
 """
-_CORRECTIONS = (
-    "SELECT id FROM subscription WHERE parent_id = :s AND role = 'correction' ORDER BY id"
-)
 _ANY = "SELECT 1 FROM label LIMIT 1"
 _FORGET = f"""
 DELETE FROM label WHERE id IN (
@@ -93,10 +90,6 @@ class Labels:
     def truths(self, subscription_id: int) -> dict[int, str]:
         """Return the truth that counts, as JSON, for each labelled event of a subscription."""
         return dict(self._store.read(_TRUTHS, {"s": subscription_id}))
-
-    def corrections(self, subscription_id: int) -> list[int]:
-        """Return the lanes of a subscription that correct its answers."""
-        return [number for (number,) in self._store.read(_CORRECTIONS, {"s": subscription_id})]
 
 
 def forget(transaction: Transaction, low: int, high: int, free: str) -> None:

@@ -188,7 +188,7 @@ def test_second_rollback_goes_further_back_and_the_last_one_says_that_there_is_n
 
     assert sub.rollback().version == "ocr:2.0.0"
     assert sub.rollback().version == "ocr:1.0.0"
-    with pytest.raises(mt.NotFound, match="nothing to go back to"):
+    with pytest.raises(mt.NotFound, match=r"2\.0\.0, ocr:3\.0\.0: there is nothing to go back to"):
         sub.rollback()
 
 
@@ -469,3 +469,22 @@ def _let_pass(bus: mt.EventBus, s: float) -> None:
     clock = getattr(bus, "_clock", None)
     if isinstance(clock, SimulatedClock):
         clock.advance(s=s)
+
+
+def test_rollback_after_a_stopped_canary_goes_back_to_the_version_before(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.canary(answers("2.0.0"), steps=[0.5])
+    sub.rollback()
+    sub.promote("2.0.0", force="it was the network")
+
+    assert sub.rollback().version == "ocr:1.0.0"
+
+
+def test_rollback_takes_a_version_that_was_promoted_again_since(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.promote(answers("2.0.0"))
+    sub.rollback()
+    sub.promote("2.0.0", why="repaired")
+    sub.promote(answers("3.0.0"))
+
+    assert sub.rollback().version == "ocr:2.0.0"
