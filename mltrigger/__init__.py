@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mltrigger.bus import EventBus
     from mltrigger.errors import (
         AmbiguousEvent,
+        BindingConflict,
         Circular,
         Closed,
         DiskFailed,
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
     unsubscribe, wait = _bus.unsubscribe, _bus.wait
 
 _HOME = {
+    "BindingConflict": "errors",
     "AmbiguousEvent": "errors",
     "Circular": "errors",
     "Closed": "errors",
@@ -181,6 +183,7 @@ _ROOMS = {
 
 __all__ = [
     "AmbiguousEvent",
+    "BindingConflict",
     "Circular",
     "Closed",
     "DeliveryPolicy",

@@ -18,6 +18,7 @@
     ├── InvalidComparison (ValueError)    a comparison whose settings or rows make no sense
     │   └── NothingToCompare              not one pair
     ├── InvalidCorrection (ValueError)    answers that cannot be corrected, or not yet
+    ├── BindingConflict (RuntimeError)    a change of versions that another one stands in the way of
     ├── NotShipped (RuntimeError)         a verdict that does not allow a new version
     ├── ObjectMissing (FileNotFoundError) the object that an event announces has gone
     ├── StoreError (RuntimeError)         the database: wrong file, newer schema, locked, full
@@ -204,6 +205,10 @@ class NothingToCompare(InvalidComparison):
 
 class InvalidCorrection(MltriggerError, ValueError):
     """Answers that cannot be corrected: their binding answers still, or is of another one."""
+
+
+class BindingConflict(MltriggerError, RuntimeError):
+    """A change of versions that another one stands in the way of, such as a canary under way."""
 
 
 class NotShipped(MltriggerError, RuntimeError):

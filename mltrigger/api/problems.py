@@ -14,6 +14,7 @@ from mltrigger.api.intake import Unsupported
 from mltrigger.delivery.answering import Refusal
 from mltrigger.errors import (
     AmbiguousEvent,
+    BindingConflict,
     Closed,
     EventTooLarge,
     InvalidCorrection,
@@ -49,6 +50,7 @@ _STATUS: dict[type[Exception], int] = {
     NameTaken: 409,
     VersionConflict: 409,
     NotShipped: 409,
+    BindingConflict: 409,
     NothingToCompare: 409,
     InvalidCorrection: 409,
     StoreError: 503,

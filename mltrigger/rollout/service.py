@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.engine import Engine
-from mltrigger.errors import InvalidPolicy, NotFound, NotShipped
+from mltrigger.errors import BindingConflict, InvalidPolicy, NotFound, NotShipped
 from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Watch
@@ -144,9 +144,11 @@ class Rollout:
         now = rows[-1]
         meant, present = self.meant(spec, version), self._present(now)
         if str(meant) == str(present):
-            raise NotFound(f"{meant} answers {spec.name!r} already: a canary needs another version")
+            raise BindingConflict(
+                f"{meant} answers {spec.name!r} already: a canary needs another version"
+            )
         if now.canary is not None:
-            raise NotFound(
+            raise BindingConflict(
                 f"{now.canary} is the canary of {spec.name!r} already: promote it or roll it back"
                 " first"
             )
@@ -246,7 +248,7 @@ class Rollout:
     def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
         added = self.ledger.append(spec.id, change)
         if added is None:
-            raise NotFound(
+            raise BindingConflict(
                 f"another binding of {spec.name!r} came in between: look at the history, and"
                 " try again"
             )

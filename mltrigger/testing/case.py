@@ -176,7 +176,9 @@ class Case:
         if not isinstance(found["path"], (str, type(None))):
             raise TypeError("path must be an import path or null")
         kept = found["object"] or {}
-        content = base64.b64decode(kept["data_base64"]) if "data_base64" in kept else None
+        content = (
+            base64.b64decode(kept["data_base64"], validate=True) if "data_base64" in kept else None
+        )
         agree = found.get("agree")
         _rule(agree)
         return cls(
@@ -222,7 +224,14 @@ def _ended(bus: EventBus, seq: int) -> list[dict[str, Any]]:
         _COLUMNS, seqs=(seq, seq), running=False, outcomes=("succeeded", "dead")
     )
     named = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
-    return [row for row in named if row["role"] in _ROLES and row["model"] is not None]
+    return [
+        row
+        for row in named
+        if row["role"] in _ROLES
+        and row["model"] is not None
+        # a correction that fails leaves the answer before it
+        and (row["role"], row["outcome"]) != ("correction", "dead")
+    ]
 
 
 def _case(bus: EventBus, spec: SubscriptionSpec, seq: int, topic: str, row: dict[str, Any]) -> Case:

@@ -45,6 +45,17 @@ def read(event: mt.Event):
     with event.open() as file:
         return file.read().decode().upper()
 
+@mt.model("later", version="1.0.0")
+async def waits(order):
+    async def charged(order):
+        CALLS.append(order)
+        return order["total"]
+    return await mt.once("charge", charged, order)
+
+@mt.model("many", version="1.0.0", batch=True)
+def batch(orders: list[mt.Event]):
+    return [mt.once("charge", charge, o.data, event=o)["charged"] for o in orders]
+
 @mt.model("broken", version="1.0.0")
 def fails(order):
     raise mt.Reject("no such order")
@@ -186,6 +197,21 @@ def test_case_fails_if_the_model_does_otherwise(
     assert re.search(said, refusal(case))
 
 
+@pytest.mark.parametrize("name", ["waits", "batch"])
+def test_coroutines_and_batches_get_recorded_effects(home: Path, name: str) -> None:
+    with mt.connect(URL) as bus:
+        sub = bus.subscribe("more", f"shop_models:{name}", name="more")
+        bus.publish("more", {"id": 1, "total": 3}, id="more-1")
+        wait_until(lambda: len(sub.results()) == 1)
+        case = Case.from_json(record_case(bus, "more-1").to_json())
+    change(home, "CALLS.append(order)", "raise RuntimeError('charged twice')")
+
+    assert json.loads(case.answer or "") == 3
+    assert refusal(case) == ""
+    change(home, 'mt.once("charge", charge', 'mt.once("debit", charge')
+    assert "effect 'debit' with key" in refusal(case)
+
+
 def test_case_runs_without_network_not_even_to_this_machine(home: Path, case: Case) -> None:
     asked = "import socket; socket.create_connection(('127.0.0.1', 9))"
     change(home, 'print("charged")', asked)
@@ -258,6 +284,24 @@ def test_object_of_the_event_is_in_the_case(home: Path) -> None:
     assert str(home) not in small.to_json()
     assert refusal(Case.from_json(small.to_json())) == ""
     assert "the case has no object: it has more than" in refusal(large)
+
+
+@pytest.mark.parametrize(("fails", "answer"), [(False, "2"), (True, "1")])
+def test_case_of_a_corrected_event_has_the_answer_that_counts(fails: bool, answer: str) -> None:
+    def second(page: int) -> int:
+        if fails:
+            raise mt.Reject("no")
+        return 2
+
+    with mt.connect("memory://") as bus:
+        sub = bus.subscribe("pages", mt.model("ocr", version="1.0.0")(lambda page: 1), name="ocr")
+        bus.publish("pages", 1, id="page-1")
+        bus.wait(progress=False)
+        sub.promote(mt.model(second, name="ocr", version="2.0.0"))
+        sub.replay("1.0.0", wait=True)
+        sub.correct(0).start().wait(30)
+
+        assert record_case(bus, "page-1").answer == answer
 
 
 def test_case_of_a_dead_event_passes_once_the_model_answers(home: Path) -> None:

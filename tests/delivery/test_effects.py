@@ -590,71 +590,48 @@ def test_arguments_that_make_no_sense_are_refused_before_the_call(
 # -- lanes -----------------------------------------------------------------------------------------
 
 
-def lane(
-    bus: mt.EventBus, model: Any, parent: mt.Subscription, role: str, settings: str | None = None
-) -> mt.Subscription:
-    """Bind a subscription as a lane of *parent*, from the first event on. It is not started."""
-    sub = bus.subscribe(
-        parent.topic, model, name=role, start="earliest", listen=False, timeout_s=FOREVER_S
-    )
-    of = {"id": sub._spec.id, "parent": parent._spec.id, "role": role, "lane": settings}
-    with bus._store.transaction() as transaction:
-        transaction.execute(
-            "UPDATE subscription SET role = :role, parent_id = :parent, lane = :lane"
-            " WHERE id = :id",
-            of,
-        )
-    return bus.subscription(role)
-
-
-@pytest.mark.parametrize("settings", [None, "{}", '{"effects": "recorded"}'])
 @pytest.mark.parametrize("role", ["shadow", "replay"])
 def test_lane_answers_from_the_record_and_calls_nothing(
-    role: str, settings: str | None, bus: mt.EventBus, clock: SimulatedClock, shop: Shop
+    role: str, bus: mt.EventBus, shop: Shop
 ) -> None:
     model = mt.model("pay", version="1.0.0")(lambda order: mt.once("charge", shop.charge, order))
     live = bus.subscribe("orders", model)
+    lane = live.shadow(model) if role == "shadow" else None
     bus.fire("orders", [1, 2], progress=False)
 
-    replayed = lane(bus, model, live, role, settings).start()
-    settle(bus, clock, replayed)
+    lane = lane or live.replay(model, wait=True)
+    wait_until(lambda: list(lane.results()["outcome"]) == ["succeeded"] * 2)
 
-    assert outcomes(replayed) == ["succeeded"] * 2
-    assert list(replayed.invocations()["output"]) == list(live.invocations()["output"])
+    assert sorted(lane.results()["paid"]) == sorted(live.results()["paid"]) == [1, 2]
     assert len(shop.charges) == 2
-    assert states(replayed) == []
+    assert states(live) == [("charge", "answered", 1)] * 2
 
 
-def test_effect_that_is_not_in_the_record_fails_the_row(
-    bus: mt.EventBus, clock: SimulatedClock, shop: Shop
-) -> None:
+def test_effect_that_is_not_in_the_record_fails_the_row(bus: mt.EventBus, shop: Shop) -> None:
     live = bus.subscribe("orders", mt.model("pay", version="1.0.0")(lambda order: order))
     bus.fire("orders", [1], progress=False)
     newer = mt.model("pay", version="1.1.0")(lambda order: mt.once("mail", shop.charge, order))
 
-    replayed = lane(bus, newer, live, "replay").start()
-    settle(bus, clock, replayed)
+    row = live.replay(newer, wait=True).invocations().iloc[-1]
 
-    assert outcomes(replayed) == ["dead"]
-    row = replayed.invocations().iloc[0]
-    assert (row["reason"], row["error_type"]) == ("effect_missing", "EffectMissing")
+    assert (row["outcome"], row["reason"]) == ("dead", "effect_missing")
+    assert row["error_type"] == "EffectMissing"
     assert "effects='live'" in row["error"]
     assert shop.charges == []
 
 
 def test_lane_whose_policy_says_live_calls_with_the_key_of_the_live_effect(
-    bus: mt.EventBus, clock: SimulatedClock, shop: Shop
+    bus: mt.EventBus, shop: Shop
 ) -> None:
     model = mt.model("pay", version="1.0.0")(lambda order: mt.once("charge", shop.charge, order))
     live = bus.subscribe("orders", model)
     bus.fire("orders", [1], progress=False)
 
-    replayed = lane(bus, model, live, "replay", '{"effects": "live"}').start()
-    settle(bus, clock, replayed)
+    live.replay(model, effects="live", wait=True)
 
     assert len(shop.charges) == 2
     assert len(set(shop.charges)) == 1
-    assert states(live) == states(replayed) == [("charge", "answered", 1)]
+    assert states(live) == [("charge", "answered", 1)]
 
 
 def test_shadow_that_is_faster_than_the_live_version_waits_for_its_record(
@@ -663,22 +640,23 @@ def test_shadow_that_is_faster_than_the_live_version_waits_for_its_record(
     model = mt.model("pay", version="1.0.0")(lambda order: mt.once("charge", shop.charge, order))
     live = bus.subscribe("orders", model, timeout_s=FOREVER_S)
     live.pause()
-    shadow = lane(bus, model, live, "shadow").start()
+    shadow = live.shadow(model)
     bus.publish("orders", 1)
-    wait_until(lambda: outcomes(shadow) == ["failed"])
+    wait_until(lambda: list(shadow.invocations()["outcome"])[:1] == ["failed"])
     assert "may still bring it" in shadow.invocations()["error"][0]
 
     live.resume()
     settle(bus, clock, live)
-    settle(bus, clock, shadow)
 
-    assert outcomes(shadow)[-1] == "succeeded"
+    def is_done() -> bool:
+        clock.advance(s=30)
+        return list(shadow.results()["outcome"]) == ["succeeded"]
+
+    wait_until(is_done)
     assert len(shop.charges) == 1
 
 
-def test_correction_does_not_repeat_what_has_happened(
-    bus: mt.EventBus, clock: SimulatedClock, shop: Shop
-) -> None:
+def test_correction_does_not_repeat_what_has_happened(bus: mt.EventBus, shop: Shop) -> None:
     def pay(order: int) -> Any:
         return mt.once("charge", shop.charge, order)
 
@@ -687,11 +665,10 @@ def test_correction_does_not_repeat_what_has_happened(
 
     live = bus.subscribe("orders", mt.model("pay", version="1.0.0")(pay))
     bus.fire("orders", [1], progress=False)
-    newer = mt.model("pay", version="1.1.0")(better)
-    corrected = lane(bus, newer, live, "correction").start()
-    settle(bus, clock, corrected)
+    live.promote(mt.model("pay", version="1.1.0")(better))
+    at = live.correct(0).start().wait().progress()
 
-    assert outcomes(corrected) == ["succeeded"]
+    assert (at.corrected, at.dead) == (1, 0)
     assert len(shop.charges) == 2
     assert states(live) == [("charge", "answered", 1), ("mail", "answered", 1)]
 

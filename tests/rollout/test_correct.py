@@ -247,7 +247,7 @@ def test_answers_of_a_subscription_without_emit_are_corrected_in_its_results(
 
     correction = sub.correct(0).start().wait(WAIT_S)
 
-    assert list(sub.results()["text"]) == [f"page {n}" for n in range(6)]
+    assert set(sub.results()["text"]) == {f"page {n}" for n in range(6)}
     assert correction.frame()["correction"].isna().all()
     assert correction.progress().corrected == 2
     assert (bus.audit()["balanced"]).all()

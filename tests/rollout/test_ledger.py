@@ -328,11 +328,11 @@ def test_canary_is_stopped_by_its_handle(bus: mt.EventBus) -> None:
 
 def test_second_canary_is_refused_and_so_is_one_of_the_present_version(bus: mt.EventBus) -> None:
     sub = bus.subscribe("documents", answers("1.0.0"))
-    with pytest.raises(mt.NotFound, match="answers 'ocr' already"):
+    with pytest.raises(mt.BindingConflict, match="answers 'ocr' already"):
         sub.canary("ocr:1.0.0")
     sub.canary(answers("2.0.0"))
 
-    with pytest.raises(mt.NotFound, match="is the canary"):
+    with pytest.raises(mt.BindingConflict, match="is the canary"):
         sub.canary(answers("3.0.0"))
 
 

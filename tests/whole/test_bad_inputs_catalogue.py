@@ -41,6 +41,7 @@ import mltrigger as mt
 from mltrigger import clock as clocks
 from mltrigger.broker import MAX_EVENT_BYTES
 from mltrigger.delivery.recorder import Recorder
+from mltrigger.store.lots import By
 from mltrigger.store.sqlite import files
 from mltrigger.testing import SimulatedClock
 from mltrigger.versions.running.invoke import MAX_OUTPUT_BYTES, Result
