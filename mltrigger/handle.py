@@ -221,7 +221,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
             Only these columns. The others are not read.
         role : str or sequence of str, optional
             Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
-            ``direct``, or ``"all"``. Default: those that answer somebody, so no shadow or replay.
+            ``direct``, or ``"all"``. Default: all but shadow and replay.
         """
         return self._bus.invocations(
             self.name, limit=limit, since=since, columns=columns, role=role

@@ -30,7 +30,7 @@ COUNTED: dict[str, Any] = {
 }
 BY = ("version", "role", "type", "subject")
 ROLES = ("live", "canary", "correction", "direct")
-"""The roles whose answers count. Shadows and replays answer nobody."""
+"""The roles whose answers count. Those of shadows and replays do not."""
 
 
 def accuracy(

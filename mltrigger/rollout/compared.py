@@ -1,4 +1,4 @@
-"""Comparing two versions of a subscription by what is recorded: live, in a shadow, in a replay."""
+"""Comparing two versions of a subscription by recorded answers: live, shadow and replay."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _is_watched(
     versions: Sequence[ModelVersion],
     lanes: Sequence[LaneRow],
 ) -> bool:
-    """Whether answers came in one by one, so that somebody may have looked before.
+    """Whether answers came in one by one, so that they may have been looked at before.
 
     A shadow or a canary that has ended counts: it may have been ended for its figures.
     """

@@ -188,7 +188,7 @@ class Correction:
             self._corrector.handle(self._spec, lane).stop()
 
     def wait(self, timeout_s: float = 600.0) -> Correction:
-        """Wait until it is done, at most *timeout_s* seconds. A warning says what is left."""
+        """Wait until it is done, at most *timeout_s* seconds. A warning counts the rest."""
         if (lane := self._open_lane()) is not None:
             self._corrector.handle(self._spec, lane).wait(timeout_s)
         return self

@@ -13,7 +13,7 @@ from mltrigger.delivery.engine import Engine
 from mltrigger.errors import BindingConflict, InvalidPolicy, NotFound, NotShipped
 from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
-from mltrigger.rollout.watching import Watch
+from mltrigger.rollout.watching import Alias, Watch, follow
 from mltrigger.store import tries
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Binding, Change, Ledger, user
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mltrigger.rollout.verdict import Verdict
 
 Backlog = Literal["new", "old"]
-Alias = tuple[str, str, str]
 STEPS = (0.01, 0.05, 0.2, 0.5)
 
 
@@ -54,7 +53,7 @@ class Rollout:
         self._store, self._registry, self._catalog = store, registry, catalog
         self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
-        self.watch = Watch(store, self.ledger, clock)
+        self.watch = Watch(store, self.ledger, clock, registry)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -98,7 +97,7 @@ class Rollout:
             )
         if str(meant) == str(present) and now.canary is None:
             return self.history(spec)[-1]
-        selector, alias = self._follow(now, meant)
+        selector, alias = follow(self._registry, now, meant)
         self.engine.prepare(spec.name, str(meant))
         said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
         return self._change(
@@ -255,22 +254,13 @@ class Rollout:
         self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
 
-    def _follow(self, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
-        """Return the selector of a new binding, and the alias of ours that it moves."""
-        selector = Selector.parse(now.selector)
-        if selector.alias is None or selector.name != meant.name:
-            return str(meant), None
-        if self._registry.followed(selector) is not None:
-            return str(meant), None  # the alias of a foreign registry is moved there
-        return now.selector, (selector.name, selector.alias, meant.version)
-
     def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None, Alias | None]:
         """Return the selector to restore: that of the target if it still means its version."""
         if now.canary is not None and target.number == now.number:
             return now.selector, now.model_version_id, None
         pinned = resolve(self._registry, Selector.parse(target.answers))
         if target.selector == now.selector:
-            selector, alias = self._follow(target, pinned)
+            selector, alias = follow(self._registry, target, pinned)
             if alias is not None:
                 return selector, pinned.id, alias
         try:

@@ -13,19 +13,35 @@ from mltrigger.clock import Clock
 from mltrigger.rollout.guard import Alarm, Guard, alarms
 from mltrigger.store import tries
 from mltrigger.store.ledger import Binding, Change, Ledger
+from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Reader, Store
+from mltrigger.versions.selector import Selector, resolve
+from mltrigger.versions.version import ModelVersion
 
+Alias = tuple[str, str, str]
+"""A model, its alias, and the version that it means."""
 _LOOK_S = 0.2
 """The shortest time between two looks of one process. Each one reads the attempts of the canary."""
 _FEW = 100
 """Live calls that make a 95th percentile."""
 
 
+def follow(registry: Registry, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
+    """Return the selector of a new binding, and the alias of ours that it moves."""
+    selector = Selector.parse(now.selector)
+    if selector.alias is None or selector.name != meant.name:
+        return str(meant), None
+    if registry.followed(selector) is not None:
+        return str(meant), None  # the alias of a foreign registry is moved there
+    return now.selector, (selector.name, selector.alias, meant.version)
+
+
 class Watch:
     """Judges the canaries of one store, and goes on with their steps."""
 
-    def __init__(self, store: Store, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, store: Store, ledger: Ledger, clock: Clock, registry: Registry) -> None:
         self._store, self._ledger, self._clock = store, ledger, clock
+        self._registry = registry
         self._looked_s: dict[int, float] = {}
         self._guard = threading.Lock()
 
@@ -123,14 +139,17 @@ class Watch:
             )
         if plan["then"] != "promote" or row.canary is None:
             return None
+        meant = resolve(self._registry, Selector.parse(row.canary))
+        selector, alias = follow(self._registry, row, meant)
         return self._ledger.append(
             subscription_id,
             Change(
                 "promote",
-                row.canary,
+                selector,
                 row.canary_version_id,
                 made_by="guard",
                 why="the guard was quiet in all steps of the canary",
                 after=row.number,
+                alias=alias,
             ),
         )

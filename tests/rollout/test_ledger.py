@@ -413,6 +413,25 @@ def test_alias_of_the_subscription_follows_promote_and_rollback(bus: mt.EventBus
     assert bus.subscription("ocr").selector == "ocr@champion"
 
 
+def test_alias_of_the_subscription_follows_a_canary_that_promotes_itself(
+    bus: mt.EventBus,
+) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        bus.register(answers(version))
+    bus.alias("ocr", "champion", "1.0.0")
+    sub = bus.subscribe("documents", "ocr@champion")
+    sub.canary("ocr:2.0.0", steps=[0.9], min_events=10, min_s=0, then="promote")
+
+    def promoted() -> bool:
+        bus.fire("documents", range(60), progress=False)
+        return sub.history()[-1].kind == "promote"
+
+    wait_until(promoted, timeout_s=30)
+    assert sub.selector == "ocr@champion"
+    assert outputs(bus.fire("documents", [1], progress=False)) == ["2.0.0"]
+    assert sub.rollback().version == "ocr:1.0.0"
+
+
 def test_event_under_way_at_a_promote_is_answered_once_by_the_version_that_began_it(
     bus: mt.EventBus,
 ) -> None:
