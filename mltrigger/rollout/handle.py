@@ -153,8 +153,8 @@ class Versioned:
         """Send a copy of a share of the live events to *version*, from the next event on.
 
         No caller gets its answers. Its failures, its speed and its hanging calls do not touch the
-        live calls, which go first. It runs where the subscription is delivered. A model that may end
-        its process needs ``isolation="process"``.
+        live calls, which go first. It runs where the subscription is delivered. A model that may
+        end its process needs ``isolation="process"``.
 
         The same call again finds its lane. Another share for that version replaces it.
 
