@@ -26,7 +26,7 @@
     ├── Closed (RuntimeError)             the bus was closed
     ├── OutsideCall (RuntimeError)        mt.once or mt.report where no call of a model runs
     ├── InvalidReport (ValueError)        figures that mt.report cannot keep
-    ├── EffectUnknown (ModelFailure)      nobody knows whether an effect happened
+    ├── EffectUnknown (ModelFailure)      unknown whether an effect happened
     ├── EffectMissing (ModelFailure)      an effect that the recording does not have
     └── Circular (ModelFailure)           a model waits for itself, or feeds itself without end
 

@@ -63,7 +63,7 @@ class Bus(letters.Bus, truth.Bus, Protocol):
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:
         """Return the events without a call of the model."""
 
-    def explain(self, event: Any, subscription: str, *, source: str | None = None) -> pd.DataFrame:
+    def explain(self, event: Any, subscription: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return the reasons for one event."""
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:
@@ -221,7 +221,7 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
             Only these columns. The others are not read.
         role : str or sequence of str, optional
             Only these roles: ``live``, ``canary``, ``shadow``, ``replay``, ``correction``,
-            ``direct``, or ``"all"``. Default: those that answer somebody, so no shadow or replay.
+            ``direct``, or ``"all"``. Default: all but shadow and replay.
         """
         return self._bus.invocations(
             self.name, limit=limit, since=since, columns=columns, role=role

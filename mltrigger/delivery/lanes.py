@@ -126,7 +126,7 @@ class LaneClaims(Claims):
 
 
 class LaneRecorder(Recorder):
-    """Records attempts of a shadow or a replay. Nobody waits for them, and nobody is told.
+    """Records attempts of a shadow or a replay. No caller waits for them or is told.
 
     An event that fails is dead, but no dead letter. A power cut may undo the record: then the event
     comes again.
@@ -170,7 +170,7 @@ class LaneListener(Listener):
 
 
 class SilentLaneListener(LaneListener):
-    """Delivers a lane that answers nobody: a shadow or a replay."""
+    """Delivers a lane whose answers no caller gets: a shadow or a replay."""
 
     recording = LaneRecorder
 
@@ -260,7 +260,7 @@ class Lanes:
                 listener.begin_stop()
 
     def stop(self) -> None:
-        """End all lanes. A call under way is given back: nobody waits for a lane."""
+        """End all lanes. A call under way is given back: no caller waits for a lane."""
         for listener in self.listeners():
             listener.stop(0.0)
             self._keeper.forget(listener)

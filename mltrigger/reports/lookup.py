@@ -222,7 +222,7 @@ class Lookup:
         self._check()
         return frames.frame(audit(self._store), frames.AUDIT)
 
-    def explain(self, event: Any, subscription: str, *, source: str | None = None) -> pd.DataFrame:
+    def explain(self, event: Any, subscription: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return why an event did or did not fire, one row for each clause.
 
         ``ok`` says whether the clause let the event pass. It is missing for a mere fact.
@@ -232,8 +232,8 @@ class Lookup:
         event
             An id, a Receipt, or a row of a frame with ``event_id`` explains the past. An Event or
             data that was not published explains the future.
-        subscription : str
-            The subscription that is asked about.
+        subscription : str or Subscription
+            The subscription that is asked about, or its name.
         source : str, optional
             The source of an id that two sources have.
 
@@ -243,8 +243,9 @@ class Lookup:
             When several sources have the id. The error lists them.
         """
         self._check()
+        name = str(getattr(subscription, "name", subscription))
         return frames.sentences(
-            explain(self._store, self._clock, event, subscription, source), frames.EXPLAIN
+            explain(self._store, self._clock, event, name, source), frames.EXPLAIN
         )
 
     def skipped(self, subscription: str, limit: int | None = None) -> pd.DataFrame:

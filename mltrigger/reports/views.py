@@ -68,7 +68,7 @@ def invocations(
 ) -> pd.DataFrame:
     """Return each attempt as one row. Only *columns* are read.
 
-    Without a *role* those that answer somebody: no shadow, and no replay.
+    Without a *role* all but shadows and replays.
     """
     roles = roles_of(role)
     known = list(frames.INVOCATIONS)

@@ -30,7 +30,7 @@ COUNTED: dict[str, Any] = {
 }
 BY = ("version", "role", "type", "subject")
 ROLES = ("live", "canary", "correction", "direct")
-"""The roles whose answers count. Shadows and replays answer nobody."""
+"""The roles whose answers count. Those of shadows and replays do not."""
 
 
 def accuracy(
@@ -43,24 +43,29 @@ def accuracy(
 ) -> pd.DataFrame:
     """Return the share of right answers for each group of *by*. See ``sub.accuracy``.
 
-    The answers of corrections are among those of their subscription.
+    Parameters
+    ----------
+    subscription_id : int
+        The subscription. The answers of its corrections count, too.
     """
+    if not 0 < confidence < 1:
+        raise InvalidComparison(f"confidence = {confidence!r}: write a share such as 0.95")
     keys, agrees = _checked(by), rules.rule(agree)
     answered: Counter[tuple[Any, ...]] = Counter()
     scores: dict[tuple[Any, ...], list[float]] = {}
     truths = labels.truths(subscription_id)
     rows = log.invocations(
-        ("seq", "role", *keys, "output"),
+        ("seq", *keys, "output"),
         subscription_id=subscription_id,
+        roles=ROLES,
         outcomes=("succeeded",),
         running=False,
     )
-    for seq, role, *group, output in rows:
-        if role in ROLES:
-            answered[tuple(group)] += 1
-            if seq in truths and output is not None:
-                score = _score(agrees, output, truths[seq])
-                scores.setdefault(tuple(group), []).append(score)
+    for seq, *group, output in rows:
+        answered[tuple(group)] += 1
+        if seq in truths and output is not None:
+            score = _score(agrees, output, truths[seq])
+            scores.setdefault(tuple(group), []).append(score)
     schema = {**dict.fromkeys(keys, "str"), **COUNTED}
     found = [
         (*group, n, *_share(scores.get(group, []), confidence)) for group, n in answered.items()

@@ -1,4 +1,4 @@
-"""Comparing two versions of a subscription by what is recorded: live, in a shadow, in a replay."""
+"""Comparing two versions of a subscription by recorded answers: live, shadow and replay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mltrigger.broker import SubscriptionSpec
-from mltrigger.errors import InvalidComparison, NotFound
+from mltrigger.errors import InvalidComparison, NotFound, NothingToCompare
 from mltrigger.reports import frames, views
 from mltrigger.reports.moments import Moment
 from mltrigger.rollout.comparison import Comparison, compare_frames
@@ -47,11 +47,18 @@ def compare(
     versions = rollout.meant(spec, old), rollout.meant(spec, new)
     lanes = [row for row in rollout.lanes.rows(spec.id) if row.role in _ORDER]
     left, right = _sides(rollout, spec, versions, lanes, since, _columns(by))
+    shared = _shared(left, right)
+    if not shared:
+        raise NothingToCompare(
+            f"no event was answered by both: {len(left):,} by {versions[0]}, {len(right):,} by"
+            f" {versions[1]}{'' if since is None else f', since {since}'}; sub.replay(…) runs a"
+            " version on recorded events, sub.shadow(…) beside the live one"
+        )
     if repeated is None:
         repeated = _is_watched(rollout, spec, versions, lanes)
     again = None
     if noise:
-        again = _noise(rollout, spec, versions[0], _shared(left, right), noise, timeout_s)
+        again = _noise(rollout, spec, versions[0], shared, noise, timeout_s)
     labels = _labels(rollout, left)
     return compare_frames(
         left, right, by=by, noise=again, labels=labels, repeated=repeated, **asked
@@ -132,11 +139,14 @@ def _is_watched(
     versions: Sequence[ModelVersion],
     lanes: Sequence[LaneRow],
 ) -> bool:
-    """Whether answers still come in, so that the comparison is looked at again."""
+    """Whether answers came in one by one, so that they may have been looked at before.
+
+    A shadow or a canary that has ended counts: it may have been ended for its figures.
+    """
     names = {str(version) for version in versions}
-    open_ = {row.selector for row in lanes if row.bound and row.role == "shadow"}
-    found = rollout.alarms(spec)
-    return bool(names & (open_ | ({found[0].canary} if found is not None else set())))
+    shadowed = {row.selector for row in lanes if row.role == "shadow"}
+    canaries = {row.canary for row in rollout.ledger.rows(spec.id)}
+    return bool(names & (shadowed | canaries))
 
 
 def _noise(

@@ -96,6 +96,7 @@ class Compared:
             old, new = np.isfinite(measure.old), np.isfinite(measure.new)
             counts[f"{name}_missing_old"] = int((new & ~old).sum())
             counts[f"{name}_missing_new"] = int((old & ~new).sum())
+            counts[f"{name}_missing_both"] = int((~old & ~new).sum())
             counts[f"{name}_errors"] = len(measure.errors)
         return counts
 

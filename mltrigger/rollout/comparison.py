@@ -98,6 +98,8 @@ def compare_frames(
         If a column, or a measure that no attempt reports, is asked for.
     """
     asked = Asked(agree_at_least, confidence, within, slow_at_most, repeated, seed)
+    if not isinstance(measures or {}, Mapping):
+        raise InvalidComparison(f"measures = {measures!r:.60}: write {{'confidence': 'higher'}}")
     wanted = {
         name: given if isinstance(given, Measure) else checked(given)  # type: ignore[arg-type]
         for name, given in (measures or {}).items()

@@ -180,8 +180,8 @@ class Corrector:
         by: str | None = None,
     ) -> None:
         """Open a lane for the answers of a binding, or go on with the one that is open."""
-        if limit is not None and (isinstance(limit, bool) or limit < 1):
-            raise InvalidPolicy(f"limit must be a whole number of at least 1, got {limit!r}")
+        if limit is not None:
+            check_limit(limit)
         version = self.present(spec)
         policy = dataclasses.replace(
             spec.policy,
@@ -266,6 +266,12 @@ class Corrector:
             set_lane(transaction, lane.id, {**settings, "filled": True, "total": events})
             if is_through(transaction, lane.id):
                 end_lane(transaction, lane.id, "done")
+
+
+def check_limit(limit: Any) -> None:
+    """Raise InvalidPolicy for a number of events that is none."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InvalidPolicy(f"limit = {limit!r:.60}: write a whole number of at least 1")
 
 
 def _check_past(spec: SubscriptionSpec, rows: Sequence[Binding], row: Binding) -> None:

@@ -9,7 +9,7 @@ from mltrigger.broker import SubscriptionSpec
 from mltrigger.errors import brief_errors
 from mltrigger.event.event import Event, derived_id
 from mltrigger.rollout.columns import CORRECTIONS
-from mltrigger.rollout.correcting import Corrector
+from mltrigger.rollout.correcting import Corrector, check_limit
 from mltrigger.rollout.history import Bound
 from mltrigger.store import corrections
 from mltrigger.store.corrections import Counts, Given
@@ -99,6 +99,7 @@ class Correction:
         """
         from mltrigger.reports import frames
 
+        check_limit(limit)
         version = self._corrector.present(self._spec)
         seqs = self._corrector.plan(self._spec, self.binding, version).seqs[:limit]
         trials, old = self._corrector.try_out(self._spec, version, seqs)
@@ -187,7 +188,7 @@ class Correction:
             self._corrector.handle(self._spec, lane).stop()
 
     def wait(self, timeout_s: float = 600.0) -> Correction:
-        """Wait until it is done, at most *timeout_s* seconds. A warning says what is left."""
+        """Wait until it is done, at most *timeout_s* seconds. A warning counts the rest."""
         if (lane := self._open_lane()) is not None:
             self._corrector.handle(self._spec, lane).wait(timeout_s)
         return self

@@ -56,6 +56,10 @@ class Guard:
             for name, value in (("errors", self.errors), ("p95", self.p95))
             if value is not None and not _is_from(value, 1.0)
         ]
+        if not isinstance(self.measures, Mapping):
+            raise InvalidPolicy(
+                f"invalid guard: measures = {self.measures!r:.60}: write {{'confidence': 'higher'}}"
+            )
         problems += [
             f"measures[{name!r}] = {better!r}: write 'higher' or 'lower'"
             for name, better in self.measures.items()

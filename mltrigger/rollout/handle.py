@@ -152,9 +152,9 @@ class Versioned:
     ) -> Lane:
         """Send a copy of a share of the live events to *version*, from the next event on.
 
-        Nobody gets its answers. Its failures, its speed and its hanging calls do not touch the live
-        calls, which go first. It runs where the subscription is delivered. A model that may end its
-        process needs ``isolation="process"``.
+        No caller gets its answers. Its failures, its speed and its hanging calls do not touch the
+        live calls, which go first. It runs where the subscription is delivered. A model that may
+        end its process needs ``isolation="process"``.
 
         The same call again finds its lane. Another share for that version replaces it.
 
@@ -295,8 +295,8 @@ class Versioned:
             The share of calls that may be slower than the old version's p95. ``None`` asks for no
             speed, such as where a replay ran while the machine was busier.
         repeated : bool, optional
-            Whether the comparison is looked at more than once. Default: while a shadow or a canary
-            of one of them is under way.
+            Whether the comparison is looked at more than once. Default: yes if one of them was a
+            shadow or a canary here. One that has ended may have been ended for its figures.
         seed : int
             The seed of resampling.
 

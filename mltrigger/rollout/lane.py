@@ -133,7 +133,7 @@ class Lane:
     def wait(self, timeout_s: float = 600.0) -> Lane:
         """Wait until a replay is done, at most *timeout_s* seconds. Return the lane itself.
 
-        A shadow is waited for until it has answered all events so far. A warning says what is left.
+        A shadow is waited for until it has answered all events so far. A warning counts the rest.
         """
         about_to_wait()
         end_s = time.monotonic() + timeout_s
@@ -262,7 +262,7 @@ class Lanes(Sequence[Any]):
 
 
 def _text(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, float):
         return f"{value:,.3g}"

@@ -158,8 +158,10 @@ def slices(pairs: Pairs, by: str | Callable[[Mapping[str, Any]], Any] | None) ->
     ]
     if callable(by):
         return [_slice(by, row) for part in parts for row in part.to_dict("records")]
-    if by not in parts[0].columns:
-        raise NotFound.of("column", by, parts[0].columns, "by= takes a function of a row as well")
+    if not isinstance(by, str) or by not in parts[0].columns:
+        raise NotFound.of(
+            "column", str(by), parts[0].columns, "by= takes a function of a row as well"
+        )
     found: list[Any] = []
     for part in parts:
         codes, names = pd.factorize(part[by].astype(object))

@@ -13,7 +13,7 @@ from mltrigger.delivery.engine import Engine
 from mltrigger.errors import BindingConflict, InvalidPolicy, NotFound, NotShipped
 from mltrigger.rollout.guard import Alarm, Guard
 from mltrigger.rollout.history import Bound, History, read
-from mltrigger.rollout.watching import Watch
+from mltrigger.rollout.watching import Alias, Watch, follow
 from mltrigger.store import tries
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Binding, Change, Ledger, user
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mltrigger.rollout.verdict import Verdict
 
 Backlog = Literal["new", "old"]
-Alias = tuple[str, str, str]
 STEPS = (0.01, 0.05, 0.2, 0.5)
 
 
@@ -54,7 +53,7 @@ class Rollout:
         self._store, self._registry, self._catalog = store, registry, catalog
         self.store, self.registry, self.clock, self.lanes = store, registry, clock, lanes
         self.ledger = Ledger(store, clock)
-        self.watch = Watch(store, self.ledger, clock, self._promoted)
+        self.watch = Watch(store, self.ledger, clock, registry)
 
     # -- changes -----------------------------------------------------------------------------------
 
@@ -75,6 +74,8 @@ class Rollout:
         """
         if backlog not in ("new", "old"):
             raise NotFound.of("backlog", str(backlog), ["new", "old"])
+        if force is not None and not (isinstance(force, str) and force.strip()):
+            raise InvalidPolicy(f"force = {force!r:.60}: write the reason, force='reason'")
         rows = self._rows(spec)
         now = rows[-1]
         if version is None:
@@ -97,7 +98,7 @@ class Rollout:
             )
         if str(meant) == str(present) and now.canary is None:
             return self.history(spec)[-1]
-        selector, alias = self._follow(now, meant)
+        selector, alias = follow(self._registry, now, meant)
         self.engine.prepare(spec.name, str(meant))
         said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
         return self._change(
@@ -136,8 +137,9 @@ class Rollout:
             raise NotFound.of("then", str(then), ["wait", "promote"])
         if not isinstance(guard, Guard):
             raise InvalidPolicy(f"guard = {guard!r:.60}: write mt.Guard(errors=1.5, p95=1.3)")
-        if min_events < 1 or min_s < 0:
-            raise InvalidPolicy("min_events is at least 1, min_s at least 0")
+        for name, given, least in (("min_events", min_events, 1), ("min_s", min_s, 0)):
+            if isinstance(given, bool) or not isinstance(given, (int, float)) or not given >= least:
+                raise InvalidPolicy(f"{name} = {given!r:.60}: write a number of at least {least}")
         rows = self._rows(spec)
         now = rows[-1]
         present, newest = self._present(now), self._newest_lot()
@@ -250,10 +252,6 @@ class Rollout:
         with self._store.snapshot() as reader:
             return tries.newest_lot(reader)
 
-    def _promoted(self, row: Binding) -> tuple[str, Alias | None]:
-        """Return the selector after the promote of a canary, and the alias that it moves."""
-        return self._follow(row, resolve(self._registry, Selector.parse(str(row.canary))))
-
     def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
         added = self.ledger.append(spec.id, change)
         if added is None:
@@ -264,22 +262,13 @@ class Rollout:
         self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
 
-    def _follow(self, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
-        """Return the selector of a new binding, and the alias of ours that it moves."""
-        selector = Selector.parse(now.selector)
-        if selector.alias is None or selector.name != meant.name:
-            return str(meant), None
-        if self._registry.followed(selector) is not None:
-            return str(meant), None  # the alias of a foreign registry is moved there
-        return now.selector, (selector.name, selector.alias, meant.version)
-
     def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None, Alias | None]:
         """Return the selector to restore: that of the target if it still means its version."""
         if now.canary is not None and target.number == now.number:
             return now.selector, now.model_version_id, None
         pinned = resolve(self._registry, Selector.parse(target.answers))
         if target.selector == now.selector:
-            selector, alias = self._follow(target, pinned)
+            selector, alias = follow(self._registry, target, pinned)
             if alias is not None:
                 return selector, pinned.id, alias
         try:
@@ -291,6 +280,11 @@ class Rollout:
     def _target(self, spec: SubscriptionSpec, rows: Sequence[Binding], to: Any) -> Binding:
         now = rows[-1]
         if isinstance(to, Bound):
+            if to.subscription != spec.name:
+                raise NotFound(
+                    f"binding {to.number} is one of {to.subscription!r}, not of {spec.name!r}: take"
+                    f" one of bus.subscription({spec.name!r}).history()"
+                )
             to = to.number
         if isinstance(to, int) and not isinstance(to, bool):
             if not 0 <= to < len(rows):
@@ -311,26 +305,35 @@ class Rollout:
             )
         if now.canary is not None:
             return now
-        bad = {now.answers}
-        for before, row in itertools.pairwise(rows):
-            if row.kind == "rollback":
-                bad |= {before.answers} - {now.answers}
+        bad = _rolled_back(rows)
         for row in reversed(rows):
-            if row.answers not in bad:
+            if row.answers not in bad | {now.answers}:
                 return row
+        others = {row.answers for row in rows} - {now.answers}
+        if others:
+            raise NotFound(
+                f"each other version of {spec.name!r} was rolled back:"
+                f" {', '.join(sorted(others))}: there is nothing to go back to, unless"
+                " rollback(to=…) names it"
+            )
         raise NotFound(
             f"{now.answers} is the only version of {spec.name!r} so far: there is nothing to go"
             " back to"
         )
 
     def _check_measures(self, spec: SubscriptionSpec, guard: Guard) -> None:
+        if not guard.measures:
+            return
         with self._store.snapshot() as reader:
-            for name in guard.measures:
-                if not tries.reports(reader, spec.id, name):
-                    raise NotFound(
-                        f"no recent attempt of {spec.name!r} has reported the measure {name!r}:"
-                        f" call mt.report({name}=…) in the model first"
-                    )
+            reported = tries.reported(reader, spec.id)
+        for name in guard.measures:
+            if name not in reported:
+                raise NotFound.of(
+                    f"recent attempt of {spec.name!r} with the measure",
+                    name,
+                    reported,
+                    f"call mt.report({name}=…) in the model first",
+                )
 
 
 def _check_live(spec: SubscriptionSpec) -> None:
@@ -338,6 +341,16 @@ def _check_live(spec: SubscriptionSpec) -> None:
         raise InvalidPolicy(
             f"{spec.name!r} has role {spec.role}: only a live subscription has versions and lanes"
         )
+
+
+def _rolled_back(rows: Sequence[Binding]) -> set[str]:
+    """Return the versions that were rolled back, and not bound again since."""
+    bad: set[str] = set()
+    for before, row in itertools.pairwise(rows):
+        if row.kind == "rollback":
+            bad |= {before.answers, before.canary or before.answers}
+        bad -= {row.answers}
+    return bad
 
 
 def _judged(verdict: Any) -> Verdict | None:

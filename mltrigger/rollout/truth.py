@@ -1,4 +1,4 @@
-"""Truth: the verbs of a subscription for what it did elsewhere, and for how right it was."""
+"""The verbs of a subscription for effects and accuracy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Truth:
     _spec: SubscriptionSpec
 
     def effects(self) -> pd.DataFrame:
-        """Return what the model did to other systems with ``mt.once``, oldest first.
+        """Return the effects of the model on other systems, made with ``mt.once``, oldest first.
 
         ``state`` is ``answered`` (it has happened), ``failed`` (it has not) or ``unknown``: it
         began, and its end was not recorded. ``calls`` counts the calls, ``attempt`` is the one that

@@ -6,7 +6,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mltrigger.broker import SubscriptionSpec
@@ -14,8 +14,13 @@ from mltrigger.clock import Clock
 from mltrigger.rollout.guard import Alarm, Guard, alarms
 from mltrigger.store import tries
 from mltrigger.store.ledger import Binding, Change, Ledger
+from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Reader, Store
+from mltrigger.versions.selector import Selector, resolve
+from mltrigger.versions.version import ModelVersion
 
+Alias = tuple[str, str, str]
+"""A model, its alias, and the version that it means."""
 _LOOK_S = 0.2
 """The shortest time between two looks of one process."""
 _REST = 20
@@ -64,27 +69,28 @@ class _Counts:
         return self._measured
 
 
+def follow(registry: Registry, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
+    """Return the selector of a new binding, and the alias of ours that it moves."""
+    selector = Selector.parse(now.selector)
+    if selector.alias is None or selector.name != meant.name:
+        return str(meant), None
+    if registry.followed(selector) is not None:
+        return str(meant), None  # the alias of a foreign registry is moved there
+    return now.selector, (selector.name, selector.alias, meant.version)
+
+
 class Watch:
     """Judges the canaries of one store, and goes on with their steps.
 
     Parameters
     ----------
-    store, ledger, clock
+    store, ledger, clock, registry
         Parts of the bus.
-    promoted : callable
-        Takes the binding of a canary. Returns the selector after its promote, and the alias that
-        moves with it.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        ledger: Ledger,
-        clock: Clock,
-        promoted: Callable[[Binding], tuple[str, tuple[str, str, str] | None]],
-    ) -> None:
+    def __init__(self, store: Store, ledger: Ledger, clock: Clock, registry: Registry) -> None:
         self._store, self._ledger, self._clock = store, ledger, clock
-        self._promoted = promoted
+        self._registry = registry
         self._next_s: dict[int, float] = {}
         self._counts: dict[int, _Counts] = {}
         self._guard, self._counting = threading.Lock(), threading.Lock()
@@ -196,7 +202,8 @@ class Watch:
             )
         if plan["then"] != "promote" or row.canary is None:
             return None
-        selector, alias = self._promoted(row)
+        meant = resolve(self._registry, Selector.parse(row.canary))
+        selector, alias = follow(self._registry, row, meant)
         return self._ledger.append(
             subscription_id,
             Change(

@@ -80,7 +80,7 @@ class Intent(NamedTuple):
 
 
 class Intended(NamedTuple):
-    """What is known of an effect. With ``number`` above 0 that call of it begins now.
+    """The record of an effect. With ``number`` above 0 that call of it begins now.
 
     - ``home``: the subscription that keeps it.
     - ``is_missing``: it must come from a recording, which does not have it.

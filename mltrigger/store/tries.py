@@ -72,11 +72,11 @@ WHERE l.id > :after AND l.subscription_id = :s AND l.binding >= :first
   AND l.role IN ('live', 'canary') AND json_type(d.measures, :name) IN ('integer', 'real')
 ORDER BY o.lot_id, o.place LIMIT :most
 """
-_REPORTS = """
-SELECT 1 FROM (
+_REPORTED = """
+SELECT DISTINCT each.key FROM (
   SELECT measures FROM detail WHERE subscription_id = :s AND measures IS NOT NULL
   ORDER BY seq DESC LIMIT 1000
-) AS newest WHERE json_type(measures, :name) IS NOT NULL LIMIT 1
+) AS newest, json_each(newest.measures) AS each
 """
 
 
@@ -149,7 +149,6 @@ def measured(
     return found["canary"], found["live"]
 
 
-def reports(reader: Reader, subscription_id: int, name: str) -> bool:
-    """Whether a recent attempt of a subscription has reported the measure *name*."""
-    of = {"s": subscription_id, "name": f'$."{name}"'}
-    return bool(reader.query(_REPORTS, of))
+def reported(reader: Reader, subscription_id: int) -> set[str]:
+    """Return the names of the measures that recent attempts of a subscription have reported."""
+    return {name for (name,) in reader.query(_REPORTED, {"s": subscription_id})}

@@ -687,3 +687,10 @@ def test_settle_lets_time_pass_for_whoever_waits_for_it(policy: dict[str, Any]) 
 
 def each(numbers: Any) -> Any:
     return numbers
+
+
+def test_explain_takes_a_subscription_or_its_name(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", mt.model("ocr", version="1.0.0")(lambda page: page))
+    receipt = bus.fire("documents", [1], progress=False).receipts[0]
+
+    assert bus.explain(receipt, sub).equals(bus.explain(receipt, sub.name))

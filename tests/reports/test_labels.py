@@ -254,12 +254,27 @@ def test_shadows_replays_and_dead_events_do_not_count(bus: mt.EventBus) -> None:
     for page in (1, 2, 3):
         run = bus.fire("pages", [page], progress=False)
         bus.label(run.receipts[0], page)
-    with bus._store.transaction() as transaction:
-        transaction.execute("UPDATE lot SET role = 'shadow' WHERE low = 1", {})
+    sub.replay("1.0.0", wait=True)
 
     found = sub.accuracy(by=["version", "role"])
     assert found["role"].tolist() == ["live"]
-    assert found[["answered", "labelled", "right"]].values.tolist() == [[1, 1, 1]]
+    assert found[["answered", "labelled", "right"]].values.tolist() == [[2, 2, 2]]
+
+
+@in_memory
+def test_a_corrected_answer_counts_once_for_its_version(bus: mt.EventBus) -> None:
+    def double(page: int) -> int:
+        return 2 * page
+
+    sub = bus.subscribe("pages", mt.model("picky", version="1.0.0")(double))
+    for page in (1, 2):
+        bus.label(bus.fire("pages", [page], progress=False).receipts[0], page)
+    sub.promote(mt.model(lambda page: page, name="picky", version="2.0.0"))
+    sub.correct(0).start().wait()
+
+    found = sub.accuracy(by=["version", "role"])
+    assert found["role"].tolist() == ["live", "correction"]
+    assert found[["answered", "labelled", "right"]].values.tolist() == [[2, 2, 0], [2, 2, 2]]
 
 
 @in_memory

@@ -188,7 +188,7 @@ def test_second_rollback_goes_further_back_and_the_last_one_says_that_there_is_n
 
     assert sub.rollback().version == "ocr:2.0.0"
     assert sub.rollback().version == "ocr:1.0.0"
-    with pytest.raises(mt.NotFound, match="nothing to go back to"):
+    with pytest.raises(mt.NotFound, match=r"2\.0\.0, ocr:3\.0\.0: there is nothing to go back to"):
         sub.rollback()
 
 
@@ -413,6 +413,25 @@ def test_alias_of_the_subscription_follows_promote_and_rollback(bus: mt.EventBus
     assert bus.subscription("ocr").selector == "ocr@champion"
 
 
+def test_alias_of_the_subscription_follows_a_canary_that_promotes_itself(
+    bus: mt.EventBus,
+) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        bus.register(answers(version))
+    bus.alias("ocr", "champion", "1.0.0")
+    sub = bus.subscribe("documents", "ocr@champion")
+    sub.canary("ocr:2.0.0", steps=[0.9], min_events=10, min_s=0, then="promote")
+
+    def promoted() -> bool:
+        bus.fire("documents", range(60), progress=False)
+        return sub.history()[-1].kind == "promote"
+
+    wait_until(promoted, timeout_s=30)
+    assert sub.selector == "ocr@champion"
+    assert outputs(bus.fire("documents", [1], progress=False)) == ["2.0.0"]
+    assert sub.rollback().version == "ocr:1.0.0"
+
+
 def test_event_under_way_at_a_promote_is_answered_once_by_the_version_that_began_it(
     bus: mt.EventBus,
 ) -> None:
@@ -469,3 +488,22 @@ def _let_pass(bus: mt.EventBus, s: float) -> None:
     clock = getattr(bus, "_clock", None)
     if isinstance(clock, SimulatedClock):
         clock.advance(s=s)
+
+
+def test_rollback_after_a_stopped_canary_goes_back_to_the_version_before(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.canary(answers("2.0.0"), steps=[0.5])
+    sub.rollback()
+    sub.promote("2.0.0", force="it was the network")
+
+    assert sub.rollback().version == "ocr:1.0.0"
+
+
+def test_rollback_takes_a_version_that_was_promoted_again_since(bus: mt.EventBus) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.promote(answers("2.0.0"))
+    sub.rollback()
+    sub.promote("2.0.0", why="repaired")
+    sub.promote(answers("3.0.0"))
+
+    assert sub.rollback().version == "ocr:2.0.0"

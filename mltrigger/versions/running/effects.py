@@ -118,7 +118,7 @@ def once(
     Raises
     ------
     EffectUnknown
-        If nobody knows whether an earlier call had its effect.
+        If it is unknown whether an earlier call had its effect.
     EffectMissing
         In a shadow or replay, if the recording has no answer.
     OutsideCall
