@@ -145,6 +145,11 @@ class Comparison:
         """The old and the new version."""
         return self.verdict.versions
 
+    @property
+    def first_error(self) -> str | None:
+        """Why the first pair that is not comparable is none, ``None`` without one."""
+        return next(iter(self._found.errors.values()), None)
+
     def frame(self) -> pd.DataFrame:
         """Return each event as a row: pairs first, then the events of one side alone."""
         return self._rows(STATES)

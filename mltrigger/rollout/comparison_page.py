@@ -60,7 +60,7 @@ _STYLE = (
 def text(c: Comparison, by: str) -> str:
     """Return the verdict with its arithmetic, counts, both latencies and slices."""
     lines = [str(c.verdict), f"  {_counted(c)}"]
-    lines += [f"  {version}: {said}" for version, said in _latencies(c)]
+    lines += [f"  {name}: {said}" for name, said in (*_first_error(c), *_latencies(c))]
     lines += [f"  {harmless(by)} {line}" for line in _slices(c)]
     return "\n".join(lines)
 
@@ -81,6 +81,15 @@ def _latencies(c: Comparison) -> Iterator[tuple[str, str]]:
             yield version, f"p50 {p50:,.2f} ms, p95 {p95:,.2f} ms"
 
 
+def _first_error(c: Comparison) -> Iterator[tuple[str, str]]:
+    if c.first_error is not None:
+        yield "not comparable", f"{short(c.first_error, _OUTPUT)}, for example"
+
+
+def _facts(c: Comparison) -> list[tuple[str, str]]:
+    return [("counts", _counted(c)), *_first_error(c), *_latencies(c)]
+
+
 def _slices(c: Comparison) -> list[str]:
     rows = _rows(c.slices())
     lines = [
@@ -98,8 +107,7 @@ def _rows(table: Any) -> list[tuple[Any, ...]]:
 
 def card(c: Comparison, by: str) -> str:
     """Return the comparison as a card of a notebook."""
-    facts = [("counts", _counted(c)), *_latencies(c)]
-    return facts_card(c.verdict.summary, facts, c.verdict.table() + _slice_table(c, by, 10))
+    return facts_card(c.verdict.summary, _facts(c), c.verdict.table() + _slice_table(c, by, 10))
 
 
 def _slice_table(c: Comparison, by: str, most: int) -> str:
@@ -137,7 +145,7 @@ def whole(c: Comparison, by: str) -> str:
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\';',
         " style-src 'unsafe-inline'\">",
         f"<title>{title}</title><style>{_STYLE}</style></head><body>",
-        facts_card(c.verdict.summary, [("counts", _counted(c)), *_latencies(c)], c.verdict.table()),
+        facts_card(c.verdict.summary, _facts(c), c.verdict.table()),
         _slice_table(c, by, len(c.slices())),
         table_html(head, rows, f"{len(flips):,} flips{more}"),
         "</body></html>",

@@ -204,7 +204,7 @@ WRONG: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "canary, the present version": (
         lambda t: t.sub.canary("1.1.0"),
-        mt.NotFound,
+        mt.BindingConflict,
         "a canary needs another version",
     ),
     "canary, no steps": (
@@ -321,3 +321,11 @@ def test_label_of_an_unknown_event_is_kept_and_shown(there: Setting) -> None:
 
     last = there.bus.labels().iloc[-1]
     assert (last["event_id"], bool(last["known"])) == ("not-published", False)
+
+
+def test_function_that_fails_on_all_outputs_says_why(there: Setting) -> None:
+    found = there.sub.compare("1.0.0", "1.1.0", agree=lambda old, new: old["text"] == new["text"])
+
+    assert found.counts["not_comparable"] == 12
+    for shown in (repr(found), found._repr_html_()):
+        assert "string indices must be integers" in shown
