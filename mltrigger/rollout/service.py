@@ -192,24 +192,32 @@ class Rollout:
         by: str | None = None,
     ) -> Bound:
         """End the canary, or go back to an earlier version. See ``sub.rollback``."""
-        rows = self._rows(spec)
-        now = rows[-1]
-        target = self._target(spec, rows, to)
+        while True:
+            rows = self._rows(spec)
+            now = rows[-1]
+            try:
+                return self._change(spec, self._back(spec, rows, to, why, by or user()))
+            except BindingConflict:
+                # The guard may have gone on by one step. That is the same canary.
+                if now.canary is None or self._rows(spec)[-1].canary != now.canary:
+                    raise
+
+    def _back(
+        self, spec: SubscriptionSpec, rows: Sequence[Binding], to: Any, why: str | None, by: str
+    ) -> Change:
+        now, target = rows[-1], self._target(spec, rows, to)
         present = self._present(now)
         selector, version_id, alias = self._restored(now, target)
         self.engine.prepare(spec.name, target.answers)
-        return self._change(
-            spec,
-            Change(
-                "rollback",
-                selector,
-                version_id,
-                made_by=by or user(),
-                why=why or f"back to binding {target.number}",
-                after=now.number,
-                until_id=present.id,
-                alias=alias,
-            ),
+        return Change(
+            "rollback",
+            selector,
+            version_id,
+            made_by=by,
+            why=why or f"back to binding {target.number}",
+            after=now.number,
+            until_id=present.id,
+            alias=alias,
         )
 
     # -- questions ---------------------------------------------------------------------------------

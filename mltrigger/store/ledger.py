@@ -34,10 +34,18 @@ VALUES (:s, :number, :kind, :from_seq, :selector, :model_version_id, :canary, :c
 _NUMBER = "SELECT max(number) FROM binding WHERE subscription_id = :s"
 _VERSION = "SELECT id FROM model_version WHERE name = :name AND version = :version"
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
+# Not by the view of all that waits: a long backlog would be read under the write lock.
 _LOWEST_OPEN = """
 SELECT min(seq) FROM (
-  SELECT min(seq) AS seq FROM waiting WHERE subscription_id = :s
+  SELECT min(seq) AS seq FROM ready WHERE subscription_id = :s
+  UNION ALL SELECT min(seq) FROM awaited WHERE subscription_id = :s
   UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
+  UNION ALL SELECT (
+    SELECT e.seq FROM event e INDEXED BY event_topic
+    WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq AND e.by_rows_us IS NULL
+      AND e.seq <= coalesce(c.last_seq, e.seq)
+    ORDER BY e.seq LIMIT 1)
+  FROM cursor c JOIN subscription s ON s.id = c.subscription_id WHERE c.subscription_id = :s
 )
 """
 _PIN = """

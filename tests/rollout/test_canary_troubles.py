@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.rollout.guard import Alarm
+from mltrigger.store import ledger
 from mltrigger.testing import SimulatedClock
 
 
@@ -250,3 +252,19 @@ def test_many_looks_count_the_same_as_one(bus: Any, clock: SimulatedClock) -> No
 
     assert rule(bus, sub).text == often
     assert len(set(texts)) > 1
+
+
+def test_promote_reads_only_the_first_event_of_a_long_backlog(tmp_path: Path) -> None:
+    with mt.connect(f"sqlite:///{tmp_path}/bus.db") as bus:
+        sub = bus.subscribe("documents", answers("1.0.0"), listen=False)
+        bus.publish_batch("documents", range(5000))
+        of = {"s": bus.spec(sub.name).id}
+    steps = []
+    file = sqlite3.connect(f"{tmp_path}/bus.db")
+    file.set_progress_handler(lambda: steps.append(1), 100)
+
+    found = file.execute(ledger._LOWEST_OPEN, of).fetchall()
+
+    file.close()
+    assert found == [(1,)]
+    assert len(steps) < 50

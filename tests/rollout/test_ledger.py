@@ -12,6 +12,7 @@ from emulators import Account
 from shared import wait_until
 
 import mltrigger as mt
+from mltrigger.store.ledger import Binding, Change
 from mltrigger.testing import SimulatedClock
 
 
@@ -324,6 +325,29 @@ def test_canary_is_stopped_by_its_handle(bus: mt.EventBus) -> None:
     assert outputs(bus.fire("documents", range(20), progress=False)) == ["1.0.0"] * 20
     assert "enough seen" in repr(canary)
     assert "enough seen" in canary._repr_html_()
+
+
+def test_rollback_ends_a_canary_that_goes_on_by_a_step_meanwhile(
+    bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.canary(answers("2.0.0"), steps=[0.1, 0.5])
+    ledger, spec = bus.rollout.ledger, bus.spec("ocr")
+    rows, stepped = ledger.rows, []
+
+    def rows_before_the_step(subscription_id: int) -> list[Binding]:
+        found = rows(subscription_id)
+        if not stepped:
+            now = found[-1]
+            step = Change("step", now.selector, now.model_version_id, now.canary, share=0.5)
+            stepped.append(ledger.append(spec.id, step))
+        return found
+
+    monkeypatch.setattr(ledger, "rows", rows_before_the_step)
+    sub.rollback()
+
+    assert [b.kind for b in sub.history()] == ["bind", "canary", "step", "rollback"]
+    assert sub.history()[-1].canary is None
 
 
 def test_second_canary_is_refused_and_so_is_one_of_the_present_version(bus: mt.EventBus) -> None:
