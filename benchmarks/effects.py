@@ -171,7 +171,11 @@ def _storm(path: Path, events: int, kills: int) -> dict[str, int]:
         letters = sub.dead_letters()
         charges, results = bank.charges, sub.invocations(columns=["outcome", "output"])
         paid = {int(text) for text in results.loc[results["outcome"] == "succeeded", "output"]}
+        before = charges.total()
+        replayed = _replayed(bus, bank.server_address[1])
         return {
+            "replayed": replayed,
+            "calls": charges.total() - before,
             "kills": crowd.deaths,
             "charged": len(charges),
             "twice": sum(n > 1 for n in charges.values()),
@@ -181,6 +185,14 @@ def _storm(path: Path, events: int, kills: int) -> dict[str, int]:
             "lost": events - len(paid) - len(letters) + len(paid - charges.keys()),
             "balanced": int(bus.audit()["balanced"].all()),
         }
+
+
+def _replayed(bus: mt.EventBus, port: int) -> int:
+    """Replay all orders here. Return how many got their recorded answer."""
+    os.environ["BANK"] = str(port)
+    sub = bus.subscribe("orders", pay, start="earliest", max_concurrency=1)
+    lane = sub.replay(sub.selector, wait=True)
+    return int((lane.results()["outcome"] == "succeeded").sum())
 
 
 def _ended(bus: mt.EventBus) -> int:
@@ -214,11 +226,16 @@ def _report(storm: dict[str, int], rates: dict[str, float], events: int) -> Repo
         ("orders lost: not ended, or paid without a charge", "lost"),
         ("effects that are unknown", "unknown"),
         ("dead letters that say so", "letters"),
+        ("orders replayed, answered from the record", "replayed"),
+        ("requests to the server during the replay", "calls"),
     )
     rows = [(what, f"{storm[name]:,}") for what, name in found]
     report.tables.append(Table("What became of the orders", ("", "number"), rows))
     rows = [(what, number(rate)) for what, rate in rates.items()]
     report.tables.append(Table("What an effect costs", ("one thread, one disk", "events/s"), rows))
+    report.targets.append(
+        Target("requests during a replay", "0", f"{storm['calls']}", storm["calls"] == 0)
+    )
     for what, name in (("charged twice", "twice"), ("lost", "lost"), ("of two keys", "keys")):
         report.targets.append(Target(f"orders {what}", "0", f"{storm[name]}", storm[name] == 0))
     unknown, kills = storm["unknown"], storm["kills"]

@@ -188,6 +188,7 @@ class Calls:
     ) -> None:
         clock, one = self._clock.now_us, lot.invoker.one
         now_us, hold_us = clock(), _RUN_AHEAD_US
+        pace = self._pace_of(lot)
         while count and (delivery := lot.begin_one(now_us)) is not None:
             started_us = now_us
             if (refusal := self._refusal(delivery, behind)) is None:
@@ -197,7 +198,7 @@ class Calls:
                 if running.measures is not None:
                     result = measured(running, running.events, [result])[0]
                 now_us = clock()
-                self._learn_call(delivery, result, started_us, now_us)
+                self._learn_call(pace, delivery, result, started_us, now_us)
                 times_us, text = (started_us, lot.returned_us or now_us), printed.take()
                 if text is None and self._recorder.takes(delivery, result):
                     lot.went_well(delivery, result.output, times_us)
@@ -213,7 +214,8 @@ class Calls:
                 began_us, now_us = now_us, clock()
                 hold_us = max(_RUN_AHEAD_US, 4 * (now_us - began_us))
             count -= 1
-            if now_us < self._pace.held_us:  # the rest of the lot would get the same answer
+            # the rest of the lot would get the same answer
+            if pace is not None and now_us < pace.held_us:
                 lot.stop_after_current()
                 return
             if HERE.wanted:  # a suspect waits
@@ -237,14 +239,23 @@ class Calls:
             behind.add(delivery.group)
         lot.answered([ended], 1)
 
-    def _learn_call(self, delivery: Delivery, result: Result, started_us: int, now_us: int) -> None:
+    def _pace_of(self, lot: Lot) -> Pace | None:
+        """Return the pace that the calls of a lot set.
+
+        A canary that is busy or away must not hold the live version. Its events wait on their own.
+        """
+        return None if lot.by.role == "canary" else self._pace
+
+    def _learn_call(
+        self, pace: Pace | None, delivery: Delivery, result: Result, started_us: int, now_us: int
+    ) -> None:
         if not result.ok:
             if result.throttled and result.reason == "timeout":
                 self.suspects.remember(delivery)
-            if self._pace.heed(result, now_us):
+            if pace is not None and pace.heed(result, now_us):
                 return
-        else:
-            self._pace.went_on()
+        elif pace is not None:
+            pace.went_on()
         self.size.learn((now_us - started_us) / 1e6)
 
     # -- calls with a batch ------------------------------------------------------------------------
@@ -264,15 +275,18 @@ class Calls:
                 results = measured(running, events, results)
         now_us, text = self._clock.now_us(), printed.take()
         finished_us, size = lot.returned_us or now_us, len(called)
+        pace = self._pace_of(lot)
         if called and not refusals and self._recorder.takes_whole(called, results):
             outputs = outputs_of(results)
             well = Succeeded(called, outputs, lot.by, started_us, finished_us, None, text)
             lot.answered([well], size)
-            self._pace.heed(results[0], now_us)
+            if pace is not None:
+                pace.heed(results[0], now_us)
             self._learn_batch(lot, size, now_us)
             return
-        for result in results:
-            self._pace.heed(result, now_us)
+        if pace is not None:
+            for result in results:
+                pace.heed(result, now_us)
         judged = self.suspects.acquit_late(dict(zip(called, results, strict=True)))
         answers = []
         for d in batch:

@@ -69,6 +69,11 @@ class Claims:
         self._outdated = look is not None
         self._are_few = False
 
+    def look_anew(self) -> bool:
+        """Ask the registry for changes, as at the first time."""
+        self._outdated = self._look is not None
+        return self.look_again()
+
     def look_again(self) -> bool:
         """Ask the registry for changes if need be. Return False if another listener takes over."""
         if self._outdated and self._look is not None:

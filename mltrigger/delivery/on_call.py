@@ -23,7 +23,7 @@ class OnCall(Listener):
 
         Deliveries that were not begun at the monotonic time *until_s* are released.
         """
-        self._claims.look_again()
+        self._claims.look_anew()  # it claims nothing that would tell it of a new binding
         for lot in self._lots(self._claims.answered(deliveries)):
             left_s = min(threading.TIMEOUT_MAX, max(0.0, until_s - time.monotonic()))
             timer = threading.Timer(left_s, lot.stop_after_current)

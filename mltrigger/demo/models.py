@@ -40,7 +40,7 @@ ENGINE_SETTINGS: dict[str, Any] = {
     "EngineConfig.onnxruntime.inter_op_num_threads": 1,
     # A page of the demonstration is read at its own size; the default enlarges it for a third of
     # the time.
-    "Det.limit_side_len": 480,
+    "Det.limit_side_len": 96,
     # Alone and unpadded, a short text costs less, and its result does not hang on its neighbours in
     # the batch.
     "Rec.rec_batch_num": 1,

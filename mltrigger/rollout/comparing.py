@@ -120,7 +120,7 @@ class Compared:
             drafts.append(rules.agreement(self.tally(every), self.noise, asked))
         drafts += self._harms(every, "", asked, wanted)
         timed = self._timed()
-        if timed.any():
+        if asked.slow_at_most is not None and timed.any():
             drafts.append(rules.latency(*self._slow(timed), asked))
         for name, among in self.sliced():
             drafts += self._harms(among, f" in {name}", asked, wanted)

@@ -51,7 +51,7 @@ def compare_frames(
     confidence: float = 0.95,
     measures: Mapping[str, str | Measure] | None = None,
     within: float = 0.01,
-    slow_at_most: float = 0.10,
+    slow_at_most: float | None = 0.10,
     repeated: bool = False,
     seed: int = 0,
 ) -> Comparison:
@@ -80,8 +80,9 @@ def compare_frames(
         ``"higher"``, ``"lower"`` or :func:`mltrigger.rollout.agree.measure` for each measure.
     within : float
         How much larger the share of errors, or of wrong answers, may be.
-    slow_at_most : float
-        The share of calls that may be slower than the old version's p95.
+    slow_at_most : float, optional
+        The share of calls that may be slower than the old version's p95. ``None`` asks for no
+        speed, such as where a replay ran while the machine was busier.
     repeated : bool
         Whether the comparison is looked at more than once.
     seed : int

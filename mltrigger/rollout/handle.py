@@ -259,7 +259,7 @@ class Versioned:
         agree_at_least: float | None = 0.99,
         confidence: float = 0.95,
         within: float = 0.01,
-        slow_at_most: float = 0.10,
+        slow_at_most: float | None = 0.10,
         repeated: bool | None = None,
         seed: int = 0,
     ) -> Comparison:
@@ -291,8 +291,9 @@ class Versioned:
             The confidence of intervals, and of all tests of harm together.
         within : float
             How much larger the share of errors, or of wrong answers, may be.
-        slow_at_most : float
-            The share of calls that may be slower than the old version's p95.
+        slow_at_most : float, optional
+            The share of calls that may be slower than the old version's p95. ``None`` asks for no
+            speed, such as where a replay ran while the machine was busier.
         repeated : bool, optional
             Whether the comparison is looked at more than once. Default: yes if one of them was a
             shadow or a canary here. One that has ended may have been ended for its figures.

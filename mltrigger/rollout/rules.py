@@ -33,9 +33,9 @@ class Asked:
         The confidence of intervals, and of all tests of harm together.
     within : float
         How much larger the share of errors, or of wrong answers, may be.
-    slow_at_most : float
+    slow_at_most : float, optional
         The share of calls that may be slower than the old version's p95. Of its own calls it is
-        0.05.
+        0.05. ``None`` asks for no speed.
     repeated : bool
         Whether the data are looked at more than once. E-values and confidence sequences then take
         the place of tests and intervals.
@@ -46,7 +46,7 @@ class Asked:
     agree_at_least: float | None = 0.99
     confidence: float = 0.95
     within: float = 0.01
-    slow_at_most: float = 0.10
+    slow_at_most: float | None = 0.10
     repeated: bool = False
     seed: int = 0
 
@@ -54,7 +54,7 @@ class Asked:
         shares = ("agree_at_least", "confidence", "within", "slow_at_most")
         for name in shares:
             value = getattr(self, name)
-            if value is None and name == "agree_at_least":
+            if value is None and name in ("agree_at_least", "slow_at_most"):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
                 advice = (
@@ -207,7 +207,7 @@ def _inverse(e: float) -> float:
 
 def latency(slow: int, total: int, p95_ms: float, asked: Asked) -> Draft:
     """Return the rule that few calls are slower than the old version's p95."""
-    limit = asked.slow_at_most
+    limit = asked.slow_at_most or 0.0
     if not total:
         return Draft(Rule("latency", None, None, None, None, "no pair with two latencies"))
     high = asked.bound(slow, total, asked.confidence)

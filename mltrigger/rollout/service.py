@@ -84,8 +84,9 @@ class Rollout:
                     f"subscription {spec.name!r} has no canary to promote: name the version"
                 )
             version = now.canary
-        meant = self.meant(spec, version)
+        # first: a model that is registered now may be the one that "latest" means
         present = self._present(now)
+        meant = self.meant(spec, version)
         judged = _judged(verdict)
         if judged is not None:
             _check_about(judged, present, meant)
@@ -141,7 +142,8 @@ class Rollout:
                 raise InvalidPolicy(f"{name} = {given!r:.60}: write a number of at least {least}")
         rows = self._rows(spec)
         now = rows[-1]
-        meant, present = self.meant(spec, version), self._present(now)
+        present, newest = self._present(now), self._newest_lot()
+        meant = self.meant(spec, version)
         if str(meant) == str(present):
             raise BindingConflict(
                 f"{meant} answers {spec.name!r} already: a canary needs another version"
@@ -153,8 +155,10 @@ class Rollout:
             )
         self._check_measures(spec, guard)
         self.engine.prepare(spec.name, str(meant))
+        selector = now.selector if self._present(now).id == present.id else str(present)
         plan = {
             "first": now.number + 1,
+            "after": newest,
             "at": 0,
             "steps": shares,
             "guard": guard.to_plan(),
@@ -166,8 +170,8 @@ class Rollout:
             spec,
             Change(
                 "canary",
-                now.selector,
-                now.model_version_id or present.id,
+                selector,
+                present.id,
                 str(meant),
                 meant.id,
                 shares[0],
@@ -222,7 +226,7 @@ class Rollout:
         if row.canary is None:
             return None
         with self._store.snapshot() as reader:
-            return row, self.watch.figures(reader, spec.id, row, row.steps)
+            return row, self.watch.figures(reader, spec.id, row)
 
     def meant(self, spec: SubscriptionSpec, version: Any) -> ModelVersion:
         """Return the registered version that a user means by *version*.
@@ -243,6 +247,10 @@ class Rollout:
 
     def _present(self, now: Binding) -> ModelVersion:
         return resolve(self._registry, Selector.parse(now.selector))
+
+    def _newest_lot(self) -> int:
+        with self._store.snapshot() as reader:
+            return tries.newest_lot(reader)
 
     def _change(self, spec: SubscriptionSpec, change: Change) -> Bound:
         added = self.ledger.append(spec.id, change)

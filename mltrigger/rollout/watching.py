@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mltrigger.broker import SubscriptionSpec
@@ -21,9 +22,51 @@ from mltrigger.versions.version import ModelVersion
 Alias = tuple[str, str, str]
 """A model, its alias, and the version that it means."""
 _LOOK_S = 0.2
-"""The shortest time between two looks of one process. Each one reads the attempts of the canary."""
+"""The shortest time between two looks of one process."""
+_REST = 20
+"""A look that takes long is followed by a rest that is so many times longer."""
 _FEW = 100
 """Live calls that make a 95th percentile."""
+_NOISE_US = 1_000
+"""A slow call is slower by this at least: the times of fast models are noise of the machine."""
+_NEVER = 2**62
+_MOST_NUMBERS = 20_000
+"""Numbers of one measure that are compared."""
+
+
+class _Counts:
+    """The attempts of one canary that were counted so far: those of lots up to ``after``."""
+
+    def __init__(self, first: int, slow_us: int, after: int) -> None:
+        self.first, self.slow_us, self.after = first, slow_us, after
+        self._tried: dict[tuple[int, str], tries.Tried] = {}
+        self._measured: dict[str, tuple[list[float], list[float]]] = {}
+
+    def go_on(self, reader: Reader, subscription_id: int, measures: Iterable[str]) -> None:
+        """Count the attempts that were recorded since then."""
+        newest = tries.newest_lot(reader)
+        found = tries.tried(reader, subscription_id, self.first, self.slow_us, self.after)
+        for key, more in found.items():
+            self._tried[key] = self._tried.get(key, tries.Tried()).plus(more)
+        for name in measures:
+            own = self._measured.setdefault(name, ([], []))
+            new = tries.measured(reader, subscription_id, self.first, name, self.after)
+            for numbers, values in zip(own, new, strict=True):
+                numbers += values[: _MOST_NUMBERS - len(numbers)]
+        self.after = max(self.after, newest)  # another thread may have a newer snapshot
+
+    def of(self, role: str, binding: int | None = None) -> tries.Tried:
+        """Return the attempts of a role, under all bindings or one."""
+        found = tries.Tried()
+        for (number, its), counts in self._tried.items():
+            if its == role and binding in (None, number):
+                found = found.plus(counts)
+        return found
+
+    @property
+    def measured(self) -> Mapping[str, tuple[Sequence[float], Sequence[float]]]:
+        """The numbers of each measure, of the canary and of the live version."""
+        return self._measured
 
 
 def follow(registry: Registry, now: Binding, meant: ModelVersion) -> tuple[str, Alias | None]:
@@ -37,13 +80,20 @@ def follow(registry: Registry, now: Binding, meant: ModelVersion) -> tuple[str, 
 
 
 class Watch:
-    """Judges the canaries of one store, and goes on with their steps."""
+    """Judges the canaries of one store, and goes on with their steps.
+
+    Parameters
+    ----------
+    store, ledger, clock, registry
+        Parts of the bus.
+    """
 
     def __init__(self, store: Store, ledger: Ledger, clock: Clock, registry: Registry) -> None:
         self._store, self._ledger, self._clock = store, ledger, clock
         self._registry = registry
-        self._looked_s: dict[int, float] = {}
-        self._guard = threading.Lock()
+        self._next_s: dict[int, float] = {}
+        self._counts: dict[int, _Counts] = {}
+        self._guard, self._counting = threading.Lock(), threading.Lock()
 
     def look(self, spec: SubscriptionSpec, rows: Sequence[Binding]) -> None:
         """Roll the canary back, go on with its next step, or do nothing.
@@ -51,54 +101,67 @@ class Watch:
         Looks of several processes do not disturb each other: a binding is added only behind the one
         that was judged.
         """
-        now_s = time.monotonic()
+        began_s = time.monotonic()
         with self._guard:
-            if now_s - self._looked_s.get(spec.id, 0.0) < _LOOK_S:
+            if began_s < self._next_s.get(spec.id, -math.inf):
                 return
-            self._looked_s[spec.id] = now_s
-        self.judge(spec.id, rows)
+            self._next_s[spec.id] = math.inf
+        try:
+            self.judge(spec.id, rows)
+        finally:
+            ended_s = time.monotonic()
+            self._next_s[spec.id] = ended_s + max(_LOOK_S, _REST * (ended_s - began_s))
 
     def judge(self, subscription_id: int, rows: Sequence[Binding]) -> Binding | None:
         """Look now. Return the binding that was added, if any."""
-        row = rows[-1]
-        if row.canary is None:
+        # again: the limit of slow calls may have been measured since
+        row = self._ledger.rows(subscription_id)[-1]
+        if row.canary is None or row.number != rows[-1].number:
             return None
-        plan = dict(row.steps)
+        if "slow_us" not in row.steps:
+            row = self._with_limit(subscription_id, row)
         with self._store.snapshot() as reader:
-            if "slow_us" not in plan:
-                p95_us, n = tries.p95_us(reader, subscription_id)
-                if n >= _FEW:
-                    plan["slow_us"] = int(p95_us * (plan["guard"].get("p95") or 1.0))
-            found = self.figures(reader, subscription_id, row, plan)
-        if plan != row.steps:
-            self._ledger.set_plan(subscription_id, row.number, plan)
+            found = self.figures(reader, subscription_id, row)
         broken = [alarm for alarm in found if alarm.is_broken]
         if broken:
             return self._rolled_back(subscription_id, row, broken)
-        with self._store.snapshot() as reader:
-            step = tries.tried(reader, subscription_id, row.number, row.number, 0).get("canary")
+        plan = row.steps
+        step = self._counts[subscription_id].of("canary", row.number)
         waited_s = (self._clock.now_us() - row.made_us) / 1e6
-        if step is None or step.n < plan["min_events"] or waited_s < plan["min_s"]:
+        if step.n < plan["min_events"] or waited_s < plan["min_s"]:
             return None
         return self._next(subscription_id, row, plan)
 
-    def figures(
-        self,
-        reader: Reader,
-        subscription_id: int,
-        row: Binding,
-        plan: Mapping[str, Any],
-    ) -> list[Alarm]:
-        """Return the rules of the guard of a canary with their figures."""
-        guard = Guard(**plan["guard"])
-        slow_us = plan.get("slow_us", 2**62)
-        counts = tries.tried(reader, subscription_id, plan["first"], row.number, slow_us)
-        measured = {
-            name: tries.measured(reader, subscription_id, plan["first"], name)
-            for name in guard.measures
-        }
-        none = tries.Tried()
-        return alarms(guard, counts.get("canary", none), counts.get("live", none), measured)
+    def figures(self, reader: Reader, subscription_id: int, row: Binding) -> list[Alarm]:
+        """Return the rules of the guard of a canary with their figures.
+
+        Each look reads only the attempts since the one before.
+        """
+        plan = row.steps
+        guard, first, slow_us = Guard(**plan["guard"]), plan["first"], plan.get("slow_us", _NEVER)
+        with self._counting:
+            counts = self._counts.get(subscription_id)
+            if counts is None or (counts.first, counts.slow_us) != (first, slow_us):
+                counts = _Counts(first, slow_us, plan.get("after", 0))
+            counts.go_on(reader, subscription_id, guard.measures)
+            self._counts[subscription_id] = counts
+            return alarms(guard, counts.of("canary"), counts.of("live"), counts.measured)
+
+    def forget(self) -> None:
+        """Count all attempts anew at the next look."""
+        with self._counting:
+            self._counts = {}
+
+    def _with_limit(self, subscription_id: int, row: Binding) -> Binding:
+        """Measure the limit of slow calls, once there are enough. It never changes then."""
+        with self._store.snapshot() as reader:
+            p95_us, n = tries.p95_us(reader, subscription_id)
+        if n < _FEW:
+            return row
+        factor = row.steps["guard"].get("p95") or 1.0
+        slow_us = max(int(p95_us * factor), p95_us + _NOISE_US)
+        self._ledger.set_slow(subscription_id, row.number, slow_us)
+        return self._ledger.rows(subscription_id)[row.number]
 
     def _rolled_back(
         self, subscription_id: int, row: Binding, broken: Sequence[Alarm]

@@ -274,6 +274,7 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
         tally(transaction, known.id, worker_id, "skipped", n)
     for place in ("ready", "awaited", "lease"):
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s", of)
+    ledger.unbound(transaction, known.id, ledger.user(), now_us)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
     transaction.execute(_KEEP_CURSOR, {"s": known.id, "next_seq": None})
     for statement in _END_LANES:

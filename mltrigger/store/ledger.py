@@ -44,6 +44,10 @@ _PIN = """
 UPDATE binding SET model_version_id = :until_id
 WHERE subscription_id = :s AND number = :newest AND model_version_id IS NULL
 """
+_SET_SLOW = """
+UPDATE binding SET plan = json_set(plan, '$.slow_us', :slow_us)
+WHERE subscription_id = :s AND number = :number AND json_type(plan, '$.slow_us') IS NULL
+"""
 _SELECT = "UPDATE subscription SET selector = :selector WHERE id = :s"
 
 
@@ -138,13 +142,11 @@ class Ledger:
         with self._store.transaction() as transaction:
             return append(transaction, subscription_id, change, self._clock.now_us())
 
-    def set_plan(self, subscription_id: int, number: int, plan: Mapping[str, Any]) -> None:
-        """Complete the plan of a canary by a figure that was measured later."""
+    def set_slow(self, subscription_id: int, number: int, slow_us: int) -> None:
+        """Complete the plan of a canary by its limit of slow calls. The first one stays."""
+        of = {"s": subscription_id, "number": number, "slow_us": slow_us}
         with self._store.transaction() as transaction:
-            transaction.execute(
-                "UPDATE binding SET plan = :plan WHERE subscription_id = :s AND number = :number",
-                {"s": subscription_id, "number": number, "plan": json.dumps(dict(plan))},
-            )
+            transaction.execute(_SET_SLOW, of)
 
 
 def user() -> str:
@@ -191,6 +193,16 @@ def _begin(transaction: Transaction, subscription_id: int, backlog: str) -> int:
         return int(newest) + 1
     ((lowest,),) = transaction.query(_LOWEST_OPEN, {"s": subscription_id})
     return int(newest) + 1 if lowest is None else int(lowest)
+
+
+def unbound(transaction: Transaction, subscription_id: int, made_by: str, now_us: int) -> None:
+    """End the canary of a subscription that is unsubscribed. A new one begins without it."""
+    rows = read(transaction, subscription_id)
+    if rows and (now := rows[-1]).canary is not None:
+        change = Change(
+            "rollback", now.selector, now.model_version_id, made_by=made_by, why="unsubscribed"
+        )
+        append(transaction, subscription_id, change, now_us)
 
 
 def bound(

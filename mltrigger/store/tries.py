@@ -18,34 +18,59 @@ WHERE o.subscription_id = :s AND o.seq IN ({{seqs}}) AND o.outcome <> {CODES["sk
 ORDER BY o.seq, o.attempt DESC
 """
 _RESENT = "SELECT seq FROM resent WHERE subscription_id = :s AND seq IN ({seqs})"
+# An outage says nothing about a version: a server that is busy or away, a process that was killed
+# with all events that it had, a batch of which one event took too long. Their events are called
+# again, and that attempt counts.
+_SILENT = """
+coalesce((SELECT d.reason IN ('throttled', 'model_unavailable')
+    OR (d.reason = 'timeout' AND coalesce({l}.batch_size, 1) > 1)
+  FROM detail d WHERE d.subscription_id = {o}.subscription_id AND d.seq = {o}.seq
+    AND d.attempt = {o}.attempt), 0)
+"""
+# After an abandoned attempt an event is called alone. If that dies, too, it is the version's fault.
+_TELLS = f"""
+CASE {{o}}.outcome
+  WHEN {CODES["succeeded"]} THEN 1 WHEN {CODES["dead"]} THEN 1 WHEN {CODES["stale"]} THEN 1
+  WHEN {CODES["failed"]} THEN NOT {_SILENT}
+  WHEN {CODES["abandoned"]} THEN EXISTS (SELECT 1 FROM outcome before
+    WHERE before.subscription_id = {{o}}.subscription_id AND before.seq = {{o}}.seq
+      AND before.attempt = {{o}}.attempt - 1 AND before.outcome = {CODES["abandoned"]})
+  ELSE 0 END
+"""
+_IS_FIRST = f"""
+(o.attempt = 1 OR NOT EXISTS (SELECT 1 FROM outcome e LEFT JOIN lot f ON f.id = e.lot_id
+  WHERE e.subscription_id = o.subscription_id AND e.seq = o.seq AND e.attempt < o.attempt
+    AND {_TELLS.format(o="e", l="f")}))
+"""
 _BAD = ", ".join(str(CODES[name]) for name in ("failed", "dead", "abandoned"))
-_COUNTED = ", ".join(
-    str(CODES[name]) for name in ("succeeded", "failed", "dead", "abandoned", "stale")
-)
 _TOOK = "coalesce(o.took_us, l.finished_us - l.started_us)"
+# A batch is one call.
+_IS_CALL = f"({_TOOK} IS NOT NULL AND (o.took_us IS NOT NULL OR o.place = 0))"
 _TRIED = f"""
-SELECT l.role, count(*), coalesce(sum(o.outcome IN ({_BAD})), 0),
-  coalesce(sum({_TOOK} IS NOT NULL), 0), coalesce(sum({_TOOK} > :slow), 0)
+SELECT l.binding, l.role, count(*), coalesce(sum(o.outcome IN ({_BAD})), 0),
+  coalesce(sum({_IS_CALL}), 0), coalesce(sum({_IS_CALL} AND {_TOOK} > :slow), 0)
 FROM lot l CROSS JOIN outcome o
   ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
-WHERE l.subscription_id = :s AND l.binding >= :first AND l.binding <= :last AND o.attempt = 1
-  AND o.outcome IN ({_COUNTED}) AND l.role IN ('live', 'canary')
-GROUP BY l.role
+WHERE l.id > :after AND l.subscription_id = :s AND l.binding >= :first
+  AND l.role IN ('live', 'canary') AND {_TELLS.format(o="o", l="l")} AND {_IS_FIRST}
+GROUP BY l.binding, l.role
 """
+_NEWEST_LOT = "SELECT coalesce(max(id), 0) FROM lot"
 _FASTEST = f"""
 SELECT took FROM (
   SELECT {_TOOK} AS took FROM lot l CROSS JOIN outcome o
     ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
   WHERE l.subscription_id = :s AND l.role = 'live' AND o.outcome = {CODES["succeeded"]}
-    AND {_TOOK} IS NOT NULL ORDER BY l.id DESC LIMIT {{most}}
+    AND {_IS_CALL} ORDER BY l.id DESC LIMIT {{most}}
 ) AS newest ORDER BY took
 """
 _MEASURED = """
 SELECT l.role, json_extract(d.measures, :name) AS value FROM lot l CROSS JOIN outcome o
   ON o.subscription_id = l.subscription_id AND o.seq BETWEEN l.low AND l.high AND o.lot_id = l.id
 JOIN detail d ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
-WHERE l.subscription_id = :s AND l.binding >= :first AND l.role IN ('live', 'canary')
-  AND json_type(d.measures, :name) IN ('integer', 'real') ORDER BY o.lot_id, o.place LIMIT :most
+WHERE l.id > :after AND l.subscription_id = :s AND l.binding >= :first
+  AND l.role IN ('live', 'canary') AND json_type(d.measures, :name) IN ('integer', 'real')
+ORDER BY o.lot_id, o.place LIMIT :most
 """
 _REPORTED = """
 SELECT DISTINCT each.key FROM (
@@ -56,12 +81,16 @@ SELECT DISTINCT each.key FROM (
 
 
 class Tried(NamedTuple):
-    """First attempts of one role: their number, failures, timed ones and slow ones."""
+    """First attempts that tell something: their number and failures, timed and slow calls."""
 
     n: int = 0
     failed: int = 0
     timed: int = 0
     slow: int = 0
+
+    def plus(self, other: Tried) -> Tried:
+        """Return the sum of both."""
+        return Tried(*map(sum, zip(self, other, strict=True)))
 
 
 def first_bindings(
@@ -80,12 +109,23 @@ def first_bindings(
     return found
 
 
+def newest_lot(reader: Reader) -> int:
+    """Return the number of the newest lot."""
+    return int(reader.query(_NEWEST_LOT, {})[0][0])
+
+
 def tried(
-    reader: Reader, subscription_id: int, first: int, last: int, slow_us: int
-) -> dict[str, Tried]:
-    """Return the first attempts under the bindings *first* to *last*, by role."""
-    of = {"s": subscription_id, "first": first, "last": last, "slow": slow_us}
-    return {role: Tried(*map(int, counts)) for role, *counts in reader.query(_TRIED, of)}
+    reader: Reader, subscription_id: int, first: int, slow_us: int, after: int
+) -> dict[tuple[int, str], Tried]:
+    """Return the first attempts since binding *first*, by binding and role.
+
+    Only those of lots after the number *after* are counted.
+    """
+    of = {"s": subscription_id, "first": first, "slow": slow_us, "after": after}
+    return {
+        (binding, role): Tried(*map(int, counts))
+        for binding, role, *counts in reader.query(_TRIED, of)
+    }
 
 
 def p95_us(reader: Reader, subscription_id: int, most: int = 10_000) -> tuple[int, int]:
@@ -95,14 +135,15 @@ def p95_us(reader: Reader, subscription_id: int, most: int = 10_000) -> tuple[in
 
 
 def measured(
-    reader: Reader, subscription_id: int, first: int, name: str, most: int = 20_000
+    reader: Reader, subscription_id: int, first: int, name: str, after: int, most: int = 20_000
 ) -> tuple[list[float], list[float]]:
     """Return the numbers of a measure since binding *first*: of the canary, and of live attempts.
 
-    They are in the order of their recording.
+    They are in the order of their recording, of lots after the number *after*.
     """
     found: dict[str, list[float]] = {"canary": [], "live": []}
-    of = {"s": subscription_id, "first": first, "name": f'$."{name}"', "most": most}
+    of = {"s": subscription_id, "first": first, "name": f'$."{name}"'}
+    of |= {"after": after, "most": most}
     for role, value in reader.query(_MEASURED, of):
         found[role].append(float(value))
     return found["canary"], found["live"]

@@ -294,3 +294,28 @@ def test_log_that_does_not_answer_fails_the_whole_batch(aws: Account) -> None:
 
     with pytest.raises(mt.MltriggerError):
         handler({"Records": records})
+
+
+def test_warm_function_finds_a_canary_and_its_end(aws: Account) -> None:
+    def version(number: str) -> mt.Model:
+        def ocr(document: str) -> str:
+            return number
+
+        return mt.model(ocr, name="ocr", version=number)
+
+    bus = aws.bus()
+    sub = bus.subscribe("documents", version("1.0.0"), listen=False)
+    handler, queue = lambda_handler(sub), Mapping(aws, "ocr")
+
+    def call() -> None:
+        bus.publish("documents", "a")
+        records = queue.records(1)
+        queue.end(records, handler({"Records": records}, Context(60)))
+
+    call()
+    sub.canary(version("2.0.0"), steps=[1.0])
+    call()
+    sub.rollback()
+    call()
+
+    assert sorted(sub.results()["output"]) == ["1.0.0", "1.0.0", "2.0.0"]

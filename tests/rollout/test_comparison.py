@@ -49,6 +49,16 @@ def test_equal_answers_ship() -> None:
     assert c.counts["pairs"] == c.counts["same"] == 500
 
 
+def test_slower_version_ships_where_no_speed_is_asked_for() -> None:
+    old, slow = attempts(PAGES), attempts(PAGES, NEW)
+    slow["model_ms"] = old["model_ms"].max() + 1.0
+
+    assert compare_frames(old, slow).verdict.word == "WORSE"
+    c = compare_frames(old, slow, slow_at_most=None)
+    assert c.verdict.word == "SHIP"
+    assert "latency" not in [rule.name for rule in c.verdict.rules]
+
+
 def test_495_equal_answers_of_500_do_not_ship_at_099() -> None:
     c = compare_frames(attempts(PAGES), attempts(flipped(1, 2, 3, 4, 5), NEW))
 

@@ -238,6 +238,26 @@ def test_results_show_the_corrected_answers(bus: mt.EventBus) -> None:
         assert list(results["version"]).count("1.1.0") == 7
 
 
+def test_accuracy_counts_each_corrected_answer_once(bus: mt.EventBus) -> None:
+    sub = served(bus)
+    events = bus.events("documents")
+    bus.label_batch(
+        [
+            {"event_id": each.event_id, "truth": good(int(each.subject.removeprefix("page-")))}
+            for each in events.itertuples()
+        ]
+    )
+    sub.correct(1).start().wait(WAIT_S)
+
+    found = sub.accuracy(by=["version", "role"])
+
+    assert found[["version", "role", "answered", "labelled", "right"]].values.tolist() == [
+        ["1.0.0", "correction", 10, 10, 10],
+        ["1.0.0", "live", 20, 20, 20],
+        ["1.1.0", "live", 10, 10, 7],
+    ]
+
+
 def test_answers_of_a_subscription_without_emit_are_corrected_in_its_results(
     bus: mt.EventBus,
 ) -> None:

@@ -592,6 +592,7 @@ def test_a_process_has_another_global_once_the_cell_runs_again_and_that_is_anoth
     notebook = Notebook()
     cell = "def model(n): return n * RATE"
     first = bus.subscribe("t", notebook.run("RATE = 2", cell), name="s", isolation="process")
+    before = first.selector
     assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [2]
 
     notebook.run("RATE = 3")
@@ -599,7 +600,7 @@ def test_a_process_has_another_global_once_the_cell_runs_again_and_that_is_anoth
     again = bus.subscribe("t", notebook.run(cell), name="s", isolation="process")
 
     assert bus.fire("t", [1], progress=False).results()["output"].tolist() == [3]
-    assert first.selector != again.selector
+    assert before != again.selector
 
 
 # -- files -----------------------------------------------------------------------------------------
