@@ -52,7 +52,7 @@ _WORDS = {
 _STYLE = (
     "body{font-family:system-ui,sans-serif;margin:2em;max-width:70em}"
     "table{margin-top:1em;font-size:13px}td,th{vertical-align:top}"
-    "td:nth-child(n+3){overflow-wrap:anywhere}"
+    "td:nth-child(n+4){overflow-wrap:anywhere}"
     "@media(prefers-color-scheme:dark){body{background:#111;color:#ddd}}"
 )
 
