@@ -73,7 +73,9 @@ def test_new_version_is_judged_promoted_and_corrects_the_past(
     assert list(first.results()["outcome"].astype(str).unique()) == ["succeeded"]
 
     replay = sub.replay("ocr:1.1.0", since="2d", limit=5_000).wait()
-    compared = sub.compare("ocr:1.0.0", "ocr:1.1.0", agree=same_text, by="type", noise=20)
+    compared = sub.compare(
+        "ocr:1.0.0", "ocr:1.1.0", agree=same_text, by="type", noise=20, slow_at_most=None
+    )
     assert (replay.progress().done, replay.progress().failed) == (40, 0)
     assert sorted(_paid) == list(range(1, 41))  # replays call no other system
     assert len(compared.flips()) == 8
