@@ -52,6 +52,9 @@ def _add_promote(commands: Any) -> None:
         default="new",
         help="the version of events that wait and have not begun (default: new)",
     )
+    added.add_argument(
+        "--move-alias", action="store_true", help="move the alias in MLflow's registry, too"
+    )
     add_why(added)
     added.set_defaults(run=_promote)
 
@@ -114,6 +117,7 @@ def _promote(given: argparse.Namespace) -> int:
                 backlog=given.backlog,
                 force=given.force,
                 why=given.why,
+                move_alias=given.move_alias,
             )
         except NotShipped as error:
             _say("mltrigger: not promoted, the verdict is", *str(error.verdict).splitlines())

@@ -37,11 +37,12 @@ class Versioned:
         backlog: Backlog = "new",
         force: str | None = None,
         why: str | None = None,
+        move_alias: bool = False,
     ) -> Bound:
         """Let *version* answer from an event on. Idempotent.
 
         Retries stay with the version of their first attempt. A subscription that follows an alias,
-        such as ``ocr@champion``, moves the alias. That of MLflow is moved there.
+        such as ``ocr@champion``, moves the alias. One of MLflow is moved on request only.
 
         Parameters
         ----------
@@ -55,6 +56,9 @@ class Versioned:
             Why to promote against the verdict.
         why : str, optional
             A note for the history.
+        move_alias : bool
+            Whether to move the alias of ``models:/ocr@champion`` in MLflow, too. Without it the
+            subscription leaves the alias, and follows *version*.
 
         Returns
         -------
@@ -70,7 +74,13 @@ class Versioned:
         """
         rollout, spec = self._versions()
         return rollout.promote(
-            spec, version, verdict=verdict, backlog=backlog, force=force, why=why
+            spec,
+            version,
+            verdict=verdict,
+            backlog=backlog,
+            force=force,
+            why=why,
+            move_alias=move_alias,
         )
 
     def canary(

@@ -66,6 +66,7 @@ class Rollout:
         backlog: Backlog = "new",
         force: str | None = None,
         why: str | None = None,
+        move_alias: bool = False,
         by: str | None = None,
     ) -> Bound:
         """Let *version* answer from now on. See ``sub.promote``.
@@ -100,6 +101,8 @@ class Rollout:
             return self.history(spec)[-1]
         selector, alias = follow(self._registry, now, meant)
         self.engine.prepare(spec.name, str(meant))
+        if move_alias:
+            selector, alias = self._pointed(now, meant) or (selector, alias)
         said = "; ".join(filter(None, [why, f"forced: {force}" if force else None])) or None
         return self._change(
             spec,
@@ -269,6 +272,14 @@ class Rollout:
             )
         self.engine.look_again(spec.name)
         return self.history(spec)[added.number]
+
+    def _pointed(self, now: Binding, meant: ModelVersion) -> tuple[str, Alias] | None:
+        """Move a foreign alias in its registry. Return the selector and alias that follow it."""
+        selector = Selector.parse(now.selector)
+        follows = self._catalog.point(selector, meant)
+        if follows is None:
+            return None
+        return now.selector, (selector.name, str(selector.alias), meant.version, follows)
 
     def _restored(self, now: Binding, target: Binding) -> tuple[str, int | None, Alias | None]:
         """Return the selector to restore: that of the target if it still means its version."""

@@ -19,8 +19,8 @@ from mltrigger.store.transaction import Reader, Store
 from mltrigger.versions.selector import Selector, resolve
 from mltrigger.versions.version import ModelVersion
 
-Alias = tuple[str, str, str]
-"""A model, its alias, and the version that it means."""
+Alias = tuple[str, str, str] | tuple[str, str, str, str]
+"""A model, its alias, the version that it means, and the foreign alias that it follows."""
 _LOOK_S = 0.2
 """The shortest time between two looks of one process."""
 _REST = 20

@@ -114,7 +114,7 @@ class Change(NamedTuple):
     backlog: Literal["new", "old"] = "new"
     after: int | None = None
     until_id: int | None = None
-    alias: tuple[str, str, str] | None = None
+    alias: tuple[str, str, str] | tuple[str, str, str, str] | None = None
 
 
 class Ledger:

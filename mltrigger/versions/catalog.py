@@ -129,6 +129,23 @@ class Catalog:
         self._registry.set_alias(model, check_model_name(alias), chosen.version)
         self.resolver.forget()
 
+    def point(self, selector: Selector, version: ModelVersion) -> str | None:
+        """Move the foreign alias that *selector* follows to *version*, in its own registry.
+
+        Returns the address and options that it follows. ``None`` for an alias of ours, which stays.
+        """
+        follows = self._registry.followed(selector) if selector.alias is not None else None
+        if follows is None:
+            return None
+        text, given, _, _ = json.loads(follows)
+        if version.address is None:
+            raise InvalidModel(
+                f"the alias of {text!r} cannot mean {version}, which is in no registry of its kind"
+            )
+        address = Address(text, given)
+        scheme_of(address).point(address, Address(version.address, version.options or "{}"))
+        return follows
+
     def _kept(self, model: Model) -> ModelVersion:
         """Register *model*. Its address fills in the version and the schemas that are not given."""
         if isinstance(model.target, Address):

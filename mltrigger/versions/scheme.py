@@ -132,6 +132,16 @@ class Scheme(abc.ABC):
         """
         return address
 
+    def point(self, address: Address, version: Address) -> None:
+        """Let the alias in *address* mean *version* from now on, in its own registry.
+
+        Raises
+        ------
+        InvalidModel
+            When this kind of address has no aliases that can be moved.
+        """
+        raise InvalidModel(f"the alias of {address.text[:200]!r} cannot be moved from here")
+
     def schemas(
         self, address: Address
     ) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:

@@ -858,6 +858,37 @@ def test_an_alias_is_followed_and_the_version_that_ran_is_recorded(registry: Reg
         assert "age" in bad["error"]
 
 
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_promote_moves_the_alias_of_the_registry_on_request(
+    moves: bool, registry: Registry
+) -> None:
+    with mt.connect("memory://", clock=SimulatedClock()) as bus:
+        sub = bus.subscribe("customers", "models:/churn@champion", batch_size=8)
+        newer = bus.register("models:/churn/2")
+        try:
+            sub.promote(newer, move_alias=moves)
+            bus.fire("customers", [{"age": 20, "visits": 9}], progress=False)
+            meant = registry.client.get_model_version_by_alias("churn", "champion").version
+        finally:
+            registry.client.set_registered_model_alias("churn", "champion", "1")
+
+        assert int(meant) == (2 if moves else 1)
+        assert sub.selector == ("churn@champion" if moves else "churn:2.0.0")
+        assert sub.history()[-1].version == "churn:2.0.0"
+        assert list(bus.invocations()["version"]) == ["2.0.0"]
+
+
+def test_the_alias_of_the_registry_means_no_version_of_another_kind(registry: Registry) -> None:
+    with mt.connect("memory://", clock=SimulatedClock()) as bus:
+        sub = bus.subscribe("customers", "models:/churn@champion", batch_size=8)
+        own = mt.model("churn", version="3.0.0")(lambda customer: 1)
+
+        with pytest.raises(mt.InvalidModel, match=r"cannot mean churn:3\.0\.0"):
+            sub.promote(own, move_alias=True)
+
+        assert len(sub.history()) == 1
+
+
 def test_a_signature_of_another_library_version_is_read_as_far_as_it_goes() -> None:
     """Unknown types are anything, and unknown keys are left alone."""
     strange = {"type": "sparkml_vector", "name": "v", "required": True, "new": 1}

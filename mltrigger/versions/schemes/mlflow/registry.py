@@ -96,6 +96,33 @@ def version_now(address: Address) -> str:
     return str(_answered(address, lambda: _version(client, found)))
 
 
+def set_alias(address: Address, version: Address) -> None:
+    """Let the alias in *address* mean *version* from now on.
+
+    Raises
+    ------
+    InvalidModel
+        When *version* is one of another model, or the alias is ``latest``.
+    ModelFailure
+        When the registry does not answer within 10 s.
+    """
+    found = named(address)
+    meant = named(version) if version.text.lower().startswith("models:") else None
+    if found.alias in (None, "latest") or meant is None or meant.version is None:
+        raise InvalidModel(f"no alias of {address.text!r} can mean {version.text!r:.200}")
+    if meant.name != found.name:
+        raise InvalidModel(
+            f"the alias of {address.text!r} cannot mean {version.text!r}: that is another model"
+        )
+    client, number = _client(address), meant.version
+
+    def move() -> int:
+        client.set_registered_model_alias(found.name, found.alias, number)
+        return int(number)
+
+    _answered(address, move)
+
+
 def _version(client: Any, found: Named) -> int:
     from mlflow.exceptions import MlflowException
 

@@ -21,7 +21,7 @@ from mltrigger.versions.running.predictors.feeds import Feed, Groups, alike
 from mltrigger.versions.running.predictors.tables import Frames
 from mltrigger.versions.scheme import Description, Endpoint, Scheme, Setting
 from mltrigger.versions.schemes.failures import attempt, unfit
-from mltrigger.versions.schemes.mlflow.registry import files_of, named, version_now
+from mltrigger.versions.schemes.mlflow.registry import files_of, named, set_alias, version_now
 from mltrigger.versions.schemes.mlflow.signature import Signature, outputs
 from mltrigger.versions.schemes.options import model_name
 
@@ -111,6 +111,18 @@ class MlflowRegistry(Scheme):
         if found.version is not None:
             return address
         return Address(f"models:/{found.name}/{version_now(address)}", address.given)
+
+    def point(self, address: Address, version: Address) -> None:
+        """Move the alias in the registry of MLflow.
+
+        Raises
+        ------
+        InvalidModel
+            When *version* is one of another model, or the alias is ``latest``.
+        ModelFailure
+            When the registry does not answer within 10 s.
+        """
+        set_alias(address, version)
 
     def schemas(
         self, address: Address
