@@ -78,7 +78,7 @@ class Kind:
             def make(version: str) -> Any:
                 return mt.model(urls[version], name="ocr", version=version)
 
-        self.kind = kind
+        self.kind, self.keys = kind, dict[str, str]()
         self.sub = self.bus.subscribe(self.topic, make("1.0.0"), name="ocr", **options)
         self.bus.register(make("1.1.0"))
 
@@ -93,6 +93,7 @@ class Kind:
             )
             for i in range(n)
         ]
+        self.keys |= {e.id: str(e.extensions["partitionkey"]) for e in events}
         self.bus.fire(self.topic, events, progress=False)
         return [e.id for e in events if self.kind != "filter" or e.subject == "even"]
 
@@ -130,6 +131,42 @@ def test_lanes_answer_each_event_once_and_change_nothing_for_the_live_version(ea
     (balance,) = each.bus.audit().to_dict("records")
     assert balance["balanced"]
     assert balance["succeeded"] == len(before + after)
+
+
+def test_canary_promote_and_correction_give_each_event_one_answer(each: Kind) -> None:
+    before = each.fire(8)
+    each.sub.canary("1.1.0", steps=[0.5])
+    during = each.fire(24)
+    each.sub.promote()
+    after = each.fire(6)
+    correction = each.sub.correct(0).start().wait()
+
+    found = each.sub.invocations(role=["live", "canary"])
+    assert sorted(found["event_id"]) == sorted(before + during + after)
+    assert set(found["outcome"]) == {"succeeded"}
+    roles = found.groupby("event_id")["role"].first().astype(str)
+    versions = found.groupby("event_id")["version"].first().astype(str)
+    assert set(roles[before + after]) == {"live"}
+    assert set(versions[before]) == {"1.0.0"}
+    assert set(versions[after]) == {"1.1.0"}
+    assert set(zip(roles[during], versions[during], strict=True)) <= {
+        ("live", "1.0.0"),
+        ("canary", "1.1.0"),
+    }
+    by_key = versions[during].groupby([each.keys[event_id] for event_id in during]).nunique()
+    assert set(by_key) == {1}
+    assert [bound.answered for bound in each.sub.history()] == [
+        len(before),
+        len(during),
+        len(after),
+    ]
+
+    assert correction.progress().corrected == len(before)
+    texts = each.bus.events("answers.fifo" if each.kind == "ordered" else "answers")
+    assert len(texts) == len(before + during + after) + len(before)
+    (balance,) = each.bus.audit().to_dict("records")
+    assert balance["balanced"]
+    assert balance["corrected"] == len(before)
 
 
 # -- what a lane is not ----------------------------------------------------------------------------
