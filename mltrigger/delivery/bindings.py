@@ -8,7 +8,6 @@ fails unless the listener knows the newest binding.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from mltrigger.broker import Delivery, SubscriptionSpec
 from mltrigger.broker.alike import Alike
 from mltrigger.clock import Clock
 from mltrigger.errors import InvalidModel, NotFound
-from mltrigger.store.ledger import Binding, covering
+from mltrigger.store.ledger import Binding, covering, rolled_back
 from mltrigger.store.lots import By
 from mltrigger.store.shares import is_canary, key_of
 from mltrigger.versions.running.invoke import Caller
@@ -162,7 +161,7 @@ class Bindings:
             return self._chosen(rows[-1], d)
         number, role = first
         chosen = rows[number].canary if role == "canary" else rows[number].answers
-        if chosen is None or _is_over(rows, number, chosen):
+        if chosen is None or _is_over(rows, chosen):
             return rows[-1].number, self._spec.role
         return number, role
 
@@ -230,16 +229,10 @@ def _is_new(deliveries: Sequence[Delivery], now: Binding) -> bool:
     return all(d.attempt == 1 and d.seq >= now.from_seq for d in deliveries)
 
 
-def _is_over(rows: Sequence[Binding], number: int, selector: str) -> bool:
+def _is_over(rows: Sequence[Binding], selector: str) -> bool:
     """Whether the version of a binding was rolled back, or was a build that is replaced."""
     now = rows[-1]
     version = Selector.parse(selector).version or ""
     if version.startswith(f"{BUILD}+") and selector not in (now.answers, now.canary):
         return True
-    dropped: set[str | None] = set()
-    for before, row in itertools.pairwise(rows[number:]):
-        if row.kind == "rollback":
-            dropped |= {before.answers, before.canary} - {row.answers}
-        else:
-            dropped -= {row.answers, row.canary}
-    return selector in dropped
+    return selector in rolled_back(rows)

@@ -16,7 +16,7 @@ from mltrigger.rollout.history import Bound, History, read
 from mltrigger.rollout.watching import Alias, Watch, follow
 from mltrigger.store import tries
 from mltrigger.store.lane_store import LaneStore
-from mltrigger.store.ledger import Binding, Change, Ledger, user
+from mltrigger.store.ledger import Binding, Change, Ledger, rolled_back, user
 from mltrigger.store.log import Log
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
@@ -324,7 +324,7 @@ class Rollout:
             )
         if now.canary is not None:
             return now
-        bad = _rolled_back(rows)
+        bad = rolled_back(rows)
         for row in reversed(rows):
             if row.answers not in bad | {now.answers}:
                 return row
@@ -360,16 +360,6 @@ def _check_live(spec: SubscriptionSpec) -> None:
         raise InvalidPolicy(
             f"{spec.name!r} has role {spec.role}: only a live subscription has versions and lanes"
         )
-
-
-def _rolled_back(rows: Sequence[Binding]) -> set[str]:
-    """Return the versions that were rolled back, and not bound again since."""
-    bad: set[str] = set()
-    for before, row in itertools.pairwise(rows):
-        if row.kind == "rollback":
-            bad |= {before.answers, before.canary or before.answers}
-        bad -= {row.answers}
-    return bad
 
 
 def _judged(verdict: Any) -> Verdict | None:

@@ -240,6 +240,21 @@ def read(reader: Reader, subscription_id: int) -> list[Binding]:
     return [Binding(*row) for row in reader.query(_ROWS, {"s": subscription_id})]
 
 
+def rolled_back(rows: Sequence[Binding]) -> set[str]:
+    """Return the versions that a rollback left, and that were not bound again since.
+
+    A rollback leaves all versions that answered since the one that it goes back to.
+    """
+    left: set[str] = set()
+    for place, row in enumerate(rows):
+        if row.kind == "rollback":
+            earlier = (n for n in range(place) if rows[n].answers == row.answers)
+            since = rows[max(earlier, default=place - 1) : place]
+            left |= {v for each in since for v in (each.answers, each.canary) if v is not None}
+        left -= {row.answers, row.canary or row.answers}
+    return left
+
+
 def covering(rows: Sequence[Binding], seq: int) -> Binding:
     """Return the binding that holds for the first attempt of event *seq*.
 

@@ -151,6 +151,23 @@ def test_retry_of_a_version_that_was_rolled_back_goes_to_the_present_one(bus: mt
     assert [b.kind for b in sub.history()] == ["bind", "promote", "rollback"]
 
 
+def test_rollback_over_two_versions_takes_the_retries_of_both(bus: mt.EventBus) -> None:
+    def bad(document: object) -> str:
+        raise mt.Retry(delay_s=0.01)
+
+    sub = bus.subscribe("documents", answers("1.0.0"))
+    sub.promote(mt.model(bad, name="ocr", version="2.0.0"))
+    bus.publish("documents", 1)
+    wait_until(lambda: len(sub.invocations()) >= 1)
+    sub.promote(answers("3.0.0"))
+
+    sub.rollback(to=0)
+    _let_pass(bus, 1)
+    wait_until(lambda: len(sub.results()) == 1)
+
+    assert list(sub.results()["output"]) == ["1.0.0"]
+
+
 def test_rollback_takes_the_backlog_back(bus: mt.EventBus) -> None:
     sub = bus.subscribe("documents", answers("1.0.0"))
     bus.register(answers("2.0.0"))
