@@ -37,7 +37,7 @@ def _export(given: argparse.Namespace) -> int:
     from mltrigger.urls import connect, existing
 
     with plain_warnings(), connect(existing(given.url)) as bus:
-        case = record_case(bus, given.event, given.subscription, given.source)
+        case = record_case(bus, given.event, given.subscription, source=given.source)
     if given.output is None:
         sys.stdout.write(case.to_json())
         return 0

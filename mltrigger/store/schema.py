@@ -54,7 +54,7 @@ def _bring_forward(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE {column}")
     for statement in map(str.strip, CREATE.split(";\n\n")):
         is_new = any(f"TABLE {t} (" in statement or f" ON {t} (" in statement for t in _NEW_TABLES)
-        if is_new or statement.startswith("CREATE VIEW"):
+        if is_new or statement.startswith(("CREATE VIEW", "CREATE INDEX subscription_parent")):
             connection.execute(statement)
     connection.execute(_FIRST_BINDINGS)
     connection.execute("UPDATE schema_version SET version = ?", (VERSION,))

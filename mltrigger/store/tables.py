@@ -116,6 +116,8 @@ CREATE TABLE subscription (
   lane TEXT -- of a lane, its settings as JSON
 );
 
+CREATE INDEX subscription_parent ON subscription (parent_id) WHERE parent_id IS NOT NULL;
+
 CREATE TABLE binding (
   -- The versions that answer a subscription. First attempts of events from from_seq on follow the
   -- newest row that holds for them. A share of them may go to another version, a canary.

@@ -135,7 +135,7 @@ def aws_emulator() -> AwsEmulator:
 
 
 def record_case(
-    bus: EventBus, event: Any, subscription: str | None = None, source: str | None = None
+    bus: EventBus, event: Any, subscription: str | None = None, *, source: str | None = None
 ) -> Case:
     """Return one answered event as a case: the event, its object, its effects, its answer.
 

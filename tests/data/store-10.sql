@@ -358,6 +358,7 @@ CREATE TABLE worker (
 INSERT INTO "worker" VALUES(1,1790000000000000,1790000000000000,'a machine');
 CREATE INDEX event_topic ON event (topic_id);
 CREATE INDEX event_by_rows ON event (topic_id) WHERE by_rows_us IS NOT NULL;
+CREATE INDEX subscription_parent ON subscription (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX label_event ON label (event_id);
 CREATE VIEW waiting AS
 SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM ready

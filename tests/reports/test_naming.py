@@ -123,7 +123,8 @@ def test_every_public_call_that_takes_an_event_is_tried_here() -> None:
         if re.search(r"[(, ](event|events|event_id): 'Any", line)
     }
 
-    methods = {name for name in found if "." in name}
+    # A case needs an answer, and these events have none: tests/cli/test_export_case.py names its events.
+    methods = {name for name in found if "." in name} - {"testing.record_case"}
     assert methods == set(CALLS_OF_ANY)
     assert {f"EventBus.{name}" for name in found - methods} <= set(CALLS_OF_ANY)
     for line in public_api.lines():
