@@ -92,7 +92,8 @@ def whose(
 ) -> list[str]:
     """Return the conditions for the attempts of a subscription, or of all, with these *roles*.
 
-    Those of its lanes are among them. *table* comes before the names of columns.
+    Those of its lanes are among them. The parameter ``s`` is the subscription. *table* comes before
+    the names of columns.
     """
     found = []
     among = ", ".join(map(repr, roles))
@@ -101,8 +102,9 @@ def whose(
             f"SELECT id FROM subscription WHERE parent_id = :s AND role IN ({among})",
             {"s": subscription_id},
         )
-        ids = ", ".join(str(int(number)) for (number,) in [(subscription_id,), *lanes])
-        found.append(f"{table}subscription_id IN ({ids})")
+        # A parameter: one text for all subscriptions is prepared once.
+        others = "".join(f", {int(number)}" for (number,) in lanes)
+        found.append(f"{table}subscription_id IN (:s{others})")
     if subscription_id is None or not {*ANSWERING} <= {*roles}:
         found.append(f"{table}role IN ({among})")
     return found

@@ -151,7 +151,7 @@ def lots_of(
     """Return the columns of all lots that have events among *seqs* and were received since then."""
     parts: list[dict[str, Numbers]] = []
     sql = _LOTS.format(whose=" AND ".join(whose(reader, subscription_id, roles)))
-    of = {"low": seqs[0], "high": seqs[1], "since": -ALL}
+    of = {"low": seqs[0], "high": seqs[1], "since": -ALL, "s": subscription_id}
     after = -1
     if since_us is not None:
         of["since"], after = since_us, settled_since(reader, since_us) - 1

@@ -200,7 +200,7 @@ class Log:
         low, high = seqs or (None, None)
         parameters = {"low": low, "high": high, "since_us": since_us}
         where = _given(parameters, _CONDITIONS)
-        parameters |= {"row": after_row, "limit": limit}
+        parameters |= {"s": subscription_id, "row": after_row, "limit": limit}
         if outcomes is not None:
             where.append(f"i.outcome IN ({', '.join(repr(o) for o in OUTCOMES if o in outcomes)})")
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
@@ -245,6 +245,7 @@ class Log:
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)
         with self._store.snapshot() as reader:
             where = [*_given(of, _CONDITIONS), *whose(reader, subscription_id, roles, "i.")]
+            of["s"] = subscription_id
             under_way = _running(reader, select, where, of) if running else []
             return bulk.read(reader, columns, subscription_id, seqs, since_us, roles), under_way
 
