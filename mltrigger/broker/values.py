@@ -70,7 +70,7 @@ class Receipt(NamedTuple):
 class Delivery:
     """One lease of one event for one subscription.
 
-    No two are equal, and nobody changes one. Times are microseconds since 1970.
+    No two are equal. None is ever changed. Times are microseconds since 1970.
 
     ``attempt`` rises with every claim and fences the lease: an older one changes nothing.
     ``failures`` counts failures of the model. ``abandoned`` counts attempts that ran alone and

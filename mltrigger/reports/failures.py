@@ -120,7 +120,7 @@ class Failures:
         return list(self._last.values())
 
     def note(self) -> str:
-        """Return in one line what fails now, empty if nothing does."""
+        """Return the present failures in one line, an empty text without one."""
         newest = list(itertools.islice(reversed(self._last.values()), _NEWEST))
         if not newest:
             return ""

@@ -59,7 +59,7 @@ class CorrectionProgress:
 class Correction:
     """The answers of a past binding, to be given again. Made by ``sub.correct``.
 
-    Nothing runs before :meth:`start`. :meth:`dry_run` shows what would differ.
+    Nothing runs before :meth:`start`. :meth:`dry_run` shows the answers that would differ.
     """
 
     def __init__(self, corrector: Corrector, spec: SubscriptionSpec, bound: Bound) -> None:
@@ -161,8 +161,8 @@ class Correction:
 
         An answer that differs is published on the emit topic as a new event: the same subject, the
         extension ``corrects``. All processes that listen to the subscription take part. Safe to
-        repeat: no correction is published twice. ``mt.once`` gives recorded answers, and calls what
-        was never called for the event.
+        repeat: no correction is published twice. ``mt.once`` gives recorded answers. It makes only
+        calls that were never made for the event.
 
         Parameters
         ----------

@@ -358,7 +358,7 @@ class Versioned:
     def correct(self, binding: Any) -> Correction:
         """Return the answers of a past binding, to be given again by the present version.
 
-        Nothing runs by this alone. ``.dry_run()`` of the handle shows what would differ.
+        Nothing runs by this alone. The handle's ``.dry_run()`` shows the answers that would differ.
         ``.start()`` answers the events again, and publishes a correction where an answer differs.
 
         Parameters

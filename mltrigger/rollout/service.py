@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from mltrigger.broker import SubscriptionSpec
@@ -390,8 +389,3 @@ def _steps(steps: Sequence[float]) -> list[float]:
     if any(b <= a for a, b in itertools.pairwise(shares)):
         raise InvalidPolicy(f"steps = {steps!r:.80}: each step is larger than the one before")
     return [float(s) for s in shares]
-
-
-def plan_of(row: Binding) -> Mapping[str, Any]:
-    """Return the plan of a canary for people."""
-    return dict(json.loads(row.plan)) if row.plan else {}

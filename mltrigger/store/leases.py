@@ -1,4 +1,4 @@
-"""Leases as sets of events: the rows of one number are what one claim still holds.
+"""Leases as sets of events. The rows of one number are the events that one claim still holds.
 
 A range of the log is one row. When a part of it ends, is given back or goes its own way, the row
 becomes the ranges that are left. So a row never holds an event that is settled or elsewhere.

@@ -93,7 +93,7 @@ _OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail", "effect")
 class Retention:
     """How long events and their invocations are kept.
 
-    Open events and dead letters stay until somebody ends them.
+    Open events and dead letters stay until they are ended.
 
     Parameters
     ----------

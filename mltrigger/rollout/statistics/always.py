@@ -83,7 +83,7 @@ def upper(count: float, total: float, confidence: float = 0.95) -> float:
     """Return the upper bound of a confidence sequence of a rate.
 
     It holds at all times together. Each limit is tested by a mixture over the rates below it
-    (Robbins, 1970; Waudby-Smith and Ramdas, 2024, for numbers between 0 and 1).
+    (Robbins, 1970). Waudby-Smith and Ramdas (2024) do so for numbers between 0 and 1.
     """
     if not total or count >= total:
         return 1.0

@@ -170,7 +170,7 @@ def begin_batch(events: Sequence[Event]) -> None:
 def is_small(answer: object) -> bool:
     """Whether encoding *answer* certainly takes no time.
 
-    Then nobody needs to hear that the model has returned.
+    Then the end of the call need not be announced.
     """
     if isinstance(answer, (str, bytes)):
         return len(answer) <= _SHORT
