@@ -32,12 +32,14 @@ class SystemClock:
 
     def __init__(self) -> None:
         self.boot = boot_id()
-        self._correction_ns = 0
+        self._correction_ns, self._led = 0, False
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def now_us(self) -> int:
         """Return microseconds since 1970-01-01 UTC."""
         monotonic_ns = time.monotonic_ns()
+        if self._led:
+            return (monotonic_ns + self._offset_ns) // 1000
         offset_ns = time.time_ns() - monotonic_ns + self._correction_ns
         if offset_ns > self._offset_ns:
             self._offset_ns = offset_ns
@@ -50,6 +52,14 @@ class SystemClock:
         All processes of the machine share the monotonic clock until it boots again.
         """
         return self._offset_ns // 1000
+
+    def lead(self, offset_us: int) -> None:
+        """Be at least *offset_us* ahead of the monotonic clock. Our wall clock no longer counts.
+
+        The first call may set the clock back.
+        """
+        self._offset_ns = max(self._offset_ns, offset_us * 1000) if self._led else offset_us * 1000
+        self._led = True
 
     def follow(self, offset_us: int) -> None:
         """Be at least *offset_us* ahead of the monotonic clock, as another process was."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 import pytest
+from databases import Postgres
 from emulators import Account, Emulator, Faults, aws_emulator
 from shared import Gate
 
@@ -107,12 +109,34 @@ def file(blank: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(blank, tmp_path / "bus.db"))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server of PostgreSQL for all tests of this process."""
+    server = Postgres("-c", "fsync=off", "-c", "full_page_writes=off")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def team(postgres: Postgres) -> Iterator[str]:
+    """The URL of a schema of its own for one test, in PostgreSQL."""
+    url = f"{postgres.dsn('postgres')}?schema=test_{uuid.uuid4().hex}"
+    yield url
+    postgres.forget(url.partition("?schema=")[2])
+
+
+STORES = {
+    "memory": lambda _: "memory://",
+    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('file')}",
+    "postgresql": lambda request: request.getfixturevalue("team"),
+}
+"""The URL of a store of its own for one test."""
+
+
+@pytest.fixture(params=STORES)
 def url(request: pytest.FixtureRequest) -> str:
-    """The URL of each embedded broker in turn."""
-    return (
-        "memory://" if request.param == "memory" else f"sqlite:///{request.getfixturevalue('file')}"
-    )
+    """The URL of each SQL broker in turn."""
+    return STORES[request.param](request)
 
 
 @pytest.fixture

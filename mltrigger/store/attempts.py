@@ -60,10 +60,11 @@ FROM lot l CROSS JOIN outcome o ON {_OUTCOME} AND o.lot_id = l.id {_DETAIL})
 """Attempts in the order of their recording."""
 # A running attempt is its lease. It has the columns of an invocation, as far as they exist yet.
 RUNNING = """
-(SELECT -1 AS id, seq, subscription_id, attempt, NULL AS model_version_id,
+(SELECT -1 AS id, seq, subscription_id, attempt, CAST(NULL AS BIGINT) AS model_version_id,
   (SELECT role FROM subscription WHERE id = subscription_id) AS role, 'running' AS outcome,
-  NULL AS reason, visible_us, received_us, NULL AS started_us, NULL AS finished_us,
-  NULL AS settled_us, NULL AS batch_size, worker_id, NULL AS output, NULL AS error_type,
+  NULL AS reason, visible_us, received_us, CAST(NULL AS BIGINT) AS started_us,
+  CAST(NULL AS BIGINT) AS finished_us, CAST(NULL AS BIGINT) AS settled_us,
+  CAST(NULL AS BIGINT) AS batch_size, worker_id, NULL AS output, NULL AS error_type,
   NULL AS error, NULL AS stdout, NULL AS measures FROM leased)
 """
 FROM = """
@@ -79,7 +80,7 @@ AFTER = """
 i.lot_id >= coalesce((SELECT max(id) FROM lot WHERE id <= :row), 0) AND i.id > :row
 """
 """The attempts of :data:`BY_LOTS` after a row."""
-NEWEST = "SELECT coalesce(max(id + n), 1) - 1 FROM (SELECT id, n FROM lot ORDER BY id DESC LIMIT 1)"
+NEWEST = "SELECT coalesce(max(id + n), 1) - 1 FROM (\n  SELECT id, n FROM lot ORDER BY id DESC LIMIT 1) AS last"
 """The row of the newest attempt, 0 if there is none."""
 
 _EARLIER_US = 5_000_000

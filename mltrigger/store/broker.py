@@ -30,7 +30,6 @@ from mltrigger.store import binding, direct, leases, leasing, publishing, settli
 from mltrigger.store.leasing import BEHIND
 from mltrigger.store.queue import Term
 from mltrigger.store.receiving import Receiving
-from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.store.unit import Unit
 from mltrigger.store.wake import Wakeup
@@ -93,7 +92,7 @@ class SqlBroker:
         self, store: Store, clock: Clock, wakeup: Wakeup, worker_id: Callable[[], int]
     ) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
-        self.time = Timekeeper(clock)
+        self.time = store.timekeeper(clock)
         self._receiving = Receiving(store, clock, wakeup, worker_id)
 
     # -- publish -----------------------------------------------------------------------------------

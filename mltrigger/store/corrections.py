@@ -86,7 +86,7 @@ LEFT JOIN resent r ON r.subscription_id = :s AND r.seq = e.seq AND r.data IS NOT
 WHERE e.seq = :seq
 """
 _CORRECTED = f"""
-SELECT json_extract(l.lane, '$.binding'), count(DISTINCT o.seq)
+SELECT CAST(json_extract(l.lane, '$.binding') AS INTEGER), count(DISTINCT o.seq)
 FROM subscription l JOIN outcome o ON o.subscription_id = l.id JOIN detail d
   ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
 WHERE l.parent_id = :s AND l.role = 'correction' AND o.outcome = {CODES["succeeded"]}

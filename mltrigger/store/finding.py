@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mltrigger.store.archive import SOURCE, TYPE
-from mltrigger.store.keys import id_key, id_text
+from mltrigger.store.keys import TextKey, id_key, id_text, is_uuid
 from mltrigger.store.transaction import Reader
 
 _FIND = f"""
@@ -57,7 +57,7 @@ def near(reader: Reader, event_id: str) -> list[str]:
     Only its neighbours in the index are compared. The cost does not grow with the archive.
     """
     beginning = event_id.rstrip("….")
-    found = [*_neighbours(reader, beginning)]
+    found = [*_neighbours(reader, TextKey(beginning))]
     if _BEGINS_UUID(beginning):
         digits = beginning.replace("-", "")[:32]
         found += _neighbours(reader, bytes.fromhex(digits.ljust(32, "0")))
@@ -65,8 +65,8 @@ def near(reader: Reader, event_id: str) -> list[str]:
     return (begun or difflib.get_close_matches(event_id, found, _MOST, _SIMILAR))[:_MOST]
 
 
-def _neighbours(reader: Reader, key: bytes | str) -> list[str]:
+def _neighbours(reader: Reader, key: bytes | TextKey) -> list[str]:
     """Return ids around *key* of its own kind, text or UUID."""
     near = {"key": key, "most": _NEIGHBOURS}
     rows = [*reader.query(_ABOVE, near), *reader.query(_BELOW, near)]
-    return [id_text(each) for (each,) in rows if type(each) is type(key)]
+    return [id_text(each) for (each,) in rows if is_uuid(each) is is_uuid(key)]

@@ -41,7 +41,8 @@ ON CONFLICT DO NOTHING
 """
 _ROW = "SELECT id, name, role, selector, bound, created_us, lane, parent_id FROM subscription"
 _IS_THROUGH = """
-SELECT coalesce((SELECT json_extract(lane, '$.filled') FROM subscription WHERE id = :s), 1) <> 0
+SELECT coalesce((
+    SELECT CAST(json_extract(lane, '$.filled') AS INTEGER) FROM subscription WHERE id = :s), 1) <> 0
   AND NOT EXISTS (SELECT 1 FROM ready WHERE subscription_id = :s)
   AND NOT EXISTS (SELECT 1 FROM lease WHERE subscription_id = :s)
   AND NOT EXISTS (SELECT 1 FROM cursor c JOIN subscription s ON s.id = c.subscription_id

@@ -21,20 +21,22 @@ SMALL = 20
 """Lots and publishes of fewer events are read as attempts."""
 _OWN = 2**32
 _TIMES = """
-SELECT e.seq, e.published_us FROM event e WHERE e.seq IN (SELECT value FROM json_each(:seqs))
+SELECT e.seq, e.published_us FROM event e WHERE e.seq IN (
+  SELECT CAST(value AS BIGINT) FROM json_each(:seqs))
 """
 _MIDDLES = """
 SELECT f.seq, f.published_us, g.seq, g.published_us
 FROM json_each(:middles) m
-CROSS JOIN event f ON f.seq = (SELECT max(seq) FROM event WHERE seq <= m.value)
-CROSS JOIN event g ON g.seq = (SELECT min(seq) FROM event WHERE seq > m.value)
+CROSS JOIN event f ON f.seq = (SELECT max(seq) FROM event WHERE seq <= CAST(m.value AS BIGINT))
+CROSS JOIN event g ON g.seq = (SELECT min(seq) FROM event WHERE seq > CAST(m.value AS BIGINT))
 ORDER BY m.key
 """
+_PART = "CAST(json_extract(value, '$[{}]') AS BIGINT)"
 # An attempt with a start of its own has a duration of its own, too.
 _COUNTS = f"""
 WITH stretch AS MATERIALIZED (
-  SELECT key, json_extract(value, '$[0]') AS s, json_extract(value, '$[1]') AS lot,
-    json_extract(value, '$[2]') AS low, json_extract(value, '$[3]') AS high
+  SELECT key, {_PART.format(0)} AS s, {_PART.format(1)} AS lot, {_PART.format(2)} AS low,
+    {_PART.format(3)} AS high
   FROM json_each(:stretches)
 )
 SELECT (

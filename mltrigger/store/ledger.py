@@ -46,7 +46,7 @@ SELECT min(seq) FROM (
       AND e.seq <= coalesce(c.last_seq, e.seq)
     ORDER BY e.seq LIMIT 1)
   FROM cursor c JOIN subscription s ON s.id = c.subscription_id WHERE c.subscription_id = :s
-)
+) AS open
 """
 _PIN = """
 UPDATE binding SET model_version_id = :until_id

@@ -24,7 +24,12 @@ from mltrigger.store.transaction import Store
 from mltrigger.store.wake import SocketWakeup, Wakeup
 
 DEFAULT_URL = "sqlite:///mltrigger.db"
-STORES = ("memory://", "sqlite:///mltrigger.db", "sqlite:////absolute/path.db")
+STORES = (
+    "memory://",
+    "sqlite:///mltrigger.db",
+    "sqlite:////absolute/path.db",
+    "postgresql://user@host/database",
+)
 FORMS = (*STORES, "aws://region/prefix")
 """The forms of URLs, for error messages."""
 
@@ -55,6 +60,11 @@ def sqlite(url: str) -> Parts:
     return embedded(*store_at(url))
 
 
+def postgresql(url: str) -> Parts:
+    """Open ``postgresql://team@db/ml``: a schema of a database, for any number of machines."""
+    return embedded(*store_at(url))
+
+
 def embedded(store: Store, wakeup: Wakeup) -> Parts:
     """Return the parts of a bus whose events lie in *store* itself."""
     return Parts(
@@ -65,12 +75,17 @@ def embedded(store: Store, wakeup: Wakeup) -> Parts:
     )
 
 
-def store_at(url: str) -> tuple[SqliteStore, Wakeup]:
+def store_at(url: str) -> tuple[Store, Wakeup]:
     """Open the store at *url*, and its wakeup.
 
-    ``?durability=normal`` trades the last instant before a power cut for speed.
+    ``?durability=normal`` trades the last instant before a power cut for speed. ``?schema=`` names
+    the schema of a PostgreSQL database.
     """
     scheme, _, rest = url.partition("://")
+    if scheme == "postgresql":
+        from mltrigger.store.postgresql.place import store_of
+
+        return store_of(url)
     path, _, query = rest.partition("?")
     options = dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
     for name in options:

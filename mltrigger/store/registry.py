@@ -16,7 +16,7 @@ from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.store.damage import ERRORS, damaged, numbers, texts
 from mltrigger.store.retention import Retention
-from mltrigger.store.timekeeper import ALIVE_US, Timekeeper, bring_forward
+from mltrigger.store.timekeeper import ALIVE_US, bring_forward
 from mltrigger.store.transaction import Row, Store, Transaction
 from mltrigger.versions.selector import Selector
 from mltrigger.versions.version import ModelVersion
@@ -97,7 +97,7 @@ class Registry:
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
-        self._time = Timekeeper(clock)
+        self._time = store.timekeeper(clock)
 
     # -- topics and sources ------------------------------------------------------------------------
 

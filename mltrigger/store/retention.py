@@ -27,11 +27,13 @@ _HOLD_S = 0.002
 # Cursors hold the events of their topic that are still before them. Those of lanes hold no more
 # than their limit allows.
 _LIMIT = """
-coalesce((SELECT value FROM json_each(:floors) WHERE key = CAST({s} AS TEXT)), 0)
+coalesce((SELECT CAST(json_extract(value, '$[1]') AS BIGINT) FROM json_each(:floors)
+  WHERE CAST(json_extract(value, '$[0]') AS BIGINT) = {s}), 0)
 """
 _FLOOR = f"""
 WITH floor AS (
-  SELECT s.topic_id, min(max(c.next_seq, {_LIMIT.format(s="s.id")})) AS seq
+  SELECT s.topic_id, min(CASE WHEN c.next_seq < {_LIMIT.format(s="s.id")}
+    THEN {_LIMIT.format(s="s.id")} ELSE c.next_seq END) AS seq
   FROM cursor c JOIN subscription s ON s.id = c.subscription_id
   WHERE s.bound = 1 AND c.next_seq IS NOT NULL GROUP BY s.topic_id
 )
@@ -140,7 +142,7 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
     """
     last = surplus(store, retention, clock.now_us())
     with store.snapshot() as reader:
-        floors = json.dumps(limits.floors(reader, clock.now_us()))
+        floors = json.dumps([*limits.floors(reader, clock.now_us()).items()])
     events = invocations = after = 0
     steps = _Steps(store)
     # A search for the next event, without the write lock: a stopped subscription may hold many.

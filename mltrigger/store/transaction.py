@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     import sqlite3
 
+    from mltrigger.clock import Clock
     from mltrigger.store.topics import Topics
     from mltrigger.store.vocabulary import Vocabulary
 
@@ -129,6 +130,19 @@ def repeated(sql: str, n: int) -> str:
     return before + ", ".join([values] * n) + after
 
 
+class StoreTime(Protocol):
+    """Keeps the clock of a process to the time of a store, which is the same for all processes."""
+
+    def follow(self, store: Store) -> None:
+        """Take over the time of the store."""
+
+    def keep(self, transaction: Transaction) -> None:
+        """Leave our time for later processes."""
+
+    def published_us(self, transaction: Transaction) -> int:
+        """Return the time of a publish."""
+
+
 class Store(Protocol):
     """A database with the schema of :mod:`mltrigger.store.schema`."""
 
@@ -136,6 +150,8 @@ class Store(Protocol):
     location: str | None
     vocabulary: Vocabulary
     topics: Topics
+    by_columns: bool
+    """Whether very many attempts are read by columns, in long texts."""
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
         """Begin a transaction that may write.
@@ -153,6 +169,9 @@ class Store(Protocol):
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql* as of now, without waiting for writers."""
+
+    def timekeeper(self, clock: Clock) -> StoreTime:
+        """Return the part that keeps *clock* to the time of the store."""
 
     def version(self) -> object:
         """Return a value that differs after each commit, of any process. It costs next to nothing.

@@ -25,17 +25,18 @@ _SILENT = """
 coalesce((SELECT d.reason IN ('throttled', 'model_unavailable')
     OR (d.reason = 'timeout' AND coalesce({l}.batch_size, 1) > 1)
   FROM detail d WHERE d.subscription_id = {o}.subscription_id AND d.seq = {o}.seq
-    AND d.attempt = {o}.attempt), 0)
+    AND d.attempt = {o}.attempt), FALSE)
 """
 # After an abandoned attempt an event is called alone. If that dies, too, it is the version's fault.
 _TELLS = f"""
 CASE {{o}}.outcome
-  WHEN {CODES["succeeded"]} THEN 1 WHEN {CODES["dead"]} THEN 1 WHEN {CODES["stale"]} THEN 1
+  WHEN {CODES["succeeded"]} THEN TRUE WHEN {CODES["dead"]} THEN TRUE
+  WHEN {CODES["stale"]} THEN TRUE
   WHEN {CODES["failed"]} THEN NOT {_SILENT}
   WHEN {CODES["abandoned"]} THEN EXISTS (SELECT 1 FROM outcome before
     WHERE before.subscription_id = {{o}}.subscription_id AND before.seq = {{o}}.seq
       AND before.attempt = {{o}}.attempt - 1 AND before.outcome = {CODES["abandoned"]})
-  ELSE 0 END
+  ELSE FALSE END
 """
 _IS_FIRST = f"""
 (o.attempt = 1 OR NOT EXISTS (SELECT 1 FROM outcome e LEFT JOIN lot f ON f.id = e.lot_id

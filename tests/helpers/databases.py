@@ -21,7 +21,8 @@ NOBODY = 65534
 class Postgres:
     """A server with its own data, ended with :meth:`stop`. Any user may connect as *app*."""
 
-    def __init__(self) -> None:
+    def __init__(self, *settings: str) -> None:
+        self.settings = settings
         self.home = Path(tempfile.mkdtemp(prefix="mlt-pg-"))
         self.user = NOBODY if os.geteuid() == 0 else None
         self.bin = _programs(self.home) / "bin"
@@ -40,6 +41,7 @@ class Postgres:
             *(str(self.bin / "postgres"), "-D", str(self.data), "-p", str(self.port)),
             *("-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="),
             *("-c", "max_connections=200", "-c", "timezone=UTC"),
+            *self.settings,
         ]
         with (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -64,6 +66,14 @@ class Postgres:
     def dsn(self, database: str) -> str:
         """Return the address for psycopg."""
         return f"postgresql://app@127.0.0.1:{self.port}/{database}"
+
+    def forget(self, schema: str) -> None:
+        """Drop a schema and the sessions that still use the server's locks on it."""
+        import psycopg
+
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as session:
+            session.execute("SET lock_timeout = '5s'")
+            session.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
     def end(self) -> None:
         """End the server at once, as a crash does. Its data stay."""

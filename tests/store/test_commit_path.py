@@ -23,9 +23,9 @@ from shared import commit, in_threads, wait_until
 import mltrigger as mt
 from mltrigger.bus import EventBus
 from mltrigger.clock import SystemClock
-from mltrigger.store import publishing
+from mltrigger.store import combining, publishing
 from mltrigger.store.opening import embedded
-from mltrigger.store.sqlite import combining, logkeeper
+from mltrigger.store.sqlite import logkeeper
 from mltrigger.store.sqlite.connections import LONGEST_LOG
 from mltrigger.store.sqlite.disk import SqliteDisk
 from mltrigger.store.sqlite.store import SqliteStore

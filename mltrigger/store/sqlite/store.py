@@ -8,21 +8,23 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
+from mltrigger.clock import Clock
 from mltrigger.errors import DiskFailed, StoreError
 from mltrigger.store import schema
+from mltrigger.store.combining import Combined, Commit
 from mltrigger.store.sqlite import unsure
-from mltrigger.store.sqlite.combining import Commit, Item, Queue, run
 from mltrigger.store.sqlite.connections import RETURN, Connections
 from mltrigger.store.sqlite.disk import Connection, Disk, SqliteDisk
 from mltrigger.store.sqlite.durable import poisoned
 from mltrigger.store.sqlite.logkeeper import LogKeeper
+from mltrigger.store.timekeeper import Timekeeper
 from mltrigger.store.topics import Topics
-from mltrigger.store.transaction import G, Reader, Row, T, Transaction
+from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
@@ -31,7 +33,7 @@ _KEEPER_S = 0.1
 """How long the keeper of the log waits. Writers of this process wait for it meanwhile."""
 
 
-class SqliteStore:
+class SqliteStore(Combined):
     """A SQLite database, in a file or in memory.
 
     Writers of this process share one connection. A commit is visible first: it waits for no disk
@@ -51,6 +53,9 @@ class SqliteStore:
         Opens the files, and syncs the log. Passed in for tests.
     """
 
+    driver_error = sqlite3.Error
+    by_columns = True
+
     def __init__(
         self,
         path: Path | None = None,
@@ -62,8 +67,7 @@ class SqliteStore:
             raise StoreError(f"durability must be 'full' or 'normal', got {durability!r}")
         self._pid, self._sleep = os.getpid(), sleep
         self._lock = threading.Lock()
-        self._owner: int | None = None
-        self._queue = Queue()
+        super().__init__()
         self._give_up_s = math.inf
         self._silent = False
         self._connections = Connections(path, lambda: BUSY_S, sleep, disk or SqliteDisk())
@@ -86,22 +90,6 @@ class SqliteStore:
             raise
         finally:
             self._gate.leave(self)
-
-    @contextlib.contextmanager
-    def transaction(self, durable: bool = True) -> Iterator[Transaction]:
-        """Begin a write transaction, see :class:`~mltrigger.store.transaction.Store`."""
-        commit = Commit()
-        with self._holding(), self._committing(commit):
-            transaction = Transaction(self, self._connections.writer)
-            yield transaction
-        transaction.visible()
-        self._await(commit, durable)
-        transaction.committed()
-
-    def write(self, action: Callable[[Transaction, Sequence[G]], Sequence[T]], given: G) -> T:
-        """Write with others in one commit, see :class:`~mltrigger.store.transaction.Store`."""
-        result: T = self._share(Item(action, given))
-        return result
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
@@ -129,6 +117,10 @@ class SqliteStore:
             )
         except sqlite3.Error as error:
             raise self._failed(error) from error
+
+    def timekeeper(self, clock: Clock) -> Timekeeper:
+        """Return the part that keeps *clock* to the time of the file."""
+        return Timekeeper(clock)
 
     def version(self) -> object:
         """Return a value that differs after each commit. Call it from one thread at a time."""
@@ -184,6 +176,12 @@ class SqliteStore:
             finally:
                 self._gate.leave(self)
 
+    def _check_open(self) -> None:
+        self._connections.check()
+
+    def _transaction(self) -> Transaction:
+        return Transaction(self, self._connections.writer)
+
     def _failed(self, error: Exception) -> StoreError:
         if isinstance(error, sqlite3.DatabaseError):  # a damaged page may be the first sign of it
             try:
@@ -211,26 +209,6 @@ class SqliteStore:
                     self._gate.leave(self)
         except sqlite3.Error as error:
             raise self._failed(error) from error
-
-    def _check_free(self) -> None:
-        """Raise an error where a wait for the write lock would never end."""
-        self._connections.check()
-        if self._owner == threading.get_ident():
-            raise RuntimeError(
-                "a transaction inside one of the same thread would wait for itself for ever: pass"
-                " the unit on"
-            )
-
-    @contextlib.contextmanager
-    def _committing(self, commit: Commit) -> Iterator[None]:
-        """Begin a transaction, and commit it at the end of the block. The write lock is held."""
-        try:
-            self._begin(commit)
-            yield
-            self._commit(commit)
-        except BaseException as error:
-            self._undo(commit, error)
-            raise
 
     def _commit(self, commit: Commit) -> None:
         self._connections.check_place()  # what is nowhere can be leased to nobody
@@ -303,63 +281,7 @@ class SqliteStore:
         self._gate.leave(self)
         self._sleep(seconds)
 
-    # -- combining ---------------------------------------------------------------------------------
-
-    def _share(self, own: Item) -> Any:
-        """Write *own* with the items of other threads. One thread writes for all."""
-        self._check_free()
-        queue, batch = self._queue, list[Item]()
-        try:
-            queue.add(own)
-            while not own.is_done:
-                if queue.is_first(own):
-                    self._lead(own, batch)
-                else:
-                    own.wait()
-            queue.call_next()  # it need not wait for our sync
-            for item in batch or [own]:
-                if item.error is None and item.transaction is not None:
-                    item.transaction.visible()
-            if own.error is not None:
-                raise own.error
-            assert own.commit is not None  # noqa: S101 - it is done
-            assert own.transaction is not None  # noqa: S101
-            self._await(own.commit, durable=True)
-        finally:
-            own.is_withdrawn = True
-            for item in batch:
-                if item is not own:
-                    item.call()
-            queue.call_next()
-        own.transaction.committed()
-        return own.result
-
-    def _lead(self, own: Item, batch: list[Item]) -> None:
-        """Write all that waits. Add it to *batch*: those who wait for it are to be called."""
-        with self._holding():
-            if not own.is_done:
-                for part in self._queue.batches(own):
-                    batch += part
-                    self._write_all(part)
-
-    def _write_all(self, batch: Sequence[Item]) -> None:
-        """Write *batch* as one commit. If an item fails, write each alone."""
-        commit = Commit()
-        try:
-            self._begin(commit)
-            run(batch, Transaction(self, self._connections.writer), commit)
-            self._commit(commit)
-        except BaseException as error:
-            self._undo(commit, error)
-            if not isinstance(error, Exception):
-                raise
-            if commit.has_begun and len(batch) > 1:
-                for item in batch:
-                    self._write_all([item])
-                return
-            failed = self._failed(error) if isinstance(error, sqlite3.Error) else error
-            for item in batch:
-                item.error = failed
+    # -- commits -----------------------------------------------------------------------------------
 
     def _counted(self) -> int:
         return self._connections.sync.written() if self._syncs else 1

@@ -1,0 +1,139 @@
+"""The SQL of the store in the words of PostgreSQL, and its values in the types of PostgreSQL.
+
+The statements are shared with SQLite. A few of its words are written here in another way. Functions
+that PostgreSQL does not have are made with the schema.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from psycopg import adapt, postgres
+from psycopg.adapt import Buffer, Dumper
+from psycopg.types.numeric import NumericBinaryLoader
+from psycopg.types.string import StrBinaryDumper, StrDumper
+
+from mltrigger.store.keys import TextKey
+
+_NUL = "\u2400"
+"""The sign in place of the character NUL, which no text of PostgreSQL can hold."""
+_NAME = re.compile(r"(?<![:\w]):([a-z_]+)")
+_FIXED = {
+    "CAST(group_concat(e.id, '') AS BLOB)": "string_agg(e.id, ''::bytea)",
+    "CAST(group_concat(id, '') AS BLOB)": "string_agg(id, ''::bytea)",
+    "CAST(group_concat(CASE WHEN is_alike THEN data END, char(30)) AS BLOB)": (
+        "string_agg(CASE WHEN is_alike THEN data END, '\\x1e'::bytea)"
+    ),
+    "typeof(e.data) = 'blob'": "TRUE",
+    "typeof(e.id) = 'blob'": "octet_length(e.id) = 16",
+    "INDEXED BY event_topic": "",
+    "CROSS JOIN": "JOIN",
+}
+_JSON_OF_PARAMETER = re.compile(r"json_each\((:[a-z_]+)\)")
+
+
+@functools.cache
+def translated(sql: str) -> str:
+    """Return *sql* for a client cursor of psycopg: names in its way, SQLite's words replaced."""
+    return _NAME.sub(r"%(\1)s", _worded(sql).replace("%", "%%"))
+
+
+@functools.cache
+def by_position(sql: str) -> str:
+    """Return *sql* as :func:`translated`, with its parameters in their order."""
+    return _NAME.sub("%s", _worded(sql).replace("%", "%%"))
+
+
+def _worded(sql: str) -> str:
+    for before, after in _FIXED.items():
+        sql = sql.replace(before, after)
+    sql = _JSON_OF_PARAMETER.sub(r"json_numbered(\1)", sql)
+    return _joined_texts(sql) if "group_concat(" in sql else sql
+
+
+def _joined_texts(sql: str) -> str:
+    """Return *sql* with ``string_agg`` for ``group_concat``."""
+    made, at = [], 0
+    while (begin := sql.find("group_concat(", at)) >= 0:
+        first = begin + len("group_concat(")
+        end, commas = _end_of(sql, first)
+        value = sql[first : commas[-1] if commas else end]
+        separator = sql[commas[-1] + 1 : end].strip() if commas else "','"
+        made += [sql[at:begin], f"string_agg(({value})::text, {separator})"]
+        at = end + 1
+    return "".join([*made, sql[at:]])
+
+
+def _end_of(sql: str, begin: int) -> tuple[int, list[int]]:
+    """Return the place of the bracket that ends a call, and of the commas between its values."""
+    depth, commas, quoted = 1, list[int](), False
+    for at in range(begin, len(sql)):
+        sign = sql[at]
+        if sign == "'":
+            quoted = not quoted
+        elif not quoted:
+            depth += (sign == "(") - (sign == ")")
+            if depth == 0:
+                return at, commas
+            if sign == "," and depth == 1:
+                commas.append(at)
+    raise ValueError(f"a bracket is open: {sql}")
+
+
+# -- values ------------------------------------------------------------------------------------------
+
+
+class _TextDumper(StrDumper):
+    def dump(self, obj: str) -> Buffer:
+        return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
+
+
+class _KeyDumper(Dumper):
+    """Ids that are no UUIDs. Their first byte says how many bytes come before the text."""
+
+    oid = postgres.types["bytea"].oid
+
+    def dump(self, obj: TextKey) -> Buffer:
+        return b"\\x" + obj.as_bytes().hex().encode()
+
+    def quote(self, obj: TextKey) -> Buffer:
+        return b"'" + self.dump(obj) + b"'::bytea"
+
+
+class _BoolDumper(Dumper):
+    """Truth as a number: SQLite has no other."""
+
+    oid = postgres.types["int8"].oid
+
+    def dump(self, obj: bool) -> Buffer:
+        return b"1" if obj else b"0"
+
+    def quote(self, obj: bool) -> Buffer:
+        return self.dump(obj)
+
+
+class _BinaryTextDumper(StrBinaryDumper):
+    def dump(self, obj: str) -> Buffer:
+        return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
+
+
+class _NumericLoader(NumericBinaryLoader):
+    """Sums of whole numbers are whole numbers."""
+
+    def load(self, data: Buffer) -> Any:
+        found = super().load(data)
+        whole = int(found) if found.is_finite() else None
+        return whole if found == whole else float(found)
+
+
+def adapted() -> adapt.AdaptersMap:
+    """Return the ways in which values go to and come from the server."""
+    adapters = adapt.AdaptersMap(postgres.adapters)
+    adapters.register_dumper(str, _BinaryTextDumper)
+    adapters.register_dumper(str, _TextDumper)
+    adapters.register_dumper(TextKey, _KeyDumper)
+    adapters.register_dumper(bool, _BoolDumper)
+    adapters.register_loader("numeric", _NumericLoader)
+    return adapters

@@ -1,0 +1,59 @@
+"""From a URL to a store in PostgreSQL. All words but ``schema`` are libpq's."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+
+from mltrigger.errors import StoreError, how_to_install
+from mltrigger.store.transaction import Store
+from mltrigger.store.wake import Wakeup
+
+SCHEMA = "mltrigger_bus"
+"""Not ``mltrigger``: tables that are sources have their outboxes there."""
+_SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}").fullmatch
+
+
+def store_of(url: str) -> tuple[Store, Wakeup]:
+    """Open the store at ``postgresql://user@host/database?schema=name``, and its wakeup.
+
+    Raises
+    ------
+    StoreError
+        When the server does not answer, or the URL names no schema.
+    """
+    conninfo, schema = parts_of(url)
+    try:
+        import psycopg
+    except ImportError as error:
+        raise StoreError(
+            f"a bus on PostgreSQL needs psycopg, which is not installed: {how_to_install('postgres')}"
+        ) from error
+    from mltrigger.store.postgresql.store import PostgresStore
+    from mltrigger.store.postgresql.wake import PostgresWakeup
+
+    try:
+        store = PostgresStore(conninfo, schema)
+    except psycopg.ProgrammingError as error:
+        raise StoreError(f"that URL is not one of libpq ({_first(error)}); {_FORM}") from error
+    return store, PostgresWakeup(store.sessions)
+
+
+_FORM = "write postgresql://user@host:5432/database, and leave the password to .pgpass"
+
+
+def parts_of(url: str) -> tuple[str, str]:
+    """Return what libpq gets of *url*, and the schema."""
+    before, _, query = url.partition("?")
+    words = urllib.parse.parse_qsl(query, keep_blank_values=True)
+    schema = next((value for name, value in words if name == "schema"), SCHEMA)
+    if not _SCHEMA(schema):
+        raise StoreError(
+            f"{schema!r:.60} is no name of a schema: use small letters, digits and _, at most 63"
+        )
+    rest = urllib.parse.urlencode([(n, v) for n, v in words if n != "schema"])
+    return before + (f"?{rest}" if rest else ""), schema
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or ["unreadable"])[0]

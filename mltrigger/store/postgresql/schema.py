@@ -1,0 +1,143 @@
+"""The schema in PostgreSQL: the tables of :mod:`mltrigger.store.tables`, made by one role.
+
+An advisory lock keeps two processes from making it at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import TYPE_CHECKING, Any
+
+from mltrigger.errors import StoreError
+from mltrigger.store import tables
+from mltrigger.store.postgresql import functions
+
+if TYPE_CHECKING:
+    import psycopg
+
+TYPES = {"INTEGER": "bigint", "BLOB": "bytea", "REAL": "double precision", "TEXT": "text"}
+_NUMBERED = ("topic", "name", "model_version", "subscription", "label", "revision", "worker")
+"""The tables whose rows get their numbers from PostgreSQL."""
+_HOT = ("cursor", "ready", "lease", "awaited", "setting", "worker", "listener", "tally")
+"""Small tables whose rows change all the time. They are tidied by the number of their rows."""
+_TIDY = (
+    "fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0,"
+    " autovacuum_analyze_threshold = 5000, autovacuum_analyze_scale_factor = 0,"
+    " autovacuum_vacuum_cost_delay = 0"
+)
+# A table without a log of changes is emptied by a crash. So it tells whether there was one. Marks
+# say which commits of a process have arrived.
+_OWN = """
+CREATE UNLOGGED TABLE life (value uuid NOT NULL);
+
+CREATE TABLE mark (
+  token uuid NOT NULL,
+  number bigint NOT NULL,
+  PRIMARY KEY (token, number)
+)
+"""
+_FOUND = """
+SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = %(schema)s),
+  to_regclass(format('%%I.schema_version', %(schema)s::text))::text,
+  (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p'))
+"""
+
+
+def create(connection: psycopg.Connection[Any], schema: str) -> None:
+    """Make the schema in a database that does not have it, or check the one that is there.
+
+    Raises
+    ------
+    StoreError
+        When the schema belongs to another program, or another release has made it.
+    """
+    if _found(connection, schema) is None:
+        with connection.transaction():
+            # whoever comes second finds it made
+            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [schema])
+            if _found(connection, schema) is None:
+                _make(connection, schema)
+
+
+def _found(connection: psycopg.Connection[Any], schema: str) -> int | None:
+    row = connection.execute(_FOUND, {"schema": schema}).fetchone()
+    assert row is not None  # noqa: S101 - aggregates
+    _, version_table, tables_there = row
+    if version_table is None:
+        if tables_there:
+            raise StoreError(
+                f"the schema {schema!r} of that database holds other tables and no mltrigger"
+                " schema: name another one with ?schema=; nothing was changed"
+            )
+        return None
+    found = [
+        version for (version,) in connection.execute(f"SELECT version FROM {version_table}")
+    ]
+    if len(found) != 1:
+        raise StoreError(
+            f"the store is damaged: its table schema_version must hold one row, and holds"
+            f" {found!r:.100}; restore a backup, or put that right; nothing was changed"
+        )
+    (version,) = found
+    if version > tables.VERSION:
+        raise StoreError(
+            f"the store has schema version {version}, this release knows up to {tables.VERSION}:"
+            " upgrade mltrigger; nothing was changed"
+        )
+    if version < tables.VERSION:
+        raise StoreError(
+            f"the store has schema version {version}, this release needs {tables.VERSION}: its"
+            " owner calls `mltrigger postgres upgrade`; nothing was changed"
+        )
+    return int(version)
+
+
+def _make(connection: psycopg.Connection[Any], schema: str) -> None:
+    connection.execute(
+        ";\n".join(
+            [
+                f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
+                f'SET LOCAL search_path TO "{schema}"',
+                *statements(),
+                *_parts(functions.CREATE),
+                *_parts(_OWN),
+                *(f"ALTER TABLE {table} SET ({_TIDY})" for table in _HOT),
+            ]
+        )
+    )
+
+
+def _parts(script: str) -> list[str]:
+    return [part.strip() for part in script.split(";\n\n")]
+
+
+def statements() -> list[str]:
+    """Return the statements that make the tables, in the words of PostgreSQL."""
+    return [_worded(part) for part in _parts(tables.CREATE)]
+
+
+def _worded(statement: str) -> str:
+    statement = re.sub(r"--[^\n]*", "", statement)
+    statement = statement.replace(" WITHOUT ROWID", "")
+    statement = re.sub(r" REFERENCES \w+ \(\w+\)", "", statement)
+    made = re.match(r"CREATE TABLE (\w+) ", statement)
+    if made:
+        for before, after in TYPES.items():
+            statement = re.sub(rf"\b{before}\b", after, statement)
+        if made[1] in _NUMBERED:
+            statement = statement.replace(
+                "id bigint NOT NULL", "id bigint GENERATED BY DEFAULT AS IDENTITY NOT NULL", 1
+            )
+    return statement
+
+
+@functools.cache
+def columns(table: str) -> dict[str, str]:
+    """Return the type of each column of *table*."""
+    for statement in statements():
+        if (made := re.match(rf"\s*CREATE TABLE {table} \((.*)\)", statement, re.DOTALL)) is not None:
+            found = re.findall(r"^\s*(\w+) (bigint|bytea|double precision|text)\b", made[1], re.M)
+            return dict(found)
+    raise KeyError(table)

@@ -1,0 +1,182 @@
+"""Sessions with a server: how they are opened, and which of them are idle.
+
+Settings of a session come as start-up options. A pooler such as PgBouncer refuses those, and gives
+each transaction another session. There the same settings come with each transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from mltrigger.store.postgresql.dialect import adapted
+
+Session = psycopg.Connection[Any]
+
+_PAUSED_S = 15
+"""The server ends a transaction of a process that was paused in the middle of it for so long."""
+_MOST_IDLE = 4
+_CONNECT_S = 10
+_SETTINGS = {
+    # not those of the administrator: a writer waits for others, and a reader may read all
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": f"{_PAUSED_S}s",
+    "jit": "off",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "extra_float_digits": "1",
+}
+_REFUSED = re.compile("unsupported startup parameter|startup parameter", re.IGNORECASE)
+_left_to_parents: list[Any] = []
+"""Sessions of a parent process. Their sockets are shared with it, so nothing is said there."""
+
+
+class Sessions:
+    """Opens sessions with one schema of one database.
+
+    Parameters
+    ----------
+    conninfo : str
+        As libpq has it: a URL or words. Missing parts come from ``PG*`` and ``.pgpass``.
+    schema : str
+        The schema of the tables.
+    """
+
+    def __init__(self, conninfo: str, schema: str) -> None:
+        given = conninfo_to_dict(conninfo)
+        defaults: Mapping[str, Any] = {
+            "application_name": "mltrigger",
+            "connect_timeout": _CONNECT_S,
+            "target_session_attrs": "read-write",  # of several hosts, the one that leads
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 30_000,
+        }
+        self._words = {**defaults, **given, "client_encoding": "UTF8"}
+        self._settings = {**_SETTINGS, "search_path": f'"{schema}"'}
+        self.schema = schema
+        self.is_pooled = False
+        """Whether a pooler is in between: no setting, lock or statement outlives a transaction."""
+        self._idle: list[Session] = []
+        self.adapters, self.connection = adapted(), None  # as psycopg's AdaptContext
+        self._guard = threading.Lock()
+
+    @property
+    def local(self) -> str:
+        """The statements that a transaction begins with behind a pooler."""
+        if not self.is_pooled:
+            return ""
+        return "".join(f"SET LOCAL {name} TO {_quoted(v)};" for name, v in self._settings.items())
+
+    def open(self) -> Session:
+        """Open a session in which each statement commits by itself.
+
+        Raises
+        ------
+        psycopg.OperationalError
+            When there is no server, or it does not let us in.
+        """
+        if not self.is_pooled:
+            options = " ".join(
+                f"-c {name}={_escaped(value)}" for name, value in self._settings.items()
+            )
+            with_settings = f"{self._words.get('options') or ''} {options}".strip()
+            try:
+                session = self._opened(options=with_settings)
+            except psycopg.OperationalError as error:
+                if not _REFUSED.search(str(error)):
+                    raise
+            else:
+                if self._has_path(session):
+                    return session
+                session.close()  # a pooler that ignores the options
+            self.is_pooled = True
+        return self._opened()
+
+    def _opened(self, **more: Any) -> Session:
+        return psycopg.connect(
+            **{**self._words, **more},
+            autocommit=True,
+            prepare_threshold=None,
+            cursor_factory=psycopg.ClientCursor,
+            context=self,
+        )
+
+    def _has_path(self, session: Session) -> bool:
+        found = session.execute("SHOW search_path").fetchone()
+        return found is not None and found[0].strip('"') == self.schema
+
+    # -- readers -----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def reading(self, begin: str = "") -> Iterator[Session]:
+        """Lend a session for reading. *begin* begins a transaction, and it ends with the block.
+
+        A session that was cut while it was idle is replaced.
+        """
+        session = self._lent(begin or (f"BEGIN;{self.local}" if self.is_pooled else ""))
+        try:
+            yield session
+            if begin or self.is_pooled:
+                session.execute("COMMIT")
+        except BaseException:
+            self._dropped(session)
+            raise
+        self._back(session)
+
+    def _lent(self, begin: str) -> Session:
+        while True:
+            with self._guard:
+                idle = self._idle.pop() if self._idle else None
+            session = idle or self.open()
+            try:
+                if begin:
+                    session.execute(begin)
+                elif idle is not None and idle.closed:
+                    raise psycopg.OperationalError("the idle session is closed")
+            except psycopg.OperationalError:
+                self._dropped(session)
+                if idle is None:
+                    raise
+                continue
+            return session
+
+    def _back(self, session: Session) -> None:
+        with self._guard:
+            if len(self._idle) < _MOST_IDLE and not session.closed:
+                self._idle.append(session)
+                return
+        session.close()
+
+    def _dropped(self, session: Session) -> None:
+        with contextlib.suppress(psycopg.Error):
+            session.close()
+
+    def close(self) -> None:
+        """Close the idle sessions."""
+        with self._guard:
+            idle, self._idle = self._idle, []
+        for session in idle:
+            self._dropped(session)
+
+    def forked(self, *sessions: Session | None) -> None:
+        """Leave *sessions* and the idle ones to the parent process."""
+        self._guard = threading.Lock()
+        _left_to_parents.extend([*sessions, *self._idle])
+        self._idle = []
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _quoted(value: str) -> str:
+    return value if value.startswith('"') else "'" + value.replace("'", "''") + "'"

@@ -1,0 +1,325 @@
+"""PostgreSQL as a store: one writer at a time, shared commits, one flush for many of them.
+
+Writers take an advisory lock of the schema. So numbers become visible in their order, and a cursor
+passes no event. They hold it for as long as their statements take. The disk is waited for later,
+outside the lock. Readers take no lock and wait for nobody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from mltrigger.clock import Clock
+from mltrigger.errors import Closed, StoreError
+from mltrigger.store.combining import Combined, Commit
+from mltrigger.store.postgresql import schema
+from mltrigger.store.postgresql.flush import Flush, Lost
+from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
+from mltrigger.store.postgresql.place import SCHEMA
+from mltrigger.store.postgresql.sessions import Session, Sessions
+from mltrigger.store.postgresql.trouble import is_away, said
+from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
+from mltrigger.store.topics import Topics
+from mltrigger.store.transaction import Reader, Row, Transaction
+from mltrigger.store.vocabulary import Vocabulary
+
+BUSY_S = 30.0
+"""How long a caller waits for a server that is away, before StoreError."""
+_FIRST_S, _LONGEST_S = 0.01, 1.0
+"""The first and the longest pause between two tries."""
+_MARKS = 1_000
+"""Commits of a process between two deletions of its old marks."""
+_BEGIN = """
+BEGIN;{local}SET LOCAL synchronous_commit TO off;
+SELECT pg_advisory_xact_lock({key}), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+"""
+_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
+_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
+_HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
+_ENCODING = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+
+
+class PostgresStore(Combined):
+    """A schema of a PostgreSQL database.
+
+    Parameters
+    ----------
+    conninfo : str
+        As libpq has it.
+    schema_name : str
+        The schema of the tables. It is made if it is not there.
+    sleep : callable
+        Waits. Passed in for tests.
+    """
+
+    driver_error = psycopg.Error
+    visible_first = False  # a crash of the server undoes what a listener would have begun with
+    location, by_columns = None, False
+
+    def __init__(
+        self,
+        conninfo: str,
+        schema_name: str = SCHEMA,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        super().__init__()
+        self.sessions, self._sleep = Sessions(conninfo, schema_name), sleep
+        self._give_up_s, self._closed = math.inf, False
+        self.vocabulary, self.topics, self.time = Vocabulary(), Topics(), ServerTime()
+        self._fresh()
+        try:
+            self._patiently(self._prepare)
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def _fresh(self) -> None:
+        """Begin without sessions: for the first time, or in a forked child."""
+        self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
+        self._token, self._number = str(uuid.uuid4()), 0
+        self._watching: Session | None = None
+        self._flush = Flush(self.sessions, self._patiently, self._token)
+
+    def _prepare(self) -> None:
+        session = self.sessions.open()
+        try:
+            self.description = f"PostgreSQL, database {session.info.dbname}"
+            if self.sessions.schema != SCHEMA:
+                self.description += f", schema {self.sessions.schema}"
+            ((encoding,),) = session.execute(_ENCODING).fetchall()
+            if encoding != "UTF8":
+                raise StoreError(
+                    f"the database has the encoding {encoding}, which cannot hold every text:"
+                    " make another one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;"
+                    " nothing was changed"
+                )
+            schema.create(session, self.sessions.schema)
+            ((key,),) = session.execute(_KEY, [self.sessions.schema]).fetchall()
+        finally:
+            session.close()
+        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key)
+
+    def make_durable(self) -> None:
+        """Return when all that is visible now is on the disk. See :class:`Store`."""
+        self._check_open()
+        try:
+            self._flush.force()
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
+        """Return the rows of *sql*. A reader sees the last commit, and never waits."""
+        self._check_open()
+        found: list[Row] = []
+
+        def once() -> None:
+            with self.sessions.reading() as session:
+                found[:] = SessionDriver(session).execute(sql, parameters or {}).fetchall()
+
+        try:
+            self._patiently(once)
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+        return found
+
+    def timekeeper(self, clock: Clock) -> ServerKeeper:
+        """Return the part that keeps *clock* to the time of the server."""
+        return self.time.keeper(clock)
+
+    def version(self) -> object:
+        """Return a value that differs after each commit. Call it from one thread at a time."""
+        sent_ns = time.monotonic_ns()
+        ((number, server_us),) = self.read(_VERSION)
+        self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
+        return number
+
+    def give_up(self, at_s: float) -> None:
+        """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
+        self._give_up_s = at_s
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Reader]:
+        """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
+        self._check_open()
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}"
+        try:
+            with contextlib.ExitStack() as stack:
+                lent: list[Session] = []
+                self._patiently(
+                    lambda: lent.append(stack.enter_context(self.sessions.reading(begin)))
+                )
+                yield Transaction(self, SessionDriver(lent[0]))
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def copy(self, to: object) -> NoReturn:
+        """Raise StoreError: the programs of PostgreSQL copy a database."""
+        raise StoreError(
+            "a bus on PostgreSQL has no file to copy: call pg_dump --schema="
+            f"{self.sessions.schema} for a backup, and pg_restore to read it"
+        )
+
+    def tidy(self) -> None:
+        """Do nothing: the server gives space back itself."""
+
+    def lost(self) -> tuple[str, str] | None:
+        """Return why nothing can be stored, see :class:`~mltrigger.store.transaction.Store`."""
+        try:
+            self.sessions.open().close()
+        except psycopg.Error as error:
+            return said(error), "start the server, or name another address"
+        return None
+
+    def close(self) -> None:
+        """Close the sessions."""
+        if self._closed or os.getpid() != self._pid:
+            return
+        self.give_up(min(self._give_up_s, time.monotonic()))
+        self._closed = True
+        with self._lock:
+            self._drop_writer()
+            self._flush.close()
+            self.sessions.close()
+
+    # -- the write lock ----------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Closed("the store was closed: connect again")
+        if os.getpid() != self._pid:
+            self.sessions.forked(self._writer, self._flush.session)
+            super().__init__()
+            self._fresh()
+
+    def _transaction(self) -> Transaction:
+        assert self._writer is not None  # noqa: S101 - it has begun
+        return PostgresTransaction(self, self._writer)
+
+    @contextlib.contextmanager
+    def _holding(self) -> Iterator[None]:
+        self._check_free()
+        try:
+            with self._lock:
+                try:
+                    self._owner = threading.get_ident()
+                    yield
+                finally:
+                    self._owner = None
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def _begin(self, commit: Commit) -> None:
+        self._patiently(self._try_to_begin)
+        commit.has_begun = True
+
+    def _try_to_begin(self) -> None:
+        writer = self._writer
+        if writer is None or writer.closed:
+            writer = self._writer = self.sessions.open()
+        sent_ns = time.monotonic_ns()
+        try:
+            cursor = writer.execute(self._begin_sql)
+            while cursor.nextset():
+                pass
+            ((_, server_us),) = cursor.fetchall()
+        except psycopg.OperationalError:
+            self._drop_writer()
+            raise
+        self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
+
+    def _commit(self, commit: Commit) -> None:
+        self._number += 1
+        commit.is_asked = True
+        writer, number = self._writer, self._number
+        assert writer is not None  # noqa: S101
+        try:
+            writer.execute(f"{self._marked(number)}; COMMIT")
+        except psycopg.OperationalError:
+            if not self._has_mark(number):
+                raise
+        self._counted(commit)
+
+    def _marked(self, number: int) -> str:
+        insert = f"INSERT INTO mark (token, number) VALUES ('{self._token}', {number})"
+        if number % _MARKS:
+            return insert
+        old = f"token = '{self._token}' AND number < {self._flush.synced}"
+        return f"DELETE FROM mark WHERE {old}; {insert}"
+
+    def _counted(self, commit: Commit) -> None:
+        commit.number = self._flush.written = self._number
+
+    def _has_mark(self, number: int) -> bool:
+        """Whether a commit of which the server said nothing is there. It may still be under way.
+
+        That one holds the lock, so the look comes after it.
+        """
+        self._drop_writer()
+        self._patiently(self._try_to_begin)
+        assert self._writer is not None  # noqa: S101
+        found = self._writer.execute(_HAS_MARK.format(token=self._token, number=number)).fetchone()
+        self._writer.execute("ROLLBACK")
+        return found is not None
+
+    def _undo(self, commit: Commit, error: BaseException) -> None:
+        writer = self._writer
+        status = TransactionStatus.UNKNOWN if writer is None else writer.info.transaction_status
+        if status is TransactionStatus.IDLE and commit.is_asked and not commit.number:
+            if not isinstance(error, Exception) and self._has_mark(self._number):
+                self._counted(commit)
+            return
+        if writer is None or status is TransactionStatus.IDLE:
+            return
+        try:
+            writer.execute("ROLLBACK")
+        except psycopg.Error:
+            self._drop_writer()
+
+    def _drop_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(psycopg.Error):
+                writer.close()
+
+    # -- the server --------------------------------------------------------------------------------
+
+    def _await(self, commit: Commit, durable: bool) -> None:
+        # Also a claim waits: after a crash its numbers would be given to others, while it runs on.
+        try:
+            self._flush.wait(commit.number)
+        except Lost as lost:
+            raise StoreError(
+                f"store {self.description}: the server ended before this was on its disk, and"
+                " nothing of it is there; call again, with the same ids"
+            ) from lost
+        except psycopg.Error as error:
+            raise self._failed(error) from error
+
+    def _patiently(self, action: Callable[[], None]) -> None:
+        """Run *action* again while the server is away, for a while."""
+        pause_s, until_s = _FIRST_S, time.monotonic() + BUSY_S
+        while True:
+            try:
+                action()
+            except psycopg.OperationalError as error:
+                left_s = min(until_s, self._give_up_s) - time.monotonic()
+                if not is_away(error) or left_s <= 0:
+                    raise
+                self._sleep(min(left_s, random.uniform(0, pause_s)))  # noqa: S311 - no secret
+                pause_s = min(2 * pause_s, _LONGEST_S)
+            else:
+                return
+
+    def _failed(self, error: Exception) -> StoreError:
+        return StoreError(f"store {getattr(self, 'description', 'PostgreSQL')}: {said(error)}")

@@ -1,0 +1,51 @@
+"""Errors of a server, in our words: whether it will come back, and what to do."""
+
+from __future__ import annotations
+
+import psycopg
+from psycopg import errors
+
+_FOR_GOOD = (
+    errors.InvalidPassword,
+    errors.InvalidAuthorizationSpecification,
+    errors.InvalidCatalogName,
+    errors.InsufficientPrivilege,
+    errors.DiskFull,
+    errors.QueryCanceled,
+)
+"""Errors that no second try mends."""
+_ADVICE: dict[type[Exception], str] = {
+    errors.DiskFull: "make room on the server's disk; nothing of this call was stored",
+    errors.InsufficientPrivilege: "ask the owner for a role, see `mltrigger postgres roles`",
+    errors.InvalidCatalogName: "make it with CREATE DATABASE, or name another one",
+    errors.ReadOnlySqlTransaction: "name the server that leads, not its copy",
+}
+_WORDS_FOR_GOOD = (
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "certificate verify failed",
+    "server does not support SSL",
+    "could not translate host name",
+    "invalid sslmode",
+)
+
+
+def is_away(error: psycopg.OperationalError) -> bool:
+    """Whether the server may answer later: it restarts, or its address moves to another machine."""
+    if isinstance(error, _FOR_GOOD):
+        return False
+    return not any(words in str(error) for words in _WORDS_FOR_GOOD)
+
+
+def said(error: Exception) -> str:
+    """Return the first line of *error*, without addresses, and the advice."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    text = lines[-1] if "connection to server" in lines[0] else lines[0]
+    if "FATAL:" in text:
+        text = text.partition("FATAL:")[2].strip()
+    elif text.startswith("connection "):
+        text = f"no connection to the server ({text.rpartition(': ')[2]})"
+    advice = next((a for kind, a in _ADVICE.items() if isinstance(error, kind)), None)
+    return text if advice is None else f"{text}; {advice}"

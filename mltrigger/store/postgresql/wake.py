@@ -1,0 +1,158 @@
+"""Wake-ups across machines: NOTIFY, one for all that a process has to say in ten milliseconds.
+
+A NOTIFY takes a lock over all commits of the server. In each publishing transaction it would cost
+most of the throughput. So it comes after the commit, in a session of its own, and not for each one.
+It may be lost. Looks at the log are promised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+
+import psycopg
+
+from mltrigger.store.postgresql.sessions import Session, Sessions
+from mltrigger.store.wake import Wakeup
+
+_APART_S = 0.01
+"""The shortest time between two notifications of a process."""
+_MOST_BYTES = 7_000
+"""A notification carries at most 8,000 bytes. Longer ones wake everybody."""
+_EVERYBODY = "*"
+_BACK_S = 0.2, 2.0
+"""The pause before a lost session is opened again."""
+_DEAF_POLL_S = 0.1
+"""The longest wait until the next look where no notification is heard."""
+
+
+class PostgresWakeup(Wakeup):
+    """Wake-ups of all processes of one schema, on any machine.
+
+    Parameters
+    ----------
+    sessions : Sessions
+        Opens the two sessions of this process: one listens, one notifies.
+    """
+
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__()
+        self._sessions = sessions
+        self._channel = "mltrigger_" + hashlib.blake2b(
+            sessions.schema.encode(), digest_size=8
+        ).hexdigest()
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._pid, self._own = os.getpid(), secrets.token_hex(4)
+        self._begun, self._closed = False, False
+        self._said = threading.Condition()
+        self._pending: set[str] = set()
+        self._hears: Session | None = None
+        self.poll_s = Wakeup.poll_s if not self._sessions.is_pooled else _DEAF_POLL_S
+
+    def wait(self, key: str, seen: int, timeout_s: float) -> bool:
+        """Wait as :meth:`Wakeup.wait`. The first wait opens the session that listens."""
+        self._begin()
+        return super().wait(key, seen, timeout_s)
+
+    def generation(self, key: str) -> int:
+        """Return as :meth:`Wakeup.generation`."""
+        self._begin()
+        return super().generation(key)
+
+    def notify(self, keys: Iterable[str]) -> None:
+        """Wake the waiters of *keys* here at once, and those of other processes soon."""
+        keys = list(keys)
+        super().notify(keys)
+        if keys and not self._closed:
+            self._begin()
+            with self._said:
+                self._pending.update(keys)
+                self._said.notify()
+
+    def close(self) -> None:
+        """Wake everybody, say what is left to say, and end the sessions."""
+        super().close()
+        if os.getpid() != self._pid:
+            return
+        with self._said:
+            self._closed = True
+            self._said.notify()
+        if (hears := self._hears) is not None:
+            with contextlib.suppress(Exception):
+                hears.close()
+
+    def _begin(self) -> None:
+        if os.getpid() != self._pid:  # a forked child: the threads are the parent's
+            self._fresh()
+        if self._begun or self._closed:
+            return
+        with self._said:
+            if self._begun:
+                return
+            self._begun = True
+        for target, name in ((self._listen, "listens"), (self._send, "notifies")):
+            if target is self._listen and self._sessions.is_pooled:
+                continue  # a pooler forgets who listens
+            thread = threading.Thread(target=target, name=f"mltrigger-{name}", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread can be started: looks must do
+                thread.start()
+
+    # -- threads -----------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._closed:
+            try:
+                with self._sessions.open() as session:
+                    self._hears = session
+                    session.execute(f"LISTEN {self._channel}")
+                    self.poll_s = Wakeup.poll_s
+                    self._wake_all()  # something may have come before
+                    for notification in session.notifies():
+                        self._hear(notification.payload)
+            except Exception:  # noqa: BLE001 - looks go on, and it is tried again
+                if self._closed:
+                    return
+            self.poll_s = _DEAF_POLL_S
+            time.sleep(random.uniform(*_BACK_S))  # noqa: S311 - no secret
+
+    def _hear(self, message: str) -> None:
+        sender, *keys = message.split()
+        if sender == self._own:
+            return
+        for key in keys:
+            if key == _EVERYBODY:
+                self._wake_all()
+            elif key in self._keys:  # else nobody waits for it here
+                self.notify_here(key)
+
+    def _send(self) -> None:
+        session: Session | None = None
+        while True:
+            with self._said:
+                while not self._pending and not self._closed:
+                    self._said.wait()
+                keys, self._pending = self._pending, set()
+            if not keys:
+                break
+            message = " ".join([self._own, *sorted(keys)])
+            if len(message.encode()) > _MOST_BYTES:
+                message = f"{self._own} {_EVERYBODY}"
+            try:
+                if session is None or session.closed:
+                    session = self._sessions.open()
+                    if not self._sessions.is_pooled:
+                        session.execute("SET synchronous_commit TO off")  # nothing is stored
+                session.execute("SELECT pg_notify(%s, %s)", [self._channel, message])
+            except psycopg.Error:
+                session = None  # looks must do
+            time.sleep(_APART_S)
+        if session is not None:
+            session.close()
