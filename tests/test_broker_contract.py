@@ -35,9 +35,11 @@ from mltrigger.policy import MAX_ABANDONED, SUSPECT, DeliveryPolicy
 from mltrigger.reports.audit import audit
 from mltrigger.store.broker import SqlBroker
 from mltrigger.store.log import Log
+from mltrigger.store.opening import store_at
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Retention, prune
 from mltrigger.store.sqlite.store import SqliteStore
+from mltrigger.store.transaction import Store
 from mltrigger.store.unit import Invocation
 from mltrigger.store.wake import SocketWakeup, Wakeup
 from mltrigger.testing import SimulatedClock
@@ -59,7 +61,7 @@ class Side:
     log: Log
     registry: Registry
     clock: SimulatedClock
-    store: SqliteStore
+    store: Store
     another: Callable[[], Side]
     close: Callable[[], None]
     sent: Callable[[], None] = lambda: None
@@ -118,7 +120,7 @@ class Side:
 
 
 def _sql(
-    store: SqliteStore, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]
+    store: Store, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]
 ) -> Side:
     registry = Registry(store, clock)
     worker_id = registry.join()
@@ -146,6 +148,16 @@ def sqlite(_: pytest.FixtureRequest, file: Path, clock: SimulatedClock) -> Side:
     def another() -> Side:
         store = SqliteStore(file)
         return _sql(store, clock, SocketWakeup(store.location or ""), another)
+
+    return another()
+
+
+def postgresql(request: pytest.FixtureRequest, _: Path, clock: SimulatedClock) -> Side:
+    url = request.getfixturevalue("team")
+
+    def another() -> Side:
+        store, wakeup = store_at(url)
+        return _sql(store, clock, wakeup, another)
 
     return another()
 
@@ -204,6 +216,7 @@ def _cannot_be_moved(_: SimulatedClock, **__: float) -> None:
 BROKERS: dict[str, Callable[[pytest.FixtureRequest, Path, SimulatedClock], Side]] = {
     "memory": memory,
     "sqlite": sqlite,
+    "postgresql": postgresql,
     "aws": aws,
 }
 

@@ -91,7 +91,7 @@ def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: i
     apart = [row[0] for row in found[: len(found) - in_range]]
     parts = _runs([row[0] for row in found[len(found) - in_range :]], apart)
     rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times) for p in parts]
-    transaction.execute_many(_INSERT, rows)
+    transaction.put(_INSERT, rows)
 
 
 def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
@@ -107,7 +107,7 @@ def hold_range(transaction: Transaction, term: Term, low: int, high: int, n: int
     """Lease the *n* plain events of a topic from *low* to *high* as one range."""
     times = (term.received_us, term.until_us, term.worker_id, int(term.outside), term.binding)
     row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times)
-    transaction.execute_many(_INSERT, [row])
+    transaction.put(_INSERT, [row])
 
 
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
@@ -115,20 +115,19 @@ def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
     s, number, at_us, until_us, worker_id, _, binding = term
     times = (at_us, at_us, until_us, worker_id, 0, binding)
     rows = [(s, number, seq, seq, 1, 1, 0, 0, *times) for seq in seqs]
-    transaction.execute_many(_INSERT, rows)
+    transaction.put(_INSERT, rows)
 
 
 def let_go(
     transaction: Transaction, subscription_id: int, number: int, seqs: Collection[int]
 ) -> dict[int, Lease]:
     """Let events of one number go. Return those that it held, each with its row."""
-    of = {"s": subscription_id, "number": number}
     rows = _rows(transaction, subscription_id, number)
     if len(rows) == 1:  # the usual case: a lot ends as a whole
         (row,) = rows
         whole = dict.fromkeys(seqs, row)
         if row.n == len(whole) and row.low <= min(whole) and max(whole) <= row.high:
-            transaction.execute(_DELETE_NUMBER, of)
+            transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
             return whole
     found: dict[int, Lease] = {}
     for row in rows:
@@ -143,10 +142,9 @@ def let_all_go(
     transaction: Transaction, subscription_id: int, number: int, seqs: Sequence[int]
 ) -> bool:
     """Let events of one number go, all or none. Return whether it held them all."""
-    of = {"s": subscription_id, "number": number}
     rows = _rows(transaction, subscription_id, number)
     if len(rows) == 1 and _is_all_of(rows[0], seqs):
-        transaction.execute(_DELETE_NUMBER, of)
+        transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
         return True
     if len(held(transaction, subscription_id, number, seqs)) < len(seqs):
         return False

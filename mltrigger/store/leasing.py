@@ -159,14 +159,14 @@ def _lease(
     """Move rows and a range to a lease."""
     s = term.subscription_id
     keys = [(s, visible_us, seq) for seq, visible_us, *_ in found]
-    transaction.execute_many(_DELETE_READY, keys)
+    transaction.put(_DELETE_READY, keys)
     advance(transaction, s, beyond[-1][0] + 1 if beyond else at.next_seq)
     leases.hold(transaction, term, [*found, *beyond], len(beyond))
 
 
 def advance(transaction: Transaction, subscription_id: int, next_seq: int | None) -> None:
     """Move the cursor to *next_seq*, and use up a number of leases."""
-    transaction.execute_many(_ADVANCE, [(next_seq, subscription_id)])
+    transaction.put(_ADVANCE, [(next_seq, subscription_id)])
 
 
 def claim_these(transaction: Transaction, term: Term, seqs: Sequence[int]) -> list[Row]:

@@ -204,7 +204,7 @@ def record_lots(
         if corrects:
             keys = [(s, a.seq, a.attempt) for a in part]
             transaction.execute_many(_FORGET_DETAIL, keys)
-        transaction.execute_many(
+        transaction.put(
             _CORRECT if corrects else _INSERT_OUTCOME,
             [_outcome(s, row, place, a) for place, a in enumerate(part)],
         )
@@ -212,7 +212,7 @@ def record_lots(
         if corrects:
             transaction.execute_many(_DETAIL_OF_LOT, [(*d, *d[:3], row) for d in details])
         else:
-            transaction.execute_many(_INSERT_DETAIL, details)
+            transaction.put(_INSERT_DETAIL, details)
         row += len(part)
 
 
@@ -237,7 +237,7 @@ def record_successes(transaction: Transaction, lot: LotOf, well: Succeeded) -> N
             text = orjson.dumps(outputs[place : place + n]).decode()
             attempt = 1 if isinstance(answered, Alike) else answered[place].attempt
             all_of_it = (s, seqs[place], attempt, row, place, code, text)
-            transaction.execute_many(_INSERT_SERIES, [all_of_it])
+            transaction.put(_INSERT_SERIES, [all_of_it])
         return
     if well.times is None:
         pairs = enumerate(zip(answered, outputs, strict=True))
@@ -252,9 +252,9 @@ def record_successes(transaction: Transaction, lot: LotOf, well: Succeeded) -> N
         ]
         if outputs.count(None) == len(outputs):
             # to bind None costs as much as to insert two numbers
-            transaction.execute_many(_INSERT_SILENT, [timed[:-1] for timed in rows])
+            transaction.put(_INSERT_SILENT, [timed[:-1] for timed in rows])
             return
-    transaction.execute_many(_INSERT_OUTCOME, rows)
+    transaction.put(_INSERT_OUTCOME, rows)
 
 
 def _series(answered: Sequence[Delivery], seqs: Sequence[int]) -> Sequence[tuple[int, int]] | None:
@@ -296,7 +296,7 @@ def insert_lot(
 ) -> None:
     """Write a lot of *n* attempts, of events from one number to another, that begins at *row*."""
     s, role, settled_us, worker_id, version_id, received_us, size, started, finished, *rest = lot
-    transaction.execute_many(
+    transaction.put(
         _INSERT_LOT,
         [
             (

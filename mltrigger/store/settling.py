@@ -71,9 +71,9 @@ def settle(
     back = [s for s in settlements if s.verdict in ("retry", "release")]
     if back:
         waiting = [(s, _waiting(s, now_us, _rows_of(rows, s)[s.delivery.seq])) for s in back]
-        transaction.execute_many(INSERT_READY, [w for s, w in waiting if not comes_again(s)])
-        transaction.execute_many(INSERT_AWAITED, [w for s, w in waiting if comes_again(s)])
-    transaction.execute_many(
+        transaction.put(INSERT_READY, [w for s, w in waiting if not comes_again(s)])
+        transaction.put(INSERT_AWAITED, [w for s, w in waiting if comes_again(s)])
+    transaction.put(
         INSERT_DEAD, [_dead(s, now_us) for s in settlements if s.verdict == "dead_letter"]
     )
     return lost, {s.delivery.subscription_id for s in back}
@@ -173,7 +173,7 @@ def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int)
         else:
             return False  # it was unsubscribed, or pruned
     if settlement.verdict == "dead_letter":
-        transaction.execute_many(INSERT_DEAD, [_dead(settlement, now_us)])
+        transaction.put(INSERT_DEAD, [_dead(settlement, now_us)])
     return settlement.verdict != "release"
 
 

@@ -72,6 +72,13 @@ class Transaction:
         """
         return int(self._driver.executemany(positional(sql), rows).rowcount) if rows else 0
 
+    def put(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run *sql* for each of *rows*, as :meth:`execute_many`, before the next statement.
+
+        Where a statement is a journey to a server, those without an answer travel together.
+        """
+        self.execute_many(sql, rows)
+
     def insert(self, sql: str, rows: Sequence[Row]) -> int:
         """Run the INSERT *sql* for each of *rows*, as :meth:`execute_many`, with few statements.
 

@@ -134,7 +134,7 @@ def tally(
     transaction: Transaction, subscription_id: int, worker_id: int, outcome: Outcome, n: int
 ) -> None:
     """Add *n* to the number of attempts with that outcome. *n* may be negative."""
-    transaction.execute_many(_TALLY, [(subscription_id, worker_id, outcome, n)])
+    transaction.put(_TALLY, [(subscription_id, worker_id, outcome, n)])
 
 
 def record_uncalled(

@@ -88,7 +88,7 @@ class PostgresStore(Combined):
         """Begin without sessions: for the first time, or in a forked child."""
         self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
         self._token, self._number = str(uuid.uuid4()), 0
-        self._watching: Session | None = None
+        self._current: PostgresTransaction | None = None
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
     def _prepare(self) -> None:
@@ -204,7 +204,8 @@ class PostgresStore(Combined):
 
     def _transaction(self) -> Transaction:
         assert self._writer is not None  # noqa: S101 - it has begun
-        return PostgresTransaction(self, self._writer)
+        self._current = PostgresTransaction(self, self._writer)
+        return self._current
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[None]:
@@ -244,7 +245,8 @@ class PostgresStore(Combined):
         writer, number = self._writer, self._number
         assert writer is not None  # noqa: S101
         try:
-            writer.execute(f"{self._marked(number)}; COMMIT")
+            pending = self._current.pending() if self._current is not None else ""
+            writer.execute(f"{pending}{self._marked(number)}; COMMIT")
         except psycopg.OperationalError:
             if not self._has_mark(number):
                 raise

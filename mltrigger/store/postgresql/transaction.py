@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
@@ -51,29 +51,57 @@ class _Insert(NamedTuple):
 class PostgresTransaction(Transaction):
     """A transaction of a session."""
 
-    __slots__ = ("_session",)
+    __slots__ = ("_pending", "_session")
 
     def __init__(self, store: Any, session: Session) -> None:
         super().__init__(store, SessionDriver(session))
         self._session = session
+        self._pending: list[str] = []
+
+    def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return the rows of *sql*."""
+        self._send()
+        return super().query(sql, parameters)
+
+    def execute(self, sql: str, parameters: Mapping[str, Any]) -> int:
+        """Run *sql* once. Return the number of changed rows."""
+        self._send()
+        return super().execute(sql, parameters)
+
+    def put(self, sql: str, rows: Sequence[Row]) -> None:
+        """Keep the statements for a few *rows* until the next one, see :class:`Transaction`."""
+        parts = _insert_of(sql)
+        if len(rows) >= _FEW:
+            self.execute_many(sql, rows)
+        elif rows:
+            cursor = psycopg.ClientCursor(self._session)
+            if parts is None:
+                self._pending += [cursor.mogrify(by_position(sql), row) for row in rows]
+            else:
+                self._pending.append(cursor.mogrify(*_values(parts, rows)))
+
+    def pending(self) -> str:
+        """Return the statements that were kept, for the commit."""
+        pending, self._pending = self._pending, []
+        return "".join(f"{statement};" for statement in pending)
+
+    def _send(self) -> None:
+        if self._pending:
+            self._session.execute(self.pending())
 
     def execute_many(self, sql: str, rows: Sequence[Row]) -> int:
         """Run *sql* for each of *rows*, see :class:`Transaction`."""
         if not rows:
             return 0
+        self._send()
         parts = _insert_of(sql)
         if parts is None:
             return self._one_by_one(sql, rows)
         if len(rows) < _FEW:
-            return self._as_values(parts, rows)
+            return self._session.execute(*_values(parts, rows)).rowcount
         return self._as_arrays(parts, rows)
 
     insert = execute_many
-
-    def _as_values(self, parts: _Insert, rows: Sequence[Row]) -> int:
-        row = f"({', '.join(['%s'] * len(parts.columns))})"
-        sql = f"{_head(parts)} VALUES {', '.join([row] * len(rows))}{parts.rest}"
-        return self._session.execute(sql, [value for row in rows for value in row]).rowcount
 
     def _as_arrays(self, parts: _Insert, rows: Sequence[Row]) -> int:
         types = columns(parts.table)
@@ -87,8 +115,7 @@ class PostgresTransaction(Transaction):
             return cursor.execute(_arrays(parts), arrays).rowcount
 
     def _one_by_one(self, sql: str, rows: Sequence[Row]) -> int:
-        changed, text = 0, by_position(sql)
-        cursor = psycopg.ClientCursor(self._session)
+        changed, text, cursor = 0, by_position(sql), psycopg.ClientCursor(self._session)
         for at in range(0, len(rows), _AT_ONCE):
             cursor.execute(";".join(cursor.mogrify(text, row) for row in rows[at : at + _AT_ONCE]))
             changed += cursor.rowcount
@@ -107,6 +134,13 @@ def _insert_of(sql: str) -> _Insert | None:
     return _Insert(
         table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%")
     )
+
+
+def _values(parts: _Insert, rows: Sequence[Row]) -> tuple[str, list[Any]]:
+    """Return an INSERT of *rows*, and their values."""
+    row = f"({', '.join(['%s'] * len(parts.columns))})"
+    sql = f"{_head(parts)} VALUES {', '.join([row] * len(rows))}{parts.rest}"
+    return sql, [value for row in rows for value in row]
 
 
 def _head(parts: _Insert) -> str:
