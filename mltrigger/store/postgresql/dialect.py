@@ -28,6 +28,8 @@ _FIXED = {
     ),
     "typeof(e.data) = 'blob'": "TRUE",
     "typeof(e.id) = 'blob'": "octet_length(e.id) = 16",
+    "NOT IN ()": "<> ALL ('{}')",
+    "IN ()": "= ANY ('{}')",
     "INDEXED BY event_topic": "",
     "CROSS JOIN": "JOIN",
 }
@@ -82,11 +84,11 @@ def _end_of(sql: str, begin: int) -> tuple[int, list[int]]:
     raise ValueError(f"a bracket is open: {sql}")
 
 
-# -- values ------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 
 class _TextDumper(StrDumper):
-    def dump(self, obj: str) -> Buffer:
+    def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
 
 
@@ -115,7 +117,7 @@ class _BoolDumper(Dumper):
 
 
 class _BinaryTextDumper(StrBinaryDumper):
-    def dump(self, obj: str) -> Buffer:
+    def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
 
 

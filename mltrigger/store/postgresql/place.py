@@ -27,7 +27,8 @@ def store_of(url: str) -> tuple[Store, Wakeup]:
         import psycopg
     except ImportError as error:
         raise StoreError(
-            f"a bus on PostgreSQL needs psycopg, which is not installed: {how_to_install('postgres')}"
+            "a bus on PostgreSQL needs psycopg, which is not installed:"
+            f" {how_to_install('postgres')}"
         ) from error
     from mltrigger.store.postgresql.store import PostgresStore
     from mltrigger.store.postgresql.wake import PostgresWakeup

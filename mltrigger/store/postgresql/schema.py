@@ -72,9 +72,7 @@ def _found(connection: psycopg.Connection[Any], schema: str) -> int | None:
                 " schema: name another one with ?schema=; nothing was changed"
             )
         return None
-    found = [
-        version for (version,) in connection.execute(f"SELECT version FROM {version_table}")
-    ]
+    found = [version for (version,) in connection.execute(f"SELECT version FROM {version_table}")]
     if len(found) != 1:
         raise StoreError(
             f"the store is damaged: its table schema_version must hold one row, and holds"
@@ -137,7 +135,7 @@ def _worded(statement: str) -> str:
 def columns(table: str) -> dict[str, str]:
     """Return the type of each column of *table*."""
     for statement in statements():
-        if (made := re.match(rf"\s*CREATE TABLE {table} \((.*)\)", statement, re.DOTALL)) is not None:
+        if made := re.match(rf"\s*CREATE TABLE {table} \((.*)\)", statement, re.DOTALL):
             found = re.findall(r"^\s*(\w+) (bigint|bytea|double precision|text)\b", made[1], re.M)
             return dict(found)
     raise KeyError(table)

@@ -25,11 +25,11 @@ from mltrigger.errors import Closed, StoreError
 from mltrigger.store.combining import Combined, Commit
 from mltrigger.store.postgresql import schema
 from mltrigger.store.postgresql.flush import Flush, Lost
-from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.place import SCHEMA
+from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
-from mltrigger.store.postgresql.trouble import is_away, said
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
+from mltrigger.store.postgresql.trouble import is_away, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
@@ -48,7 +48,9 @@ _KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
 _HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
-_ENCODING = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+_ENCODING = (
+    "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+)
 
 
 class PostgresStore(Combined):
@@ -66,7 +68,8 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     visible_first = False  # a crash of the server undoes what a listener would have begun with
-    location, by_columns = None, False
+    location: str | None = None
+    by_columns = False
 
     def __init__(
         self,
@@ -86,7 +89,8 @@ class PostgresStore(Combined):
 
     def _fresh(self) -> None:
         """Begin without sessions: for the first time, or in a forked child."""
-        self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._writer: Session | None = None
         self._token, self._number = str(uuid.uuid4()), 0
         self._current: PostgresTransaction | None = None
         self._flush = Flush(self.sessions, self._patiently, self._token)
@@ -318,7 +322,7 @@ class PostgresStore(Combined):
                 left_s = min(until_s, self._give_up_s) - time.monotonic()
                 if not is_away(error) or left_s <= 0:
                     raise
-                self._sleep(min(left_s, random.uniform(0, pause_s)))  # noqa: S311 - no secret
+                self._sleep(min(left_s, random.uniform(0, pause_s)))
                 pause_s = min(2 * pause_s, _LONGEST_S)
             else:
                 return

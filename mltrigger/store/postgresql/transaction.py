@@ -131,9 +131,7 @@ def _insert_of(sql: str) -> _Insert | None:
     if found is None:
         return None
     table, names, _, rest = found.groups()
-    return _Insert(
-        table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%")
-    )
+    return _Insert(table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%"))
 
 
 def _values(parts: _Insert, rows: Sequence[Row]) -> tuple[str, list[Any]]:
