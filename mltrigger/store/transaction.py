@@ -204,6 +204,20 @@ class Store(Protocol):
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
         """Call *to* with a connection for copying the whole database as of one moment."""
 
+    def spans(self, table: str, last: int) -> list[tuple[int, int]]:
+        """Return the numbers of parts of the log that can be emptied as a whole, oldest first.
+
+        Of events: those up to number *last*. Of lots: those of events up to *last*.
+        """
+
+    def shed(
+        self, transaction: Transaction, table: str, low: int, kept: Sequence[int]
+    ) -> dict[str, int]:
+        """Empty the part that begins at *low*, but for the events *kept*.
+
+        Return the number of rows that are gone, by table: none if a reader is in the way.
+        """
+
     def tidy(self) -> None:
         """Give free space back, by and by, after a deletion. Returns at once."""
 

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import psycopg
@@ -23,8 +23,9 @@ from psycopg.pq import TransactionStatus
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store.combining import Combined, Commit
-from mltrigger.store.postgresql import schema
+from mltrigger.store.postgresql import partitions, schema
 from mltrigger.store.postgresql.flush import Flush, Lost
+from mltrigger.store.postgresql.partitions import ALL, SIZE, Partitions
 from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
@@ -93,6 +94,7 @@ class PostgresStore(Combined):
         self._writer: Session | None = None
         self._token, self._number = str(uuid.uuid4()), 0
         self._current: PostgresTransaction | None = None
+        self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
     def _prepare(self) -> None:
@@ -174,6 +176,23 @@ class PostgresStore(Combined):
             f"{self.sessions.schema} for a backup, and pg_restore to read it"
         )
 
+    def spans(self, table: str, last: int) -> list[tuple[int, int]]:
+        """Return the old partitions, see :class:`~mltrigger.store.transaction.Store`."""
+        with self.sessions.reading() as session:
+            found = partitions.there(session, table)[:-1]  # not the one that is written to
+            if table == "lot":
+                found = partitions.old_lots(session, found, last)
+                last = ALL
+        spans = [(number * SIZE, number * SIZE + SIZE - 1) for number in found]
+        return [(low, high) for low, high in spans if high <= last]
+
+    def shed(
+        self, transaction: Transaction, table: str, low: int, kept: Sequence[int]
+    ) -> dict[str, int]:
+        """Drop a partition, see :class:`~mltrigger.store.transaction.Store`."""
+        assert self._writer is not None  # noqa: S101 - within a transaction
+        return partitions.shed(self._writer, table, low // SIZE, kept)
+
     def tidy(self) -> None:
         """Do nothing: the server gives space back itself."""
 
@@ -208,7 +227,7 @@ class PostgresStore(Combined):
 
     def _transaction(self) -> Transaction:
         assert self._writer is not None  # noqa: S101 - it has begun
-        self._current = PostgresTransaction(self, self._writer)
+        self._current = PostgresTransaction(self, self._writer, self._partitions)
         return self._current
 
     @contextlib.contextmanager
@@ -279,6 +298,7 @@ class PostgresStore(Combined):
         return found is not None
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
+        self._partitions = Partitions()  # those that were made are gone
         writer = self._writer
         status = TransactionStatus.UNKNOWN if writer is None else writer.info.transaction_status
         if status is TransactionStatus.IDLE and commit.is_asked and not commit.number:
