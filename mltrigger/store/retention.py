@@ -19,10 +19,8 @@ from mltrigger.store import labels, limits
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
-_FEWEST, _MOST = 10, 2_000
-"""The events, or lots, of one transaction."""
-_HOLD_S = 0.002
-"""About how long one transaction holds the write lock."""
+_FIRST_PER_S, _MOST_PER_S = 5_000, 1_000_000
+"""The events, or lots, of one transaction, by how long it may hold the write lock."""
 
 # Cursors hold the events of their topic that are still before them. Those of lanes hold no more
 # than their limit allows.
@@ -204,7 +202,7 @@ class _Steps:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store, self.n = store, _FEWEST
+        self._store, self.n = store, int(store.hold_s * _FIRST_PER_S)
 
     @contextlib.contextmanager
     def next(self) -> Iterator[Transaction]:
@@ -214,7 +212,8 @@ class _Steps:
             yield transaction
             ended_s = time.monotonic()
         held_s = max(ended_s - began_s, 1e-6)  # not all clocks have such small steps
-        self.n = min(max(int(self.n * min(_HOLD_S / held_s, 2)), _FEWEST), _MOST)
+        least, most = (int(self._store.hold_s * each) for each in (_FIRST_PER_S, _MOST_PER_S))
+        self.n = min(max(int(self.n * min(self._store.hold_s / held_s, 2)), least), most)
         time.sleep(max(0.0, ended_s + held_s / 2 - time.monotonic()))  # the sync is part of it
 
 
@@ -246,7 +245,7 @@ def _delete_span(transaction: Transaction, low: int, high: int, floors: str) -> 
     if len(held) > (high - low) * _MOST_HELD:
         return 0, 0
     _delete_beside(transaction, low, high, _free(held))  # labels go by the ids of the events
-    gone = transaction.store.shed(transaction, "event", low, held)
+    gone = transaction.store.shed(transaction, "event", (low, high), held)
     if not gone["event"]:
         raise _InTheWay
     return gone["event"], gone["outcome"]
@@ -274,9 +273,9 @@ def _delete_beside(transaction: Transaction, low: int, high: int, free: str) -> 
 def _delete_lots(store: Store, last: int) -> None:
     """Delete the lots of deleted events. The newest lot stays: it carries the numbers."""
     after, steps = 0, _Steps(store)
-    for low, _ in store.spans("lot", last):
+    for span in store.spans("lot", last):
         with store.transaction() as transaction:
-            store.shed(transaction, "lot", low, [])
+            store.shed(transaction, "lot", span, [])
     while rows := store.read(_EMPTY, {"after": after, "last": last, "n": steps.n}):
         after = rows[-1][0]
         among = ", ".join(str(number) for (number,) in rows)

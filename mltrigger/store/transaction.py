@@ -159,6 +159,8 @@ class Store(Protocol):
     topics: Topics
     by_columns: bool
     """Whether very many attempts are read by columns, in long texts."""
+    hold_s: float
+    """About how long a transaction of the retention holds the write lock."""
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
         """Begin a transaction that may write.
@@ -211,9 +213,9 @@ class Store(Protocol):
         """
 
     def shed(
-        self, transaction: Transaction, table: str, low: int, kept: Sequence[int]
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
     ) -> dict[str, int]:
-        """Empty the part that begins at *low*, but for the events *kept*.
+        """Empty one of the :meth:`spans`, but for the events *kept*.
 
         Return the number of rows that are gone, by table: none if a reader is in the way.
         """

@@ -20,8 +20,8 @@ KEYS = {"event": "seq", "outcome": "seq", "detail": "seq", "lot": "id"}
 """The tables, and the columns that they are divided by."""
 OF_EVENTS = ("event", "outcome", "detail")
 """The tables that are divided by the numbers of events."""
-ALL = 2**63 - 1
-"""Beyond all numbers."""
+_FEW = 5_000
+"""So many younger events of a partition are always written again."""
 _PATIENCE = "200ms"
 """How long a drop waits for readers. New readers wait for it meanwhile."""
 
@@ -51,7 +51,8 @@ BEGIN
   END LOOP;
 END $$;
 
-CREATE FUNCTION shed_partition(tables text[], number bigint, kept bigint[]) RETURNS bigint[]
+CREATE FUNCTION shed_partition(tables text[], number bigint, kept bigint[], last bigint)
+  RETURNS bigint[]
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp
   SET lock_timeout = {patience} AS $$
 DECLARE
@@ -64,10 +65,9 @@ BEGIN
   FOREACH parent IN ARRAY tables LOOP
     part := parent || '_' || number;
     EXECUTE format('SELECT count(*) FROM %I', part) INTO n;
-    IF cardinality(kept) > 0 THEN
-      EXECUTE format(
-        'CREATE TEMPORARY TABLE kept_rows AS SELECT * FROM %I WHERE seq = ANY ($1)', part)
-        USING kept;
+    IF cardinality(kept) > 0 OR last < (number + 1) * {size} - 1 THEN
+      EXECUTE format('CREATE TEMPORARY TABLE kept_rows AS SELECT * FROM %I'
+        ' WHERE seq = ANY ($1) OR seq > $2', part) USING kept, last;
       GET DIAGNOSTICS stayed = ROW_COUNT;
       EXECUTE format('TRUNCATE %I', part);
       EXECUTE format('INSERT INTO %I SELECT * FROM kept_rows', part);
@@ -164,23 +164,40 @@ def _span(session: Session, low: int) -> tuple[bytes, bytes] | None:
     return None if row is None or row[0] is None else (row[0], row[1])
 
 
-def old_lots(session: Session, numbers: Sequence[int], last: int) -> list[int]:
-    """Return those partitions of lots that have none of an event after *last*."""
+def old_lots(session: Session, last: int) -> list[tuple[int, int]]:
+    """Return the numbers of those partitions of lots that have none of an event after *last*."""
     sql = "SELECT NOT EXISTS (SELECT 1 FROM lot WHERE id >= %s AND id < %s AND high > %s)"
     found = []
-    for number in numbers:
-        row = session.execute(sql, [number * SIZE, (number + 1) * SIZE, last]).fetchone()
-        found += [number] if row and row[0] else []
+    for number in there(session, "lot")[:-1]:  # not the one that is written to
+        low, end = number * SIZE, (number + 1) * SIZE
+        row = session.execute(sql, [low, end, last]).fetchone()
+        found += [(low, end - 1)] if row and row[0] else []
     return found
 
 
-def shed(session: Session, table: str, number: int, kept: Sequence[int]) -> dict[str, int]:
-    """Empty a partition but for the rows of the events *kept*. Drop it if there are none.
+def shed(session: Session, table: str, low: int, high: int, kept: Sequence[int]) -> dict[str, int]:
+    """Empty a partition from *low* to *high*, but for the events *kept*. Drop it if none is left.
 
     Return how many rows of each table are gone: none if a reader is in the way.
     """
     tables = ["lot"] if table == "lot" else [*OF_EVENTS]
-    sql = "SELECT shed_partition(%s::text[], %s, %s::bigint[])"
-    row = session.execute(sql, [tables, number, list(kept)]).fetchone()
+    sql = "SELECT shed_partition(%s::text[], %s, %s::bigint[], %s)"
+    row = session.execute(sql, [tables, low // SIZE, list(kept), high]).fetchone()
     gone = row[0] if row is not None and row[0] is not None else [0] * len(tables)
     return dict(zip(tables, gone, strict=True))
+
+
+def old_events(session: Session, last: int) -> list[tuple[int, int]]:
+    """Return the numbers up to *last* by partition, those that can be emptied with little to keep.
+
+    Of a partition that begins with old events the younger ones are written again, if they are few.
+    """
+    row = session.execute("SELECT newest_event()").fetchone()
+    newest = row[0] if row else 0
+    found = []
+    for number in there(session, "event"):
+        low, end = number * SIZE, (number + 1) * SIZE - 1
+        younger = min(newest, end) - last
+        if younger <= 0 or (low < last and younger <= max(_FEW, (last - low) // 3)):
+            found.append((low, min(end, last)))
+    return found

@@ -25,7 +25,7 @@ from mltrigger.errors import Closed, StoreError
 from mltrigger.store.combining import Combined, Commit
 from mltrigger.store.postgresql import partitions, schema
 from mltrigger.store.postgresql.flush import Flush, Lost
-from mltrigger.store.postgresql.partitions import ALL, SIZE, Partitions
+from mltrigger.store.postgresql.partitions import Partitions
 from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
@@ -70,7 +70,7 @@ class PostgresStore(Combined):
     driver_error = psycopg.Error
     visible_first = False  # a crash of the server undoes what a listener would have begun with
     location: str | None = None
-    by_columns = False
+    by_columns, hold_s = False, 0.05
 
     def __init__(
         self,
@@ -178,20 +178,16 @@ class PostgresStore(Combined):
 
     def spans(self, table: str, last: int) -> list[tuple[int, int]]:
         """Return the old partitions, see :class:`~mltrigger.store.transaction.Store`."""
+        old = partitions.old_lots if table == "lot" else partitions.old_events
         with self.sessions.reading() as session:
-            found = partitions.there(session, table)[:-1]  # not the one that is written to
-            if table == "lot":
-                found = partitions.old_lots(session, found, last)
-                last = ALL
-        spans = [(number * SIZE, number * SIZE + SIZE - 1) for number in found]
-        return [(low, high) for low, high in spans if high <= last]
+            return old(session, last)
 
     def shed(
-        self, transaction: Transaction, table: str, low: int, kept: Sequence[int]
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
     ) -> dict[str, int]:
         """Drop a partition, see :class:`~mltrigger.store.transaction.Store`."""
         assert self._writer is not None  # noqa: S101 - within a transaction
-        return partitions.shed(self._writer, table, low // SIZE, kept)
+        return partitions.shed(self._writer, table, *span, kept)
 
     def tidy(self) -> None:
         """Do nothing: the server gives space back itself."""

@@ -54,7 +54,7 @@ class SqliteStore(Combined):
     """
 
     driver_error = sqlite3.Error
-    by_columns = True
+    by_columns, hold_s = True, 0.002
 
     def __init__(
         self,
@@ -157,7 +157,9 @@ class SqliteStore(Combined):
         """Return nothing: a file has no parts. See :class:`~mltrigger.store.transaction.Store`."""
         return []
 
-    def shed(self, transaction: Transaction, table: str, low: int, kept: Sequence[int]) -> NoReturn:
+    def shed(
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
+    ) -> NoReturn:
         """Raise an error: there are no :meth:`spans`."""
         raise NotImplementedError("a file has no parts")
 
