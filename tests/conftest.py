@@ -139,9 +139,12 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
-    """Keep tests together that share a service, so that parallel runs start it only once."""
+    """Keep tests together that share a service, so that parallel runs start it only once. So are
+    the cells of a notebook.
+    """
     for item in items:
-        if not isinstance(item, pytest.Function):
+        if not isinstance(item, pytest.Function):  # a cell of a notebook
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
             continue
         if "aws_server" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group("aws"))
