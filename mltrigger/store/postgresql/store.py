@@ -30,7 +30,7 @@ from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
-from mltrigger.store.postgresql.trouble import is_away, said
+from mltrigger.store.postgresql.trouble import is_away, is_cut, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
@@ -42,9 +42,11 @@ _FIRST_S, _LONGEST_S = 0.01, 1.0
 _MARKS = 1_000
 """Commits of a process between two deletions of its old marks."""
 _BEGIN = """
-BEGIN;{local}SET LOCAL synchronous_commit TO off;
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
 SELECT pg_advisory_xact_lock({key}), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """
+_PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
+"""A reader holds no lock, and may do something long between two queries."""
 _KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
@@ -93,6 +95,7 @@ class PostgresStore(Combined):
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._writer: Session | None = None
         self._token, self._number = str(uuid.uuid4()), 0
+        self._kept = 0  # the first mark that may still be there
         self._current: PostgresTransaction | None = None
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
@@ -158,7 +161,7 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}"
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}{_PATIENT}"
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
@@ -273,10 +276,13 @@ class PostgresStore(Combined):
 
     def _marked(self, number: int) -> str:
         insert = f"INSERT INTO mark (token, number) VALUES ('{self._token}', {number})"
+        if number == 1:  # processes that died have left some
+            return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}"
         if number % _MARKS:
             return insert
-        old = f"token = '{self._token}' AND number < {self._flush.synced}"
-        return f"DELETE FROM mark WHERE {old}; {insert}"
+        first, self._kept = self._kept, self._flush.synced
+        old = f"number >= {first} AND number < {self._kept}"
+        return f"DELETE FROM mark WHERE token = '{self._token}' AND {old}; {insert}"
 
     def _counted(self, commit: Commit) -> None:
         commit.number = self._flush.written = self._number
@@ -292,6 +298,9 @@ class PostgresStore(Combined):
         found = self._writer.execute(_HAS_MARK.format(token=self._token, number=number)).fetchone()
         self._writer.execute("ROLLBACK")
         return found is not None
+
+    def _may_repeat(self, error: Exception) -> bool:
+        return isinstance(error, psycopg.Error) and is_cut(error)
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
         self._partitions = Partitions()  # those that were made are gone
