@@ -48,6 +48,9 @@ _left_to_parents: list[Any] = []
 class Sessions:
     """Opens sessions with one schema of one database.
 
+    A process keeps at most eight: one each to write, to flush, to listen and to notify, and four
+    for readers. More threads that read at the same time have more for that moment.
+
     Parameters
     ----------
     conninfo : str

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import psycopg
+from psycopg.errors import CheckViolation
 from psycopg.pq import TransactionStatus
 
 from mltrigger.clock import Clock
@@ -300,7 +301,9 @@ class PostgresStore(Combined):
         return found is not None
 
     def _may_repeat(self, error: Exception) -> bool:
-        return isinstance(error, psycopg.Error) and is_cut(error)
+        # a crash may have undone a partition, and a pooler have hidden the crash
+        lacks_partition = isinstance(error, CheckViolation) and "no partition" in str(error)
+        return lacks_partition or (isinstance(error, psycopg.Error) and is_cut(error))
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
         self._partitions = Partitions()  # those that were made are gone
@@ -318,6 +321,7 @@ class PostgresStore(Combined):
             self._drop_writer()
 
     def _drop_writer(self) -> None:
+        self._partitions = Partitions()  # a crash may have undone the newest ones
         writer, self._writer = self._writer, None
         if writer is not None:
             with contextlib.suppress(psycopg.Error):
@@ -330,6 +334,7 @@ class PostgresStore(Combined):
         try:
             self._flush.wait(commit.number)
         except Lost as lost:
+            self._partitions = Partitions()
             raise StoreError(
                 f"store {self.description}: the server ended before this was on its disk, and"
                 " nothing of it is there; call again, with the same ids"

@@ -15,8 +15,8 @@ _FOR_GOOD = (
 )
 """Errors that no second try mends."""
 _TOO_MANY = (
-    "close other programs, or let the administrator raise max_connections or the role's limit: a"
-    " process holds at most eight sessions"
+    "close other programs, or let the administrator raise max_connections or the role's limit: each"
+    " process keeps up to eight sessions"
 )
 _ADVICE: dict[type[Exception], str] = {
     errors.DiskFull: "make room on the server's disk; nothing of this call was stored",

@@ -109,7 +109,7 @@ class PostgresWakeup(Wakeup):
                 return
             self._begun = True
         for target, name in ((self._listen, "listens"), (self._send, "notifies")):
-            if target is self._listen and self._sessions.is_pooled:
+            if name == "listens" and self._sessions.is_pooled:
                 continue  # a pooler forgets who listens
             thread = threading.Thread(target=target, name=f"mltrigger-{name}", daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be started: looks must do
