@@ -284,7 +284,7 @@ def test_interrupt_while_it_waits_for_another_writer_comes_at_once(team: str) ->
 # -- how many ------------------------------------------------------------------------------------
 
 
-def test_process_holds_at_most_eight_sessions_however_many_threads_it_has(team: str) -> None:
+def test_process_keeps_at_most_eight_sessions_however_many_threads_it_has(team: str) -> None:
     url, name = named(team)
     with mt.connect(url) as bus:
         sub = bus.subscribe("numbers", mt.model(twice, version="1.0.0"), max_concurrency=4)
