@@ -75,9 +75,9 @@ class PostgresWakeup(Wakeup):
     def notify(self, keys: Iterable[str]) -> None:
         """Wake the waiters of *keys* here at once, and those of other processes soon."""
         keys = list(keys)
+        self._begin()
         super().notify(keys)
         if keys and not self._closed:
-            self._begin()
             with self._said:
                 self._pending.update(keys)
                 self._said.notify()
@@ -100,7 +100,8 @@ class PostgresWakeup(Wakeup):
                 thread.join(max(0.0, until_s - time.monotonic()))
 
     def _begin(self) -> None:
-        if os.getpid() != self._pid:  # a forked child: the threads are the parent's
+        if os.getpid() != self._pid:  # a forked child: threads and held locks are the parent's
+            super().__init__()
             self._fresh()
         if self._begun or self._closed:
             return
