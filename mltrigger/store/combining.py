@@ -30,11 +30,15 @@ Together = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 
 
 class Commit:
-    """A commit, of one transaction or of many items. Its number is 0 until it is visible."""
+    """A commit, of one transaction or of many items. Its number is 0 until it is visible.
 
-    __slots__ = ("has_begun", "is_asked", "number")
+    ``since_s`` is the monotonic time when somebody began to wait for it.
+    """
+
+    __slots__ = ("has_begun", "is_asked", "number", "since_s")
 
     def __init__(self) -> None:
+        self.since_s = time.monotonic()
         self.has_begun = self.is_asked = False
         self.number = 0
 

@@ -244,7 +244,7 @@ class PostgresStore(Combined):
             raise self._failed(error) from error
 
     def _begin(self, commit: Commit) -> None:
-        self._patiently(self._try_to_begin)
+        self._patiently(self._try_to_begin, commit.since_s)
         commit.has_begun = True
 
     def _try_to_begin(self) -> None:
@@ -264,7 +264,7 @@ class PostgresStore(Combined):
 
     def _commit(self, commit: Commit) -> None:
         self._number += 1
-        commit.is_asked = True
+        commit.is_asked, self._flush.asked = True, self._number
         writer, number = self._writer, self._number
         assert writer is not None  # noqa: S101
         try:
@@ -342,9 +342,10 @@ class PostgresStore(Combined):
         except psycopg.Error as error:
             raise self._failed(error) from error
 
-    def _patiently(self, action: Callable[[], None]) -> None:
-        """Run *action* again while the server is away, for a while."""
-        pause_s, until_s = _FIRST_S, time.monotonic() + BUSY_S
+    def _patiently(self, action: Callable[[], None], since_s: float | None = None) -> None:
+        """Run *action* again while the server is away, for a while after *since_s*."""
+        pause_s = _FIRST_S
+        until_s = (time.monotonic() if since_s is None else since_s) + BUSY_S
         while True:
             try:
                 action()

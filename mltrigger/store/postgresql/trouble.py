@@ -28,6 +28,8 @@ _ADVICE: dict[type[Exception], str] = {
 _ADVICE_FOR = {
     "too many c": _TOO_MANY,
     "remaining connection slots": _TOO_MANY,
+    "session is read-only": _ADVICE[errors.ReadOnlySqlTransaction],
+    "server is in hot standby": _ADVICE[errors.ReadOnlySqlTransaction],
     "No space left on device": _ADVICE[errors.DiskFull],
 }
 _WORDS_FOR_GOOD = (
@@ -59,9 +61,12 @@ def is_cut(error: psycopg.Error) -> bool:
 def said(error: Exception) -> str:
     """Return the first line of *error*, without addresses, and the advice."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[-1] if "connection to server" in lines[0] else lines[0]
+    failures = [line.rpartition("failed: ")[2].strip() for line in lines if "failed: " in line]
+    text = failures[-1] if failures else lines[0]
     if "FATAL:" in text:
         text = text.partition("FATAL:")[2].strip()
+    elif failures:
+        text = f"no connection to the server ({text})"
     elif text.startswith("connection "):
         text = f"no connection to the server ({text.rpartition(': ')[2]})"
     advice = next((a for kind, a in _ADVICE.items() if isinstance(error, kind)), None)
