@@ -20,7 +20,7 @@ import psycopg
 import pytest
 from databases import Postgres
 from faults_of_postgres import Child, Proxy, asked, locked, raw
-from shared import is_settled, outcomes, wait_until
+from shared import in_threads, is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.store.postgresql import store as module
@@ -202,19 +202,11 @@ def test_server_that_is_killed_in_the_middle_of_commits_loses_nothing_that_has_a
 def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_there(
     durable: Postgres, url: str
 ) -> None:
-    """A commit after the crash leaves a later mark than those that are lost."""
+    """One is lost before its flush, one during the flush of another. A third one comes after the
+    crash, and leaves a later mark.
+    """
     store = module.PostgresStore(url.partition("?")[0], url.partition("schema=")[2])
-    with store.transaction() as transaction:
-        transaction.execute("INSERT INTO topic (name, created_us) VALUES ('first', 1)", {})
-    flush, real = store._flush, store._flush.force_held
-    went_on = threading.Event()
-
-    def late() -> None:  # the flush comes when the server has crashed, and another has written
-        assert went_on.wait(60)
-        real()
-
-    flush.force_held = late  # type: ignore[method-assign]
-    failed: list[BaseException] = []
+    failed: dict[str, str] = {}
 
     def write(name: str) -> None:
         try:
@@ -222,32 +214,80 @@ def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_the
                 sql = "INSERT INTO topic (name, created_us) VALUES (:name, 1)"
                 transaction.execute(sql, {"name": name})
         except mt.StoreError as error:
-            failed.append(error)
+            failed[name] = str(error).partition(": ")[2]
 
+    def begun(name: str) -> threading.Thread:
+        thread = threading.Thread(target=write, args=(name,))
+        thread.start()
+        wait_until(lambda: asked(url, "SELECT 1 FROM topic WHERE name = %s", name))
+        return thread
+
+    write("first")
+    flush, real = store._flush, store._flush._flush
+    went_on = threading.Event()
+
+    def late(up_to: int) -> None:  # when the server has crashed, and another has written
+        assert went_on.wait(60)
+        real(up_to)
+
+    flush._flush = late  # type: ignore[method-assign]
     with psycopg.connect(durable.dsn("postgres"), autocommit=True) as session:
         session.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
         session.execute("SELECT pg_reload_conf()")
-    lost = threading.Thread(target=write, args=("lost",))
-    lost.start()
-    wait_until(lambda: asked(url, "SELECT 1 FROM topic WHERE name = 'lost'"))
+    threads = [begun("lost"), begun("lost too")]
     immediate(durable)
     assert asked(url, "SELECT name FROM topic") == [("first",)], "the disk had it already"
-    kept = threading.Thread(target=write, args=("kept",))
-    kept.start()
-    wait_until(lambda: asked(url, "SELECT 1 FROM topic WHERE name = 'kept'"))
+    threads.append(begun("kept"))
     went_on.set()
-    for thread in (lost, kept):
+    for thread in threads:
         thread.join(60)
     store.close()
     with psycopg.connect(durable.dsn("postgres"), autocommit=True) as session:
         session.execute("ALTER SYSTEM RESET wal_writer_delay")
         session.execute("SELECT pg_reload_conf()")
 
-    assert [str(error).partition(": ")[2] for error in failed] == [
-        "the server ended before this was on its disk, and nothing of it is there; call again,"
-        " with the same ids"
-    ]
+    told = (
+        "the server ended before this was on its disk, and nothing of it is there; call again, with"
+        " the same ids"
+    )
+    assert failed == {"lost": told, "lost too": told}
     assert asked(url, "SELECT name FROM topic ORDER BY name") == [("first",), ("kept",)]
+
+
+def test_all_who_wait_for_a_server_that_is_away_give_up_at_the_same_time(
+    durable: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mt.connect(url) as bus:
+        bus.topic("numbers")
+        monkeypatch.setattr(module, "BUSY_S", 1.0)
+        durable.end()
+        took_s: list[float] = []
+
+        def fail(n: int) -> None:
+            began = time.monotonic()
+            with pytest.raises(mt.StoreError, match="no connection to the server"):
+                bus.publish("numbers", n)
+            with pytest.raises(mt.StoreError), bus._store.transaction():
+                pass
+            with pytest.raises(mt.StoreError):
+                bus._store.make_durable()
+            took_s.append(time.monotonic() - began)
+
+        in_threads(fail, 12)
+        durable.start()
+        monkeypatch.undo()
+
+        assert max(took_s) < 3 * 4
+        assert bus.publish("numbers", 1).seq >= 1
+
+
+def test_server_that_only_reads_is_refused_with_advice(
+    durable: Postgres, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 0.1)
+
+    with pytest.raises(mt.StoreError, match=r"read-only.*name the server that leads"):
+        mt.connect(f"{url}&options=-c%20default_transaction_read_only%3Don")
 
 
 # -- a cut around COMMIT -------------------------------------------------------------------------
