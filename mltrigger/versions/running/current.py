@@ -57,6 +57,7 @@ class Running:
       in parts.
     - ``measures``: the reported figures of events, since they were last taken.
     - ``forks``: the number of forks when the calls began.
+    - ``trace``: the trace context of the current call, as headers. ``None`` if nothing traces it.
     """
 
     place: Place
@@ -68,6 +69,7 @@ class Running:
     batch: Sequence[Event] | None = None
     measures: Measures | None = None
     forks: int = dataclasses.field(default_factory=lambda: forks)
+    trace: Mapping[str, str] | None = None
 
     @property
     def event(self) -> Event:
@@ -139,8 +141,14 @@ def model_returned(answer: object) -> None:
         running.returned(answer)
 
 
+def trace_headers() -> Mapping[str, str]:
+    """Return the headers that carry the trace of the call under way. Empty without one."""
+    running = _current.get()
+    return (running.trace if running is not None else None) or {}
+
+
 def place() -> dict[str, str]:
-    """Return the :class:`Place` of the call under way, in JSON for another process."""
+    """Return the :class:`Place` of the call under way for another process, and its trace."""
     running = _current.get()
     if running is None:
         return {"subscription": "", "topic": "", "home": ""}
@@ -148,6 +156,7 @@ def place() -> dict[str, str]:
         "subscription": running.place.subscription,
         "topic": running.place.topic,
         "home": running.place.home,
+        **(running.trace or {}),
     }
 
 
@@ -158,7 +167,9 @@ def elsewhere(
     effects: Effects | None,
 ) -> Running:
     """Return the call under way of another process, which told its :func:`place`."""
-    return Running(Place(**place), events, returned, effects=effects)
+    own = Place(place["subscription"], place["topic"], place["home"])
+    trace = {name: place[name] for name in ("traceparent", "tracestate") if name in place}
+    return Running(own, events, returned, effects=effects, trace=trace or None)
 
 
 def begin_batch(events: Sequence[Event]) -> None:
