@@ -47,8 +47,8 @@ class Observer(Protocol):
     def overdue(self, deliveries: Sequence[Delivery]) -> None:
         """Take note that a call with *deliveries* was given up. Its end may never come."""
 
-    def emitted(self, delivery: Delivery, event: Event) -> Event:
-        """Return the output *event* of *delivery* as it is to be published."""
+    def emitted(self, topic: str, delivery: Delivery, event: Event) -> Event:
+        """Return the output *event* of *delivery* as it is to be published on *topic*."""
 
     def settling(self, spec: SubscriptionSpec, answers: Sequence[Answer]) -> End:
         """Begin to record and settle attempts."""
@@ -102,11 +102,11 @@ class Observed:
         if (observer := self.by) is not None and deliveries:
             self._safely(lambda: observer.overdue(deliveries), _nothing)
 
-    def emitted(self, delivery: Delivery, event: Event) -> Event:
-        """Return the output *event* of *delivery* as it is to be published."""
+    def emitted(self, topic: str, delivery: Delivery, event: Event) -> Event:
+        """Return the output *event* of *delivery* as it is to be published on *topic*."""
         if (observer := self.by) is None:
             return event
-        return self._safely(lambda: observer.emitted(delivery, event), lambda: event)
+        return self._safely(lambda: observer.emitted(topic, delivery, event), lambda: event)
 
     def settle(
         self, spec: SubscriptionSpec, answers: Sequence[Answer], record: Callable[[], T]

@@ -164,7 +164,7 @@ class Recorder:
             return failure(error)._replace(reason=error.reason, permanent=True), None
         except MltriggerError as error:
             return failure(error), None
-        return result, self.observed.emitted(delivery, event)
+        return result, self.observed.emitted(topic, delivery, event)
 
     def _is_silent(self, result: Result) -> bool:
         """Whether a result leads to no event."""
