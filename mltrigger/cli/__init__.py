@@ -143,7 +143,8 @@ def worker(given: argparse.Namespace) -> int:
 
 def _observed(bus: EventBus) -> Callable[[], None]:
     """Send spans and metrics of *bus*. Return how to send the rest at the end."""
-    from mltrigger.telemetry.instrumenting import instrument, start
+    from mltrigger.telemetry.instrumenting import instrument
+    from mltrigger.telemetry.sending import start
 
     send_rest = start()
     instrument(bus)

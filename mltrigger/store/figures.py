@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from mltrigger.clock import Clock
 from mltrigger.store.attempts import VISIBLE, settled_since
+from mltrigger.store.tables import CODES
 from mltrigger.store.transaction import Reader, Row, Store
 
 BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -28,7 +29,15 @@ BUDGET_S = 0.5
 _SETTING = "figures"
 _STEP = 20_000
 _MOST_LOTS = 10_000
-_FRESH: Mapping[str, Any] = {"lot": 0, "seq": {}, "published": {}, "attempts": {}, "times": {}}
+_FRESH: Mapping[str, Any] = {
+    "lot": 0,
+    "seq": {},
+    "published": {},
+    "attempts": {},
+    "times": {},
+    "dead": {},
+}
+_DEAD = CODES["dead"]
 _KEPT = "SELECT value FROM setting WHERE name = :name"
 _KEEP = """
 INSERT INTO setting (name, value) VALUES (:name, :value)
@@ -59,13 +68,15 @@ def _place(column: str, low: int = 0, high: int = len(BOUNDS_S)) -> str:
 
 
 _TIMES = f"""
-SELECT s, v, {", ".join(f"{_place(stage)} AS {stage}_place" for stage in STAGES)},
+SELECT s, v, is_dead, {", ".join(f"{_place(stage)} AS {stage}_place" for stage in STAGES)},
   count(*), {", ".join(f"sum({stage})" for stage in STAGES)}
 FROM (
-  SELECT i.s, i.v, i.finished_us - i.started_us AS model, i.started_us - {VISIBLE} AS queue,
+  SELECT i.s, i.v, i.is_dead, i.finished_us - i.started_us AS model,
+    i.started_us - {VISIBLE} AS queue,
     i.finished_us - e.published_us AS total
   FROM (
     SELECT o.seq, o.subscription_id AS s, coalesce(l.model_version_id, 0) AS v, d.visible_us,
+      CASE WHEN o.outcome = {_DEAD} THEN 1 ELSE 0 END AS is_dead,
       l.started_us + coalesce(o.began_us, 0) AS started_us,
       CASE WHEN o.took_us IS NULL THEN l.finished_us
         ELSE l.started_us + coalesce(o.began_us, 0) + o.took_us END AS finished_us
@@ -74,11 +85,12 @@ FROM (
       AND o.lot_id = l.id
     LEFT JOIN detail d
       ON d.subscription_id = o.subscription_id AND d.seq = o.seq AND d.attempt = o.attempt
-    WHERE l.id > :after AND l.id <= :up_to AND l.finished_us IS NOT NULL
+    WHERE l.id > :after AND l.id <= :up_to
+      AND (l.finished_us IS NOT NULL OR o.outcome = {_DEAD})
   ) AS i
   JOIN event e ON e.seq = i.seq
 ) AS timed
-GROUP BY 1, 2, 3, 4, 5
+GROUP BY 1, 2, 3, 4, 5, 6
 """
 
 
@@ -94,6 +106,7 @@ class Figures(NamedTuple):
 
     - ``published``: events by topic.
     - ``attempts``: attempts by subscription and outcome.
+    - ``dead``: events that became dead letters, by subscription. Some come again, and die again.
     - ``times``: by subscription and version, the :class:`Times` of each of :data:`STAGES`.
     - ``versions``: the name and version of each model version.
     - ``behind``: numbers of attempts that ``times`` do not have yet.
@@ -101,6 +114,7 @@ class Figures(NamedTuple):
 
     published: Mapping[str, int]
     attempts: Mapping[int, Mapping[str, int]]
+    dead: Mapping[int, int]
     times: Mapping[tuple[int, int], Sequence[Times]]
     versions: Mapping[int, tuple[str, str]]
     behind: int
@@ -190,17 +204,21 @@ def _counted(reader: Reader, kept: Mapping[str, Any]) -> tuple[dict[str, Any], i
         attempts[f"{s}/{outcome}"] = [int(n), total + max(0, int(n) - last)]
     ((newest_lot,),) = reader.query(_NEWEST, {})
     ((next_lot,),) = reader.query(_NEXT, {"after": kept["lot"]})
-    times, up_to = kept["times"], int(newest_lot)
+    times, dead, up_to = kept["times"], dict(kept["dead"]), int(newest_lot)
     if next_lot:
         up_to = min(up_to, int(next_lot) + _STEP)
         rows = reader.query(_TIMES, {"after": kept["lot"], "up_to": up_to})
         times = _added(times, rows)
+        for s, _, is_dead, _, _, _, n, *_ in rows:
+            if is_dead:
+                dead[str(s)] = dead.get(str(s), 0) + int(n)
     state = {
         "lot": max(up_to, kept["lot"]),
         "seq": seqs,
         "published": published,
         "attempts": attempts,
         "times": times,
+        "dead": dead,
     }
     return state, int(newest_lot) - up_to
 
@@ -208,8 +226,10 @@ def _counted(reader: Reader, kept: Mapping[str, Any]) -> tuple[dict[str, Any], i
 def _added(times: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """Return *times* with *rows* of _TIMES. Each stage is a list of buckets and the sum at last."""
     found = {key: [list(stage) for stage in stages] for key, stages in times.items()}
-    for s, v, *rest in rows:
+    for s, v, _, *rest in rows:
         places, n, sums = rest[:3], int(rest[3]), rest[4:]
+        if sums[0] is None:  # its model was never called
+            continue
         empty = [[0] * (len(BOUNDS_S) + 2) for _ in STAGES]
         stages = found.setdefault(f"{s}/{v}", empty)
         for stage, place, sum_us in zip(stages, places, sums, strict=True):
@@ -235,4 +255,5 @@ def _figures(
         for key, stages in state["times"].items()
     }
     published = {name: state["published"].get(str(n), 0) for n, name in topics.items()}
-    return Figures(published, attempts, times, versions, behind)
+    dead = {int(s): n for s, n in state["dead"].items()}
+    return Figures(published, attempts, dead, times, versions, behind)

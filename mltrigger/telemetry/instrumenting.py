@@ -1,12 +1,10 @@
-"""Instrumenting: from a bus to its spans and metrics, and the start of the SDK for a worker."""
+"""Instrumenting: from a bus to its spans and metrics."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mltrigger._version import __version__
 from mltrigger.errors import MltriggerError, how_to_install
@@ -21,13 +19,6 @@ if TYPE_CHECKING:
 SCOPE = "mltrigger"
 _FRESH_S = 1.0
 """Gauges of one collection share a reading of the log."""
-_DEFAULTS = {
-    "OTEL_TRACES_EXPORTER": "otlp",
-    "OTEL_METRICS_EXPORTER": "otlp",
-    "OTEL_LOGS_EXPORTER": "none",
-    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_SERVICE_NAME": "mltrigger",
-}
 
 
 class Instrumentation:
@@ -115,38 +106,3 @@ class Versions:
             found = self._bus.registry.versions()
             self._known = {each.id: (each.name, each.version) for each in found}
         return self._known.get(number)
-
-
-def start(environ: Any = os.environ) -> Callable[[], None]:
-    """Start OpenTelemetry's SDK for this process, as its environment variables say.
-
-    Without them spans and metrics go by OTLP over HTTP to ``localhost:4318``. Returns the function
-    that sends the rest, for the end of the process.
-
-    Raises
-    ------
-    MltriggerError
-        When the extra ``otel`` is not installed.
-    """
-    try:
-        import opentelemetry.exporter.otlp.proto.http
-        import opentelemetry.sdk  # noqa: F401 - it must be there
-        from opentelemetry import metrics, trace
-    except ImportError as error:
-        raise MltriggerError(f"--otel needs OpenTelemetry: {how_to_install('otel')}") from error
-    for name, value in _defaults(environ).items():
-        environ.setdefault(name, value)
-    for found in entry_points(group="opentelemetry_configurator", name="configurator"):
-        found.load()().configure()
-
-    def end() -> None:
-        for provider in (trace.get_tracer_provider(), metrics.get_meter_provider()):
-            if (shutdown := getattr(provider, "shutdown", None)) is not None:
-                shutdown()
-
-    return end
-
-
-def _defaults(environ: Mapping[str, str]) -> Mapping[str, str]:
-    has_name = "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
-    return {k: v for k, v in _DEFAULTS.items() if not (has_name and k == "OTEL_SERVICE_NAME")}

@@ -24,6 +24,7 @@ from mltrigger.event.making import as_event, in_trace
 from mltrigger.telemetry import conventions as c
 from mltrigger.telemetry.asking import Asking
 from mltrigger.telemetry.contexts import below, context_of, headers_of, links
+from mltrigger.versions.running.current import Trace
 from mltrigger.versions.running.invoke import Answers
 
 if TYPE_CHECKING:
@@ -215,8 +216,10 @@ class Observing:
         )
         asking = Asking.of(self._tracer, self._to, lot.invoker.model, span)
         current = span if asking is None else asking.span
-        token = contexts.attach(trace.set_span_in_context(current))
-        running.trace = headers_of(current.get_span_context())
+        within = trace.set_span_in_context(current)
+        token = contexts.attach(within)
+        headers = headers_of(current.get_span_context())
+        running.trace = Trace(headers, lambda: contexts.attach(within))
         self._waited(deliveries, attributes)
         key = id(deliveries[0])
         self._open[key] = _Call(span, asking, time.perf_counter(), attributes)

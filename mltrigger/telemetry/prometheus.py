@@ -80,9 +80,9 @@ def _attempts(found: Figures, specs: Mapping[int, SubscriptionSpec]) -> Iterator
         for outcome, n in sorted(counts.items()):
             yield _sample(name, {**_whose(spec), "role": spec.role, "outcome": outcome}, n)
     yield from _family(dead, "counter", "Events that became dead letters.")
-    for spec, counts in known:
+    for spec, _ in known:
         if spec.role == "live":
-            yield _sample(dead, _whose(spec), counts.get("dead", 0))
+            yield _sample(dead, _whose(spec), found.dead.get(spec.id, 0))
 
 
 def _reasons(reasons: Mapping[SubscriptionSpec, Mapping[str, int]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from shared import wait_until
 
 import mltrigger as mt
 from mltrigger.telemetry import Instrumentation, instrument
@@ -31,8 +32,8 @@ class Seen(NamedTuple):
         return [s for s in found if _of(s).get("messaging.operation.type") == kind]
 
     def one(self, kind: str) -> ReadableSpan:
-        """Return the only span of a type of operation."""
-        (span,) = self.spans(kind)
+        """Return the only span of a type of operation. A settlement ends after it is visible."""
+        (span,) = wait_until(lambda: self.spans(kind))
         return span
 
     def points(self, name: str) -> list[Any]:

@@ -153,6 +153,7 @@ def test_what_the_package_imports_is_declared() -> None:
     spelled = {
         "PIL": "pillow",
         "nats": "nats-py",
+        "opentelemetry": "opentelemetry-api",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
         "mlflow": "mlflow-skinny",

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from mltrigger.event.event import Event
@@ -44,6 +44,16 @@ than it began with is only a copy.
 """
 
 
+class Trace(NamedTuple):
+    """The trace of a call: its headers, and a function that enters it.
+
+    That function makes it current in the context in which the model runs.
+    """
+
+    headers: Mapping[str, str]
+    enter: Callable[[], object] = _nothing
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Running:
     """The calls of a model under way, one after the other. One object serves a whole lot.
@@ -57,7 +67,7 @@ class Running:
       in parts.
     - ``measures``: the reported figures of events, since they were last taken.
     - ``forks``: the number of forks when the calls began.
-    - ``trace``: the trace context of the current call, as headers. ``None`` if nothing traces it.
+    - ``trace``: the trace of the current call. ``None`` if nothing traces it.
     """
 
     place: Place
@@ -69,7 +79,7 @@ class Running:
     batch: Sequence[Event] | None = None
     measures: Measures | None = None
     forks: int = dataclasses.field(default_factory=lambda: forks)
-    trace: Mapping[str, str] | None = None
+    trace: Trace | None = None
 
     @property
     def event(self) -> Event:
@@ -144,7 +154,7 @@ def model_returned(answer: object) -> None:
 def trace_headers() -> Mapping[str, str]:
     """Return the headers that carry the trace of the call under way. Empty without one."""
     running = _current.get()
-    return (running.trace if running is not None else None) or {}
+    return running.trace.headers if running is not None and running.trace is not None else {}
 
 
 def place() -> dict[str, str]:
@@ -156,7 +166,7 @@ def place() -> dict[str, str]:
         "subscription": running.place.subscription,
         "topic": running.place.topic,
         "home": running.place.home,
-        **(running.trace or {}),
+        **trace_headers(),
     }
 
 
@@ -169,7 +179,7 @@ def elsewhere(
     """Return the call under way of another process, which told its :func:`place`."""
     own = Place(place["subscription"], place["topic"], place["home"])
     trace = {name: place[name] for name in ("traceparent", "tracestate") if name in place}
-    return Running(own, events, returned, effects=effects, trace=trace or None)
+    return Running(own, events, returned, effects=effects, trace=Trace(trace))
 
 
 def begin_batch(events: Sequence[Event]) -> None:
