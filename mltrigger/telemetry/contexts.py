@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,6 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from mltrigger.telemetry.conventions import MESSAGE_ID
-
 if TYPE_CHECKING:
     from mltrigger.event.event import Event
 
@@ -25,15 +24,21 @@ PARENT, STATE = "traceparent", "tracestate"
 
 def context_of(event: Event) -> SpanContext | None:
     """Return the trace context that *event* travels in. ``None`` without a valid one."""
-    parts = (event.traceparent or "").split("-")
+    parent, state = event.traceparent, event.extensions.get(STATE)
+    return _read(parent, state if isinstance(state, str) else "") if parent else None
+
+
+@functools.lru_cache(1024)
+def _read(parent: str, state: str) -> SpanContext | None:
+    """Return the context of two headers. Several spans of one event ask for it."""
+    parts = parent.split("-")
     if len(parts) < 4:
         return None
     try:
         trace_id, span_id, flags = (int(part, 16) for part in parts[1:4])
     except ValueError:
         return None
-    state = event.extensions.get(STATE)
-    states = TraceState.from_header([state]) if isinstance(state, str) else TraceState()
+    states = TraceState.from_header([state]) if state else TraceState()
     found = SpanContext(trace_id, span_id, True, TraceFlags(flags), states)
     return found if found.is_valid else None
 
@@ -55,6 +60,5 @@ def below(context: SpanContext | None) -> Context:
 
 
 def links(events: Iterable[Event]) -> list[Link]:
-    """Return a link to the creation of each of *events*, with its id."""
-    found = ((event, context_of(event)) for event in events)
-    return [Link(context, {MESSAGE_ID: event.id}) for event, context in found if context]
+    """Return a link to the creation of each of *events*."""
+    return [Link(found) for event in events if (found := context_of(event)) is not None]
