@@ -145,8 +145,8 @@ class FigureReader:
                 state, behind = _counted(reader, kept)
                 topics = dict(map(tuple, reader.query(_TOPICS, {})))
                 versions = {row[0]: (row[1], row[2]) for row in reader.query(_VERSIONS, {})}
-            if state != kept:
-                _keep(self._store, kept, state)
+            if state != kept and not _keep(self._store, kept, state):
+                continue  # what was told and is not kept would fall
             if behind <= 0 or spent_s() >= end_s:
                 return _figures(state, topics, versions, behind)
 
@@ -182,11 +182,13 @@ def _kept(reader: Reader) -> dict[str, Any]:
     return {**_FRESH, **(json.loads(rows[0][0]) if rows else {})}
 
 
-def _keep(store: Store, before: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Keep *state*, unless another reader has counted since *before*."""
+def _keep(store: Store, before: Mapping[str, Any], state: Mapping[str, Any]) -> bool:
+    """Keep *state*. Return ``False`` if another reader has counted since *before*."""
     with store.transaction(durable=False) as transaction:
-        if _kept(transaction) == before:
-            transaction.execute(_KEEP, {"name": _SETTING, "value": json.dumps(state)})
+        if _kept(transaction) != before:
+            return False
+        transaction.execute(_KEEP, {"name": _SETTING, "value": json.dumps(state)})
+    return True
 
 
 def _counted(reader: Reader, kept: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

@@ -12,7 +12,7 @@ from http_client import Caller
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from shared import wait_until
+from shared import in_threads, wait_until
 
 import mltrigger as mt
 from mltrigger import cli
@@ -298,3 +298,21 @@ def test_nothing_is_told_without_a_token(file: Path) -> None:
         Caller(server.url, "mlt_wrong") as caller,
     ):
         assert caller.get("/metrics").status_code == 401
+
+
+def test_readers_at_the_same_time_never_tell_less_than_before(file: Path) -> None:
+    with mt.connect(f"sqlite:///{file}") as bus:
+        bus.subscribe("documents", mt.model("ocr", version="1.0.0")(picky))
+        told: dict[int, list[float]] = {}
+
+        def reads(number: int) -> None:
+            for n in range(5):
+                if number == 0:
+                    bus.fire("documents", n, progress=False)
+                told.setdefault(number, []).append(
+                    value(prometheus_text(bus, 0.0), "events_published_total")
+                )
+
+        in_threads(reads, 4)
+        assert all(found == sorted(found) for found in told.values())
+        assert value(prometheus_text(bus), "events_published_total") == 5
