@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 import pytest
-from conftest import seeing
 from emulators import Account
+from telemetry_seen import seeing
 
 import mltrigger as mt
 from mltrigger.delivery.observed import Observed

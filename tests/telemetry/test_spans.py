@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Seen, seeing
 from model_servers import ModelServer, Reply
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 from shared import Gate, wait_until
+from telemetry_seen import Seen, seeing
 
 import mltrigger as mt
 from mltrigger.telemetry import conventions
