@@ -19,7 +19,7 @@ from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.compare import add_commands as add_compare_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
-from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
+from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
@@ -113,24 +113,33 @@ def _published(given: argparse.Namespace) -> int:
 
 def worker(given: argparse.Namespace) -> int:
     """Deliver all models that can be imported until SIGTERM. Return 0 when drained."""
-    from mltrigger.worker import Worker, stop_on_signals
+    from mltrigger.worker import Worker, executor_at, stop_on_signals
 
     stopping = stop_on_signals()  # first, because opening the bus takes time
+    from mltrigger.cli.health import Probes, serving
     from mltrigger.delivery.listener import DRAIN_S
     from mltrigger.urls import connect, existing
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
-    bus = connect(existing(given.url))
-    for name in given.subscription or ():
-        bus.spec(name)  # refuse a wrong name now
-    work = Worker(bus, given.subscription or (), _say, stopping)
-    _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
-    work.run(until_idle=given.until_idle)
-    _say("draining")
-    drain_s = DRAIN_S if given.drain_s is None else given.drain_s
-    bus.close(drain_s, polls_s=drain_s)
-    _say("done")
+    executor = executor_at(given.executor) if given.executor else None
+    probes = Probes()
+    with contextlib.ExitStack() as stack:
+        if given.health is not None:
+            host, port = given.health
+            port = stack.enter_context(serving(host, port, probes))
+            _say(f"probes on port {port}: /livez, /readyz")
+        bus = connect(existing(given.url))
+        for name in given.subscription or ():
+            bus.spec(name)  # refuse a wrong name now
+        work = Worker(bus, given.subscription or (), _say, stopping, executor)
+        probes.follow(work.lifeless, work.unready)
+        _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
+        work.run(until_idle=given.until_idle)
+        _say("draining")
+        drain_s = DRAIN_S if given.drain_s is None else given.drain_s
+        bus.close(drain_s, polls_s=drain_s)
+        _say("done")
     return 0
 
 
@@ -269,6 +278,18 @@ def _add_worker(commands: Any) -> None:
     added.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
     added.add_argument(
         "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
+    )
+    added.add_argument(
+        "--health",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="answer /livez and /readyz there; without HOST on this machine only",
+    )
+    added.add_argument(
+        "--executor",
+        type=filled,
+        metavar="MODULE:NAME",
+        help="run the models in this executor, or in the one that this callable makes",
     )
     added.set_defaults(run=worker)
 
