@@ -17,6 +17,7 @@ from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.compare import add_commands as add_compare_commands
+from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
@@ -223,6 +224,7 @@ def _parser() -> Parser:
     add_case_commands(commands)
     add_table_commands(commands)
     add_serve_commands(commands)
+    add_k8s_commands(commands)
     add_commands(commands, aws)
     return parser
 

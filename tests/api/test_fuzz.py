@@ -24,6 +24,7 @@ OPERATIONS = [
     "label",
     "subscriptions",
     "outcomes",
+    "depth",
     "dead_letters",
     "redrive",
     "discard",
