@@ -132,7 +132,7 @@ class Workers:
             elif redacted(each) != each:
                 raise MltriggerError(
                     f"--env {name} looks like a secret, and everybody who reads manifests would see"
-                    f" it: --env {name}=secret:KEY --secret NAME takes it from a Secret"
+                    " it: write secret:KEY for the value, and add --secret NAME"
                 )
 
     @property
@@ -149,9 +149,9 @@ class Workers:
         """Return the key of the Secret that *value* means."""
         key = value.removeprefix(_FROM_SECRET)
         if not _KEY.fullmatch(key):
-            raise InvalidName(f"--env {name}=secret:{short(key)} is no key of a Secret")
+            raise InvalidName(f"--env {name}: {short(key)} cannot be a key of a Secret")
         if self.secret is None:
-            raise MltriggerError(f"--env {name}=secret:{key} needs the Secret: --secret NAME")
+            raise MltriggerError(f"--env {name} names a key, and no Secret: add --secret NAME")
         return key
 
     def variables(self) -> list[tuple[str, str | None, str | None]]:
