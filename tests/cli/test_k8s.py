@@ -40,7 +40,7 @@ PLAIN = {
     "all": (
         *(*POSTGRES, "--name", "ocr", "--namespace", "ml", "--replicas", "3"),
         *("--executor", "cluster:executor", "--env", "RAY_ADDRESS=10.0.0.1:6379"),
-        *("--env", "API_KEY=secret:api-key", "--cpu", "2", "--memory", "4Gi", "--drain-s", "600"),
+        *("--secret-env", "API_KEY=api-key", "--cpu", "2", "--memory", "4Gi", "--drain-s", "600"),
     ),
 }
 
@@ -175,10 +175,12 @@ def test_kubernetes_expands_no_variable_in_a_value(capsys: pytest.CaptureFixture
         (("--url", "postgresql://team:hunter2@db/ml"), "key 'password'"),
         (("--url", "postgresql://team@db/ml?password=hunter2"), "key 'password'"),
         ((*AWS[:3], "postgresql://team:hunter2@db/ml"), "--log has a password"),
-        (("--url", TEAM, "--env", "API_KEY=hunter2"), "secret:KEY"),
-        (("--url", TEAM, "--env", "API_KEY=secret:k"), "--secret NAME"),
+        (("--url", TEAM, "--env", "API_KEY=hunter2"), "--secret-env"),
+        (("--url", TEAM, "--secret-env", "API_KEY=k"), "add --secret NAME"),
         (("--url", TEAM, "--env", "MLTRIGGER_URL=x"), "is set already"),
         (("--url", TEAM, "--env", "NOTHING"), "NAME=VALUE"),
+        ((*POSTGRES, "--env", "A=1", "--secret-env", "A=k"), "A is set already"),
+        ((*POSTGRES, "--secret-env", "A=k/k"), "cannot be a key"),
         (("--url", "sqlite:///bus.db"), "postgresql://"),
         (AWS[:2], "--log postgresql://"),
         (("--url", TEAM, "--name", "OCR"), "small letters"),

@@ -59,7 +59,14 @@ def add_commands(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable; NAME=secret:KEY takes it from the Secret (may be repeated)",
+        help="a variable of the worker (may be repeated)",
+    )
+    added.add_argument(
+        "--secret-env",
+        action="append",
+        default=[],
+        metavar="NAME=KEY",
+        help="a variable from a key of the Secret (may be repeated)",
     )
     added.add_argument("--service-account", metavar="NAME", help="the identity of the workers")
     added.add_argument("--cpu", default="500m", help="of each worker (default: %(default)s)")
@@ -130,6 +137,7 @@ def _workers(given: argparse.Namespace) -> Workers:
         subscriptions=tuple(given.subscription),
         executor=given.executor,
         environment=tuple(given.env),
+        secret_environment=tuple(given.secret_env),
         service_account=given.service_account,
         replicas=None if is_scaled else replicas,
         drain_s=given.drain_s,

@@ -16,7 +16,6 @@ _SECRET = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", re.ASCII)
-_FROM_SECRET = "secret:"  # noqa: S105 - how --env names a key
 SCHEMA = "mltrigger_bus"
 """The schema of the tables on PostgreSQL, unless the URL names another."""
 SHARED = ("postgresql", "aws")
@@ -43,8 +42,8 @@ class Workers:
         The only ones to take. Empty means all.
     executor : str, optional
         The place of the models, ``module:name``.
-    environment : sequence of str
-        ``NAME=VALUE``, or ``NAME=secret:KEY`` for a key of the Secret.
+    environment, secret_environment : sequence of str
+        ``NAME=VALUE``, and ``NAME=KEY`` for a key of the Secret.
     service_account : str, optional
         The identity of the workers at a cloud.
     replicas : int, optional
@@ -62,6 +61,7 @@ class Workers:
     subscriptions: tuple[str, ...] = ()
     executor: str | None = None
     environment: tuple[str, ...] = ()
+    secret_environment: tuple[str, ...] = ()
     service_account: str | None = None
     replicas: int | None = 1
     drain_s: int = 25
@@ -92,7 +92,7 @@ class Workers:
         if self.executor is not None and not is_import_path(self.executor):
             raise InvalidName(f"--executor {short(self.executor)} must be package.module:name")
         self._check_urls()
-        self._check_secrets()
+        self._check_variables()
 
     def _check_urls(self) -> None:
         if self.url is None and self.secret is None:
@@ -118,22 +118,30 @@ class Workers:
                 "an aws:// bus needs a log that all workers share: --log postgresql://user@host/db"
             )
 
-    def _check_secrets(self) -> None:
+    def _check_variables(self) -> None:
         taken = set(OURS)
+        for option, given in (
+            ("--env", self.environment),
+            ("--secret-env", self.secret_environment),
+        ):
+            for each in given:
+                name, equals, _ = each.partition("=")
+                if not equals or not _VARIABLE.fullmatch(name):
+                    raise InvalidName(f"{option} {short(name)}: write NAME=VALUE or NAME=KEY")
+                if name in taken:
+                    raise MltriggerError(f"{option} {name} is set already")
+                taken.add(name)
         for each in self.environment:
-            name, equals, value = each.partition("=")
-            if name in taken:
-                raise MltriggerError(f"--env {name} is set already")
-            taken.add(name)
-            if not equals or not _VARIABLE.fullmatch(name):
-                raise InvalidName(f"--env {short(name)}: write NAME=VALUE or NAME=secret:KEY")
-            if value.startswith(_FROM_SECRET):
-                self.key_of(name, value)
-            elif redacted(each) != each:
+            if redacted(each) != each:
                 raise MltriggerError(
-                    f"--env {name} looks like a secret, and everybody who reads manifests would see"
-                    " it: write secret:KEY for the value, and add --secret NAME"
+                    f"--env {each.partition('=')[0]} looks like a secret, and everybody who reads"
+                    " manifests would see it: take it from a Secret, with --secret-env"
                 )
+        if self.secret_environment and self.secret is None:
+            raise MltriggerError("--secret-env names keys, and no Secret: add --secret NAME")
+        for each in self.secret_environment:
+            if not _KEY.fullmatch(key := each.partition("=")[2]):
+                raise InvalidName(f"--secret-env: {short(key)} cannot be a key of a Secret")
 
     @property
     def kind(self) -> str | None:
@@ -144,15 +152,6 @@ class Workers:
     def database(self) -> str | None:
         """The URL of its database on PostgreSQL, if it is known."""
         return next((url for url in (self.url, self.log) if url and url[:4] == "post"), None)
-
-    def key_of(self, name: str, value: str) -> str:
-        """Return the key of the Secret that *value* means."""
-        key = value.removeprefix(_FROM_SECRET)
-        if not _KEY.fullmatch(key):
-            raise InvalidName(f"--env {name}: {short(key)} cannot be a key of a Secret")
-        if self.secret is None:
-            raise MltriggerError(f"--env {name} names a key, and no Secret: add --secret NAME")
-        return key
 
     def variables(self) -> list[tuple[str, str | None, str | None]]:
         """Return (name, value, key of the Secret) of each variable. One of the last two is None."""
@@ -167,8 +166,10 @@ class Workers:
             found.append(("PGPASSWORD", None, PASSWORD))
         for each in self.environment:
             name, _, value = each.partition("=")
-            is_key = value.startswith(_FROM_SECRET)
-            found.append((name, None, self.key_of(name, value)) if is_key else (name, value, None))
+            found.append((name, value, None))
+        for each in self.secret_environment:
+            name, _, key = each.partition("=")
+            found.append((name, None, key))
         return found
 
 
