@@ -138,7 +138,7 @@ class Workers:
                     " manifests would see it: take it from a Secret, with --secret-env"
                 )
         if self.secret_environment and self.secret is None:
-            raise MltriggerError("--secret-env names keys, and no Secret: add --secret NAME")
+            raise MltriggerError("--secret-env takes keys of a Secret, so add --secret NAME")
         for each in self.secret_environment:
             if not _KEY.fullmatch(key := each.partition("=")[2]):
                 raise InvalidName(f"--secret-env: {short(key)} cannot be a key of a Secret")
