@@ -36,6 +36,7 @@ class Stop:
     def __init__(self) -> None:
         self._is_set = False
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._signals: tuple[signal.Signals, ...] = ()
 
     def set(self) -> None:
         """End the worker."""
@@ -46,8 +47,24 @@ class Stop:
         """Whether the worker has to end."""
         return self._is_set
 
+    def on(self, *signals: signal.Signals) -> None:
+        """Let *signals* set it. A second one ends the process at once."""
+        self._signals = signals
+        self._hold()
+
+    def _hold(self) -> None:
+        """Take the signals back. Some libraries take them when they are imported, such as Ray."""
+        for number in () if self._is_set else self._signals:
+            if signal.getsignal(number) != self._signalled:
+                signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        self.set()
+
     def wait(self, timeout_s: float) -> None:
         """Wait until it is set, at most *timeout_s*."""
+        self._hold()
         with contextlib.suppress(queue.Empty):
             self._wake.get(timeout=timeout_s)
 
@@ -203,11 +220,5 @@ def stop_on_signals() -> Stop:
     A second signal ends the process at once.
     """
     stopping = Stop()
-
-    def stop(signum: int, _: FrameType | None) -> None:
-        signal.signal(signum, signal.SIG_DFL)
-        stopping.set()
-
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, stop)
+    stopping.on(signal.SIGTERM, signal.SIGINT)
     return stopping

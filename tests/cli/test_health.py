@@ -82,6 +82,24 @@ def _unready(worker: Any) -> tuple[int, Any] | None:
     return (status, body) if body.get("reasons") == ["it drains"] else None
 
 
+def test_model_whose_module_takes_the_signals_does_not_keep_the_worker_from_draining(
+    home: Path,
+) -> None:
+    """As Ray does when it is imported."""
+    module = home / "held_models.py"
+    thief = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+    with mt.connect(URL) as bus:
+        sub = subscribed(bus)
+        module.write_text(f"{module.read_text()}\n{thief}")
+        (home / "go").touch()
+        bus.publish("numbers", 1)
+        with probed() as worker:
+            wait_until(lambda: is_settled(sub), timeout_s=120)
+            worker.wait_ready()
+            worker.terminate()
+            assert worker.end().splitlines()[-2:] == ["draining", "done"]
+
+
 def test_worker_without_its_store_is_alive_but_not_ready_and_recovers(home: Path) -> None:
     with mt.connect(URL) as bus:
         subscribed(bus)

@@ -209,6 +209,38 @@ def test_wrong_options_are_refused_with_advice_and_print_nothing(
     assert "hunter2" not in error
 
 
+# -- the image -------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_image_has_the_user_the_port_and_the_probe_of_the_manifests(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    manifests = printed(capsys, *PLAIN["one"])
+    pod, found = manifests["Deployment"]["spec"]["template"]["spec"], container(manifests)
+    lines = (ROOT / "Dockerfile").read_text()
+    security, probe = pod["securityContext"], found["livenessProbe"]["httpGet"]
+
+    assert f"USER {security['runAsUser']}:{security['runAsGroup']}\n" in lines
+    assert f"127.0.0.1:{found['ports'][0]['containerPort']}{probe['path']}" in lines
+    assert f"ENTRYPOINT {json.dumps(found['command'])}\n" in lines
+    assert "-c constraints.txt" in lines
+
+
+def test_image_copies_what_is_there_and_sent_to_the_builder() -> None:
+    copied = [
+        word
+        for line in (ROOT / "Dockerfile").read_text().splitlines()
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    ]
+    sent = (ROOT / ".dockerignore").read_text().splitlines()
+
+    assert copied
+    assert [name for name in copied if not (ROOT / name).exists() or f"!{name}" not in sent] == []
+
+
 # -- the backlog -----------------------------------------------------------------------------------
 
 
