@@ -21,6 +21,7 @@ from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
+from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
@@ -225,6 +226,7 @@ def _parser() -> Parser:
     add_table_commands(commands)
     add_serve_commands(commands)
     add_k8s_commands(commands)
+    add_postgres_commands(commands)
     add_commands(commands, aws)
     return parser
 
