@@ -78,8 +78,8 @@ OWN: Mapping[str, Rights] = {
 }
 """The tables of the store in PostgreSQL alone, as far as they are there: marks of commits."""
 SEQUENCES: Mapping[str, Rights] = {
-    "event_seq": Rights("ru", "ru"),
-    "lot_seq": Rights("", "ru", ""),
+    "event_seq": Rights("ruw", "ruw"),
+    "lot_seq": Rights("", "ruw", ""),
 }
 """Its sequences, as far as they are there."""
 DEFINING = {"make_partition": ("publisher", "worker")}
