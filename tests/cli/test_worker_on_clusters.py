@@ -76,10 +76,7 @@ def _pids(executor: Executor) -> Iterator[int]:
 @pytest.mark.needs("ray")
 @pytest.mark.xdist_group("ray")
 def test_models_of_a_worker_run_on_a_cluster_of_ray(home: Path) -> None:
-    with clusters.ray():
-        import ray
-
-        address = ray.get_runtime_context().gcs_address
+    with clusters.ray_node() as address:
         answers, called, worker = delivered_on("ray", {"RAY_ADDRESS": address})
 
     assert answers == list(range(6))
