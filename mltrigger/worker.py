@@ -53,13 +53,17 @@ class Stop:
         self._hold()
 
     def _hold(self) -> None:
-        """Take the signals back. Some libraries take them when they are imported, such as Ray."""
+        """Take the signals back from libraries.
+
+        Ray takes them when it is imported, and once more below Python when it connects. So they are
+        taken back without a look at who has them.
+        """
         for number in () if self._is_set else self._signals:
-            if signal.getsignal(number) != self._signalled:
-                signal.signal(number, self._signalled)
+            signal.signal(number, self._signalled)
 
     def _signalled(self, number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
+        signal.alarm(0)  # Ray's handler, if it was called first, would abort the drain after 3 s
         self.set()
 
     def wait(self, timeout_s: float) -> None:

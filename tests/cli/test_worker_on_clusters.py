@@ -53,7 +53,8 @@ def delivered_on(cluster: str, env: dict[str, str]) -> tuple[list[int], set[int]
             assert worker.process.poll() is None, worker.process.communicate()
             worker.wait_ready()
             worker.terminate()
-            assert worker.end().splitlines()[-2:] == ["draining", "done"]
+            said = worker.end()
+            assert said.splitlines()[-2:] == ["draining", "done"]
         results = sub.results()
         assert set(results["outcome"]) == {"succeeded"}
         return sorted(results["n"]), set(results["pid"]), worker.process.pid

@@ -53,7 +53,7 @@ class Probed:
     def end(self) -> str:
         """Return the rest of its words when it has ended with status 0."""
         said, _ = self.process.communicate(timeout=120)
-        assert self.process.returncode == 0, said
+        assert self.process.returncode == 0, f"status {self.process.returncode}: {said}"
         return said
 
 
