@@ -145,6 +145,7 @@ OF_A_BUS_ONLY = {
     "stop_listening",
     "tally",
     "try_out",
+    "vitals",
 }
 """What a bus has and the module has not: its state, and what its own parts call."""
 
