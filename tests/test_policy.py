@@ -146,7 +146,7 @@ def test_a_policy_survives_its_json_form(policy: DeliveryPolicy) -> None:
 
 
 def test_settings_of_a_newer_release_are_ignored() -> None:
-    newer = {**json.loads(DeliveryPolicy(max_attempts=2).to_json()), "priority": 9}
+    newer = {**json.loads(DeliveryPolicy(max_attempts=2).to_json()), "colour": 9}
 
     assert DeliveryPolicy.from_json(json.dumps(newer)) == DeliveryPolicy(max_attempts=2)
 

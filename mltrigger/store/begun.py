@@ -38,7 +38,7 @@ def begun_by(
             made.append(_by(rows[before[0]], before[1], role))
             continue
         row = known[-1] if m.seq in first else ledger.covering(known, m.seq)
-        is_its = is_canary(subscription_id, row, keys.get(m.seq, ""))
+        is_its = is_canary(subscription_id, row, m.lease.by_key or keys.get(m.seq, ""))
         made.append(_by(row, "canary" if is_its else role, role))
     return made
 

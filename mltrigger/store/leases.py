@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mltrigger.store.queue import Term
@@ -34,6 +34,8 @@ class Lease(NamedTuple):
     outside: int
     binding: int = 0
     """The newest binding when it was claimed."""
+    by_key: str | None = None
+    """The key of its event, if its subscription has one."""
 
     @property
     def key(self) -> Row:
@@ -76,8 +78,16 @@ def next_number(transaction: Transaction, subscription_id: int) -> int:
     return int(number)
 
 
-def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: int = 0) -> None:
+def hold(
+    transaction: Transaction,
+    term: Term,
+    found: Sequence[Row],
+    in_range: int = 0,
+    keys: Mapping[int, str] | None = None,
+) -> None:
     """Lease *found*: its last *in_range* claims as a range, each other one on its own.
+
+    *keys* has the key of each event, if there are any.
 
     A delayed event that is due may lie between those of the range. The range ends before it and
     goes on behind it, so that one row of a number covers each event.
@@ -87,10 +97,11 @@ def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: i
     rows: list[Row] = []
     for seq, visible_us, attempt, failures, abandoned, *_ in found[: len(found) - in_range]:
         counts = (attempt + 1, failures, abandoned)
-        rows.append((s, number, seq, seq, 1, *counts, visible_us, *times))
+        by_key = keys[seq] if keys is not None else None
+        rows.append((s, number, seq, seq, 1, *counts, visible_us, *times, by_key))
     apart = [row[0] for row in found[: len(found) - in_range]]
     parts = _runs([row[0] for row in found[len(found) - in_range :]], apart)
-    rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times) for p in parts]
+    rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times, None) for p in parts]
     transaction.execute_many(_INSERT, rows)
 
 
@@ -106,14 +117,14 @@ def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
 def hold_range(transaction: Transaction, term: Term, low: int, high: int, n: int) -> None:
     """Lease the *n* plain events of a topic from *low* to *high* as one range."""
     times = (term.received_us, term.until_us, term.worker_id, int(term.outside), term.binding)
-    row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times)
+    row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times, None)
     transaction.execute_many(_INSERT, [row])
 
 
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
     """Lease events that this transaction has published, each on its own."""
     s, number, at_us, until_us, worker_id, _, binding = term
-    times = (at_us, at_us, until_us, worker_id, 0, binding)
+    times = (at_us, at_us, until_us, worker_id, 0, binding, None)
     rows = [(s, number, seq, seq, 1, 1, 0, 0, *times) for seq in seqs]
     transaction.execute_many(_INSERT, rows)
 

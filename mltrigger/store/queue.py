@@ -76,6 +76,10 @@ WHERE q.subscription_id = :s
 """
 CLAIM_READY = _CLAIM.format(place="ready")
 CLAIM_AWAITED = _CLAIM.format(place="awaited")
+CLAIM_KEYED = _CLAIM.format(place="keyed").replace(
+    "\nFROM", ", q.rank, q.aged_us, q.subscription_id\nFROM", 1
+)
+"""With three columns of ``keyed`` behind those of a claim."""
 # Without statistics the planner may read the whole table.
 CLAIM_RANGE = f"""
 SELECT e.seq, e.published_us, 0, 0, 0, {_EVENT}
@@ -159,6 +163,7 @@ def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> li
     return made
 
 
+WIDTH = len(Claim._fields)
 _OF_RANGE = 17
 """How many columns a row of a range has."""
 

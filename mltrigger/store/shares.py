@@ -6,16 +6,20 @@ import hashlib
 
 from mltrigger.broker import Delivery
 from mltrigger.store.ledger import Binding
+from mltrigger.store.placing import event_key
 
 _WHOLE = 2**64
 
 
-def key_of(delivery: Delivery) -> str:
-    """Return the key of an event: its ordered group, partition key or subject, else its id.
+def key_of(delivery: Delivery, path: str | None = None) -> str:
+    """Return the key of an event: that at *path*, the ``key`` of its subscription.
 
-    Events with the same key go to the same version.
+    Else its ordered group, partition key or subject, else its id. Events with the same key go to
+    the same version.
     """
     event = delivery.event
+    if key := event_key(event, path):
+        return key
     return str(delivery.group or event.extensions.get("partitionkey") or event.subject or event.id)
 
 
