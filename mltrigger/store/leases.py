@@ -61,6 +61,9 @@ _AROUND = f"""
 SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND low <= :seq AND high >= :seq
 """
 _DELETE_NUMBER = "DELETE FROM lease WHERE subscription_id = :s AND number = :number"
+_EXTEND_NUMBER = """
+UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND number = :number
+"""
 _DELETE = "DELETE FROM lease WHERE subscription_id = :s AND number = :number AND low = :low"
 _MEMBERS = """
 SELECT e.seq, e.published_us FROM event e
@@ -141,6 +144,9 @@ def let_go(
         if row.n == len(whole) and row.low <= min(whole) and max(whole) <= row.high:
             transaction.execute(_DELETE_NUMBER, of)
             return whole
+    elif (singles := _all_singles(rows, seqs)) is not None:
+        transaction.execute(_DELETE_NUMBER, of)
+        return singles
     found: dict[int, Lease] = {}
     for row in rows:
         mine = {seq for seq in seqs if row.low <= seq <= row.high}
@@ -159,10 +165,21 @@ def let_all_go(
     if len(rows) == 1 and _is_all_of(rows[0], seqs):
         transaction.execute(_DELETE_NUMBER, of)
         return True
+    if _all_singles(rows, seqs) is not None:
+        transaction.execute(_DELETE_NUMBER, of)
+        return True
     if len(held(transaction, subscription_id, number, seqs)) < len(seqs):
         return False
     let_go(transaction, subscription_id, number, seqs)
     return True
+
+
+def _all_singles(rows: list[Lease], seqs: Collection[int]) -> dict[int, Lease] | None:
+    """Return *rows* by their event, if each has one and these are *seqs*. Else ``None``."""
+    if len(rows) < 2 or not all(row.low == row.high for row in rows):
+        return None
+    singles = {row.low: row for row in rows}
+    return singles if singles.keys() == set(seqs) else None
 
 
 def _is_all_of(row: Lease, seqs: Sequence[int]) -> bool:
@@ -216,7 +233,12 @@ def extend(
 ) -> set[int]:
     """Let the leases of these events end at *until_us*. Return those that are held."""
     found: set[int] = set()
-    for row in _rows(transaction, subscription_id, number):
+    rows = _rows(transaction, subscription_id, number)
+    if (singles := _all_singles(rows, seqs)) is not None:
+        of = {"s": subscription_id, "number": number, "until_us": until_us}
+        transaction.execute(_EXTEND_NUMBER, of)
+        return set(singles)
+    for row in rows:
         mine = {seq for seq in seqs if row.low <= seq <= row.high}
         if mine:
             found |= mine
@@ -238,6 +260,8 @@ def held(
 ) -> dict[int, Lease]:
     """Return those of *seqs* that lease *number* holds, each with its row."""
     rows = _rows(transaction, subscription_id, number)
+    if (singles := _all_singles(rows, seqs)) is not None:
+        return singles
     return {seq: row for row in rows for seq in seqs if row.low <= seq <= row.high}
 
 

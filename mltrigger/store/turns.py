@@ -14,6 +14,7 @@ that is more than a minute.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mltrigger.broker import SubscriptionSpec
 from mltrigger.store import leases, placing
@@ -21,7 +22,7 @@ from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.leasing import Standing, advance
 from mltrigger.store.pace import Pace
 from mltrigger.store.placing import INSERT_KEYED, Placing
-from mltrigger.store.queue import CLAIM_KEYED, WIDTH, Term, claims
+from mltrigger.store.queue import CLAIM_KEYED, Term, claims
 from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Reader, Row, Transaction
 
@@ -107,10 +108,10 @@ def claim(
     busy = in_flight(transaction, spec.id) if limit is not None else {}
     ring = _Ring(transaction, spec.id, busy, most if limit is None else limit)
     keys = _filled(transaction, term, most, ring)
-    _part(transaction, keys)
+    _part(transaction, spec, keys)
     pace = _move_on(transaction, spec.id, keys, pace)
     named = {row[0]: key.key for key in keys for row in key.found}
-    found = [row[:WIDTH] for key in keys for row in key.found]
+    found = [row for key in keys for row in key.found]
     if found:
         advance(transaction, spec.id, at.next_seq)
         leases.hold(transaction, term, found, keys=named if spec.policy.key is not None else None)
@@ -161,9 +162,11 @@ def _filled(transaction: Transaction, term: Term, most: int, ring: _Ring) -> lis
         keys += more
         if not (open_ := [*open_, *more]):
             break
+        taken: list[Row] = []
         for key, n in zip(open_, _shares(open_, left), strict=True):
             if n > 0:
-                _take(transaction, term, key, n)
+                taken += _take(transaction, term, key, n)
+        transaction.execute_many(_TAKE, taken)
     return keys
 
 
@@ -183,28 +186,28 @@ def _shares(keys: Sequence[_Key], left: int) -> list[int]:
     return shares
 
 
-def _take(transaction: Transaction, term: Term, key: _Key, n: int) -> None:
-    """Take up to *n* events of *key* out of those that wait."""
-    of = {"s": term.subscription_id, "key": key.key}
+def _take(transaction: Transaction, term: Term, key: _Key, n: int) -> list[Row]:
+    """Find up to *n* events of *key*. Return the places of those that still have to be deleted."""
+    of: dict[str, Any] = {"s": term.subscription_id, "key": key.key}
     aged = sum((key.served + i) % EACH == EACH - 1 for i in range(n))
     found: list[Row] = []
     if aged:
         given = {**of, "before": term.received_us - AGED_US, "n": aged}
         found = claims(transaction, _BY_AGE, given)
-        _delete(transaction, key.key, found)
+        transaction.execute_many(_TAKE, _places(of["s"], key.key, found))  # they have a place by rank, too
     rest = claims(transaction, _BY_RANK, {**of, "n": n - len(found)}) if len(found) < n else []
-    _delete(transaction, key.key, rest)
     found += rest
     key.found += found
     key.served = (key.served + len(found)) % EACH
     key.is_empty = len(found) < n
+    return _places(term.subscription_id, key.key, rest)
 
 
-def _delete(transaction: Transaction, key: str, found: Sequence[Row]) -> None:
-    transaction.execute_many(_TAKE, [(row[-1], key, row[-3], row[1], row[0]) for row in found])
+def _places(subscription_id: int, key: str, rows: Sequence[Row]) -> list[Row]:
+    return [(subscription_id, key, row[-1], row[1], row[0]) for row in rows]
 
 
-def _part(transaction: Transaction, keys: Sequence[_Key]) -> None:
+def _part(transaction: Transaction, spec: SubscriptionSpec, keys: Sequence[_Key]) -> None:
     """Let a delivery that was abandoned before be alone. Those behind it wait again."""
     found = [row for key in keys for row in key.found]
     suspect = next((i for i, row in enumerate(found) if row[_ABANDONED]), None)
@@ -216,7 +219,12 @@ def _part(transaction: Transaction, keys: Sequence[_Key]) -> None:
         left -= len(key.found)
         if back:
             key.is_empty = False
-            rows = [(r[-1], key.key, r[-3], r[1], r[0], *r[2:5], r[-2]) for r in back]
+            ages = spec.policy.priority is not None
+            places = _places(spec.id, key.key, back)
+            rows = [
+                (*place, *row[2:5], row[1] if ages else None)
+                for place, row in zip(places, back, strict=True)
+            ]
             transaction.execute_many(INSERT_KEYED, rows)
 
 
