@@ -76,7 +76,8 @@ class DeliveryPolicy:
         share one. Canaries and shadows choose by the key, so that all its events go to one version.
     max_concurrency_per_key : int, optional
         The most events of one key that are worked on at the same time, in all processes. It needs
-        ``key``. A batch counts with all its events.
+        ``key``. A batch counts with all its events. Shadows, replays, corrections and direct calls
+        have no such limits.
     max_rate_per_s_total : float, optional
         The most events that begin a second, on average, in all processes. At most one second's
         worth begins at once. Retries count.

@@ -194,7 +194,7 @@ def _take(transaction: Transaction, term: Term, key: _Key, n: int) -> list[Row]:
     if aged:
         given = {**of, "before": term.received_us - AGED_US, "n": aged}
         found = claims(transaction, _BY_AGE, given)
-        transaction.execute_many(_TAKE, _places(of["s"], key.key, found))  # they have a place by rank, too
+        transaction.execute_many(_TAKE, _places(of["s"], key.key, found))
     rest = claims(transaction, _BY_RANK, {**of, "n": n - len(found)}) if len(found) < n else []
     found += rest
     key.found += found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -538,6 +539,28 @@ def test_explain_says_until_when_the_rate_is_used_up(
     assert "rate of 0.1/s is used up until 20" in detail
     clock.advance(s=10)
     assert len(line.take(10)) == 1
+
+
+# -- several connections ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["ack", "settle"])
+def test_receiver_elsewhere_is_woken_when_its_key_is_free(tmp_path: Path, how: str) -> None:
+    url = f"sqlite:///{tmp_path / 'bus.db'}"
+    with mt.connect(url) as one, mt.connect(url) as two, ThreadPoolExecutor(1) as pool:
+        line = Line(one, key="tenant", max_concurrency_per_key=1)
+        one.publish_batch("work", of("a", 2))
+        taken = line.take()
+        two.wakeup.poll_s = 600.0  # no look without a reason
+        waits = pool.submit(two.broker.receive, two.spec("line"), 1, 600.0)
+        wait_until(lambda: two.wakeup._keys[f"ready:{two.spec('line').id}"].waiters)  # type: ignore[attr-defined]
+
+        if how == "ack":
+            one.broker.ack(taken)
+        else:
+            line.end(taken)
+
+        assert [d.event.data["n"] for d in waits.result(60)] == [1]
 
 
 # -- cost ------------------------------------------------------------------------------------------
