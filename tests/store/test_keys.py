@@ -465,6 +465,24 @@ def test_canary_gets_all_events_of_a_key_or_none(bus: mt.EventBus, path: str) ->
     assert bus.audit()["balanced"].all()
 
 
+def test_attempts_of_lost_workers_are_of_the_version_that_their_key_chose(
+    bus: mt.EventBus, clock: SimulatedClock
+) -> None:
+    line = Line(bus, key="tenant", timeout_s=10)
+    line.sub.canary(mt.model("answer", version="2.0.0")(lambda data: 2), steps=[0.5])
+    receipts = bus.publish_batch("work", [{"tenant": n % 20, "n": n} for n in range(100)])
+    assert len(line.take(200)) == 100
+    clock.advance(s=21)
+    line.take()
+
+    rows = bus.invocations("line").set_index("event_id")
+    lost = rows[rows["outcome"] == "abandoned"]
+    roles = {(n % 20, lost.loc[r.event_id, "role"]) for n, r in enumerate(receipts)}
+    assert len(lost) == 100
+    assert len(roles) == 20
+    assert {role for _, role in roles} == {"live", "canary"}
+
+
 # -- why it waits ----------------------------------------------------------------------------------
 
 
