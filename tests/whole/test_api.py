@@ -135,6 +135,7 @@ OF_A_BUS_ONLY = {
     "archived",
     "borrowed_listener",
     "busy",
+    "depth_by_key",
     "event_of",
     "listen",
     "listener_state",
