@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from shared import wait_until
+from stores import SQL, url_of
 
 import mltrigger as mt
 from mltrigger.broker import Delivery
@@ -17,12 +18,9 @@ from mltrigger.testing import SimulatedClock
 Data = dict[str, Any]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def bus(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: SimulatedClock
-) -> Iterator[mt.EventBus]:
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'bus.db'}"
-    with mt.connect(url, clock=clock) as opened:
+@pytest.fixture(params=SQL)
+def bus(request: pytest.FixtureRequest, clock: SimulatedClock) -> Iterator[mt.EventBus]:
+    with mt.connect(url_of(request), clock=clock) as opened:
         yield opened
 
 
@@ -595,6 +593,7 @@ def steps_of(bus: mt.EventBus, call: Callable[[], object]) -> int:
     return len(counted)
 
 
+@pytest.mark.parametrize("bus", ["memory", "sqlite"], indirect=True)
 def test_backlog_of_a_key_at_its_limit_costs_a_claim_nothing(bus: mt.EventBus) -> None:
     line = Line(bus, key="tenant", max_concurrency_per_key=1)
 

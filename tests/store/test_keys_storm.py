@@ -12,6 +12,7 @@ from pathlib import Path
 import keys_child
 import pytest
 from shared import wait_until
+from stores import url_of
 
 import mltrigger as mt
 
@@ -60,10 +61,15 @@ def most_at_once(notes: Path, ends: dict[int, int]) -> dict[str, int]:
     return most
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    return url_of(request)
+
+
 def test_limit_of_a_key_holds_while_processes_are_killed_and_nothing_is_lost(
-    tmp_path: Path,
+    url: str, tmp_path: Path
 ) -> None:
-    url, notes = f"sqlite:///{tmp_path / 'bus.db'}", tmp_path / "notes"
+    notes = tmp_path / "notes"
     notes.touch()
     with mt.connect(url) as bus:
         sub = bus.subscribe("work", keys_child.work, listen=False, **keys_child.POLICY)
