@@ -243,8 +243,6 @@ class Log:
         ValueError
             When only :meth:`invocations` can read them.
         """
-        if not self._store.by_columns:
-            raise ValueError("this store hands over rows")
         low, high = seqs or (None, None)
         of = {"since_us": since_us, "low": low, "high": high}
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)

@@ -31,7 +31,9 @@ class Driver(Protocol):
 
 
 class Reader(Protocol):
-    """A store or a transaction that answers queries."""
+    """A transaction that answers queries."""
+
+    store: Store
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
