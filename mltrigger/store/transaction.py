@@ -31,9 +31,12 @@ class Driver(Protocol):
 
 
 class Reader(Protocol):
-    """A transaction that answers queries."""
+    """A store or a transaction that answers queries."""
 
-    store: Store
+    @property
+    def store(self) -> Store:
+        """The store that is asked."""
+
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
