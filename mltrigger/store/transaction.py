@@ -37,7 +37,6 @@ class Reader(Protocol):
     def store(self) -> Store:
         """The store that is asked."""
 
-
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
 
