@@ -19,7 +19,9 @@ from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.compare import add_commands as add_compare_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
+from mltrigger.cli.move import add_commands as add_move_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
+from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
@@ -213,6 +215,8 @@ def _parser() -> Parser:
     add_compare_commands(commands)
     add_case_commands(commands)
     add_table_commands(commands)
+    add_move_commands(commands)
+    add_postgres_commands(commands)
     add_serve_commands(commands)
     add_commands(commands, aws)
     return parser
