@@ -75,7 +75,9 @@ def _opened(given: argparse.Namespace) -> Iterator[tuple[Store, Destination, Mov
     from mltrigger.store.move import Move
     from mltrigger.store.postgresql.destination import Destination
 
-    store, wakeup = store_at(existing(given.source) or "")
+    # What the file refuses must be on the disk before the destination opens.
+    url = (existing(given.source) or "").replace("durability=normal", "durability=full")
+    store, wakeup = store_at(url)
     try:
         destination = Destination(given.destination)
         try:
@@ -137,12 +139,14 @@ def _moved(move: Move, source: Store, destination: Destination, wait_s: float) -
     return 0
 
 
-def _compared(source: Store, destination: Destination) -> list[Sequence[Balance]]:
+def _compared(source: Store, destination: Destination) -> list[list[Balance]]:
     """Return the audits of both sides, which are equal."""
     from mltrigger.reports.audit import balances
 
-    with source.snapshot() as before, destination.snapshot() as after:
-        found = [balances(before), balances(after)]
+    found = []
+    for side in (source, destination):  # one after the other: a server ends idle transactions
+        with side.snapshot() as reader:
+            found.append(balances(reader))
     differing = [b.subscription for b, a in zip(*found, strict=True) if a != b]
     if differing:
         raise StoreError(

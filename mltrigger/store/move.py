@@ -7,6 +7,7 @@ on after a crash at any point. At no time do both sides take work.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -42,6 +43,10 @@ _KEYS = {
 _TOO_LONG = "SELECT count(*) FROM {table} WHERE length(CAST({column} AS BLOB)) > :most"
 _KEY = """
 SELECT name FROM pragma_table_info(:table) WHERE pk > 0 ORDER BY pk
+"""
+_UNIQUE = """
+SELECT i.name FROM pragma_index_list(:table) l, pragma_index_info(l.name) i
+WHERE l."unique" = 1 ORDER BY l.seq, i.seqno
 """
 _LIVE = """
 SELECT l.worker_id, w.place, count(*), max(l.until_us)
@@ -105,7 +110,6 @@ class Move:
         self._source, self._destination, self._sleep = source, destination, sleep
         self._clock = clock or SystemClock()
         source.timekeeper(self._clock).follow(source)
-        self._living = Living(source.location)
 
     # -- before ------------------------------------------------------------------------------------
 
@@ -134,7 +138,8 @@ class Move:
     def live(self) -> dict[int, int]:
         """Return how many leases each worker still holds. Those of dead workers do not count."""
         held = self._source.read(_LIVE, {"now": self._clock.now_us()})
-        dead = self._living.gone({w for w, place, *_ in held if place == self._living.place})
+        with contextlib.closing(Living(self._source.location)) as living:
+            dead = living.gone({w for w, place, *_ in held if place and place == living.place})
         return {worker: n for worker, _, n, _ in held if worker not in dead}
 
     def read_all(self, say: Say) -> tuple[int, int]:
@@ -298,8 +303,9 @@ class Move:
 
     def _key(self, table: str) -> list[str]:
         """Return the columns that number the rows of *table*."""
-        found = [name for (name,) in self._source.read(_KEY, {"table": table})]
-        return found or ["subscription_id", "seq", "attempt"]
+        of = {"table": table}
+        found = self._source.read(_KEY, of) or self._source.read(_UNIQUE, of)
+        return [name for (name,) in found]
 
     def _count(self, table: str) -> int:
         ((n,),) = self._source.read(f"SELECT count(*) FROM {table}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import struct
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from psycopg import sql
 
 from mltrigger.errors import StoreError
 from mltrigger.store import tables
+from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import TextKey
 from mltrigger.store.postgresql import schema
 from mltrigger.store.postgresql.place import SCHEMA, parts_of
@@ -25,6 +27,7 @@ from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import SessionDriver
 from mltrigger.store.postgresql.trouble import said
 from mltrigger.store.transaction import Row
+from mltrigger.text import redacted, short
 
 _ALONE = "SELECT pg_try_advisory_lock(hashtextextended('mltrigger move ' || %s, 0))"
 _WRITERS = f"SELECT pg_advisory_xact_lock(({schema.WRITERS_KEY}))"
@@ -196,7 +199,10 @@ class Destination:
         with psycopg.Cursor(self._session) as cursor, cursor.copy(head) as copy:
             copy.set_types(types)
             for row in given:
-                copy.write_row(row)
+                try:
+                    copy.write_row(row)
+                except (*ERRORS, struct.error, psycopg.DataError) as error:
+                    raise damaged(table, short(row[:3]), error) from error
 
     def tidy(self) -> None:
         """Let the server count what it has got: it plans by that."""
@@ -254,7 +260,7 @@ class Destination:
         try:
             yield
         except psycopg.Error as error:
-            raise StoreError(f"store {self.description}: {said(error)}") from error
+            raise StoreError(f"store {self.description}: {redacted(said(error))}") from error
 
 
 def names() -> list[str]:

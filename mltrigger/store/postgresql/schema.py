@@ -41,7 +41,9 @@ LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 """Keeps a second process from making or changing the schema."""
 WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 """The number of the lock that every writer holds."""
-_ENCODING = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+_ENCODING = (
+    "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+)
 _FOUND = """
 SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = %(schema)s),
   to_regclass(format('%%I.schema_version', %(schema)s::text))::text,
@@ -179,7 +181,9 @@ def table_names() -> list[str]:
 def columns(table: str) -> dict[str, str]:
     """Return the type of each column of *table*."""
     for statement in statements():
-        if (made := re.match(rf"\s*CREATE TABLE {table} \((.*)\)", statement, re.DOTALL)) is not None:
+        if (
+            made := re.match(rf"\s*CREATE TABLE {table} \((.*)\)", statement, re.DOTALL)
+        ) is not None:
             found = re.findall(r"^\s*(\w+) (bigint|bytea|double precision|text)\b", made[1], re.M)
             return dict(found)
     raise KeyError(table)
