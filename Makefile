@@ -13,9 +13,9 @@ JOBS   ?= 5
 # tests start hundreds of processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q
 TESTS  := $(PYTEST) -n $(JOBS) --dist loadgroup
-# The notebooks: their outputs are compared with the saved ones.
-CELLS  := $(PYTEST) -n 2 --dist loadfile -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 \
-	--nbval-sanitize-with tests/helpers/nbval-sanitize.cfg notebooks
+# The notebooks run beside the tests: their outputs are compared with the saved ones.
+CELLS  := -p nbval --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/helpers/nbval-sanitize.cfg \
+	tests notebooks
 # Debian's packages of the programs that tests drive; CONTRIBUTING.md has the line.
 DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-dev mosquitto nodejs r-base-core r-cran-httr rabbitmq-server redis-server
 # The wall clock of `make test-later`: 400 days ahead, in a zone with an odd offset and summer time.
@@ -41,12 +41,10 @@ demo: $(VENV)/.installed-demo            ## the main job: scanned pages through 
 	$(BIN)/mltrigger demo
 
 test: $(VENV)/.installed-test            ## unit, contract and notebook tests
-	$(TESTS)
-	$(CELLS)
+	$(TESTS) $(CELLS)
 
 test-all: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## all of them: what is missing is installed, or fails
-	$(TESTS) --all
-	$(CELLS)
+	$(TESTS) --all $(CELLS)
 
 coverage: programs $(VENV)/.installed-test $(VENV)/.installed-browser $(VENV)/.installed-frameworks            ## the share of the lines and branches that all tests run; takes longer
 	$(TESTS) --all --cov --cov-report=

@@ -25,6 +25,7 @@ from benchmarks import (
     rollouts,
     start,
     tables,
+    telemetry,
     throughput,
     where,
 )
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "start": start.run,
     "tables": tables.run,
     "rollouts": rollouts.run,
+    "telemetry": telemetry.run,
     "api": api.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

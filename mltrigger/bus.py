@@ -16,6 +16,7 @@ from mltrigger.delivery.direct import Direct
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
 from mltrigger.delivery.listener import DRAIN_S
+from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
@@ -81,8 +82,8 @@ class EventBus(Publisher):
             lambda topic: self._engine.feeders.status(topic),
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
-        self._living = Living(parts.store.location)
-        self._lineage = Lineage(self.broker, self.registry, self.log, clock)
+        self._living, self.observed = Living(parts.store.location), Observed()
+        self._lineage = Lineage(self.broker, self.registry, self.log, clock, self.observed)
         local = self._local(parts, clock)
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
         lanes = LaneStore(parts.store, clock, parts.wakeup, local)
@@ -102,6 +103,7 @@ class EventBus(Publisher):
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
+            observed=self.observed,
             feed=self._feed(),
             sender=outlets.sender,
             join=lambda: registry.join(self._living.hold),
@@ -187,7 +189,7 @@ class EventBus(Publisher):
 
     def _feed(self) -> Feed:
         return Feed(
-            self.broker.publish,
+            functools.partial(self.observed.send, self.broker.publish),
             self.log.announced,
             self.log.subjects,
             self._notes,

@@ -37,8 +37,8 @@ def connect(url: str | None = None, *, clock: Clock | None = None, **aws: Any) -
         ``memory://``: in this process, forgotten at its end. ``sqlite:///file.db``: a file for any
         number of processes on this machine. Four slashes begin an absolute path.
         ``?durability=normal`` trades the last instant before a power cut for speed.
-        ``postgresql://team@db/ml``: a schema of a PostgreSQL database, for any number of machines. The
-        rest of the URL is libpq's. ``?schema=name`` names another schema than
+        ``postgresql://team@db/ml``: a schema of a PostgreSQL database, for any number of machines.
+        The rest of the URL is libpq's. ``?schema=name`` names another schema than
         ``mltrigger_bus``.
         ``aws://eu-west-1/prefix``: SNS and SQS of that region. The names of topics and queues begin
         with the prefix. Default: ``$MLTRIGGER_URL``, else ``sqlite:///mltrigger.db`` in the working

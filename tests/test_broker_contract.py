@@ -119,9 +119,7 @@ class Side:
         )  # type: ignore[return-value]
 
 
-def _sql(
-    store: Store, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]
-) -> Side:
+def _sql(store: Store, clock: SimulatedClock, wakeup: Wakeup, another: Callable[[], Side]) -> Side:
     registry = Registry(store, clock)
     worker_id = registry.join()
 

@@ -9,9 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
@@ -19,6 +19,7 @@ from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.compare import add_commands as add_compare_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
+from mltrigger.cli.metrics import add_commands as add_metrics_commands
 from mltrigger.cli.move import add_commands as add_move_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
 from mltrigger.cli.postgres import add_commands as add_postgres_commands
@@ -28,6 +29,9 @@ from mltrigger.cli.table import add_commands as add_table_commands
 from mltrigger.cli.versions import add_commands as add_version_commands
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.text import one_line, redacted
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
 
 TUTORIAL_FOLDER = "mltrigger-tutorial"
 
@@ -124,6 +128,7 @@ def worker(given: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
     bus = connect(existing(given.url))
+    send_rest = _observed(bus) if given.otel else None
     for name in given.subscription or ():
         bus.spec(name)  # refuse a wrong name now
     work = Worker(bus, given.subscription or (), _say, stopping)
@@ -132,8 +137,20 @@ def worker(given: argparse.Namespace) -> int:
     _say("draining")
     drain_s = DRAIN_S if given.drain_s is None else given.drain_s
     bus.close(drain_s, polls_s=drain_s)
+    if send_rest is not None:
+        send_rest()
     _say("done")
     return 0
+
+
+def _observed(bus: EventBus) -> Callable[[], None]:
+    """Send spans and metrics of *bus*. Return how to send the rest at the end."""
+    from mltrigger.telemetry.instrumenting import instrument
+    from mltrigger.telemetry.sending import start
+
+    send_rest = start()
+    instrument(bus)
+    return send_rest
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -218,6 +235,7 @@ def _parser() -> Parser:
     add_move_commands(commands)
     add_postgres_commands(commands)
     add_serve_commands(commands)
+    add_metrics_commands(commands)
     add_commands(commands, aws)
     return parser
 
@@ -273,6 +291,9 @@ def _add_worker(commands: Any) -> None:
     added.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
     added.add_argument(
         "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
+    )
+    added.add_argument(
+        "--otel", action="store_true", help="send spans and metrics by OTLP (variables: OTEL_…)"
     )
     added.set_defaults(run=worker)
 

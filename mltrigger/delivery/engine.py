@@ -20,6 +20,7 @@ from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper, beside, quietly
 from mltrigger.delivery.lanes import Lanes
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
@@ -68,6 +69,8 @@ class Engine:
         Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
         Counts the descendants of events.
+    observed : Observed
+        Tells an observer of each step.
     feed : Feed
         The way of sources into the bus.
     sender : callable
@@ -96,6 +99,7 @@ class Engine:
         clock: Clock,
         tidy: Callable[[], object],
         descent: Descent,
+        observed: Observed,
         feed: Feed,
         sender: Callable[[str | None], SubscriptionSpec | None],
         join: Callable[[], int],
@@ -118,6 +122,7 @@ class Engine:
             outside=outside,
             log=log,
             descent=descent,
+            observed=observed,
         )
         chores = [
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),

@@ -80,7 +80,9 @@ AFTER = """
 i.lot_id >= coalesce((SELECT max(id) FROM lot WHERE id <= :row), 0) AND i.id > :row
 """
 """The attempts of :data:`BY_LOTS` after a row."""
-NEWEST = "SELECT coalesce(max(id + n), 1) - 1 FROM (\n  SELECT id, n FROM lot ORDER BY id DESC LIMIT 1) AS last"
+NEWEST = """
+SELECT coalesce(max(id + n), 1) - 1 FROM (SELECT id, n FROM lot ORDER BY id DESC LIMIT 1) AS last
+"""
 """The row of the newest attempt, 0 if there is none."""
 
 _EARLIER_US = 5_000_000

@@ -60,7 +60,7 @@ WHERE id = :s AND bound = 0
   AND (SELECT bound FROM subscription p WHERE p.id = subscription.parent_id) = 1
 """
 _FROM_NOW = """
-UPDATE cursor SET next_seq = (SELECT coalesce(max(seq), 0) + 1 FROM event)
+UPDATE cursor SET next_seq = 1 + (SELECT coalesce(max(seq), 0) FROM event)
 WHERE subscription_id = :s
 """
 

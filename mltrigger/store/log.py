@@ -24,6 +24,7 @@ from mltrigger.store.attempts import (
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.effects import Effects
+from mltrigger.store.figures import FigureReader
 from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
 from mltrigger.store.keys import time_of
@@ -158,6 +159,7 @@ class Log:
         self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
         self.effects, self.labels = Effects(store, clock), Labels(store, clock)
+        self.figures = FigureReader(store, clock)
 
     @property
     def home(self) -> str:

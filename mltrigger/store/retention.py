@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from mltrigger.clock import Clock
@@ -19,10 +19,8 @@ from mltrigger.store import labels, limits
 from mltrigger.store.transaction import Store, Transaction
 from mltrigger.text import card_of
 
-_FEWEST, _MOST = 10, 2_000
-"""The events, or lots, of one transaction."""
-_HOLD_S = 0.002
-"""About how long one transaction holds the write lock."""
+_FIRST_PER_S, _MOST_PER_S = 5_000, 1_000_000
+"""The events, or lots, of one transaction, by how long it may hold the write lock."""
 
 # Cursors hold the events of their topic that are still before them. Those of lanes hold no more
 # than their limit allows.
@@ -87,8 +85,9 @@ _OF_LANES = """
 DELETE FROM ready WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id IS NOT NULL)
   AND seq BETWEEN :low AND :high
 """
-_OF_EVENTS = ("repeat", "event")
-_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "detail", "effect")
+_OF_SUBSCRIPTIONS = ("resent", "dead_letter", "effect")
+_MOST_HELD = 0.25
+"""If more events of a part of the log are held, the others are deleted one by one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -145,6 +144,13 @@ def prune(store: Store, clock: Clock, retention: Retention) -> Pruned:
         floors = json.dumps([*limits.floors(reader, clock.now_us()).items()])
     events = invocations = after = 0
     steps = _Steps(store)
+    for low, high in store.spans("event", last):
+        try:
+            with store.transaction() as transaction:
+                deleted, ended = _delete_span(transaction, low, high, floors)
+            events, invocations = events + deleted, invocations + ended
+        except _InTheWay:
+            after = high  # the next time finds it
     # A search for the next event, without the write lock: a stopped subscription may hold many.
     while found := store.read(_NEXT, {"after": after, "last": last, "floors": floors}):
         ((low,),) = found
@@ -180,6 +186,10 @@ def surplus(store: Store, retention: Retention, now_us: int) -> int:
     return int(min(last, newest - 1))
 
 
+class _InTheWay(Exception):  # a signal
+    """A reader has a part of the log open."""
+
+
 class _Steps:
     """Transactions that leave others room to write: short ones, with a pause after each.
 
@@ -192,7 +202,7 @@ class _Steps:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store, self.n = store, _FEWEST
+        self._store, self.n = store, int(store.hold_s * _FIRST_PER_S)
 
     @contextlib.contextmanager
     def next(self) -> Iterator[Transaction]:
@@ -202,7 +212,8 @@ class _Steps:
             yield transaction
             ended_s = time.monotonic()
         held_s = max(ended_s - began_s, 1e-6)  # not all clocks have such small steps
-        self.n = min(max(int(self.n * min(_HOLD_S / held_s, 2)), _FEWEST), _MOST)
+        least, most = (int(self._store.hold_s * each) for each in (_FIRST_PER_S, _MOST_PER_S))
+        self.n = min(max(int(self.n * min(self._store.hold_s / held_s, 2)), least), most)
         time.sleep(max(0.0, ended_s + held_s / 2 - time.monotonic()))  # the sync is part of it
 
 
@@ -214,24 +225,57 @@ def _delete(
     if high is None:  # another process was faster
         return low, 0, 0
     of = {"low": low, "high": high}
-    rows = transaction.query(_HELD, {**of, "floors": floors})
-    held = ", ".join(str(seq) for (seq,) in rows)
-    free = f" AND seq NOT IN ({held})" if held else ""
+    free = _free(_held(transaction, low, high, floors))
     ended = transaction.execute(f"DELETE FROM outcome WHERE {_IN_STEP}{free}", of)
+    transaction.execute(f"DELETE FROM detail WHERE {_IN_STEP}{free}", of)
+    _delete_beside(transaction, low, high, free)
+    deleted = transaction.execute(f"DELETE FROM event WHERE seq BETWEEN :low AND :high{free}", of)
+    return high, deleted, ended
+
+
+def _delete_span(transaction: Transaction, low: int, high: int, floors: str) -> tuple[int, int]:
+    """Delete the events from *low* to *high*, all of a part of the log. Return the numbers deleted.
+
+    Raises
+    ------
+    _InTheWay
+        When a reader has the part open. The caller rolls back.
+    """
+    held = _held(transaction, low, high, floors)
+    if len(held) > (high - low) * _MOST_HELD:
+        return 0, 0
+    _delete_beside(transaction, low, high, _free(held))  # labels go by the ids of the events
+    gone = transaction.store.shed(transaction, "event", (low, high), held)
+    if not gone["event"]:
+        raise _InTheWay
+    return gone["event"], gone["outcome"]
+
+
+def _held(transaction: Transaction, low: int, high: int, floors: str) -> list[int]:
+    rows = transaction.query(_HELD, {"low": low, "high": high, "floors": floors})
+    return [int(seq) for (seq,) in rows]
+
+
+def _free(held: Sequence[int]) -> str:
+    return f" AND seq NOT IN ({', '.join(map(str, held))})" if held else ""
+
+
+def _delete_beside(transaction: Transaction, low: int, high: int, free: str) -> None:
+    """Delete the rows about events, but for the events themselves and their attempts."""
+    of = {"low": low, "high": high}
     transaction.execute(f"{_OF_LANES}{free}", of)
     for table in _OF_SUBSCRIPTIONS:
         transaction.execute(f"DELETE FROM {table} WHERE {_IN_STEP}{free}", of)
     labels.forget(transaction, low, high, free)
-    for table in _OF_EVENTS:  # events come last: their number counts
-        deleted = transaction.execute(
-            f"DELETE FROM {table} WHERE seq BETWEEN :low AND :high{free}", of
-        )
-    return high, deleted, ended
+    transaction.execute(f"DELETE FROM repeat WHERE seq BETWEEN :low AND :high{free}", of)
 
 
 def _delete_lots(store: Store, last: int) -> None:
     """Delete the lots of deleted events. The newest lot stays: it carries the numbers."""
     after, steps = 0, _Steps(store)
+    for span in store.spans("lot", last):
+        with store.transaction() as transaction:
+            store.shed(transaction, "lot", span, [])
     while rows := store.read(_EMPTY, {"after": after, "last": last, "n": steps.n}):
         after = rows[-1][0]
         among = ", ".join(str(number) for (number,) in rows)

@@ -159,6 +159,8 @@ class Store(Protocol):
     topics: Topics
     by_columns: bool
     """Whether very many attempts are read by columns, in long texts."""
+    hold_s: float
+    """About how long a transaction of the retention holds the write lock."""
 
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
         """Begin a transaction that may write.
@@ -203,6 +205,20 @@ class Store(Protocol):
 
     def copy(self, to: Callable[[sqlite3.Connection], None]) -> None:
         """Call *to* with a connection for copying the whole database as of one moment."""
+
+    def spans(self, table: str, last: int) -> list[tuple[int, int]]:
+        """Return the numbers of parts of the log that can be emptied as a whole, oldest first.
+
+        Of events: those up to number *last*. Of lots: those of events up to *last*.
+        """
+
+    def shed(
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
+    ) -> dict[str, int]:
+        """Empty one of the :meth:`spans`, but for the events *kept*.
+
+        Return the number of rows that are gone, by table: none if a reader is in the way.
+        """
 
     def tidy(self) -> None:
         """Give free space back, by and by, after a deletion. Returns at once."""

@@ -6,15 +6,12 @@ from typing import Any
 
 import hypothesis
 import pytest
-import schemathesis
 from http_client import Caller
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-)
 from slow import examples
 
 import mltrigger as mt
+
+pytestmark = pytest.mark.xdist_group("schemathesis")  # one process imports it
 
 OPERATIONS = [
     "publish",
@@ -70,6 +67,12 @@ def test_every_operation_is_fuzzed(api: Caller, served_bus: mt.EventBus) -> None
 def test_no_request_ends_in_a_500(
     operation: str, api: Caller, server: mt.Server, served_bus: mt.EventBus
 ) -> None:
+    import schemathesis
+    from schemathesis.specs.openapi.checks import (
+        content_type_conformance,
+        response_schema_conformance,
+    )
+
     schema = schemathesis.openapi.from_dict(document(api, served_bus))
     described = schema.find_operation_by_id(operation)
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from http_client import Caller
-from sklearn.linear_model import LogisticRegression
 
 import mltrigger as mt
 
@@ -55,6 +54,8 @@ def given(name: str, values: np.ndarray, datatype: str, **more: Any) -> triton.I
 def test_triton_client_at_its_defaults_gets_a_batch(
     plain_bus: mt.EventBus, client: Any, bearer: dict[str, str]
 ) -> None:
+    from sklearn.linear_model import LogisticRegression
+
     rows = np.random.default_rng(0).normal(size=(64, 4))
     fitted = LogisticRegression().fit(rows, rows[:, 0] > 0)
     plain_bus.register(mt.model("iris", version="1.0.0")(fitted))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from cfnlint.api import ManualArgs, lint
 from emulators import ACCOUNT, REGION, Emulator, moto_server
 from shared import wait_until
 
@@ -487,6 +486,8 @@ def queue_names(document: Mapping[str, Any], **given: str) -> set[str]:
 
 
 def findings(document: Mapping[str, Any]) -> list[str]:
+    from cfnlint.api import ManualArgs, lint
+
     return [
         str(found)
         for found in lint(

@@ -37,6 +37,8 @@ WAYS = {
 }
 """How the pixels lie for each orientation of EXIF, when the page itself is upright."""
 
+pytestmark = pytest.mark.xdist_group("demo")  # one process loads the weights
+
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()

@@ -22,6 +22,8 @@ from mltrigger.testing import SimulatedClock
 
 FEW = 10_000
 """A limit up to this one is read row by row."""
+BY_COLUMNS = pytest.mark.parametrize("url", ["memory", "sqlite"], indirect=True)
+"""The stores that hand over very many attempts by columns."""
 
 
 @pytest.fixture(params=["python", pytest.param("pyarrow", marks=pytest.mark.needs("pyarrow"))])
@@ -74,6 +76,7 @@ def test_columns_and_rows_make_the_same_frame(lived: mt.EventBus) -> None:
 
 
 @pytest.mark.usefixtures("strings")
+@BY_COLUMNS
 def test_columns_and_rows_make_the_same_results(
     lived: mt.EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +92,7 @@ def test_columns_and_rows_make_the_same_results(
 
 
 @pytest.mark.usefixtures("strings")
+@BY_COLUMNS
 def test_more_results_than_are_read_by_rows_are_the_newest_ones(
     bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +113,7 @@ def test_more_results_than_are_read_by_rows_are_the_newest_ones(
     assert len(sub.results(limit=100)) == 10
 
 
+@BY_COLUMNS
 def test_a_subject_with_any_sign_is_read(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
     by_rows, found = bus.log.invocations, []
     sub = bus.subscribe("texts", lambda event: event, name="texts")
@@ -189,6 +194,7 @@ def test_pruning_leaves_nothing_of_old_attempts_but_the_newest_lot(tmp_path: Pat
     assert counts == [1, 0, 0, 1]
 
 
+@BY_COLUMNS  # elsewhere parts of the log leave at once
 def test_pruning_leaves_others_time_to_write(bus: mt.EventBus) -> None:
     held: list[tuple[float, float]] = []
 

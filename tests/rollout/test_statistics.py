@@ -8,12 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+import scipy  # it imports its parts when a test first asks for one
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special as scipy_special
-from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from mltrigger.rollout.statistics import exact, resampling, sizes, special
 
@@ -24,7 +21,7 @@ counts = st.integers(1, 5_000).flatmap(lambda n: st.tuples(st.integers(0, n), st
 def test_the_incomplete_beta_function_is_that_of_scipy(x: float, a: float, b: float) -> None:
     found = special.log_incomplete_beta(x, a, b)
 
-    expected = scipy_special.betainc(a, b, x)
+    expected = scipy.special.betainc(a, b, x)
     if expected > 1e-290:
         assert found == pytest.approx(math.log(expected), rel=1e-7, abs=1e-7)
     else:
@@ -34,7 +31,7 @@ def test_the_incomplete_beta_function_is_that_of_scipy(x: float, a: float, b: fl
 @given(counts, st.sampled_from([0.8, 0.95, 0.99]))
 def test_intervals_are_those_of_scipy(count: tuple[int, int], confidence: float) -> None:
     k, n = count
-    expected = stats.binomtest(k, n).proportion_ci(confidence, "exact")
+    expected = scipy.stats.binomtest(k, n).proportion_ci(confidence, "exact")
 
     assert exact.interval(k, n, confidence) == pytest.approx(expected, abs=1e-9)
 
@@ -42,8 +39,8 @@ def test_intervals_are_those_of_scipy(count: tuple[int, int], confidence: float)
 @given(counts)
 def test_one_sided_bounds_are_those_of_scipy(count: tuple[int, int]) -> None:
     k, n = count
-    low = stats.binomtest(k, n, alternative="greater").proportion_ci(0.95, "exact").low
-    high = stats.binomtest(k, n, alternative="less").proportion_ci(0.95, "exact").high
+    low = scipy.stats.binomtest(k, n, alternative="greater").proportion_ci(0.95, "exact").low
+    high = scipy.stats.binomtest(k, n, alternative="less").proportion_ci(0.95, "exact").high
 
     assert (exact.lower(k, n), exact.upper(k, n)) == pytest.approx((low, high), abs=1e-9)
 
@@ -60,20 +57,24 @@ def test_so_many_events_show_an_agreement_of_099(n: int, against: int) -> None:
 
 @given(st.integers(0, 300), st.integers(0, 300))
 def test_mcnemar_is_that_of_statsmodels(b: int, c: int) -> None:
-    expected = statsmodels_mcnemar([[5, b], [c, 5]], exact=True).pvalue
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    expected = mcnemar([[5, b], [c, 5]], exact=True).pvalue
 
     assert exact.mcnemar(b, c) == pytest.approx(expected if b + c else 1.0)
 
 
 @given(st.integers(0, 300), st.integers(1, 300))
 def test_one_sided_mcnemar_is_the_binomial_test(b: int, c: int) -> None:
-    expected = stats.binomtest(b, b + c, 0.5, alternative="greater").pvalue
+    expected = scipy.stats.binomtest(b, b + c, 0.5, alternative="greater").pvalue
 
     assert exact.mcnemar_more(b, c) == pytest.approx(expected)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_holm_is_that_of_statsmodels(p_values: list[float]) -> None:
+    from statsmodels.stats.multitest import multipletests
+
     assert exact.holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
 
 
@@ -103,7 +104,7 @@ def normal(n: int, mean: float) -> np.ndarray:
 
 def test_the_sign_flip_test_is_that_of_scipy() -> None:
     differences = normal(60, 0.25)
-    expected = stats.permutation_test(
+    expected = scipy.stats.permutation_test(
         (differences, np.zeros(60)),
         lambda x, y, axis: np.mean(x - y, axis=axis),
         permutation_type="samples",
@@ -116,7 +117,7 @@ def test_the_sign_flip_test_is_that_of_scipy() -> None:
 
 def test_the_bootstrap_interval_is_that_of_scipy() -> None:
     differences = normal(200, 0.25)
-    expected = stats.bootstrap(
+    expected = scipy.stats.bootstrap(
         (differences,), np.mean, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
 
@@ -133,7 +134,9 @@ def test_many_differences_give_the_interval_of_the_normal_distribution(n: int) -
     assert low == pytest.approx(differences.mean() - half, abs=0.1 * half)
     assert high == pytest.approx(differences.mean() + half, abs=0.1 * half)
     z = differences.mean() / differences.std() * math.sqrt(n)
-    assert resampling.sign_flips(differences) == pytest.approx(2 * stats.norm.sf(abs(z)), abs=0.01)
+    assert resampling.sign_flips(differences) == pytest.approx(
+        2 * scipy.stats.norm.sf(abs(z)), abs=0.01
+    )
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import integrate, special, stats
 
 from mltrigger.rollout.statistics import always, exact
 from mltrigger.rollout.statistics.always import Stream
@@ -60,8 +60,8 @@ def test_the_e_value_of_one_direction_is_valid_too(direction: str) -> None:
 
 @given(st.integers(0, 60), st.integers(0, 60))
 def test_the_e_value_of_discordant_pairs_is_its_integral(b: int, c: int) -> None:
-    both = special.beta(b + 1, c + 1) * 2.0 ** (b + c)
-    more = 2 * integrate.quad(lambda p: p**b * (1 - p) ** c, 0.5, 1)[0] * 2.0 ** (b + c)
+    both = scipy.special.beta(b + 1, c + 1) * 2.0 ** (b + c)
+    more = 2 * scipy.integrate.quad(lambda p: p**b * (1 - p) ** c, 0.5, 1)[0] * 2.0 ** (b + c)
 
     assert always.discordant(b, c) == pytest.approx(both)
     assert always.discordant(b, c, "more") == pytest.approx(more, rel=1e-5)
@@ -200,9 +200,9 @@ def test_a_candidate_that_fails_five_times_as_often_is_found() -> None:
 def test_the_evidence_of_one_block_is_a_ratio_of_hypergeometric_chances() -> None:
     found = Concurrent(1.5).update(6, 50, 9, 450)
 
-    null = stats.nchypergeom_fisher(500, 15, 50, 1.5)
+    null = scipy.stats.nchypergeom_fisher(500, 15, 50, 1.5)
     ratios = [
-        stats.nchypergeom_fisher(500, 15, 50, 1.5 * effect).pmf(6) / null.pmf(6)
+        scipy.stats.nchypergeom_fisher(500, 15, 50, 1.5 * effect).pmf(6) / null.pmf(6)
         for effect in always.EFFECTS
     ]
     assert found.e == pytest.approx(np.mean(ratios))

@@ -27,6 +27,8 @@ from mltrigger.event.making import restored
 from mltrigger.versions.running.invoke import Result
 from mltrigger.versions.running.thread import Invoker
 
+pytestmark = pytest.mark.xdist_group("frameworks")  # one process imports them
+
 
 @pytest.fixture
 def bus() -> Iterator[mt.EventBus]:

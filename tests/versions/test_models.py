@@ -31,7 +31,7 @@ from typing import (  # noqa: UP035
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse
+import scipy
 
 import mltrigger as mt
 from mltrigger import Event
@@ -1130,8 +1130,8 @@ def test_a_coroutine_as_an_answer_leaves_no_warning() -> None:
         (lambda: range(3), [0, 1, 2]),
         (lambda: collections.deque([1, 2]), [1, 2]),
         (lambda: array.array("d", [0.5]), [0.5]),
-        (lambda: sparse.csr_array([[0, 2.5]]), [[0.0, 2.5]]),
-        (lambda: {"row": sparse.csr_matrix([[1, 0]])}, {"row": [[1, 0]]}),
+        (lambda: scipy.sparse.csr_array([[0, 2.5]]), [[0.0, 2.5]]),
+        (lambda: {"row": scipy.sparse.csr_matrix([[1, 0]])}, {"row": [[1, 0]]}),
         (lambda: [Car("Volvo", 1987)], [{"make": "Volvo", "year": 1987}]),
         (
             lambda: pd.DataFrame({"make": ["Volvo"], "year": ["1987"]}).iloc[0],
@@ -1158,7 +1158,7 @@ def test_an_answer_that_says_what_is_in_it_is_kept_as_values(
         lambda: itertools.repeat("x" * 1_000_000),
         lambda: {"pages": (bytes(1_000_000) for _ in itertools.count())},
         lambda: range(10**12),
-        lambda: sparse.csr_array((10**6, 10**6)),
+        lambda: scipy.sparse.csr_array((10**6, 10**6)),
     ],
 )
 def test_an_answer_without_an_end_is_too_large(endless: Callable[[], Any]) -> None:
@@ -1269,7 +1269,9 @@ def test_an_array_of_records_gives_objects() -> None:
 
 def test_a_sparse_matrix_gives_its_rows() -> None:
     assert outputs(
-        invoker(lambda xs: sparse.eye_array(len(xs), format="csc"), batch=True).many(batch_of(1, 2))
+        invoker(lambda xs: scipy.sparse.eye_array(len(xs), format="csc"), batch=True).many(
+            batch_of(1, 2)
+        )
     ) == [[1.0, 0.0], [0.0, 1.0]]
 
 

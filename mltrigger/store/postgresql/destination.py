@@ -21,7 +21,7 @@ from mltrigger.errors import StoreError
 from mltrigger.store import tables
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import TextKey
-from mltrigger.store.postgresql import schema
+from mltrigger.store.postgresql import partitions, schema
 from mltrigger.store.postgresql.place import SCHEMA, parts_of
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import SessionDriver
@@ -44,6 +44,10 @@ SELECT greatest((SELECT published_us FROM event ORDER BY seq DESC LIMIT 1),
   (SELECT settled_us FROM lot ORDER BY id DESC LIMIT 1)),
   (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 """
+_SEQUENCES = (
+    "SELECT setval('event_seq', seq) FROM event ORDER BY seq DESC LIMIT 1",
+    "SELECT setval('lot_seq', id + n) FROM lot ORDER BY id DESC LIMIT 1",
+)
 _MAY = """
 SELECT has_database_privilege(current_database(), 'CREATE'),
   (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = %s)
@@ -84,6 +88,7 @@ class Destination:
 
     def __init__(self, url: str) -> None:
         conninfo, self.schema = parts_of(url)
+        self._made = set[tuple[str, int]]()
         self.description = "PostgreSQL"
         with self._said():
             sessions = Sessions(conninfo, self.schema)
@@ -180,6 +185,7 @@ class Destination:
         """Add *rows* to *table*, in one commit with the note of how far the move is *now*."""
         with self._said(), self._session.transaction():
             self._go_on(before, now)
+            self._make_room(table, columns, rows)
             self._copy(table, columns, rows)
 
     def _go_on(self, before: Reached, now: Reached) -> None:
@@ -188,6 +194,16 @@ class Destination:
                 f"another process has worked at the move to {self.shown}: call it again when that"
                 " one has ended"
             )
+
+    def _make_room(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
+        """Make the partitions that *rows* belong to."""
+        if (key := partitions.KEYS.get(table)) is None:
+            return
+        of, at = [table] if table == "lot" else [*partitions.OF_EVENTS], columns.index(key)
+        for number in sorted({row[at] // partitions.SIZE for row in rows}):
+            if (of[0], number) not in self._made:
+                self._session.execute("SELECT make_partition(%s::text[], %s)", [of, number])
+                self._made.add((of[0], number))
 
     def _copy(self, table: str, columns: Sequence[str], rows: Sequence[Row]) -> None:
         types = [schema.columns(table)[name] for name in columns]
@@ -224,6 +240,8 @@ class Destination:
                     f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id))"
                     f" FROM {table} HAVING max(id) > 0"
                 )
+            for numbers in _SEQUENCES:
+                self._session.execute(numbers)
             self._session.execute(_VERSION, [tables.VERSION, -tables.VERSION])
 
     def _keep_lead(self) -> None:

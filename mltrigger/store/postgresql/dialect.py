@@ -28,9 +28,16 @@ _FIXED = {
     ),
     "typeof(e.data) = 'blob'": "TRUE",
     "typeof(e.id) = 'blob'": "octet_length(e.id) = 16",
+    "SELECT coalesce(max(seq), 0) FROM event": "SELECT newest_event()",
+    "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1": (
+        "SELECT last_value FROM lot_seq WHERE is_called"
+    ),
+    "NOT IN ()": "<> ALL ('{}')",
+    "IN ()": "= ANY ('{}')",
     "INDEXED BY event_topic": "",
-    "CROSS JOIN": "JOIN",
 }
+_CROSS = re.compile(r"CROSS JOIN (\w+) (\w+)\s+ON ")
+_SIGNS = re.compile(r"[()]|\b(?:LEFT|CROSS|JOIN|WHERE|ORDER|GROUP|UNION|LIMIT)\b")
 _JSON_OF_PARAMETER = re.compile(r"json_each\((:[a-z_]+)\)")
 
 
@@ -50,7 +57,26 @@ def _worded(sql: str) -> str:
     for before, after in _FIXED.items():
         sql = sql.replace(before, after)
     sql = _JSON_OF_PARAMETER.sub(r"json_numbered(\1)", sql)
-    return _joined_texts(sql) if "group_concat(" in sql else sql
+    sql = _joined_texts(sql) if "group_concat(" in sql else sql
+    while (found := _CROSS.search(sql)) is not None:
+        sql = _one_after_the_other(sql, found)
+    return sql
+
+
+def _one_after_the_other(sql: str, found: re.Match[str]) -> str:
+    """Return *sql* with a join in that order. ``CROSS JOIN … ON`` of SQLite says so.
+
+    The planner cannot know how few rows a range of another row has. It would read all of both.
+    """
+    depth, end = 0, len(sql)
+    for sign in _SIGNS.finditer(sql, found.end()):
+        depth += (sign[0] == "(") - (sign[0] == ")")
+        if depth < 0 or (depth == 0 and sign[0] not in "()"):
+            end = sign.start()
+            break
+    table, name = found.groups()
+    inner = f"SELECT * FROM {table} {name} WHERE {sql[found.end() : end].strip()} OFFSET 0"
+    return f"{sql[: found.start()]}CROSS  JOIN LATERAL ({inner}) AS {name} {sql[end:]}"
 
 
 def _joined_texts(sql: str) -> str:
@@ -82,11 +108,11 @@ def _end_of(sql: str, begin: int) -> tuple[int, list[int]]:
     raise ValueError(f"a bracket is open: {sql}")
 
 
-# -- values ------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 
 class _TextDumper(StrDumper):
-    def dump(self, obj: str) -> Buffer:
+    def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
 
 
@@ -115,7 +141,7 @@ class _BoolDumper(Dumper):
 
 
 class _BinaryTextDumper(StrBinaryDumper):
-    def dump(self, obj: str) -> Buffer:
+    def dump(self, obj: str) -> Buffer | None:
         return super().dump(obj.replace("\0", _NUL) if "\0" in obj else obj)
 
 

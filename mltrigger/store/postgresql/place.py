@@ -27,7 +27,8 @@ def store_of(url: str) -> tuple[Store, Wakeup]:
         import psycopg
     except ImportError as error:
         raise StoreError(
-            f"a bus on PostgreSQL needs psycopg, which is not installed: {how_to_install('postgres')}"
+            "a bus on PostgreSQL needs psycopg, which is not installed:"
+            f" {how_to_install('postgres')}"
         ) from error
     from mltrigger.store.postgresql.store import PostgresStore
     from mltrigger.store.postgresql.wake import PostgresWakeup
@@ -45,13 +46,13 @@ _FORM = "write postgresql://user@host:5432/database, and leave the password to .
 def parts_of(url: str) -> tuple[str, str]:
     """Return what libpq gets of *url*, and the schema."""
     before, _, query = url.partition("?")
-    words = urllib.parse.parse_qsl(query, keep_blank_values=True)
-    schema = next((value for name, value in words if name == "schema"), SCHEMA)
+    words = [word.partition("=") for word in query.split("&") if word]
+    schema = next((urllib.parse.unquote(v) for name, _, v in words if name == "schema"), SCHEMA)
     if not _SCHEMA(schema):
         raise StoreError(
             f"{schema!r:.60} is no name of a schema: use small letters, digits and _, at most 63"
         )
-    rest = urllib.parse.urlencode([(n, v) for n, v in words if n != "schema"])
+    rest = "&".join("".join(word) for word in words if word[0] != "schema")
     return before + (f"?{rest}" if rest else ""), schema
 
 

@@ -137,11 +137,11 @@ class Sessions:
             with self._guard:
                 idle = self._idle.pop() if self._idle else None
             session = idle or self.open()
+            if session.closed:
+                continue
             try:
                 if begin:
                     session.execute(begin)
-                elif idle is not None and idle.closed:
-                    raise psycopg.OperationalError("the idle session is closed")
             except psycopg.OperationalError:
                 self._dropped(session)
                 if idle is None:

@@ -14,7 +14,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import psycopg
@@ -24,13 +24,14 @@ from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit
-from mltrigger.store.postgresql import schema
+from mltrigger.store.postgresql import partitions, schema
 from mltrigger.store.postgresql.flush import Flush, Lost
-from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
+from mltrigger.store.postgresql.partitions import Partitions
 from mltrigger.store.postgresql.place import SCHEMA
+from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
-from mltrigger.store.postgresql.trouble import is_away, said
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
+from mltrigger.store.postgresql.trouble import is_away, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
@@ -67,7 +68,8 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     visible_first = False  # a crash of the server undoes what a listener would have begun with
-    location, by_columns = None, False
+    location: str | None = None
+    by_columns, hold_s = False, 0.05
 
     def __init__(
         self,
@@ -87,9 +89,11 @@ class PostgresStore(Combined):
 
     def _fresh(self) -> None:
         """Begin without sessions: for the first time, or in a forked child."""
-        self._pid, self._lock, self._writer = os.getpid(), threading.Lock(), None
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._writer: Session | None = None
         self._token, self._number = str(uuid.uuid4()), 0
         self._current: PostgresTransaction | None = None
+        self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
     def _prepare(self) -> None:
@@ -165,6 +169,19 @@ class PostgresStore(Combined):
             f"{self.sessions.schema} for a backup, and pg_restore to read it"
         )
 
+    def spans(self, table: str, last: int) -> list[tuple[int, int]]:
+        """Return the old partitions, see :class:`~mltrigger.store.transaction.Store`."""
+        old = partitions.old_lots if table == "lot" else partitions.old_events
+        with self.sessions.reading() as session:
+            return old(session, last)
+
+    def shed(
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
+    ) -> dict[str, int]:
+        """Drop a partition, see :class:`~mltrigger.store.transaction.Store`."""
+        assert self._writer is not None  # noqa: S101 - within a transaction
+        return partitions.shed(self._writer, table, *span, kept)
+
     def tidy(self) -> None:
         """Do nothing: the server gives space back itself."""
 
@@ -199,7 +216,7 @@ class PostgresStore(Combined):
 
     def _transaction(self) -> Transaction:
         assert self._writer is not None  # noqa: S101 - it has begun
-        self._current = PostgresTransaction(self, self._writer)
+        self._current = PostgresTransaction(self, self._writer, self._partitions)
         return self._current
 
     @contextlib.contextmanager
@@ -272,6 +289,7 @@ class PostgresStore(Combined):
         return found is not None
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
+        self._partitions = Partitions()  # those that were made are gone
         writer = self._writer
         status = TransactionStatus.UNKNOWN if writer is None else writer.info.transaction_status
         if status is TransactionStatus.IDLE and commit.is_asked and not commit.number:
@@ -315,7 +333,7 @@ class PostgresStore(Combined):
                 left_s = min(until_s, self._give_up_s) - time.monotonic()
                 if not is_away(error) or left_s <= 0:
                     raise
-                self._sleep(min(left_s, random.uniform(0, pause_s)))  # noqa: S311 - no secret
+                self._sleep(min(left_s, random.uniform(0, pause_s)))
                 pause_s = min(2 * pause_s, _LONGEST_S)
             else:
                 return

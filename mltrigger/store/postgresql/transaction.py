@@ -11,6 +11,7 @@ import psycopg
 
 from mltrigger.store.keys import TextKey
 from mltrigger.store.postgresql.dialect import by_position, translated
+from mltrigger.store.postgresql.partitions import SIZE, Partitions
 from mltrigger.store.postgresql.schema import columns
 from mltrigger.store.postgresql.sessions import Session
 from mltrigger.store.transaction import Row, Transaction
@@ -51,11 +52,11 @@ class _Insert(NamedTuple):
 class PostgresTransaction(Transaction):
     """A transaction of a session."""
 
-    __slots__ = ("_pending", "_session")
+    __slots__ = ("_partitions", "_pending", "_session")
 
-    def __init__(self, store: Any, session: Session) -> None:
+    def __init__(self, store: Any, session: Session, partitions: Partitions) -> None:
         super().__init__(store, SessionDriver(session))
-        self._session = session
+        self._session, self._partitions = session, partitions
         self._pending: list[str] = []
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
@@ -71,6 +72,8 @@ class PostgresTransaction(Transaction):
     def put(self, sql: str, rows: Sequence[Row]) -> None:
         """Keep the statements for a few *rows* until the next one, see :class:`Transaction`."""
         parts = _insert_of(sql)
+        if parts is not None and parts.table == "lot":
+            self._count_on("lot", rows[0][0], rows[-1][0], rows[-1][0] + rows[-1][1])
         if len(rows) >= _FEW:
             self.execute_many(sql, rows)
         elif rows:
@@ -79,6 +82,25 @@ class PostgresTransaction(Transaction):
                 self._pending += [cursor.mogrify(by_position(sql), row) for row in rows]
             else:
                 self._pending.append(cursor.mogrify(*_values(parts, rows)))
+
+    def _news(self, rows: Sequence[Row]) -> Sequence[Row]:
+        """Return the rows of events whose ids are in no other partition. Make room for them."""
+        first, last = rows[0][0], rows[-1][0]
+        self._count_on("event", first, last, last)
+        keys = [(_bytes(row[2]), row[3], row[1]) for row in rows]
+        known = self._partitions.known(self._session, (first, last), keys)
+        if not known and first // SIZE == last // SIZE:
+            return rows
+        news = []
+        for row, key in zip(rows, keys, strict=True):
+            if key not in known:
+                known.add(key)  # two partitions do not see that they have the same one
+                news.append(row)
+        return news
+
+    def _count_on(self, table: str, first: int, last: int, newest: int) -> None:
+        self._partitions.ensure(self._session, table, first, last)
+        self._pending.append(f"SELECT setval('{table}_seq', {newest})")
 
     def pending(self) -> str:
         """Return the statements that were kept, for the commit."""
@@ -97,6 +119,10 @@ class PostgresTransaction(Transaction):
         parts = _insert_of(sql)
         if parts is None:
             return self._one_by_one(sql, rows)
+        if parts.table == "event":
+            rows = self._news(rows)
+            if not rows:
+                return 0
         if len(rows) < _FEW:
             return self._session.execute(*_values(parts, rows)).rowcount
         return self._as_arrays(parts, rows)
@@ -106,9 +132,7 @@ class PostgresTransaction(Transaction):
     def _as_arrays(self, parts: _Insert, rows: Sequence[Row]) -> int:
         types = columns(parts.table)
         arrays = [
-            [v.as_bytes() if isinstance(v, TextKey) else v for v in column]
-            if types[name] == "bytea"
-            else list(column)
+            [_bytes(value) for value in column] if types[name] == "bytea" else list(column)
             for name, column in zip(parts.columns, zip(*rows, strict=True), strict=True)
         ]
         with psycopg.Cursor(self._session) as cursor:
@@ -124,6 +148,10 @@ class PostgresTransaction(Transaction):
         return changed
 
 
+def _bytes(value: Any) -> Any:
+    return value.as_bytes() if isinstance(value, TextKey) else value
+
+
 @functools.cache
 def _insert_of(sql: str) -> _Insert | None:
     """Return the parts of an INSERT of plain values, ``None`` for another statement."""
@@ -131,9 +159,7 @@ def _insert_of(sql: str) -> _Insert | None:
     if found is None:
         return None
     table, names, _, rest = found.groups()
-    return _Insert(
-        table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%")
-    )
+    return _Insert(table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%"))
 
 
 def _values(parts: _Insert, rows: Sequence[Row]) -> tuple[str, list[Any]]:

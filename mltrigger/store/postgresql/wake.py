@@ -44,9 +44,9 @@ class PostgresWakeup(Wakeup):
     def __init__(self, sessions: Sessions) -> None:
         super().__init__()
         self._sessions = sessions
-        self._channel = "mltrigger_" + hashlib.blake2b(
-            sessions.schema.encode(), digest_size=8
-        ).hexdigest()
+        self._channel = (
+            "mltrigger_" + hashlib.blake2b(sessions.schema.encode(), digest_size=8).hexdigest()
+        )
         self._fresh()
 
     def _fresh(self) -> None:
@@ -117,11 +117,11 @@ class PostgresWakeup(Wakeup):
                     self._wake_all()  # something may have come before
                     for notification in session.notifies():
                         self._hear(notification.payload)
-            except Exception:  # noqa: BLE001 - looks go on, and it is tried again
+            except Exception:
                 if self._closed:
                     return
             self.poll_s = _DEAF_POLL_S
-            time.sleep(random.uniform(*_BACK_S))  # noqa: S311 - no secret
+            time.sleep(random.uniform(*_BACK_S))
 
     def _hear(self, message: str) -> None:
         sender, *keys = message.split()

@@ -8,10 +8,10 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from mltrigger.clock import Clock
 from mltrigger.errors import DiskFailed, StoreError
@@ -54,7 +54,7 @@ class SqliteStore(Combined):
     """
 
     driver_error = sqlite3.Error
-    by_columns = True
+    by_columns, hold_s = True, 0.002
 
     def __init__(
         self,
@@ -152,6 +152,16 @@ class SqliteStore(Combined):
             self._lock, own=self._owner == threading.get_ident()
         ) as connection:
             to(cast("sqlite3.Connection", connection))
+
+    def spans(self, table: str, last: int) -> list[tuple[int, int]]:
+        """Return nothing: a file has no parts. See :class:`~mltrigger.store.transaction.Store`."""
+        return []
+
+    def shed(
+        self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
+    ) -> NoReturn:
+        """Raise an error: there are no :meth:`spans`."""
+        raise NotImplementedError("a file has no parts")
 
     def tidy(self) -> None:
         """Give free pages back, see :class:`~mltrigger.store.transaction.Store`."""

@@ -47,25 +47,26 @@ def processes(count: int = 2) -> ProcessPoolExecutor:
     return pool
 
 
-@pytest.fixture(scope="session")
+# They end with the module: a cluster without work still takes a tenth of a processor.
+@pytest.fixture(scope="module")
 def threads() -> Iterator[Executor]:
     with ThreadPoolExecutor(2) as executor:
         yield executor
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool() -> Iterator[Executor]:
     with processes() as executor:
         yield executor
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dask() -> Iterator[Executor]:
     with clusters.dask() as executor:
         yield executor
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray() -> Iterator[Executor]:
     with clusters.ray() as executor:
         yield executor
