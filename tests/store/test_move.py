@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -26,7 +27,8 @@ from mltrigger.clock import Clock
 from mltrigger.store import tables
 from mltrigger.store.move import Move, Part
 from mltrigger.store.opening import store_at
-from mltrigger.store.postgresql.destination import Destination
+from mltrigger.store.postgresql import partitions, transaction
+from mltrigger.store.postgresql.destination import Destination, names
 from mltrigger.store.postgresql.place import parts_of
 from mltrigger.testing import SimulatedClock
 
@@ -119,13 +121,30 @@ def test_every_frame_is_the_same_before_and_after(
     }
 
 
+def test_rows_go_into_the_partitions_of_their_numbers(
+    file: Path, team: str, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (partitions, transaction):
+        monkeypatch.setattr(room, "SIZE", 4)
+    before = frames(f"sqlite:///{file}", clock)
+
+    move(file, team)
+
+    assert_equal(frames(team, clock), before)
+    with mt.connect(team, clock=clock) as bus:
+        parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'event'::regclass"
+        with contextlib.closing(Destination(team)) as there:
+            assert there.query(parts, {})[0][0] > 4
+        run = bus.subscribe("more", mt.model(lambda n: n, name="more")).fire([1, 2, 3])
+        assert len(run.results()) == 3
+        assert bus.audit()["balanced"].all()
+
+
 def test_a_move_takes_every_table_along() -> None:
     connection = sqlite3.connect(":memory:")
     for statement in tables.CREATE.split(";\n\n"):
         connection.execute(statement)
     there = {n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-
-    from mltrigger.store.postgresql.destination import names
 
     # listeners register again; the version is that of the new schema
     assert set(names()) == there - {"listener", "schema_version"}
