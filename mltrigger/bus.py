@@ -20,6 +20,7 @@ from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
+from mltrigger.delivery.vitals import Vitals
 from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
@@ -39,6 +40,7 @@ from mltrigger.store.sqlite.living import Living
 from mltrigger.store.watch import Watch
 from mltrigger.text import card
 from mltrigger.versions.describe import LEFT_OUT, as_model
+from mltrigger.versions.running.placement import Executing, check_placement
 from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
@@ -322,9 +324,12 @@ class EventBus(Publisher):
 
     # -- listen ------------------------------------------------------------------------------------
 
-    def listen(self, spec: SubscriptionSpec) -> None:
-        """Deliver *spec* in this process. Idempotent."""
+    def listen(self, spec: SubscriptionSpec, executor: Executing | None = None) -> None:
+        """Deliver *spec* in this process. Idempotent. Its model runs in *executor*, if given."""
         self._check()
+        if executor is not None:
+            check_placement(None, spec.policy, executor)
+            self._engine.place(spec.name, executor)
         self._engine.listen(spec)
 
     def borrowed_listener(self, spec: SubscriptionSpec) -> OnCall:
@@ -343,6 +348,11 @@ class EventBus(Publisher):
     def busy(self) -> bool:
         """Whether a call of a model runs in this process."""
         return self._engine.busy
+
+    @property
+    def vitals(self) -> Vitals:
+        """Whether the listeners of this process live, and whether they can deliver."""
+        return self._engine.vitals
 
     # -- keep --------------------------------------------------------------------------------------
 

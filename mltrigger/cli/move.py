@@ -54,7 +54,11 @@ def _move(given: argparse.Namespace) -> int:
             move.undo()
             _say(f"undone: {source.description} takes work again")
             return 0
-        return _moved(move, source, destination, given.wait_s)
+        try:
+            return _moved(move, source, destination, given.wait_s)
+        except KeyboardInterrupt:
+            _say("interrupted: the same command goes on, and --undo takes the move back")
+            raise
 
 
 @contextmanager

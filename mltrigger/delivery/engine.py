@@ -24,6 +24,7 @@ from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
+from mltrigger.delivery.vitals import Vitals
 from mltrigger.errors import StoreError
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Ledger
@@ -135,6 +136,7 @@ class Engine:
             chores.append(Chore(lambda: UPKEEP_S, upkeep))
         self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
+        self.vitals = Vitals(self._listeners, self._keeper, self.state)
         self._retired: list[Listener] = []
         self._on_call: list[Answering] = []
         self._guard = threading.Lock()

@@ -55,6 +55,7 @@ _BESIDE_OTHERS = f"""
 WITH single AS (
   SELECT seq FROM ready WHERE subscription_id = :s
   UNION ALL SELECT seq FROM awaited WHERE subscription_id = :s
+  UNION ALL SELECT seq FROM keyed WHERE subscription_id = :s
   UNION ALL SELECT seq FROM leased WHERE subscription_id = :s
 ), begun AS (
   SELECT seq FROM single UNION ALL

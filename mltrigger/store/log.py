@@ -123,7 +123,8 @@ _LANES = "WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id 
 _PROGRESS = f"""
 SELECT (SELECT coalesce(sum(n), 0) FROM tally) - (SELECT coalesce(sum(n), 0) FROM tally {_LANES}),
   (SELECT count(*) FROM ready) - (SELECT count(*) FROM ready {_LANES})
-    + (SELECT count(*) FROM awaited) + (SELECT coalesce(sum(n), 0) FROM lease)
+    + (SELECT count(*) FROM awaited) + (SELECT count(*) FROM keyed)
+    + (SELECT coalesce(sum(n), 0) FROM lease)
     - (SELECT coalesce(sum(n), 0) FROM lease {_LANES})
     + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c JOIN subscription s
       ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL AND s.parent_id IS NULL)

@@ -38,6 +38,8 @@ _KEYS = {
     "setting": "name",
     "descent": "root",
     "effect": "key",
+    "keyed": "key",
+    "turn": "key",
 }
 """The columns in an index that have no limit, or one that is beyond PostgreSQL's."""
 _TOO_LONG = "SELECT count(*) FROM {table} WHERE length(CAST({column} AS BLOB)) > :most"

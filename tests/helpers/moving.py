@@ -70,6 +70,7 @@ def fill(url: str, clock: SimulatedClock) -> None:
         bus.subscribe(
             "pages", read, name="odd", filter={"odd": [True]}, filter_scope="body", listen=False
         )
+        bus.subscribe("pages", count, name="fair", key="n", max_concurrency_per_key=1, listen=False)
         bus.subscribe("pages", count, name="held", listen=False).pause()
         bus.subscribe("texts", count, name="counter", listen=False)
         for n, event_id in enumerate(IDS):
@@ -80,7 +81,7 @@ def fill(url: str, clock: SimulatedClock) -> None:
         bus.publish("pages", page(14), id="delayed", delay_s=HOUR_S)
         bus.label("page-1", {"n": 0})
         bus.label("unknown so far", {"n": 1}, source="elsewhere")
-        for name in ("reader", "odd", "counter"):
+        for name in ("reader", "odd", "counter", "fair"):
             sub = bus.subscription(name)
             sub.start()
             wait_until(lambda sub=sub: not (sub.depth().visible or sub.depth().in_flight))
@@ -97,7 +98,7 @@ def page(n: int, do: str = "ok") -> dict[str, Any]:
 def frames(bus: mt.EventBus) -> dict[str, pd.DataFrame]:
     """Return every frame about the log of *bus*."""
     found = {"audit": bus.audit(), "events": bus.events(), "labels": bus.labels()}
-    for name in ("reader", "odd", "held", "counter"):
+    for name in ("reader", "odd", "held", "counter", "fair"):
         sub = bus.subscription(name)
         found |= {
             f"{name} results": sub.results(),

@@ -155,9 +155,10 @@ def test_open_work_goes_on_there(file: Path, team: str, clock: SimulatedClock) -
 
     with mt.connect(team, clock=clock) as bus:
         moving.models(bus)
-        reader, held, counter = (bus.subscription(n) for n in ("reader", "held", "counter"))
+        names = ("reader", "held", "counter", "fair")
+        reader, held, counter, fair = map(bus.subscription, names)
         assert (reader.depth().delayed, reader.depth().visible) == (2, 1)
-        for sub in (reader, held, counter):
+        for sub in (reader, held, counter, fair):
             sub.start()
         work(reader)
         assert reader.depth().delayed == 2  # not before their time
@@ -169,8 +170,8 @@ def test_open_work_goes_on_there(file: Path, team: str, clock: SimulatedClock) -
         held.resume()
         work(held)
         assert reader.redrive("dead") == 1
-        work(reader)
-        work(counter)
+        for sub in (reader, counter, fair):
+            work(sub)
 
         answered = reader.results().set_index("event_id")
         assert answered["by"]["waiting"] == "reread"
@@ -180,7 +181,7 @@ def test_open_work_goes_on_there(file: Path, team: str, clock: SimulatedClock) -
         assert set(held.results()["outcome"]) == {"succeeded"}
         audit = bus.audit().set_index("subscription")
         assert audit["balanced"].all()
-        assert audit.loc["held", "succeeded"] == 16
+        assert list(audit.loc[["held", "fair"], "succeeded"]) == [16, 16]
 
 
 def test_new_rows_get_new_numbers(file: Path, team: str, clock: SimulatedClock) -> None:
@@ -266,6 +267,9 @@ def test_a_moved_file_refuses_every_write_and_names_the_new_place(
                     assert "hunter2" not in str(refused.value)
                 assert len(bus.subscription("reader").results()) == 13
                 assert bus.audit()["balanced"].all()
+                found = bus.doctor().set_index("check").loc["move"]
+                assert found["finding"] == f"this store was moved to {shown}"
+                assert found["severity"] == "error"
 
 
 def test_a_file_that_stays_has_no_trigger(file: Path) -> None:
