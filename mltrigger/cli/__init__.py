@@ -21,6 +21,7 @@ from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
 from mltrigger.cli.metrics import add_commands as add_metrics_commands
+from mltrigger.cli.move import add_commands as add_move_commands
 from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
 from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
@@ -241,6 +242,7 @@ def _parser() -> Parser:
     add_compare_commands(commands)
     add_case_commands(commands)
     add_table_commands(commands)
+    add_move_commands(commands)
     add_serve_commands(commands)
     add_metrics_commands(commands)
     add_k8s_commands(commands)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mltrigger.cli.parsing import filled
+from mltrigger.errors import StoreError, how_to_install
+from mltrigger.text import one_line, redacted
+
 _ROLES = """\
 Print the SQL of least-privilege roles. Nothing is called.
 
@@ -22,8 +26,8 @@ to after an upgrade that adds tables. The roles cannot log in, so grant them to 
 
 
 def add_commands(commands: Any) -> None:
-    """Add ``postgres roles``."""
-    added = commands.add_parser("postgres", help="roles of a bus in PostgreSQL")
+    """Add ``postgres roles`` and ``postgres upgrade``."""
+    added = commands.add_parser("postgres", help="roles and schema of a bus in PostgreSQL")
     kinds = added.add_subparsers(required=True, metavar="command")
     roles = kinds.add_parser("roles", help="the SQL of least-privilege roles", description=_ROLES)
     roles.add_argument("--schema", default="mltrigger_bus", help="default: %(default)s")
@@ -31,6 +35,10 @@ def add_commands(commands: Any) -> None:
         "--prefix", default="mltrigger", help="of the names of the roles (default: %(default)s)"
     )
     roles.set_defaults(run=print_roles)
+    said = "bring the schema forward to this release, as its owner"
+    upgrade = kinds.add_parser("upgrade", help=said, description=said)
+    upgrade.add_argument("url", type=filled, help="such as postgresql://owner@db/ml")
+    upgrade.set_defaults(run=_upgrade)
 
 
 def print_roles(given: argparse.Namespace) -> int:
@@ -39,4 +47,24 @@ def print_roles(given: argparse.Namespace) -> int:
     from mltrigger.store.postgresql.roles import columns_of, roles_sql
 
     print(roles_sql(columns_of(tables.CREATE), given.schema, given.prefix))
+    return 0
+
+
+def _upgrade(given: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    if not given.url.startswith("postgresql://"):
+        raise StoreError(
+            "only a schema of PostgreSQL is upgraded so: write postgresql://user@host/db"
+        )
+    if find_spec("psycopg") is None:
+        raise StoreError(f"PostgreSQL needs psycopg: {how_to_install('postgres')}")
+    from mltrigger.store.postgresql.upgrade import upgrade
+
+    before, after, owner = upgrade(given.url)
+    if before == after:
+        said = f"schema version {after} is that of this release: nothing to do"
+    else:
+        said = f"upgraded from schema version {before} to {after}, as {owner}"
+    print(one_line(redacted(said)))
     return 0
