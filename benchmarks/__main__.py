@@ -18,6 +18,7 @@ from benchmarks import (
     effects,
     fanout,
     growth,
+    keys,
     lanes,
     latency,
     million,
@@ -25,6 +26,7 @@ from benchmarks import (
     rollouts,
     start,
     tables,
+    telemetry,
     throughput,
     where,
 )
@@ -41,11 +43,13 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "effects": effects.run,
     "corrections": corrections.run,
     "lanes": lanes.run,
+    "keys": keys.run,
     "growth": growth.run,
     "million": million.run,
     "start": start.run,
     "tables": tables.run,
     "rollouts": rollouts.run,
+    "telemetry": telemetry.run,
     "api": api.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -16,9 +16,11 @@ from mltrigger.delivery.direct import Direct
 from mltrigger.delivery.engine import Engine
 from mltrigger.delivery.lineage import Lineage
 from mltrigger.delivery.listener import DRAIN_S
+from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
+from mltrigger.delivery.vitals import Vitals
 from mltrigger.errors import DiskFailed, brief_errors
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
@@ -38,6 +40,7 @@ from mltrigger.store.sqlite.living import Living
 from mltrigger.store.watch import Watch
 from mltrigger.text import card
 from mltrigger.versions.describe import LEFT_OUT, as_model
+from mltrigger.versions.running.placement import Executing, check_placement
 from mltrigger.versions.version import ModelVersion
 
 if TYPE_CHECKING:
@@ -81,8 +84,8 @@ class EventBus(Publisher):
             lambda topic: self._engine.feeders.status(topic),
         )
         self._description, self.wakeup, self._pid = parts.description, parts.wakeup, os.getpid()
-        self._living = Living(parts.store.location)
-        self._lineage = Lineage(self.broker, self.registry, self.log, clock)
+        self._living, self.observed = Living(parts.store.location), Observed()
+        self._lineage = Lineage(self.broker, self.registry, self.log, clock, self.observed)
         local = self._local(parts, clock)
         self.watch = Watch(parts.store, clock, parts.wakeup, self._living, registry, local)
         lanes = LaneStore(parts.store, clock, parts.wakeup, local)
@@ -102,6 +105,7 @@ class EventBus(Publisher):
             clock=clock,
             tidy=self._tidy,
             descent=self._lineage.descent,
+            observed=self.observed,
             feed=self._feed(),
             sender=outlets.sender,
             join=lambda: registry.join(self._living.hold),
@@ -187,7 +191,7 @@ class EventBus(Publisher):
 
     def _feed(self) -> Feed:
         return Feed(
-            self.broker.publish,
+            functools.partial(self.observed.send, self.broker.publish),
             self.log.announced,
             self.log.subjects,
             self._notes,
@@ -320,9 +324,12 @@ class EventBus(Publisher):
 
     # -- listen ------------------------------------------------------------------------------------
 
-    def listen(self, spec: SubscriptionSpec) -> None:
-        """Deliver *spec* in this process. Idempotent."""
+    def listen(self, spec: SubscriptionSpec, executor: Executing | None = None) -> None:
+        """Deliver *spec* in this process. Idempotent. Its model runs in *executor*, if given."""
         self._check()
+        if executor is not None:
+            check_placement(None, spec.policy, executor)
+            self._engine.place(spec.name, executor)
         self._engine.listen(spec)
 
     def borrowed_listener(self, spec: SubscriptionSpec) -> OnCall:
@@ -341,6 +348,11 @@ class EventBus(Publisher):
     def busy(self) -> bool:
         """Whether a call of a model runs in this process."""
         return self._engine.busy
+
+    @property
+    def vitals(self) -> Vitals:
+        """Whether the listeners of this process live, and whether they can deliver."""
+        return self._engine.vitals
 
     # -- keep --------------------------------------------------------------------------------------
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
-from mltrigger.errors import Closed, DiskFailed, brief_errors
+from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.rollout import truth
@@ -65,6 +65,9 @@ class Bus(letters.Bus, truth.Bus, Protocol):
 
     def explain(self, event: Any, subscription: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return the reasons for one event."""
+
+    def depth_by_key(self, subscription: str) -> pd.DataFrame:
+        """Return the open events by key."""
 
     def doctor(self, subscription: str | None = None) -> pd.DataFrame:
         """Return findings and advice."""
@@ -245,9 +248,25 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
 
         return views.latency(self._bus.log, self._spec.id, since)
 
-    def depth(self) -> Depth:
-        """Return the numbers of visible, delayed, leased and dead events now."""
-        return self._bus.broker.depth(self._spec)
+    @overload
+    def depth(self, by: None = None) -> Depth: ...
+
+    @overload
+    def depth(self, by: str) -> pd.DataFrame: ...
+
+    def depth(self, by: str | None = None) -> Depth | pd.DataFrame:
+        """Return the numbers of visible, delayed, leased and dead events now.
+
+        ``by="key"`` returns a frame: ``key``, ``waiting``, ``in_flight``, ``delayed``,
+        ``oldest_s``, ``why`` and ``until``. It has a row for each key with open events, the longest
+        backlog first. ``why`` says what the first of them waits for. ``until`` is the time that
+        ends it, if there is one.
+        """
+        if by is None:
+            return self._bus.broker.depth(self._spec)
+        if by != "key":
+            raise NotFound.of("depth by", by, ["key"])
+        return self._bus.depth_by_key(self.name)
 
     def skipped(self, limit: int | None = None) -> pd.DataFrame:
         """Return the events that never reached the model, and why, oldest first.

@@ -27,6 +27,7 @@ SUSPECT = -1
 """The count after an attempt that was abandoned beside others. It proves nothing, but the next
 attempt runs alone.
 """
+_LONGEST_PATH = 200
 Isolation = Literal["thread", "process"]
 Ack = Literal["completed", "accepted"]
 Input = Literal["json", "text"]
@@ -66,6 +67,24 @@ class DeliveryPolicy:
     max_rate_per_s : float, optional
         The most events that one listener begins a second, on average. At most one second's worth
         begins at once.
+        In all processes together: ``max_rate_per_s_total``.
+    key : str, optional
+        The path of the key in the data, with dots, such as ``"tenant"`` or ``"order.tenant"``.
+        ``"subject"``, ``"type"`` and ``"source"`` are those attributes of the event. Another name
+        that the data do not have is an extension. ``"data.type"`` looks only at the data. Keys take
+        turns, so that one with many events does not hold up the others. Events without the key
+        share one. Canaries and shadows choose by the key, so that all its events go to one version.
+    max_concurrency_per_key : int, optional
+        The most events of one key that are worked on at the same time, in all processes. It needs
+        ``key``. A batch counts with all its events. Shadows, replays, corrections and direct calls
+        have no such limits.
+    max_rate_per_s_total : float, optional
+        The most events that begin a second, on average, in all processes. At most one second's
+        worth begins at once. Retries count.
+    priority : str, optional
+        The path of a number, as for ``key``. The highest number goes first, an event without a
+        number last. Each fourth event is the one that waits longest, if that is more than a minute.
+        So no event waits for ever. With a ``key`` this is the order within each key.
     max_age_s : float, optional
         The age after which an event is not given to the model. It ends as ``skipped``, ``expired``.
     isolation : {"thread", "process"}
@@ -120,6 +139,10 @@ class DeliveryPolicy:
     max_descendants: int = 10_000
     settle_s: float = 0.3
     corrections: Corrections = "skip"
+    key: str | None = None
+    max_concurrency_per_key: int | None = None
+    max_rate_per_s_total: float | None = None
+    priority: str | None = None
 
     def __post_init__(self) -> None:
         if problems := list(self._problems()):
@@ -135,6 +158,8 @@ class DeliveryPolicy:
             ("batch_size", self.batch_size, 1, 10_000),
             ("max_concurrency", self.max_concurrency, 1, 1000),
             ("max_rate_per_s", self.max_rate_per_s, 0.001, 1e6),
+            ("max_concurrency_per_key", self.max_concurrency_per_key, 1, 1_000_000),
+            ("max_rate_per_s_total", self.max_rate_per_s_total, 0.001, 1e6),
             ("max_age_s", self.max_age_s, 0.001, MAX_DELAY_S),
             ("memory_limit_mb", self.memory_limit_mb, 16, 1 << 30),
             ("unwrap", self.unwrap, 0, 5),
@@ -147,7 +172,7 @@ class DeliveryPolicy:
         for name, value, low, high in ranges:
             if value is None and name in optional:
                 continue
-            whole = not name.endswith("_s")
+            whole = not name.removesuffix("_total").endswith("_s")
             if not _within(value, int if whole else (int, float), low, high):
                 found.append(
                     f"{name} must be {'a whole number ' if whole else ''}from {low:g} to {high:g},"
@@ -170,6 +195,19 @@ class DeliveryPolicy:
                 )
         if self.memory_limit_mb is not None and self.isolation == "thread":
             found.append("memory_limit_mb needs isolation='process': threads share their memory")
+        return found + self._problems_of_paths()
+
+    def _problems_of_paths(self) -> list[str]:
+        found = [
+            f"{name} must be a path such as 'order.tenant', got {path!r:.80}"
+            for name, path in (("key", self.key), ("priority", self.priority))
+            if path is not None and not _is_path(path)
+        ]
+        if self.max_concurrency_per_key is not None and self.key is None:
+            found.append(
+                "max_concurrency_per_key needs a key: name its path in the data, such as"
+                " key='tenant'"
+            )
         return found
 
     def _repr_html_(self) -> str:
@@ -222,10 +260,18 @@ class Settings(TypedDict, total=False):
     max_descendants: int
     settle_s: float
     corrections: Corrections
+    key: str | None
+    max_concurrency_per_key: int | None
+    max_rate_per_s_total: float | None
+    priority: str | None
 
 
 def _within(value: Any, kinds: Any, low: float, high: float) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+def _is_path(path: Any) -> bool:
+    return isinstance(path, str) and len(path) <= _LONGEST_PATH and all(path.split("."))
 
 
 def charged(abandoned: int) -> int:

@@ -14,6 +14,7 @@ import pytest
 from databases import Postgres
 from emulators import Account, Emulator, Faults, aws_emulator
 from shared import Gate
+from stores import SQL, url_of
 
 import mltrigger as mt
 from mltrigger.store.sqlite.store import SqliteStore
@@ -126,18 +127,10 @@ def team(postgres: Postgres) -> Iterator[str]:
     postgres.forget(url.partition("?schema=")[2])
 
 
-STORES = {
-    "memory": lambda _: "memory://",
-    "sqlite": lambda request: f"sqlite:///{request.getfixturevalue('file')}",
-    "postgresql": lambda request: request.getfixturevalue("team"),
-}
-"""The URL of a store of its own for one test."""
-
-
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=SQL)
 def url(request: pytest.FixtureRequest) -> str:
     """The URL of each SQL broker in turn."""
-    return STORES[request.param](request)
+    return url_of(request)
 
 
 @pytest.fixture

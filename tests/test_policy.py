@@ -146,7 +146,7 @@ def test_a_policy_survives_its_json_form(policy: DeliveryPolicy) -> None:
 
 
 def test_settings_of_a_newer_release_are_ignored() -> None:
-    newer = {**json.loads(DeliveryPolicy(max_attempts=2).to_json()), "priority": 9}
+    newer = {**json.loads(DeliveryPolicy(max_attempts=2).to_json()), "colour": 9}
 
     assert DeliveryPolicy.from_json(json.dumps(newer)) == DeliveryPolicy(max_attempts=2)
 
@@ -184,3 +184,32 @@ def test_real_chance_stays_within_the_bounds() -> None:
 
     assert 0 <= min(drawn) < max(drawn) <= BACKOFF_CAP_S
     assert len(set(drawn)) > 900
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_concurrency_per_key": 2}, "needs a key: name its path in the data"),
+        ({"key": "a", "max_concurrency_per_key": 0}, "a whole number from 1"),
+        ({"key": "a", "max_concurrency_per_key": 1.5}, "a whole number from 1"),
+        ({"max_rate_per_s_total": 0}, "max_rate_per_s_total must be from 0.001"),
+        ({"max_rate_per_s_total": True}, "max_rate_per_s_total must be from 0.001"),
+        ({"key": ""}, "key must be a path such as 'order.tenant'"),
+        ({"key": "a..b"}, "key must be a path such as 'order.tenant'"),
+        ({"key": 7}, "key must be a path such as 'order.tenant'"),
+        ({"priority": "x" * 500}, "priority must be a path such as 'order.tenant'"),
+    ],
+)
+def test_key_and_limits_are_checked(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidPolicy, match=said):
+        DeliveryPolicy(**settings)
+
+
+def test_policy_with_a_key_comes_back_from_the_registry_and_shows_it() -> None:
+    policy = DeliveryPolicy(
+        key="order.tenant", max_concurrency_per_key=2, max_rate_per_s_total=0.5, priority="size"
+    )
+
+    assert DeliveryPolicy.from_json(policy.to_json()) == policy
+    assert "key='order.tenant', max_concurrency_per_key=2" in repr(policy)
+    assert "order.tenant" in policy._repr_html_()

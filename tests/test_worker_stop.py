@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from types import FrameType, SimpleNamespace
@@ -35,3 +36,17 @@ def test_stop_may_come_while_the_worker_is_about_to_wait() -> None:
     thread.join(timeout=5)
 
     assert not thread.is_alive()
+
+
+def test_signal_stops_the_worker_and_the_alarm_of_a_library_that_would_abort_its_drain() -> None:
+    """Ray's own handler sets one when it is called first: 3 s later the process aborts."""
+    before = signal.getsignal(signal.SIGTERM)
+    stop = Stop()
+    try:
+        stop.on(signal.SIGTERM)
+        signal.alarm(300)
+        signal.raise_signal(signal.SIGTERM)
+        assert (stop.is_set(), signal.alarm(0)) == (True, 0)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGTERM, before)

@@ -19,6 +19,7 @@ from mltrigger.api.gate import Gate
 from mltrigger.api.inference import Inference
 from mltrigger.api.intake import Unsupported
 from mltrigger.api.lanes import LaneRoutes
+from mltrigger.api.metrics import Metrics
 from mltrigger.api.models import Models
 from mltrigger.api.problems import Refused, answer
 from mltrigger.api.publishing import Publishing
@@ -88,6 +89,7 @@ def application(
         publishing,
         Webhooks(service, publishing, hooks),
         Reading(service),
+        Metrics(service),
         Steering(service),
         Versions(service),
         LaneRoutes(service),

@@ -238,6 +238,7 @@ def _subscriptions() -> Iterator[tuple[str, Json]]:
         "schema": {"type": "string"}
     }
     yield f"{one}/outcomes", outcomes
+    yield f"{one}/depth", get("depth", "Count open events", "Depth", ["Name"], "subscriptions")
     yield (
         f"{one}/dead-letters",
         get("dead_letters", "List dead letters", "DeadLetters", ["Name"], "subscriptions"),

@@ -43,6 +43,7 @@ class Reading(Routes):
         return [
             Route("/v1/subscriptions", self._subscriptions, methods=["GET"]),
             Route(f"{one}/outcomes", self._outcomes, methods=["GET"]),
+            Route(f"{one}/depth", self._depth, methods=["GET"]),
             Route(f"{one}/dead-letters", self._dead_letters, methods=["GET"]),
         ]
 
@@ -120,6 +121,16 @@ class Reading(Routes):
         if not self._service.tokens.is_fresh:
             await self._service.refresh()
         return not self._service.news.is_over and self._service.tokens.is_valid(holder)
+
+    async def _depth(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        await self._service.permitted(request, "read", name)
+        spec = await aside(self._bus.spec, name)
+        depth = await aside(self._bus.broker.depth, spec)
+        fields = ("visible", "delayed", "in_flight", "dead", "oldest_s")
+        counts = {field: getattr(depth, field) for field in fields}
+        # one number for programs that scale workers: what there is to do now
+        return JSONResponse({"backlog": depth.visible + depth.in_flight, **counts})
 
     async def _dead_letters(self, request: Request) -> Response:
         name = request.path_params["name"]

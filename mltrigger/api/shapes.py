@@ -121,6 +121,12 @@ SHAPES: Json = {
     ),
     "Outcome": object_of({"cursor": _WHOLE, **_ATTEMPT}),
     "Outcomes": object_of({"outcomes": _list(ref("Outcome")), "cursor": _WHOLE, "next": _TEXT}),
+    "Depth": object_of(
+        {
+            **dict.fromkeys(("backlog", "visible", "delayed", "in_flight", "dead"), _WHOLE),
+            "oldest_s": _nullable("number"),
+        }
+    ),
     "DeadLetters": object_of(
         {
             "dead_letters": _list(

@@ -39,6 +39,19 @@ class SubscriptionSpec:
     parent_id: int = 0
     lane: str = ""
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether its events wait by key and priority. Lanes and direct calls have no places."""
+        policy = self.policy
+        return self.role == "live" and (policy.key is not None or policy.priority is not None)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether its claims have limits over all processes, or an order of their own."""
+        return self.is_placed or (
+            self.role == "live" and self.policy.max_rate_per_s_total is not None
+        )
+
 
 class Receipt(NamedTuple):
     """The result of publishing one event.

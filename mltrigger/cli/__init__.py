@@ -9,23 +9,30 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mltrigger._version import __version__
 from mltrigger.aws.admin.commands import add_commands
 from mltrigger.cli.case import add_commands as add_case_commands
 from mltrigger.cli.compare import add_commands as add_compare_commands
+from mltrigger.cli.k8s.commands import add_commands as add_k8s_commands
 from mltrigger.cli.label import add_commands as add_label_commands
 from mltrigger.cli.lanes import add_commands as add_lane_commands
-from mltrigger.cli.parsing import EXIT_STATUS, Parser, filled, seconds
+from mltrigger.cli.metrics import add_commands as add_metrics_commands
+from mltrigger.cli.move import add_commands as add_move_commands
+from mltrigger.cli.parsing import EXIT_STATUS, Parser, address, filled, seconds
+from mltrigger.cli.postgres import add_commands as add_postgres_commands
 from mltrigger.cli.reading import plain_warnings, read
 from mltrigger.cli.serve import add_commands as add_serve_commands
 from mltrigger.cli.table import add_commands as add_table_commands
 from mltrigger.cli.versions import add_commands as add_version_commands
 from mltrigger.errors import MltriggerError, NotFound, how_to_install
 from mltrigger.text import one_line, redacted
+
+if TYPE_CHECKING:
+    from mltrigger.bus import EventBus
 
 TUTORIAL_FOLDER = "mltrigger-tutorial"
 
@@ -113,25 +120,47 @@ def _published(given: argparse.Namespace) -> int:
 
 def worker(given: argparse.Namespace) -> int:
     """Deliver all models that can be imported until SIGTERM. Return 0 when drained."""
-    from mltrigger.worker import Worker, stop_on_signals
+    from mltrigger.worker import Worker, executor_at, stop_on_signals
 
     stopping = stop_on_signals()  # first, because opening the bus takes time
+    from mltrigger.cli.health import Probes, serving
     from mltrigger.delivery.listener import DRAIN_S
     from mltrigger.urls import connect, existing
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     sys.path.insert(0, "")  # find models beside the notebook, as `python -m` does
-    bus = connect(existing(given.url))
-    for name in given.subscription or ():
-        bus.spec(name)  # refuse a wrong name now
-    work = Worker(bus, given.subscription or (), _say, stopping)
-    _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
-    work.run(until_idle=given.until_idle)
-    _say("draining")
-    drain_s = DRAIN_S if given.drain_s is None else given.drain_s
-    bus.close(drain_s, polls_s=drain_s)
-    _say("done")
+    executor = executor_at(given.executor) if given.executor else None
+    probes = Probes()
+    with contextlib.ExitStack() as stack:
+        if given.health is not None:
+            host, port = given.health
+            port = stack.enter_context(serving(host, port, probes))
+            _say(f"probes on port {port}: /livez, /readyz")
+        bus = connect(existing(given.url))
+        send_rest = _observed(bus) if given.otel else None
+        for name in given.subscription or ():
+            bus.spec(name)  # refuse a wrong name now
+        work = Worker(bus, given.subscription or (), _say, stopping, executor)
+        probes.follow(work.lifeless, work.unready)
+        _say(f"worker on {bus!r}; Ctrl-C or SIGTERM drains")
+        work.run(until_idle=given.until_idle)
+        _say("draining")
+        drain_s = DRAIN_S if given.drain_s is None else given.drain_s
+        bus.close(drain_s, polls_s=drain_s)
+        if send_rest is not None:
+            send_rest()
+        _say("done")
     return 0
+
+
+def _observed(bus: EventBus) -> Callable[[], None]:
+    """Send spans and metrics of *bus*. Return how to send the rest at the end."""
+    from mltrigger.telemetry.instrumenting import instrument
+    from mltrigger.telemetry.sending import start
+
+    send_rest = start()
+    instrument(bus)
+    return send_rest
 
 
 def doctor(given: argparse.Namespace) -> int:
@@ -213,7 +242,11 @@ def _parser() -> Parser:
     add_compare_commands(commands)
     add_case_commands(commands)
     add_table_commands(commands)
+    add_move_commands(commands)
     add_serve_commands(commands)
+    add_metrics_commands(commands)
+    add_k8s_commands(commands)
+    add_postgres_commands(commands)
     add_commands(commands, aws)
     return parser
 
@@ -269,6 +302,21 @@ def _add_worker(commands: Any) -> None:
     added.add_argument("--until-idle", action="store_true", help="end when nothing is left to do")
     added.add_argument(
         "--drain-s", type=seconds, help="longest wait for running calls at the end (default: 25)"
+    )
+    added.add_argument(
+        "--otel", action="store_true", help="send spans and metrics by OTLP (variables: OTEL_…)"
+    )
+    added.add_argument(
+        "--health",
+        type=address,
+        metavar="[HOST:]PORT",
+        help="answer /livez and /readyz there; without HOST on this machine only",
+    )
+    added.add_argument(
+        "--executor",
+        type=filled,
+        metavar="MODULE:NAME",
+        help="run the models in this executor, or in the one that this callable makes",
     )
     added.set_defaults(run=worker)
 

@@ -65,6 +65,22 @@ def seconds(text: str) -> float:
     return value
 
 
+LOOPBACK = "127.0.0.1"
+
+
+def address(text: str) -> tuple[str, int]:
+    """Return the host and the port of *text*, ``PORT`` or ``HOST:PORT``.
+
+    Without a host it is this machine only. Port 0 takes a free one.
+    """
+    host, colon, number = text.rpartition(":")
+    if (colon and not host) or not (number.isascii() and number.isdigit() and int(number) < 65536):
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} must be PORT, or HOST:PORT such as 0.0.0.0:8080"
+        )
+    return host.strip("[]") or LOOPBACK, int(number)
+
+
 def filled(text: str) -> str:
     """Return *text* unless it is empty.
 

@@ -166,7 +166,8 @@ class Bindings:
         return number, role
 
     def _chosen(self, row: Binding, d: Delivery) -> tuple[int, str]:
-        if row.canary is not None and is_canary(self._spec.id, row, key_of(d)):
+        key = self._spec.policy.key
+        if row.canary is not None and is_canary(self._spec.id, row, key_of(d, key)):
             return row.number, "canary"
         return row.number, self._spec.role
 

@@ -99,6 +99,7 @@ class Calls:
         now_us, size = self._clock.now_us(), len(remains.called)
         result = self._overdue_result(lot)
         self.size.timed_out(size)
+        self._recorder.observed.overdue(remains.called)
         acquitted: dict[Delivery, Result] = {}
         if size > 1 and not result.permanent:
             acquitted = self.suspects.acquit(remains.called, result, size)
@@ -187,6 +188,7 @@ class Calls:
         self, lot: Lot, running: Running, count: int, printed: Captured, behind: set[str]
     ) -> None:
         clock, one = self._clock.now_us, lot.invoker.one
+        watched = self._recorder.observed.calls(self._spec, lot, running)
         now_us, hold_us = clock(), _RUN_AHEAD_US
         pace = self._pace_of(lot)
         while count and (delivery := lot.begin_one(now_us)) is not None:
@@ -194,7 +196,7 @@ class Calls:
             if (refusal := self._refusal(delivery, behind)) is None:
                 event = self._prepare(delivery.event)
                 running.events = (event,)
-                result = one(event)
+                result = one(event) if watched is None else watched((delivery,), one, event)
                 if running.measures is not None:
                     result = measured(running, running.events, [result])[0]
                 now_us = clock()
@@ -270,7 +272,10 @@ class Calls:
         results: Sequence[Result] = []
         if called:
             running.events = events = self._events(called)
-            results = lot.invoker.many(events, lambda: lot.restart(self._clock.now_us()))
+            given = events, lambda: lot.restart(self._clock.now_us())
+            watched = self._recorder.observed.calls(self._spec, lot, running)
+            many = lot.invoker.many
+            results = many(*given) if watched is None else watched(called, many, *given)
             if running.measures is not None:
                 results = measured(running, events, results)
         now_us, text = self._clock.now_us(), printed.take()

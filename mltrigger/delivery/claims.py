@@ -137,6 +137,7 @@ class Claims:
             found = [d for d in found if d not in waiting]
         if found:
             self._pace.spend(len(found), self._clock.now_us())
+            self._recorder.observed.received(self._spec, found)
         return found
 
     def answered(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:

@@ -20,9 +20,11 @@ from mltrigger.delivery.keeper import SEEN_S, Chore, Keeper, beside, quietly
 from mltrigger.delivery.lanes import Lanes
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.listener import DRAIN_S, Listener
+from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.threads import ThreadWorkers
+from mltrigger.delivery.vitals import Vitals
 from mltrigger.errors import StoreError
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.ledger import Ledger
@@ -68,6 +70,8 @@ class Engine:
         Deletes events that the retention lets go. Called once a minute while a listener runs.
     descent : Descent
         Counts the descendants of events.
+    observed : Observed
+        Tells an observer of each step.
     feed : Feed
         The way of sources into the bus.
     sender : callable
@@ -96,6 +100,7 @@ class Engine:
         clock: Clock,
         tidy: Callable[[], object],
         descent: Descent,
+        observed: Observed,
         feed: Feed,
         sender: Callable[[str | None], SubscriptionSpec | None],
         join: Callable[[], int],
@@ -118,6 +123,7 @@ class Engine:
             outside=outside,
             log=log,
             descent=descent,
+            observed=observed,
         )
         chores = [
             Chore(lambda: SEEN_S, lambda: registry.seen(self.worker_id)),
@@ -130,6 +136,7 @@ class Engine:
             chores.append(Chore(lambda: UPKEEP_S, upkeep))
         self._keeper = Keeper(chores)
         self._listeners: dict[str, Listener] = {}
+        self.vitals = Vitals(self._listeners, self._keeper, self.state)
         self._retired: list[Listener] = []
         self._on_call: list[Answering] = []
         self._guard = threading.Lock()

@@ -91,6 +91,11 @@ class Keeper:
         shortest = [min(policy.lease / 6, policy.timeout_s / 4) for policy in policies]
         self._listeners, self._shortest_s = listeners, min([_IDLE_S, *shortest])
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, or need not: nothing was kept yet, or it was stopped."""
+        return self._thread is None or self._thread.is_alive() or self._stop.is_set()
+
     def stop(self) -> None:
         """End the thread."""
         self._stop.set()

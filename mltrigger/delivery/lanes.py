@@ -334,7 +334,7 @@ def _is_no_event(d: Delivery) -> bool:
 
 
 def _is_for(spec: SubscriptionSpec, share: float, d: Delivery) -> bool:
-    if _is_no_event(d) or not in_share(key_of(d), share, f"lane:{spec.id}"):
+    if _is_no_event(d) or not in_share(key_of(d, spec.policy.key), share, f"lane:{spec.id}"):
         return False
     if spec.filter is None:
         return True

@@ -15,6 +15,7 @@ from typing import Any
 from mltrigger.broker import Broker, Receipt, SubscriptionSpec, followed
 from mltrigger.clock import Clock
 from mltrigger.delivery.circles import ADVICE, circle_of
+from mltrigger.delivery.observed import Observed
 from mltrigger.errors import Circular, warn
 from mltrigger.event.data import encode_data
 from mltrigger.event.event import MAX_HOPS, Event
@@ -142,8 +143,10 @@ class Descent:
 class Lineage:
     """Publishes for a bus. Events that a model publishes are caused by the model's event."""
 
-    def __init__(self, broker: Broker, registry: Registry, log: Log, clock: Clock) -> None:
-        self.descent = Descent(clock, log.home)
+    def __init__(
+        self, broker: Broker, registry: Registry, log: Log, clock: Clock, observed: Observed
+    ) -> None:
+        self.descent, self._observed = Descent(clock, log.home), observed
         self._broker, self._registry, self._log = broker, registry, log
         self._told: set[tuple[str, str]] = set()
 
@@ -155,6 +158,9 @@ class Lineage:
         Circular
             When the chain or the tree of events is too large, or a model would wait for itself.
         """
+        return self._observed.send(self._publish, topic, samples, awaited)
+
+    def _publish(self, topic: str, samples: Sequence[Any], awaited: bool) -> list[Receipt]:
         running = current()
         if running is not None and samples:
             events = [as_event(sample) for sample in samples]
@@ -186,7 +192,7 @@ class Lineage:
                 if room.get(root, 0) >= 0:
                     kept.append(event)
             if kept:
-                self._broker.publish(topic, kept, unit)
+                self._observed.send(self._broker.publish, topic, kept, unit)
         return len(events) - len(kept)
 
     def check_wait(self) -> None:

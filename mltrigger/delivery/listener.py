@@ -17,6 +17,7 @@ from mltrigger.delivery.calls import Calls
 from mltrigger.delivery.claims import Claims, Look, Room
 from mltrigger.delivery.lineage import Descent
 from mltrigger.delivery.lot import Lot
+from mltrigger.delivery.observed import Observed
 from mltrigger.delivery.opening import opened
 from mltrigger.delivery.pace import Pace
 from mltrigger.delivery.recorder import Recorder
@@ -62,10 +63,8 @@ class Listener:
     look : callable, optional
         Takes a generation of the registry and looks for a newer one. Returns the generation that
         *bindings* hold for, or None if the subscription is not *spec* any more.
-    uniform : callable
-        Returns a random number between two bounds, for the backoff.
-    descent : Descent, optional
-        Counts the descendants of events.
+    uniform, descent, observed
+        Parts of the recorder.
     """
 
     recording: Callable[..., Recorder] = Recorder
@@ -85,6 +84,7 @@ class Listener:
         look: Look | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         descent: Descent | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.spec = spec
         self.state: State = "stopped"
@@ -93,9 +93,10 @@ class Listener:
         self.leftover = 0
         """How many timed-out calls go on."""
         self.bindings, self._broker, self._clock = bindings, broker, clock
-        self._outside = outside
-        self._workers, self._uniform = workers, uniform
-        self._recorder = self.recording(spec, broker, log, clock, uniform, descent, outside)
+        self._outside, self._workers, self._uniform = outside, workers, uniform
+        self._recorder = self.recording(
+            spec, broker, log, clock, uniform, descent, outside, observed
+        )
         self._pace = Pace(spec.policy.max_rate_per_s)
         place = Place(spec.name, spec.topic, log.home)
         self._calls = Calls(spec, place, broker, self._recorder, clock, self._pace, prepare)

@@ -5,6 +5,7 @@ The last three are one unit of work.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import random
@@ -18,6 +19,7 @@ from mltrigger.clock import Clock
 from mltrigger.delivery.circles import OUTPUT_TYPE
 from mltrigger.delivery.lineage import TREE, Descent
 from mltrigger.delivery.lot import Answer, Ended, Remains
+from mltrigger.delivery.observed import Observed
 from mltrigger.errors import Closed, DiskFailed, InvalidEvent, MltriggerError
 from mltrigger.event.event import Event
 from mltrigger.policy import MAX_ABANDONED, backoff_s, charged
@@ -48,6 +50,8 @@ class Recorder:
         Counts the descendants of events. All publishers of a process share it.
     outside : Outside, optional
         Checks an output before its outcome is recorded.
+    observed : Observed, optional
+        Tells an observer.
     """
 
     durable = True
@@ -62,18 +66,16 @@ class Recorder:
         uniform: Callable[[float, float], float] = random.uniform,
         descent: Descent | None = None,
         outside: Outside | None = None,
+        observed: Observed | None = None,
     ) -> None:
         self.descent = descent or Descent(clock, log.home)
-        self._outside = outside
+        self._outside, self.observed = outside, observed or Observed()
         self._spec, self._broker, self._log, self._clock = spec, broker, log, clock
-        self._uniform = uniform
-        self.effects = log.effects
-        self._hands_nothing_on = spec.emit is None
-        self._publish = broker.publish
+        self._uniform, self.effects = uniform, log.effects
+        self._hands_nothing_on, self._publish = spec.emit is None, broker.publish
         self.trouble = ""
         """Why nothing can be recorded now."""
-        self._give_up_s = math.inf
-        self._hurry = threading.Event()
+        self._give_up_s, self._hurry = math.inf, threading.Event()
 
     def give_up(self, at_s: float) -> None:
         """Try nothing again after the monotonic time *at_s*.
@@ -162,7 +164,7 @@ class Recorder:
             return failure(error)._replace(reason=error.reason, permanent=True), None
         except MltriggerError as error:
             return failure(error), None
-        return result, event
+        return result, self.observed.emitted(topic, delivery, event)
 
     def _is_silent(self, result: Result) -> bool:
         """Whether a result leads to no event."""
@@ -236,9 +238,10 @@ class Recorder:
         An attempt that lost its lease becomes ``stale`` if the event has an outcome. *following*
         does more in the same commit. A try after an error goes without it.
         """
-        once = [following] if following is not None else []
         if answers:
-            self._patiently(lambda: self._record(answers, once.pop() if once else None))
+            once = [following] if following is not None else []
+            write = functools.partial(self._record, answers, once)
+            self.observed.settle(self._spec, answers, lambda: self._patiently(write))
 
     def make_durable(self) -> None:
         """Return when all that is visible is durable, since an event is about to leave."""
@@ -262,8 +265,8 @@ class Recorder:
         if remains.called or remains.unbegun:
             self._patiently(lambda: self._interrupt(remains, by))
 
-    def _record(self, answers: Sequence[Answer], following: Callable[[Unit], None] | None) -> None:
-        rows: list[Invocation] = []
+    def _record(self, answers: Sequence[Answer], once: list[Callable[[Unit], None]]) -> None:
+        rows, following = list[Invocation](), once.pop() if once else None
         with self._log.unit(self.durable) as unit:
             ended: list[Ended] = []
             for answer in answers:  # in their order, which is that of the log
@@ -291,7 +294,7 @@ class Recorder:
         if self._spec.emit is not None:
             emitted = [e.emitted for e in ended if e.invocation.delivery not in lost]
             if events := [event for event in emitted if event is not None]:
-                self._publish(self._spec.emit, events, unit)
+                self.observed.send(self._publish, self._spec.emit, events, unit)
         return rows
 
     def _one_by_one(self, well: Succeeded) -> list[Ended]:
@@ -361,8 +364,8 @@ class Recorder:
     def _patiently(self, action: Callable[[], object]) -> None:
         """Repeat *action* until the store answers.
 
-        An outage of the store must neither lose an outcome nor count as a failure of the model.
-        Only :meth:`give_up` ends it. The next listener gets the events then.
+        An outage of the store neither loses an outcome nor counts as a failure of the model. Only
+        :meth:`give_up` ends it. The next listener gets the events then.
         """
         pause_s = 0.0
         while True:

@@ -64,6 +64,17 @@ class Slots:
                 self._receiver = threading.get_ident()
             return self.has_duty
 
+    @property
+    def is_attended(self) -> bool:
+        """Whether a thread receives, or will when a lot under way has ended.
+
+        Closed slots need none.
+        """
+        receiver = self._receiver
+        if receiver is None:
+            return bool(self._active) or not self._open
+        return receiver == _PASSED or any(t.ident == receiver for t in threading.enumerate())
+
     def begin_duty(self) -> None:
         """Take the duty that was passed to this thread."""
         self._receiver = threading.get_ident()

@@ -113,6 +113,11 @@ def traced(event: Event) -> Event:
     return _changed(event, extensions={**event.extensions, "traceparent": new_trace()})
 
 
+def in_trace(event: Event, context: Mapping[str, str]) -> Event:
+    """Return a copy of *event* in a trace: with ``traceparent`` and ``tracestate`` of *context*."""
+    return _changed(event, extensions={**event.extensions, **context})
+
+
 def with_opener(event: Event, opener: Callable[[], BinaryIO]) -> Event:
     """Return a copy of *event* whose :meth:`Event.open` calls *opener*."""
     return _changed(event, _opener=opener)

@@ -55,6 +55,7 @@ _BESIDE_OTHERS = f"""
 WITH single AS (
   SELECT seq FROM ready WHERE subscription_id = :s
   UNION ALL SELECT seq FROM awaited WHERE subscription_id = :s
+  UNION ALL SELECT seq FROM keyed WHERE subscription_id = :s
   UNION ALL SELECT seq FROM leased WHERE subscription_id = :s
 ), begun AS (
   SELECT seq FROM single UNION ALL
@@ -149,7 +150,12 @@ class KeptOut(NamedTuple):
 def audit(store: Store) -> list[Balance]:
     """Return the balance of each subscription at one moment, also of unsubscribed ones."""
     with store.snapshot() as reader:
-        return [_balance(reader, history) for history in histories(reader)]
+        return balances(reader)
+
+
+def balances(reader: Reader) -> list[Balance]:
+    """Return the balance of each subscription, see :func:`audit`."""
+    return [_balance(reader, history) for history in histories(reader)]
 
 
 def kept_out(reader: Reader, history: History) -> Iterator[KeptOut]:

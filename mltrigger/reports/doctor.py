@@ -29,6 +29,7 @@ from mltrigger.reports.store_checks import (
     files,
     holders,
     lanes,
+    moved,
     sqlite,
     writer,
 )
@@ -88,6 +89,7 @@ class Doctor:
         found = [
             *writer(self._store.location),
             *sqlite(),
+            *moved(self._store),
             *files(self._store.location),
             *clocks(self._store, self._clock.now_us()),
             *archive(self._store.location, self._registry.retention()),

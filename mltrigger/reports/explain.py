@@ -16,7 +16,7 @@ from mltrigger.event.event import Event
 from mltrigger.event.making import as_event
 from mltrigger.filters import FilterPolicy
 from mltrigger.reports.naming import EventKey, named, names_event, unknown
-from mltrigger.store import effects
+from mltrigger.store import effects, waits
 from mltrigger.store.archive import ARCHIVED, Archived, archived
 from mltrigger.store.corrections import CORRECTED
 from mltrigger.store.finding import near as near_ids
@@ -194,6 +194,7 @@ def _after(reader: Reader, history: History, event: _Found, now_us: int) -> Iter
     is_open = bool(state) and state[-1].step == "open"
     if is_open:
         yield from _delivering(reader, history, now_us)
+        yield from _waits(reader, of, now_us)
     yield _outcome(attempts, is_open, bool(due), bool(periods))
 
 
@@ -308,6 +309,12 @@ def _delivering(reader: Reader, history: History, now_us: int) -> Iterator[Step]
         else f"none is live for {selector}: bus.doctor() says what to do"
     )
     yield Step("listener", bool(live), listening)
+
+
+def _waits(reader: Reader, of: dict[str, int], now_us: int) -> Iterator[Step]:
+    for why, until_us in waits.of_event(reader, of["s"], of["seq"], now_us):
+        until = "" if until_us is None else f" until {_time(until_us)}"
+        yield Step("waits for", None, f"{why}{until}")
 
 
 def _time(us: int) -> str:

@@ -22,6 +22,7 @@ from mltrigger.reports.audit import audit
 from mltrigger.reports.dead_letters import UNCHANGED, Trial, events_of, rehearsal, try_out
 from mltrigger.reports.doctor import Doctor
 from mltrigger.reports.explain import explain
+from mltrigger.reports.keys import depth_by_key
 from mltrigger.reports.naming import find
 from mltrigger.reports.skipped import skipped
 from mltrigger.reports.trace import trace
@@ -221,6 +222,12 @@ class Lookup:
         """
         self._check()
         return frames.frame(audit(self._store), frames.AUDIT)
+
+    def depth_by_key(self, subscription: Any) -> pd.DataFrame:
+        """Return the open events of a subscription by key. See ``sub.depth(by="key")``."""
+        self._check()
+        name = str(getattr(subscription, "name", subscription))
+        return depth_by_key(self._store, self._clock, self.spec(name))
 
     def explain(self, event: Any, subscription: Any, *, source: str | None = None) -> pd.DataFrame:
         """Return why an event did or did not fire, one row for each clause.

@@ -13,6 +13,7 @@ from pathlib import Path
 from mltrigger.broker import Finding
 from mltrigger.store import limits
 from mltrigger.store.retention import Retention, surplus
+from mltrigger.store.sqlite.fence import leaving
 from mltrigger.store.sqlite.files import network_filesystem
 from mltrigger.store.sqlite.place import is_stopped, writer_of
 from mltrigger.store.timekeeper import ahead
@@ -38,6 +39,15 @@ def sqlite() -> Iterator[Finding]:
             " WAL-reset bug",
             "",
         )
+
+
+def moved(store: Store) -> Iterator[Finding]:
+    """Tell of a file that has moved, or is about to."""
+    with store.snapshot() as reader:
+        found = leaving(reader)
+    if found is not None:
+        said, _, advice = found.refusal.partition(": ")
+        yield Finding("error", "bus", "move", said, advice)
 
 
 def files(location: str | None) -> Iterator[Finding]:

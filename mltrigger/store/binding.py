@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from mltrigger.broker import Sending, SubscriptionSpec
 from mltrigger.errors import NameTaken
-from mltrigger.store import leases, ledger
+from mltrigger.store import leases, ledger, pace
 from mltrigger.store.archive import ARCHIVED, archived
 from mltrigger.store.lots import LotOf, insert_lot, next_row
 from mltrigger.store.outcomes import Outcome
+from mltrigger.store.placing import Placing, check_outside, placing_of
 from mltrigger.store.queue import INSERT_READY, Waiting
 from mltrigger.store.registry import ensure_topic, next_generation
 from mltrigger.store.tables import CODES
@@ -18,7 +19,9 @@ from mltrigger.store.topics import Seen
 from mltrigger.store.transaction import Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled, tally
 
-_KNOWN = "SELECT id, topic_id, bound, filter, filter_scope FROM subscription WHERE name = :name"
+_KNOWN = """
+SELECT id, topic_id, bound, filter, filter_scope, policy FROM subscription WHERE name = :name
+"""
 _UPDATE = """
 UPDATE subscription SET topic_id = :topic_id, selector = :selector, policy = :policy,
   emit_topic_id = :emit, filter = :filter, filter_scope = :scope,
@@ -134,8 +137,14 @@ _DISCARD = """
 UPDATE dead_letter SET discarded_us = :now, discard_reason = :reason
 WHERE subscription_id = :s AND seq = :seq AND discarded_us IS NULL
 """
-
-
+# The next claims give them places again, by the new key and priority.
+_TAKE_OUT = (
+    """INSERT INTO ready (subscription_id, visible_us, seq, attempt, failures, abandoned)
+    SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM keyed
+    WHERE subscription_id = :s ON CONFLICT DO NOTHING""",
+    "DELETE FROM keyed WHERE subscription_id = :s",
+    "DELETE FROM turn WHERE subscription_id = :s",
+)
 _LANES = "SELECT id FROM subscription WHERE parent_id = :s"
 # A new binding of the same name does not revive them. So their place is given up, too.
 _END_LANES = (
@@ -154,6 +163,7 @@ class _Known(NamedTuple):
     bound: int
     filter: str | None
     scope: str | None
+    policy: str
 
 
 def _known(transaction: Transaction, name: str) -> _Known | None:
@@ -203,6 +213,9 @@ def bind(
     if bound is None or (bound.filter, bound.scope) != (row["filter"], row["scope"]):
         starts = int(bound is None and from_start)
         transaction.execute(_REVISE, {**row, "from_start": starts})
+    if known is not None and Placing.of(subscription.policy) != placing_of(known.policy, known.id):
+        for statement in _TAKE_OUT:
+            transaction.execute(statement, {"s": known.id})
     _place_cursor(transaction, subscription, bound is None and from_start, bound is None, now_us)
     if bound is None and from_start and known:
         reopened = transaction.execute(_REOPEN_UNSUBSCRIBED, {"s": known.id})
@@ -225,7 +238,12 @@ def _place_cursor(
     no event has come to the subscription yet.
     """
     ((number, topic_id, outside),) = transaction.query(_PLACE, {"name": subscription.name})
-    by_rows = bool(outside) or subscription.filter is not None or subscription.role != "live"
+    has_own = subscription.filter is not None or subscription.is_placed
+    by_rows = bool(outside) or has_own or subscription.role != "live"
+    if subscription.is_limited:
+        if outside:
+            check_outside(subscription.policy)
+        transaction.execute(pace.MAKE, {"s": number})
     rows = transaction.query(_CURSOR, {"s": number})
     at = rows[0][0] if rows else None
     of = {"s": number, "topic_id": topic_id, "now": now_us}
@@ -272,7 +290,7 @@ def unbind(transaction: Transaction, name: str, worker_id: int, now_us: int) -> 
         insert_lot(transaction, row, n, (low, high), lot)
         transaction.execute(_SKIP_OPEN, {**of, "row": row})
         tally(transaction, known.id, worker_id, "skipped", n)
-    for place in ("ready", "awaited", "lease"):
+    for place in ("ready", "awaited", "keyed", "turn", "lease"):
         transaction.execute(f"DELETE FROM {place} WHERE subscription_id = :s", of)
     ledger.unbound(transaction, known.id, ledger.user(), now_us)
     transaction.execute("UPDATE subscription SET bound = 0 WHERE id = :s", of)
@@ -297,7 +315,7 @@ def cancel(transaction: Transaction, seq: int, worker_id: int, now_us: int) -> l
         ((role,),) = transaction.query("SELECT role FROM subscription WHERE id = :s", {"s": number})
         skipped = Uncalled(number, seq, attempt, now_us, now_us, worker_id, "cancelled")
         record_uncalled(transaction, [skipped], "skipped", now_us, role)
-        for place in ("ready", "awaited"):
+        for place in ("ready", "awaited", "keyed"):
             transaction.execute(
                 f"DELETE FROM {place} WHERE subscription_id = :s AND seq = :seq",
                 {**of, "s": number},

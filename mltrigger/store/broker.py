@@ -49,6 +49,7 @@ _DEPTH = f"""
 WITH rows_of AS (
   SELECT visible_us, seq FROM ready WHERE subscription_id = :s
   UNION ALL SELECT visible_us, seq FROM awaited WHERE subscription_id = :s
+  UNION ALL SELECT visible_us, seq FROM keyed WHERE subscription_id = :s
 )
 SELECT
   (SELECT count(*) FROM rows_of WHERE visible_us <= :now)
@@ -271,6 +272,7 @@ class SqlBroker:
             return []
         with self.within(unit) as transaction:
             lost, back = settling.settle(transaction, settlements, self._clock.now_us())
+            back |= self._freed([s.delivery for s in settlements])
             self._wake_after(transaction, ["done", *(f"ready:{s}" for s in back)])
         return lost
 
@@ -279,7 +281,8 @@ class SqlBroker:
         with self.within(unit) as transaction:
             if not settling.ack(transaction, deliveries):
                 return False
-            self._wake_after(transaction, ["done"])
+            freed = self._freed(deliveries)
+            self._wake_after(transaction, ["done", *(f"ready:{s}" for s in freed)])
         return True
 
     def settle_late(
@@ -288,8 +291,15 @@ class SqlBroker:
         """Let late answers count where there is no outcome yet."""
         with self.within(unit) as transaction:
             counted = settling.settle_late(transaction, settlements, self._clock.now_us())
-            self._wake_after(transaction, ["done"])
+            freed = self._freed(counted)
+            self._wake_after(transaction, ["done", *(f"ready:{s}" for s in freed)])
         return counted
+
+    def _freed(self, deliveries: Sequence[Delivery]) -> set[int]:
+        """Return the subscriptions of *deliveries* with keys: other events may begin now."""
+        if not (keyed := self._receiving.keyed):
+            return set()
+        return {d.subscription_id for d in deliveries if d.subscription_id in keyed}
 
     def alone(self, delivery: Delivery, is_alone: bool = True) -> bool:
         """Count the attempt as abandoned until it ends, or no longer. Return whether it is held."""

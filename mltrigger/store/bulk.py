@@ -116,6 +116,8 @@ def read(
     ValueError
         When a value cannot be read in this way: it is damaged, or only unusual.
     """
+    if not reader.store.by_columns:
+        raise ValueError("this store hands over rows")
     low, high = seqs or (-ALL, ALL)
     lots = lots_of(reader, subscription_id, (low, high), since_us, roles)
     ((names, topics),) = reader.query(_LARGEST, {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mltrigger.store.queue import Term
@@ -34,6 +34,8 @@ class Lease(NamedTuple):
     outside: int
     binding: int = 0
     """The newest binding when it was claimed."""
+    by_key: str | None = None
+    """The key of its event, if its subscription has one."""
 
     @property
     def key(self) -> Row:
@@ -59,6 +61,9 @@ _AROUND = f"""
 SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND low <= :seq AND high >= :seq
 """
 _DELETE_NUMBER = "DELETE FROM lease WHERE subscription_id = :s AND number = :number"
+_EXTEND_NUMBER = """
+UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND number = :number
+"""
 _DELETE = "DELETE FROM lease WHERE subscription_id = :s AND number = :number AND low = :low"
 _MEMBERS = """
 SELECT e.seq, e.published_us FROM event e
@@ -76,8 +81,16 @@ def next_number(transaction: Transaction, subscription_id: int) -> int:
     return int(number)
 
 
-def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: int = 0) -> None:
+def hold(
+    transaction: Transaction,
+    term: Term,
+    found: Sequence[Row],
+    in_range: int = 0,
+    keys: Mapping[int, str] | None = None,
+) -> None:
     """Lease *found*: its last *in_range* claims as a range, each other one on its own.
+
+    *keys* has the key of each event, if there are any.
 
     A delayed event that is due may lie between those of the range. The range ends before it and
     goes on behind it, so that one row of a number covers each event.
@@ -87,10 +100,11 @@ def hold(transaction: Transaction, term: Term, found: Sequence[Row], in_range: i
     rows: list[Row] = []
     for seq, visible_us, attempt, failures, abandoned, *_ in found[: len(found) - in_range]:
         counts = (attempt + 1, failures, abandoned)
-        rows.append((s, number, seq, seq, 1, *counts, visible_us, *times))
+        by_key = keys[seq] if keys is not None else None
+        rows.append((s, number, seq, seq, 1, *counts, visible_us, *times, by_key))
     apart = [row[0] for row in found[: len(found) - in_range]]
     parts = _runs([row[0] for row in found[len(found) - in_range :]], apart)
-    rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times) for p in parts]
+    rows += [(s, number, p[0], p[-1], len(p), 1, 0, 0, None, *times, None) for p in parts]
     transaction.put(_INSERT, rows)
 
 
@@ -106,14 +120,14 @@ def _runs(seqs: list[int], apart: Sequence[int]) -> list[list[int]]:
 def hold_range(transaction: Transaction, term: Term, low: int, high: int, n: int) -> None:
     """Lease the *n* plain events of a topic from *low* to *high* as one range."""
     times = (term.received_us, term.until_us, term.worker_id, int(term.outside), term.binding)
-    row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times)
+    row = (term.subscription_id, term.number, low, high, n, 1, 0, 0, None, *times, None)
     transaction.put(_INSERT, [row])
 
 
 def hold_new(transaction: Transaction, term: Term, seqs: Sequence[int]) -> None:
     """Lease events that this transaction has published, each on its own."""
     s, number, at_us, until_us, worker_id, _, binding = term
-    times = (at_us, at_us, until_us, worker_id, 0, binding)
+    times = (at_us, at_us, until_us, worker_id, 0, binding, None)
     rows = [(s, number, seq, seq, 1, 1, 0, 0, *times) for seq in seqs]
     transaction.put(_INSERT, rows)
 
@@ -129,6 +143,9 @@ def let_go(
         if row.n == len(whole) and row.low <= min(whole) and max(whole) <= row.high:
             transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
             return whole
+    elif (singles := _all_singles(rows, seqs)) is not None:
+        transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
+        return singles
     found: dict[int, Lease] = {}
     for row in rows:
         mine = {seq for seq in seqs if row.low <= seq <= row.high}
@@ -146,10 +163,21 @@ def let_all_go(
     if len(rows) == 1 and _is_all_of(rows[0], seqs):
         transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
         return True
+    if _all_singles(rows, seqs) is not None:
+        transaction.put(_DELETE_NUMBER, [(subscription_id, number)])
+        return True
     if len(held(transaction, subscription_id, number, seqs)) < len(seqs):
         return False
     let_go(transaction, subscription_id, number, seqs)
     return True
+
+
+def _all_singles(rows: list[Lease], seqs: Collection[int]) -> dict[int, Lease] | None:
+    """Return *rows* by their event, if each has one and these are *seqs*. Else ``None``."""
+    if len(rows) < 2 or not all(row.low == row.high for row in rows):
+        return None
+    singles = {row.low: row for row in rows}
+    return singles if singles.keys() == set(seqs) else None
 
 
 def _is_all_of(row: Lease, seqs: Sequence[int]) -> bool:
@@ -203,7 +231,12 @@ def extend(
 ) -> set[int]:
     """Let the leases of these events end at *until_us*. Return those that are held."""
     found: set[int] = set()
-    for row in _rows(transaction, subscription_id, number):
+    rows = _rows(transaction, subscription_id, number)
+    if (singles := _all_singles(rows, seqs)) is not None:
+        of = {"s": subscription_id, "number": number, "until_us": until_us}
+        transaction.execute(_EXTEND_NUMBER, of)
+        return set(singles)
+    for row in rows:
         mine = {seq for seq in seqs if row.low <= seq <= row.high}
         if mine:
             found |= mine
@@ -225,6 +258,8 @@ def held(
 ) -> dict[int, Lease]:
     """Return those of *seqs* that lease *number* holds, each with its row."""
     rows = _rows(transaction, subscription_id, number)
+    if (singles := _all_singles(rows, seqs)) is not None:
+        return singles
     return {seq: row for row in rows for seq in seqs if row.low <= seq <= row.high}
 
 

@@ -30,7 +30,7 @@ _STANDING = """
 SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT value FROM setting WHERE name = 'generation'),
-  (SELECT max(number) FROM binding WHERE subscription_id = :s), c.last_seq
+  (SELECT max(number) FROM binding WHERE subscription_id = :s), c.last_seq, s.outside
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.id = :s
 """
 BEHIND = """
@@ -66,6 +66,8 @@ SELECT s.id,
   (SELECT min(until_us) FROM lease WHERE subscription_id = s.id),
   CASE WHEN s.paused = 0 AND EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id
     AND e.seq >= c.next_seq AND e.by_rows_us IS NULL AND e.seq <= coalesce(c.last_seq, e.seq))
+    THEN 0 END,
+  CASE WHEN s.paused = 0 AND EXISTS (SELECT 1 FROM keyed k WHERE k.subscription_id = s.id)
     THEN 0 END
 FROM subscription s JOIN cursor c ON c.subscription_id = s.id WHERE s.bound = 1
 """
@@ -98,6 +100,7 @@ class Standing(NamedTuple):
     binding: int | None
     last_seq: int | None = None
     """The last event of a lane that ends."""
+    outside: int = 0
 
     @property
     def up_to(self) -> int:
@@ -215,7 +218,7 @@ def due_of_all(store: Store) -> list[tuple[int, int]]:
     return [
         (number, min(at for at in times if at is not None))
         for number, *times in store.read(_DUE_OF_ALL)
-        if times != [None, None, None]
+        if times != [None] * len(times)
     ]
 
 

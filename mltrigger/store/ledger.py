@@ -39,6 +39,7 @@ _LOWEST_OPEN = """
 SELECT min(seq) FROM (
   SELECT min(seq) AS seq FROM ready WHERE subscription_id = :s
   UNION ALL SELECT min(seq) FROM awaited WHERE subscription_id = :s
+  UNION ALL SELECT min(seq) FROM keyed WHERE subscription_id = :s
   UNION ALL SELECT min(low) FROM lease WHERE subscription_id = :s
   UNION ALL SELECT (
     SELECT e.seq FROM event e INDEXED BY event_topic

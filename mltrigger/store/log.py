@@ -24,6 +24,7 @@ from mltrigger.store.attempts import (
 from mltrigger.store.bulk import Bulk
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.effects import Effects
+from mltrigger.store.figures import FigureReader
 from mltrigger.store.finding import Found
 from mltrigger.store.following import Following
 from mltrigger.store.keys import time_of
@@ -122,7 +123,8 @@ _LANES = "WHERE subscription_id IN (SELECT id FROM subscription WHERE parent_id 
 _PROGRESS = f"""
 SELECT (SELECT coalesce(sum(n), 0) FROM tally) - (SELECT coalesce(sum(n), 0) FROM tally {_LANES}),
   (SELECT count(*) FROM ready) - (SELECT count(*) FROM ready {_LANES})
-    + (SELECT count(*) FROM awaited) + (SELECT coalesce(sum(n), 0) FROM lease)
+    + (SELECT count(*) FROM awaited) + (SELECT count(*) FROM keyed)
+    + (SELECT coalesce(sum(n), 0) FROM lease)
     - (SELECT coalesce(sum(n), 0) FROM lease {_LANES})
     + (SELECT coalesce(sum({BEHIND}), 0) FROM cursor c JOIN subscription s
       ON s.id = c.subscription_id WHERE c.next_seq IS NOT NULL AND s.parent_id IS NULL)
@@ -158,6 +160,7 @@ class Log:
         self._store, self._clock, self._worker_id = store, clock, worker_id
         self.following = Following(store)
         self.effects, self.labels = Effects(store, clock), Labels(store, clock)
+        self.figures = FigureReader(store, clock)
 
     @property
     def home(self) -> str:
@@ -240,8 +243,6 @@ class Log:
         ValueError
             When only :meth:`invocations` can read them.
         """
-        if not self._store.by_columns:
-            raise ValueError("this store hands over rows")
         low, high = seqs or (None, None)
         of = {"since_us": since_us, "low": low, "high": high}
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)

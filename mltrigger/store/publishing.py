@@ -19,6 +19,7 @@ from mltrigger.event.delay import NOT_BEFORE, due_us
 from mltrigger.event.event import DEFAULT_SOURCE, DEFAULT_TYPE, Event
 from mltrigger.event.ids import new_ids, new_trace
 from mltrigger.event.making import as_event, restored
+from mltrigger.store import placing
 from mltrigger.store.keys import id_key, time_key, time_of
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_READY
 from mltrigger.store.topics import Bound, Seen, Topic
@@ -108,6 +109,8 @@ class _Draft(NamedTuple):
     samples: Samples
     rows: _Rows
     to: Sequence[tuple[Sequence[Bound], tuple[str, ...]]]
+    seen: Sequence[Seen] | None
+    """The events, if somebody looks into them."""
 
 
 class Published(NamedTuple):
@@ -141,7 +144,8 @@ def publish(
     for name, samples in asked:
         topic = topics.of(transaction, name, generation)
         rows = _rows_of(transaction, topic.id, samples, newest + n, arrived_us or now_us)
-        drafts.append(_Draft(topic, samples, rows, _matching(topic, samples)))
+        seen = _seen(topic, samples)
+        drafts.append(_Draft(topic, samples, rows, _matching(topic, samples, seen), seen))
         n += len(rows.rows)
     if _insert(transaction, [draft.rows for draft in drafts]) == n:
         receipts = [_new(draft) for draft in drafts]
@@ -180,19 +184,28 @@ def _place(
         return woken
     ready: list[Row] = []
     awaited: list[Row] = []
+    keyed: list[Row] = []
     dues: Iterable[int | None] = (
         itertools.repeat(None) if rest is None else (m[_BY_ROWS] for m in rest)
     )
-    for receipt, row, due_at_us, (to, _) in zip(receipts, rows, dues, draft.to, strict=False):
+    seen = itertools.repeat(None) if draft.seen is None else draft.seen
+    for receipt, row, due_at_us, (to, _), look in zip(
+        receipts, rows, dues, draft.to, seen, strict=False
+    ):
         if receipt.duplicate:
             continue
         visible_us = row[_PUBLISHED] if due_at_us is None else due_at_us
         for b in to if due_at_us is None else topic.bound_of(to):
-            queue = awaited if carried and b.outside else ready
-            queue.append((b.id, visible_us, receipt.seq, 0, 0, 0))  # as Waiting
+            waiting = (b.id, visible_us, receipt.seq, 0, 0, 0)  # as Waiting
+            if b.placing is not None and look is not None and due_at_us is None:
+                keyed.append(b.placing.row(look, waiting))
+            else:
+                (awaited if carried and b.outside else ready).append(waiting)
     transaction.insert(INSERT_READY, ready)
     transaction.insert(INSERT_AWAITED, awaited)
-    return woken | {f"ready:{b_id}" for b_id in {row[0] for row in (*ready, *awaited)}}
+    if keyed:
+        placing.insert(transaction, keyed)
+    return woken | {f"ready:{b_id}" for b_id in {row[0] for row in (*ready, *awaited, *keyed)}}
 
 
 def archive(
@@ -204,14 +217,21 @@ def archive(
     return [row[0] for row in rows.rows]
 
 
-def _matching(topic: Topic, samples: Samples) -> Sequence[tuple[Sequence[Bound], tuple[str, ...]]]:
+def _seen(topic: Topic, samples: Samples) -> Sequence[Seen] | None:
+    """Return the events as filters, keys and priorities see them. ``None`` if nobody looks."""
+    if topic.filters is None and not topic.places:
+        return None
+    if isinstance(samples, Plain) and not topic.reads_attributes:
+        return [Seen(None, raw, None) for raw in samples.raws]
+    return [Seen(*each) for each in _encoded(samples)]
+
+
+def _matching(
+    topic: Topic, samples: Samples, all_seen: Sequence[Seen] | None
+) -> Sequence[tuple[Sequence[Bound], tuple[str, ...]]]:
     """Return for each event the subscriptions by rows that get it, and the names of all."""
-    if topic.filters is None:
+    if topic.filters is None or all_seen is None:
         return [(topic.by_rows, topic.names)] * len(_ids(samples))
-    if isinstance(samples, Plain) and not topic.filters.reads_attributes:
-        all_seen = [Seen(None, raw, None) for raw in samples.raws]
-    else:
-        all_seen = [Seen(*each) for each in _encoded(samples)]
     found = []
     for seen in all_seen:
         to = [topic.by_rows[place] for place in topic.filters.matching(seen)]
@@ -233,7 +253,7 @@ class _Repeats:
     def receipts(self, drafts: Sequence[_Draft]) -> list[list[Receipt]]:
         """Return the receipts of *drafts*, in the order in which they were written."""
         made = []
-        for topic, samples, (rows, _), to_whom in drafts:
+        for topic, samples, (rows, _), to_whom, _ in drafts:
             each = zip(_encoded(samples), rows, to_whom, strict=True)
             made.append([self._receipt(topic, *one) for one in each])
         return made

@@ -76,6 +76,8 @@ WHERE q.subscription_id = :s
 """
 CLAIM_READY = _CLAIM.format(place="ready")
 CLAIM_AWAITED = _CLAIM.format(place="awaited")
+CLAIM_KEYED = _CLAIM.format(place="keyed").replace("\nFROM", ", q.rank\nFROM", 1)
+"""With the rank behind the columns of a claim."""
 # Without statistics the planner may read the whole table.
 CLAIM_RANGE = f"""
 SELECT e.seq, e.published_us, 0, 0, 0, {_EVENT}
@@ -88,7 +90,8 @@ ORDER BY e.seq LIMIT :n
 def claims(transaction: Transaction, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
     """Return the rows that *sql*, one of those above, finds: columns of :class:`Claim`.
 
-    A row of a range ends before the columns of events that were sent again.
+    A row of a range ends before the columns of events that were sent again. A row of ``keyed`` has
+    its rank behind all of them.
     """
     return transaction.query(sql, parameters)
 
@@ -140,7 +143,7 @@ def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> li
             rest = functools.partial(rest_of, names[source_id], key, published_us, lag_us)
             event = restored_later(data, names[type_id], rest)
         else:
-            event, since_us = _whole(Claim(*row), names)
+            event, since_us = _whole(Claim(*row[:_WIDTH]), names)
         made.append(
             Delivery(
                 event,
@@ -159,6 +162,7 @@ def deliveries(transaction: Transaction, found: Sequence[Row], term: Term) -> li
     return made
 
 
+_WIDTH = len(Claim._fields)
 _OF_RANGE = 17
 """How many columns a row of a range has."""
 

@@ -15,9 +15,10 @@ from typing import NamedTuple
 from mltrigger.broker import Delivery, Outdated, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.errors import StoreError
-from mltrigger.store import leases, leasing, ranges
+from mltrigger.store import leases, leasing, pace, ranges, turns
+from mltrigger.store.leasing import Standing
 from mltrigger.store.queue import Term, deliveries
-from mltrigger.store.transaction import Store, Transaction
+from mltrigger.store.transaction import Row, Store, Transaction
 from mltrigger.store.wake import Wakeup
 
 SWEEP_US = 1_000_000
@@ -74,6 +75,8 @@ class Receiving:
         self._unclear: dict[int, _Seat] = {}
         """Seats of which the store did not say what became of them."""
         self._guard = threading.Lock()
+        self.keyed: set[int] = set()
+        """Subscriptions with keys of which this process had deliveries."""
         self.watched_s = -math.inf
         """The monotonic time of the last look for all receivers of this process."""
 
@@ -232,25 +235,68 @@ class Receiving:
         term = Term(
             *(subscription.id, at.next_lease, now_us, until_us, self._worker_id()), binding=binding
         )
+        if subscription.is_limited:
+            return self._lease_limited(transaction, subscription, at, term, max_events)
         if (alike := ranges.claim(transaction, at, term, max_events)) is not None:
             return _Claimed(term, alike)
-        found = leasing.claim(transaction, at, term, max_events)
-        try:
-            return _Claimed(term, deliveries(transaction, found, term))
-        except StoreError as error:  # nobody has worked on any of them
-            leasing.put_back(transaction, term, found)
-            return _Claimed(None, [], error)
+        return _claimed(transaction, term, leasing.claim(transaction, at, term, max_events))
+
+    def _lease_limited(
+        self,
+        transaction: Transaction,
+        subscription: SubscriptionSpec,
+        at: Standing,
+        term: Term,
+        max_events: int,
+    ) -> _Claimed:
+        """Lease as much as the limits over all processes allow."""
+        s = subscription.id
+        before = pace.locked(transaction, s, subscription.policy.max_rate_per_s_total)
+        if (most := before.room(max_events, term.received_us)) <= 0:
+            return _NOTHING
+        after, alike = before, None
+        if subscription.is_placed and not at.outside:
+            self.keyed.add(s)
+            found, after = turns.claim(transaction, subscription, at, term, most, before)
+        elif (alike := ranges.claim(transaction, at, term, most)) is None:
+            found = leasing.claim(transaction, at, term, most)
+        n = len(found if alike is None else alike)
+        pace.keep(transaction, s, before, after.spent(n, term.received_us))
+        return _claimed(transaction, term, found) if alike is None else _Claimed(term, alike)
+
+    def _due_limited_us(
+        self, subscription: SubscriptionSpec, visible_us: int | None, beyond: bool
+    ) -> int | None:
+        """Return when the next event may begin. ``None``: not before a call ends."""
+        now_us, policy = self._clock.now_us(), subscription.policy
+        with self._store.snapshot() as reader:
+            at = pace.read(reader, subscription.id, policy.max_rate_per_s_total)
+            if subscription.is_placed and not beyond:
+                beyond = turns.has_room(reader, subscription)
+        next_us = at.next_us(now_us)
+        due_us = now_us if beyond else visible_us
+        return None if due_us is None else max(due_us, next_us)
 
     def _due_s(self, subscription: SubscriptionSpec) -> float:
         """Return the seconds until the next delayed event or look at leases. 0 or less: now."""
         due = leasing.due(self._store, subscription.id)
-        if due.beyond and not due.paused:
-            return 0.0
         until_us, visible_us = due.until_us, None if due.paused else due.visible_us
+        if subscription.is_limited and not due.paused:
+            visible_us = self._due_limited_us(subscription, visible_us, bool(due.beyond))
+        elif due.beyond and not due.paused:
+            return 0.0
         if until_us is not None:  # not before the next sweep, which finds it
             until_us = max(until_us, self._swept.get(subscription.id, 0) + SWEEP_US)
         due_us = min((at for at in (visible_us, until_us) if at is not None), default=None)
         return float("inf") if due_us is None else (due_us - self._clock.now_us()) / 1e6
+
+
+def _claimed(transaction: Transaction, term: Term, found: list[Row]) -> _Claimed:
+    try:
+        return _Claimed(term, deliveries(transaction, found, term))
+    except StoreError as error:  # nobody has worked on any of them
+        leasing.put_back(transaction, term, found)
+        return _Claimed(None, [], error)
 
 
 def _holds(transaction: Transaction, claimed: _Claimed) -> bool:

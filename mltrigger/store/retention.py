@@ -58,6 +58,7 @@ UNION SELECT seq FROM leased WHERE seq BETWEEN :low AND :high
 UNION SELECT seq FROM ready WHERE seq BETWEEN :low AND :high
   AND seq >= {_LIMIT.format(s="subscription_id")}
 UNION SELECT seq FROM awaited WHERE {_IN_STEP}
+UNION SELECT seq FROM keyed WHERE {_IN_STEP}
 UNION SELECT seq FROM dead_letter WHERE {_IN_STEP} AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """

@@ -24,39 +24,52 @@ def create(connection: sqlite3.Connection) -> None:
         for statement in CREATE.split(";\n\n"):
             connection.execute(statement.strip())
     elif found < VERSION:
-        _bring_forward(connection)
+        _bring_forward(connection, found)
 
 
-_NEW_TABLES = ("binding", "label", "effect")
-_NEW_COLUMNS = (
-    "subscription ADD COLUMN parent_id INTEGER",
-    "subscription ADD COLUMN lane TEXT",
-    "cursor ADD COLUMN last_seq INTEGER",
-    "lease ADD COLUMN binding INTEGER NOT NULL DEFAULT 0",
-    "lot ADD COLUMN binding INTEGER NOT NULL DEFAULT 0",
-    "detail ADD COLUMN measures TEXT",
-)
+_NEW = {
+    10: (
+        ("binding", "label", "effect"),
+        (
+            "subscription ADD COLUMN parent_id INTEGER",
+            "subscription ADD COLUMN lane TEXT",
+            "cursor ADD COLUMN last_seq INTEGER",
+            "lease ADD COLUMN binding INTEGER NOT NULL DEFAULT 0",
+            "lot ADD COLUMN binding INTEGER NOT NULL DEFAULT 0",
+            "detail ADD COLUMN measures TEXT",
+        ),
+    ),
+    11: (("keyed", "turn", "pace"), ("lease ADD COLUMN by_key TEXT",)),
+}
+"""The tables and columns of each version that the one before did not have."""
+_NEW_INDEXES = {9: ("CREATE INDEX subscription_parent",)}
+"""The indexes of new columns of old tables, by the version that lacks them."""
 _FIRST_BINDINGS = """
 INSERT INTO binding (subscription_id, number, kind, from_seq, selector, made_us, made_by)
 SELECT id, 0, 'bind', 0, selector, created_us, '' FROM subscription
 """
 
 
-def _bring_forward(connection: sqlite3.Connection) -> None:
-    """Change the tables of version 9 into those of version 10, inside the caller's transaction.
+def _bring_forward(connection: sqlite3.Connection, found: int) -> None:
+    """Change the tables of version *found* into those of this one, in the caller's transaction.
 
-    Each subscription gets the binding that it has as its first one. Views are made anew.
+    Version 9 has no bindings. Each subscription gets the present one as its first. Views are made
+    anew.
     """
     views = [n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'view'")]
     for view in views:
         connection.execute(f'DROP VIEW "{view}"')
-    for column in _NEW_COLUMNS:
+    new = [of for version, of in _NEW.items() if version > found]
+    for column in (column for _, columns in new for column in columns):
         connection.execute(f"ALTER TABLE {column}")
+    tables = [table for tables, _ in new for table in tables]
+    starts = ["CREATE VIEW", *_NEW_INDEXES.get(found, ())]
     for statement in map(str.strip, CREATE.split(";\n\n")):
-        is_new = any(f"TABLE {t} (" in statement or f" ON {t} (" in statement for t in _NEW_TABLES)
-        if is_new or statement.startswith(("CREATE VIEW", "CREATE INDEX subscription_parent")):
+        is_new = any(f"TABLE {t} (" in statement or f" ON {t} (" in statement for t in tables)
+        if is_new or statement.startswith(tuple(starts)):
             connection.execute(statement)
-    connection.execute(_FIRST_BINDINGS)
+    if found == OLDEST:
+        connection.execute(_FIRST_BINDINGS)
     connection.execute("UPDATE schema_version SET version = ?", (VERSION,))
 
 

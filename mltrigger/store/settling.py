@@ -161,7 +161,7 @@ def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int)
             leases.single_out(transaction, lease, delivery.seq)
             _count(transaction, settlement, "lease", "low", lease.abandoned)
     else:
-        for place in ("awaited", "ready"):
+        for place in ("awaited", "ready", "keyed"):
             found = transaction.query(f"SELECT abandoned FROM {place} {_OF}", of)
             if found and ends:
                 transaction.execute(f"DELETE FROM {place} {_OF}", of)

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 
 from mltrigger.broker import Delivery
+from mltrigger.event.event import Event
 from mltrigger.store.ledger import Binding
+from mltrigger.store.placing import event_key
 
 _WHOLE = 2**64
 
 
-def key_of(delivery: Delivery) -> str:
-    """Return the key of an event: its ordered group, partition key or subject, else its id.
+def key_of(delivery: Delivery, path: str | None = None) -> str:
+    """Return the key of an event: that at *path*, the ``key`` of its subscription.
 
-    Events with the same key go to the same version.
+    Else its ordered group, partition key or subject, else its id. Events with the same key go to
+    the same version.
     """
-    event = delivery.event
-    return str(delivery.group or event.extensions.get("partitionkey") or event.subject or event.id)
+    key = event_key(delivery.event, path) or delivery.group
+    return key or without_path(delivery.event)
+
+
+def without_path(event: Event) -> str:
+    """Return the key of an event whose subscription has none: partition key, subject, or id."""
+    return str(event.extensions.get("partitionkey") or event.subject or event.id)
 
 
 def in_share(key: str, share: float, salt: str) -> bool:

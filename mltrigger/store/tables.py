@@ -3,7 +3,8 @@
 The table ``event`` is the log. It is only appended to. A subscription needs no row for an event.
 Its ``cursor`` says how far it is. The events behind that wait. Rows in ``ready`` are exceptions:
 retries, delays, releases, events sent again. A subscription with a filter or with a queue outside
-goes by rows altogether. A lease holds a range of the log, or one exception.
+goes by rows altogether. One with a key does so, too: its rows wait in ``keyed``. A lease holds a
+range of the log, or one exception.
 
 Attempts that are recorded together share a ``lot``. An ``outcome`` is narrow. Errors and the like
 are in ``detail``. The view ``invocation`` has all of it.
@@ -14,8 +15,10 @@ Times are microseconds since 1970 in 64-bit integers: exact, small and easy to c
 from __future__ import annotations
 
 from mltrigger.store.outcomes import FINAL, OUTCOMES
+from mltrigger.store.tables_of_keys import KEYS
+from mltrigger.store.tables_of_versions import VERSIONS
 
-VERSION = 10
+VERSION = 11
 """The version of the schema below. A file with a later version is refused."""
 
 CODES = {outcome: code for code, outcome in enumerate(OUTCOMES)}
@@ -118,54 +121,7 @@ CREATE TABLE subscription (
 
 CREATE INDEX subscription_parent ON subscription (parent_id) WHERE parent_id IS NOT NULL;
 
-CREATE TABLE binding (
-  -- The versions that answer a subscription. First attempts of events from from_seq on follow the
-  -- newest row that holds for them. A share of them may go to another version, a canary.
-  subscription_id INTEGER NOT NULL,
-  number INTEGER NOT NULL, -- from 0
-  kind TEXT NOT NULL, -- bind, promote, canary, step, rollback
-  from_seq INTEGER NOT NULL,
-  selector TEXT NOT NULL,
-  model_version_id INTEGER, -- the version that the selector meant then, NULL if it meant none
-  canary TEXT, -- the selector of the canary
-  canary_version_id INTEGER,
-  share REAL NOT NULL DEFAULT 0, -- of the canary
-  made_us INTEGER NOT NULL,
-  made_by TEXT NOT NULL,
-  why TEXT,
-  verdict TEXT, -- as JSON
-  plan TEXT, -- of the canary, as JSON
-  PRIMARY KEY (subscription_id, number)
-) WITHOUT ROWID;
-
-CREATE TABLE label (
-  -- The truths about events. The latest one of an event counts. The event may be unknown yet.
-  id INTEGER NOT NULL PRIMARY KEY,
-  event_id TEXT NOT NULL,
-  source TEXT, -- NULL: of any source
-  truth TEXT NOT NULL, -- as JSON
-  true_us INTEGER NOT NULL, -- a later one replaces an earlier one
-  made_us INTEGER NOT NULL,
-  made_by TEXT NOT NULL
-);
-
-CREATE INDEX label_event ON label (event_id);
-
-CREATE TABLE effect (
-  -- The effects that models have on other systems. The intent comes before the call, the answer
-  -- after it. An effect without an answer is unknown.
-  subscription_id INTEGER NOT NULL,
-  seq INTEGER NOT NULL,
-  name TEXT NOT NULL,
-  key TEXT NOT NULL,
-  attempt INTEGER NOT NULL, -- the one that called last
-  calls INTEGER NOT NULL,
-  intended_us INTEGER NOT NULL,
-  answered_us INTEGER,
-  answer TEXT, -- as JSON
-  error TEXT, -- of a call that raised
-  PRIMARY KEY (subscription_id, seq, name, key)
-) WITHOUT ROWID;
+{VERSIONS}
 
 CREATE TABLE revision (
   -- The events that a subscription has a right to. A revision holds for the events after from_seq,
@@ -205,6 +161,8 @@ CREATE TABLE ready (
   PRIMARY KEY (subscription_id, visible_us, seq)
 ) WITHOUT ROWID;
 
+{KEYS}
+
 CREATE TABLE lease (
   -- The rows of one number are the events that one claim still holds: ranges of the log, and single
   -- exceptions.
@@ -223,6 +181,7 @@ CREATE TABLE lease (
   -- 1 if a message of an outside queue belongs to it: the next lease needs that message again
   outside INTEGER NOT NULL DEFAULT 0,
   binding INTEGER NOT NULL DEFAULT 0, -- the newest one when it was claimed
+  by_key TEXT, -- the key of its event, if its subscription has one
   PRIMARY KEY (subscription_id, number, low)
 ) WITHOUT ROWID;
 
@@ -359,6 +318,7 @@ CREATE TABLE setting (name TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL);
 CREATE VIEW waiting AS
 SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM ready
 UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM awaited
+UNION ALL SELECT subscription_id, visible_us, seq, attempt, failures, abandoned FROM keyed
 UNION ALL SELECT s.id, e.published_us, e.seq, 0, 0, 0
 FROM cursor c
 JOIN subscription s ON s.id = c.subscription_id

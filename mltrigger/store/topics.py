@@ -13,6 +13,7 @@ from mltrigger.event.event import Event, attributes_of
 from mltrigger.filters import FilterPolicy
 from mltrigger.filters.index import FilterIndex
 from mltrigger.names import is_topic
+from mltrigger.store.placing import Placing, placing_of
 from mltrigger.store.registry import filter_of
 from mltrigger.store.transaction import Transaction
 
@@ -21,7 +22,7 @@ SELECT (SELECT value FROM setting WHERE name = 'generation'),
   (SELECT coalesce(max(seq), 0) FROM event)
 """
 _TOPIC = """
-SELECT t.id, s.id, s.name, s.filter, s.filter_scope, s.outside, s.role
+SELECT t.id, s.id, s.name, s.filter, s.filter_scope, s.outside, s.role, s.policy
 FROM topic t
 LEFT JOIN subscription s ON s.topic_id = t.id AND s.bound = 1 AND s.role IN ('live', 'shadow')
 WHERE t.name = :name ORDER BY s.id
@@ -37,11 +38,14 @@ class Bound(NamedTuple):
     outside: bool
     is_lane: bool = False
     """Whether it is a shadow. It has a cursor, and filters what it claims."""
+    placing: Placing | None = None
+    """Finds the key and the priority of an event, ``None`` for a subscription without both."""
 
     @property
     def by_rows(self) -> bool:
         """Whether each of its events is a row, instead of a place behind its cursor."""
-        return not self.is_lane and (self.outside or self.policy is not None)
+        has_own = self.policy is not None or self.placing is not None
+        return not self.is_lane and (self.outside or has_own)
 
 
 class Topic(NamedTuple):
@@ -58,6 +62,14 @@ class Topic(NamedTuple):
 
     free: Sequence[Bound]
     """Those that do not go by rows."""
+    places: bool = False
+    """Whether one has a key or a priority."""
+
+    @property
+    def reads_attributes(self) -> bool:
+        """Whether a filter, a key or a priority asks for attributes."""
+        filters = self.filters is not None and self.filters.reads_attributes
+        return filters or any(b.placing.reads_attributes for b in self.by_rows if b.placing)
 
     def bound_of(self, to: Sequence[Bound]) -> Sequence[Bound]:
         """Return all that get an event which passes the filters of *to*, in their order."""
@@ -107,16 +119,18 @@ def _read(transaction: Transaction, name: str) -> Topic:
             "subscribe to it or call bus.topic(…) to make it; bus.topics() lists all",
         )
     bound = []
-    for _, number, subscription, filter_text, scope, outside, role in rows:
+    for _, number, subscription, filter_text, scope, outside, role, settings in rows:
         if number is not None:
             policy = filter_of(filter_text, scope, "subscription", number)
-            bound.append(Bound(number, subscription, policy, bool(outside), role == "shadow"))
+            by = None if outside or role != "live" else placing_of(settings, number)
+            bound.append(Bound(number, subscription, policy, bool(outside), role == "shadow", by))
     by_rows = [b for b in bound if b.by_rows]
     filters = [b.policy for b in by_rows]
     index = FilterIndex(filters) if any(filters) else None
     free = [b for b in bound if not b.by_rows]
     listed = tuple(b.name for b in bound if not b.is_lane)
-    return Topic(rows[0][0], name, bound, by_rows, listed, index, free)
+    places = any(b.placing is not None for b in by_rows)
+    return Topic(rows[0][0], name, bound, by_rows, listed, index, free, places)
 
 
 class Seen:

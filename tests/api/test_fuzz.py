@@ -21,6 +21,7 @@ OPERATIONS = [
     "label",
     "subscriptions",
     "outcomes",
+    "depth",
     "dead_letters",
     "redrive",
     "discard",

@@ -96,6 +96,18 @@ def test_open_streams_have_a_limit(served_bus: mt.EventBus) -> None:
             assert other.get(OUTCOMES).status_code == 200
 
 
+def test_depth_counts_what_waits_and_what_is_delayed(api: Caller, served_bus: mt.EventBus) -> None:
+    served_bus.subscribe("documents", lambda page: page, name="idle", listen=False)
+    served_bus.publish("documents", 1)
+    served_bus.publish("documents", 2, delay_s=3600)
+
+    depth = api.get("/v1/subscriptions/idle/depth").json()
+
+    assert depth.pop("oldest_s") >= 0
+    assert depth == {"backlog": 1, "visible": 1, "delayed": 1, "in_flight": 0, "dead": 0}
+    assert api.get("/v1/subscriptions/nobody/depth").status_code == 404
+
+
 def test_dead_letters_are_read_redriven_and_discarded(api: Caller, served_bus: mt.EventBus) -> None:
     broken = True
 

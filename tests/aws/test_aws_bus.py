@@ -1523,3 +1523,31 @@ def test_queue_that_is_deleted_while_its_event_runs_costs_no_outcome_and_no_othe
     assert outcomes(again) == ["succeeded"] * 2
     assert outcomes(other) == ["succeeded"]
     assert is_balanced(bus)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"priority": "size"},
+        {"max_rate_per_s_total": 5.0},
+        {"key": "tenant", "max_concurrency_per_key": 2},
+    ],
+    ids=lambda policy: "-".join(policy),
+)
+def test_limits_that_sqs_cannot_keep_are_refused_before_anything_is_made(
+    aws: Account, policy: dict[str, Any]
+) -> None:
+    bus = aws.bus()
+    with pytest.raises(mt.InvalidPolicy, match=r"cannot hold on aws://"):
+        bus.subscribe("documents", lambda text: text, name="reader", **policy)
+    assert bus.subscriptions().empty
+
+
+def test_key_alone_is_taken_and_events_are_delivered(aws: Account) -> None:
+    bus = aws.bus()
+    sub = bus.subscribe("documents", lambda data: data["n"], name="reader", key="tenant")
+    run = bus.fire("documents", [{"tenant": "a", "n": 1}, {"tenant": "b", "n": 2}], progress=False)
+
+    assert sorted(run.results()["output"]) == [1, 2]
+    with pytest.raises(mt.InvalidPolicy, match="on aws:// they wait in SQS"):
+        sub.depth(by="key")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from emulators import Account
 from shared import Gate, in_memory, outcomes, settle, wait_until
+from stores import ALL, url_of
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
@@ -47,15 +48,14 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path / "charges.txt")
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
+@pytest.fixture(params=ALL)
 def served(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
     """A bus of each broker in turn, in real time."""
     if request.param == "aws":
         account: Account = request.getfixturevalue("aws")
         yield account.bus()
         return
-    path = request.getfixturevalue("file") if request.param == "sqlite" else None
-    with mt.connect(f"sqlite:///{path}" if path else "memory://") as bus:
+    with mt.connect(url_of(request)) as bus:
         yield bus
 
 

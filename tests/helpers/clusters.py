@@ -60,22 +60,32 @@ def dask() -> Iterator[Executor]:
 
 @contextlib.contextmanager
 def ray() -> Iterator[Executor]:
-    """Run a node of Ray with two processors, without the programs that only watch it."""
+    """Run a node of Ray, and let this process use it."""
+    with ray_node() as address:
+        import ray
+
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+            yield mt.RayExecutor(num_cpus=1)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def ray_node() -> Iterator[str]:
+    """Run a node of Ray with two processors, without the programs that only watch it.
+
+    Yield its address. Processes started here may use it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket must be short
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**token, **_PATIENCE}.items():
             patch.setenv(name, value)  # before ray is imported, which reads it
-        import ray
-
         node, port = _node(folder)
         try:
-            ray.init(
-                address=f"127.0.0.1:{port}", log_to_driver=False, logging_level=logging.CRITICAL
-            )
-            yield mt.RayExecutor(num_cpus=1)
+            yield f"127.0.0.1:{port}"
         finally:
-            ray.shutdown()
             node.terminate()
             node.wait()
             shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from emulators import Account
 from shared import in_memory
+from stores import ALL, url_of
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
@@ -17,15 +18,14 @@ from mltrigger.testing import SimulatedClock
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
+@pytest.fixture(params=ALL)
 def served(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
     """A bus of each broker in turn, in real time."""
     if request.param == "aws":
         account: Account = request.getfixturevalue("aws")
         yield account.bus()
         return
-    path = request.getfixturevalue("file") if request.param == "sqlite" else None
-    with mt.connect(f"sqlite:///{path}" if path else "memory://") as bus:
+    with mt.connect(url_of(request)) as bus:
         yield bus
 
 

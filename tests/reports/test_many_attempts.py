@@ -194,6 +194,7 @@ def test_pruning_leaves_nothing_of_old_attempts_but_the_newest_lot(tmp_path: Pat
     assert counts == [1, 0, 0, 1]
 
 
+@BY_COLUMNS  # elsewhere parts of the log leave at once
 def test_pruning_leaves_others_time_to_write(bus: mt.EventBus) -> None:
     held: list[tuple[float, float]] = []
 

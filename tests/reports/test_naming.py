@@ -9,6 +9,7 @@ from typing import Any
 import public_api
 import pytest
 from shared import Gate, wait_until
+from stores import ALL, url_of
 
 import mltrigger as mt
 from mltrigger.testing import SimulatedClock
@@ -47,16 +48,13 @@ def refuse(page: Any) -> Any:
     raise mt.Reject("no page")
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
+@pytest.fixture(params=ALL)
 def anywhere(request: pytest.FixtureRequest, clock: SimulatedClock, gate: Gate) -> Iterator[Any]:
     """A bus on each store. Those here have a clock that stands still."""
     if request.param == "aws":
         yield request.getfixturevalue("aws").bus()
         return
-    url = (
-        "memory://" if request.param == "memory" else f"sqlite:///{request.getfixturevalue('file')}"
-    )
-    with mt.connect(url, clock=clock) as bus:
+    with mt.connect(url_of(request), clock=clock) as bus:
         yield bus
 
 

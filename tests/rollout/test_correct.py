@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from emulators import Account
 from shared import wait_until
+from stores import ALL, url_of
 
 import mltrigger as mt
 
@@ -31,14 +32,13 @@ def bad(n: int) -> dict[str, Any]:
     return {"text": f"page {n}" if n % 3 else "?", "page": n}
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[mt.EventBus]:
+@pytest.fixture(params=ALL)
+def bus(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
     if request.param == "aws":
         account: Account = request.getfixturevalue("aws")
         yield account.bus()
         return
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/bus.db"
-    with mt.connect(url) as bus:
+    with mt.connect(url_of(request)) as bus:
         yield bus
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from emulators import Account
 from shared import wait_until
+from stores import ALL, url_of
 
 import mltrigger as mt
 from mltrigger.store.ledger import Binding, Change
@@ -26,14 +27,13 @@ def answers(version: str) -> mt.Model:
     return mt.model(ocr, name="ocr", version=version)
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[mt.EventBus]:
+@pytest.fixture(params=ALL)
+def bus(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
     if request.param == "aws":
         account: Account = request.getfixturevalue("aws")
         yield account.bus()
         return
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/bus.db"
-    with mt.connect(url, clock=SimulatedClock()) as bus:
+    with mt.connect(url_of(request), clock=SimulatedClock()) as bus:
         yield bus
 
 

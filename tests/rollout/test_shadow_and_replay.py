@@ -17,6 +17,7 @@ import pytest
 from emulators import Account
 from model_servers import ModelServer
 from shared import Gate, wait_until
+from stores import SQL, url_of
 
 import mltrigger as mt
 
@@ -172,10 +173,9 @@ def test_canary_promote_and_correction_give_each_event_one_answer(each: Kind) ->
 # -- what a lane is not ----------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[mt.EventBus]:
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/bus.db"
-    with mt.connect(url) as bus:
+@pytest.fixture(params=SQL)
+def bus(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
+    with mt.connect(url_of(request)) as bus:
         yield bus
 
 

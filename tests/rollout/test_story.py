@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from emulators import Account
+from stores import ALL, url_of
 
 import mltrigger as mt
 
@@ -48,14 +49,13 @@ def same_text(one: dict[str, str], other: dict[str, str]) -> bool:
     return one["text"] == other["text"]
 
 
-@pytest.fixture(params=["memory", "sqlite", "aws"])
-def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[mt.EventBus]:
+@pytest.fixture(params=ALL)
+def bus(request: pytest.FixtureRequest) -> Iterator[mt.EventBus]:
     if request.param == "aws":
         account: Account = request.getfixturevalue("aws")
         yield account.bus()
         return
-    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path}/bus.db"
-    with mt.connect(url) as bus:
+    with mt.connect(url_of(request)) as bus:
         yield bus
 
 

@@ -50,3 +50,15 @@ def test_store_of_an_earlier_schema_is_read_as_it_was_and_goes_on(file: Path) ->
         assert sorted(bus.subscription("filtered").results()["output"]) == [3, 900]
         assert bus.audit()["balanced"].all()
         assert bus.audit().set_index("subscription").loc["strict", "open"] == 2
+
+
+def test_store_of_an_earlier_schema_takes_a_key(file: Path) -> None:
+    with mt.connect(f"sqlite:///{file}", clock=SimulatedClock(LATER_US)) as bus:
+        bus.subscribe("pages", len, name="shares", key="type", start="earliest", listen=False)
+        before = bus.subscription("shares").depth(by="key")
+        bus.subscription("shares").start()
+        wait_until(lambda: not bus.subscription("shares").depth().open)
+
+        assert before["waiting"].sum() == 6
+        assert len(before) == 3
+        assert bus.audit()["balanced"].all()

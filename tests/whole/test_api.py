@@ -135,6 +135,7 @@ OF_A_BUS_ONLY = {
     "archived",
     "borrowed_listener",
     "busy",
+    "depth_by_key",
     "event_of",
     "listen",
     "listener_state",
@@ -145,6 +146,7 @@ OF_A_BUS_ONLY = {
     "stop_listening",
     "tally",
     "try_out",
+    "vitals",
 }
 """What a bus has and the module has not: its state, and what its own parts call."""
 

@@ -34,6 +34,7 @@ FLOORS = (
     {"handle"},
     {"bus"},
     {"urls"},
+    {"telemetry"},
     {"api"},
     {"worker"},
     {"notebook", "testing", "demo"},
@@ -52,7 +53,8 @@ DOORS = {
     ("reports.bar", "notebook.progress", "_drawing"),
 }
 """(module, face, function): opened when somebody calls the function, never at import."""
-MOST_ROOMS = 26
+MOST_ROOMS = 27
+"""The adapters are five: telemetry came last."""
 BOTO3 = {"aws/clients.py"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

@@ -153,6 +153,7 @@ def test_what_the_package_imports_is_declared() -> None:
     spelled = {
         "PIL": "pillow",
         "nats": "nats-py",
+        "opentelemetry": "opentelemetry-api",
         "sklearn": "scikit-learn",
         "yaml": "pyyaml",
         "mlflow": "mlflow-skinny",
@@ -161,7 +162,7 @@ def test_what_the_package_imports_is_declared() -> None:
         r
         for name in (
             *("brokers", "compare", "cron", "demo", "mlflow", "onnx"),
-            *("postgres", "schema", "serve", "tutorial"),
+            *("otel", "postgres", "schema", "serve", "tutorial"),
         )
         for r in requirements_of_extra(name)
     ]

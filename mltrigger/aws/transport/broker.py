@@ -36,6 +36,7 @@ from mltrigger.event.delay import due_us
 from mltrigger.event.making import as_event, traced
 from mltrigger.names import FIFO
 from mltrigger.store import publishing
+from mltrigger.store.placing import check_outside
 from mltrigger.store.settling import comes_again
 from mltrigger.store.unit import Unit
 
@@ -110,6 +111,7 @@ class AwsBroker(AwsOutside):
         self, subscription: SubscriptionSpec, from_start: bool = False, rebind: bool = False
     ) -> None:
         """Make the missing resources, then bind in the log. Idempotent."""
+        check_outside(subscription.policy)
         self._own_log()
         subscription = with_lease(subscription)
         source = self._registry.sources().get(subscription.topic)

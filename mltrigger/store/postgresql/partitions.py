@@ -35,7 +35,7 @@ CREATE FUNCTION newest_event() RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT last_value FROM event_seq $$;
 
 CREATE FUNCTION make_partition(tables text[], number bigint) RETURNS void
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema} AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
   parent text;
 BEGIN

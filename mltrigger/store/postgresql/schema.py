@@ -22,7 +22,7 @@ TYPES = {
     "REAL": "double precision",
     "TEXT": 'text COLLATE "C"',
 }
-_NUMBERED = ("topic", "name", "model_version", "subscription", "label", "revision", "worker")
+NUMBERED = ("topic", "name", "model_version", "subscription", "label", "revision", "worker")
 """The tables whose rows get their numbers from PostgreSQL."""
 _HOT = ("ready", "lease", "awaited", "setting", "worker", "listener", "mark", *versions.TABLES)
 """Small tables whose rows change all the time. They are tidied by the number of their rows."""
@@ -41,6 +41,13 @@ CREATE TABLE mark (
 )
 """
 _SCHEMA = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
+"""Keeps a second process from making or changing the schema."""
+WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
+"""The number of the lock that every writer holds."""
+_ENCODING = (
+    "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+)
 _FOUND = """
 SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = %(schema)s),
   to_regclass(format('%%I.schema_version', %(schema)s::text))::text,
@@ -57,15 +64,42 @@ def create(connection: psycopg.Connection[Any], schema: str) -> None:
     StoreError
         When the schema belongs to another program, or another release has made it.
     """
-    if _found(connection, schema) is None:
-        with connection.transaction():
-            # whoever comes second finds it made
-            connection.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [schema])
-            if _found(connection, schema) is None:
-                _make(connection, schema)
+    version = made(connection, schema)
+    if version != tables.VERSION:
+        raise refused(version)
 
 
-def _found(connection: psycopg.Connection[Any], schema: str) -> int | None:
+def made(connection: psycopg.Connection[Any], schema: str) -> int:
+    """Return the version of the schema. Make it first in a database that does not have it."""
+    version = found(connection, schema)
+    if version is not None:
+        return version
+    with connection.transaction():
+        # whoever comes second finds it made
+        connection.execute(LOCK, [schema])
+        if (version := found(connection, schema)) is None:
+            _make(connection, schema)
+    return tables.VERSION if version is None else version
+
+
+def check_encoding(connection: psycopg.Connection[Any]) -> None:
+    """Raise StoreError if the database cannot hold every text."""
+    ((encoding,),) = connection.execute(_ENCODING).fetchall()
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the database has the encoding {encoding}, which cannot hold every text: make another"
+            " one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0; nothing was changed"
+        )
+
+
+def found(connection: psycopg.Connection[Any], schema: str) -> int | None:
+    """Return the version of the schema, ``None`` if there is none.
+
+    Raises
+    ------
+    StoreError
+        When the schema belongs to another program, or is damaged.
+    """
     row = connection.execute(_FOUND, {"schema": schema}).fetchone()
     assert row is not None  # noqa: S101 - aggregates
     _, version_table, tables_there = row
@@ -76,24 +110,31 @@ def _found(connection: psycopg.Connection[Any], schema: str) -> int | None:
                 " schema: name another one with ?schema=; nothing was changed"
             )
         return None
-    found = [version for (version,) in connection.execute(f"SELECT version FROM {version_table}")]
-    if len(found) != 1:
+    rows = [version for (version,) in connection.execute(f"SELECT version FROM {version_table}")]
+    if len(rows) != 1:
         raise StoreError(
             f"the store is damaged: its table schema_version must hold one row, and holds"
-            f" {found!r:.100}; restore a backup, or put that right; nothing was changed"
+            f" {rows!r:.100}; restore a backup, or put that right; nothing was changed"
         )
-    (version,) = found
+    return int(rows[0])
+
+
+def refused(version: int) -> StoreError:
+    """Return the error about a schema of another *version* than this release has."""
+    if version < 0:
+        return StoreError(
+            "a move into this store is under way: wait until `mltrigger move` is done, or call it"
+            " again with the same URLs if it was interrupted; nothing was changed"
+        )
     if version > tables.VERSION:
-        raise StoreError(
+        return StoreError(
             f"the store has schema version {version}, this release knows up to {tables.VERSION}:"
             " upgrade mltrigger; nothing was changed"
         )
-    if version < tables.VERSION:
-        raise StoreError(
-            f"the store has schema version {version}, this release needs {tables.VERSION}: its"
-            " owner calls `mltrigger postgres upgrade`; nothing was changed"
-        )
-    return int(version)
+    return StoreError(
+        f"the store has schema version {version}, this release needs {tables.VERSION}: its"
+        " owner calls `mltrigger postgres upgrade`; nothing was changed"
+    )
 
 
 def _make(connection: psycopg.Connection[Any], schema: str) -> None:
@@ -136,13 +177,18 @@ def _worded(statement: str) -> str:
         statement = re.sub(r",\s*CONSTRAINT event_identity UNIQUE \([^)]*\)", "", statement)
         for before, after in TYPES.items():
             statement = re.sub(rf"\b{before}\b", after, statement)
-        if made[1] in _NUMBERED:
+        if made[1] in NUMBERED:
             statement = statement.replace(
                 "id bigint NOT NULL", "id bigint GENERATED BY DEFAULT AS IDENTITY NOT NULL", 1
             )
         if (key := partitions.KEYS.get(made[1])) is not None:
             statement = f"{statement.rstrip()} PARTITION BY RANGE ({key})"
     return re.sub(r"ON event \(topic_id\)", "ON event (topic_id, seq)", statement)
+
+
+def table_names() -> list[str]:
+    """Return the names of the tables that SQLite has, too."""
+    return [made[1] for part in statements() if (made := re.match(r"\s*CREATE TABLE (\w+)", part))]
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from psycopg.pq import TransactionStatus
 
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
+from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit
 from mltrigger.store.postgresql import partitions, schema
 from mltrigger.store.postgresql.flush import Flush, Lost
@@ -44,17 +45,15 @@ _MARKS = 1_000
 """Commits of a process between two deletions of its old marks."""
 _BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
-SELECT pg_advisory_xact_lock({key}), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+SELECT pg_advisory_xact_lock({key});
+SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM schema_version
 """
+"""The version is read behind the lock: an upgrade holds it."""
 _PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
 """A reader holds no lock, and may do something long between two queries."""
-_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
 _HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
-_ENCODING = (
-    "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
-)
 
 
 class PostgresStore(Combined):
@@ -107,15 +106,9 @@ class PostgresStore(Combined):
             self.description = f"PostgreSQL, database {session.info.dbname}"
             if self.sessions.schema != SCHEMA:
                 self.description += f", schema {self.sessions.schema}"
-            ((encoding,),) = session.execute(_ENCODING).fetchall()
-            if encoding != "UTF8":
-                raise StoreError(
-                    f"the database has the encoding {encoding}, which cannot hold every text:"
-                    " make another one with CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0;"
-                    " nothing was changed"
-                )
+            schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            ((key,),) = session.execute(_KEY, [self.sessions.schema]).fetchall()
+            ((key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
         finally:
             session.close()
         self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key)
@@ -256,10 +249,12 @@ class PostgresStore(Combined):
             cursor = writer.execute(self._begin_sql)
             while cursor.nextset():
                 pass
-            ((_, server_us),) = cursor.fetchall()
+            ((version, server_us),) = cursor.fetchall()
         except psycopg.OperationalError:
             self._drop_writer()
             raise
+        if version != tables.VERSION:
+            raise schema.refused(version)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
 
     def _commit(self, commit: Commit) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from mltrigger.event.event import Event
@@ -44,6 +44,16 @@ than it began with is only a copy.
 """
 
 
+class Trace(NamedTuple):
+    """The trace of a call: its headers, and a function that enters it.
+
+    That function makes it current in the context in which the model runs.
+    """
+
+    headers: Mapping[str, str]
+    enter: Callable[[], object] = _nothing
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Running:
     """The calls of a model under way, one after the other. One object serves a whole lot.
@@ -57,6 +67,7 @@ class Running:
       in parts.
     - ``measures``: the reported figures of events, since they were last taken.
     - ``forks``: the number of forks when the calls began.
+    - ``trace``: the trace of the current call. ``None`` if nothing traces it.
     """
 
     place: Place
@@ -68,6 +79,7 @@ class Running:
     batch: Sequence[Event] | None = None
     measures: Measures | None = None
     forks: int = dataclasses.field(default_factory=lambda: forks)
+    trace: Trace | None = None
 
     @property
     def event(self) -> Event:
@@ -139,8 +151,14 @@ def model_returned(answer: object) -> None:
         running.returned(answer)
 
 
+def trace_headers() -> Mapping[str, str]:
+    """Return the headers that carry the trace of the call under way. Empty without one."""
+    running = _current.get()
+    return running.trace.headers if running is not None and running.trace is not None else {}
+
+
 def place() -> dict[str, str]:
-    """Return the :class:`Place` of the call under way, in JSON for another process."""
+    """Return the :class:`Place` of the call under way for another process, and its trace."""
     running = _current.get()
     if running is None:
         return {"subscription": "", "topic": "", "home": ""}
@@ -148,6 +166,7 @@ def place() -> dict[str, str]:
         "subscription": running.place.subscription,
         "topic": running.place.topic,
         "home": running.place.home,
+        **trace_headers(),
     }
 
 
@@ -158,7 +177,9 @@ def elsewhere(
     effects: Effects | None,
 ) -> Running:
     """Return the call under way of another process, which told its :func:`place`."""
-    return Running(Place(**place), events, returned, effects=effects)
+    own = Place(place["subscription"], place["topic"], place["home"])
+    trace = {name: place[name] for name in ("traceparent", "tracestate") if name in place}
+    return Running(own, events, returned, effects=effects, trace=Trace(trace))
 
 
 def begin_batch(events: Sequence[Event]) -> None:

@@ -102,7 +102,8 @@ def once(
         Its arguments. If it has a parameter ``idempotency_key``, it gets the key, too.
     key : str or int, optional
         The idempotency key for the other system. Default: one derived from subscription, event and
-        name. It is the same in every retry.
+        name. It is the same in every retry. The ``key`` of the subscription is no part of it: two
+        events of one customer have two effects.
     unknown : {"fail", "again"}
         What to do if an earlier call has no recorded end, since its process died. ``"fail"`` makes
         the event a dead letter. ``"again"`` calls again, with the same key.

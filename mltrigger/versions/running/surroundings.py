@@ -108,6 +108,8 @@ class Surrounded:
                 under_way.around = self, around.copy()
         if self._counts:
             around.run(_count_apart)
+        if under_way is not None and under_way.trace is not None:
+            around.run(under_way.trace.enter)
         return around
 
 

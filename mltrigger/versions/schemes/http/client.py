@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mltrigger._version import __version__
 from mltrigger.errors import ModelFailure
 from mltrigger.text import short
+from mltrigger.versions.running.current import trace_headers
 from mltrigger.versions.scheme import Setting
 from mltrigger.versions.schemes.failures import unavailable
 from mltrigger.versions.schemes.http.answers import Answer, refused
@@ -231,6 +232,7 @@ class Http:
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             **headers,
+            **trace_headers(),  # a span of the call, below that of the event
         }
         return {**{name: ours[name] for name in ours if name.lower() not in taken}, **given}
 

@@ -1,0 +1,246 @@
+"""Roles of a bus in PostgreSQL: each may do its work, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from databases import Postgres
+from shared import is_settled, outcomes, wait_until
+
+import mltrigger as mt
+from mltrigger.cli import main
+from mltrigger.store import tables
+from mltrigger.store.postgresql.roles import OWN, SEQUENCES, TABLES, VIEWS, columns_of, roles_sql
+
+pytest.importorskip("mltrigger.store.postgresql.place")
+psycopg = pytest.importorskip("psycopg")
+
+SCHEMA = "team_bus"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    server = Postgres("-c", "fsync=off")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def admin(server: Postgres) -> Iterator[mt.EventBus]:
+    """A bus with the roles, and its administrator. Each role has a user of its name."""
+    with mt.connect(_url(server, "app")):
+        pass
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as session:
+        for _ in range(2):
+            session.execute(roles_sql(columns_of(tables.CREATE), SCHEMA, "acme"))
+        for role in ("publisher", "worker", "analyst", "administrator"):
+            session.execute(f"CREATE ROLE {role} LOGIN IN ROLE acme_{role}")
+        session.execute("CREATE ROLE stranger LOGIN")
+    with mt.connect(_url(server, "administrator")) as bus:
+        yield bus
+
+
+@pytest.fixture
+def connect(server: Postgres, admin: mt.EventBus) -> Iterator[Callable[[str], mt.EventBus]]:
+    opened: list[mt.EventBus] = []
+
+    def as_(role: str) -> mt.EventBus:
+        opened.append(mt.connect(_url(server, role)))
+        return opened[-1]
+
+    yield as_
+    for bus in opened:
+        bus.close(0)
+
+
+def _url(server: Postgres, user: str) -> str:
+    return f"{server.dsn('postgres').replace('app@', f'{user}@')}?schema={SCHEMA}"
+
+
+def refused(server: Postgres, role: str, sql: str) -> bool:
+    """Whether the server forbids *sql*."""
+    with psycopg.connect(server.dsn("postgres").replace("app@", f"{role}@")) as session:
+        try:
+            session.execute(f"SET search_path TO {SCHEMA}; {sql}")
+        except psycopg.errors.InsufficientPrivilege:
+            return True
+        return False
+
+
+def judged(page: Any) -> Any:
+    if page == {"page": 0}:
+        raise ValueError("no such page")
+    return page
+
+
+def test_publisher_publishes_and_worker_delivers(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus]
+) -> None:
+    topic = "pages"
+    sub = admin.subscribe(topic, judged, name="judge", listen=False, max_attempts=1, emit="answers")
+    large = admin.subscribe(
+        topic, judged, name="large", listen=False, filter={"page": [{"numeric": [">", 2]}]},
+        filter_scope="body",
+    )  # fmt: skip
+    publisher, worker = connect("publisher"), connect("worker")
+    publisher.publish(topic, {"page": 0}, id="first")
+    assert publisher.publish(topic, {"page": 0}, id="first").duplicate
+    publisher.publish_batch(topic, [{"page": n} for n in range(1, 5)])
+    publisher.publish(topic, {"page": 9}, delay_s=0.2)
+    with pytest.raises(mt.MltriggerError, match="postgres roles"):
+        publisher.topic("another")
+
+    _deliver(worker, "judge", "large")
+
+    wait_until(lambda: is_settled(sub) and is_settled(large), timeout_s=60)
+    assert sorted(outcomes(sub)) == ["dead", *["succeeded"] * 5]
+    assert outcomes(large) == ["succeeded"] * 3
+    assert admin.audit()["balanced"].all()
+
+
+def _deliver(worker: mt.EventBus, *names: str) -> None:
+    for name in names:
+        worker.listen(worker.spec(name))
+
+
+def seldom(n: int) -> int:
+    """Fail once for each event, and have an effect."""
+    mt.once("seen", str, n)
+    if n not in SEEN:
+        SEEN.add(n)
+        raise mt.Retry(0.01)
+    return n
+
+
+SEEN: set[int] = set()
+
+
+def test_worker_retries_records_effects_runs_lanes_and_prunes(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus]
+) -> None:
+    sub = admin.subscribe("numbers", seldom, name="seldom", listen=False)
+    other = admin.register(seldom, name="seldom", version="2.0.0")
+    publisher, worker = connect("publisher"), connect("worker")
+    publisher.publish_batch("numbers", range(3))
+    _deliver(worker, "seldom")
+    wait_until(lambda: is_settled(sub), timeout_s=60)
+    assert outcomes(sub).count("succeeded") == 3 and outcomes(sub).count("failed") == 3
+    assert len(sub.effects()) == 3
+
+    lane = sub.replay(other.version)
+    assert lane.wait(60)
+    admin.retain(max_events=1)
+    assert worker.prune().events >= 2
+    admin.retain()
+    worker.close()
+    assert admin.audit()["balanced"].all()
+
+
+def test_analyst_reads_frames(
+    admin: mt.EventBus, connect: Callable[[str], mt.EventBus], server: Postgres
+) -> None:
+    sub = admin.subscribe("read", judged, name="read", listen=False)
+    connect("publisher").publish_batch("read", range(2))
+    _deliver(connect("worker"), "read")
+    wait_until(lambda: is_settled(sub), timeout_s=60)
+
+    found = connect("analyst").subscription("read")
+
+    assert found.invocations()["outcome"].tolist() == ["succeeded"] * 2
+    assert (found.depth().open, len(found.latency()) > 0) == (0, True)
+    with pytest.raises(mt.MltriggerError, match="postgres roles"):
+        found.pause()
+
+
+@pytest.mark.parametrize(
+    ("role", "sql"),
+    [
+        ("publisher", "DELETE FROM event"),
+        ("publisher", "SELECT output FROM invocation"),
+        ("publisher", "UPDATE subscription SET paused = 1"),
+        ("publisher", "INSERT INTO topic (name, created_us) VALUES ('x', 0)"),
+        ("worker", "INSERT INTO topic (name, created_us) VALUES ('x', 0)"),
+        ("worker", "UPDATE model_version SET import_path = 'os:system'"),
+        ("worker", "UPDATE schema_version SET version = 0"),
+        ("worker", "CREATE TABLE mine (n integer)"),
+        ("analyst", "SELECT data FROM event"),
+        ("analyst", "SELECT * FROM event"),
+        ("analyst", "SELECT answer FROM effect"),
+        ("analyst", "INSERT INTO name (text) VALUES ('x')"),
+        ("analyst", "DELETE FROM outcome"),
+        ("stranger", "SELECT seq FROM team_bus.event"),
+        ("stranger", "SELECT team_bus.event_key('a')"),
+    ],
+)
+def test_role_may_do_nothing_else(
+    role: str, sql: str, server: Postgres, admin: mt.EventBus
+) -> None:
+    assert refused(server, role, sql)
+
+
+@pytest.mark.parametrize("table", [*VIEWS, "subscription", "tally", "dead_letter"])
+def test_analyst_reads_the_views(table: str, server: Postgres, admin: mt.EventBus) -> None:
+    assert not refused(server, "analyst", f"SELECT * FROM {table}")
+    assert not refused(server, "analyst", "SELECT id, subject, published_us FROM event")
+
+
+def test_only_workers_shed_partitions(server: Postgres, admin: mt.EventBus) -> None:
+    """They go by a function with the rights of the owner."""
+    with psycopg.connect(server.dsn("postgres")) as session:
+        definers = session.execute(
+            "SELECT p.oid, p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace"
+            " WHERE n.nspname = %s AND p.prosecdef",
+            [SCHEMA],
+        ).fetchall()
+        found = {
+            (name, role)
+            for oid, name in definers
+            for role in ("publisher", "worker", "analyst", "stranger")
+            if session.execute(
+                "SELECT has_function_privilege(%s, %s::oid, 'EXECUTE')", [role, oid]
+            ).fetchone()[0]
+        }
+    assert {role for name, role in found if name != "make_partition"} <= {"worker"}
+    assert {role for _, role in found} <= {"worker", "publisher"}
+
+
+def test_administrator_owns_everything(server: Postgres, admin: mt.EventBus) -> None:
+    with psycopg.connect(server.dsn("postgres")) as session:
+        owners = session.execute(
+            "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE relnamespace ="
+            " %s::regnamespace UNION SELECT pg_get_userbyid(proowner) FROM pg_proc"
+            " WHERE pronamespace = %s::regnamespace",
+            [SCHEMA, SCHEMA],
+        ).fetchall()
+    assert owners == [("acme_administrator",)]
+
+
+def test_every_table_and_view_has_its_rights(server: Postgres, admin: mt.EventBus) -> None:
+    made = re.findall(r"CREATE (?:TABLE|VIEW) (\w+)", tables.CREATE)
+    assert sorted([*TABLES, *VIEWS]) == sorted(made)
+    with psycopg.connect(server.dsn("postgres")) as session:
+        there = session.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = %s::regnamespace"
+            " AND (relkind IN ('r', 'p') AND NOT relispartition OR relkind = 'S' AND NOT EXISTS"
+            " (SELECT FROM pg_depend d WHERE d.objid = pg_class.oid AND d.deptype IN ('a', 'i')))",
+            [SCHEMA],
+        ).fetchall()
+    assert {name for (name,) in there} <= {*TABLES, *OWN, *SEQUENCES}
+
+
+def test_columns_are_those_of_the_tables() -> None:
+    columns = columns_of(tables.CREATE)
+    assert columns["topic"] == ("id", "name", "created_us")
+    assert columns["event"][-2:] == ("extensions", "data")
+    hidden = {name: rights.hidden for name, rights in TABLES.items() if rights.hidden}
+    assert all(set(those) < set(columns[name]) for name, those in hidden.items())
+
+
+def test_command_prints_the_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["postgres", "roles", "--schema", "team", "--prefix", 'o"k']) == 0
+    assert capsys.readouterr().out.startswith('-- Roles of the bus in the schema "team"')
+    assert main(["postgres", "roles", "--schema", ""]) == 1
+    assert main(["postgres", "roles", "--prefix", "x" * 60]) == 1
