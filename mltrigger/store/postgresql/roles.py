@@ -75,8 +75,11 @@ VIEWS: Mapping[str, Rights] = {
     "invocation": Rights("", "r"),
     "final": Rights("r", "r"),
 }
+_NONE = Rights("", "", "")
 OWN: Mapping[str, Rights] = {
     "mark": Rights("rad", "rad"),
+    # seen and changed through the views cursor and tally alone
+    **dict.fromkeys(("cursor_of", "cursor_version", "tally_of", "tally_version"), _NONE),
 }
 """The tables of the store in PostgreSQL alone, as far as they are there: marks of commits."""
 SEQUENCES: Mapping[str, Rights] = {

@@ -117,3 +117,8 @@ def create(table: str, schema: str) -> str | None:
     """Return the script that makes the versions of *table*, ``None`` for another table."""
     script = _SCRIPTS.get(table)
     return None if script is None else script.format(schema=f'"{schema}"').strip()
+
+
+def behind(table: str) -> tuple[str, ...]:
+    """Return the tables that hold the rows of *table*: itself, or those behind a view."""
+    return (f"{table}_of", f"{table}_version") if table in _SCRIPTS else (table,)
