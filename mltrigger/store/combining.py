@@ -21,6 +21,8 @@ from mltrigger.store.transaction import G, T, Transaction
 
 MOST = 64
 """The most items of one commit."""
+REPEATS = 3
+"""How often an item is written again whose session was cut."""
 LOOK_S = 0.05
 """A waiting thread looks again after so long. Whoever wrote for it may have been interrupted."""
 
@@ -28,11 +30,15 @@ Together = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
 
 
 class Commit:
-    """A commit, of one transaction or of many items. Its number is 0 until it is visible."""
+    """A commit, of one transaction or of many items. Its number is 0 until it is visible.
 
-    __slots__ = ("has_begun", "is_asked", "number")
+    ``since_s`` is the monotonic time when somebody began to wait for it.
+    """
+
+    __slots__ = ("has_begun", "is_asked", "number", "since_s")
 
     def __init__(self) -> None:
+        self.since_s = time.monotonic()
         self.has_begun = self.is_asked = False
         self.number = 0
 
@@ -266,7 +272,11 @@ class Combined(abc.ABC):
                     batch += part
                     self._write_all(part)
 
-    def _write_all(self, batch: Sequence[Item]) -> None:
+    def _may_repeat(self, error: Exception) -> bool:
+        """Whether the same may succeed now: the session was cut, and nothing is there."""
+        return False
+
+    def _write_all(self, batch: Sequence[Item], repeats: int = REPEATS) -> None:
         """Write *batch* as one commit. If an item fails, write each alone."""
         commit = Commit()
         try:
@@ -277,9 +287,10 @@ class Combined(abc.ABC):
             self._undo(commit, error)
             if not isinstance(error, Exception):
                 raise
-            if commit.has_begun and len(batch) > 1:
+            again = repeats > 0 and self._may_repeat(error)
+            if commit.has_begun and (len(batch) > 1 or again):
                 for item in batch:
-                    self._write_all([item])
+                    self._write_all([item], repeats - again)
                 return
             failed = self._failed(error) if isinstance(error, self.driver_error) else error
             for item in batch:

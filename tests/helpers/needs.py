@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import shutil
+import subprocess
+import tempfile
 from typing import Any
 
 import pytest
@@ -77,5 +80,22 @@ def missing(item: pytest.Item) -> list[str]:
 
 @functools.cache
 def is_here(name: str) -> bool:
-    """Whether *name* is a program on the path or a library that can be imported."""
+    """Whether *name* is a program on the path or a library that can be imported.
+
+    ``mounts`` is the right to mount a disk in memory.
+    """
+    if name == "mounts":
+        return _may_mount()
     return shutil.which(name) is not None or importlib.util.find_spec(name) is not None
+
+
+def _may_mount() -> bool:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "tmpfs", folder], capture_output=True, check=False
+        )
+        if mounted.returncode == 0:
+            subprocess.run(["umount", folder], check=True)
+        return mounted.returncode == 0

@@ -16,6 +16,7 @@ from psycopg.types.numeric import NumericBinaryLoader
 from psycopg.types.string import StrBinaryDumper, StrDumper
 
 from mltrigger.store.keys import TextKey
+from mltrigger.store.postgresql.versions import CONFLICTS
 
 _NUL = "\u2400"
 """The sign in place of the character NUL, which no text of PostgreSQL can hold."""
@@ -35,6 +36,7 @@ _FIXED = {
     "NOT IN ()": "<> ALL ('{}')",
     "IN ()": "= ANY ('{}')",
     "INDEXED BY event_topic": "",
+    **CONFLICTS,
 }
 _CROSS = re.compile(r"CROSS JOIN (\w+) (\w+)\s+ON ")
 _SIGNS = re.compile(r"[()]|\b(?:LEFT|CROSS|JOIN|WHERE|ORDER|GROUP|UNION|LIMIT)\b")

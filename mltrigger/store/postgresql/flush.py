@@ -7,17 +7,15 @@ session of its own. After a cut the marks of the process tell which of its commi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-
-import psycopg
 
 from mltrigger.store.postgresql.sessions import Session, Sessions
 
 _FLUSH = "SELECT pg_logical_emit_message(true, 'mltrigger', '')"
 """A transaction that leaves something in the log: its commit flushes all before it."""
-_LAST = "SELECT max(number) FROM mark WHERE token = %s"
-
-
+_MARKS = "SELECT number FROM mark WHERE token = %s AND number > %s AND number <= %s"
+_SHOW = "SHOW synchronous_commit"
 _OFF = ("off",)
 
 
@@ -39,14 +37,16 @@ class Flush:
     """
 
     def __init__(
-        self, sessions: Sessions, patiently: Callable[[Callable[[], None]], None], token: str
+        self, sessions: Sessions, patiently: Callable[[Callable[[], None], float], None], token: str
     ) -> None:
         self._sessions, self._patiently, self._token = sessions, patiently, token
         self._lock = threading.Lock()
         self.session: Session | None = None
-        self.written = self.synced = 0
-        """The numbers of the newest commit, and of the newest one that is durable."""
-        self._lost: list[range] = []
+        self.asked = self.written = self.synced = 0
+        """The numbers of the newest commit: asked for, visible, and durable."""
+        self._doubtful = 0
+        """The newest commit that was asked for before the session was there."""
+        self._lost: set[int] = set()
 
     def wait(self, number: int) -> None:
         """Return when commit *number* is durable.
@@ -57,49 +57,55 @@ class Flush:
             When it is not there any more.
         """
         if self.synced < number:
+            since_s = time.monotonic()
             with self._lock:  # the next one flushes for all that queue here
                 if self.synced < number:
-                    self.force_held()
-        if any(number in lost for lost in self._lost):
+                    self._force(since_s)
+        if number in self._lost:
             raise Lost
 
     def force(self) -> None:
         """Flush all that is visible now, also commits of other processes."""
+        since_s = time.monotonic()
         with self._lock:
-            self.force_held()
+            self._force(since_s)
 
-    def force_held(self) -> None:
-        """Flush. The caller holds the lock."""
+    def _force(self, since_s: float) -> None:
+        """Flush. The caller holds the lock, and has waited for it *since_s*."""
         up_to = self.written  # read before the flush: it covers no later commit
-        self._patiently(lambda: self._flush(up_to))
+        self._patiently(lambda: self._flush(up_to), since_s)
         self.synced = max(self.synced, up_to)
 
     def _flush(self, up_to: int) -> None:
-        pooled = self._sessions.is_pooled
-        if self.session is None or self.session.closed:
-            self.session = self._sessions.open()
-            pooled = self._sessions.is_pooled
-            if not pooled and self.session.execute("SHOW synchronous_commit").fetchone() == _OFF:
-                self.session.execute("SET synchronous_commit TO on")
-            self._look_for_lost(self.session, up_to)
-        begin = f"BEGIN;{self._sessions.local}SET LOCAL synchronous_commit TO on;"
+        session = self.session
+        if session is None or session.closed:
+            session = self.session = self._opened()
         try:
-            self.session.execute(f"{begin}{_FLUSH};COMMIT" if pooled else _FLUSH)
-        except psycopg.OperationalError:
-            self.session.close()
+            if self._sessions.is_pooled:  # any transaction may be the first one after a crash
+                session.execute(f"BEGIN;{self._sessions.local}SET LOCAL synchronous_commit TO on")
+                self._look_for_lost(session, up_to)
+                session.execute(f"{_FLUSH};COMMIT")
+            else:
+                self._look_for_lost(session, min(up_to, self._doubtful))
+                session.execute(_FLUSH)
+        except BaseException:
+            session.close()
             raise
 
+    def _opened(self) -> Session:
+        session = self._sessions.open()
+        if not self._sessions.is_pooled and session.execute(_SHOW).fetchone() == _OFF:
+            session.execute("SET synchronous_commit TO on")
+        # A crash would have ended this session: none of the later ones can be lost while it lives.
+        self._doubtful = self.asked
+        return session
+
     def _look_for_lost(self, session: Session, up_to: int) -> None:
-        """Note the commits that a crash has undone. The last mark never goes."""
-        if up_to <= self.synced:
-            return
-        with session.transaction():
-            if self._sessions.local:
-                session.execute(self._sessions.local)
-            found = session.execute(_LAST, [self._token]).fetchone()
-        last = (found[0] if found else None) or 0
-        if last < up_to:
-            self._lost.append(range(last + 1, up_to + 1))
+        """Note the commits that a crash has undone. Later commits may be there already."""
+        if up_to > self.synced:
+            found = session.execute(_MARKS, [self._token, self.synced, up_to]).fetchall()
+            awaited = range(self.synced + 1, up_to + 1)
+            self._lost.update(set(awaited).difference(number for (number,) in found))
 
     def close(self) -> None:
         """Close the session."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import StoreError
 from mltrigger.store import tables
-from mltrigger.store.postgresql import functions, partitions
+from mltrigger.store.postgresql import functions, partitions, versions
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,7 +24,7 @@ TYPES = {
 }
 NUMBERED = ("topic", "name", "model_version", "subscription", "label", "revision", "worker")
 """The tables whose rows get their numbers from PostgreSQL."""
-_HOT = ("cursor", "ready", "lease", "awaited", "setting", "worker", "listener", "tally")
+_HOT = ("ready", "lease", "awaited", "setting", "worker", "listener", "mark", *versions.TABLES)
 """Small tables whose rows change all the time. They are tidied by the number of their rows."""
 _TIDY = (
     "fillfactor = 50, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_scale_factor = 0,"
@@ -36,6 +36,7 @@ _OWN = """
 CREATE TABLE mark (
   token uuid NOT NULL,
   number bigint NOT NULL,
+  made_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (token, number)
 )
 """
@@ -46,6 +47,7 @@ WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 _ENCODING = (
     "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
 )
+_SCHEMA = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
 _FOUND = """
 SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = %(schema)s),
   to_regclass(format('%%I.schema_version', %(schema)s::text))::text,
@@ -136,12 +138,13 @@ def refused(version: int) -> StoreError:
 
 
 def _make(connection: psycopg.Connection[Any], schema: str) -> None:
+    is_there = connection.execute(_SCHEMA, [schema]).fetchall()
     connection.execute(
         ";\n".join(
-            [
-                f'CREATE SCHEMA IF NOT EXISTS "{schema}"',
+            [  # to make one that is there needs a right that its owner may not have
+                *([] if is_there else [f'CREATE SCHEMA "{schema}"']),
                 f'SET LOCAL search_path TO "{schema}"',
-                *statements(),
+                *(_versioned(statement, schema) for statement in statements()),
                 *_parts(functions.CREATE),
                 *_parts(_OWN),
                 *_parts(partitions.create(schema)),
@@ -149,6 +152,11 @@ def _make(connection: psycopg.Connection[Any], schema: str) -> None:
             ]
         )
     )
+
+
+def _versioned(statement: str, schema: str) -> str:
+    made = re.match(r"CREATE TABLE (\w+) ", statement)
+    return (versions.create(made[1], schema) if made else None) or statement
 
 
 def _parts(script: str) -> list[str]:

@@ -2,20 +2,18 @@
 
 Each write transaction learns it. Between two of them the monotonic clock of the machine goes on. So
 no wall clock of a machine matters. If the server's clock is set back, the processes go on at the
-speed of their monotonic clocks. The lead that they have then is kept for later processes.
+speed of their monotonic clocks. Later processes begin at the newest time that they have written.
 """
 
 from __future__ import annotations
 
+import time
+
 from mltrigger.clock import Clock, SystemClock
 from mltrigger.store.transaction import Store, Transaction
 
-_STEP_US = 1_000_000
-"""Leads that differ by less are equal."""
-_KEPT = "SELECT value FROM setting WHERE name = 'lead'"
-_KEEP = """
-INSERT INTO setting (name, value) VALUES ('lead', :value)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value
+_NEWEST = """
+SELECT (SELECT max(seen_us) FROM worker), (SELECT published_us FROM event ORDER BY seq DESC LIMIT 1)
 """
 
 
@@ -48,30 +46,25 @@ class ServerTime:
 class ServerKeeper:
     """Keeps one clock to the server's time. A simulated clock stays as it is."""
 
-    def __init__(self, time: ServerTime, clock: Clock) -> None:
-        self._time, self._clock, self._lead_us = time, clock, 0
+    def __init__(self, server: ServerTime, clock: Clock) -> None:
+        self._time, self._clock = server, clock
         self.tell()
 
     def tell(self) -> None:
         """Set the clock to the time of the server, but never back."""
         if isinstance(self._clock, SystemClock) and self._time.offset_us is not None:
-            self._clock.lead(self._time.offset_us + self._lead_us)
+            self._clock.lead(self._time.offset_us)
 
     def follow(self, store: Store) -> None:
-        """Take over the lead of earlier processes over the server's clock."""
-        rows = store.read(_KEPT)
-        self._lead_us = int(rows[0][0]) if rows else 0
-        self.tell()
+        """Begin no earlier than the newest time in the store: the server's clock may be behind."""
+        if isinstance(self._clock, SystemClock):
+            store.version()  # the time of the server
+            written_us = [us for us in store.read(_NEWEST)[0] if us is not None]
+            if written_us:
+                self._clock.follow(max(written_us) - time.monotonic_ns() // 1000)
 
     def keep(self, transaction: Transaction) -> None:
-        """Leave our lead for later processes, after a jump of the server's clock."""
-        if not isinstance(self._clock, SystemClock) or self._time.offset_us is None:
-            return
-        lead_us = max(0, self._clock.offset_us - self._time.offset_us)
-        rows = transaction.query(_KEPT, {})
-        kept_us = int(rows[0][0]) if rows else 0
-        if abs(lead_us - kept_us) > _STEP_US:
-            transaction.execute(_KEEP, {"value": str(lead_us)})
+        """Do nothing: the times that we write are there for later processes."""
 
     def published_us(self, transaction: Transaction) -> int:
         """Return the time of a publish: that of the server, as *transaction* has learnt it."""

@@ -19,7 +19,7 @@ from mltrigger.store.postgresql.dialect import adapted
 
 Session = psycopg.Connection[Any]
 
-_PAUSED_S = 15
+_PAUSED_S = 5
 """The server ends a transaction of a process that was paused in the middle of it for so long."""
 _MOST_IDLE = 4
 _CONNECT_S = 10
@@ -28,18 +28,28 @@ _SETTINGS = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": f"{_PAUSED_S}s",
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
     "jit": "off",
     "TimeZone": "UTC",
     "DateStyle": "ISO",
     "extra_float_digits": "1",
 }
+_LATER_SETTINGS = {140_000: "idle_session_timeout", 170_000: "transaction_timeout"}
+"""Other limits of time, and the versions of the server that have them first."""
 _REFUSED = re.compile("unsupported startup parameter|startup parameter", re.IGNORECASE)
+_ARRIVED = """
+SELECT current_setting('search_path'), current_setting('idle_in_transaction_session_timeout')
+"""
 _left_to_parents: list[Any] = []
 """Sessions of a parent process. Their sockets are shared with it, so nothing is said there."""
 
 
 class Sessions:
     """Opens sessions with one schema of one database.
+
+    A process keeps at most eight: one each to write, to flush, to listen and to notify, and four
+    for readers. More threads that read at the same time have more for that moment.
 
     Parameters
     ----------
@@ -62,6 +72,7 @@ class Sessions:
         }
         self._words = {**defaults, **given, "client_encoding": "UTF8"}
         self._settings = {**_SETTINGS, "search_path": f'"{schema}"'}
+        self._version = 0
         self.schema = schema
         self.is_pooled = False
         """Whether a pooler is in between: no setting, lock or statement outlives a transaction."""
@@ -95,11 +106,24 @@ class Sessions:
                 if not _REFUSED.search(str(error)):
                     raise
             else:
-                if self._has_path(session):
-                    return session
+                if self._is_set(session):
+                    return self._known(session)
                 session.close()  # a pooler that ignores the options
             self.is_pooled = True
-        return self._opened()
+        return self._known(self._opened())
+
+    def _known(self, session: Session) -> Session:
+        """Return *session*, with the settings that only the version of its server has."""
+        if self._version != session.info.server_version:
+            self._version = session.info.server_version
+            more = {n: "0" for since, n in _LATER_SETTINGS.items() if self._version >= since}
+            self._settings = {
+                **{n: v for n, v in self._settings.items() if n not in _LATER_SETTINGS.values()},
+                **more,
+            }
+            if not self.is_pooled:
+                session.execute("".join(f"SET {name} TO {v};" for name, v in more.items()))
+        return session
 
     def _opened(self, **more: Any) -> Session:
         return psycopg.connect(
@@ -110,9 +134,12 @@ class Sessions:
             context=self,
         )
 
-    def _has_path(self, session: Session) -> bool:
-        found = session.execute("SHOW search_path").fetchone()
-        return found is not None and found[0].strip('"') == self.schema
+    def _is_set(self, session: Session) -> bool:
+        """Whether the options have arrived. A pooler may hand on some of them."""
+        return session.execute(_ARRIVED).fetchone() == (
+            self._settings["search_path"],
+            self._settings["idle_in_transaction_session_timeout"],
+        )
 
     # -- readers -----------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import psycopg
+from psycopg.errors import CheckViolation
 from psycopg.pq import TransactionStatus
 
 from mltrigger.clock import Clock
@@ -31,7 +32,7 @@ from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
-from mltrigger.store.postgresql.trouble import is_away, said
+from mltrigger.store.postgresql.trouble import is_away, is_cut, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
@@ -43,11 +44,13 @@ _FIRST_S, _LONGEST_S = 0.01, 1.0
 _MARKS = 1_000
 """Commits of a process between two deletions of its old marks."""
 _BEGIN = """
-BEGIN;{local}SET LOCAL synchronous_commit TO off;
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
 SELECT pg_advisory_xact_lock({key});
 SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM schema_version
 """
 """The version is read behind the lock: an upgrade holds it."""
+_PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
+"""A reader holds no lock, and may do something long between two queries."""
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
 _HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
@@ -92,6 +95,7 @@ class PostgresStore(Combined):
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._writer: Session | None = None
         self._token, self._number = str(uuid.uuid4()), 0
+        self._kept = 0  # the first mark that may still be there
         self._current: PostgresTransaction | None = None
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
@@ -151,7 +155,7 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}"
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}{_PATIENT}"
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
@@ -233,7 +237,7 @@ class PostgresStore(Combined):
             raise self._failed(error) from error
 
     def _begin(self, commit: Commit) -> None:
-        self._patiently(self._try_to_begin)
+        self._patiently(self._try_to_begin, commit.since_s)
         commit.has_begun = True
 
     def _try_to_begin(self) -> None:
@@ -255,7 +259,7 @@ class PostgresStore(Combined):
 
     def _commit(self, commit: Commit) -> None:
         self._number += 1
-        commit.is_asked = True
+        commit.is_asked, self._flush.asked = True, self._number
         writer, number = self._writer, self._number
         assert writer is not None  # noqa: S101
         try:
@@ -268,10 +272,13 @@ class PostgresStore(Combined):
 
     def _marked(self, number: int) -> str:
         insert = f"INSERT INTO mark (token, number) VALUES ('{self._token}', {number})"
+        if number == 1:  # processes that died have left some
+            return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}"
         if number % _MARKS:
             return insert
-        old = f"token = '{self._token}' AND number < {self._flush.synced}"
-        return f"DELETE FROM mark WHERE {old}; {insert}"
+        first, self._kept = self._kept, self._flush.synced
+        old = f"number >= {first} AND number < {self._kept}"
+        return f"DELETE FROM mark WHERE token = '{self._token}' AND {old}; {insert}"
 
     def _counted(self, commit: Commit) -> None:
         commit.number = self._flush.written = self._number
@@ -287,6 +294,11 @@ class PostgresStore(Combined):
         found = self._writer.execute(_HAS_MARK.format(token=self._token, number=number)).fetchone()
         self._writer.execute("ROLLBACK")
         return found is not None
+
+    def _may_repeat(self, error: Exception) -> bool:
+        # a crash may have undone a partition, and a pooler have hidden the crash
+        lacks_partition = isinstance(error, CheckViolation) and "no partition" in str(error)
+        return lacks_partition or (isinstance(error, psycopg.Error) and is_cut(error))
 
     def _undo(self, commit: Commit, error: BaseException) -> None:
         self._partitions = Partitions()  # those that were made are gone
@@ -304,6 +316,7 @@ class PostgresStore(Combined):
             self._drop_writer()
 
     def _drop_writer(self) -> None:
+        self._partitions = Partitions()  # a crash may have undone the newest ones
         writer, self._writer = self._writer, None
         if writer is not None:
             with contextlib.suppress(psycopg.Error):
@@ -316,6 +329,7 @@ class PostgresStore(Combined):
         try:
             self._flush.wait(commit.number)
         except Lost as lost:
+            self._partitions = Partitions()
             raise StoreError(
                 f"store {self.description}: the server ended before this was on its disk, and"
                 " nothing of it is there; call again, with the same ids"
@@ -323,9 +337,10 @@ class PostgresStore(Combined):
         except psycopg.Error as error:
             raise self._failed(error) from error
 
-    def _patiently(self, action: Callable[[], None]) -> None:
-        """Run *action* again while the server is away, for a while."""
-        pause_s, until_s = _FIRST_S, time.monotonic() + BUSY_S
+    def _patiently(self, action: Callable[[], None], since_s: float | None = None) -> None:
+        """Run *action* again while the server is away, for a while after *since_s*."""
+        pause_s = _FIRST_S
+        until_s = (time.monotonic() if since_s is None else since_s) + BUSY_S
         while True:
             try:
                 action()

@@ -14,6 +14,7 @@ from mltrigger.store.postgresql.dialect import by_position, translated
 from mltrigger.store.postgresql.partitions import SIZE, Partitions
 from mltrigger.store.postgresql.schema import columns
 from mltrigger.store.postgresql.sessions import Session
+from mltrigger.store.postgresql.versions import CONFLICTS
 from mltrigger.store.transaction import Row, Transaction
 
 _FEW = 16
@@ -159,6 +160,7 @@ def _insert_of(sql: str) -> _Insert | None:
     if found is None:
         return None
     table, names, _, rest = found.groups()
+    rest = CONFLICTS.get(rest.strip(), rest)
     return _Insert(table, tuple(name.strip() for name in names.split(",")), rest.replace("%", "%%"))
 
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import random
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterable
@@ -28,6 +29,9 @@ _MOST_BYTES = 7_000
 _EVERYBODY = "*"
 _BACK_S = 0.2, 2.0
 """The pause before a lost session is opened again."""
+_HEAR_S = 60.0
+_END_S = 1.0
+"""The longest wait for the two threads at the end."""
 _DEAF_POLL_S = 0.1
 """The longest wait until the next look where no notification is heard."""
 
@@ -52,6 +56,7 @@ class PostgresWakeup(Wakeup):
     def _fresh(self) -> None:
         self._pid, self._own = os.getpid(), secrets.token_hex(4)
         self._begun, self._closed = False, False
+        self._over, self._threads = threading.Event(), list[threading.Thread]()
         self._said = threading.Condition()
         self._pending: set[str] = set()
         self._hears: Session | None = None
@@ -70,9 +75,9 @@ class PostgresWakeup(Wakeup):
     def notify(self, keys: Iterable[str]) -> None:
         """Wake the waiters of *keys* here at once, and those of other processes soon."""
         keys = list(keys)
+        self._begin()
         super().notify(keys)
         if keys and not self._closed:
-            self._begin()
             with self._said:
                 self._pending.update(keys)
                 self._said.notify()
@@ -84,13 +89,19 @@ class PostgresWakeup(Wakeup):
             return
         with self._said:
             self._closed = True
-            self._said.notify()
+            self._said.notify_all()
+        self._over.set()
         if (hears := self._hears) is not None:
             with contextlib.suppress(Exception):
-                hears.close()
+                _cut(hears)
+        until_s = time.monotonic() + _END_S
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until_s - time.monotonic()))
 
     def _begin(self) -> None:
-        if os.getpid() != self._pid:  # a forked child: the threads are the parent's
+        if os.getpid() != self._pid:  # a forked child: threads and held locks are the parent's
+            super().__init__()
             self._fresh()
         if self._begun or self._closed:
             return
@@ -99,11 +110,12 @@ class PostgresWakeup(Wakeup):
                 return
             self._begun = True
         for target, name in ((self._listen, "listens"), (self._send, "notifies")):
-            if target is self._listen and self._sessions.is_pooled:
+            if name == "listens" and self._sessions.is_pooled:
                 continue  # a pooler forgets who listens
             thread = threading.Thread(target=target, name=f"mltrigger-{name}", daemon=True)
             with contextlib.suppress(RuntimeError):  # no thread can be started: looks must do
                 thread.start()
+                self._threads.append(thread)
 
     # -- threads -----------------------------------------------------------------------------------
 
@@ -115,8 +127,9 @@ class PostgresWakeup(Wakeup):
                     session.execute(f"LISTEN {self._channel}")
                     self.poll_s = Wakeup.poll_s
                     self._wake_all()  # something may have come before
-                    for notification in session.notifies():
-                        self._hear(notification.payload)
+                    while not self._closed:
+                        for notification in session.notifies(timeout=_HEAR_S):
+                            self._hear(notification.payload)
             except Exception:
                 if self._closed:
                     return
@@ -153,6 +166,12 @@ class PostgresWakeup(Wakeup):
                 session.execute("SELECT pg_notify(%s, %s)", [self._channel, message])
             except psycopg.Error:
                 session = None  # looks must do
-            time.sleep(_APART_S)
+            self._over.wait(_APART_S)
         if session is not None:
             session.close()
+
+
+def _cut(session: Session) -> None:
+    """End *session* from another thread than the one that waits in it: that one closes it."""
+    with socket.fromfd(session.fileno(), socket.AF_INET, socket.SOCK_STREAM) as shared:
+        shared.shutdown(socket.SHUT_RDWR)
