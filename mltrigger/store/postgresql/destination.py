@@ -21,8 +21,8 @@ from mltrigger.errors import StoreError
 from mltrigger.store import tables
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import TextKey
-from mltrigger.store.postgresql import partitions, schema
-from mltrigger.store.postgresql.place import SCHEMA, parts_of
+from mltrigger.store.postgresql import SCHEMA, partitions, schema, versions
+from mltrigger.store.postgresql.place import parts_of
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import SessionDriver
 from mltrigger.store.postgresql.trouble import said
@@ -224,6 +224,8 @@ class Destination:
         """Let the server count what it has got: it plans by that."""
         with self._said():
             for table in names():
+                if table in versions.VIEWS:
+                    continue
                 self._session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
 
     def finish(self, settings: Sequence[Row], before: Reached) -> None:
@@ -254,7 +256,8 @@ class Destination:
         """Remove all that a move has brought so far. The empty schema stays."""
         with self._said(), self._session.transaction():
             self._session.execute(_WRITERS, [self.schema])
-            everything = sql.SQL(", ").join(map(sql.Identifier, names()))
+            stored = [name for name in names() if name not in versions.VIEWS]
+            everything = sql.SQL(", ").join(map(sql.Identifier, [*stored, *versions.STORED]))
             self._session.execute(sql.SQL("TRUNCATE {}").format(everything))
             self._session.execute(_VERSION, [tables.VERSION, -tables.VERSION])
 

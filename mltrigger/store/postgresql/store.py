@@ -25,10 +25,9 @@ from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit
-from mltrigger.store.postgresql import partitions, schema
+from mltrigger.store.postgresql import SCHEMA, partitions, schema
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
-from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver

@@ -110,7 +110,10 @@ CONFLICTS = {
     "ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n": "",
 }
 """The words that say the same of a table. A view has no constraints."""
+VIEWS = tuple(_SCRIPTS)
 TABLES = tuple(f"{table}_version" for table in _SCRIPTS)
+STORED = (*TABLES, *(f"{table}_of" for table in _SCRIPTS))
+"""The tables behind the views."""
 
 
 def create(table: str, schema: str) -> str | None:
