@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 
 import mltrigger as mt
@@ -53,3 +56,33 @@ def test_publishes_after_a_known_event_are_numbered_in_their_order(bus: mt.Event
     bus.publish("pages", event(0))
     numbers = [bus.publish("pages", event(n)).seq for n in range(80)]
     assert numbers == sorted(set(numbers))
+
+
+def journeys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the statements that this thread sends to the server."""
+    sent: list[str] = []
+    here, execute = threading.get_ident(), psycopg.Cursor.execute
+
+    def noted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        if threading.get_ident() == here:
+            sent.append(str(query))
+        return execute(self, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", noted)
+    return sent
+
+
+def test_publish_takes_three_journeys(bus: mt.EventBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin, commit and flush."""
+    bus.publish("pages", event(0))
+    sent = journeys(monkeypatch)
+    bus.publish("pages", event(1))
+    assert len(sent) == 3
+    assert "INSERT INTO event" in sent[1] and "COMMIT" in sent[1]
+
+
+def test_first_publish_after_a_subscription_sees_it(bus: mt.EventBus) -> None:
+    """The answer that came with the begin is that of this transaction."""
+    bus.publish("pages", event(0))
+    bus.subscribe("pages", mt.model("reader")(print), listen=False)
+    assert bus.publish("pages", event(1)).subscriptions == ("reader",)
