@@ -85,7 +85,7 @@ def _publishing(
                     with mt.connect(clients.address(dsn, name)) as bus:
                         clients.subscribed(bus, Counted().one)
                 settled(dsn)
-                at_s = time.monotonic() + _BEGIN_S + 0.1 * processes
+                at_s = time.monotonic() + _BEGIN_S * (1 + processes)
                 given = (who, dsn, name, size, seconds, at_s)
                 done = _all(pool, clients.publish, [given] * processes)
                 rates.setdefault((case, who), []).append(_rate(done))
@@ -101,7 +101,7 @@ def _consuming(
                 dsn = running.dsn("postgres")
                 _backlog(dsn, name, who, batches)
                 settled(dsn)
-                at_s = time.monotonic() + _BEGIN_S + 0.1 * processes
+                at_s = time.monotonic() + _BEGIN_S * (1 + processes)
                 if who == "mltrigger":
                     given: list[Any] = [(dsn, name, batches * BATCH, at_s)] * processes
                     done = _all(pool, clients.consume, given)
