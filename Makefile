@@ -22,7 +22,7 @@ DEBIAN := chromium default-jdk-headless fonts-dejavu-core gcc golang-go libc6-de
 LATER  := AHEAD_S=34560000 TZ=Pacific/Chatham
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws storm storm-guilt storm-aws notebooks test-aws clean-aws clean
+.PHONY: help demo test test-all test-latest test-later test-pythons test-slow coverage programs lock lint format bench bench-models bench-aws bench-postgresql storm storm-guilt storm-aws storm-postgresql notebooks test-aws clean-aws clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -93,7 +93,7 @@ format: $(VENV)/.installed-lint            ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
+bench: $(VENV)/.installed-demo $(VENV)/.installed-test $(VENV)/.installed-bench            ## the embedded broker against bare sqlite3 and its peers
 	$(BIN)/python -m benchmarks
 
 # MLSERVER=…/bin/mlserver of an environment with mlserver and mlserver-sklearn: then MLServer is measured beside it.
@@ -103,8 +103,14 @@ bench-models: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## mod
 bench-aws: $(VENV)/.installed-bench            ## mltrigger on SQS against a bare boto3 loop and Celery; needs Node 20 for its server
 	$(BIN)/python -m benchmarks.aws
 
+bench-postgresql: $(VENV)/.installed-test $(VENV)/.installed-bench            ## mltrigger on PostgreSQL against bare psycopg, DBOS and Procrastinate
+	$(BIN)/python -m benchmarks --only postgresql
+
 storm: $(VENV)/.installed-demo $(VENV)/.installed-bench            ## end workers at random moments, beside huey: nothing may be lost or recorded twice
 	$(BIN)/python -m benchmarks.storm --seeds 5
+
+storm-postgresql: $(VENV)/.installed-test            ## 1,000,000 events, 8 workers in 4 network namespaces (as root), one log in PostgreSQL
+	$(BIN)/python -m benchmarks.storm.postgresql_many
 
 storm-guilt: $(VENV)/.installed-bench            ## events that end, stop and fork processes beside innocent ones: none of these may be blamed
 	$(BIN)/python -m benchmarks.storm.guilt

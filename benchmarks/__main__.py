@@ -31,6 +31,7 @@ from benchmarks import (
     where,
 )
 from benchmarks.harness import Options, facts, quiet
+from benchmarks.postgresql import part as postgresql
 from benchmarks.report import Report, Table, kept, targets_table
 
 PARTS: dict[str, Callable[[Options], Report]] = {
@@ -51,6 +52,7 @@ PARTS: dict[str, Callable[[Options], Report]] = {
     "rollouts": rollouts.run,
     "telemetry": telemetry.run,
     "api": api.run,
+    "postgresql": postgresql.run,
 }
 RESULTS = Path(__file__).with_name("RESULTS.md")
 

@@ -1,4 +1,4 @@
-"""DBOS on SQLite: durable queues of workflows, without a server.
+"""DBOS: durable queues of workflows, on SQLite without a server, or on PostgreSQL.
 
 It has one instance a process, so each measurement runs in a process of its own.
 """
@@ -39,14 +39,17 @@ def rates(path: Path, most: Most) -> tuple[float, float]:
     client.destroy()
     started = time.perf_counter()
     _launch(path)
-    until(lambda: _completed() >= count, "DBOS", 0.02)
+    until(lambda: completed() >= count, "DBOS", 0.02)
     consumed_s = time.perf_counter() - started
     DBOS.destroy()
     return count / published_s, count / consumed_s
 
 
-def deliver(path: Path, model: Callable[[Any], None]) -> Callable[[Any], object]:
-    """Deliver to *model* in this process; return a function that enqueues."""
+def deliver(path: Path | str, model: Callable[[Any], None]) -> Callable[[Any], object]:
+    """Deliver to *model* in this process; return a function that enqueues.
+
+    *path* is a file of SQLite, or the URL of a database of PostgreSQL.
+    """
     from dbos import DBOS
 
     quiet()
@@ -61,7 +64,7 @@ def stop() -> None:
     DBOS.destroy()
 
 
-def _start(path: Path, model: Callable[[Any], None]) -> Any:
+def _start(path: Path | str, model: Callable[[Any], None]) -> Any:
     from dbos import DBOS
 
     def noop(data: Any) -> None:
@@ -73,7 +76,7 @@ def _start(path: Path, model: Callable[[Any], None]) -> Any:
     return workflow
 
 
-def _launch(path: Path) -> None:
+def _launch(path: Path | str) -> None:
     from dbos import DBOS
 
     DBOS(
@@ -87,11 +90,12 @@ def _launch(path: Path) -> None:
     DBOS.launch()
 
 
-def _completed() -> int:
+def completed() -> int:
+    """Return how many workflows have ended well."""
     from dbos import DBOS
 
     return len(DBOS.list_workflows(status="SUCCESS", load_input=False, load_output=False))
 
 
-def _url(path: Path) -> str:
-    return f"sqlite:///{path}"
+def _url(path: Path | str) -> str:
+    return f"sqlite:///{path}" if isinstance(path, Path) else path

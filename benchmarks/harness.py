@@ -178,6 +178,7 @@ def quiet() -> None:
     logging.getLogger("huey").setLevel(logging.CRITICAL)
     logging.getLogger("persistqueue").setLevel(logging.CRITICAL)
     logging.getLogger("dbos").setLevel(logging.CRITICAL)
+    logging.getLogger("procrastinate").setLevel(logging.CRITICAL)
 
 
 def version_of(package: str) -> str:
@@ -193,7 +194,7 @@ def facts(options: Options) -> Table:
     with scratch() as folder:
         syncs = disk_ms(folder)
         kind = filesystem(folder)
-    packages = ("pandas", "orjson", "msgspec", "huey", "persist-queue", "dbos")
+    packages = ("pandas", "orjson", "msgspec", "huey", "persist-queue", "dbos", "procrastinate")
     rows = [
         ("cores", str(_cores())),
         (

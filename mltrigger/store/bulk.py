@@ -99,6 +99,12 @@ class Bulk(NamedTuple):
     largest: int
 
 
+def check(by_columns: bool) -> None:
+    """Raise ValueError if the store hands over rows only."""
+    if not by_columns:
+        raise ValueError("this store hands over rows")
+
+
 def read(
     reader: Reader,
     wanted: Sequence[str],
@@ -116,8 +122,6 @@ def read(
     ValueError
         When a value cannot be read in this way: it is damaged, or only unusual.
     """
-    if not reader.store.by_columns:
-        raise ValueError("this store hands over rows")
     low, high = seqs or (-ALL, ALL)
     lots = lots_of(reader, subscription_id, (low, high), since_us, roles)
     ((names, topics),) = reader.query(_LARGEST, {})

@@ -280,9 +280,7 @@ class Combined(abc.ABC):
         """Write *batch* as one commit. If an item fails, write each alone."""
         commit = Commit()
         try:
-            self._begin(commit)
-            run(batch, self._transaction(), commit)
-            self._commit(commit)
+            self._write_together(batch, commit)
         except BaseException as error:
             self._undo(commit, error)
             if not isinstance(error, Exception):
@@ -295,3 +293,9 @@ class Combined(abc.ABC):
             failed = self._failed(error) if isinstance(error, self.driver_error) else error
             for item in batch:
                 item.error = failed
+
+    def _write_together(self, batch: Sequence[Item], commit: Commit) -> None:
+        """Write *batch* in a transaction of its own."""
+        self._begin(commit)
+        run(batch, self._transaction(), commit)
+        self._commit(commit)

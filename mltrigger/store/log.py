@@ -243,6 +243,7 @@ class Log:
         ValueError
             When only :meth:`invocations` can read them.
         """
+        bulk.check(self._store.by_columns)
         low, high = seqs or (None, None)
         of = {"since_us": since_us, "low": low, "high": high}
         select = "SELECT " + ", ".join(COLUMNS[c] for c in columns)

@@ -33,10 +33,6 @@ class Driver(Protocol):
 class Reader(Protocol):
     """A store or a transaction that answers queries."""
 
-    @property
-    def store(self) -> Store:
-        """The store that is asked."""
-
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
 

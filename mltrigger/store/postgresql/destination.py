@@ -21,8 +21,8 @@ from mltrigger.errors import StoreError
 from mltrigger.store import tables
 from mltrigger.store.damage import ERRORS, damaged
 from mltrigger.store.keys import TextKey
-from mltrigger.store.postgresql import partitions, schema, versions
-from mltrigger.store.postgresql.place import SCHEMA, parts_of
+from mltrigger.store.postgresql import SCHEMA, partitions, schema, versions
+from mltrigger.store.postgresql.place import parts_of
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import SessionDriver
 from mltrigger.store.postgresql.trouble import said
@@ -39,6 +39,11 @@ _SETTING = """
 INSERT INTO setting (name, value) VALUES (%s, %s)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
+_NEWEST = """
+SELECT greatest((SELECT published_us FROM event ORDER BY seq DESC LIMIT 1),
+  (SELECT settled_us FROM lot ORDER BY id DESC LIMIT 1)),
+  (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+"""
 _SEQUENCES = (
     "SELECT setval('event_seq', seq) FROM event ORDER BY seq DESC LIMIT 1",
     "SELECT setval('lot_seq', id + n) FROM lot ORDER BY id DESC LIMIT 1",
@@ -48,6 +53,7 @@ SELECT has_database_privilege(current_database(), 'CREATE'),
   (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = %s)
 """
 _MAY_NOT = "the role may make no schema in that database: ask its owner for CREATE"
+_STEP_US = 1_000_000
 
 
 class Reached(NamedTuple):
@@ -217,7 +223,9 @@ class Destination:
     def tidy(self) -> None:
         """Let the server count what it has got: it plans by that."""
         with self._said():
-            for table in _tables():
+            for table in names():
+                if table in versions.VIEWS:
+                    continue
                 self._session.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
 
     def finish(self, settings: Sequence[Row], before: Reached) -> None:
@@ -228,6 +236,7 @@ class Destination:
             self._session.execute("UPDATE setting SET name = 'moved_from' WHERE name = 'move'")
             for row in settings:
                 self._session.execute(_SETTING, row)
+            self._keep_lead()
             for table in schema.NUMBERED:
                 self._session.execute(
                     f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id))"
@@ -237,11 +246,18 @@ class Destination:
                 self._session.execute(numbers)
             self._session.execute(_VERSION, [tables.VERSION, -tables.VERSION])
 
+    def _keep_lead(self) -> None:
+        """Let time go on from the newest row, if the server's clock is behind it."""
+        newest_us, now_us = self._session.execute(_NEWEST).fetchone() or (None, 0)
+        if newest_us is not None and newest_us - now_us > _STEP_US:
+            self._session.execute(_SETTING, ["lead", str(newest_us - now_us)])
+
     def forget(self) -> None:
         """Remove all that a move has brought so far. The empty schema stays."""
         with self._said(), self._session.transaction():
             self._session.execute(_WRITERS, [self.schema])
-            everything = sql.SQL(", ").join(map(sql.Identifier, _tables()))
+            stored = [name for name in names() if name not in versions.VIEWS]
+            everything = sql.SQL(", ").join(map(sql.Identifier, [*stored, *versions.STORED]))
             self._session.execute(sql.SQL("TRUNCATE {}").format(everything))
             self._session.execute(_VERSION, [tables.VERSION, -tables.VERSION])
 
@@ -271,10 +287,6 @@ class Destination:
 def names() -> list[str]:
     """Return the tables that a move fills: all but those about living processes."""
     return [t for t in schema.table_names() if t not in ("schema_version", "listener")]
-
-
-def _tables() -> list[str]:
-    return [table for name in names() for table in versions.behind(name)]
 
 
 def _in_bytes(row: Row, columns: Sequence[str], at: Sequence[int]) -> Row:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
+from decimal import Decimal
 from typing import Any
 
 from psycopg import adapt, postgres
 from psycopg.adapt import Buffer, Dumper
-from psycopg.types.numeric import NumericBinaryLoader
+from psycopg.types.numeric import NumericBinaryLoader, NumericLoader
 from psycopg.types.string import StrBinaryDumper, StrDumper
 
 from mltrigger.store.keys import TextKey
@@ -27,9 +28,12 @@ _FIXED = {
     "CAST(group_concat(CASE WHEN is_alike THEN data END, char(30)) AS BLOB)": (
         "string_agg(CASE WHEN is_alike THEN data END, '\\x1e'::bytea)"
     ),
+    # our sum(boolean) calls a function for each row
+    "sum(is_alike)": "count(*) FILTER (WHERE is_alike)",
     "typeof(e.data) = 'blob'": "TRUE",
     "typeof(e.id) = 'blob'": "octet_length(e.id) = 16",
-    "SELECT coalesce(max(seq), 0) FROM event": "SELECT newest_event()",
+    # not newest_event(): each statement plans a function that reads a table anew
+    "SELECT coalesce(max(seq), 0) FROM event": "SELECT last_value FROM event_seq",
     "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1": (
         "SELECT last_value FROM lot_seq WHERE is_called"
     ),
@@ -151,9 +155,19 @@ class _NumericLoader(NumericBinaryLoader):
     """Sums of whole numbers are whole numbers."""
 
     def load(self, data: Buffer) -> Any:
-        found = super().load(data)
-        whole = int(found) if found.is_finite() else None
-        return whole if found == whole else float(found)
+        return _number(super().load(data))
+
+
+class _NumericTextLoader(NumericLoader):
+    """The same, of an answer in text form."""
+
+    def load(self, data: Buffer) -> Any:
+        return _number(super().load(data))
+
+
+def _number(found: Decimal) -> Any:
+    whole = int(found) if found.is_finite() else None
+    return whole if found == whole else float(found)
 
 
 def adapted() -> adapt.AdaptersMap:
@@ -164,4 +178,5 @@ def adapted() -> adapt.AdaptersMap:
     adapters.register_dumper(TextKey, _KeyDumper)
     adapters.register_dumper(bool, _BoolDumper)
     adapters.register_loader("numeric", _NumericLoader)
+    adapters.register_loader("numeric", _NumericTextLoader)
     return adapters

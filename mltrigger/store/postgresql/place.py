@@ -6,11 +6,10 @@ import re
 import urllib.parse
 
 from mltrigger.errors import StoreError, how_to_install
+from mltrigger.store.postgresql import SCHEMA
 from mltrigger.store.transaction import Store
 from mltrigger.store.wake import Wakeup
 
-SCHEMA = "mltrigger_bus"
-"""Not ``mltrigger``: tables that are sources have their outboxes there."""
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_]{0,62}").fullmatch
 
 

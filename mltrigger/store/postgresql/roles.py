@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from mltrigger.store.postgresql import versions
 from mltrigger.store.postgresql.quoting import identifier, literal
 
 ROLES = ("publisher", "worker", "analyst", "administrator")
@@ -75,11 +76,10 @@ VIEWS: Mapping[str, Rights] = {
     "invocation": Rights("", "r"),
     "final": Rights("r", "r"),
 }
-_NONE = Rights("", "", "")
 OWN: Mapping[str, Rights] = {
     "mark": Rights("rad", "rad"),
-    # seen and changed through the views cursor and tally alone
-    **dict.fromkeys(("cursor_of", "cursor_version", "tally_of", "tally_version"), _NONE),
+    # behind the views, which have the rights of their owner
+    **{table: Rights("", "", "") for table in versions.STORED},
 }
 """The tables of the store in PostgreSQL alone, as far as they are there: marks of commits."""
 SEQUENCES: Mapping[str, Rights] = {

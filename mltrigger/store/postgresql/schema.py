@@ -40,7 +40,6 @@ CREATE TABLE mark (
   PRIMARY KEY (token, number)
 )
 """
-_SCHEMA = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
 LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))"
 """Keeps a second process from making or changing the schema."""
 WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
@@ -48,6 +47,7 @@ WRITERS_KEY = "SELECT hashtextextended('mltrigger ' || %s, 0)"
 _ENCODING = (
     "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
 )
+_SCHEMA = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
 _FOUND = """
 SELECT (SELECT count(*) FROM pg_namespace WHERE nspname = %(schema)s),
   to_regclass(format('%%I.schema_version', %(schema)s::text))::text,

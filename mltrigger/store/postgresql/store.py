@@ -18,17 +18,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 import psycopg
-from psycopg.errors import CheckViolation
+from psycopg.errors import CheckViolation, UniqueViolation
 from psycopg.pq import TransactionStatus
 
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
-from mltrigger.store.combining import Combined, Commit
-from mltrigger.store.postgresql import partitions, schema
+from mltrigger.store.combining import Combined, Commit, Item, Together
+from mltrigger.store.postgresql import SCHEMA, partitions, schema
+from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
-from mltrigger.store.postgresql.place import SCHEMA
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
@@ -41,6 +41,8 @@ BUSY_S = 30.0
 """How long a caller waits for a server that is away, before StoreError."""
 _FIRST_S, _LONGEST_S = 0.01, 1.0
 """The first and the longest pause between two tries."""
+_DOUBTS = 64
+"""So many writes check for known events, after one has met some."""
 _MARKS = 1_000
 """Commits of a process between two deletions of its old marks."""
 _BEGIN = """
@@ -97,6 +99,10 @@ class PostgresStore(Combined):
         self._token, self._number = str(uuid.uuid4()), 0
         self._kept = 0  # the first mark that may still be there
         self._current: PostgresTransaction | None = None
+        self._doubts, self._is_hopeful = 0, False
+        self._first: dict[Together, str | None] = {}
+        self._foreseen: str | None = None
+        self._answer: tuple[str, list[Row]] | None = None
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
@@ -220,8 +226,32 @@ class PostgresStore(Combined):
 
     def _transaction(self) -> Transaction:
         assert self._writer is not None  # noqa: S101 - it has begun
-        self._current = PostgresTransaction(self, self._writer, self._partitions)
+        self._current = PostgresTransaction(
+            self, self._writer, self._partitions, self._is_hopeful, self._answer
+        )
         return self._current
+
+    def _write_together(self, batch: Sequence[Item], commit: Commit) -> None:
+        """Write *batch*, in the hope that all events are new.
+
+        The first query of an action is foreseen: it was the same the last time. Under the lock each
+        journey to the server counts.
+        """
+        action, self._is_hopeful = batch[0].action, self._doubts == 0
+        self._foreseen = self._first.get(action)
+        self._doubts = max(0, self._doubts - 1)
+        try:
+            super()._write_together(batch, commit)
+        except UniqueViolation as error:
+            if not self._is_hopeful:
+                raise
+            self._undo(commit, error)
+            commit.is_asked, self._is_hopeful, self._doubts = False, False, _DOUBTS
+            super()._write_together(batch, commit)
+        finally:
+            if self._current is not None:
+                self._first[action] = self._current.first
+            self._foreseen, self._is_hopeful = None, False
 
     @contextlib.contextmanager
     def _holding(self) -> Iterator[None]:
@@ -244,12 +274,15 @@ class PostgresStore(Combined):
         writer = self._writer
         if writer is None or writer.closed:
             writer = self._writer = self.sessions.open()
-        sent_ns = time.monotonic_ns()
+        sent_ns, foreseen, self._answer = time.monotonic_ns(), self._foreseen, None
         try:
-            cursor = writer.execute(self._begin_sql)
-            while cursor.nextset():
-                pass
+            text = f"{self._begin_sql};{translated(foreseen)}" if foreseen else self._begin_sql
+            cursor = writer.execute(text)
+            for _ in range(self._begin_sql.count(";")):
+                cursor.nextset()
             ((version, server_us),) = cursor.fetchall()
+            if foreseen and cursor.nextset():
+                self._answer = foreseen, cursor.fetchall()
         except psycopg.OperationalError:
             self._drop_writer()
             raise

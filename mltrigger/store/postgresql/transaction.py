@@ -20,6 +20,7 @@ from mltrigger.store.transaction import Row, Transaction
 _FEW = 16
 """Fewer rows are written as plain text into one statement."""
 _AT_ONCE = 200
+_UNLESS_THERE = "ON CONFLICT DO NOTHING"
 """The statements that go to the server together."""
 _INSERT = re.compile(
     r"\s*INSERT INTO (\w+)\s*\(([^)]*)\)\s*VALUES\s*\(((?:\s*:\w+,?)+)\)(.*)", re.DOTALL
@@ -51,24 +52,83 @@ class _Insert(NamedTuple):
 
 
 class PostgresTransaction(Transaction):
-    """A transaction of a session."""
+    """A transaction of a session.
 
-    __slots__ = ("_partitions", "_pending", "_session")
+    Parameters
+    ----------
+    is_hopeful : bool
+        Whether :meth:`insert` may take all rows for new ones. The database raises UniqueViolation
+        if one is not, at the latest with the commit.
+    foreseen : tuple of (str, list), optional
+        A query and its answer, which came with the begin of the transaction.
+    """
 
-    def __init__(self, store: Any, session: Session, partitions: Partitions) -> None:
+    __slots__ = (
+        "_foreseen",
+        "_has_begun",
+        "_is_hopeful",
+        "_partitions",
+        "_pending",
+        "_session",
+        "first",
+    )
+
+    def __init__(
+        self,
+        store: Any,
+        session: Session,
+        partitions: Partitions,
+        is_hopeful: bool = False,
+        foreseen: tuple[str, list[Row]] | None = None,
+    ) -> None:
         super().__init__(store, SessionDriver(session))
         self._session, self._partitions = session, partitions
+        self._is_hopeful, self._foreseen = is_hopeful, foreseen
         self._pending: list[str] = []
+        self._has_begun = False
+        self.first: str | None = None
+        """The first statement, if it is a query that can be foreseen."""
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
-        self._send()
-        return super().query(sql, parameters)
+        if not (self._has_begun or self._pending or parameters or "%" in sql):
+            self._has_begun, self.first = True, sql
+            if self._foreseen is not None and self._foreseen[0] == sql:
+                return self._foreseen[1]
+        return self._last(sql, parameters).fetchall()
 
     def execute(self, sql: str, parameters: Mapping[str, Any]) -> int:
         """Run *sql* once. Return the number of changed rows."""
+        return self._last(sql, parameters).rowcount
+
+    def insert(self, sql: str, rows: Sequence[Row]) -> int:
+        """Run the INSERT *sql* for each of *rows*, see :class:`Transaction`."""
+        parts = _insert_of(sql)
+        if (
+            not (rows and self._is_hopeful)
+            or parts is None
+            or parts.rest.strip() != _UNLESS_THERE
+            or (parts.table == "event" and len(self._news(rows)) < len(rows))
+        ):
+            return self.execute_many(sql, rows)
+        # the number comes after the rows: none is lost if there are none
+        counted = [self._pending.pop()] if parts.table == "event" else []
+        self._add(parts._replace(rest=""), rows)
+        self._pending += counted
+        return len(rows)
+
+    def _add(self, parts: _Insert, rows: Sequence[Row]) -> None:
+        if len(rows) < _FEW:
+            client = psycopg.ClientCursor(self._session)
+            self._pending.append(client.mogrify(*_values(parts, rows)))
+            return
         self._send()
-        return super().execute(sql, parameters)
+        types = columns(parts.table)
+        sql = f"COPY {parts.table} ({', '.join(parts.columns)}) FROM STDIN (FORMAT BINARY)"
+        with psycopg.Cursor(self._session) as cursor, cursor.copy(sql) as copy:
+            copy.set_types([types[name] for name in parts.columns])
+            for row in rows:
+                copy.write_row([_bytes(value) for value in row])
 
     def put(self, sql: str, rows: Sequence[Row]) -> None:
         """Keep the statements for a few *rows* until the next one, see :class:`Transaction`."""
@@ -108,7 +168,20 @@ class PostgresTransaction(Transaction):
         pending, self._pending = self._pending, []
         return "".join(f"{statement};" for statement in pending)
 
+    def _last(self, sql: str, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        """Send the statements that were kept, with *sql*. Return the cursor of that."""
+        self._has_begun = True
+        if not self._pending:
+            return SessionDriver(self._session).execute(sql, parameters)
+        # several statements can only be answered in text form
+        text = psycopg.ClientCursor(self._session).mogrify(translated(sql), parameters)
+        last = self._session.execute(self.pending() + text)
+        while last.nextset():
+            pass
+        return last
+
     def _send(self) -> None:
+        self._has_begun = True
         if self._pending:
             self._session.execute(self.pending())
 
@@ -127,8 +200,6 @@ class PostgresTransaction(Transaction):
         if len(rows) < _FEW:
             return self._session.execute(*_values(parts, rows)).rowcount
         return self._as_arrays(parts, rows)
-
-    insert = execute_many
 
     def _as_arrays(self, parts: _Insert, rows: Sequence[Row]) -> int:
         types = columns(parts.table)

@@ -110,15 +110,13 @@ CONFLICTS = {
     "ON CONFLICT (subscription_id, worker_id, outcome) DO UPDATE SET n = tally.n + excluded.n": "",
 }
 """The words that say the same of a table. A view has no constraints."""
+VIEWS = tuple(_SCRIPTS)
 TABLES = tuple(f"{table}_version" for table in _SCRIPTS)
+STORED = (*TABLES, *(f"{table}_of" for table in _SCRIPTS))
+"""The tables behind the views."""
 
 
 def create(table: str, schema: str) -> str | None:
     """Return the script that makes the versions of *table*, ``None`` for another table."""
     script = _SCRIPTS.get(table)
     return None if script is None else script.format(schema=f'"{schema}"').strip()
-
-
-def behind(table: str) -> tuple[str, ...]:
-    """Return the tables that hold the rows of *table*: itself, or those behind a view."""
-    return (f"{table}_of", f"{table}_version") if table in _SCRIPTS else (table,)
