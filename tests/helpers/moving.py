@@ -126,7 +126,6 @@ def steps() -> list[tuple[Any, str]]:
         (Destination, "_go_on"),
         (Destination, "_copy"),
         (Destination, "add"),
-        (Destination, "_keep_lead"),
         (Destination, "finish"),
     ]
 

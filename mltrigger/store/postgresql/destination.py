@@ -39,11 +39,6 @@ _SETTING = """
 INSERT INTO setting (name, value) VALUES (%s, %s)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value
 """
-_NEWEST = """
-SELECT greatest((SELECT published_us FROM event ORDER BY seq DESC LIMIT 1),
-  (SELECT settled_us FROM lot ORDER BY id DESC LIMIT 1)),
-  (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-"""
 _SEQUENCES = (
     "SELECT setval('event_seq', seq) FROM event ORDER BY seq DESC LIMIT 1",
     "SELECT setval('lot_seq', id + n) FROM lot ORDER BY id DESC LIMIT 1",
@@ -53,7 +48,6 @@ SELECT has_database_privilege(current_database(), 'CREATE'),
   (SELECT pg_has_role(nspowner, 'USAGE') FROM pg_namespace WHERE nspname = %s)
 """
 _MAY_NOT = "the role may make no schema in that database: ask its owner for CREATE"
-_STEP_US = 1_000_000
 
 
 class Reached(NamedTuple):
@@ -236,7 +230,6 @@ class Destination:
             self._session.execute("UPDATE setting SET name = 'moved_from' WHERE name = 'move'")
             for row in settings:
                 self._session.execute(_SETTING, row)
-            self._keep_lead()
             for table in schema.NUMBERED:
                 self._session.execute(
                     f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id))"
@@ -245,12 +238,6 @@ class Destination:
             for numbers in _SEQUENCES:
                 self._session.execute(numbers)
             self._session.execute(_VERSION, [tables.VERSION, -tables.VERSION])
-
-    def _keep_lead(self) -> None:
-        """Let time go on from the newest row, if the server's clock is behind it."""
-        newest_us, now_us = self._session.execute(_NEWEST).fetchone() or (None, 0)
-        if newest_us is not None and newest_us - now_us > _STEP_US:
-            self._session.execute(_SETTING, ["lead", str(newest_us - now_us)])
 
     def forget(self) -> None:
         """Remove all that a move has brought so far. The empty schema stays."""
