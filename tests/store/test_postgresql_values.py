@@ -211,7 +211,7 @@ def test_texts_of_all_tables_have_the_order_of_their_bytes(team: str) -> None:
 def test_names_have_the_same_order_whatever_the_order_of_the_database_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = ["b", "B", "a-b", "ab", "a_b", "A", "z1", "Z", "a.c"]
+    names = ["b", "B", "a-b", "ab", "a_b", "A", "z1", "Z"]
 
     def listed(url: str) -> list[list[str]]:
         with mt.connect(url) as bus:
