@@ -87,7 +87,8 @@ def test_limit_of_a_key_holds_while_processes_are_killed_and_nothing_is_lost(
         audit = bus.audit().iloc[0]
 
     most = most_at_once(notes, ends)
-    assert set(most.values()) == {keys_child.LIMIT}
+    assert max(most.values()) == keys_child.LIMIT
+    assert len(most) == TENANTS
     assert outcomes["succeeded"] == EVENTS
     assert (audit["succeeded"], audit["missing"], audit["double"], audit["open"]) == (
         EVENTS,
