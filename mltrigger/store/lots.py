@@ -129,7 +129,7 @@ class Succeeded:
         return list(parts.items())
 
 
-_NEXT = "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1"
+NEXT_ROW = "SELECT id + n FROM lot ORDER BY id DESC LIMIT 1"
 _INSERT_LOT = """
 INSERT INTO lot (id, n, subscription_id, low, high, model_version_id, role, received_us, started_us,
   finished_us, settled_us, batch_size, worker_id, reason, binding)
@@ -185,7 +185,7 @@ _CODE_OF_SUCCESS = CODES["succeeded"]
 
 def next_row(transaction: Transaction) -> int:
     """Return the row of the next attempt."""
-    rows = transaction.query(_NEXT, {})
+    rows = transaction.query(NEXT_ROW, {})
     return int(rows[0][0]) if rows else 1
 
 

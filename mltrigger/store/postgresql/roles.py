@@ -78,16 +78,17 @@ VIEWS: Mapping[str, Rights] = {
 }
 OWN: Mapping[str, Rights] = {
     "mark": Rights("rad", "rad"),
+    "life": Rights("r", "r"),
     # behind the views, which have the rights of their owner
     **{table: Rights("", "", "") for table in versions.STORED},
 }
 """The tables of the store in PostgreSQL alone, as far as they are there: marks of commits."""
 SEQUENCES: Mapping[str, Rights] = {
     "event_seq": Rights("ruw", "ruw"),
-    "lot_seq": Rights("", "ruw", ""),
+    "lot_seq": Rights("r", "ruw", ""),
 }
 """Its sequences, as far as they are there."""
-DEFINING = {"make_partition": ("publisher", "worker")}
+DEFINING = {"make_partition": ("publisher", "worker"), "renew_life": ("publisher", "worker")}
 """The roles that may call a function with the rights of its owner. For others: workers."""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mltrigger.errors import StoreError
 from mltrigger.store import tables
-from mltrigger.store.postgresql import functions, partitions, versions
+from mltrigger.store.postgresql import functions, lives, partitions, versions
 
 if TYPE_CHECKING:
     import psycopg
@@ -147,6 +147,7 @@ def _make(connection: psycopg.Connection[Any], schema: str) -> None:
                 *(_versioned(statement, schema) for statement in statements()),
                 *_parts(functions.CREATE),
                 *_parts(_OWN),
+                *_parts(lives.create(schema)),
                 *_parts(partitions.create(schema)),
                 *(f"ALTER TABLE {table} SET ({_TIDY})" for table in _HOT),
             ]

@@ -25,7 +25,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit, Item, Together
-from mltrigger.store.postgresql import SCHEMA, partitions, schema
+from mltrigger.store.postgresql import SCHEMA, lives, partitions, schema
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
@@ -48,7 +48,9 @@ _MARKS = 1_000
 _BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
 SELECT pg_advisory_xact_lock({key});
-SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint FROM schema_version
+SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
+  coalesce((SELECT last_value FROM lot_seq WHERE is_called), 1), (SELECT value FROM life LIMIT 1)
+FROM schema_version
 """
 """The version is read behind the lock: an upgrade holds it."""
 _PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
@@ -72,7 +74,6 @@ class PostgresStore(Combined):
     """
 
     driver_error = psycopg.Error
-    visible_first = False  # a crash of the server undoes what a listener would have begun with
     location: str | None = None
     by_columns, hold_s = False, 0.05
 
@@ -103,6 +104,7 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
+        self._next_row, self._life = 1, None
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
@@ -227,7 +229,12 @@ class PostgresStore(Combined):
     def _transaction(self) -> Transaction:
         assert self._writer is not None  # noqa: S101 - it has begun
         self._current = PostgresTransaction(
-            self, self._writer, self._partitions, self._is_hopeful, self._answer
+            self,
+            self._writer,
+            self._partitions,
+            self._next_row,
+            self._is_hopeful,
+            self._answer,
         )
         return self._current
 
@@ -280,7 +287,7 @@ class PostgresStore(Combined):
             cursor = writer.execute(text)
             for _ in range(self._begin_sql.count(";")):
                 cursor.nextset()
-            ((version, server_us),) = cursor.fetchall()
+            ((version, server_us, self._next_row, life),) = cursor.fetchall()
             if foreseen and cursor.nextset():
                 self._answer = foreseen, cursor.fetchall()
         except psycopg.OperationalError:
@@ -288,7 +295,22 @@ class PostgresStore(Combined):
             raise
         if version != tables.VERSION:
             raise schema.refused(version)
+        if life != self._life or life is None:
+            self._begin_anew(writer, life)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
+
+    def _begin_anew(self, writer: Session, life: uuid.UUID | None) -> None:
+        """Forget what this process knew of the tables: a crash may have undone some of that.
+
+        The first one after a crash lets all numbers go on from a later one.
+        """
+        self.vocabulary, self.topics = Vocabulary(), Topics()
+        self._partitions, self._answer = Partitions(), None
+        if life is None:
+            lives.renew(writer)
+            self._patiently(self._try_to_begin)
+            return
+        self._life = life
 
     def _commit(self, commit: Commit) -> None:
         self._number += 1
@@ -358,7 +380,8 @@ class PostgresStore(Combined):
     # -- the server --------------------------------------------------------------------------------
 
     def _await(self, commit: Commit, durable: bool) -> None:
-        # Also a claim waits: after a crash its numbers would be given to others, while it runs on.
+        if not durable:
+            return
         try:
             self._flush.wait(commit.number)
         except Lost as lost:

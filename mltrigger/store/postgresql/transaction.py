@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from mltrigger.store.keys import TextKey
+from mltrigger.store.lots import NEXT_ROW
 from mltrigger.store.postgresql.dialect import by_position, translated
 from mltrigger.store.postgresql.partitions import SIZE, Partitions
 from mltrigger.store.postgresql.schema import columns
@@ -56,6 +57,8 @@ class PostgresTransaction(Transaction):
 
     Parameters
     ----------
+    next_row : int
+        The row of the next attempt.
     is_hopeful : bool
         Whether :meth:`insert` may take all rows for new ones. The database raises UniqueViolation
         if one is not, at the latest with the commit.
@@ -67,6 +70,7 @@ class PostgresTransaction(Transaction):
         "_foreseen",
         "_has_begun",
         "_is_hopeful",
+        "_next_row",
         "_partitions",
         "_pending",
         "_session",
@@ -78,11 +82,12 @@ class PostgresTransaction(Transaction):
         store: Any,
         session: Session,
         partitions: Partitions,
+        next_row: int,
         is_hopeful: bool = False,
         foreseen: tuple[str, list[Row]] | None = None,
     ) -> None:
         super().__init__(store, SessionDriver(session))
-        self._session, self._partitions = session, partitions
+        self._session, self._partitions, self._next_row = session, partitions, next_row
         self._is_hopeful, self._foreseen = is_hopeful, foreseen
         self._pending: list[str] = []
         self._has_begun = False
@@ -91,6 +96,8 @@ class PostgresTransaction(Transaction):
 
     def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """Return the rows of *sql*."""
+        if sql == NEXT_ROW:
+            return [(self._next_row,)]
         if not (self._has_begun or self._pending or parameters or "%" in sql):
             self._has_begun, self.first = True, sql
             if self._foreseen is not None and self._foreseen[0] == sql:
@@ -162,6 +169,8 @@ class PostgresTransaction(Transaction):
     def _count_on(self, table: str, first: int, last: int, newest: int) -> None:
         self._partitions.ensure(self._session, table, first, last)
         self._pending.append(f"SELECT setval('{table}_seq', {newest})")
+        if table == "lot":
+            self._next_row = newest
 
     def pending(self) -> str:
         """Return the statements that were kept, for the commit."""
