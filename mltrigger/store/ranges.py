@@ -34,16 +34,19 @@ _BEHIND = """
 FROM event e INDEXED BY event_topic
 WHERE e.topic_id = :t AND e.seq >= :next AND e.seq <= :last AND e.by_rows_us IS NULL ORDER BY e.seq
 """
-_FIRST = f"SELECT {_PLAIN}, e.source_id, e.type_id {_BEHIND} LIMIT 1"
-"""Most events of a topic are like its first one. A claim of others costs no more than this look."""
+# Most events of a topic are like its first one. If that needs a row of its own, no other is read.
 _COLUMNS = f"""
-SELECT count(*), sum(is_alike), group_concat(seq), group_concat(published_us),
+WITH first AS (SELECT {_PLAIN} AS is_plain, e.source_id, e.type_id {_BEHIND} LIMIT 1)
+SELECT (SELECT CASE WHEN is_plain THEN 1 ELSE 0 END FROM first),
+  (SELECT source_id FROM first), (SELECT type_id FROM first),
+  count(*), coalesce(sum(is_alike), 0), group_concat(seq), group_concat(published_us),
   group_concat(lag_us), CAST(group_concat(id, '') AS BLOB),
   CAST(group_concat(CASE WHEN is_alike THEN data END, char({ord(_SEPARATOR)})) AS BLOB)
 FROM (
   SELECT e.seq, e.published_us, e.lag_us, e.id, e.data,
-    {_PLAIN} AND e.source_id = :source AND e.type_id = :type AS is_alike {_BEHIND}
-  LIMIT :n
+    {_PLAIN} AND e.source_id = (SELECT source_id FROM first)
+      AND e.type_id = (SELECT type_id FROM first) AS is_alike {_BEHIND}
+  LIMIT coalesce((SELECT CASE WHEN is_plain THEN :n ELSE 0 END FROM first), 0)
 ) AS found
 """
 
@@ -59,15 +62,13 @@ def claim(
     is_due = at.due_us is not None and at.due_us <= term.received_us
     if most < LEAST or at.paused or at.next_seq is None or is_due:
         return None
-    given = {"t": at.topic_id, "next": at.next_seq, "last": at.up_to}
-    if not (first := transaction.query(_FIRST, given)):
+    of = {"t": at.topic_id, "next": at.next_seq, "last": at.up_to, "n": min(most, _MOST)}
+    ((is_plain, source, type_, n, alike, numbers, *columns, data),) = transaction.query(
+        _COLUMNS, of
+    )
+    if is_plain is None:
         return []
-    is_plain, source, type_ = first[0]
-    if not is_plain:
-        return None
-    given |= {"source": source, "type": type_, "n": min(most, _MOST)}
-    ((n, alike, numbers, *columns, data),) = transaction.query(_COLUMNS, given)
-    if alike != n:
+    if not is_plain or alike != n:
         return None
     seqs, texts = _numbers(numbers, n), data.split(_SEPARATOR)
     is_whole = len(texts) == n and are_texts(texts) and len(columns[-1]) == 16 * n

@@ -69,7 +69,8 @@ class Receiving:
     ) -> None:
         self._store, self._clock, self._wakeup, self._worker_id = store, clock, wakeup, worker_id
         self._swept: dict[int, int] = {}
-        self._idle: set[int] = set()
+        self._idle: dict[int, int] = {}
+        """Subscriptions whose last claim got all, and the number of wake-ups before it."""
         self._seats: dict[int, _Seat] = {}
         self._taken: set[_Seat] = set()
         self._unclear: dict[int, _Seat] = {}
@@ -95,9 +96,10 @@ class Receiving:
             before.is_given = False  # ask the store: that may be long ago
             if found := self._left(before):
                 return found
-        # When the last claim got all there was, asking for the next due time is cheaper than an
-        # empty claim.
-        due_s = self._due_s(subscription) if subscription.id in self._idle else 0.0
+        # If the last claim got all there was, and nothing came since, asking for the next due time is
+        # cheaper than an empty claim.
+        is_idle = self._idle.get(subscription.id) == seen
+        due_s = self._due_s(subscription) if is_idle else 0.0
         found = self._claim(subscription, max_events, generation) if due_s <= 0 else []
         if not found and wait_s > 0:
             watched = time.monotonic() - self.watched_s < _WATCHED_S
@@ -108,8 +110,9 @@ class Receiving:
             found = self._left(seat)
             if not found and (woken or due_s <= longest_s):
                 # else nothing came, and the next call looks again
+                seen = self._wakeup.generation(key)
                 found = self._claim(subscription, max_events, generation)
-        self._note(subscription, max_events, found)
+        self._note(subscription, max_events, found, seen)
         return found
 
     def follow(
@@ -123,8 +126,9 @@ class Receiving:
         swept_us = self._swept.get(subscription.id, -SWEEP_US)
         if self._clock.now_us() - swept_us >= SWEEP_US:
             return []  # the next receive looks for expired leases first
+        seen = self._wakeup.generation(f"ready:{subscription.id}")
         found = self._lease(transaction, subscription, max_events, generation).found
-        self._note(subscription, max_events, found)
+        self._note(subscription, max_events, found, seen)
         return found
 
     def sweep(self, subscription: SubscriptionSpec, now_us: int) -> None:
@@ -191,10 +195,13 @@ class Receiving:
     # -- claims ------------------------------------------------------------------------------------
 
     def _note(
-        self, subscription: SubscriptionSpec, max_events: int, found: Sequence[Delivery]
+        self, subscription: SubscriptionSpec, max_events: int, found: Sequence[Delivery], seen: int
     ) -> None:
-        """Note whether there may be more to claim at once."""
-        (self._idle.add if len(found) < max_events else self._idle.discard)(subscription.id)
+        """Note whether there may be more to claim at once, and the wake-ups before the claim."""
+        if len(found) < max_events:
+            self._idle[subscription.id] = seen
+        else:
+            self._idle.pop(subscription.id, None)
 
     def _claim(
         self, subscription: SubscriptionSpec, max_events: int, generation: str | None

@@ -22,6 +22,7 @@ from mltrigger.event import codec
 from mltrigger.event.batch import Batch
 from mltrigger.event.data import are_texts
 from mltrigger.policy import DeliveryPolicy
+from mltrigger.store import ranges
 from mltrigger.store.lots import By, Succeeded
 from mltrigger.store.ranges import LEAST
 from mltrigger.store.sqlite.store import SqliteStore
@@ -144,12 +145,15 @@ def test_an_event_with_attributes_of_its_own_keeps_them(
         assert value.items() <= found.items() if isinstance(value, dict) else found == value
 
 
-def test_one_look_tells_that_a_topic_has_events_of_another_kind(
-    side: Side, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_look_tells_that_a_topic_has_events_of_another_kind(side: Side) -> None:
     spec = side.bind()
     side.publish(*range(MANY), subject="s")
-    monkeypatch.setattr("mltrigger.store.ranges._COLUMNS", "not even asked")
+    of = {"t": 1, "next": 0, "last": 2**62, "n": MANY}
+
+    with side.log.unit() as unit:
+        ((is_plain, _, _, read, *_),) = unit.transaction.query(ranges._COLUMNS, of)
+
+    assert (is_plain, read) == (0, 0), "the others are not read as columns"
 
     assert [d.event.data for d in side.broker.receive(spec, MANY)] == list(range(MANY))
 
