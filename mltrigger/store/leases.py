@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mltrigger.store.queue import Term
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import OFTEN, Row, Transaction
 
 
 class Lease(NamedTuple):
@@ -61,7 +61,7 @@ _AROUND = f"""
 SELECT {_COLUMNS} FROM lease WHERE subscription_id = :s AND low <= :seq AND high >= :seq
 """
 _DELETE_NUMBER = "DELETE FROM lease WHERE subscription_id = :s AND number = :number"
-_EXTEND_NUMBER = """
+_EXTEND_NUMBER = f"""{OFTEN}
 UPDATE lease SET until_us = :until_us WHERE subscription_id = :s AND number = :number
 """
 _DELETE = "DELETE FROM lease WHERE subscription_id = :s AND number = :number AND low = :low"

@@ -23,10 +23,10 @@ from mltrigger.store.queue import (
     Waiting,
     claims,
 )
-from mltrigger.store.transaction import Row, Store, Transaction
+from mltrigger.store.transaction import OFTEN, Row, Store, Transaction
 from mltrigger.store.unit import Uncalled, record_uncalled
 
-_STANDING = """
+_STANDING = f"""{OFTEN}
 SELECT s.topic_id, s.paused, c.next_seq, c.next_lease,
   (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT value FROM setting WHERE name = 'generation'),
@@ -53,7 +53,7 @@ DELETE FROM ready WHERE subscription_id = :s AND visible_us = :visible_us AND se
 _ADVANCE = """
 UPDATE cursor SET next_seq = :next_seq, next_lease = next_lease + 1 WHERE subscription_id = :s
 """
-_DUE = """
+_DUE = f"""{OFTEN}
 SELECT s.paused, (SELECT min(visible_us) FROM ready WHERE subscription_id = :s),
   (SELECT min(until_us) FROM lease WHERE subscription_id = :s),
   EXISTS (SELECT 1 FROM event e WHERE e.topic_id = s.topic_id AND e.seq >= c.next_seq

@@ -17,7 +17,7 @@ from mltrigger.event.making import restored_later
 from mltrigger.store import leases
 from mltrigger.store.leasing import Standing, advance
 from mltrigger.store.queue import Term, rest_of
-from mltrigger.store.transaction import Transaction
+from mltrigger.store.transaction import OFTEN, Transaction
 
 LEAST, _MOST = 64, 32 * 1024
 """Fewer events are as fast with a row each. More come with the next claim."""
@@ -35,7 +35,7 @@ FROM event e INDEXED BY event_topic
 WHERE e.topic_id = :t AND e.seq >= :next AND e.seq <= :last AND e.by_rows_us IS NULL ORDER BY e.seq
 """
 # Most events of a topic are like its first one. If that needs a row of its own, no other is read.
-_COLUMNS = f"""
+_COLUMNS = f"""{OFTEN}
 WITH first AS (SELECT {_PLAIN} AS is_plain, e.source_id, e.type_id {_BEHIND} LIMIT 1)
 SELECT (SELECT CASE WHEN is_plain THEN 1 ELSE 0 END FROM first),
   (SELECT source_id FROM first), (SELECT type_id FROM first),

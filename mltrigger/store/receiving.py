@@ -96,8 +96,8 @@ class Receiving:
             before.is_given = False  # ask the store: that may be long ago
             if found := self._left(before):
                 return found
-        # If the last claim got all there was, and nothing came since, asking for the next due time is
-        # cheaper than an empty claim.
+        # If the last claim got all there was, and nothing came since, to ask for the next due time
+        # is cheaper than an empty claim.
         is_idle = self._idle.get(subscription.id) == seen
         due_s = self._due_s(subscription) if is_idle else 0.0
         found = self._claim(subscription, max_events, generation) if due_s <= 0 else []

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 T = TypeVar("T")
 G = TypeVar("G")
+OFTEN = "/* often */"
+"""A query that begins with this runs very often. All its parameters are whole numbers. A server
+keeps its plan.
+"""
 BLOCK = 64
 """The most rows of one INSERT."""
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from psycopg import adapt, postgres
 from psycopg.adapt import Buffer, Dumper
-from psycopg.types.numeric import NumericBinaryLoader, NumericLoader
+from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper, NumericBinaryLoader, NumericLoader
 from psycopg.types.string import StrBinaryDumper, StrDumper
 
 from mltrigger.store.keys import TextKey
@@ -176,6 +176,8 @@ def adapted() -> adapt.AdaptersMap:
     adapters.register_dumper(str, _BinaryTextDumper)
     adapters.register_dumper(str, _TextDumper)
     adapters.register_dumper(TextKey, _KeyDumper)
+    adapters.register_dumper(int, Int8Dumper)
+    adapters.register_dumper(int, Int8BinaryDumper)  # one type for all: one plan
     adapters.register_dumper(bool, _BoolDumper)
     adapters.register_loader("numeric", _NumericLoader)
     adapters.register_loader("numeric", _NumericTextLoader)

@@ -23,6 +23,7 @@ _PAUSED_S = 5
 """The server ends a transaction of a process that was paused in the middle of it for so long."""
 _MOST_IDLE = 4
 _CONNECT_S = 10
+_NEVER = 1 << 30
 _SETTINGS = {
     # not those of the administrator: a writer waits for others, and a reader may read all
     "statement_timeout": "0",
@@ -129,7 +130,8 @@ class Sessions:
         return psycopg.connect(
             **{**self._words, **more},
             autocommit=True,
-            prepare_threshold=None,
+            # Only statements that ask for it are prepared, and behind a pooler none.
+            prepare_threshold=None if self.is_pooled else _NEVER,
             cursor_factory=psycopg.ClientCursor,
             context=self,
         )

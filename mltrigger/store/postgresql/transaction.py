@@ -16,13 +16,13 @@ from mltrigger.store.postgresql.partitions import SIZE, Partitions
 from mltrigger.store.postgresql.schema import columns
 from mltrigger.store.postgresql.sessions import Session
 from mltrigger.store.postgresql.versions import CONFLICTS
-from mltrigger.store.transaction import Row, Transaction
+from mltrigger.store.transaction import OFTEN, Row, Transaction
 
 _FEW = 16
 """Fewer rows are written as plain text into one statement."""
 _AT_ONCE = 200
-_UNLESS_THERE = "ON CONFLICT DO NOTHING"
 """The statements that go to the server together."""
+_UNLESS_THERE = "ON CONFLICT DO NOTHING"
 _INSERT = re.compile(
     r"\s*INSERT INTO (\w+)\s*\(([^)]*)\)\s*VALUES\s*\(((?:\s*:\w+,?)+)\)(.*)", re.DOTALL
 )
@@ -36,6 +36,10 @@ class SessionDriver:
 
     def execute(self, sql: str, parameters: Any = (), /) -> psycopg.Cursor[Any]:
         """Run *sql*, and return its cursor."""
+        if sql.startswith(OFTEN) and self.session.prepare_threshold is not None:
+            return psycopg.Cursor(self.session).execute(
+                translated(sql), parameters, prepare=True, binary=True
+            )
         # Values are written into the text: the server then knows each type from its place. Answers
         # come in binary form.
         text = psycopg.ClientCursor(self.session).mogrify(translated(sql), parameters)
@@ -180,6 +184,8 @@ class PostgresTransaction(Transaction):
     def _last(self, sql: str, parameters: Mapping[str, Any]) -> psycopg.Cursor[Any]:
         """Send the statements that were kept, with *sql*. Return the cursor of that."""
         self._has_begun = True
+        if sql.startswith(OFTEN) and self._session.prepare_threshold is not None:
+            self._send()
         if not self._pending:
             return SessionDriver(self._session).execute(sql, parameters)
         # several statements can only be answered in text form
