@@ -237,7 +237,9 @@ def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_the
     threads = [begun("lost"), begun("lost too")]
     immediate(durable)
     assert asked(url, "SELECT name FROM topic") == [("first",)], "the disk had it already"
-    threads.append(begun("kept"))
+    threads.append(threading.Thread(target=write, args=("kept",)))
+    threads[-1].start()
+    threads[-1].join(1)  # it may wait for the flush itself, as the first one of a new life
     went_on.set()
     for thread in threads:
         thread.join(60)
