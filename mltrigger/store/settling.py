@@ -12,6 +12,7 @@ from mltrigger.store.leases import Lease
 from mltrigger.store.queue import INSERT_AWAITED, INSERT_DEAD, INSERT_READY, Dead, Waiting
 from mltrigger.store.tables import CODES, FINAL_CODES
 from mltrigger.store.transaction import Transaction
+from mltrigger.store.undone import is_undone
 
 FAR_S = 3_600.0
 """The longest wait for the next attempt in an outside queue. A longer one is kept here."""
@@ -152,8 +153,10 @@ def _settled_late(transaction: Transaction, settlement: Settlement, now_us: int)
     # Sent again since then, perhaps with other data: the answer is not about those.
     if any(at != delivery.since_us for (at,) in transaction.query(_RESENT, of)):
         return False
-    lease = leases.holder(transaction, delivery.subscription_id, delivery.seq)
     ends = settlement.verdict in ("ack", "dead_letter")
+    if not ends and is_undone(transaction, delivery):
+        return False
+    lease = leases.holder(transaction, delivery.subscription_id, delivery.seq)
     if lease is not None:
         if ends:
             leases.let_go(transaction, lease.subscription_id, lease.number, [delivery.seq])

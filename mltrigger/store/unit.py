@@ -12,6 +12,7 @@ from mltrigger.clock import Clock
 from mltrigger.store.lots import Attempt, By, LotOf, Succeeded, record_lots, record_successes
 from mltrigger.store.outcomes import Outcome
 from mltrigger.store.transaction import Transaction
+from mltrigger.store.undone import is_undone
 from mltrigger.versions.running.invoke import Result
 
 
@@ -117,7 +118,7 @@ class Unit:
     def _count_late(self, invocation: Invocation, counts: Counter[tuple[int, Outcome]]) -> bool:
         """Count a late attempt once, whatever was written before.
 
-        Return whether its event is still there.
+        Return whether it is recorded: its event is there, and its claim is not undone.
         """
         d = invocation.delivery
         earlier = self.transaction.query(
@@ -127,6 +128,9 @@ class Unit:
             counts[d.subscription_id, "abandoned"] -= 1
         elif earlier != [(None,)]:
             counts[d.subscription_id, invocation.outcome] -= 1
+        elif invocation.outcome == "stale" and is_undone(self.transaction, d):
+            counts[d.subscription_id, "stale"] -= 1
+            return False
         return bool(earlier)
 
 

@@ -199,6 +199,14 @@ def test_server_that_is_killed_in_the_middle_of_commits_loses_nothing_that_has_a
     print(f"{len(kills)} kills, {len(there)} events")
 
 
+def has_crashed(url: str) -> bool:
+    """Whether the server is back, and no process has begun its new life."""
+    try:
+        return asked(url, "SELECT value FROM life") == []
+    except psycopg.OperationalError:
+        return False
+
+
 def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_there(
     durable: Postgres, url: str
 ) -> None:
@@ -231,11 +239,12 @@ def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_the
         real(up_to)
 
     flush._flush = late  # type: ignore[method-assign]
-    with psycopg.connect(durable.dsn("postgres"), autocommit=True) as session:
-        session.execute("ALTER SYSTEM SET wal_writer_delay = '10s'")
-        session.execute("SELECT pg_reload_conf()")
+    # the process that writes the log unasked: stopped, so that it flushes nothing, then killed
+    ((writer,),) = asked(url, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'")
+    os.kill(writer, signal.SIGSTOP)
     threads = [begun("lost"), begun("lost too")]
-    immediate(durable)
+    os.kill(writer, signal.SIGKILL)
+    wait_until(lambda: has_crashed(url))
     assert asked(url, "SELECT name FROM topic") == [("first",)], "the disk had it already"
     threads.append(threading.Thread(target=write, args=("kept",)))
     threads[-1].start()
@@ -244,9 +253,6 @@ def test_commits_that_a_crash_has_undone_are_noticed_although_later_ones_are_the
     for thread in threads:
         thread.join(60)
     store.close()
-    with psycopg.connect(durable.dsn("postgres"), autocommit=True) as session:
-        session.execute("ALTER SYSTEM RESET wal_writer_delay")
-        session.execute("SELECT pg_reload_conf()")
 
     told = (
         "the server ended before this was on its disk, and nothing of it is there; call again, with"
