@@ -203,7 +203,8 @@ def test_only_workers_shed_partitions(server: Postgres, admin: mt.EventBus) -> N
                 "SELECT has_function_privilege(%s, %s::oid, 'EXECUTE')", [role, oid]
             ).fetchone()[0]
         }
-    assert {role for name, role in found if name != "make_partition"} <= {"worker"}
+    publishers = {"make_partition", "renew_life"}
+    assert {role for name, role in found if name not in publishers} <= {"worker"}
     assert {role for _, role in found} <= {"worker", "publisher"}
 
 
