@@ -67,12 +67,15 @@ class Postgres:
         """Return the address for psycopg."""
         return f"postgresql://app@127.0.0.1:{self.port}/{database}"
 
-    def forget(self, schema: str) -> None:
-        """Drop a schema and the sessions that still use the server's locks on it."""
+    def session(self) -> Any:
+        """Return a session of its administrator. A ``with`` block ends it."""
         import psycopg
 
-        with psycopg.connect(self.dsn("postgres"), autocommit=True) as session:
-            session.execute("SET lock_timeout = '5s'")
+        return psycopg.connect(self.dsn("postgres"), autocommit=True)
+
+    def forget(self, schema: str) -> None:
+        """Drop a schema."""
+        with self.session() as session:
             session.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
 
     def end(self) -> None:
