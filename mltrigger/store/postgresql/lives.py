@@ -25,10 +25,14 @@ INSERT INTO life VALUES (gen_random_uuid());
 CREATE FUNCTION renew_life() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 BEGIN
+  IF EXISTS (SELECT 1 FROM life) THEN
+    RETURN;
+  END IF;
   PERFORM setval('event_seq', last_value + {gap}) FROM event_seq;
   PERFORM setval('lot_seq', last_value + {gap}) FROM lot_seq;
   UPDATE cursor SET next_lease = next_lease + {gap};
-  UPDATE setting SET value = (value::bigint + {gap})::text WHERE name = 'generation';
+  INSERT INTO setting AS s (name, value) VALUES ('generation', {gap})
+  ON CONFLICT (name) DO UPDATE SET value = (s.value::bigint + {gap})::text;
   INSERT INTO life VALUES (gen_random_uuid());
 END $$
 """
