@@ -25,7 +25,8 @@ _FEW = 5_000
 _PATIENCE = "200ms"
 """How long a drop waits for readers. New readers wait for it meanwhile."""
 
-# The caller may write rows, but own no table.
+# The caller may write rows, but own no table. A snapshot keeps no table from a drop, so those who
+# look at one moment lock the version of the schema.
 CREATE = """
 CREATE SEQUENCE event_seq MINVALUE 0 START 0;
 
@@ -62,6 +63,7 @@ DECLARE
   stayed bigint := 0;
   gone bigint[] := '{{}}';
 BEGIN
+  LOCK TABLE schema_version IN ACCESS EXCLUSIVE MODE;
   FOREACH parent IN ARRAY tables LOOP
     part := parent || '_' || number;
     EXECUTE format('SELECT count(*) FROM %I', part) INTO n;

@@ -55,6 +55,8 @@ FROM schema_version
 """The version is read behind the lock: an upgrade holds it."""
 _PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
 """A reader holds no lock, and may do something long between two queries."""
+_KEEP = "LOCK TABLE schema_version IN ACCESS SHARE MODE"
+"""No partition is dropped while somebody looks at one moment: a snapshot would miss its rows."""
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
 _HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
@@ -163,7 +165,8 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}{_PATIENT}"
+        words = f"{self.sessions.local}{_PATIENT};{_KEEP}"  # the snapshot comes after the lock
+        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{words}"
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
