@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import uuid
+
     from mltrigger.store.postgresql.sessions import Session
 
 _GAP = 1 << 20
@@ -36,6 +38,8 @@ BEGIN
   INSERT INTO life VALUES (gen_random_uuid());
 END $$
 """
+NOW = "(SELECT value FROM life LIMIT 1)"
+"""The life of the server, ``NULL`` from a crash to the next writer."""
 _RENEW = "SET LOCAL synchronous_commit TO on; SELECT renew_life(); COMMIT"
 
 
@@ -50,3 +54,10 @@ def renew(writer: Session) -> None:
     The transaction of *writer* holds the lock of all writers.
     """
     writer.execute(_RENEW)
+
+
+def now(session: Session) -> uuid.UUID | None:
+    """Return the life of the server, ``None`` from a crash to the next writer."""
+    ((life,),) = session.execute(f"SELECT {NOW}").fetchall()
+    found: uuid.UUID | None = life
+    return found

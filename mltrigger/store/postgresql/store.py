@@ -49,7 +49,7 @@ _BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
 SELECT pg_advisory_xact_lock({key});
 SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-  coalesce((SELECT last_value FROM lot_seq WHERE is_called), 1), (SELECT value FROM life LIMIT 1)
+  coalesce((SELECT last_value FROM lot_seq WHERE is_called), 1), {life}
 FROM schema_version
 """
 """The version is read behind the lock: an upgrade holds it."""
@@ -58,7 +58,8 @@ _PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
 _KEEP = "LOCK TABLE schema_version IN ACCESS SHARE MODE"
 """No partition is dropped while somebody looks at one moment: a snapshot would miss its rows."""
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
+_VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {lives.NOW}, {_NOW}"
+"""A crash may undo numbers of transactions. The next ones then have them, in another life."""
 _HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
 
 
@@ -119,26 +120,36 @@ class PostgresStore(Combined):
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
             ((key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            self._flush.life = lives.now(session)
         finally:
             session.close()
-        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key)
+        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key, life=lives.NOW)
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
         self._check_open()
         try:
             self._flush.force()
+        except Lost as lost:
+            raise StoreError(
+                f"store {self.description}: the server has crashed, and the newest events and"
+                " outcomes that were read may be gone; read them again"
+            ) from lost
         except psycopg.Error as error:
             raise self._failed(error) from error
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit, and never waits."""
+        return self._looked(lambda s: SessionDriver(s).execute(sql, parameters or {}).fetchall())
+
+    def _looked(self, look: Callable[[Session], list[Row]]) -> list[Row]:
+        """Return the rows that *look* finds, as soon as the server answers."""
         self._check_open()
         found: list[Row] = []
 
         def once() -> None:
             with self.sessions.reading() as session:
-                found[:] = SessionDriver(session).execute(sql, parameters or {}).fetchall()
+                found[:] = look(session)
 
         try:
             self._patiently(once)
@@ -153,9 +164,9 @@ class PostgresStore(Combined):
     def version(self) -> object:
         """Return a value that differs after each commit. Call it from one thread at a time."""
         sent_ns = time.monotonic_ns()
-        ((number, server_us),) = self.read(_VERSION)
+        ((number, life, server_us),) = self.read(_VERSION)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
-        return number
+        return number, life
 
     def give_up(self, at_s: float) -> None:
         """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
@@ -187,8 +198,7 @@ class PostgresStore(Combined):
     def spans(self, table: str, last: int) -> list[tuple[int, int]]:
         """Return the old partitions, see :class:`~mltrigger.store.transaction.Store`."""
         old = partitions.old_lots if table == "lot" else partitions.old_events
-        with self.sessions.reading() as session:
-            return old(session, last)
+        return self._looked(lambda session: old(session, last))
 
     def shed(
         self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
