@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from databases import Postgres
 from faults_of_postgres import asked
@@ -64,7 +63,9 @@ def test_no_number_is_given_twice_after_a_crash_and_a_lost_lease_settles_nothing
 
         spec = bus.registry.subscription("twice")
         lost = other.broker.receive(spec, 2)
-        monkeypatch.setattr(bus._store, "_await", lambda *_, **__: None)  # nobody waits for the disk
+        monkeypatch.setattr(
+            bus._store, "_await", lambda *_, **__: None
+        )  # nobody waits for the disk
         bus.topic("another")
         ghost = bus.publish("numbers", mt.Event(4, source="/ghost", id="ghost"))
         bus.publish("another", 5)

@@ -118,7 +118,7 @@ class Flush:
         return session
 
     def _look_at_life(self, session: Session) -> None:
-        life = lives.now(session)
+        life = lives.now(session, self._sessions.schema)
         if life != self.life and self.life is not None:
             self._lives_on = False
         self.life = life

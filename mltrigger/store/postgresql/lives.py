@@ -56,8 +56,8 @@ def renew(writer: Session) -> None:
     writer.execute(_RENEW)
 
 
-def now(session: Session) -> uuid.UUID | None:
+def now(session: Session, schema: str) -> uuid.UUID | None:
     """Return the life of the server, ``None`` from a crash to the next writer."""
-    ((life,),) = session.execute(f"SELECT {NOW}").fetchall()
+    ((life,),) = session.execute(f'SELECT (SELECT value FROM "{schema}".life LIMIT 1)').fetchall()
     found: uuid.UUID | None = life
     return found

@@ -57,6 +57,8 @@ _PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
 """A reader holds no lock, and may do something long between two queries."""
 _KEEP = "LOCK TABLE schema_version IN ACCESS SHARE MODE"
 """No partition is dropped while somebody looks at one moment: a snapshot would miss its rows."""
+_LOOK = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", f"{_PATIENT};{_KEEP}"
+"""The snapshot comes after the lock."""
 _NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {lives.NOW}, {_NOW}"
 """A crash may undo numbers of transactions. The next ones then have them, in another life."""
@@ -119,11 +121,10 @@ class PostgresStore(Combined):
                 self.description += f", schema {self.sessions.schema}"
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            ((key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
-            self._flush.life = lives.now(session)
+            ((self._key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            self._flush.life = lives.now(session, self.sessions.schema)
         finally:
             session.close()
-        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key, life=lives.NOW)
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
@@ -176,13 +177,11 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        words = f"{self.sessions.local}{_PATIENT};{_KEEP}"  # the snapshot comes after the lock
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{words}"
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
                 self._patiently(
-                    lambda: lent.append(stack.enter_context(self.sessions.reading(begin)))
+                    lambda: lent.append(stack.enter_context(self.sessions.reading(*_LOOK)))
                 )
                 yield Transaction(self, SessionDriver(lent[0]))
         except psycopg.Error as error:
@@ -296,9 +295,9 @@ class PostgresStore(Combined):
             writer = self._writer = self.sessions.open()
         sent_ns, foreseen, self._answer = time.monotonic_ns(), self._foreseen, None
         try:
-            text = f"{self._begin_sql};{translated(foreseen)}" if foreseen else self._begin_sql
-            cursor = writer.execute(text)
-            for _ in range(self._begin_sql.count(";")):
+            begin = _BEGIN.format(local=self.sessions.local, key=self._key, life=lives.NOW)
+            cursor = writer.execute(f"{begin};{translated(foreseen)}" if foreseen else begin)
+            for _ in range(begin.count(";")):
                 cursor.nextset()
             ((version, server_us, self._next_row, life),) = cursor.fetchall()
             if foreseen and cursor.nextset():
