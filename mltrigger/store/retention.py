@@ -62,7 +62,8 @@ UNION SELECT seq FROM keyed WHERE {_IN_STEP}
 UNION SELECT seq FROM dead_letter WHERE {_IN_STEP} AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
-_NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
+_NEWEST = "SELECT coalesce((SELECT seq FROM event ORDER BY seq DESC LIMIT 1), 0)"
+"""Of the events that are visible: the next numbers may be given, and theirs are young."""
 _COUNT = "SELECT count(*) FROM event"
 """A statement of its own: SQLite then counts an index without reading its entries."""
 _SURPLUS = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
