@@ -122,5 +122,6 @@ def story(bus: mt.EventBus, chance: random.Random) -> list[object]:
         told.append(audit.astype(str).values.tolist())
         told.append(sorted(bus.events("numbers", limit=1000)["event_id"]))
         told.append(len(fast.dead_letters()))
+        told.append(sorted(fast.invocations()["event_id"]))
         assert audit["balanced"].all()
     return told
