@@ -76,7 +76,7 @@ _LEFT = "SELECT count(*) FROM event WHERE seq <= :last"
 _USED = """
 SELECT DISTINCT lot_id FROM outcome WHERE seq <= :last AND lot_id BETWEEN :low AND :high
 """
-"""The lots of events that are kept, such as dead letters. Others of a part of the log go at once."""
+"""The lots of events that are kept, such as dead letters."""
 _EMPTY = """
 SELECT l.id FROM lot l
 WHERE l.id > :after AND l.high <= :last AND l.id < (SELECT max(id) FROM lot) AND NOT EXISTS (
