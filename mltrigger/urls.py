@@ -84,9 +84,10 @@ def _opened(url: str, options: dict[str, Any]) -> Parts:
 def existing(url: str | None) -> str | None:
     """Return *url*. Raise StoreError if its file does not exist: a typo must not make a store."""
     named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
-    _, _, path = (default_log() if named.startswith("aws://") else named).partition(":///")
+    log = default_log() if named.startswith("aws://") else named
+    scheme, _, path = log.partition(":///")
     file = Path(path.partition("?")[0])
-    if path and not file.exists():
+    if scheme == "sqlite" and path and not file.exists():
         beside = [
             other.name for pattern in ("*.db", "*.sqlite*") for other in file.parent.glob(pattern)
         ]

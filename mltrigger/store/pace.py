@@ -31,11 +31,21 @@ class Pace(NamedTuple):
     def _step_us(self) -> float:
         return 1e6 / (self.rate_per_s or 1.0)
 
+    def _paid(self, now_us: int) -> float:
+        """Return the time up to which the rate is used up, now at the earliest.
+
+        A time far ahead is of a much slower rate before, or of a clock that was set back since. It
+        does not count.
+        """
+        longest_us = max(BURST_US, self._step_us)
+        is_ours = self.paid_us <= now_us + 2 * longest_us + BURST_US  # clocks differ a little
+        return max(self.paid_us, now_us) if is_ours else now_us
+
     def room(self, most: int, now_us: int) -> int:
         """Return how many of *most* events may begin now."""
         if self.rate_per_s is None:
             return most
-        left_us = now_us + max(BURST_US, self._step_us) - max(self.paid_us, now_us)
+        left_us = now_us + max(BURST_US, self._step_us) - self._paid(now_us)
         return max(0, min(most, int(left_us / self._step_us + 1e-6)))
 
     def next_us(self, now_us: int) -> int:
@@ -43,13 +53,13 @@ class Pace(NamedTuple):
         if self.rate_per_s is None:
             return now_us
         step_us = self._step_us
-        return max(now_us, math.ceil(self.paid_us + step_us - max(BURST_US, step_us)))
+        return max(now_us, math.ceil(self._paid(now_us) + step_us - max(BURST_US, step_us)))
 
     def spent(self, n: int, now_us: int) -> Pace:
         """Return the pace after *n* events that begin now."""
         if self.rate_per_s is None or n == 0:
             return self
-        return self._replace(paid_us=round(max(self.paid_us, now_us) + n * self._step_us))
+        return self._replace(paid_us=round(self._paid(now_us) + n * self._step_us))
 
 
 def locked(transaction: Transaction, subscription_id: int, rate_per_s: float | None) -> Pace:

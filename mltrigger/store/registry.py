@@ -67,7 +67,7 @@ WHERE name = :name AND alias = :alias AND follows = :follows
 _GENERATION = "SELECT value FROM setting WHERE name = 'generation'"
 _NEXT_GENERATION = """
 INSERT INTO setting (name, value) VALUES ('generation', '1')
-ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(setting.value AS INTEGER) + 1 AS TEXT)
+ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(setting.value AS BIGINT) + 1 AS TEXT)
 """
 _SET = """
 INSERT INTO setting (name, value) VALUES (:name, :value)

@@ -62,7 +62,8 @@ UNION SELECT seq FROM keyed WHERE {_IN_STEP}
 UNION SELECT seq FROM dead_letter WHERE {_IN_STEP} AND discarded_us IS NULL
 UNION SELECT seq FROM unsent WHERE seq BETWEEN :low AND :high
 """
-_NEWEST = "SELECT coalesce(max(seq), 0) FROM event"
+_NEWEST = "SELECT coalesce((SELECT seq FROM event ORDER BY seq DESC LIMIT 1), 0)"
+"""Of the events that are visible: the next numbers may be given, and theirs are young."""
 _COUNT = "SELECT count(*) FROM event"
 """A statement of its own: SQLite then counts an index without reading its entries."""
 _SURPLUS = "SELECT seq FROM event ORDER BY seq LIMIT 1 OFFSET :n"
@@ -72,6 +73,10 @@ SELECT min(seq) FROM (
 ) AS young
 """
 _LEFT = "SELECT count(*) FROM event WHERE seq <= :last"
+_USED = """
+SELECT DISTINCT lot_id FROM outcome WHERE seq <= :last AND lot_id BETWEEN :low AND :high
+"""
+"""The lots of events that are kept, such as dead letters."""
 _EMPTY = """
 SELECT l.id FROM lot l
 WHERE l.id > :after AND l.high <= :last AND l.id < (SELECT max(id) FROM lot) AND NOT EXISTS (
@@ -274,9 +279,11 @@ def _delete_beside(transaction: Transaction, low: int, high: int, free: str) -> 
 def _delete_lots(store: Store, last: int) -> None:
     """Delete the lots of deleted events. The newest lot stays: it carries the numbers."""
     after, steps = 0, _Steps(store)
-    for span in store.spans("lot", last):
-        with store.transaction() as transaction:
-            store.shed(transaction, "lot", span, [])
+    for low, high in store.spans("lot", last):
+        used = store.read(_USED, {"low": low, "high": high, "last": last})
+        if len(used) <= (high - low) * _MOST_HELD:
+            with store.transaction() as transaction:
+                store.shed(transaction, "lot", (low, high), [number for (number,) in used])
     while rows := store.read(_EMPTY, {"after": after, "last": last, "n": steps.n}):
         after = rows[-1][0]
         among = ", ".join(str(number) for (number,) in rows)

@@ -219,7 +219,7 @@ class Store(Protocol):
     def shed(
         self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
     ) -> dict[str, int]:
-        """Empty one of the :meth:`spans`, but for the events *kept*.
+        """Empty one of the :meth:`spans`, but for the events, or lots, *kept*.
 
         Return the number of rows that are gone, by table: none if a reader is in the way.
         """

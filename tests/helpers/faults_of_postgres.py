@@ -186,6 +186,10 @@ class Proxy:
         with self._guard:
             self._where, self._wants = where, wants
 
+    def moves(self, port: int) -> None:
+        """Let new sessions go to another *port*."""
+        self._target = port
+
     def close(self) -> None:
         self._listening.close()
 

@@ -13,6 +13,7 @@ from stores import SQL, url_of
 
 import mltrigger as mt
 from mltrigger.broker import Delivery
+from mltrigger.store import pace
 from mltrigger.testing import SimulatedClock
 
 Data = dict[str, Any]
@@ -354,6 +355,27 @@ def test_rate_below_one_a_second_lets_one_begin(bus: mt.EventBus, clock: Simulat
         clock.advance(s=1)
 
     assert counts == [1, *[0] * 9, 1, *[0] * 9, 1]
+
+
+def test_faster_rate_holds_at_once_after_a_slow_one(bus: mt.EventBus) -> None:
+    slow = Line(bus, max_rate_per_s_total=0.01)
+    bus.publish_batch("work", of("a", 50))
+    assert len(slow.take(10)) == 1
+
+    fast = Line(bus, max_rate_per_s_total=20)
+
+    assert [len(fast.take(30)) for _ in range(2)] == [20, 0]
+
+
+def test_clock_that_was_set_back_stops_no_rate_for_long() -> None:
+    now_us = 10**15
+    spent = pace.Pace(10).spent(10, now_us)
+    back_us = now_us - 3_600_000_000
+
+    assert [spent.room(99, now_us - us) for us in (0, 50_000)] == [0, 0], "clocks differ a little"
+    assert spent.room(99, back_us) == 10
+    assert spent.next_us(back_us) == back_us
+    assert spent.spent(10, back_us).room(99, back_us) == 0
 
 
 def test_listener_waits_for_the_rate_and_goes_on_by_itself(tmp_path: Path) -> None:

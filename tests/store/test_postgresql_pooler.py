@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from databases import Postgres
-from faults_of_postgres import Child, pooler
+from faults_of_postgres import Child, Proxy, pooler, raw
 from shared import is_settled, outcomes, wait_until
 
 import mltrigger as mt
@@ -108,3 +108,26 @@ def test_others_behind_the_pooler_keep_their_settings_and_find_nothing_of_ours(
     other.join(60)
 
     assert seen == {('"$user", public', "UTC", "on", "0", 0, 0, 0)}
+
+
+def test_session_of_a_pooler_that_takes_the_place_of_the_server_is_known_as_such(
+    postgres: Postgres, team: str
+) -> None:
+    """The address moves from the server to a pooler while a bus is open."""
+    proxy = Proxy(postgres.port)
+    url = team.replace(f":{postgres.port}/", f":{proxy.port}/")
+    with pooler(postgres) as port, mt.connect(url) as bus:
+        sub = bus.subscribe("numbers", mt.model(lambda n: 2 * n, name="twice", version="1.0.0"))
+        bus.publish("numbers", 1)
+        wait_until(lambda: is_settled(sub))
+        proxy.moves(port)
+        with raw(team) as session:
+            session.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'mltrigger' AND pid <> pg_backend_pid()"
+            )
+        bus.publish("numbers", 2)
+        wait_until(lambda: is_settled(sub))
+        assert bus.audit()["balanced"].all()
+        wait_until(lambda: bus.wakeup.poll_s < 1)  # nobody hears notifications there
+    proxy.close()

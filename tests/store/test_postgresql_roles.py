@@ -13,7 +13,15 @@ from shared import is_settled, outcomes, wait_until
 import mltrigger as mt
 from mltrigger.cli import main
 from mltrigger.store import tables
-from mltrigger.store.postgresql.roles import OWN, SEQUENCES, TABLES, VIEWS, columns_of, roles_sql
+from mltrigger.store.postgresql.roles import (
+    DEFINING,
+    OWN,
+    SEQUENCES,
+    TABLES,
+    VIEWS,
+    columns_of,
+    roles_sql,
+)
 
 pytest.importorskip("mltrigger.store.postgresql.place")
 psycopg = pytest.importorskip("psycopg")
@@ -203,9 +211,73 @@ def test_only_workers_shed_partitions(server: Postgres, admin: mt.EventBus) -> N
                 "SELECT has_function_privilege(%s, %s::oid, 'EXECUTE')", [role, oid]
             ).fetchone()[0]
         }
-    publishers = {"make_partition", "renew_life"}
-    assert {role for name, role in found if name not in publishers} <= {"worker"}
+    assert {role for name, role in found if name not in DEFINING} <= {"worker"}
     assert {role for _, role in found} <= {"worker", "publisher"}
+
+
+_TRAP = """
+CREATE TEMPORARY TABLE {table} ({columns});
+CREATE TEMPORARY TABLE caught (who text);
+GRANT ALL ON {table}, caught TO PUBLIC;
+CREATE FUNCTION pg_temp.catch() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN INSERT INTO pg_temp.caught VALUES (current_user); RETURN NEW; END $$;
+CREATE TRIGGER catch BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION pg_temp.catch()
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "sql"),
+    [
+        (
+            "tally_version",
+            "subscription_id bigint, worker_id bigint, outcome text, number bigint, n bigint",
+            "INSERT INTO tally (subscription_id, worker_id, outcome, n) VALUES (1, 1, 'trap', 1)",
+        ),
+        (
+            "cursor_version",
+            "subscription_id bigint, number bigint, a bigint, b bigint, c bigint",
+            "UPDATE cursor SET next_seq = next_seq",
+        ),
+    ],
+    ids=["tally", "cursor"],
+)
+def test_worker_runs_nothing_as_the_owner_by_a_temporary_table(
+    table: str, columns: str, sql: str, server: Postgres, admin: mt.EventBus
+) -> None:
+    """A session may have tables that no other sees. The functions of the owner look past them."""
+    admin.subscribe("traps", mt.model(judged, name="trap", version="1.0.0"), listen=False)
+    with psycopg.connect(server.dsn("postgres").replace("app@", "worker@")) as session:
+        session.execute("SET search_path TO pg_temp")
+        session.execute(_TRAP.format(table=table, columns=columns))
+        session.execute(f"SET LOCAL search_path TO {SCHEMA}, pg_temp")
+        assert session.execute(sql).rowcount >= 1
+        assert session.execute("SELECT who FROM caught").fetchall() == []
+        session.rollback()
+
+
+def test_numbers_go_on_from_a_later_one_after_a_crash_alone(
+    server: Postgres, admin: mt.EventBus
+) -> None:
+    """A publisher may say that there was a crash. Nothing happens if there was none."""
+    with psycopg.connect(server.dsn("postgres").replace("app@", "publisher@")) as session:
+        session.execute(f"SET search_path TO {SCHEMA}")
+        before = session.execute("SELECT last_value FROM event_seq").fetchall()
+        session.execute("SELECT renew_life()")
+        assert session.execute("SELECT last_value FROM event_seq").fetchall() == before
+        assert session.execute("SELECT count(*) FROM life").fetchall() == [(1,)]
+
+
+def test_every_function_of_the_owner_looks_into_the_schema_first(
+    server: Postgres, admin: mt.EventBus
+) -> None:
+    with psycopg.connect(server.dsn("postgres")) as session:
+        paths = session.execute(
+            "SELECT proname, (SELECT word FROM unnest(proconfig) word WHERE word LIKE %s)"
+            " FROM pg_proc WHERE prosecdef AND pronamespace = %s::regnamespace",
+            ["search_path=%", SCHEMA],
+        ).fetchall()
+    assert len(paths) >= 5
+    assert {path for _, path in paths} == {f"search_path={SCHEMA}, pg_temp"}
 
 
 def test_administrator_owns_everything(server: Postgres, admin: mt.EventBus) -> None:

@@ -18,6 +18,7 @@ from shared import in_threads, is_settled, outcomes, wait_until
 
 import mltrigger as mt
 from mltrigger.store.postgresql import store as module
+from mltrigger.urls import existing
 
 PAUSED_S = 5
 """The server ends the transaction of a stopped process after so long."""
@@ -378,3 +379,11 @@ def test_session_that_is_closed_between_two_calls_is_replaced(team: str) -> None
                     owner.execute("SELECT pg_terminate_backend(%s, 2000)", [pid])
 
         assert len(bus.events("numbers")) == 5
+
+
+def test_url_without_a_host_is_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``postgresql:///ml`` is a database of this machine."""
+    monkeypatch.delenv("MLTRIGGER_LOG", raising=False)
+    assert existing("postgresql:///ml") == "postgresql:///ml"
+    monkeypatch.setenv("MLTRIGGER_LOG", "postgresql:///ml?schema=a")
+    assert existing("aws://eu-west-1/a") == "aws://eu-west-1/a"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
+import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +164,32 @@ def test_name_of_a_schema_is_never_sql(postgres: Postgres, schema: str) -> None:
 
     with pytest.raises(mt.StoreError, match="is no name of a schema"):
         mt.connect(f"{postgres.dsn('postgres')}?{query}")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://team:se/cret@127.0.0.1:1/ml",
+        "postgresql://team:se?cret@127.0.0.1:1/ml",
+        "postgresql://team:se@cret@127.0.0.1:1/ml",
+        "postgresql://team:se cret@127.0.0.1:1/ml",
+        "postgresql://team:se%cret@127.0.0.1:1/ml",
+        "postgresql://127.0.0.1:1/ml?password=se%cret",
+        "postgresql://127.0.0.1:1/ml?password=x=secret",
+    ],
+)
+def test_no_part_of_a_password_is_shown_that_needs_percent_signs(url: str) -> None:
+    with pytest.raises(mt.StoreError) as caught:
+        mt.connect(url)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "cret" not in re.sub(r"mt\.connect\(.*|url = .*", "", shown)
+    assert ".pgpass" in str(caught.value)
+
+
+def test_word_of_a_url_that_libpq_does_not_know_is_named() -> None:
+    with pytest.raises(mt.StoreError, match='"sslmod"'):
+        mt.connect("postgresql://team:secret@127.0.0.1:1/ml?sslmod=require")
 
 
 # -- databases -----------------------------------------------------------------------------------

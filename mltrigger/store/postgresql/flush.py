@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 
+from mltrigger.store.postgresql import lives
 from mltrigger.store.postgresql.sessions import Session, Sessions
 
 _FLUSH = "SELECT pg_logical_emit_message(true, 'mltrigger', '')"
@@ -47,6 +49,9 @@ class Flush:
         self._doubtful = 0
         """The newest commit that was asked for before the session was there."""
         self._lost: set[int] = set()
+        self.life: uuid.UUID | None = None
+        """The life of the server in which all was read that the next :meth:`force` covers."""
+        self._lives_on = True
 
     def wait(self, number: int) -> None:
         """Return when commit *number* is durable.
@@ -65,10 +70,20 @@ class Flush:
             raise Lost
 
     def force(self) -> None:
-        """Flush all that is visible now, also commits of other processes."""
+        """Flush all that is visible now, also commits of other processes.
+
+        Raises
+        ------
+        Lost
+            When the server has crashed since the last call, or since the store was opened. What
+            was read before may be gone.
+        """
         since_s = time.monotonic()
         with self._lock:
             self._force(since_s)
+            lives_on, self._lives_on = self._lives_on, True
+        if not lives_on:
+            raise Lost
 
     def _force(self, since_s: float) -> None:
         """Flush. The caller holds the lock, and has waited for it *since_s*."""
@@ -84,6 +99,7 @@ class Flush:
             if self._sessions.is_pooled:  # any transaction may be the first one after a crash
                 session.execute(f"BEGIN;{self._sessions.local}SET LOCAL synchronous_commit TO on")
                 self._look_for_lost(session, up_to)
+                self._look_at_life(session)
                 session.execute(f"{_FLUSH};COMMIT")
             else:
                 self._look_for_lost(session, min(up_to, self._doubtful))
@@ -98,7 +114,14 @@ class Flush:
             session.execute("SET synchronous_commit TO on")
         # A crash would have ended this session: none of the later ones can be lost while it lives.
         self._doubtful = self.asked
+        self._look_at_life(session)
         return session
+
+    def _look_at_life(self, session: Session) -> None:
+        life = lives.now(session, self._sessions.schema)
+        if life != self.life and self.life is not None:
+            self._lives_on = False
+        self.life = life
 
     def _look_for_lost(self, session: Session, up_to: int) -> None:
         """Note the commits that a crash has undone. Later commits may be there already."""

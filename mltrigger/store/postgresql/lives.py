@@ -13,6 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import uuid
+
     from mltrigger.store.postgresql.sessions import Session
 
 _GAP = 1 << 20
@@ -25,13 +27,19 @@ INSERT INTO life VALUES (gen_random_uuid());
 CREATE FUNCTION renew_life() RETURNS void
   LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 BEGIN
+  IF EXISTS (SELECT 1 FROM life) THEN
+    RETURN;
+  END IF;
   PERFORM setval('event_seq', last_value + {gap}) FROM event_seq;
   PERFORM setval('lot_seq', last_value + {gap}) FROM lot_seq;
   UPDATE cursor SET next_lease = next_lease + {gap};
-  UPDATE setting SET value = (value::bigint + {gap})::text WHERE name = 'generation';
+  INSERT INTO setting AS s (name, value) VALUES ('generation', {gap})
+  ON CONFLICT (name) DO UPDATE SET value = (s.value::bigint + {gap})::text;
   INSERT INTO life VALUES (gen_random_uuid());
 END $$
 """
+NOW = "(SELECT value FROM life LIMIT 1)"
+"""The life of the server, ``NULL`` from a crash to the next writer."""
 _RENEW = "SET LOCAL synchronous_commit TO on; SELECT renew_life(); COMMIT"
 
 
@@ -46,3 +54,10 @@ def renew(writer: Session) -> None:
     The transaction of *writer* holds the lock of all writers.
     """
     writer.execute(_RENEW)
+
+
+def now(session: Session, schema: str) -> uuid.UUID | None:
+    """Return the life of the server, ``None`` from a crash to the next writer."""
+    ((life,),) = session.execute(f'SELECT (SELECT value FROM "{schema}".life LIMIT 1)').fetchall()
+    found: uuid.UUID | None = life
+    return found

@@ -25,7 +25,8 @@ _FEW = 5_000
 _PATIENCE = "200ms"
 """How long a drop waits for readers. New readers wait for it meanwhile."""
 
-# The caller may write rows, but own no table.
+# The caller may write rows, but own no table. A snapshot keeps no table from a drop, so those who
+# look at one moment lock the version of the schema.
 CREATE = """
 CREATE SEQUENCE event_seq MINVALUE 0 START 0;
 
@@ -58,22 +59,25 @@ CREATE FUNCTION shed_partition(tables text[], number bigint, kept bigint[], last
 DECLARE
   parent text;
   part text;
+  number_of text;
   n bigint;
-  stayed bigint := 0;
+  stayed bigint;
   gone bigint[] := '{{}}';
 BEGIN
+  LOCK TABLE schema_version IN ACCESS EXCLUSIVE MODE;
   FOREACH parent IN ARRAY tables LOOP
     part := parent || '_' || number;
-    EXECUTE format('SELECT count(*) FROM %I', part) INTO n;
-    IF cardinality(kept) > 0 OR last < (number + 1) * {size} - 1 THEN
-      EXECUTE format('CREATE TEMPORARY TABLE kept_rows AS SELECT * FROM %I'
-        ' WHERE seq = ANY ($1) OR seq > $2', part) USING kept, last;
-      GET DIAGNOSTICS stayed = ROW_COUNT;
+    number_of := CASE parent WHEN 'lot' THEN 'id' ELSE 'seq' END;
+    EXECUTE format('SELECT count(*), count(*) FILTER (WHERE %1$I = ANY ($1) OR %1$I > $2)'
+      ' FROM %2$I', number_of, part) INTO n, stayed USING kept, last;
+    IF cardinality(kept) = 0 AND last >= (number + 1) * {size} - 1 THEN
+      EXECUTE format('DROP TABLE %I', part);
+    ELSIF stayed < n THEN
+      EXECUTE format('CREATE TEMPORARY TABLE kept_rows AS SELECT * FROM %2$I'
+        ' WHERE %1$I = ANY ($1) OR %1$I > $2', number_of, part) USING kept, last;
       EXECUTE format('TRUNCATE %I', part);
       EXECUTE format('INSERT INTO %I SELECT * FROM kept_rows', part);
       DROP TABLE kept_rows;
-    ELSE
-      EXECUTE format('DROP TABLE %I', part);
     END IF;
     gone := gone || (n - stayed);
   END LOOP;
@@ -176,7 +180,7 @@ def old_lots(session: Session, last: int) -> list[tuple[int, int]]:
 
 
 def shed(session: Session, table: str, low: int, high: int, kept: Sequence[int]) -> dict[str, int]:
-    """Empty a partition from *low* to *high*, but for the events *kept*. Drop it if none is left.
+    """Empty a partition from *low* to *high*, but for the rows *kept*. Drop it if none is left.
 
     Return how many rows of each table are gone: none if a reader is in the way.
     """

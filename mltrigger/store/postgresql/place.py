@@ -35,7 +35,8 @@ def store_of(url: str) -> tuple[Store, Wakeup]:
     try:
         store = PostgresStore(conninfo, schema)
     except psycopg.ProgrammingError as error:
-        raise StoreError(f"that URL is not one of libpq ({_first(error)}); {_FORM}") from error
+        # from None: the words of libpq may hold a part of the password
+        raise StoreError(f"that URL is not one of libpq ({_first(error, url)}); {_FORM}") from None
     return store, PostgresWakeup(store.sessions)
 
 
@@ -45,6 +46,7 @@ _FORM = "write postgresql://user@host:5432/database, and leave the password to .
 def parts_of(url: str) -> tuple[str, str]:
     """Return what libpq gets of *url*, and the schema."""
     before, _, query = url.partition("?")
+    _check_user(before, query)
     words = [word.partition("=") for word in query.split("&") if word]
     schema = next((urllib.parse.unquote(v) for name, _, v in words if name == "schema"), SCHEMA)
     if not _SCHEMA(schema):
@@ -55,5 +57,19 @@ def parts_of(url: str) -> tuple[str, str]:
     return before + (f"?{rest}" if rest else ""), schema
 
 
-def _first(error: Exception) -> str:
-    return (str(error).splitlines() or ["unreadable"])[0]
+def _check_user(before: str, query: str) -> None:
+    """Refuse a password with signs that end it. What follows would be shown as a host."""
+    user = before.partition("://")[2].rpartition("@")[0]
+    cut = any("@" in word and "=" not in word for word in query.split("&"))
+    if cut or any(sign in user for sign in "/@ "):
+        raise StoreError(
+            "the user or password in that URL has one of / ? @ or a space: write %2F, %3F, %40 or"
+            " %20, or leave the password to .pgpass"
+        )
+
+
+def _first(error: Exception, url: str) -> str:
+    """Return the first line of *error*, without all that may be a part of a password."""
+    names = {word.partition("=")[0] for word in url.partition("?")[2].split("&")}
+    line = (str(error).splitlines() or ["unreadable"])[0]
+    return re.sub(r'"([^"]*)"', lambda quoted: quoted[0] if quoted[1] in names else '"…"', line)

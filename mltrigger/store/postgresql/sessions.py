@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 
 from mltrigger.store.postgresql.dialect import adapted
 
@@ -146,22 +147,22 @@ class Sessions:
     # -- readers -----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def reading(self, begin: str = "") -> Iterator[Session]:
+    def reading(self, begin: str = "", then: str = "") -> Iterator[Session]:
         """Lend a session for reading. *begin* begins a transaction, and it ends with the block.
 
-        A session that was cut while it was idle is replaced.
+        *then* is its second statement. A session that was cut while it was idle is replaced.
         """
-        session = self._lent(begin or (f"BEGIN;{self.local}" if self.is_pooled else ""))
+        session = self._lent(begin, then)
         try:
             yield session
-            if begin or self.is_pooled:
+            if session.info.transaction_status is not TransactionStatus.IDLE:
                 session.execute("COMMIT")
         except BaseException:
             self._dropped(session)
             raise
         self._back(session)
 
-    def _lent(self, begin: str) -> Session:
+    def _lent(self, begin: str, then: str) -> Session:
         while True:
             with self._guard:
                 idle = self._idle.pop() if self._idle else None
@@ -169,8 +170,8 @@ class Sessions:
             if session.closed:
                 continue
             try:
-                if begin:
-                    session.execute(begin)
+                if begin or self.is_pooled:  # known at the latest now: the address may have moved
+                    session.execute(f"{begin or 'BEGIN'};{self.local}{then}")
             except psycopg.OperationalError:
                 self._dropped(session)
                 if idle is None:

@@ -25,7 +25,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit, Item, Together
-from mltrigger.store.postgresql import SCHEMA, lives, partitions, schema
+from mltrigger.store.postgresql import SCHEMA, lives, partitions, schema, words
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
@@ -45,19 +45,6 @@ _DOUBTS = 64
 """So many writes check for known events, after one has met some."""
 _MARKS = 1_000
 """Commits of a process between two deletions of its old marks."""
-_BEGIN = """
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
-SELECT pg_advisory_xact_lock({key});
-SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-  coalesce((SELECT last_value FROM lot_seq WHERE is_called), 1), (SELECT value FROM life LIMIT 1)
-FROM schema_version
-"""
-"""The version is read behind the lock: an upgrade holds it."""
-_PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
-"""A reader holds no lock, and may do something long between two queries."""
-_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
-_HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
 
 
 class PostgresStore(Combined):
@@ -116,27 +103,33 @@ class PostgresStore(Combined):
                 self.description += f", schema {self.sessions.schema}"
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
-            ((key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            ((self._key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
+            self._flush.life = lives.now(session, self.sessions.schema)
         finally:
             session.close()
-        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key)
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
         self._check_open()
         try:
             self._flush.force()
+        except Lost as lost:
+            raise StoreError(f"store {self.description}: {words.CRASHED}") from lost
         except psycopg.Error as error:
             raise self._failed(error) from error
 
     def read(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Row]:
         """Return the rows of *sql*. A reader sees the last commit, and never waits."""
+        return self._looked(lambda s: SessionDriver(s).execute(sql, parameters or {}).fetchall())
+
+    def _looked(self, look: Callable[[Session], list[Row]]) -> list[Row]:
+        """Return the rows that *look* finds, as soon as the server answers."""
         self._check_open()
         found: list[Row] = []
 
         def once() -> None:
             with self.sessions.reading() as session:
-                found[:] = SessionDriver(session).execute(sql, parameters or {}).fetchall()
+                found[:] = look(session)
 
         try:
             self._patiently(once)
@@ -151,9 +144,9 @@ class PostgresStore(Combined):
     def version(self) -> object:
         """Return a value that differs after each commit. Call it from one thread at a time."""
         sent_ns = time.monotonic_ns()
-        ((number, server_us),) = self.read(_VERSION)
+        ((number, life, server_us),) = self.read(words.VERSION)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
-        return number
+        return number, life
 
     def give_up(self, at_s: float) -> None:
         """Let no writer wait beyond the monotonic time *at_s*: the store is about to close."""
@@ -163,12 +156,11 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}{_PATIENT}"
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
                 self._patiently(
-                    lambda: lent.append(stack.enter_context(self.sessions.reading(begin)))
+                    lambda: lent.append(stack.enter_context(self.sessions.reading(*words.LOOK)))
                 )
                 yield Transaction(self, SessionDriver(lent[0]))
         except psycopg.Error as error:
@@ -184,8 +176,7 @@ class PostgresStore(Combined):
     def spans(self, table: str, last: int) -> list[tuple[int, int]]:
         """Return the old partitions, see :class:`~mltrigger.store.transaction.Store`."""
         old = partitions.old_lots if table == "lot" else partitions.old_events
-        with self.sessions.reading() as session:
-            return old(session, last)
+        return self._looked(lambda session: old(session, last))
 
     def shed(
         self, transaction: Transaction, table: str, span: tuple[int, int], kept: Sequence[int]
@@ -283,9 +274,9 @@ class PostgresStore(Combined):
             writer = self._writer = self.sessions.open()
         sent_ns, foreseen, self._answer = time.monotonic_ns(), self._foreseen, None
         try:
-            text = f"{self._begin_sql};{translated(foreseen)}" if foreseen else self._begin_sql
-            cursor = writer.execute(text)
-            for _ in range(self._begin_sql.count(";")):
+            begin = words.begin(self.sessions.local, self._key)
+            cursor = writer.execute(f"{begin};{translated(foreseen)}" if foreseen else begin)
+            for _ in range(begin.count(";")):
                 cursor.nextset()
             ((version, server_us, self._next_row, life),) = cursor.fetchall()
             if foreseen and cursor.nextset():
@@ -326,14 +317,10 @@ class PostgresStore(Combined):
         self._counted(commit)
 
     def _marked(self, number: int) -> str:
-        insert = f"INSERT INTO mark (token, number) VALUES ('{self._token}', {number})"
-        if number == 1:  # processes that died have left some
-            return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}"
         if number % _MARKS:
-            return insert
+            return words.marked(self._token, number)
         first, self._kept = self._kept, self._flush.synced
-        old = f"number >= {first} AND number < {self._kept}"
-        return f"DELETE FROM mark WHERE token = '{self._token}' AND {old}; {insert}"
+        return words.marked(self._token, number, range(first, self._kept))
 
     def _counted(self, commit: Commit) -> None:
         commit.number = self._flush.written = self._number
@@ -346,7 +333,9 @@ class PostgresStore(Combined):
         self._drop_writer()
         self._patiently(self._try_to_begin)
         assert self._writer is not None  # noqa: S101
-        found = self._writer.execute(_HAS_MARK.format(token=self._token, number=number)).fetchone()
+        found = self._writer.execute(
+            words.HAS_MARK.format(token=self._token, number=number)
+        ).fetchone()
         self._writer.execute("ROLLBACK")
         return found is not None
 
@@ -386,10 +375,7 @@ class PostgresStore(Combined):
             self._flush.wait(commit.number)
         except Lost as lost:
             self._partitions = Partitions()
-            raise StoreError(
-                f"store {self.description}: the server ended before this was on its disk, and"
-                " nothing of it is there; call again, with the same ids"
-            ) from lost
+            raise StoreError(f"store {self.description}: {words.LOST}") from lost
         except psycopg.Error as error:
             raise self._failed(error) from error
 

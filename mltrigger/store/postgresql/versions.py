@@ -28,7 +28,7 @@ FROM cursor_of k CROSS JOIN LATERAL (
 ALTER VIEW cursor ALTER next_lease SET DEFAULT 1;
 
 CREATE FUNCTION add_cursor_version() RETURNS trigger
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema} AS $$
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp AS $$
 DECLARE
   last cursor_version;
 BEGIN
@@ -79,7 +79,7 @@ FROM tally_of k CROSS JOIN LATERAL (
   ORDER BY number DESC LIMIT 1) v;
 
 CREATE FUNCTION add_tally_version() RETURNS trigger
-  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}
+  LANGUAGE plpgsql SECURITY DEFINER SET search_path = {schema}, pg_temp
   SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 DECLARE
   last bigint;

@@ -123,6 +123,9 @@ class PostgresWakeup(Wakeup):
         while not self._closed:
             try:
                 with self._sessions.open() as session:
+                    if self._sessions.is_pooled:  # since the last session
+                        self.poll_s = _DEAF_POLL_S
+                        return
                     self._hears = session
                     session.execute(f"LISTEN {self._channel}")
                     self.poll_s = Wakeup.poll_s
