@@ -125,7 +125,7 @@ class EventBus(Publisher):
             self._engine.state,
             self._resolver.absent,
             self._engine.pauses,
-            shared=parts.store.location is not None,
+            shared=parts.store.is_shared,
         )
         self._sources_settled = self._engine.feeders.settled
         atexit.register(self._at_exit)

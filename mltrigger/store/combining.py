@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from mltrigger.broker import Finding
 from mltrigger.errors import StoreError
 from mltrigger.store.transaction import G, T, Transaction
 
@@ -155,12 +156,28 @@ class Combined(abc.ABC):
 
     driver_error: type[Exception]
     """The base of the errors of its database."""
+    location: str | None
+    """The file of the store, if it has one."""
     visible_first = True
     """Whether listeners may begin with a commit that is not durable yet."""
 
     def __init__(self) -> None:
         self._owner: int | None = None
         self._queue = Queue()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can open the store."""
+        return self.location is not None
+
+    @property
+    def home(self) -> str:
+        """A name that differs between stores, the same in all processes."""
+        return self.location or f"memory:{id(self)}"
+
+    def findings(self) -> Iterable[Finding]:
+        """Return what the doctor says of the server, see :class:`Store`. A file has none."""
+        return ()
 
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Transaction]:

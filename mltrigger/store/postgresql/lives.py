@@ -13,10 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import uuid
+
     from mltrigger.store.postgresql.sessions import Session
 
 _GAP = 1 << 20
 """More numbers than are drawn in the second that a server keeps commits from its disk."""
+NONE: uuid.UUID | None = None
+"""The life that a new process knows."""
 CREATE = """
 CREATE UNLOGGED TABLE life (value uuid NOT NULL);
 

@@ -21,11 +21,12 @@ import psycopg
 from psycopg.errors import CheckViolation, UniqueViolation
 from psycopg.pq import TransactionStatus
 
+from mltrigger.broker import Finding
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit, Item, Together
-from mltrigger.store.postgresql import SCHEMA, lives, partitions, schema
+from mltrigger.store.postgresql import SCHEMA, condition, lives, partitions, schema, statements
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
@@ -43,21 +44,6 @@ _FIRST_S, _LONGEST_S = 0.01, 1.0
 """The first and the longest pause between two tries."""
 _DOUBTS = 64
 """So many writes check for known events, after one has met some."""
-_MARKS = 1_000
-"""Commits of a process between two deletions of its old marks."""
-_BEGIN = """
-BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
-SELECT pg_advisory_xact_lock({key});
-SELECT version, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,
-  coalesce((SELECT last_value FROM lot_seq WHERE is_called), 1), (SELECT value FROM life LIMIT 1)
-FROM schema_version
-"""
-"""The version is read behind the lock: an upgrade holds it."""
-_PATIENT = "SET LOCAL idle_in_transaction_session_timeout TO '10min'"
-"""A reader holds no lock, and may do something long between two queries."""
-_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-_VERSION = f"SELECT pg_snapshot_xmax(pg_current_snapshot())::text, {_NOW}"
-_HAS_MARK = "SELECT 1 FROM mark WHERE token = '{token}' AND number = {number}"
 
 
 class PostgresStore(Combined):
@@ -75,7 +61,7 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     location: str | None = None
-    by_columns, hold_s = False, 0.05
+    by_columns, hold_s, is_shared, home = False, 0.05, True, ""
 
     def __init__(
         self,
@@ -104,7 +90,7 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
-        self._next_row, self._life = 1, None
+        self._next_row, self._life = 1, lives.NONE
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
@@ -114,12 +100,13 @@ class PostgresStore(Combined):
             self.description = f"PostgreSQL, database {session.info.dbname}"
             if self.sessions.schema != SCHEMA:
                 self.description += f", schema {self.sessions.schema}"
+            self.home = self.sessions.home(session)
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
             ((key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
         finally:
             session.close()
-        self._begin_sql = _BEGIN.format(local=self.sessions.local, key=key)
+        self._begin_sql = statements.BEGIN.format(local=self.sessions.local, key=key)
 
     def make_durable(self) -> None:
         """Return when all that is visible now is on the disk. See :class:`Store`."""
@@ -151,7 +138,7 @@ class PostgresStore(Combined):
     def version(self) -> object:
         """Return a value that differs after each commit. Call it from one thread at a time."""
         sent_ns = time.monotonic_ns()
-        ((number, server_us),) = self.read(_VERSION)
+        ((number, server_us),) = self.read(statements.VERSION)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
         return number
 
@@ -163,7 +150,7 @@ class PostgresStore(Combined):
     def snapshot(self) -> Iterator[Reader]:
         """Begin a look at one moment, see :class:`~mltrigger.store.transaction.Store`."""
         self._check_open()
-        begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;{self.sessions.local}{_PATIENT}"
+        begin = statements.LOOK.format(local=self.sessions.local)
         try:
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
@@ -204,6 +191,13 @@ class PostgresStore(Combined):
         except psycopg.Error as error:
             return said(error), "start the server, or name another address"
         return None
+
+    def findings(self) -> list[Finding]:
+        """Return what the doctor says of the server."""
+        try:
+            return list(condition.findings(self.sessions))
+        except psycopg.Error as error:
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Close the sessions."""
@@ -319,21 +313,13 @@ class PostgresStore(Combined):
         assert writer is not None  # noqa: S101
         try:
             pending = self._current.pending() if self._current is not None else ""
-            writer.execute(f"{pending}{self._marked(number)}; COMMIT")
+            kept = self._kept, self._flush.synced
+            mark, self._kept = statements.mark(self._token, number, *kept)
+            writer.execute(f"{pending}{mark}; COMMIT")
         except psycopg.OperationalError:
             if not self._has_mark(number):
                 raise
         self._counted(commit)
-
-    def _marked(self, number: int) -> str:
-        insert = f"INSERT INTO mark (token, number) VALUES ('{self._token}', {number})"
-        if number == 1:  # processes that died have left some
-            return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}"
-        if number % _MARKS:
-            return insert
-        first, self._kept = self._kept, self._flush.synced
-        old = f"number >= {first} AND number < {self._kept}"
-        return f"DELETE FROM mark WHERE token = '{self._token}' AND {old}; {insert}"
 
     def _counted(self, commit: Commit) -> None:
         commit.number = self._flush.written = self._number
@@ -346,7 +332,8 @@ class PostgresStore(Combined):
         self._drop_writer()
         self._patiently(self._try_to_begin)
         assert self._writer is not None  # noqa: S101
-        found = self._writer.execute(_HAS_MARK.format(token=self._token, number=number)).fetchone()
+        look = statements.HAS_MARK.format(token=self._token, number=number)
+        found = self._writer.execute(look).fetchone()
         self._writer.execute("ROLLBACK")
         return found is not None
 
