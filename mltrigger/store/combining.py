@@ -38,8 +38,8 @@ class Commit:
 
     __slots__ = ("has_begun", "is_asked", "number", "since_s")
 
-    def __init__(self) -> None:
-        self.since_s = time.monotonic()
+    def __init__(self, since_s: float | None = None) -> None:
+        self.since_s = time.monotonic() if since_s is None else since_s
         self.has_begun = self.is_asked = False
         self.number = 0
 
@@ -56,11 +56,12 @@ class Item:
         "is_suspect",
         "is_withdrawn",
         "result",
+        "since_s",
         "transaction",
     )
 
     def __init__(self, action: Together, given: Any) -> None:
-        self.action, self.given = action, given
+        self.action, self.given, self.since_s = action, given, time.monotonic()
         self.commit: Commit | None = None
         self.error: Exception | None = None
         self.is_withdrawn = self.is_suspect = False
@@ -295,7 +296,7 @@ class Combined(abc.ABC):
 
     def _write_all(self, batch: Sequence[Item], repeats: int = REPEATS) -> None:
         """Write *batch* as one commit. If an item fails, write each alone."""
-        commit = Commit()
+        commit = Commit(min(item.since_s for item in batch))
         try:
             self._write_together(batch, commit)
         except BaseException as error:

@@ -39,7 +39,7 @@ def store_of(url: str) -> tuple[Store, Wakeup]:
     return store, PostgresWakeup(store.sessions)
 
 
-_FORM = "write postgresql://user@host:5432/database, and leave the password to .pgpass"
+_FORM = "write postgresql://user@host:5432/database?schema=name, and leave the password to .pgpass"
 
 
 def parts_of(url: str) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit, Item, Together
+from mltrigger.store.patience import hurries
 from mltrigger.store.postgresql import SCHEMA, condition, lives, partitions, schema, statements
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
@@ -33,13 +34,15 @@ from mltrigger.store.postgresql.partitions import Partitions
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
-from mltrigger.store.postgresql.trouble import is_away, is_cut, said
+from mltrigger.store.postgresql.trouble import is_away, is_cut, lost, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
 """How long a caller waits for a server that is away, before StoreError."""
+_OPEN_S = 5.0
+"""So long at the first time, when the URL may be wrong."""
 _FIRST_S, _LONGEST_S = 0.01, 1.0
 """The first and the longest pause between two tries."""
 _DOUBTS = 64
@@ -75,7 +78,7 @@ class PostgresStore(Combined):
         self.vocabulary, self.topics, self.time = Vocabulary(), Topics(), ServerTime()
         self._fresh()
         try:
-            self._patiently(self._prepare)
+            self._patiently(self._prepare, time.monotonic() - BUSY_S + _OPEN_S)
         except psycopg.Error as error:
             raise self._failed(error) from error
 
@@ -186,11 +189,7 @@ class PostgresStore(Combined):
 
     def lost(self) -> tuple[str, str] | None:
         """Return why nothing can be stored, see :class:`~mltrigger.store.transaction.Store`."""
-        try:
-            self.sessions.open().close()
-        except psycopg.Error as error:
-            return said(error), "start the server, or name another address"
-        return None
+        return lost(self.sessions)
 
     def findings(self) -> list[Finding]:
         """Return what the doctor says of the server."""
@@ -389,7 +388,7 @@ class PostgresStore(Combined):
                 action()
             except psycopg.OperationalError as error:
                 left_s = min(until_s, self._give_up_s) - time.monotonic()
-                if not is_away(error) or left_s <= 0:
+                if not is_away(error) or left_s <= 0 or hurries():
                     raise
                 self._sleep(min(left_s, random.uniform(0, pause_s)))
                 pause_s = min(2 * pause_s, _LONGEST_S)
