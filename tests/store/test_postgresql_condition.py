@@ -4,13 +4,16 @@ findings.
 
 from __future__ import annotations
 
+import time
+
 import psycopg
 import pytest
 from databases import Postgres
-from faults_of_postgres import Child, raw
+from faults_of_postgres import Child, asked, raw
 from stores import SQL, url_of
 
 import mltrigger as mt
+from mltrigger.cli import main
 from mltrigger.store.postgresql import condition
 
 HOME = """
@@ -108,3 +111,77 @@ def test_doctor_works_for_a_user_who_sees_no_other_sessions(team: str, postgres:
                 assert bus.doctor()["check"].tolist() == ["all"]
         finally:
             session.execute(f"DROP OWNED BY r_{schema}; DROP ROLE r_{schema}")
+
+
+def test_lane_is_not_beyond_its_limit_because_a_crash_left_a_gap_in_the_numbers(team: str) -> None:
+    with mt.connect(team) as bus:
+        sub = bus.subscribe("words", "builtins:len", name="length", listen=False)
+        sub.shadow("builtins:sorted")
+        bus.publish("words", "one")
+        asked(team, "SELECT setval('event_seq', last_value + 3000000) FROM event_seq")
+        bus.publish("words", "two")
+
+        assert "2 left" in repr(sub.lanes())
+        assert "lane" not in bus.doctor()["check"].tolist()
+
+
+# -- a server that does not let us in ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("/postgres?", "/nowhere?"), "make it with CREATE DATABASE"),
+        (("app@", "stranger@"), "name a user of the server"),
+        (("?", "?sslmode=require&"), "name another sslmode"),
+        (("?", "?sslmode=wrong&"), 'invalid sslmode value: "wrong"; correct that word'),
+        (("?schema", "?shema"), "?schema=name"),
+        (("postgresql://", "postgres://"), "write postgresql://user@host/database"),
+        (("postgresql://app@", "postgresql:/app:hush@"), "write postgresql://user@host/database"),
+    ],
+)
+def test_wrong_url_is_refused_at_once_with_what_to_write_instead(
+    team: str, change: tuple[str, str], said: str
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(mt.StoreError) as refused:
+        mt.connect(team.replace(*change, 1))
+
+    assert said in str(refused.value)
+    assert "127.0.0.1" not in str(refused.value)
+    assert "hush" not in str(refused.value)
+    assert time.monotonic() - began < 5
+
+
+def test_command_makes_no_schema_from_a_typo(team: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with mt.connect(team):
+        typo = f"{team[:-1]}_"
+
+        assert main(["doctor", "--url", typo]) == 1
+        assert f"no bus in the schema '{typo.partition('schema=')[2]}'" in capsys.readouterr().err
+        assert main(["doctor", "--url", team]) == 0
+    there = asked(team, "SELECT nspname FROM pg_namespace")
+    assert (typo.partition("schema=")[2],) not in there
+
+
+def test_views_show_an_outage_at_once_and_end_with_it() -> None:
+    server = Postgres("-c", "fsync=off")
+    try:
+        with mt.connect(server.dsn("postgres")) as bus:
+            sub = bus.subscribe("words", "builtins:len", name="length")
+            server.end()
+            began = time.monotonic()
+
+            for shown in (repr(bus), repr(sub), bus._repr_html_(), sub._repr_html_()):
+                assert "no connection to the server" in shown
+                assert "start the server" in shown
+            assert sub.state.startswith(("listening", "waiting for the store"))
+            found = bus.doctor().set_index("check").loc["server"]
+            assert found.advice.startswith("start the server")
+            assert time.monotonic() - began < 10
+
+            server.start()
+            assert bus.fire("words", ["word"], progress=False).results()["output"].tolist() == [4]
+            assert "1 succeeded" in repr(sub)
+    finally:
+        server.stop()
