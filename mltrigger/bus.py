@@ -21,7 +21,7 @@ from mltrigger.delivery.on_call import OnCall
 from mltrigger.delivery.outlets import Outlets
 from mltrigger.delivery.subscribing import Subscriber
 from mltrigger.delivery.vitals import Vitals
-from mltrigger.errors import DiskFailed, brief_errors
+from mltrigger.errors import DiskFailed, StoreError, brief_errors
 from mltrigger.handle import Subscription
 from mltrigger.names import check_topic
 from mltrigger.policy import keywords_of
@@ -34,6 +34,7 @@ from mltrigger.store.endings import StoredEndings
 from mltrigger.store.lane_store import LaneStore
 from mltrigger.store.log import Log
 from mltrigger.store.opening import Parts
+from mltrigger.store.patience import at_once
 from mltrigger.store.registry import Registry
 from mltrigger.store.retention import Pruned, Retention, prune
 from mltrigger.store.sqlite.living import Living
@@ -125,7 +126,7 @@ class EventBus(Publisher):
             self._engine.state,
             self._resolver.absent,
             self._engine.pauses,
-            shared=parts.store.location is not None,
+            shared=parts.store.is_shared,
         )
         self._sources_settled = self._engine.feeders.settled
         atexit.register(self._at_exit)
@@ -133,7 +134,8 @@ class EventBus(Publisher):
     def __repr__(self) -> str:
         if self._closed:
             return f"EventBus({self._description!r}, closed)"
-        counts = ", ".join(f"{n} {counted}" for counted, n in self._counts())
+        facts = self._counts()
+        counts = ", ".join(n if what == "state" else f"{n} {what}" for what, n in facts)
         return f"EventBus({self._description!r}: {counts})"
 
     def _repr_html_(self) -> str:
@@ -142,13 +144,16 @@ class EventBus(Publisher):
 
     def _counts(self) -> list[tuple[str, Any]]:
         try:
-            return [
-                ("topics", len(self.registry.topics())),
-                ("subscriptions", len(self.registry.subscriptions())),
-                ("listening here", len(self._engine)),
-            ]
+            with at_once():
+                return [
+                    ("topics", len(self.registry.topics())),
+                    ("subscriptions", len(self.registry.subscriptions())),
+                    ("listening here", len(self._engine)),
+                ]
         except DiskFailed:
-            return [("failed disk: connect again", 1)]
+            return [("state", "failed disk: connect again")]
+        except StoreError as error:
+            return [("state", error.plain.partition(": ")[2])]
 
     def __enter__(self) -> EventBus:
         return self

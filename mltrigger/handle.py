@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from mltrigger.broker import Depth, SubscriptionSpec
 from mltrigger.delivery.listener import DRAIN_S
-from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
+from mltrigger.errors import Closed, DiskFailed, NotFound, StoreError, brief_errors
 from mltrigger.filters import FilterPolicy
 from mltrigger.policy import DeliveryPolicy
 from mltrigger.rollout import truth
 from mltrigger.rollout.handle import Versioned
 from mltrigger.run import letters
 from mltrigger.store.outcomes import FINAL
+from mltrigger.store.patience import at_once
 from mltrigger.text import card
 
 if TYPE_CHECKING:
@@ -153,6 +154,13 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         return self._bus.listener_state(self.name)
 
     def __repr__(self) -> str:
+        try:
+            with at_once():
+                return self._described()
+        except StoreError as error:
+            return f"Subscription({self.topic!r} -> {self._spec.selector}, {error.plain})"
+
+    def _described(self) -> str:
         counts = self._counts()
         shown = [f"{n} {what}" for what, n in counts or ()]
         arrow = f"{self.topic!r} -> {self.selector}{f' ({self._note})' if self._note else ''}"
@@ -162,8 +170,16 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
         return f"Subscription({', '.join([arrow + emit, self.state, *shown])})"
 
     def _repr_html_(self) -> str:
-        facts = [
-            ("topic", self.topic),
+        facts: list[tuple[str, Any]] = [("topic", self.topic)]
+        try:
+            with at_once():
+                facts += self._facts()
+        except StoreError as error:
+            facts += [("model", self._spec.selector), ("state", error.plain)]
+        return card(f"Subscription {self.name}", facts)
+
+    def _facts(self) -> list[tuple[str, Any]]:
+        return [
             ("model", f"{self.selector}{f' ({self._note})' if self._note else ''}"),
             *([("canary", canary)] if (canary := self._canary()) else []),
             ("emits to", self._spec.emit or "–"),
@@ -171,7 +187,6 @@ class Subscription(letters.Letters, truth.Truth, Versioned):
             ("state", self.state),
             *(self._counts() or ()),
         ]
-        return card(f"Subscription {self.name}", facts)
 
     def _canary(self, before: str = "") -> str:
         """Return the canary and its share, an empty text without one."""

@@ -82,7 +82,7 @@ def _opened(url: str, options: dict[str, Any]) -> Parts:
 
 
 def existing(url: str | None) -> str | None:
-    """Return *url*. Raise StoreError if its file does not exist: a typo must not make a store."""
+    """Return *url*. Raise StoreError if its store does not exist: a typo must not make a store."""
     named = url or os.environ.get("MLTRIGGER_URL") or DEFAULT_URL
     log = default_log() if named.startswith("aws://") else named
     scheme, _, path = log.partition(":///")
@@ -97,4 +97,8 @@ def existing(url: str | None) -> str | None:
             [str(file.with_name(name)) for name in beside],
             "name one that is there with --url",
         )
+    if named.startswith("postgresql://"):
+        from mltrigger.store.postgresql.place import check_there
+
+        check_there(named)
     return url

@@ -20,6 +20,7 @@ from mltrigger.event.event import Event
 from mltrigger.event.ids import new_id
 from mltrigger.notebook.charts import Histogram, drawn, ms
 from mltrigger.notebook.snapshot import NEWEST, newest, snapshot, whole
+from mltrigger.store.patience import at_once
 from mltrigger.text import card, folded, short, table_html
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ class Dashboard(anywidget.AnyWidget):
         """Show the present state. Return whether anything new can still come."""
         with self._guard:
             try:
-                self._found, self._outage = snapshot(self._subscription, self._found), ""
+                with at_once():
+                    self._found = snapshot(self._subscription, self._found)
+                self._outage = ""
             except Exception as error:  # an outage of ours is shown, and ends with the outage
                 self._outage = _message("cannot read the log", error)
                 if self._bus.closed or isinstance(error, Closed):

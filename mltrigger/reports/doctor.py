@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from mltrigger.broker import (
@@ -87,10 +87,8 @@ class Doctor:
         if lost := self._lost("bus"):
             return lost
         found = [
-            *writer(self._store.location),
-            *sqlite(),
+            *self._store_itself(),
             *moved(self._store),
-            *files(self._store.location),
             *clocks(self._store, self._clock.now_us()),
             *archive(self._store.location, self._registry.retention()),
             *holders(self._store, self._registry.retention(), self._clock.now_us()),
@@ -285,9 +283,17 @@ class Doctor:
 
     # -- the store ---------------------------------------------------------------------------------
 
+    def _store_itself(self) -> Iterable[Finding]:
+        location = self._store.location
+        if location is None and self._store.is_shared:
+            return self._store.findings()
+        return *writer(location), *sqlite(), *files(location)
+
     def _lost(self, about: str) -> list[Finding]:
         lost = self._store.lost()  # nothing else could be read then
-        return [] if lost is None else [Finding("error", about, "file", *lost)]
+        is_server = self._store.location is None and self._store.is_shared
+        check = "server" if is_server else "file"
+        return [] if lost is None else [Finding("error", about, check, *lost)]
 
 
 def _where(spec: SubscriptionSpec, version: ModelVersion) -> str:

@@ -12,7 +12,7 @@ from mltrigger.broker import Broker, Outside, Status, SubscriptionSpec
 from mltrigger.clock import Clock
 from mltrigger.delivery.origins import Origins
 from mltrigger.delivery.subscribing import wanted
-from mltrigger.errors import Closed, DiskFailed, NotFound, brief_errors
+from mltrigger.errors import Closed, NotFound, StoreError, brief_errors
 from mltrigger.event.data import decode_data
 from mltrigger.event.event import Event
 from mltrigger.event.making import with_data
@@ -29,6 +29,7 @@ from mltrigger.reports.trace import trace
 from mltrigger.store.backup import Backup, backup
 from mltrigger.store.log import DeadKey, Log
 from mltrigger.store.notes import StoredNotes
+from mltrigger.store.patience import at_once
 from mltrigger.store.registry import Registry
 from mltrigger.store.transaction import Store
 from mltrigger.versions.catalog import Catalog
@@ -120,7 +121,7 @@ class Lookup:
     def listener_state(self, name: str) -> str:
         """Return the state of the listener in this process. ``paused`` holds everywhere."""
         is_paused = False
-        with contextlib.suppress(DiskFailed):  # the listener here says so
+        with contextlib.suppress(StoreError), at_once():  # the listener here says so
             spec = None if self._closed else self.registry.subscription(name)
             is_paused = spec is not None and spec.id in self.registry.paused()
         return "paused" if is_paused else self._here(name)

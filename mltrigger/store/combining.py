@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from mltrigger.broker import Finding
 from mltrigger.errors import StoreError
 from mltrigger.store.transaction import G, T, Transaction
 
@@ -37,8 +38,8 @@ class Commit:
 
     __slots__ = ("has_begun", "is_asked", "number", "since_s")
 
-    def __init__(self) -> None:
-        self.since_s = time.monotonic()
+    def __init__(self, since_s: float | None = None) -> None:
+        self.since_s = time.monotonic() if since_s is None else since_s
         self.has_begun = self.is_asked = False
         self.number = 0
 
@@ -55,11 +56,12 @@ class Item:
         "is_suspect",
         "is_withdrawn",
         "result",
+        "since_s",
         "transaction",
     )
 
     def __init__(self, action: Together, given: Any) -> None:
-        self.action, self.given = action, given
+        self.action, self.given, self.since_s = action, given, time.monotonic()
         self.commit: Commit | None = None
         self.error: Exception | None = None
         self.is_withdrawn = self.is_suspect = False
@@ -155,12 +157,28 @@ class Combined(abc.ABC):
 
     driver_error: type[Exception]
     """The base of the errors of its database."""
+    location: str | None
+    """The file of the store, if it has one."""
     visible_first = True
     """Whether listeners may begin with a commit that is not durable yet."""
 
     def __init__(self) -> None:
         self._owner: int | None = None
         self._queue = Queue()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can open the store."""
+        return self.location is not None
+
+    @property
+    def home(self) -> str:
+        """A name that differs between stores, the same in all processes."""
+        return self.location or f"memory:{id(self)}"
+
+    def findings(self) -> Iterable[Finding]:
+        """Return what the doctor says of the server, see :class:`Store`. A file has none."""
+        return ()
 
     @contextlib.contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Transaction]:
@@ -278,7 +296,7 @@ class Combined(abc.ABC):
 
     def _write_all(self, batch: Sequence[Item], repeats: int = REPEATS) -> None:
         """Write *batch* as one commit. If an item fails, write each alone."""
-        commit = Commit()
+        commit = Commit(min(item.since_s for item in batch))
         try:
             self._write_together(batch, commit)
         except BaseException as error:

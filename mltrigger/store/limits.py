@@ -25,6 +25,7 @@ WHERE s.parent_id IS NOT NULL AND (c.next_seq IS NOT NULL OR EXISTS (
   SELECT 1 FROM ready r WHERE r.subscription_id = s.id))
 """
 _AT = "SELECT seq, published_us FROM event WHERE seq >= :seq ORDER BY seq LIMIT 1"
+_NTH = "SELECT seq FROM event WHERE seq >= :low ORDER BY seq DESC LIMIT 1 OFFSET :before"
 # Both ends in one search would read the whole log.
 _ENDS = """
 SELECT coalesce((SELECT min(seq) FROM event), 1), coalesce((SELECT max(seq) FROM event), 0)
@@ -73,9 +74,22 @@ def held(reader: Reader, now_us: int) -> list[Held]:
         events = int(settings.get("hold_events", HOLD_EVENTS))
         age_s = float(settings.get("hold_s", HOLD_S))
         low = min(places)
-        floor = max(newest - events + 1, since(reader, now_us - int(age_s * 1e6), low))
+        floor = max(
+            _newest_of(reader, events, low, newest), since(reader, now_us - int(age_s * 1e6), low)
+        )
         found.append(Held(number, name, low, n or 0, floor, events, age_s))
     return found
+
+
+def _newest_of(reader: Reader, n: int, low: int, newest: int) -> int:
+    """Return the first of the *n* newest events, *low* if that one is older.
+
+    Numbers have gaps: after a crash of a server they go on from a later one.
+    """
+    if newest - n + 1 <= low:
+        return low
+    rows = reader.query(_NTH, {"low": low, "before": n - 1})
+    return int(rows[0][0]) if rows else low
 
 
 def since(reader: Reader, at_us: int, low: int = 0) -> int:

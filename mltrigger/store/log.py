@@ -164,8 +164,8 @@ class Log:
 
     @property
     def home(self) -> str:
-        """A name that differs between stores, also those of other processes of this machine."""
-        return self._store.location or f"memory:{id(self._store)}"
+        """See :attr:`Store.home`."""
+        return self._store.home
 
     def now_us(self) -> int:
         """Return the time of the log's own clock."""

@@ -104,6 +104,8 @@ def no_broker(url: str) -> StoreError:
     scheme = url.partition("://")[0]
     named = "://" in url and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,30}", scheme)
     begins = f"a URL that begins with {scheme!r}" if named else "that URL"
+    if url.startswith("postgres"):
+        return StoreError(f"no broker for {begins}: write postgresql://user@host/database")
     return StoreError(f"no broker for {begins}; known forms: {', '.join(FORMS)}")
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import sqlite3
 
+    from mltrigger.broker import Finding
     from mltrigger.clock import Clock
     from mltrigger.store.topics import Topics
     from mltrigger.store.vocabulary import Vocabulary
@@ -166,6 +167,14 @@ class Store(Protocol):
     hold_s: float
     """About how long a transaction of the retention holds the write lock."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can open it."""
+
+    @property
+    def home(self) -> str:
+        """A name that differs between stores, the same in all processes."""
+
     def transaction(self, durable: bool = True) -> AbstractContextManager[Transaction]:
         """Begin a transaction that may write.
 
@@ -232,6 +241,9 @@ class Store(Protocol):
 
         The open file has lost its name or content, or the disk has failed.
         """
+
+    def findings(self) -> Iterable[Finding]:
+        """Return what the doctor says of the server below."""
 
     def close(self) -> None:
         """Release files and connections. Idempotent."""

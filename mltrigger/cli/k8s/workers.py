@@ -105,7 +105,7 @@ class Workers:
             if redacted(url) != url:
                 raise MltriggerError(
                     f"{what} has a password, and everybody who reads manifests would see it: leave"
-                    " it out of the URL, and keep it in a Secret: --secret NAME, key 'password'"
+                    " it out of the URL, and keep it as key 'password' of a Secret (--secret)"
                 )
             scheme = url.partition("://")[0]
             if scheme not in SHARED:

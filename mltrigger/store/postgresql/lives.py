@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _GAP = 1 << 20
 """More numbers than are drawn in the second that a server keeps commits from its disk."""
+NONE: uuid.UUID | None = None
+"""The life that a new process knows."""
 CREATE = """
 CREATE UNLOGGED TABLE life (value uuid NOT NULL);
 

@@ -40,7 +40,35 @@ def store_of(url: str) -> tuple[Store, Wakeup]:
     return store, PostgresWakeup(store.sessions)
 
 
-_FORM = "write postgresql://user@host:5432/database, and leave the password to .pgpass"
+_BUSES = """
+SELECT n.nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+WHERE c.relname IN ('schema_version', 'model_version', 'event')
+GROUP BY n.nspname HAVING count(*) = 3 ORDER BY n.nspname
+"""
+
+
+def check_there(url: str) -> None:
+    """Raise StoreError if the schema has no bus. A server that refuses is left to the caller."""
+    conninfo, schema = parts_of(url)
+    try:
+        import psycopg
+    except ImportError:
+        return
+    try:
+        with psycopg.connect(conninfo, connect_timeout=10, autocommit=True) as session:
+            there = [name for (name,) in session.execute(_BUSES)]
+    except psycopg.Error:
+        return
+    if schema not in there:
+        raise StoreError.of(
+            "bus in the schema",
+            schema,
+            there,
+            "name one with ?schema=; mt.connect(url) in Python makes a new one",
+        )
+
+
+_FORM = "write postgresql://user@host:5432/database?schema=name, and leave the password to .pgpass"
 
 
 def parts_of(url: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ each transaction another session. There the same settings come with each transac
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -113,6 +114,16 @@ class Sessions:
                 session.close()  # a pooler that ignores the options
             self.is_pooled = True
         return self._known(self._opened())
+
+    def home(self, session: Session) -> str:
+        """Return the name of the schema and its server, the same in all processes with one URL.
+
+        Of several hosts all are named: the one that leads changes.
+        """
+        info = session.info
+        host = self._words.get("host") or os.environ.get("PGHOST") or info.host
+        port = self._words.get("port") or os.environ.get("PGPORT") or info.port
+        return f"postgresql:{host}:{port}/{info.dbname}#{self.schema}"
 
     def _known(self, session: Session) -> Session:
         """Return *session*, with the settings that only the version of its server has."""

@@ -21,30 +21,32 @@ import psycopg
 from psycopg.errors import CheckViolation, UniqueViolation
 from psycopg.pq import TransactionStatus
 
+from mltrigger.broker import Finding
 from mltrigger.clock import Clock
 from mltrigger.errors import Closed, StoreError
 from mltrigger.store import tables
 from mltrigger.store.combining import Combined, Commit, Item, Together
-from mltrigger.store.postgresql import SCHEMA, lives, partitions, schema, words
+from mltrigger.store.patience import hurries
+from mltrigger.store.postgresql import SCHEMA, condition, lives, partitions, schema, statements
 from mltrigger.store.postgresql.dialect import translated
 from mltrigger.store.postgresql.flush import Flush, Lost
 from mltrigger.store.postgresql.partitions import Partitions
 from mltrigger.store.postgresql.servertime import ServerKeeper, ServerTime
 from mltrigger.store.postgresql.sessions import Session, Sessions
 from mltrigger.store.postgresql.transaction import PostgresTransaction, SessionDriver
-from mltrigger.store.postgresql.trouble import is_away, is_cut, said
+from mltrigger.store.postgresql.trouble import is_away, is_cut, lost, said
 from mltrigger.store.topics import Topics
 from mltrigger.store.transaction import Reader, Row, Transaction
 from mltrigger.store.vocabulary import Vocabulary
 
 BUSY_S = 30.0
 """How long a caller waits for a server that is away, before StoreError."""
+_OPEN_S = 5.0
+"""So long at the first time, when the URL may be wrong."""
 _FIRST_S, _LONGEST_S = 0.01, 1.0
 """The first and the longest pause between two tries."""
 _DOUBTS = 64
 """So many writes check for known events, after one has met some."""
-_MARKS = 1_000
-"""Commits of a process between two deletions of its old marks."""
 
 
 class PostgresStore(Combined):
@@ -62,7 +64,7 @@ class PostgresStore(Combined):
 
     driver_error = psycopg.Error
     location: str | None = None
-    by_columns, hold_s = False, 0.05
+    by_columns, hold_s, is_shared, home = False, 0.05, True, ""
 
     def __init__(
         self,
@@ -76,7 +78,7 @@ class PostgresStore(Combined):
         self.vocabulary, self.topics, self.time = Vocabulary(), Topics(), ServerTime()
         self._fresh()
         try:
-            self._patiently(self._prepare)
+            self._patiently(self._prepare, time.monotonic() - BUSY_S + _OPEN_S)
         except psycopg.Error as error:
             raise self._failed(error) from error
 
@@ -91,7 +93,7 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
-        self._next_row, self._life = 1, None
+        self._next_row, self._life = 1, lives.NONE
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
@@ -101,6 +103,7 @@ class PostgresStore(Combined):
             self.description = f"PostgreSQL, database {session.info.dbname}"
             if self.sessions.schema != SCHEMA:
                 self.description += f", schema {self.sessions.schema}"
+            self.home = self.sessions.home(session)
             schema.check_encoding(session)
             schema.create(session, self.sessions.schema)
             ((self._key,),) = session.execute(schema.WRITERS_KEY, [self.sessions.schema]).fetchall()
@@ -114,7 +117,7 @@ class PostgresStore(Combined):
         try:
             self._flush.force()
         except Lost as lost:
-            raise StoreError(f"store {self.description}: {words.CRASHED}") from lost
+            raise StoreError(f"store {self.description}: {statements.CRASHED}") from lost
         except psycopg.Error as error:
             raise self._failed(error) from error
 
@@ -144,7 +147,7 @@ class PostgresStore(Combined):
     def version(self) -> object:
         """Return a value that differs after each commit. Call it from one thread at a time."""
         sent_ns = time.monotonic_ns()
-        ((number, life, server_us),) = self.read(words.VERSION)
+        ((number, life, server_us),) = self.read(statements.VERSION)
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
         return number, life
 
@@ -160,7 +163,9 @@ class PostgresStore(Combined):
             with contextlib.ExitStack() as stack:
                 lent: list[Session] = []
                 self._patiently(
-                    lambda: lent.append(stack.enter_context(self.sessions.reading(*words.LOOK)))
+                    lambda: lent.append(
+                        stack.enter_context(self.sessions.reading(*statements.LOOK))
+                    )
                 )
                 yield Transaction(self, SessionDriver(lent[0]))
         except psycopg.Error as error:
@@ -190,11 +195,14 @@ class PostgresStore(Combined):
 
     def lost(self) -> tuple[str, str] | None:
         """Return why nothing can be stored, see :class:`~mltrigger.store.transaction.Store`."""
+        return lost(self.sessions)
+
+    def findings(self) -> list[Finding]:
+        """Return what the doctor says of the server."""
         try:
-            self.sessions.open().close()
+            return list(condition.findings(self.sessions))
         except psycopg.Error as error:
-            return said(error), "start the server, or name another address"
-        return None
+            raise self._failed(error) from error
 
     def close(self) -> None:
         """Close the sessions."""
@@ -274,7 +282,7 @@ class PostgresStore(Combined):
             writer = self._writer = self.sessions.open()
         sent_ns, foreseen, self._answer = time.monotonic_ns(), self._foreseen, None
         try:
-            begin = words.begin(self.sessions.local, self._key)
+            begin = statements.begin(self.sessions.local, self._key)
             cursor = writer.execute(f"{begin};{translated(foreseen)}" if foreseen else begin)
             for _ in range(begin.count(";")):
                 cursor.nextset()
@@ -291,10 +299,7 @@ class PostgresStore(Combined):
         self.time.seen(server_us, sent_ns // 1000, time.monotonic_ns() // 1000)
 
     def _begin_anew(self, writer: Session, life: uuid.UUID | None) -> None:
-        """Forget what this process knew of the tables: a crash may have undone some of that.
-
-        The first one after a crash lets all numbers go on from a later one.
-        """
+        """Forget what this process knew of the tables: a crash may have undone some of that."""
         self.vocabulary, self.topics = Vocabulary(), Topics()
         self._partitions, self._answer = Partitions(), None
         if life is None:
@@ -310,17 +315,13 @@ class PostgresStore(Combined):
         assert writer is not None  # noqa: S101
         try:
             pending = self._current.pending() if self._current is not None else ""
-            writer.execute(f"{pending}{self._marked(number)}; COMMIT")
+            kept = self._kept, self._flush.synced
+            mark, self._kept = statements.mark(self._token, number, *kept)
+            writer.execute(f"{pending}{mark}; COMMIT")
         except psycopg.OperationalError:
             if not self._has_mark(number):
                 raise
         self._counted(commit)
-
-    def _marked(self, number: int) -> str:
-        if number % _MARKS:
-            return words.marked(self._token, number)
-        first, self._kept = self._kept, self._flush.synced
-        return words.marked(self._token, number, range(first, self._kept))
 
     def _counted(self, commit: Commit) -> None:
         commit.number = self._flush.written = self._number
@@ -333,9 +334,8 @@ class PostgresStore(Combined):
         self._drop_writer()
         self._patiently(self._try_to_begin)
         assert self._writer is not None  # noqa: S101
-        found = self._writer.execute(
-            words.HAS_MARK.format(token=self._token, number=number)
-        ).fetchone()
+        look = statements.HAS_MARK.format(token=self._token, number=number)
+        found = self._writer.execute(look).fetchone()
         self._writer.execute("ROLLBACK")
         return found is not None
 
@@ -375,7 +375,7 @@ class PostgresStore(Combined):
             self._flush.wait(commit.number)
         except Lost as lost:
             self._partitions = Partitions()
-            raise StoreError(f"store {self.description}: {words.LOST}") from lost
+            raise StoreError(f"store {self.description}: {statements.LOST}") from lost
         except psycopg.Error as error:
             raise self._failed(error) from error
 
@@ -388,7 +388,7 @@ class PostgresStore(Combined):
                 action()
             except psycopg.OperationalError as error:
                 left_s = min(until_s, self._give_up_s) - time.monotonic()
-                if not is_away(error) or left_s <= 0:
+                if not is_away(error) or left_s <= 0 or hurries():
                     raise
                 self._sleep(min(left_s, random.uniform(0, pause_s)))
                 pause_s = min(2 * pause_s, _LONGEST_S)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mltrigger.store.postgresql import lives
 
+_MARKS = 1_000
+"""Commits of a process between two deletions of its old marks."""
 BEGIN = """
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;{local}SET LOCAL synchronous_commit TO off;
 SELECT pg_advisory_xact_lock({key});
@@ -37,12 +39,15 @@ def begin(local: str, key: int) -> str:
     return BEGIN.format(local=local, key=key, life=lives.NOW)
 
 
-def marked(token: str, number: int, old: range = range(0)) -> str:
-    """Return the statements that leave the mark *number*, and delete the *old* ones."""
+def mark(token: str, number: int, kept: int, synced: int) -> tuple[str, int]:
+    """Return the statements that leave the mark of a commit, and the first mark that stays.
+
+    Now and then they delete those from *kept* to *synced*.
+    """
     insert = f"INSERT INTO mark (token, number) VALUES ('{token}', {number})"
     if number == 1:  # processes that died have left some
-        return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}"
-    if not old:
-        return insert
-    span = f"number >= {old.start} AND number < {old.stop}"
-    return f"DELETE FROM mark WHERE token = '{token}' AND {span}; {insert}"
+        return f"DELETE FROM mark WHERE made_at < now() - interval '1 day'; {insert}", kept
+    if number % _MARKS:
+        return insert, kept
+    old = f"number >= {kept} AND number < {synced}"
+    return f"DELETE FROM mark WHERE token = '{token}' AND {old}; {insert}", synced
