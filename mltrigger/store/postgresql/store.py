@@ -91,7 +91,8 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
-        self._next_row, self._life = 1, None
+        self._next_row = 1
+        self._life: uuid.UUID | None = None
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
