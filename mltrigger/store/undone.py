@@ -9,13 +9,14 @@ from __future__ import annotations
 from mltrigger.broker import Delivery
 from mltrigger.store.transaction import Transaction
 
+_PLACES = ("ready", "awaited", "keyed")
 _PLACE = """
 SELECT 1 FROM {place} WHERE subscription_id = :s AND seq = :seq AND attempt < :attempt
 """
 _UNDONE = f"""
 SELECT 1 FROM lease WHERE subscription_id = :s AND low <= :seq AND high >= :seq
   AND attempt <= :attempt AND number <> :number
-UNION ALL {" UNION ALL ".join(_PLACE.format(place=place) for place in ("ready", "awaited", "keyed"))}
+UNION ALL {" UNION ALL ".join(_PLACE.format(place=place) for place in _PLACES)}
 UNION ALL SELECT 1 FROM cursor c JOIN subscription s ON s.id = c.subscription_id
   JOIN event e ON e.topic_id = s.topic_id
   WHERE c.subscription_id = :s AND e.seq = :seq AND e.seq >= c.next_seq AND e.by_rows_us IS NULL

@@ -93,7 +93,12 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
+<<<<<<< HEAD
         self._next_row, self._life = 1, lives.NONE
+=======
+        self._next_row = 1
+        self._life: uuid.UUID | None = None
+>>>>>>> part-r1
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
@@ -161,11 +166,9 @@ class PostgresStore(Combined):
         self._check_open()
         try:
             with contextlib.ExitStack() as stack:
-                lent: list[Session] = []
+                lent, looks = list[Session](), statements.LOOK
                 self._patiently(
-                    lambda: lent.append(
-                        stack.enter_context(self.sessions.reading(*statements.LOOK))
-                    )
+                    lambda: lent.append(stack.enter_context(self.sessions.reading(*looks)))
                 )
                 yield Transaction(self, SessionDriver(lent[0]))
         except psycopg.Error as error:
