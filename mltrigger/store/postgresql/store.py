@@ -93,12 +93,7 @@ class PostgresStore(Combined):
         self._first: dict[Together, str | None] = {}
         self._foreseen: str | None = None
         self._answer: tuple[str, list[Row]] | None = None
-<<<<<<< HEAD
         self._next_row, self._life = 1, lives.NONE
-=======
-        self._next_row = 1
-        self._life: uuid.UUID | None = None
->>>>>>> part-r1
         self._partitions = Partitions()
         self._flush = Flush(self.sessions, self._patiently, self._token)
 
