@@ -7,13 +7,13 @@ import dataclasses
 import json
 import re
 import signal
-import sqlite3
 from collections import Counter, defaultdict
 
 import mltrigger as mt
 from benchmarks.storm.ledger import Ledger
+from benchmarks.storm.places import Reading
 from benchmarks.storm.processes import End
-from benchmarks.storm.run import FILED, GRACE_S, LEASE_S, LEVELS, Sizes, Storm, reading
+from benchmarks.storm.run import FILED, GRACE_S, LEASE_S, LEVELS, Sizes, Storm
 from mltrigger.delivery.listener import DRAIN_S
 
 Place = tuple[int, int]
@@ -70,12 +70,12 @@ def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
         storm.publisher_in_a_batch,
     )
     ledger = Ledger(storm.ledger)
-    with mt.connect(f"sqlite:///{storm.store}") as bus:
+    with mt.connect(storm.place.url) as bus:
         found.balanced = bool(bus.audit()["balanced"].all())
-    with reading(storm.store) as connection:
-        found.integrity = "; ".join(row[0] for row in connection.execute("PRAGMA integrity_check"))
+    with storm.place.reading() as connection:
+        found.integrity = storm.place.integrity(connection)
         _count(found, connection, ledger, sizes.events)
-        _recovery(found, connection, ledger, storm.ends)
+        _recovery(found, connection, ledger, storm)
     found.repeats = ledger.repeats
     found.per_s = found.outcomes / storm.seconds
     _exits(found, storm)
@@ -90,7 +90,7 @@ def judge(storm: Storm, sizes: Sizes, seed: int) -> Verdict:
     return found
 
 
-def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, events: int) -> None:
+def _count(found: Verdict, connection: Reading, ledger: Ledger, events: int) -> None:
     """Follow each number from the publisher through both levels."""
     where: dict[int, tuple[int, int]] = {}  # seq -> level, number
     seqs: dict[int, defaultdict[int, list[int]]] = {1: defaultdict(list), 2: defaultdict(list)}
@@ -126,17 +126,16 @@ def _count(found: Verdict, connection: sqlite3.Connection, ledger: Ledger, event
         len(s) - 1 for level in seqs.values() for s in level.values()
     )
     found.unrun = sum(not ledger.ended[place] for place in succeeded)
-    found.publisher_repeats = connection.execute(
-        "SELECT coalesce(sum(times), 0) FROM repeat"
-    ).fetchone()[0]
+    found.publisher_repeats = int(
+        connection.execute("SELECT coalesce(sum(times), 0) FROM repeat").fetchone()[0]
+    )
 
 
-def _recovery(
-    found: Verdict, connection: sqlite3.Connection, ledger: Ledger, ends: list[End]
-) -> None:
+def _recovery(found: Verdict, connection: Reading, ledger: Ledger, storm: Storm) -> None:
     """Find, for each lease of an ended process, when its event began again; what the process itself
     still ended needs none.
     """
+    ends = storm.ends
     numbers = {
         seq: json.loads(data)["n"]
         for seq, data in connection.execute("SELECT seq, data FROM event")
@@ -148,12 +147,13 @@ def _recovery(
         if LEVELS[level] == name
     }
     own = connection.execute(
-        f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND reason IS"
-        " NOT 'worker_died'"
+        f"SELECT subscription_id, seq, attempt FROM invocation WHERE outcome IN {OWN} AND "
+        " coalesce(reason, '') <> 'worker_died'"
     )
     ended = set(own.fetchall())
     pids = _pids(connection, ledger, levels, numbers, ends)
-    up = _without(_up(connection, pids, ends), _locked(connection, ends))
+    away = [(outage.down_us, outage.up_us) for outage in storm.outages]
+    up = _without(_up(connection, pids, ends), [*_locked(connection, ends), *away])
     for end in ends:
         for s, seq, attempt, worker in end.held:
             if pids.get(worker) != end.pid or (s, seq, attempt) in ended:
@@ -178,9 +178,7 @@ def _recovery(
     found.locked = len(_locked(connection, ends))
 
 
-def _up(
-    connection: sqlite3.Connection, pids: dict[int, int], ends: list[End]
-) -> list[tuple[int, int]]:
+def _up(connection: Reading, pids: dict[int, int], ends: list[End]) -> list[tuple[int, int]]:
     """Return from when to when some worker was there to take over; sorted, apart from one another."""
     spans: list[tuple[int, int]] = []
     for worker, from_us in connection.execute("SELECT id, started_us FROM worker").fetchall():
@@ -197,7 +195,7 @@ def _up(
     return apart
 
 
-def _locked(connection: sqlite3.Connection, ends: list[End]) -> list[tuple[int, int]]:
+def _locked(connection: Reading, ends: list[End]) -> list[tuple[int, int]]:
     """Return from when to when the store was locked by a process that was stopped in a transaction:
     nobody else could write.
     """
@@ -230,7 +228,7 @@ def _covered_us(spans: list[tuple[int, int]], low: int, high: int) -> int:
 
 
 def _pids(
-    connection: sqlite3.Connection,
+    connection: Reading,
     ledger: Ledger,
     levels: dict[int, int],
     numbers: dict[int, int],
