@@ -190,7 +190,10 @@ def report_of(found: Sequence[Found], sizes: Sizes, server_kills: int, disk: str
         Table("What the log and the ledger say beside that", head, [_details(f) for f in found])
     )
     report.targets += targets(verdicts, "schema")
-    unseen, slowest_s = sum(f.unseen for f in found), max(s for f in found for s in f.again_s)
+    unseen, slowest_s = (
+        sum(f.unseen for f in found),
+        max((s for f in found for s in f.again_s), default=0.0),
+    )
     most_s = LEASE_S + GRACE_S
     report.targets += [
         Target("calls that the log does not show", "0", str(unseen), not unseen),
