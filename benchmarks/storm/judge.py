@@ -22,9 +22,10 @@ OWN = "('succeeded', 'failed', 'dead', 'skipped')"
 """Outcomes that the worker itself recorded: it was not too late."""
 _SETTLING_US = 100_000
 """What is written so soon after a stop may carry a time from before it."""
-_GIVEN_BACK = (
-    "SELECT settled_us FROM invocation WHERE subscription_id = ? AND seq = ? AND attempt = ?"
-)
+_ATTEMPTS = """
+SELECT worker_id, attempt, outcome, reason, received_us, started_us, settled_us FROM invocation
+WHERE subscription_id = ? AND seq = ? ORDER BY attempt
+"""
 _NOT_ORDINARY = re.compile(r"Traceback|Error|ERROR|WARNING|CRITICAL|locked|failed|Fatal")
 
 
@@ -165,17 +166,32 @@ def _recovery(found: Verdict, connection: Reading, ledger: Ledger, storm: Storm)
                 served_s = _covered_us(up, end.at_us, again_us) / 1e6
                 found.served_s = max(found.served_s, served_s)
                 if served_s > LEASE_S + GRACE_S:
-                    back_us = connection.execute(_GIVEN_BACK, (s, seq, attempt)).fetchone()
-                    back = (
-                        f"given back after {(back_us[0] - end.at_us) / 1e6:.2f} s, "
-                        if back_us
-                        else ""
-                    )
                     found.details.append(
-                        f"slow recovery from signal {end.signum}: {back}begun after"
-                        f" {(again_us - end.at_us) / 1e6:.2f} s"
+                        f"slow recovery from signal {end.signum}: begun after"
+                        f" {(again_us - end.at_us) / 1e6:.2f} s;"
+                        f" {_between(connection, (s, seq), end.at_us, again_us, storm, pids)}"
                     )
     found.locked = len(_locked(connection, ends))
+
+
+def _between(
+    connection: Reading, place: Place, low: int, high: int, storm: Storm, pids: dict[int, int]
+) -> str:
+    """Return the attempts with an event, and the ends that came meanwhile; in seconds from *low*."""
+
+    def after(at_us: int | None) -> str:
+        return "-" if at_us is None else f"{(at_us - low) / 1e6:.2f}"
+
+    rows = connection.execute(_ATTEMPTS, place).fetchall()
+    said = [
+        f"{pids.get(worker)}: attempt {attempt} {outcome} {reason or ''} {'/'.join(map(after, at))}"
+        for worker, attempt, outcome, reason, *at in rows
+    ]
+    away = [o for o in storm.outages if o.up_us > low and o.down_us < high]
+    said += [f"{o.how}: {after(o.down_us)} to {after(o.up_us)}" for o in away]
+    ends = [e for e in storm.ends if low <= (e.resumed_us or e.at_us) and e.at_us < high]
+    said += [f"{e.pid}: signal {e.signum} {after(e.at_us)}/{after(e.resumed_us)}" for e in ends]
+    return "; ".join(said)
 
 
 def _up(connection: Reading, pids: dict[int, int], ends: list[End]) -> list[tuple[int, int]]:

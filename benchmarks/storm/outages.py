@@ -181,10 +181,10 @@ def _killed(session: psycopg.Connection[Any]) -> bool:
 
 
 WAYS = {
-    "stopped": _fast,
-    "stopped at once": _immediate,
     "kill -9 of a writer": _backend,
     "kill -9 of the server": _postmaster,
+    "stopped at once": _immediate,
+    "stopped": _fast,
 }
 """Each way by its name."""
 

@@ -176,7 +176,7 @@ def report_of(found: Sequence[Found], sizes: Sizes, server_kills: int, disk: str
     rows = [row(v) for v in verdicts] + ([totals(verdicts)] if len(verdicts) > 1 else [])
     report.tables.append(Table("What became of the events", EVENTS, rows))
     head: tuple[str, ...] = (
-        *("the server was", "times", "away s, least to most", "next outcome after s, median"),
+        *("end of the server", "times", "away s, least to most", "next outcome after s, median"),
         "most",
     )
     ways = [_way(how, found) for how in WAYS]
@@ -261,9 +261,9 @@ def _notes(found: Sequence[Found], sizes: Sizes, server_kills: int, disk: str) -
         f" {LEASE_S:g} s, timeout {TIMEOUT_S:g} s. Ends of workers and of the publisher as in the"
         " kill storm; those of the server come in between, also while a worker is stopped or"
         " starts.",
-        "The server was: stopped (SIGINT), stopped at once (SIGQUIT), kill -9 of a process that"
-        " writes (the server ends all others and recovers), kill -9 of its first process. It is"
-        f" started again after up to {AWAY_S:g} s, but for the third way. Away: until it answers."
+        "The server: kill -9 of a process that writes, after which it ends all others and comes back"
+        " by itself; kill -9 of its first process; stopped at once (SIGQUIT); stopped (SIGINT). But"
+        f" for the first way it is started again after up to {AWAY_S:g} s. Away: until it answers."
         " Next outcome: from then on.",
         "Served time: some worker is up, the server answers, and no stopped process holds the lock"
         " of the writers. Batches repeated: publish_batch said that nothing of it was stored, and"

@@ -5,7 +5,7 @@ ends of workers and 10 ends of the server.
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,25 +13,27 @@ import pytest
 from benchmarks.storm.judge import Verdict
 from benchmarks.storm.outages import WAYS
 from benchmarks.storm.postgresql import SMOKE, SMOKE_SERVER_KILLS, Found, report_of, storm
-from benchmarks.storm.run import Outage
+from benchmarks.storm.run import Outage, Sizes
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 
 
-@pytest.mark.slow
 def test_nothing_is_lost_twice_or_stuck_when_workers_and_the_server_are_killed(
-    tmp_path: Path,
+    tmp_path: Path, sample: Callable[[Sequence[str], int], Sequence[str]]
 ) -> None:
-    found = storm(tmp_path, SMOKE, seed=1, server_kills=SMOKE_SERVER_KILLS)
+    ways = sample([*WAYS], 2)
+    sizes = SMOKE if len(ways) == SMOKE_SERVER_KILLS else Sizes(200, 3, 2)
+
+    found = storm(tmp_path, sizes, seed=1, server_kills=len(ways))
 
     verdict = found.verdict
     assert verdict.broken == []
-    assert (verdict.published, verdict.handed_on) == (SMOKE.events, SMOKE.events)
-    assert (verdict.outcomes, verdict.lost, verdict.doubled) == (2 * SMOKE.events, 0, 0)
+    assert (verdict.published, verdict.handed_on) == (sizes.events, sizes.events)
+    assert (verdict.outcomes, verdict.lost, verdict.doubled) == (2 * sizes.events, 0, 0)
     assert (verdict.stuck, verdict.unrun, found.unseen) == (0, 0, 0)
     assert (verdict.balanced, verdict.integrity) == (True, "ok")
-    assert Counter(outage.how for outage in found.outages) == Counter(list(WAYS))
-    assert sum(verdict.signals.values()) == SMOKE.kills + SMOKE.workers
+    assert [outage.how for outage in found.outages] == [*WAYS][: len(ways)]
+    assert sum(verdict.signals.values()) >= sizes.kills + 1
     assert verdict.publisher_kills == 1
 
 
